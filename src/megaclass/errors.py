@@ -1,0 +1,24 @@
+"""The one exception type for mistakes that the user can mend."""
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line: what is wrong, where, and what to do.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+
+def near_match(name: str, known: "list[str] | tuple[str, ...]") -> str:
+    """Return ``" (did you mean 'x'?)"`` for the closest known name, or ``""``."""
+    import difflib  # only needed on the way to an error message
+
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def lookup(registry: "dict[str, object]", name: str, what: str):
+    """Return ``registry[name]``; an unknown name is a :class:`UserError` with the near match."""
+    if name in registry:
+        return registry[name]
+    known = ", ".join(sorted(registry))
+    raise UserError(f"unknown {what} {name!r}{near_match(name, list(registry))}; known: {known}")

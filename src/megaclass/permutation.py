@@ -1,0 +1,87 @@
+"""A keyed permutation of ``range(n)``: shuffling and sampling without a list.
+
+Both the order of the samples in an epoch and the classes that Partial FC samples are "the first k
+elements of a random permutation". Evaluating the permutation one element at a time costs no memory,
+restarts anywhere, and gives every rank the same answer without talking to the others.
+
+The permutation is the generalised Feistel network of Black and Rogaway, "Ciphers with arbitrary
+finite domains" (CT-RSA 2002, section 5): a number below ``a * b`` is split into (left, right) and each
+round adds a keyed hash of one half to the other. ``a * b`` is barely above n, and the few numbers that
+land at n or above walk on until they fall inside.
+
+Shapes: N = number of queried elements.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+ROUNDS = 6
+_MASK32 = 0xFFFFFFFF
+
+
+def derive_key(*parts: object) -> int:
+    """A 63-bit key from any printable parts, stable across processes and Python versions."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _mix(x_N: Tensor, key: int) -> Tensor:
+    """A 32-bit hash (the finaliser of MurmurHash3) of int64 values below 2**32."""
+    x_N = x_N ^ key
+    x_N = ((x_N ^ (x_N >> 16)) * 0x85EBCA6B) & _MASK32
+    x_N = ((x_N ^ (x_N >> 13)) * 0xC2B2AE35) & _MASK32
+    return x_N ^ (x_N >> 16)
+
+
+class KeyedPermutation:
+    """The permutation of ``range(n)`` that ``key`` names.
+
+    ``permutation(index_N)`` maps positions to elements, ``permutation.inverse(element_N)`` maps back.
+    Both take and return int64 tensors on any device. n may be anything from 1 to 2**62.
+    """
+
+    def __init__(self, n: int, key: int) -> None:
+        if n < 1:
+            raise ValueError(f"a permutation needs n >= 1, got {n}")
+        self.n = n
+        self._left = math.isqrt(n - 1) + 1
+        self._right = -(-n // self._left)
+        self._keys = [derive_key(key, n, r) & _MASK32 for r in range(ROUNDS)]
+
+    def _shift(self, source_N: Tensor, round_: int, modulus: int) -> Tensor:
+        # The hash is reduced by multiply-and-shift: no division per element.
+        return (_mix(source_N, self._keys[round_]) * modulus) >> 32
+
+    def _forward_once(self, x_N: Tensor) -> Tensor:
+        left, right = x_N // self._right, x_N % self._right
+        for r in range(0, ROUNDS, 2):
+            left = left + self._shift(right, r, self._left)
+            left = torch.where(left >= self._left, left - self._left, left)
+            right = right + self._shift(left, r + 1, self._right)
+            right = torch.where(right >= self._right, right - self._right, right)
+        return left * self._right + right
+
+    def _inverse_once(self, y_N: Tensor) -> Tensor:
+        left, right = y_N // self._right, y_N % self._right
+        for r in range(ROUNDS - 2, -1, -2):
+            right = right - self._shift(left, r + 1, self._right)
+            right = torch.where(right < 0, right + self._right, right)
+            left = left - self._shift(right, r, self._left)
+            left = torch.where(left < 0, left + self._left, left)
+        return left * self._right + right
+
+    def _walk(self, step, x_N: Tensor) -> Tensor:
+        y_N = step(x_N)
+        # Cycle walking. One host sync per turn on a device; a * b - n <= sqrt(n), so turns are few.
+        while bool((outside_N := y_N >= self.n).any()):
+            y_N = torch.where(outside_N, step(y_N), y_N)
+        return y_N
+
+    def __call__(self, index_N: Tensor) -> Tensor:
+        return self._walk(self._forward_once, index_N)
+
+    def inverse(self, element_N: Tensor) -> Tensor:
+        return self._walk(self._inverse_once, element_N)

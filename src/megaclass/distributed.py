@@ -19,6 +19,10 @@ from torch import Tensor
 
 from megaclass.errors import UserError
 
+# PyTorch 2.13 renamed the two; 2.11 knows only the second name.
+_all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter_single = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
 
 @dataclass(frozen=True)
 class World:
@@ -105,7 +109,7 @@ def all_gather_rows(tensor_B: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor_B
     gathered_G = tensor_B.new_empty((world_size() * tensor_B.shape[0], *tensor_B.shape[1:]))
-    dist.all_gather_into_tensor(gathered_G, tensor_B.contiguous())
+    _all_gather_single(gathered_G, tensor_B.contiguous())
     return gathered_G
 
 
@@ -164,3 +168,12 @@ def agree_or_raise(error: Exception | None) -> None:
     errors = [e for e in gather_objects(error) if e is not None]
     if errors:
         raise errors[0]
+
+
+def reduce_scatter_rows(tensor_G: Tensor) -> Tensor:
+    """The sum over ranks of this rank's equal part of dimension 0 (no gradient)."""
+    if world_size() == 1:
+        return tensor_G
+    tensor_b = tensor_G.new_empty((tensor_G.shape[0] // world_size(), *tensor_G.shape[1:]))
+    _reduce_scatter_single(tensor_b, tensor_G.contiguous())
+    return tensor_b

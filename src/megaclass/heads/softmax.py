@@ -1,0 +1,156 @@
+"""The two passes over the class tiles: loss and embedding gradient first, centres and momentum second.
+
+With e = x / |x|, u_j = w_j / |w_j|, z = target logit and S = sum over negatives of exp(s * cos_j):
+
+    loss = softplus(log S - z),   q = 1 - p_target = sigmoid(log S - z)
+    d loss / d cos_j      = s * q * exp(s * cos_j) / S
+    d loss / d cos_target = -s * q * slope
+
+Leaving the target out of S avoids the cancellation of 1 - p near convergence. Pass 1 is attention with keys
+and values both the centres; it yields everything the backbone needs. Pass 2 recomputes each tile's
+probabilities and folds the gradient into momentum and centres. Neither the B x C logits nor a gradient of
+the shard's size ever exist.
+
+Shapes: B = rows of the batch that the shard sees, T = rows of a tile, D = embedding columns.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megaclass.heads.margins import Margin, static_shift
+from megaclass.heads.products import Products
+from megaclass.heads.tiles import Tiles
+
+# Like torch.nn.functional.normalize: a vector shorter than this is divided by it.
+NORM_FLOOR = 1e-12
+
+
+@dataclass
+class MicroBatch:
+    """What pass 2 needs of one forward pass.
+
+    unit_BD: normalised embeddings. row_B: the target's row in this shard, or outside [0, C).
+    log_share_B: log q - log S, so that q * exp(z) / S = exp(z + log_share). target_B: -q * slope.
+    rows_N: the sampled rows (None: all). weight: d(final loss) / d(this loss) / B, a scalar tensor.
+    """
+
+    unit_BD: Tensor
+    row_B: Tensor
+    log_share_B: Tensor
+    target_B: Tensor
+    rows_N: Tensor | None
+    weight: Tensor
+
+
+def inverse_norms(rows_TD: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows_TD, dim=1).clamp_(min=NORM_FLOOR).reciprocal_()
+
+
+def _tile_logits(
+    scaled_BD: Tensor, centres_TD: Tensor, inverse_T: Tensor, tiles: Tiles, products: Products
+) -> Tensor:
+    logits_BT = tiles.workspace.get("logits", len(scaled_BD), len(centres_TD))
+    products.mm(scaled_BD, centres_TD.T, out=logits_BT)
+    return logits_BT.mul_(inverse_T)  # normalising the product costs B * T, normalising the tile T * D
+
+
+def _put_targets(values_BT: Tensor, position_B: Tensor, tile: slice, target_B: Tensor) -> None:
+    """``values[i, position_i] = target_i`` where the position lies in the tile (no host sync)."""
+    inside_B = (position_B >= tile.start) & (position_B < tile.stop)
+    column_B1 = (position_B - tile.start).clamp(0, values_BT.shape[1] - 1)[:, None]
+    kept_B1 = values_BT.gather(1, column_B1)
+    values_BT.scatter_(1, column_B1, torch.where(inside_B[:, None], target_B[:, None], kept_B1))
+
+
+def pass_one(
+    unit_BD: Tensor, row_B: Tensor, weight_CD: Tensor, tiles: Tiles, margin: Margin, products: Products
+) -> tuple[Tensor, Tensor]:
+    """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift).
+
+    Targets are left out of both, as are negatives above the margin's filter threshold.
+    """
+    scaled_BD = unit_BD * margin.scale
+    position_B = tiles.positions(row_B)
+    shift = static_shift(margin.scale)
+    zero_B = torch.zeros(len(unit_BD), device=unit_BD.device)
+    sum_B = torch.zeros(len(unit_BD), dtype=torch.float64, device=unit_BD.device)
+    values_BD = torch.zeros_like(unit_BD)
+    with products.active():
+        for tile in tiles:
+            centres_TD = tiles.read(weight_CD, tile, "centres")
+            inverse_T = inverse_norms(centres_TD)
+            exp_BT = _tile_logits(scaled_BD, centres_TD, inverse_T, tiles, products)
+            if margin.filter_threshold:
+                exp_BT.masked_fill_(exp_BT > margin.scale * margin.filter_threshold, -torch.inf)
+            if shift:
+                exp_BT.sub_(shift)
+            exp_BT.exp_()
+            _put_targets(exp_BT, position_B, tile, zero_B)
+            sum_B += exp_BT.sum(1)
+            products.addmm_(values_BD, exp_BT.mul_(inverse_T), centres_TD, beta=1.0)
+    return sum_B, values_BD
+
+
+def pass_two(
+    micro_batches: list[MicroBatch],
+    weight_CD: Tensor,
+    momentum_CD: Tensor,
+    tiles: Tiles,
+    margin: Margin,
+    products: Products,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    reduce_=None,
+) -> None:
+    """One SGD step of the rows in ``tiles``: ``v = mu v + gradient + wd w``, ``w = w - lr v``.
+
+    The gradient is the sum over the micro-batches. reduce_: an in-place sum over the ranks that hold copies
+    of these rows (data parallelism); the gradient then exists one tile at a time.
+    """
+    positions = [tiles.positions(m.row_B) for m in micro_batches]
+    scaled = [m.unit_BD * margin.scale for m in micro_batches]
+    weighted = [s * m.weight for s, m in zip(scaled, micro_batches, strict=True)]
+    left_out = [_left_out(m.rows_N, tiles.rows_N) for m in micro_batches]
+    with products.active():
+        for tile in tiles:
+            centres_TD = tiles.read(weight_CD, tile, "centres")
+            momentum_TD = tiles.read(momentum_CD, tile, "momentum")
+            gradient_TD = momentum_TD
+            beta = momentum
+            if reduce_ is not None:
+                gradient_TD, beta = tiles.workspace.get("gradient", *centres_TD.shape), 0.0
+            inverse_T = inverse_norms(centres_TD)
+            radial_T = torch.zeros_like(inverse_T)  # the gradient's component along the centre, times |w|
+            for i, batch in enumerate(micro_batches):
+                logits_BT = _tile_logits(scaled[i], centres_TD, inverse_T, tiles, products)
+                slope_BT = tiles.workspace.get("slopes", *logits_BT.shape)
+                torch.add(logits_BT, batch.log_share_B[:, None], out=slope_BT).exp_()
+                if margin.filter_threshold:
+                    slope_BT.masked_fill_(logits_BT > margin.scale * margin.filter_threshold, 0.0)
+                if (out_N := left_out[i]) is not None:
+                    slope_BT.masked_fill_(out_N[tile], 0.0)
+                _put_targets(slope_BT, positions[i], tile, batch.target_B)
+                radial_T += batch.weight * logits_BT.mul_(slope_BT).sum(0)
+                products.addmm_(gradient_TD, slope_BT.mul_(inverse_T).T, weighted[i], beta=beta)
+                beta = 1.0
+            if reduce_ is not None:
+                reduce_(gradient_TD)
+                reduce_(radial_T)
+                momentum_TD.mul_(momentum).add_(gradient_TD)
+            # Normalisation and weight decay act along the centre: together one scalar a row.
+            along_T = weight_decay - radial_T * inverse_T.square()
+            momentum_TD.addcmul_(centres_TD, along_T[:, None])
+            centres_TD.add_(momentum_TD, alpha=-lr)
+            tiles.write(momentum_CD, tile, momentum_TD)
+            tiles.write(weight_CD, tile, centres_TD)
+
+
+def _left_out(sampled_N: Tensor | None, rows_N: Tensor | None) -> Tensor | None:
+    """Which of ``rows_N`` one micro-batch did not score, when the micro-batches drew different samples."""
+    if sampled_N is None or rows_N is None or sampled_N is rows_N:
+        return None
+    return ~torch.isin(rows_N, sampled_N)

@@ -1,0 +1,128 @@
+"""Training the head alone on random embeddings: ours on any number of ranks, and the dense fp64 oracle."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from megaclass import distributed
+from megaclass.heads.margins import Margin
+from megaclass.heads.oracle import dense_loss
+from megaclass.heads.partial_fc import PartialFC
+from megaclass.heads.sgd import HeadSGD
+
+INITIAL_FACTOR = 20.0
+
+
+@dataclass(frozen=True)
+class Case:
+    margin: Margin = field(default_factory=Margin)
+    num_classes: int = 67
+    dim: int = 24
+    batch: int = 12  # all ranks, all micro-batches
+    accumulation: int = 1
+    sample_rate: float = 1.0
+    parallelism: str = "model"
+    steps: int = 20
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-2  # large, so that an error in it shows
+    tile_mb: float = 0.0
+
+
+@dataclass
+class Trace:
+    """Per step: losses, embedding gradients (batch, D), classes sampled; and the centres at the end."""
+
+    losses: list[float]
+    gradients: list[Tensor]
+    samples: list[Tensor | None]
+    centres: Tensor
+    momentum: Tensor
+
+
+def step_input(case: Case, step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1000 + step)
+    embeddings = torch.randn(case.batch, case.dim, generator=generator) * 3
+    # Few distinct labels: the same class occurs twice in a batch, and others go untouched for long.
+    labels = torch.randint(0, case.num_classes, (case.batch,), generator=generator)
+    labels[1] = labels[0]
+    return embeddings, labels
+
+
+def train_ours(case: Case) -> Trace:
+    """Every rank takes its rows of each micro-batch; gradients and centres are gathered on all ranks."""
+    ranks, rank = distributed.world_size(), distributed.rank()
+    head = PartialFC(
+        case.num_classes,
+        case.dim,
+        margin=case.margin,
+        sample_rate=case.sample_rate,
+        parallelism=case.parallelism,
+        tile_mb=case.tile_mb,
+    )
+    # Centres of length about 1: from the initial 0.05 the first steps overshoot, and in a chaotic run fp32
+    # rounding grows past 1e-5 in a dense fp32 softmax as well.
+    head.weight.data *= INITIAL_FACTOR
+    optimizer = HeadSGD(head, lr=case.lr, momentum=case.momentum, weight_decay=case.weight_decay)
+    trace = Trace([], [], [], torch.empty(0), torch.empty(0))
+    for step in range(case.steps):
+        optimizer.param_groups[0]["lr"] = case.lr * (1 + step % 3)  # a moving rate, as schedules have
+        embeddings, labels = step_input(case, step)
+        mine = torch.arange(case.batch).view(case.accumulation, ranks, -1)[:, rank]
+        head.draw(labels[mine.flatten()])
+        leaf = embeddings.clone().requires_grad_()
+        loss = torch.zeros(())
+        for rows in mine:
+            micro_loss = head(leaf[rows], labels[rows]) / case.accumulation
+            micro_loss.backward()
+            loss += micro_loss.detach()
+        trace.losses.append(float(loss.detach()))
+        # The head multiplies by the number of ranks for DistributedDataParallel's mean: undo it here.
+        trace.gradients.append(distributed.all_reduce_(leaf.grad.clone()) / ranks)
+        sample = head._sample_N
+        trace.samples.append(_gather(sample + head.class_range[0], case) if sample is not None else None)
+        optimizer.step()
+    optimizer.catch_up()
+    trace.centres = _gather(head.weight.detach(), case)
+    trace.momentum = _gather(optimizer.momentum_buffer, case)
+    return trace
+
+
+def _gather(rows: Tensor, case: Case) -> Tensor:
+    return torch.cat(distributed.gather_objects(rows)) if case.parallelism == "model" else rows
+
+
+def train_oracle(case: Case, samples: list[Tensor | None]) -> Trace:
+    """One process, fp64, torch.optim.SGD on a dense weight, on the same samples."""
+    initial = PartialFC(case.num_classes, case.dim).weight.detach()
+    centres = (initial * INITIAL_FACTOR).double().requires_grad_()
+    optimizer = torch.optim.SGD([centres], momentum=case.momentum, weight_decay=case.weight_decay, lr=case.lr)
+    trace = Trace([], [], samples, torch.empty(0), torch.empty(0))
+    for step in range(case.steps):
+        optimizer.param_groups[0]["lr"] = case.lr * (1 + step % 3)
+        embeddings, labels = step_input(case, step)
+        leaf = embeddings.double().requires_grad_()
+        loss = dense_loss(leaf, labels, centres, case.margin, samples[step])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        trace.losses.append(float(loss.detach()))
+        trace.gradients.append(leaf.grad)
+    trace.centres = centres.detach()
+    trace.momentum = optimizer.state[centres]["momentum_buffer"]
+    return trace
+
+
+def relative_error(ours: Tensor, reference: Tensor) -> float:
+    return float((ours.double() - reference).norm() / reference.norm())
+
+
+def assert_agrees(ours: Trace, oracle: Trace, tolerance: float = 1e-5) -> None:
+    """Losses, embedding gradients, centres and momentum within a relative error."""
+    losses, reference = torch.tensor(ours.losses), torch.tensor(oracle.losses, dtype=torch.float64)
+    assert relative_error(losses, reference) < tolerance
+    for step, (a, b) in enumerate(zip(ours.gradients, oracle.gradients, strict=True)):
+        assert relative_error(a, b) < tolerance, f"embedding gradient of step {step}"
+    assert relative_error(ours.centres, oracle.centres) < tolerance
+    assert relative_error(ours.momentum, oracle.momentum) < tolerance

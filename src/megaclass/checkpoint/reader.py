@@ -1,0 +1,105 @@
+"""Loading: by any number of ranks, each of which reads the rows that it asks for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megaclass.checkpoint import manifest, tensorfile, tree
+from megaclass.checkpoint.manifest import Manifest, ShardedEntry, blaming
+from megaclass.errors import UserError, near_match
+
+
+class Checkpoint:
+    """An opened checkpoint. Its replicated state is in memory, its rows are read when asked for.
+
+    state: what was given to :func:`megaclass.checkpoint.save`, tensors on the CPU.
+    sharded: name -> dtype and global shape.
+    step, world_size, metric, identity: as saved.
+    """
+
+    def __init__(self, path: Path, contents: Manifest, state: Any) -> None:
+        self.path = path
+        self.state = state
+        self.step = contents.step
+        self.world_size = contents.world_size
+        self.metric = contents.metric
+        self.identity: dict[str, Any] = tree.unflatten(contents.identity, {})
+        self.sharded: dict[str, ShardedEntry] = contents.sharded
+        self._files = contents.files
+        self._shards = contents.shards()
+        self._checked: set[str] = set()
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None, out: Tensor | None = None) -> Tensor:
+        """Rows ``[start, stop)`` of a sharded tensor, all by default, assembled from the shard files.
+
+        out: a tensor of that shape, on any device, that receives the rows; a new one on the CPU if None.
+        Each file that is touched is checked against its CRC32 once. UserError for an unknown name or
+        damage, ValueError for rows outside the tensor.
+        """
+        if name not in self.sharded:
+            near = near_match(name, list(self.sharded))
+            raise UserError(f"{self.path} holds no sharded tensor {name!r}{near}")
+        dtype, (total, *columns) = self.sharded[name].dtype, self.sharded[name].shape
+        stop = total if stop is None else stop
+        if not 0 <= start <= stop <= total:
+            raise ValueError(f"rows [{start}, {stop}) of {name!r}, which has {total}")
+        needed = [shard for shard in self._shards if shard.start < stop and start < shard.stop]
+        # All headers first: what the manifest claims is not allocated before the files bear it out.
+        for shard in needed:
+            with blaming(self.path, shard.name) as file:
+                tensorfile.check_rows(file, name, dtype, (shard.stop - shard.start, *columns))
+        result = torch.empty((stop - start, *columns), dtype=dtype) if out is None else out
+        if result.shape != (stop - start, *columns):
+            raise ValueError(f"out is {tuple(result.shape)}, the rows are {(stop - start, *columns)}")
+        for shard in needed:
+            first, last = max(start, shard.start), min(stop, shard.stop)
+            with blaming(self.path, shard.name) as file:
+                if shard.name not in self._checked:
+                    tensorfile.check_crc32(file, self._files[shard.name])
+                    self._checked.add(shard.name)
+                target = result[first - start : last - start]
+                tensorfile.copy_rows(file, name, first - shard.start, last - shard.start, target)
+        return result
+
+
+def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Open a checkpoint that any number of ranks wrote; each rank calls this on its own.
+
+    identity: what this run expects; keys that are not in it are not compared.
+
+    Raises UserError, naming the file and the remedy, where the path is no checkpoint, a file is missing,
+    damaged or malformed, or the checkpoint is of another model.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path} is not a checkpoint directory; give the path of a step-NNNNNNNN directory")
+    contents = manifest.read(path)
+    if identity is not None:
+        _compare_identity(path, contents.identity, identity)
+    for name, entry in contents.files.items():
+        with blaming(path, name) as file:
+            tensorfile.check_size(file, entry)
+    with blaming(path, manifest.REPLICATED) as file:
+        tensorfile.check_crc32(file, contents.files[manifest.REPLICATED])
+        tensors = tensorfile.read_tensors(file)
+    try:
+        return Checkpoint(path, contents, tree.unflatten(contents.state, tensors))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise manifest.damaged(path, manifest.NAME, f"is malformed ({error})") from None
+
+
+def _compare_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    wanted, _ = tree.flatten(dict(expected))
+    differing = [
+        f"{key} is {repr(found[key]) if key in found else 'absent'} there and {value!r} in this run"
+        for key, value in wanted.items()
+        if key not in found or found[key] != value
+    ]
+    if differing:
+        raise UserError(
+            f"{path} is a checkpoint of another model: {'; '.join(differing)}; "
+            "restore these settings, or choose another run directory"
+        )

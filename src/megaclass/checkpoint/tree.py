@@ -1,0 +1,97 @@
+"""Nested state <-> flat named tensors and a JSON skeleton, without loss.
+
+JSON has neither tuples, integer keys, infinities nor tensors, and optimizer state has all four. Those are
+written as one-key objects whose key starts with ``$``; everything else is plain JSON::
+
+    {"state": {"$items": [[0, {"momentum_buffer": {"$tensor": "optimizer/state/0/momentum_buffer"}}]]},
+     "betas": {"$tuple": [0.9, 0.999]}, "best": {"$float": "-inf"}}
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megaclass.checkpoint.tensorfile import DTYPE_NAMES
+
+_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def flatten(state: Any) -> tuple[Any, dict[str, Tensor]]:
+    """Split ``state`` into a JSON skeleton and its tensors, named by their path (``backbone/bn1.weight``).
+
+    A tensor that occurs twice is stored twice. Raises TypeError, naming the path, for anything but dicts,
+    lists, tuples, strided tensors, str, int, float, bool and None.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def encode(node: Any, path: tuple[str, ...]) -> Any:
+        if node is None or isinstance(node, (bool, int, str)):
+            return node
+        if isinstance(node, float):
+            return float(node) if math.isfinite(node) else {"$float": str(float(node))}
+        if isinstance(node, Tensor):
+            if node.dtype not in DTYPE_NAMES or node.layout != torch.strided or node.is_meta:
+                kind = f"{node.dtype} {node.layout} tensor on {node.device}"
+                raise TypeError(f"checkpoint: cannot store the {kind} at {'/'.join(path)!r}")
+            name = _unused_name("/".join(path), tensors)
+            tensors[name] = node
+            return {"$tensor": name}
+        if isinstance(node, Mapping):
+            items = [[encode(key, path), encode(value, (*path, str(key)))] for key, value in node.items()]
+            if all(isinstance(key, str) and not key.startswith("$") for key in node):
+                return dict(items)
+            return {"$items": items}
+        if isinstance(node, (list, tuple)):
+            values = [encode(value, (*path, str(index))) for index, value in enumerate(node)]
+            return values if isinstance(node, list) else {"$tuple": values}
+        raise TypeError(f"checkpoint: cannot store a {type(node).__name__} at {'/'.join(path)!r}")
+
+    return encode(state, ()), tensors
+
+
+def _unused_name(path: str, used: Mapping[str, Tensor]) -> str:
+    # {"a/b": x, "a": {"b": y}} and {1: x, "1": y} are legal. The skeleton holds the name that was chosen,
+    # so any unused one does. safetensors keeps "__metadata__" for itself and wants valid UTF-8.
+    base = name = path.encode("utf-8", "backslashreplace").decode() or "value"
+    count = 1
+    while name in used or name == "__metadata__":
+        count += 1
+        name = f"{base}~{count}"
+    return name
+
+
+def unflatten(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Undo :func:`flatten`. ValueError where the skeleton is malformed or does not use each tensor once."""
+    unused = dict(tensors)
+
+    def decode(node: Any) -> Any:
+        if isinstance(node, list):
+            return [decode(value) for value in node]
+        if not isinstance(node, dict):
+            return node
+        if not any(key.startswith("$") for key in node):
+            return {key: decode(value) for key, value in node.items()}
+        match node:
+            case {"$tensor": str(name)} if len(node) == 1:
+                if name not in unused:
+                    raise ValueError(
+                        f"tensor {name!r:.80} is named in the state, but not (or twice) in the file"
+                    )
+                return unused.pop(name)
+            case {"$float": str(text)} if len(node) == 1 and text in _FLOATS:
+                return _FLOATS[text]
+            case {"$tuple": list(values)} if len(node) == 1:
+                return tuple(decode(value) for value in values)
+            case {"$items": list(pairs)} if len(node) == 1:
+                if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+                    raise ValueError("the state holds an $items entry that is not a list of pairs")
+                return {decode(key): decode(value) for key, value in pairs}
+        raise ValueError(f"the state holds an unknown entry {str(node)!r:.80}")
+
+    state = decode(skeleton)
+    if unused:
+        raise ValueError(f"tensor {next(iter(unused))!r:.80} is in the file, but not named in the state")
+    return state

@@ -1,0 +1,175 @@
+"""Saving: every rank writes its rows, rank 0 the rest, and the checkpoint appears in one step at the end."""
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from megaclass import distributed
+from megaclass.checkpoint import directory, manifest, tensorfile, tree
+from megaclass.checkpoint.manifest import Manifest, ShardedEntry
+from megaclass.checkpoint.tensorfile import FileEntry
+from megaclass.errors import UserError
+
+# Small enough that a rank at another world size checks little more than the rows it takes, large enough that
+# 100 M classes are some hundreds of files.
+MAX_SHARD_BYTES = 1 << 30
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """This rank's rows ``[start, start + len(tensor))`` of a tensor of ``total`` rows over all ranks."""
+
+    tensor: Tensor
+    start: int
+    total: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.tensor)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What one rank wrote, as rank 0 needs it for the manifest."""
+
+    files: dict[str, FileEntry]
+    sharded: dict[str, ShardedEntry]
+
+
+def save(
+    root: Path,
+    step: int,
+    *,
+    state: Mapping[str, Any],
+    sharded: Mapping[str, Sharded],
+    identity: Mapping[str, Any],
+    keep_last: int,
+    metric: float | None = None,
+    keep_best: bool = True,
+) -> Path:
+    """Write ``root/step-NNNNNNNN`` and delete checkpoints that are no longer wanted. Called by all ranks.
+
+    root: a directory that all ranks see; made if missing.
+    state: nested dicts, lists and tuples of tensors and scalars. Rank 0's is stored: what differs between
+        ranks (random state) is gathered by the caller into a list.
+    sharded: name -> this rank's rows. All tensors of one rank have the same row range; a rank may have none.
+    identity: scalars by which :func:`megaclass.checkpoint.load` recognises the model.
+    metric: higher is better; the best so far is kept if ``keep_best``. Not-a-number counts as None.
+
+    The new checkpoint appears whole or not at all: a kill or a power cut at any moment leaves the earlier
+    ones as they were. An error on one rank is raised on all: UserError for what the disk refuses.
+    """
+    if keep_last < 1:
+        raise UserError(f"keep_last: {keep_last} would delete every checkpoint; use 1 or more")
+    root = Path(root)
+    final = directory.step_directory(root, step)
+    temporary = root / f".tmp-{final.name}"
+    is_main = distributed.rank() == 0
+
+    def prepare() -> None:
+        if is_main:
+            root.mkdir(parents=True, exist_ok=True)
+            directory.remove_unfinished(root)
+            temporary.mkdir()
+
+    def write() -> tuple[_Written, Any]:
+        written = _write_rows(temporary, sharded)
+        if not is_main:
+            return written, None
+        skeleton, tensors = tree.flatten(state)
+        written.files[manifest.REPLICATED] = tensorfile.write_tensors(
+            temporary / manifest.REPLICATED, tensors
+        )
+        return written, skeleton
+
+    def publish() -> None:
+        if is_main:
+            score = float(metric) if metric is not None and math.isfinite(metric) else None
+            manifest.write(temporary, _assemble(temporary, step, parts, skeleton, identity, score))
+            directory.sync_directory(temporary)
+            directory.publish(temporary, final)
+            directory.prune(root, keep_last=keep_last, keep_best=keep_best, saved=final)
+
+    try:
+        _together(prepare, final)
+        written, skeleton = _together(write, final)
+        parts = distributed.gather_objects(written)
+        _together(publish, final)
+    except Exception:
+        if is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
+
+
+def _together(work: Callable[[], T], final: Path) -> T:
+    """Do ``work`` on every rank; if it fails on any, raise on all, so that none waits for another."""
+    error: Exception | None = None
+    result: Any = None
+    try:
+        result = work()
+    except OSError as failure:
+        error = UserError(
+            f"cannot write checkpoint {final}: {failure.strerror or failure}; make room or permit writing "
+            "there, or choose another run directory; earlier checkpoints are untouched"
+        )
+    except Exception as failure:
+        error = failure
+    distributed.agree_or_raise(error)
+    return result
+
+
+def _write_rows(temporary: Path, sharded: Mapping[str, Sharded]) -> _Written:
+    table = {
+        name: ShardedEntry(part.tensor.dtype, (part.total, *part.tensor.shape[1:]))
+        for name, part in sharded.items()
+    }
+    files: dict[str, FileEntry] = {}
+    ranges = {(part.start, part.stop, part.total) for part in sharded.values()}
+    if len(ranges) > 1:
+        raise ValueError(f"sharded tensors of one rank differ in (start, stop, total): {sorted(ranges)}")
+    for start, stop, _ in ranges:
+        row_bytes = sum(part.tensor[:1].numel() * part.tensor.element_size() for part in sharded.values())
+        rows_per_file = max(1, MAX_SHARD_BYTES // max(1, row_bytes))
+        for first in range(start, stop, rows_per_file):
+            last = min(first + rows_per_file, stop)
+            name = manifest.shard_name(first, last)
+            rows = {key: part.tensor[first - start : last - start] for key, part in sharded.items()}
+            files[name] = tensorfile.write_tensors(temporary / name, rows)
+    directory.sync_directory(temporary)
+    return _Written(files, table)
+
+
+def _assemble(
+    temporary: Path,
+    step: int,
+    parts: list[_Written],
+    skeleton: Any,
+    identity: Mapping[str, Any],
+    metric: float | None,
+) -> Manifest:
+    """Join what the ranks wrote. ValueError where they do not fit together."""
+    first = parts[0]
+    for rank, part in enumerate(parts):
+        if part.sharded != first.sharded:
+            raise ValueError(f"rank {rank} saves rows of {part.sharded}, rank 0 of {first.sharded}")
+    files = {name: entry for part in parts for name, entry in part.files.items()}
+    for name, entry in files.items():
+        if not (temporary / name).is_file() or (temporary / name).stat().st_size != entry.bytes:
+            raise UserError(
+                f"{temporary / name}: written by one rank, but rank 0 does not see it; "
+                "choose a run directory on a file system that all machines share"
+            )
+    identity_json, tensors = tree.flatten(dict(identity))
+    if tensors:
+        raise TypeError(f"identity holds a tensor: {next(iter(tensors))}")
+    joined = Manifest(step, len(parts), metric, identity_json, skeleton, files, first.sharded)
+    joined.shards()  # raises unless the ranks' rows fit together
+    return joined

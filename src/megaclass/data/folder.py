@@ -1,0 +1,86 @@
+"""Image folders: a sub-directory is a class, as in ``train/n01440764/*.JPEG``."""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from megaclass.data.dataset import Sample
+from megaclass.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+
+
+class FolderDataset:
+    """The images under ``root``: each sub-directory is a class, numbered in the order of sorted names.
+
+    Images are found at any depth, in sorted order; hidden files and directories are left out.
+    ``classes`` are the names in label order. Raises UserError where there is no class or no image.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise UserError(f"{self.root} is not a directory; name one that holds a sub-directory a class")
+        self.classes = sorted(
+            path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")
+        )
+        if not self.classes:
+            raise UserError(f"{self.root} has no sub-directories; put the images of each class into one")
+        self.num_classes = len(self.classes)
+        self._paths: list[str] = []  # relative to root: strings are a third of the size of Path objects
+        counts = []
+        for name in self.classes:
+            images = _images_under(self.root, name)
+            if not images:
+                # The class keeps its number: training and validation folders must agree on numbers.
+                logger.warning("%s holds no images", self.root / name)
+            self._paths += images
+            counts.append(len(images))
+        if not self._paths:
+            raise UserError(
+                f"{self.root}: no images in its {len(counts)} sub-directories; "
+                f"{', '.join(IMAGE_SUFFIXES)} are read"
+            )
+        self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        self._labels.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> Sample:
+        """Return sample ``index``. Safe to call from several threads."""
+        try:
+            encoded = self.path(index).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.describe(index)} cannot be read: {error.strerror}") from None
+        if not encoded:
+            raise UserError(f"{self.describe(index)} is an empty file; remove it or copy it again")
+        return Sample(encoded, int(self._labels[index]))
+
+    def labels(self) -> np.ndarray:
+        """All labels, read-only int64 of shape (len,)."""
+        return self._labels
+
+    def path(self, index: int) -> Path:
+        return self.root / self._paths[index]
+
+    def describe(self, index: int) -> str:
+        return str(self.path(index))
+
+
+def _images_under(root: Path, name: str) -> list[str]:
+    """Sorted paths, relative to ``root``, of the images at any depth of its sub-directory ``name``."""
+    found = []
+    for directory, subdirectories, files in os.walk(root / name):
+        subdirectories[:] = [sub for sub in subdirectories if not sub.startswith(".")]
+        relative = Path(directory).relative_to(root)
+        found += [
+            str(relative / file)
+            for file in files
+            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith(".")
+        ]
+    return sorted(found)

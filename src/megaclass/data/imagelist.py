@@ -1,0 +1,59 @@
+"""Images named one by one, in a folder or a zip file: the input of an evaluation."""
+
+import threading
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from megaclass.data.dataset import Sample
+from megaclass.errors import UserError
+
+
+class ImageList:
+    """The images ``names`` (paths with forward slashes, relative to a folder or zip file) as a dataset.
+
+    There are no classes to learn: every label is 0. Reading is safe from several threads.
+    """
+
+    num_classes = 1
+
+    def __init__(self, root_or_zip: str | Path, names: Sequence[str]) -> None:
+        self.root = Path(root_or_zip)
+        self.names = list(names)
+        self._thread = threading.local()  # a ZipFile seeks, so each thread opens its own
+        if self.root.is_file():
+            self._zip()  # fail now, not at the first read
+        elif not self.root.is_dir():
+            raise UserError(f"{self.root}: no such folder or zip file of images")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> Sample:
+        """Return image ``index``, still encoded. Raises UserError that names what cannot be read."""
+        name = self.names[index]
+        try:
+            encoded = (self.root / name).read_bytes() if self.root.is_dir() else self._zip().read(name)
+        except KeyError:
+            raise UserError(f"{self.describe(index)}: no such image in the zip file") from None
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{self.describe(index)}: cannot be read ({error})") from None
+        return Sample(encoded, 0)
+
+    def labels(self) -> np.ndarray:
+        """Zeros, int64 of shape (len,)."""
+        return np.zeros(len(self), dtype=np.int64)
+
+    def describe(self, index: int) -> str:
+        return f"{self.root}/{self.names[index]}"
+
+    def _zip(self) -> zipfile.ZipFile:
+        if not hasattr(self._thread, "archive"):
+            try:
+                self._thread.archive = zipfile.ZipFile(self.root)
+            except (OSError, zipfile.BadZipFile) as error:
+                raise UserError(f"{self.root}: not a readable zip file ({error})") from None
+        return self._thread.archive

@@ -1,0 +1,153 @@
+"""The bytes of MXNet's RecordIO: parts, records, payloads and the index file.
+
+A file is a run of parts: magic, a word with a flag (upper 3 bits) and a length (lower 29), the bytes, and
+padding to 4. A record is one part (flag 0). Where its payload holds the magic at a multiple of 4, the magic
+is cut out there and the pieces become the parts 1, 2, .., 2, 3: so an aligned magic always starts a part.
+
+A payload is a header (flag, label, id, id2), ``flag`` float32 labels if flag > 0, and the image.
+
+Shapes: N = records, W = 4-byte words.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from megaclass.errors import UserError
+
+MAGIC = 0xCED7230A
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+PART = struct.Struct("<II")  # magic, flag << 29 | length
+HEADER = struct.Struct("<IfQQ")  # flag, label, id, id2
+MAX_LENGTH = (1 << 29) - 1  # bytes of a part
+_PIECE_BYTES = 1 << 24
+
+
+class DamageError(Exception):
+    """What is wrong with one record; the caller knows which record it is."""
+
+
+def read_payload(data: "memoryview", offset: int) -> bytes | memoryview:
+    """The payload of the record at byte ``offset``, its parts joined; a view if it is in one part.
+
+    Raises DamageError. Takes no more memory than the parts take in the file.
+    """
+    parts: list[memoryview] = []
+    while True:
+        if offset < 0 or offset % 4 or offset + PART.size > len(data):
+            raise DamageError(f"byte {offset} cannot start a record in a file of {len(data)} bytes")
+        magic, word = PART.unpack_from(data, offset)
+        flag, length = word >> 29, word & MAX_LENGTH
+        start = offset + PART.size
+        if magic != MAGIC:
+            raise DamageError(f"the magic number is {magic:#010x}, not {MAGIC:#010x}")
+        if start + length > len(data):
+            raise DamageError(f"{length} bytes from byte {start} on do not fit a file of {len(data)} bytes")
+        if flag not in ((2, 3) if parts else (0, 1)):
+            raise DamageError(f"part {len(parts)} has the flag {flag}")
+        part = data[start : start + length]
+        if flag == 0:
+            return part
+        parts.append(part)
+        if flag == 3:
+            return MAGIC_BYTES.join(parts)
+        offset = start + length
+
+
+def frame(payload: bytes) -> bytes:
+    """The bytes of a record: ``payload`` cut at each aligned magic, each part with its head, padded."""
+    cuts = []
+    at = payload.find(MAGIC_BYTES)
+    while at >= 0:
+        if at % 4 == 0:
+            cuts.append(at)
+        at = payload.find(MAGIC_BYTES, at + 1)
+    framed = []
+    start = 0
+    for number, stop in enumerate([*cuts, len(payload)]):
+        flag = 0 if not cuts else 1 if number == 0 else 3 if number == len(cuts) else 2
+        framed += [PART.pack(MAGIC, flag << 29 | (stop - start)), payload[start:stop]]
+        start = stop + len(MAGIC_BYTES)
+    return b"".join([*framed, bytes(-len(payload) % 4)])
+
+
+def pack_payload(key: int, labels: Sequence[float], image: bytes) -> bytes:
+    """Header, labels (a single one goes into the header) and image."""
+    if len(labels) == 1:
+        return HEADER.pack(0, labels[0], key, 0) + image
+    return HEADER.pack(len(labels), 0.0, key, 0) + struct.pack(f"<{len(labels)}f", *labels) + image
+
+
+def unpack_payload(payload: bytes | memoryview) -> tuple[tuple[float, ...], bytes | memoryview]:
+    """The labels (the first two at most) and the image of a payload. Raises DamageError."""
+    if len(payload) < HEADER.size:
+        raise DamageError(f"its {len(payload)} bytes are fewer than the {HEADER.size} of a header")
+    flag, label, _id, _id2 = HEADER.unpack_from(payload)
+    if flag == 0:
+        return (label,), payload[HEADER.size :]
+    image_at = HEADER.size + 4 * flag
+    if image_at > len(payload):
+        raise DamageError(f"{flag} labels do not fit its {len(payload)} bytes")
+    return struct.unpack_from(f"<{min(flag, 2)}f", payload, HEADER.size), payload[image_at:]
+
+
+def peek(words_W: np.ndarray, offsets_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image bytes (-1: damaged, or more than one part) and the first two labels of many records at once.
+
+    ``words_W`` is the file as little-endian uint32. Returns int64, float32, float32 of shape (N,).
+    """
+    at_N = offsets_N // 4
+
+    def word(number: int) -> np.ndarray:
+        return words_W[np.clip(at_N + number, 0, len(words_W) - 1)]
+
+    # Flag 0 leaves the length as the whole word; any other makes it too long.
+    length_N, flag_N = word(1).astype(np.int64), word(2).astype(np.int64)
+    sound_N = (offsets_N >= 0) & (offsets_N % 4 == 0) & (word(0) == MAGIC) & (length_N <= MAX_LENGTH)
+    sound_N &= at_N * 4 + PART.size <= 4 * len(words_W) - length_N
+    image_bytes_N = np.where(sound_N, np.maximum(length_N - HEADER.size - 4 * flag_N, -1), -1)
+    first_N = np.where(flag_N > 0, word(8), word(3)).view(np.float32)
+    return image_bytes_N, first_N, word(9).view(np.float32)
+
+
+def find_records(words_W: np.ndarray) -> np.ndarray:
+    """Byte offsets of all records, int64 of shape (N,), by a search for the magic through the whole file."""
+    found = [np.empty(0, np.int64)]
+    for start in range(0, len(words_W), _PIECE_BYTES // 4):
+        found.append(np.flatnonzero(words_W[start : start + _PIECE_BYTES // 4] == MAGIC) + start)
+    at_N = np.concatenate(found)
+    flag_N = words_W[np.minimum(at_N + 1, len(words_W) - 1)] >> 29
+    return at_N[flag_N < 2] * 4
+
+
+def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and offsets of an ``.idx`` file, int64 of shape (N,), in the order of its lines.
+
+    The file is read twice in pieces, so that the text of 50 M lines never sits in memory.
+    """
+    count = sum(lines.count(b"\n") for lines in _pieces(path))
+    keys_N, offsets_N = np.empty(count, np.int64), np.empty(count, np.int64)
+    done = 0
+    for lines in _pieces(path):
+        try:
+            numbers = np.fromstring(lines, np.int64, sep=" ")
+        except ValueError:
+            numbers = np.empty(0, np.int64)
+        stop = done + lines.count(b"\n")
+        if len(numbers) != 2 * (stop - done):
+            raise UserError(
+                f"{path}: not every line is 'key<TAB>offset'; remove the file to have the records scanned"
+            )
+        keys_N[done:stop], offsets_N[done:stop] = numbers[0::2], numbers[1::2]
+        done = stop
+    return keys_N, offsets_N
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The file in pieces of whole lines; the last line gets its end if it lacks one."""
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            piece += file.readline()
+            yield piece if piece.endswith(b"\n") else piece + b"\n"

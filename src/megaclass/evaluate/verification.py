@@ -1,0 +1,214 @@
+"""Verification: how well a cosine tells two images of one identity from images of two.
+
+Everything follows from one count: at each threshold, how many same-identity ("genuine") and how many
+different-identity ("impostor") pairs score at or above it. Scores enter only by their order, so no figure
+changes under a monotone transform of the scores, and a figure that the set is too small to support is
+None instead of an extrapolation.
+
+A NaN score is a comparison that failed. It counts as wrong at every threshold: the lowest score for a
+genuine pair, the highest for an impostor pair, so that a broken model cannot gain by it.
+
+Shapes: P = pairs, N = images, D = embedding columns, T = thresholds (from accepting none to accepting all).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from megaclass.evaluate.pairs import PairSet
+
+FAR_TARGETS = (1e-2, 1e-3, 1e-4)
+
+
+def pair_scores(embeddings_ND: np.ndarray, pairs: PairSet) -> np.ndarray:
+    """The cosine of each pair, fp32 (P,), from normalised embeddings."""
+    embeddings_ND = np.asarray(embeddings_ND)
+    return np.einsum("pd,pd->p", embeddings_ND[pairs.first], embeddings_ND[pairs.second])
+
+
+def verification_metrics(
+    scores: np.ndarray, same: np.ndarray, folds: int = 10, far_targets: Sequence[float] = FAR_TARGETS
+) -> dict[str, Any]:
+    """Score pairs by the protocol of LFW's view 2 (technical report 07-49, section 4).
+
+    ``scores`` (P,) are similarities, ``same`` (P,) is true for pairs of one identity, in fold order. Returns
+
+    - ``pair_accuracy`` and ``pair_accuracy_std``: each fold is judged at the threshold that is best on the
+      other folds; mean and standard deviation over the folds, in 0..1. All thresholds are tried. InsightFace
+      tries squared distances 0..4 in steps of 0.01, so its thresholds are rounded and its figure may differ
+      by a pair or so. Among equally good thresholds the strictest is taken, as there.
+    - ``threshold``: the best one over all pairs (accept a score at or above it); None if that is to accept
+      no pair.
+    - ``auc``: the area under the ROC curve; None without pairs of both kinds.
+    - ``tar_at_far``: ``{"1e-2": ..}``: see :func:`tar_at_far`.
+    - ``pairs``: P.
+
+    Raises ValueError unless 2 <= folds <= P.
+    """
+    same = np.asarray(same, dtype=bool)
+    if not 2 <= folds <= len(same):
+        raise ValueError(f"folds: {len(same)} pairs cannot be cut into {folds} folds")
+    values, ranks = _ranked(scores, same)
+    genuine_T, impostor_T = _accepted(*_histograms(ranks, same, len(values)))
+    accuracies = []
+    for fold in np.array_split(np.arange(len(same)), folds):  # in order, unshuffled: as sklearn's KFold cuts
+        tested_genuine_T, tested_impostor_T = _accepted(*_histograms(ranks[fold], same[fold], len(values)))
+        # Correct answers, less a constant: the impostors that no threshold has accepted yet.
+        elsewhere_T = (genuine_T - tested_genuine_T) - (impostor_T - tested_impostor_T)
+        best = int(elsewhere_T.argmax())
+        rejected_impostors = tested_impostor_T[-1] - tested_impostor_T[best]
+        accuracies.append((tested_genuine_T[best] + rejected_impostors) / len(fold))
+    # T counts down from the highest score, with "accept none" in front.
+    best = int((genuine_T - impostor_T).argmax())
+    threshold = float(values[len(values) - best]) if best else None
+    return {
+        "pair_accuracy": float(np.mean(accuracies)),
+        "pair_accuracy_std": float(np.std(accuracies)),
+        "threshold": threshold if threshold is not None and np.isfinite(threshold) else None,
+        "auc": _auc(genuine_T, impostor_T),
+        "tar_at_far": tar_at_far(genuine_T, impostor_T, far_targets),
+        "pairs": len(same),
+    }
+
+
+def roc_points(scores: np.ndarray, same: np.ndarray, max_points: int = 400) -> dict[str, list[float]]:
+    """Points ``{"far": [..], "tar": [..]}`` of the ROC curve, at most ``max_points``, FAR rising.
+
+    FARs are evenly spaced on a logarithmic axis, and each point is exact: the highest TAR at that FAR or
+    below. Empty without pairs of both kinds.
+    """
+    same = np.asarray(same, dtype=bool)
+    values, ranks = _ranked(scores, same)
+    return _thinned(*_accepted(*_histograms(ranks, same, len(values))), max_points)
+
+
+def all_pairs_tar(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    far_targets: Sequence[float] = FAR_TARGETS,
+    max_points: int = 400,
+) -> dict[str, Any]:
+    """Verify every pair of a labelled set, so that a small set still has the impostors for a low FAR.
+
+    ``embeddings`` (N, D) normalised (rows with a NaN count as wrong in every pair), ``labels`` (N,). Returns
+    ``tar_at_far``, ``auc``, ``roc`` (as :func:`roc_points`), ``genuine_pairs`` and ``impostor_pairs``.
+
+    Cosines are counted in 2**20 bins of 1.9e-6, the size of their rounding error in fp32, and a bin is
+    accepted as a whole: the FAR is never understated. Memory is a copy of the embeddings and one block of scores.
+    """
+    embeddings_ND, labels = np.array(embeddings, dtype=np.float32), np.asarray(labels)
+    broken: np.ndarray = ~np.isfinite(embeddings_ND).all(axis=1)
+    embeddings_ND[broken] = 0
+    bins = 1 << 20
+    genuine, impostor = np.zeros(bins, dtype=np.int64), np.zeros(bins, dtype=np.int64)
+    rows = max(1, (1 << 22) // max(1, len(labels)))  # 4 M scores a block
+    for start in range(0, len(labels), rows):
+        block = slice(start, start + rows)
+        # Each pair once: the images from this row on, and of those only the ones after it.
+        scores = embeddings_ND[block] @ embeddings_ND[start:].T
+        # The outermost bins are for failed comparisons, beyond every score.
+        bin_of = np.clip((scores + 1) * (bins // 2), 1, bins - 2).astype(np.int32)
+        after = np.arange(scores.shape[1]) > np.arange(scores.shape[0])[:, None]
+        same = labels[block][:, None] == labels[start:]
+        failed = broken[block][:, None] | broken[start:]
+        bin_of[failed] = np.where(same[failed], 0, bins - 1)
+        counts = _histograms(bin_of[after], same[after], bins)
+        genuine += counts[0]
+        impostor += counts[1]
+    genuine_T, impostor_T = _accepted(genuine, impostor)
+    return {
+        "tar_at_far": tar_at_far(genuine_T, impostor_T, far_targets),
+        "auc": _auc(genuine_T, impostor_T),
+        "roc": _thinned(genuine_T, impostor_T, max_points),
+        "genuine_pairs": int(genuine_T[-1]),
+        "impostor_pairs": int(impostor_T[-1]),
+    }
+
+
+def tar_at_far(
+    genuine_T: np.ndarray, impostor_T: np.ndarray, far_targets: Sequence[float]
+) -> dict[str, float | None]:
+    """The share of genuine pairs accepted where at most each target share of impostor pairs is: exact.
+
+    A target of 1e-4 needs 10,000 impostor pairs to mean one of them; below 1/FAR pairs the value is None.
+    ``genuine_T`` and ``impostor_T`` are the accepted counts from accepting none to accepting all.
+    """
+    genuine, impostors = int(genuine_T[-1]), int(impostor_T[-1])
+    result: dict[str, float | None] = {}
+    for far in far_targets:
+        allowed = int(far * impostors + 1e-6)  # 1e-3 of 3,000 is three, whatever the floating point says
+        accepted = int(genuine_T[np.searchsorted(impostor_T, allowed, side="right") - 1])
+        result[far_key(far)] = accepted / genuine if genuine and allowed else None
+    return result
+
+
+def far_key(far: float) -> str:
+    """``1e-2``, ``2.5e-3``: how a false accept rate is written in results."""
+    mantissa, exponent = f"{far:e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def one_shot_accuracy(
+    embeddings: np.ndarray, labels: np.ndarray, ways: int = 20, episodes: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """k-way one-shot classification (Lake, Salakhutdinov, Tenenbaum, Science 350, 2015, supplement).
+
+    An episode draws ``ways`` classes from those with two images or more, one support image of each, and
+    as query another image of the first class; the nearest support image by cosine is the answer. A tie or
+    a NaN is a wrong answer. ``embeddings`` (N, D) normalised, ``labels`` (N,). Returns ``accuracy``,
+    ``standard_error`` (both None if fewer than ``ways`` classes have two images), ``ways``, ``episodes``.
+    """
+    embeddings_ND = np.asarray(embeddings)
+    rng = np.random.default_rng(seed)
+    _, class_of, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    starts, order = np.cumsum(sizes) - sizes, np.argsort(class_of, kind="stable")
+    eligible = np.flatnonzero(sizes > 1)
+    result: dict[str, Any] = {"accuracy": None, "standard_error": None, "ways": ways, "episodes": episodes}
+    if len(eligible) < ways:
+        return result
+    correct = 0
+    for _ in range(episodes):
+        classes = rng.choice(eligible, size=ways, replace=False)
+        shown = rng.integers(sizes[classes])
+        asked = (shown[0] + rng.integers(1, sizes[classes[0]])) % sizes[classes[0]]
+        support = embeddings_ND[order[starts[classes] + shown]]
+        scores = support @ embeddings_ND[order[starts[classes[0]] + asked]]
+        correct += bool((scores[0] > scores[1:]).all())
+    accuracy = correct / episodes
+    return result | {"accuracy": accuracy, "standard_error": (accuracy * (1 - accuracy) / episodes) ** 0.5}
+
+
+def _ranked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct scores, rising, and the rank of each pair's score among them; NaN counts as wrong."""
+    scores = np.asarray(scores, dtype=np.float64)
+    scores = np.where(np.isnan(scores), np.where(same, -np.inf, np.inf), scores)
+    return np.unique(scores, return_inverse=True)
+
+
+def _histograms(ranks: np.ndarray, same: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many genuine and how many impostor pairs have each rank: (bins,) each."""
+    return np.bincount(ranks[same], minlength=bins), np.bincount(ranks[~same], minlength=bins)
+
+
+def _accepted(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts per score, rising -> counts accepted at each threshold, from none to all: (T,) each."""
+    none = np.zeros(1, dtype=np.int64)
+    return np.append(none, np.cumsum(genuine[::-1])), np.append(none, np.cumsum(impostor[::-1]))
+
+
+def _auc(genuine_T: np.ndarray, impostor_T: np.ndarray) -> float | None:
+    """The area under the ROC curve by trapezia: a tie of genuine and impostor counts half."""
+    possible = int(genuine_T[-1]) * int(impostor_T[-1])
+    if possible == 0:
+        return None
+    return float(np.dot(np.diff(impostor_T).astype(float), genuine_T[1:] + genuine_T[:-1]) / 2 / possible)
+
+
+def _thinned(genuine_T: np.ndarray, impostor_T: np.ndarray, max_points: int) -> dict[str, list[float]]:
+    genuine, impostors = int(genuine_T[-1]), int(impostor_T[-1])
+    if genuine == 0 or impostors == 0:
+        return {"far": [], "tar": []}
+    allowed = np.concatenate([[0], np.geomspace(1, impostors, max_points - 1).round()])
+    at = np.unique(np.searchsorted(impostor_T, allowed, side="right") - 1)
+    return {"far": (impostor_T[at] / impostors).tolist(), "tar": (genuine_T[at] / genuine).tolist()}

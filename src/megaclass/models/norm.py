@@ -1,0 +1,99 @@
+"""Batch norm over several ranks: statistics of the global batch, or local ones brought to agreement.
+
+Ioffe and Szegedy 2015, "Batch Normalization" (algorithm 1), with the batch of all ranks as the mini-batch.
+
+Shapes: B = samples of this rank, C = channels.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from megaclass.distributed import all_reduce_, all_reduce_sum, world_size
+
+
+class SynchronisedBatchNorm(nn.SyncBatchNorm):
+    """torch's SyncBatchNorm, which knows CUDA only, and the same on CPU tensors over gloo.
+
+    Takes (B, C) or (B, C, ...); B may differ between ranks. Parameter names are those of ``BatchNorm1d/2d``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.is_cuda:
+            return super().forward(input)
+        if not self.training or world_size() == 1:
+            return _BatchNorm.forward(self, input)
+        dims = [d for d in range(input.dim()) if d != 1]
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        mean_C, var_C, count = _global_moments(input.float(), dims)
+        if self.track_running_stats:
+            self._update_running(mean_C, var_C * (count / (count - 1)))
+        scale_C = torch.rsqrt(var_C + self.eps)
+        shift_C = -mean_C * scale_C
+        if self.affine:
+            scale_C, shift_C = scale_C * self.weight, shift_C * self.weight + self.bias
+        return (input * scale_C.view(shape) + shift_C.view(shape)).to(input.dtype)
+
+    @torch.no_grad()
+    def _update_running(self, mean_C: Tensor, var_C: Tensor) -> None:
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        self.num_batches_tracked.add_(1)
+        rate = 1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean_C, rate)
+        self.running_var.lerp_(var_C, rate)
+
+
+def _global_moments(input: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance a channel and the number of values a channel, over all ranks: one collective.
+
+    The sums are fp64, so that the mean of squares less the square of the mean cancels without harm.
+    """
+    count = input.new_tensor([input.numel() / input.shape[1]], dtype=torch.float64)
+    var_C, mean_C = (moment.double() for moment in torch.var_mean(input, dims, correction=0))
+    sums = all_reduce_sum(torch.cat([count, count * mean_C, count * (var_C + mean_C.square())]))
+    count, total_C, squares_C = sums[:1], *sums[1:].chunk(2)
+    mean_C = total_C / count
+    var_C = (squares_C / count - mean_C.square()).clamp_min(0.0)
+    return mean_C.float(), var_C.float(), count.float()
+
+
+def synchronise_norms(module: nn.Module) -> nn.Module:
+    """Replace each BatchNorm1d/2d by one whose statistics are those of all ranks, in place.
+
+    Parameters and buffers are kept (the same tensors under the same keys), so an optimizer made before stays
+    valid. Returns ``module``, or its replacement where ``module`` is a norm itself.
+    """
+    if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return _synchronised(module)
+    for name, child in module.named_children():
+        setattr(module, name, synchronise_norms(child))
+    return module
+
+
+def _synchronised(norm: nn.Module) -> SynchronisedBatchNorm:
+    assert isinstance(norm, _BatchNorm)
+    twin = SynchronisedBatchNorm(
+        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+    )
+    for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+        setattr(twin, name, tensor)
+    return twin.train(norm.training)
+
+
+def average_norm_buffers(module: nn.Module) -> None:
+    """Set every ``running_mean`` and ``running_var`` to its mean over the ranks, in one collective.
+
+    For norms with local statistics: called before evaluation and checkpoints it makes the ranks agree.
+    """
+    buffers = [b for norm in module.modules() if isinstance(norm, _BatchNorm) for b in _running(norm)]
+    if world_size() == 1 or not buffers:
+        return
+    averaged = all_reduce_(torch.cat([b.flatten() for b in buffers]), "mean")
+    for buffer, mean in zip(buffers, averaged.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(mean)
+
+
+def _running(norm: _BatchNorm) -> list[Tensor]:
+    return [b for b in (norm.running_mean, norm.running_var) if b is not None]

@@ -1,0 +1,95 @@
+"""Backbones by name, and foreign weights into them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from megaclass.errors import UserError, lookup, near_match
+from megaclass.models import iresnet, resnet
+from megaclass.models.convnet import ConvNet
+from megaclass.models.mobilefacenet import MobileFaceNet
+from megaclass.models.norm import synchronise_norms
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "convnet": ConvNet,
+    **{f"iresnet{depth}": partial(iresnet.IResNet, blocks) for depth, blocks in iresnet.BLOCKS.items()},
+    "mobilefacenet": partial(MobileFaceNet, (1, 4, 6, 2), 2),
+    "mobilefacenet_large": partial(MobileFaceNet, (2, 8, 12, 4), 4),
+    **{f"resnet{depth}": partial(resnet.ResNet, *parts) for depth, parts in resnet.DEPTHS.items()},
+}
+# arcface_torch's short names of the same networks.
+BACKBONES |= {f"r{depth}": BACKBONES[f"iresnet{depth}"] for depth in iresnet.BLOCKS}
+BACKBONES |= {"mbf": BACKBONES["mobilefacenet"], "mbf_large": BACKBONES["mobilefacenet_large"]}
+
+
+def backbone_options(name: str) -> list[str]:
+    """The options that :func:`build_backbone` takes for this backbone, ``norm`` included."""
+    builder: Any = lookup(dict(BACKBONES), name, "backbone")
+    return ["norm", *inspect.signature(builder).parameters]
+
+
+def build_backbone(name: str, *, norm: str = "batch", **options: Any) -> nn.Module:
+    """A new backbone with random weights from the global generator.
+
+    ``norm``: ``batch`` (statistics of this rank's samples) or ``sync`` (of all ranks'). ``options``: the
+    keyword arguments of the class behind the name. Raises :class:`UserError` for an unknown name, an option
+    that this backbone does not take, and an unknown ``norm``.
+    """
+    taken = backbone_options(name)
+    for option in options:
+        if option not in taken:
+            hint = near_match(option, taken)
+            raise UserError(
+                f"backbone {name!r} takes no option {option!r}{hint}; it takes: {', '.join(taken)}"
+            )
+    if norm not in ("batch", "sync"):
+        raise UserError(f"norm: {norm!r} is not known; use 'batch' or 'sync'")
+    backbone = BACKBONES[name](**options)
+    return synchronise_norms(backbone) if norm == "sync" else backbone
+
+
+def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> None:
+    """Copy a checkpoint's weights into ``module``: all of them, or none and one :class:`UserError`.
+
+    Accepts the state dict itself or a dict that holds it under ``state_dict_backbone`` (arcface_torch),
+    ``state_dict`` or ``model``, with or without the prefixes of wrappers (``module.``, ``_orig_mod.``). The
+    ``fc`` of a torchvision ResNet is left aside: it belongs to the head. ``where`` names the checkpoint in
+    the message. A missing ``num_batches_tracked`` is no error: old checkpoints have none.
+    """
+    given = _unwrapped(state_dict, where)
+    if isinstance(module, resnet.ResNet):
+        given, _ = resnet.split_state_dict(given)
+    own = module.state_dict()
+    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in given if k not in own]
+    reshaped = [
+        f"{k} {tuple(given[k].shape)}, the model has {tuple(own[k].shape)}"
+        for k in own
+        if k in given and given[k].shape != own[k].shape
+    ]
+    faults = [
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ..' if len(keys) > 3 else ''})"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if keys
+    ]
+    if faults:
+        raise UserError(
+            f"{where}: checkpoint of another model, nothing was loaded: parameters {'; '.join(faults)}; "
+            "choose the backbone and options that it was trained with"
+        )
+    module.load_state_dict(given, strict=False)
+
+
+def _unwrapped(state_dict: Any, where: str) -> dict[str, Tensor]:
+    for key in ("state_dict_backbone", "state_dict", "model"):
+        if isinstance(state_dict, Mapping) and isinstance(state_dict.get(key), Mapping):
+            state_dict = state_dict[key]
+    if not isinstance(state_dict, Mapping) or not all(isinstance(v, Tensor) for v in state_dict.values()):
+        raise UserError(f"{where}: holds no state dict (a dict from parameter name to tensor)")
+    for prefix in ("module.", "_orig_mod.", "module."):  # DDP of a compiled module, and the other way round
+        if all(key.startswith(prefix) for key in state_dict):
+            state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
+    return dict(state_dict)

@@ -1,0 +1,148 @@
+"""ResNet v1.5 for image classification, with torchvision's parameter names up to the classifier.
+
+He et al. 2016, "Deep Residual Learning for Image Recognition" (table 1); v1.5 has the stride in the 3x3
+convolution of a bottleneck, not in its first 1x1. The backbone ends at the pooled features: the classifier is
+a head, and :func:`split_state_dict` parts a torchvision state dict between the two.
+
+Shapes: B = samples, C = channels, H and W = rows and columns of an image or feature map, D = embedding_dim.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megaclass.errors import UserError
+from megaclass.models.layers import Stage
+
+Value = TypeVar("Value")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions: (B, C_in, H, W) -> (B, width, H / stride, W / stride), rounded up."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _projection(in_channels, width, stride)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        return self.bn2
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(out)) + shortcut, inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 with the stride, 1x1: (B, C_in, H, W) -> (B, 4 width, H / stride, W / stride), rounded up."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.downsample = _projection(in_channels, 4 * width, stride)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        return self.bn3
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        return F.relu(self.bn3(self.conv3(out)) + shortcut, inplace=True)
+
+
+# Depth -> block and blocks of the four stages.
+DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """images_BCHW (three channels) -> features_BD, averaged over all positions: any image size will do.
+
+    ``image_size``: the size that it is meant for, a note to others. ``width``: channels of the stem (64 is
+    the published network); D = 8 * width * block.expansion. ``stem``: ``imagenet`` (7x7 with stride 2,
+    max-pool) or ``small`` (3x3 with stride 1, no pool: for images of 32 to 96 pixels).
+    ``zero_init_residual``: every block starts as its shortcut (Goyal et al. 2017, section 5.1), as in the
+    NVIDIA recipe.
+    ``checkpoint_activations``: keep one activation a block and compute the rest again in the backward pass.
+
+    Features have the parameters' precision also under autocast.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        blocks: tuple[int, int, int, int],
+        *,
+        image_size: int = 224,
+        width: int = 64,
+        stem: str = "imagenet",
+        zero_init_residual: bool = True,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        if stem not in ("imagenet", "small"):
+            raise UserError(f"stem: {stem!r} is not a ResNet stem; use 'imagenet' or 'small'")
+        self.embedding_dim = 8 * width * block.expansion
+        self.image_size = image_size
+        self.stem = stem
+        kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
+        self.conv1 = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+
+        def stage(index: int) -> Stage:
+            wide, stride = width * 2**index, 2 if index else 1
+            entering = wide // 2 * block.expansion if index else width
+            first = block(entering, wide, stride)
+            later = (block(wide * block.expansion, wide, stride=1) for _ in range(blocks[index] - 1))
+            return Stage(first, *later, recompute=checkpoint_activations)
+
+        self.layer1, self.layer2, self.layer3, self.layer4 = (stage(index) for index in range(4))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
+                nn.init.zeros_(module.last_norm.weight)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(images_BCHW)), inplace=True)
+        if self.stem == "imagenet":
+            x = F.max_pool2d(x, 3, stride=2, padding=1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return x.mean((2, 3), dtype=self.conv1.weight.dtype)
+
+
+def split_state_dict(state_dict: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Part a torchvision state dict: (the backbone's entries, the head's ``fc.weight`` and ``fc.bias``)."""
+    head = {key: value for key, value in state_dict.items() if key.startswith("fc.")}
+    return {key: value for key, value in state_dict.items() if key not in head}, head
+
+
+def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )

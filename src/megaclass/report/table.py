@@ -1,0 +1,45 @@
+"""Results of an evaluation as tables for the console."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def verification_table(metrics: Mapping[str, Any], title: str = "Verification") -> Table:
+    """The table of ``verification_metrics``, with ``one_shot_20way`` (0..1) as well if it is there."""
+    table = _table(f"{title} ({metrics['pairs']:,} pairs)")
+    table.add_row(
+        "pair accuracy", f"{_percent(metrics['pair_accuracy'])} ± {100 * metrics['pair_accuracy_std']:.2f}"
+    )
+    for far, tar in metrics["tar_at_far"].items():
+        needed = round(1 / float(far))
+        table.add_row(
+            f"TAR @ FAR {far}",
+            f"n/a (needs at least {needed:,} impostor pairs)" if tar is None else _percent(tar),
+        )
+    auc, threshold = metrics["auc"], metrics["threshold"]
+    table.add_row("AUC", "n/a (needs pairs of both kinds)" if auc is None else f"{auc:.5f}")
+    table.add_row("threshold (cosine)", "n/a" if threshold is None else f"{threshold:.4f}")
+    if metrics.get("one_shot_20way") is not None:
+        table.add_row("20-way one-shot", _percent(metrics["one_shot_20way"]))
+    return table
+
+
+def classification_table(metrics: Mapping[str, Any], title: str = "Classification") -> Table:
+    """The table of ``classification_metrics``."""
+    table = _table(title)
+    table.add_row("top 1", _percent(metrics["top1"]))
+    table.add_row("top 5", _percent(metrics["top5"]))
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

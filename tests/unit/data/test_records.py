@@ -1,0 +1,382 @@
+"""Record sets: against bytes laid out by hand, round trips, and files damaged at random."""
+
+import logging
+import pickle
+import struct
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from megaclass.data import records, recordio
+from megaclass.data.records import RecordDataset, RecordWriter
+from megaclass.errors import UserError
+
+MAGIC = b"\x0a\x23\xd7\xce"
+quick = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def part(flag: int, content: bytes) -> bytes:
+    return MAGIC + struct.pack("<I", flag << 29 | len(content)) + content + bytes(-len(content) % 4)
+
+
+def header(flag: int, label: float, key: int = 0) -> bytes:
+    return struct.pack("<IfQQ", flag, label, key, 0)
+
+
+def lay_out(directory, pieces: dict[int, bytes], index: bool = True, properties: str | None = None):
+    """Write ``pieces`` (key -> framed record) as train.rec, without the code under test."""
+    rec, lines = b"", ""
+    for key, piece in pieces.items():
+        lines += f"{key}\t{len(rec)}\n"
+        rec += piece
+    directory.mkdir(exist_ok=True)
+    (directory / "train.rec").write_bytes(rec)
+    if index:
+        (directory / "train.idx").write_text(lines)
+    if properties is not None:
+        (directory / "property").write_text(properties)
+    return directory
+
+
+def face_set() -> dict[int, bytes]:
+    """Three images of two identities, one with a vector label, one split at a magic, as public sets lie."""
+    split = header(0, 1.0, 3) + b"abcd"  # 28 bytes: the magic that follows is aligned
+    return {
+        0: part(0, header(2, 0.0) + struct.pack("<2f", 4, 6)),
+        1: part(0, header(0, 0.0, 1) + b"first"),
+        2: part(0, header(2, 0.0, 2) + struct.pack("<2f", 1, 0.25) + b"second"),
+        3: part(1, split) + part(2, b"") + part(3, b"tail!"),
+        4: part(0, header(2, 0.0, 4) + struct.pack("<2f", 1, 2)),
+        5: part(0, header(2, 0.0, 5) + struct.pack("<2f", 2, 4)),
+    }
+
+
+FACE_SAMPLES = [(b"first", 0), (b"second", 1), (b"abcd" + MAGIC + MAGIC + b"tail!", 1)]
+
+
+def all_samples(dataset: RecordDataset) -> list[tuple[bytes, int]]:
+    return [tuple(dataset.read(i)) for i in range(len(dataset))]
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("properties", [None, "2,112,112", "2,112,112\n"])
+def test_reads_a_face_set_laid_out_by_hand(tmp_path, index, properties):
+    dataset = RecordDataset(lay_out(tmp_path, face_set(), index, properties))
+    assert all_samples(dataset) == FACE_SAMPLES
+    assert dataset.num_classes == 2
+    assert dataset.labels().tolist() == [0, 1, 1] and dataset.labels().dtype == np.int64
+    assert dataset.describe(1) == f"{tmp_path}/train.rec record 2 (offset {40 + 40})"
+
+
+def test_reads_a_face_set_whose_index_is_out_of_order_or_without_identities(tmp_path):
+    pieces = face_set()
+    backwards = dict(reversed(pieces.items()))
+    assert all_samples(RecordDataset(lay_out(tmp_path / "a", backwards))) == FACE_SAMPLES
+    del pieces[4], pieces[5]
+    dataset = RecordDataset(lay_out(tmp_path / "b", pieces))
+    assert all_samples(dataset) == FACE_SAMPLES
+    assert dataset.labels().tolist() == [0, 1, 1] and dataset.num_classes == 2
+
+
+def test_reads_a_plain_set_with_gaps_in_its_keys(tmp_path):
+    pieces = {k: part(0, header(0, float(k // 10), k) + b"image") for k in (0, 7, 30, 12)}
+    dataset = RecordDataset(lay_out(tmp_path, pieces) / "train.rec")
+    assert dataset.labels().tolist() == [0, 0, 3, 1] and dataset.num_classes == 4
+    assert "record 30 " in dataset.describe(2)
+
+
+def test_a_plain_set_may_have_vector_labels_and_images_under_key_0(tmp_path):
+    pieces = {k: part(0, header(2, 0.0) + struct.pack("<2f", k, 9) + b"image") for k in range(3)}
+    assert RecordDataset(lay_out(tmp_path, pieces)).labels().tolist() == [0, 1, 2]
+
+
+def test_identity_labels_are_those_of_the_images_whatever_the_order(tmp_path):
+    pieces = face_set()
+    pieces[4], pieces[5] = pieces[5], pieces[4]
+    dataset = RecordDataset(lay_out(tmp_path, pieces))
+    assert dataset.labels().tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("ranges", [[(1, 2), (3, 4)], [(1, 3), (2, 4)], [(1, 2), (2, 9)], [(1, 2), (2.5, 4)]])
+def test_identities_that_do_not_cover_the_images_are_not_trusted(tmp_path, caplog, ranges):
+    pieces = face_set()
+    for key, (first, last) in zip((4, 5), ranges, strict=True):
+        pieces[key] = part(0, header(2, 0.0, key) + struct.pack("<2f", first, last))
+    dataset = RecordDataset(lay_out(tmp_path, pieces))
+    assert dataset.labels().tolist() == [0, 1, 1]
+    assert "do not cover" in caplog.text
+
+
+def test_a_rounded_image_count_is_corrected(tmp_path, monkeypatch):
+    """Beyond 2**24 images, record 0 cannot hold the count exactly: the first identity is looked up."""
+    pieces = face_set()
+    pieces[0] = part(0, header(2, 0.0) + struct.pack("<2f", 3, 5))
+    monkeypatch.setattr(records, "MAX_EXACT", 4)
+    monkeypatch.setattr(np, "spacing", lambda value: 2.0)
+    dataset = RecordDataset(lay_out(tmp_path, pieces))
+    assert all_samples(dataset) == FACE_SAMPLES and dataset.num_classes == 2
+
+
+def grouped(writer: RecordWriter) -> list[tuple[bytes, int]]:
+    samples = [(bytes([65 + i]) * (i + 1), label) for i, label in enumerate([0, 0, 1, 2, 2, 2])]
+    for encoded, label in samples:
+        writer.write(encoded, label)
+    return samples
+
+
+def test_writes_the_bytes_of_a_face_set(tmp_path):
+    with RecordWriter(tmp_path, image_size=(112, 96), classes=["a", "ü"]) as writer:
+        writer.write(b"first", 0)
+        writer.write(b"second", [1, 0.25])
+        writer.write(b"abcd" + MAGIC + MAGIC + b"tail!", 1)
+    lay_out(tmp_path / "by_hand", face_set())
+    for name in ("train.rec", "train.idx"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "by_hand" / name).read_bytes()
+    assert (tmp_path / "property").read_text() == "2,112,96\n"
+    assert (tmp_path / "classes.txt").read_text("utf-8") == "a\nü\n"
+
+
+def test_round_trip_in_both_layouts(tmp_path):
+    for index_record in (True, False):
+        with RecordWriter(tmp_path / str(index_record), index_record=index_record) as writer:
+            samples = grouped(writer)
+        dataset = RecordDataset(tmp_path / str(index_record))
+        assert all_samples(dataset) == samples and dataset.num_classes == 3
+        assert dataset.labels().tolist() == [label for _, label in samples]
+
+
+@pytest.mark.parametrize("labels", [[1, 0], [0, 1, 0], [0, 2], [3, 3]])
+def test_ungrouped_labels_leave_the_identities_out(tmp_path, labels):
+    with RecordWriter(tmp_path) as writer:
+        for label in labels:
+            writer.write(b"image", label)
+    assert len((tmp_path / "train.idx").read_text().splitlines()) == 1 + len(labels)
+    dataset = RecordDataset(tmp_path)
+    assert dataset.labels().tolist() == labels and dataset.num_classes == max(labels) + 1
+
+
+def test_two_sets_in_one_directory(tmp_path):
+    for name, label in (("train", 0), ("val", 4)):
+        with RecordWriter(tmp_path, name) as writer:
+            writer.write(b"image", label)
+    assert RecordDataset(tmp_path).num_classes == 1
+    assert RecordDataset(tmp_path / "val.rec").num_classes == 5
+
+
+alphabet = st.sampled_from([MAGIC, MAGIC[:3], MAGIC[1:], b"\x00", b"abcd", b"\xff\xd8"])
+payloads = st.lists(alphabet, min_size=1, max_size=12).map(b"".join)
+
+
+@quick
+@given(st.lists(st.tuples(payloads, st.integers(0, 2**24 - 1)), min_size=1, max_size=6), st.booleans())
+def test_any_payload_survives(tmp_path_factory, samples, index):
+    directory = tmp_path_factory.mktemp("set")
+    with RecordWriter(directory) as writer:
+        for encoded, label in samples:
+            writer.write(encoded, label)
+    if not index:
+        (directory / "train.idx").unlink()
+    dataset = RecordDataset(directory)
+    assert all_samples(dataset) == samples
+    assert dataset.labels().tolist() == [label for _, label in samples]
+
+
+@quick
+@given(payloads)
+def test_an_aligned_magic_always_starts_a_part(payload):
+    framed = recordio.frame(payload)
+    assert len(framed) % 4 == 0
+    at = [i for i in range(0, len(framed), 4) if framed[i : i + 4] == MAGIC]
+    parts, offset = [], 0
+    while offset < len(framed):
+        parts.append(offset)
+        (word,) = struct.unpack_from("<I", framed, offset + 4)
+        offset += 8 + -(-(word & 0x1FFFFFFF) // 4) * 4
+    assert at == parts
+    assert bytes(recordio.read_payload(memoryview(framed), 0)) == payload
+
+
+def sound_bytes(directory) -> tuple[bytes, bytes]:
+    with RecordWriter(directory) as writer:
+        for i in range(8):
+            writer.write(b"x" * 21 + MAGIC * (i % 3) + bytes([i]), i // 2)
+    return (directory / "train.rec").read_bytes(), (directory / "train.idx").read_bytes()
+
+
+@settings(quick, max_examples=150)
+@given(st.data())
+def test_damage_gives_a_user_error_or_a_sample(tmp_path_factory, data):
+    """Flipped bytes and cut ends, in the records and in the index: no crash, no hang, no large object."""
+    directory = tmp_path_factory.mktemp("set")
+    contents = [bytearray(content) for content in sound_bytes(directory)]
+    for content in contents:
+        for _ in range(data.draw(st.integers(0, 3))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        if data.draw(st.booleans()):
+            del content[data.draw(st.integers(0, len(content))) :]
+    (directory / "train.rec").write_bytes(contents[0])
+    (directory / "train.idx").write_bytes(contents[1])
+    for name in data.draw(st.sampled_from([(), ("train.idx",), ("property",), ("train.idx", "property")])):
+        (directory / name).unlink()
+    try:
+        dataset = RecordDataset(directory, data.draw(st.sampled_from(["fail", "skip"])))
+    except UserError as error:
+        assert str(directory) in str(error) and "\n" not in str(error)
+        return
+    for i in range(len(dataset)):
+        try:
+            sample = dataset.read(i)
+        except UserError as error:
+            assert "train.rec record" in str(error) and "\n" not in str(error)
+            continue
+        assert isinstance(sample.encoded, bytes) and 0 < len(sample.encoded) <= len(contents[0])
+        assert 0 <= sample.label < dataset.num_classes
+    try:
+        assert dataset.labels().shape == (len(dataset),)
+    except UserError as error:
+        assert "train.rec record" in str(error)
+
+
+IMAGE = header(0, 0.0) + b"image"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [
+        (b"\x0b" + part(0, IMAGE)[1:], "magic number is 0xced7230b"),
+        (part(0, IMAGE[:20]), "20 bytes are fewer than the 24 of a header"),
+        (MAGIC + struct.pack("<I", 1 << 20) + IMAGE, "1048576 bytes from byte"),
+        (part(0, header(1000, 0.0) + b"image"), "1000 labels do not fit"),
+        (part(2, IMAGE), "part 0 has the flag 2"),
+        (part(1, IMAGE + b"...") + part(1, IMAGE), "part 1 has the flag 1"),
+        (part(1, IMAGE + b"...") + part(0, IMAGE), "part 1 has the flag 0"),
+        (part(1, IMAGE), "cannot start a record"),
+        (part(0, header(0, 1.0)), "no image"),
+        (part(0, header(0, float("nan")) + b"image"), "label nan"),
+        (part(0, header(0, float("inf")) + b"image"), "label inf"),
+        (part(0, header(0, -1.0) + b"image"), "label -1.0"),
+        (part(0, header(0, 0.5) + b"image"), "label 0.5"),
+        (part(0, header(0, 2.0**24) + b"image"), "label 16777216.0"),
+        (part(0, header(0, 2.0) + b"image"), "label 2 is outside the 2 classes"),
+    ],
+)
+def test_damage_is_named_and_fails_or_is_skipped(tmp_path, caplog, damaged, reason):
+    sound = [part(0, header(0, float(k), k) + b"image") for k in range(2)]
+    lay_out(tmp_path, {0: sound[0], 1: damaged, 2: sound[1]}, properties="2,8,8")
+    with pytest.raises(UserError, match=r"train\.rec record 1 \(offset 40\) is damaged") as caught:
+        RecordDataset(tmp_path).read(1)
+    assert reason in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError):
+        RecordDataset(tmp_path).labels()
+
+    dataset = RecordDataset(tmp_path, on_error="skip")
+    with caplog.at_level(logging.WARNING):
+        assert [dataset.read(1) for _ in range(3)] == [dataset.read(2)] * 3
+    assert dataset.skipped == 1 and len(caplog.records) == 1 and reason in caplog.text
+    assert dataset.labels().tolist() == [0, 1, 1]
+
+
+def test_a_file_cut_short_is_refused_at_once(tmp_path):
+    rec, _ = sound_bytes(tmp_path)
+    for cut in (len(rec) - 1, len(rec) // 2, 3):
+        (tmp_path / "train.rec").write_bytes(rec[:cut])
+        with pytest.raises(UserError, match="train.rec"):
+            RecordDataset(tmp_path)
+
+
+def test_a_set_without_one_sound_record_is_not_searched_for_ever(tmp_path):
+    count = 2 * records.MAX_SKIPS_IN_A_ROW
+    lay_out(tmp_path, dict.fromkeys(range(count), part(0, b"")), properties="2,8,8")
+    dataset = RecordDataset(tmp_path, on_error="skip")
+    with pytest.raises(UserError, match="records after it are damaged"):
+        dataset.read(5)
+    assert dataset.skipped == records.MAX_SKIPS_IN_A_ROW
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: (d / "train.rec").unlink(), "holds no train.rec"),
+        (lambda d: (d / "train.rec").write_bytes(b""), "train.rec is empty"),
+        (lambda d: (d / "train.idx").write_text(""), "train.idx lists no records"),
+        (lambda d: (d / "train.idx").write_text("0\t0\n1\n"), "key<TAB>offset"),
+        (lambda d: (d / "train.idx").write_text("0\t0\n1\tx\n"), "key<TAB>offset"),
+        (lambda d: (d / "train.idx").write_text("0\t0\n1\t40\n"), "states 3 images and 2 identities"),
+        (lambda d: (d / "train.idx").write_text("9\t1000\n"), "record 9 .offset 1000. is damaged"),
+        (lambda d: (d / "train.idx").write_text("9\t-4\n"), "record 9 .offset -4. is damaged"),
+        (lambda d: (d / "property").write_text("two,8,8"), "property must be one line"),
+        (lambda d: (d / "property").write_text("0,8,8"), "property must be one line"),
+        (lambda d: (d / "property").write_text("2"), "property must be one line"),
+    ],
+)
+def test_a_set_that_cannot_be_used_says_why(tmp_path, change, message):
+    change(lay_out(tmp_path, face_set()))
+    with pytest.raises(UserError, match=message) as caught:
+        RecordDataset(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_and_options_are_checked(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        RecordDataset(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match=r"not a \.rec file"):
+        RecordDataset(tmp_path / "notes.txt")
+    (tmp_path / "text.rec").write_text("this is no record file")
+    with pytest.raises(UserError, match="not a RecordIO file"):
+        RecordDataset(tmp_path / "text.rec")
+    with pytest.raises(UserError, match="on_error"):
+        RecordDataset(lay_out(tmp_path, face_set()), on_error="ignore")
+    lay_out(tmp_path, {0: part(0, header(2, 0.0) + struct.pack("<2f", 1, 1))})
+    with pytest.raises(UserError, match="no images"):
+        RecordDataset(tmp_path)
+    with pytest.raises(IndexError):
+        RecordDataset(lay_out(tmp_path, face_set())).read(3)
+
+
+def test_missing_index_is_said(tmp_path, caplog):
+    RecordDataset(lay_out(tmp_path, face_set(), index=False))
+    assert "train.idx is missing" in caplog.text
+
+
+def test_pickles_and_reads_from_many_threads(tmp_path):
+    with RecordWriter(tmp_path) as writer:
+        for i in range(500):
+            writer.write(struct.pack("<I", i) * (i + 1), i // 5)
+    dataset = pickle.loads(pickle.dumps(RecordDataset(tmp_path)))
+    with ThreadPoolExecutor(8) as pool:
+        samples = list(pool.map(dataset.read, np.random.default_rng(0).permutation(500)))
+    for sample in samples:
+        (i,) = struct.unpack_from("<I", sample.encoded)
+        assert sample.encoded == struct.pack("<I", i) * (i + 1) and sample.label == i // 5
+    assert len(pickle.dumps(dataset)) < 6000  # the index, not the records
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), RecordWriter(tmp_path) as writer:
+        writer.write(b"image", 0)
+        raise KeyboardInterrupt
+    with pytest.raises(UserError, match="no images"), RecordWriter(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["train.rec", "train.idx", "property", "classes.txt"])
+def test_nothing_is_overwritten(tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match="not overwritten"), RecordWriter(tmp_path):
+        pass
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "precious")]
+
+
+@pytest.mark.parametrize("label", [-1, 2**24, [0.5], [], [float("nan"), 1], [float("inf")]])
+def test_labels_that_a_record_cannot_hold_are_refused(tmp_path, label):
+    with pytest.raises(UserError, match="label"), RecordWriter(tmp_path) as writer:
+        writer.write(b"image", label)
+    with pytest.raises(UserError, match="0 bytes"), RecordWriter(tmp_path) as writer:
+        writer.write(b"", 0)

@@ -1,0 +1,89 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from megaclass.errors import UserError
+from megaclass.evaluate.embed import embed
+
+
+def images(count):
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def in_batches(images, size):
+    def batches_of_range(start, stop):
+        yield from images[start:stop].split(size)
+
+    return batches_of_range
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 6)
+    )
+
+
+def test_embeddings_are_normalised_and_keep_the_order():
+    x, model = images(23), network()
+    result = embed(model, in_batches(x, 5), 23, flip=False)
+    with torch.no_grad():
+        expected = F.normalize(model.eval()(x))
+    torch.testing.assert_close(result, expected)
+    assert result.dtype == torch.float32 and not result.is_inference()
+
+
+def test_flip_adds_the_mirrored_image_before_normalising():
+    x, model = images(7), network().eval()
+    with torch.no_grad():
+        expected = F.normalize(model(x) + model(x.flip(3)))
+    torch.testing.assert_close(embed(model, in_batches(x, 3), 7, flip=True), expected)
+    mirrored = embed(model, in_batches(x.flip(3), 3), 7, flip=True)
+    torch.testing.assert_close(mirrored, expected)
+
+
+def test_half_precision_is_summed_in_fp32():
+    x = images(4)
+    result = embed(lambda x: x.flatten(1).bfloat16(), in_batches(x, 4), 4, flip=False)
+    torch.testing.assert_close(result.norm(dim=1), torch.ones(4))
+
+
+def test_the_model_is_left_as_it_was():
+    model = network().train()
+    model[1].eval()  # a frozen normalisation
+    statistics = model[1].running_mean.clone()
+    embed(model, in_batches(images(4), 2), 4, flip=True)
+    assert model.training and model[0].training and not model[1].training
+    assert torch.equal(model[1].running_mean, statistics)
+
+
+def test_the_model_is_left_as_it_was_after_an_error():
+    def broken(start, stop):
+        raise UserError("image 3 is damaged")
+        yield
+
+    model = network().train()
+    with pytest.raises(UserError, match="image 3"):
+        embed(model, broken, 4, flip=False)
+    assert all(module.training for module in model.modules())
+
+
+def test_embeddings_that_are_not_finite_are_nan_and_counted(caplog):
+    def model(x):
+        rows = x.flatten(1)[:, :4].clone()
+        rows[1, 2], rows[3, 0] = torch.inf, torch.nan
+        return rows
+
+    result = embed(model, in_batches(images(6), 6), 6, flip=False)
+    assert result.isnan().all(dim=1).tolist() == [False, True, False, True, False, False]
+    assert not result[[0, 2, 4, 5]].isnan().any()
+    assert "2 of 6 embeddings are not finite" in caplog.text
+
+
+def test_a_lost_image_and_an_empty_set_are_errors():
+    x = images(5)
+    with pytest.raises(UserError, match="images 0 to 5 gave 5 embeddings"):
+        embed(network(), in_batches(x, 2), 6, flip=False)
+    with pytest.raises(UserError, match="no image"):
+        embed(network(), in_batches(x, 2), 0, flip=False)

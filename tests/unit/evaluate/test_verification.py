@@ -1,0 +1,251 @@
+"""Verification and classification against slow, independent definitions and scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.model_selection import KFold
+
+from megaclass.errors import UserError
+from megaclass.evaluate.classification import classification_metrics, topk_counts
+from megaclass.evaluate.verification import (
+    all_pairs_tar,
+    far_key,
+    one_shot_accuracy,
+    roc_points,
+    verification_metrics,
+)
+
+
+def noisy_pairs(count=400, seed=0, separation=1.5, decimals=2):
+    """Scores of overlapping kinds, with ties; the kinds alternate in blocks, as in LFW."""
+    rng = np.random.default_rng(seed)
+    same = np.tile(np.repeat([True, False], 10), count // 20)
+    return np.round(rng.normal(size=count) + separation * same, decimals), same
+
+
+def slow_accuracy(scores, same, folds):
+    """The protocol as a person would write it down: every threshold, every fold, one pair at a time."""
+    accuracies = []
+    for train, test in KFold(folds).split(scores):
+        candidates = [math.inf, *sorted(set(scores[train]), reverse=True)]
+        correct = [sum((scores[i] >= t) == same[i] for i in train) for t in candidates]
+        threshold = candidates[correct.index(max(correct))]
+        accuracies.append(sum((scores[i] >= threshold) == same[i] for i in test) / len(test))
+    return np.mean(accuracies), np.std(accuracies)
+
+
+def slow_tar(scores, same, far):
+    """The best TAR over all thresholds whose FAR is within the target."""
+    impostors = scores[~same]
+    if len(impostors) * far < 1:
+        return None
+    thresholds = [math.inf, *scores]
+    return max(np.mean(scores[same] >= t) for t in thresholds if np.mean(impostors >= t) <= far)
+
+
+@pytest.mark.parametrize(("count", "folds", "seed"), [(400, 10, 0), (400, 10, 1), (220, 7, 2), (40, 2, 3)])
+def test_metrics_match_the_slow_definitions(count, folds, seed):
+    scores, same = noisy_pairs(count, seed)
+    metrics = verification_metrics(scores, same, folds, far_targets=(0.2, 0.1, 1e-2, 1e-3))
+    accuracy, spread = slow_accuracy(scores, same, folds)
+    assert metrics["pair_accuracy"] == pytest.approx(accuracy)
+    assert metrics["pair_accuracy_std"] == pytest.approx(spread)
+    assert metrics["auc"] == pytest.approx(roc_auc_score(same, scores))
+    assert metrics["pairs"] == count
+    for far in (0.2, 0.1, 1e-2, 1e-3):
+        assert metrics["tar_at_far"][far_key(far)] == slow_tar(scores, same, far)
+    best = max(np.mean((scores >= t) == same) for t in scores)
+    assert np.mean((scores >= metrics["threshold"]) == same) == best
+
+
+def test_agrees_with_the_threshold_grid_of_insightface_within_a_pair_or_so():
+    scores, same = noisy_pairs(2000, decimals=8)
+    scores = np.tanh(scores / 2)  # cosines
+    distances = 2 - 2 * scores
+    accuracies = []
+    for train, test in KFold(10).split(distances):
+        grid = np.arange(0, 4, 0.01)
+        best = grid[np.argmax([np.mean((distances[train] < t) == same[train]) for t in grid])]
+        accuracies.append(np.mean((distances[test] < best) == same[test]))
+    assert verification_metrics(scores, same)["pair_accuracy"] == pytest.approx(
+        np.mean(accuracies), abs=6 / 2000
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    data=st.lists(st.tuples(st.integers(-50, 50), st.booleans()), min_size=4, max_size=60),
+    folds=st.integers(2, 4),
+)
+def test_only_the_order_of_scores_counts(data, folds):
+    scores = np.array([score for score, _ in data], dtype=float)
+    same = np.array([kind for _, kind in data])
+    plain = verification_metrics(scores, same, folds, far_targets=(0.5, 0.1))
+    bent = verification_metrics(np.exp(scores / 10) - 7, same, folds, far_targets=(0.5, 0.1))
+    for metrics in (plain, bent):
+        metrics.pop("threshold")
+    assert plain == bent
+    assert 0 <= plain["pair_accuracy"] <= 1
+    if same.any() and not same.all():
+        mirrored = verification_metrics(-scores, ~same, folds)
+        assert mirrored["auc"] == pytest.approx(plain["auc"])
+
+
+def test_separated_kinds_are_perfect():
+    same = np.tile([True, False], 50)
+    metrics = verification_metrics(np.where(same, 0.9, 0.1), same, far_targets=(0.02, 0.5))
+    assert (metrics["pair_accuracy"], metrics["pair_accuracy_std"], metrics["auc"]) == (1, 0, 1)
+    assert metrics["tar_at_far"] == {"2e-2": 1.0, "5e-1": 1.0}
+    assert metrics["threshold"] == 0.9
+
+
+@pytest.mark.parametrize("kind", [True, False])
+def test_one_kind_of_pair_has_no_auc_and_no_tar(kind):
+    metrics = verification_metrics(np.linspace(0, 1, 20), np.full(20, kind))
+    assert metrics["auc"] is None
+    assert set(metrics["tar_at_far"].values()) == {None}
+    assert roc_points(np.linspace(0, 1, 20), np.full(20, kind)) == {"far": [], "tar": []}
+    assert metrics["pair_accuracy"] >= 0.9
+
+
+def test_equal_scores_are_chance():
+    same = np.tile([True, False], 500)
+    metrics = verification_metrics(np.zeros(1000), same)
+    assert (metrics["pair_accuracy"], metrics["auc"]) == (0.5, 0.5)
+    assert metrics["tar_at_far"]["1e-2"] == 0
+
+
+def test_nan_scores_are_wrong_answers():
+    same = np.tile([True, False], 500)
+    clean = np.where(same, 0.9, 0.1)
+    broken = clean.copy()
+    broken[:20] = np.nan
+    metrics = verification_metrics(broken, same)
+    assert metrics["pair_accuracy"] == pytest.approx(0.98)
+    assert metrics["tar_at_far"]["1e-2"] == 0  # ten failed impostors are already 2 %
+    assert verification_metrics(np.full(1000, np.nan), same)["auc"] == 0
+    assert verification_metrics(np.full(1000, np.nan), same)["threshold"] is None
+
+
+def test_a_far_needs_as_many_impostors_as_it_means():
+    same = np.tile([True, False], 3000)
+    tar = verification_metrics(np.where(same, 0.9, 0.1), same)["tar_at_far"]
+    assert tar == {"1e-2": 1.0, "1e-3": 1.0, "1e-4": None}
+
+
+def test_folds_must_fit():
+    with pytest.raises(ValueError, match="folds: 5 pairs"):
+        verification_metrics(np.zeros(5), np.ones(5, dtype=bool))
+
+
+def test_roc_points_lie_on_the_curve_of_scikit_learn():
+    scores, same = noisy_pairs(4000, decimals=6)
+    points = roc_points(scores, same, max_points=50)
+    fpr, tpr, _ = roc_curve(same, scores, drop_intermediate=False)
+    assert len(points["far"]) <= 50
+    assert points["far"] == sorted(points["far"]) and points["tar"] == sorted(points["tar"])
+    for far, tar in zip(points["far"], points["tar"], strict=True):
+        assert tar == pytest.approx(tpr[fpr <= far + 1e-12].max())
+    assert (points["far"][-1], points["tar"][-1]) == (1.0, 1.0)
+
+
+def clusters(classes=30, images=6, noise=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), images)
+    embeddings = rng.normal(size=(classes, 16))[labels] + noise * rng.normal(size=(len(labels), 16))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    shuffled = rng.permutation(len(labels))
+    return embeddings[shuffled].astype(np.float32), labels[shuffled]
+
+
+def test_all_pairs_match_the_pairs_written_out(monkeypatch):
+    embeddings, labels = clusters()
+    one, other = np.triu_indices(len(labels), k=1)
+    scores = np.einsum("pd,pd->p", embeddings[one].astype(np.float64), embeddings[other])
+    same = labels[one] == labels[other]
+    result = all_pairs_tar(embeddings, labels, (1e-1, 1e-2, 1e-3, 1e-6))
+    assert (result["genuine_pairs"], result["impostor_pairs"]) == (same.sum(), (~same).sum())
+    assert result["auc"] == pytest.approx(roc_auc_score(same, scores), abs=1e-5)
+    for far in (1e-1, 1e-2, 1e-3):
+        assert result["tar_at_far"][far_key(far)] == pytest.approx(
+            slow_tar(scores, same, far), abs=2 / same.sum()
+        )
+    assert result["tar_at_far"]["1e-6"] is None
+    assert result["roc"]["tar"][-1] == 1.0
+
+
+def test_all_pairs_over_several_blocks_equal_one(monkeypatch):
+    embeddings, labels = clusters(classes=700, images=4)  # 2,800 images: blocks of 1,497 rows
+    result = all_pairs_tar(embeddings, labels)
+    assert result["genuine_pairs"] == 700 * 6
+    assert result["genuine_pairs"] + result["impostor_pairs"] == 2800 * 2799 // 2
+    one, other = np.triu_indices(2800, k=1)
+    same = labels[one] == labels[other]
+    scores = (embeddings @ embeddings.T)[one, other]
+    allowed = int(1e-3 * (~same).sum())
+    threshold = np.sort(scores[~same])[::-1][allowed]
+    assert result["tar_at_far"]["1e-3"] == pytest.approx(np.mean(scores[same] > threshold), abs=2e-3)
+
+
+def test_all_pairs_count_a_broken_embedding_as_wrong():
+    embeddings, labels = np.repeat(np.eye(10, dtype=np.float32), 2, axis=0), np.repeat(np.arange(10), 2)
+    assert all_pairs_tar(embeddings, labels, (1e-2,))["tar_at_far"]["1e-2"] == 1
+    embeddings[0] = np.nan  # 1 of 10 genuine pairs and 18 of 180 impostor pairs fail
+    result = all_pairs_tar(embeddings, labels, (1e-2, 0.1))
+    assert result["tar_at_far"] == {"1e-2": 0.0, "1e-1": 0.9}
+    assert result["auc"] == pytest.approx(0.9 * 0.9)
+
+
+def test_one_shot_of_clear_and_of_worthless_embeddings():
+    embeddings, labels = clusters(noise=0.01)
+    assert one_shot_accuracy(embeddings, labels, episodes=200)["accuracy"] == 1
+    embeddings, labels = clusters(noise=1.0)
+    result = one_shot_accuracy(embeddings, labels, episodes=400, seed=3)
+    assert result == one_shot_accuracy(embeddings, labels, episodes=400, seed=3)
+    assert 0.3 < result["accuracy"] < 1
+    assert result["standard_error"] == pytest.approx(
+        math.sqrt(result["accuracy"] * (1 - result["accuracy"]) / 400)
+    )
+    rng = np.random.default_rng(0)
+    chance = one_shot_accuracy(rng.normal(size=embeddings.shape), labels, ways=5, episodes=1000)["accuracy"]
+    assert chance == pytest.approx(0.2, abs=0.06)
+    for worthless in (np.ones_like(embeddings), np.full_like(embeddings, np.nan)):
+        assert one_shot_accuracy(worthless, labels, episodes=50)["accuracy"] == 0
+
+
+def test_one_shot_needs_classes_with_two_images():
+    embeddings, labels = clusters(classes=21, images=2)
+    labels[np.flatnonzero(labels == 0)[0]] = 99
+    assert one_shot_accuracy(embeddings, labels, ways=20)["accuracy"] is not None
+    result = one_shot_accuracy(embeddings, labels, ways=21)
+    assert (result["accuracy"], result["standard_error"]) == (None, None)
+
+
+def test_far_keys():
+    assert [far_key(far) for far in (1e-2, 1e-4, 2.5e-3, 0.5, 1e-10)] == [
+        "1e-2",
+        "1e-4",
+        "2.5e-3",
+        "5e-1",
+        "1e-10",
+    ]
+
+
+def test_classification_counts():
+    logits = torch.tensor([[9.0, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])
+    counts = topk_counts(logits, torch.tensor([0, 1, 5])) + topk_counts(logits[:1], torch.tensor([3]))
+    assert counts.tolist() == [1, 3, 4]
+    assert classification_metrics(counts) == {"top1": 0.25, "top5": 0.75}
+
+
+def test_classification_with_few_classes_and_broken_logits():
+    logits = torch.tensor([[0.1, 0.9], [0.9, 0.1], [torch.nan, 0.0]])
+    counts = topk_counts(logits, torch.tensor([1, 1, 0]))
+    assert counts.tolist() == [1, 2, 3]  # two classes: the second choice is among the top five
+    with pytest.raises(UserError, match="no image"):
+        classification_metrics(torch.zeros(3, dtype=torch.int64))

@@ -1,0 +1,92 @@
+"""Weights and images that any program can compute for itself, so that fixtures need hold only the answers.
+
+Run as a script it makes the fixtures from the originals, in an environment that has them:
+``python reference.py FOLDER``, where FOLDER is InsightFace's recognition/arcface_torch/backbones and
+torchvision can be imported.
+"""
+
+import json
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+FIXTURES = Path(__file__).with_name("fixtures")
+
+
+def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """fp64 numbers in [0, 1) from an integer hash of the name and each element's index: exact everywhere."""
+    bits = np.arange(np.prod(shape, dtype=np.int64), dtype=np.uint64) * 2654435761 + zlib.crc32(name.encode())
+    for shift, factor in ((15, 2246822519), (13, 3266489917)):
+        bits &= 0xFFFFFFFF
+        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
+    return ((bits & 0xFFFFFFFF) / 2.0**32).reshape(shape)
+
+
+def fill(module: nn.Module) -> nn.Module:
+    """Set every parameter and buffer by its name, at a scale that keeps activations near 1; eval mode."""
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            u = uniform(name, tuple(tensor.shape))
+            if tensor.dim() > 1:
+                u = (2 * u - 1) * (3.0 / np.prod(tensor.shape[1:])) ** 0.5
+            elif name.endswith("weight"):
+                u = 0.5 + u / 2  # scales of norms, slopes of PReLU
+            elif name.endswith("running_var"):
+                u = 0.5 + u
+            elif name.endswith("num_batches_tracked"):
+                u = np.array(7)
+            else:
+                u = u - 0.5
+            tensor.copy_(torch.from_numpy(u))
+    return module.eval()
+
+
+def images(image_size: int) -> Tensor:
+    """Two images, (2, 3, image_size, image_size), in [-1, 1)."""
+    return torch.from_numpy(2 * uniform("images", (2, 3, image_size, image_size)) - 1).float()
+
+
+def shapes(module: nn.Module) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def answer(module: nn.Module, image_size: int) -> list[list[float]]:
+    """The first 64 columns of what the filled module makes of the images."""
+    with torch.no_grad():
+        return fill(module)(images(image_size))[:, :64].tolist()
+
+
+def load(name: str) -> dict:
+    return json.loads((FIXTURES / f"{name}.json").read_text())
+
+
+def _main(backbones: str) -> None:
+    sys.path.insert(0, backbones)
+    import iresnet
+    import mobilefacenet
+    from torchvision.models import resnet
+
+    def features(network: nn.Module) -> nn.Module:
+        network.fc = nn.Identity()
+        return network
+
+    made = {
+        "iresnet18": (iresnet.iresnet18(), 112),
+        "iresnet50": (iresnet.iresnet50(), 112),
+        "iresnet100": (iresnet.iresnet100(), 112),
+        "mobilefacenet": (mobilefacenet.get_mbf(False, 512), 112),
+        "mobilefacenet_large": (mobilefacenet.get_mbf_large(False, 512), 112),
+        "resnet18": (features(resnet.resnet18()), 96),
+        "resnet50": (features(resnet.resnet50()), 96),
+    }
+    for name, (network, image_size) in made.items():
+        fixture = {"image_size": image_size, "output": answer(network, image_size), "shapes": shapes(network)}
+        (FIXTURES / f"{name}.json").write_text(json.dumps(fixture, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,120 @@
+"""Building by name, and loading foreign weights: all or nothing, with one clear line."""
+
+import pytest
+import torch
+from torch import nn
+
+from megaclass.errors import UserError
+from megaclass.models.norm import SynchronisedBatchNorm, average_norm_buffers, synchronise_norms
+from megaclass.models.registry import BACKBONES, backbone_options, build_backbone, load_backbone_weights
+
+SMALL = {"width": 8, "image_size": 32, "embedding_dim": 16}
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_every_backbone_states_its_embedding_dim_and_image_size(name):
+    with torch.device("meta"):
+        backbone = build_backbone(name, image_size=64)
+        images = torch.empty(2, 3, 64, 64)
+    assert backbone.image_size == 64
+    assert backbone.eval()(images).shape == (2, backbone.embedding_dim)
+
+
+def test_short_names_are_arcface_torchs():
+    assert BACKBONES["r50"] is BACKBONES["iresnet50"]
+    assert BACKBONES["mbf"] is BACKBONES["mobilefacenet"]
+
+
+def test_unknown_names_and_options_are_named_with_the_near_match():
+    with pytest.raises(UserError, match=r"unknown backbone 'iresnet5' .*did you mean 'iresnet50'"):
+        build_backbone("iresnet5")
+    with pytest.raises(
+        UserError, match=r"'iresnet18' takes no option 'drop_out' \(did you mean 'dropout'\?\)"
+    ):
+        build_backbone("iresnet18", drop_out=0.1)
+    with pytest.raises(UserError, match="'resnet50' takes no option 'embedding_dim'"):
+        build_backbone("resnet50", embedding_dim=512)
+    with pytest.raises(UserError, match="norm: 'group'"):
+        build_backbone("iresnet18", norm="group")
+    assert backbone_options("mbf") == ["norm", "embedding_dim", "image_size"]
+
+
+def test_norm_sync_keeps_names_and_one_process_results():
+    torch.manual_seed(0)
+    plain = build_backbone("iresnet18", **SMALL)
+    torch.manual_seed(0)
+    synced = build_backbone("iresnet18", norm="sync", **SMALL)
+    norms = [m for m in synced.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(m, SynchronisedBatchNorm) for m in norms)
+    assert [n for n, p in synced.named_parameters() if not p.requires_grad] == ["features.weight"]
+    images = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(synced(images), plain(images), rtol=0, atol=0)
+    torch.testing.assert_close(synced.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    average_norm_buffers(synced)
+    torch.testing.assert_close(synced.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
+def test_synchronise_norms_shares_tensors_and_replaces_a_bare_norm():
+    norm = nn.BatchNorm1d(4, eps=1e-3, momentum=None).eval()
+    twin = synchronise_norms(norm)
+    assert twin.weight is norm.weight
+    assert twin.running_var is norm.running_var
+    assert (twin.eps, twin.momentum, twin.training) == (1e-3, None, False)
+    assert synchronise_norms(twin) is twin
+
+
+WRAPPINGS = {
+    "bare": lambda weights: weights,
+    "arcface_torch": lambda weights: {"epoch": 3, "state_dict_backbone": weights},
+    "nested": lambda weights: {"state_dict": {"model": weights}},
+    "ddp": lambda weights: {"module." + k: v for k, v in weights.items()},
+    "compiled ddp": lambda weights: {"model": {"_orig_mod.module." + k: v for k, v in weights.items()}},
+    "without counts": lambda weights: {k: v for k, v in weights.items() if "num_batches" not in k},
+    "fp16": lambda weights: {k: v.half() if v.is_floating_point() else v for k, v in weights.items()},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS.keys())
+def test_weights_load_however_they_are_wrapped(wrap):
+    source, target = build_backbone("iresnet18", **SMALL), build_backbone("iresnet18", **SMALL)
+    load_backbone_weights(target, wrap(source.state_dict()), "model.pt")
+    torch.testing.assert_close(target.state_dict(), source.state_dict(), rtol=1e-3, atol=1e-3)
+
+
+def test_torchvision_classifier_is_left_to_the_head():
+    backbone = build_backbone("resnet18", width=8)
+    weights = {**backbone.state_dict(), "fc.weight": torch.zeros(10, 64), "fc.bias": torch.zeros(10)}
+    load_backbone_weights(backbone, weights, "resnet18.pth")
+
+
+def damaged(change) -> dict:
+    weights = dict(build_backbone("iresnet18", **SMALL).state_dict())
+    change(weights)
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (damaged(lambda w: w.pop("conv1.weight")), r"1 missing \(conv1.weight\)"),
+        (damaged(lambda w: w.update(head=torch.zeros(1))), r"1 unexpected \(head\)"),
+        (damaged(lambda w: w.update({"fc.bias": torch.zeros(3)})), r"fc.bias \(3,\), the model has \(16,\)"),
+        (
+            build_backbone("iresnet34", **SMALL).state_dict(),
+            r"\d+ unexpected \(layer1.2.bn1.weight, .*\.\.\)",
+        ),
+        ({"epoch": 3}, "holds no state dict"),
+        (None, "holds no state dict"),
+        ({}, r"122 missing|missing"),
+    ],
+    ids=["missing", "unexpected", "shape", "other depth", "no tensors", "no dict", "empty"],
+)
+def test_weights_of_another_model_load_nothing(weights, message):
+    backbone = build_backbone("iresnet18", **SMALL)
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    with pytest.raises(UserError, match=message) as caught:
+        load_backbone_weights(backbone, weights, "model.pt")
+    assert str(caught.value).startswith("model.pt: ")
+    assert "\n" not in str(caught.value)
+    torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)

@@ -1,0 +1,136 @@
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from megaclass.errors import UserError
+from megaclass.events import EvaluationEvent, EventWriter, StartEvent, StepEvent
+from megaclass.report.curves import draw_run
+from megaclass.report.table import classification_table, verification_table
+
+METRICS = {
+    "pair_accuracy": 0.98567,
+    "pair_accuracy_std": 0.0042,
+    "threshold": 0.31,
+    "auc": 0.99812,
+    "tar_at_far": {"1e-2": 0.975, "1e-4": None},
+    "pairs": 6000,
+}
+
+
+def write_run(folder, steps=(), evaluations=()):
+    with EventWriter(folder / "events.jsonl") as writer:
+        writer.write(StartEvent(config={}, environment={}, world_size=1))
+        for step, loss in steps:
+            writer.write(
+                StepEvent(
+                    step=step,
+                    epoch=0,
+                    samples=step,
+                    loss=loss,
+                    learning_rate=0.1 * (1 - step / 5000) ** 2,
+                    samples_per_second=900,
+                    wait_percent=2,
+                    grad_norm=1,
+                    skipped_steps=0,
+                    time_s=step,
+                )
+            )
+        for event in evaluations:
+            writer.write(event)
+    return folder
+
+
+def roc(points=200, strength=0.15):
+    far = [0.0, *np.geomspace(1e-4, 1, points)]
+    return {"far": far, "tar": [max(rate, 1e-5) ** strength for rate in far]}
+
+
+def is_drawn(path):
+    """The picture has its size, and more on it than a frame."""
+    pixels = imread(path)
+    return pixels.shape[:2] == (500, 900) and (pixels[..., :3] < 0.9).any(axis=2).mean() > 0.01
+
+
+def test_a_run_gives_both_pictures(tmp_path):
+    steps = [(step, 40 * math.exp(-step / 900) + 2 + math.sin(step)) for step in range(10, 5000, 10)]
+    evaluations = [
+        EvaluationEvent(
+            step=at, name="glyphs", metrics=METRICS | {"pair_accuracy": 0.9 + at / 60000}, roc=roc()
+        )
+        for at in range(500, 5001, 500)
+    ]
+    pictures = draw_run(write_run(tmp_path, steps, evaluations))
+    assert [path.name for path in pictures] == ["loss.png", "roc.png"]
+    assert all(is_drawn(path) for path in pictures)
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluations"),
+    [
+        (
+            [(1, 3.0)],
+            [EvaluationEvent(step=1, name="a", metrics={"auc": None}, roc={"far": [1.0], "tar": [1.0]})],
+        ),
+        (
+            [(1, 3.0)],
+            [EvaluationEvent(step=1, name="a", metrics={}, roc={"far": [0.0, 1.0], "tar": [1.0, 1.0]})],
+        ),
+        ([(1, None), (2, None)], [EvaluationEvent(step=2, name="a", metrics=METRICS, roc=roc(3))]),
+        (
+            [(1, 3.0), (2, None), (3, 2.0)],
+            [EvaluationEvent(step=2, name=n, metrics={}, roc=roc(9)) for n in "ab"],
+        ),
+    ],
+)
+def test_few_points_are_drawn(tmp_path, steps, evaluations, recwarn):
+    assert all(is_drawn(path) for path in draw_run(write_run(tmp_path, steps, evaluations)))
+    assert not recwarn.list
+
+
+def test_a_run_without_a_roc_has_no_roc_picture(tmp_path):
+    evaluations = [
+        EvaluationEvent(step=1, name="a", metrics={"top1": 0.5, "top5": 0.9}),
+        EvaluationEvent(step=1, name="b", metrics={}, roc={"far": [], "tar": []}),
+    ]
+    assert draw_run(write_run(tmp_path, [(1, 3.0)], evaluations)) == [tmp_path / "loss.png"]
+
+
+def test_a_run_without_steps_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no step yet"):
+        draw_run(write_run(tmp_path))
+
+
+def rendered(table):
+    console = Console(width=80, record=True, file=None, quiet=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_the_verification_table():
+    text = rendered(verification_table(METRICS | {"one_shot_20way": 0.9612}, title="glyphs"))
+    for part in ("glyphs (6,000 pairs)", "98.57 % ± 0.42", "97.50 %", "0.99812", "0.3100", "96.12 %"):
+        assert part in text
+    assert "n/a (needs at least 10,000 impostor pairs)" in text
+
+
+def test_the_verification_table_without_figures():
+    text = rendered(verification_table(METRICS | {"auc": None, "threshold": None}))
+    assert "n/a (needs pairs of both kinds)" in text and "one-shot" not in text
+
+
+def test_the_classification_table():
+    text = rendered(classification_table({"top1": 0.7615, "top5": 0.9287}))
+    assert "76.15 %" in text and "92.87 %" in text
+
+
+def test_reports_need_no_torch():
+    code = "import sys, megaclass.report.curves, megaclass.report.table; sys.exit('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+    )

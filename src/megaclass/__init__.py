@@ -1,0 +1,36 @@
+"""Train image recognition models from a thousand to a hundred million classes.
+
+The names below are loaded when first used, so that ``import megaclass`` costs milliseconds and no torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from megaclass.version import __version__
+
+_PUBLIC = {
+    "ArcFace": "megaclass.heads.margins",
+    "CosFace": "megaclass.heads.margins",
+    "Margin": "megaclass.heads.margins",
+    "SphereFace": "megaclass.heads.margins",
+    "PartialFC": "megaclass.heads.partial_fc",
+    "HeadSGD": "megaclass.heads.sgd",
+    "LinearHead": "megaclass.heads.linear",
+    "RecordDataset": "megaclass.data.records",
+    "RecordWriter": "megaclass.data.records",
+    "UserError": "megaclass.errors",
+    "build_backbone": "megaclass.models.registry",
+    "load_recipe": "megaclass.config",
+}
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - names of this module, by the table above
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'megaclass' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -19,7 +19,12 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 def option(
-    default: Any, doc: str, *, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
 ) -> Any:
     """A documented field; ``low`` and ``high`` are inclusive limits, of each element for a list."""
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
@@ -36,7 +41,9 @@ class Run:
     seed: int = option(0, "seed of weights, order of samples, augmentation and sampling", low=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     deterministic: bool = option(False, "ask PyTorch for deterministic kernels (slower on a GPU)")
-    threads: int = option(0, "CPU threads per process; 0: all cores, shared between the processes of a machine", low=0)
+    threads: int = option(
+        0, "CPU threads per process; 0: all cores, shared between the processes of a machine", low=0
+    )
     log_every: int = option(20, "steps between log lines", low=1)
     checkpoint_every: int = option(0, "steps between checkpoints; 0: at evaluations and at the end", low=0)
     keep_last: int = option(2, "how many of the latest checkpoints stay, besides the best", low=1)
@@ -54,14 +61,20 @@ class Data:
     num_classes: int = option(0, "number of classes; 0: as the data says", low=0)
     num_samples: int = option(1_000_000, "synthetic: images per epoch", low=1)
     held_out: int = option(400, "glyphs: characters kept for verification", low=2)
-    image_size: int = option(112, "height and width of the images that the backbone sees, pixels", low=8, high=2048)
+    image_size: int = option(
+        112, "height and width of the images that the backbone sees, pixels", low=8, high=2048
+    )
     global_batch_size: int = option(128, "images per optimizer step, over all ranks and micro-batches", low=1)
     accumulation: int = option(1, "micro-batches per optimizer step", low=1)
-    rotation_classes: int = option(1, "4 (or 2): quarter (half) turns of a class are classes of their own", low=1, high=4)
+    rotation_classes: int = option(
+        1, "4 (or 2): images turned by 90 degrees (each time) are classes of their own", low=1, high=4
+    )
     normalise: str = option("symmetric", "pixel values to [-1, 1], or by ImageNet's mean and deviation",
                             choices=("symmetric", "imagenet"))  # fmt: skip
     workers: int = option(0, "decoding threads per process; 0: one per CPU core of the process", low=0)
-    on_error: str = option("fail", "a damaged image ends the run, or is replaced and counted", choices=("fail", "skip"))
+    on_error: str = option(
+        "fail", "a damaged image ends the run, or is replaced and counted", choices=("fail", "skip")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +86,9 @@ class Augment:
     scale: float = option(0.0, "size, drawn from 1 +- this", low=0, high=0.9)
     translate: float = option(0.0, "shift, drawn from +- this fraction of the image", low=0, high=1)
     shear_degrees: float = option(0.0, "shear, drawn from +- this many degrees", low=0, high=60)
-    crop_scale_min: float = option(1.0, "random resized crop: smallest area fraction; 1: no crop", low=0.01, high=1)
+    crop_scale_min: float = option(
+        1.0, "random resized crop: smallest area fraction; 1: no crop", low=0.01, high=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +99,13 @@ class Model:
     embedding_dim: int = option(512, "columns of an embedding (fixed by the model for resnet50: 2048)", low=1)
     width: int = option(64, "channels of the first stage; later stages scale with it", low=8)
     dropout: float = option(0.0, "dropout before the embedding", low=0, high=0.95)
+    stem: str = option("imagenet", "resnet: 7x7 stride 2 and pooling, or 3x3 for small images",
+                       choices=("imagenet", "small"))  # fmt: skip
+    checkpoint_activations: bool = option(False, "recompute activations in backward: less memory, more time")
     sync_norm: bool = option(False, "batch statistics over all ranks: results do not depend on their number")
-    weights: str = option("", "start from these backbone weights (.pt of arcface_torch or torchvision, or ours)")
+    weights: str = option(
+        "", "start from these backbone weights (.pt of arcface_torch or torchvision, or ours)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,19 +119,31 @@ class Head:
     scale: float = option(64.0, "length that the embeddings are scaled to", low=1, high=1024)
     gradient: str = option("straight_through", "of the margin; straight_through is what arcface_torch trains with",
                            choices=("straight_through", "exact"))  # fmt: skip
-    filter_threshold: float = option(0.0, "negatives with a cosine above this leave the sum; 0: none do", low=-1, high=1)
-    sample_rate: float = option(1.0, "fraction of the classes scored in a step (Partial FC)", low=1e-9, high=1)
-    parallelism: str = option("model", "classes sharded over ranks, or all on each", choices=("model", "data"))
-    precision: str = option("fp32", "operands of the head's products; logits are fp32", choices=("fp32", "tf32", "bf16"))
+    filter_threshold: float = option(
+        0.0, "negatives with a cosine above this leave the sum; 0: none do", low=-1, high=1
+    )
+    sample_rate: float = option(
+        1.0, "fraction of the classes scored in a step (Partial FC)", low=1e-9, high=1
+    )
+    parallelism: str = option(
+        "model", "classes sharded over ranks, or all on each", choices=("model", "data")
+    )
+    precision: str = option(
+        "fp32", "operands of the head's products; logits are fp32", choices=("fp32", "tf32", "bf16")
+    )
     tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 16 on a CPU, 256 on a GPU", low=0)
-    label_smoothing: float = option(0.0, "linear head: share of the target spread over all classes", low=0, high=0.9)
+    label_smoothing: float = option(
+        0.0, "linear head: share of the target spread over all classes", low=0, high=0.9
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
     """How the weights move."""
 
-    name: str = option("sgd", "optimizer of the backbone (the margin head uses SGD)", choices=("sgd", "adamw"))
+    name: str = option(
+        "sgd", "optimizer of the backbone (the margin head uses SGD)", choices=("sgd", "adamw")
+    )
     lr: float = option(0.1, "base learning rate, for the global batch as it is", low=0)
     head_lr_factor: float = option(1.0, "the margin head's learning rate over the backbone's", low=0)
     momentum: float = option(0.9, "momentum of SGD; first beta of AdamW", low=0, high=0.9999)
@@ -132,7 +164,9 @@ class Schedule:
     power: float = option(2.0, "polynomial: power of the decay", low=0.01)
     milestones: list[float] = option([0.33, 0.66, 0.9], "multistep: fractions of the run", low=0, high=1)
     gamma: float = option(0.1, "multistep: factor at a milestone", low=0.0001, high=1)
-    final_factor: float = option(0.0, "polynomial, cosine: learning rate at the end over the base", low=0, high=1)
+    final_factor: float = option(
+        0.0, "polynomial, cosine: learning rate at the end over the base", low=0, high=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +193,9 @@ class Evaluate:
     folds: int = option(10, "verification: folds of the threshold's cross-validation", low=2)
     ways: int = option(20, "one-shot: classes per episode", low=2)
     episodes: int = option(2000, "one-shot: episodes; 0: no one-shot accuracy", low=0)
-    resize: int = option(0, "classification: shorter side before the centre crop; 0: resize to the square", low=0)
+    resize: int = option(
+        0, "classification: shorter side before the centre crop; 0: resize to the square", low=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +313,9 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
         return [_convert(key, v, float) for v in value]
     if kind in (int, bool, str) and type(value) is kind:
         return value
-    wanted = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}.get(kind, "a list of numbers")
+    wanted = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}.get(
+        kind, "a list of numbers"
+    )
     raise UserError(f"{key}: {value!r} is not {wanted}")
 
 
@@ -291,7 +329,9 @@ def check(config: Config) -> None:
         value = getattr(getattr(config, section), name)
         choices, low, high = f.metadata["choices"], f.metadata["low"], f.metadata["high"]
         if choices and value not in choices:
-            raise UserError(f"{key}: {value!r} is not one of {', '.join(choices)}{near_match(value, choices)}")
+            raise UserError(
+                f"{key}: {value!r} is not one of {', '.join(choices)}{near_match(value, choices)}"
+            )
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and number != number:
                 raise UserError(f"{key}: nan is not a number to work with")
@@ -320,7 +360,9 @@ def _check_together(config: Config) -> None:
     if evaluate.task == "classification" and head.kind != "linear":
         raise UserError("evaluate.task: 'classification' needs head.kind 'linear'")
     if evaluate.task != "none" and data.source != "glyphs" and not evaluate.path:
-        raise UserError(f"evaluate.path: needed for evaluate.task {evaluate.task!r}, or set --evaluate.task none")
+        raise UserError(
+            f"evaluate.path: needed for evaluate.task {evaluate.task!r}, or set --evaluate.task none"
+        )
     if head.kind == "margin" and config.optim.momentum >= 1:
         raise UserError(f"optim.momentum: {config.optim.momentum} must be below 1")
 
@@ -328,7 +370,17 @@ def _check_together(config: Config) -> None:
 def ignored(config: Config) -> list[str]:
     """Settings that differ from their default but have no effect in this configuration, with the reason."""
     head, found = config.head, []
-    margin_only = ("m1", "m2", "m3", "scale", "gradient", "filter_threshold", "sample_rate", "parallelism", "precision")
+    margin_only = (
+        "m1",
+        "m2",
+        "m3",
+        "scale",
+        "gradient",
+        "filter_threshold",
+        "sample_rate",
+        "parallelism",
+        "precision",
+    )
     for name in margin_only if head.kind == "linear" else ("label_smoothing",):
         if getattr(head, name) != getattr(Head(), name):
             found.append(f"head.{name} has no effect with head.kind {head.kind!r}")
@@ -336,7 +388,11 @@ def ignored(config: Config) -> list[str]:
     for name, kind in kinds.items():
         if config.schedule.kind != kind and getattr(config.schedule, name) != getattr(Schedule(), name):
             found.append(f"schedule.{name} has no effect with schedule.kind {config.schedule.kind!r}")
-    if config.data.source in ("glyphs", "synthetic") and config.data.path and config.data.source == "synthetic":
+    if (
+        config.data.source in ("glyphs", "synthetic")
+        and config.data.path
+        and config.data.source == "synthetic"
+    ):
         found.append("data.path has no effect with data.source 'synthetic'")
     if config.schedule.steps and config.schedule.epochs != Schedule().epochs:
         found.append("schedule.epochs has no effect where schedule.steps is set")

@@ -120,7 +120,9 @@ def all_reduce_(tensor: Tensor, op: str = "sum") -> Tensor:
             dist.all_reduce(tensor, dist.ReduceOp.SUM)
             tensor.div_(world_size())
         else:
-            dist.all_reduce(tensor, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}[op])
+            dist.all_reduce(
+                tensor, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}[op]
+            )
     return tensor
 
 

@@ -67,7 +67,7 @@ def factor(
         0 <= warmup_steps <= total_steps, "warmup_steps", warmup_steps, f"in 0..{total_steps} (total_steps)"
     )
     _require(power > 0, "power", power, "more than 0")
-    _require(all(0 < m < 1 for m in milestones), "milestones", milestones, "fractions of the run, in 0..1")
+    _require(all(0 <= m <= 1 for m in milestones), "milestones", milestones, "fractions of the run, in 0..1")
     _require(gamma > 0, "gamma", gamma, "more than 0")
     _require(0 <= final_factor <= 1, "final_factor", final_factor, "in 0..1")
     share = progress(step, total_steps, warmup_steps)

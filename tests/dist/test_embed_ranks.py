@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from megaclass.errors import UserError
 from megaclass.evaluate.classification import classification_metrics, topk_counts
 from megaclass.evaluate.embed import embed
+from ranks import run_ranks
 
 pytestmark = pytest.mark.dist
 
@@ -29,9 +29,7 @@ def flatten(images):
     return images.flatten(1)
 
 
-def check(rank, init_file):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
+def check():
     for count in (7, 6, 1):  # uneven, even, and a rank without an image
         expected = F.normalize(flatten(IMAGES[:count]) + flatten(IMAGES[:count].flip(-1)))
         torch.testing.assert_close(embed(flatten, batches_of_range, count, flip=True), expected)
@@ -40,12 +38,11 @@ def check(rank, init_file):
         embed(flatten, unreadable_on_rank_1, 7, flip=False)
 
     logits, labels = IMAGES.flatten(1)[:, :9], torch.arange(7)
-    mine = slice(0, 4) if rank == 0 else slice(4, 7)
+    mine = slice(0, 4) if dist.get_rank() == 0 else slice(4, 7)
     metrics = classification_metrics(topk_counts(logits[mine], labels[mine]))
     top1, top5, _ = topk_counts(logits, labels).tolist()
     assert metrics == {"top1": top1 / 7, "top5": top5 / 7}
-    dist.destroy_process_group()
 
 
-def test_two_ranks_embed_and_count_as_one(tmp_path):
-    mp.spawn(check, args=(tmp_path / "init",), nprocs=2)
+def test_two_ranks_embed_and_count_as_one():
+    run_ranks(2, check)

@@ -29,7 +29,9 @@ IDENTITY = {"backbone": "iresnet50", "classes": 23, "embedding_size": 4}
 def save(root, step=1, *, state=None, sharded=None, keep_last=3, **options):
     """``checkpoint.save`` with the arguments that a test does not care about filled in."""
     options.setdefault("identity", IDENTITY)
-    return checkpoint.save(root, step, state=state or {}, sharded=sharded or {}, keep_last=keep_last, **options)
+    return checkpoint.save(
+        root, step, state=state or {}, sharded=sharded or {}, keep_last=keep_last, **options
+    )
 
 
 def head(rows=23, fill=None):
@@ -64,7 +66,7 @@ def same(a, b):
     return a == b
 
 
-# --- round trips -----------------------------------------------------------------------------------------------
+# --- round trips --------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -86,9 +88,13 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 keys = st.text(max_size=4) | st.sampled_from(["$tensor", "a/b", "__metadata__", "\ud800"]) | st.integers(0, 3)
 states = st.recursive(
     scalars | tensors(),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.lists(inner, max_size=3).map(tuple)
-    | st.dictionaries(keys | st.none() | st.tuples(st.integers(0, 2), st.text(max_size=2)), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(
+            keys | st.none() | st.tuples(st.integers(0, 2), st.text(max_size=2)), inner, max_size=3
+        )
+    ),
     max_leaves=12,
 )
 
@@ -132,7 +138,14 @@ def test_an_optimizer_continues_as_if_never_stopped(make, tmp_path):
 
 def test_tensors_that_share_storage_come_back_apart(tmp_path):
     base = torch.arange(12.0).reshape(3, 4)
-    state = {"all": base, "again": base, "row": base[1], "column": base[:, 2], "turned": base.T, "leaf": base[0, 0]}
+    state = {
+        "all": base,
+        "again": base,
+        "row": base[1],
+        "column": base[:, 2],
+        "turned": base.T,
+        "leaf": base[0, 0],
+    }
     parameter = {"parameter": torch.nn.Parameter(base.clone())}
     loaded = checkpoint.load(save(tmp_path, state={**state, **parameter})).state
     assert all(torch.equal(loaded[name], state[name]) for name in state)
@@ -149,14 +162,16 @@ def test_loaded_state_outlives_the_files(tmp_path):
     assert loaded.state["w"].sum() == 100_000
 
 
-@pytest.mark.parametrize("value", [object(), b"bytes", {1, 2}, torch.eye(2).to_sparse(), torch.ones(1, device="meta")])
+@pytest.mark.parametrize(
+    "value", [object(), b"bytes", {1, 2}, torch.eye(2).to_sparse(), torch.ones(1, device="meta")]
+)
 def test_what_cannot_be_stored_is_named_by_path(value, tmp_path):
     with pytest.raises(TypeError, match="outer/1/inner"):
         save(tmp_path, state={"outer": [0, {"inner": value}]})
     assert list(tmp_path.iterdir()) == []
 
 
-# --- rows ------------------------------------------------------------------------------------------------------
+# --- rows ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file_bytes", [1 << 30, 64, 1])
@@ -187,7 +202,7 @@ def test_only_files_that_are_needed_are_read(tmp_path, monkeypatch):
 
 def test_rows_refuses_what_is_not_there(tmp_path):
     loaded = checkpoint.load(save(tmp_path, sharded=head()))
-    with pytest.raises(UserError, match="'head/centers' .did you mean 'head/centres'"):
+    with pytest.raises(UserError, match=r"'head/centers' .did you mean 'head/centres'"):
         loaded.rows("head/centers")
     for start, stop in [(-1, 2), (3, 2), (0, 24)]:
         with pytest.raises(ValueError, match="which has 23"):
@@ -202,12 +217,12 @@ def test_rows_that_do_not_fit_together_are_not_saved(tmp_path):
         {"a": Sharded(torch.ones(2), 0, 4)},
         {"a": Sharded(torch.ones(2), 2, 4)},
     ):
-        with pytest.raises(ValueError, match="rows|start"):
+        with pytest.raises(ValueError, match=r"rows|start"):
             save(tmp_path, sharded=sharded)
     assert list(tmp_path.iterdir()) == []
 
 
-# --- which ones are kept ---------------------------------------------------------------------------------------
+# --- which ones are kept ------------------------------------------------------------------------------------
 
 
 def steps_of(root):
@@ -260,7 +275,7 @@ def test_keep_last_must_keep_something(tmp_path):
         save(tmp_path, keep_last=0)
 
 
-# --- kills and full disks --------------------------------------------------------------------------------------
+# --- kills and full disks -----------------------------------------------------------------------------------
 
 
 class Killed(BaseException):
@@ -273,13 +288,17 @@ OPERATIONS = [
     (Path, "mkdir"),
     (Path, "replace"),
     (shutil, "rmtree"),
+    (os, "unlink"),
     (writer.tensorfile, "write_tensors"),
     (json, "dumps"),
 ]
 
 
 def fail_at(monkeypatch, number, error, after):
-    """Raise ``error`` before (or after) the ``number``-th file operation from now on."""
+    """Raise ``error`` before (or after) the ``number``-th file operation from now on.
+
+    Returns a function that says how many operations there were.
+    """
     count = 0
 
     def wrap(original):
@@ -298,6 +317,7 @@ def fail_at(monkeypatch, number, error, after):
 
     for owner, name in OPERATIONS:
         monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
+    return lambda: count
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -309,7 +329,7 @@ def test_a_failure_at_any_operation_leaves_a_good_checkpoint(tmp_path, step, err
         old, new = {"w": torch.zeros(5)}, {"w": torch.ones(5)}
         save(root, 1, state=old, sharded=head(fill=0), keep_last=1)
         with pytest.MonkeyPatch.context() as patch:
-            fail_at(patch, number, error, after)
+            operations = fail_at(patch, number, error, after)
             try:
                 save(root, step, state=new, sharded=head(fill=1), keep_last=1)
                 finished = True
@@ -320,11 +340,14 @@ def test_a_failure_at_any_operation_leaves_a_good_checkpoint(tmp_path, step, err
         value = found.state["w"][0].item()
         assert same(found.state, new if value else old)
         assert all(torch.equal(found.rows(name), part.tensor) for name, part in head(fill=value).items())
+        for path in checkpoint.list_checkpoints(root):
+            read_all(path)
         if not finished and isinstance(error, OSError) and not after:
             assert not list(root.glob(".tmp-*"))
         save(root, 3, keep_last=1)  # and the next save tidies up
         assert [path.name for path in root.iterdir()] == ["step-00000003"]
-        if finished and not list(root.glob(".tmp-*")) and number > 30:
+        if operations() < number:
+            assert finished and value == 1 and number > 20
             return
     pytest.fail("the save never finished")
 
@@ -334,7 +357,9 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-        with pytest.raises(UserError, match=r"cannot write checkpoint .*step-00000002: File too large; make room"):
+        with pytest.raises(
+            UserError, match=r"cannot write checkpoint .*step-00000002: File too large; make room"
+        ):
             save(tmp_path, 2, state={"w": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -343,7 +368,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write checkpoint .*Not a directory"):
+    with pytest.raises(UserError, match=r"cannot write checkpoint .*Not a directory"):
         save(tmp_path / "file" / "checkpoints")
 
 
@@ -352,7 +377,13 @@ def save_forever(root, saved):
     step = saved.value
     while True:
         step += 1
-        save(root, step, state={"w": torch.full((50_000,), step)}, sharded=head(1000, fill=step % 100), keep_last=2)
+        save(
+            root,
+            step,
+            state={"w": torch.full((50_000,), step)},
+            sharded=head(1000, fill=step % 100),
+            keep_last=2,
+        )
         saved.value = step
 
 
@@ -379,12 +410,16 @@ def test_sigkill_at_random_moments_never_loses_a_checkpoint(tmp_path):
         saved.value = found.step
 
 
-# --- damage and hostile files ----------------------------------------------------------------------------------
+# --- damage and hostile files -------------------------------------------------------------------------------
 
 
 def read_all(path):
     loaded = checkpoint.load(path)
-    return {"state": loaded.state, "step": loaded.step, **{name: loaded.rows(name) for name in loaded.sharded}}
+    return {
+        "state": loaded.state,
+        "step": loaded.step,
+        **{name: loaded.rows(name) for name in loaded.sharded},
+    }
 
 
 @pytest.fixture
@@ -455,7 +490,9 @@ HOSTILE = {
     "empty file": lambda c: rename_shard(c, "shard-0000000000-0000000000.safetensors"),
     "short": lambda c: rename_shard(c, "shard-0000000000-0000000022.safetensors"),
     "overlap": lambda c: c["files"].update({"shard-0000000005-0000000023.safetensors": c["files"][SHARD]}),
-    "missing file": lambda c: c["files"].update({"shard-0000000023-0000000024.safetensors": c["files"][SHARD]}),
+    "missing file": lambda c: c["files"].update(
+        {"shard-0000000023-0000000024.safetensors": c["files"][SHARD]}
+    ),
     "no replicated": lambda c: c["files"].pop(manifest.REPLICATED),
     "no shard": lambda c: c["files"].pop(SHARD),
     "no sharded": lambda c: c["sharded"].clear(),
@@ -505,7 +542,16 @@ def test_a_hostile_manifest_is_one_clear_error(victim, change):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", '{"a": NaN}', "[" * 100_000, '{"format": "megaclass-checkpoint"}', "\xff\xfe", "9" * 5000],
+    [
+        "",
+        "[]",
+        "{",
+        '{"a": NaN}',
+        "[" * 100_000,
+        '{"format": "megaclass-checkpoint"}',
+        "\xff\xfe",
+        "9" * 5000,
+    ],
 )
 def test_a_manifest_that_is_none(victim, text):
     (victim / manifest.NAME).write_text(text, encoding="latin-1")
@@ -540,7 +586,7 @@ def test_links_and_pipes_are_not_followed(victim, tmp_path, file):
         checkpoint.load(victim)
     (victim / file).unlink()
     os.mkfifo(victim / file)
-    with pytest.raises(UserError, match="not a regular file|special file"):
+    with pytest.raises(UserError, match="special file"):
         checkpoint.load(victim)
 
 
@@ -573,13 +619,15 @@ def test_no_checkpoint_at_all(tmp_path):
         checkpoint.load(tmp_path / "nowhere")
 
 
-# --- identity --------------------------------------------------------------------------------------------------
+# --- identity -----------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_of_another_model_names_every_difference(tmp_path):
     path = save(tmp_path)
     loaded = checkpoint.load(path, identity=IDENTITY)
-    assert loaded.identity == IDENTITY and loaded.step == 1 and loaded.world_size == 1 and loaded.metric is None
+    assert (
+        loaded.identity == IDENTITY and loaded.step == 1 and loaded.world_size == 1 and loaded.metric is None
+    )
     with pytest.raises(UserError) as caught:
         checkpoint.load(path, identity={**IDENTITY, "classes": 24, "backbone": "r18", "input": (3, 112, 112)})
     text = str(caught.value)

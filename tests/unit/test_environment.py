@@ -12,8 +12,8 @@ from megaclass import environment
 from megaclass.version import __version__
 
 KEYS = (
-    "system cpu cpu_cores cpu_threads cpu_threads_usable memory_mb gpu gpu_count gpu_memory_mb driver os kernel "
-    "python pytorch cuda cudnn nccl torch_threads torch_interop_threads packages revision variables"
+    "system cpu cpu_cores cpu_threads cpu_threads_usable memory_mb gpu gpu_count gpu_memory_mb driver os "
+    "kernel python pytorch cuda cudnn nccl torch_threads torch_interop_threads packages revision variables"
 )
 
 
@@ -102,7 +102,9 @@ def test_revision_of_an_installed_package_is_its_version(checkout):
     assert revision() == __version__
 
 
-@pytest.mark.parametrize("number, text", [(8902, "8.9.2"), (91002, "9.10.2"), (92000, "9.20.0"), (None, None)])
+@pytest.mark.parametrize(
+    "number, text", [(8902, "8.9.2"), (91002, "9.10.2"), (92000, "9.20.0"), (None, None)]
+)
 def test_cudnn_versions_read_as_published(number, text):
     assert environment._cudnn_text(number) == text
 

@@ -1,5 +1,6 @@
 """Schedules against formulas written independently: recurrences, torch's own schedulers, hand-made tables."""
 
+import itertools
 import math
 import warnings
 
@@ -19,8 +20,8 @@ def test_warmup_starts_above_zero_and_ends_at_one():
 
 @pytest.mark.parametrize("power", [1.0, 2.0, 0.5])
 def test_polynomial_follows_the_recurrence_of_arcface_torch(power):
-    # Their scheduler multiplies the last rate by ((1 - (l-w)/(t-w)) / (1 - (l-1-w)/(t-w)))^power at step l > w
-    # and uses base * l / w at 0 < l <= w.
+    # Their scheduler uses base * l / w at 0 < l <= w, then multiplies the last rate at each step by
+    # ((1 - (l - w) / (t - w)) / (1 - (l - 1 - w) / (t - w)))^power.
     warmup, total = 7, 60
     rate = 1.0
     for step in range(1, total):
@@ -83,7 +84,7 @@ def test_every_schedule_rises_then_falls_and_never_stops_the_run(kind, total, da
     if kind != "multistep":  # its milestones may fall into the warm-up
         head, tail = factors[:warmup], factors[warmup:]
         assert head == sorted(head)
-        assert all(a >= b - 1e-12 for a, b in zip(tail, tail[1:], strict=False))
+        assert all(a >= b - 1e-12 for a, b in itertools.pairwise(tail))
     if warmup:
         first = schedule.multistep(0, total, (0.5, 0.75)) if kind == "multistep" else 1.0
         assert factors[0] == pytest.approx(first / warmup)

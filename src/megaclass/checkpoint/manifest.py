@@ -117,9 +117,11 @@ def read(directory: Path) -> Manifest:
         content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise DamageError("is not the manifest of a checkpoint")
-        if content.get("version") != VERSION:
+        if content.pop("crc32") != _crc32(content):
+            raise DamageError("does not match its checksum")
+        if content["version"] != VERSION:
             raise UserError(
-                f"{path}: format version {content.get('version')!r:.40}, but this release reads {VERSION}; "
+                f"{path}: format version {content['version']!r:.40}, but this release reads {VERSION}; "
                 "use the release that wrote it"
             )
         return _parse(content)
@@ -132,8 +134,6 @@ def read(directory: Path) -> Manifest:
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
-    if content.pop("crc32") != _crc32(content):
-        raise DamageError("does not match its checksum")
     metric, identity = content["metric"], content["identity"]
     if metric is not None and not (isinstance(metric, float) and math.isfinite(metric)):
         raise ValueError(f"metric {metric!r:.40}")

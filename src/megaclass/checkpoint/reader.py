@@ -66,7 +66,8 @@ class Checkpoint:
 
 
 def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint:
-    """Open a checkpoint that any number of ranks wrote; each rank calls this on its own.
+    """Open a checkpoint that any number of ranks wrote. Each rank calls this, and ``rows``, on its own: damage
+    may show on one rank only, so the caller shares the outcome (``distributed.agree_or_raise``).
 
     identity: what this run expects; keys that are not in it are not compared.
 

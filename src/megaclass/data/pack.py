@@ -128,11 +128,12 @@ def _from_folder(root: Path, keep_bytes: bool) -> _Source:
         encoded = folder.read(row).encoded
         if keep_bytes and encoded.startswith(JPEG_START):
             return encoded
-        # ANYCOLOR: 8 bits, grey stays grey, and the rotation that a camera noted is applied.
-        decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_ANYCOLOR)
+        # 8 bits, grey stays grey. A rotation noted by a camera is ignored, as in bytes passed through.
+        flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
         if decoded is None:
             raise UserError(f"{folder.describe(row)} is not an image that can be decoded; remove or mend it")
-        return decoded if decoded.ndim == 2 else decoded[:, :, ::-1]
+        return decoded if decoded.ndim == 2 else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
     return _Source(folder.labels(), folder.classes, image, folder.describe)
 

@@ -51,29 +51,20 @@ class RecordDataset:
         self._damaged: set[int] = set()
         self._labels: np.ndarray | None = None
         self._identity_offsets = np.empty(0, np.int64)
-        if self.path.stat().st_size == 0:
-            raise UserError(f"{self.path} is empty; copy or pack it again")
-        index_path = self.path.with_suffix(".idx")
-        if index_path.exists():
-            keys, offsets = recordio.read_index(index_path)
-        else:
-            logger.warning(
-                "%s is missing; the records are found by one scan of %s", index_path, self.path.name
-            )
-            offsets = recordio.find_records(self._words)
-            keys = np.arange(len(offsets))
-        if len(offsets) == 0:
-            raise UserError(f"{index_path} lists no records; remove it to have {self.path.name} scanned")
-        keys, offsets = self._select_images(keys, offsets)
-        if len(offsets) == 0:
-            raise UserError(f"{self.path} holds no images; pack it again")
-        contiguous = bool((np.diff(keys) == 1).all())
-        self._keys = range(int(keys[0]), int(keys[0]) + len(keys)) if contiguous else keys
-        self._offsets = offsets
+        self._keys: np.ndarray | range
+        self._offsets: np.ndarray
+        size = self.path.stat().st_size
+        if size < recordio.PART.size + recordio.HEADER.size:
+            raise UserError(f"{self.path} has {size} bytes, too few for a record; copy or pack the set again")
+        # Every record at first; what is no image leaves below.
+        self._keys, self._offsets = self._read_index()
         if on_error == "fail":
             # A file cut short, or an index of another file, shows at the ends: better now than in an hour.
-            for index in (int(offsets.argmin()), int(offsets.argmax())):
-                self._checked(index, lambda i: recordio.read_payload(self._bytes, int(offsets[i])))
+            for index in (int(self._offsets.argmin()), int(self._offsets.argmax())):
+                self._checked(index, self._payload)
+        self._select_images()
+        if len(self) == 0:
+            raise UserError(f"{self.path} holds no images; pack it again")
         self.num_classes = MAX_EXACT
         self.num_classes = (
             _read_property(self.path) or len(self._identity_offsets) or int(self.labels().max()) + 1
@@ -138,9 +129,11 @@ class RecordDataset:
     def _words(self) -> np.ndarray:
         return np.frombuffer(self._bytes, "<u4", count=len(self._bytes) // 4)
 
+    def _payload(self, index: int) -> bytes | memoryview:
+        return recordio.read_payload(self._bytes, int(self._offsets[index]))
+
     def _sample(self, index: int) -> Sample:
-        payload = recordio.read_payload(self._bytes, int(self._offsets[index]))
-        (value, *_), image = recordio.unpack_payload(payload)
+        (value, *_), image = recordio.unpack_payload(self._payload(index))
         if not (0 <= value < MAX_EXACT and value == int(value)):
             raise DamageError(f"the label {value} is not a whole number from 0 to {MAX_EXACT - 1}")
         if value >= self.num_classes:
@@ -164,48 +157,60 @@ class RecordDataset:
 
     # ---- all records ------------------------------------------------------------------------------
 
-    def _select_images(self, keys: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Keep the records that are images; identity records are remembered for ``labels``."""
-        zero = np.flatnonzero(keys == 0)
-        stated = self._index_range(int(offsets[zero[0]])) if len(zero) else None
-        if stated is None:
+    def _read_index(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and offsets of all records, from the ``.idx`` or, without one, by a scan."""
+        path = self.path.with_suffix(".idx")
+        if path.exists():
+            keys, offsets = recordio.read_index(path)
+            if len(offsets) == 0:
+                raise UserError(f"{path} lists no records; remove it to have {self.path.name} scanned")
             return keys, offsets
-        if not (np.diff(keys) > 0).all():
-            order = np.argsort(keys, kind="stable")
-            keys, offsets = keys[order], offsets[order]
-        first, last = stated
-        boundary = len(keys)  # no identities: everything else is an image
-        if last > first:
-            boundary = int(np.searchsorted(keys, self._first_identity(first, keys, offsets)))
-            self._identity_offsets = offsets[boundary:]
-        images, identities = boundary - int(np.searchsorted(keys, 1)), len(self._identity_offsets)
-        exact = last < MAX_EXACT
-        if exact and (images != first - 1 or identities not in (0, last - first)):
-            raise UserError(
-                f"{self.path}: record 0 states {first - 1} images and {last - first} identities, the index "
-                f"lists {images} and {identities}; remove {self.path.with_suffix('.idx').name} to have the "
-                "records scanned, or copy the set again"
-            )
-        return keys[boundary - images : boundary], offsets[boundary - images : boundary]
+        logger.warning("%s is missing; the records are found by a scan of %s", path, self.path.name)
+        offsets = recordio.find_records(self._words)
+        if len(offsets) == 0 or offsets[0] != 0:
+            raise UserError(f"{self.path} is not a RecordIO file; give a .rec file as MXNet writes them")
+        return np.arange(len(offsets)), offsets
 
-    def _index_range(self, offset: int) -> tuple[int, int] | None:
-        """The labels (a, b) of an index record, or None where ``offset`` holds an image or no record."""
+    def _select_images(self) -> None:
+        """Keep the records that are images; identity records are remembered for ``labels``."""
+        keys = np.asarray(self._keys)
+        zero = np.flatnonzero(keys == 0)
+        stated = self._index_range(int(zero[0])) if len(zero) else None
+        if stated is not None:
+            if not (np.diff(keys) > 0).all():
+                order = np.argsort(keys, kind="stable")
+                keys, self._offsets = keys[order], self._offsets[order]
+            first, last = stated
+            start, stop = int(np.searchsorted(keys, 1)), len(keys)
+            if last > first:
+                stop = self._first_identity(first, keys)
+            images, identities = stop - start, len(keys) - stop
+            if last < MAX_EXACT and (images != first - 1 or identities not in (0, last - first)):
+                raise UserError(
+                    f"{self.path}: record 0 states {first - 1} images and {last - first} identities, the "
+                    f"index lists {images} and {identities}; copy the set again, or remove "
+                    f"{self.path.with_suffix('.idx').name} to have the records scanned"
+                )
+            self._identity_offsets = self._offsets[stop:]
+            keys, self._offsets = keys[start:stop], self._offsets[start:stop]
+        contiguous = len(keys) > 0 and (np.diff(keys) == 1).all()
+        self._keys = range(int(keys[0]), int(keys[-1]) + 1) if contiguous else keys
+
+    def _index_range(self, index: int) -> tuple[int, int] | None:
+        """The labels (a, b) of an index or identity record, or None if it is an image or damaged."""
         try:
-            labels, image = recordio.unpack_payload(recordio.read_payload(self._bytes, offset))
+            labels, image = recordio.unpack_payload(self._payload(index))
         except DamageError:
             return None  # reading it as an image will tell
         if len(labels) != 2 or len(image) or not all(1 <= value < 2**31 for value in labels):
             return None
         return int(labels[0]), int(labels[1])
 
-    def _first_identity(self, stated: int, keys: np.ndarray, offsets: np.ndarray) -> int:
-        """The key of the first identity record: ``stated``, or what float32 rounded to it."""
+    def _first_identity(self, stated: int, keys: np.ndarray) -> int:
+        """The index of the identity record with the key ``stated``, or with what float32 rounded to it."""
         slack = int(np.spacing(np.float32(stated)))  # 0 up to MAX_EXACT
-        for key in range(stated - slack, stated + slack):
-            at = int(np.searchsorted(keys, key))
-            if at < len(keys) and keys[at] == key and self._index_range(int(offsets[at])):
-                return key
-        return stated + slack
+        start, stop = np.searchsorted(keys, (stated - slack, stated + slack)).tolist()
+        return next((index for index in range(start, stop) if self._index_range(index)), stop)
 
     def _scan_labels(self, index_N: np.ndarray) -> np.ndarray:
         labels_N = np.empty(len(index_N), np.int64)

@@ -20,15 +20,16 @@ class EpochSampler:
     def __init__(self, num_samples: int, seed: int, shuffle: bool = True) -> None:
         if num_samples < 1:
             raise UserError(f"a sampler needs at least one sample, got {num_samples}; check the data set")
-        self.num_samples = num_samples
-        self.seed = seed
+        # Plain ints: the keys are derived from how numbers print, and numpy's print otherwise.
+        self.num_samples = int(num_samples)
+        self.seed = int(seed)
         self.shuffle = shuffle
 
     def indices(self, start: int, count: int) -> np.ndarray:
         """Data set indices of the stream's samples ``start .. start + count - 1``, int64 of shape (K,)."""
         if start < 0 or count < 0:
             raise ValueError(f"the stream has no samples {start} to {start + count}")
-        stop = start + count
+        start, stop = int(start), int(start + count)
         pieces_K = [np.empty(0, np.int64)]
         while start < stop:
             epoch, offset = divmod(start, self.num_samples)

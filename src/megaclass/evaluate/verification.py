@@ -30,14 +30,15 @@ def pair_scores(embeddings_ND: np.ndarray, pairs: PairSet) -> np.ndarray:
 def verification_metrics(
     scores: np.ndarray, same: np.ndarray, folds: int = 10, far_targets: Sequence[float] = FAR_TARGETS
 ) -> dict[str, Any]:
-    """Score pairs by the protocol of LFW's view 2 (technical report 07-49, section 4).
+    """Score pairs by the protocol of LFW's view 2 (UMass technical report 07-49).
 
     ``scores`` (P,) are similarities, ``same`` (P,) is true for pairs of one identity, in fold order. Returns
 
     - ``pair_accuracy`` and ``pair_accuracy_std``: each fold is judged at the threshold that is best on the
       other folds; mean and standard deviation over the folds, in 0..1. All thresholds are tried. InsightFace
       tries squared distances 0..4 in steps of 0.01, so its thresholds are rounded and its figure may differ
-      by a pair or so. Among equally good thresholds the strictest is taken, as there.
+      by a few pairs (four of LFW's 6,000, for a weak model). Among equally good thresholds
+      the strictest is taken, as there.
     - ``threshold``: the best one over all pairs (accept a score at or above it); None if that is to accept
       no pair.
     - ``auc``: the area under the ROC curve; None without pairs of both kinds.
@@ -95,10 +96,11 @@ def all_pairs_tar(
     ``tar_at_far``, ``auc``, ``roc`` (as :func:`roc_points`), ``genuine_pairs`` and ``impostor_pairs``.
 
     Cosines are counted in 2**20 bins of 1.9e-6, the size of their rounding error in fp32, and a bin is
-    accepted as a whole: the FAR is never understated. Memory is a copy of the embeddings and one block of scores.
+    accepted as a whole: the FAR is never understated. Memory is a copy of the embeddings and
+    one block of scores.
     """
     embeddings_ND, labels = np.array(embeddings, dtype=np.float32), np.asarray(labels)
-    broken: np.ndarray = ~np.isfinite(embeddings_ND).all(axis=1)
+    broken = np.logical_not(np.isfinite(embeddings_ND).all(axis=1))
     embeddings_ND[broken] = 0
     bins = 1 << 20
     genuine, impostor = np.zeros(bins, dtype=np.int64), np.zeros(bins, dtype=np.int64)
@@ -152,7 +154,7 @@ def far_key(far: float) -> str:
 def one_shot_accuracy(
     embeddings: np.ndarray, labels: np.ndarray, ways: int = 20, episodes: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
-    """k-way one-shot classification (Lake, Salakhutdinov, Tenenbaum, Science 350, 2015, supplement).
+    """k-way one-shot classification (Lake, Salakhutdinov, Tenenbaum, Science 350, 2015), over the whole set.
 
     An episode draws ``ways`` classes from those with two images or more, one support image of each, and
     as query another image of the first class; the nearest support image by cosine is the answer. A tie or

@@ -74,7 +74,9 @@ class PartialFC(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes < 1 or embedding_dim < 1:
-            raise ValueError(f"num_classes and embedding_dim must be positive: {num_classes}, {embedding_dim}")
+            raise ValueError(
+                f"num_classes and embedding_dim must be positive: {num_classes}, {embedding_dim}"
+            )
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate must lie in (0, 1], got {sample_rate}")
         if parallelism not in PARALLELISMS:
@@ -134,7 +136,9 @@ class PartialFC(nn.Module):
             if low < 0 or high >= self.num_classes:
                 raise UserError(f"label {low if low < 0 else high} is outside [0, {self.num_classes})")
         if len(self.pending) >= _MAX_PENDING:
-            raise UserError(f"{_MAX_PENDING} backward passes without an optimizer step: HeadSGD.step was not called")
+            raise UserError(
+                f"{_MAX_PENDING} backward passes without an optimizer step: HeadSGD.step was not called"
+            )
         loss: Tensor = _MarginSoftmax.apply(embeddings_bD.float(), self.weight, labels_b, self)
         return loss
 
@@ -213,7 +217,9 @@ class _MarginSoftmax(torch.autograd.Function):
     of frozen embeddings, but their gradient is never made: backward files the micro-batch for pass 2."""
 
     @staticmethod
-    def forward(ctx: Any, embeddings_bD: Tensor, weight_CD: Tensor, labels_b: Tensor, head: PartialFC) -> Tensor:
+    def forward(
+        ctx: Any, embeddings_bD: Tensor, weight_CD: Tensor, labels_b: Tensor, head: PartialFC
+    ) -> Tensor:
         loss, gradient_bD, batch = head.score(embeddings_bD, labels_b)
         ctx.save_for_backward(gradient_bD)
         ctx.head, ctx.batch = head, batch
@@ -225,13 +231,20 @@ class _MarginSoftmax(torch.autograd.Function):
         batch: MicroBatch = ctx.batch
         ctx.head.pending.append(
             MicroBatch(
-                batch.unit_BD, batch.row_B, batch.log_share_B, batch.target_B, batch.rows_N, batch.weight * grads[0]
+                batch.unit_BD,
+                batch.row_B,
+                batch.log_share_B,
+                batch.target_B,
+                batch.rows_N,
+                batch.weight * grads[0],
             )
         )
         return gradient_bD * grads[0], None, None, None
 
 
-def initial_centres(class_range: tuple[int, int], embedding_dim: int, seed: int, device: torch.device) -> Tensor:
+def initial_centres(
+    class_range: tuple[int, int], embedding_dim: int, seed: int, device: torch.device
+) -> Tensor:
     """Rows ``class_range`` of the initial centres, N(0, 0.01), whatever the number of ranks: (C, D) fp32."""
     start, stop = class_range
     centres_CD = torch.empty(stop - start, embedding_dim, device=device)

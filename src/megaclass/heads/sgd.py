@@ -55,7 +55,9 @@ class HeadSGD(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
         if closure is not None:
-            raise ValueError("HeadSGD takes no closure: the gradient belongs to the backward pass that was made")
+            raise ValueError(
+                "HeadSGD takes no closure: the gradient belongs to the backward pass that was made"
+            )
         head, group = self.head, self.param_groups[0]
         # One host sync a step where a loss scaler is used or the caller brings found_inf.
         skip = self.found_inf is not None and bool(torch.as_tensor(self.found_inf) > 0)
@@ -102,7 +104,9 @@ class HeadSGD(torch.optim.Optimizer):
         """Bring rows of the shard (None: all) to what dense SGD would have made of them by now."""
         if self._touched_C is None or self._products is None:
             return
-        rows_N = torch.arange(len(self._touched_C), device=self._touched_C.device) if rows_N is None else rows_N
+        rows_N = (
+            torch.arange(len(self._touched_C), device=self._touched_C.device) if rows_N is None else rows_N
+        )
         weight_CD, momentum_CD, now = self.head.weight, self.momentum_buffer, self.head.optimizer_steps
         tiles = self.head.tiles(rows_N, 0)
         for tile in tiles:
@@ -110,7 +114,9 @@ class HeadSGD(torch.optim.Optimizer):
             product_T4 = self._products.of_ages(now - self._touched_C[rows_T])
             w_TD = tiles.read(weight_CD, tile, "centres")
             v_TD = tiles.read(momentum_CD, tile, "momentum")
-            new_TD = torch.mul(v_TD, product_T4[:, 2:3], out=self.head.workspace.get("caught_up", *v_TD.shape))
+            new_TD = torch.mul(
+                v_TD, product_T4[:, 2:3], out=self.head.workspace.get("caught_up", *v_TD.shape)
+            )
             new_TD.addcmul_(w_TD, product_T4[:, 3:4])
             v_TD.mul_(product_T4[:, 0:1]).addcmul_(w_TD, product_T4[:, 1:2])
             tiles.write(weight_CD, tile, new_TD)
@@ -120,7 +126,9 @@ class HeadSGD(torch.optim.Optimizer):
     def _sweep(self) -> None:
         """Bound the ages: bring the next 1 / AGE_LIMIT of the shard up to date."""
         assert self._touched_C is not None
-        start, stop = distributed.shard_range(len(self._touched_C), self.head.optimizer_steps % AGE_LIMIT, AGE_LIMIT)
+        start, stop = distributed.shard_range(
+            len(self._touched_C), self.head.optimizer_steps % AGE_LIMIT, AGE_LIMIT
+        )
         if stop > start:
             self.catch_up(torch.arange(start, stop, device=self._touched_C.device))
 

@@ -1,19 +1,20 @@
 """The pictures of a run: its loss and its ROC curves, drawn from ``events.jsonl`` alone."""
 
+import itertools
 import math
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from megaclass.errors import UserError
 from megaclass.events import EvaluationEvent, Event, StepEvent, read_events
 
-# Two hues that stay apart for colour-blind readers (Okabe and Ito, Color Universal Design, 2008).
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
-MOST_MARKS = 8  # evaluations that get their figure written beside the mark
+# Hues that stay apart for colour-blind readers (Okabe and Ito, Color Universal Design, 2008).
+BLUE, ORANGE = "#0072B2", "#D55E00"
+EVALUATION_COLOURS = "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 
 
 def draw_run(run_dir: str | Path) -> list[Path]:
@@ -38,8 +39,14 @@ def _evaluations(events: list[Event]) -> list[EvaluationEvent]:
 
 
 def _loss_figure(steps: list[StepEvent], evaluations: list[EvaluationEvent]) -> Figure:
+    """Loss and learning rate against the step and, above them, what the evaluations found."""
     figure = _figure()
-    axes = figure.add_subplot()
+    scored = [event for event in evaluations if _score(event) is not None]
+    if scored:
+        upper, axes = figure.subplots(2, sharex=True, height_ratios=(1, 2.4))
+        _draw_scores(upper, scored)
+    else:
+        axes = figure.subplots()
     axes.set(xlabel="optimizer step", ylabel="loss (nats)")
     at = [event.step for event in steps]
     # A loss that was not finite is None: a gap in the line.
@@ -47,78 +54,68 @@ def _loss_figure(steps: list[StepEvent], evaluations: list[EvaluationEvent]) -> 
     (loss_line,) = axes.plot(at, losses, color=BLUE, linewidth=1.5, label="loss")
     if len(steps) < 20:
         loss_line.set_marker("o")
-    if any(not math.isnan(loss) for loss in losses):
-        axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
     rate_axes = axes.twinx()
     rates = [event.learning_rate for event in steps]
     (rate_line,) = rate_axes.plot(
         at, rates, color=ORANGE, linewidth=1.2, linestyle="--", label="learning rate"
     )
-    rate_axes.set_ylabel("learning rate")
-    rate_axes.set_ylim(bottom=0)
-    rate_axes.spines["top"].set_visible(False)
-
-    lines = [loss_line, rate_line]
-    if evaluations:
-        lines.append(_mark_evaluations(axes, evaluations))
-    axes.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=len(lines), frameon=False)
-    axes.grid(alpha=0.25)
+    rate_axes.set(ylabel="learning rate", ylim=(0, 1.05 * max(rates) or 1))
+    axes.legend(handles=[loss_line, rate_line], loc="upper right")
     return figure
 
 
-def _mark_evaluations(axes: Axes, evaluations: list[EvaluationEvent]):
-    """A triangle on the step axis for each evaluation, and its figure above, at most MOST_MARKS of them."""
-    on_axis = axes.get_xaxis_transform()  # x in steps, y as a share of the height
-    at = [event.step for event in evaluations]
-    (marks,) = axes.plot(
-        at, [0.02] * len(at), "^", color=GREY, markersize=6, transform=on_axis, label="evaluation"
-    )
-    every = math.ceil(len(evaluations) / MOST_MARKS)
-    for event in evaluations[::-every]:  # from the last one back, which is the one that counts
-        score = event.metrics.get("pair_accuracy", event.metrics.get("top1"))
-        if score is not None:
-            axes.annotate(
-                f"{100 * score:.1f} %",
-                (event.step, 0.05),
-                xycoords=on_axis,
-                ha="center",
-                fontsize=9,
-                color=GREY,
-            )
-    return marks
+def _score(event: EvaluationEvent) -> float | None:
+    """The one figure that stands for an evaluation."""
+    return event.metrics.get("pair_accuracy", event.metrics.get("top1"))
+
+
+def _draw_scores(axes: Axes, scored: list[EvaluationEvent]) -> None:
+    axes.set_ylabel("accuracy")
+    for colour, name in zip(
+        itertools.cycle(EVALUATION_COLOURS), sorted({event.name for event in scored}), strict=False
+    ):
+        events = [event for event in scored if event.name == name]
+        scores = [_score(event) or 0.0 for event in events]
+        label = f"{name}: {100 * scores[-1]:.2f} % at step {events[-1].step:,}"
+        axes.plot([event.step for event in events], scores, "o-", color=colour, markersize=4, label=label)
+    axes.set_ylim(top=min(1.005, axes.get_ylim()[1]))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.legend(loc="lower right")
 
 
 def _roc_figure(evaluations: list[EvaluationEvent]) -> Figure:
     figure = _figure()
-    axes = figure.add_subplot()
+    axes = figure.subplots()
     axes.set(xscale="log", xlabel="false accept rate (FAR)", ylabel="true accept rate (TAR)")
     rocs = [event.roc for event in evaluations if event.roc]
-    left = min((far for roc in rocs for far in roc["far"] if far > 0), default=1e-3)
-    for event, roc in zip(evaluations, rocs, strict=True):
-        # No logarithm of zero: what is accepted before the first false accept starts at the left edge.
-        far = [max(rate, left / 2) for rate in roc["far"]]
-        axes.step([*far, 1.0], [*roc["tar"], 1.0], where="post", linewidth=1.8, label=_caption(event))
-    lowest = min(min(roc["tar"]) for roc in rocs)
-    axes.set_xlim(left / 2, 1)
-    axes.set_ylim(max(0.0, lowest - 0.1 * (1 - lowest) - 0.01), 1.005)
+    # No logarithm of zero: what is accepted before the first false accept stands at the left edge.
+    edge = min(1e-3, *(far / 2 for roc in rocs for far in roc["far"] if far > 0))
+    for colour, event, roc in zip(itertools.cycle(EVALUATION_COLOURS), evaluations, rocs, strict=False):
+        far = [max(rate, edge) for rate in roc["far"]]
+        axes.step(far, roc["tar"], where="post", color=colour, linewidth=1.8, label=_caption(event))
+    lowest = min(0.9, *(min(roc["tar"]) for roc in rocs))
+    margin = 0.02 * (1 - lowest)
+    axes.set(xlim=(edge, 1), ylim=(max(-margin, lowest - 10 * margin), 1 + margin))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes.legend(loc="lower right")
-    axes.grid(which="both", alpha=0.25)
     return figure
 
 
 def _caption(event: EvaluationEvent) -> str:
-    parts = []
+    caption = f"{event.name}, step {event.step:,}"
     if event.metrics.get("auc") is not None:
-        parts.append(f"AUC {event.metrics['auc']:.4f}")
+        caption += f", AUC {event.metrics['auc']:.4f}"
     if event.metrics.get("pair_accuracy") is not None:
         spread = event.metrics.get("pair_accuracy_std") or 0.0
-        parts.append(f"accuracy {100 * event.metrics['pair_accuracy']:.2f} ± {100 * spread:.2f} %")
-    return f"{event.name}, step {event.step:,}: {', '.join(parts)}"
+        caption += f", accuracy {100 * event.metrics['pair_accuracy']:.2f} ± {100 * spread:.2f} %"
+    return caption
 
 
 def _figure() -> Figure:
+    """An empty figure outside pyplot: no window, no global state, safe in any thread."""
     figure = Figure(figsize=(9, 5), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -127,6 +124,8 @@ def _figure() -> Figure:
 def _save(figure: Figure, path: Path) -> Path:
     for axes in figure.axes:
         axes.spines["top"].set_visible(False)
-        axes.margins(x=0.02)
+        axes.spines["right"].set_visible(axes.yaxis.get_label_position() == "right")
+        if axes.yaxis.get_label_position() == "left":
+            axes.grid(alpha=0.25)
     figure.savefig(path)
     return path

@@ -10,14 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megaclass.data import records, recordio
+from megaclass.data import recordio, records
 from megaclass.data.records import RecordDataset, RecordWriter
 from megaclass.errors import UserError
 
 MAGIC = b"\x0a\x23\xd7\xce"
-quick = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def part(flag: int, content: bytes) -> bytes:
@@ -250,7 +248,7 @@ IMAGE = header(0, 0.0) + b"image"
     [
         (b"\x0b" + part(0, IMAGE)[1:], "magic number is 0xced7230b"),
         (part(0, IMAGE[:20]), "20 bytes are fewer than the 24 of a header"),
-        (MAGIC + struct.pack("<I", 1 << 20) + IMAGE, "1048576 bytes from byte"),
+        (MAGIC + struct.pack("<I", 1 << 20) + IMAGE + b"...", "1048576 bytes from byte"),
         (part(0, header(1000, 0.0) + b"image"), "1000 labels do not fit"),
         (part(2, IMAGE), "part 0 has the flag 2"),
         (part(1, IMAGE + b"...") + part(1, IMAGE), "part 1 has the flag 1"),
@@ -285,7 +283,7 @@ def test_a_file_cut_short_is_refused_at_once(tmp_path):
     rec, _ = sound_bytes(tmp_path)
     for cut in (len(rec) - 1, len(rec) // 2, 3):
         (tmp_path / "train.rec").write_bytes(rec[:cut])
-        with pytest.raises(UserError, match="train.rec"):
+        with pytest.raises(UserError, match="train"):
             RecordDataset(tmp_path)
 
 
@@ -302,7 +300,7 @@ def test_a_set_without_one_sound_record_is_not_searched_for_ever(tmp_path):
     ("change", "message"),
     [
         (lambda d: (d / "train.rec").unlink(), "holds no train.rec"),
-        (lambda d: (d / "train.rec").write_bytes(b""), "train.rec is empty"),
+        (lambda d: (d / "train.rec").write_bytes(b""), "train.rec has 0 bytes"),
         (lambda d: (d / "train.idx").write_text(""), "train.idx lists no records"),
         (lambda d: (d / "train.idx").write_text("0\t0\n1\n"), "key<TAB>offset"),
         (lambda d: (d / "train.idx").write_text("0\t0\n1\tx\n"), "key<TAB>offset"),
@@ -327,7 +325,7 @@ def test_paths_and_options_are_checked(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UserError, match=r"not a \.rec file"):
         RecordDataset(tmp_path / "notes.txt")
-    (tmp_path / "text.rec").write_text("this is no record file")
+    (tmp_path / "text.rec").write_text("this is no record file, but a text")
     with pytest.raises(UserError, match="not a RecordIO file"):
         RecordDataset(tmp_path / "text.rec")
     with pytest.raises(UserError, match="on_error"):

@@ -1,0 +1,334 @@
+"""From a configuration to the objects of a run: the one file that knows every registry."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from megaclass import distributed
+from megaclass.config import Config, Model
+from megaclass.data import glyphs
+from megaclass.data.augment import EvalTransform, TrainTransform
+from megaclass.data.dataset import Dataset
+from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, Batch, Loader, to_model_input
+from megaclass.data.open import open_dataset
+from megaclass.data.rotated import RotatedClasses
+from megaclass.data.sampler import EpochSampler, rank_slice
+from megaclass.data.synthetic import SyntheticLoader
+from megaclass.distributed import World
+from megaclass.errors import UserError
+from megaclass.evaluation import Classifier, Evaluation, ImageReader, build_verifier
+from megaclass.heads.linear import LinearHead
+from megaclass.heads.margins import Margin
+from megaclass.heads.partial_fc import PartialFC
+from megaclass.heads.sgd import HeadSGD
+from megaclass.models.registry import backbone_options, build_backbone, load_backbone_weights
+from megaclass.optim import build_optimizer
+from megaclass.permutation import derive_key
+from megaclass.runtime import Arithmetic, pick_arithmetic
+
+Evaluator = Callable[[nn.Module, nn.Module], Evaluation]
+
+
+@dataclass
+class Job:
+    """Everything that trains. ``model`` and ``scorer`` are backbone and head as the loop calls them: wrapped
+    where their gradients are averaged over ranks."""
+
+    config: Config
+    world: World
+    arithmetic: Arithmetic
+    batches: Callable[[int, int], Iterator[Batch]]  # (first step, end) -> this rank's part of each step
+    to_input: Callable[[Tensor], Tensor]
+    epoch_samples: int
+    total_steps: int
+    num_classes: int
+    backbone: nn.Module
+    head: PartialFC | LinearHead
+    model: nn.Module
+    scorer: nn.Module
+    optimizer: torch.optim.Optimizer
+    head_optimizer: HeadSGD | None
+    scaler: torch.amp.GradScaler
+    evaluator: Evaluator | None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """By what a checkpoint of another model is told from one of this."""
+        config = self.config
+        return {
+            "backbone": config.model.name,
+            "embedding_dim": self.head.weight.shape[1],
+            "image_size": config.data.image_size,
+            "width": config.model.width,
+            "head": config.head.kind,
+            "num_classes": self.num_classes,
+            "backbone_optimizer": config.optim.name,
+            "global_batch_size": config.data.global_batch_size,
+        }
+
+    def gradients_stay_local(self, stay: bool) -> contextlib.AbstractContextManager:
+        """While micro-batches but the last run, DistributedDataParallel need not talk."""
+        stack = contextlib.ExitStack()
+        for module in (self.model, self.scorer):
+            if stay and isinstance(module, DistributedDataParallel):
+                stack.enter_context(module.no_sync())
+        return stack
+
+
+def build_job(config: Config, world: World, say: Callable[[str], None] = print) -> Job:
+    """Build every part of a run. ``say`` receives lines about work that takes a while."""
+    arithmetic = pick_arithmetic(config.precision.compute, config.precision.channels_last, world.device)
+    rank_slice(0, config.data.global_batch_size, 0, world.size * config.data.accumulation)  # divisible?
+    to_input = input_function(config, arithmetic)
+    glyph_set = _glyph_set(config, say) if config.data.source == "glyphs" else None
+
+    if config.data.source == "synthetic":
+        num_classes, epoch_samples = config.data.num_classes, config.data.num_samples
+        batches = _synthetic_batches(config, world)
+    else:
+        dataset = _training_set(config, glyph_set)
+        num_classes, epoch_samples = dataset.num_classes, len(dataset)
+        batches = _batches(config, world, dataset)
+    total_steps = config.schedule.steps or max(
+        1, round(config.schedule.epochs * epoch_samples / config.data.global_batch_size)
+    )
+
+    backbone = build_model(config, arithmetic)
+    head = _build_head(config, num_classes, int(backbone.embedding_dim), world)  # type: ignore[arg-type]
+    optim = config.optim
+    by_gradient = [backbone] if isinstance(head, PartialFC) else [backbone, head]
+    optimizer = build_optimizer(
+        optim.name,
+        by_gradient,
+        lr=optim.lr,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        decay_norms=optim.decay_norms,
+    )
+    head_optimizer = None
+    if isinstance(head, PartialFC):
+        head_optimizer = HeadSGD(head, optim.lr * optim.head_lr_factor, optim.momentum, optim.weight_decay)
+    return Job(
+        config=config,
+        world=world,
+        arithmetic=arithmetic,
+        batches=batches,
+        to_input=to_input,
+        epoch_samples=epoch_samples,
+        total_steps=total_steps,
+        num_classes=num_classes,
+        backbone=backbone,
+        head=head,
+        model=_averaging_gradients(backbone, world),
+        scorer=head if isinstance(head, PartialFC) else _averaging_gradients(head, world),
+        optimizer=optimizer,
+        head_optimizer=head_optimizer,
+        scaler=torch.amp.GradScaler(
+            world.device.type, enabled=arithmetic.needs_loss_scale, init_scale=config.precision.init_scale
+        ),
+        evaluator=_evaluator(config, arithmetic, to_input, num_classes, glyph_set),
+    )
+
+
+# -- data ---------------------------------------------------------------------------------------------
+
+
+def cache_directory() -> Path:
+    """Where data sets made by megaclass itself lie: ``$MEGACLASS_CACHE``, else the user's cache."""
+    named = os.environ.get("MEGACLASS_CACHE")
+    return (
+        Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "megaclass"
+    )
+
+
+def _glyph_set(config: Config, say: Callable[[str], None]) -> Path:
+    """Render the glyphs where they are missing: the main rank does, the others wait."""
+    size, held_out = config.data.image_size, config.data.held_out
+    directory = (
+        Path(config.data.path) if config.data.path else cache_directory() / f"glyphs-{size}px-{held_out}"
+    )
+    error: Exception | None = None
+    if distributed.rank() == 0:
+        try:
+            if not directory.exists():
+                say(f"Rendering the glyph data set into {directory} (once, about half a minute)")
+            glyphs.ensure(directory, image_size=size, held_out=held_out)
+        except UserError as caught:
+            error = caught
+    distributed.agree_or_raise(error)
+    return directory
+
+
+def _training_set(config: Config, glyph_set: Path | None) -> Dataset:
+    path = glyph_set / "train" if glyph_set else Path(config.data.path)
+    dataset = open_dataset(path, config.data.on_error)
+    wanted = config.data.num_classes
+    if wanted and wanted != dataset.num_classes:
+        raise UserError(
+            f"data.num_classes: {wanted}, but {path} has {dataset.num_classes} classes; "
+            "leave it 0 to take the data's"
+        )
+    if config.data.rotation_classes > 1:
+        return RotatedClasses(dataset, config.data.rotation_classes)
+    return dataset
+
+
+def _batches(config: Config, world: World, dataset: Dataset) -> Callable[[int, int], Iterator[Batch]]:
+    data, augment = config.data, config.augment
+    sampler = EpochSampler(len(dataset), config.run.seed)
+    transform = TrainTransform(
+        data.image_size,
+        flip=augment.flip,
+        rotate_degrees=augment.rotate_degrees,
+        scale=augment.scale,
+        translate=augment.translate,
+        shear_degrees=augment.shear_degrees,
+        crop_scale_min=augment.crop_scale_min,
+        seed=derive_key("augment", config.run.seed),
+    )
+
+    def indices_of_step(step: int) -> tuple[np.ndarray, np.ndarray]:
+        start, count = rank_slice(step, data.global_batch_size, world.rank, world.size)
+        return sampler.indices(start, count), np.arange(start, start + count)
+
+    loader = Loader(
+        dataset,
+        transform,
+        indices_of_step,
+        workers=data.workers or torch.get_num_threads(),
+        on_error=data.on_error,
+        pin_memory=world.device.type == "cuda",
+    )
+    return loader.steps
+
+
+def _synthetic_batches(config: Config, world: World) -> Callable[[int, int], Iterator[Batch]]:
+    data = config.data
+    loader = SyntheticLoader(
+        num_classes=data.num_classes,
+        image_size=data.image_size,
+        global_batch_size=data.global_batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        seed=config.run.seed,
+        device=world.device,
+    )
+    return loader.steps
+
+
+def input_function(config: Config, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
+    """uint8 (B, S, S, 3) on any device -> normalised fp32 (B, 3, S, S) on the run's device."""
+    by_imagenet = config.data.normalise == "imagenet"
+    return partial(
+        to_model_input,
+        device=arithmetic.device,
+        dtype=torch.float32,
+        channels_last=arithmetic.channels_last,
+        mean=IMAGENET_MEAN if by_imagenet else None,
+        std=IMAGENET_STD if by_imagenet else None,
+    )
+
+
+# -- models -------------------------------------------------------------------------------------------
+
+
+def build_model(config: Config, arithmetic: Arithmetic) -> nn.Module:
+    """The backbone on its device, with the weights that ``run.seed`` or ``model.weights`` says."""
+    model = config.model
+    taken = backbone_options(model.name)
+    options: dict[str, Any] = {"image_size": config.data.image_size}
+    for f in dataclasses.fields(Model):
+        value = getattr(model, f.name)
+        # An option that this backbone lacks is refused only where somebody has set it.
+        if f.name not in ("name", "sync_norm", "weights") and (f.name in taken or value != f.default):
+            options[f.name] = value
+    torch.manual_seed(derive_key("weights", config.run.seed))
+    backbone = build_backbone(model.name, norm="sync" if model.sync_norm else "batch", **options)
+    if model.weights:
+        load_backbone_weights(backbone, read_state_dict(Path(model.weights)), model.weights)
+    return backbone.to(arithmetic.device, memory_format=arithmetic.memory_format)
+
+
+def read_state_dict(path: Path) -> Any:
+    """A PyTorch weight file, opened without running anything in it."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a file that is none of its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: not a PyTorch weight file that can be opened safely ({reason})") from None
+
+
+def _build_head(config: Config, num_classes: int, embedding_dim: int, world: World) -> PartialFC | LinearHead:
+    head = config.head
+    if head.kind == "linear":
+        return LinearHead(num_classes, embedding_dim, head.label_smoothing).to(world.device)
+    margin = Margin(
+        m1=head.m1,
+        m2=head.m2,
+        m3=head.m3,
+        scale=head.scale,
+        gradient=head.gradient,
+        filter_threshold=head.filter_threshold,
+    )
+    return PartialFC(
+        num_classes,
+        embedding_dim,
+        margin=margin,
+        sample_rate=head.sample_rate,
+        parallelism=head.parallelism,
+        precision=head.precision,
+        seed=config.run.seed,
+        tile_mb=head.tile_mb,
+        device=world.device,
+    )
+
+
+def _averaging_gradients(module: nn.Module, world: World) -> nn.Module:
+    if world.size == 1:
+        return module
+    device_ids = [world.device] if world.device.type == "cuda" else None
+    return DistributedDataParallel(
+        module, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+# -- evaluation ---------------------------------------------------------------------------------------
+
+
+def image_reader(config: Config, arithmetic: Arithmetic, to_input: Callable[[Tensor], Tensor]) -> ImageReader:
+    return ImageReader(
+        transform=EvalTransform(config.data.image_size, config.evaluate.resize),
+        batch_size=config.evaluate.batch_size,
+        workers=config.data.workers or torch.get_num_threads(),
+        device=arithmetic.device,
+        to_input=to_input,
+        precision=arithmetic.autocast,
+    )
+
+
+def _evaluator(
+    config: Config,
+    arithmetic: Arithmetic,
+    to_input: Callable[[Tensor], Tensor],
+    num_classes: int,
+    glyph_set: Path | None,
+) -> Evaluator | None:
+    if config.evaluate.task == "none":
+        return None
+    path = Path(config.evaluate.path) if config.evaluate.path or glyph_set is None else glyph_set / "test"
+    images = image_reader(config, arithmetic, to_input)
+    if config.evaluate.task == "verification":
+        return build_verifier(config, path, images)
+    return Classifier(open_dataset(path), num_classes, images)

@@ -1,0 +1,278 @@
+"""The command line: one short function a verb, with its imports inside, so that each starts fast."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from megaclass.errors import UserError, lookup
+from megaclass.version import __version__
+
+if TYPE_CHECKING:
+    from megaclass.config import Config
+
+USAGE = """\
+megaclass: train image recognition models with very many classes, and measure it
+
+  megaclass train RECIPE [--resume] [--section.key value ...]
+        train a model; several processes: torchrun --nproc-per-node N -m megaclass train ...
+  megaclass recipes                     list the recipes and the backbones
+  megaclass show RECIPE [--all]         print a recipe, or with --all the complete commented configuration
+  megaclass evaluate verification IMAGES [--pairs FILE] [--run DIR] [...]
+        score a model on pairs of images it was not trained on
+  megaclass evaluate classification IMAGES --run DIR
+        top-1 and top-5 accuracy
+  megaclass data pack SOURCE OUTPUT     pack a folder of images or an .npz into record files
+
+`megaclass VERB --help` says more. Wrong input ends with one line and exit status 2.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if words else 2
+    if words[0] in ("--version", "version"):
+        print(f"megaclass {__version__}")
+        return 0
+    try:
+        verb: Callable[[list[str]], None] = lookup(VERBS, words[0], "command")  # type: ignore[arg-type]
+        verb(words[1:])
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0" or not getattr(error, "agreed", False):
+            print(f"megaclass: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("megaclass: interrupted; continue with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+# -- verbs --------------------------------------------------------------------------------------------
+
+
+def train(words: list[str]) -> None:
+    parser = _parser(
+        "megaclass train", "Train a model by a recipe; every setting can be changed by --section.key value."
+    )
+    parser.add_argument("recipe", type=str, help="name of a recipe (see `megaclass recipes`) or a .toml file")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in run.output, or the recipe's last"
+    )
+    config, options = _configured(parser, words)
+
+    from megaclass import distributed
+    from megaclass import train as training
+
+    with distributed.started(config.run.device, config.run.timeout_s) as world:
+        directory, result = training.run(config, world, resume=options.resume)
+        if world.is_main:
+            _show_result(directory.path, result)
+
+
+def recipes(words: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from megaclass.config import load_recipe, recipe_names
+    from megaclass.models.registry import BACKBONES
+
+    _parser("megaclass recipes", "List the recipes and the backbones.").parse_args(words)
+    table = Table("recipe", "what it trains", box=None)
+    for name in recipe_names():
+        table.add_row(name, load_recipe(name).description)
+    console = Console()
+    console.print(table)
+    console.print(f"\nbackbones (model.name): {', '.join(BACKBONES)}", highlight=False)
+
+
+def show(words: list[str]) -> None:
+    from megaclass.config import to_toml
+
+    parser = _parser("megaclass show", "Print a recipe as TOML: what differs from the defaults.")
+    parser.add_argument("recipe", type=str, help="name of a recipe or a .toml file")
+    parser.add_argument("--all", action="store_true", help="every setting, with what it means")
+    config, options = _configured(parser, words)
+    print(to_toml(config, only_changed=not options.all, docs=options.all), end="")
+
+
+def evaluate(words: list[str]) -> None:
+    kinds: dict[str, Any] = {"verification": None, "classification": None}
+    if words and not words[0].startswith("-"):
+        lookup(kinds, words[0], "evaluation")
+    parser = _parser(
+        "megaclass evaluate",
+        "Score a model: `verification` by pairs of images, `classification` by top-1 and top-5 accuracy.",
+    )
+    parser.add_argument("kind", type=str, help="verification or classification")
+    parser.add_argument(
+        "images", type=str, help="record set, directory of class directories, or images of --pairs (zip too)"
+    )
+    parser.add_argument(
+        "--pairs", type=str, default="", help="LFW-style pairs.txt; without it pairs are drawn"
+    )
+    parser.add_argument(
+        "--run", type=str, default="", help="run directory whose model is scored", dest="run_dir"
+    )
+    parser.add_argument(
+        "--checkpoint", type=str, default="best", help="of that run: best, latest or a step-NNNNNNNN"
+    )
+    parser.add_argument("--output", type=str, default="", help="write the metrics to this JSON file too")
+    parser.add_argument(
+        "--recipe", type=str, default="", help="recipe instead of a run: an untrained model, or model.weights"
+    )
+    config, options = _configured(parser, words)
+
+    from megaclass import distributed
+    from megaclass.scoring import score
+
+    with distributed.started(config.run.device, config.run.timeout_s) as world:
+        found = score(
+            config, world, options.kind, options.images, options.pairs, options.run_dir, options.checkpoint
+        )
+        if world.is_main:
+            _print_metrics(found.kind, found.metrics)
+            if options.output:
+                _write_new_json(options.output, {found.kind: found.metrics})
+
+
+def data(words: list[str]) -> None:
+    lookup({"pack": None}, words[0] if words else "", "data command")
+    parser = _parser("megaclass data pack", "Pack images into record files (train.rec, train.idx, property).")
+    parser.add_argument(
+        "source", type=str, help="directory of class directories, or an .npz of images and labels"
+    )
+    parser.add_argument("output", type=str, help="directory for the record set; must not hold one")
+    parser.add_argument(
+        "--image-size", type=int, default=0, help="resize to a square of this many pixels; 0: as they are"
+    )
+    parser.add_argument(
+        "--quality", type=int, default=95, help="JPEG quality of images that are encoded anew"
+    )
+    parser.add_argument(
+        "--where", type=str, default="", help=".npz: rows with name=value, e.g. background=true"
+    )
+    parser.add_argument(
+        "--unpack-bits", type=str, default="", help=".npz: HEIGHTxWIDTH of images stored by np.packbits"
+    )
+    parser.add_argument("--invert", action="store_true", help="swap dark and bright")
+    options = parser.parse_args(words[1:])
+
+    from rich.progress import Progress
+
+    from megaclass.data.pack import pack
+
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("packing", total=None)
+        summary = pack(
+            options.source,
+            options.output,
+            image_size=options.image_size or None,
+            quality=options.quality,
+            where=options.where or None,
+            unpack_bits=_size(options.unpack_bits),
+            invert=options.invert,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print(summary)
+
+
+VERBS = {"train": train, "recipes": recipes, "show": show, "evaluate": evaluate, "data": data}
+
+
+# -- parsing ------------------------------------------------------------------------------------------
+
+
+def _parser(program: str, description: str) -> Any:
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(prog=program, description=description, exit_on_error=False, default_env=False)
+
+
+def _configured(parser: Any, words: list[str]) -> "tuple[Config, Any]":
+    """Parse the verb's own options and every ``--section.key``; the recipe gives the defaults of the latter."""
+    from jsonargparse import ArgumentError
+
+    from megaclass import config as settings
+
+    fields = settings.options()
+    for name, section in settings.SECTIONS.items():
+        group = parser.add_argument_group(f"{name}: {(section.__doc__ or '').splitlines()[0]}")
+        for key, f in fields.items():
+            if key.startswith(f"{name}."):
+                choices = f.metadata["choices"]
+                text = f.metadata["doc"] + (f" ({', '.join(choices)})" if choices else "")
+                group.add_argument(f"--{key}", type=f.type, help=text.replace("%", "%%"))
+    for word in words:
+        if word.startswith("--") and "." in (key := word[2:].partition("=")[0]):
+            settings.require_known(key)
+    try:
+        options = parser.parse_args(words)
+    except ArgumentError as error:
+        raise UserError(f"{_one_line(error)}; see `{parser.prog} --help`") from None
+
+    recipe, run_dir = getattr(options, "recipe", ""), getattr(options, "run_dir", "")
+    base = (
+        settings.load_recipe(f"{run_dir}/config.toml" if run_dir else recipe) if run_dir or recipe else None
+    )
+    given = {name: {} for name in settings.SECTIONS}  # type: dict[str, dict[str, Any]]
+    for key in fields:
+        value = options.get(key)
+        if value is not None:
+            section, name = key.split(".")
+            given[section][name] = value
+    return settings.from_mapping(given, base), options
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    height, x, width = text.partition("x")
+    if not (x and height.isdigit() and width.isdigit()):
+        raise UserError(f"--unpack-bits: {text!r} is not HEIGHTxWIDTH, e.g. 105x105")
+    return int(height), int(width)
+
+
+# -- output -------------------------------------------------------------------------------------------
+
+
+def _show_result(path: Any, result: dict[str, Any]) -> None:
+    """The table of metrics, the pictures, and where everything lies."""
+    from megaclass.report.curves import draw_run
+
+    pictures = draw_run(path)
+    for kind in ("verification", "classification"):
+        if kind in result:
+            _print_metrics(kind, result[kind])
+    print(f"{result['steps']} steps, {result['seconds']:.1f} s, {result['samples_per_second']:.1f} samples/s")
+    print(f"result    {path / 'result.json'}")
+    for picture in pictures:
+        print(f"picture   {picture}")
+
+
+def _print_metrics(kind: str, metrics: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from megaclass.report.table import classification_table, verification_table
+
+    make = verification_table if kind == "verification" else classification_table
+    Console().print(make(metrics))
+
+
+def _write_new_json(name: str, value: dict[str, Any]) -> None:
+    import json
+    from pathlib import Path
+
+    path = Path(name)
+    if path.exists():
+        raise UserError(f"--output: {path} exists; name another file")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

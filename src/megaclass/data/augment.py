@@ -1,0 +1,235 @@
+"""Random and fixed geometry, from a decoded image of any size to the square that the model takes.
+
+Randomness is a function of (seed, global sample number) alone: no state, so any worker on any rank draws the
+same numbers for the same sample, and a resumed run draws what the uninterrupted one would have drawn.
+
+A transform works in two steps, so that what can be vectorised is: ``plan_NK = transform.plan(numbers_N)``
+for a whole batch, then ``transform(image_HWC, plan_K, out_SSC)`` for each image, in any thread.
+
+Shapes: N = samples, K = numbers a sample, S = image size, H, W = size of the decoded image, C = 3.
+"""
+
+import math
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+
+from megaclass.errors import UserError
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_CROP_TRIES = 10  # as torchvision's RandomResizedCrop
+_CROP_LOG_ASPECT = math.log(4 / 3)
+# From this reduction on (source pixels a target pixel) bilinear sampling alone would skip pixels.
+_SHRINK_FIRST = 1.5
+
+
+def _mixed(state: np.ndarray) -> np.ndarray:
+    """The output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), on uint64 with wrap-around."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def uniforms(seed: int, sample_numbers_N: np.ndarray, k: int) -> np.ndarray:
+    """``k`` numbers in [0, 1) a sample, float64 (N, k). Column j does not depend on ``k``."""
+    key = _mixed(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + _GOLDEN)
+    stream_N = _mixed(key + np.asarray(sample_numbers_N).astype(np.uint64) * _GOLDEN)
+    column_K = np.arange(1, k + 1, dtype=np.uint64) * _GOLDEN
+    return (_mixed(stream_N[:, None] + column_K) >> np.uint64(11)) * 2.0**-53
+
+
+class Transform(Protocol):
+    """What the loader asks of a transform. Both methods are called from several threads."""
+
+    image_size: int
+
+    def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
+        """Everything random about these samples, float64 (N, K)."""
+        ...
+
+    def __call__(self, image_HWC: np.ndarray, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
+        """Write the transformed uint8 image into ``out_SSC``, which may be the image itself."""
+        ...
+
+
+class TrainTransform:
+    """Random crop, turn, scale, shift, shear and flip, composed into one resampling of the image.
+
+    ``rotate_degrees``, ``scale``, ``translate`` (share of the image) and ``shear_degrees`` are the largest
+    changes either way, drawn uniformly; scale 0.15 is a factor from 0.85 to 1.15. ``crop_scale_min`` below 1
+    crops a random share of the area between it and 1, of aspect 3/4 to 4/3, as torchvision's
+    RandomResizedCrop does. ``flip`` mirrors half of the images. ``fill`` is what lies outside the image:
+    ``"edge"`` repeats its border, a number is a grey value.
+
+    An image that is not square is stretched to the square unless it is cropped. Where only flips are asked
+    for and the size fits, pixels are copied, not resampled. Raises UserError for options out of range.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        flip: bool = False,
+        rotate_degrees: float = 0.0,
+        scale: float = 0.0,
+        translate: float = 0.0,
+        shear_degrees: float = 0.0,
+        crop_scale_min: float = 1.0,
+        fill: int | Literal["edge"] = "edge",
+        seed: int = 0,
+    ) -> None:
+        _require(image_size >= 1, "image_size", image_size, "at least 1")
+        _require(0 <= rotate_degrees <= 180, "rotate_degrees", rotate_degrees, "from 0 to 180")
+        _require(0 <= scale < 1, "scale", scale, "from 0 to below 1")
+        _require(0 <= translate <= 1, "translate", translate, "from 0 to 1")
+        _require(0 <= shear_degrees < 90, "shear_degrees", shear_degrees, "from 0 to below 90")
+        _require(0 < crop_scale_min <= 1, "crop_scale_min", crop_scale_min, "above 0 and at most 1")
+        _require(fill == "edge" or (fill in range(256)), "fill", fill, '"edge" or from 0 to 255')
+        self.image_size = image_size
+        self._flip = flip
+        self._seed = seed
+        self._ranges = (
+            math.radians(rotate_degrees),
+            scale,
+            translate,
+            translate,
+            math.radians(shear_degrees),
+        )
+        self._is_affine = any(self._ranges)
+        self._crop_scale_min = crop_scale_min
+        self._border = cv2.BORDER_REPLICATE if fill == "edge" else cv2.BORDER_CONSTANT
+        self._border_value = (0, 0, 0) if fill == "edge" else (fill, fill, fill)
+
+    def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
+        """Columns: whether to flip; output to source map (a, b, c, d and shift x, y) in shares of the image
+        around its centre; place of the crop (x, y); area and aspect of each try at a crop."""
+        crops = self._crop_scale_min < 1
+        draws_NK = uniforms(self._seed, sample_numbers_N, 8 + 2 * _CROP_TRIES if crops else 6)
+        plan_NK = np.empty((len(draws_NK), 9 + 2 * _CROP_TRIES if crops else 7))
+        flip_N = (draws_NK[:, 0] < 0.5) & self._flip
+        turn, scale, right, down, shear = (2 * draws_NK[:, 1:6] - 1).T * np.array(self._ranges)[:, None]
+        # The picture is sheared, scaled, turned, then shifted. The warp needs the way back:
+        # source = (target - shift) @ turn^-1 @ scale^-1 @ shear^-1, mirrored last.
+        cos, sin, tan = np.cos(turn) / (1 + scale), np.sin(turn) / (1 + scale), np.tan(shear)
+        sign = np.where(flip_N, -1.0, 1.0)
+        a, b = sign * (cos + tan * sin), sign * (sin - tan * cos)
+        c, d = -sin, cos
+        plan_NK[:, :7] = np.stack([flip_N, a, b, c, d, -(a * right + b * down), -(c * right + d * down)], 1)
+        plan_NK[:, 7:] = draws_NK[:, 6:]
+        return plan_NK
+
+    def __call__(self, image_HWC: np.ndarray, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
+        height, width = image_HWC.shape[:2]
+        left, top = 0, 0
+        if self._crop_scale_min < 1:
+            left, top, width, height = self._crop(height, width, plan_K[7:])
+        if self._is_affine:
+            self._warp(image_HWC, (left, top, width, height), plan_K[1:7], out_SSC)
+            return
+        image_HWC = image_HWC[top : top + height, left : left + width]
+        if plan_K[0]:
+            cv2.flip(resized(image_HWC, self.image_size, self.image_size), 1, dst=out_SSC)
+        else:
+            _fit(image_HWC, out_SSC)
+
+    def _crop(self, height: int, width: int, draws: np.ndarray) -> tuple[int, int, int, int]:
+        """(left, top, width, height) of a random box, by torchvision's rule."""
+        area = height * width
+        for area_draw, aspect_draw in draws[2:].reshape(-1, 2).tolist():
+            target = area * (self._crop_scale_min + (1 - self._crop_scale_min) * area_draw)
+            aspect = math.exp((2 * aspect_draw - 1) * _CROP_LOG_ASPECT)
+            w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                return int(draws[0] * (width - w + 1)), int(draws[1] * (height - h + 1)), w, h
+        # No box fits a very long image: take the largest central one of an allowed aspect.
+        w = min(width, max(1, round(height * 4 / 3)))
+        h = min(height, max(1, round(width * 4 / 3)))
+        return (width - w) // 2, (height - h) // 2, w, h
+
+    def _warp(
+        self, image_HWC: np.ndarray, box: tuple[int, int, int, int], map_6: np.ndarray, out_SSC: np.ndarray
+    ) -> None:
+        size = self.image_size
+        left, top, width, height = box
+        if image_HWC is out_SSC:
+            image_HWC = image_HWC.copy()  # a warp reads what it has overwritten
+        shrink_x, shrink_y = max(1.0, width / size), max(1.0, height / size)
+        if max(shrink_x, shrink_y) >= _SHRINK_FIRST:
+            full_height, full_width = image_HWC.shape[:2]
+            new_width, new_height = math.ceil(full_width / shrink_x), math.ceil(full_height / shrink_y)
+            image_HWC = resized(image_HWC, new_width, new_height)
+            shrink_x, shrink_y = full_width / new_width, full_height / new_height
+            left, top, width, height = left / shrink_x, top / shrink_y, width / shrink_x, height / shrink_y
+        a, b, c, d, x, y = map_6.tolist()
+        per_x, per_y = width / size, height / size
+        matrix_23 = np.array(
+            [
+                # Pixel i covers [i, i + 1), so its centre is i + 0.5 on both sides.
+                [a * per_x, b * per_x, left + width * (0.5 + x) - 0.5 - (a + b) * per_x * (size - 1) / 2],
+                [c * per_y, d * per_y, top + height * (0.5 + y) - 0.5 - (c + d) * per_y * (size - 1) / 2],
+            ]
+        )
+        cv2.warpAffine(
+            image_HWC,
+            matrix_23,
+            (size, size),
+            dst=out_SSC,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=self._border,
+            borderValue=self._border_value,
+        )
+
+
+class EvalTransform:
+    """The fixed way to the square.
+
+    ``resize`` > 0 scales the shorter side to it, then cuts the central square (ImageNet: 256, then 224).
+    ``resize`` = 0 stretches an image that does not have the size already.
+    """
+
+    def __init__(self, image_size: int, resize: int = 0) -> None:
+        _require(image_size >= 1, "image_size", image_size, "at least 1")
+        _require(resize == 0 or resize >= image_size, "resize", resize, f"0 or at least {image_size}")
+        self.image_size = image_size
+        self._resize = resize
+
+    def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
+        return np.empty((len(sample_numbers_N), 0))
+
+    def __call__(self, image_HWC: np.ndarray, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
+        size = self.image_size
+        if not self._resize:
+            _fit(image_HWC, out_SSC)
+            return
+        height, width = image_HWC.shape[:2]
+        # The longer side is rounded down, as torchvision does.
+        factor_top, factor_bottom = self._resize, min(height, width)
+        image_HWC = resized(
+            image_HWC, width * factor_top // factor_bottom, height * factor_top // factor_bottom
+        )
+        top, left = round((image_HWC.shape[0] - size) / 2), round((image_HWC.shape[1] - size) / 2)
+        out_SSC[...] = image_HWC[top : top + size, left : left + size]
+
+
+def resized(image_HWC: np.ndarray, width: int, height: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Resample to ``height`` x ``width``: by area where that is a reduction, else bilinear."""
+    old_height, old_width = image_HWC.shape[:2]
+    if out is None and (old_height, old_width) == (height, width):
+        return image_HWC
+    shrinks = old_width > width or old_height > height
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image_HWC, (width, height), dst=out, interpolation=interpolation)
+
+
+def _fit(image_HWC: np.ndarray, out_SSC: np.ndarray) -> None:
+    """Copy the image, stretched if it has another size."""
+    if image_HWC.shape != out_SSC.shape:
+        resized(image_HWC, *out_SSC.shape[:2], out_SSC)
+    elif image_HWC is not out_SSC:
+        out_SSC[...] = image_HWC
+
+
+def _require(condition: bool, field: str, value: object, expected: str) -> None:
+    if not condition:
+        raise UserError(f"{field}: {value!r} is out of range; it must be {expected}")

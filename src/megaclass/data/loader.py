@@ -1,0 +1,238 @@
+"""Batches of decoded images, made by threads ahead of the step that uses them.
+
+Reading, decoding and warping release the GIL, so threads of one process suffice: no copies between processes,
+no start-up time. Images stay uint8 until they are on the device.
+
+Shapes: B = images of this rank in a step, S = image size, C = 3 channels (RGB).
+"""
+
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from megaclass.data.augment import Transform
+from megaclass.data.dataset import Dataset
+from megaclass.data.decode import decode
+from megaclass.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Images a task. Few, so that the threads finish a batch together; several, so that handing out tasks is cheap.
+_TASK_IMAGES = 8
+
+
+class Batch(NamedTuple):
+    """One step's images (uint8, BxSxSxC) and labels (int64, B), and how long the consumer waited for them."""
+
+    images: Tensor
+    labels: Tensor
+    wait_ms: float
+
+
+class Loader:
+    """Turns a dataset into batches.
+
+    ``indices_of_step(step)`` gives the dataset indices of a step and the global sample numbers that its
+    random changes depend on, both int64 of shape (B,). ``workers`` threads work on ``prefetch`` steps at once;
+    the bytes do not depend on either. ``on_error="skip"`` puts the next readable sample of the batch in the
+    place of a damaged one; ``skipped`` counts them, and each is named in the log once. ``pin_memory`` allows
+    copies to a GPU that overlap with its work.
+
+    A label outside the dataset's classes is a UserError whatever ``on_error`` says. The first batch sets
+    OpenCV's own threads to one in this process: the loader's threads use the cores better.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: Transform,
+        indices_of_step: Callable[[int], tuple[np.ndarray, np.ndarray]],
+        *,
+        workers: int = 1,
+        prefetch: int = 2,
+        on_error: Literal["fail", "skip"] = "fail",
+        pin_memory: bool = False,
+    ) -> None:
+        if workers < 1:
+            raise UserError(f"workers: {workers} is too few; use 1 or more")
+        if prefetch < 1:
+            raise UserError(f"prefetch: {prefetch} is too few; use 1 or more")
+        if on_error not in ("fail", "skip"):
+            raise UserError(f"on_error: {on_error!r} is not known; use fail or skip")
+        self._dataset = dataset
+        self._transform = transform
+        self._indices_of_step = indices_of_step
+        self._workers = workers
+        self._prefetch = prefetch
+        self._on_error = on_error
+        self._pin_memory = pin_memory
+        self._turn_of: Callable[[int], int] | None = getattr(dataset, "turn", None)
+        self._damaged: set[int] = set()
+
+    @property
+    def skipped(self) -> int:
+        """How many damaged samples were met so far (with ``on_error="skip"``)."""
+        return len(self._damaged)
+
+    def steps(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of the steps ``start`` to ``stop - 1``, in order.
+
+        An error of a worker is raised here, at its step. Closing the iterator, or dropping it, ends the
+        threads.
+        """
+        pool = ThreadPoolExecutor(self._workers, "loader", initializer=cv2.setNumThreads, initargs=(1,))
+        try:
+            ahead = range(start, min(start + self._prefetch, stop))
+            pending = deque(self._submit(pool, step) for step in ahead)
+            for step in range(start, stop):
+                began = time.perf_counter()
+                batch = self._finish(pending.popleft())
+                # Begun before this batch is handed out, so that no thread idles meanwhile.
+                if step + self._prefetch < stop:
+                    pending.append(self._submit(pool, step + self._prefetch))
+                yield batch._replace(wait_ms=1e3 * (time.perf_counter() - began))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, pool: ThreadPoolExecutor, step: int) -> "_Pending":
+        indices_B, numbers_B = self._indices_of_step(step)
+        size = self._transform.image_size
+        images = torch.empty((len(indices_B), size, size, 3), dtype=torch.uint8, pin_memory=self._pin_memory)
+        labels = torch.empty(len(indices_B), dtype=torch.int64, pin_memory=self._pin_memory)
+        work = _Work(indices_B, self._transform.plan(numbers_B), images.numpy(), labels.numpy())
+        tasks = [
+            pool.submit(self._fill, work, begin, min(begin + _TASK_IMAGES, len(indices_B)))
+            for begin in range(0, len(indices_B), _TASK_IMAGES)
+        ]
+        return _Pending(indices_B, images, labels, tasks)
+
+    def _fill(self, work: "_Work", begin: int, end: int) -> list[tuple[int, str]]:
+        """Make the images ``begin`` to ``end - 1``. Returns (position, message) of the damaged ones."""
+        damaged = []
+        num_classes = self._dataset.num_classes
+        for position in range(begin, end):
+            index = int(work.indices_B[position])
+            out_SSC = work.images_BSSC[position]
+            try:
+                sample = self._dataset.read(index)
+                image_HWC = decode(sample.encoded, self._dataset.describe(index), out_SSC)
+            except UserError as error:
+                if self._on_error == "fail":
+                    raise
+                damaged.append((position, str(error)))
+                continue
+            if not 0 <= sample.label < num_classes:
+                raise UserError(
+                    f"{self._dataset.describe(index)}: the label {sample.label} is outside "
+                    f"0..{num_classes - 1}; correct the label or the number of classes"
+                )
+            if self._turn_of is not None and (turn := self._turn_of(index)):
+                image_HWC = np.ascontiguousarray(np.rot90(image_HWC, turn))
+            self._transform(image_HWC, work.plan_BK[position], out_SSC)
+            work.labels_B[position] = sample.label
+        return damaged
+
+    def _finish(self, pending: "_Pending") -> Batch:
+        damaged = {position: message for task in pending.tasks for position, message in task.result()}
+        if damaged:
+            self._stand_in(pending, damaged)
+        return Batch(pending.images, pending.labels, 0.0)
+
+    def _stand_in(self, pending: "_Pending", damaged: dict[int, str]) -> None:
+        """Copy the next readable sample of the batch over each damaged one."""
+        count = len(pending.labels)
+        if len(damaged) == count:
+            raise UserError(f"none of the {count} images of a batch can be read; the first: {damaged[0]}")
+        for position, message in sorted(damaged.items()):
+            donor = next(p % count for p in range(position + 1, position + count) if p % count not in damaged)
+            pending.images[position] = pending.images[donor]
+            pending.labels[position] = pending.labels[donor]
+            index = int(pending.indices_B[position])
+            if index not in self._damaged:
+                self._damaged.add(index)
+                logger.warning("%s; skipped, another sample of its batch stands in for it", message)
+
+
+class _Work(NamedTuple):
+    """What the tasks of one step share."""
+
+    indices_B: np.ndarray
+    plan_BK: np.ndarray
+    images_BSSC: np.ndarray
+    labels_B: np.ndarray
+
+
+class _Pending(NamedTuple):
+    """A step that is being made."""
+
+    indices_B: np.ndarray
+    images: Tensor
+    labels: Tensor
+    tasks: "list[Future[list[tuple[int, str]]]]"
+
+
+def eval_batches(
+    dataset: Dataset,
+    transform: Transform,
+    batch_size: int,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    workers: int = 1,
+    prefetch: int = 2,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """The samples ``start`` to ``stop - 1`` in order, the last batch smaller. Damage is an error here:
+    a skipped image would change what is reported."""
+    stop = len(dataset) if stop is None else stop
+
+    def indices_of_step(step: int) -> tuple[np.ndarray, np.ndarray]:
+        begin = start + step * batch_size
+        indices_B = np.arange(begin, min(begin + batch_size, stop))
+        return indices_B, indices_B
+
+    loader = Loader(
+        dataset, transform, indices_of_step, workers=workers, prefetch=prefetch, pin_memory=pin_memory
+    )
+    return loader.steps(0, -(-(stop - start) // batch_size))
+
+
+def to_model_input(
+    images: Tensor,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = True,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Tensor:
+    """uint8 BxSxSxC on any device to normalised BxCxSxS of ``dtype`` on ``device``.
+
+    The values are (x - 127.5) / 127.5, as face networks have it, or (x / 255 - mean) / std a channel. The
+    arithmetic is fp32 whatever ``dtype`` is. From pinned memory the copy does not block.
+    """
+    # Seen as NCHW, these bytes already lie in channels_last order.
+    images = images.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
+    if mean is None or std is None:
+        images.sub_(127.5).div_(127.5)
+    else:
+        images.sub_(_per_channel(tuple(mean), images.device)).div_(_per_channel(tuple(std), images.device))
+    images = images.to(dtype)
+    return images if channels_last else images.contiguous()
+
+
+@functools.lru_cache(maxsize=16)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    # Kept, since a fresh copy from pageable memory would make every step wait for the device.
+    return torch.tensor([255 * value for value in values], device=device).view(1, -1, 1, 1)

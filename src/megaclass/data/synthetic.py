@@ -1,0 +1,59 @@
+"""``synthetic``: labels and images made on the device, to measure speed without a data set.
+
+Shapes: B = images of this rank in a step, G = images of all ranks, S = image size, C = 3.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from megaclass.data.loader import Batch
+from megaclass.distributed import shard_range
+from megaclass.errors import UserError
+from megaclass.permutation import derive_key
+
+
+class SyntheticLoader:
+    """Batches of noise with uniform labels below ``num_classes``, by the loader's interface.
+
+    Labels depend on (seed, step) and the position in the global batch, so all ranks together have the same
+    ones at any world size. Images are drawn once, a few batches of them, and taken in turns: a step costs one
+    draw of labels. A CPU and a GPU draw different numbers.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: int,
+        global_batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        pool: int = 2,
+    ) -> None:
+        if num_classes < 1:
+            raise UserError(f"num_classes: {num_classes} is too few; use 1 or more")
+        if global_batch_size < world_size:
+            raise UserError(f"global batch: {global_batch_size} images cannot feed {world_size} ranks")
+        self.num_classes = num_classes
+        self._global_batch_size = global_batch_size
+        self._slice = slice(*shard_range(global_batch_size, rank, world_size))
+        self._seed = seed
+        self._generator = torch.Generator(device)
+        self._generator.manual_seed(derive_key(seed, "images", rank))
+        shape = (pool, self._slice.stop - self._slice.start, image_size, image_size, 3)
+        self._images = torch.randint(256, shape, dtype=torch.uint8, device=device, generator=self._generator)
+
+    def steps(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of the steps ``start`` to ``stop - 1``; nothing to wait for."""
+        for step in range(start, stop):
+            self._generator.manual_seed(derive_key(self._seed, "labels", step))
+            labels_G = torch.randint(
+                self.num_classes,
+                (self._global_batch_size,),
+                device=self._generator.device,
+                generator=self._generator,
+            )
+            yield Batch(self._images[step % len(self._images)], labels_G[self._slice], 0.0)

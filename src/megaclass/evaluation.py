@@ -1,0 +1,150 @@
+"""Composition of data, model and metrics: what a run measures of its model, alone or during training.
+
+Shapes: B = images of a batch, N = images of the set, D = embedding columns.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from megaclass import distributed
+from megaclass.config import Config
+from megaclass.data.augment import EvalTransform
+from megaclass.data.dataset import Dataset
+from megaclass.data.imagelist import ImageList
+from megaclass.data.loader import eval_batches
+from megaclass.data.open import open_dataset
+from megaclass.errors import UserError
+from megaclass.evaluate.classification import classification_metrics, topk_counts
+from megaclass.evaluate.embed import embed
+from megaclass.evaluate.pairs import PairSet, generate_pairs, read_lfw_pairs
+from megaclass.evaluate.verification import (
+    all_pairs_tar,
+    one_shot_accuracy,
+    pair_scores,
+    roc_points,
+    verification_metrics,
+)
+from megaclass.heads.linear import LinearHead
+
+# Pairs and episodes are part of the protocol: the same for every run, whatever its seed.
+PROTOCOL_SEED = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics (the fixed keys of result.json), and the ROC curve where there is one."""
+
+    kind: str
+    metrics: dict[str, Any]
+    roc: dict[str, list[float]] | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The number by which the best checkpoint is chosen."""
+        return self.metrics["pair_accuracy" if self.kind == "verification" else "top1"]
+
+
+class Verifier:
+    """Scores a backbone on pairs of images of identities that it was not trained on."""
+
+    def __init__(
+        self, dataset: Dataset, pairs: PairSet, config: Config, images: "ImageReader", labelled: bool
+    ) -> None:
+        self.dataset, self.pairs, self.images = dataset, pairs, images
+        self.settings = config.evaluate
+        self.labels = dataset.labels() if labelled else None
+
+    def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
+        with self.images.precision():
+            embeddings = embed(
+                backbone, self.images.ranges(self.dataset), len(self.dataset), self.settings.flip
+            )
+        # Every rank has the embeddings; one of them counts.
+        return distributed.broadcast_object(
+            self._judge(embeddings.numpy()) if distributed.rank() == 0 else None
+        )
+
+    def _judge(self, embeddings_ND: np.ndarray) -> Evaluation:
+        scores = pair_scores(embeddings_ND, self.pairs)
+        metrics = verification_metrics(scores, self.pairs.same, self.pairs.folds)
+        roc = roc_points(scores, self.pairs.same)
+        if self.labels is not None:
+            # A labelled set has far more impostor pairs than the drawn ones: enough for a low FAR.
+            every = all_pairs_tar(embeddings_ND, self.labels)
+            metrics |= {key: every[key] for key in ("tar_at_far", "auc", "genuine_pairs", "impostor_pairs")}
+            roc = every["roc"]
+            if self.settings.episodes:
+                shot = one_shot_accuracy(
+                    embeddings_ND, self.labels, self.settings.ways, self.settings.episodes, PROTOCOL_SEED
+                )
+                metrics[f"one_shot_{self.settings.ways}way"] = shot["accuracy"]
+                metrics["one_shot_standard_error"] = shot["standard_error"]
+        return Evaluation("verification", metrics, roc)
+
+
+class Classifier:
+    """Top-1 and top-5 accuracy of backbone and linear head."""
+
+    def __init__(self, dataset: Dataset, num_classes: int, images: "ImageReader") -> None:
+        if dataset.num_classes > num_classes:
+            raise UserError(
+                f"evaluate.path: holds {dataset.num_classes} classes, the model knows {num_classes}"
+            )
+        self.dataset, self.images = dataset, images
+        self.labels = torch.from_numpy(dataset.labels())
+
+    @torch.inference_mode()
+    def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
+        assert isinstance(head, LinearHead)
+        start, stop = distributed.shard_range(len(self.dataset), distributed.rank(), distributed.world_size())
+        counts = torch.zeros(3, dtype=torch.int64, device=self.images.device)
+        was_training = backbone.training
+        backbone.eval()
+        done = start
+        with self.images.precision():
+            for images_BCHW in self.images.ranges(self.dataset)(start, stop):
+                logits = head.logits(backbone(images_BCHW).float()).float()
+                labels_B = self.labels[done : done + len(images_BCHW)].to(logits.device)
+                counts += topk_counts(logits, labels_B)
+                done += len(images_BCHW)
+        backbone.train(was_training)
+        return Evaluation("classification", dict(classification_metrics(counts)))
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """From an index range of a data set to the normalised batches that the model takes."""
+
+    transform: EvalTransform
+    batch_size: int
+    workers: int
+    device: torch.device
+    to_input: Callable[[Tensor], Tensor]
+    precision: Callable[[], AbstractContextManager]
+
+    def ranges(self, dataset: Dataset) -> Callable[[int, int], Iterator[Tensor]]:
+        def batches(start: int, stop: int) -> Iterator[Tensor]:
+            for batch in eval_batches(
+                dataset, self.transform, self.batch_size, start, stop, workers=self.workers
+            ):
+                yield self.to_input(batch.images)
+
+        return batches
+
+
+def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier:
+    """Pairs from ``evaluate.pairs_file``, or drawn from the labels of the data set under ``path``."""
+    settings = config.evaluate
+    if settings.pairs_file:
+        names, pairs = read_lfw_pairs(settings.pairs_file, path)
+        return Verifier(ImageList(path, names), pairs, config, images, labelled=False)
+    dataset = open_dataset(path)
+    pairs = generate_pairs(dataset.labels(), settings.pairs, PROTOCOL_SEED, settings.folds)
+    return Verifier(dataset, pairs, config, images, labelled=True)

@@ -1,0 +1,45 @@
+"""The backbone's optimizer. The margin head brings its own (see :mod:`megaclass.heads.sgd`)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from megaclass.errors import lookup
+
+
+def parameter_groups(modules: Iterable[nn.Module], weight_decay: float, decay_norms: bool) -> list[dict]:
+    """Trainable parameters in two groups: with weight decay, and without.
+
+    Vectors (norm scales, biases, PReLU slopes) go without unless ``decay_norms`` (Goyal et al.,
+    arXiv:1706.02677, section 5.3); arcface_torch decays them too.
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if decay_norms or p.ndim > 1]
+    others = [p for p in parameters if not (decay_norms or p.ndim > 1)]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+# Fused: one kernel for all parameters, and a step that is skipped on the device where found_inf says so.
+OPTIMIZERS = {
+    "sgd": lambda groups, lr, momentum: torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True),
+    "adamw": lambda groups, lr, momentum: torch.optim.AdamW(
+        groups, lr=lr, betas=(momentum, 0.999), fused=True
+    ),
+}
+
+
+def build_optimizer(
+    name: str,
+    modules: Iterable[nn.Module],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    decay_norms: bool,
+) -> torch.optim.Optimizer:
+    """``sgd`` or ``adamw`` over the modules' trainable parameters."""
+    groups = parameter_groups(modules, weight_decay, decay_norms)
+    optimizer: torch.optim.Optimizer = lookup(OPTIMIZERS, name, "optimizer")(groups, lr, momentum)  # type: ignore[arg-type]
+    return optimizer

@@ -1,0 +1,33 @@
+"""How far a run is: the scalars that a checkpoint restores."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from megaclass.evaluation import Evaluation
+
+
+@dataclass
+class Progress:
+    """Counted in optimizer steps from the start of the run, across restarts."""
+
+    step: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0  # spent training: evaluation and checkpoints stop this clock
+    loss: float | None = None  # of the last step that was read
+    evaluation: Evaluation | None = None  # the last one, of the step ``evaluated_at``
+    evaluated_at: int = -1
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Progress":
+        found = state["evaluation"]
+        return cls(**state | {"evaluation": Evaluation(**found) if found else None})
+
+    @property
+    def score(self) -> float | None:
+        """The score of the model as it is now, if it was evaluated at this very step."""
+        return self.evaluation.score if self.evaluation and self.evaluated_at == self.step else None

@@ -1,0 +1,94 @@
+"""Seeds, threads, determinism and the precision of the backbone's arithmetic."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from megaclass.errors import UserError
+from megaclass.permutation import derive_key
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Set PyTorch's generators to what (seed, step, rank) says.
+
+    Called at the start of every step: randomness inside the model (dropout) is then a function of the step,
+    so a resumed run needs no stored generator state and repeats the same numbers.
+    """
+    torch.manual_seed(derive_key("step", seed, step, rank))
+
+
+def use_threads(count: int) -> int:
+    """Set the CPU threads of this process; 0: its share of the machine's cores. Returns the number."""
+    if count == 0:
+        local_ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        count = max(1, len(os.sched_getaffinity(0)) // local_ranks)
+    torch.set_num_threads(count)
+    return count
+
+
+def use_deterministic_kernels() -> None:
+    """Ask for bit-reproducible kernels; an operation that has none warns."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 natively; emulated bf16 is slower than fp32."""
+    probes = (
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return any(probe() for probe in probes if probe is not None)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the backbone computes: ``fp32``, ``tf32``, ``bf16`` or ``fp16`` on a device."""
+
+    compute: str
+    device: torch.device
+    channels_last: bool
+
+    @property
+    def needs_loss_scale(self) -> bool:
+        return self.compute == "fp16"
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def autocast(self) -> AbstractContextManager:
+        if self.compute in ("bf16", "fp16"):
+            dtype = torch.bfloat16 if self.compute == "bf16" else torch.float16
+            return torch.autocast(self.device.type, dtype=dtype)
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Allow tf32 in fp32 products and convolutions, or forbid it, for the time of a run."""
+        wanted = "tf32" if self.compute == "tf32" else "ieee"
+        backends = (
+            (torch.backends.cuda.matmul, torch.backends.cudnn.conv) if self.device.type == "cuda" else ()
+        )
+        before = [backend.fp32_precision for backend in backends]
+        for backend in backends:
+            backend.fp32_precision = wanted
+        try:
+            yield
+        finally:
+            for backend, value in zip(backends, before, strict=True):
+                backend.fp32_precision = value
+
+
+def pick_arithmetic(compute: str, channels_last: bool, device: torch.device) -> Arithmetic:
+    """Resolve ``auto``, and refuse what the device does not have."""
+    if compute == "auto":
+        has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()
+        compute = "bf16" if has_bf16 else "fp32"
+    if compute == "tf32" and device.type != "cuda":
+        raise UserError("precision.compute: 'tf32' exists on CUDA only; use fp32, bf16 or auto on a CPU")
+    return Arithmetic(compute, device, channels_last)

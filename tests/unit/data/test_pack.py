@@ -1,0 +1,215 @@
+"""Packing: what comes out of folders and .npz files, and what is said about those that cannot be packed."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+from megaclass.data.pack import pack
+from megaclass.data.records import RecordDataset
+from megaclass.errors import UserError
+
+
+def grey(value: int, height: int = 12, width: int = 10) -> np.ndarray:
+    return np.full((height, width), value, np.uint8)
+
+
+def decode(encoded: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_ANYCOLOR)
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Six flat images whose grey value is 20 times their row; labels neither sorted nor dense."""
+    path = tmp_path / "images.npz"
+    np.savez(
+        path,
+        images=np.stack([grey(20 * row) for row in range(6)]),
+        label=np.array([7, 2, 7, 4, 2, 7], np.int16),
+        train=np.array([True, True, True, False, True, True]),
+        drawer=np.arange(6) % 3,
+        kind=np.array(list("abcabc")),
+        classes=np.array([f"class {i}" for i in range(8)]),
+    )
+    return path
+
+
+def rows(output: Path) -> list[tuple[int, int]]:
+    """(row, label) of each record of a packed ``archive``."""
+    dataset = RecordDataset(output)
+    return [(round(decode(s.encoded).mean() / 20), s.label) for s in map(dataset.read, range(len(dataset)))]
+
+
+def test_arrays_come_grouped_and_renumbered(tmp_path, archive):
+    steps = []
+    summary = pack(archive, tmp_path / "out", progress=lambda done, total: steps.append((done, total)))
+    assert rows(tmp_path / "out") == [(1, 0), (4, 0), (3, 1), (0, 2), (2, 2), (5, 2)]
+    assert (tmp_path / "out/classes.txt").read_text().splitlines() == ["class 2", "class 4", "class 7"]
+    assert (tmp_path / "out/property").read_text() == "3,12,10\n"
+    assert steps == [(i, 6) for i in range(1, 7)]
+    rec = tmp_path / "out/train.rec"
+    assert (summary.path, summary.images, summary.classes, summary.rec_bytes) == (
+        rec,
+        6,
+        3,
+        rec.stat().st_size,
+    )
+    assert len((tmp_path / "out/train.idx").read_text().splitlines()) == 1 + 6 + 3
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("train=true", [(1, 0), (4, 0), (0, 1), (2, 1), (5, 1)]),
+        ("train=False", [(3, 0)]),
+        ("drawer=1", [(1, 0), (4, 0)]),
+        ("kind=c", [(2, 1), (5, 1)]),
+    ],
+)
+def test_where_selects_rows(tmp_path, archive, where, kept):
+    pack(archive, tmp_path / "out", where=where, index_record=False)
+    labels = sorted({label for _, label in kept})
+    assert rows(tmp_path / "out") == [(row, labels.index(label)) for row, label in kept]
+
+
+def test_packed_bits_are_unpacked_and_inverted(tmp_path):
+    bits = np.random.default_rng(0).integers(0, 2, (3, 11, 9), np.uint8)
+    np.savez(tmp_path / "b.npz", bits=np.packbits(bits.reshape(3, -1), axis=1), labels=np.arange(3))
+    for invert in (False, True):
+        output = tmp_path / str(invert)
+        pack(tmp_path / "b.npz", output, unpack_bits=(11, 9), quality=100, invert=invert)
+        dataset = RecordDataset(output)
+        for i in range(3):
+            assert ((decode(dataset.read(i).encoded) > 127) == (bits[i] != invert)).all()
+            header = simplejpeg.decode_jpeg_header(dataset.read(i).encoded)
+            assert header[:3] == (11, 9, "Gray")
+
+
+def test_images_are_resized_by_area(tmp_path):
+    checkers = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((4, 4))).astype(np.uint8) * 200
+    colours = np.stack([checkers, np.zeros_like(checkers), 255 - checkers], axis=-1)
+    np.savez(tmp_path / "c.npz", images=colours[None], labels=[0])
+    for size in (8, 4, 64):
+        pack(tmp_path / "c.npz", tmp_path / str(size), image_size=size, quality=100)
+        image = decode(RecordDataset(tmp_path / str(size)).read(0).encoded)[:, :, ::-1]  # BGR
+        assert image.shape == (size, size, 3)
+        wanted = colours.reshape(size, 32 // size, size, 32 // size, 3).mean((1, 3)) if size < 64 else colours
+        assert np.abs(image.mean((0, 1)) - wanted.mean((0, 1))).max() < 2
+        if size < 64:
+            assert np.abs(image - wanted).max() < 12
+        assert (tmp_path / str(size) / "property").read_text() == f"1,{size},{size}\n"
+
+
+def write_image(path: Path, image: np.ndarray) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+    return path.read_bytes()
+
+
+def test_folders_keep_the_bytes_of_jpegs(tmp_path):
+    first = write_image(tmp_path / "in/a/1.jpg", grey(10))
+    write_image(tmp_path / "in/b/2.png", np.dstack([grey(255), grey(0), grey(0)]))
+    third = write_image(tmp_path / "in/c/3.jpg", grey(30))
+    (tmp_path / "in/c/3.jpg").rename(tmp_path / "in/c/3.png")  # the content counts, not the name
+    (tmp_path / "in/bare").mkdir()
+    summary = pack(tmp_path / "in", tmp_path / "out")
+    dataset = RecordDataset(tmp_path / "out")
+    assert (dataset.read(0).encoded, dataset.read(2).encoded) == (first, third)
+    blue = decode(dataset.read(1).encoded)
+    assert blue.shape == (12, 10, 3) and np.abs(blue.mean((0, 1)) - (255, 0, 0)).max() < 3
+    assert summary.classes == 3 and dataset.labels().tolist() == [0, 1, 2]
+    assert (tmp_path / "out/classes.txt").read_text() == "a\nb\nc\n"
+
+
+def test_folders_are_resized_and_sizes_noted(tmp_path):
+    write_image(tmp_path / "in/a/1.jpg", grey(10))
+    write_image(tmp_path / "in/a/2.jpg", grey(20, 20, 8))
+    pack(tmp_path / "in", tmp_path / "as_is")
+    assert (tmp_path / "as_is/property").read_text() == "1,0,0\n"
+    pack(tmp_path / "in", tmp_path / "small", image_size=6)
+    dataset = RecordDataset(tmp_path / "small")
+    assert [decode(dataset.read(i).encoded).shape for i in range(2)] == [(6, 6)] * 2
+
+
+GOOD = {"images": np.zeros((4, 6, 6), np.uint8), "label": np.arange(4)}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "message"),
+    [
+        ({"images": GOOD["images"]}, {}, "no array label or labels, only images"),
+        ({"label": GOOD["label"]}, {}, "no array images, only label"),
+        ({"label": GOOD["label"], "bits": np.zeros((4, 5), np.uint8)}, {}, "give unpack_bits"),
+        ({**GOOD, "label": np.arange(3)}, {}, "4 images, but 3 labels"),
+        ({**GOOD, "label": np.arange(4.0)}, {}, "labels must be integers"),
+        ({**GOOD, "label": np.zeros((4, 1), int)}, {}, "labels must be integers"),
+        ({**GOOD, "images": np.zeros((4, 6, 6))}, {}, "images must be uint8"),
+        ({**GOOD, "images": np.zeros((4, 6, 6, 4), np.uint8)}, {}, "images must be uint8"),
+        ({"images": np.zeros((0, 6, 6), np.uint8), "label": np.arange(0)}, {}, "images must be uint8"),
+        ({**GOOD, "classes": np.array(["a", "b"])}, {}, "labels go from 0 to 3, but classes names 2"),
+        ({**GOOD, "images": np.array([None] * 4)}, {}, "cannot be read as .npz"),
+        (GOOD, {"where": "lable=1"}, "did you mean 'label'"),
+        (GOOD, {"where": "label"}, "must be name=value"),
+        (GOOD, {"where": "images=1"}, "must be name=value"),
+        (GOOD, {"where": "label=one"}, "'one' is not one"),
+        (GOOD, {"where": "label=9"}, "no row of .* has label=9"),
+        ({**GOOD, "on": np.ones(4, bool)}, {"where": "on=yes"}, "'yes' is neither"),
+        ({**GOOD, "x": np.ones(4)}, {"where": "x=1"}, "x holds float64"),
+        (GOOD, {"unpack_bits": (6, 6)}, r"images must be uint8 \(N, 5\), which is 6 x 6 bits"),
+        (GOOD, {"unpack_bits": (0, 6)}, "not a height and a width"),
+        (GOOD, {"image_size": 0}, "image_size: 0"),
+        (GOOD, {"quality": 101}, "quality: 101"),
+    ],
+)
+def test_archives_that_cannot_be_packed_say_why(tmp_path, arrays, options, message):
+    np.savez(tmp_path / "in.npz", **arrays)
+    with pytest.raises(UserError, match=message) as caught:
+        pack(tmp_path / "in.npz", tmp_path / "out", **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x04K\x01.", b"\x93NUMPY"])
+def test_files_that_are_no_archives_say_so(tmp_path, content):
+    (tmp_path / "in.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"in\.npz cannot be read as \.npz"):
+        pack(tmp_path / "in.npz", tmp_path / "out")
+
+
+def test_sources_and_outputs_are_checked(tmp_path, archive):
+    with pytest.raises(UserError, match="neither an image folder"):
+        pack(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "in/a").mkdir(parents=True)
+    with pytest.raises(UserError, match="no images"):
+        pack(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(UserError, match="leave them out"):
+        pack(tmp_path / "in", tmp_path / "out", where="label=1")
+    pack(archive, tmp_path / "out")
+    before = (tmp_path / "out/train.rec").read_bytes()
+    with pytest.raises(UserError, match="not overwritten"):
+        pack(archive, tmp_path / "out")
+    assert (tmp_path / "out/train.rec").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xe0 no image follows", b"no image at all", b""])
+def test_an_unreadable_image_is_named_and_nothing_is_left(tmp_path, content):
+    write_image(tmp_path / "in/a/1.jpg", grey(1))
+    (tmp_path / "in/a/2.jpg").write_bytes(content)
+    for size in (None, 8):
+        with pytest.raises(UserError, match=r"a/2\.jpg"):
+            pack(tmp_path / "in", tmp_path / "out", image_size=size)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(
+    "MEGACLASS_OMNIGLOT" not in os.environ, reason="set MEGACLASS_OMNIGLOT to omniglot_105_bits.npz"
+)
+def test_omniglot(tmp_path):
+    source = os.environ["MEGACLASS_OMNIGLOT"]
+    for value, classes in (("true", 964), ("false", 659)):
+        summary = pack(source, tmp_path / value, where=f"background={value}", unpack_bits=(105, 105))
+        assert (summary.images, summary.classes) == (20 * classes, classes)
+        assert RecordDataset(tmp_path / value).num_classes == classes

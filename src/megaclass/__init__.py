@@ -23,7 +23,7 @@ _PUBLIC = {
     "load_recipe": "megaclass.config",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - names of this module, by the table above
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -206,7 +206,7 @@ def _batches(config: Config, world: World, dataset: Dataset) -> Callable[[int, i
         transform,
         indices_of_step,
         workers=data.workers or torch.get_num_threads(),
-        on_error=data.on_error,
+        on_error=data.on_error,  # type: ignore[arg-type]  # config.check has seen to it
         pin_memory=world.device.type == "cuda",
     )
     return loader.steps
@@ -256,7 +256,8 @@ def build_model(config: Config, arithmetic: Arithmetic) -> nn.Module:
     backbone = build_backbone(model.name, norm="sync" if model.sync_norm else "batch", **options)
     if model.weights:
         load_backbone_weights(backbone, read_state_dict(Path(model.weights)), model.weights)
-    return backbone.to(arithmetic.device, memory_format=arithmetic.memory_format)
+    moved: nn.Module = backbone.to(arithmetic.device, memory_format=arithmetic.memory_format)  # type: ignore[call-overload]
+    return moved
 
 
 def read_state_dict(path: Path) -> Any:

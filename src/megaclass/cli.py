@@ -219,12 +219,11 @@ def _configured(parser: Any, words: list[str]) -> "tuple[Config, Any]":
     base = (
         settings.load_recipe(f"{run_dir}/config.toml" if run_dir else recipe) if run_dir or recipe else None
     )
-    given = {name: {} for name in settings.SECTIONS}  # type: dict[str, dict[str, Any]]
+    given: dict[str, dict[str, Any]] = {}
     for key in fields:
-        value = options.get(key)
-        if value is not None:
-            section, name = key.split(".")
-            given[section][name] = value
+        if (value := options.get(key)) is not None:
+            section_name, option_name = key.split(".")
+            given.setdefault(section_name, {})[option_name] = value
     return settings.from_mapping(given, base), options
 
 

@@ -92,11 +92,10 @@ def update(job: Job, loss: Tensor) -> Outcome:
     limit = job.config.optim.clip_grad_norm or float("inf")
     grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
     skipped = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
-    for optimizer in (job.optimizer, job.head_optimizer):
-        if optimizer is not None:
-            optimizer.found_inf = skipped.float()  # type: ignore[union-attr]
-            optimizer.grad_scale = None  # type: ignore[union-attr]
+    # Both optimizers step, or neither: fused ones look at found_inf on the device.
+    job.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
     if job.head_optimizer is not None:
+        job.head_optimizer.found_inf = skipped.float()
         if job.scaler.is_enabled():
             job.head_optimizer.grad_scale = job.scaler.scale(torch.ones((), device=loss.device))
         job.head_optimizer.step()

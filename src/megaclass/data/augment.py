@@ -120,6 +120,8 @@ class TrainTransform:
         return plan_NK
 
     def __call__(self, image_HWC: np.ndarray, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
+        if image_HWC is out_SSC and (self._is_affine or self._crop_scale_min < 1):
+            image_HWC = image_HWC.copy()  # resampling reads pixels again that it would have overwritten
         height, width = image_HWC.shape[:2]
         left, top = 0, 0
         if self._crop_scale_min < 1:
@@ -152,8 +154,6 @@ class TrainTransform:
     ) -> None:
         size = self.image_size
         left, top, width, height = box
-        if image_HWC is out_SSC:
-            image_HWC = image_HWC.copy()  # a warp reads what it has overwritten
         shrink_x, shrink_y = max(1.0, width / size), max(1.0, height / size)
         if max(shrink_x, shrink_y) >= _SHRINK_FIRST:
             full_height, full_width = image_HWC.shape[:2]

@@ -283,7 +283,7 @@ def _distinct(thumbs_KP: np.ndarray) -> list[int]:
 
 
 def _has_shape(thumbs_KP: np.ndarray) -> bool:
-    """False for bars, slashes, dots and blocks: filled convex shapes that are told apart by aspect alone."""
+    """False for bars, dots, blocks and bare accents: filled convex shapes, told apart by aspect alone."""
     solidity = []
     for thumb_P in thumbs_KP[thumbs_KP.any(1)]:
         ink = (thumb_P.reshape(_GRID, _GRID) > 96).astype(np.uint8)
@@ -319,8 +319,8 @@ def _local_differences(thumbs_FCP: np.ndarray, pairs_M2: np.ndarray) -> np.ndarr
         blurred_CP = np.stack([cv2.blur(t.reshape(_GRID, _GRID), (3, 3)).ravel() for t in thumbs_CP])
         both_M = has_C[first_M] & has_C[second_M]
         for chunk in np.array_split(np.flatnonzero(both_M), 1 + len(pairs_M2) // 4096):
-            difference = cv2.absdiff(blurred_CP[first_M[chunk]], blurred_CP[second_M[chunk]])
-            total_M[chunk] += difference.reshape(len(chunk), -1).max(1, initial=0) / 255
+            a, b = blurred_CP[first_M[chunk]], blurred_CP[second_M[chunk]]
+            total_M[chunk] += (np.maximum(a, b) - np.minimum(a, b)).max(1, initial=0) / 255
         shared_M += both_M
     return total_M / shared_M
 

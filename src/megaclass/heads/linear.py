@@ -26,7 +26,7 @@ class LinearHead(nn.Linear):
     def logits(self, features_bD: Tensor) -> Tensor:
         return linear(features_bD, self.weight, self.bias)
 
-    def forward(self, features_bD: Tensor, labels_b: Tensor) -> Tensor:
+    def forward(self, features_bD: Tensor, labels_b: Tensor) -> Tensor:  # type: ignore[override]
         loss = cross_entropy(self.logits(features_bD).float(), labels_b, label_smoothing=self.label_smoothing)
         # The value of the global mean with the gradient of this rank's part: DistributedDataParallel
         # averages the gradients, and every rank sees the same loss when it decides to skip a step.

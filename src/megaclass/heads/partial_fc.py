@@ -24,8 +24,8 @@ from megaclass import distributed
 from megaclass.errors import UserError
 from megaclass.heads.margins import Margin, static_shift
 from megaclass.heads.products import Products
-from megaclass.heads.softmax import NORM_FLOOR, MicroBatch, inverse_norms, pass_one
 from megaclass.heads.sampling import sample_classes
+from megaclass.heads.softmax import NORM_FLOOR, MicroBatch, inverse_norms, pass_one
 from megaclass.heads.tiles import Tiles, Workspace
 from megaclass.permutation import derive_key
 

@@ -5,6 +5,7 @@ Products may be rounded, logits may not: at scale 64 a bf16 logit is off by up t
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ class Products:
             raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
         self.precision = precision
         self._cast = precision == "bf16" and device.type == "cuda"
-        self._backend = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
+        backends: Any = torch.backends
+        self._backend = backends.cuda.matmul if device.type == "cuda" else backends.mkldnn.matmul
         self._flag = {"fp32": "ieee", "tf32": "tf32", "bf16": "bf16"}[precision]
         if device.type == "cuda" and precision == "bf16":
             self._flag = "ieee"

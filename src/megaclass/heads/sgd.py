@@ -53,7 +53,7 @@ class HeadSGD(torch.optim.Optimizer):
         return buffer
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         if closure is not None:
             raise ValueError(
                 "HeadSGD takes no closure: the gradient belongs to the backward pass that was made"

@@ -8,7 +8,7 @@ from megaclass.data import glyphs
 from megaclass.data.records import RecordDataset
 from megaclass.errors import UserError
 
-SMALL = {"image_size": 32, "held_out": 20, "max_characters": 120}
+SMALL = {"image_size": 32, "held_out": 20, "max_characters": 80}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,9 @@ def test_the_same_seed_gives_the_same_bytes(small_set, tmp_path):
 
 def test_progress_ends_at_the_total(tmp_path):
     calls = []
-    glyphs.ensure(tmp_path / "set", 16, held_out=2, seed=1, max_characters=20, progress=lambda *c: calls.append(c))
+    glyphs.ensure(
+        tmp_path / "set", 16, held_out=2, seed=1, max_characters=20, progress=lambda *c: calls.append(c)
+    )
     assert calls[-1][0] == calls[-1][1] and calls == sorted(calls)
 
 
@@ -105,14 +107,14 @@ def test_who_loses_the_race_takes_the_winners_set(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def groups():
-    wanted = "AΑАaBВ0OoОοо²2₂5S\u00b5μèéêẽΙI|-‐–—_./\u2019GКKκ\u0001\u00a0"
+    wanted = "AΑАaBВ0OoОοо²2₂5S\u00b5μèéêẽΙI|-‐–—_.`GKκ\u0001\u00a0"
     faces = glyphs.typefaces()
     for face in faces:
         face.codepoints = face.codepoints & frozenset(map(ord, wanted))
     return [{chr(drawing.codepoint) for drawing in group} for group in glyphs.identities(faces)]
 
 
-@pytest.mark.parametrize("alike", ["AАΑ", "BВ", "OoОοоΟ", "2²₂", "µμ", "KК"])
+@pytest.mark.parametrize("alike", ["AАΑ", "BВ", "OoОοоΟ", "2²₂", "µμ"])
 def test_characters_drawn_alike_are_one_identity(groups, alike):
     # Equal drawings are stored once, so a group names those of its characters that add a drawing.
     home = [group for group in groups if alike[0] in group]
@@ -126,4 +128,4 @@ def test_different_characters_stay_apart(groups):
 
 
 def test_shapeless_and_blank_characters_are_left_out(groups):
-    assert not set("|-‐–—_./\u0001\u00a0") & set().union(*groups)
+    assert not set("|-‐–—_.`\u0001\u00a0") & set().union(*groups)

@@ -1,8 +1,8 @@
 """The head on one rank against the dense fp64 oracle, over 20 optimizer steps."""
 
 import pytest
-from head_reference import Case, assert_agrees, train_oracle, train_ours
 
+from head_reference import Case, assert_agrees, train_oracle, train_ours
 from megaclass.heads.margins import ArcFace, CosFace, Margin, SphereFace
 
 MARGINS = {

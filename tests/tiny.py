@@ -1,0 +1,52 @@
+"""A run small enough for a test: noisy patterns as records, a narrow network, a few steps."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from megaclass.config import Config, from_mapping, to_toml
+from megaclass.data.records import RecordWriter
+
+SIZE = 16
+CLASSES = 6
+SAMPLES = 4  # of each class
+
+
+def write_records(folder: Path, classes: int = CLASSES, samples: int = SAMPLES) -> Path:
+    """A record set whose classes are easy to tell apart: a pattern for each, under noise."""
+    random = np.random.default_rng(0)
+    patterns = random.integers(0, 200, (classes, 4, 4, 3)).repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
+    with RecordWriter(folder, image_size=(SIZE, SIZE)) as writer:
+        for label, pattern in enumerate(patterns):
+            for _ in range(samples):
+                image = (pattern + random.integers(0, 56, pattern.shape)).astype(np.uint8)
+                writer.write(cv2.imencode(".jpg", image)[1].tobytes(), label)
+    return folder
+
+
+def config(folder: Path, **sections: dict[str, Any]) -> Config:
+    """A run of ``folder/records`` (written if missing) into ``folder/run``; ``sections`` change settings."""
+    records = folder / "records"
+    if not records.exists():
+        write_records(records)
+    base = {
+        "run": {"output": str(folder / "run"), "device": "cpu", "threads": 1, "log_every": 1, "tensorboard": False},
+        "data": {"source": "records", "path": str(records), "image_size": SIZE, "global_batch_size": 12, "workers": 1},
+        "model": {"name": "convnet", "width": 8, "embedding_dim": 16},
+        "head": {"scale": 16.0},
+        "schedule": {"steps": 10},
+        "precision": {"compute": "fp32"},
+        "evaluate": {"task": "none"},
+    }  # fmt: skip
+    return from_mapping(
+        {"recipe": "tiny"} | {name: base.get(name, {}) | sections.get(name, {}) for name in base | sections}
+    )
+
+
+def recipe(folder: Path, **sections: dict[str, Any]) -> str:
+    """The same as a recipe file; returns its path."""
+    path = folder / "tiny.toml"
+    path.write_text(to_toml(config(folder, **sections)), encoding="utf-8")
+    return str(path)

@@ -1,0 +1,211 @@
+"""No damage goes unnoticed, and a hostile file ends in one clear error."""
+
+import json
+import math
+import os
+import random
+
+import pytest
+import torch
+
+from checkpoint_cases import head, read_all, same, save
+from megaclass import checkpoint
+from megaclass.checkpoint import manifest, writer
+from megaclass.errors import UserError
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A checkpoint to be damaged, with an intact one before it."""
+    save(tmp_path, 50)
+    state = {"w": torch.randn(6), "lr": 0.1, 3: (1, math.inf), "deep": [{"b": torch.ones(2).bfloat16()}]}
+    return save(tmp_path, 100, state=state, sharded=head())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_damage_is_noticed(victim, seed):
+    chance = random.Random(seed)
+    wanted = read_all(victim)
+    files = sorted(victim.iterdir())
+    assert len(files) == 3
+    for _ in range(80):
+        file = chance.choice(files)
+        content = file.read_bytes()
+        damaged = bytearray(content)
+        at = chance.randrange(len(content))
+        match chance.choice(["flip", "zero", "cut", "grow"]):
+            case "flip":
+                damaged[at] ^= 1 << chance.randrange(8)
+            case "zero":
+                damaged[at : at + 16] = bytes(len(damaged[at : at + 16]))
+            case "cut":
+                del damaged[at:]
+            case "grow":
+                damaged += chance.randbytes(1 + at % 9)
+        file.write_bytes(damaged)
+        try:
+            assert same(read_all(victim), wanted)
+        except UserError as error:
+            assert str(file) in str(error) and "resume from step-00000050" in str(error)
+            assert "\n" not in str(error)
+        file.write_bytes(content)
+    assert same(read_all(victim), wanted)
+
+
+def sign(path, content):
+    """Write a manifest as somebody would who knows the format."""
+    content.pop("crc32", None)
+    (path / manifest.NAME).write_text(json.dumps({**content, "crc32": manifest._crc32(content)}))
+
+
+def resign(path):
+    """Let the manifest agree with the files as they are now."""
+    content = json.loads((path / manifest.NAME).read_text())
+    for name in content["files"]:
+        data = (path / name).read_bytes()
+        content["files"][name] = {"bytes": len(data), "crc32": writer.tensorfile.zlib.crc32(data)}
+    sign(path, content)
+
+
+SHARD = "shard-0000000000-0000000023.safetensors"
+BIG = 1 << 40
+
+
+def rename_shard(content, name):
+    content["files"][name] = content["files"].pop(SHARD)
+
+
+HOSTILE = {
+    "parent": lambda c: rename_shard(c, "../shard-0000000000-0000000023.safetensors"),
+    "absolute": lambda c: rename_shard(c, "/etc/passwd"),
+    "gap": lambda c: rename_shard(c, "shard-0000000001-0000000023.safetensors"),
+    "empty file": lambda c: rename_shard(c, "shard-0000000000-0000000000.safetensors"),
+    "short": lambda c: rename_shard(c, "shard-0000000000-0000000022.safetensors"),
+    "overlap": lambda c: c["files"].update({"shard-0000000005-0000000023.safetensors": c["files"][SHARD]}),
+    "missing file": lambda c: c["files"].update(
+        {"shard-0000000023-0000000024.safetensors": c["files"][SHARD]}
+    ),
+    "no replicated": lambda c: c["files"].pop(manifest.REPLICATED),
+    "no shard": lambda c: c["files"].pop(SHARD),
+    "no sharded": lambda c: c["sharded"].clear(),
+    "dtype lie": lambda c: c["sharded"]["head/centres"].update(dtype="F64"),
+    "dtype unknown": lambda c: c["sharded"]["head/centres"].update(dtype="PICKLE"),
+    "dtype list": lambda c: c["sharded"]["head/centres"].update(dtype=[]),
+    "wide": lambda c: c["sharded"]["head/centres"].update(shape=[23, 5]),
+    "absurd": lambda c: c["sharded"]["head/centres"].update(shape=[23, BIG, BIG, 0]),
+    "huge": lambda c: c["sharded"]["head/centres"].update(shape=[23, BIG // 100]),
+    "scalar": lambda c: c["sharded"]["head/centres"].update(shape=[]),
+    "negative": lambda c: c["sharded"]["head/centres"].update(shape=[23, -4]),
+    "fraction": lambda c: c["sharded"]["head/centres"].update(shape=[23, 4.0]),
+    "other name": lambda c: c["sharded"].update(other=c["sharded"].pop("head/centres")),
+    "bytes": lambda c: c["files"][SHARD].update(bytes=BIG),
+    "bytes text": lambda c: c["files"][SHARD].update(bytes="all"),
+    "step": lambda c: c.update(step=True),
+    "world": lambda c: c.update(world_size=-1),
+    "metric": lambda c: c.update(metric="good"),
+    "identity": lambda c: c.update(identity=[]),
+    "files list": lambda c: c.update(files=[]),
+    "sharded null": lambda c: c.update(sharded=None),
+    "tag": lambda c: c.update(state={"$import": "os"}),
+    "tag and more": lambda c: c.update(state={"$tuple": [], "x": 1}),
+    "float": lambda c: c.update(state={"$float": "__import__('os')"}),
+    "items": lambda c: c.update(state={"$items": [1]}),
+    "unhashable": lambda c: c.update(state={"$items": [[[], 1]]}),
+    "unknown tensor": lambda c: c["state"].update(w={"$tensor": "v"}),
+    "tensor unused": lambda c: c.update(state={}),
+    "identity tag": lambda c: c.update(identity={"$tensor": "w"}),
+    "no state": lambda c: c.pop("state"),
+    "format": lambda c: c.update(format="zip"),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_manifest_is_one_clear_error(victim, change):
+    content = json.loads((victim / manifest.NAME).read_text())
+    # A state without $items at the top, so that the cases can reach into it.
+    content["state"] = {"w": {"$tensor": "w"}, "b": {"$tensor": "deep/0/b"}}
+    sign(victim, content)
+    assert set(read_all(victim)["state"]) == {"w", "b"}
+    change(content)
+    sign(victim, content)
+    with pytest.raises(UserError, match=r"delete .*step-00000100 and resume from step-00000050"):
+        read_all(victim)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"a": NaN}',
+        "[" * 100_000,
+        '{"format": "megaclass-checkpoint"}',
+        "\xff\xfe",
+        "9" * 5000,
+    ],
+)
+def test_a_manifest_that_is_none(victim, text):
+    (victim / manifest.NAME).write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match="resume from step-00000050"):
+        checkpoint.load(victim)
+    assert checkpoint.best(victim.parent) is None
+
+
+def test_a_state_that_is_nested_too_deep(victim):
+    content = json.loads((victim / manifest.NAME).read_text())
+    deep = []
+    for _ in range(800):
+        deep = [deep]
+    sign(victim, {**content, "state": deep})
+    with pytest.raises(UserError, match="malformed"):
+        checkpoint.load(victim)
+
+
+def test_another_format_version_says_so(victim):
+    content = json.loads((victim / manifest.NAME).read_text())
+    sign(victim, {**content, "version": 2})
+    with pytest.raises(UserError, match="format version 2, but this release reads 1"):
+        checkpoint.load(victim)
+
+
+@pytest.mark.parametrize("file", [SHARD, manifest.REPLICATED, manifest.NAME])
+def test_links_and_pipes_are_not_followed(victim, tmp_path, file):
+    target = tmp_path / "elsewhere"
+    (victim / file).rename(target)
+    (victim / file).symlink_to(target)
+    with pytest.raises(UserError, match="link or a special file"):
+        checkpoint.load(victim)
+    (victim / file).unlink()
+    os.mkfifo(victim / file)
+    with pytest.raises(UserError, match="special file"):
+        checkpoint.load(victim)
+
+
+@pytest.mark.parametrize("file", [SHARD, manifest.REPLICATED])
+def test_a_hostile_tensor_file_with_matching_checksums(victim, file):
+    chance = random.Random(0)
+    content = (victim / file).read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(chance.randint(1, 3)):
+            damaged[chance.randrange(header)] = chance.choice(b'0123456789{}[]":,FIU\x00\xff')
+        (victim / file).write_bytes(damaged)
+        resign(victim)
+        try:
+            read_all(victim)
+        except UserError as error:
+            assert victim.name in str(error)
+
+
+def test_a_pickle_is_not_opened(victim):
+    torch.save({"w": torch.ones(2)}, victim / manifest.REPLICATED)
+    resign(victim)
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        checkpoint.load(victim)
+
+
+def test_no_checkpoint_at_all(tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a checkpoint directory"):
+        checkpoint.load(tmp_path / "nowhere")

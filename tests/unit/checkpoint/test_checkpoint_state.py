@@ -1,0 +1,239 @@
+"""Every state comes back bit for bit, by any row range, and the right checkpoints are kept."""
+
+import math
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from checkpoint_cases import IDENTITY, head, same, save
+from megaclass import checkpoint
+from megaclass.checkpoint import Sharded, manifest, tensorfile, tree, writer
+from megaclass.errors import UserError
+
+
+@st.composite
+def tensors(draw):
+    dtype = draw(st.sampled_from(list(tensorfile.DTYPE_NAMES)))
+    shape = draw(st.lists(st.integers(0, 3), max_size=3))
+    count = math.prod(shape) * dtype.itemsize
+    data = draw(st.binary(min_size=count, max_size=count))
+    if dtype == torch.bool:
+        data = bytes(byte & 1 for byte in data)
+    tensor = torch.frombuffer(bytearray(data), dtype=dtype) if count else torch.empty(0, dtype=dtype)
+    tensor = tensor.reshape(shape)
+    if tensor.ndim >= 2 and draw(st.booleans()):
+        tensor = tensor.transpose(0, 1)
+    return tensor
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+keys = st.text(max_size=4) | st.sampled_from(["$tensor", "a/b", "__metadata__", "\ud800"]) | st.integers(0, 3)
+states = st.recursive(
+    scalars | tensors(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(
+            keys | st.none() | st.tuples(st.integers(0, 2), st.text(max_size=2)), inner, max_size=3
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(keys, states, max_size=4))
+def test_any_state_comes_back_bit_for_bit(state):
+    with tempfile.TemporaryDirectory() as folder:
+        assert same(checkpoint.load(save(Path(folder), state=state)).state, state)
+
+
+@pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), torch.optim.AdamW])
+def test_an_optimizer_continues_as_if_never_stopped(make, tmp_path):
+    def steps(model, optimizer, count):
+        torch.manual_seed(1)
+        for _ in range(count):
+            model(torch.randn(8, 3, 6, 6)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def build():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+        model.to(memory_format=torch.channels_last)
+        return model, make(model.parameters())
+
+    model, optimizer = build()
+    steps(model, optimizer, 3)
+    path = save(tmp_path, state={"backbone": model.state_dict(), "optimizer": optimizer.state_dict()})
+    steps(model, optimizer, 3)
+    names = load_file(path / manifest.REPLICATED)
+    assert "backbone/0.weight" in names and any(name.startswith("optimizer/state/0/") for name in names)
+
+    other, other_optimizer = build()
+    loaded = checkpoint.load(path)
+    other.load_state_dict(loaded.state["backbone"])
+    other_optimizer.load_state_dict(loaded.state["optimizer"])
+    steps(other, other_optimizer, 3)
+    assert same(dict(other.state_dict()), dict(model.state_dict()))
+
+
+def test_tensors_that_share_storage_come_back_apart(tmp_path):
+    base = torch.arange(12.0).reshape(3, 4)
+    state = {
+        "all": base,
+        "again": base,
+        "row": base[1],
+        "column": base[:, 2],
+        "turned": base.T,
+        "leaf": base[0, 0],
+    }
+    parameter = {"parameter": torch.nn.Parameter(base.clone())}
+    loaded = checkpoint.load(save(tmp_path, state={**state, **parameter})).state
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    loaded["all"].zero_()
+    assert torch.equal(loaded["again"], base)
+    assert not loaded["parameter"].requires_grad
+
+
+def test_loaded_state_outlives_the_files(tmp_path):
+    path = save(tmp_path, state={"w": torch.ones(100_000)})
+    loaded = checkpoint.load(path)
+    (path / manifest.REPLICATED).write_bytes(b"\0" * 400_000)
+    shutil.rmtree(path)
+    assert loaded.state["w"].sum() == 100_000
+
+
+@pytest.mark.parametrize(
+    "value", [object(), b"bytes", {1, 2}, torch.eye(2).to_sparse(), torch.ones(1, device="meta")]
+)
+def test_what_cannot_be_stored_is_named_by_path(value, tmp_path):
+    with pytest.raises(TypeError, match="outer/1/inner"):
+        save(tmp_path, state={"outer": [0, {"inner": value}]})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file_bytes", [1 << 30, 64, 1])
+def test_any_row_range_is_assembled_from_any_files(file_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "MAX_SHARD_BYTES", file_bytes)
+    saved = head()
+    loaded = checkpoint.load(save(tmp_path, sharded=saved))
+    assert len(list(loaded.path.glob("shard-*"))) == {1 << 30: 1, 64: 12, 1: 23}[file_bytes]
+    for start, stop in [(0, 23), (0, 0), (23, 23), (5, 6), (3, 17), (22, 23)]:
+        for name, part in saved.items():
+            assert same(loaded.rows(name, start, stop), part.tensor[start:stop].clone())
+    out = torch.zeros(8, 4, dtype=torch.float64)
+    assert loaded.rows("head/centres", 1, 9, out=out) is out
+    assert torch.equal(out, saved["head/centres"].tensor[1:9].double())
+
+
+def test_only_files_that_are_needed_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "MAX_SHARD_BYTES", 64)
+    saved = head()
+    loaded = checkpoint.load(save(tmp_path, sharded=saved))
+    for file in loaded.path.glob("shard-*"):
+        if not file.name.startswith("shard-0000000004-"):
+            file.unlink()
+    assert same(loaded.rows("head/last_step", 4, 6), torch.tensor([4, 5]))
+    with pytest.raises(UserError, match=r"shard-0000000006-0000000008.safetensors.*delete"):
+        loaded.rows("head/last_step", 4, 7)
+
+
+def test_rows_refuses_what_is_not_there(tmp_path):
+    loaded = checkpoint.load(save(tmp_path, sharded=head()))
+    with pytest.raises(UserError, match=r"'head/centers' .did you mean 'head/centres'"):
+        loaded.rows("head/centers")
+    for start, stop in [(-1, 2), (3, 2), (0, 24)]:
+        with pytest.raises(ValueError, match="which has 23"):
+            loaded.rows("head/centres", start, stop)
+    with pytest.raises(ValueError, match="out is"):
+        loaded.rows("head/centres", 0, 2, out=torch.empty(3, 4))
+
+
+def test_rows_that_do_not_fit_together_are_not_saved(tmp_path):
+    for sharded in (
+        {"a": Sharded(torch.ones(2), 0, 2), "b": Sharded(torch.ones(3), 0, 3)},
+        {"a": Sharded(torch.ones(2), 0, 4)},
+        {"a": Sharded(torch.ones(2), 2, 4)},
+    ):
+        with pytest.raises(ValueError, match=r"rows|start"):
+            save(tmp_path, sharded=sharded)
+    assert list(tmp_path.iterdir()) == []
+
+
+def steps_of(root):
+    return [int(path.name.removeprefix("step-")) for path in checkpoint.list_checkpoints(root)]
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path):
+    metrics = {1: 0.5, 2: 0.9, 3: math.nan, 4: 0.7, 5: None, 6: 0.9, 7: 0.1, 8: 0.2}
+    for step, metric in metrics.items():
+        save(tmp_path, step, metric=metric, keep_last=2)
+        assert steps_of(tmp_path)[-1] == step
+    assert steps_of(tmp_path) == [6, 7, 8]
+    assert checkpoint.best(tmp_path).name == "step-00000006"
+    assert checkpoint.latest(tmp_path).name == "step-00000008"
+    save(tmp_path, 9, metric=0.3, keep_last=2, keep_best=False)
+    assert steps_of(tmp_path) == [8, 9]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000008", "step-00000009"]
+
+
+def test_the_one_just_saved_stays_though_later_steps_exist(tmp_path):
+    for step in (10, 20, 5):
+        save(tmp_path, step, keep_last=1)
+    assert steps_of(tmp_path) == [5, 20]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    for value in (1, 2):
+        save(tmp_path, 7, state={"value": value}, keep_last=1)
+    assert checkpoint.load(checkpoint.latest(tmp_path)).state == {"value": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000007"]
+
+
+def test_only_complete_ones_count(tmp_path):
+    assert checkpoint.latest(tmp_path / "nowhere") is None
+    assert checkpoint.best(tmp_path) is None
+    save(tmp_path, 3)
+    (tmp_path / "step-00000009").mkdir()
+    (tmp_path / ".tmp-step-00000010").mkdir()
+    (tmp_path / ".tmp-step-00000010" / manifest.NAME).write_text("{}")
+    (tmp_path / "step-latest").mkdir()
+    assert steps_of(tmp_path) == [3]
+    save(tmp_path, 4)
+    assert not (tmp_path / ".tmp-step-00000010").exists()
+    with pytest.raises(UserError, match=r"step-00000009.*not complete.*resume from step-00000004"):
+        checkpoint.load(tmp_path / "step-00000009")
+
+
+def test_keep_last_must_keep_something(tmp_path):
+    with pytest.raises(UserError, match="keep_last: 0"):
+        save(tmp_path, keep_last=0)
+
+
+def test_a_checkpoint_of_another_model_names_every_difference(tmp_path):
+    path = save(tmp_path)
+    loaded = checkpoint.load(path, identity=IDENTITY)
+    assert (
+        loaded.identity == IDENTITY and loaded.step == 1 and loaded.world_size == 1 and loaded.metric is None
+    )
+    with pytest.raises(UserError) as caught:
+        checkpoint.load(path, identity={**IDENTITY, "classes": 24, "backbone": "r18", "input": (3, 112, 112)})
+    text = str(caught.value)
+    assert "classes is 23 there and 24 in this run" in text
+    assert "backbone is 'iresnet50' there and 'r18' in this run" in text
+    assert "input is absent there" in text
+    assert "embedding_size" not in text
+
+
+def test_flat_names_never_collide():
+    x, y, z = torch.zeros(1), torch.ones(1), torch.ones(2)
+    _, named = tree.flatten({"a/b": x, "a": {"b": y}, 1: x, "1": y, "__metadata__": z, "a/b~2": z, "": x})
+    assert len(named) == 7
+    assert "__metadata__" not in named

@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+
+from megaclass.data.augment import EvalTransform, TrainTransform, uniforms
+from megaclass.errors import UserError
+
+NUMBERS = np.arange(200)
+
+
+def gradient(height: int, width: int) -> np.ndarray:
+    """Red tells the place in x, green in y: 200 times the share of the side, at pixel centres."""
+    x = 200 * (np.arange(width) + 0.5) / width
+    y = 200 * (np.arange(height) + 0.5) / height
+    return np.stack(np.broadcast_arrays(x, y[:, None], 0.0), -1).round().astype(np.uint8)
+
+
+def apply(transform, image, number=0):
+    out = np.full((transform.image_size, transform.image_size, 3), 77, np.uint8)
+    transform(image, transform.plan(np.array([number]))[0], out)
+    return out
+
+
+# --- random numbers ---------------------------------------------------------------------------------
+
+
+def test_uniforms_depend_on_seed_and_sample_number_alone():
+    whole = uniforms(3, NUMBERS, 5)
+    np.testing.assert_array_equal(uniforms(3, NUMBERS[50:60], 5), whole[50:60])
+    np.testing.assert_array_equal(uniforms(3, NUMBERS[::-1], 2), whole[::-1, :2])
+    assert not np.isin(uniforms(4, NUMBERS, 5), whole).any()
+
+
+def test_uniforms_never_change():
+    # A resumed run must draw what the run before it drew, whatever version wrote the checkpoint.
+    expected = [
+        [0.33805245419550545, 0.2691302712263999],
+        [0.13870941014555427, 0.9711020828012883],
+        [0.2837728284287371, 0.2070879094167074],
+    ]
+    np.testing.assert_array_equal(uniforms(0, np.array([0, 1, 2**40]), 2), expected)
+
+
+def test_uniforms_are_uniform_and_uncorrelated():
+    draws = uniforms(0, np.arange(50_000), 6)
+    assert draws.min() >= 0 and draws.max() < 1
+    for column in draws.T:
+        assert np.histogram(column, 20, (0, 1))[0] == pytest.approx(2500, rel=0.1)
+    assert np.abs(np.corrcoef(draws.T) - np.eye(6)).max() < 0.02
+    assert np.abs(np.corrcoef(draws[1:, 0], draws[:-1, 0])[0, 1]) < 0.02
+
+
+# --- training ---------------------------------------------------------------------------------------
+
+
+def test_without_options_pixels_are_copied():
+    image = gradient(48, 48)
+    np.testing.assert_array_equal(apply(TrainTransform(48), image), image)
+
+
+def test_flip_mirrors_about_half_of_the_images_exactly():
+    image = gradient(48, 48)
+    transform = TrainTransform(48, flip=True)
+    flipped = 0
+    for number in NUMBERS:
+        out = apply(transform, image, number)
+        mirrored = bool((out == image[:, ::-1]).all())
+        assert mirrored or (out == image).all()
+        flipped += mirrored
+    assert 70 < flipped < 130
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("shape", [(48, 48), (40, 60), (300, 400)])
+def test_affine_change_matches_its_definition(flip, shape):
+    """Shear, then scale, then turn, then shift, around the centre; the mirror comes before all of them."""
+    size, limits = 48, {"rotate_degrees": 30, "scale": 0.2, "translate": 0.1, "shear_degrees": 15}
+    transform = TrainTransform(size, flip=flip, **limits, seed=5)
+    centres = (np.arange(size) + 0.5) / size - 0.5
+    target = np.stack(np.broadcast_arrays(centres, centres[:, None]), -1)
+    for number in range(12):
+        mirror, *draws = uniforms(5, np.array([number]), 6)[0]
+        turn, scale, right, down, shear = (2 * np.array(draws) - 1) * [np.pi / 6, 0.2, 0.1, 0.1, np.pi / 12]
+        forward = (
+            np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+            @ np.diag([1 + scale, 1 + scale])
+            @ np.array([[1, np.tan(shear)], [0, 1]])
+            @ np.diag([-1 if flip and mirror < 0.5 else 1, 1])
+        )
+        source = (target - [right, down]) @ np.linalg.inv(forward).T
+        inside = (np.abs(source) < 0.46).all(-1)
+        out = apply(transform, gradient(*shape), number)
+        difference = np.abs(out[..., :2] - 200 * (source + 0.5))[inside]
+        assert difference.max() < 4.0 and difference.mean() < 1.0
+
+
+def test_fill_is_the_border_or_a_grey_value():
+    image = np.full((32, 32, 3), 200, np.uint8)
+    assert (apply(TrainTransform(32, translate=1.0, seed=1), image) == 200).all()
+    filled = apply(TrainTransform(32, translate=1.0, fill=7, seed=1), image)
+    assert {7, 200} <= set(np.unique(filled)) and (filled == filled[..., :1]).all()
+
+
+def test_an_image_may_be_transformed_in_place():
+    for options in ({}, {"flip": True}, {"rotate_degrees": 20.0}, {"crop_scale_min": 0.5}):
+        transform = TrainTransform(48, **options)
+        for number in range(4):
+            image = gradient(48, 48)
+            expected = apply(transform, image, number)
+            transform(image, transform.plan(np.array([number]))[0], image)
+            np.testing.assert_array_equal(image, expected)
+
+
+def test_crop_takes_boxes_of_the_asked_for_area_and_aspect():
+    image = gradient(150, 200)
+    transform = TrainTransform(64, crop_scale_min=0.2)
+    areas, lefts = [], []
+    for number in NUMBERS:
+        out = apply(transform, image, number).astype(float)
+        # The gradient tells where the box lies.
+        (left, right), (top, bottom) = out[32, [0, -1], 0], out[[0, -1], 32, 1]
+        width, height = (right - left) * 64 / 63 / 200, (bottom - top) * 64 / 63 / 200
+        areas.append(width * height)
+        lefts.append(left / 200)
+        assert 0.72 < width * 200 / (height * 150) < 1.39
+    assert 0.17 < min(areas) < 0.3 and 0.85 < max(areas) < 1.05
+    assert np.mean(areas) == pytest.approx(0.55, abs=0.07) and np.std(lefts) > 0.05
+
+
+def test_a_crop_of_a_long_image_falls_back_to_its_centre():
+    out = apply(TrainTransform(32, crop_scale_min=0.9), gradient(30, 600))
+    # 40 of 600 columns, all 30 rows.
+    assert out[16, 16, 0] == pytest.approx(100, abs=2)
+    assert out[16, -1, 0] - float(out[16, 0, 0]) == pytest.approx(200 * 40 / 600, abs=2)
+    assert out[-1, 16, 1] - float(out[0, 16, 1]) > 185
+
+
+def test_crop_and_turn_together_stay_in_the_box():
+    out = apply(TrainTransform(64, crop_scale_min=0.999, rotate_degrees=1e-6), gradient(300, 300)).astype(int)
+    assert np.abs(out - gradient(64, 64)).max() <= 4
+
+
+def test_strong_reduction_averages_instead_of_skipping_pixels():
+    stripes = np.zeros((400, 400, 3), np.uint8)
+    stripes[:, ::2] = 255
+    for transform in (
+        TrainTransform(50),
+        TrainTransform(50, rotate_degrees=5),
+        TrainTransform(50, crop_scale_min=0.9),
+        EvalTransform(50),
+    ):
+        assert np.abs(apply(transform, stripes).astype(int) - 127).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_size", 0),
+        ("rotate_degrees", -1),
+        ("scale", 1.0),
+        ("translate", 2),
+        ("shear_degrees", 90),
+        ("crop_scale_min", 0),
+        ("fill", 256),
+        ("fill", "white"),
+    ],
+)
+def test_an_option_out_of_range_is_named(field, value):
+    with pytest.raises(UserError, match=f"^{field}: {value!r} is out of range"):
+        TrainTransform(**{"image_size": 32} | {field: value})
+
+
+# --- evaluation -------------------------------------------------------------------------------------
+
+
+def test_evaluation_stretches_to_the_square_only_where_needed():
+    image = gradient(48, 48)
+    np.testing.assert_array_equal(apply(EvalTransform(48), image), image)
+    assert np.abs(apply(EvalTransform(48), gradient(60, 30)).astype(int) - image).max() <= 3
+
+
+@pytest.mark.parametrize("shape", [(100, 150), (150, 100), (64, 64), (32, 32)])
+def test_evaluation_cuts_the_centre_after_resizing_the_shorter_side(shape):
+    out = apply(EvalTransform(56, resize=64), gradient(*shape)).astype(float)
+    share_x, share_y = 56 * min(shape) / 64 / shape[1], 56 * min(shape) / 64 / shape[0]
+    for channel, share, line in ((0, share_x, out[28]), (1, share_y, out[:, 28])):
+        assert line[:, channel].mean() == pytest.approx(100, abs=2)
+        assert line[-1, channel] - line[0, channel] == pytest.approx(200 * share * 55 / 56, abs=4)
+
+
+def test_evaluation_cannot_crop_more_than_it_resized_to():
+    with pytest.raises(UserError, match="resize: 100 is out of range; it must be 0 or at least 112"):
+        EvalTransform(112, resize=100)

@@ -1,0 +1,124 @@
+import io
+import struct
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image  # comes with matplotlib
+
+from megaclass.data.decode import MAX_PIXELS, decode
+from megaclass.errors import UserError
+
+# Smooth, so that lossy formats come close; 37 x 50, so that height and width cannot be mixed up.
+RGB = np.stack(np.broadcast_arrays(np.arange(50) * 4, (np.arange(37) * 5)[:, None], 120), -1).astype(np.uint8)
+GREY = RGB[..., 0]
+
+
+def saved(image: Image.Image, fmt: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, fmt, **options)
+    return buffer.getvalue()
+
+
+JPEG = simplejpeg.encode_jpeg(RGB, quality=95)
+PNG = saved(Image.fromarray(RGB), "PNG")
+RGBA = Image.fromarray(np.dstack([RGB, np.full((37, 50), 9, np.uint8)]))
+WEBP = {
+    "lossy": saved(Image.fromarray(RGB), "WEBP", quality=95),
+    "lossless": saved(Image.fromarray(RGB), "WEBP", lossless=True),
+    "extended": saved(RGBA, "WEBP", lossless=True, exif=b"Exif\0\0"),
+}
+
+
+def close(image: np.ndarray, expected: np.ndarray, tolerance: float = 3) -> bool:
+    assert image.dtype == np.uint8 and image.shape == expected.shape
+    return float(np.abs(image.astype(int) - expected).mean()) <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("encoded", "expected"),
+    [
+        pytest.param(JPEG, RGB, id="jpeg"),
+        pytest.param(simplejpeg.encode_jpeg(GREY[..., None].copy(), 95, "GRAY"), GREY, id="grey jpeg"),
+        pytest.param(saved(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=95), RGB, id="cmyk jpeg"),
+        pytest.param(
+            saved(Image.fromarray(RGB), "JPEG", quality=95, progressive=True), RGB, id="progressive"
+        ),
+        pytest.param(PNG, RGB, id="png"),
+        pytest.param(saved(Image.fromarray(GREY), "PNG"), GREY, id="grey png"),
+        pytest.param(saved(RGBA, "PNG"), RGB, id="png with alpha"),
+        pytest.param(saved(Image.fromarray(RGB).quantize(256), "PNG"), RGB, id="palette png"),
+        pytest.param(cv2.imencode(".png", GREY.astype(np.uint16) * 256 + 77)[1].tobytes(), GREY, id="16 bit"),
+        pytest.param(saved(Image.fromarray(GREY > 99), "PNG"), (GREY > 99) * 255, id="1 bit"),
+        pytest.param(saved(Image.fromarray(RGB), "BMP"), RGB, id="bmp"),
+        pytest.param(saved(Image.fromarray(GREY), "GIF"), GREY, id="gif"),
+        *(pytest.param(encoded, RGB, id=f"webp {kind}") for kind, encoded in WEBP.items()),
+    ],
+)
+def test_everything_becomes_8_bit_rgb(encoded, expected):
+    if expected.ndim == 2:
+        expected = np.repeat(expected[..., None], 3, -1)
+    assert close(decode(encoded, "here"), expected)
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG"])
+def test_exif_orientation_is_ignored(fmt):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees to view"
+    assert close(decode(saved(Image.fromarray(RGB), fmt, exif=exif), "here"), RGB)
+
+
+def test_a_jpeg_of_the_right_size_is_decoded_in_place():
+    out = np.zeros_like(RGB)
+    assert decode(JPEG, "here", out) is out
+    np.testing.assert_array_equal(out, decode(JPEG, "here"))
+    other = np.zeros((50, 37, 3), np.uint8)
+    assert close(decode(JPEG, "here", other), RGB) and not other.any()
+
+
+@pytest.mark.parametrize("encoded", [JPEG, PNG, WEBP["lossy"]], ids=["jpeg", "png", "webp"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_a_file_that_ends_early_is_damaged(encoded, share):
+    with pytest.raises(UserError, match=r"^set\.rec record 7: ") as error:
+        decode(encoded[: int(share * len(encoded))], "set.rec record 7")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("encoded", [b"", b"<html>not found</html>", b"II*\0" + bytes(100), bytes(64)])
+def test_other_formats_are_refused(encoded):
+    with pytest.raises(UserError, match="^here: .*not a JPEG, PNG, WebP, BMP or GIF"):
+        decode(encoded, "here")
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded():
+    size = struct.pack(">HH", 65000, 65000)
+    at = JPEG.index(b"\xff\xc0") + 5
+    png_size = struct.pack(">II", 60000, 60000)
+    for bomb in (
+        JPEG[:at] + size + JPEG[at + 4 :],
+        PNG[:16] + png_size + PNG[24:],
+        b"GIF89a" + bytes([255] * 20),
+        b"BM" + bytes(12) + struct.pack("<Iii", 40, 60000, -60000),
+    ):
+        with pytest.raises(UserError, match=f"here: an image of .* the limit is {MAX_PIXELS:,}"):
+            decode(bomb, "here")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    encoded=st.sampled_from([JPEG, PNG, *WEBP.values()]),
+    changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=5),
+)
+def test_flipped_bytes_give_an_image_or_a_clear_error(encoded, changes):
+    damaged = bytearray(encoded)
+    for place, value in changes:
+        damaged[int(place * len(damaged))] = value
+    try:
+        image = decode(bytes(damaged), "here")
+    except UserError as error:
+        assert str(error).startswith("here: ") and "\n" not in str(error)
+    else:
+        assert image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8

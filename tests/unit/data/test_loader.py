@@ -1,0 +1,240 @@
+import logging
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+
+from megaclass.data.augment import EvalTransform, TrainTransform
+from megaclass.data.dataset import Sample
+from megaclass.data.decode import decode
+from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, Loader, eval_batches, to_model_input
+from megaclass.data.rotated import RotatedClasses
+from megaclass.data.sampler import EpochSampler
+from megaclass.errors import UserError
+
+SIZE = 24
+
+
+class InMemory:
+    """A Dataset of noise images; those in ``damaged`` end early, those in ``unreadable`` fail to be read."""
+
+    def __init__(self, count=50, num_classes=10, damaged=(), unreadable=(), labels=None):
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+        self._encoded = [simplejpeg.encode_jpeg(image, quality=90) for image in images]
+        for index in damaged:
+            self._encoded[index] = self._encoded[index][:200]
+        self._unreadable = set(unreadable)
+        self._labels = np.arange(count) % num_classes if labels is None else np.array(labels)
+        self.num_classes = num_classes
+
+    def __len__(self):
+        return len(self._encoded)
+
+    def read(self, index):
+        if index in self._unreadable:
+            raise UserError(f"{self.describe(index)}: cannot be read")
+        return Sample(self._encoded[index], int(self._labels[index]))
+
+    def labels(self):
+        return self._labels
+
+    def describe(self, index):
+        return f"memory record {index}"
+
+
+def shuffled(dataset, batch=20, seed=0):
+    sampler = EpochSampler(len(dataset), seed)
+
+    def indices_of_step(step):
+        return sampler.indices(step * batch, batch), np.arange(step * batch, (step + 1) * batch)
+
+    return indices_of_step
+
+
+def in_order(batch):
+    return lambda step: (np.arange(step * batch, (step + 1) * batch),) * 2
+
+
+def collected(loader, start=0, stop=4):
+    return [(b.images.numpy().copy(), b.labels.numpy().copy()) for b in loader.steps(start, stop)]
+
+
+def assert_same(a, b):
+    assert len(a) == len(b)
+    for (images_a, labels_a), (images_b, labels_b) in zip(a, b, strict=True):
+        np.testing.assert_array_equal(images_a, images_b)
+        np.testing.assert_array_equal(labels_a, labels_b)
+
+
+def loader_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def test_a_batch_holds_the_decoded_images_of_its_indices():
+    dataset = InMemory()
+    (batch,) = Loader(dataset, EvalTransform(SIZE), in_order(20)).steps(1, 2)
+    assert batch.images.shape == (20, SIZE, SIZE, 3) and batch.images.dtype == torch.uint8
+    assert batch.labels.dtype == torch.int64 and batch.wait_ms > 0
+    assert batch.labels.tolist() == dataset.labels()[20:40].tolist()
+    for position in range(20):
+        image = decode(dataset.read(20 + position).encoded, "")
+        np.testing.assert_array_equal(batch.images[position].numpy(), image)
+
+
+@pytest.mark.parametrize("options", [{"flip": True}, {"rotate_degrees": 20.0}, {"crop_scale_min": 0.5}])
+def test_workers_and_prefetch_do_not_change_a_byte(options):
+    dataset, transform = InMemory(damaged=[3, 4, 31]), TrainTransform(SIZE, seed=1, **options)
+    one = collected(Loader(dataset, transform, shuffled(dataset), on_error="skip"))
+    for workers, prefetch in ((2, 1), (4, 3)):
+        loader = Loader(
+            dataset, transform, shuffled(dataset), workers=workers, prefetch=prefetch, on_error="skip"
+        )
+        assert_same(collected(loader), one)
+
+
+def test_ranks_and_restarts_see_the_same_samples():
+    dataset, transform = InMemory(), TrainTransform(SIZE, flip=True, translate=0.1)
+    whole = shuffled(dataset)
+    steps = collected(Loader(dataset, transform, whole))
+    assert_same(collected(Loader(dataset, transform, whole), 2, 4), steps[2:])
+    half = Loader(dataset, transform, lambda step: tuple(part[10:] for part in whole(step)))
+    assert_same(collected(half), [(images[10:], labels[10:]) for images, labels in steps])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_damaged_image_ends_the_run_by_its_name(workers):
+    loader = Loader(InMemory(damaged=[33]), EvalTransform(SIZE), in_order(10), workers=workers)
+    steps = loader.steps(0, 5)
+    for _ in range(3):
+        next(steps)
+    with pytest.raises(UserError, match="memory record 33: damaged image"):
+        next(steps)
+    assert not loader_threads()
+
+
+def test_a_damaged_sample_is_replaced_counted_and_logged_once(caplog):
+    dataset = InMemory(damaged=[8, 9], unreadable=[2])
+    loader = Loader(dataset, EvalTransform(SIZE), in_order(10), workers=2, on_error="skip")
+    with caplog.at_level(logging.WARNING):
+        first = next(loader.steps(0, 1))
+        next(loader.steps(0, 1))
+    assert first.labels.tolist() == [0, 1, 3, 3, 4, 5, 6, 7, 0, 0]
+    for position, donor in ((2, 3), (8, 0), (9, 0)):
+        assert torch.equal(first.images[position], first.images[donor])
+    assert loader.skipped == 3
+    assert [message.split(":")[0] for message in caplog.messages] == [f"memory record {i}" for i in (2, 8, 9)]
+
+
+def test_a_batch_without_a_readable_image_is_an_error():
+    loader = Loader(InMemory(damaged=range(10)), EvalTransform(SIZE), in_order(10), on_error="skip")
+    with pytest.raises(UserError, match="none of the 10 images of a batch can be read.*memory record 0"):
+        next(loader.steps(0, 1))
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_label_outside_the_classes_is_always_an_error(on_error, label):
+    dataset = InMemory(labels=[0, 1, 2, label, 4, 5])
+    loader = Loader(dataset, EvalTransform(SIZE), in_order(6), on_error=on_error)
+    with pytest.raises(UserError, match=rf"memory record 3: the label {label} is outside 0\.\.9"):
+        next(loader.steps(0, 1))
+
+
+def test_leaving_early_ends_the_threads():
+    loader = Loader(InMemory(), EvalTransform(SIZE), in_order(10), workers=3)
+    for _ in loader.steps(0, 5):
+        break
+    steps = loader.steps(0, 5)
+    next(steps)
+    assert loader_threads()
+    steps.close()
+    assert not loader_threads()
+
+
+def test_an_iterator_left_open_does_not_hold_up_the_exit():
+    code = (
+        "import numpy as np, test_loader as t\n"
+        "steps = t.Loader(t.InMemory(), t.EvalTransform(24), t.in_order(10), workers=2).steps(0, 5)\n"
+        "next(steps)\n"
+        "print('left')\n"
+    )
+    path = [__file__.rpartition("/")[0], *sys.path]
+    code = f"import sys; sys.path[:0] = {path!r}\n" + code
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
+
+
+@pytest.mark.parametrize("options", [{"workers": 0}, {"prefetch": 0}, {"on_error": "ignore"}])
+def test_a_bad_option_is_named(options):
+    with pytest.raises(UserError, match=f"^{next(iter(options))}: "):
+        Loader(InMemory(), EvalTransform(SIZE), in_order(10), **options)
+
+
+def test_evaluation_passes_a_range_in_order_with_a_smaller_last_batch():
+    dataset = InMemory()
+    batches = list(eval_batches(dataset, EvalTransform(SIZE), 10, 5, 38, workers=2))
+    assert [len(batch.labels) for batch in batches] == [10, 10, 10, 3]
+    assert torch.cat([batch.labels for batch in batches]).tolist() == dataset.labels()[5:38].tolist()
+    assert list(eval_batches(dataset, EvalTransform(SIZE), 10, 7, 7)) == []
+    assert sum(len(batch.labels) for batch in eval_batches(dataset, EvalTransform(SIZE), 16)) == 50
+
+
+# --- turned copies ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", [1, 2, 4])
+def test_turned_copies_are_classes_of_their_own(turns):
+    base = InMemory(count=12)
+    dataset = RotatedClasses(base, turns)
+    assert (len(dataset), dataset.num_classes) == (12 * turns, 10 * turns)
+    (batch,) = eval_batches(dataset, EvalTransform(SIZE), 100, workers=2)
+    assert batch.labels.tolist() == dataset.labels().tolist()
+    for index in range(len(dataset)):
+        turn, original = divmod(index, 12)
+        assert dataset.read(index).label == base.read(original).label + 10 * turn
+        image = decode(base.read(original).encoded, "")
+        np.testing.assert_array_equal(batch.images[index].numpy(), np.rot90(image, turn))
+
+
+def test_turned_copies_name_the_record_and_refuse_other_turns():
+    dataset = RotatedClasses(InMemory(count=5, damaged=[3]), 4)
+    assert dataset.describe(13) == "memory record 3 turned by 180 degrees"
+    with pytest.raises(UserError, match="memory record 3 turned by 180 degrees: damaged"):
+        list(eval_batches(dataset, EvalTransform(SIZE), 1, 13, 14))
+    with pytest.raises(IndexError):
+        dataset.read(20)
+    with pytest.raises(UserError, match="rotation_classes: 3 is not one of"):
+        RotatedClasses(InMemory(), 3)
+
+
+# --- what the model takes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_model_input_is_normalised_nchw(channels_last, dtype):
+    images = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).reshape(2, 4, 5, 3)
+    kept = images.clone()
+    model_input = to_model_input(images, "cpu", dtype, channels_last)
+    expected = (images.double().permute(0, 3, 1, 2) - 127.5) / 127.5
+    assert model_input.shape == (2, 3, 4, 5) and model_input.dtype == dtype
+    torch.testing.assert_close(
+        model_input, expected.to(dtype), rtol=0, atol=0 if dtype != torch.float32 else 1e-7
+    )
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    assert model_input.is_contiguous(memory_format=memory_format)
+    assert torch.equal(images, kept)
+
+
+def test_model_input_takes_a_mean_and_std_a_channel():
+    images = torch.randint(256, (2, 4, 4, 3), dtype=torch.uint8)
+    model_input = to_model_input(images, "cpu", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    expected = (images.double() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    torch.testing.assert_close(model_input.double(), expected.permute(0, 3, 1, 2), rtol=1e-5, atol=1e-5)

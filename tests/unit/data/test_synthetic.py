@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from megaclass.data.synthetic import SyntheticLoader
+from megaclass.errors import UserError
+
+
+def labels(step=3, **options):
+    loader = SyntheticLoader(100_000_000, 8, 12, seed=1, **options)
+    return next(loader.steps(step, step + 1)).labels
+
+
+def test_a_batch_has_the_loaders_shapes():
+    batches = list(SyntheticLoader(1000, 16, 12, rank=1, world_size=3).steps(5, 8))
+    assert len(batches) == 3
+    for batch in batches:
+        assert batch.images.shape == (4, 16, 16, 3) and batch.images.dtype == torch.uint8
+        assert batch.labels.shape == (4,) and batch.labels.dtype == torch.int64
+        assert 0 <= int(batch.labels.min()) and int(batch.labels.max()) < 1000
+
+
+def test_labels_depend_on_the_step_and_not_on_the_way_there():
+    loader = SyntheticLoader(1000, 8, 12)
+    steps = [batch.labels for batch in loader.steps(0, 5)]
+    assert torch.equal(next(loader.steps(3, 4)).labels, steps[3])
+    assert not torch.equal(steps[3], steps[4])
+
+
+def test_all_ranks_together_have_the_same_labels_at_any_world_size():
+    whole = labels()
+    for world_size in (2, 3, 5):
+        parts = [labels(rank=rank, world_size=world_size) for rank in range(world_size)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_labels_reach_every_part_of_many_classes():
+    drawn = torch.cat([b.labels for b in SyntheticLoader(100_000_000, 1, 1000).steps(0, 20)])
+    assert torch.histc(drawn.float(), 10, 0, 1e8).min() > 1700
+    assert drawn.unique().numel() > 19_900
+
+
+def test_images_are_noise_and_taken_in_turns():
+    images = [batch.images for batch in SyntheticLoader(10, 32, 4, pool=2).steps(0, 3)]
+    assert images[0].data_ptr() == images[2].data_ptr() != images[1].data_ptr()
+    assert images[0].float().mean() == pytest.approx(127.5, abs=2)
+
+
+def test_too_small_numbers_are_refused():
+    with pytest.raises(UserError, match="num_classes: 0"):
+        SyntheticLoader(0, 8, 4)
+    with pytest.raises(UserError, match="2 images cannot feed 3 ranks"):
+        SyntheticLoader(10, 8, 2, world_size=3)

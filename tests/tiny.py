@@ -36,6 +36,7 @@ def config(folder: Path, **sections: dict[str, Any]) -> Config:
         "data": {"source": "records", "path": str(records), "image_size": SIZE, "global_batch_size": 12, "workers": 1},
         "model": {"name": "convnet", "width": 8, "embedding_dim": 16},
         "head": {"scale": 16.0},
+        "optim": {"lr": 0.01},
         "schedule": {"steps": 10},
         "precision": {"compute": "fp32"},
         "evaluate": {"task": "none"},

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -90,6 +91,7 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
     arithmetic = pick_arithmetic(config.precision.compute, config.precision.channels_last, world.device)
     rank_slice(0, config.data.global_batch_size, 0, world.size * config.data.accumulation)  # divisible?
     to_input = input_function(config, arithmetic)
+    backbone = build_model(config, arithmetic)  # before data sets are made: its errors come at once
     glyph_set = _glyph_set(config, say) if config.data.source == "glyphs" else None
 
     if config.data.source == "synthetic":
@@ -103,7 +105,6 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
         1, round(config.schedule.epochs * epoch_samples / config.data.global_batch_size)
     )
 
-    backbone = build_model(config, arithmetic)
     head = _build_head(config, num_classes, int(backbone.embedding_dim), world)  # type: ignore[arg-type]
     optim = config.optim
     by_gradient = [backbone] if isinstance(head, PartialFC) else [backbone, head]
@@ -157,15 +158,13 @@ def _glyph_set(config: Config, say: Callable[[str], None]) -> Path:
     directory = (
         Path(config.data.path) if config.data.path else cache_directory() / f"glyphs-{size}px-{held_out}"
     )
-    error: Exception | None = None
-    if distributed.rank() == 0:
-        try:
-            if not directory.exists():
-                say(f"Rendering the glyph data set into {directory} (once, about half a minute)")
-            glyphs.ensure(directory, image_size=size, held_out=held_out)
-        except UserError as caught:
-            error = caught
-    distributed.agree_or_raise(error)
+
+    def render() -> None:
+        if not directory.exists():
+            say(f"Rendering the glyph data set into {directory} (once, about half a minute)")
+        glyphs.ensure(directory, image_size=size, held_out=held_out)
+
+    distributed.on_main_rank(render)
     return directory
 
 
@@ -265,7 +264,8 @@ def read_state_dict(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such weight file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about pickles that are none of PyTorch's
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a file that is none of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a PyTorch weight file that can be opened safely ({reason})") from None

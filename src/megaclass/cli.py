@@ -1,9 +1,11 @@
 """The command line: one short function a verb, with its imports inside, so that each starts fast."""
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megaclass.errors import UserError, lookup
@@ -19,9 +21,9 @@ megaclass: train image recognition models with very many classes, and measure it
         train a model; several processes: torchrun --nproc-per-node N -m megaclass train ...
   megaclass recipes                     list the recipes and the backbones
   megaclass show RECIPE [--all]         print a recipe, or with --all the complete commented configuration
-  megaclass evaluate verification IMAGES [--pairs FILE] [--run DIR] [...]
+  megaclass evaluate verification IMAGES [--pairs FILE] [--run-dir DIR] [...]
         score a model on pairs of images it was not trained on
-  megaclass evaluate classification IMAGES --run DIR
+  megaclass evaluate classification IMAGES --run-dir DIR
         top-1 and top-5 accuracy
   megaclass data pack SOURCE OUTPUT     pack a folder of images or an .npz into record files
 
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verb: Callable[[list[str]], None] = lookup(VERBS, words[0], "command")  # type: ignore[arg-type]
         verb(words[1:])
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0" or not getattr(error, "agreed", False):
+        if os.environ.get("RANK", "0") == "0" or not error.agreed:
             print(f"megaclass: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -81,7 +83,7 @@ def recipes(words: list[str]) -> None:
     from megaclass.config import load_recipe, recipe_names
     from megaclass.models.registry import BACKBONES
 
-    _parser("megaclass recipes", "List the recipes and the backbones.").parse_args(words)
+    _parse(_parser("megaclass recipes", "List the recipes and the backbones."), words)
     table = Table("recipe", "what it trains", box=None)
     for name in recipe_names():
         table.add_row(name, load_recipe(name).description)
@@ -115,9 +117,7 @@ def evaluate(words: list[str]) -> None:
     parser.add_argument(
         "--pairs", type=str, default="", help="LFW-style pairs.txt; without it pairs are drawn"
     )
-    parser.add_argument(
-        "--run", type=str, default="", help="run directory whose model is scored", dest="run_dir"
-    )
+    parser.add_argument("--run-dir", type=str, default="", help="run directory whose model is scored")
     parser.add_argument(
         "--checkpoint", type=str, default="best", help="of that run: best, latest or a step-NNNNNNNN"
     )
@@ -126,6 +126,7 @@ def evaluate(words: list[str]) -> None:
         "--recipe", type=str, default="", help="recipe instead of a run: an untrained model, or model.weights"
     )
     config, options = _configured(parser, words)
+    output = _new_file(options.output)
 
     from megaclass import distributed
     from megaclass.scoring import score
@@ -136,8 +137,8 @@ def evaluate(words: list[str]) -> None:
         )
         if world.is_main:
             _print_metrics(found.kind, found.metrics)
-            if options.output:
-                _write_new_json(options.output, {found.kind: found.metrics})
+            if output:
+                output.write_text(json.dumps({found.kind: found.metrics}, indent=2) + "\n", encoding="utf-8")
 
 
 def data(words: list[str]) -> None:
@@ -160,7 +161,7 @@ def data(words: list[str]) -> None:
         "--unpack-bits", type=str, default="", help=".npz: HEIGHTxWIDTH of images stored by np.packbits"
     )
     parser.add_argument("--invert", action="store_true", help="swap dark and bright")
-    options = parser.parse_args(words[1:])
+    options = _parse(parser, words[1:])
 
     from rich.progress import Progress
 
@@ -190,13 +191,30 @@ VERBS = {"train": train, "recipes": recipes, "show": show, "evaluate": evaluate,
 def _parser(program: str, description: str) -> Any:
     from jsonargparse import ArgumentParser
 
-    return ArgumentParser(prog=program, description=description, exit_on_error=False, default_env=False)
+    return ArgumentParser(
+        prog=program, description=description, exit_on_error=False, default_env=False, allow_abbrev=False
+    )
+
+
+def _parse(parser: Any, words: list[str]) -> Any:
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(words)
+    except ArgumentError as error:
+        raise UserError(f"{_one_line(error)}; see `{parser.prog} --help`") from None
 
 
 def _configured(parser: Any, words: list[str]) -> "tuple[Config, Any]":
     """Parse the verb's own options and every ``--section.key``; the recipe gives the defaults of the latter."""
-    from jsonargparse import ArgumentError
+    try:
+        return _parsed(parser, words)
+    except UserError as error:
+        error.agreed = True  # all ranks were given the same words
+        raise
 
+
+def _parsed(parser: Any, words: list[str]) -> "tuple[Config, Any]":
     from megaclass import config as settings
 
     fields = settings.options()
@@ -210,10 +228,7 @@ def _configured(parser: Any, words: list[str]) -> "tuple[Config, Any]":
     for word in words:
         if word.startswith("--") and "." in (key := word[2:].partition("=")[0]):
             settings.require_known(key)
-    try:
-        options = parser.parse_args(words)
-    except ArgumentError as error:
-        raise UserError(f"{_one_line(error)}; see `{parser.prog} --help`") from None
+    options = _parse(parser, words)
 
     recipe, run_dir = getattr(options, "recipe", ""), getattr(options, "run_dir", "")
     base = (
@@ -267,11 +282,8 @@ def _print_metrics(kind: str, metrics: dict[str, Any]) -> None:
     Console().print(make(metrics))
 
 
-def _write_new_json(name: str, value: dict[str, Any]) -> None:
-    import json
-    from pathlib import Path
-
-    path = Path(name)
-    if path.exists():
-        raise UserError(f"--output: {path} exists; name another file")
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _new_file(name: str) -> Path | None:
+    """The path to write to, if any: asked before the work, so that none is lost."""
+    if name and Path(name).exists():
+        raise UserError(f"--output: {name} exists; name another file")
+    return Path(name) if name else None

@@ -161,7 +161,9 @@ class Schedule:
     kind: str = option("polynomial", "decay after the warm-up",
                        choices=("constant", "polynomial", "cosine", "multistep"))  # fmt: skip
     warmup: float = option(0.0, "linear warm-up, as a fraction of the run", low=0, high=1)
-    power: float = option(2.0, "polynomial: power of the decay", low=0.01)
+    power: float = option(
+        1.0, "polynomial: power of the decay; 1, a straight line, is arcface_torch's", low=0.01
+    )
     milestones: list[float] = option([0.33, 0.66, 0.9], "multistep: fractions of the run", low=0, high=1)
     gamma: float = option(0.1, "multistep: factor at a milestone", low=0.0001, high=1)
     final_factor: float = option(

@@ -9,15 +9,17 @@ Shapes: B = rows of one rank, G = rows of all ranks, D = columns.
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from megaclass.errors import UserError
+
+T = TypeVar("T")
 
 # PyTorch 2.13 renamed the two; 2.11 knows only the second name.
 _all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -166,10 +168,39 @@ def barrier() -> None:
 
 
 def agree_or_raise(error: Exception | None) -> None:
-    """Raise on every rank if any rank brings an error, so that no rank waits for one that has left."""
-    errors = [e for e in gather_objects(error) if e is not None]
-    if errors:
-        raise errors[0]
+    """Raise on every rank if any rank brings an error, so that no rank waits for one that has left.
+
+    A rank's own error that is no UserError (a bug) is raised as it is; the others hear of it.
+    """
+    messages = [message for message in gather_objects(None if error is None else _told(error)) if message]
+    if error is not None and not isinstance(error, UserError):
+        raise error
+    if messages:
+        agreed = UserError(messages[0])
+        agreed.agreed = True
+        raise agreed from error
+
+
+def _told(error: Exception) -> str:
+    return (
+        str(error) if isinstance(error, UserError) else f"a rank failed with {type(error).__name__}: {error}"
+    )
+
+
+def together(work: Callable[[], T]) -> T:
+    """``work()`` on every rank; an error of one rank is raised on all."""
+    result, error = None, None
+    try:
+        result = work()
+    except Exception as caught:
+        error = caught
+    agree_or_raise(error)
+    return cast(T, result)
+
+
+def on_main_rank(work: Callable[[], T]) -> T:
+    """``work()`` on rank 0 alone; all ranks get its (picklable) result or its UserError."""
+    return cast(T, broadcast_object(together(lambda: work() if rank() == 0 else None)))
 
 
 def reduce_scatter_rows(tensor_G: Tensor) -> Tensor:

@@ -4,8 +4,11 @@
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. ``agreed``: every rank of the run
+    raises it, so one of them telling is enough.
     """
+
+    agreed = False
 
 
 def near_match(name: str, known: "list[str] | tuple[str, ...]") -> str:

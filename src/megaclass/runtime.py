@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -71,9 +72,8 @@ class Arithmetic:
     def active(self) -> Iterator[None]:
         """Allow tf32 in fp32 products and convolutions, or forbid it, for the time of a run."""
         wanted = "tf32" if self.compute == "tf32" else "ieee"
-        backends = (
-            (torch.backends.cuda.matmul, torch.backends.cudnn.conv) if self.device.type == "cuda" else ()
-        )
+        known: Any = torch.backends
+        backends = (known.cuda.matmul, known.cudnn.conv) if self.device.type == "cuda" else ()
         before = [backend.fp32_precision for backend in backends]
         for backend in backends:
             backend.fp32_precision = wanted

@@ -45,7 +45,7 @@ def score(
     if kind == "verification":
         return build_verifier(config, Path(images), reader)(backbone)
     if stored is None or "head" not in stored.state:
-        raise UserError("classification needs --run with a run of a linear head")
+        raise UserError("classification needs --run-dir with a run of a linear head")
     weight = stored.state["head"]["weight"]
     head = LinearHead(*weight.shape).to(world.device)
     _load(head, stored, "head")

@@ -262,13 +262,13 @@ def _head_rows(job: Job) -> Iterator[tuple[str, Tensor, int]]:
 
 def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirectory, dict[str, Any]]:
     """Train as configured, or continue; returns the run directory and what its result.json holds."""
-    directory = _agree_on_directory(config, resume)
+    directory = distributed.on_main_rank(lambda: choose(config, resume))
     threads = use_threads(config.run.threads)
     if config.run.deterministic:
         use_deterministic_kernels()
-    job = build_job(config, world)
+    job = distributed.together(lambda: build_job(config, world))
     latest = checkpoint.latest(directory.checkpoints) if resume else None
-    progress = restore(job, latest) if latest else Progress()
+    progress = distributed.together(lambda: restore(job, latest)) if latest else Progress()
     if world.is_main:
         directory.prepare(config)
     with RunLog(job, directory, progress.step if resume else None) as log, job.arithmetic.active():
@@ -278,20 +278,6 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
     if world.is_main:
         directory.write_result(result)
     return directory, result
-
-
-def _agree_on_directory(config: Config, resume: bool) -> RunDirectory:
-    """The main rank looks; all take what it found."""
-    chosen: RunDirectory | None = None
-    error: Exception | None = None
-    if distributed.rank() == 0:
-        try:
-            chosen = choose(config, resume)
-        except UserError as caught:
-            error = caught
-    distributed.agree_or_raise(error)
-    directory: RunDirectory = distributed.broadcast_object(chosen)
-    return directory
 
 
 def _greeting(job: Job, directory: RunDirectory, progress: Progress, threads: int) -> str:

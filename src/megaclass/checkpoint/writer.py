@@ -111,19 +111,17 @@ def save(
 
 def _together(work: Callable[[], T], final: Path) -> T:
     """Do ``work`` on every rank; if it fails on any, raise on all, so that none waits for another."""
-    error: Exception | None = None
-    result: Any = None
-    try:
-        result = work()
-    except OSError as failure:
-        error = UserError(
-            f"cannot write checkpoint {final}: {failure.strerror or failure}; make room or permit writing "
-            "there, or choose another run directory; earlier checkpoints are untouched"
-        )
-    except Exception as failure:
-        error = failure
-    distributed.agree_or_raise(error)
-    return result
+
+    def told() -> T:
+        try:
+            return work()
+        except OSError as failure:
+            raise UserError(
+                f"cannot write checkpoint {final}: {failure.strerror or failure}; make room or permit writing "
+                "there, or choose another run directory; earlier checkpoints are untouched"
+            ) from failure
+
+    return distributed.together(told)
 
 
 def _write_rows(temporary: Path, sharded: Mapping[str, Sharded]) -> _Written:

@@ -225,7 +225,8 @@ def resized(image_HWC: np.ndarray, width: int, height: int, out: np.ndarray | No
 def _fit(image_HWC: np.ndarray, out_SSC: np.ndarray) -> None:
     """Copy the image, stretched if it has another size."""
     if image_HWC.shape != out_SSC.shape:
-        resized(image_HWC, *out_SSC.shape[:2], out_SSC)
+        height, width = out_SSC.shape[:2]
+        resized(image_HWC, width, height, out_SSC)
     elif image_HWC is not out_SSC:
         out_SSC[...] = image_HWC
 

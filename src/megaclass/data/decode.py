@@ -4,8 +4,8 @@ JPEG, the one format of the large data sets, goes to simplejpeg; PNG, WebP, BMP 
 OpenCV. Both release the GIL. Whatever is stored becomes 8-bit RGB: grey is repeated, CMYK converted, 16 bits
 cut to the upper 8, transparency dropped (the colour below it shows), as Pillow's ``convert("RGB")`` has it.
 
-EXIF orientation is ignored: pixels come as they are stored. The readers that published results were
-trained with (MXNet, torchvision, DALI's defaults aside) ignore it too, and ImageNet has rotated files.
+EXIF orientation is ignored: pixels come as they are stored, as torchvision's image folders give them, and so
+as most published ImageNet results saw them. Aligned faces and rendered images have none.
 """
 
 import struct

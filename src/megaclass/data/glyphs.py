@@ -10,6 +10,7 @@ Shapes: F = typefaces, C = characters, K = drawings of one identity, P = pixels 
 N = drawings in all, V = variants of a drawing.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -178,7 +179,7 @@ def _build(
     is_test = np.zeros(len(groups), bool)
     is_test[rng.permutation(len(groups))[:held_out]] = True
     total, done = sum(map(len, groups)) * VARIANTS, 0
-    counts = {}
+    counts: dict[str, int] = {}
     for name, chosen in (("train", np.flatnonzero(~is_test)), ("test", np.flatnonzero(is_test))):
         classes = [_class_name(drawing.codepoint for drawing in groups[group]) for group in chosen]
         size = (image_size, image_size)
@@ -332,10 +333,8 @@ def _related_pairs(codepoints: list[int]) -> list[tuple[int, int]]:
         text = unicodedata.normalize("NFKC", chr(codepoint))  # superscripts, fullwidth, Roman numerals
         name = unicodedata.name(text, "") if len(text) == 1 else ""
         if "LETTER SMALL CAPITAL " in name:
-            try:
+            with contextlib.suppress(KeyError):  # some, such as the turned ones, have no capital
                 text = unicodedata.lookup(name.replace("LETTER SMALL CAPITAL ", "CAPITAL LETTER "))
-            except KeyError:
-                pass  # a small capital without a capital, such as the turned ones
         stems[text.casefold()].append(i)
     return [pair for indices in stems.values() for pair in itertools.combinations(indices, 2)]
 

@@ -89,7 +89,7 @@ def test_a_file_that_ends_early_is_damaged(encoded, share):
 
 @pytest.mark.parametrize("encoded", [b"", b"<html>not found</html>", b"II*\0" + bytes(100), bytes(64)])
 def test_other_formats_are_refused(encoded):
-    with pytest.raises(UserError, match="^here: .*not a JPEG, PNG, WebP, BMP or GIF"):
+    with pytest.raises(UserError, match=r"^here: .*not a JPEG, PNG, WebP, BMP or GIF"):
         decode(encoded, "here")
 
 

@@ -132,7 +132,7 @@ def test_a_damaged_sample_is_replaced_counted_and_logged_once(caplog):
 
 def test_a_batch_without_a_readable_image_is_an_error():
     loader = Loader(InMemory(damaged=range(10)), EvalTransform(SIZE), in_order(10), on_error="skip")
-    with pytest.raises(UserError, match="none of the 10 images of a batch can be read.*memory record 0"):
+    with pytest.raises(UserError, match=r"none of the 10 images of a batch can be read.*memory record 0"):
         next(loader.steps(0, 1))
 
 

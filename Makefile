@@ -1,0 +1,49 @@
+# Everything a person needs: `make demo` and `make test` set up what they use. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: help setup demo test test-slow test-gpu check format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# torch goes first and alone: its pin selects the CPU build, and what depends on it then finds it installed.
+$(STAMP): constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "megaclass needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep -E '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+setup: $(STAMP)  ## make .venv and install megaclass with its pinned dependencies
+
+demo: $(STAMP)  ## train on characters, test on characters never seen: about three minutes
+	$(BIN)/megaclass train glyphs --run.output $(RUN)
+
+test: $(STAMP)  ## lint, types, and every test that needs no GPU and no data set
+	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check src tests examples
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+test-slow: $(STAMP)  ## the tests that take longer
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: $(STAMP)  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+check: $(STAMP)  ## lint and types alone
+	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check src tests examples
+	$(BIN)/mypy
+
+format: $(STAMP)  ## format the sources
+	$(BIN)/ruff format src tests examples
+	$(BIN)/ruff check --fix src tests examples
+
+clean:  ## remove what was made here, but no run
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info src/*.egg-info

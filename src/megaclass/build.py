@@ -89,9 +89,10 @@ class Job:
 def build_job(config: Config, world: World, say: Callable[[str], None] = print) -> Job:
     """Build every part of a run. ``say`` receives lines about work that takes a while."""
     arithmetic = pick_arithmetic(config.precision.compute, config.precision.channels_last, world.device)
-    rank_slice(0, config.data.global_batch_size, 0, world.size * config.data.accumulation)  # divisible?
     to_input = input_function(config, arithmetic)
-    backbone = build_model(config, arithmetic)  # before data sets are made: its errors come at once
+    # Before data sets are made or opened, so that its errors come at once.
+    backbone = build_model(config, arithmetic)
+    _check_batch(config, world, backbone)
     glyph_set = _glyph_set(config, say) if config.data.source == "glyphs" else None
 
     if config.data.source == "synthetic":
@@ -139,6 +140,18 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
         ),
         evaluator=_evaluator(config, arithmetic, to_input, num_classes, glyph_set),
     )
+
+
+def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
+    """UserError unless the global batch can be shared, and every part has statistics to normalise by."""
+    size, parts = config.data.global_batch_size, world.size * config.data.accumulation
+    _, count = rank_slice(0, size, 0, parts)
+    alone = count == 1 and not (config.model.sync_norm and world.size > 1)
+    if alone and any(isinstance(m, nn.BatchNorm1d | nn.SyncBatchNorm) for m in backbone.modules()):
+        raise UserError(
+            f"data.global_batch_size: {size} leaves one image for each of {parts} parts (ranks times "
+            f"data.accumulation), and {config.model.name} has batch norm; take {2 * parts} or more"
+        )
 
 
 # -- data ---------------------------------------------------------------------------------------------

@@ -286,4 +286,6 @@ def _new_file(name: str) -> Path | None:
     """The path to write to, if any: asked before the work, so that none is lost."""
     if name and Path(name).exists():
         raise UserError(f"--output: {name} exists; name another file")
+    if not Path(name).parent.is_dir():
+        raise UserError(f"--output: {Path(name).parent} is not a directory; make it, or name another file")
     return Path(name) if name else None

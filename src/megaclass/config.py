@@ -7,6 +7,7 @@ and the checks all read. Standard library only: importing this costs millisecond
 
 import dataclasses
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -335,8 +336,8 @@ def check(config: Config) -> None:
                 f"{key}: {value!r} is not one of {', '.join(choices)}{near_match(value, choices)}"
             )
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, float) and number != number:
-                raise UserError(f"{key}: nan is not a number to work with")
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{key}: {number!r} is not a number to work with")
             if low is not None and number < low:
                 raise UserError(f"{key}: {number!r} is below {low}")
             if high is not None and number > high:
@@ -432,6 +433,6 @@ def _comment(f: dataclasses.Field) -> str:
 
 def _literal(value: Any) -> str:
     if isinstance(value, float):
-        return repr(value)  # TOML reads Python's shortest form, inf and nan included
+        return repr(value)  # TOML reads Python's shortest form
     # TOML's basic strings escape as JSON's do, except that DEL must be escaped as well.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -66,8 +66,9 @@ def choose(config: Config, resume: bool) -> RunDirectory:
         number = max(numbers, default=0) + (0 if resume else 1)
         path = DEFAULT_ROOT / f"{config.recipe}-{number:03d}"
     directory = RunDirectory(path)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"run.output: {path} is a file; name a directory")
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise UserError(f"run.output: {part} is a file; name a directory")
     if not resume and (directory.events.exists() or directory.checkpoints.exists()):
         raise UserError(
             f"run.output: {path} holds a run already; add --resume to continue it, or name another directory"

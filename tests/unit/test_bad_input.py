@@ -79,6 +79,8 @@ def earlier(finished, tmp_path):
         (["train", "glyphs", "--resum"], ["--resum"]),
         (["train", "glyphs", "--optim.lr", "fast"], ["optim.lr", "fast"]),
         (["train", "glyphs", "--optim.lr", "-1"], ["optim.lr", "-1", "below 0"]),
+        (["train", "glyphs", "--optim.lr", "nan"], ["optim.lr", "nan"]),
+        (["train", "glyphs", "--schedule.epochs", "inf"], ["schedule.epochs", "inf"]),
         (["train", "glyphs", "--head.kind", "margn"], ["head.kind", "'margn'", "did you mean 'margin'"]),
         (["train", "glyphs", "--model.name", "iresnet51"], ["unknown backbone 'iresnet51'", "did you mean"]),
         (["train", "glyphs", "--run.device", "gpu"], ["run.device", "'gpu'", "cuda:N"]),
@@ -115,6 +117,11 @@ def test_a_gpu_where_there_is_none(refused, tmp_path):
 def test_a_batch_that_cannot_be_shared(refused, tmp_path):
     words = ["train", tiny.recipe(tmp_path), "--data.accumulation", "5"]
     assert not refused(words, "data.global_batch_size: 12", "data.accumulation 5")
+
+
+def test_a_batch_without_statistics(refused, tmp_path):
+    words = ["train", tiny.recipe(tmp_path), "--data.accumulation", "12"]
+    assert not refused(words, "data.global_batch_size: 12", "one image", "take 24 or more")
 
 
 # -- what is read -------------------------------------------------------------------------------------
@@ -191,8 +198,9 @@ def test_a_directory_that_holds_a_run(refused, earlier, tmp_path):
 
 def test_a_directory_that_is_a_file(refused, tmp_path):
     (tmp_path / "taken").write_text("mine")
-    words = ["train", tiny.recipe(tmp_path), "--run.output", "taken"]
-    assert not refused(words, "run.output: taken is a file", "name a directory")
+    words = ["train", tiny.recipe(tmp_path), "--run.output"]
+    assert not refused([*words, "taken"], "run.output: taken is a file", "name a directory")
+    assert not refused([*words, "taken/run"], "run.output: taken is a file", "name a directory")
 
 
 @pytest.mark.parametrize(
@@ -223,3 +231,4 @@ def test_a_result_file_that_is_there(refused, finished, tmp_path):
     (tmp_path / "scores.json").write_text("mine")
     words = ["evaluate", "verification", finished / "records", "--run-dir", finished / "run"]
     assert not refused([*words, "--output", "scores.json"], "--output: scores.json exists", "another file")
+    assert not refused([*words, "--output", "no/scores.json"], "--output: no is not a directory")

@@ -32,6 +32,7 @@ from megaclass.heads.linear import LinearHead
 from megaclass.heads.margins import Margin
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
+from megaclass.models.norm import SynchronisedBatchNorm
 from megaclass.models.registry import backbone_options, build_backbone, load_backbone_weights
 from megaclass.optim import build_optimizer
 from megaclass.permutation import derive_key
@@ -74,7 +75,10 @@ class Job:
             "head": config.head.kind,
             "num_classes": self.num_classes,
             "backbone_optimizer": config.optim.name,
+            # With these three alike, step n sees the same samples.
             "global_batch_size": config.data.global_batch_size,
+            "training_samples": self.epoch_samples,
+            "seed": config.run.seed,
         }
 
     def gradients_stay_local(self, stay: bool) -> contextlib.AbstractContextManager:
@@ -147,7 +151,7 @@ def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
     size, parts = config.data.global_batch_size, world.size * config.data.accumulation
     _, count = rank_slice(0, size, 0, parts)
     alone = count == 1 and not (config.model.sync_norm and world.size > 1)
-    if alone and any(isinstance(m, nn.BatchNorm1d | nn.SyncBatchNorm) for m in backbone.modules()):
+    if alone and any(isinstance(m, nn.BatchNorm1d | SynchronisedBatchNorm) for m in backbone.modules()):
         raise UserError(
             f"data.global_batch_size: {size} leaves one image for each of {parts} parts (ranks times "
             f"data.accumulation), and {config.model.name} has batch norm; take {2 * parts} or more"

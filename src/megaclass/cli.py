@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(words: list[str]) -> None:
     parser = _parser(
-        "megaclass train", "Train a model by a recipe; every setting can be changed by --section.key value."
+        "megaclass train RECIPE [--resume] [--section.key VALUE ...]",
+        "Train a model by a recipe; every setting can be changed by --section.key value.",
     )
     parser.add_argument("recipe", type=str, help="name of a recipe (see `megaclass recipes`) or a .toml file")
     parser.add_argument(
@@ -95,7 +96,10 @@ def recipes(words: list[str]) -> None:
 def show(words: list[str]) -> None:
     from megaclass.config import to_toml
 
-    parser = _parser("megaclass show", "Print a recipe as TOML: what differs from the defaults.")
+    parser = _parser(
+        "megaclass show RECIPE [--all] [--section.key VALUE ...]",
+        "Print a recipe as TOML: what differs from the defaults.",
+    )
     parser.add_argument("recipe", type=str, help="name of a recipe or a .toml file")
     parser.add_argument("--all", action="store_true", help="every setting, with what it means")
     config, options = _configured(parser, words)
@@ -107,7 +111,7 @@ def evaluate(words: list[str]) -> None:
     if words and not words[0].startswith("-"):
         lookup(kinds, words[0], "evaluation")
     parser = _parser(
-        "megaclass evaluate",
+        "megaclass evaluate KIND IMAGES [--pairs FILE] [--run-dir DIR | --recipe RECIPE] [--section.key VALUE ...]",
         "Score a model: `verification` by pairs of images, `classification` by top-1 and top-5 accuracy.",
     )
     parser.add_argument("kind", type=str, help="verification or classification")
@@ -143,7 +147,10 @@ def evaluate(words: list[str]) -> None:
 
 def data(words: list[str]) -> None:
     lookup({"pack": None}, words[0] if words else "", "data command")
-    parser = _parser("megaclass data pack", "Pack images into record files (train.rec, train.idx, property).")
+    parser = _parser(
+        "megaclass data pack SOURCE OUTPUT [OPTIONS]",
+        "Pack images into record files (train.rec, train.idx, property).",
+    )
     parser.add_argument(
         "source", type=str, help="directory of class directories, or an .npz of images and labels"
     )
@@ -188,21 +195,12 @@ VERBS = {"train": train, "recipes": recipes, "show": show, "evaluate": evaluate,
 # -- parsing ------------------------------------------------------------------------------------------
 
 
-def _parser(program: str, description: str) -> Any:
+def _parser(usage: str, description: str) -> Any:
+    """A parser whose usage is one line: the settings alone would fill a screen."""
     from jsonargparse import ArgumentParser
 
-    return ArgumentParser(
-        prog=program, description=description, exit_on_error=False, default_env=False, allow_abbrev=False
-    )
-
-
-def _parse(parser: Any, words: list[str]) -> Any:
-    from jsonargparse import ArgumentError
-
-    try:
-        return parser.parse_args(words)
-    except ArgumentError as error:
-        raise UserError(f"{_one_line(error)}; see `{parser.prog} --help`") from None
+    program = " ".join(word for word in usage.split() if word.islower() and word[0].isalpha())
+    return ArgumentParser(prog=program, usage=usage, description=description, exit_on_error=False)
 
 
 def _configured(parser: Any, words: list[str]) -> "tuple[Config, Any]":

@@ -289,14 +289,12 @@ def from_mapping(tree: Mapping[str, Any], base: Config | None = None) -> Config:
 
 def require_known(key: str) -> None:
     """UserError, with the near match, unless ``key`` is a ``section.key`` that exists."""
-    if key not in options():
-        section, _, name = key.partition(".")
-        if section in SECTIONS:  # compare within the section first: its names are the likelier ones
-            names = [f.name for f in dataclasses.fields(SECTIONS[section])]
-            hint = near_match(name, names) or near_match(key, list(options()))
-        else:
-            hint = near_match(key, list(options()))
-        raise UserError(f"unknown key {key!r}{hint}")
+    known = list(options())
+    if key not in known:
+        section = key.partition(".")[0]
+        # Compare within the section first: its names are the likelier ones.
+        near = near_match(key, [k for k in known if k.startswith(f"{section}.")]) or near_match(key, known)
+        raise UserError(f"unknown key {key!r}{near}; `megaclass show RECIPE --all` lists them")
 
 
 def _typed(section: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Score one model once, outside training."""
 
+import dataclasses
 from pathlib import Path
 
 from torch import nn
@@ -30,8 +31,6 @@ def score(
     kind: ``verification`` (of ``pairs``, an LFW pairs.txt, or pairs drawn from the labels) or
     ``classification``. which: ``best``, ``latest`` or the name of a checkpoint of ``run_dir``.
     """
-    import dataclasses
-
     use_threads(config.run.threads)
     if pairs:
         config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, pairs_file=pairs))

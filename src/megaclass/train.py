@@ -99,7 +99,6 @@ def update(job: Job, loss: Tensor) -> Outcome:
         if job.scaler.is_enabled():
             job.head_optimizer.grad_scale = job.scaler.scale(torch.ones((), device=loss.device))
         job.head_optimizer.step()
-        job.head_optimizer.zero_grad()
     job.optimizer.step()
     job.optimizer.zero_grad()
     job.scaler.update()

@@ -12,15 +12,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from megaclass.distributed import all_reduce_, all_reduce_sum, world_size
 
 
-class SynchronisedBatchNorm(nn.SyncBatchNorm):
+class SynchronisedBatchNorm(_BatchNorm):
     """torch's SyncBatchNorm, which knows CUDA only, and the same on CPU tensors over gloo.
 
     Takes (B, C) or (B, C, ...); B may differ between ranks. Parameter names are those of ``BatchNorm1d/2d``.
+    No subclass of SyncBatchNorm: DistributedDataParallel refuses any of those on a CPU.
     """
+
+    process_group = None
+    _check_input_dim = nn.SyncBatchNorm._check_input_dim
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def forward(self, input: Tensor) -> Tensor:
         if input.is_cuda:
-            return super().forward(input)
+            return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
         if not self.training or world_size() == 1:
             return _BatchNorm.forward(self, input)
         dims = [d for d in range(input.dim()) if d != 1]

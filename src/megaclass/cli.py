@@ -200,7 +200,18 @@ def _parser(usage: str, description: str) -> Any:
     from jsonargparse import ArgumentParser
 
     program = " ".join(word for word in usage.split() if word.islower() and word[0].isalpha())
-    return ArgumentParser(prog=program, usage=usage, description=description, exit_on_error=False)
+    return ArgumentParser(
+        prog=program, usage=usage, description=description, exit_on_error=False, allow_abbrev=False
+    )
+
+
+def _parse(parser: Any, words: list[str]) -> Any:
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(words)
+    except ArgumentError as error:
+        raise UserError(f"{_one_line(error)}; see `{parser.prog} --help`") from None
 
 
 def _configured(parser: Any, words: list[str]) -> "tuple[Config, Any]":

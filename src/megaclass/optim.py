@@ -1,6 +1,7 @@
 """The backbone's optimizer. The margin head brings its own (see :mod:`megaclass.heads.sgd`)."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,3 +44,16 @@ def build_optimizer(
     groups = parameter_groups(modules, weight_decay, decay_norms)
     optimizer: torch.optim.Optimizer = lookup(OPTIMIZERS, name, "optimizer")(groups, lr, momentum)  # type: ignore[arg-type]
     return optimizer
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """``load_state_dict`` that keeps the memory layout of the parameters.
+
+    Fused optimizers walk parameter, gradient and momentum side by side in memory: the momentum of a
+    channels_last weight, read back row by row, would go to the wrong elements without a word.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

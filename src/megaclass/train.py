@@ -21,6 +21,7 @@ from megaclass.environment import snapshot
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.models.norm import average_norm_buffers
+from megaclass.optim import restore_optimizer
 from megaclass.progress import Progress
 from megaclass.rundir import RunDirectory, choose
 from megaclass.runlog import RunLog
@@ -95,9 +96,9 @@ def update(job: Job, loss: Tensor) -> Outcome:
     # Both optimizers step, or neither: fused ones look at found_inf on the device.
     job.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
     if job.head_optimizer is not None:
-        job.head_optimizer.found_inf = skipped.float()
+        job.head_optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         if job.scaler.is_enabled():
-            job.head_optimizer.grad_scale = job.scaler.scale(torch.ones((), device=loss.device))
+            job.head_optimizer.grad_scale = job.scaler.scale(torch.ones((), device=loss.device))  # type: ignore[attr-defined]
         job.head_optimizer.step()
     job.optimizer.step()
     job.optimizer.zero_grad()
@@ -217,7 +218,7 @@ def restore(job: Job, path: Path) -> Progress:
     stored = checkpoint.load(path, identity=job.identity)
     try:
         job.backbone.load_state_dict(stored.state["backbone"])
-        job.optimizer.load_state_dict(stored.state["optimizer"])
+        restore_optimizer(job.optimizer, stored.state["optimizer"])
         if job.scaler.is_enabled() and stored.state["scaler"]:
             job.scaler.load_state_dict(stored.state["scaler"])
         if job.head_optimizer is not None:

@@ -37,8 +37,6 @@ class HeadSGD(torch.optim.Optimizer):
             )
         super().__init__([head.weight], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.head = head
-        self.grad_scale: Tensor | None = None
-        self.found_inf: Tensor | None = None
         self.state[head.weight]["momentum_buffer"] = torch.zeros_like(head.weight, requires_grad=False)
         self._touched_C = self._products = None
         if head.sample_rate < 1.0:
@@ -59,13 +57,14 @@ class HeadSGD(torch.optim.Optimizer):
                 "HeadSGD takes no closure: the gradient belongs to the backward pass that was made"
             )
         head, group = self.head, self.param_groups[0]
-        # One host sync a step where a loss scaler is used or the caller brings found_inf.
-        skip = self.found_inf is not None and bool(torch.as_tensor(self.found_inf) > 0)
+        # GradScaler sets the two for the time of a step. Looking at found_inf is a host sync.
+        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        skip = found_inf is not None and bool(torch.as_tensor(found_inf) > 0)
         if head.pending and not skip:
             lr, momentum, decay = float(group["lr"]), group["momentum"], group["weight_decay"]
-            if self.grad_scale is not None:
+            if grad_scale is not None:
                 for batch in head.pending:
-                    batch.weight = batch.weight / self.grad_scale
+                    batch.weight = batch.weight / grad_scale
             rows_N = self._rows_of_step()
             data_parallel = head.parallelism == "data" and distributed.world_size() > 1
             pass_two(

@@ -1,0 +1,179 @@
+"""HeadSGD as torch users meet it: schedulers, scalers, state dicts; and the bound on skipped rows."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from head_reference import Case, assert_agrees, train_oracle, train_ours
+from megaclass import HeadSGD, LinearHead, PartialFC, UserError
+from megaclass.heads import sgd
+
+CLASSES, DIM, BATCH = 40, 8, 6
+
+
+def step_of(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(BATCH, DIM, generator=generator),
+        torch.randint(0, CLASSES, (BATCH,), generator=generator),
+    )
+
+
+def make(sample_rate: float = 0.3) -> tuple[PartialFC, HeadSGD]:
+    head = PartialFC(CLASSES, DIM, sample_rate=sample_rate)
+    return head, HeadSGD(head, lr=0.05)
+
+
+def train(head: PartialFC, optimizer: HeadSGD, steps: range) -> None:
+    for step in steps:
+        head(*step_of(step)).backward()
+        optimizer.step()
+
+
+def test_ages_stay_within_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sgd, "AGE_LIMIT", 5)
+    case = Case(sample_rate=0.1, batch=4, steps=30)
+    ours = train_ours(case)
+    assert_agrees(ours, train_oracle(case, ours.samples))
+
+
+def test_state_dict_restores_the_bits() -> None:
+    head, optimizer = make()
+    train(head, optimizer, range(7))
+    # The optimizer's first: it brings all rows up to date.
+    stored_optimizer = copy.deepcopy(optimizer.state_dict())
+    stored_head = copy.deepcopy(head.state_dict())
+    twin, twin_optimizer = make()
+    twin.load_state_dict(stored_head)
+    twin_optimizer.load_state_dict(stored_optimizer)
+    train(head, optimizer, range(7, 12))
+    train(twin, twin_optimizer, range(7, 12))
+    optimizer.catch_up()
+    twin_optimizer.catch_up()
+    assert torch.equal(head.weight, twin.weight)
+    assert torch.equal(optimizer.momentum_buffer, twin_optimizer.momentum_buffer)
+
+
+def test_torch_schedulers_drive_it() -> None:
+    head, optimizer = make()
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    train(head, optimizer, range(1))
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.025
+
+
+def test_grad_scaler_drives_it_beside_another_optimizer() -> None:
+    plain, plain_optimizer = make(1.0)
+    scaled, scaled_optimizer = make(1.0)
+    embeddings, labels = step_of(0)
+    plain(embeddings, labels).backward()
+    plain_optimizer.step()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    backbone = torch.nn.Linear(DIM, DIM)
+    with torch.no_grad():
+        backbone.weight.copy_(torch.eye(DIM))
+        backbone.bias.zero_()
+    other = torch.optim.SGD(backbone.parameters(), lr=0.1)
+    scaler.scale(scaled(backbone(embeddings), labels)).backward()
+    scaler.step(other)
+    scaler.step(scaled_optimizer)
+    scaler.update()
+    torch.testing.assert_close(scaled.weight, plain.weight, rtol=1e-5, atol=1e-7)
+
+
+def test_a_non_finite_step_moves_nothing() -> None:
+    head, optimizer = make()
+    train(head, optimizer, range(3))
+    optimizer.catch_up()
+    weight, momentum = head.weight.detach().clone(), optimizer.momentum_buffer.clone()
+    embeddings, labels = step_of(3)
+    head(embeddings * float("nan"), labels).backward()
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    del optimizer.found_inf
+    optimizer.step()  # the micro-batch is gone: nothing to do
+    assert torch.equal(head.weight, weight) and torch.equal(optimizer.momentum_buffer, momentum)
+    assert head.optimizer_steps == 3
+
+
+def test_zero_grad_drops_what_was_not_stepped() -> None:
+    head, optimizer = make()
+    weight = head.weight.detach().clone()
+    head(*step_of(0)).backward()
+    optimizer.zero_grad()
+    optimizer.step()
+    assert torch.equal(head.weight, weight)
+
+
+def test_micro_batches_with_samples_of_their_own() -> None:
+    """Without draw(), the second micro-batch scores other classes: the gradient is the sum of both."""
+    head, optimizer = make()
+    dense = head.weight.detach().double().requires_grad_()
+    reference = torch.optim.SGD([dense], lr=0.05, momentum=0.9, weight_decay=5e-4)
+    from megaclass.heads.oracle import dense_loss
+
+    loss = torch.zeros((), dtype=torch.float64)
+    for step in range(2):
+        embeddings, labels = step_of(step)
+        (head(embeddings, labels) / 2).backward()
+        sample = head.pending[-1].rows_N
+        loss = loss + dense_loss(embeddings, labels, dense, head.margin, sample) / 2
+    assert not torch.equal(head.pending[0].rows_N, head.pending[1].rows_N)
+    loss.backward()
+    reference.step()
+    optimizer.step()
+    optimizer.catch_up()
+    assert ((head.weight.double() - dense).norm() / dense.norm()).item() < 1e-5
+
+
+def test_the_weight_never_gets_a_dense_gradient() -> None:
+    head, _ = make()
+    head(*step_of(0)).backward()
+    assert head.weight.grad is None
+
+
+def test_a_forgotten_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megaclass.heads.partial_fc._MAX_PENDING", 3)
+    head, _ = make()
+    with pytest.raises(UserError, match="HeadSGD"):
+        for step in range(5):
+            head(*step_of(step)).backward()
+
+
+@pytest.mark.parametrize("label", [-1, CLASSES])
+def test_labels_outside_the_classes_are_refused(label: int) -> None:
+    head, _ = make()
+    with pytest.raises(UserError, match=rf"label {label} is outside"):
+        head(torch.randn(1, DIM), torch.tensor([label]))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_classes": 0}, {"sample_rate": 0.0}, {"parallelism": "x"}, {"precision": "fp8"}], ids=str
+)
+def test_refuses_what_makes_no_sense(wrong: dict) -> None:
+    with pytest.raises(ValueError):
+        PartialFC(**{"num_classes": 5, "embedding_dim": 4, **wrong})
+
+
+def test_one_class_has_no_loss() -> None:
+    head = PartialFC(1, DIM)
+    loss = head(torch.randn(2, DIM, requires_grad=True), torch.zeros(2, dtype=torch.int64))
+    loss.backward()
+    HeadSGD(head).step()
+    assert loss.item() == 0.0 and torch.isfinite(head.weight).all()
+
+
+def test_small_tiles_change_nothing() -> None:
+    case = Case(num_classes=700, sample_rate=0.5, steps=3)
+    one, many = train_ours(case), train_ours(dataclasses.replace(case, tile_mb=1e-6))
+    torch.testing.assert_close(one.centres, many.centres, rtol=1e-5, atol=1e-6)
+
+
+def test_linear_head_smooths_labels_as_torch_does() -> None:
+    head = LinearHead(CLASSES, DIM, label_smoothing=0.1)
+    features, labels = step_of(0)
+    expected = cross_entropy(features @ head.weight.T + head.bias, labels, label_smoothing=0.1)
+    torch.testing.assert_close(head(features, labels), expected)

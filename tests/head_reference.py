@@ -28,6 +28,8 @@ class Case:
     momentum: float = 0.9
     weight_decay: float = 5e-2  # large, so that an error in it shows
     tile_mb: float = 0.0
+    precision: str = "fp32"
+    device: str = "cpu"
 
 
 @dataclass
@@ -60,6 +62,8 @@ def train_ours(case: Case) -> Trace:
         sample_rate=case.sample_rate,
         parallelism=case.parallelism,
         tile_mb=case.tile_mb,
+        precision=case.precision,
+        device=case.device,
     )
     # Centres of length about 1: from the initial 0.05 the first steps overshoot, and in a chaotic run fp32
     # rounding grows past 1e-5 in a dense fp32 softmax as well.
@@ -68,18 +72,18 @@ def train_ours(case: Case) -> Trace:
     trace = Trace([], [], [], torch.empty(0), torch.empty(0))
     for step in range(case.steps):
         optimizer.param_groups[0]["lr"] = case.lr * (1 + step % 3)  # a moving rate, as schedules have
-        embeddings, labels = step_input(case, step)
+        embeddings, labels = (tensor.to(case.device) for tensor in step_input(case, step))
         mine = torch.arange(case.batch).view(case.accumulation, ranks, -1)[:, rank]
         head.draw(labels[mine.flatten()])
         leaf = embeddings.clone().requires_grad_()
-        loss = torch.zeros(())
+        loss = torch.zeros((), device=case.device)
         for rows in mine:
             micro_loss = head(leaf[rows], labels[rows]) / case.accumulation
             micro_loss.backward()
             loss += micro_loss.detach()
         trace.losses.append(float(loss.detach()))
         # The head multiplies by the number of ranks for DistributedDataParallel's mean: undo it here.
-        trace.gradients.append(distributed.all_reduce_(leaf.grad.clone()) / ranks)
+        trace.gradients.append(distributed.all_reduce_(leaf.grad.clone()).cpu() / ranks)
         sample = head._sample_N
         trace.samples.append(_gather(sample + head.class_range[0], case) if sample is not None else None)
         optimizer.step()
@@ -90,12 +94,13 @@ def train_ours(case: Case) -> Trace:
 
 
 def _gather(rows: Tensor, case: Case) -> Tensor:
+    rows = rows.cpu()
     return torch.cat(distributed.gather_objects(rows)) if case.parallelism == "model" else rows
 
 
 def train_oracle(case: Case, samples: list[Tensor | None]) -> Trace:
     """One process, fp64, torch.optim.SGD on a dense weight, on the same samples."""
-    initial = PartialFC(case.num_classes, case.dim).weight.detach()
+    initial = PartialFC(case.num_classes, case.dim, device=case.device).weight.detach().cpu()
     centres = (initial * INITIAL_FACTOR).double().requires_grad_()
     optimizer = torch.optim.SGD([centres], momentum=case.momentum, weight_decay=case.weight_decay, lr=case.lr)
     trace = Trace([], [], samples, torch.empty(0), torch.empty(0))

@@ -5,9 +5,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+from torch import nn
 
 from megaclass.config import Config, from_mapping, to_toml
 from megaclass.data.records import RecordWriter
+from megaclass.models.convnet import ConvNet
 
 SIZE = 16
 CLASSES = 6
@@ -24,6 +26,16 @@ def write_records(folder: Path, classes: int = CLASSES, samples: int = SAMPLES) 
                 image = (pattern + random.integers(0, 56, pattern.shape)).astype(np.uint8)
                 writer.write(cv2.imencode(".jpg", image)[1].tobytes(), label)
     return folder
+
+
+def smooth(*, embedding_dim: int, image_size: int, width: int) -> ConvNet:
+    """A backbone without the kinks of ReLU: beside a kink, rounding decides which way a gradient goes, and
+    two runs that compute the same drift apart."""
+    net = ConvNet(embedding_dim=embedding_dim, image_size=image_size, width=width)
+    for name, layer in net.layers.named_children():
+        if isinstance(layer, nn.ReLU):
+            net.layers[int(name)] = nn.SiLU()
+    return net
 
 
 def config(folder: Path, **sections: dict[str, Any]) -> Config:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -317,9 +318,11 @@ def _averaging_gradients(module: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return module
     device_ids = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(
-        module, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    # PyTorch 2.13 renamed the option; 2.11 knows only the second name.
+    known = inspect.signature(DistributedDataParallel).parameters
+    sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {sync_buffers: False}
+    return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **options)
 
 
 # -- evaluation ---------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ class Head:
     m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", low=0.1, high=4)
     m2: float = option(0.5, "ArcFace: 0.5", low=0, high=2)
     m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", low=0, high=1)
-    scale: float = option(64.0, "length that the embeddings are scaled to", low=1, high=1024)
+    scale: float = option(64.0, "length that the embeddings are scaled to", low=1, high=128)
     gradient: str = option("straight_through", "of the margin; straight_through is what arcface_torch trains with",
                            choices=("straight_through", "exact"))  # fmt: skip
     filter_threshold: float = option(

@@ -90,6 +90,7 @@ def started(device_name: str = "auto", timeout_s: float = 600.0) -> Iterator[Wor
     )
     try:
         yield World(rank(), world_size(), device)
+        dist.barrier()  # leave together: a rank that tears its connections down can take the others along
     finally:
         dist.destroy_process_group()
 

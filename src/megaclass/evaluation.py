@@ -98,7 +98,7 @@ class Classifier:
                 f"evaluate.path: holds {dataset.num_classes} classes, the model knows {num_classes}"
             )
         self.dataset, self.images = dataset, images
-        self.labels = torch.from_numpy(dataset.labels())
+        self.labels = torch.tensor(dataset.labels())
 
     @torch.inference_mode()
     def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:

@@ -47,7 +47,7 @@ class StepEvent:
     wait_percent: float | None  # time the loop waited for data
     grad_norm: float | None
     skipped_steps: int  # steps left out for a non-finite gradient, since step 0
-    time_s: float  # since the process started training
+    time_s: float  # spent training, over all restarts
 
 
 @dataclass(frozen=True, kw_only=True)

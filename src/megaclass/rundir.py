@@ -46,7 +46,7 @@ class RunDirectory:
 
     def write_result(self, result: dict[str, Any]) -> None:
         part = self.result.with_suffix(".json.part")
-        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         part.replace(self.result)
 
 

@@ -3,6 +3,7 @@
 loss = head(backbone(images), labels)
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -298,7 +299,7 @@ def _result(job: Job, progress: Progress) -> dict[str, Any]:
         "samples": samples,
         "seconds": round(progress.seconds, 3),
         "samples_per_second": round(samples / progress.seconds, 3) if progress.seconds else None,
-        "final_loss": progress.loss,
+        "final_loss": progress.loss if math.isfinite(progress.loss or 0) else None,  # JSON has no NaN
         "world_size": job.world.size,
         "environment": snapshot(),
     }

@@ -74,7 +74,7 @@ def earlier(finished, tmp_path):
         (["train"], ["recipe", "--help"]),
         (["train", "glyph"], ["no recipe 'glyph'", "did you mean 'glyphs'", "omniglot", ".toml"]),
         (["train", "mine.toml"], ["mine.toml", "no such file"]),
-        (["train", "glyphs", "--optim.lrr", "1"], ["unknown key 'optim.lrr'", "did you mean 'lr'"]),
+        (["train", "glyphs", "--optim.lrr", "1"], ["unknown key 'optim.lrr'", "did you mean 'optim.lr'"]),
         (["train", "glyphs", "--optm.lr=1"], ["unknown key 'optm.lr'", "did you mean 'optim.lr'"]),
         (["train", "glyphs", "--resum"], ["--resum"]),
         (["train", "glyphs", "--optim.lr", "fast"], ["optim.lr", "fast"]),
@@ -101,7 +101,7 @@ def test_a_wrong_word(refused, words, parts):
 
 def test_a_recipe_file_with_an_unknown_key_names_file_and_key(refused, tmp_path):
     (tmp_path / "mine.toml").write_text("[augment]\nrotate = 3\n")
-    assert not refused(["train", "mine.toml"], "mine.toml", "'augment.rotate'", "'rotate_degrees'")
+    assert not refused(["train", "mine.toml"], "mine.toml", "'augment.rotate'", "'augment.rotate_degrees'")
 
 
 def test_a_recipe_file_that_is_no_toml(refused, tmp_path):

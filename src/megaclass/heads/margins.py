@@ -11,6 +11,9 @@ from torch import Tensor
 
 GRADIENTS = ("straight_through", "exact")
 
+# Up to here the static shift loses no negative that matters: exp underflows below a cosine of (s - 151) / s.
+MAX_SCALE = 128.0
+
 # Keeps sin(theta) away from 0 in the exact gradient; below this angle (0.026 degrees) the slope is held.
 _COS_LIMIT = 1.0 - 1e-7
 
@@ -22,8 +25,7 @@ class Margin:
     The target logit is ``scale * (cos(m1 * theta + m2) - m3)``, every other logit ``scale * cos(theta)``.
 
     gradient: ``straight_through`` takes the derivative of the target term with respect to cos(theta) as 1,
-        which is what arcface_torch does (its arc cosine runs under no_grad), so all results published
-        with it did. ``exact`` is ``m1 * sin(m1 * theta + m2) / sin(theta)``: it grows without bound as
+        which is what arcface_torch does since December 2022 (its arc cosine runs under no_grad). ``exact`` is ``m1 * sin(m1 * theta + m2) / sin(theta)``: it grows without bound as
         theta goes to 0 and is negative beyond pi - m2. With m1 = 1 and m2 = 0 (CosFace) both are 1.
     filter_threshold: a negative whose cosine is above it leaves the sum (inter-class filtering, against
         mislabelled identities); 0 switches it off.
@@ -39,8 +41,8 @@ class Margin:
     def __post_init__(self) -> None:
         if self.gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {GRADIENTS}, got {self.gradient!r}")
-        if not 0 < self.scale <= 1024:
-            raise ValueError(f"scale must lie in (0, 1024], got {self.scale}")
+        if not 0 < self.scale <= MAX_SCALE:
+            raise ValueError(f"scale must lie in (0, {MAX_SCALE:g}], got {self.scale}")
         if not self.m1 > 0:
             raise ValueError(f"m1 must be positive, got {self.m1}")
         if not -1 <= self.filter_threshold <= 1:

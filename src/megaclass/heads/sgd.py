@@ -103,14 +103,11 @@ class HeadSGD(torch.optim.Optimizer):
         """Bring rows of the shard (None: all) to what dense SGD would have made of them by now."""
         if self._touched_C is None or self._products is None:
             return
-        rows_N = (
-            torch.arange(len(self._touched_C), device=self._touched_C.device) if rows_N is None else rows_N
-        )
         weight_CD, momentum_CD, now = self.head.weight, self.momentum_buffer, self.head.optimizer_steps
         tiles = self.head.tiles(rows_N, 0)
         for tile in tiles:
-            rows_T = rows_N[tile]
-            product_T4 = self._products.of_ages(now - self._touched_C[rows_T])
+            rows = tile if rows_N is None else rows_N[tile]
+            product_T4 = self._products.of_ages(now - self._touched_C[rows])
             w_TD = tiles.read(weight_CD, tile, "centres")
             v_TD = tiles.read(momentum_CD, tile, "momentum")
             new_TD = torch.mul(
@@ -118,9 +115,10 @@ class HeadSGD(torch.optim.Optimizer):
             )
             new_TD.addcmul_(w_TD, product_T4[:, 3:4])
             v_TD.mul_(product_T4[:, 0:1]).addcmul_(w_TD, product_T4[:, 1:2])
-            tiles.write(weight_CD, tile, new_TD)
+            w_TD.copy_(new_TD)
+            tiles.write(weight_CD, tile, w_TD)
             tiles.write(momentum_CD, tile, v_TD)
-            self._touched_C[rows_T] = now
+            self._touched_C[rows] = now
 
     def _sweep(self) -> None:
         """Bound the ages: bring the next 1 / AGE_LIMIT of the shard up to date."""

@@ -41,14 +41,16 @@ def test_stays_finite_where_the_angle_ends(cos: float, gradient: str) -> None:
         assert torch.isfinite(value).all()
 
 
-@pytest.mark.parametrize("scale", [1.0, 64.0, 65.5, 200.0, 1024.0])
+@pytest.mark.parametrize("scale", [1.0, 64.0, 65.5, 100.0, 128.0])
 def test_shifted_sums_fit_fp32(scale: float) -> None:
     largest = 1e8 * math.exp(scale - static_shift(scale))
     assert largest < torch.finfo(torch.float32).max
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"gradient": "none"}, {"scale": 0.0}, {"m1": 0.0}, {"filter_threshold": 2.0}], ids=str
+    "wrong",
+    [{"gradient": "none"}, {"scale": 0.0}, {"scale": 129.0}, {"m1": 0.0}, {"filter_threshold": 2.0}],
+    ids=str,
 )
 def test_refuses_what_makes_no_sense(wrong: dict) -> None:
     (name,) = wrong

@@ -1,0 +1,212 @@
+"""The configuration: strict, documented, checked, and the same after a trip through a file."""
+
+import dataclasses
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megaclass.config import (
+    RECIPES,
+    SECTIONS,
+    Config,
+    check,
+    find_recipe,
+    from_mapping,
+    ignored,
+    load_recipe,
+    options,
+    recipe_names,
+    to_mapping,
+    to_toml,
+)
+from megaclass.errors import UserError
+
+SYNTHETIC = {"data": {"source": "synthetic", "num_classes": 10}, "evaluate": {"task": "none"}}
+
+
+# -- reading ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "tree, message",
+    [
+        ({"optin": {}}, r"unknown section 'optin' \(did you mean 'optim'\?\)"),
+        ({"lr": 0.1}, r"unknown section 'lr'"),
+        (
+            {"optim": {"weight_deca": 0}},
+            r"unknown key 'optim.weight_deca' \(did you mean 'optim.weight_decay'\?\)",
+        ),
+        ({"optim": {"global_batch_size": 8}}, r"unknown key .*did you mean 'data.global_batch_size'"),
+        ({"optim": 0.1}, r"optim is a section: write \[optim\]"),
+        ({"recipe": 7}, r"recipe: 7 is not a text"),
+        ({"optim": {"lr": "fast"}}, r"optim.lr: 'fast' is not a number"),
+        ({"optim": {"lr": True}}, r"optim.lr: True is not a number"),
+        ({"run": {"seed": 1.0}}, r"run.seed: 1.0 is not a whole number"),
+        ({"run": {"seed": True}}, r"run.seed: True is not a whole number"),
+        ({"augment": {"flip": 1}}, r"augment.flip: 1 is not true or false"),
+        ({"run": {"output": 3}}, r"run.output: 3 is not a text"),
+        ({"schedule": {"milestones": 0.5}}, r"schedule.milestones: 0.5 is not a list of numbers"),
+        ({"schedule": {"milestones": ["a"]}}, r"schedule.milestones: 'a' is not a number"),
+    ],
+)
+def test_what_is_not_understood_is_named(tree, message):
+    with pytest.raises(UserError, match=message):
+        from_mapping(tree)
+
+
+def test_whole_numbers_are_numbers():
+    config = from_mapping({"optim": {"lr": 1}, "schedule": {"milestones": [0, 1]}})
+    assert (config.optim.lr, config.schedule.milestones) == (1.0, [0.0, 1.0])
+    assert type(config.optim.lr) is float
+
+
+def test_a_mapping_changes_what_it_names():
+    base = from_mapping({"optim": {"lr": 0.5}, "run": {"seed": 3}})
+    changed = from_mapping({"optim": {"momentum": 0.8}}, base)
+    assert (changed.optim.lr, changed.optim.momentum, changed.run) == (0.5, 0.8, base.run)
+
+
+# -- limits -------------------------------------------------------------------------------------------
+
+
+def limited():
+    """(key, value just outside its limit, what is said)."""
+    for key, field in options().items():
+        for side, word, step in (("low", "below", -1), ("high", "above", 1)):
+            limit = field.metadata[side]
+            if limit is not None:
+                value = limit + step if field.type is int else limit + step * 1e-3
+                yield key, [value] if field.type == list[float] else value, f"{key}: .* is {word} {limit}"
+
+
+@pytest.mark.parametrize("key, value, message", [*limited()])
+def test_limits_hold(key, value, message):
+    section, name = key.split(".")
+    with pytest.raises(UserError, match=message):
+        from_mapping({section: {name: value}})
+
+
+@pytest.mark.parametrize("key", [key for key, field in options().items() if field.metadata["choices"]])
+def test_choices_hold_and_the_near_one_is_named(key):
+    section, name = key.split(".")
+    choice = options()[key].metadata["choices"][-1]
+    with pytest.raises(UserError, match=f"{key}: '{choice}x' is not one of .*did you mean '{choice}'"):
+        from_mapping({section: {name: choice + "x"}})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_are_finite(number):
+    for tree in ({"optim": {"lr": number}}, {"schedule": {"milestones": [0.5, number]}}):
+        with pytest.raises(UserError, match="not a number to work with"):
+            from_mapping(tree)
+
+
+@pytest.mark.parametrize(
+    "tree, message",
+    [
+        ({"data": {"source": "records"}}, "data.path: needed for data.source 'records'"),
+        ({"data": {"source": "folder"}}, "data.path: needed"),
+        ({"data": {"source": "synthetic"}}, "data.num_classes: needed"),
+        ({"data": {"rotation_classes": 3}}, "data.rotation_classes: 3 is not 1, 2 or 4"),
+        ({"data": {"accumulation": 3}}, "global_batch_size: 128 is not a multiple of data.accumulation 3"),
+        ({"schedule": {"epochs": 0}}, "schedule.epochs: 0 .* trains nothing"),
+        ({"evaluate": {"task": "classification"}}, "needs head.kind 'linear'"),
+        (SYNTHETIC | {"evaluate": {}}, "evaluate.path: needed .*--evaluate.task none"),
+    ],
+)
+def test_settings_that_do_not_go_together(tree, message):
+    with pytest.raises(UserError, match=message):
+        from_mapping(tree)
+
+
+@pytest.mark.parametrize(
+    "tree, message",
+    [
+        ({"head": {"label_smoothing": 0.1}}, "head.label_smoothing has no effect with head.kind 'margin'"),
+        ({"head": {"kind": "linear", "m2": 0.1}}, "head.m2 has no effect with head.kind 'linear'"),
+        ({"schedule": {"gamma": 0.5}}, "schedule.gamma has no effect with schedule.kind 'polynomial'"),
+        ({"schedule": {"steps": 5, "epochs": 3}}, "schedule.epochs has no effect"),
+        (
+            {"data": SYNTHETIC["data"] | {"path": "x"}, "evaluate": {"task": "none"}},
+            "data.path has no effect",
+        ),
+    ],
+)
+def test_settings_without_effect_are_told(tree, message):
+    found = ignored(from_mapping(tree))
+    assert len(found) == 1 and message in found[0]
+    assert ignored(Config()) == []
+
+
+# -- recipes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_is_sound_and_holds_only_what_differs(name):
+    config = load_recipe(name)
+    check(config)
+    assert config.recipe == name and config.description and ignored(config) == []
+    default = to_mapping(Config())
+    for section, values in tomllib.loads((RECIPES / f"{name}.toml").read_text()).items():
+        if section in SECTIONS:
+            same = [key for key, value in values.items() if default[section][key] == value]
+            assert values and not same, f"{name}: [{section}] repeats the default of {same}"
+
+
+def test_a_recipe_is_found_by_name_or_path(tmp_path):
+    assert {"glyphs", "omniglot"} <= {*recipe_names()}
+    assert find_recipe("glyphs") == RECIPES / "glyphs.toml"
+    (tmp_path / "mine.toml").write_text("[optim]\nlr = 0.25\n")
+    config = load_recipe(str(tmp_path / "mine.toml"))
+    assert (config.recipe, config.optim.lr) == ("mine", 0.25)
+
+
+def test_a_mistake_in_a_recipe_names_the_file(tmp_path):
+    for number, content in enumerate((b"[optim]\nlrr = 1\n", b"[optim\n", b"\xff")):
+        path = tmp_path / f"{number}.toml"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"^{path}: "):
+            load_recipe(str(path))
+
+
+# -- writing ------------------------------------------------------------------------------------------
+
+
+@st.composite
+def configurations(draw):
+    """Any texts and numbers within the limits, in every field that no other field forbids."""
+    tree = {"recipe": draw(st.text()), "description": draw(st.text())}
+    for key, field in options().items():
+        section, name = key.split(".")
+        low, high = field.metadata["low"], field.metadata["high"]
+        numbers = st.floats(low, high, allow_nan=False, allow_infinity=False)
+        texts = st.text().filter(lambda text: text != "")
+        kinds = {float: numbers, list[float]: st.lists(numbers), bool: st.booleans(), str: texts}
+        if field.type in kinds and not field.metadata["choices"]:
+            tree.setdefault(section, {})[name] = draw(kinds[field.type])
+    tree["schedule"] |= {"epochs": 1.5}
+    return from_mapping(tree)
+
+
+@given(configurations(), st.booleans(), st.booleans())
+def test_a_file_gives_back_the_configuration(config, only_changed, docs):
+    text = to_toml(config, only_changed=only_changed, docs=docs)
+    assert from_mapping(tomllib.loads(text)) == config
+
+
+def test_the_file_of_a_run_is_complete_and_a_recipe_short():
+    config = from_mapping({"optim": {"lr": 0.5}})
+    whole, short = (tomllib.loads(to_toml(config, only_changed=flag)) for flag in (False, True))
+    assert whole == to_mapping(config)
+    assert short == {"recipe": "", "description": "", "optim": {"lr": 0.5}}
+
+
+def test_every_field_is_documented():
+    for section in SECTIONS.values():
+        assert section.__doc__
+    for key, field in options().items():
+        assert len(field.metadata["doc"]) > 5, key
+        assert field.metadata["doc"] in to_toml(Config(), docs=True)
+    assert all(dataclasses.is_dataclass(section) for section in SECTIONS.values())

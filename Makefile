@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-slow test-gpu check format bench clean
+.PHONY: help setup demo test test-slow test-gpu check format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -24,10 +24,7 @@ setup: $(STAMP)  ## make .venv and install megaclass with its pinned dependencie
 demo: $(STAMP)  ## train on characters, test on characters never seen: about three minutes
 	$(BIN)/megaclass train glyphs --run.output $(RUN)
 
-test: $(STAMP)  ## lint, types, and every test that needs no GPU and no data set
-	$(BIN)/ruff check src tests examples
-	$(BIN)/ruff format --check src tests examples
-	$(BIN)/mypy
+test: check  ## lint, types, and every test that needs no GPU and no data set
 	$(BIN)/python -m pytest -m "not gpu and not slow"
 
 test-slow: $(STAMP)  ## the tests that take longer

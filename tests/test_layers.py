@@ -15,7 +15,7 @@ LAYERS = [
     {"distributed", "runtime", "permutation", "environment"},  # 1: leaves on torch
     {"data", "models", "heads", "optim"},  # 2: parts, which know nothing of one another
     {"checkpoint", "evaluate", "console", "rundir"},  # 3: services, which know no part
-    {"evaluation", "build", "progress", "runlog", "train", "scoring"},  # 4: composition
+    {"evaluation", "build", "progress", "runlog", "state", "train", "scoring"},  # 4: composition
     set(),  # 5: measurement
     {"report"},  # 6: reads files, on a laptop without torch
     {"cli", "__main__"},  # 7: one short function a verb

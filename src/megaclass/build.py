@@ -23,12 +23,12 @@ from megaclass.data.augment import EvalTransform, TrainTransform
 from megaclass.data.dataset import Dataset
 from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, Batch, Loader, to_model_input
 from megaclass.data.open import open_dataset
-from megaclass.data.rotated import RotatedClasses
+from megaclass.data.oriented import OrientedClasses
 from megaclass.data.sampler import EpochSampler, rank_slice
 from megaclass.data.synthetic import SyntheticLoader
 from megaclass.distributed import World
 from megaclass.errors import UserError
-from megaclass.evaluation import Classifier, Evaluation, ImageReader, build_verifier
+from megaclass.evaluation import Classifier, Evaluation, ImageReader, build_verifier, class_names
 from megaclass.heads.linear import LinearHead
 from megaclass.heads.margins import Margin
 from megaclass.heads.partial_fc import PartialFC
@@ -55,6 +55,7 @@ class Job:
     epoch_samples: int
     total_steps: int
     num_classes: int
+    class_names: list[str] | None  # where the data names its classes
     backbone: nn.Module
     head: PartialFC | LinearHead
     model: nn.Module
@@ -103,10 +104,12 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
     if config.data.source == "synthetic":
         num_classes, epoch_samples = config.data.num_classes, config.data.num_samples
         batches = _synthetic_batches(config, world)
+        names = None
     else:
         dataset = _training_set(config, glyph_set)
         num_classes, epoch_samples = dataset.num_classes, len(dataset)
         batches = _batches(config, world, dataset)
+        names = class_names(dataset)
     total_steps = config.schedule.steps or max(
         1, round(config.schedule.epochs * epoch_samples / config.data.global_batch_size)
     )
@@ -134,6 +137,7 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
         epoch_samples=epoch_samples,
         total_steps=total_steps,
         num_classes=num_classes,
+        class_names=names,
         backbone=backbone,
         head=head,
         model=_averaging_gradients(backbone, world),
@@ -143,7 +147,7 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
         scaler=torch.amp.GradScaler(
             world.device.type, enabled=arithmetic.needs_loss_scale, init_scale=config.precision.init_scale
         ),
-        evaluator=_evaluator(config, arithmetic, to_input, num_classes, glyph_set),
+        evaluator=_evaluator(config, arithmetic, to_input, num_classes, names, glyph_set),
     )
 
 
@@ -188,15 +192,15 @@ def _glyph_set(config: Config, say: Callable[[str], None]) -> Path:
 
 def _training_set(config: Config, glyph_set: Path | None) -> Dataset:
     path = glyph_set / "train" if glyph_set else Path(config.data.path)
-    dataset = open_dataset(path, config.data.on_error)
+    dataset = open_dataset(path)
     wanted = config.data.num_classes
     if wanted and wanted != dataset.num_classes:
         raise UserError(
             f"data.num_classes: {wanted}, but {path} has {dataset.num_classes} classes; "
             "leave it 0 to take the data's"
         )
-    if config.data.rotation_classes > 1:
-        return RotatedClasses(dataset, config.data.rotation_classes)
+    if config.data.orientations > 1:
+        return OrientedClasses(dataset, config.data.orientations)
     return dataset
 
 
@@ -210,6 +214,7 @@ def _batches(config: Config, world: World, dataset: Dataset) -> Callable[[int, i
         scale=augment.scale,
         translate=augment.translate,
         shear_degrees=augment.shear_degrees,
+        stretch=augment.stretch,
         crop_scale_min=augment.crop_scale_min,
         seed=derive_key("augment", config.run.seed),
     )
@@ -344,6 +349,7 @@ def _evaluator(
     arithmetic: Arithmetic,
     to_input: Callable[[Tensor], Tensor],
     num_classes: int,
+    names: list[str] | None,
     glyph_set: Path | None,
 ) -> Evaluator | None:
     if config.evaluate.task == "none":
@@ -352,4 +358,4 @@ def _evaluator(
     images = image_reader(config, arithmetic, to_input)
     if config.evaluate.task == "verification":
         return build_verifier(config, path, images)
-    return Classifier(open_dataset(path), num_classes, images)
+    return Classifier(open_dataset(path), num_classes, names, images)

@@ -4,15 +4,27 @@ import json
 import logging
 import os
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from megaclass.errors import UserError, lookup
+from megaclass.config import (
+    SECTIONS,
+    Config,
+    documented,
+    from_mapping,
+    load_recipe,
+    recipe_names,
+    require_known,
+    to_toml,
+)
+from megaclass.config import options as settings
+from megaclass.errors import LostRankError, UserError, lookup
+from megaclass.rundir import choose
 from megaclass.version import __version__
 
-if TYPE_CHECKING:
-    from megaclass.config import Config
+Given = dict[str, dict[str, Any]]
 
 USAGE = """\
 megaclass: train image recognition models with very many classes, and measure it
@@ -48,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0" or not error.agreed:
             print(f"megaclass: error: {error}", file=sys.stderr)
         return 2
+    except LostRankError as error:
+        print(f"megaclass: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("megaclass: interrupted; continue with --resume", file=sys.stderr)
         return 130
@@ -66,7 +81,7 @@ def train(words: list[str]) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in run.output, or the recipe's last"
     )
-    config, options = _configured(parser, words)
+    config, options = _configured(parser, words, _recipe_or_stored)
 
     from megaclass import distributed
     from megaclass import train as training
@@ -81,7 +96,6 @@ def recipes(words: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from megaclass.config import load_recipe, recipe_names
     from megaclass.models.registry import BACKBONES
 
     _parse(_parser("megaclass recipes", "List the recipes and the backbones."), words)
@@ -94,15 +108,13 @@ def recipes(words: list[str]) -> None:
 
 
 def show(words: list[str]) -> None:
-    from megaclass.config import to_toml
-
     parser = _parser(
         "megaclass show RECIPE [--all] [--section.key VALUE ...]",
         "Print a recipe as TOML: what differs from the defaults.",
     )
     parser.add_argument("recipe", type=str, help="name of a recipe or a .toml file")
     parser.add_argument("--all", action="store_true", help="every setting, with what it means")
-    config, options = _configured(parser, words)
+    config, options = _configured(parser, words, lambda options, _: load_recipe(options.recipe))
     print(to_toml(config, only_changed=not options.all, docs=options.all), end="")
 
 
@@ -129,7 +141,9 @@ def evaluate(words: list[str]) -> None:
     parser.add_argument(
         "--recipe", type=str, default="", help="recipe instead of a run: an untrained model, or model.weights"
     )
-    config, options = _configured(parser, words)
+    config, options = _configured(parser, words, _run_or_recipe)
+    if options.pairs and options.kind == "classification":
+        raise UserError("--pairs goes with verification")
     output = _new_file(options.output)
 
     from megaclass import distributed
@@ -214,41 +228,56 @@ def _parse(parser: Any, words: list[str]) -> Any:
         raise UserError(f"{_one_line(error)}; see `{parser.prog} --help`") from None
 
 
-def _configured(parser: Any, words: list[str]) -> "tuple[Config, Any]":
-    """Parse the verb's own options and every ``--section.key``; the recipe gives the defaults of the latter."""
+def _configured(parser: Any, words: list[str], base: Callable[[Any, Given], Config]) -> tuple[Config, Any]:
+    """Parse the verb's own options and every ``--section.key``, which is put into what ``base`` returns."""
     try:
-        return _parsed(parser, words)
+        options, given = _parsed(parser, words)
+        return from_mapping(given, base(options, given)), options
     except UserError as error:
         error.agreed = True  # all ranks were given the same words
         raise
 
 
-def _parsed(parser: Any, words: list[str]) -> "tuple[Config, Any]":
-    from megaclass import config as settings
-
-    fields = settings.options()
-    for name, section in settings.SECTIONS.items():
+def _parsed(parser: Any, words: list[str]) -> tuple[Any, Given]:
+    """The verb's own options, and the settings given by ``--section.key`` as a nested mapping."""
+    fields = settings()
+    for name, section in SECTIONS.items():
         group = parser.add_argument_group(f"{name}: {(section.__doc__ or '').splitlines()[0]}")
         for key, f in fields.items():
             if key.startswith(f"{name}."):
-                choices = f.metadata["choices"]
-                text = f.metadata["doc"] + (f" ({', '.join(choices)})" if choices else "")
-                group.add_argument(f"--{key}", type=f.type, help=text.replace("%", "%%"))
+                group.add_argument(
+                    f"--{key}", type=f.type, default=SUPPRESS, help=documented(f).replace("%", "%%")
+                )
     for word in words:
         if word.startswith("--") and "." in (key := word[2:].partition("=")[0]):
-            settings.require_known(key)
+            require_known(key)
     options = _parse(parser, words)
-
-    recipe, run_dir = getattr(options, "recipe", ""), getattr(options, "run_dir", "")
-    base = (
-        settings.load_recipe(f"{run_dir}/config.toml" if run_dir else recipe) if run_dir or recipe else None
-    )
-    given: dict[str, dict[str, Any]] = {}
+    given: Given = {}
     for key in fields:
         if (value := options.get(key)) is not None:
             section_name, option_name = key.split(".")
             given.setdefault(section_name, {})[option_name] = value
-    return settings.from_mapping(given, base), options
+    return options, given
+
+
+def _recipe_or_stored(options: Any, given: Given) -> Config:
+    """The recipe; on a resume the settings that the run was started with, so that they need not be repeated."""
+    config = load_recipe(options.recipe)
+    if options.resume:
+        stored = choose(from_mapping(given, config), resume=True).config
+        if stored.is_file():
+            return load_recipe(str(stored))
+    return config
+
+
+def _run_or_recipe(options: Any, given: Given) -> Config:
+    if bool(options.run_dir) == bool(options.recipe):
+        raise UserError(
+            "name the model by one of --run-dir (a trained one) and --recipe (untrained, or model.weights)"
+        )
+    if options.checkpoint != "best" and not options.run_dir:
+        raise UserError("--checkpoint goes with --run-dir")
+    return load_recipe(f"{options.run_dir}/config.toml" if options.run_dir else options.recipe)
 
 
 def _one_line(error: Exception) -> str:

@@ -67,8 +67,11 @@ class Data:
     )
     global_batch_size: int = option(128, "images per optimizer step, over all ranks and micro-batches", low=1)
     accumulation: int = option(1, "micro-batches per optimizer step", low=1)
-    rotation_classes: int = option(
-        1, "4 (or 2): images turned by 90 degrees (each time) are classes of their own", low=1, high=4
+    orientations: int = option(
+        1,
+        "1; 2 or 4: quarter turns of a class are classes too; 8: their mirror images as well",
+        low=1,
+        high=8,
     )
     normalise: str = option("symmetric", "pixel values to [-1, 1], or by ImageNet's mean and deviation",
                             choices=("symmetric", "imagenet"))  # fmt: skip
@@ -87,6 +90,9 @@ class Augment:
     scale: float = option(0.0, "size, drawn from 1 +- this", low=0, high=0.9)
     translate: float = option(0.0, "shift, drawn from +- this fraction of the image", low=0, high=1)
     shear_degrees: float = option(0.0, "shear, drawn from +- this many degrees", low=0, high=60)
+    stretch: float = option(
+        0.0, "wider and lower, or higher and narrower, by up to this share", low=0, high=0.9
+    )
     crop_scale_min: float = option(
         1.0, "random resized crop: smallest area fraction; 1: no crop", low=0.01, high=1
     )
@@ -117,7 +123,7 @@ class Head:
     m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", low=0.1, high=4)
     m2: float = option(0.5, "ArcFace: 0.5", low=0, high=2)
     m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", low=0, high=1)
-    scale: float = option(64.0, "length that the embeddings are scaled to", low=1, high=128)
+    scale: float = option(64.0, "length that the embeddings are scaled to", low=1, high=75)
     gradient: str = option("straight_through", "of the margin; straight_through is what arcface_torch trains with",
                            choices=("straight_through", "exact"))  # fmt: skip
     filter_threshold: float = option(
@@ -349,8 +355,8 @@ def _check_together(config: Config) -> None:
         raise UserError(f"data.path: needed for data.source {data.source!r}; set --data.path DIRECTORY")
     if data.source == "synthetic" and data.num_classes == 0:
         raise UserError("data.num_classes: needed for data.source 'synthetic'")
-    if data.rotation_classes == 3:
-        raise UserError("data.rotation_classes: 3 is not 1, 2 or 4")
+    if data.orientations not in (1, 2, 4, 8):
+        raise UserError(f"data.orientations: {data.orientations} is not 1, 2, 4 or 8")
     if data.global_batch_size % data.accumulation:
         raise UserError(
             f"data.global_batch_size: {data.global_batch_size} is not a multiple of "
@@ -364,40 +370,53 @@ def _check_together(config: Config) -> None:
         raise UserError(
             f"evaluate.path: needed for evaluate.task {evaluate.task!r}, or set --evaluate.task none"
         )
-    if head.kind == "margin" and config.optim.momentum >= 1:
-        raise UserError(f"optim.momentum: {config.optim.momentum} must be below 1")
+    if evaluate.task == "classification" and data.source == "glyphs" and not evaluate.path:
+        raise UserError(
+            "evaluate.path: the held-out glyphs are of other classes; name a set of the trained ones"
+        )
+    if evaluate.pairs < 2 * evaluate.folds:
+        raise UserError(
+            f"evaluate.pairs: {evaluate.pairs} cannot fill evaluate.folds {evaluate.folds} with two each"
+        )
 
 
 def ignored(config: Config) -> list[str]:
     """Settings that differ from their default but have no effect in this configuration, with the reason."""
-    head, found = config.head, []
-    margin_only = (
-        "m1",
-        "m2",
-        "m3",
-        "scale",
-        "gradient",
-        "filter_threshold",
-        "sample_rate",
-        "parallelism",
-        "precision",
-    )
-    for name in margin_only if head.kind == "linear" else ("label_smoothing",):
-        if getattr(head, name) != getattr(Head(), name):
-            found.append(f"head.{name} has no effect with head.kind {head.kind!r}")
-    kinds = {"power": "polynomial", "milestones": "multistep", "gamma": "multistep"}
-    for name, kind in kinds.items():
-        if config.schedule.kind != kind and getattr(config.schedule, name) != getattr(Schedule(), name):
-            found.append(f"schedule.{name} has no effect with schedule.kind {config.schedule.kind!r}")
-    if (
-        config.data.source in ("glyphs", "synthetic")
-        and config.data.path
-        and config.data.source == "synthetic"
-    ):
-        found.append("data.path has no effect with data.source 'synthetic'")
-    if config.schedule.steps and config.schedule.epochs != Schedule().epochs:
-        found.append("schedule.epochs has no effect where schedule.steps is set")
-    return found
+    c, source, task = config, config.data.source, config.evaluate.task
+    margin_only = ("m1", "m2", "m3", "scale", "gradient", "filter_threshold", "sample_rate", "parallelism",
+                   "precision", "tile_mb")  # fmt: skip
+    pairs_only = ("flip", "pairs", "pairs_file", "folds", "ways", "episodes")
+    augmenting = [f"augment.{f.name}" for f in dataclasses.fields(Augment)]
+    rules: list[tuple[bool, str, list[str]]] = [
+        (c.head.kind == "linear", "head.kind 'linear'", [f"head.{n}" for n in margin_only] + ["optim.head_lr_factor"]),
+        (c.head.kind == "margin", "head.kind 'margin'", ["head.label_smoothing"]),
+        (c.schedule.kind != "polynomial", f"schedule.kind {c.schedule.kind!r}", ["schedule.power"]),
+        (c.schedule.kind != "multistep", f"schedule.kind {c.schedule.kind!r}",
+         ["schedule.milestones", "schedule.gamma"]),
+        (c.schedule.kind in ("constant", "multistep"), f"schedule.kind {c.schedule.kind!r}", ["schedule.final_factor"]),
+        (c.schedule.steps > 0, "schedule.steps", ["schedule.epochs"]),
+        (source == "synthetic", "data.source 'synthetic'",
+         ["data.path", "data.orientations", "data.on_error", "data.workers", *augmenting]),
+        (source != "synthetic", f"data.source {source!r}", ["data.num_samples"]),
+        (source != "glyphs", f"data.source {source!r}", ["data.held_out"]),
+        (c.precision.compute != "fp16", f"precision.compute {c.precision.compute!r}", ["precision.init_scale"]),
+        (task != "verification", f"evaluate.task {task!r}", [f"evaluate.{n}" for n in pairs_only]),
+        (task != "classification", f"evaluate.task {task!r}", ["evaluate.resize"]),
+        (bool(c.evaluate.pairs_file), "evaluate.pairs_file", ["evaluate.pairs", "evaluate.ways", "evaluate.episodes"]),
+    ]  # fmt: skip
+    default = Config()
+
+    def changed(key: str) -> bool:
+        section, name = key.split(".")
+        return bool(getattr(getattr(config, section), name) != getattr(getattr(default, section), name))
+
+    return [
+        f"{key} has no effect with {why}"
+        for holds, why, keys in rules
+        if holds
+        for key in keys
+        if changed(key)
+    ]
 
 
 # -- writing ------------------------------------------------------------------------------------------
@@ -417,14 +436,15 @@ def to_toml(config: Config, *, only_changed: bool = False, docs: bool = False) -
         for f in dataclasses.fields(section):
             value = getattr(ours, f.name)
             if not only_changed or value != getattr(theirs, f.name):
-                comment = f"  # {_comment(f)}" if docs else ""
+                comment = f"  # {documented(f)}" if docs else ""
                 body.append(f"{f.name} = {_literal(value)}{comment}")
         if body:
             lines += ["", f"[{section_name}]", *body]
     return "\n".join(lines) + "\n"
 
 
-def _comment(f: dataclasses.Field) -> str:
+def documented(f: dataclasses.Field) -> str:
+    """One line about an option: what it means, and the choices where there are any."""
     choices = f.metadata["choices"]
     return f.metadata["doc"] + (f" ({' | '.join(choices)})" if choices else "")
 

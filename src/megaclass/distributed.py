@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megaclass.errors import UserError
+from megaclass.errors import LostRankError, UserError
 
 T = TypeVar("T")
 
@@ -60,6 +60,10 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"run.device: {name!r} asked for, but PyTorch sees no CUDA GPU; use cpu or auto")
+        if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                f"run.device: {name!r} names one GPU for all processes; say cuda, and each takes its own"
+            )
         index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
         if index >= torch.cuda.device_count():
             raise UserError(
@@ -91,6 +95,11 @@ def started(device_name: str = "auto", timeout_s: float = 600.0) -> Iterator[Wor
     try:
         yield World(rank(), world_size(), device)
         dist.barrier()  # leave together: a rank that tears its connections down can take the others along
+    except RuntimeError as error:
+        # gloo has no exception type of its own, but names its source file.
+        if isinstance(error, dist.DistBackendError) or "gloo/" in str(error):
+            raise LostRankError(f"rank {rank()} stops, since another rank has left or hangs") from error
+        raise
     finally:
         dist.destroy_process_group()
 

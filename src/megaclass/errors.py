@@ -1,4 +1,4 @@
-"""The one exception type for mistakes that the user can mend."""
+"""The exception types that the command line tells in one line."""
 
 
 class UserError(ValueError):
@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
     agreed = False
+
+
+class LostRankError(RuntimeError):
+    """Another rank has left the run in the middle of a step: the reason stands in what that one said."""
 
 
 def near_match(name: str, known: "list[str] | tuple[str, ...]") -> str:

@@ -3,11 +3,11 @@
 Shapes: B = images of a batch, N = images of the set, D = embedding columns.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset
 from megaclass.errors import UserError
 from megaclass.evaluate.classification import classification_metrics, topk_counts
-from megaclass.evaluate.embed import embed
+from megaclass.evaluate.embed import embed, evaluating
 from megaclass.evaluate.pairs import PairSet, generate_pairs, read_lfw_pairs
 from megaclass.evaluate.verification import (
     all_pairs_tar,
@@ -62,14 +62,15 @@ class Verifier:
         self.labels = dataset.labels() if labelled else None
 
     def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
-        with self.images.precision():
+        def embedded(images_BCHW: Tensor) -> Tensor:
+            with self.images.precision():
+                return backbone(images_BCHW)
+
+        with evaluating(backbone):
             embeddings = embed(
-                backbone, self.images.ranges(self.dataset), len(self.dataset), self.settings.flip
+                embedded, self.images.ranges(self.dataset), len(self.dataset), self.settings.flip
             )
-        # Every rank has the embeddings; one of them counts.
-        return distributed.broadcast_object(
-            self._judge(embeddings.numpy()) if distributed.rank() == 0 else None
-        )
+        return self._judge(embeddings.numpy())
 
     def _judge(self, embeddings_ND: np.ndarray) -> Evaluation:
         scores = pair_scores(embeddings_ND, self.pairs)
@@ -92,30 +93,58 @@ class Verifier:
 class Classifier:
     """Top-1 and top-5 accuracy of backbone and linear head."""
 
-    def __init__(self, dataset: Dataset, num_classes: int, images: "ImageReader") -> None:
-        if dataset.num_classes > num_classes:
-            raise UserError(
-                f"evaluate.path: holds {dataset.num_classes} classes, the model knows {num_classes}"
-            )
+    def __init__(
+        self, dataset: Dataset, num_classes: int, names: Sequence[str] | None, images: "ImageReader"
+    ) -> None:
         self.dataset, self.images = dataset, images
-        self.labels = torch.tensor(dataset.labels())
+        self.labels = torch.from_numpy(_trained_labels(dataset, num_classes, names))
+
+    def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
+        counts = distributed.together(lambda: self._count(backbone, cast(LinearHead, head)))
+        return Evaluation("classification", dict(classification_metrics(counts)))
 
     @torch.inference_mode()
-    def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
-        assert isinstance(head, LinearHead)
+    def _count(self, backbone: nn.Module, head: LinearHead) -> Tensor:
+        """Hits among this rank's share of the images."""
         start, stop = distributed.shard_range(len(self.dataset), distributed.rank(), distributed.world_size())
         counts = torch.zeros(3, dtype=torch.int64, device=self.images.device)
-        was_training = backbone.training
-        backbone.eval()
         done = start
-        with self.images.precision():
+        with evaluating(backbone):
             for images_BCHW in self.images.ranges(self.dataset)(start, stop):
-                logits = head.logits(backbone(images_BCHW).float()).float()
-                labels_B = self.labels[done : done + len(images_BCHW)].to(logits.device)
-                counts += topk_counts(logits, labels_B)
+                with self.images.precision():
+                    features_BD = backbone(images_BCHW)
+                logits_BC = head.logits(features_BD.float())  # in fp32, as in training
+                labels_B = self.labels[done : done + len(images_BCHW)].to(logits_BC.device)
+                counts += topk_counts(logits_BC, labels_B)
                 done += len(images_BCHW)
-        backbone.train(was_training)
-        return Evaluation("classification", dict(classification_metrics(counts)))
+        return counts
+
+
+def class_names(dataset: Dataset) -> list[str] | None:
+    """The names of a data set's classes in the order of its labels, where it has any."""
+    return getattr(dataset, "classes", None)
+
+
+def _trained_labels(dataset: Dataset, num_classes: int, names: Sequence[str] | None) -> np.ndarray:
+    """The data set's labels as the model numbers its classes: matched by name where both sides have names.
+
+    A validation set that lacks a class would shift all later numbers, so without names the counts must agree.
+    """
+    labels_N, theirs = dataset.labels(), class_names(dataset)
+    if names and theirs:
+        number = {name: i for i, name in enumerate(names)}
+        unknown = [name for name in theirs if name not in number]
+        if unknown:
+            raise UserError(
+                f"evaluate.path: the model knows no class {unknown[0]!r}; evaluate on classes it knows"
+            )
+        return np.array([number[name] for name in theirs], np.int64)[labels_N]
+    if dataset.num_classes != num_classes:
+        raise UserError(
+            f"evaluate.path: has {dataset.num_classes} classes, the model {num_classes}, and without class names "
+            "they cannot be matched; give a set with all classes"
+        )
+    return np.array(labels_N)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,15 @@ class Progress:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Progress":
+        """ValueError for what :meth:`state` never gives: the file may come from anywhere."""
         found = state["evaluation"]
-        return cls(**state | {"evaluation": Evaluation(**found) if found else None})
+        progress = cls(**state | {"evaluation": Evaluation(**found) if found else None})
+        counts = (progress.step, progress.skipped_steps, progress.skipped_in_a_row)
+        if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
+            raise ValueError(f"its progress counts are {counts}")
+        if not (isinstance(progress.seconds, float) and 0 <= progress.seconds < 1e12):
+            raise ValueError(f"its training time is {progress.seconds!r}")
+        return progress
 
     @property
     def score(self) -> float | None:

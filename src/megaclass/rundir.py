@@ -1,7 +1,10 @@
 """The directory of a run: what lies where, and that nothing in it is ever overwritten."""
 
+import contextlib
+import fcntl
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,10 @@ class RunDirectory:
         return self.path / "events.jsonl"
 
     @property
+    def classes(self) -> Path:
+        return self.path / "classes.txt"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -38,11 +45,34 @@ class RunDirectory:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
-    def prepare(self, config: Config) -> None:
-        """Make the directory and write the complete configuration."""
-        self.path.mkdir(parents=True, exist_ok=True)
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the directory and keep other processes from training in it. UserError if one does already."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(
+                f"run.output: cannot write into {self.path}: {error.strerror}; name another"
+            ) from None
+        with lock:  # closing, or the end of the process, however it comes, gives the lock back
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"run.output: another process is training in {self.path}; wait for it, or name another directory"
+                ) from None
+            yield
+
+    def write_config(self, config: Config, class_names: list[str] | None) -> None:
+        """Write the complete configuration and, one a line, the names of the classes."""
+        if class_names:
+            self.classes.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
         self.config.write_text(to_toml(replace(config, run=replace(config.run, output=str(self.path))), docs=True),
                                encoding="utf-8")  # fmt: skip
+
+    def read_classes(self) -> list[str] | None:
+        return self.classes.read_text(encoding="utf-8").splitlines() if self.classes.is_file() else None
 
     def write_result(self, result: dict[str, Any]) -> None:
         part = self.result.with_suffix(".json.part")

@@ -32,7 +32,11 @@ class RunLog:
         self._config, self._epoch_samples, self._total_steps = job.config, job.epoch_samples, job.total_steps
         self._console = RunConsole(job.total_steps, resumed_from_step or 0, is_main)
         self._writer = events.EventWriter(directory.events, resumed_from_step, enabled=is_main)
-        self._tensorboard = _summary_writer(directory) if is_main and job.config.run.tensorboard else None
+        self._tensorboard = (
+            _summary_writer(directory, resumed_from_step or 0)
+            if is_main and job.config.run.tensorboard
+            else None
+        )
         self._began = self._mark = time.perf_counter()  # moved on by the time the clock is stopped
         self._before_s = 0.0
         self._mark_step = 0
@@ -107,13 +111,18 @@ class RunLog:
     @contextlib.contextmanager
     def clock_stopped(self, progress: Progress) -> Iterator[None]:
         """What happens inside is not training time."""
+        self._synchronise()  # what the device still has to do is training time
         stopped = time.perf_counter()
+        progress.seconds = self._seconds()
         yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        self._synchronise()
         away = time.perf_counter() - stopped
         self._began += away
         self._mark += away
+
+    def _synchronise(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def _seconds(self) -> float:
         return self._before_s + time.perf_counter() - self._began
@@ -126,7 +135,7 @@ class RunLog:
         self._writer.write(
             events.EvaluationEvent(step=progress.step, name=found.kind, metrics=found.metrics, roc=found.roc)
         )
-        numbers = {k: v for k, v in found.metrics.items() if k in _HEADLINES or k.startswith("one_shot_2")}
+        numbers = {k: v for k, v in found.metrics.items() if k in _HEADLINES or k.endswith("way")}
         line = "   ".join(f"{name} {value:.4f}" for name, value in numbers.items() if value is not None)
         self._console.print(f"Evaluation: step {progress.step}   {line}")
         self._plot(found.kind, numbers, progress.step)
@@ -146,10 +155,10 @@ _PLOTTED = ("loss", "learning_rate", "samples_per_second", "grad_norm")
 _HEADLINES = ("pair_accuracy", "auc", "top1", "top5")
 
 
-def _summary_writer(directory: RunDirectory) -> Any:
+def _summary_writer(directory: RunDirectory, first_step: int) -> Any:
     """A TensorBoard writer, where it is installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(directory.tensorboard))
+    return SummaryWriter(str(directory.tensorboard), purge_step=first_step)

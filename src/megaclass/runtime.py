@@ -26,7 +26,8 @@ def use_threads(count: int) -> int:
     """Set the CPU threads of this process; 0: its share of the machine's cores. Returns the number."""
     if count == 0:
         local_ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        count = max(1, len(os.sched_getaffinity(0)) // local_ranks)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = max(1, cores // local_ranks)
     torch.set_num_threads(count)
     return count
 
@@ -74,6 +75,8 @@ class Arithmetic:
         wanted = "tf32" if self.compute == "tf32" else "ieee"
         known: Any = torch.backends
         backends = (known.cuda.matmul, known.cudnn.conv) if self.device.type == "cuda" else ()
+        # Shapes are the same in every step, so measuring the convolutions once pays.
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         before = [backend.fp32_precision for backend in backends]
         for backend in backends:
             backend.fp32_precision = wanted

@@ -14,6 +14,7 @@ from megaclass.distributed import World
 from megaclass.errors import UserError, near_match
 from megaclass.evaluation import Classifier, Evaluation, build_verifier
 from megaclass.heads.linear import LinearHead
+from megaclass.rundir import RunDirectory
 from megaclass.runtime import pick_arithmetic, use_threads
 
 
@@ -48,7 +49,9 @@ def score(
     weight = stored.state["head"]["weight"]
     head = LinearHead(*weight.shape).to(world.device)
     _load(head, stored, "head")
-    return Classifier(open_dataset(images), len(weight), reader)(backbone, head)
+    return Classifier(open_dataset(images), len(weight), RunDirectory(Path(run_dir)).read_classes(), reader)(
+        backbone, head
+    )
 
 
 def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:

@@ -3,10 +3,9 @@
 loss = head(backbone(images), labels)
 """
 
+import contextlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,19 +13,17 @@ from torch import Tensor, nn
 
 from megaclass import checkpoint, distributed, schedule
 from megaclass.build import Job, build_job
-from megaclass.checkpoint import Checkpoint, Sharded
 from megaclass.config import Config
 from megaclass.data.loader import Batch
 from megaclass.distributed import World
 from megaclass.environment import snapshot
 from megaclass.errors import UserError
-from megaclass.heads.partial_fc import PartialFC
 from megaclass.models.norm import average_norm_buffers
-from megaclass.optim import restore_optimizer
 from megaclass.progress import Progress
 from megaclass.rundir import RunDirectory, choose
 from megaclass.runlog import RunLog
 from megaclass.runtime import seed_step, use_deterministic_kernels, use_threads
+from megaclass.state import restore, save
 
 
 @dataclass
@@ -36,6 +33,7 @@ class Outcome:
     loss: Tensor
     grad_norm: Tensor
     skipped: Tensor
+    rescaled: Tensor  # skipped, but only because the fp16 loss scale is still too high
 
 
 def fit(job: Job, log: RunLog, progress: Progress) -> None:
@@ -47,19 +45,22 @@ def fit(job: Job, log: RunLog, progress: Progress) -> None:
     for batch in job.batches(progress.step, job.total_steps):
         rate = set_learning_rate(job, progress.step)
         outcome = train_step(job, batch, progress.step, norms)
-        counts.add(outcome.skipped)
+        counts.add(outcome)
         progress.step += 1
         is_last = progress.step == job.total_steps
-        # On a CPU reading costs nothing; on a GPU the two host syncs of a step come at log steps only.
-        if log.is_due(progress.step) or is_last or job.world.device.type == "cpu":
+        evaluates = is_last or _due(progress.step, job.config.evaluate.every)
+        saves = is_last or _due(progress.step, job.config.run.checkpoint_every or job.config.evaluate.every)
+        # On a CPU reading costs nothing; on a GPU it is a host sync, so it waits for somebody who needs it.
+        if log.is_due(progress.step) or evaluates or saves or job.world.device.type == "cpu":
             counts.read(progress, job.config.run.max_skipped)
             progress.loss = float(outcome.loss)
         log.step_done(progress, rate, outcome.grad_norm, batch.wait_ms)
-        with log.clock_stopped(progress):
-            if is_last or _due(progress.step, job.config.evaluate.every):
-                evaluate(job, log, progress)
-            if is_last or _due(progress.step, job.config.run.checkpoint_every or job.config.evaluate.every):
-                save(job, log, progress)
+        if evaluates or saves:
+            with log.clock_stopped(progress):
+                if evaluates:
+                    evaluate(job, log, progress)
+                if saves:
+                    log.saved(progress, save(job, progress, log.directory.checkpoints))
 
 
 def train_step(job: Job, batch: Batch, step: int, norms: "NormBuffers") -> Outcome:
@@ -93,18 +94,19 @@ def update(job: Job, loss: Tensor) -> Outcome:
     parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
     limit = job.config.optim.clip_grad_norm or float("inf")
     grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
+    loss_scale = job.scaler.scale(torch.ones((), device=loss.device))
     skipped = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
     # Both optimizers step, or neither: fused ones look at found_inf on the device.
     job.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
     if job.head_optimizer is not None:
         job.head_optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-        if job.scaler.is_enabled():
-            job.head_optimizer.grad_scale = job.scaler.scale(torch.ones((), device=loss.device))  # type: ignore[attr-defined]
+        job.head_optimizer.grad_scale = loss_scale  # type: ignore[attr-defined]
         job.head_optimizer.step()
     job.optimizer.step()
     job.optimizer.zero_grad()
+    rescaled = skipped & torch.isfinite(loss) & (loss_scale > 1)
     job.scaler.update()
-    return Outcome(loss, grad_norm, skipped)
+    return Outcome(loss, grad_norm, skipped, rescaled)
 
 
 def set_learning_rate(job: Job, step: int) -> float:
@@ -167,9 +169,10 @@ class SkipCounter:
         self._total = torch.tensor(progress.skipped_steps, device=device)
         self._in_a_row = torch.tensor(progress.skipped_in_a_row, device=device)
 
-    def add(self, skipped: Tensor) -> None:
-        self._total += skipped
-        self._in_a_row = (self._in_a_row + 1) * skipped
+    def add(self, outcome: Outcome) -> None:
+        self._total += outcome.skipped
+        # Finding the loss scale takes a few skipped steps by design: they end a run no more than good ones do.
+        self._in_a_row = (self._in_a_row + 1) * (outcome.skipped & ~outcome.rescaled)
 
     def read(self, progress: Progress, limit: int) -> None:
         """Bring ``progress`` up to date (a host sync). UserError at ``limit`` skipped steps in a row."""
@@ -183,102 +186,36 @@ class SkipCounter:
             )
 
 
-# -- checkpoints --------------------------------------------------------------------------------------
-
-
-def save(job: Job, log: RunLog, progress: Progress) -> None:
-    """Write everything that a restart needs; see :mod:`megaclass.checkpoint`."""
-    average_norm_buffers(job.backbone)
-    state: dict[str, Any] = {
-        "backbone": job.backbone.state_dict(),
-        "optimizer": job.optimizer.state_dict(),
-        "scaler": job.scaler.state_dict(),
-        "progress": progress.state(),
-    }
-    sharded: dict[str, Sharded] = {}
-    if job.head_optimizer is not None:
-        job.head_optimizer.catch_up()
-        state["head_steps"] = job.head.optimizer_steps
-        sharded = {name: Sharded(rows, start, job.num_classes) for name, rows, start in _head_rows(job)}
-    else:
-        state["head"] = job.head.state_dict()
-    path = checkpoint.save(
-        log.directory.checkpoints,
-        progress.step,
-        state=state,
-        sharded=sharded,
-        identity=job.identity,
-        keep_last=job.config.run.keep_last,
-        metric=progress.score,
-    )
-    log.saved(progress, path)
-
-
-def restore(job: Job, path: Path) -> Progress:
-    """Put a checkpoint, written at any number of ranks, into the job."""
-    stored = checkpoint.load(path, identity=job.identity)
-    try:
-        job.backbone.load_state_dict(stored.state["backbone"])
-        restore_optimizer(job.optimizer, stored.state["optimizer"])
-        if job.scaler.is_enabled() and stored.state["scaler"]:
-            job.scaler.load_state_dict(stored.state["scaler"])
-        if job.head_optimizer is not None:
-            _restore_head(job, stored)
-        else:
-            job.head.load_state_dict(stored.state["head"])
-        return Progress.from_state(stored.state["progress"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{path}: not a checkpoint of this run's model ({reason}); use the configuration it was made with"
-        ) from None
-
-
-def _restore_head(job: Job, stored: Checkpoint) -> None:
-    assert job.head_optimizer is not None
-    head = job.head
-    assert isinstance(head, PartialFC)
-    start, stop = head.class_range
-    with torch.no_grad():
-        stored.rows("head/weight", start, stop, out=head.weight.data)
-        stored.rows("head/momentum", start, stop, out=job.head_optimizer.momentum_buffer)
-    job.head_optimizer.restored(stored.state["head_steps"])
-
-
-def _head_rows(job: Job) -> Iterator[tuple[str, Tensor, int]]:
-    """This rank's part of the centres and their momentum: its shard, or its share of what all ranks hold."""
-    head, optimizer = job.head, job.head_optimizer
-    assert isinstance(head, PartialFC) and optimizer is not None
-    first, last = head.class_range
-    if head.parallelism == "data":
-        first, last = distributed.shard_range(job.num_classes, job.world.rank, job.world.size)
-    for name, rows in (("head/weight", head.weight.detach()), ("head/momentum", optimizer.momentum_buffer)):
-        yield name, rows[first - head.class_range[0] : last - head.class_range[0]], first
-
-
 # -- a whole run --------------------------------------------------------------------------------------
 
 
 def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirectory, dict[str, Any]]:
     """Train as configured, or continue; returns the run directory and what its result.json holds."""
+    # One rank looks and tells: on a network file system another might see an older state of the directory.
     directory = distributed.on_main_rank(lambda: choose(config, resume))
+    latest = distributed.on_main_rank(lambda: checkpoint.latest(directory.checkpoints)) if resume else None
     threads = use_threads(config.run.threads)
     if config.run.deterministic:
         use_deterministic_kernels()
-    job = distributed.together(lambda: build_job(config, world))
-    latest = checkpoint.latest(directory.checkpoints) if resume else None
-    progress = distributed.together(lambda: restore(job, latest)) if latest else Progress()
-    if world.is_main:
-        directory.prepare(config)
-    with RunLog(job, directory, progress.step if resume else None) as log, job.arithmetic.active():
-        log.say(_greeting(job, directory, progress, threads))
-        fit(job, log, progress)
-    result = _result(job, progress)
-    if world.is_main:
-        directory.write_result(result)
+    # A checkpoint brings the weights: those that the run once started from may be gone.
+    job = distributed.together(lambda: build_job(_without_start_weights(config) if latest else config, world))
+    with contextlib.ExitStack() as held:
+        distributed.on_main_rank(lambda: held.enter_context(directory.locked()))
+        progress = distributed.together(lambda: restore(job, latest)) if latest else Progress()
+        log = distributed.together(lambda: RunLog(job, directory, progress.step if resume else None))
+        distributed.on_main_rank(lambda: directory.write_config(config, job.class_names))
+        with log, job.arithmetic.active():
+            log.say(_greeting(job, directory, progress, threads))
+            if resume and not latest:
+                log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
+            fit(job, log, progress)
+        result = _result(job, progress)
+        distributed.on_main_rank(lambda: directory.write_result(result))
     return directory, result
+
+
+def _without_start_weights(config: Config) -> Config:
+    return replace(config, model=replace(config.model, weights=""))
 
 
 def _greeting(job: Job, directory: RunDirectory, progress: Progress, threads: int) -> str:

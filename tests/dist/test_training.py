@@ -58,7 +58,8 @@ def global_curves(of_ranks):
     for case in CASES:
         steps = list(zip(*(curve[case] for curve in of_ranks), strict=True))
         assert all(len({loss for _, loss in step}) == 1 for step in steps)
-        curves[case] = [sum((labels for labels, _ in step), []) for step in steps], [s[0][1] for s in steps]
+        batches = [[label for labels, _ in step for label in labels] for step in steps]
+        curves[case] = batches, [step[0][1] for step in steps]
     return curves
 
 

@@ -4,10 +4,10 @@ import dataclasses
 import json
 
 import pytest
-import tiny
 import torch
-from head_reference import Case, assert_agrees, train_oracle, train_ours
 
+import tiny
+from head_reference import Case, assert_agrees, train_oracle, train_ours
 from megaclass.cli import main
 from megaclass.heads.margins import ArcFace, CosFace
 

@@ -109,7 +109,7 @@ def test_numbers_are_finite(number):
         ({"data": {"source": "records"}}, "data.path: needed for data.source 'records'"),
         ({"data": {"source": "folder"}}, "data.path: needed"),
         ({"data": {"source": "synthetic"}}, "data.num_classes: needed"),
-        ({"data": {"rotation_classes": 3}}, "data.rotation_classes: 3 is not 1, 2 or 4"),
+        ({"data": {"orientations": 3}}, "data.orientations: 3 is not 1, 2, 4 or 8"),
         ({"data": {"accumulation": 3}}, "global_batch_size: 128 is not a multiple of data.accumulation 3"),
         ({"schedule": {"epochs": 0}}, "schedule.epochs: 0 .* trains nothing"),
         ({"evaluate": {"task": "classification"}}, "needs head.kind 'linear'"),

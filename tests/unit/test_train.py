@@ -293,3 +293,12 @@ def test_fp16_finds_a_loss_scale_and_trains(tmp_path):
     assert told[-1].loss < 0.5 * told[0].loss
     stored = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints")).state["scaler"]
     assert stored["scale"] == 2.0 ** (30 - skipped[-1])
+
+
+def test_the_loss_scale_does_not_reach_the_weights(tmp_path):
+    after = []
+    for scale in (1.0, 4096.0):
+        job = build_job(tiny.config(tmp_path, precision={"compute": "fp16", "init_scale": scale}), WORLD)
+        training.train_step(job, next(job.batches(0, 1)), 0, training.NormBuffers(job.backbone))
+        after.append({"centres": job.head.weight.detach(), "fc": job.backbone.fc.weight.detach()})
+    torch.testing.assert_close(after[0], after[1], rtol=1e-5, atol=1e-6)

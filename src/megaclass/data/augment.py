@@ -57,7 +57,8 @@ class TrainTransform:
     """Random crop, turn, scale, shift, shear and flip, composed into one resampling of the image.
 
     ``rotate_degrees``, ``scale``, ``translate`` (share of the image) and ``shear_degrees`` are the largest
-    changes either way, drawn uniformly; scale 0.15 is a factor from 0.85 to 1.15. ``crop_scale_min`` below 1
+    changes either way, drawn uniformly; scale 0.15 is a factor from 0.85 to 1.15. ``stretch`` 0.2 is up to a
+    fifth wider or higher, at the same area. ``crop_scale_min`` below 1
     crops a random share of the area between it and 1, of aspect 3/4 to 4/3, as torchvision's
     RandomResizedCrop does. ``flip`` mirrors half of the images. ``fill`` is what lies outside the image:
     ``"edge"`` repeats its border, a number is a grey value.
@@ -75,6 +76,7 @@ class TrainTransform:
         scale: float = 0.0,
         translate: float = 0.0,
         shear_degrees: float = 0.0,
+        stretch: float = 0.0,
         crop_scale_min: float = 1.0,
         fill: int | Literal["edge"] = "edge",
         seed: int = 0,
@@ -84,6 +86,7 @@ class TrainTransform:
         _require(0 <= scale < 1, "scale", scale, "from 0 to below 1")
         _require(0 <= translate <= 1, "translate", translate, "from 0 to 1")
         _require(0 <= shear_degrees < 90, "shear_degrees", shear_degrees, "from 0 to below 90")
+        _require(0 <= stretch < 1, "stretch", stretch, "from 0 to below 1")
         _require(0 < crop_scale_min <= 1, "crop_scale_min", crop_scale_min, "above 0 and at most 1")
         _require(fill == "edge" or (fill in range(256)), "fill", fill, '"edge" or from 0 to 255')
         self.image_size = image_size
@@ -95,6 +98,7 @@ class TrainTransform:
             translate,
             translate,
             math.radians(shear_degrees),
+            math.log1p(stretch),
         )
         self._is_affine = any(self._ranges)
         self._crop_scale_min = crop_scale_min
@@ -105,18 +109,20 @@ class TrainTransform:
         """Columns: whether to flip; output to source map (a, b, c, d and shift x, y) in shares of the image
         around its centre; place of the crop (x, y); area and aspect of each try at a crop."""
         crops = self._crop_scale_min < 1
-        draws_NK = uniforms(self._seed, sample_numbers_N, 8 + 2 * _CROP_TRIES if crops else 6)
+        draws_NK = uniforms(self._seed, sample_numbers_N, 9 + 2 * _CROP_TRIES if crops else 7)
         plan_NK = np.empty((len(draws_NK), 9 + 2 * _CROP_TRIES if crops else 7))
         flip_N = (draws_NK[:, 0] < 0.5) & self._flip
-        turn, scale, right, down, shear = (2 * draws_NK[:, 1:6] - 1).T * np.array(self._ranges)[:, None]
-        # The picture is sheared, scaled, turned, then shifted. The warp needs the way back:
-        # source = (target - shift) @ turn^-1 @ scale^-1 @ shear^-1, mirrored last.
+        ranges_6 = np.array(self._ranges)
+        turn, scale, right, down, shear, stretch = (2 * draws_NK[:, 1:7] - 1).T * ranges_6[:, None]
+        # The picture is sheared, stretched, scaled, turned, then shifted. The warp needs the way back:
+        # source = (target - shift) @ turn^-1 @ scale^-1 @ stretch^-1 @ shear^-1, mirrored last.
         cos, sin, tan = np.cos(turn) / (1 + scale), np.sin(turn) / (1 + scale), np.tan(shear)
         sign = np.where(flip_N, -1.0, 1.0)
-        a, b = sign * (cos + tan * sin), sign * (sin - tan * cos)
-        c, d = -sin, cos
+        wide, high = np.exp(-stretch), np.exp(stretch)  # as much wider as lower: the area stays
+        c, d = -sin * high, cos * high
+        a, b = sign * (cos * wide - tan * c), sign * (sin * wide - tan * d)
         plan_NK[:, :7] = np.stack([flip_N, a, b, c, d, -(a * right + b * down), -(c * right + d * down)], 1)
-        plan_NK[:, 7:] = draws_NK[:, 6:]
+        plan_NK[:, 7:] = draws_NK[:, 7:]
         return plan_NK
 
     def __call__(self, image_HWC: np.ndarray, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:

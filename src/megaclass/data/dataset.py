@@ -4,6 +4,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from megaclass.errors import UserError
+
+
+class DamagedSampleError(UserError):
+    """One sample cannot be used; the others may be sound, so another one may stand in for it in training."""
+
 
 class Sample(NamedTuple):
     """One stored image, still encoded (JPEG or any format OpenCV decodes), and its class."""
@@ -20,13 +26,20 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> Sample:
-        """Return sample ``index``. Raises UserError (naming file and record) if it is damaged."""
+        """Return sample ``index``. Raises DamagedSampleError (naming file and record) if it is damaged, and
+        a plain UserError for what concerns more than this sample: a label that is no class of the set."""
         ...
 
     def labels(self) -> np.ndarray:
-        """All labels, int64 of shape (len,)."""
+        """All labels, int64 of shape (len,). Raises UserError (naming file and record) for one that is lost."""
         ...
 
     def describe(self, index: int) -> str:
         """Where sample ``index`` lives, for error messages: file and record number or path."""
         ...
+
+
+def first_line(error: Exception) -> str:
+    """What a library says went wrong, for a message of one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from megaclass.errors import UserError
+from megaclass.data.dataset import DamagedSampleError, first_line
 
 # 300 MB once decoded. A few kilobytes of JPEG or PNG can claim billions of pixels; the header is looked at
 # before anything is allocated. The largest photographs of ImageNet have 20 million.
 MAX_PIXELS = 100_000_000
 
+JPEG_START = b"\xff\xd8\xff"
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -30,44 +31,60 @@ def decode(encoded: bytes, where: str, out: np.ndarray | None = None) -> np.ndar
     A JPEG of exactly the shape of ``out`` is decoded into it, and ``out`` returned: that saves the large copy
     on the way into a batch. On an error ``out`` may be half written.
 
-    Raises UserError, with ``where`` (file and record) in its one line, if the bytes are damaged, end early,
-    are no known format, or claim more than ``MAX_PIXELS``.
+    Raises DamagedSampleError, with ``where`` (file and record) in its one line, if the bytes are damaged, end
+    early, are no known format, or claim more than ``MAX_PIXELS``.
     """
+    height, width = check_header(encoded, where)
     try:
-        if encoded[:3] == b"\xff\xd8\xff":
-            height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
-            _check_size(height, width, where)
+        if encoded.startswith(JPEG_START):
             if out is not None and out.shape == (height, width, 3):
                 simplejpeg.decode_jpeg(encoded, buffer=out)
                 return out
             return simplejpeg.decode_jpeg(encoded)
-        height, width = _sniffed_size(encoded, where)
-        _check_size(height, width, where)
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _OPENCV_FLAGS)
-        if image is None:
-            raise ValueError("the pixels cannot be read")
-    except UserError:
-        raise
-    except (ValueError, struct.error, cv2.error, MemoryError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{where}: damaged image ({reason[0]}); replace or remove it") from None
+    except (ValueError, cv2.error, MemoryError) as error:
+        raise _damaged(where, first_line(error)) from None
+    if image is None:
+        raise _damaged(where, "the pixels cannot be read")
     return image
 
 
-def _check_size(height: int, width: int, where: str) -> None:
+def check_header(encoded: bytes, where: str) -> tuple[int, int]:
+    """Height and width as the header states them; nothing is decoded.
+
+    Raises DamagedSampleError for a header that cannot be read, another format, or more than ``MAX_PIXELS``.
+    """
+    try:
+        height, width = _header_size(encoded)
+    except struct.error:
+        raise _damaged(where, "its header is cut off") from None
+    except ValueError as error:
+        raise _damaged(where, first_line(error)) from None
+    except LookupError:
+        what = f"starts with {encoded[:8]!r}" if encoded else "is empty"
+        raise DamagedSampleError(
+            f"{where}: {what}: not a JPEG, PNG, WebP, BMP or GIF image; convert or remove it"
+        ) from None
     if not 0 < height * width <= MAX_PIXELS:
-        raise UserError(
+        raise DamagedSampleError(
             f"{where}: an image of {width} x {height} pixels, the limit is {MAX_PIXELS:,}; resize or remove it"
         )
+    return height, width
 
 
-def _sniffed_size(encoded: bytes, where: str) -> tuple[int, int]:
-    """Height and width from the header. struct.error if it is cut off."""
+def _damaged(where: str, reason: str) -> DamagedSampleError:
+    return DamagedSampleError(f"{where}: damaged image ({reason}); replace or remove it")
+
+
+def _header_size(encoded: bytes) -> tuple[int, int]:
+    """Height and width. ValueError or struct.error if the header is damaged, LookupError for another format."""
+    if encoded.startswith(JPEG_START):
+        height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+        return height, width
     for magic, at, size_of in _FORMATS:
         if encoded.startswith(magic, at):
             return size_of(encoded)
-    what = f"starts with {encoded[:8]!r}" if encoded else "is empty"
-    raise UserError(f"{where}: {what}: not a JPEG, PNG, WebP, BMP or GIF image; convert or remove it")
+    raise LookupError
 
 
 def _png_size(encoded: bytes) -> tuple[int, int]:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.dataset import Sample
+from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
 
 
 class FolderDataset:
@@ -56,9 +56,9 @@ class FolderDataset:
         try:
             encoded = self.path(index).read_bytes()
         except OSError as error:
-            raise UserError(f"{self.describe(index)} cannot be read: {error.strerror}") from None
+            raise DamagedSampleError(f"{self.describe(index)} cannot be read: {error.strerror}") from None
         if not encoded:
-            raise UserError(f"{self.describe(index)} is an empty file; remove it or copy it again")
+            raise DamagedSampleError(f"{self.describe(index)} is an empty file; remove it or copy it again")
         return Sample(encoded, int(self._labels[index]))
 
     def labels(self) -> np.ndarray:

@@ -78,7 +78,7 @@ class Loader:
         self._prefetch = prefetch
         self._on_error = on_error
         self._pin_memory = pin_memory
-        self._turn_of: Callable[[int], int] | None = getattr(dataset, "turn", None)
+        self._orient = getattr(dataset, "orient", None)
         self._damaged: set[int] = set()
 
     @property
@@ -138,8 +138,8 @@ class Loader:
                     f"{self._dataset.describe(index)}: the label {sample.label} is outside "
                     f"0..{num_classes - 1}; correct the label or the number of classes"
                 )
-            if self._turn_of is not None and (turn := self._turn_of(index)):
-                image_HWC = np.ascontiguousarray(np.rot90(image_HWC, turn))
+            if self._orient is not None:
+                image_HWC = self._orient(index, image_HWC)
             self._transform(image_HWC, work.plan_BK[position], out_SSC)
             work.labels_B[position] = sample.label
         return damaged

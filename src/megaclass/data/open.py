@@ -8,7 +8,7 @@ from megaclass.data.records import RecordDataset
 from megaclass.errors import UserError
 
 
-def open_dataset(path: str | Path, on_error: str = "fail") -> Dataset:
+def open_dataset(path: str | Path) -> Dataset:
     """A record set (a ``.rec`` file, or a directory with one) or a directory of class directories."""
     path = Path(path)
     if not path.exists():
@@ -16,5 +16,5 @@ def open_dataset(path: str | Path, on_error: str = "fail") -> Dataset:
             f"{path}: no such file or directory; give a record set or a directory of class directories"
         )
     if path.suffix == ".rec" or any(path.glob("*.rec")):
-        return RecordDataset(path, on_error)  # type: ignore[arg-type]
+        return RecordDataset(path)
     return FolderDataset(path)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megaclass.distributed import agree_or_raise, all_gather_rows, rank, shard_range, world_size
+from megaclass.distributed import all_gather_rows, rank, shard_range, together, world_size
 from megaclass.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def embed(model: Model, batches_of_range: BatchesOfRange, count: int, flip: bool
     verification of InsightFace does.
 
     A row with a NaN or an infinity becomes all NaN and is counted in a warning; the metrics take every
-    comparison with it as wrong. A UserError of one rank (an unreadable image) is raised on all ranks.
+    comparison with it as wrong. An error of one rank (an unreadable image) is raised on all ranks.
     """
     if count < 1:
         raise UserError("evaluation: there is no image to embed")
@@ -39,14 +39,7 @@ def embed(model: Model, batches_of_range: BatchesOfRange, count: int, flip: bool
     # More ranks than images: a rank without any embeds the first one all the same, to learn D and the device.
     first, last = (start, stop) if start < stop else (0, 1)
 
-    error: UserError | None = None
-    rows_LD = torch.empty(0)
-    try:
-        rows_LD = _embed_range(model, batches_of_range, first, last, flip)
-    except UserError as caught:
-        error = caught
-    agree_or_raise(error)
-
+    rows_LD = together(lambda: _embed_range(model, batches_of_range, first, last, flip))
     longest = ranges[0][1]  # the collective wants equal shapes, and rank 0 holds the longest range
     padded = F.pad(rows_LD, (0, 0, 0, longest - len(rows_LD)))
     gathered = all_gather_rows(padded).cpu()
@@ -62,7 +55,7 @@ def embed(model: Model, batches_of_range: BatchesOfRange, count: int, flip: bool
 def _embed_range(model: Model, batches_of_range: BatchesOfRange, start: int, stop: int, flip: bool) -> Tensor:
     """The normalised embeddings of images ``start .. stop-1``: (L, D), fp32, where the model put them."""
     batches: list[Tensor] = []
-    with torch.inference_mode(), _evaluating(model):
+    with torch.inference_mode(), evaluating(model):
         for images in batches_of_range(start, stop):
             rows_BD = model(images).float()
             if flip:
@@ -80,8 +73,9 @@ def _embed_range(model: Model, batches_of_range: BatchesOfRange, start: int, sto
 
 
 @contextlib.contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode within, and afterwards each submodule as it was: some may be frozen on purpose."""
+def evaluating(model: Model) -> Iterator[None]:
+    """Evaluation mode within, and afterwards, also after an error, each submodule as it was: some may be
+    frozen on purpose. A ``model`` that is no module has no modes."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]
     for module in modules:

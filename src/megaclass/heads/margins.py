@@ -11,8 +11,8 @@ from torch import Tensor
 
 GRADIENTS = ("straight_through", "exact")
 
-# Up to here the static shift loses no negative that matters: exp underflows below a cosine of (s - 151) / s.
-MAX_SCALE = 128.0
+# Up to here one static shift keeps both ends of exp within fp32, see static_shift.
+MAX_SCALE = 75.0
 
 # Keeps sin(theta) away from 0 in the exact gradient; below this angle (0.026 degrees) the slope is held.
 _COS_LIMIT = 1.0 - 1e-7
@@ -25,8 +25,9 @@ class Margin:
     The target logit is ``scale * (cos(m1 * theta + m2) - m3)``, every other logit ``scale * cos(theta)``.
 
     gradient: ``straight_through`` takes the derivative of the target term with respect to cos(theta) as 1,
-        which is what arcface_torch does since December 2022 (its arc cosine runs under no_grad). ``exact`` is ``m1 * sin(m1 * theta + m2) / sin(theta)``: it grows without bound as
-        theta goes to 0 and is negative beyond pi - m2. With m1 = 1 and m2 = 0 (CosFace) both are 1.
+        which is what arcface_torch does since December 2022 (its arc cosine runs under no_grad). ``exact``
+        is ``m1 * sin(m1 * theta + m2) / sin(theta)``: it grows without bound as theta goes to 0 and is
+        negative beyond pi - m2. With m1 = 1 and m2 = 0 (CosFace) both are 1.
     filter_threshold: a negative whose cosine is above it leaves the sum (inter-class filtering, against
         mislabelled identities); 0 switches it off.
     """
@@ -78,9 +79,10 @@ def SphereFace(margin: float = 1.35, scale: float = 64.0, **options) -> Margin: 
     return Margin(m1=margin, m2=0.0, scale=scale, **options)
 
 
-def static_shift(scale: float) -> float:
+def static_shift(scale: float, num_classes: int) -> float:
     """What is subtracted from every logit before exp so that fp32 sums cannot overflow.
 
-    |logit| <= scale, so no running maximum is needed: 1e8 terms of e^64 stay below 1e36.
+    |logit| <= scale, so no running maximum is needed: the sum stays below num_classes * e^(scale - shift) =
+    e^87. With ``MAX_SCALE`` and 1e8 classes the smallest term is e^-82: nothing underflows either.
     """
-    return max(0.0, math.floor(scale - 64.0))
+    return max(0.0, scale + math.log(num_classes) - 87.0)

@@ -113,7 +113,8 @@ class PartialFC(nn.Module):
         without it each micro-batch draws its own sample. Does nothing at ``sample_rate`` 1.
         """
         if self.sample_rate < 1.0:
-            self._sample_N = self._draw(distributed.all_gather_rows(labels_b))
+            self._check_labels(labels_b)
+            self._sample_N = self._draw(distributed.all_gather_rows(labels_b.long()))
 
     def _draw(self, labels_G: Tensor) -> Tensor:
         start, stop = self.class_range
@@ -131,16 +132,37 @@ class PartialFC(nn.Module):
                 f"the head takes embeddings of shape ({len(labels_b)}, {self.embedding_dim}) for "
                 f"{len(labels_b)} labels, got {tuple(embeddings_bD.shape)}"
             )
-        if labels_b.device.type == "cpu" and len(labels_b):  # on a GPU this check would be a host sync
-            low, high = int(labels_b.min()), int(labels_b.max())
-            if low < 0 or high >= self.num_classes:
-                raise UserError(f"label {low if low < 0 else high} is outside [0, {self.num_classes})")
+        self._check_labels(labels_b)
         if len(self.pending) >= _MAX_PENDING:
             raise UserError(
                 f"{_MAX_PENDING} backward passes without an optimizer step: HeadSGD.step was not called"
             )
         loss: Tensor = _MarginSoftmax.apply(embeddings_bD.float(), self.weight, labels_b, self)
         return loss
+
+    def _check_labels(self, labels_b: Tensor) -> None:
+        if len(labels_b) == 0:
+            raise UserError(
+                "the head was given an empty batch; every rank needs the same number of rows, 1 or more"
+            )
+        if labels_b.device.type == "cpu":  # on a GPU this check would be a host sync
+            low, high = int(labels_b.min()), int(labels_b.max())
+            if low < 0 or high >= self.num_classes:
+                raise UserError(f"label {low if low < 0 else high} is outside [0, {self.num_classes})")
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "PartialFC":
+        """Moving to another device (``head.cuda()``) takes the work space along; the centres stay fp32."""
+        super()._apply(fn, recurse)
+        if self.weight.dtype != torch.float32:
+            raise TypeError(
+                f"the head's centres are fp32, {self.weight.dtype} is not supported; move it by device only"
+            )
+        if self.weight.device != self.workspace.device:
+            if self._optimizer is not None:
+                raise RuntimeError("move the head to its device before HeadSGD is made for it")
+            self.workspace = Workspace(self.weight.device)
+            self.products = Products(self.products.precision, self.weight.device)
+        return self
 
     def tiles(self, rows_N: Tensor | None, batch_rows: int) -> Tiles:
         """Tiles over sampled rows, or all: sized so that a tile's intermediates fit the tile memory."""
@@ -166,8 +188,9 @@ class PartialFC(nn.Module):
             labels_G = labels_B if self.shares_batch else distributed.all_gather_rows(labels_b)
             rows_N = self._sample_N if self._sample_N is not None else self._draw(labels_G)
         row_B = labels_B - self.class_range[0]
+        shift = static_shift(self.margin.scale, self.num_classes)
         sum_B, values_BD = pass_one(
-            unit_BD, row_B, self.weight, self.tiles(rows_N, len(unit_BD)), self.margin, self.products
+            unit_BD, row_B, self.weight, self.tiles(rows_N, len(unit_BD)), self.margin, self.products, shift
         )
 
         # The targets, exactly: B rows in fp64 cost nothing and carry the whole margin.
@@ -183,13 +206,13 @@ class PartialFC(nn.Module):
             sum_B, cos_B = distributed.all_reduce_(torch.stack([sum_B, cos_B]))
 
         logit_B, slope_B = self.margin.target(cos_B)
-        log_sum_B = sum_B.clamp(min=1e-300).log() + static_shift(self.margin.scale)
+        log_sum_B = sum_B.clamp(min=1e-300).log() + shift
         gap_B = log_sum_B - logit_B
         loss = softplus(gap_B).mean()
         q_B = torch.sigmoid(gap_B)
         log_share_B = -softplus(-gap_B) - log_sum_B  # log q - log S
 
-        share_B1 = torch.exp(log_share_B + static_shift(self.margin.scale)).float()[:, None]
+        share_B1 = torch.exp(log_share_B + shift).float()[:, None]
         pull_B1 = (q_B * slope_B).float()[:, None]
         gradient_BD = values_BD.mul_(share_B1).sub_(target_BD * pull_B1)
         if self.shares_batch:
@@ -202,7 +225,7 @@ class PartialFC(nn.Module):
         gradient_bD *= self.margin.scale / (len(labels_b) * norm_b1)
 
         rows_of_all_ranks = len(labels_b) * ranks
-        weight = torch.tensor(1.0 / rows_of_all_ranks, device=self.weight.device)
+        weight = torch.full((), 1.0 / rows_of_all_ranks, device=self.weight.device)
         batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], rows_N, weight)
         return loss.float(), gradient_bD, batch
 

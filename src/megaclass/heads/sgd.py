@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from megaclass import distributed
+from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.skipped import StepProducts
 from megaclass.heads.softmax import pass_two
@@ -23,7 +24,8 @@ class HeadSGD(torch.optim.Optimizer):
 
     Shaped like any torch optimizer: schedulers change ``param_groups[0]["lr"]``; GradScaler sets ``grad_scale``
     and ``found_inf``, and a step with a non-finite gradient is skipped whole. ``step`` consumes the
-    micro-batches since the last one: a second ``step`` without a new backward pass does nothing.
+    micro-batches since the last one: a second ``step`` without a new backward pass does nothing. Every backward
+    pass counts, one made by ``torch.autograd.grad`` for a look at the gradient too: ``zero_grad`` drops it.
     """
 
     _step_supports_amp_scaling = True  # GradScaler hands over grad_scale and found_inf
@@ -57,10 +59,11 @@ class HeadSGD(torch.optim.Optimizer):
                 "HeadSGD takes no closure: the gradient belongs to the backward pass that was made"
             )
         head, group = self.head, self.param_groups[0]
-        # GradScaler sets the two for the time of a step. Looking at found_inf is a host sync.
+        # A loss scaler sets the two for the time of a step.
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        skip = found_inf is not None and bool(torch.as_tensor(found_inf) > 0)
-        if head.pending and not skip:
+        if found_inf is not None and grad_scale is None:
+            raise UserError("HeadSGD divides by the loss scale itself: do not call scaler.unscale_ with it")
+        if head.pending and not self._must_skip(found_inf):
             lr, momentum, decay = float(group["lr"]), group["momentum"], group["weight_decay"]
             if grad_scale is not None:
                 for batch in head.pending:
@@ -85,6 +88,19 @@ class HeadSGD(torch.optim.Optimizer):
                 self._touched_C[rows_N] = head.optimizer_steps
                 self._sweep()
         head.end_step()
+
+    def _must_skip(self, found_inf: Tensor | None) -> bool:
+        """Whether the scaler or the micro-batches themselves are not finite: alike on every rank.
+
+        The centres have no ``.grad`` in which a scaler could look. One host sync a step.
+        """
+        looked_at = [t for b in self.head.pending for t in (b.weight, b.log_share_B, b.target_B)]
+        bad = ~torch.stack([torch.isfinite(t).all() for t in looked_at]).all()
+        if found_inf is not None:
+            bad = bad | (torch.as_tensor(found_inf, device=bad.device) > 0)
+        if self.head.parallelism == "data":  # there each rank has looked at its own part of the batch
+            bad = distributed.all_reduce_(bad.float(), "max") > 0
+        return bool(bad)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the micro-batches that no step has consumed."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megaclass.heads.margins import Margin, static_shift
+from megaclass.heads.margins import Margin
 from megaclass.heads.products import Products
 from megaclass.heads.tiles import Tiles
 
@@ -65,7 +65,13 @@ def _put_targets(values_BT: Tensor, position_B: Tensor, tile: slice, target_B: T
 
 
 def pass_one(
-    unit_BD: Tensor, row_B: Tensor, weight_CD: Tensor, tiles: Tiles, margin: Margin, products: Products
+    unit_BD: Tensor,
+    row_B: Tensor,
+    weight_CD: Tensor,
+    tiles: Tiles,
+    margin: Margin,
+    products: Products,
+    shift: float,
 ) -> tuple[Tensor, Tensor]:
     """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift).
 
@@ -73,7 +79,6 @@ def pass_one(
     """
     scaled_BD = unit_BD * margin.scale
     position_B = tiles.positions(row_B)
-    shift = static_shift(margin.scale)
     zero_B = torch.zeros(len(unit_BD), device=unit_BD.device)
     sum_B = torch.zeros(len(unit_BD), dtype=torch.float64, device=unit_BD.device)
     values_BD = torch.zeros_like(unit_BD)

@@ -11,8 +11,8 @@ import torch
 from megaclass.data.augment import EvalTransform, TrainTransform
 from megaclass.data.dataset import Sample
 from megaclass.data.decode import decode
-from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, Loader, eval_batches, to_model_input
-from megaclass.data.rotated import RotatedClasses
+from megaclass.data.loader import Loader, eval_batches
+from megaclass.data.oriented import OrientedClasses
 from megaclass.data.sampler import EpochSampler
 from megaclass.errors import UserError
 
@@ -186,55 +186,36 @@ def test_evaluation_passes_a_range_in_order_with_a_smaller_last_batch():
     assert sum(len(batch.labels) for batch in eval_batches(dataset, EvalTransform(SIZE), 16)) == 50
 
 
-# --- turned copies ----------------------------------------------------------------------------------
+# --- oriented copies --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("turns", [1, 2, 4])
-def test_turned_copies_are_classes_of_their_own(turns):
+@pytest.mark.parametrize("orientations", [1, 2, 4, 8])
+def test_oriented_copies_are_classes_of_their_own(orientations):
     base = InMemory(count=12)
-    dataset = RotatedClasses(base, turns)
-    assert (len(dataset), dataset.num_classes) == (12 * turns, 10 * turns)
+    dataset = OrientedClasses(base, orientations)
+    assert (len(dataset), dataset.num_classes) == (12 * orientations, 10 * orientations)
     (batch,) = eval_batches(dataset, EvalTransform(SIZE), 100, workers=2)
     assert batch.labels.tolist() == dataset.labels().tolist()
     for index in range(len(dataset)):
-        turn, original = divmod(index, 12)
-        assert dataset.read(index).label == base.read(original).label + 10 * turn
+        orientation, original = divmod(index, 12)
+        assert dataset.read(index).label == base.read(original).label + 10 * orientation
         image = decode(base.read(original).encoded, "")
-        np.testing.assert_array_equal(batch.images[index].numpy(), np.rot90(image, turn))
+        image = np.fliplr(image) if orientation >= 4 else image
+        np.testing.assert_array_equal(batch.images[index].numpy(), np.rot90(image, orientation % 4))
 
 
-def test_turned_copies_name_the_record_and_refuse_other_turns():
-    dataset = RotatedClasses(InMemory(count=5, damaged=[3]), 4)
-    assert dataset.describe(13) == "memory record 3 turned by 180 degrees"
-    with pytest.raises(UserError, match="memory record 3 turned by 180 degrees: damaged"):
+def test_orientations_of_an_image_all_differ():
+    dataset = OrientedClasses(InMemory(count=1), 8)
+    (batch,) = eval_batches(dataset, EvalTransform(SIZE), 8)
+    assert len({image.numpy().tobytes() for image in batch.images}) == 8
+
+
+def test_oriented_copies_name_the_record_and_refuse_other_numbers():
+    dataset = OrientedClasses(InMemory(count=5, damaged=[3]), 4)
+    assert dataset.describe(13) == "memory record 3 in orientation 2"
+    with pytest.raises(UserError, match="memory record 3 in orientation 2: damaged"):
         list(eval_batches(dataset, EvalTransform(SIZE), 1, 13, 14))
     with pytest.raises(IndexError):
         dataset.read(20)
-    with pytest.raises(UserError, match="rotation_classes: 3 is not one of"):
-        RotatedClasses(InMemory(), 3)
-
-
-# --- what the model takes ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_model_input_is_normalised_nchw(channels_last, dtype):
-    images = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).reshape(2, 4, 5, 3)
-    kept = images.clone()
-    model_input = to_model_input(images, "cpu", dtype, channels_last)
-    expected = (images.double().permute(0, 3, 1, 2) - 127.5) / 127.5
-    assert model_input.shape == (2, 3, 4, 5) and model_input.dtype == dtype
-    torch.testing.assert_close(
-        model_input, expected.to(dtype), rtol=0, atol=0 if dtype != torch.float32 else 1e-7
-    )
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    assert model_input.is_contiguous(memory_format=memory_format)
-    assert torch.equal(images, kept)
-
-
-def test_model_input_takes_a_mean_and_std_a_channel():
-    images = torch.randint(256, (2, 4, 4, 3), dtype=torch.uint8)
-    model_input = to_model_input(images, "cpu", mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    expected = (images.double() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
-    torch.testing.assert_close(model_input.double(), expected.permute(0, 3, 1, 2), rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="orientations: 3 is not one of"):
+        OrientedClasses(InMemory(), 3)

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from megaclass.heads.margins import ArcFace, CosFace, Margin, SphereFace, static_shift
+from megaclass.heads.margins import MAX_SCALE, ArcFace, CosFace, Margin, SphereFace, static_shift
+from megaclass.heads.oracle import dense_loss
+from megaclass.heads.partial_fc import PartialFC
 
 
 @pytest.mark.parametrize(
@@ -41,15 +43,33 @@ def test_stays_finite_where_the_angle_ends(cos: float, gradient: str) -> None:
         assert torch.isfinite(value).all()
 
 
-@pytest.mark.parametrize("scale", [1.0, 64.0, 65.5, 100.0, 128.0])
-def test_shifted_sums_fit_fp32(scale: float) -> None:
-    largest = 1e8 * math.exp(scale - static_shift(scale))
-    assert largest < torch.finfo(torch.float32).max
+@pytest.mark.parametrize("classes", [1, 1000, 100_000_000])
+@pytest.mark.parametrize("scale", [1.0, 64.0, MAX_SCALE])
+def test_both_ends_of_a_shifted_sum_fit_fp32(scale: float, classes: int) -> None:
+    shift = static_shift(scale, classes)
+    assert classes * math.exp(scale - shift) < torch.finfo(torch.float32).max
+    assert math.exp(-scale - shift) > torch.finfo(torch.float32).tiny
+
+
+def test_embeddings_opposed_to_every_centre() -> None:
+    head = PartialFC(10, 8, margin=ArcFace(scale=MAX_SCALE))
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(10, 8) * 0.1 + 1)
+    embeddings = torch.full((3, 8), -1.0, requires_grad=True)
+    labels = torch.tensor([1, 1, 4])
+    expected = dense_loss(embeddings, labels, head.weight, head.margin)
+    (gradient,) = torch.autograd.grad(expected, embeddings)
+    loss = head(embeddings, labels)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (
+        (embeddings.grad - gradient).norm() / gradient.norm()
+    ).item() < 1e-3  # cos near -1: nothing is left
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"gradient": "none"}, {"scale": 0.0}, {"scale": 129.0}, {"m1": 0.0}, {"filter_threshold": 2.0}],
+    [{"gradient": "none"}, {"scale": 0.0}, {"scale": 76.0}, {"m1": 0.0}, {"filter_threshold": 2.0}],
     ids=str,
 )
 def test_refuses_what_makes_no_sense(wrong: dict) -> None:

@@ -13,7 +13,7 @@ MARGINS = {
     "sphereface-exact": SphereFace(gradient="exact"),
     "combined-exact": Margin(m1=0.9, m2=0.4, m3=0.15, gradient="exact", scale=32.0),
     "filtered": ArcFace(filter_threshold=0.2),
-    "large-scale": ArcFace(scale=100.0),
+    "large-scale": ArcFace(scale=75.0),
 }
 
 

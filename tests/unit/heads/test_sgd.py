@@ -91,12 +91,33 @@ def test_a_non_finite_step_moves_nothing() -> None:
     weight, momentum = head.weight.detach().clone(), optimizer.momentum_buffer.clone()
     embeddings, labels = step_of(3)
     head(embeddings * float("nan"), labels).backward()
-    optimizer.found_inf = torch.tensor(1.0)
     optimizer.step()
-    del optimizer.found_inf
     optimizer.step()  # the micro-batch is gone: nothing to do
     assert torch.equal(head.weight, weight) and torch.equal(optimizer.momentum_buffer, momentum)
     assert head.optimizer_steps == 3
+
+
+def test_grad_scaler_skips_a_step_of_infinite_embeddings() -> None:
+    head, optimizer = make(1.0)
+    weight = head.weight.detach().clone()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    embeddings, labels = step_of(0)
+    leaf = torch.nn.Parameter(embeddings * float("inf"))
+    other = torch.optim.SGD([leaf], lr=0.1)
+    scaler.scale(head(leaf, labels)).backward()
+    scaler.step(other)
+    scaler.step(optimizer)
+    assert torch.equal(head.weight, weight) and head.optimizer_steps == 0
+
+
+def test_unscaling_the_head_is_refused() -> None:
+    head, optimizer = make(1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    embeddings, labels = step_of(0)
+    scaler.scale(head(embeddings, labels)).backward()
+    scaler.unscale_(optimizer)
+    with pytest.raises(UserError, match="unscale_"):
+        scaler.step(optimizer)
 
 
 def test_zero_grad_drops_what_was_not_stepped() -> None:

@@ -1,0 +1,90 @@
+"""What of a job a checkpoint holds, and how it comes back. See :mod:`megaclass.checkpoint` for the format."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megaclass import checkpoint, distributed
+from megaclass.build import Job
+from megaclass.checkpoint import Checkpoint, Sharded
+from megaclass.errors import UserError
+from megaclass.heads.partial_fc import PartialFC
+from megaclass.models.norm import average_norm_buffers
+from megaclass.optim import restore_optimizer
+from megaclass.progress import Progress
+
+
+def save(job: Job, progress: Progress, root: Path) -> Path:
+    """Write everything that a restart needs under ``root``; every rank calls. Returns the checkpoint."""
+    average_norm_buffers(job.backbone)
+    state: dict[str, Any] = {
+        "backbone": job.backbone.state_dict(),
+        "optimizer": job.optimizer.state_dict(),
+        "scaler": job.scaler.state_dict(),
+        "progress": progress.state(),
+    }
+    sharded: dict[str, Sharded] = {}
+    if job.head_optimizer is not None:
+        job.head_optimizer.catch_up()
+        state["head_steps"] = job.head.optimizer_steps
+        sharded = {name: Sharded(rows, start, job.num_classes) for name, rows, start in _head_rows(job)}
+    else:
+        state["head"] = job.head.state_dict()
+    return checkpoint.save(
+        root,
+        progress.step,
+        state=state,
+        sharded=sharded,
+        identity=job.identity,
+        keep_last=job.config.run.keep_last,
+        metric=progress.score,
+    )
+
+
+def restore(job: Job, path: Path) -> Progress:
+    """Put a checkpoint, written at any number of ranks, into the job."""
+    stored = checkpoint.load(path, identity=job.identity)
+    try:
+        job.backbone.load_state_dict(stored.state["backbone"])
+        restore_optimizer(job.optimizer, stored.state["optimizer"])
+        if job.scaler.is_enabled() and stored.state["scaler"]:
+            job.scaler.load_state_dict(stored.state["scaler"])
+        if job.head_optimizer is not None:
+            _restore_head(job, stored)
+        else:
+            job.head.load_state_dict(stored.state["head"])
+        return Progress.from_state(stored.state["progress"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path}: not a checkpoint of this run's model ({reason}); use the configuration it was made with"
+        ) from None
+
+
+def _restore_head(job: Job, stored: Checkpoint) -> None:
+    head = job.head
+    assert job.head_optimizer is not None and isinstance(head, PartialFC)
+    steps = stored.state["head_steps"]
+    if type(steps) is not int or not 0 <= steps < 1 << 62:
+        raise ValueError(f"head_steps is {steps!r}")
+    start, stop = head.class_range
+    with torch.no_grad():
+        stored.rows("head/weight", start, stop, out=head.weight.data)
+        stored.rows("head/momentum", start, stop, out=job.head_optimizer.momentum_buffer)
+    job.head_optimizer.restored(steps)
+
+
+def _head_rows(job: Job) -> Iterator[tuple[str, Tensor, int]]:
+    """This rank's part of the centres and their momentum: its shard, or its share of what all ranks hold."""
+    head, optimizer = job.head, job.head_optimizer
+    assert isinstance(head, PartialFC) and optimizer is not None
+    first, last = head.class_range
+    if head.parallelism == "data":
+        first, last = distributed.shard_range(job.num_classes, job.world.rank, job.world.size)
+    for name, rows in (("head/weight", head.weight.detach()), ("head/momentum", optimizer.momentum_buffer)):
+        yield name, rows[first - head.class_range[0] : last - head.class_range[0]], first

@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,9 +265,12 @@ def _recipe_or_stored(options: Any, given: Given) -> Config:
     """The recipe; on a resume the settings that the run was started with, so that they need not be repeated."""
     config = load_recipe(options.recipe)
     if options.resume:
-        stored = choose(from_mapping(given, config), resume=True).config
-        if stored.is_file():
-            return load_recipe(str(stored))
+        directory = choose(from_mapping(given, config), resume=True)
+        if directory.config.is_file():
+            stored = load_recipe(str(directory.config))
+            return replace(
+                stored, run=replace(stored.run, output=str(directory.path))
+            )  # it may have been moved
     return config
 
 

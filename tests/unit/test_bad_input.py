@@ -165,7 +165,8 @@ def test_an_image_that_cannot_be_read(refused, tmp_path):
             encoded, label = sound.read(index)
             writer.write(encoded[:40] if index == 5 else encoded, label)
     refused([*words, "--data.path", "damaged"], "train.rec record 6", "damaged image", "replace or remove")
-    assert main([*words, "--resume"]) == 0  # with the data mended, the run goes on where it was
+    # With the data mended, the run goes on where it was.
+    assert main([*words, "--resume", "--data.path", str(tmp_path / "records")]) == 0
 
 
 class Intruder:
@@ -232,3 +233,12 @@ def test_a_result_file_that_is_there(refused, finished, tmp_path):
     words = ["evaluate", "verification", finished / "records", "--run-dir", finished / "run"]
     assert not refused([*words, "--output", "scores.json"], "--output: scores.json exists", "another file")
     assert not refused([*words, "--output", "no/scores.json"], "--output: no is not a directory")
+
+
+def test_a_resume_keeps_the_settings_of_the_run(earlier, tmp_path):
+    """What was changed on the command line at the start need not be repeated."""
+    words = ["train", tiny.recipe(tmp_path), "--run.output", str(tmp_path / "changed")]
+    assert main([*words, "--schedule.steps", "3", "--optim.lr", "0.005"]) == 0
+    before = (tmp_path / "changed" / "config.toml").read_text()
+    assert main([*words, "--resume"]) == 0
+    assert (tmp_path / "changed" / "config.toml").read_text() == before

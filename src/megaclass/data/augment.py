@@ -190,7 +190,8 @@ class TrainTransform:
 class EvalTransform:
     """The fixed way to the square.
 
-    ``resize`` > 0 scales the shorter side to it, then cuts the central square (ImageNet: 256, then 224).
+    ``resize`` > 0 cuts the central square that is left of the image when its shorter side is scaled to
+    ``resize`` (ImageNet: 256, then 224).
     ``resize`` = 0 stretches an image that does not have the size already.
     """
 
@@ -208,14 +209,11 @@ class EvalTransform:
         if not self._resize:
             _fit(image_HWC, out_SSC)
             return
+        # Cut first, in source pixels: the long side of a thread-like image would grow without bound.
         height, width = image_HWC.shape[:2]
-        # The longer side is rounded down, as torchvision does.
-        factor_top, factor_bottom = self._resize, min(height, width)
-        image_HWC = resized(
-            image_HWC, width * factor_top // factor_bottom, height * factor_top // factor_bottom
-        )
-        top, left = round((image_HWC.shape[0] - size) / 2), round((image_HWC.shape[1] - size) / 2)
-        out_SSC[...] = image_HWC[top : top + size, left : left + size]
+        side = max(1, round(min(height, width) * size / self._resize))
+        top, left = round((height - side) / 2), round((width - side) / 2)
+        out_SSC[...] = resized(image_HWC[top : top + side, left : left + side], size, size)
 
 
 def resized(image_HWC: np.ndarray, width: int, height: int, out: np.ndarray | None = None) -> np.ndarray:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from megaclass.data.augment import Transform
-from megaclass.data.dataset import Dataset
+from megaclass.data.dataset import DamagedSampleError, Dataset, first_line
 from megaclass.data.decode import decode
 from megaclass.errors import UserError
 
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# With on_error="skip": so many damaged samples on end are no accident, and a search for a sound one has to end.
+MAX_DAMAGED_IN_A_ROW = 100
 # Images a task. Few, so that the threads finish a batch together; several, so that handing out tasks is cheap.
 _TASK_IMAGES = 8
 
@@ -46,9 +48,10 @@ class Loader:
 
     ``indices_of_step(step)`` gives the dataset indices of a step and the global sample numbers that its
     random changes depend on, both int64 of shape (B,). ``workers`` threads work on ``prefetch`` steps at once;
-    the bytes do not depend on either. ``on_error="skip"`` puts the next readable sample of the batch in the
-    place of a damaged one; ``skipped`` counts them, and each is named in the log once. ``pin_memory`` allows
-    copies to a GPU that overlap with its work.
+    the bytes do not depend on either. ``on_error="skip"`` puts the next sound sample of the dataset in the
+    place of a damaged one, so the bytes do not depend on the number of ranks either; ``skipped`` counts the
+    damaged ones that this rank met, and each is named in the log once. ``pin_memory`` allows copies to a GPU
+    that overlap with its work.
 
     A label outside the dataset's classes is a UserError whatever ``on_error`` says. The first batch sets
     OpenCV's own threads to one in this process: the loader's threads use the cores better.
@@ -116,53 +119,61 @@ class Loader:
             pool.submit(self._fill, work, begin, min(begin + _TASK_IMAGES, len(indices_B)))
             for begin in range(0, len(indices_B), _TASK_IMAGES)
         ]
-        return _Pending(indices_B, images, labels, tasks)
+        return _Pending(images, labels, tasks)
 
-    def _fill(self, work: "_Work", begin: int, end: int) -> list[tuple[int, str]]:
-        """Make the images ``begin`` to ``end - 1``. Returns (position, message) of the damaged ones."""
-        damaged = []
-        num_classes = self._dataset.num_classes
+    def _fill(self, work: "_Work", begin: int, end: int) -> "list[_Damage]":
+        """Make the images ``begin`` to ``end - 1``. Returns what was met that is damaged."""
+        met: list[_Damage] = []
         for position in range(begin, end):
             index = int(work.indices_B[position])
-            out_SSC = work.images_BSSC[position]
+            plan_K, out_SSC = work.plan_BK[position], work.images_BSSC[position]
+            work.labels_B[position] = self._make_sound(index, plan_K, out_SSC, met)
+        return met
+
+    def _make_sound(self, index: int, plan_K: np.ndarray, out_SSC: np.ndarray, met: "list[_Damage]") -> int:
+        """Make sample ``index``, or with ``skip`` the first sound one from there on, and return its label."""
+        count = min(MAX_DAMAGED_IN_A_ROW, len(self._dataset))
+        for step in range(count):
+            candidate = (index + step) % len(self._dataset)
             try:
-                sample = self._dataset.read(index)
-                image_HWC = decode(sample.encoded, self._dataset.describe(index), out_SSC)
-            except UserError as error:
+                return self._make(candidate, plan_K, out_SSC)
+            except DamagedSampleError as error:
                 if self._on_error == "fail":
                     raise
-                damaged.append((position, str(error)))
-                continue
-            if not 0 <= sample.label < num_classes:
-                raise UserError(
-                    f"{self._dataset.describe(index)}: the label {sample.label} is outside "
-                    f"0..{num_classes - 1}; correct the label or the number of classes"
-                )
+                met.append(_Damage(candidate, str(error)))
+        raise UserError(
+            f"{count} damaged samples in a row, too many to skip; the first: {met[-count].message}"
+        )
+
+    def _make(self, index: int, plan_K: np.ndarray, out_SSC: np.ndarray) -> int:
+        """Write the image of sample ``index`` into ``out_SSC`` and return its label."""
+        sample = self._dataset.read(index)
+        where = self._dataset.describe(index)
+        if not 0 <= sample.label < self._dataset.num_classes:
+            raise UserError(
+                f"{where}: the label {sample.label} is outside 0..{self._dataset.num_classes - 1}; "
+                "correct the label or the number of classes"
+            )
+        image_HWC = decode(sample.encoded, where, out_SSC)
+        try:
             if self._orient is not None:
                 image_HWC = self._orient(index, image_HWC)
-            self._transform(image_HWC, work.plan_BK[position], out_SSC)
-            work.labels_B[position] = sample.label
-        return damaged
+            self._transform(image_HWC, plan_K, out_SSC)
+        except (cv2.error, MemoryError) as error:
+            height, width = image_HWC.shape[:2]
+            raise DamagedSampleError(
+                f"{where}: an image of {width} x {height} pixels cannot be brought to {out_SSC.shape[1]} x "
+                f"{out_SSC.shape[0]} ({first_line(error)}); replace or remove it"
+            ) from None
+        return sample.label
 
     def _finish(self, pending: "_Pending") -> Batch:
-        damaged = {position: message for task in pending.tasks for position, message in task.result()}
-        if damaged:
-            self._stand_in(pending, damaged)
+        for task in pending.tasks:
+            for damage in task.result():
+                if damage.index not in self._damaged:
+                    self._damaged.add(damage.index)
+                    logger.warning("%s; skipped, the next sound sample stands in for it", damage.message)
         return Batch(pending.images, pending.labels, 0.0)
-
-    def _stand_in(self, pending: "_Pending", damaged: dict[int, str]) -> None:
-        """Copy the next readable sample of the batch over each damaged one."""
-        count = len(pending.labels)
-        if len(damaged) == count:
-            raise UserError(f"none of the {count} images of a batch can be read; the first: {damaged[0]}")
-        for position, message in sorted(damaged.items()):
-            donor = next(p % count for p in range(position + 1, position + count) if p % count not in damaged)
-            pending.images[position] = pending.images[donor]
-            pending.labels[position] = pending.labels[donor]
-            index = int(pending.indices_B[position])
-            if index not in self._damaged:
-                self._damaged.add(index)
-                logger.warning("%s; skipped, another sample of its batch stands in for it", message)
 
 
 class _Work(NamedTuple):
@@ -174,13 +185,19 @@ class _Work(NamedTuple):
     labels_B: np.ndarray
 
 
+class _Damage(NamedTuple):
+    """A sample that cannot be used, and why."""
+
+    index: int
+    message: str
+
+
 class _Pending(NamedTuple):
     """A step that is being made."""
 
-    indices_B: np.ndarray
     images: Tensor
     labels: Tensor
-    tasks: "list[Future[list[tuple[int, str]]]]"
+    tasks: "list[Future[list[_Damage]]]"
 
 
 def eval_batches(

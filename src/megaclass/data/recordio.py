@@ -9,6 +9,7 @@ A payload is a header (flag, label, id, id2), ``flag`` float32 labels if flag > 
 Shapes: N = records, W = 4-byte words.
 """
 
+import itertools
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,13 +30,13 @@ class DamageError(Exception):
     """What is wrong with one record; the caller knows which record it is."""
 
 
-def read_payload(data: "memoryview", offset: int) -> bytes | memoryview:
-    """The payload of the record at byte ``offset``, its parts joined; a view if it is in one part.
+def read_payload(data: memoryview, offset: int) -> memoryview:
+    """The payload of the record at byte ``offset``, its parts joined; a view of ``data`` if it is in one part.
 
     Raises DamageError. Takes no more memory than the parts take in the file.
     """
-    parts: list[memoryview] = []
-    while True:
+    joined = bytearray()
+    for number in itertools.count():
         if offset < 0 or offset % 4 or offset + PART.size > len(data):
             raise DamageError(f"byte {offset} cannot start a record in a file of {len(data)} bytes")
         magic, word = PART.unpack_from(data, offset)
@@ -45,15 +46,17 @@ def read_payload(data: "memoryview", offset: int) -> bytes | memoryview:
             raise DamageError(f"the magic number is {magic:#010x}, not {MAGIC:#010x}")
         if start + length > len(data):
             raise DamageError(f"{length} bytes from byte {start} on do not fit a file of {len(data)} bytes")
-        if flag not in ((2, 3) if parts else (0, 1)):
-            raise DamageError(f"part {len(parts)} has the flag {flag}")
-        part = data[start : start + length]
+        if flag not in ((2, 3) if number else (0, 1)):
+            raise DamageError(f"part {number} has the flag {flag}")
         if flag == 0:
-            return part
-        parts.append(part)
+            return data[start : start + length]
+        if number:
+            joined += MAGIC_BYTES
+        joined += data[start : start + length]
         if flag == 3:
-            return MAGIC_BYTES.join(parts)
+            break
         offset = start + length
+    return memoryview(joined)
 
 
 def frame(payload: bytes) -> bytes:
@@ -80,7 +83,7 @@ def pack_payload(key: int, labels: Sequence[float], image: bytes) -> bytes:
     return HEADER.pack(len(labels), 0.0, key, 0) + struct.pack(f"<{len(labels)}f", *labels) + image
 
 
-def unpack_payload(payload: bytes | memoryview) -> tuple[tuple[float, ...], bytes | memoryview]:
+def unpack_payload(payload: memoryview) -> tuple[tuple[float, ...], memoryview]:
     """The labels (the first two at most) and the image of a payload. Raises DamageError."""
     if len(payload) < HEADER.size:
         raise DamageError(f"its {len(payload)} bytes are fewer than the {HEADER.size} of a header")
@@ -146,8 +149,12 @@ def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    """The file in pieces of whole lines; the last line gets its end if it lacks one."""
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            piece += file.readline()
-            yield piece if piece.endswith(b"\n") else piece + b"\n"
+    """The file in pieces of whole lines; the last line gets its end if it lacks one. Blank lines may follow."""
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                lines = (piece + file.readline()).rstrip()
+                if lines:
+                    yield lines + b"\n"
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; mend that and try again") from None

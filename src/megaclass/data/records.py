@@ -6,21 +6,17 @@ identities the keys a..b-1; an identity record's labels are the first and one pa
 Their ``property`` file is one line: ``classes,height,width``. im2rec's files have images under every key.
 """
 
-import array
 import functools
-import itertools
 import logging
-import math
 import mmap
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from megaclass.data import recordio
-from megaclass.data.dataset import Sample
+from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.data.recordio import DamageError
 from megaclass.errors import UserError
 
@@ -29,7 +25,6 @@ T = TypeVar("T")
 
 # Labels and keys inside payloads are float32: whole numbers beyond this one are rounded.
 MAX_EXACT = 1 << 24
-MAX_SKIPS_IN_A_ROW = 100
 _CHUNK_RECORDS = 1 << 16
 
 
@@ -37,18 +32,14 @@ class RecordDataset:
     """The images of a RecordIO file.
 
     ``root`` is a directory with ``train.rec`` (and ``train.idx``, ``property``) or the path of a ``.rec``
-    file. A damaged record is a UserError with ``on_error="fail"``; with ``"skip"`` it is named in the log,
-    counted in ``skipped``, and the next sound record stands in for it.
+    file. A record that is damaged is an error when it is read; damage that leaves open which records are
+    images, or how many classes there are, is one at once.
 
     Memory: 8 bytes a record (16 if the keys have gaps), and 8 more once ``labels`` was called.
     """
 
-    def __init__(self, root: str | Path, on_error: Literal["fail", "skip"] = "fail") -> None:
-        if on_error not in ("fail", "skip"):
-            raise UserError(f"on_error: {on_error!r} is not known; use fail or skip")
+    def __init__(self, root: str | Path) -> None:
         self.path = _find_rec(Path(root))
-        self._on_error = on_error
-        self._damaged: set[int] = set()
         self._labels: np.ndarray | None = None
         self._identity_offsets = np.empty(0, np.int64)
         self._keys: np.ndarray | range
@@ -58,17 +49,13 @@ class RecordDataset:
             raise UserError(f"{self.path} has {size} bytes, too few for a record; copy or pack the set again")
         # Every record at first; what is no image leaves below.
         self._keys, self._offsets = self._read_index()
-        if on_error == "fail":
-            # A file cut short, or an index of another file, shows at the ends: better now than in an hour.
-            for index in (int(self._offsets.argmin()), int(self._offsets.argmax())):
-                self._checked(index, self._payload)
+        # A file cut short, or an index of another file, shows at the ends: better now than in an hour.
+        for index in (int(self._offsets.argmin()), int(self._offsets.argmax())):
+            self._sound(index, self._payload)
         self._select_images()
         if len(self) == 0:
             raise UserError(f"{self.path} holds no images; pack it again")
-        self.num_classes = MAX_EXACT
-        self.num_classes = (
-            _read_property(self.path) or len(self._identity_offsets) or int(self.labels().max()) + 1
-        )
+        self.num_classes = _read_property(self.path) or len(self._identity_offsets) or self._count_classes()
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -77,11 +64,6 @@ class RecordDataset:
         # The map stays behind: whoever unpickles opens the file anew.
         return {name: value for name, value in vars(self).items() if name not in ("_bytes", "_words")}
 
-    @property
-    def skipped(self) -> int:
-        """How many damaged records were met so far (with ``on_error="skip"``)."""
-        return len(self._damaged)
-
     def describe(self, index: int) -> str:
         return f"{self.path} record {self._keys[index]} (offset {self._offsets[index]})"
 
@@ -89,19 +71,13 @@ class RecordDataset:
         """Return sample ``index``, with the first of its labels. Safe to call from several threads."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        for step in range(min(MAX_SKIPS_IN_A_ROW, len(self))):
-            sample = self._checked((index + step) % len(self), self._sample)
-            if sample is not None:
-                return sample
-        raise UserError(
-            f"{self.describe(index)} and the records after it are damaged; copy the set again, or remove "
-            f"{self.path.with_suffix('.idx').name} if it belongs to another file"
-        )
+        return self._sound(index, self._sample)
 
     def labels(self) -> np.ndarray:
         """The first label of every image, read-only int64 of shape (len,). Reads headers, not images.
 
-        With identity records, only one image of each identity is looked at.
+        With identity records, only one image of each identity is looked at. A label that is lost is an error:
+        no other one could stand for it in an evaluation.
         """
         if self._labels is None:
             labels = self._identity_labels()
@@ -137,23 +113,23 @@ class RecordDataset:
         if not (0 <= value < MAX_EXACT and value == int(value)):
             raise DamageError(f"the label {value} is not a whole number from 0 to {MAX_EXACT - 1}")
         if value >= self.num_classes:
-            raise DamageError(f"the label {int(value)} is outside the {self.num_classes} classes of the set")
+            # Not one record's damage: the set and its number of classes do not belong together.
+            raise UserError(
+                f"{self.describe(index)}: the label {int(value)} is outside the {self.num_classes} classes of "
+                "the set; correct the label or the number of classes in property"
+            )
         if len(image) == 0:
             raise DamageError("there is no image in it")
         return Sample(bytes(image), int(value))
 
-    def _checked(self, index: int, function: Callable[[int], T]) -> T | None:
-        """``function(index)``; damage becomes a UserError, or None and a log line under ``skip``."""
+    def _sound(self, index: int, function: Callable[[int], T]) -> T:
+        """``function(index)``; damage becomes an error that names the record."""
         try:
             return function(index)
         except DamageError as damage:
-            message = f"{self.describe(index)} is damaged: {damage}"
-        if self._on_error == "fail":
-            raise UserError(f"{message}; copy or pack the set again, or read it with on_error = skip")
-        if index not in self._damaged:
-            self._damaged.add(index)
-            logger.warning("%s; skipped, the next sound record stands in for it", message)
-        return None
+            raise DamagedSampleError(
+                f"{self.describe(index)} is damaged: {damage}; copy or pack the set again"
+            ) from None
 
     # ---- all records ------------------------------------------------------------------------------
 
@@ -175,7 +151,12 @@ class RecordDataset:
         """Keep the records that are images; identity records are remembered for ``labels``."""
         keys = np.asarray(self._keys)
         zero = np.flatnonzero(keys == 0)
-        stated = self._index_range(int(zero[0])) if len(zero) else None
+        stated = self._sound(int(zero[0]), self._index_range) if len(zero) else None
+        if stated is None and self._index_range(int(self._offsets.argmax())):
+            raise UserError(
+                f"{self.path} ends with identity records, but record 0 does not say where they begin; "
+                "copy or pack the set again"
+            )
         if stated is not None:
             if not (np.diff(keys) > 0).all():
                 order = np.argsort(keys, kind="stable")
@@ -185,7 +166,8 @@ class RecordDataset:
             if last > first:
                 stop = self._first_identity(first, keys)
             images, identities = stop - start, len(keys) - stop
-            if last < MAX_EXACT and (images != first - 1 or identities not in (0, last - first)):
+            slack = _rounding(last)
+            if abs(images - (first - 1)) > slack or (identities and abs(identities - (last - first)) > slack):
                 raise UserError(
                     f"{self.path}: record 0 states {first - 1} images and {last - first} identities, the "
                     f"index lists {images} and {identities}; copy the set again, or remove "
@@ -197,20 +179,29 @@ class RecordDataset:
         self._keys = range(int(keys[0]), int(keys[-1]) + 1) if contiguous else keys
 
     def _index_range(self, index: int) -> tuple[int, int] | None:
-        """The labels (a, b) of an index or identity record, or None if it is an image or damaged."""
-        try:
-            labels, image = recordio.unpack_payload(self._payload(index))
-        except DamageError:
-            return None  # reading it as an image will tell
-        if len(labels) != 2 or len(image) or not all(1 <= value < 2**31 for value in labels):
+        """The labels (a, b) of an index or identity record, or None if it is an image."""
+        labels, image = recordio.unpack_payload(self._payload(index))
+        if len(image):
             return None
+        if len(labels) != 2 or not all(1 <= value < 2**31 for value in labels):
+            raise DamageError("there is no image in it, nor the range of keys of an index record")
         return int(labels[0]), int(labels[1])
 
     def _first_identity(self, stated: int, keys: np.ndarray) -> int:
         """The index of the identity record with the key ``stated``, or with what float32 rounded to it."""
-        slack = int(np.spacing(np.float32(stated)))  # 0 up to MAX_EXACT
+        slack = _rounding(stated)
         start, stop = np.searchsorted(keys, (stated - slack, stated + slack)).tolist()
-        return next((index for index in range(start, stop) if self._index_range(index)), stop)
+        return next((i for i in range(start, stop) if self._sound(i, self._index_range)), stop)
+
+    def _count_classes(self) -> int:
+        self.num_classes = MAX_EXACT  # while they are counted
+        try:
+            return int(self.labels().max()) + 1
+        except DamagedSampleError as error:
+            raise UserError(
+                f"{error}, or state 'classes,height,width' in {side_file(self.path, 'property')}: without it, "
+                "every label is needed to count the classes"
+            ) from None
 
     def _scan_labels(self, index_N: np.ndarray) -> np.ndarray:
         labels_N = np.empty(len(index_N), np.int64)
@@ -244,6 +235,11 @@ class RecordDataset:
         return np.repeat(self._scan_labels(starts), sizes[sizes > 0])
 
 
+def _rounding(key: int) -> int:
+    """How far a float32 may lie from a key near this one: 0 up to MAX_EXACT."""
+    return int(np.spacing(np.float32(key)))
+
+
 def side_file(rec_path: Path, kind: str) -> Path:
     """``property`` or ``classes.txt`` of a record file: bare beside train.rec, prefixed beside others."""
     return rec_path.with_name(kind if rec_path.stem == "train" else f"{rec_path.stem}.{kind}")
@@ -269,125 +265,15 @@ def _read_property(rec_path: Path) -> int | None:
         return None
     try:
         num_classes, _height, _width = (int(field) for field in path.read_text().split(","))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; mend it, or remove it") from None
     except ValueError:
         num_classes = 0
     if num_classes < 1:
         raise UserError(f"{path} must be one line 'classes,height,width'; mend it, or remove it")
+    if num_classes > MAX_EXACT:
+        raise UserError(
+            f"{path} states {num_classes:,} classes, but a record holds labels up to {MAX_EXACT - 1:,}; "
+            "mend it, or remove it"
+        )
     return num_classes
-
-
-class RecordWriter:
-    """Write a record set: ``with RecordWriter(directory) as writer: writer.write(encoded, label)``.
-
-    ``index_record=True`` gives the layout of the public face sets: images have the keys 1..N after the
-    index record, and identity records follow if the labels came grouped, as 0, 0, .., 1, 1, .., 2.
-    ``False`` gives im2rec's: images have the keys 0..N-1 and there is nothing else, as DALI's reader and
-    MXNet's ImageRecordIter want it. ``image_size`` (height, width) goes into the property file, (0, 0) if
-    images differ in size. ``classes``, the names in label order, go into ``classes.txt``; both may be set
-    until the end.
-
-    Files get their names when the block ends well: otherwise nothing is left. Existing ones are never
-    overwritten. Raises UserError for a label or an image that the format cannot hold.
-    """
-
-    def __init__(
-        self,
-        directory: str | Path,
-        name: str = "train",
-        image_size: tuple[int, int] | None = None,
-        *,
-        index_record: bool = True,
-        classes: Sequence[str] | None = None,
-    ) -> None:
-        self.path = Path(directory) / f"{name}.rec"
-        self.image_size = image_size
-        self.classes = classes
-        self._index_record = index_record
-        self._next_key = int(index_record)
-        self._num_classes = 0
-        self._first_keys: array.array[int] | None = array.array("q")  # of each class; None: not grouped
-        sides = (side_file(self.path, kind) for kind in ("property", "classes.txt"))
-        # The .rec comes last into place: where it stands, the set is whole.
-        self._targets = (self.path.with_suffix(".idx"), *sides, self.path)
-
-    @property
-    def count(self) -> int:
-        """Images written so far."""
-        return self._next_key - int(self._index_record)
-
-    def __enter__(self) -> "RecordWriter":
-        for target in self._targets:
-            if target.exists():
-                raise UserError(
-                    f"{target} exists and is not overwritten; remove it or name another directory"
-                )
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._rec = self._part(self.path).open("wb")
-            self._idx = self._part(self._targets[0]).open("w")
-        except OSError as error:
-            raise UserError(f"{self.path.parent} cannot be written to: {error.strerror}") from None
-        if self._index_record:
-            self._append(0, (1.0, 1.0), b"")  # holds the place: its numbers are known at the end
-        return self
-
-    def write(self, encoded: bytes, label: int | Sequence[float]) -> None:
-        """Append an image. ``label`` is its class, or a vector of float32 that begins with the class."""
-        values = (label,) if isinstance(label, (int, np.integer)) else tuple(float(value) for value in label)
-        klass = int(values[0]) if values and math.isfinite(values[0]) else -1
-        if not 0 <= klass < MAX_EXACT or klass != values[0]:
-            raise UserError(
-                f"{self.path}: the label {label} of image {self.count} is not a whole number from 0 to "
-                f"{MAX_EXACT - 1}, which is what a record can hold; number the classes from 0 on"
-            )
-        if not 0 < len(encoded) <= recordio.MAX_LENGTH - recordio.HEADER.size - 4 * len(values):
-            raise UserError(
-                f"{self.path}: image {self.count} has {len(encoded)} bytes; a record holds from 1 to "
-                f"{recordio.MAX_LENGTH} of them"
-            )
-        if self._first_keys is not None and klass == len(self._first_keys):
-            self._first_keys.append(self._next_key)
-        elif self._first_keys is not None and klass != len(self._first_keys) - 1:
-            self._first_keys = None
-        self._num_classes = max(self._num_classes, klass + 1)
-        self._append(self._next_key, values, encoded)
-        self._next_key += 1
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._rec.close()
-            self._idx.close()
-            for target in self._targets:
-                self._part(target).unlink(missing_ok=True)
-
-    def _append(self, key: int, labels: Sequence[float], encoded: bytes) -> None:
-        self._idx.write(f"{key}\t{self._rec.tell()}\n")
-        self._rec.write(recordio.frame(recordio.pack_payload(key, labels, encoded)))
-
-    def _finish(self) -> None:
-        if self.count == 0:
-            raise UserError(f"{self.path}: there are no images to write")
-        if self._index_record:
-            first_key = stop_key = self._next_key
-            if self._first_keys is not None and first_key + len(self._first_keys) < MAX_EXACT:
-                for bounds in itertools.pairwise([*self._first_keys, first_key]):
-                    self._append(stop_key, bounds, b"")
-                    stop_key += 1
-            self._rec.seek(0)
-            self._rec.write(recordio.frame(recordio.pack_payload(0, (first_key, stop_key), b"")))
-        self._rec.close()
-        self._idx.close()
-        height, width = self.image_size or (0, 0)
-        _idx, properties, names, _rec = self._targets
-        self._part(properties).write_text(f"{self._num_classes},{height},{width}\n")
-        if self.classes is not None:
-            self._part(names).write_text("".join(f"{name}\n" for name in self.classes), encoding="utf-8")
-        for target in self._targets:
-            if self._part(target).exists():
-                self._part(target).replace(target)
-
-    def _part(self, target: Path) -> Path:
-        return target.with_name(f".{target.name}.{os.getpid()}.part")

@@ -17,7 +17,7 @@ _PUBLIC = {
     "HeadSGD": "megaclass.heads.sgd",
     "LinearHead": "megaclass.heads.linear",
     "RecordDataset": "megaclass.data.records",
-    "RecordWriter": "megaclass.data.records",
+    "RecordWriter": "megaclass.data.recordwriter",
     "UserError": "megaclass.errors",
     "build_backbone": "megaclass.models.registry",
     "load_recipe": "megaclass.config",

@@ -104,6 +104,13 @@ def started(device_name: str = "auto", timeout_s: float = 600.0) -> Iterator[Wor
         dist.destroy_process_group()
 
 
+def collective_device() -> torch.device:
+    """Where a tensor must lie for a collective: nccl takes none on the CPU."""
+    if dist.is_initialized() and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
 def shard_range(count: int, index: int, parts: int) -> tuple[int, int]:
     """The contiguous ``[start, stop)`` of ``range(count)`` that part ``index`` of ``parts`` owns.
 

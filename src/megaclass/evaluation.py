@@ -79,7 +79,9 @@ class Verifier:
         if self.labels is not None:
             # A labelled set has far more impostor pairs than the drawn ones: enough for a low FAR.
             every = all_pairs_tar(embeddings_ND, self.labels)
-            metrics |= {key: every[key] for key in ("tar_at_far", "auc", "genuine_pairs", "impostor_pairs")}
+            metrics |= {
+                key: every[key] for key in ("tar_at_far", "auc", "genuine_pairs", "impostor_pairs", "images")
+            }
             roc = every["roc"]
             if self.settings.episodes:
                 shot = one_shot_accuracy(

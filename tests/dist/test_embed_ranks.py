@@ -1,5 +1,6 @@
 """Embeddings and counts of two gloo processes are those of one."""
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from megaclass.errors import UserError
 from megaclass.evaluate.classification import classification_metrics, topk_counts
 from megaclass.evaluate.embed import embed
+from megaclass.evaluate.verification import all_pairs_tar
 from ranks import run_ranks
 
 pytestmark = pytest.mark.dist
@@ -29,6 +31,13 @@ def flatten(images):
     return images.flatten(1)
 
 
+def all_pairs(labels):
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(len(labels), 8)).astype(np.float32)
+    embeddings[5] = np.nan
+    return all_pairs_tar(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True), labels)
+
+
 def check():
     for count in (7, 6, 1):  # uneven, even, and a rank without an image
         expected = F.normalize(flatten(IMAGES[:count]) + flatten(IMAGES[:count].flip(-1)))
@@ -46,3 +55,10 @@ def check():
 
 def test_two_ranks_embed_and_count_as_one():
     run_ranks(2, check)
+
+
+def test_two_ranks_share_the_pairs_of_a_set():
+    labels = np.arange(3000) % 500  # blocks of 1,398 rows: two for one rank, one for the other
+    expected = all_pairs(labels)
+    assert expected["genuine_pairs"] + expected["impostor_pairs"] == 3000 * 2999 // 2
+    assert run_ranks(2, all_pairs, labels) == [expected] * 2

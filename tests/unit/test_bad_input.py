@@ -9,7 +9,8 @@ import torch
 
 import tiny
 from megaclass.cli import main
-from megaclass.data.records import RecordDataset, RecordWriter
+from megaclass.data.records import RecordDataset
+from megaclass.data.recordwriter import RecordWriter
 
 
 @pytest.fixture(autouse=True)

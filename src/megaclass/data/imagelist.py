@@ -1,5 +1,6 @@
 """Images named one by one, in a folder or a zip file: the input of an evaluation."""
 
+import struct
 import threading
 import zipfile
 import zlib
@@ -8,8 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.dataset import Sample
+from megaclass.data.dataset import DamagedSampleError, Sample, first_line
 from megaclass.errors import UserError
+
+# More than any image takes, and little enough to hold: a few kilobytes of zip file can expand without end.
+MAX_BYTES = 1 << 28
+# What zipfile lets through of a damaged file.
+_ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error)
 
 
 class ImageList:
@@ -33,14 +39,18 @@ class ImageList:
         return len(self.names)
 
     def read(self, index: int) -> Sample:
-        """Return image ``index``, still encoded. Raises UserError that names what cannot be read."""
+        """Return image ``index``, still encoded. Raises DamagedSampleError that names what cannot be read."""
         name = self.names[index]
         try:
-            encoded = (self.root / name).read_bytes() if self.root.is_dir() else self._zip().read(name)
+            encoded = (self.root / name).read_bytes() if self.root.is_dir() else self._unzipped(name)
         except KeyError:
-            raise UserError(f"{self.describe(index)}: no such image in the zip file") from None
-        except (OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{self.describe(index)}: cannot be read ({error})") from None
+            raise DamagedSampleError(f"{self.describe(index)}: no such image in the zip file") from None
+        except UserError:
+            raise
+        except _ZIP_ERRORS as error:
+            raise DamagedSampleError(
+                f"{self.describe(index)}: cannot be read ({first_line(error)})"
+            ) from None
         return Sample(encoded, 0)
 
     def labels(self) -> np.ndarray:
@@ -50,10 +60,21 @@ class ImageList:
     def describe(self, index: int) -> str:
         return f"{self.root}/{self.names[index]}"
 
+    def _unzipped(self, name: str) -> bytes:
+        archive = self._zip()
+        member = archive.getinfo(name)
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # The other methods cannot be expanded piece by piece, so a small member could fill the memory.
+            raise ValueError("neither stored nor deflated; pack it again")
+        if member.file_size > MAX_BYTES:
+            raise ValueError(f"it states {member.file_size:,} bytes, the limit is {MAX_BYTES:,}")
+        with archive.open(member) as file:
+            return file.read(member.file_size + 1)  # the one more makes it look at the checksum
+
     def _zip(self) -> zipfile.ZipFile:
         if not hasattr(self._thread, "archive"):
             try:
                 self._thread.archive = zipfile.ZipFile(self.root)
-            except (OSError, zipfile.BadZipFile) as error:
-                raise UserError(f"{self.root}: not a readable zip file ({error})") from None
+            except _ZIP_ERRORS as error:
+                raise UserError(f"{self.root}: not a readable zip file ({first_line(error)})") from None
         return self._thread.archive

@@ -170,8 +170,8 @@ class Loader:
     def _finish(self, pending: "_Pending") -> Batch:
         for task in pending.tasks:
             for damage in task.result():
-                if damage.index not in self._damaged:
-                    self._damaged.add(damage.index)
+                if damage.sample not in self._damaged:
+                    self._damaged.add(damage.sample)
                     logger.warning("%s; skipped, the next sound sample stands in for it", damage.message)
         return Batch(pending.images, pending.labels, 0.0)
 
@@ -186,9 +186,9 @@ class _Work(NamedTuple):
 
 
 class _Damage(NamedTuple):
-    """A sample that cannot be used, and why."""
+    """A sample that cannot be used (its number in the dataset), and why."""
 
-    index: int
+    sample: int
     message: str
 
 

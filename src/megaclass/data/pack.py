@@ -6,7 +6,6 @@ that no more than one image is in memory beside the source itself.
 
 import math
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from megaclass.data.dataset import first_line
+from megaclass.data.decode import JPEG_START, check_header
 from megaclass.data.folder import FolderDataset
-from megaclass.data.records import RecordWriter
+from megaclass.data.recordwriter import RecordWriter
 from megaclass.errors import UserError, near_match
-
-JPEG_START = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,9 @@ def pack(
             try:
                 if isinstance(image, np.ndarray):
                     image = _encode(image, image_size, quality, invert)
-                height, width, *_ = simplejpeg.decode_jpeg_header(image)
-            except (ValueError, cv2.error) as error:
-                raise UserError(f"{found.describe(row)} cannot be packed: {error}") from None
-            sizes.add((height, width))
+            except (ValueError, cv2.error, MemoryError) as error:
+                raise UserError(f"{found.describe(row)} cannot be packed: {first_line(error)}") from None
+            sizes.add(check_header(image, found.describe(row)))
             writer.write(image, int(labels[row]))
             if progress is not None:
                 progress(done, len(labels))
@@ -126,11 +124,15 @@ def _from_folder(root: Path, keep_bytes: bool) -> _Source:
 
     def image(row: int) -> bytes | np.ndarray:
         encoded = folder.read(row).encoded
+        check_header(encoded, folder.describe(row))
         if keep_bytes and encoded.startswith(JPEG_START):
             return encoded
         # 8 bits, grey stays grey. A rotation noted by a camera is ignored, as in bytes passed through.
         flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
-        decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+        try:
+            decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+        except (cv2.error, MemoryError):
+            decoded = None
         if decoded is None:
             raise UserError(f"{folder.describe(row)} is not an image that can be decoded; remove or mend it")
         return decoded if decoded.ndim == 2 else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
@@ -139,26 +141,22 @@ def _from_folder(root: Path, keep_bytes: bool) -> _Source:
 
 
 def _from_npz(path: Path, where: str | None, unpack_bits: tuple[int, int] | None) -> _Source:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be read as .npz: {error}") from None
-    labels = _array(path, arrays, "label", "labels")
+    names = _array_names(path)
+    labels = _array(path, names, "label", "labels")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise UserError(f"{path}: labels must be integers (N,), not {labels.dtype} {labels.shape}")
-    images = _array(path, arrays, "images", "bits") if unpack_bits else _array(path, arrays, "images")
+    images = _array(path, names, "images", "bits") if unpack_bits else _array(path, names, "images")
     _check_images(path, images, len(labels), unpack_bits)
 
     classes = None
-    if "classes" in arrays:
-        classes = [str(name) for name in arrays["classes"].ravel()]
+    if "classes" in names:
+        classes = [str(name) for name in _array(path, names, "classes").ravel()]
         if labels.min() < 0 or labels.max() >= len(classes):
             raise UserError(
                 f"{path}: labels go from {labels.min()} to {labels.max()}, but classes names {len(classes)}; "
                 "leave classes out or name them all"
             )
-    rows = np.arange(len(labels)) if where is None else _select(path, arrays, len(labels), where)
+    rows = np.arange(len(labels)) if where is None else _select(path, names, len(labels), where)
 
     def image(row: int) -> np.ndarray:
         stored = images[rows[row]]
@@ -169,13 +167,32 @@ def _from_npz(path: Path, where: str | None, unpack_bits: tuple[int, int] | None
     return _Source(labels[rows], classes, image, lambda row: f"{path} row {rows[row]}")
 
 
-def _array(path: Path, arrays: dict[str, np.ndarray], *names: str) -> np.ndarray:
-    """The first of the ``names`` that the file holds."""
-    for name in names:
-        if name in arrays:
-            return arrays[name]
-    hint = "; give unpack_bits for packed bits" if "bits" in arrays and "images" in names else ""
-    raise UserError(f"{path} has no array {' or '.join(names)}, only {', '.join(arrays) or 'nothing'}{hint}")
+def _array_names(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def _array(path: Path, known: list[str], *names: str) -> np.ndarray:
+    """The first of the ``names`` that the file holds (``known``: all that it does). Nothing else is loaded."""
+    name = next((name for name in names if name in known), None)
+    if name is None:
+        hint = "; give unpack_bits for packed bits" if "bits" in known and "images" in names else ""
+        raise UserError(
+            f"{path} has no array {' or '.join(names)}, only {', '.join(known) or 'nothing'}{hint}"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:
+        raise _unreadable(path, error, name) from None
+
+
+def _unreadable(path: Path, error: Exception, name: str = "") -> UserError:
+    # Whatever it is: zipfile, its decompressors and NumPy's parser of headers raise some ten types in all.
+    return UserError(f"{path} cannot be read as .npz: {name}{name and ': '}{first_line(error)}")
 
 
 def _check_images(path: Path, images: np.ndarray, count: int, unpack_bits: tuple[int, int] | None) -> None:
@@ -194,16 +211,20 @@ def _check_images(path: Path, images: np.ndarray, count: int, unpack_bits: tuple
         raise UserError(f"{path}: {len(images)} images, but {count} labels; they must be as many")
 
 
-def _select(path: Path, arrays: dict[str, np.ndarray], count: int, where: str) -> np.ndarray:
+def _select(path: Path, names: list[str], count: int, where: str) -> np.ndarray:
     """Row numbers at which ``where``, ``"name=value"``, holds."""
     name, equals, text = where.partition("=")
-    columns = [key for key, array in arrays.items() if array.shape == (count,)]
+    columns = [name for name in names if name not in ("images", "bits", "classes")]
     if not equals or name not in columns:
         raise UserError(
             f"where: {where!r} must be name=value, name being one of {', '.join(columns)}"
             f"{near_match(name, columns)}"
         )
-    column = arrays[name]
+    column = _array(path, names, name)
+    if column.shape != (count,):
+        raise UserError(
+            f"where: {name} has the shape {column.shape}, but one value a row, {count}, is needed"
+        )
     value: bool | int | str = text
     if column.dtype.kind == "b":
         known = {"true": True, "1": True, "false": False, "0": False}

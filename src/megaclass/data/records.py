@@ -49,6 +49,7 @@ class RecordDataset:
             raise UserError(f"{self.path} has {size} bytes, too few for a record; copy or pack the set again")
         # Every record at first; what is no image leaves below.
         self._keys, self._offsets = self._read_index()
+        self.num_classes = MAX_EXACT  # until it is known
         # A file cut short, or an index of another file, shows at the ends: better now than in an hour.
         for index in (int(self._offsets.argmin()), int(self._offsets.argmax())):
             self._sound(index, self._payload)
@@ -105,14 +106,14 @@ class RecordDataset:
     def _words(self) -> np.ndarray:
         return np.frombuffer(self._bytes, "<u4", count=len(self._bytes) // 4)
 
-    def _payload(self, index: int) -> bytes | memoryview:
+    def _payload(self, index: int) -> memoryview:
         return recordio.read_payload(self._bytes, int(self._offsets[index]))
 
     def _sample(self, index: int) -> Sample:
         (value, *_), image = recordio.unpack_payload(self._payload(index))
-        if not (0 <= value < MAX_EXACT and value == int(value)):
-            raise DamageError(f"the label {value} is not a whole number from 0 to {MAX_EXACT - 1}")
-        if value >= self.num_classes:
+        if not value.is_integer():
+            raise DamageError(f"the label {value} is not a whole number")
+        if not 0 <= value < self.num_classes:
             # Not one record's damage: the set and its number of classes do not belong together.
             raise UserError(
                 f"{self.describe(index)}: the label {int(value)} is outside the {self.num_classes} classes of "
@@ -151,7 +152,11 @@ class RecordDataset:
         """Keep the records that are images; identity records are remembered for ``labels``."""
         keys = np.asarray(self._keys)
         zero = np.flatnonzero(keys == 0)
-        stated = self._sound(int(zero[0]), self._index_range) if len(zero) else None
+        stated = self._index_range(int(zero[0])) if len(zero) else None
+        if stated is None and len(zero):
+            self._sound(
+                int(zero[0]), self._sample
+            )  # if it is no sound image either, nobody knows what are images
         if stated is None and self._index_range(int(self._offsets.argmax())):
             raise UserError(
                 f"{self.path} ends with identity records, but record 0 does not say where they begin; "
@@ -179,22 +184,22 @@ class RecordDataset:
         self._keys = range(int(keys[0]), int(keys[-1]) + 1) if contiguous else keys
 
     def _index_range(self, index: int) -> tuple[int, int] | None:
-        """The labels (a, b) of an index or identity record, or None if it is an image."""
-        labels, image = recordio.unpack_payload(self._payload(index))
-        if len(image):
+        """The labels (a, b) of an index or identity record, or None if it is an image or damaged."""
+        try:
+            labels, image = recordio.unpack_payload(self._payload(index))
+        except DamageError:
+            return None  # reading it as an image will tell
+        if len(labels) != 2 or len(image) or not all(1 <= value < 2**31 for value in labels):
             return None
-        if len(labels) != 2 or not all(1 <= value < 2**31 for value in labels):
-            raise DamageError("there is no image in it, nor the range of keys of an index record")
         return int(labels[0]), int(labels[1])
 
     def _first_identity(self, stated: int, keys: np.ndarray) -> int:
         """The index of the identity record with the key ``stated``, or with what float32 rounded to it."""
         slack = _rounding(stated)
         start, stop = np.searchsorted(keys, (stated - slack, stated + slack)).tolist()
-        return next((i for i in range(start, stop) if self._sound(i, self._index_range)), stop)
+        return next((index for index in range(start, stop) if self._index_range(index)), stop)
 
     def _count_classes(self) -> int:
-        self.num_classes = MAX_EXACT  # while they are counted
         try:
             return int(self.labels().max()) + 1
         except DamagedSampleError as error:

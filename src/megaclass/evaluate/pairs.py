@@ -8,6 +8,7 @@ Shapes: N = images, P = pairs, M = drawn pairs of one kind.
 """
 
 import logging
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +54,13 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
       the whole set instead: no pair occurs twice, but a threshold is then chosen on identities of the tested
       fold too, which flatters the accuracy slightly; a warning says so.
 
-    Raises UserError if the set has no two identities, or no two images of one.
+    Raises UserError if the set has no two identities, or no two images of one, or ``count`` is too small.
     """
-    if folds < 1 or count < 2 * folds:
-        raise ValueError(f"count: {count} pairs cannot fill {folds} folds with two pairs each")
+    if folds < 2 or count < 2 * folds:
+        raise UserError(
+            f"evaluate.pairs: {count} pairs cannot fill evaluate.folds {folds}; use two folds or more, and two "
+            "pairs or more for each"
+        )
     rng = np.random.default_rng(seed)
     labels = np.asarray(labels)
     identities = _images_by_identity(labels, rng)
@@ -198,13 +202,23 @@ def read_lfw_pairs(pairs_txt: str | Path, images_root_or_zip: str | Path) -> tup
 
 
 def _read_header(path: Path, lines: list[str]) -> tuple[int, int]:
-    fields = lines[0].split() if lines else []
-    if len(fields) != 2 or not all(field.isdecimal() and int(field) > 0 for field in fields):
+    numbers = [_number(field) for field in lines[0].split()] if lines else []
+    if len(numbers) != 2 or min(numbers) < 1:
         raise UserError(
             f"{path} line 1: expected the number of folds and of same-identity pairs a fold, as '10 300' "
             "(the development lists of LFW have no folds)"
         )
-    return int(fields[0]), int(fields[1])
+    folds, per_fold = numbers
+    if folds < 2:
+        raise UserError(
+            f"{path} line 1: {folds} fold; two are needed, since the threshold of one is chosen on the others"
+        )
+    return folds, per_fold
+
+
+def _number(text: str) -> int:
+    """A number from 1 on, 0 for what is none or too long for one."""
+    return int(text) if text.isdecimal() and len(text) <= 9 else 0
 
 
 def _image_names(fields: list[str], same: bool, where: str) -> list[str]:
@@ -214,8 +228,9 @@ def _image_names(fields: list[str], same: bool, where: str) -> list[str]:
         raise UserError(f"{where}: expected {len(form.split())} columns '{form}', found {len(fields)}")
     people = [fields[0], fields[0]] if same else [fields[0], fields[2]]
     numbers = fields[1:] if same else [fields[1], fields[3]]
-    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
-        raise UserError(f"{where}: image numbers are whole numbers from 1, found {' and '.join(numbers)}")
+    if not all(map(_number, numbers)):
+        found = " and ".join(number[:20] for number in numbers)
+        raise UserError(f"{where}: image numbers are whole numbers from 1, found {found}")
     names = [f"{name}/{name}_{int(number):04d}.jpg" for name, number in zip(people, numbers, strict=True)]
     if names[0] == names[1] or (not same and people[0] == people[1]):
         raise UserError(f"{where}: the pair names {names[0]} and {names[1]}, which is no {form!r} pair")
@@ -229,7 +244,7 @@ def _check_present(names: list[str], root: Path) -> None:
         try:
             with zipfile.ZipFile(root) as archive:
                 present = set(archive.namelist())
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile) as error:
             raise UserError(f"{root}: neither a folder nor a readable zip file of images ({error})") from None
         missing = [name for name in names if name not in present]
     if missing:

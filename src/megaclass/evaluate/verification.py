@@ -8,17 +8,23 @@ None instead of an extrapolation.
 A NaN score is a comparison that failed. It counts as wrong at every threshold: the lowest score for a
 genuine pair, the highest for an impostor pair, so that a broken model cannot gain by it.
 
-Shapes: P = pairs, N = images, D = embedding columns, T = thresholds (from accepting none to accepting all).
+Shapes: P = pairs, N = images, M = images that are counted, D = embedding columns,
+T = thresholds (from accepting none to accepting all).
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
+from megaclass.distributed import all_reduce_, collective_device, rank, world_size
 from megaclass.evaluate.pairs import PairSet
 
 FAR_TARGETS = (1e-2, 1e-3, 1e-4)
+# All pairs of so many images are 1.25e9, half a minute on one core; the FARs above are sharp long before.
+MAX_IMAGES = 50_000
+_BINS = 1 << 20
 
 
 def pair_scores(embeddings_ND: np.ndarray, pairs: PairSet) -> np.ndarray:
@@ -89,43 +95,73 @@ def all_pairs_tar(
     labels: np.ndarray,
     far_targets: Sequence[float] = FAR_TARGETS,
     max_points: int = 400,
+    max_images: int = MAX_IMAGES,
 ) -> dict[str, Any]:
     """Verify every pair of a labelled set, so that a small set still has the impostors for a low FAR.
 
     ``embeddings`` (N, D) normalised (rows with a NaN count as wrong in every pair), ``labels`` (N,). Returns
-    ``tar_at_far``, ``auc``, ``roc`` (as :func:`roc_points`), ``genuine_pairs`` and ``impostor_pairs``.
+    ``tar_at_far``, ``auc``, ``roc`` (as :func:`roc_points`), ``genuine_pairs``, ``impostor_pairs`` and
+    ``images``: of a set with more than ``max_images``, that many are counted, always the same ones.
+
+    Every rank must call it, with the same arguments: each counts its share of the pairs, and all of them
+    return the same.
 
     Cosines are counted in 2**20 bins of 1.9e-6, the size of their rounding error in fp32, and a bin is
     accepted as a whole: the FAR is never understated. Memory is a copy of the embeddings and
     one block of scores.
     """
-    embeddings_ND, labels = np.array(embeddings, dtype=np.float32), np.asarray(labels)
-    broken = np.logical_not(np.isfinite(embeddings_ND).all(axis=1))
-    embeddings_ND[broken] = 0
-    bins = 1 << 20
-    genuine, impostor = np.zeros(bins, dtype=np.int64), np.zeros(bins, dtype=np.int64)
-    rows = max(1, (1 << 22) // max(1, len(labels)))  # 4 M scores a block
-    for start in range(0, len(labels), rows):
-        block = slice(start, start + rows)
-        # Each pair once: the images from this row on, and of those only the ones after it.
-        scores = embeddings_ND[block] @ embeddings_ND[start:].T
-        # The outermost bins are for failed comparisons, beyond every score.
-        bin_of = np.clip((scores + 1) * (bins // 2), 1, bins - 2).astype(np.int32)
-        after = np.arange(scores.shape[1]) > np.arange(scores.shape[0])[:, None]
-        same = labels[block][:, None] == labels[start:]
-        failed = broken[block][:, None] | broken[start:]
-        bin_of[failed] = np.where(same[failed], 0, bins - 1)
-        counts = _histograms(bin_of[after], same[after], bins)
-        genuine += counts[0]
-        impostor += counts[1]
-    genuine_T, impostor_T = _accepted(genuine, impostor)
+    counted = _counted_images(np.asarray(labels), max_images)
+    embeddings_MD = np.asarray(embeddings)[counted].astype(np.float32, copy=False)  # a copy by the indexing
+    labels_M = np.asarray(labels)[counted]
+    counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M, rank(), world_size()))
+    genuine_T, impostor_T = _accepted(*all_reduce_(counts.to(collective_device())).cpu().numpy())
     return {
         "tar_at_far": tar_at_far(genuine_T, impostor_T, far_targets),
         "auc": _auc(genuine_T, impostor_T),
         "roc": _thinned(genuine_T, impostor_T, max_points),
         "genuine_pairs": int(genuine_T[-1]),
         "impostor_pairs": int(impostor_T[-1]),
+        "images": len(labels_M),
     }
+
+
+def _counted_images(labels: np.ndarray, limit: int) -> np.ndarray:
+    """Indices of at most ``limit`` images, in order: int64 (M,).
+
+    Whole identities as far as it goes, since an image without another of its identity adds no genuine pair:
+    each identity gives at most its share of ``limit``, or ten if that is less.
+    """
+    if len(labels) <= limit:
+        return np.arange(len(labels))
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(labels))
+    _, identity_of, sizes = np.unique(labels[order], return_inverse=True, return_counts=True)
+    places = rng.permutation(len(sizes))  # of the identities
+    by_place = np.argsort(places[identity_of], kind="stable")
+    sizes_by_place = sizes[np.argsort(places)]
+    starts = np.repeat(np.cumsum(sizes_by_place) - sizes_by_place, sizes_by_place)
+    within = np.arange(len(labels)) - starts < max(10, limit // len(sizes))
+    return np.sort(order[by_place[within][:limit]])
+
+
+def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray, part: int, parts: int) -> np.ndarray:
+    """How many genuine (row 0) and impostor pairs (row 1) of every ``parts``-th block have each score."""
+    counts = np.zeros((2, _BINS), dtype=np.int64)
+    broken_M = np.logical_not(np.isfinite(embeddings_MD).all(axis=1))
+    embeddings_MD[broken_M] = 0
+    rows = max(1, (1 << 22) // max(1, len(labels_M)))  # 4 M scores a block
+    for start in range(part * rows, len(labels_M), parts * rows):
+        block = slice(start, start + rows)
+        # Each pair once: the images from this row on, and of those only the ones after it.
+        scores = embeddings_MD[block] @ embeddings_MD[start:].T
+        # The outermost bins are for failed comparisons, beyond every score.
+        bin_of = np.clip((scores + 1) * (_BINS // 2), 1, _BINS - 2).astype(np.int32)
+        after = np.arange(scores.shape[1]) > np.arange(scores.shape[0])[:, None]
+        same = labels_M[block][:, None] == labels_M[start:]
+        failed = broken_M[block][:, None] | broken_M[start:]
+        bin_of[failed] = np.where(same[failed], 0, _BINS - 1)
+        counts += _histograms(bin_of[after], same[after], _BINS)
+    return counts
 
 
 def tar_at_far(

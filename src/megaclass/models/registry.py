@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from megaclass.errors import UserError, lookup, near_match
@@ -57,7 +58,8 @@ def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> Non
     Accepts the state dict itself or a dict that holds it under ``state_dict_backbone`` (arcface_torch),
     ``state_dict`` or ``model``, with or without the prefixes of wrappers (``module.``, ``_orig_mod.``). The
     ``fc`` of a torchvision ResNet is left aside: it belongs to the head. ``where`` names the checkpoint in
-    the message. A missing ``num_batches_tracked`` is no error: old checkpoints have none.
+    the message. A missing ``num_batches_tracked`` is no error: old checkpoints have none. Weights must be
+    dense, of floating point and finite.
     """
     given = _unwrapped(state_dict, where)
     if isinstance(module, resnet.ResNet):
@@ -65,19 +67,29 @@ def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> Non
     own = module.state_dict()
     missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in given if k not in own]
+    unusable = [k for k in own if k in given and not _is_usable(k, given[k])]
+    common = [k for k in own if k in given and k not in unusable]
     reshaped = [
         f"{k} {tuple(given[k].shape)}, the model has {tuple(own[k].shape)}"
-        for k in own
-        if k in given and given[k].shape != own[k].shape
+        for k in common
+        if given[k].shape != own[k].shape
     ]
+    # In the model's precision, in which a large fp64 number is infinite too.
+    infinite = [k for k in common if not given[k].to(_compared_as(own[k])).isfinite().all()]
     faults = [
         f"{len(keys)} {what} ({', '.join(keys[:3])}{', ..' if len(keys) > 3 else ''})"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        for what, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", reshaped),
+            ("not a dense tensor of floating point", unusable),
+            ("not finite", infinite),
+        )
         if keys
     ]
     if faults:
         raise UserError(
-            f"{where}: checkpoint of another model, nothing was loaded: parameters {'; '.join(faults)}; "
+            f"{where}: checkpoint of another model or damaged, nothing was loaded: parameters {'; '.join(faults)}; "
             "choose the backbone and options that it was trained with"
         )
     module.load_state_dict(given, strict=False)
@@ -87,9 +99,22 @@ def _unwrapped(state_dict: Any, where: str) -> dict[str, Tensor]:
     for key in ("state_dict_backbone", "state_dict", "model"):
         if isinstance(state_dict, Mapping) and isinstance(state_dict.get(key), Mapping):
             state_dict = state_dict[key]
-    if not isinstance(state_dict, Mapping) or not all(isinstance(v, Tensor) for v in state_dict.values()):
+    if not isinstance(state_dict, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state_dict.items()
+    ):
         raise UserError(f"{where}: holds no state dict (a dict from parameter name to tensor)")
     for prefix in ("module.", "_orig_mod.", "module."):  # DDP of a compiled module, and the other way round
         if all(key.startswith(prefix) for key in state_dict):
             state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
     return dict(state_dict)
+
+
+def _is_usable(key: str, tensor: Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.is_quantized:
+        return False
+    is_count = key.endswith("num_batches_tracked")
+    return tensor.is_floating_point() or (is_count and not tensor.is_complex())
+
+
+def _compared_as(own: Tensor) -> torch.dtype:
+    return own.dtype if own.is_floating_point() else torch.float64  # integers know no NaN

@@ -1,5 +1,6 @@
 """Results of an evaluation as tables for the console."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,8 +8,13 @@ from rich.table import Table
 
 
 def verification_table(metrics: Mapping[str, Any], title: str = "Verification") -> Table:
-    """The table of ``verification_metrics``, with ``one_shot_20way`` (0..1) as well if it is there."""
-    table = _table(f"{title} ({metrics['pairs']:,} pairs)")
+    """The table of ``verification_metrics``, with ``one_shot_20way`` (0..1), of 20 or any other number of ways,
+    and the pairs of ``all_pairs_tar`` if they are there: TAR and AUC are then of those."""
+    pairs = f"{metrics['pairs']:,} pairs"
+    if "genuine_pairs" in metrics and "impostor_pairs" in metrics:
+        every = metrics["genuine_pairs"] + metrics["impostor_pairs"]
+        pairs = f"accuracy: {pairs}; TAR and AUC: {every:,} pairs"
+    table = _table(f"{title} ({pairs})")
     table.add_row(
         "pair accuracy", f"{_percent(metrics['pair_accuracy'])} ± {100 * metrics['pair_accuracy_std']:.2f}"
     )
@@ -21,8 +27,10 @@ def verification_table(metrics: Mapping[str, Any], title: str = "Verification") 
     auc, threshold = metrics["auc"], metrics["threshold"]
     table.add_row("AUC", "n/a (needs pairs of both kinds)" if auc is None else f"{auc:.5f}")
     table.add_row("threshold (cosine)", "n/a" if threshold is None else f"{threshold:.4f}")
-    if metrics.get("one_shot_20way") is not None:
-        table.add_row("20-way one-shot", _percent(metrics["one_shot_20way"]))
+    for key, accuracy in metrics.items():
+        ways = re.fullmatch(r"one_shot_(\d+)way", key)
+        if ways and accuracy is not None:
+            table.add_row(f"{ways[1]}-way one-shot", _percent(accuracy))
     return table
 
 

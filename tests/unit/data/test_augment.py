@@ -1,3 +1,6 @@
+import math
+
+import cv2
 import numpy as np
 import pytest
 
@@ -185,6 +188,27 @@ def test_evaluation_cuts_the_centre_after_resizing_the_shorter_side(shape):
     for channel, share, line in ((0, share_x, out[28]), (1, share_y, out[:, 28])):
         assert line[:, channel].mean() == pytest.approx(100, abs=2)
         assert line[-1, channel] - line[0, channel] == pytest.approx(200 * share * 55 / 56, abs=4)
+
+
+@pytest.mark.parametrize("shape", [(1, 65000), (65000, 1), (1, 1)])
+def test_evaluation_of_a_thread_like_image_stays_small(shape, monkeypatch):
+    def resize(image, size, **options):
+        assert math.prod(size) <= 256 * 256  # scaled whole, it would take 12.8 GB
+        return resize_of_opencv(image, size, **options)
+
+    resize_of_opencv = cv2.resize
+    monkeypatch.setattr(cv2, "resize", resize)
+    image = np.full((*shape, 3), 7, np.uint8)
+    image[:9, :9] = 9
+    assert (apply(EvalTransform(224, resize=256), image) == (7 if max(shape) > 1 else 9)).all()
+
+
+def test_evaluation_may_work_in_place():
+    image = gradient(48, 48)
+    transform = EvalTransform(48, resize=56)
+    expected = apply(transform, image)
+    transform(image, np.empty(0), image)
+    np.testing.assert_array_equal(image, expected)
 
 
 def test_evaluation_cannot_crop_more_than_it_resized_to():

@@ -17,11 +17,11 @@ def touch(root, *names):
 
 
 def test_classes_and_images_are_sorted_and_found_at_any_depth(tmp_path):
-    touch(tmp_path, "b/2.JPEG", "b/1.jpg", "a/deep/x.PNG", "a/z.webp", "c/i.ppm", "c/h.Bmp", "c/k.jpeg")
-    touch(tmp_path, "a/notes.txt", "a/._z.jpg", "a/.cache/i.jpg", ".git/i.jpg", "stray.jpg")
+    touch(tmp_path, "b/2.JPEG", "b/1.jpg", "a/deep/x.PNG", "a/z.webp", "c/i.gif", "c/h.Bmp", "c/k.jpeg")
+    touch(tmp_path, "a/notes.txt", "a/x.ppm", "a/._z.jpg", "a/.cache/i.jpg", ".git/i.jpg", "stray.jpg")
     dataset = pickle.loads(pickle.dumps(FolderDataset(tmp_path)))
     assert dataset.classes == ["a", "b", "c"] and dataset.num_classes == 3
-    names = ["a/deep/x.PNG", "a/z.webp", "b/1.jpg", "b/2.JPEG", "c/h.Bmp", "c/i.ppm", "c/k.jpeg"]
+    names = ["a/deep/x.PNG", "a/z.webp", "b/1.jpg", "b/2.JPEG", "c/h.Bmp", "c/i.gif", "c/k.jpeg"]
     assert [tuple(dataset.read(i)) for i in range(len(dataset))] == [
         (name.encode(), "abc".index(name[0])) for name in names
     ]

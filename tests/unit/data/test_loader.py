@@ -3,16 +3,19 @@ import subprocess
 import sys
 import threading
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
 import torch
 
 from megaclass.data.augment import EvalTransform, TrainTransform
-from megaclass.data.dataset import Sample
+from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.data.decode import decode
-from megaclass.data.loader import Loader, eval_batches
+from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, Loader, eval_batches, to_model_input
 from megaclass.data.oriented import OrientedClasses
+from megaclass.data.records import RecordDataset
+from megaclass.data.recordwriter import RecordWriter
 from megaclass.data.sampler import EpochSampler
 from megaclass.errors import UserError
 
@@ -37,7 +40,7 @@ class InMemory:
 
     def read(self, index):
         if index in self._unreadable:
-            raise UserError(f"{self.describe(index)}: cannot be read")
+            raise DamagedSampleError(f"{self.describe(index)}: cannot be read")
         return Sample(self._encoded[index], int(self._labels[index]))
 
     def labels(self):
@@ -123,17 +126,61 @@ def test_a_damaged_sample_is_replaced_counted_and_logged_once(caplog):
     with caplog.at_level(logging.WARNING):
         first = next(loader.steps(0, 1))
         next(loader.steps(0, 1))
-    assert first.labels.tolist() == [0, 1, 3, 3, 4, 5, 6, 7, 0, 0]
-    for position, donor in ((2, 3), (8, 0), (9, 0)):
-        assert torch.equal(first.images[position], first.images[donor])
+    assert first.labels.tolist() == [0, 1, 3, 3, 4, 5, 6, 7, 0, 0]  # 10 stands in for 8 and 9, of class 0
+    for position, donor in ((2, 3), (8, 10), (9, 10)):
+        image = decode(dataset.read(donor).encoded, "")
+        np.testing.assert_array_equal(first.images[position].numpy(), image)
     assert loader.skipped == 3
     assert [message.split(":")[0] for message in caplog.messages] == [f"memory record {i}" for i in (2, 8, 9)]
 
 
-def test_a_batch_without_a_readable_image_is_an_error():
-    loader = Loader(InMemory(damaged=range(10)), EvalTransform(SIZE), in_order(10), on_error="skip")
-    with pytest.raises(UserError, match=r"none of the 10 images of a batch can be read.*memory record 0"):
+def test_the_stand_in_does_not_depend_on_the_number_of_ranks():
+    """Least of all with one image a rank, where the batch holds no other."""
+    dataset, transform = InMemory(damaged=[3, 4, 49]), TrainTransform(SIZE, rotate_degrees=20.0)
+    (whole,) = collected(Loader(dataset, transform, in_order(50), on_error="skip"), 0, 1)
+    alone = collected(Loader(dataset, transform, in_order(1), on_error="skip"), 0, 50)
+    assert_same([tuple(np.concatenate(parts) for parts in zip(*alone, strict=True))], [whole])
+    assert whole[1][[3, 4, 49]].tolist() == [5, 5, 0]  # the set is a ring
+
+
+@pytest.mark.parametrize(("count", "limit"), [(10, 10), (150, 100)])
+def test_the_search_for_a_stand_in_ends(count, limit):
+    loader = Loader(
+        InMemory(count, unreadable=range(count)), EvalTransform(SIZE), in_order(10), on_error="skip"
+    )
+    with pytest.raises(UserError, match=f"{limit} damaged samples in a row.*first: memory record 0"):
         next(loader.steps(0, 1))
+
+
+def test_a_damaged_record_is_replaced_but_a_wrong_label_is_not(tmp_path):
+    encoded = InMemory(4)._encoded
+    with RecordWriter(tmp_path) as writer:
+        for label, image in enumerate(encoded):
+            writer.write(image, label)
+    rec = bytearray((tmp_path / "train.rec").read_bytes())
+    at = rec.index(encoded[1])
+    damages = ((at + 200, bytes(len(encoded[1]) - 200)), (at - 32, b"none"), (at - 20, b"\0\0\0A"))
+    for (start, content), expected in zip(damages, ([0, 2, 2, 3], [0, 2, 2, 3], None), strict=True):
+        damaged = bytearray(rec)
+        damaged[start : start + len(content)] = content
+        (tmp_path / "train.rec").write_bytes(damaged)
+        loader = Loader(RecordDataset(tmp_path), EvalTransform(SIZE), in_order(4), on_error="skip")
+        if expected:
+            assert next(loader.steps(0, 1)).labels.tolist() == expected and loader.skipped == 1
+        else:
+            with pytest.raises(UserError, match=r"record 2 .*the label 8 is outside the 4 classes"):
+                next(loader.steps(0, 1))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), cv2.error("Insufficient memory\nin the allocator")])
+def test_a_transform_that_gives_up_names_the_record(error):
+    class GivesUp(EvalTransform):
+        def __call__(self, image_HWC, plan_K, out_SSC):
+            raise error
+
+    with pytest.raises(UserError, match=r"memory record 0: an image of 24 x 24 pixels .*to 8 x 8") as caught:
+        next(Loader(InMemory(), GivesUp(8), in_order(1)).steps(0, 1))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("on_error", ["fail", "skip"])
@@ -219,3 +266,29 @@ def test_oriented_copies_name_the_record_and_refuse_other_numbers():
         dataset.read(20)
     with pytest.raises(UserError, match="orientations: 3 is not one of"):
         OrientedClasses(InMemory(), 3)
+
+
+# --- what the model takes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_model_input_is_normalised_nchw(channels_last, dtype):
+    images = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).reshape(2, 4, 5, 3)
+    kept = images.clone()
+    model_input = to_model_input(images, "cpu", dtype, channels_last)
+    expected = (images.double().permute(0, 3, 1, 2) - 127.5) / 127.5
+    assert model_input.shape == (2, 3, 4, 5) and model_input.dtype == dtype
+    torch.testing.assert_close(
+        model_input, expected.to(dtype), rtol=0, atol=0 if dtype != torch.float32 else 1e-7
+    )
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    assert model_input.is_contiguous(memory_format=memory_format)
+    assert torch.equal(images, kept)
+
+
+def test_model_input_takes_a_mean_and_std_a_channel():
+    images = torch.randint(256, (2, 4, 4, 3), dtype=torch.uint8)
+    model_input = to_model_input(images, "cpu", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    expected = (images.double() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    torch.testing.assert_close(model_input.double(), expected.permute(0, 3, 1, 2), rtol=1e-5, atol=1e-5)

@@ -1,6 +1,8 @@
 """Packing: what comes out of folders and .npz files, and what is said about those that cannot be packed."""
 
 import os
+import struct
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -170,6 +172,96 @@ def test_archives_that_cannot_be_packed_say_why(tmp_path, arrays, options, messa
         pack(tmp_path / "in.npz", tmp_path / "out", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def npy(shape, dtype="|u1", data=b"") -> bytes:
+    header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+
+
+LABELS = npy((4,), "<i8", bytes(32))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"images.npy": npy((4, 1 << 28, 1 << 30)), "labels.npy": LABELS}, "images: "),
+        ({"images.npy": npy((1 << 70, 6, 6)), "labels.npy": LABELS}, "images: "),
+        ({"images.npy": npy((4, 6, 6)), "labels.npy": LABELS}, "images: "),
+        ({"images.npy": npy((4, 6, 6), "|O"), "labels.npy": LABELS}, "images: Object arrays"),
+        ({"images.npy": npy("(" * 3000), "labels.npy": LABELS}, "images: "),
+        ({"images.npy": npy((4, 6, 6), "|u1", bytes(144)), "labels.npy": b"no array"}, "labels: "),
+        (
+            {"images.npy": npy((4, 6, 6), "|u1", bytes(144)), "labels": b"no array"},
+            "no array label or labels",
+        ),
+        (
+            {"images.npy": npy((4, 6, 6), "|u1", bytes(144)), "labels.npy": LABELS, "classes.npy": b"none"},
+            "classes: ",
+        ),
+    ],
+)
+def test_hostile_archives_say_so(tmp_path, members, message):
+    with zipfile.ZipFile(tmp_path / "in.npz", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match=rf"in\.npz .*{message}") as caught:
+        pack(tmp_path / "in.npz", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "flag", "message"), [(99, 0, "compression method"), (8, 1, "encrypted"), (14, 0, "")]
+)
+def test_compression_and_encryption_that_cannot_be_read(tmp_path, method, flag, message):
+    np.savez_compressed(tmp_path / "in.npz", **GOOD)
+    content = bytearray((tmp_path / "in.npz").read_bytes())
+    for signature, flags, methods in ((b"PK\x03\x04", 6, 8), (b"PK\x01\x02", 8, 10)):
+        at = -1
+        while (at := content.find(signature, at + 1)) >= 0:
+            content[at + flags] |= flag
+            content[at + methods] = method
+    (tmp_path / "in.npz").write_bytes(content)
+    with pytest.raises(UserError, match=rf"cannot be read as \.npz: label: .*{message}"):
+        pack(tmp_path / "in.npz", tmp_path / "out")
+
+
+def test_only_the_arrays_that_are_needed_are_loaded(tmp_path):
+    np.savez(tmp_path / "in.npz", **GOOD)
+    with zipfile.ZipFile(tmp_path / "in.npz", "a") as archive:
+        archive.writestr("notes.npy", npy((4, 1 << 28, 1 << 30)))
+    assert pack(tmp_path / "in.npz", tmp_path / "out").images == 4
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_an_image_that_claims_absurd_sizes_is_refused_before_it_is_decoded(tmp_path, size):
+    image = bytearray(write_image(tmp_path / "in/a/1.png", grey(1)))
+    image[16:24] = struct.pack(">II", 60000, 60000)
+    (tmp_path / "in/a/1.png").write_bytes(image)
+    jpeg = bytearray(write_image(tmp_path / "in/b/1.jpg", grey(1)))
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = struct.pack(">HH", 65000, 65000)
+    (tmp_path / "in/b/1.jpg").write_bytes(jpeg)
+    with pytest.raises(
+        UserError, match=r"1\.png: an image of 60000 x 60000 pixels, the limit is 100,000,000"
+    ):
+        pack(tmp_path / "in", tmp_path / "out", image_size=size)
+    (tmp_path / "in/a/1.png").unlink()
+    with pytest.raises(
+        UserError, match=r"1\.jpg: an image of 65000 x 65000 pixels, the limit is 100,000,000"
+    ):
+        pack(tmp_path / "in", tmp_path / "out", image_size=size)
+
+
+def test_an_error_of_opencv_names_the_file(tmp_path, monkeypatch):
+    write_image(tmp_path / "in/a/1.png", grey(1))
+
+    def fails(*_):
+        raise cv2.error("OpenCV says\nso")
+
+    monkeypatch.setattr(cv2, "imdecode", fails)
+    with pytest.raises(UserError, match=r"a/1\.png is not an image that can be decoded"):
+        pack(tmp_path / "in", tmp_path / "out")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x04K\x01.", b"\x93NUMPY"])

@@ -1,8 +1,8 @@
 """Record sets: against bytes laid out by hand, round trips, and files damaged at random."""
 
-import logging
 import pickle
 import struct
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megaclass.data import recordio, records
-from megaclass.data.records import RecordDataset, RecordWriter
+from megaclass.data.dataset import DamagedSampleError
+from megaclass.data.records import RecordDataset
+from megaclass.data.recordwriter import RecordWriter
 from megaclass.errors import UserError
 
 MAGIC = b"\x0a\x23\xd7\xce"
@@ -222,7 +224,7 @@ def test_damage_gives_a_user_error_or_a_sample(tmp_path_factory, data):
     for name in data.draw(st.sampled_from([(), ("train.idx",), ("property",), ("train.idx", "property")])):
         (directory / name).unlink()
     try:
-        dataset = RecordDataset(directory, data.draw(st.sampled_from(["fail", "skip"])))
+        dataset = RecordDataset(directory)
     except UserError as error:
         assert str(directory) in str(error) and "\n" not in str(error)
         return
@@ -257,26 +259,58 @@ IMAGE = header(0, 0.0) + b"image"
         (part(0, header(0, 1.0)), "no image"),
         (part(0, header(0, float("nan")) + b"image"), "label nan"),
         (part(0, header(0, float("inf")) + b"image"), "label inf"),
-        (part(0, header(0, -1.0) + b"image"), "label -1.0"),
         (part(0, header(0, 0.5) + b"image"), "label 0.5"),
-        (part(0, header(0, 2.0**24) + b"image"), "label 16777216.0"),
-        (part(0, header(0, 2.0) + b"image"), "label 2 is outside the 2 classes"),
     ],
 )
-def test_damage_is_named_and_fails_or_is_skipped(tmp_path, caplog, damaged, reason):
+def test_damage_is_named_and_leaves_the_others_readable(tmp_path, damaged, reason):
     sound = [part(0, header(0, float(k), k) + b"image") for k in range(2)]
     lay_out(tmp_path, {0: sound[0], 1: damaged, 2: sound[1]}, properties="2,8,8")
-    with pytest.raises(UserError, match=r"train\.rec record 1 \(offset 40\) is damaged") as caught:
-        RecordDataset(tmp_path).read(1)
-    assert reason in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(UserError):
-        RecordDataset(tmp_path).labels()
+    dataset = RecordDataset(tmp_path)
+    for read in (lambda: dataset.read(1), dataset.labels):
+        with pytest.raises(DamagedSampleError, match=r"rec record 1 \(offset 40\) is damaged") as caught:
+            read()
+        assert reason in str(caught.value) and "\n" not in str(caught.value)
+    assert dataset.read(2) == (b"image", 1)
+    (tmp_path / "property").unlink()
+    with pytest.raises(UserError, match=r"record 1 .*state 'classes,height,width' in .*property"):
+        RecordDataset(tmp_path)
 
-    dataset = RecordDataset(tmp_path, on_error="skip")
-    with caplog.at_level(logging.WARNING):
-        assert [dataset.read(1) for _ in range(3)] == [dataset.read(2)] * 3
-    assert dataset.skipped == 1 and len(caplog.records) == 1 and reason in caplog.text
-    assert dataset.labels().tolist() == [0, 1, 1]
+
+@pytest.mark.parametrize("label", [-1.0, 2.0, 2.0**24, 1e30])
+def test_a_label_outside_the_classes_is_not_one_records_damage(tmp_path, label):
+    """It must not be skipped: the set and its number of classes do not belong together."""
+    labels = {0: 0.0, 1: label, 2: 1.0}
+    lay_out(tmp_path, {k: part(0, header(0, v, k) + b"image") for k, v in labels.items()}, properties="2,8,8")
+    dataset = RecordDataset(tmp_path)
+    for read in (lambda: dataset.read(1), dataset.labels):
+        with pytest.raises(UserError, match=r"record 1 .*outside the 2 classes of the set") as caught:
+            read()
+        assert not isinstance(caught.value, DamagedSampleError)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "record 0 .*0 bytes are fewer"),
+        (header(2, 0.0) + struct.pack("<2f", 1e30, 6), "record 0 .*the label 1000"),
+        (header(0, 0.0) + bytes(8), "ends with identity records, but record 0 does not say"),
+        (header(2, 0.0) + struct.pack("<2f", 2.0**30, 2.0**30), "states .* images"),
+        (header(2, 0.0) + struct.pack("<2f", 4, 2.0**25), "states 3 images and .* identities"),
+    ],
+)
+def test_without_record_0_it_is_not_guessed_what_are_images(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        RecordDataset(lay_out(tmp_path, {**face_set(), 0: part(0, content)}, properties="2,8,8"))
+
+
+def test_a_record_of_very_many_parts_takes_no_more_memory_than_the_file():
+    record = part(1, b"") + part(2, b"") * 100_000 + part(3, b"end!")
+    tracemalloc.start()
+    payload = recordio.read_payload(memoryview(record), 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert bytes(payload) == MAGIC * 100_001 + b"end!"
+    assert peak < len(record)
 
 
 def test_a_file_cut_short_is_refused_at_once(tmp_path):
@@ -285,15 +319,6 @@ def test_a_file_cut_short_is_refused_at_once(tmp_path):
         (tmp_path / "train.rec").write_bytes(rec[:cut])
         with pytest.raises(UserError, match="train"):
             RecordDataset(tmp_path)
-
-
-def test_a_set_without_one_sound_record_is_not_searched_for_ever(tmp_path):
-    count = 2 * records.MAX_SKIPS_IN_A_ROW
-    lay_out(tmp_path, dict.fromkeys(range(count), part(0, b"")), properties="2,8,8")
-    dataset = RecordDataset(tmp_path, on_error="skip")
-    with pytest.raises(UserError, match="records after it are damaged"):
-        dataset.read(5)
-    assert dataset.skipped == records.MAX_SKIPS_IN_A_ROW
 
 
 @pytest.mark.parametrize(
@@ -310,6 +335,10 @@ def test_a_set_without_one_sound_record_is_not_searched_for_ever(tmp_path):
         (lambda d: (d / "property").write_text("two,8,8"), "property must be one line"),
         (lambda d: (d / "property").write_text("0,8,8"), "property must be one line"),
         (lambda d: (d / "property").write_text("2"), "property must be one line"),
+        (lambda d: (d / "property").write_text("9" * 5000 + ",8,8"), "property must be one line"),
+        (lambda d: (d / "property").write_text("16777217,8,8"), "property states 16,777,217 classes, but"),
+        (lambda d: (d / "property").mkdir(), "property cannot be read: Is a directory"),
+        (lambda d: [(d / "train.idx").unlink(), (d / "train.idx").mkdir()], "train.idx cannot be read: Is a"),
     ],
 )
 def test_a_set_that_cannot_be_used_says_why(tmp_path, change, message):
@@ -328,13 +357,19 @@ def test_paths_and_options_are_checked(tmp_path):
     (tmp_path / "text.rec").write_text("this is no record file, but a text")
     with pytest.raises(UserError, match="not a RecordIO file"):
         RecordDataset(tmp_path / "text.rec")
-    with pytest.raises(UserError, match="on_error"):
-        RecordDataset(lay_out(tmp_path, face_set()), on_error="ignore")
     lay_out(tmp_path, {0: part(0, header(2, 0.0) + struct.pack("<2f", 1, 1))})
     with pytest.raises(UserError, match="no images"):
         RecordDataset(tmp_path)
     with pytest.raises(IndexError):
         RecordDataset(lay_out(tmp_path, face_set())).read(3)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n \n" + "\n" * 100])
+def test_the_index_may_end_in_blank_lines(tmp_path, monkeypatch, end):
+    monkeypatch.setattr(recordio, "_PIECE_BYTES", 8)
+    index = lay_out(tmp_path, face_set()) / "train.idx"
+    index.write_text(index.read_text().rstrip() + end)
+    assert all_samples(RecordDataset(tmp_path)) == FACE_SAMPLES
 
 
 def test_missing_index_is_said(tmp_path, caplog):
@@ -361,6 +396,40 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(UserError, match="no images"), RecordWriter(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("full", ["train.rec", "train.idx", "property", "classes.txt"])
+def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, full):
+    with pytest.raises(UserError, match=r"train\.rec cannot be written: No space left"):  # noqa: SIM117
+        with RecordWriter(tmp_path, classes=["a"]) as writer:
+            writer._part(tmp_path / full).unlink(missing_ok=True)
+            writer._part(tmp_path / full).symlink_to("/dev/full")
+            writer._files.close()
+            writer._rec = writer._files.enter_context(writer._part(tmp_path / "train.rec").open("r+b"))
+            writer._idx = writer._files.enter_context(writer._part(tmp_path / "train.idx").open("r+"))
+            writer.write(b"image", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_to_is_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"train\.rec cannot be written: Not a directory"):
+        RecordWriter(tmp_path / "file/set").__enter__()
+    writer = RecordWriter(tmp_path / "set")
+    writer._part(tmp_path / "set/train.idx").mkdir(parents=True)  # the second file cannot be opened
+    with pytest.raises(UserError, match=r"cannot be written: Is a directory"):
+        writer.__enter__()
+    assert [path.suffix for path in (tmp_path / "set").iterdir()] == [".part"]  # the directory, not ours
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "end\n", "a\u2028b", "\udcff"])
+def test_class_names_that_make_no_line_are_refused_before_the_first_image(tmp_path, name):
+    with pytest.raises(UserError, match="is not one line of UTF-8"):
+        RecordWriter(tmp_path, classes=["fine", "", name]).__enter__()
+    with pytest.raises(UserError, match="is not one line of UTF-8"), RecordWriter(tmp_path) as writer:
+        writer.write(b"image", 0)
+        writer.classes = [name]
     assert list(tmp_path.iterdir()) == []
 
 

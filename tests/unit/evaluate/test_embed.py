@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from megaclass.errors import UserError
-from megaclass.evaluate.embed import embed
+from megaclass.evaluate.embed import embed, evaluating
 
 
 def images(count):
@@ -87,3 +87,12 @@ def test_a_lost_image_and_an_empty_set_are_errors():
         embed(network(), in_batches(x, 2), 6, flip=False)
     with pytest.raises(UserError, match="no image"):
         embed(network(), in_batches(x, 2), 0, flip=False)
+
+
+def test_evaluating_puts_back_every_mode_also_after_an_error():
+    model = network().train()
+    model[1].eval()
+    with pytest.raises(KeyboardInterrupt), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        raise KeyboardInterrupt
+    assert [module.training for module in model] == [True, False, True, True, True]

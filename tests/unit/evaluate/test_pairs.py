@@ -80,9 +80,12 @@ def test_a_set_without_both_kinds_is_refused(sizes):
         generate_pairs(labels_of(sizes), 100, seed=0)
 
 
-def test_a_count_below_two_a_fold_is_refused():
-    with pytest.raises(ValueError, match="count: 10 pairs"):
-        generate_pairs(labels_of([10] * 50), 10, seed=0)
+@pytest.mark.parametrize(("count", "folds"), [(10, 10), (100, 1)])
+def test_too_few_pairs_or_folds_are_refused(count, folds):
+    with pytest.raises(
+        UserError, match=rf"evaluate\.pairs: {count} pairs cannot fill evaluate\.folds {folds}"
+    ):
+        generate_pairs(labels_of([10] * 50), count, seed=0, folds=folds)
 
 
 PAIRS = ["2\t1", "Ann\t1\t2", "Bob\t1\tCy\t12", "Cy\t12\t3", "Ann\t2\tBob\t1"]
@@ -127,6 +130,9 @@ def test_lfw_pairs_and_their_images_are_read(tmp_path, images):
     [
         (1, "300", "line 1: expected the number of folds"),
         (1, "two 1", "line 1: expected the number of folds"),
+        (1, "1 2", "line 1: 1 fold; two are needed"),
+        (1, f"2 {'9' * 5000}", "line 1: expected the number of folds"),
+        (4, f"Cy\t12\t{'9' * 5000}", f"image numbers are whole numbers from 1, found 12 and {'9' * 20}"),
         (2, "Ann\t1", "line 2: expected 3 columns 'name n1 n2', found 2"),
         (3, "Bob\t1\t2", "line 3: expected 4 columns 'name1 n1 name2 n2', found 3"),
         (4, "Cy\t12\tthree", "line 4: image numbers are whole numbers from 1, found 12 and three"),
@@ -175,6 +181,37 @@ def test_a_damaged_zip_member_is_named(tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a.jpg: cannot be read \(Bad CRC"):
         ImageList(path, ["a.jpg"]).read(0)
+
+
+def zip_with(path, flag_bits=0, **changes):
+    """A zip file of one member whose two headers tell lies."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", b"pixels" * 100)
+    content = bytearray(path.read_bytes())
+    for start, flags, method, size in ((0, 6, 8, 22), (content.index(b"PK\x01\x02"), 8, 10, 24)):
+        content[start + flags] |= flag_bits
+        if "method" in changes:
+            content[start + method] = changes["method"]
+        if "size" in changes:
+            content[start + size : start + size + 4] = changes["size"].to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flag_bits": 1}, "encrypted"),
+        ({"method": 99}, "neither stored nor deflated"),
+        ({"method": 14}, "neither stored nor deflated"),  # LZMA
+        ({"size": 3 << 28}, "it states 805,306,368 bytes, the limit is 268,435,456"),
+        ({"size": 7}, "Bad CRC"),
+    ],
+)
+def test_a_hostile_zip_member_is_named(tmp_path, changes, message):
+    faces = ImageList(zip_with(tmp_path / "faces.zip", **changes), ["a.jpg"])
+    with pytest.raises(UserError, match=rf"a\.jpg: cannot be read \(.*{message}"):
+        faces.read(0)
 
 
 def test_images_are_read_from_many_threads(tmp_path):

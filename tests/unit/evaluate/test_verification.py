@@ -192,6 +192,25 @@ def test_all_pairs_over_several_blocks_equal_one():
     assert result["tar_at_far"]["1e-3"] == pytest.approx(np.mean(scores[same] > threshold), abs=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "kept"),
+    [([100] * 2, [20] * 2), ([3] * 60, [3] * 13 + [1]), ([1000] + [2] * 100, None), ([50] * 4, [10] * 4)],
+)
+def test_all_pairs_of_a_large_set_are_those_of_a_part(sizes, kept):
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    embeddings = np.random.default_rng(2).normal(size=(len(labels), 4)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    result = all_pairs_tar(embeddings, labels, max_images=40)
+    assert result["images"] == 40
+    assert result["genuine_pairs"] + result["impostor_pairs"] == 40 * 39 // 2
+    assert result["genuine_pairs"] > 0
+    assert result == all_pairs_tar(embeddings, labels, max_images=40)
+    if kept:
+        assert result["genuine_pairs"] == sum(size * (size - 1) // 2 for size in kept)
+    whole = all_pairs_tar(embeddings, labels, max_images=len(labels))
+    assert whole == all_pairs_tar(embeddings, labels) and whole["images"] == len(labels)
+
+
 def test_all_pairs_count_a_broken_embedding_as_wrong():
     embeddings, labels = np.repeat(np.eye(10, dtype=np.float32), 2, axis=0), np.repeat(np.arange(10), 2)
     assert all_pairs_tar(embeddings, labels, (1e-2,))["tar_at_far"]["1e-2"] == 1

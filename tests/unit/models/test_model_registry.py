@@ -1,5 +1,7 @@
 """Building by name, and loading foreign weights: all or nothing, with one clear line."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -90,6 +92,12 @@ def test_torchvision_classifier_is_left_to_the_head():
     load_backbone_weights(backbone, weights, "resnet18.pth")
 
 
+def nested() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are a prototype
+        return torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+
+
 def damaged(change) -> dict:
     weights = dict(build_backbone("iresnet18", **SMALL).state_dict())
     change(weights)
@@ -106,11 +114,38 @@ def damaged(change) -> dict:
             build_backbone("iresnet34", **SMALL).state_dict(),
             r"\d+ unexpected \(layer1.2.bn1.weight, .*\.\.\)",
         ),
+        (damaged(lambda w: w.update({"fc.bias": torch.zeros(16).to_sparse()})), r"1 not a dense .*fc\.bias"),
+        (damaged(lambda w: w.update({"fc.bias": torch.zeros(16, device="meta")})), r"1 not a dense"),
+        (damaged(lambda w: w.update({"fc.bias": torch.zeros(16, dtype=torch.int8)})), r"1 not a dense"),
+        (damaged(lambda w: w.update({"fc.bias": torch.zeros(16, dtype=torch.cfloat)})), r"1 not a dense"),
+        (damaged(lambda w: w.update({"fc.bias": nested()})), r"1 not a dense"),
+        (damaged(lambda w: w["fc.bias"].fill_(torch.nan)), r"1 not finite \(fc\.bias\)"),
+        (
+            damaged(lambda w: w.update({"fc.bias": torch.full((16,), 1e300, dtype=torch.double)})),
+            "1 not finite",
+        ),
+        (damaged(lambda w: w.update({3: torch.zeros(1)})), "holds no state dict"),
         ({"epoch": 3}, "holds no state dict"),
         (None, "holds no state dict"),
         ({}, r"\d+ missing \(conv1.weight, "),
     ],
-    ids=["missing", "unexpected", "shape", "other depth", "no tensors", "no dict", "empty"],
+    ids=[
+        "missing",
+        "unexpected",
+        "shape",
+        "other depth",
+        "sparse",
+        "meta",
+        "integer",
+        "complex",
+        "nested",
+        "nan",
+        "fp64",
+        "key",
+        "no tensors",
+        "no dict",
+        "empty",
+    ],
 )
 def test_weights_of_another_model_load_nothing(weights, message):
     backbone = build_backbone("iresnet18", **SMALL)

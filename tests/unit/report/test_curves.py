@@ -119,6 +119,13 @@ def test_the_verification_table():
     assert "n/a (needs at least 10,000 impostor pairs)" in text
 
 
+def test_the_verification_table_of_a_labelled_set():
+    shares = {"one_shot_5way": 0.9612, "genuine_pairs": 1000, "impostor_pairs": 9000}
+    text = " ".join(rendered(verification_table(METRICS | shares)).split())
+    assert "5-way one-shot" in text and "20-way" not in text
+    assert "Verification (accuracy: 6,000 pairs; TAR and AUC: 10,000 pairs)" in text
+
+
 def test_the_verification_table_without_figures():
     text = rendered(verification_table(METRICS | {"auc": None, "threshold": None}))
     assert "n/a (needs pairs of both kinds)" in text and "one-shot" not in text

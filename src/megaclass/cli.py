@@ -182,6 +182,9 @@ def data(words: list[str]) -> None:
     parser.add_argument(
         "--unpack-bits", type=str, default="", help=".npz: HEIGHTxWIDTH of images stored by np.packbits"
     )
+    parser.add_argument(
+        "--class-depth", type=int, default=1, help="folder: 2 for alphabet/character/image.png"
+    )
     parser.add_argument("--invert", action="store_true", help="swap dark and bright")
     options = _parse(parser, words[1:])
 
@@ -199,6 +202,7 @@ def data(words: list[str]) -> None:
             where=options.where or None,
             unpack_bits=_size(options.unpack_bits),
             invert=options.invert,
+            class_depth=options.class_depth,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     print(summary)

@@ -17,19 +17,26 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
 class FolderDataset:
     """The images under ``root``: each sub-directory is a class, numbered in the order of sorted names.
 
+    ``class_depth`` 2 takes the directories two levels down as classes, named ``alphabet/character``.
     Images are found at any depth, in sorted order; hidden files and directories are left out.
     ``classes`` are the names in label order. Raises UserError where there is no class or no image.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, class_depth: int = 1) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"{self.root} is not a directory; name one that holds a sub-directory a class")
-        self.classes = sorted(
-            path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")
-        )
+        if class_depth < 1:
+            raise UserError(f"class_depth: {class_depth} is too few; 1 takes the sub-directories as classes")
+        found = [self.root]
+        for _ in range(class_depth):
+            found = [
+                d for parent in found for d in parent.iterdir() if d.is_dir() and not d.name.startswith(".")
+            ]
+        self.classes = sorted(directory.relative_to(self.root).as_posix() for directory in found)
         if not self.classes:
-            raise UserError(f"{self.root} has no sub-directories; put the images of each class into one")
+            below = "sub-directories" if class_depth == 1 else f"directories {class_depth} levels down"
+            raise UserError(f"{self.root} has no {below}; put the images of each class into one")
         self.num_classes = len(self.classes)
         self._paths: list[str] = []  # relative to root: strings are a third of the size of Path objects
         counts = []

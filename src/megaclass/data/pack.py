@@ -48,6 +48,7 @@ def pack(
     where: str | None = None,
     invert: bool = False,
     unpack_bits: tuple[int, int] | None = None,
+    class_depth: int = 1,
     index_record: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> PackSummary:
@@ -62,6 +63,7 @@ def pack(
     - ``invert``: black becomes white.
     - ``unpack_bits``: (height, width) of images that the ``.npz`` holds as rows of ``np.packbits`` (in
       ``images`` or ``bits``); set bits become white.
+    - ``class_depth``: how many levels down in an image folder the classes are.
     - ``index_record``: the layout, see RecordWriter.
     - ``progress``: called with (images done, images in all).
 
@@ -78,7 +80,7 @@ def pack(
             raise UserError(
                 f"{source} is a folder; where and unpack_bits are for .npz sources, leave them out"
             )
-        found = _from_folder(source, keep_bytes)
+        found = _from_folder(source, keep_bytes, class_depth)
     elif source.suffix == ".npz" and source.is_file():
         found = _from_npz(source, where, unpack_bits)
     else:
@@ -119,8 +121,8 @@ def _encode(image: np.ndarray, image_size: int | None, quality: int, invert: boo
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, colorspace="RGB")
 
 
-def _from_folder(root: Path, keep_bytes: bool) -> _Source:
-    folder = FolderDataset(root)
+def _from_folder(root: Path, keep_bytes: bool, class_depth: int) -> _Source:
+    folder = FolderDataset(root, class_depth)
 
     def image(row: int) -> bytes | np.ndarray:
         encoded = folder.read(row).encoded

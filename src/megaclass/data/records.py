@@ -65,6 +65,20 @@ class RecordDataset:
         # The map stays behind: whoever unpickles opens the file anew.
         return {name: value for name, value in vars(self).items() if name not in ("_bytes", "_words")}
 
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes in label order, where ``classes.txt`` beside the records has them."""
+        path = side_file(self.path, "classes.txt")
+        try:
+            names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read as text: {error}; mend or remove it") from None
+        if names and len(names) != self.num_classes:
+            raise UserError(
+                f"{path} names {len(names)} classes, the records have {self.num_classes}; mend or remove it"
+            )
+        return names or None
+
     def describe(self, index: int) -> str:
         return f"{self.path} record {self._keys[index]} (offset {self._offsets[index]})"
 

@@ -53,3 +53,12 @@ def test_bad_input_is_named(tmp_path):
         dataset.read(0)
     with pytest.raises(UserError, match=r"a/2\.jpg is an empty file"):
         dataset.read(1)
+
+
+def test_classes_may_lie_deeper(tmp_path):
+    touch(tmp_path, "Greek/alpha/1.png", "Greek/beta/1.png", "Latin/a/1.png", "Latin/a/2.png")
+    dataset = FolderDataset(tmp_path, class_depth=2)
+    assert dataset.classes == ["Greek/alpha", "Greek/beta", "Latin/a"]
+    assert dataset.labels().tolist() == [0, 1, 2, 2]
+    with pytest.raises(UserError, match="no directories 3 levels down"):
+        FolderDataset(tmp_path, class_depth=3)

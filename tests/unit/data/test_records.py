@@ -139,6 +139,10 @@ def test_writes_the_bytes_of_a_face_set(tmp_path):
         assert (tmp_path / name).read_bytes() == (tmp_path / "by_hand" / name).read_bytes()
     assert (tmp_path / "property").read_text() == "2,112,96\n"
     assert (tmp_path / "classes.txt").read_text("utf-8") == "a\nü\n"
+    assert RecordDataset(tmp_path).classes == ["a", "ü"]
+    (tmp_path / "classes.txt").write_text("a\n")
+    with pytest.raises(UserError, match="names 1 classes, the records have 2"):
+        _ = RecordDataset(tmp_path).classes
 
 
 def test_round_trip_in_both_layouts(tmp_path):

@@ -21,7 +21,7 @@ $(STAMP): constraints.txt pyproject.toml
 
 setup: $(STAMP)  ## make .venv and install megaclass with its pinned dependencies
 
-demo: $(STAMP)  ## train on characters, test on characters never seen: about three minutes
+demo: $(STAMP)  ## train on characters, test on characters never seen: three minutes on two idle cores
 	$(BIN)/megaclass train glyphs --run.output $(RUN)
 
 test: check  ## lint, types, and every test that needs no GPU and no data set

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"megaclass: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("megaclass: interrupted; continue with --resume", file=sys.stderr)
+        print("megaclass: interrupted; --resume continues from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 
@@ -205,7 +205,10 @@ def data(words: list[str]) -> None:
             class_depth=options.class_depth,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    print(summary)
+    megabytes = summary.rec_bytes / 1e6
+    print(
+        f"packed {summary.images:,} images of {summary.classes:,} classes into {summary.path} ({megabytes:.1f} MB)"
+    )
 
 
 VERBS = {"train": train, "recipes": recipes, "show": show, "evaluate": evaluate, "data": data}

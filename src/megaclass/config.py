@@ -43,7 +43,9 @@ class Run:
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     deterministic: bool = option(False, "ask PyTorch for deterministic kernels (slower on a GPU)")
     threads: int = option(
-        0, "CPU threads per process; 0: all cores, shared between the processes of a machine", low=0
+        0,
+        "CPU threads per process; 0: OMP_NUM_THREADS, or the cores shared by the processes of a machine",
+        low=0,
     )
     log_every: int = option(20, "steps between log lines", low=1)
     checkpoint_every: int = option(0, "steps between checkpoints; 0: at evaluations and at the end", low=0)

@@ -103,6 +103,12 @@ def choose(config: Config, resume: bool) -> RunDirectory:
         raise UserError(
             f"run.output: {path} holds a run already; add --resume to continue it, or name another directory"
         )
+    if not directory.config.exists() and path.is_dir():
+        others = sorted(p.name for p in path.iterdir() if p.name != ".lock")
+        if others:
+            raise UserError(
+                f"run.output: {path} holds other files ({others[0]}); name a directory of its own"
+            )
     return directory
 
 

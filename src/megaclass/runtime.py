@@ -23,7 +23,13 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def use_threads(count: int) -> int:
-    """Set the CPU threads of this process; 0: its share of the machine's cores. Returns the number."""
+    """Set the CPU threads of this process; 0: its share of the machine's cores. Returns the number.
+
+    A process that is alone follows ``OMP_NUM_THREADS``; under torchrun, which sets it to 1, the share counts.
+    """
+    if count == 0 and "LOCAL_WORLD_SIZE" not in os.environ:
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        count = int(asked) if asked.isdigit() else 0
     if count == 0:
         local_ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

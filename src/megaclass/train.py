@@ -220,9 +220,9 @@ def _without_start_weights(config: Config) -> Config:
 
 def _greeting(job: Job, directory: RunDirectory, progress: Progress, threads: int) -> str:
     config = job.config
-    start = f"continuing at step {progress.step}" if progress.step else "starting"
+    start = f"continuing at step {progress.step} of" if progress.step else "training for"
     return (
-        f"{config.recipe}: {start} of {job.total_steps} steps, {job.num_classes:,} classes, "
+        f"{config.recipe}: {start} {job.total_steps} steps, {job.num_classes:,} classes, "
         f"global batch {config.data.global_batch_size}, {config.model.name} in {job.arithmetic.compute}, "
         f"{job.world.size} x {job.world.device.type} ({threads} CPU threads each), into {directory.path}"
     )

@@ -29,6 +29,8 @@ class Case:
     weight_decay: float = 5e-2  # large, so that an error in it shows
     tile_mb: float = 0.0
     precision: str = "fp32"
+    storage: str = "fp32"
+    kernels: str = "auto"
     device: str = "cpu"
 
 
@@ -63,11 +65,13 @@ def train_ours(case: Case) -> Trace:
         parallelism=case.parallelism,
         tile_mb=case.tile_mb,
         precision=case.precision,
+        storage=case.storage,
+        kernels=case.kernels,
         device=case.device,
     )
     # Centres of length about 1: from the initial 0.05 the first steps overshoot, and in a chaotic run fp32
     # rounding grows past 1e-5 in a dense fp32 softmax as well.
-    head.weight.data *= INITIAL_FACTOR
+    head.shard.centres.put(slice(None), head.centres() * INITIAL_FACTOR)
     optimizer = HeadSGD(head, lr=case.lr, momentum=case.momentum, weight_decay=case.weight_decay)
     trace = Trace([], [], [], torch.empty(0), torch.empty(0))
     for step in range(case.steps):
@@ -84,12 +88,13 @@ def train_ours(case: Case) -> Trace:
         trace.losses.append(float(loss.detach()))
         # The head multiplies by the number of ranks for DistributedDataParallel's mean: undo it here.
         trace.gradients.append(distributed.all_reduce_(leaf.grad.clone()).cpu() / ranks)
-        sample = head._sample_N
-        trace.samples.append(_gather(sample + head.class_range[0], case) if sample is not None else None)
+        sample = head.sample
+        trace.samples.append(_gather(sample, case) if sample is not None else None)
         optimizer.step()
     optimizer.catch_up()
-    trace.centres = _gather(head.weight.detach(), case)
-    trace.momentum = _gather(optimizer.momentum_buffer, case)
+    trace.centres = _gather(head.centres(), case)
+    momentum = head.shard.momentum
+    trace.momentum = _gather(torch.empty(0) if momentum is None else momentum.fp32(), case)
     return trace
 
 
@@ -115,7 +120,7 @@ def train_oracle(case: Case, samples: list[Tensor | None]) -> Trace:
         trace.losses.append(float(loss.detach()))
         trace.gradients.append(leaf.grad)
     trace.centres = centres.detach()
-    trace.momentum = optimizer.state[centres]["momentum_buffer"]
+    trace.momentum = optimizer.state[centres].get("momentum_buffer", torch.empty(0))
     return trace
 
 

@@ -138,7 +138,22 @@ class Head:
         "model", "classes sharded over ranks, or all on each", choices=("model", "data")
     )
     precision: str = option(
-        "fp32", "operands of the head's products; logits are fp32", choices=("fp32", "tf32", "bf16")
+        "fp32", "operands of the head's products; logits are fp32", choices=("fp32", "tf32", "bf16", "fp16")
+    )
+    storage: str = option(
+        "fp32",
+        "of centres and momentum; int8: 8 bits and a scale a row; rowwise: no momentum matrix (docs/heads.md)",
+        choices=("fp32", "bf16", "int8", "fp32_rowwise", "bf16_rowwise", "int8_rowwise"),
+    )
+    placement: str = option(
+        "device",
+        "where centres lie; host: in the machine's memory, for sampled heads larger than the device",
+        choices=("device", "host"),
+    )
+    kernels: str = option(
+        "auto",
+        "triton, or plain torch; auto: Triton on CUDA where it works",
+        choices=("auto", "triton", "torch"),
     )
     tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 16 on a CPU, 256 on a GPU", low=0)
     label_smoothing: float = option(
@@ -386,7 +401,7 @@ def ignored(config: Config) -> list[str]:
     """Settings that differ from their default but have no effect in this configuration, with the reason."""
     c, source, task = config, config.data.source, config.evaluate.task
     margin_only = ("m1", "m2", "m3", "scale", "gradient", "filter_threshold", "sample_rate", "parallelism",
-                   "precision", "tile_mb")  # fmt: skip
+                   "precision", "storage", "placement", "kernels", "tile_mb")  # fmt: skip
     pairs_only = ("flip", "pairs", "pairs_file", "folds", "ways", "episodes")
     augmenting = [f"augment.{f.name}" for f in dataclasses.fields(Augment)]
     rules: list[tuple[bool, str, list[str]]] = [

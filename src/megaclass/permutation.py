@@ -28,7 +28,7 @@ def derive_key(*parts: object) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _mix(x_N: Tensor, key: int) -> Tensor:
+def mix32(x_N: Tensor, key: int) -> Tensor:
     """A 32-bit hash (the finaliser of MurmurHash3) of int64 values below 2**32."""
     x_N = x_N ^ key
     x_N = ((x_N ^ (x_N >> 16)) * 0x85EBCA6B) & _MASK32
@@ -53,7 +53,7 @@ class KeyedPermutation:
 
     def _shift(self, source_N: Tensor, round_: int, modulus: int) -> Tensor:
         # The hash is reduced by multiply-and-shift: no division per element.
-        return (_mix(source_N, self._keys[round_]) * modulus) >> 32
+        return (mix32(source_N, self._keys[round_]) * modulus) >> 32
 
     def _forward_once(self, x_N: Tensor) -> Tensor:
         left, right = x_N // self._right, x_N % self._right

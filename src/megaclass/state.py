@@ -12,9 +12,12 @@ from megaclass.build import Job
 from megaclass.checkpoint import Checkpoint, Sharded
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
+from megaclass.heads.storage import Rows
 from megaclass.models.norm import average_norm_buffers
 from megaclass.optim import restore_optimizer
 from megaclass.progress import Progress
+
+_BLOCK = 1 << 16  # rows converted at a time
 
 
 def save(job: Job, progress: Progress, root: Path) -> Path:
@@ -28,8 +31,9 @@ def save(job: Job, progress: Progress, root: Path) -> Path:
     }
     sharded: dict[str, Sharded] = {}
     if job.head_optimizer is not None:
+        assert isinstance(job.head, PartialFC)
         job.head_optimizer.catch_up()
-        state["head_steps"] = job.head.optimizer_steps
+        state["head_steps"] = job.head.shard.steps
         sharded = {name: Sharded(rows, start, job.num_classes) for name, rows, start in _head_rows(job)}
     else:
         state["head"] = job.head.state_dict()
@@ -74,17 +78,47 @@ def _restore_head(job: Job, stored: Checkpoint) -> None:
         raise ValueError(f"head_steps is {steps!r}")
     start, stop = head.class_range
     with torch.no_grad():
-        stored.rows("head/weight", start, stop, out=head.weight.data)
-        stored.rows("head/momentum", start, stop, out=job.head_optimizer.momentum_buffer)
+        for name, table in _head_tables(job).items():
+            if f"head/{name}" in stored.sharded:
+                _restore_rows(stored, f"head/{name}", start, stop, table)
+            else:  # the run that saved it kept no momentum
+                assert name == "momentum"
+                table.data.zero_()
     job.head_optimizer.restored(steps)
+
+
+def _restore_rows(stored: Checkpoint, name: str, start: int, stop: int, table: Rows) -> None:
+    """Rows as they were stored where the storage is the same, else converted block by block."""
+    if stored.sharded[name].dtype == table.data.dtype:
+        stored.rows(name, start, stop, out=table.data)
+        if table.scale is not None:
+            stored.rows(f"{name}_scale", start, stop, out=table.scale)
+        return
+    for first in range(start, stop, _BLOCK):
+        last = min(first + _BLOCK, stop)
+        has_scale = f"{name}_scale" in stored.sharded
+        scale = stored.rows(f"{name}_scale", first, last) if has_scale else None
+        table.take(Rows(stored.rows(name, first, last), scale), at=first - start)
+
+
+def _head_tables(job: Job) -> dict[str, Rows]:
+    head = job.head
+    assert isinstance(head, PartialFC)
+    tables = {"weight": head.shard.centres}
+    if head.shard.momentum is not None:
+        tables["momentum"] = head.shard.momentum
+    return tables
 
 
 def _head_rows(job: Job) -> Iterator[tuple[str, Tensor, int]]:
     """This rank's part of the centres and their momentum: its shard, or its share of what all ranks hold."""
-    head, optimizer = job.head, job.head_optimizer
-    assert isinstance(head, PartialFC) and optimizer is not None
+    head = job.head
+    assert isinstance(head, PartialFC)
     first, last = head.class_range
     if head.parallelism == "data":
         first, last = distributed.shard_range(job.num_classes, job.world.rank, job.world.size)
-    for name, rows in (("head/weight", head.weight.detach()), ("head/momentum", optimizer.momentum_buffer)):
-        yield name, rows[first - head.class_range[0] : last - head.class_range[0]], first
+    for name, table in _head_tables(job).items():
+        part = table[first - head.class_range[0] : last - head.class_range[0]]
+        yield f"head/{name}", part.data, first
+        if part.scale is not None:
+            yield f"head/{name}_scale", part.scale, first

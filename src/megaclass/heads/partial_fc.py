@@ -14,6 +14,7 @@ Shapes: b = rows of this rank's batch, B = rows that the shard sees (the global 
 shard, D = embedding columns.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,14 +23,18 @@ from torch.nn.functional import softplus
 
 from megaclass import distributed
 from megaclass.errors import UserError
+from megaclass.heads.engine import make_engine
+from megaclass.heads.hostshard import HostShard
 from megaclass.heads.margins import Margin, static_shift
-from megaclass.heads.products import Products
 from megaclass.heads.sampling import sample_classes
-from megaclass.heads.softmax import NORM_FLOOR, MicroBatch, inverse_norms, pass_one
-from megaclass.heads.tiles import Tiles, Workspace
+from megaclass.heads.shard import Shard
+from megaclass.heads.softmax import NORM_FLOOR, MicroBatch, inverse_norms
+from megaclass.heads.storage import Rows, Storage
+from megaclass.heads.tiles import ActiveRows
 from megaclass.permutation import derive_key
 
 PARALLELISMS = ("model", "data")
+PLACEMENTS = ("device", "host")
 
 INIT_STD = 0.01  # as arcface_torch draws its centres
 _INIT_ROWS = 4096  # centres are drawn in chunks of this many, each from its own seed
@@ -50,14 +55,23 @@ class PartialFC(nn.Module):
             sample of the others. The sample depends on ``seed`` and the number of optimizer steps taken,
             not on the number of ranks.
         parallelism: ``model`` (classes sharded over ranks) or ``data`` (every rank holds them all).
-        precision: rounding of the operands of products, ``fp32``, ``tf32`` or ``bf16``; logits stay fp32.
-        tile_mb: memory for one tile's intermediates, MB; 0 picks 16 on a CPU, 256 on a GPU.
+        precision: rounding of the operands of products, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; logits stay
+            fp32.
+        storage: of centres and momentum, see :mod:`megaclass.heads.storage`.
+        placement: ``device``, or ``host``: centres and momentum lie in the machine's memory, and the rows of a step
+            travel to the device and back (for ``sample_rate`` below 1).
+        kernels: ``triton``, ``torch``, or ``auto``: Triton on CUDA where it works.
+        tile_mb: memory for one tile's intermediates in plain PyTorch, MB; 0 picks 16 on a CPU, 256 on a GPU.
 
     Attributes:
-        weight: the centres of this rank, fp32 (C, D). It never receives a dense ``.grad``: use
-            :class:`megaclass.heads.sgd.HeadSGD`.
+        weight: the centres of this rank as they are stored, (C, D); :meth:`centres` gives them in fp32. It
+            never receives a dense ``.grad``: use :class:`megaclass.heads.sgd.HeadSGD`.
+        weight_scale: with 8-bit storage, the fp32 scale of each row (C,).
         class_range: the half-open range of classes that this rank owns.
     """
+
+    weight_scale: Tensor | None
+    shard: Shard
 
     def __init__(
         self,
@@ -68,6 +82,9 @@ class PartialFC(nn.Module):
         sample_rate: float = 1.0,
         parallelism: str = "model",
         precision: str = "fp32",
+        storage: str = "fp32",
+        placement: str = "device",
+        kernels: str = "auto",
         seed: int = 0,
         tile_mb: float = 0.0,
         device: torch.device | str = "cpu",
@@ -81,27 +98,54 @@ class PartialFC(nn.Module):
             raise ValueError(f"sample_rate must lie in (0, 1], got {sample_rate}")
         if parallelism not in PARALLELISMS:
             raise ValueError(f"parallelism must be one of {PARALLELISMS}, got {parallelism!r}")
-        device = torch.device(device)
+        if placement not in PLACEMENTS:
+            raise ValueError(f"placement must be one of {PLACEMENTS}, got {placement!r}")
+        if placement == "host" and sample_rate == 1.0:
+            raise ValueError("placement 'host' fetches the rows of a sample: it needs a sample_rate below 1")
+        self.device = torch.empty(0, device=device).device  # with its index
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.margin = margin or Margin()
         self.sample_rate, self.parallelism, self.seed = sample_rate, parallelism, seed
         sharded = parallelism == "model"
         parts, part = (distributed.world_size(), distributed.rank()) if sharded else (1, 0)
         self.class_range = distributed.shard_range(num_classes, part, parts)
-        self.products = Products(precision, device)
-        self.workspace = Workspace(device)
-        self._tile_bytes = (tile_mb or (16 if device.type == "cpu" else 256)) * 1e6
-        self.weight = nn.Parameter(initial_centres(self.class_range, embedding_dim, seed, device))
+        self.precision, self.placement, self.kernels, self.tile_mb = precision, placement, kernels, tile_mb
+        self.storage_name, self.storage = storage, Storage.named(storage)
+        centres = self.empty_rows()
+        draw_centres(centres, self.class_range[0], seed)
+        self.weight = nn.Parameter(centres.data, requires_grad=centres.data.is_floating_point())
+        self.register_buffer("weight_scale", centres.scale)
         self.pending: list[MicroBatch] = []
-        self.optimizer_steps = 0
-        self._sample_N: Tensor | None = None
-        self._optimizer: Any = None
+        self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
+        self._make_shard()
+
+    def empty_rows(self) -> Rows:
+        """A table of zeros for the classes of this rank, as ``storage`` and ``placement`` say."""
+        on_host = self.placement == "host"
+        return Rows.zeros(
+            self.class_range[1] - self.class_range[0],
+            self.embedding_dim,
+            self.storage.dtype,
+            torch.device("cpu") if on_host else self.device,
+            pinned=on_host and self.device.type == "cuda",
+        )
+
+    def _make_shard(self) -> None:
+        """What computes on the centres, on the device where the head is now."""
+        centres = Rows(self.weight.data, self.weight_scale)
+        engine = make_engine(self.kernels, self.precision, self.device, self.embedding_dim, self.tile_mb)
+        first = self.class_range[0]
+        if self.placement == "host":
+            self.shard = HostShard(centres, engine, first, self.seed, self.device)
+        else:
+            self.shard = Shard(centres, engine, first, self.seed, tracks_age=self.sample_rate < 1.0)
 
     def extra_repr(self) -> str:
         start, stop = self.class_range
         return (
             f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, classes=[{start}, {stop}), "
-            f"sample_rate={self.sample_rate}, parallelism={self.parallelism!r}, {self.margin}"
+            f"sample_rate={self.sample_rate}, parallelism={self.parallelism!r}, storage={self.storage_name!r}, "
+            f"{self.margin}"
         )
 
     # -- one step -------------------------------------------------------------------------------------
@@ -114,16 +158,20 @@ class PartialFC(nn.Module):
         """
         if self.sample_rate < 1.0:
             self._check_labels(labels_b)
-            self._sample_N = self._draw(distributed.all_gather_rows(labels_b.long()))
+            self._active = self._draw(distributed.all_gather_rows(labels_b.long()))
 
-    def _draw(self, labels_G: Tensor) -> Tensor:
+    def _draw(self, labels_G: Tensor) -> ActiveRows:
         start, stop = self.class_range
-        key = derive_key("partial_fc", self.seed, self.optimizer_steps, len(self.pending))
+        key = derive_key("partial_fc", self.seed, self.shard.steps, len(self.pending))
         size = round(self.sample_rate * self.num_classes)
-        rows_N = sample_classes(labels_G, self.num_classes, size, key, start, stop) - start
-        if self._optimizer is not None:
-            self._optimizer.catch_up(rows_N)
-        return rows_N
+        classes_N = sample_classes(labels_G, self.num_classes, size, key, start, stop)
+        return self.shard.activate(classes_N - start)
+
+    @property
+    def sample(self) -> Tensor | None:
+        """The classes of this rank that this step scores, int64, sorted; None before a draw and at rate 1."""
+        rows_N = self._active.rows_N if self._active is not None else None
+        return None if rows_N is None else rows_N + self.class_range[0]
 
     def forward(self, embeddings_bD: Tensor, labels_b: Tensor) -> Tensor:
         labels_b = labels_b.reshape(-1).long()
@@ -137,7 +185,9 @@ class PartialFC(nn.Module):
             raise UserError(
                 f"{_MAX_PENDING} backward passes without an optimizer step: HeadSGD.step was not called"
             )
-        loss: Tensor = _MarginSoftmax.apply(embeddings_bD.float(), self.weight, labels_b, self)
+        loss: Tensor = _MarginSoftmax.apply(
+            embeddings_bD.float(), torch.zeros((), requires_grad=True), labels_b, self
+        )
         return loss
 
     def _check_labels(self, labels_b: Tensor) -> None:
@@ -150,25 +200,56 @@ class PartialFC(nn.Module):
             if low < 0 or high >= self.num_classes:
                 raise UserError(f"label {low if low < 0 else high} is outside [0, {self.num_classes})")
 
+    def centres(self, rows: slice | Tensor = slice(None)) -> Tensor:
+        """A copy of rows of this rank's centres, (N, D) fp32, whatever their storage."""
+        return self.shard.centres.fp32(rows)
+
     def _apply(self, fn: Any, recurse: bool = True) -> "PartialFC":
-        """Moving to another device (``head.cuda()``) takes the work space along; the centres stay fp32."""
-        super()._apply(fn, recurse)
-        if self.weight.dtype != torch.float32:
+        """Moving to another device (``head.cuda()``) takes the work space along; the storage stays."""
+        probes = [t.new_empty(0, device=self.device) for t in self.shard.centres.tensors.values()]
+        moved = fn(probes[0])
+        if any(fn(probe).dtype != probe.dtype for probe in probes):
             raise TypeError(
-                f"the head's centres are fp32, {self.weight.dtype} is not supported; move it by device only"
+                f"the storage of the head's centres is {self.storage_name}: move it by device only, and choose the "
+                "type by storage="
             )
-        if self.weight.device != self.workspace.device:
-            if self._optimizer is not None:
-                raise RuntimeError("move the head to its device before HeadSGD is made for it")
-            self.workspace = Workspace(self.weight.device)
-            self.products = Products(self.products.precision, self.weight.device)
+        if moved.device != self.device and (self.shard.momentum is not None or self.shard.steps):
+            raise RuntimeError("move the head to its device before HeadSGD is made for it")
+        if self.placement == "device":
+            super()._apply(fn, recurse)
+        self.device = moved.device
+        self._make_shard()
         return self
 
-    def tiles(self, rows_N: Tensor | None, batch_rows: int) -> Tiles:
-        """Tiles over sampled rows, or all: sized so that a tile's intermediates fit the tile memory."""
-        bytes_a_row = 4 * (2 * batch_rows + 2 * self.embedding_dim)
-        tile_rows = max(64, int(self._tile_bytes / bytes_a_row))
-        return Tiles(len(self.weight), rows_N, tile_rows, self.workspace)
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``copy.deepcopy`` and pickle: the centres, up to date, without the step in progress and the momentum,
+        which is HeadSGD's."""
+        self.shard.catch_up()
+        left_out = ("shard", "pending", "_active")
+        return {key: v for key, v in self.__dict__.items() if key not in left_out} | {
+            "steps": self.shard.steps
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        steps = state.pop("steps")
+        super().__setstate__(state)
+        self.pending, self._active = [], None
+        self._make_shard()
+        self.shard.restored(steps)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Centres of any storage are taken, fp32 ones of arcface_torch too: rounded where theirs is another."""
+        weight, scale = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}weight_scale")
+        ours = self.shard.centres
+        if weight is not None and weight.shape == ours.data.shape and weight.dtype != ours.data.dtype:
+            if weight.dtype == torch.int8 and scale is None:
+                raise UserError(f"{prefix}weight holds 8-bit centres, but {prefix}weight_scale is missing")
+            ours.take(Rows(weight, scale))
+            state_dict = {key: v for key, v in state_dict.items() if key != f"{prefix}weight_scale"}
+            state_dict |= {f"{prefix}weight": ours.data}
+            if ours.scale is not None:
+                state_dict |= {f"{prefix}weight_scale": ours.scale}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def shares_batch(self) -> bool:
@@ -183,20 +264,22 @@ class PartialFC(nn.Module):
         unit_BD, labels_B = unit_bD, labels_b
         if self.shares_batch:
             unit_BD, labels_B = distributed.all_gather_rows(unit_bD), distributed.all_gather_rows(labels_b)
-        rows_N = None
-        if self.sample_rate < 1.0:
-            labels_G = labels_B if self.shares_batch else distributed.all_gather_rows(labels_b)
-            rows_N = self._sample_N if self._sample_N is not None else self._draw(labels_G)
+        active = self._active
+        if active is None:
+            if self.sample_rate < 1.0:
+                active = self._draw(labels_B if self.shares_batch else distributed.all_gather_rows(labels_b))
+            else:
+                active = self.shard.activate(None)
+        self.shard.ready(active)
         row_B = labels_B - self.class_range[0]
         shift = static_shift(self.margin.scale, self.num_classes)
-        sum_B, values_BD = pass_one(
-            unit_BD, row_B, self.weight, self.tiles(rows_N, len(unit_BD)), self.margin, self.products, shift
-        )
+        sum_B, values_BD = self.shard.engine.pass_one(unit_BD, row_B, active, self.margin, shift)
 
         # The targets, exactly: B rows in fp64 cost nothing and carry the whole margin.
-        owned_B = (row_B >= 0) & (row_B < len(self.weight))
-        if len(self.weight):
-            target_BD = self.weight[row_B.clamp(0, len(self.weight) - 1)]
+        position_B = active.positions(row_B)
+        owned_B = position_B >= 0
+        if len(active):
+            target_BD = active.centres_at(position_B.clamp(min=0))
         else:  # more ranks than classes: this rank owns none
             target_BD = torch.zeros_like(unit_BD)
         target_BD = target_BD * inverse_norms(target_BD)[:, None]
@@ -225,24 +308,23 @@ class PartialFC(nn.Module):
         gradient_bD *= self.margin.scale / (len(labels_b) * norm_b1)
 
         rows_of_all_ranks = len(labels_b) * ranks
-        weight = torch.full((), 1.0 / rows_of_all_ranks, device=self.weight.device)
-        batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], rows_N, weight)
+        weight = torch.full((), 1.0 / rows_of_all_ranks, device=unit_BD.device)
+        batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight)
         return loss.float(), gradient_bD, batch
 
     def end_step(self) -> None:
         """Forget the micro-batches and the sample of this step."""
         self.pending.clear()
-        self._sample_N = None
+        self._active = None
+        self.shard.forget()
 
 
 class _MarginSoftmax(torch.autograd.Function):
-    """Ties the two passes into autograd. The centres are an input, so that the loss asks for a gradient even
-    of frozen embeddings, but their gradient is never made: backward files the micro-batch for pass 2."""
+    """Ties the two passes into autograd. The gradient of the centres is never made: backward files the
+    micro-batch for pass 2. ``anchor`` wants a gradient, so that the loss does even for frozen embeddings."""
 
     @staticmethod
-    def forward(
-        ctx: Any, embeddings_bD: Tensor, weight_CD: Tensor, labels_b: Tensor, head: PartialFC
-    ) -> Tensor:
+    def forward(ctx: Any, embeddings_bD: Tensor, anchor: Tensor, labels_b: Tensor, head: PartialFC) -> Tensor:
         loss, gradient_bD, batch = head.score(embeddings_bD, labels_b)
         ctx.save_for_backward(gradient_bD)
         ctx.head, ctx.batch = head, batch
@@ -252,30 +334,19 @@ class _MarginSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
         (gradient_bD,) = ctx.saved_tensors
         batch: MicroBatch = ctx.batch
-        ctx.head.pending.append(
-            MicroBatch(
-                batch.unit_BD,
-                batch.row_B,
-                batch.log_share_B,
-                batch.target_B,
-                batch.rows_N,
-                batch.weight * grads[0],
-            )
-        )
+        ctx.head.pending.append(replace(batch, weight=batch.weight * grads[0]))
         return gradient_bD * grads[0], None, None, None
 
 
-def initial_centres(
-    class_range: tuple[int, int], embedding_dim: int, seed: int, device: torch.device
-) -> Tensor:
-    """Rows ``class_range`` of the initial centres, N(0, 0.01), whatever the number of ranks: (C, D) fp32."""
-    start, stop = class_range
-    centres_CD = torch.empty(stop - start, embedding_dim, device=device)
+@torch.no_grad()
+def draw_centres(centres: Rows, first_class: int, seed: int) -> None:
+    """Fill the table with its part of the initial centres, N(0, 0.01), whatever the number of ranks."""
+    start, stop, dim = first_class, first_class + len(centres), centres.data.shape[1]
+    device = centres.data.device
     generator = torch.Generator(device)
     for chunk in range(start // _INIT_ROWS, -(-stop // _INIT_ROWS)):
         generator.manual_seed(derive_key("centres", seed, chunk))
-        rows = torch.empty(_INIT_ROWS, embedding_dim, device=device).normal_(0, INIT_STD, generator=generator)
+        rows = torch.empty(_INIT_ROWS, dim, device=device).normal_(0, INIT_STD, generator=generator)
         first = chunk * _INIT_ROWS
         low, high = max(start, first), min(stop, first + _INIT_ROWS)
-        centres_CD[low - start : high - start] = rows[low - first : high - first]
-    return centres_CD
+        centres.put(slice(low - start, high - start), rows[low - first : high - first])

@@ -9,11 +9,9 @@ from torch import Tensor
 from megaclass import distributed
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
-from megaclass.heads.skipped import StepProducts
-from megaclass.heads.softmax import pass_two
-
-# Rows skipped for longer than this are brought up to date in passing, 1 / LIMIT of the shard a step.
-AGE_LIMIT = 1024
+from megaclass.heads.softmax import SGDStep
+from megaclass.heads.storage import Rows
+from megaclass.heads.tiles import ActiveRows
 
 
 class HeadSGD(torch.optim.Optimizer):
@@ -21,6 +19,9 @@ class HeadSGD(torch.optim.Optimizer):
 
     Sampled heads touch only the rows that a step scored, and still give every row what dense SGD would:
     skipped steps are caught up exactly when a row is next touched (see :mod:`megaclass.heads.skipped`).
+
+    Row-wise storage keeps no momentum: a gradient is then applied at once with the tail that momentum would
+    give it, ``w = w - lr / (1 - momentum) * (gradient + weight_decay * w)``.
 
     Shaped like any torch optimizer: schedulers change ``param_groups[0]["lr"]``; GradScaler sets ``grad_scale``
     and ``found_inf``, and a step with a non-finite gradient is skipped whole. ``step`` consumes the
@@ -39,18 +40,24 @@ class HeadSGD(torch.optim.Optimizer):
             )
         super().__init__([head.weight], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.head = head
-        self.state[head.weight]["momentum_buffer"] = torch.zeros_like(head.weight, requires_grad=False)
-        self._touched_C = self._products = None
-        if head.sample_rate < 1.0:
-            self._touched_C = torch.zeros(len(head.weight), dtype=torch.int32, device=head.weight.device)
-            self._products = StepProducts(AGE_LIMIT, head.weight.device)
-        head._optimizer = self
+        if head.storage.momentum:
+            head.shard.momentum = head.empty_rows()
+        self._show_state()
+
+    def _show_state(self) -> None:
+        """Put the momentum where torch optimizers keep theirs."""
+        state = self.state[self.head.weight]
+        state.clear()
+        if (momentum := self.head.shard.momentum) is not None:
+            state["momentum_buffer"] = momentum.data
+            if momentum.scale is not None:
+                state["momentum_scale"] = momentum.scale
 
     @property
-    def momentum_buffer(self) -> Tensor:
-        """The momentum of this rank's centres, fp32 (C, D)."""
-        buffer: Tensor = self.state[self.head.weight]["momentum_buffer"]
-        return buffer
+    def momentum_buffer(self) -> Tensor | None:
+        """The momentum of this rank's centres as it is stored, (C, D); None with row-wise storage."""
+        momentum = self.head.shard.momentum
+        return None if momentum is None else momentum.data
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -58,41 +65,42 @@ class HeadSGD(torch.optim.Optimizer):
             raise ValueError(
                 "HeadSGD takes no closure: the gradient belongs to the backward pass that was made"
             )
-        head, group = self.head, self.param_groups[0]
+        head = self.head
         # A loss scaler sets the two for the time of a step.
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if found_inf is not None and grad_scale is None:
             raise UserError("HeadSGD divides by the loss scale itself: do not call scaler.unscale_ with it")
-        if head.pending and not self._must_skip(found_inf):
-            lr, momentum, decay = float(group["lr"]), group["momentum"], group["weight_decay"]
+        if head.pending:
             if grad_scale is not None:
                 for batch in head.pending:
                     batch.weight = batch.weight / grad_scale
-            rows_N = self._rows_of_step()
+            active = self._active_rows()
+            skipped = self._must_skip(found_inf)
             data_parallel = head.parallelism == "data" and distributed.world_size() > 1
-            pass_two(
+            sgd = self._sgd()
+            head.shard.engine.pass_two(
                 head.pending,
-                head.weight,
-                self.momentum_buffer,
-                head.tiles(rows_N, max(len(b.unit_BD) for b in head.pending)),
+                active,
                 head.margin,
-                head.products,
-                lr=lr,
-                momentum=momentum,
-                weight_decay=decay,
-                reduce_=distributed.all_reduce_ if data_parallel else None,
+                sgd,
+                head.shard.rounding("step"),
+                skipped,
+                distributed.all_reduce_ if data_parallel else None,
             )
-            head.optimizer_steps += 1
-            if self._touched_C is not None and self._products is not None:
-                self._products.append(lr, momentum, decay)
-                self._touched_C[rows_N] = head.optimizer_steps
-                self._sweep()
+            head.shard.settle(active, sgd, skipped)
         head.end_step()
 
-    def _must_skip(self, found_inf: Tensor | None) -> bool:
-        """Whether the scaler or the micro-batches themselves are not finite: alike on every rank.
+    def _sgd(self) -> SGDStep:
+        group = self.param_groups[0]
+        lr, momentum, decay = float(group["lr"]), group["momentum"], group["weight_decay"]
+        if self.head.storage.momentum:
+            return SGDStep(lr, momentum, decay)
+        return SGDStep(lr / (1.0 - momentum), 0.0, decay)
 
-        The centres have no ``.grad`` in which a scaler could look. One host sync a step.
+    def _must_skip(self, found_inf: Tensor | None) -> Tensor:
+        """Whether the scaler or the micro-batches themselves are not finite, a bool scalar: alike on every rank.
+
+        The centres have no ``.grad`` in which a scaler could look.
         """
         looked_at = [t for b in self.head.pending for t in (b.weight, b.log_share_B, b.target_B)]
         bad = ~torch.stack([torch.isfinite(t).all() for t in looked_at]).all()
@@ -100,67 +108,46 @@ class HeadSGD(torch.optim.Optimizer):
             bad = bad | (torch.as_tensor(found_inf, device=bad.device) > 0)
         if self.head.parallelism == "data":  # there each rank has looked at its own part of the batch
             bad = distributed.all_reduce_(bad.float(), "max") > 0
-        return bool(bad)
+        return bad
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the micro-batches that no step has consumed."""
         self.head.end_step()
 
-    def _rows_of_step(self) -> Tensor | None:
-        samples = [b.rows_N for b in self.head.pending]
-        if samples[0] is None or all(s is samples[0] for s in samples):
-            return samples[0]
-        return torch.unique(torch.cat([s for s in samples if s is not None]))
-
-    # -- skipped rows ---------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def catch_up(self, rows_N: Tensor | None = None) -> None:
-        """Bring rows of the shard (None: all) to what dense SGD would have made of them by now."""
-        if self._touched_C is None or self._products is None:
-            return
-        weight_CD, momentum_CD, now = self.head.weight, self.momentum_buffer, self.head.optimizer_steps
-        tiles = self.head.tiles(rows_N, 0)
-        for tile in tiles:
-            rows = tile if rows_N is None else rows_N[tile]
-            product_T4 = self._products.of_ages(now - self._touched_C[rows])
-            w_TD = tiles.read(weight_CD, tile, "centres")
-            v_TD = tiles.read(momentum_CD, tile, "momentum")
-            new_TD = torch.mul(
-                v_TD, product_T4[:, 2:3], out=self.head.workspace.get("caught_up", *v_TD.shape)
-            )
-            new_TD.addcmul_(w_TD, product_T4[:, 3:4])
-            v_TD.mul_(product_T4[:, 0:1]).addcmul_(w_TD, product_T4[:, 1:2])
-            w_TD.copy_(new_TD)
-            tiles.write(weight_CD, tile, w_TD)
-            tiles.write(momentum_CD, tile, v_TD)
-            self._touched_C[rows] = now
-
-    def _sweep(self) -> None:
-        """Bound the ages: bring the next 1 / AGE_LIMIT of the shard up to date."""
-        assert self._touched_C is not None
-        start, stop = distributed.shard_range(
-            len(self._touched_C), self.head.optimizer_steps % AGE_LIMIT, AGE_LIMIT
-        )
-        if stop > start:
-            self.catch_up(torch.arange(start, stop, device=self._touched_C.device))
+    def _active_rows(self) -> ActiveRows:
+        """The rows that any micro-batch of this step has scored."""
+        scored = [batch.active for batch in self.head.pending]
+        samples = [active.rows_N for active in scored if active.rows_N is not None]
+        if not samples or all(active is scored[0] for active in scored):
+            return scored[0]
+        active = self.head.shard.activate(torch.unique(torch.cat(samples)))
+        self.head.shard.ready(active)
+        return active
 
     # -- state ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def catch_up(self) -> None:
+        """Bring all rows of the shard to what dense SGD would have made of them by now."""
+        self.head.shard.catch_up()
 
     def state_dict(self) -> dict[str, Any]:
         """As of torch optimizers; brings all rows up to date first, so it holds no ages."""
         self.catch_up()
-        self.state[self.head.weight]["step"] = self.head.optimizer_steps
-        return super().state_dict()
+        packed = super().state_dict()
+        steps = self.head.shard.steps
+        packed["state"] = {key: {**values, "step": steps} for key, values in packed["state"].items()}
+        return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.restored(int(self.state[self.head.weight].pop("step", 0)))
+        loaded = dict(self.state[self.head.weight])
+        if (momentum := self.head.shard.momentum) is not None:
+            momentum.take(Rows(loaded["momentum_buffer"], loaded.get("momentum_scale")))
+        self._show_state()
+        self.restored(int(loaded.get("step", 0)))
 
     def restored(self, optimizer_steps: int) -> None:
         """Weight and momentum now hold the state after this many steps, with every row up to date."""
-        self.head.optimizer_steps = optimizer_steps
+        self.head.shard.restored(optimizer_steps)
         self.head.end_step()
-        if self._touched_C is not None and self._products is not None:
-            self._touched_C.fill_(optimizer_steps)
-            self._products.clear()

@@ -3,16 +3,22 @@
 Under SGD with momentum mu, weight decay wd and learning rate lr, a row without a loss gradient follows
 
     v <- mu * v + wd * w          (v, w) <- M (v, w),   M = [[mu,          wd        ],
-    w <- w - lr * v                                          [-lr * mu, 1 - lr * wd]]
+    w <- w - lr * v                                          [-lr * mu, 1 - lr * wd ]]
 
 which is linear. A row left out for k steps is brought up to date by the product of the last k matrices:
 one integer a row and one table of products give the dense optimizer's result at the sampled cost.
 
-Shapes: K = ages in the table.
+Shapes: K = ages in the table, N = rows, T = rows of a tile, D = embedding columns.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from megaclass.heads.softmax import SGDStep
+from megaclass.heads.storage import Rounding
+from megaclass.heads.tiles import Tiles
 
 
 class StepProducts:
@@ -31,14 +37,37 @@ class StepProducts:
         """Forget the past: right when every row is up to date."""
         self.table_K4.copy_(torch.eye(2, dtype=torch.float64).flatten())
 
-    def append(self, lr: float, momentum: float, weight_decay: float) -> None:
-        """A step was taken: age 0 is "up to date" again and every older product grows by one factor."""
-        step = torch.tensor(
-            [[momentum, weight_decay], [-lr * momentum, 1.0 - lr * weight_decay]], dtype=torch.float64
-        )
-        older = self.table_K4[:-1].view(-1, 2, 2).clone()
-        self.table_K4[1:] = torch.matmul(step.to(older.device), older).flatten(1)
+    def append(self, sgd: SGDStep, skipped: Tensor) -> None:
+        """A step was taken: age 0 is "up to date" again and every older product grows by one factor.
 
-    def of_ages(self, age_T: Tensor) -> Tensor:
-        """The products for these ages (int, at most ``limit``), fp32 of shape (T, 4)."""
-        return self.table_K4[age_T.long()].float()
+        skipped: a bool scalar on any device; a step that was skipped moved nothing (no host sync).
+        """
+        lr, mu, decay = sgd.lr, sgd.momentum, sgd.weight_decay
+        step = torch.tensor([[mu, decay], [-lr * mu, 1.0 - lr * decay]], dtype=torch.float64)
+        device = self.table_K4.device
+        same = torch.eye(2, dtype=torch.float64, device=device)
+        step = torch.where(skipped.to(device), same, step.to(device))
+        self.table_K4[1:] = torch.matmul(step, self.table_K4[:-1].view(-1, 2, 2).clone()).flatten(1)
+
+    def of_ages(self, age_N: Tensor) -> Tensor:
+        """The products for these ages (int, at most ``limit``), fp32 of shape (N, 4)."""
+        return self.table_K4[age_N.long()].float()
+
+
+def catch_up(tiles: Tiles, product_N4: Tensor, rounding: Callable[[str], Rounding]) -> None:
+    """Apply each active row's product to its centre and momentum."""
+    centres, momentum = tiles.active.centres, tiles.active.momentum
+    of_momentum, of_centres = rounding("momentum"), rounding("centres")
+    for tile in tiles:
+        vv, vw, wv, ww = product_N4[tile][:, :, None].unbind(1)
+        w_TD = tiles.read(centres, tile, "centres")
+        if momentum is not None:
+            v_TD = tiles.read(momentum, tile, "momentum")
+            new_TD = torch.mul(v_TD, wv, out=tiles.workspace.get("gradient", *v_TD.shape))
+            new_TD.addcmul_(w_TD, ww)
+            v_TD.mul_(vv).addcmul_(w_TD, vw)
+            w_TD.copy_(new_TD)
+            tiles.write(momentum, tile, v_TD, of_momentum)
+        else:
+            w_TD.mul_(ww)
+        tiles.write(centres, tile, w_TD, of_centres)

@@ -14,6 +14,7 @@ the shard's size ever exist.
 Shapes: B = rows of the batch that the shard sees, T = rows of a tile, D = embedding columns.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from megaclass.heads.margins import Margin
 from megaclass.heads.products import Products
-from megaclass.heads.tiles import Tiles
+from megaclass.heads.storage import Rounding
+from megaclass.heads.tiles import ActiveRows, Tiles
 
 # Like torch.nn.functional.normalize: a vector shorter than this is divided by it.
 NORM_FLOOR = 1e-12
@@ -33,15 +35,24 @@ class MicroBatch:
 
     unit_BD: normalised embeddings. row_B: the target's row in this shard, or outside [0, C).
     log_share_B: log q - log S, so that q * exp(z) / S = exp(z + log_share). target_B: -q * slope.
-    rows_N: the sampled rows (None: all). weight: d(final loss) / d(this loss) / B, a scalar tensor.
+    active: the rows that were scored. weight: d(final loss) / d(this loss) / B, a scalar tensor.
     """
 
     unit_BD: Tensor
     row_B: Tensor
     log_share_B: Tensor
     target_B: Tensor
-    rows_N: Tensor | None
+    active: ActiveRows
     weight: Tensor
+
+
+@dataclass(frozen=True)
+class SGDStep:
+    """``v = momentum * v + gradient + weight_decay * w``, ``w = w - lr * v``; without momentum v is new."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
 
 
 def inverse_norms(rows_TD: Tensor) -> Tensor:
@@ -65,26 +76,20 @@ def _put_targets(values_BT: Tensor, position_B: Tensor, tile: slice, target_B: T
 
 
 def pass_one(
-    unit_BD: Tensor,
-    row_B: Tensor,
-    weight_CD: Tensor,
-    tiles: Tiles,
-    margin: Margin,
-    products: Products,
-    shift: float,
+    unit_BD: Tensor, row_B: Tensor, tiles: Tiles, margin: Margin, products: Products, shift: float
 ) -> tuple[Tensor, Tensor]:
     """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift).
 
     Targets are left out of both, as are negatives above the margin's filter threshold.
     """
     scaled_BD = unit_BD * margin.scale
-    position_B = tiles.positions(row_B)
+    position_B = tiles.active.positions(row_B)
     zero_B = torch.zeros(len(unit_BD), device=unit_BD.device)
     sum_B = torch.zeros(len(unit_BD), dtype=torch.float64, device=unit_BD.device)
     values_BD = torch.zeros_like(unit_BD)
     with products.active():
         for tile in tiles:
-            centres_TD = tiles.read(weight_CD, tile, "centres")
+            centres_TD = tiles.read(tiles.active.centres, tile, "centres")
             inverse_T = inverse_norms(centres_TD)
             exp_BT = _tile_logits(scaled_BD, centres_TD, inverse_T, tiles, products)
             if margin.filter_threshold:
@@ -100,34 +105,35 @@ def pass_one(
 
 def pass_two(
     micro_batches: list[MicroBatch],
-    weight_CD: Tensor,
-    momentum_CD: Tensor,
     tiles: Tiles,
     margin: Margin,
     products: Products,
-    *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    reduce_=None,
+    sgd: SGDStep,
+    rounding: Callable[[str], Rounding],
+    reduce_: Callable[[Tensor], object] | None = None,
 ) -> None:
-    """One SGD step of the rows in ``tiles``: ``v = mu v + gradient + wd w``, ``w = w - lr v``.
+    """One SGD step of the rows in ``tiles``. The gradient is the sum over the micro-batches.
 
-    The gradient is the sum over the micro-batches. reduce_: an in-place sum over the ranks that hold copies
-    of these rows (data parallelism); the gradient then exists one tile at a time.
+    rounding: the random numbers of a write, for "momentum" and "centres". reduce_: an in-place sum over the
+    ranks that hold copies of these rows (data parallelism).
     """
-    positions = [tiles.positions(m.row_B) for m in micro_batches]
+    active = tiles.active
+    centres, momentum = active.centres, active.momentum
+    positions = [active.positions(m.row_B) for m in micro_batches]
     scaled = [m.unit_BD * margin.scale for m in micro_batches]
     weighted = [s * m.weight for s, m in zip(scaled, micro_batches, strict=True)]
-    left_out = [_left_out(m.rows_N, tiles.rows_N) for m in micro_batches]
+    left_out = [_left_out(m.active, active) for m in micro_batches]
+    of_momentum, of_centres = rounding("momentum"), rounding("centres")
     with products.active():
         for tile in tiles:
-            centres_TD = tiles.read(weight_CD, tile, "centres")
-            momentum_TD = tiles.read(momentum_CD, tile, "momentum")
-            gradient_TD = momentum_TD
-            beta = momentum
-            if reduce_ is not None:
-                gradient_TD, beta = tiles.workspace.get("gradient", *centres_TD.shape), 0.0
+            centres_TD = tiles.read(centres, tile, "centres")
+            # The gradient is folded into the momentum by the product itself, unless it is summed over ranks
+            # first, or no momentum is kept: then it exists, one tile at a time.
+            gradient_TD, beta = tiles.workspace.get("gradient", *centres_TD.shape), 0.0
+            if momentum is not None:
+                momentum_TD = tiles.read(momentum, tile, "momentum")
+                if reduce_ is None:
+                    gradient_TD, beta = momentum_TD, sgd.momentum
             inverse_T = inverse_norms(centres_TD)
             radial_T = torch.zeros_like(inverse_T)  # the gradient's component along the centre, times |w|
             for i, batch in enumerate(micro_batches):
@@ -145,17 +151,21 @@ def pass_two(
             if reduce_ is not None:
                 reduce_(gradient_TD)
                 reduce_(radial_T)
-                momentum_TD.mul_(momentum).add_(gradient_TD)
             # Normalisation and weight decay act along the centre: together one scalar a row.
-            along_T = weight_decay - radial_T * inverse_T.square()
-            momentum_TD.addcmul_(centres_TD, along_T[:, None])
-            centres_TD.add_(momentum_TD, alpha=-lr)
-            tiles.write(momentum_CD, tile, momentum_TD)
-            tiles.write(weight_CD, tile, centres_TD)
+            along_T1 = (sgd.weight_decay - radial_T * inverse_T.square())[:, None]
+            if momentum is None:
+                centres_TD.mul_(1.0 - sgd.lr * along_T1).add_(gradient_TD, alpha=-sgd.lr)
+            else:
+                if reduce_ is not None:
+                    momentum_TD.mul_(sgd.momentum).add_(gradient_TD)
+                momentum_TD.addcmul_(centres_TD, along_T1)
+                centres_TD.add_(momentum_TD, alpha=-sgd.lr)
+                tiles.write(momentum, tile, momentum_TD, of_momentum)
+            tiles.write(centres, tile, centres_TD, of_centres)
 
 
-def _left_out(sampled_N: Tensor | None, rows_N: Tensor | None) -> Tensor | None:
-    """Which of ``rows_N`` one micro-batch did not score, when the micro-batches drew different samples."""
-    if sampled_N is None or rows_N is None or sampled_N is rows_N:
+def _left_out(scored: ActiveRows, active: ActiveRows) -> Tensor | None:
+    """Which active rows one micro-batch did not score, when the micro-batches drew different samples."""
+    if scored is active or scored.rows_N is None or active.rows_N is None:
         return None
-    return ~torch.isin(rows_N, sampled_N)
+    return ~torch.isin(active.rows_N, scored.rows_N)

@@ -1,63 +1,131 @@
-"""The rows of a shard that take part in a step, tile by tile, in reused memory.
+"""The rows that take part in a step, tile by tile as fp32, in reused memory.
 
 Shapes: C = rows of the shard, N = rows that take part, T = rows of a tile, B = rows of the batch,
 D = embedding columns.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from megaclass.heads.storage import Rounding, Rows, round_to_bf16, round_to_int8
 
 
 class Workspace:
     """Named buffers that live as long as the head: no allocation, and no page fault, per tile."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, pinned: bool = False) -> None:
+        self.device, self.pinned = device, pinned
         self._flat: dict[str, Tensor] = {}
 
-    def get(self, name: str, *shape: int) -> Tensor:
-        """An uninitialised fp32 tensor; the same name gives the same memory."""
+    def get(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """An uninitialised tensor; the same name gives the same memory."""
         size = 1
         for length in shape:
             size *= length
         flat = self._flat.get(name)
-        if flat is None or flat.numel() < size:
-            flat = self._flat[name] = torch.empty(size, device=self.device)
+        if flat is None or flat.numel() < size or flat.dtype != dtype:
+            flat = self._flat[name] = torch.empty(
+                size, dtype=dtype, device=self.device, pin_memory=self.pinned
+            )
         return flat[:size].view(shape)
 
 
-class Tiles:
-    """Tiles over all rows of the shard (``rows_N`` None: views, no copy) or over sampled ones (copies)."""
+@dataclass(frozen=True)
+class ActiveRows:
+    """The rows of a shard that take part in a step.
 
-    def __init__(self, num_rows: int, rows_N: Tensor | None, tile_rows: int, workspace: Workspace) -> None:
-        self.rows_N = rows_N
-        self.count = num_rows if rows_N is None else len(rows_N)
+    centres, momentum: the tables that hold them (momentum None: none is kept).
+    rows_N: which rows of the shard they are, int64, sorted; None: all of them.
+    gathered: whether the tables hold just these rows, in this order, instead of the whole shard.
+    """
+
+    centres: Rows
+    momentum: Rows | None
+    rows_N: Tensor | None
+    gathered: bool = False
+
+    def __len__(self) -> int:
+        return len(self.centres) if self.rows_N is None else len(self.rows_N)
+
+    def index(self, tile: slice) -> slice | Tensor:
+        """Where the tables hold a tile."""
+        return tile if self.rows_N is None or self.gathered else self.rows_N[tile]
+
+    def shard_rows(self, tile: slice) -> Tensor:
+        """A tile's rows of the shard, int64."""
+        if self.rows_N is None:
+            return torch.arange(tile.start, tile.stop, device=self.centres.data.device)
+        return self.rows_N[tile]
+
+    def positions(self, row_B: Tensor) -> Tensor:
+        """Where each shard row sits among the rows that take part, (B,); -1 where it does not."""
+        if self.rows_N is None:
+            inside_B = (row_B >= 0) & (row_B < len(self))
+            return torch.where(inside_B, row_B, -1)
+        if len(self) == 0:
+            return torch.full_like(row_B, -1)
+        position_B = torch.searchsorted(self.rows_N, row_B).clamp(max=len(self) - 1)
+        return torch.where(self.rows_N[position_B] == row_B, position_B, -1)
+
+    def centres_at(self, position_N: Tensor) -> Tensor:
+        """A copy of the centres at these positions among the active rows, (N, D) fp32."""
+        if self.rows_N is None or self.gathered:
+            return self.centres.fp32(position_N)
+        return self.centres.fp32(self.rows_N[position_N])
+
+
+class Tiles:
+    """Reads and writes active rows by tiles of ``tile_rows``."""
+
+    def __init__(self, active: ActiveRows, tile_rows: int, workspace: Workspace) -> None:
+        self.active = active
         self.tile_rows = tile_rows
         self.workspace = workspace
 
     def __iter__(self) -> Iterator[slice]:
-        for start in range(0, self.count, self.tile_rows):
-            yield slice(start, min(start + self.tile_rows, self.count))
+        count = len(self.active)
+        for start in range(0, count, self.tile_rows):
+            yield slice(start, min(start + self.tile_rows, count))
 
-    def read(self, source_CD: Tensor, tile: slice, name: str) -> Tensor:
-        """The tile's rows of ``source_CD``; write them back with :meth:`write` after a change."""
-        if self.rows_N is None:
-            return source_CD[tile]
-        out_TD = self.workspace.get(name, tile.stop - tile.start, source_CD.shape[1])
-        return torch.index_select(source_CD, 0, self.rows_N[tile], out=out_TD)
+    def read(self, table: Rows, tile: slice, name: str) -> Tensor:
+        """The tile's rows of ``table`` as fp32 (T, D); store them with :meth:`write` after a change.
 
-    def write(self, target_CD: Tensor, tile: slice, tile_TD: Tensor) -> None:
-        if self.rows_N is not None:  # without a sample the tile is a view: already written
-            target_CD.index_copy_(0, self.rows_N[tile], tile_TD)
+        fp32 tables that need no gathering are read as views, so that a change is stored already.
+        """
+        index = self.active.index(tile)
+        shape, space = (tile.stop - tile.start, table.data.shape[1]), self.workspace
+        if isinstance(index, slice):
+            raw_TD = table.data[index]
+        else:
+            raw_TD = space.get(f"{name} raw", *shape, dtype=table.data.dtype)
+            torch.index_select(table.data, 0, index, out=raw_TD)
+        if raw_TD.dtype == torch.float32:
+            return raw_TD
+        tile_TD = space.get(name, *shape).copy_(raw_TD)
+        return tile_TD if table.scale is None else tile_TD.mul_(table.scale[index][:, None])
 
-    def positions(self, row_B: Tensor) -> Tensor:
-        """Where each shard row sits among the rows that take part, (B,); -1 for rows outside the shard."""
-        if self.rows_N is None:
-            inside_B = (row_B >= 0) & (row_B < self.count)
-            return torch.where(inside_B, row_B, -1)
-        if self.count == 0:
-            return torch.full_like(row_B, -1)
-        position_B = torch.searchsorted(self.rows_N, row_B).clamp(max=self.count - 1)
-        return torch.where(self.rows_N[position_B] == row_B, position_B, -1)
+    def write(self, table: Rows, tile: slice, tile_TD: Tensor, rounding: Rounding) -> None:
+        """Store a tile that was read from ``table``; its memory may be used as scratch."""
+        index, dtype = self.active.index(tile), table.data.dtype
+        if dtype == torch.float32:
+            if not isinstance(index, slice):
+                table.data.index_copy_(0, index, tile_TD)
+            return
+        if isinstance(index, slice):
+            raw_TD = table.data[index]
+        else:
+            raw_TD = self.workspace.get("written", *tile_TD.shape, dtype=dtype)
+        row_T = rounding.of_rows(self.active.shard_rows(tile))
+        if table.scale is None:
+            scratch_TD = self.workspace.get("rounding", *tile_TD.shape, dtype=torch.int32)
+            round_to_bf16(tile_TD, rounding.column_D, row_T, scratch_TD, raw_TD)
+        else:
+            scratch_TD = self.workspace.get("rounding", *tile_TD.shape)
+            table.scale[index] = round_to_int8(
+                tile_TD, rounding.column_D, row_T, scratch_TD, table.scale[index], raw_TD
+            )
+        if not isinstance(index, slice):
+            table.data.index_copy_(0, index, raw_TD)

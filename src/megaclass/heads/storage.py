@@ -1,0 +1,170 @@
+"""How the rows of a shard are stored: centres and momentum in fp32, bf16 or 8 bits.
+
+| storage | a centre | its momentum | bytes a class at D = 512, without and with sampling |
+|---|---|---|---|
+| fp32 | fp32 | fp32 | 4,096 / 4,100 |
+| bf16 | bf16 | bf16 | 2,048 / 2,052 |
+| int8 | 8 bits, a scale | 8 bits, a scale | 1,032 / 1,036 |
+| fp32_rowwise | fp32 | none | 2,048 / 2,052 |
+| bf16_rowwise | bf16 | none | 1,024 / 1,028 |
+| int8_rowwise | 8 bits, a scale | none | 516 / 520 |
+
+Row-wise storage keeps no momentum matrix: a gradient is applied at once with the whole tail that momentum
+would give it, ``lr / (1 - momentum)``. What sampling needs of a row, the step that it was last touched, is
+then its whole state.
+
+bf16 and 8-bit rows are written with stochastic rounding: up with the probability of the fraction, so that
+updates far below a unit in the last place still count in the mean (Gupta et al., ICML 2015,
+arXiv:1502.02551). The random numbers are a function of (seed, step, class, column): independent of the number
+of ranks, and repeated by a resumed run.
+
+Shapes: C = rows of the shard, N = rows that take part, T = rows of a tile, D = embedding columns.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megaclass.errors import lookup
+from megaclass.permutation import derive_key, mix32
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+STORAGES = tuple(f"{name}{suffix}" for name in DTYPES for suffix in ("", "_rowwise"))
+
+# 8-bit rows: the scale, a power of two, changes where the largest number would leave this range of steps.
+# Shrinking it is exact and growing rounds once; the gap between the two keeps a row from alternating.
+INT8_MOST = 127
+INT8_LEAST = 48
+_NO_SCALE = 2.0**-126
+
+_CHUNK = 1 << 16  # rows converted at a time
+
+
+@dataclass(frozen=True)
+class Storage:
+    """One of ``STORAGES``: the type of the rows, and whether momentum is kept."""
+
+    dtype: torch.dtype
+    momentum: bool
+
+    @classmethod
+    def named(cls, name: str) -> "Storage":
+        lookup(dict.fromkeys(STORAGES), name, "storage")
+        rows, _, rowwise = name.partition("_")
+        return cls(DTYPES[rows], not rowwise)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table of rows. ``data`` is (C, D) fp32, bf16 or int8; ``scale`` (C,) fp32 is there for int8 alone."""
+
+    data: Tensor
+    scale: Tensor | None = None
+
+    @classmethod
+    def zeros(
+        cls, count: int, dim: int, dtype: torch.dtype, device: torch.device, pinned: bool = False
+    ) -> "Rows":
+        scale = None
+        if dtype == torch.int8:
+            scale = torch.full((count,), _NO_SCALE, device=device, pin_memory=pinned)
+        return cls(torch.zeros(count, dim, dtype=dtype, device=device, pin_memory=pinned), scale)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {"data": self.data} if self.scale is None else {"data": self.data, "scale": self.scale}
+
+    def __getitem__(self, rows: slice) -> "Rows":
+        """Consecutive rows, as a view."""
+        return Rows(self.data[rows], None if self.scale is None else self.scale[rows])
+
+    def fp32(self, rows: slice | Tensor = slice(None)) -> Tensor:
+        """A copy of rows, (N, D) fp32."""
+        values_ND = self.data[rows].to(torch.float32, copy=True)
+        return values_ND if self.scale is None else values_ND.mul_(self.scale[rows][:, None])
+
+    def put(self, rows: slice | Tensor, values_ND: Tensor) -> None:
+        """Store fp32 rows, rounded to nearest."""
+        if self.scale is None:
+            self.data[rows] = values_ND.to(self.data.dtype)
+        else:
+            scale_N = _smallest_scale(values_ND.abs().amax(1))
+            self.data[rows] = (values_ND / scale_N[:, None]).round_().to(torch.int8)
+            self.scale[rows] = scale_N
+
+    def take(self, other: "Rows", at: int = 0) -> None:
+        """Copy all rows of ``other`` to ``at`` and after: exactly where both are stored alike, else to nearest."""
+        rows = slice(at, at + len(other))
+        if other.data.dtype != self.data.dtype:
+            for start in range(0, len(other), _CHUNK):
+                part = slice(start, min(start + _CHUNK, len(other)))
+                self.put(slice(at + part.start, at + part.stop), other.fp32(part).to(self.data.device))
+            return
+        self.data[rows] = other.data.to(self.data.device)
+        if self.scale is not None:
+            assert other.scale is not None
+            self.scale[rows] = other.scale.to(self.scale.device)
+
+
+def _smallest_scale(peak_N: Tensor) -> Tensor:
+    """The smallest power of two under which ``peak`` takes at most ``INT8_MOST`` steps."""
+    mantissa_N, exponent_N = torch.frexp((peak_N / INT8_MOST).clamp_(min=_NO_SCALE))
+    return torch.ldexp(torch.ones_like(peak_N), exponent_N - (mantissa_N == 0.5).int())
+
+
+def settled_scale(peak_N: Tensor, scale_N: Tensor) -> Tensor:
+    """The scale to store rows under whose largest numbers are ``peak``: the present one while it serves."""
+    keep_N = (peak_N <= INT8_MOST * scale_N) & (peak_N >= INT8_LEAST * scale_N)
+    return torch.where(keep_N, scale_N, _smallest_scale(peak_N))
+
+
+class Rounding:
+    """The random numbers of one write, 16 bits an element: ``(column_D + row_T) mod 2**16``.
+
+    Each is uniform, and any two of a row, or of a column, are independent; one hash a row and one a column
+    are all that they cost.
+
+    Args:
+        purpose: tells the writes of one step apart.
+        first_class: the class of row 0 of the shard.
+    """
+
+    def __init__(self, seed: int, step: int, purpose: str, first_class: int, dim: int, device: torch.device):
+        self.key = derive_key("rounding", seed, step, purpose) & 0xFFFFFFFF
+        self.first_class = first_class
+        columns_D = torch.arange(dim, device=device)
+        self.column_D = (mix32(columns_D, self.key ^ 0x5BD1E995) & 0xFFFF).int()
+
+    def of_rows(self, row_T: Tensor) -> Tensor:
+        """Each row's summand, int32 below 2**16; ``row_T`` are int64 rows of the shard."""
+        return (mix32((row_T + self.first_class) & 0xFFFFFFFF, self.key) & 0xFFFF).int()
+
+
+def round_to_bf16(
+    tile_TD: Tensor, column_D: Tensor, row_T: Tensor, scratch_TD: Tensor, out_TD: Tensor
+) -> None:
+    """Stochastic rounding of fp32 ``tile``, which is destroyed, into bf16 ``out``. scratch: int32."""
+    torch.add(row_T[:, None], column_D, out=scratch_TD).bitwise_and_(0xFFFF)
+    tile_TD.view(torch.int32).add_(scratch_TD)  # the carry decides; the upper half is the result
+    out_TD.view(torch.int16).copy_(tile_TD.view(torch.int16)[:, 1::2])
+
+
+def round_to_int8(
+    tile_TD: Tensor, column_D: Tensor, row_T: Tensor, scratch_TD: Tensor, scale_T: Tensor, out_TD: Tensor
+) -> Tensor:
+    """Stochastic rounding of fp32 ``tile``, which is destroyed, into int8 ``out``. scratch: fp32.
+
+    Returns the scales to store with it, given the present ones.
+    """
+    peak_T = torch.linalg.vector_norm(tile_TD, ord=torch.inf, dim=1)
+    scale_T = settled_scale(peak_T, scale_T)
+    torch.add(row_T[:, None], column_D, out=scratch_TD.view(torch.int32)).bitwise_and_(0xFFFF)
+    tile_TD.mul_(scale_T.reciprocal()[:, None])
+    scratch_TD.copy_(scratch_TD.view(torch.int32))
+    tile_TD.add_(scratch_TD, alpha=2.0**-16).floor_().clamp_(-INT8_MOST, INT8_MOST)
+    out_TD.copy_(tile_TD)
+    return scale_T

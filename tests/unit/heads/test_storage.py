@@ -1,0 +1,257 @@
+"""Centres and momentum in fewer bytes: rounding without bias, the same bits again, and a place in host memory."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from head_reference import Case, relative_error, train_oracle, train_ours
+from megaclass import ArcFace, HeadSGD, PartialFC
+from megaclass.heads.storage import (
+    INT8_MOST,
+    STORAGES,
+    Rounding,
+    Rows,
+    Storage,
+    round_to_bf16,
+    round_to_int8,
+    settled_scale,
+)
+
+CPU = torch.device("cpu")
+
+
+def noise(step: int, rows: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rounding = Rounding(0, step, "test", 0, dim, CPU)
+    return rounding.column_D, rounding.of_rows(torch.arange(rows))
+
+
+def rounded_to_bf16(values: torch.Tensor, step: int) -> torch.Tensor:
+    out, scratch = torch.empty_like(values, dtype=torch.bfloat16), torch.empty_like(values, dtype=torch.int32)
+    round_to_bf16(values.clone(), *noise(step, *values.shape), scratch, out)
+    return out
+
+
+def rounded_to_int8(values: torch.Tensor, scale: torch.Tensor, step: int) -> Rows:
+    out = torch.empty_like(values, dtype=torch.int8)
+    scale = round_to_int8(values.clone(), *noise(step, *values.shape), torch.empty_like(values), scale, out)
+    return Rows(out, scale)
+
+
+# -- rounding -----------------------------------------------------------------------------------------
+
+
+def test_stochastic_rounding_has_no_bias() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(16, 32)
+    scale = torch.full((16,), 0.03)
+    draws = 4000
+    bf16, int8 = torch.zeros(16, 32, dtype=torch.float64), torch.zeros(16, 32, dtype=torch.float64)
+    for step in range(draws):
+        bf16 += rounded_to_bf16(values, step).double()
+        int8 += rounded_to_int8(values, scale, step).fp32().double()
+    # A step is 2^-7 of the number at most; rounding to one side would leave a bias of half a step.
+    assert ((bf16 / draws - values).abs() / values.abs()).max() < 5 * 2**-8 / draws**0.5
+    step_size = rounded_to_int8(values, scale, 0).scale[:, None]
+    assert ((int8 / draws - values).abs() / step_size).max() < 5 * 0.5 / draws**0.5
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**6), st.floats(-30, 30), st.integers(1, 9), st.integers(1, 40))
+def test_rounds_to_a_neighbour_and_keeps_what_fits(seed: int, exponent: float, rows: int, dim: int) -> None:
+    values = torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
+    once = rounded_to_bf16(values, seed)
+    assert ((once.float() - values).abs() <= values.abs() * 2**-7).all()
+    assert torch.equal(rounded_to_bf16(once.float(), seed + 1), once)
+
+    table = rounded_to_int8(values, torch.full((rows,), 2.0**-126), seed)
+    assert ((table.fp32() - values).abs() <= table.scale[:, None]).all()
+    again = rounded_to_int8(table.fp32(), table.scale, seed + 1)
+    assert torch.equal(again.fp32(), table.fp32())
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(-100, 100), st.integers(-100, 100))
+def test_scales_are_powers_of_two_that_hold_the_peak(peak_log: float, scale_log: int) -> None:
+    peak, scale = torch.tensor([2.0**peak_log]), torch.tensor([2.0**scale_log])
+    settled = settled_scale(peak, scale)
+    assert torch.frexp(settled).mantissa.item() == 0.5
+    steps = (peak / settled).item()
+    assert 47.9 <= steps <= INT8_MOST
+    assert torch.equal(settled_scale(peak, settled), settled)
+
+
+def test_the_numbers_are_uniform_and_differ_between_steps_rows_and_columns() -> None:
+    drawn = torch.stack([sum_of(step) for step in range(64)]).double()
+    assert abs(drawn.mean().item() / 65535 - 0.5) < 0.01
+    assert abs(drawn.std().item() / 65536 - 12**-0.5) < 0.01
+    flat = drawn.flatten(1)
+    assert len(torch.unique(flat[0])) > 0.9 * flat.shape[1]
+    correlation = torch.corrcoef(flat)
+    assert (correlation - torch.eye(64)).abs().max() < 0.2
+
+
+def sum_of(step: int) -> torch.Tensor:
+    column_D, row_T = noise(step, 32, 64)
+    return (column_D + row_T[:, None]) & 0xFFFF
+
+
+def test_bytes_a_class_are_what_the_table_says() -> None:
+    expected = {"fp32": 4096, "bf16": 2048, "int8": 1032, "fp32_rowwise": 2048, "bf16_rowwise": 1024}
+    expected["int8_rowwise"] = 516
+    for name in STORAGES:
+        head = PartialFC(10, 512, storage=name)
+        optimizer = HeadSGD(head)
+        tables = [head.shard.centres] + ([head.shard.momentum] if head.shard.momentum else [])
+        assert sum(t[0].nbytes for rows in tables for t in rows.tensors.values()) == expected[name]
+        assert (optimizer.momentum_buffer is None) == name.endswith("rowwise")
+
+
+# -- training -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sample_rate", [1.0, 0.4])
+@pytest.mark.parametrize(
+    ("storage", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2), ("int8", 8e-2)], ids=["fp32", "bf16", "int8"]
+)
+def test_stays_near_the_oracle(storage: str, tolerance: float, sample_rate: float) -> None:
+    case = Case(storage=storage, sample_rate=sample_rate)
+    ours = train_ours(case)
+    oracle = train_oracle(case, ours.samples)
+    assert relative_error(ours.centres, oracle.centres) < tolerance
+    assert relative_error(torch.tensor(ours.losses), torch.tensor(oracle.losses)) < tolerance
+
+
+@pytest.mark.parametrize("sample_rate", [1.0, 0.4])
+def test_row_wise_is_sgd_without_momentum_at_the_rate_of_its_tail(sample_rate: float) -> None:
+    case = Case(storage="fp32_rowwise", sample_rate=sample_rate, momentum=0.5)
+    ours = train_ours(case)
+    plain = dataclasses.replace(case, lr=case.lr * 2, momentum=0.0)
+    oracle = train_oracle(plain, ours.samples)
+    assert relative_error(ours.centres, oracle.centres) < 1e-5
+    assert ours.momentum.numel() == 0
+
+
+def make(storage: str, **options) -> tuple[PartialFC, HeadSGD]:
+    options = {"sample_rate": 0.3, **options}
+    head = PartialFC(200, 16, margin=ArcFace(), storage=storage, **options)
+    return head, HeadSGD(head, lr=0.05)
+
+
+def train(head: PartialFC, optimizer: HeadSGD, steps: range) -> list[float]:
+    losses = []
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        embeddings, labels = (
+            torch.randn(8, 16, generator=generator),
+            torch.randint(200, (8,), generator=generator),
+        )
+        loss = head(embeddings, labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def assert_same_bits(head: PartialFC, optimizer: HeadSGD, twin: PartialFC, twin_optimizer: HeadSGD) -> None:
+    optimizer.catch_up()
+    twin_optimizer.catch_up()
+    for ours, theirs in (
+        (head.shard.centres, twin.shard.centres),
+        (head.shard.momentum, twin.shard.momentum),
+    ):
+        assert (ours is None) == (theirs is None)
+        if ours is not None and theirs is not None:
+            assert all(torch.equal(a, theirs.tensors[key]) for key, a in ours.tensors.items())
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_state_dicts_restore_the_bits(storage: str) -> None:
+    head, optimizer = make(storage)
+    train(head, optimizer, range(7))
+    stored_optimizer = copy.deepcopy(optimizer.state_dict())
+    stored_head = copy.deepcopy(head.state_dict())
+    twin, twin_optimizer = make(storage)
+    twin.load_state_dict(stored_head)
+    twin_optimizer.load_state_dict(stored_optimizer)
+    assert train(head, optimizer, range(7, 12)) == train(twin, twin_optimizer, range(7, 12))
+    assert_same_bits(head, optimizer, twin, twin_optimizer)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_host_memory_gives_the_same_bits(storage: str) -> None:
+    here, there = make(storage), make(storage, placement="host")
+    assert train(*here, range(9)) == train(*there, range(9))
+    assert_same_bits(*here, *there)
+
+
+def test_host_memory_with_samples_of_their_own_in_one_step() -> None:
+    results = []
+    for placement in ("device", "host"):
+        head, optimizer = make("fp32", placement=placement)
+        for step in range(3):
+            for part in range(2):
+                generator = torch.Generator().manual_seed(10 * step + part)
+                labels = torch.randint(200, (8,), generator=generator)
+                (head(torch.randn(8, 16, generator=generator), labels) / 2).backward()
+            optimizer.step()
+        optimizer.catch_up()
+        results.append(head.centres())
+    assert torch.equal(*results)
+
+
+def test_host_memory_drops_what_was_not_stepped() -> None:
+    head, optimizer = make("bf16", placement="host")
+    before = head.centres()
+    head(torch.randn(4, 16), torch.tensor([1, 2, 3, 4])).backward()
+    optimizer.zero_grad()
+    optimizer.step()
+    assert torch.equal(head.centres(), before)
+
+
+def test_host_memory_needs_a_sample() -> None:
+    with pytest.raises(ValueError, match="sample_rate"):
+        PartialFC(10, 4, placement="host")
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_centres_of_any_storage_are_taken(storage: str) -> None:
+    torch.manual_seed(0)
+    centres = torch.randn(200, 16)
+    head, _ = make(storage)
+    head.load_state_dict({"weight": centres})  # as arcface_torch stores them
+    tolerance = {"fp32": 0, "bf16": 2**-8, "int8": 2**-6}[storage.partition("_")[0]]
+    assert (head.centres() - centres).abs().max() <= tolerance * centres.abs().max()
+    for other in ("fp32", "bf16", "int8"):
+        taker, _ = make(other)
+        taker.load_state_dict(head.state_dict())
+        assert (taker.centres() - centres).abs().max() <= 2**-5 * centres.abs().max()
+
+
+def test_the_storage_is_not_changed_by_moving_it() -> None:
+    for storage, change in (("fp32", "half"), ("bf16", "float"), ("int8", "half")):
+        head, _ = make(storage)
+        with pytest.raises(TypeError, match="storage"):
+            getattr(head, change)()
+    head, _ = make("bf16")
+    assert head.cpu() is head
+
+
+def test_unknown_storage_names_the_near_match() -> None:
+    with pytest.raises(ValueError, match="bf16_rowwise"):
+        Storage.named("bf16_rowise")
+
+
+@pytest.mark.parametrize("storage", ["fp32", "int8"])
+def test_a_copy_is_a_head_of_its_own(storage: str) -> None:
+    head, optimizer = make(storage)
+    train(head, optimizer, range(3))
+    optimizer.catch_up()
+    twin = copy.deepcopy(head)
+    before = head.centres()
+    train(twin, HeadSGD(twin, lr=0.05), range(2))
+    assert torch.equal(head.centres(), before) and not torch.equal(twin.centres(), before)
+    assert torch.equal(twin.weight, twin.shard.centres.data)

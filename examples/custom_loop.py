@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from megaclass import ArcFace, HeadSGD, PartialFC, build_backbone, distributed
@@ -40,19 +41,25 @@ def main(world: distributed.World) -> None:
     model = DistributedDataParallel(backbone) if world.size > 1 else backbone
     # Each rank holds its share of the class centres and scores 30 % of the classes in a step.
     head = PartialFC(CLASSES, embedding_dim=64, margin=ArcFace(0.3, scale=32.0), sample_rate=0.3)
-    optimizers = [
-        torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4),
-        HeadSGD(head, lr=0.02, momentum=0.9, weight_decay=5e-4),
-    ]
-    schedulers = [CosineAnnealingLR(optimizer, STEPS) for optimizer in optimizers]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
+    head_optimizer = HeadSGD(head, lr=0.02, momentum=0.9, weight_decay=5e-4)
+    schedulers = [CosineAnnealingLR(part, STEPS) for part in (optimizer, head_optimizer)]
+    scaler = torch.amp.GradScaler(enabled=False)  # enable it for fp16 under torch.autocast, on a GPU
 
     for step in range(STEPS):
         images_b, labels_b = batch_of(step, world.rank, world.size)
         loss = head(model(images_b), labels_b)  # the mean over the global batch, the same on every rank
-        loss.backward()
-        for part in (*optimizers, *schedulers):
-            part.step()
-        optimizers[0].zero_grad()  # the head's step has used up what its backward pass left
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)  # the backbone's alone: the head's divides by the loss scale itself
+        norm = clip_grad_norm_(model.parameters(), 5.0)
+        scaler.step(optimizer)
+        if norm.isfinite():  # else the scaler has skipped the backbone's step, and the head skips it too
+            scaler.step(head_optimizer)
+        scaler.update()
+        for part in (optimizer, head_optimizer):
+            part.zero_grad()
+        for scheduler in schedulers:
+            scheduler.step()
         if world.is_main and (step + 1) % 50 == 0:
             print(f"step {step + 1:3d}   loss {loss.item():7.4f}   lr {schedulers[1].get_last_lr()[0]:.4f}")
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from megaclass import distributed
+from megaclass import arcface_torch, distributed
 from megaclass.config import Config, Model
 from megaclass.data import glyphs
 from megaclass.data.augment import EvalTransform, TrainTransform
@@ -33,11 +33,14 @@ from megaclass.heads.linear import LinearHead
 from megaclass.heads.margins import Margin
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
+from megaclass.heads.storage import Rows
 from megaclass.models.norm import SynchronisedBatchNorm
 from megaclass.models.registry import backbone_options, build_backbone, load_backbone_weights
 from megaclass.optim import build_optimizer
 from megaclass.permutation import derive_key
 from megaclass.runtime import Arithmetic, pick_arithmetic
+
+_BLOCK = 1 << 16  # centres read at a time
 
 Evaluator = Callable[[nn.Module, nn.Module], Evaluation]
 
@@ -306,7 +309,7 @@ def _build_head(config: Config, num_classes: int, embedding_dim: int, world: Wor
         gradient=head.gradient,
         filter_threshold=head.filter_threshold,
     )
-    return PartialFC(
+    margin_head = PartialFC(
         num_classes,
         embedding_dim,
         margin=margin,
@@ -320,6 +323,22 @@ def _build_head(config: Config, num_classes: int, embedding_dim: int, world: Wor
         tile_mb=head.tile_mb,
         device=world.device,
     )
+    if head.weights:
+        distributed.together(lambda: _load_centres(margin_head, Path(head.weights)))
+    return margin_head
+
+
+def _load_centres(head: PartialFC, path: Path) -> None:
+    """This rank's part of centres that arcface_torch trained, at any number of ranks."""
+    files = arcface_torch.RankFiles(path, head.num_classes)
+    if files.embedding_dim != head.embedding_dim:
+        raise UserError(
+            f"head.weights: {path} has centres of {files.embedding_dim} columns, the backbone gives {head.embedding_dim}"
+        )
+    start, stop = head.class_range
+    for first in range(start, stop, _BLOCK):
+        last = min(first + _BLOCK, stop)
+        head.shard.centres.take(Rows(files.centres(first, last)), at=first - start)
 
 
 def _averaging_gradients(module: nn.Module, world: World) -> nn.Module:

@@ -38,7 +38,11 @@ megaclass: train image recognition models with very many classes, and measure it
         score a model on pairs of images it was not trained on
   megaclass evaluate classification IMAGES --run-dir DIR
         top-1 and top-5 accuracy
+  megaclass export arcface_torch SOURCE OUTPUT [--ranks N]
+        write a run, or checkpoints of arcface_torch, as checkpoints of arcface_torch for N processes
   megaclass data pack SOURCE OUTPUT     pack a folder of images or an .npz into record files
+  megaclass bench head [--num-classes 100K,1M] [--peer arcface_torch --peer-path DIR] [--output FILE.jsonl]
+        measure a step of the head: time, memory, and how near the limits of the machine it comes
 
 `megaclass VERB --help` says more. Wrong input ends with one line and exit status 2.
 """
@@ -64,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LostRankError as error:
         print(f"megaclass: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("megaclass: interrupted; --resume continues from the last checkpoint", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        hint = str(interrupt) or "--resume continues from the last checkpoint"
+        print(f"megaclass: interrupted; {hint}", file=sys.stderr)
         return 130
     return 0
 
@@ -211,7 +216,116 @@ def data(words: list[str]) -> None:
     )
 
 
-VERBS = {"train": train, "recipes": recipes, "show": show, "evaluate": evaluate, "data": data}
+def export(words: list[str]) -> None:
+    lookup({"arcface_torch": None}, words[0] if words else "", "format")
+    parser = _parser(
+        "megaclass export arcface_torch SOURCE OUTPUT [OPTIONS]",
+        "Write the checkpoint_gpu_RANK.pt files from which arcface_torch's training script resumes.",
+    )
+    parser.add_argument(
+        "source", type=str, help="run directory, or directory of checkpoint_gpu_RANK.pt files"
+    )
+    parser.add_argument("output", type=str, help="directory for the files; must not hold any")
+    parser.add_argument(
+        "--ranks", type=int, default=0, help="processes that will read them; 0: as many as wrote the source"
+    )
+    parser.add_argument(
+        "--layout", type=str, default="arcface_torch", help="dropin: for the script with our head in it"
+    )
+    parser.add_argument(
+        "--checkpoint", type=str, default="latest", help="of a run: best, latest or a step-NNNNNNNN"
+    )
+    options = _parse(parser, words[1:])
+
+    from megaclass.arcface_torch import LAYOUTS
+    from megaclass.export import to_rank_files
+
+    lookup(dict.fromkeys(LAYOUTS), options.layout, "layout")
+    paths = to_rank_files(
+        options.source, options.output, ranks=options.ranks, layout=options.layout, which=options.checkpoint
+    )
+    print(f"wrote {paths[0]}" + (f" and those of {len(paths) - 1} more ranks" if len(paths) > 1 else ""))
+
+
+def bench(words: list[str]) -> None:
+    lookup({"head": None}, words[0] if words else "", "benchmark")
+    parser = _parser(
+        "megaclass bench head [--num-classes 100K,1M] [--sample-rate 1,0.1] [--output FILE.jsonl] [...]",
+        "Measure whole steps of the head: forward, backward to the embeddings, update. LIST is one value or "
+        "several with commas between; every combination is measured, each in processes of its own.",
+    )
+    _bench_head_options(parser)
+    options = _parse(parser, words[1:])
+
+    from megaclass.bench.console import SweepConsole
+    from megaclass.bench.head import measure, planned
+    from megaclass.report.head import comparisons, head_tables
+    from megaclass.rows import Row, RowWriter
+
+    plan = planned(options)
+    where = (
+        f"rows appended to {options.output}" if options.output else "rows not kept: no --output FILE.jsonl"
+    )
+    rows: list[Row] = []
+    with RowWriter(options.output) as writer, SweepConsole() as console:
+        try:
+            for found in measure(plan, options.timeout, console):
+                for row in found:
+                    writer.write(row)
+                    console.row(row)
+                for line in comparisons(found):
+                    console.print(f"  {line}")
+                rows += found
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(where) from None
+        console.print(head_tables(rows))
+        console.print(where)
+
+
+def _bench_head_options(parser: Any) -> None:
+    lists = {
+        "num-classes": ("100K", "classes of the whole job; K, M and B are understood"),
+        "embedding-dim": ("512", "columns of an embedding"),
+        "batch-size": ("128", "rows of the global batch: what every shard of the classes sees"),
+        "sample-rate": ("1", "fraction of the classes scored in a step"),
+        "precision": ("fp32", "operands of products: fp32, tf32, bf16 or fp16"),
+        "storage": ("fp32", "centres and momentum: fp32, bf16, int8; with _rowwise behind it no momentum"),
+        "world-size": ("1", "processes, each with its share of classes, batch, and cores or GPUs"),
+    }
+    for name, (default, text) in lists.items():
+        parser.add_argument(f"--{name}", type=str, default=default, metavar="LIST", help=text)
+    others = {
+        "simulate-ranks": (1, "one process does one rank's share of N: 1/N of the classes, the whole batch"),
+        "device": ("auto", "auto, cpu or cuda"),
+        "threads": (0, "of each process on a CPU; 0: its share of the cores"),
+        "steps": (20, "timed steps"),
+        "warmup": (3, "steps before them that are not timed"),
+        "margin": ("arcface", "arcface or cosface"),
+        "kernels": ("auto", "auto, triton or torch"),
+        "placement": ("device", "of the centres: device, or host for host memory"),
+        "seed": (0, "of embeddings, labels and centres"),
+        "timeout": (600.0, "seconds that an implementation may take for a case"),
+        "output": ("", "JSON lines file to which a row is appended for each measurement"),
+        "peer": ("", "another implementation that takes turns with ours, step by step: arcface_torch"),
+        "peer-path": ("", "directory with the peer's code, which is not changed"),
+        "peer-malloc": (
+            "both",
+            "the peer's allocator on a CPU: tuned to keep freed memory, untuned, or both",
+        ),
+    }
+    for name, (value, text) in others.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=text)
+
+
+VERBS = {
+    "train": train,
+    "recipes": recipes,
+    "show": show,
+    "evaluate": evaluate,
+    "data": data,
+    "export": export,
+    "bench": bench,
+}
 
 
 # -- parsing ------------------------------------------------------------------------------------------

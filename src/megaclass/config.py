@@ -155,6 +155,9 @@ class Head:
         "triton, or plain torch; auto: Triton on CUDA where it works",
         choices=("auto", "triton", "torch"),
     )
+    weights: str = option(
+        "", "start from these centres: a directory of arcface_torch's checkpoint_gpu_RANK.pt files"
+    )
     tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 16 on a CPU, 256 on a GPU", low=0)
     label_smoothing: float = option(
         0.0, "linear head: share of the target spread over all classes", low=0, high=0.9
@@ -401,7 +404,8 @@ def ignored(config: Config) -> list[str]:
     """Settings that differ from their default but have no effect in this configuration, with the reason."""
     c, source, task = config, config.data.source, config.evaluate.task
     margin_only = ("m1", "m2", "m3", "scale", "gradient", "filter_threshold", "sample_rate", "parallelism",
-                   "precision", "storage", "placement", "kernels", "tile_mb")  # fmt: skip
+                   "precision", "storage", "placement", "kernels",
+                   "weights", "tile_mb")  # fmt: skip
     pairs_only = ("flip", "pairs", "pairs_file", "folds", "ways", "episodes")
     augmenting = [f"augment.{f.name}" for f in dataclasses.fields(Augment)]
     rules: list[tuple[bool, str, list[str]]] = [

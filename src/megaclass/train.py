@@ -215,7 +215,8 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
 
 
 def _without_start_weights(config: Config) -> Config:
-    return replace(config, model=replace(config.model, weights=""))
+    without = {"model": replace(config.model, weights=""), "head": replace(config.head, weights="")}
+    return replace(config, **without)
 
 
 def _greeting(job: Job, directory: RunDirectory, progress: Progress, threads: int) -> str:

@@ -19,8 +19,14 @@ CASES = {
     "full": {},
     "sampled": {"head": {"sample_rate": 0.3}},
     "data_parallel": {"head": {"sample_rate": 0.3, "parallelism": "data"}},
+    "bf16": {"head": {"sample_rate": 0.3, "storage": "bf16"}},
+    "int8_rowwise": {"head": {"storage": "int8_rowwise"}},
+    "host": {"head": {"sample_rate": 0.3, "placement": "host"}},
     "linear": {"head": {"kind": "linear", "label_smoothing": 0.1}, "optim": {"name": "adamw", "lr": 3e-3}},
 }
+
+# Sums in another order round to another neighbour now and then.
+TOLERANCE = {"bf16": 1e-2, "int8_rowwise": 2e-2}
 
 
 def train(folder, resume, case):
@@ -84,11 +90,11 @@ def curves(tmp_path_factory):
 def test_two_ranks_give_the_curve_of_one(curves, case):
     labels, losses = curves[1][case]
     assert len(losses) == STEPS and losses[-1] < 0.9 * losses[0]
-    assert curves[2][case] == (labels, pytest.approx(losses, rel=1e-4))
+    assert curves[2][case] == (labels, pytest.approx(losses, rel=TOLERANCE.get(case, 1e-4)))
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_saved_at_two_ranks_and_resumed(curves, case, ranks):
     labels, losses = (values[HALF:] for values in curves[1][case])
-    assert curves["resumed", ranks][case] == (labels, pytest.approx(losses, rel=1e-4))
+    assert curves["resumed", ranks][case] == (labels, pytest.approx(losses, rel=TOLERANCE.get(case, 1e-4)))

@@ -87,6 +87,17 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     assert checkpoints == [p.name for p in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")]
 
 
+@pytest.mark.parametrize(
+    "before, after", [("fp32", "int8_rowwise"), ("bf16_rowwise", "fp32"), ("int8", "bf16")]
+)
+def test_a_run_goes_on_in_another_storage(tmp_path, before, after):
+    run(tmp_path, head={"storage": before, "sample_rate": 0.5})
+    longer = {"steps": 14}
+    _, events = run(tmp_path, resume=True, head={"storage": after, "sample_rate": 0.5}, schedule=longer)
+    curve = [event.loss for event in steps(events)]
+    assert len(curve) == 14 and max(curve[10:]) < 0.1 * curve[0]  # it has not begun anew
+
+
 def test_a_linear_head_learns_to_classify(tmp_path):
     result, events = run(
         tmp_path,

@@ -237,10 +237,16 @@ class PartialFC(nn.Module):
         self._make_shard()
         self.shard.restored(steps)
 
+    def _save_to_state_dict(self, *args: Any) -> None:
+        """With every row up to date."""
+        self.shard.catch_up()
+        super()._save_to_state_dict(*args)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Centres of any storage are taken, fp32 ones of arcface_torch too: rounded where theirs is another."""
         weight, scale = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}weight_scale")
         ours = self.shard.centres
+        self.shard.catch_up()  # or what rows owe would move the centres that now come
         if weight is not None and weight.shape == ours.data.shape and weight.dtype != ours.data.dtype:
             if weight.dtype == torch.int8 and scale is None:
                 raise UserError(f"{prefix}weight holds 8-bit centres, but {prefix}weight_scale is missing")

@@ -129,11 +129,12 @@ def pass_two(
             centres_TD = tiles.read(centres, tile, "centres")
             # The gradient is folded into the momentum by the product itself, unless it is summed over ranks
             # first, or no momentum is kept: then it exists, one tile at a time.
-            gradient_TD, beta = tiles.workspace.get("gradient", *centres_TD.shape), 0.0
             if momentum is not None:
                 momentum_TD = tiles.read(momentum, tile, "momentum")
-                if reduce_ is None:
-                    gradient_TD, beta = momentum_TD, sgd.momentum
+            if momentum is not None and reduce_ is None:
+                gradient_TD, beta = momentum_TD, sgd.momentum
+            else:
+                gradient_TD, beta = tiles.workspace.get("gradient", *centres_TD.shape), 0.0
             inverse_T = inverse_norms(centres_TD)
             radial_T = torch.zeros_like(inverse_T)  # the gradient's component along the centre, times |w|
             for i, batch in enumerate(micro_batches):

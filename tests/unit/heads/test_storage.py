@@ -231,6 +231,18 @@ def test_centres_of_any_storage_are_taken(storage: str) -> None:
         assert (taker.centres() - centres).abs().max() <= 2**-5 * centres.abs().max()
 
 
+def test_a_state_dict_owes_nothing_and_loaded_centres_owe_nothing() -> None:
+    head, optimizer = make("fp32")
+    train(head, optimizer, range(5))
+    stored = copy.deepcopy(head.state_dict())
+    optimizer.catch_up()
+    assert torch.equal(stored["weight"], head.centres())
+    train(head, optimizer, range(5, 10))
+    head.load_state_dict(stored)
+    optimizer.catch_up()
+    assert torch.equal(head.centres(), stored["weight"])
+
+
 def test_the_storage_is_not_changed_by_moving_it() -> None:
     for storage, change in (("fp32", "half"), ("bf16", "float"), ("int8", "half")):
         head, _ = make(storage)

@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RESULTS := benchmarks/results
+PEER := $(if $(PEER_PATH),--peer arcface_torch --peer-path $(PEER_PATH))
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-slow test-gpu check format clean
+.PHONY: help setup demo test test-slow test-gpu bench bench-gpu check format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,6 +34,14 @@ test-slow: $(STAMP)  ## the tests that take longer
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+bench: $(STAMP)  ## measure the head on the CPU: two minutes; PEER_PATH=DIR adds arcface_torch
+	mkdir -p $(RESULTS)
+	$(BIN)/megaclass bench head --device cpu --num-classes 10K,100K --sample-rate 1,0.1 --precision fp32,bf16 \
+		--steps 10 --output $(RESULTS)/head-cpu.jsonl $(PEER)
+
+bench-gpu: $(STAMP)  ## test and measure the head on a CUDA GPU; PEER_PATH=DIR adds arcface_torch
+	PYTHON=$(BIN)/python RESULTS=$(RESULTS) PEER_PATH=$(PEER_PATH) benchmarks/gpu.sh
 
 check: $(STAMP)  ## lint and types alone
 	$(BIN)/ruff check src tests examples

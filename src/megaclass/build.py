@@ -333,7 +333,8 @@ def _load_centres(head: PartialFC, path: Path) -> None:
     files = arcface_torch.RankFiles(path, head.num_classes)
     if files.embedding_dim != head.embedding_dim:
         raise UserError(
-            f"head.weights: {path} has centres of {files.embedding_dim} columns, the backbone gives {head.embedding_dim}"
+            f"head.weights: {path} has centres of {files.embedding_dim} columns, the backbone gives "
+            f"{head.embedding_dim}"
         )
     start, stop = head.class_range
     for first in range(start, stop, _BLOCK):

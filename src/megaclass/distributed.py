@@ -39,12 +39,46 @@ class World:
         return self.rank == 0
 
 
+@dataclass(frozen=True)
+class _Simulation:
+    ranks: int
+    gather: Callable[[Tensor], Tensor]
+
+
+_simulation: _Simulation | None = None
+
+
+@contextlib.contextmanager
+def simulated(ranks: int, gather: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Be rank 0 of ``ranks`` in one process, to measure one rank's share of a larger job.
+
+    Nothing is sent: ``gather(tensor_b)`` makes up what an all-gather of this rank's rows would give (G rows,
+    this rank's first), a reduction leaves what this rank has, and a reduce-scatter takes this rank's part. The
+    work is that of one rank, its results are not those of a job.
+    """
+    global _simulation
+    if dist.is_initialized() or _simulation is not None:
+        raise RuntimeError("ranks can be simulated in a process that is alone")
+    _simulation = _Simulation(ranks, gather)
+    try:
+        yield
+    finally:
+        _simulation = None
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    if _simulation is not None:
+        return _simulation.ranks
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _alone() -> bool:
+    """Whether there is nobody to exchange objects with."""
+    return _simulation is not None or world_size() == 1
 
 
 def pick_device(name: str) -> torch.device:
@@ -125,6 +159,8 @@ def shard_range(count: int, index: int, parts: int) -> tuple[int, int]:
 
 def all_gather_rows(tensor_B: Tensor) -> Tensor:
     """Concatenate the same-shaped tensors of all ranks along dimension 0, in rank order (no gradient)."""
+    if _simulation is not None:
+        return _simulation.gather(tensor_B)
     if world_size() == 1:
         return tensor_B
     gathered_G = tensor_B.new_empty((world_size() * tensor_B.shape[0], *tensor_B.shape[1:]))
@@ -134,7 +170,7 @@ def all_gather_rows(tensor_B: Tensor) -> Tensor:
 
 def all_reduce_(tensor: Tensor, op: str = "sum") -> Tensor:
     """Reduce in place over all ranks (``sum``, ``max``, ``min`` or ``mean``) and return the tensor."""
-    if world_size() > 1:
+    if not _alone():
         if op == "mean":
             dist.all_reduce(tensor, dist.ReduceOp.SUM)
             tensor.div_(world_size())
@@ -163,7 +199,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 def broadcast_object(value: Any) -> Any:
     """Rank 0's picklable value, on every rank."""
-    if world_size() == 1:
+    if _alone():
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
@@ -172,7 +208,7 @@ def broadcast_object(value: Any) -> Any:
 
 def gather_objects(value: Any) -> list[Any]:
     """Every rank's picklable value, in rank order, on every rank."""
-    if world_size() == 1:
+    if _alone():
         return [value]
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
@@ -180,7 +216,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    if world_size() > 1:
+    if not _alone():
         dist.barrier()
 
 
@@ -225,5 +261,7 @@ def reduce_scatter_rows(tensor_G: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor_G
     tensor_b = tensor_G.new_empty((tensor_G.shape[0] // world_size(), *tensor_G.shape[1:]))
+    if _simulation is not None:
+        return tensor_b.copy_(tensor_G[: len(tensor_b)])
     _reduce_scatter_single(tensor_b, tensor_G.contiguous())
     return tensor_b

@@ -215,8 +215,7 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
 
 
 def _without_start_weights(config: Config) -> Config:
-    without = {"model": replace(config.model, weights=""), "head": replace(config.head, weights="")}
-    return replace(config, **without)
+    return replace(config, model=replace(config.model, weights=""), head=replace(config.head, weights=""))
 
 
 def _greeting(job: Job, directory: RunDirectory, progress: Progress, threads: int) -> str:

@@ -317,7 +317,7 @@ def test_a_run_starts_from_their_centres(tmp_path: Path) -> None:
     ).head
     assert torch.equal(head.weight, centres)
     wider = tiny.config(tmp_path, head={"weights": str(tmp_path)}, model={"embedding_dim": 24})
-    with pytest.raises(UserError, match="head.weights: .* 16 columns, the backbone gives 24"):
+    with pytest.raises(UserError, match=r"head\.weights: .* 16 columns, the backbone gives 24"):
         build_job(wider, World(0, 1, torch.device("cpu")))
 
 

@@ -103,24 +103,24 @@ def _gather(rows: Tensor, case: Case) -> Tensor:
     return torch.cat(distributed.gather_objects(rows)) if case.parallelism == "model" else rows
 
 
-def train_oracle(case: Case, samples: list[Tensor | None]) -> Trace:
-    """One process, fp64, torch.optim.SGD on a dense weight, on the same samples."""
+def train_oracle(case: Case, samples: list[Tensor | None], optimizer: type = torch.optim.SGD) -> Trace:
+    """One process, fp64, torch.optim.SGD or another on a dense weight, on the same samples."""
     initial = PartialFC(case.num_classes, case.dim, device=case.device).weight.detach().cpu()
     centres = (initial * INITIAL_FACTOR).double().requires_grad_()
-    optimizer = torch.optim.SGD([centres], momentum=case.momentum, weight_decay=case.weight_decay, lr=case.lr)
+    sgd = optimizer([centres], momentum=case.momentum, weight_decay=case.weight_decay, lr=case.lr)
     trace = Trace([], [], samples, torch.empty(0), torch.empty(0))
     for step in range(case.steps):
-        optimizer.param_groups[0]["lr"] = case.lr * (1 + step % 3)
+        sgd.param_groups[0]["lr"] = case.lr * (1 + step % 3)
         embeddings, labels = step_input(case, step)
         leaf = embeddings.double().requires_grad_()
         loss = dense_loss(leaf, labels, centres, case.margin, samples[step])
-        optimizer.zero_grad()
+        sgd.zero_grad()
         loss.backward()
-        optimizer.step()
+        sgd.step()
         trace.losses.append(float(loss.detach()))
         trace.gradients.append(leaf.grad)
     trace.centres = centres.detach()
-    trace.momentum = optimizer.state[centres].get("momentum_buffer", torch.empty(0))
+    trace.momentum = sgd.state[centres].get("momentum_buffer", torch.empty(0))
     return trace
 
 

@@ -1,6 +1,7 @@
 """Who computes the passes over the rows: plain PyTorch on any device, or Triton kernels on CUDA.
 
-An engine has three methods. Both engines take the same arguments and give the same results, up to rounding:
+An engine has a ``walker``, which draws samples (:mod:`megaclass.heads.sampling`), and three methods. Both engines
+take the same arguments and give the same results, up to rounding:
 
     pass_one(unit_BD, row_B, active, margin, shift)          -> S (B,) fp64 and U (B, D) fp32
     pass_two(micro_batches, active, margin, sgd, rounding, skipped, reduce_)
@@ -20,8 +21,9 @@ from megaclass.heads import skipped as skipped_rows
 from megaclass.heads import softmax
 from megaclass.heads.margins import Margin
 from megaclass.heads.products import Products
+from megaclass.heads.sampling import TorchWalker, Walker
 from megaclass.heads.softmax import MicroBatch, SGDStep
-from megaclass.heads.storage import Rounding
+from megaclass.heads.storage import Rounding, Storage
 from megaclass.heads.tiles import ActiveRows, Tiles, Workspace
 
 KERNELS = ("auto", "triton", "torch")
@@ -29,6 +31,8 @@ KERNELS = ("auto", "triton", "torch")
 
 class Engine(Protocol):
     """See the module's text. ``skipped`` is a bool scalar on the device: a step that must change nothing."""
+
+    walker: Walker
 
     def pass_one(
         self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
@@ -55,6 +59,7 @@ class TorchEngine:
 
     def __init__(self, precision: str, device: torch.device, tile_mb: float = 0.0) -> None:
         self.products = Products(precision, device)
+        self.walker: Walker = TorchWalker()
         self.workspace = Workspace(device)
         self._tile_bytes = (tile_mb or (16 if device.type == "cpu" else 256)) * 1e6
 
@@ -88,7 +93,14 @@ class TorchEngine:
         skipped_rows.catch_up(self.tiles(active, 0), product_N4, rounding)
 
 
-def make_engine(kernels: str, precision: str, device: torch.device, dim: int, tile_mb: float) -> Engine:
+def make_engine(
+    kernels: str,
+    precision: str,
+    device: torch.device,
+    dim: int,
+    tile_mb: float,
+    storage: Storage | None = None,
+) -> Engine:
     """The engine for ``kernels``: ``auto`` takes Triton on CUDA where it works, and warns once where not."""
     if kernels not in KERNELS:
         raise ValueError(f"kernels must be one of {KERNELS}, got {kernels!r}")
@@ -98,7 +110,7 @@ def make_engine(kernels: str, precision: str, device: torch.device, dim: int, ti
     try:
         from megaclass.heads.kernels import TritonEngine
 
-        return TritonEngine(precision, device, dim, plain)
+        return TritonEngine(precision, device, dim, plain, storage)
     except Exception as error:  # no Triton, no compiler, a GPU too old, ...
         if kernels == "triton":
             raise

@@ -8,14 +8,57 @@ classes, and a run continued on another number of ranks draws the same classes.
 Shapes: G = labels of the whole step, P = distinct classes among them, N = sampled classes of the shard.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from megaclass.permutation import KeyedPermutation
 
 
+class Walker(Protocol):
+    """How a device evaluates the permutation.
+
+    A mark is a bool tensor with an element for each class of the shard, from class ``start`` on, and one more.
+    """
+
+    def inverse(self, permutation: KeyedPermutation, element_N: Tensor) -> Tensor:
+        """The places of the elements, int64."""
+
+    def mark(
+        self, permutation: KeyedPermutation, window: Tensor, limit: int, start: int, mark: Tensor
+    ) -> None:
+        """Mark the classes at places below ``window``, an int64 scalar of at most ``limit``."""
+
+
+class TorchWalker:
+    """On any device; on CUDA each turn of cycle walking is a host sync."""
+
+    def inverse(self, permutation: KeyedPermutation, element_N: Tensor) -> Tensor:
+        return permutation.inverse(element_N)
+
+    def mark(
+        self, permutation: KeyedPermutation, window: Tensor, limit: int, start: int, mark: Tensor
+    ) -> None:
+        place_N = torch.arange(limit, device=mark.device)
+        _mark(mark, start, torch.where(place_N < window, permutation(place_N), start - 1))
+
+
+def _mark(mark: Tensor, start: int, class_N: Tensor) -> None:
+    """Without a host sync: classes of other shards share the last element."""
+    count = len(mark) - 1
+    inside_N = (class_N >= start) & (class_N < start + count)
+    mark[torch.where(inside_N, class_N - start, count)] = True
+
+
 def sample_classes(
-    labels_G: Tensor, num_classes: int, sample_size: int, key: int, start: int, stop: int
+    labels_G: Tensor,
+    num_classes: int,
+    sample_size: int,
+    key: int,
+    start: int,
+    stop: int,
+    walker: Walker | None = None,
 ) -> Tensor:
     """The sampled classes within ``[start, stop)``, sorted, int64 of shape (N,), on the labels' device.
 
@@ -24,6 +67,7 @@ def sample_classes(
     """
     permutation = KeyedPermutation(num_classes, key)
     device = labels_G.device
+    walker = walker or TorchWalker()
     label_G = labels_G.sort().values
     is_first_G = torch.ones_like(label_G, dtype=torch.bool)
     is_first_G[1:] = label_G[1:] != label_G[:-1]
@@ -31,15 +75,11 @@ def sample_classes(
 
     # The shortest window of the permutation that holds that many non-positive classes: walking over the
     # positives in the order of their places, the i-th has (place - i) non-positive classes before it.
-    place_G = torch.where(is_first_G, permutation.inverse(label_G), num_classes).sort().values
+    place_G = torch.where(is_first_G, walker.inverse(permutation, label_G), num_classes).sort().values
     before_G = place_G - torch.arange(len(place_G), device=device)
     window = others + ((before_G < others) & (place_G < num_classes)).sum()
 
-    place_N = torch.arange(min(sample_size, num_classes), device=device)  # the window is never longer
-    drawn_N = torch.where(place_N < window, permutation(place_N), start - 1)
-    mark = torch.zeros(
-        stop - start + 1, dtype=torch.bool, device=device
-    )  # the last: what is not of this shard
-    for classes in (label_G, drawn_N):
-        mark[torch.where((classes >= start) & (classes < stop), classes - start, stop - start)] = True
+    mark = torch.zeros(stop - start + 1, dtype=torch.bool, device=device)
+    _mark(mark, start, label_G)
+    walker.mark(permutation, window, min(sample_size, num_classes), start, mark)  # the window is never longer
     return mark[:-1].nonzero()[:, 0] + start  # host sync: the size of the sample decides shapes

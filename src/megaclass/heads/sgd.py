@@ -21,7 +21,8 @@ class HeadSGD(torch.optim.Optimizer):
     skipped steps are caught up exactly when a row is next touched (see :mod:`megaclass.heads.skipped`).
 
     Row-wise storage keeps no momentum: a gradient is then applied at once with the tail that momentum would
-    give it, ``w = w - lr / (1 - momentum) * (gradient + weight_decay * w)``.
+    give it, ``lr / (1 - momentum)``, and damped where that would turn a centre far
+    (:class:`megaclass.heads.softmax.SGDStep`).
 
     Shaped like any torch optimizer: schedulers change ``param_groups[0]["lr"]``; GradScaler sets ``grad_scale``
     and ``found_inf``, and a step with a non-finite gradient is skipped whole. ``step`` consumes the

@@ -46,9 +46,17 @@ class MicroBatch:
     weight: Tensor
 
 
+# Without momentum a step turns a centre by less than this, radians.
+MOST_TURN = 0.5
+
+
 @dataclass(frozen=True)
 class SGDStep:
-    """``v = momentum * v + gradient + weight_decay * w``, ``w = w - lr * v``; without momentum v is new."""
+    """With momentum kept: ``v = momentum * v + gradient + weight_decay * w``, ``w = w - lr * v``.
+
+    Without: ``w = (1 - lr * weight_decay) * w - lr / (1 + turn / MOST_TURN) * gradient``, where
+    ``turn = lr * |gradient| / |w|`` is the angle by which the plain step would turn the centre.
+    """
 
     lr: float
     momentum: float
@@ -152,14 +160,19 @@ def pass_two(
             if reduce_ is not None:
                 reduce_(gradient_TD)
                 reduce_(radial_T)
-            # Normalisation and weight decay act along the centre: together one scalar a row.
-            along_T1 = (sgd.weight_decay - radial_T * inverse_T.square())[:, None]
+            # Normalisation acts along the centre, as weight decay does: one scalar a row.
+            along_T = -radial_T * inverse_T.square()
             if momentum is None:
-                centres_TD.mul_(1.0 - sgd.lr * along_T1).add_(gradient_TD, alpha=-sgd.lr)
+                gradient_TD.addcmul_(centres_TD, along_T[:, None])
+                turn_T = sgd.lr * torch.linalg.vector_norm(gradient_TD, dim=1) * inverse_T
+                lr_T = sgd.lr / (1.0 + turn_T / MOST_TURN)
+                centres_TD.mul_(1.0 - sgd.lr * sgd.weight_decay).addcmul_(
+                    gradient_TD, lr_T[:, None], value=-1
+                )
             else:
                 if reduce_ is not None:
                     momentum_TD.mul_(sgd.momentum).add_(gradient_TD)
-                momentum_TD.addcmul_(centres_TD, along_T1)
+                momentum_TD.addcmul_(centres_TD, (along_T + sgd.weight_decay)[:, None])
                 centres_TD.add_(momentum_TD, alpha=-sgd.lr)
                 tiles.write(momentum, tile, momentum_TD, of_momentum)
             tiles.write(centres, tile, centres_TD, of_centres)

@@ -10,8 +10,8 @@
 | int8_rowwise | 8 bits, a scale | none | 516 / 520 |
 
 Row-wise storage keeps no momentum matrix: a gradient is applied at once with the whole tail that momentum
-would give it, ``lr / (1 - momentum)``. What sampling needs of a row, the step that it was last touched, is
-then its whole state.
+would give it, ``lr / (1 - momentum)``, damped where it would turn the centre far. What sampling needs of a
+row, the step that it was last touched, is then its whole state.
 
 bf16 and 8-bit rows are written with stochastic rounding: up with the probability of the fraction, so that
 updates far below a unit in the last place still count in the mean (Gupta et al., ICML 2015,

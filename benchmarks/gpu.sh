@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# What a CUDA GPU is to show: its tests, and the rows of the head. Rows are appended to $RESULTS/head-gpu.jsonl.
+#
+#   benchmarks/gpu.sh [tests|sizes|share|peer|largest ...]        without a part: all of them
+#
+#   tests     the GPU test suite
+#   sizes     heads of 77 K to 10 M classes on one GPU, full and sampled
+#   share     one rank's share of 80 M classes over 8 ranks (10 M x 512), batch 1,024, in every storage
+#   peer      the same share and smaller ones beside arcface_torch; needs PEER_PATH=directory with its code
+#   largest   the largest head that fits this GPU, up to 100 M classes
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-.venv/bin/python}
+RESULTS=${RESULTS:-benchmarks/results}
+rows=$RESULTS/head-gpu.jsonl
+mkdir -p "$RESULTS"
+
+bench() {
+    "$PYTHON" -m megaclass bench head --device cuda --embedding-dim 512 --batch-size 1024 --precision bf16 \
+        --timeout 1800 --output "$rows" "$@"
+}
+
+tests() {
+    "$PYTHON" -m pytest -m gpu
+}
+
+sizes() {
+    bench --num-classes 77K,1M,10M --sample-rate 1,0.1 --storage bf16
+}
+
+share() {
+    bench --num-classes 80M --simulate-ranks 8 --sample-rate 0.1,1 --storage fp32,bf16,bf16_rowwise,int8_rowwise
+}
+
+# Its centres are drawn on the CPU, a minute and 20 GB for 10 M; so it is measured beside one storage only.
+peer() {
+    if [ -z "${PEER_PATH:-}" ]; then
+        echo "PEER_PATH is not set: arcface_torch is left out"
+        return
+    fi
+    bench --num-classes 8M,16M,32M,80M --simulate-ranks 8 --sample-rate 0.1,1 --storage fp32 \
+        --peer arcface_torch --peer-path "$PEER_PATH"
+}
+
+largest() {
+    for classes in 100M 80M 60M 40M 30M 20M 10M; do
+        bench --num-classes "$classes" --sample-rate 1,0.1 --storage int8_rowwise --steps 5
+        if tail -n 1 "$rows" | grep -q '"status": "ok"'; then
+            return
+        fi
+    done
+}
+
+for part in "${@:-tests sizes share peer largest}"; do
+    for name in $part; do
+        case $name in
+            tests | sizes | share | peer | largest) "$name" ;;
+            *)
+                echo "benchmarks/gpu.sh: no part named $name; parts: tests sizes share peer largest" >&2
+                exit 2
+                ;;
+        esac
+    done
+done

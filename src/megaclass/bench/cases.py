@@ -1,0 +1,132 @@
+"""The cases of ``bench head``: what a user may vary, and every combination of it."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from megaclass.errors import UserError, lookup
+from megaclass.heads.engine import KERNELS
+from megaclass.heads.partial_fc import PLACEMENTS
+from megaclass.heads.products import PRECISIONS
+from megaclass.heads.storage import STORAGES
+
+MARGINS = ("arcface", "cosface")
+_SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9}
+_MOST = 10**15  # beyond it sizes in bytes leave 64 bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadCase:
+    """One measurement of a head.
+
+    num_classes and batch_size are those of the whole job; with ``world_size`` ranks, or ``simulate_ranks``,
+    each rank holds its share of both. ``threads`` are those of one process.
+    """
+
+    num_classes: int = 100_000
+    embedding_dim: int = 512
+    batch_size: int = 128
+    sample_rate: float = 1.0
+    precision: str = "fp32"
+    storage: str = "fp32"
+    world_size: int = 1
+    simulate_ranks: int = 1
+    margin: str = "arcface"
+    kernels: str = "auto"
+    placement: str = "device"
+    device: str = "cpu"
+    threads: int = 1
+    steps: int = 20
+    warmup: int = 3
+    seed: int = 0
+
+    @property
+    def ranks(self) -> int:
+        """Among how many the classes and the batch are divided."""
+        return self.world_size * self.simulate_ranks
+
+    def parameters(self) -> dict[str, Any]:
+        """For a row."""
+        return asdict(self) | {"collectives": "none" if self.simulate_ranks > 1 else "included"}
+
+    def check(self) -> None:
+        """What no machine could run is the user's mistake."""
+        for name in ("precision", "storage", "margin", "kernels", "placement"):
+            lookup(dict.fromkeys(_CHOICES[name]), getattr(self, name), name)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name in ("warmup", "seed") else 1
+            if field.type is int and not least <= value <= _MOST:
+                raise UserError(f"--{_flag(field.name)}: {value} is outside [{least}, {_MOST:.0e}]")
+        if not 0 < self.sample_rate <= 1:
+            raise UserError(f"--sample-rate: {self.sample_rate} is outside (0, 1]")
+        if self.world_size > 1 and self.simulate_ranks > 1:
+            raise UserError("--simulate-ranks stands for the other ranks: it goes with --world-size 1")
+
+    def why_skipped(self, gpus: int) -> str:
+        """Why this case does not fit the machine or itself, or an empty string."""
+        if self.batch_size % self.ranks:
+            return f"a batch of {self.batch_size} does not divide into {self.ranks} ranks"
+        if self.device == "cuda" and self.world_size > gpus:
+            return f"{self.world_size} processes need as many GPUs, and there are {gpus}"
+        if self.device == "cpu" and self.precision == "tf32":
+            return "tf32 exists on CUDA only"
+        if self.device == "cpu" and self.kernels == "triton":
+            return "Triton kernels exist on CUDA only"
+        if self.placement == "host" and self.sample_rate == 1:
+            return "centres in host memory need a sample rate below 1"
+        return ""
+
+
+_CHOICES = {
+    "precision": PRECISIONS,
+    "storage": STORAGES,
+    "margin": MARGINS,
+    "kernels": KERNELS,
+    "placement": PLACEMENTS,
+}
+
+
+def sweep(lists: dict[str, Sequence[Any]], **fixed: Any) -> list[HeadCase]:
+    """Every combination of the lists; the last varies fastest. UserError: one that makes no sense."""
+    cases = [
+        HeadCase(**dict(zip(lists, values, strict=True)), **fixed)
+        for values in itertools.product(*lists.values())
+    ]
+    for case in cases:
+        case.check()
+    return cases
+
+
+def counts(flag: str, text: str) -> list[int]:
+    """``100K,1.5M,7`` as numbers; K, M and B are thousands, millions and (American) billions."""
+    return [_count(flag, word.strip()) for word in text.split(",")]
+
+
+def _count(flag: str, word: str) -> int:
+    factor = _SUFFIXES.get(word[-1:].upper(), 1)
+    digits = word[:-1] if factor > 1 else word
+    try:
+        # Digits without a point stay exact whatever their number.
+        value = int(digits) * factor if digits.isdecimal() else float(digits) * factor
+    except ValueError:
+        value = 0.5
+    if isinstance(value, float) and not value.is_integer():
+        raise UserError(f"--{flag}: {word!r} is not a whole number such as 128, 100K or 10M")
+    return int(value)
+
+
+def rates(flag: str, text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(f"--{flag}: {text!r} is not a list of numbers such as 1,0.1") from None
+
+
+def names(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

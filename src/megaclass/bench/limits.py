@@ -1,0 +1,41 @@
+"""What this machine can do at most, as measured: a large matrix product and a large copy."""
+
+from collections.abc import Callable
+
+import torch
+
+from megaclass.bench.timing import Stopwatch
+from megaclass.heads.products import Products
+
+REPEATS = 3  # the best one counts: a limit is what the machine can do undisturbed
+
+
+def measure(precision: str, device: torch.device) -> dict[str, float]:
+    """Operations a second of a product at ``precision``, and bytes a second read and written by a copy."""
+    side = 8192 if device.type == "cuda" else 2048
+    copied = 2**30 if device.type == "cuda" else 2**28
+    source, target = (torch.ones(copied, dtype=torch.uint8, device=device) for _ in range(2))
+    copy_ms = _best_ms(lambda: target.copy_(source), device)
+    return {
+        "limit_flops_per_second": 2 * side**3 / product_ms(precision, side, device) * 1000,
+        "limit_bytes_per_second": 2 * copied / copy_ms * 1000,
+    }
+
+
+def product_ms(precision: str, side: int, device: torch.device) -> float:
+    """A square product with operands of ``precision``, in its fastest form on this device."""
+    dtype = torch.float32
+    if device.type == "cuda" and precision in ("bf16", "fp16"):
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+        precision = "fp32"  # a product of 16-bit operands needs no flag
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    # On a CPU the head's bf16 products are fp32 ones that oneDNN may round: so is the limit.
+    with Products(precision, device).active():
+        return _best_ms(lambda: torch.mm(a, b, out=out), device)
+
+
+def _best_ms(work: Callable[[], object], device: torch.device) -> float:
+    watch = Stopwatch(device)
+    work()
+    return min(watch.time_ms(work)[0] for _ in range(REPEATS))

@@ -1,0 +1,223 @@
+"""Runs a case: every implementation in processes of its own, taking turns step by step, and one row of each.
+
+Only one of them works at a time. What disturbs the machine for a while thus disturbs all alike, and the ratio
+of their times stays what it is.
+"""
+
+import datetime
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from megaclass import environment
+from megaclass.bench import ours
+from megaclass.bench.cases import HeadCase
+from megaclass.bench.crew import Crew, Ended
+from megaclass.bench.peers import PEERS
+from megaclass.bench.pressure import Pressure
+from megaclass.rows import Row, timed
+
+BENCHMARK = "head"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One implementation and how it is run.
+
+    changes: fields of the case that it runs otherwise. extra: parameters of the row that a case has no field
+    for. variables: changes to the environment. options: for its adapter.
+    """
+
+    implementation: str = "megaclass"
+    changes: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, str | None] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def work(self, case: HeadCase) -> dict[str, float]:
+        return PEERS[self.implementation].work(case) if self.implementation in PEERS else ours.work(case)
+
+
+def entries(case: HeadCase, peer: str, path: str, malloc: str) -> list[Entry]:
+    """Ours, and the peer if one is asked for: on a CPU once for each way to run its allocator."""
+    found = [Entry()]
+    if peer:
+        module = PEERS[peer]
+        base = Entry(
+            implementation=peer,
+            changes=module.parameters(case),
+            options={"path": str(module.locate(path))},
+        )
+        names = ([*module.MALLOC] if malloc == "both" else [malloc]) if case.device == "cpu" else []
+        found += [replace(base, extra={"malloc": name}, variables=module.MALLOC[name]) for name in names] or [
+            base
+        ]
+    return found
+
+
+class Member:
+    """An implementation at work on a case. What ends it early is kept, and ends no other."""
+
+    def __init__(self, entry: Entry, case: HeadCase, timeout_s: float, group: str) -> None:
+        self.entry, self.case = entry, replace(case, **entry.changes)
+        self._timeout_s, self._left_s, self._group = timeout_s, timeout_s, group
+        self._crew: Crew | None = None
+        self._samples_ms: list[float] = []
+        self._end: list[dict[str, Any]] = []
+        self.ended: Ended | None = None
+        self.cpu_wait_percent: float | None = None
+        self._do(self._begin)
+
+    @property
+    def alive(self) -> bool:
+        return self.ended is None
+
+    def _begin(self) -> None:
+        self._crew = Crew(self.case.world_size, self.entry.variables)
+        self._ask(
+            {
+                "implementation": self.entry.implementation,
+                "case": asdict(self.case),
+                "options": self.entry.options,
+                "timeout_s": self._timeout_s,
+            }
+        )
+
+    def take_step(self, index: int) -> None:
+        """The step takes as long as its slowest rank; those of the warm-up leave no sample."""
+
+        def step() -> None:
+            ms = max(answer["ms"] for answer in self._ask({"step": index}))
+            if index >= self.case.warmup:
+                self._samples_ms.append(round(ms, 4))
+
+        self._do(step)
+
+    def finish(self) -> None:
+        self._do(lambda: self._end.extend(self._ask({"finish": True})))
+        self.close()
+
+    def _ask(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        assert self._crew is not None
+        begin = time.monotonic()
+        answers = self._crew.ask(request, max(0.0, self._left_s))
+        self._left_s -= time.monotonic() - begin
+        return answers
+
+    def _do(self, work: Callable[[], None]) -> None:
+        if not self.alive:
+            return
+        try:
+            work()
+        except Ended as ended:
+            self.ended = ended
+            if ended.status == "timeout":
+                done = f"{len(self._samples_ms)} of {self.case.steps} steps"
+                self.ended = Ended("timeout", f"not done in {self._timeout_s:g} s ({done})")
+            self.close()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
+
+    def row(self) -> Row:
+        case = self.case.parameters() | self.entry.extra
+        common: dict[str, Any] = {
+            "implementation": self.entry.implementation,
+            "benchmark": BENCHMARK,
+            "group": self._group,
+            "cpu_wait_percent": self.cpu_wait_percent,
+            "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        if self.ended is not None:
+            return Row(
+                **common,
+                case=case,
+                status=self.ended.status,
+                reason=self.ended.reason,
+                samples_ms=self._samples_ms,
+                environment=environment.snapshot(),
+            )
+        timing = timed(self._samples_ms, self.case.batch_size)
+        return Row(
+            **common,
+            **timing,
+            case=case | self._end[0]["facts"],
+            status="ok",
+            memory_mb=_largest([answer["memory_mb"] for answer in self._end]),
+            work=_rates(
+                self.entry.work(self.case), timing["step_ms"]["p50"], [a["limits"] for a in self._end]
+            ),
+            environment=self._end[0]["environment"],
+        )
+
+
+def run_case(
+    case: HeadCase,
+    found: list[Entry],
+    timeout_s: float,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Row]:
+    """Measure all entries beside one another, and those alone again that found no memory in company."""
+    members = _take_turns(case, found, timeout_s, on_step)
+    for member in members:
+        if len(members) > 1 and member.ended is not None and member.ended.status == "oom":
+            (member,) = _take_turns(case, [member.entry], timeout_s, on_step)
+        yield member.row()
+
+
+def _take_turns(
+    case: HeadCase, found: list[Entry], timeout_s: float, on_step: Callable[[int, int], None]
+) -> list[Member]:
+    group = uuid.uuid4().hex[:12]
+    with ExitStack() as stack:
+        members = []
+        for entry in found:
+            members.append(Member(entry, case, timeout_s, group))
+            stack.callback(members[-1].close)
+        rounds = case.warmup + case.steps
+        pressure = Pressure()
+        for index in range(rounds):
+            # Every other round runs backwards: nobody always follows the same neighbour.
+            for member in members if index % 2 == 0 else members[::-1]:
+                member.take_step(index)
+            on_step(index + 1, rounds)
+        waited = pressure.percent()
+        for member in members:
+            member.cpu_wait_percent = waited
+            member.finish()
+    return members
+
+
+def skipped(case: HeadCase, reason: str) -> Row:
+    return Row(
+        implementation="megaclass",
+        benchmark=BENCHMARK,
+        case=case.parameters(),
+        status="skipped",
+        reason=reason,
+        environment=environment.snapshot(),
+        measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _largest(memories: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """What the process that needs most needs."""
+    return {
+        name: max((m[name] for m in memories if m[name] is not None), default=None)  # type: ignore[type-var]
+        for name in memories[0]
+    }
+
+
+def _rates(work: dict[str, float], step_ms: float, limits: list[dict[str, float]]) -> dict[str, float]:
+    """The work of a step, what it makes a second at the median step, and the limits of all ranks together."""
+    speeds = {f"{name}_per_second": amount / step_ms * 1000 for name, amount in work.items()}
+    known = set.intersection(*(set(limit) for limit in limits))
+    return work | speeds | {name: sum(limit[name] for limit in limits) for name in sorted(known)}

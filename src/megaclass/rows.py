@@ -1,0 +1,153 @@
+"""The rows of a benchmark, one JSON object a line: the only contract between measurements and reports.
+
+Rows are appended as they are measured and never change. The file is read with the standard library alone.
+
+``SCHEMA_VERSION`` rises when a field changes its meaning or disappears; a reader refuses what is newer.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megaclass.errors import UserError
+from megaclass.stats import summary
+
+SCHEMA_VERSION = 1
+
+STATUSES = ("ok", "oom", "timeout", "failed", "skipped")
+
+_BEGINNING = b'{"schema_version": '  # of every line, so that a cut one is known as ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One case of one benchmark, measured with one implementation, or why it was not.
+
+    case: every parameter that the number depends on.
+    reason: why the status is not ``ok``; empty where it is.
+    samples_ms: every timed step, in the order of measurement. A case that ended early keeps what it had.
+    step_ms: ``mean``, ``p50``, ``p90``, ``p95``, ``p99``, ``p100`` of them; empty unless the status is ``ok``.
+    samples_per_second: rows of the global batch over the median step, which a busy neighbour moves least.
+    memory_mb: peaks in MiB, each of the process that needs most: ``allocated`` and ``reserved`` by PyTorch on
+        the GPU (None on a CPU), ``process``: resident memory above that of the idle process with its
+        libraries loaded.
+    work: what a step computes and moves, and the limits of the machine as measured in the same process; see
+        the benchmark.
+    cpu_wait_percent: for which part of the measurement some task of the machine waited for a processor: near 0
+        where the measurement had the machine to itself. None where the system does not tell.
+    group: the same in rows that took turns step by step: sample i of one was measured right beside sample i
+        of the others.
+    """
+
+    implementation: str
+    benchmark: str
+    case: dict[str, Any]
+    status: str
+    reason: str = ""
+    samples_ms: list[float] = field(default_factory=list)
+    step_ms: dict[str, float] = field(default_factory=dict)
+    samples_per_second: float | None = None
+    memory_mb: dict[str, float | None] = field(default_factory=dict)
+    work: dict[str, float] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    cpu_wait_percent: float | None = None
+    group: str = ""
+    measured_at: str = ""  # UTC, ISO 8601
+
+    def __post_init__(self) -> None:
+        assert self.status in STATUSES and bool(self.reason) == (self.status != "ok"), self
+
+
+def timed(samples_ms: list[float], batch_rows: int) -> dict[str, Any]:
+    """The fields of an ``ok`` row that follow from its samples."""
+    step_ms = summary(samples_ms)
+    return {
+        "samples_ms": samples_ms,
+        "step_ms": step_ms,
+        "samples_per_second": round(batch_rows / step_ms["p50"] * 1000, 3),
+    }
+
+
+class RowWriter:
+    """Appends rows to a file, one write a line: a killed sweep loses no row that was measured.
+
+    A file that holds anything but rows is refused, and left as it is. No path: rows go nowhere.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        self._file = None
+        if not path:
+            return
+        path = Path(path)
+        kept = 0
+        if path.exists():
+            read_rows(path)
+            content = path.read_bytes()
+            kept = content.rfind(b"\n") + 1
+            if len(content) > kept and not content[kept:].startswith(_BEGINNING[: len(content) - kept]):
+                raise UserError(f"{path}: its last line is not a row of a benchmark; name another file")
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        if os.fstat(self._file.fileno()).st_size > kept:
+            self._file.truncate(kept)
+
+    def write(self, row: Row) -> None:
+        if self._file is not None:
+            record = {"schema_version": SCHEMA_VERSION} | _finite(dataclasses.asdict(row))
+            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> "RowWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """Read a file of rows. A last line without its line feed was cut by a kill, and is left out.
+
+    Raises UserError: an unreadable file, a line that is no row (with its number), a newer schema.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    lines = content.split(b"\n")[:-1]
+    return [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _parse(line: bytes, where: str) -> Row:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not a line of JSON ({error})") from None
+    version = record.pop("schema_version", None) if isinstance(record, dict) else None
+    if not isinstance(version, int):
+        raise UserError(f"{where}: not a row of a benchmark")
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: written with schema {version}, and this megaclass reads {SCHEMA_VERSION}: update it"
+        )
+    try:
+        return Row(**record)
+    except (TypeError, AssertionError):
+        raise UserError(f"{where}: not a row of a benchmark: fields {sorted(record)}") from None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: numbers that are not finite as None."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,91 @@
+"""From words to cases."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megaclass.bench.cases import HeadCase, counts, rates, sweep
+from megaclass.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("128", [128]),
+        ("100K,1M", [100_000, 1_000_000]),
+        ("1.5m, 2B", [1_500_000, 2_000_000_000]),
+        ("1e3", [1000]),
+    ],
+)
+def test_counts(text, expected):
+    assert counts("num-classes", text) == expected
+
+
+@given(st.integers(min_value=0, max_value=10**18))
+def test_digits_stay_exact(number):
+    assert counts("n", f"{number},{number}K") == [number, number * 1000]
+
+
+@pytest.mark.parametrize("text", ["", "ten", "1.5", "1,,2", "K", "inf", "nan", "1T", "0.0001K"])
+def test_what_is_no_count(text):
+    with pytest.raises(UserError, match="--num-classes: "):
+        counts("num-classes", text)
+
+
+def test_what_is_no_rate():
+    assert rates("sample-rate", "1,0.1") == [1, 0.1]
+    with pytest.raises(UserError, match="--sample-rate"):
+        rates("sample-rate", "1,a")
+
+
+def test_every_combination_once():
+    found = sweep({"num_classes": [1, 2, 3], "sample_rate": [1.0, 0.5]}, steps=7)
+    assert [(case.num_classes, case.sample_rate) for case in found] == [
+        (1, 1.0), (1, 0.5), (2, 1.0), (2, 0.5), (3, 1.0), (3, 0.5),
+    ]  # fmt: skip
+    assert {case.steps for case in found} == {7}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_classes": 0}, "num-classes"),
+        ({"num_classes": 10**16}, "num-classes"),
+        ({"batch_size": -1}, "batch-size"),
+        ({"steps": 0}, "steps"),
+        ({"warmup": -1}, "warmup"),
+        ({"sample_rate": 0.0}, "sample-rate"),
+        ({"sample_rate": float("nan")}, "sample-rate"),
+        ({"precision": "bf15"}, "bf16"),
+        ({"storage": "int4"}, "int8"),
+        ({"margin": "arc"}, "arcface"),
+        ({"kernels": "cuda"}, "kernels"),
+        ({"placement": "disk"}, "placement"),
+        ({"world_size": 2, "simulate_ranks": 2}, "simulate-ranks"),
+    ],
+)
+def test_what_makes_no_sense(change, named):
+    with pytest.raises(UserError, match=named):
+        sweep({}, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, ""),
+        ({"batch_size": 7, "simulate_ranks": 2}, "does not divide"),
+        ({"device": "cuda", "world_size": 2}, "GPUs"),
+        ({"precision": "tf32"}, "CUDA"),
+        ({"kernels": "triton"}, "CUDA"),
+        ({"placement": "host"}, "sample rate below 1"),
+        ({"placement": "host", "sample_rate": 0.5}, ""),
+    ],
+)
+def test_what_a_machine_cannot_do_is_skipped(change, reason):
+    found = HeadCase(**change).why_skipped(gpus=1)
+    assert reason in found and bool(found) == bool(reason)
+
+
+def test_a_row_says_whether_collectives_are_in_its_time():
+    assert HeadCase(world_size=2).parameters()["collectives"] == "included"
+    assert HeadCase(simulate_ranks=2).parameters()["collectives"] == "none"

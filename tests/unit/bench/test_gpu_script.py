@@ -1,0 +1,65 @@
+"""benchmarks/gpu.sh without a GPU: what it would run is what the command line takes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fake_peer
+from megaclass import cli
+from megaclass.bench import head
+
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu.sh"
+RECORDER = f"""#!{sys.executable} -S
+import json, os, sys
+with open(os.environ["RECORD"], "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+if "--output" in sys.argv:
+    status = "ok" if "30M" in sys.argv else "oom"
+    with open(sys.argv[sys.argv.index("--output") + 1], "a") as file:
+        file.write('{{"status": "' + status + '"}}\\n')
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(RECORDER)
+    python.chmod(0o755)
+    record, peer = tmp_path / "record", fake_peer.write(tmp_path / "peer")
+
+    def call(*parts):
+        variables = {"PYTHON": python, "RESULTS": tmp_path / "results", "PEER_PATH": peer, "RECORD": record}
+        environment = os.environ | {name: str(value) for name, value in variables.items()}
+        result = subprocess.run(
+            [SCRIPT, *parts], env=environment, capture_output=True, text=True, check=False
+        )
+        calls = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+        return result, calls
+
+    return call
+
+
+def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
+    result, calls = run()
+    assert result.returncode == 0, result.stderr
+    assert calls[0] == ["-m", "pytest", "-m", "gpu"]
+    monkeypatch.setattr(head.distributed, "pick_device", lambda name: head.torch.device("cuda"))
+    plans = []
+    for words in calls[1:]:
+        assert words[:4] == ["-m", "megaclass", "bench", "head"]
+        parser = cli._parser("megaclass bench head", "")
+        cli._bench_head_options(parser)
+        plans.append(head.planned(cli._parse(parser, words[4:])))
+    assert [len(plan) for plan in plans] == [6, 8, 8] + [2] * 5  # the largest: 100 M to 30 M, which fits
+    shares = {(case.storage, case.sample_rate) for case, _ in plans[1]}
+    assert len(shares) == 8 and {case.num_classes // case.ranks for case, _ in plans[1]} == {10**7}
+    assert all(len(found) == 2 for _, found in plans[2])
+
+
+def test_an_unknown_part(run):
+    result, calls = run("larger")
+    assert result.returncode == 2 and "larger" in result.stderr and not calls

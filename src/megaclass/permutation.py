@@ -47,31 +47,31 @@ class KeyedPermutation:
         if n < 1:
             raise ValueError(f"a permutation needs n >= 1, got {n}")
         self.n = n
-        self._left = math.isqrt(n - 1) + 1
-        self._right = -(-n // self._left)
-        self._keys = [derive_key(key, n, r) & _MASK32 for r in range(ROUNDS)]
+        self.left_size = math.isqrt(n - 1) + 1
+        self.right_size = -(-n // self.left_size)
+        self.keys = [derive_key(key, n, r) & _MASK32 for r in range(ROUNDS)]
 
     def _shift(self, source_N: Tensor, round_: int, modulus: int) -> Tensor:
         # The hash is reduced by multiply-and-shift: no division per element.
-        return (mix32(source_N, self._keys[round_]) * modulus) >> 32
+        return (mix32(source_N, self.keys[round_]) * modulus) >> 32
 
     def _forward_once(self, x_N: Tensor) -> Tensor:
-        left, right = x_N // self._right, x_N % self._right
+        left, right = x_N // self.right_size, x_N % self.right_size
         for r in range(0, ROUNDS, 2):
-            left = left + self._shift(right, r, self._left)
-            left = torch.where(left >= self._left, left - self._left, left)
-            right = right + self._shift(left, r + 1, self._right)
-            right = torch.where(right >= self._right, right - self._right, right)
-        return left * self._right + right
+            left = left + self._shift(right, r, self.left_size)
+            left = torch.where(left >= self.left_size, left - self.left_size, left)
+            right = right + self._shift(left, r + 1, self.right_size)
+            right = torch.where(right >= self.right_size, right - self.right_size, right)
+        return left * self.right_size + right
 
     def _inverse_once(self, y_N: Tensor) -> Tensor:
-        left, right = y_N // self._right, y_N % self._right
+        left, right = y_N // self.right_size, y_N % self.right_size
         for r in range(ROUNDS - 2, -1, -2):
-            right = right - self._shift(left, r + 1, self._right)
-            right = torch.where(right < 0, right + self._right, right)
-            left = left - self._shift(right, r, self._left)
-            left = torch.where(left < 0, left + self._left, left)
-        return left * self._right + right
+            right = right - self._shift(left, r + 1, self.right_size)
+            right = torch.where(right < 0, right + self.right_size, right)
+            left = left - self._shift(right, r, self.left_size)
+            left = torch.where(left < 0, left + self.left_size, left)
+        return left * self.right_size + right
 
     def _walk(self, step, x_N: Tensor) -> Tensor:
         y_N = step(x_N)

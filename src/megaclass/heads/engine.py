@@ -1,18 +1,8 @@
-"""Who computes the passes over the rows: plain PyTorch on any device, or Triton kernels on CUDA.
-
-An engine has a ``walker``, which draws samples (:mod:`megaclass.heads.sampling`), and three methods. Both engines
-take the same arguments and give the same results, up to rounding:
-
-    pass_one(unit_BD, row_B, active, margin, shift)          -> S (B,) fp64 and U (B, D) fp32
-    pass_two(micro_batches, active, margin, sgd, rounding, skipped, reduce_)
-    catch_up(active, product_N4, rounding)
-
-Shapes: B = rows of the batch, N = rows that take part, D = embedding columns.
-"""
+"""Who computes the passes over the rows: plain PyTorch on any device, or Triton kernels on CUDA."""
 
 import warnings
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,6 +10,7 @@ from torch import Tensor
 from megaclass.heads import skipped as skipped_rows
 from megaclass.heads import softmax
 from megaclass.heads.margins import Margin
+from megaclass.heads.passes import Engine
 from megaclass.heads.products import Products
 from megaclass.heads.sampling import TorchWalker, Walker
 from megaclass.heads.softmax import MicroBatch, SGDStep
@@ -29,33 +20,10 @@ from megaclass.heads.tiles import ActiveRows, Tiles, Workspace
 KERNELS = ("auto", "triton", "torch")
 
 
-class Engine(Protocol):
-    """See the module's text. ``skipped`` is a bool scalar on the device: a step that must change nothing."""
-
-    walker: Walker
-
-    def pass_one(
-        self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
-    ) -> tuple[Tensor, Tensor]: ...
-
-    def pass_two(
-        self,
-        micro_batches: list[MicroBatch],
-        active: ActiveRows,
-        margin: Margin,
-        sgd: SGDStep,
-        rounding: Callable[[str], Rounding],
-        skipped: Tensor,
-        reduce_: Callable[[Tensor], object] | None = None,
-    ) -> None: ...
-
-    def catch_up(
-        self, active: ActiveRows, product_N4: Tensor, rounding: Callable[[str], Rounding]
-    ) -> None: ...
-
-
 class TorchEngine:
     """The passes of :mod:`megaclass.heads.softmax`, over tiles that fit ``tile_mb`` MB (0: the default)."""
+
+    reads_owed = True
 
     def __init__(self, precision: str, device: torch.device, tile_mb: float = 0.0) -> None:
         self.products = Products(precision, device)
@@ -90,7 +58,7 @@ class TorchEngine:
         softmax.pass_two(micro_batches, tiles, margin, self.products, sgd, rounding, reduce_)
 
     def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Callable[[str], Rounding]) -> None:
-        skipped_rows.catch_up(self.tiles(active, 0), product_N4, rounding)
+        skipped_rows.catch_up(self.tiles(replace(active, owed_N4=product_N4), 0), rounding)
 
 
 def make_engine(

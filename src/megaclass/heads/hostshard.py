@@ -59,8 +59,9 @@ class HostShard(Shard):
             for table in (self.centres, self.momentum)
         ]
         assert tables[0] is not None
-        active = ActiveRows(tables[0], tables[1], rows_N, gathered=True)
         product_N4 = torch.empty(len(rows_N), 4, device=self.device)
+        owed_N4 = product_N4 if self.engine.reads_owed else None
+        active = ActiveRows(tables[0], tables[1], rows_N, gathered=True, owed_N4=owed_N4)
         self._fetches[id(active)] = _Fetch(self._submit(lambda: self._fetch(active, product_N4)), product_N4)
         return active
 
@@ -69,7 +70,8 @@ class HostShard(Shard):
         if fetch is None:
             return
         fetch.done.result()
-        self.engine.catch_up(active, fetch.product_N4, self.rounding("catch up"))
+        if not self.engine.reads_owed:
+            self.engine.catch_up(active, fetch.product_N4, self.rounding("catch up"))
 
     def settle(self, active: ActiveRows, sgd: SGDStep, skipped: Tensor) -> None:
         self.steps += 1
@@ -129,7 +131,7 @@ class HostShard(Shard):
                 self._stream.synchronize()
             table.index_copy_(0, rows_N, staged)
         self._products.append(sgd, skipped)
-        self._touched_C[rows_N] = steps
+        self._touch(rows_N, steps, skipped)
         self._sweep(steps)
 
     # -- all rows -------------------------------------------------------------------------------------

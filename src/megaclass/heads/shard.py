@@ -8,6 +8,7 @@ Shapes: C = rows of the shard, N = rows that take part, D = embedding columns.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -52,9 +53,13 @@ class Shard:
 
     def activate(self, rows_N: Tensor | None) -> ActiveRows:
         """The rows of a step (int64, sorted; None: all), to be used after :meth:`ready`."""
-        if rows_N is not None:
-            self._catch_up(rows_N, self.steps, "catch up")
-        return ActiveRows(self.centres, self.momentum, rows_N)
+        active = ActiveRows(self.centres, self.momentum, rows_N)
+        if rows_N is None or self._touched_C is None or self._products is None:
+            return active
+        if self.engine.reads_owed:
+            return replace(active, owed_N4=self._products.of_ages(self.steps - self._touched_C[rows_N]))
+        self._catch_up(rows_N, self.steps, "catch up")
+        return active
 
     def ready(self, active: ActiveRows) -> None:
         """Return when the rows are there and up to date; called before each use."""
@@ -65,8 +70,13 @@ class Shard:
         if self._touched_C is None or self._products is None:
             return
         self._products.append(sgd, skipped)
-        self._touched_C[active.shard_rows(slice(0, len(active)))] = self.steps
+        self._touch(active.shard_rows(slice(0, len(active))), self.steps, skipped)
         self._sweep(self.steps)
+
+    def _touch(self, rows_N: Tensor, steps: int, skipped: Tensor) -> None:
+        """The rows are up to date, unless the step was skipped: then they still owe what they owed."""
+        assert self._touched_C is not None
+        self._touched_C[rows_N] = torch.where(skipped, self._touched_C[rows_N], steps)
 
     def forget(self) -> None:
         """Active rows that were not settled are not needed any more."""

@@ -8,7 +8,7 @@ Under SGD with momentum mu, weight decay wd and learning rate lr, a row without 
 which is linear. A row left out for k steps is brought up to date by the product of the last k matrices:
 one integer a row and one table of products give the dense optimizer's result at the sampled cost.
 
-Shapes: K = ages in the table, N = rows, T = rows of a tile, D = embedding columns.
+Shapes: K = ages in the table, N = rows.
 """
 
 from collections.abc import Callable
@@ -54,20 +54,12 @@ class StepProducts:
         return self.table_K4[age_N.long()].float()
 
 
-def catch_up(tiles: Tiles, product_N4: Tensor, rounding: Callable[[str], Rounding]) -> None:
-    """Apply each active row's product to its centre and momentum."""
+def catch_up(tiles: Tiles, rounding: Callable[[str], Rounding]) -> None:
+    """Pay what the active rows owe, and store them."""
     centres, momentum = tiles.active.centres, tiles.active.momentum
     of_momentum, of_centres = rounding("momentum"), rounding("centres")
     for tile in tiles:
-        vv, vw, wv, ww = product_N4[tile][:, :, None].unbind(1)
-        w_TD = tiles.read(centres, tile, "centres")
-        if momentum is not None:
-            v_TD = tiles.read(momentum, tile, "momentum")
-            new_TD = torch.mul(v_TD, wv, out=tiles.workspace.get("gradient", *v_TD.shape))
-            new_TD.addcmul_(w_TD, ww)
-            v_TD.mul_(vv).addcmul_(w_TD, vw)
-            w_TD.copy_(new_TD)
+        w_TD, v_TD = tiles.centres_and_momentum(tile)
+        if momentum is not None and v_TD is not None:
             tiles.write(momentum, tile, v_TD, of_momentum)
-        else:
-            w_TD.mul_(ww)
         tiles.write(centres, tile, w_TD, of_centres)

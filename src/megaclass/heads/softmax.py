@@ -97,7 +97,7 @@ def pass_one(
     values_BD = torch.zeros_like(unit_BD)
     with products.active():
         for tile in tiles:
-            centres_TD = tiles.read(tiles.active.centres, tile, "centres")
+            centres_TD = tiles.centres(tile)
             inverse_T = inverse_norms(centres_TD)
             exp_BT = _tile_logits(scaled_BD, centres_TD, inverse_T, tiles, products)
             if margin.filter_threshold:
@@ -134,12 +134,10 @@ def pass_two(
     of_momentum, of_centres = rounding("momentum"), rounding("centres")
     with products.active():
         for tile in tiles:
-            centres_TD = tiles.read(centres, tile, "centres")
+            centres_TD, momentum_TD = tiles.centres_and_momentum(tile)
             # The gradient is folded into the momentum by the product itself, unless it is summed over ranks
             # first, or no momentum is kept: then it exists, one tile at a time.
-            if momentum is not None:
-                momentum_TD = tiles.read(momentum, tile, "momentum")
-            if momentum is not None and reduce_ is None:
+            if momentum_TD is not None and reduce_ is None:
                 gradient_TD, beta = momentum_TD, sgd.momentum
             else:
                 gradient_TD, beta = tiles.workspace.get("gradient", *centres_TD.shape), 0.0
@@ -162,7 +160,7 @@ def pass_two(
                 reduce_(radial_T)
             # Normalisation acts along the centre, as weight decay does: one scalar a row.
             along_T = -radial_T * inverse_T.square()
-            if momentum is None:
+            if momentum is None or momentum_TD is None:
                 gradient_TD.addcmul_(centres_TD, along_T[:, None])
                 turn_T = sgd.lr * torch.linalg.vector_norm(gradient_TD, dim=1) * inverse_T
                 lr_T = sgd.lr / (1.0 + turn_T / MOST_TURN)

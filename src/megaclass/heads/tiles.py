@@ -40,12 +40,15 @@ class ActiveRows:
     centres, momentum: the tables that hold them (momentum None: none is kept).
     rows_N: which rows of the shard they are, int64, sorted; None: all of them.
     gathered: whether the tables hold just these rows, in this order, instead of the whole shard.
+    owed_N4: what the rows owe for steps that left them out: each row's product of step matrices, fp32 (N, 4), see
+        :mod:`megaclass.heads.skipped`. None: they are up to date.
     """
 
     centres: Rows
     momentum: Rows | None
     rows_N: Tensor | None
     gathered: bool = False
+    owed_N4: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.centres) if self.rows_N is None else len(self.rows_N)
@@ -71,10 +74,20 @@ class ActiveRows:
         return torch.where(self.rows_N[position_B] == row_B, position_B, -1)
 
     def centres_at(self, position_N: Tensor) -> Tensor:
-        """A copy of the centres at these positions among the active rows, (N, D) fp32."""
-        if self.rows_N is None or self.gathered:
-            return self.centres.fp32(position_N)
-        return self.centres.fp32(self.rows_N[position_N])
+        """A copy of the centres at these positions among the active rows, up to date, (N, D) fp32."""
+        rows_N = position_N if self.rows_N is None or self.gathered else self.rows_N[position_N]
+        w_ND = self.centres.fp32(rows_N)
+        if self.owed_N4 is not None:
+            _, _, wv_N1, ww_N1 = columns(self.owed_N4[position_N])
+            w_ND *= ww_N1
+            if self.momentum is not None:
+                w_ND.addcmul_(self.momentum.fp32(rows_N), wv_N1)
+        return w_ND
+
+
+def columns(product_N4: Tensor) -> tuple[Tensor, ...]:
+    """The entries vv, vw, wv, ww of step matrices, each (N, 1): v <- vv v + vw w, w <- wv v + ww w."""
+    return product_N4[:, :, None].unbind(1)
 
 
 class Tiles:
@@ -107,12 +120,43 @@ class Tiles:
         tile_TD = space.get(name, *shape).copy_(raw_TD)
         return tile_TD if table.scale is None else tile_TD.mul_(table.scale[index][:, None])
 
+    def centres(self, tile: slice) -> Tensor:
+        """The tile's centres, up to date, fp32 (T, D)."""
+        active = self.active
+        w_TD = self.read(active.centres, tile, "centres")
+        if active.owed_N4 is None:
+            return w_TD
+        v_TD = None if active.momentum is None else self.read(active.momentum, tile, "momentum")
+        return self._caught_up(w_TD, v_TD, active.owed_N4[tile])
+
+    def centres_and_momentum(self, tile: slice) -> tuple[Tensor, Tensor | None]:
+        """Both as fp32 (T, D), up to date, to be changed and written; momentum None where none is kept."""
+        active = self.active
+        w_TD = self.read(active.centres, tile, "centres")
+        v_TD = None if active.momentum is None else self.read(active.momentum, tile, "momentum")
+        if active.owed_N4 is None:
+            return w_TD, v_TD
+        new_TD = self._caught_up(w_TD, v_TD, active.owed_N4[tile])
+        if v_TD is not None:
+            vv_T1, vw_T1, _, _ = columns(active.owed_N4[tile])
+            v_TD.mul_(vv_T1).addcmul_(w_TD, vw_T1)
+        return new_TD, v_TD
+
+    def _caught_up(self, w_TD: Tensor, v_TD: Tensor | None, product_T4: Tensor) -> Tensor:
+        _, _, wv_T1, ww_T1 = columns(product_T4)
+        new_TD = self.workspace.get("caught up", *w_TD.shape)
+        if v_TD is None:
+            return torch.mul(w_TD, ww_T1, out=new_TD)
+        return torch.mul(v_TD, wv_T1, out=new_TD).addcmul_(w_TD, ww_T1)
+
     def write(self, table: Rows, tile: slice, tile_TD: Tensor, rounding: Rounding) -> None:
         """Store a tile that was read from ``table``; its memory may be used as scratch."""
         index, dtype = self.active.index(tile), table.data.dtype
         if dtype == torch.float32:
             if not isinstance(index, slice):
                 table.data.index_copy_(0, index, tile_TD)
+            elif tile_TD.data_ptr() != table.data[index].data_ptr():
+                table.data[index] = tile_TD
             return
         if isinstance(index, slice):
             raw_TD = table.data[index]

@@ -1,0 +1,288 @@
+"""The engine whose passes are Triton kernels.
+
+Shapes: B = rows of the batch, N = rows that take part, D = embedding columns.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from megaclass.heads.kernels import works
+from megaclass.heads.kernels.blocks import MAX_DIM, Blocks, block_dim, candidates
+from megaclass.heads.kernels.catch_up import catch_up_kernel
+from megaclass.heads.kernels.launch import on_device, signed
+from megaclass.heads.kernels.pass_one import pass_one_kernel
+from megaclass.heads.kernels.pass_two import pass_two_kernel
+from megaclass.heads.kernels.sample import TritonWalker
+from megaclass.heads.kernels.unit import unit_kernel
+from megaclass.heads.margins import Margin
+from megaclass.heads.passes import Engine
+from megaclass.heads.sampling import Walker
+from megaclass.heads.softmax import MOST_TURN, NORM_FLOOR, MicroBatch, SGDStep
+from megaclass.heads.storage import Rounding, Rows, Storage
+from megaclass.heads.tiles import ActiveRows, Workspace
+
+# TRITON_INTERPRET=1 was set when Triton was imported: the kernels run on a CPU, for tests.
+INTERPRETED = not isinstance(unit_kernel, triton.runtime.JITFunction)
+
+FORMATS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "int8"}
+OPERANDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_CHUNK_BYTES = 32 << 20  # of unit rows: they stay in the L2 cache of an H100 (50 MB)
+
+
+class TritonEngine:
+    """The passes as kernels, for tables on ``device`` with ``dim`` columns. See :mod:`megaclass.heads.engine`.
+
+    Args:
+        plain: computes what the kernels do not: sums over ranks within a pass, and micro-batches that
+            scored different samples. Its results judge the kernels before they are used.
+        storage: of the tables; None: fp32.
+
+    Raises:
+        RuntimeError: there is no GPU, or no blocks work on it.
+    """
+
+    reads_owed = False  # a kernel of its own pays, in one pass
+
+    def __init__(
+        self,
+        precision: str,
+        device: torch.device,
+        dim: int,
+        plain: Engine,
+        storage: Storage | None = None,
+    ) -> None:
+        if precision not in OPERANDS:
+            raise ValueError(f"precision must be one of {tuple(OPERANDS)}, got {precision!r}")
+        if device.type != "cuda" and not INTERPRETED:
+            raise RuntimeError(
+                f"Triton kernels need a CUDA device, not {device}; to test them on a CPU set TRITON_INTERPRET=1"
+            )
+        if dim > MAX_DIM:
+            raise RuntimeError(f"the Triton kernels hold at most {MAX_DIM} columns, not {dim}")
+        self.precision, self.device, self.dim, self.plain = precision, device, dim, plain
+        self.walker: Walker = TritonWalker()
+        self.workspace = Workspace(device)
+        self.blocks = candidates(dim, precision)[0]
+        self.block_dim = block_dim(dim)
+        self.operand = torch.float32 if INTERPRETED else OPERANDS[precision]
+        self.chunk_rows = _CHUNK_BYTES // (self.block_dim * self.operand.itemsize)
+        self.multiprocessors = 2
+        if device.type == "cuda":
+            self.multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+        self.blocks = works.choose_blocks(self, candidates(dim, precision), storage or Storage.named("fp32"))
+
+    # -- pass 1 ---------------------------------------------------------------------------------------
+
+    def pass_one(
+        self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
+    ) -> tuple[Tensor, Tensor]:
+        blocks, space = self.blocks, self.workspace
+        batch = triton.cdiv(len(unit_BD), blocks.rows) * blocks.rows
+        scaled_BD = self._scaled([unit_BD], margin, batch)
+        position_B = _filled(batch, -1, [active.positions(row_B)], torch.int32)
+        chunk_rows = _down(self.chunk_rows, blocks.turn)
+        batch_blocks = batch // blocks.rows
+        tiles = triton.cdiv(min(len(active), chunk_rows), blocks.turn)
+        splits = max(1, min(tiles, self.multiprocessors * blocks.resident // max(1, batch_blocks)))
+        sums = space.get("partial sums", splits, batch, dtype=torch.float64).zero_()
+        values = space.get("partial values", splits, batch, self.block_dim).zero_()
+        unit_ND = space.get("unit rows", chunk_rows, self.block_dim, dtype=self.operand)
+        with on_device(self.device):
+            for start in range(0, len(active), chunk_rows):
+                count = min(chunk_rows, len(active) - start)
+                self._unit_rows(active, start, count, unit_ND, blocks.turn)
+                pass_one_kernel[(batch_blocks, splits)](
+                    scaled_BD,
+                    unit_ND,
+                    position_B,
+                    sums,
+                    values,
+                    batch,
+                    start,
+                    count,
+                    shift,
+                    _threshold(margin),
+                    1,
+                    BLOCK_D=self.block_dim,
+                    BLOCK_B=blocks.rows,
+                    BLOCK_T=blocks.turn,
+                    **self._products(blocks),
+                    num_warps=blocks.warps,
+                    num_stages=blocks.stages,
+                )
+        rows = len(unit_BD)
+        return sums.sum(0)[:rows], values.sum(0)[:rows, : self.dim]
+
+    def _unit_rows(self, active: ActiveRows, start: int, count: int, unit_ND: Tensor, turn: int) -> None:
+        data, scale = _pointers(active.centres)
+        block = self._moved_rows(turn)
+        unit_kernel[(triton.cdiv(count, turn) * turn // block,)](
+            data,
+            scale,
+            *_where(active)[:1],
+            unit_ND,
+            start,
+            count,
+            *_where(active)[1:],
+            NORM_FLOOR,
+            D=self.dim,
+            BLOCK_D=self.block_dim,
+            BLOCK_T=block,
+            FORMAT=FORMATS[active.centres.data.dtype],
+            **self._rounded(),
+        )
+
+    # -- pass 2 ---------------------------------------------------------------------------------------
+
+    def pass_two(
+        self,
+        micro_batches: list[MicroBatch],
+        active: ActiveRows,
+        margin: Margin,
+        sgd: SGDStep,
+        rounding: Callable[[str], Rounding],
+        skipped: Tensor,
+        reduce_: Callable[[Tensor], object] | None = None,
+    ) -> None:
+        if reduce_ is not None or not all(_scored_all(m, active) for m in micro_batches):
+            self.plain.pass_two(micro_batches, active, margin, sgd, rounding, skipped, reduce_)
+            return
+        if len(active) == 0:
+            return
+        blocks, space = self.blocks, self.workspace
+        batch = triton.cdiv(sum(len(m.unit_BD) for m in micro_batches), blocks.turn) * blocks.turn
+        weights = [m.weight.expand(len(m.unit_BD)) for m in micro_batches]
+        has_momentum = active.momentum is not None
+        of_centres, of_momentum = rounding("centres"), rounding("momentum")
+        rows_N, listed, gathered = _where(active)
+        programs = min(triton.cdiv(len(active), blocks.rows), self.multiprocessors * blocks.resident)
+        scratch_rows = programs * blocks.rows
+        with on_device(self.device):
+            pass_two_kernel[(programs,)](
+                *_pointers(active.centres),
+                *_pointers(active.momentum or active.centres),
+                rows_N,
+                self._scaled([m.unit_BD for m in micro_batches], margin, batch),
+                _filled(batch, -1, [active.positions(m.row_B) for m in micro_batches], torch.int32),
+                _filled(batch, -torch.inf, [m.log_share_B for m in micro_batches]),
+                _filled(batch, 0.0, [m.target_B for m in micro_batches]),
+                _filled(batch, 0.0, weights),
+                of_centres.column_D,
+                of_momentum.column_D,
+                skipped.to(torch.int32),
+                space.get("unit rows", scratch_rows, self.block_dim, dtype=self.operand),
+                space.get("gradients", scratch_rows, self.block_dim),
+                space.get("inverse norms", scratch_rows),
+                space.get("radial", scratch_rows),
+                len(active),
+                batch,
+                listed,
+                gathered,
+                of_centres.first_class,
+                signed(of_centres.key),
+                signed(of_momentum.key),
+                sgd.lr,
+                sgd.momentum,
+                sgd.weight_decay,
+                MOST_TURN,
+                _threshold(margin),
+                NORM_FLOOR,
+                1,
+                D=self.dim,
+                BLOCK_D=self.block_dim,
+                BLOCK_B=blocks.turn,
+                BLOCK_T=blocks.rows,
+                BLOCK_R=self._moved_rows(blocks.rows, blocks.warps),
+                FORMAT=FORMATS[active.centres.data.dtype],
+                HAS_MOMENTUM=has_momentum,
+                **self._products(blocks),
+                num_warps=blocks.warps,
+                num_stages=blocks.stages,
+            )
+
+    # -- rows that steps left out ---------------------------------------------------------------------
+
+    def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Callable[[str], Rounding]) -> None:
+        if len(active) == 0:
+            return
+        of_centres, of_momentum = rounding("centres"), rounding("momentum")
+        rows_N, listed, gathered = _where(active)
+        block = self._moved_rows(self.blocks.turn)
+        with on_device(self.device):
+            catch_up_kernel[(triton.cdiv(len(active), block),)](
+                *_pointers(active.centres),
+                *_pointers(active.momentum or active.centres),
+                rows_N,
+                product_N4,
+                of_centres.column_D,
+                of_momentum.column_D,
+                len(active),
+                listed,
+                gathered,
+                of_centres.first_class,
+                signed(of_centres.key),
+                signed(of_momentum.key),
+                D=self.dim,
+                BLOCK_D=self.block_dim,
+                BLOCK_T=block,
+                FORMAT=FORMATS[active.centres.data.dtype],
+                HAS_MOMENTUM=active.momentum is not None,
+            )
+
+    # -- arguments ------------------------------------------------------------------------------------
+
+    def _products(self, blocks: Blocks) -> dict[str, Any]:
+        # A warp group computes 64 rows: with fewer than two such for eight warps, warps divide the columns too.
+        split_columns = blocks.rows < 16 * blocks.warps
+        return {"SPLIT_COLUMNS": split_columns, **self._rounded()}
+
+    def _rounded(self) -> dict[str, Any]:
+        return {"PRECISION": self.precision, "EMULATE": INTERPRETED}
+
+    def _moved_rows(self, most: int, warps: int = 4) -> int:
+        """How many whole rows a program moves at a time: 32 elements a thread."""
+        return min(most, max(1, warps * 1024 // self.block_dim))
+
+    def _scaled(self, units: list[Tensor], margin: Margin, batch: int) -> Tensor:
+        """``s * e`` of all rows as operands, (batch, block_dim), 0 in the padding."""
+        scaled_BD = torch.zeros(batch, self.block_dim, device=self.device)
+        torch.mul(torch.cat(units), margin.scale, out=scaled_BD[: sum(map(len, units)), : self.dim])
+        return scaled_BD.to(OPERANDS[self.precision]).to(self.operand)
+
+
+def _pointers(table: Rows) -> tuple[Tensor, Tensor]:
+    """The table and its scales, as the kernels take them; without scales any pointer serves."""
+    data = table.data.view(torch.int16) if table.data.dtype == torch.bfloat16 else table.data
+    assert data.is_contiguous()
+    return data, data if table.scale is None else table.scale
+
+
+def _where(active: ActiveRows) -> tuple[Tensor, int, int]:
+    """``rows_ptr`` (any pointer where all rows take part), ``listed`` and ``gathered`` of ``rows_at``."""
+    if active.rows_N is None:
+        return torch.empty(1, dtype=torch.int64, device=active.centres.data.device), 0, 0
+    return active.rows_N, len(active), len(active) if active.gathered else 0
+
+
+def _scored_all(batch: MicroBatch, active: ActiveRows) -> bool:
+    return batch.active is active or (batch.active.rows_N is None and active.rows_N is None)
+
+
+def _filled(size: int, value: float, parts: list[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+    """The parts one after the other, and ``value`` up to ``size``."""
+    rest = torch.full((size - sum(map(len, parts)),), value, dtype=dtype, device=parts[0].device)
+    return torch.cat([*(part.to(dtype) for part in parts), rest])
+
+
+def _threshold(margin: Margin) -> float:
+    """The logit above which a negative leaves the sum."""
+    return margin.scale * margin.filter_threshold if margin.filter_threshold else float("inf")
+
+
+def _down(count: int, block: int) -> int:
+    return max(block, count // block * block)

@@ -1,0 +1,206 @@
+"""Pass 2: a tile of classes computes its gradient, and momentum and centres move, in one kernel.
+
+Shapes: T = rows of a tile, B = rows of the batch, D = embedding columns, all padded to their blocks.
+"""
+
+import triton
+import triton.language as tl
+
+from megaclass.heads.kernels.rows import (
+    LOG2_E,
+    as_operand,
+    inverse_norms,
+    load_rows,
+    product,
+    rows_at,
+    store_rows,
+)
+from megaclass.heads.softmax import MOST_TURN
+
+# With fp16, slopes are kept in units in which the largest of a row so far lies between 2 ** 5 and 2 ** 15, as the
+# exponentials of pass 1 are.
+FP16_SET = tl.constexpr(2.0**5)
+FP16_MOST = tl.constexpr(2.0**15)
+_FP16_LEAST = tl.constexpr(2.0**-100)
+_MOST_TURN = tl.constexpr(MOST_TURN)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "count",
+        "batch",
+        "listed",
+        "gathered",
+        "first_class",
+        "centre_key",
+        "momentum_key",
+        "yes",
+    ]
+)
+def pass_two_kernel(
+    centre_ptr,
+    centre_scale_ptr,
+    momentum_ptr,
+    momentum_scale_ptr,
+    rows_ptr,
+    scaled_ptr,
+    position_ptr,
+    log_share_ptr,
+    target_ptr,
+    weight_ptr,
+    centre_noise_ptr,
+    momentum_noise_ptr,
+    skipped_ptr,
+    unit_ptr,
+    gradient_ptr,
+    inverse_ptr,
+    radial_ptr,
+    count,
+    batch,
+    listed,
+    gathered,
+    first_class,
+    centre_key,
+    momentum_key,
+    lr,
+    momentum,
+    weight_decay,
+    most_turn,
+    threshold,
+    floor,
+    yes,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    FORMAT: tl.constexpr,
+    HAS_MOMENTUM: tl.constexpr,
+    SPLIT_COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EMULATE: tl.constexpr,
+):
+    """One SGD step of ``count`` active rows, in place; nothing where ``skipped_ptr`` (int32) holds 1.
+
+    Over the rows of all micro-batches, padded to a multiple of BLOCK_B: scaled_ptr: s * e, (batch, BLOCK_D),
+    operand; position_ptr: the target's place among the active rows, int32; log_share_ptr: log q - log S, fp32, -inf
+    in the padding; target_ptr: -q * slope; weight_ptr: d(final loss) / d(loss of the row), both fp32. threshold: a
+    larger logit has left the sum. yes: 1, see pass 1. Scratch memory for each program: unit_ptr (BLOCK_T, BLOCK_D)
+    operand, gradient_ptr (BLOCK_T, BLOCK_D), inverse_ptr (BLOCK_T,), radial_ptr (BLOCK_T,) fp32.
+
+    Programs stay on their multiprocessor and take tile after tile. Only the gradient of a tile lives in registers;
+    what comes before and after it, widening, norms, momentum and rounding, walks over BLOCK_R rows at a time,
+    because three matrices of a tile's size in registers would be spilled. The gradient crosses through memory
+    that stays in L2, and while one program updates rows, the products of the others go on.
+    """
+    if tl.load(skipped_ptr) != 0:
+        return
+    program = tl.program_id(0)
+    offset_T, offset_B, offset_R = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_B), tl.arange(0, BLOCK_R)
+    column_D = tl.arange(0, BLOCK_D)
+    # This program's part of the scratch memory, which stays in L2.
+    unit_ptr += program.to(tl.int64) * BLOCK_T * BLOCK_D
+    gradient_ptr += program.to(tl.int64) * BLOCK_T * BLOCK_D
+    inverse_ptr += program * BLOCK_T
+    radial_ptr += program * BLOCK_T
+
+    for tile in tl.range(program, tl.cdiv(count, BLOCK_T), tl.num_programs(0)):
+        for first in tl.range(0, BLOCK_T, BLOCK_R):
+            position_R = tile * BLOCK_T + first + offset_R
+            inside_R = position_R < count
+            mask_RD = inside_R[:, None] & (column_D < D)[None, :]
+            _, row_R = rows_at(position_R, inside_R, rows_ptr, listed, gathered)
+            centre_RD = load_rows(centre_ptr, centre_scale_ptr, row_R, mask_RD, inside_R, D, column_D, FORMAT)
+            inverse_R = inverse_norms(centre_RD, floor)
+            unit_RD = as_operand(centre_RD * inverse_R[:, None], PRECISION, EMULATE)
+            tl.store(unit_ptr + (first + offset_R)[:, None] * BLOCK_D + column_D[None, :], unit_RD)
+            tl.store(inverse_ptr + first + offset_R, inverse_R)
+        tl.debug_barrier()
+
+        unit_TD = tl.load(unit_ptr + offset_T[:, None] * BLOCK_D + column_D[None, :])
+        position_T = tile * BLOCK_T + offset_T
+        gradient_TD = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
+        radial_T = tl.zeros((BLOCK_T,), tl.float32)
+        unit_T = tl.zeros((BLOCK_T,), tl.float32) + _FP16_LEAST
+        for begin in tl.range(0, batch, BLOCK_B):
+            row_B = begin + offset_B
+            scaled_BD = tl.load(scaled_ptr + row_B[:, None] * BLOCK_D + column_D[None, :])
+            share_B = tl.load(log_share_ptr + row_B)
+            target_B = tl.load(target_ptr + row_B)
+            weight_B = tl.load(weight_ptr + row_B)
+            target_at_B = tl.load(position_ptr + row_B)
+            logits_TB = tl.zeros((BLOCK_T, BLOCK_B), tl.float32)
+            if SPLIT_COLUMNS:
+                if yes != 0:
+                    logits_TB = product(unit_TD, tl.trans(scaled_BD), logits_TB, PRECISION)
+            else:
+                logits_TB = product(unit_TD, tl.trans(scaled_BD), logits_TB, PRECISION)
+            slope_TB = tl.where(logits_TB <= threshold, tl.exp2((logits_TB + share_B[None, :]) * LOG2_E), 0.0)
+            slope_TB = tl.where(position_T[:, None] == target_at_B[None, :], target_B[None, :], slope_TB)
+            slope_TB *= weight_B[None, :]
+            radial_T += tl.sum(slope_TB * logits_TB, axis=1)
+            if PRECISION == "fp16":
+                peak_T = tl.max(tl.abs(slope_TB), axis=1)
+                if tl.max(peak_T / unit_T, axis=0) > FP16_MOST:
+                    new_unit_T = tl.maximum(unit_T, peak_T * (1.0 / FP16_SET))
+                    gradient_TD *= (unit_T / new_unit_T)[:, None]
+                    unit_T = new_unit_T
+                slope_TB *= (1.0 / unit_T)[:, None]
+            gradient_TD = product(as_operand(slope_TB, PRECISION, EMULATE), scaled_BD, gradient_TD, PRECISION)
+        if PRECISION == "fp16":
+            gradient_TD *= unit_T[:, None]
+        tl.store(gradient_ptr + offset_T[:, None] * BLOCK_D + column_D[None, :], gradient_TD)
+        tl.store(radial_ptr + offset_T, radial_T)
+        tl.debug_barrier()
+
+        for first in tl.range(0, BLOCK_T, BLOCK_R):
+            position_R = tile * BLOCK_T + first + offset_R
+            inside_R = position_R < count
+            mask_RD = inside_R[:, None] & (column_D < D)[None, :]
+            shard_row_R, row_R = rows_at(position_R, inside_R, rows_ptr, listed, gathered)
+            inverse_R = tl.load(inverse_ptr + first + offset_R)
+            along_R = -tl.load(radial_ptr + first + offset_R) * inverse_R * inverse_R  # normalisation
+            change_RD = tl.load(gradient_ptr + (first + offset_R)[:, None] * BLOCK_D + column_D[None, :])
+            centre_RD = load_rows(centre_ptr, centre_scale_ptr, row_R, mask_RD, inside_R, D, column_D, FORMAT)
+            change_RD = change_RD * inverse_R[:, None] + along_R[:, None] * centre_RD
+            if HAS_MOMENTUM:
+                momentum_RD = load_rows(
+                    momentum_ptr, momentum_scale_ptr, row_R, mask_RD, inside_R, D, column_D, FORMAT
+                )
+                change_RD += weight_decay * centre_RD + momentum * momentum_RD
+                centre_RD -= lr * change_RD
+                store_rows(
+                    momentum_ptr,
+                    momentum_scale_ptr,
+                    row_R,
+                    mask_RD,
+                    inside_R,
+                    change_RD,
+                    shard_row_R,
+                    first_class,
+                    momentum_key,
+                    momentum_noise_ptr,
+                    D,
+                    column_D,
+                    FORMAT,
+                )
+            else:
+                turn_R = lr * tl.sqrt_rn(tl.sum(change_RD * change_RD, axis=1)) * inverse_R
+                lr_R = lr / (1.0 + turn_R / most_turn)
+                centre_RD = (1.0 - lr * weight_decay) * centre_RD - lr_R[:, None] * change_RD
+            store_rows(
+                centre_ptr,
+                centre_scale_ptr,
+                row_R,
+                mask_RD,
+                inside_R,
+                centre_RD,
+                shard_row_R,
+                first_class,
+                centre_key,
+                centre_noise_ptr,
+                D,
+                column_D,
+                FORMAT,
+            )
+        tl.debug_barrier()

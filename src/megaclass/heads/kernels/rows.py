@@ -1,0 +1,146 @@
+"""What the kernels share: rows of a table in and out, stochastic rounding, and products at a precision.
+
+Tables are read and written as fp32, as bf16 through its 16 bits (an int16 view: no conversion depends on the
+compiler), or as 8 bits with a scale a row. Writing repeats :mod:`megaclass.heads.storage` bit by bit.
+
+Triton's interpreter, which runs the kernels on a CPU for tests, multiplies bf16 and fp16 wrongly or slowly: under
+``EMULATE`` operands are rounded to them and stay fp32.
+
+Shapes: T = rows of a tile, D = embedding columns, BLOCK_D = D rounded up to a power of two, masked.
+"""
+
+import triton
+import triton.language as tl
+
+INT8_MOST = tl.constexpr(127.0)
+INT8_LEAST = tl.constexpr(48.0)
+NO_SCALE = tl.constexpr(2.0**-126)
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+# -- products -----------------------------------------------------------------------------------------
+
+
+@triton.jit
+def as_operand(values, PRECISION: tl.constexpr, EMULATE: tl.constexpr):
+    """fp32 values as an operand of :func:`product`, rounded to nearest."""
+    if PRECISION == "bf16" and EMULATE:
+        bits = values.to(tl.int32, bitcast=True)
+        values = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
+    elif PRECISION == "bf16":
+        values = values.to(tl.bfloat16)
+    elif PRECISION == "fp16" and EMULATE:
+        values = values.to(tl.float16).to(tl.float32)
+    elif PRECISION == "fp16":
+        values = values.to(tl.float16)
+    return values
+
+
+@triton.jit
+def product(a, b, accumulator, PRECISION: tl.constexpr):
+    """``accumulator + a @ b``, fp32."""
+    return tl.dot(a, b, accumulator, input_precision="tf32" if PRECISION == "tf32" else "ieee")
+
+
+# -- which rows ---------------------------------------------------------------------------------------
+
+
+@triton.jit
+def rows_at(position_T, inside_T, rows_ptr, listed, gathered):
+    """Of positions among the active rows: the row of the shard, and where the tables hold it (int64).
+
+    listed: how many positions ``rows_ptr`` (int64) lists, all or 0. gathered: how many rows the tables hold in the
+    order of the positions, all or 0. Numbers, not flags of the compiler: each kernel is compiled once.
+    """
+    position_T = position_T.to(tl.int64)
+    listed_T = position_T < listed
+    shard_row_T = tl.load(rows_ptr + position_T, mask=inside_T & listed_T, other=0)
+    shard_row_T = tl.where(listed_T, shard_row_T, position_T)
+    return shard_row_T, tl.where(position_T < gathered, position_T, shard_row_T)
+
+
+# -- reading ------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def load_rows(data_ptr, scale_ptr, row_T, mask_TD, inside_T, D, column_D, FORMAT: tl.constexpr):
+    """Rows of a table as fp32, (T, BLOCK_D), 0 beyond the mask."""
+    raw_TD = tl.load(data_ptr + row_T[:, None] * D + column_D[None, :], mask=mask_TD, other=0)
+    if FORMAT == "fp32":
+        values_TD = raw_TD
+    elif FORMAT == "bf16":
+        values_TD = (raw_TD.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        scale_T = tl.load(scale_ptr + row_T, mask=inside_T, other=1.0)
+        values_TD = raw_TD.to(tl.float32) * scale_T[:, None]
+    return values_TD
+
+
+@triton.jit
+def inverse_norms(rows_TD, floor):
+    """1 / |row|, as :func:`megaclass.heads.softmax.inverse_norms`."""
+    norm_T = tl.sqrt_rn(tl.sum(rows_TD * rows_TD, axis=1))
+    return tl.div_rn(1.0, tl.maximum(norm_T, floor))
+
+
+# -- writing ------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def mix32(x, key):
+    """:func:`megaclass.permutation.mix32` of uint32 values."""
+    x = x ^ key
+    x = (x ^ (x >> 16)) * 0x85EBCA6B
+    x = (x ^ (x >> 13)) * 0xC2B2AE35
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def settled_scale(peak_T, scale_T):
+    """:func:`megaclass.heads.storage.settled_scale`: the sticky power of two."""
+    keep_T = (peak_T <= INT8_MOST * scale_T) & (peak_T >= INT8_LEAST * scale_T)
+    least_T = tl.maximum(tl.div_rn(peak_T, INT8_MOST), NO_SCALE)
+    bits_T = (least_T.to(tl.int32, bitcast=True) + 0x7FFFFF) & 0x7F800000  # up to a power of two
+    return tl.where(keep_T, scale_T, bits_T.to(tl.float32, bitcast=True))
+
+
+@triton.jit
+def store_rows(
+    data_ptr,
+    scale_ptr,
+    row_T,
+    mask_TD,
+    inside_T,
+    values_TD,
+    shard_row_T,
+    first_class,
+    key,
+    noise_ptr,
+    D,
+    column_D,
+    FORMAT: tl.constexpr,
+):
+    """Store fp32 rows; bf16 and 8 bits by stochastic rounding with the numbers of a ``storage.Rounding``.
+
+    noise_ptr: its ``column_D`` (int32). key: its key, as the int32 of the same bits.
+    """
+    place_TD = row_T[:, None] * D + column_D[None, :]
+    if FORMAT == "fp32":
+        tl.store(data_ptr + place_TD, values_TD, mask=mask_TD)
+    else:
+        class_T = (shard_row_T + first_class).to(tl.uint32)
+        summand_T = mix32(class_T, key.to(tl.uint32, bitcast=True)).to(tl.int32, bitcast=True)
+        noise_D = tl.load(noise_ptr + column_D, mask=column_D < D, other=0)
+        noise_TD = (noise_D[None, :] + summand_T[:, None]) & 0xFFFF
+        if FORMAT == "bf16":
+            bits_TD = values_TD.to(tl.int32, bitcast=True) + noise_TD  # the carry decides
+            tl.store(data_ptr + place_TD, (bits_TD >> 16).to(tl.int16), mask=mask_TD)
+        else:
+            scale_T = tl.load(scale_ptr + row_T, mask=inside_T, other=1.0)
+            scale_T = settled_scale(tl.max(tl.abs(values_TD), axis=1), scale_T)
+            steps_TD = values_TD * tl.div_rn(1.0, scale_T)[:, None] + noise_TD.to(tl.float32) * (
+                1.0 / 65536.0
+            )
+            steps_TD = tl.minimum(tl.maximum(tl.floor(steps_TD), -INT8_MOST), INT8_MOST)
+            tl.store(data_ptr + place_TD, steps_TD.to(tl.int8), mask=mask_TD)
+            tl.store(scale_ptr + row_T, scale_T, mask=inside_T)

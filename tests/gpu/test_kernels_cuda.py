@@ -1,0 +1,135 @@
+"""The Triton kernels on a device, at sizes that fill it: against plain PyTorch in fp32 and fp64, and what they cost."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from head_reference import Case, assert_agrees, train_oracle, train_ours
+from kernel_cases import FORMATS, Step, error, most_error, steps_apart, tensors
+from megaclass.heads.engine import TorchEngine
+from megaclass.heads.margins import ArcFace
+from megaclass.heads.sampling import TorchWalker, sample_classes
+from megaclass.heads.softmax import SGDStep
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+pytest.importorskip("triton")
+
+# Relative errors of sums over many classes, and of a table after a large step.
+TOLERANCE = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2, "bf16": 6e-2}
+STORED = {"fp32": 0.0, "bf16": 5e-3, "int8": 2e-2}
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize(
+    ("dim", "batch", "rows"), [(512, 1024, 100_003), (507, 257, 4_099), (128, 64, 30_000)]
+)
+def test_passes(dim: int, batch: int, rows: int, format_: str, precision: str) -> None:
+    for momentum in (True, False):
+        step = Step(dim, batch, rows, format_, momentum, precision=precision, margin=ArcFace(), device="cuda")
+        ours, plain = step.engines()[0], TorchEngine("fp32", torch.device("cuda"))
+        for ours_, reference in zip(step.pass_one(ours), step.pass_one(plain), strict=True):
+            assert error(ours_, reference) < TOLERANCE[precision]
+        moved, reference_ = step.pass_two(ours), step.pass_two(plain)
+        assert most_error(moved, reference_) < max(TOLERANCE[precision], STORED[format_])
+
+
+@pytest.mark.parametrize("dim", [24, 123, 252, 640, 1024])
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_dimensions(dim: int, precision: str) -> None:
+    for batch, rows, which in ((1, 1, "all"), (5, 64, "gathered"), (67, 129, "listed"), (3, 0, "listed")):
+        step = Step(dim, batch, rows, precision=precision, which=which, device="cuda")
+        ours, plain = step.engines()[0], TorchEngine("fp32", torch.device("cuda"))
+        for ours_, reference in zip(step.pass_one(ours), step.pass_one(plain), strict=True):
+            assert error(ours_, reference) < TOLERANCE[precision]
+        assert most_error(step.pass_two(ours), step.pass_two(plain)) < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_the_same_bits_again(precision: str) -> None:
+    step = Step(512, 1024, 50_000, "int8", precision=precision, margin=ArcFace(), device="cuda")
+    ours = step.engines()[0]
+    for a, b in zip(step.pass_one(ours), step.pass_one(ours), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(tensors(step.pass_two(ours)), tensors(step.pass_two(ours)), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(tensors(step.pass_two(ours, skipped=True)), tensors(step.active()), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_catch_up(format_: str) -> None:
+    """A fused multiplication may tip a last place; identities keep every bit."""
+    step = Step(512, rows=40_000, format=format_, device="cuda")
+    ours, plain = step.engines()
+    product_N4 = torch.tensor([[0.59, 0.1, -0.2, 0.97], [1.0, 0.0, 0.0, 1.0]]).repeat(20_000, 1)
+    caught, reference = step.catch_up(ours, product_N4), step.catch_up(plain, product_N4)
+    assert most_error(caught, reference) < (1e-6 if format_ == "fp32" else 1e-3)
+    if format_ != "fp32":
+        assert steps_apart(caught, reference)[0] < 1e-3
+    assert caught.rows_N is not None
+    for after, before in zip(tensors(caught), tensors(step.active()), strict=True):
+        assert torch.equal(after[caught.rows_N[1::2]], before[caught.rows_N[1::2]])
+
+
+@pytest.mark.parametrize("num_classes", [10_000_019, 2**31 + 11])
+def test_samples(num_classes: int) -> None:
+    walkers = (Step(device="cuda").engines()[0].walker, TorchWalker())
+    labels = torch.randint(0, num_classes, (1024,), device="cuda")
+    start, stop = num_classes // 3, num_classes // 3 + 5_000_000
+    samples = [sample_classes(labels, num_classes, 1_000_000, 5, start, stop, walker) for walker in walkers]
+    assert len(samples[0]) and torch.equal(*samples)
+
+
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8", "fp32_rowwise", "bf16_rowwise", "int8_rowwise"])
+def test_training(storage: str) -> None:
+    case = Case(device="cuda", storage=storage, kernels="triton", sample_rate=0.4, steps=6)
+    ours = train_ours(case)
+    if storage == "fp32":
+        assert_agrees(ours, train_oracle(case, ours.samples))
+    else:
+        plain = train_ours(dataclasses.replace(case, kernels="torch"))
+        assert error(torch.tensor(ours.losses), torch.tensor(plain.losses)) < 1e-2
+
+
+def test_nothing_is_compiled_again_when_the_sample_changes_its_size() -> None:
+    from megaclass.heads.kernels import catch_up, pass_one, pass_two, unit
+
+    kernels = [
+        catch_up.catch_up_kernel,
+        pass_one.pass_one_kernel,
+        pass_two.pass_two_kernel,
+        unit.unit_kernel,
+    ]
+
+    def compiled() -> int:
+        return sum(len(caches[0]) for kernel in kernels for caches in kernel.device_caches.values())
+
+    engine = Step(64, 16, 100, "bf16", precision="bf16", device="cuda").engines()[0]
+    before = 0
+    for count, rows in enumerate((1, 2, 15, 16, 160, 1001, 4096, 100_000)):
+        step = Step(64, 16, rows, "bf16", precision="bf16", device="cuda")
+        step.pass_one(engine)
+        step.pass_two(engine)
+        step.catch_up(engine, torch.tensor([[0.5, 0.1, -0.1, 0.9]]).repeat(rows, 1))
+        if count == 0:
+            before = compiled()
+    assert before > 0 and compiled() == before
+
+
+def test_no_logits_and_no_gradient_in_memory() -> None:
+    """At 1,024 x 1,000,000 the logits would be 4.1 GB in fp32, a dense gradient 2.0 GB."""
+    step = Step(512, 1024, 1_000_000, "bf16", precision="bf16", margin=ArcFace(), device="cuda")
+    engine = step.engines()[0]
+    active = step.active()
+    batches = step.micro_batches(active)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    engine.pass_one(step.units(), step.targets(active), active, step.margin, 0.0)
+    skipped = torch.zeros((), dtype=torch.bool, device="cuda")
+    engine.pass_two(batches, active, step.margin, SGDStep(0.1, 0.9, 0.0), step.rounding, skipped)
+    assert torch.cuda.max_memory_allocated() - before < 400e6

@@ -1,0 +1,140 @@
+"""Inputs for the kernels, and the engines they are compared with, on any device.
+
+Shapes: B = rows of the batch, C = rows of the table, N = rows that take part, D = embedding columns.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from megaclass.heads.engine import TorchEngine
+from megaclass.heads.kernels import TritonEngine
+from megaclass.heads.margins import Margin
+from megaclass.heads.passes import Engine
+from megaclass.heads.softmax import MicroBatch, SGDStep
+from megaclass.heads.storage import DTYPES, Rounding, Rows
+from megaclass.heads.tiles import ActiveRows
+
+FORMATS = tuple(DTYPES)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A table and a batch. which: ``all`` rows, ``listed`` ones, or listed ones ``gathered`` into the table."""
+
+    dim: int = 24
+    batch: int = 5
+    rows: int = 33
+    format: str = "fp32"
+    momentum: bool = True
+    which: str = "listed"
+    margin: Margin = Margin(scale=20.0)
+    shift: float = 0.0
+    precision: str = "fp32"
+    seed: int = 0
+    device: str = "cpu"
+
+    def engines(self) -> tuple[TritonEngine, TorchEngine]:
+        device = torch.device(self.device)
+        plain = TorchEngine(self.precision, device)
+        return TritonEngine(self.precision, device, self.dim, plain), plain
+
+    def _random(self, *shape: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed + shape[0])
+        return torch.randn(*shape, generator=generator).to(self.device)
+
+    def active(self) -> ActiveRows:
+        """Fresh tables, alike at each call."""
+        listed = self.which == "listed"
+        count = 2 * self.rows + 3 if listed else self.rows
+        tables = []
+        for factor in (1.0, 0.1)[: 1 + self.momentum]:
+            table = Rows.zeros(count, self.dim, DTYPES[self.format], torch.device(self.device))
+            table.put(slice(None), self._random(count, self.dim) * factor)
+            tables.append(table)
+        rows_N = None
+        if self.which != "all":
+            generator = torch.Generator().manual_seed(self.seed)
+            shard = 2 * self.rows + 3
+            rows_N = torch.randperm(shard, generator=generator)[: self.rows].sort().values.to(self.device)
+        return ActiveRows(tables[0], tables[1] if self.momentum else None, rows_N, self.which == "gathered")
+
+    def units(self) -> Tensor:
+        return normalize(self._random(self.batch, self.dim))
+
+    def targets(self, active: ActiveRows) -> Tensor:
+        """Targets: most are active rows, every third is of another shard or was not sampled."""
+        at_B = torch.arange(self.batch, device=self.device)
+        if len(active) == 0:
+            return at_B - self.batch
+        rows_N = active.shard_rows(slice(0, len(active)))
+        return torch.where(at_B % 3 == 2, -1 - at_B, rows_N[(at_B * 7) % len(active)])
+
+    def rounding(self, table: str) -> Rounding:
+        return Rounding(3, 4, table, 1000, self.dim, torch.device(self.device))
+
+    def pass_one(self, engine: Engine) -> tuple[Tensor, Tensor]:
+        active = self.active()
+        return engine.pass_one(self.units(), self.targets(active), active, self.margin, self.shift)
+
+    def micro_batches(self, active: ActiveRows, count: int = 2) -> list[MicroBatch]:
+        """Micro-batches of unequal weights, with shares as a pass 1 over this many rows would leave them."""
+        batches = []
+        for i in range(count):
+            part = Step(self.dim, self.batch, seed=self.seed + i, device=self.device)
+            log_share_B = part._random(self.batch) - 2 - torch.tensor(max(2, self.rows)).log()
+            target_B = -torch.rand(self.batch, generator=torch.Generator().manual_seed(i)).to(self.device)
+            weight = torch.tensor((0.5, -0.25)[i % 2] / self.batch, device=self.device)
+            batches.append(
+                MicroBatch(part.units(), self.targets(active), log_share_B, target_B, active, weight)
+            )
+        return batches
+
+    def pass_two(self, engine: Engine, skipped: bool = False, sgd: SGDStep | None = None) -> ActiveRows:
+        active = self.active()
+        engine.pass_two(
+            self.micro_batches(active),
+            active,
+            self.margin,
+            sgd or SGDStep(lr=0.5, momentum=0.9, weight_decay=0.05),
+            self.rounding,
+            torch.tensor(skipped, device=self.device),
+        )
+        return active
+
+    def catch_up(self, engine: Engine, product_N4: Tensor) -> ActiveRows:
+        active = self.active()
+        engine.catch_up(active, product_N4.to(self.device), self.rounding)
+        return active
+
+
+def tensors(active: ActiveRows) -> list[Tensor]:
+    """What the tables hold, bit for bit."""
+    tables = [active.centres] if active.momentum is None else [active.centres, active.momentum]
+    return [tensor for table in tables for tensor in table.tensors.values()]
+
+
+def error(ours: Tensor, reference: Tensor) -> float:
+    return float((ours.double() - reference).norm() / reference.double().norm().clamp(min=1e-30))
+
+
+def most_error(ours: ActiveRows, reference: ActiveRows) -> float:
+    """The larger relative error of the two tables."""
+    pairs = [(ours.centres, reference.centres)]
+    if ours.momentum is not None and reference.momentum is not None:
+        pairs.append((ours.momentum, reference.momentum))
+    return max(error(a.fp32(), b.fp32()) for a, b in pairs)
+
+
+def steps_apart(ours: ActiveRows, reference: ActiveRows) -> tuple[float, float]:
+    """Stored numbers in bf16 or 8 bits: the fraction that differs, and the largest difference in last places."""
+    apart = []
+    for a, b in zip(tensors(ours), tensors(reference), strict=True):
+        if a.dtype == torch.bfloat16:
+            a, b = a.view(torch.int16), b.view(torch.int16)
+        if not a.is_floating_point():
+            apart.append((a.int() - b.int()).abs().flatten())
+    all_apart = torch.cat(apart)
+    return float((all_apart > 0).float().mean()), float(all_apart.max())

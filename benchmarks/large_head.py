@@ -34,7 +34,9 @@ def samples(labels_B: Tensor, dim: int, noise: float, generator: torch.Generator
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--num-classes", type=int, default=10_000_000)
     parser.add_argument("--embedding-dim", type=int, default=512)
     parser.add_argument("--sample-rate", type=float, default=0.01)

@@ -67,7 +67,7 @@ def make_engine(
     device: torch.device,
     dim: int,
     tile_mb: float,
-    storage: Storage | None = None,
+    storage: Storage,
 ) -> Engine:
     """The engine for ``kernels``: ``auto`` takes Triton on CUDA where it works, and warns once where not."""
     if kernels not in KERNELS:

@@ -133,7 +133,9 @@ class PartialFC(nn.Module):
     def _make_shard(self) -> None:
         """What computes on the centres, on the device where the head is now."""
         centres = Rows(self.weight.data, self.weight_scale)
-        engine = make_engine(self.kernels, self.precision, self.device, self.embedding_dim, self.tile_mb)
+        engine = make_engine(
+            self.kernels, self.precision, self.device, self.embedding_dim, self.tile_mb, self.storage
+        )
         first = self.class_range[0]
         if self.placement == "host":
             self.shard = HostShard(centres, engine, first, self.seed, self.device)
@@ -164,7 +166,8 @@ class PartialFC(nn.Module):
         start, stop = self.class_range
         key = derive_key("partial_fc", self.seed, self.shard.steps, len(self.pending))
         size = round(self.sample_rate * self.num_classes)
-        classes_N = sample_classes(labels_G, self.num_classes, size, key, start, stop)
+        walker = self.shard.engine.walker
+        classes_N = sample_classes(labels_G, self.num_classes, size, key, start, stop, walker)
         return self.shard.activate(classes_N - start)
 
     @property

@@ -15,13 +15,14 @@ from megaclass.heads.engine import TorchEngine, make_engine
 from megaclass.heads.margins import ArcFace, CosFace, Margin
 from megaclass.heads.sampling import TorchWalker, sample_classes
 from megaclass.heads.softmax import SGDStep
+from megaclass.heads.storage import Storage
 from megaclass.permutation import KeyedPermutation
 
 if torch.cuda.is_available():
     pytest.skip("tests/gpu runs the kernels on the device", allow_module_level=True)
 pytest.importorskip("triton")
 
-from megaclass.heads.kernels import TritonEngine, works
+from megaclass.heads.kernels import TritonEngine
 from megaclass.heads.kernels import engine as kernels_engine
 from megaclass.heads.kernels.blocks import Blocks, candidates
 from megaclass.heads.kernels.sample import TritonWalker
@@ -272,13 +273,13 @@ def test_training_agrees_with_plain_pytorch(storage: str) -> None:
 def test_a_cpu_without_the_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels_engine, "INTERPRETED", False)
     with pytest.raises(RuntimeError, match="need a CUDA device"):
-        make_engine("triton", "fp32", CPU, 24, 0.0)
-    assert isinstance(make_engine("auto", "fp32", CPU, 24, 0.0), TorchEngine)
+        make_engine("triton", "fp32", CPU, 24, 0.0, Storage.named("fp32"))
+    assert isinstance(make_engine("auto", "fp32", CPU, 24, 0.0, Storage.named("fp32")), TorchEngine)
 
 
 def test_too_many_columns_are_refused() -> None:
     with pytest.raises(RuntimeError, match="at most 1024 columns"):
-        make_engine("triton", "fp32", CPU, 1025, 0.0)
+        make_engine("triton", "fp32", CPU, 1025, 0.0, Storage.named("fp32"))
 
 
 def test_blocks_that_fail_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +297,6 @@ def test_wrong_results_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(RuntimeError, match="sums differ"):
         Step().engines()
-    assert works._BATCH > 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])

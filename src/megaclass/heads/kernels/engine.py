@@ -35,7 +35,7 @@ _CHUNK_BYTES = 32 << 20  # of unit rows: they stay in the L2 cache of an H100 (5
 
 
 class TritonEngine:
-    """The passes as kernels, for tables on ``device`` with ``dim`` columns. See :mod:`megaclass.heads.engine`.
+    """The passes as kernels, for tables on ``device`` with ``dim`` columns. See :mod:`megaclass.heads.passes`.
 
     Args:
         plain: computes what the kernels do not: sums over ranks within a pass, and micro-batches that

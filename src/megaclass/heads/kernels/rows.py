@@ -98,7 +98,7 @@ def mix32(x, key):
 @triton.jit
 def settled_scale(peak_T, scale_T):
     """:func:`megaclass.heads.storage.settled_scale`: the sticky power of two."""
-    keep_T = (peak_T <= INT8_MOST * scale_T) & (peak_T >= INT8_LEAST * scale_T)
+    keep_T = (peak_T <= scale_T * INT8_MOST) & (peak_T >= scale_T * INT8_LEAST)
     least_T = tl.maximum(tl.div_rn(peak_T, INT8_MOST), NO_SCALE)
     bits_T = (least_T.to(tl.int32, bitcast=True) + 0x7FFFFF) & 0x7F800000  # up to a power of two
     return tl.where(keep_T, scale_T, bits_T.to(tl.float32, bitcast=True))

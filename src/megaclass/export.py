@@ -54,7 +54,7 @@ def _from_run(run_dir: Path, which: str) -> tuple[dict[str, Any], Rows, int, int
         if f"head/{name}" not in stored.sharded:  # row-wise storage keeps no momentum
             return torch.zeros(stop - start, dim)
         values_ND = stored.rows(f"head/{name}", start, stop).float()
-        if f"head/{name}_scale" in stored.sharded:  # 8-bit rows
+        if stored.sharded[f"head/{name}"].dtype == torch.int8:
             values_ND *= stored.rows(f"head/{name}_scale", start, stop)[:, None]
         return values_ND
 

@@ -79,25 +79,24 @@ def _restore_head(job: Job, stored: Checkpoint) -> None:
     start, stop = head.class_range
     with torch.no_grad():
         for name, table in _head_tables(job).items():
-            if f"head/{name}" in stored.sharded:
-                _restore_rows(stored, f"head/{name}", start, stop, table)
-            else:  # the run that saved it kept no momentum
-                assert name == "momentum"
+            if name == "momentum" and "head/momentum" not in stored.sharded:  # row-wise storage kept none
                 table.data.zero_()
+            else:
+                _restore_rows(stored, f"head/{name}", start, stop, table)
     job.head_optimizer.restored(steps)
 
 
 def _restore_rows(stored: Checkpoint, name: str, start: int, stop: int, table: Rows) -> None:
     """Rows as they were stored where the storage is the same, else converted block by block."""
-    if stored.sharded[name].dtype == table.data.dtype:
+    entry = stored.sharded.get(name)
+    if entry is None or entry.dtype == table.data.dtype:
         stored.rows(name, start, stop, out=table.data)
         if table.scale is not None:
             stored.rows(f"{name}_scale", start, stop, out=table.scale)
         return
     for first in range(start, stop, _BLOCK):
         last = min(first + _BLOCK, stop)
-        has_scale = f"{name}_scale" in stored.sharded
-        scale = stored.rows(f"{name}_scale", first, last) if has_scale else None
+        scale = stored.rows(f"{name}_scale", first, last) if entry.dtype == torch.int8 else None
         table.take(Rows(stored.rows(name, first, last), scale), at=first - start)
 
 

@@ -25,6 +25,7 @@ from megaclass.heads.tiles import ActiveRows, Workspace
 class _Fetch:
     """Rows on their way to the device, with what they owe for the steps that left them out."""
 
+    active: ActiveRows  # held, so that its id stays its own
     done: Future
     product_N4: Tensor
 
@@ -61,21 +62,30 @@ class HostShard(Shard):
         assert tables[0] is not None
         product_N4 = torch.empty(len(rows_N), 4, device=self.device)
         owed_N4 = product_N4 if self.engine.reads_owed else None
-        active = ActiveRows(tables[0], tables[1], rows_N, gathered=True, owed_N4=owed_N4)
-        self._fetches[id(active)] = _Fetch(self._submit(lambda: self._fetch(active, product_N4)), product_N4)
+        active = ActiveRows(
+            tables[0], tables[1], rows_N, gathered=True, owed_N4=owed_N4, version=self.version
+        )
+        steps = self.steps
+        done = self._submit(lambda: self._fetch(active, product_N4, steps))
+        self._fetches[id(active)] = _Fetch(active, done, product_N4)
         return active
 
-    def ready(self, active: ActiveRows) -> None:
+    def ready(self, active: ActiveRows) -> ActiveRows:
         fetch = self._fetches.pop(id(active), None)
+        if active.version != self.version:
+            return self.ready(self.activate(active.rows_N))
         if fetch is None:
-            return
+            return active
         fetch.done.result()
+        self._raise_failure()  # the rows of the step before were written ahead of this fetch
         if not self.engine.reads_owed:
             self.engine.catch_up(active, fetch.product_N4, self.rounding("catch up"))
+        return active
 
     def settle(self, active: ActiveRows, sgd: SGDStep, skipped: Tensor) -> None:
+        self._raise_failure()
         self.steps += 1
-        assert self._products is not None
+        self.version += 1
         skipped, steps = skipped.cpu(), self.steps  # a host sync: the ages lie with the rows
         self._written = self._submit(lambda: self._write_back(active, sgd, skipped, steps))
 
@@ -112,10 +122,10 @@ class HostShard(Shard):
                 pairs += [(f"{name} {key}", here.tensors[key], there.tensors[key]) for key in here.tensors]
         return pairs
 
-    def _fetch(self, active: ActiveRows, product_N4: Tensor) -> None:
+    def _fetch(self, active: ActiveRows, product_N4: Tensor, steps: int) -> None:
         assert active.rows_N is not None and self._touched_C is not None and self._products is not None
         rows_N = active.rows_N.cpu()
-        product_N4.copy_(self._products.of_ages(self.steps - self._touched_C[rows_N]))
+        product_N4.copy_(self._products.of_ages(steps - self._touched_C[rows_N]))
         for name, table, on_device in self._pairs(active):
             staged = self._staging.get(name, *on_device.shape, dtype=table.dtype)
             torch.index_select(table, 0, rows_N, out=staged)
@@ -139,6 +149,10 @@ class HostShard(Shard):
     def catch_up(self) -> None:
         self._wait()
         super().catch_up()
+
+    def read(self, rows: slice | Tensor) -> Tensor:
+        self._wait()
+        return super().read(rows)
 
     def restored(self, steps: int) -> None:
         self._wait()

@@ -96,6 +96,8 @@ class PartialFC(nn.Module):
             )
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate must lie in (0, 1], got {sample_rate}")
+        if not tile_mb >= 0:
+            raise ValueError(f"tile_mb must not be negative, got {tile_mb}")
         if parallelism not in PARALLELISMS:
             raise ValueError(f"parallelism must be one of {PARALLELISMS}, got {parallelism!r}")
         if placement not in PLACEMENTS:
@@ -117,6 +119,7 @@ class PartialFC(nn.Module):
         self.register_buffer("weight_scale", centres.scale)
         self.pending: list[MicroBatch] = []
         self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
+        self._scored = False  # whether a forward pass has used them
         self._make_shard()
 
     def empty_rows(self) -> Rows:
@@ -204,8 +207,11 @@ class PartialFC(nn.Module):
                 raise UserError(f"label {low if low < 0 else high} is outside [0, {self.num_classes})")
 
     def centres(self, rows: slice | Tensor = slice(None)) -> Tensor:
-        """A copy of rows of this rank's centres, (N, D) fp32, whatever their storage."""
-        return self.shard.centres.fp32(rows)
+        """A copy of rows of this rank's centres, (N, D) fp32, whatever their storage.
+
+        What sampled steps left out is still owed: ``HeadSGD.catch_up`` brings all rows up to date.
+        """
+        return self.shard.read(rows)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PartialFC":
         """Moving to another device (``head.cuda()``) takes the work space along; the storage stays."""
@@ -220,15 +226,18 @@ class PartialFC(nn.Module):
             raise RuntimeError("move the head to its device before HeadSGD is made for it")
         if self.placement == "device":
             super()._apply(fn, recurse)
-        self.device = moved.device
-        self._make_shard()
+        if moved.device == self.device:
+            self.shard.centres = Rows(self.weight.data, self.weight_scale)
+        else:
+            self.device = moved.device
+            self._make_shard()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         """For ``copy.deepcopy`` and pickle: the centres, up to date, without the step in progress and the momentum,
         which is HeadSGD's."""
         self.shard.catch_up()
-        left_out = ("shard", "pending", "_active")
+        left_out = ("shard", "pending", "_active", "_scored")
         return {key: v for key, v in self.__dict__.items() if key not in left_out} | {
             "steps": self.shard.steps
         }
@@ -236,7 +245,7 @@ class PartialFC(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         steps = state.pop("steps")
         super().__setstate__(state)
-        self.pending, self._active = [], None
+        self.pending, self._active, self._scored = [], None, False
         self._make_shard()
         self.shard.restored(steps)
 
@@ -247,13 +256,16 @@ class PartialFC(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Centres of any storage are taken, fp32 ones of arcface_torch too: rounded where theirs is another."""
+        if rest and rest[0].get("assign_to_params_buffers"):
+            raise UserError("load_state_dict(assign=True): the head's tables are copied into, not replaced")
         weight, scale = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}weight_scale")
         ours = self.shard.centres
         self.shard.catch_up()  # or what rows owe would move the centres that now come
-        if weight is not None and weight.shape == ours.data.shape and weight.dtype != ours.data.dtype:
-            if weight.dtype == torch.int8 and scale is None:
-                raise UserError(f"{prefix}weight holds 8-bit centres, but {prefix}weight_scale is missing")
-            ours.take(Rows(weight, scale))
+        if weight is not None and weight.shape == ours.data.shape:
+            try:
+                ours.take(Rows(weight, scale))
+            except ValueError as error:
+                raise UserError(f"{prefix}weight: {error}") from None
             state_dict = {key: v for key, v in state_dict.items() if key != f"{prefix}weight_scale"}
             state_dict |= {f"{prefix}weight": ours.data}
             if ours.scale is not None:
@@ -279,7 +291,9 @@ class PartialFC(nn.Module):
                 active = self._draw(labels_B if self.shares_batch else distributed.all_gather_rows(labels_b))
             else:
                 active = self.shard.activate(None)
-        self.shard.ready(active)
+        active = self.shard.ready(active)
+        if self._active is not None:
+            self._active, self._scored = active, True
         row_B = labels_B - self.class_range[0]
         shift = static_shift(self.margin.scale, self.num_classes)
         sum_B, values_BD = self.shard.engine.pass_one(unit_BD, row_B, active, self.margin, shift)
@@ -287,6 +301,13 @@ class PartialFC(nn.Module):
         # The targets, exactly: B rows in fp64 cost nothing and carry the whole margin.
         position_B = active.positions(row_B)
         owned_B = position_B >= 0
+        if row_B.device.type == "cpu":  # on a GPU this check would be a host sync
+            missing_B = (row_B >= 0) & (row_B < len(self.weight)) & ~owned_B
+            if missing_B.any():
+                label = int(labels_B[missing_B][0])
+                raise UserError(
+                    f"label {label} is not in the sample that was drawn: draw with this step's labels"
+                )
         if len(active):
             target_BD = active.centres_at(position_B.clamp(min=0))
         else:  # more ranks than classes: this rank owns none
@@ -323,9 +344,15 @@ class PartialFC(nn.Module):
 
     def end_step(self) -> None:
         """Forget the micro-batches and the sample of this step."""
+        self.drop_scored()
+        self._active, self._scored = None, False
+
+    def drop_scored(self) -> None:
+        """Forget the micro-batches, and a sample that they have used; one that was just drawn stays."""
         self.pending.clear()
-        self._active = None
-        self.shard.forget()
+        if self._scored:
+            self._active, self._scored = None, False
+            self.shard.forget()
 
 
 class _MarginSoftmax(torch.autograd.Function):

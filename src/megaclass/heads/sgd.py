@@ -35,14 +35,15 @@ class HeadSGD(torch.optim.Optimizer):
     def __init__(
         self, head: PartialFC, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4
     ) -> None:
-        if lr < 0 or not 0 <= momentum < 1 or weight_decay < 0:
+        if not (lr >= 0 and 0 <= momentum < 1 and weight_decay >= 0):
             raise ValueError(
                 f"HeadSGD needs lr >= 0, 0 <= momentum < 1, weight_decay >= 0: {lr}, {momentum}, {weight_decay}"
             )
         super().__init__([head.weight], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.head = head
-        if head.storage.momentum:
-            head.shard.momentum = head.empty_rows()
+        head.shard.catch_up()  # what an earlier optimizer still owes is its own
+        head.end_step()
+        head.shard.momentum = self._momentum = head.empty_rows() if head.storage.momentum else None
         self._show_state()
 
     def _show_state(self) -> None:
@@ -67,6 +68,8 @@ class HeadSGD(torch.optim.Optimizer):
                 "HeadSGD takes no closure: the gradient belongs to the backward pass that was made"
             )
         head = self.head
+        if head.shard.momentum is not self._momentum:
+            raise UserError("another HeadSGD was made for this head since: step that one")
         # A loss scaler sets the two for the time of a step.
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if found_inf is not None and grad_scale is None:
@@ -113,17 +116,15 @@ class HeadSGD(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the micro-batches that no step has consumed."""
-        self.head.end_step()
+        self.head.drop_scored()
 
     def _active_rows(self) -> ActiveRows:
         """The rows that any micro-batch of this step has scored."""
         scored = [batch.active for batch in self.head.pending]
         samples = [active.rows_N for active in scored if active.rows_N is not None]
-        if not samples or all(active is scored[0] for active in scored):
-            return scored[0]
-        active = self.head.shard.activate(torch.unique(torch.cat(samples)))
-        self.head.shard.ready(active)
-        return active
+        if not samples or all(active.rows_N is scored[0].rows_N for active in scored):
+            return self.head.shard.ready(scored[0])
+        return self.head.shard.ready(self.head.shard.activate(torch.unique(torch.cat(samples))))
 
     # -- state ----------------------------------------------------------------------------------------
 
@@ -141,12 +142,32 @@ class HeadSGD(torch.optim.Optimizer):
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        loaded = dict(self.state[self.head.weight])
-        if (momentum := self.head.shard.momentum) is not None:
-            momentum.take(Rows(loaded["momentum_buffer"], loaded.get("momentum_scale")))
+        """Takes the momentum of any storage; it starts at zero where none was kept."""
+        # Ours to take: torch would cast 8-bit rows to the type of the centres, without their scales.
+        own: dict[str, Any] = next(iter(state_dict["state"].values()), {})
+        momentum, stored = self.head.shard.momentum, self._stored_momentum(own)
+        super().load_state_dict({**state_dict, "state": {}})
+        if momentum is not None:
+            momentum.data.zero_()
+            if stored is not None:
+                momentum.take(stored)
         self._show_state()
-        self.restored(int(loaded.get("step", 0)))
+        self.restored(int(own.get("step", 0)))
+
+    def _stored_momentum(self, own: dict[str, Any]) -> Rows | None:
+        """The rows of a state, looked at before anything changes."""
+        buffer, shape = own.get("momentum_buffer"), tuple(self.head.weight.shape)
+        if buffer is None:
+            return None
+        if tuple(buffer.shape) != shape:
+            raise UserError(
+                f"momentum_buffer is {tuple(buffer.shape)}, this rank's is {shape}: it was stored at another number "
+                "of ranks or for another head"
+            )
+        try:
+            return Rows(buffer, own.get("momentum_scale"))
+        except ValueError as error:
+            raise UserError(f"momentum_buffer: {error}") from None
 
     def restored(self, optimizer_steps: int) -> None:
         """Weight and momentum now hold the state after this many steps, with every row up to date."""

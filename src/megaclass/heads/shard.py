@@ -1,7 +1,7 @@
 """The rows that a rank owns: centres, momentum, and when each row was last touched.
 
 A sampled step touches few rows. Those it leaves out owe it their momentum and weight decay, and pay when they
-are next touched (:mod:`megaclass.heads.skipped`): ``activate`` brings the rows of a step up to date and
+are next touched (:mod:`megaclass.heads.skipped`): ``activate`` says what the rows of a step owe, or has it paid, and
 ``settle`` notes that they took part.
 
 Shapes: C = rows of the shard, N = rows that take part, D = embedding columns.
@@ -20,7 +20,7 @@ from megaclass.heads.softmax import SGDStep
 from megaclass.heads.storage import Rounding, Rows
 from megaclass.heads.tiles import ActiveRows
 
-_CHUNK = 1 << 20  # rows caught up at a time: their products are 16 bytes each
+_CHUNK = 1 << 18  # rows caught up at a time: what they owe takes some 60 bytes each meanwhile
 
 # Rows skipped for longer than this are brought up to date in passing, 1 / LIMIT of the shard a step.
 AGE_LIMIT = 1024
@@ -43,6 +43,7 @@ class Shard:
         self.engine = self._table_engine = engine
         self.first_class, self.seed = first_class, seed
         self.steps = 0
+        self.version = 0  # rises with every change of the tables, so that no debt is paid twice
         self.device = centres.data.device
         self._touched_C = self._products = None
         if tracks_age:
@@ -52,21 +53,26 @@ class Shard:
     # -- a step ---------------------------------------------------------------------------------------
 
     def activate(self, rows_N: Tensor | None) -> ActiveRows:
-        """The rows of a step (int64, sorted; None: all), to be used after :meth:`ready`."""
-        active = ActiveRows(self.centres, self.momentum, rows_N)
+        """The rows of a step (int64, sorted; None: all), to be used through :meth:`ready`."""
+        active = ActiveRows(self.centres, self.momentum, rows_N, version=self.version)
         if rows_N is None or self._touched_C is None or self._products is None:
             return active
         if self.engine.reads_owed:
             return replace(active, owed_N4=self._products.of_ages(self.steps - self._touched_C[rows_N]))
         self._catch_up(rows_N, self.steps, "catch up")
-        return active
+        return replace(active, version=self.version)
 
-    def ready(self, active: ActiveRows) -> None:
-        """Return when the rows are there and up to date; called before each use."""
+    def ready(self, active: ActiveRows) -> ActiveRows:
+        """The same rows, there and fit for use; called before each use.
+
+        Whoever saves, copies or steps between the draw and the use changes what rows owe: they are activated anew.
+        """
+        return active if active.version == self.version else self.ready(self.activate(active.rows_N))
 
     def settle(self, active: ActiveRows, sgd: SGDStep, skipped: Tensor) -> None:
         """The active rows took part in a step, which ``skipped`` (a bool scalar) made one of no effect."""
         self.steps += 1
+        self.version += 1
         if self._touched_C is None or self._products is None:
             return
         self._products.append(sgd, skipped)
@@ -98,8 +104,11 @@ class Shard:
     def catch_up(self) -> None:
         """Bring all rows to what dense SGD would have made of them by now."""
         if self._touched_C is not None and self.steps > 0:
-            rows_C = torch.arange(len(self.centres), device=self._touched_C.device)
-            self._catch_up(rows_C, self.steps, "catch up")
+            for start in range(0, len(self.centres), _CHUNK):
+                stop = min(start + _CHUNK, len(self.centres))
+                self._catch_up(
+                    torch.arange(start, stop, device=self._touched_C.device), self.steps, "catch up"
+                )
 
     def _sweep(self, steps: int) -> None:
         """Bound the ages: bring the next 1 / AGE_LIMIT of the shard up to date."""
@@ -110,6 +119,7 @@ class Shard:
     def _catch_up(self, rows_N: Tensor, steps: int, purpose: str) -> None:
         if self._touched_C is None or self._products is None:
             return
+        self.version += 1
         rounding = self.rounding(purpose, steps, self.centres.data.device)
         for chunk_N in rows_N.split(_CHUNK):
             product_N4 = self._products.of_ages(steps - self._touched_C[chunk_N])
@@ -118,11 +128,16 @@ class Shard:
             )
             self._touched_C[chunk_N] = steps
 
+    def read(self, rows: slice | Tensor) -> Tensor:
+        """A copy of rows of the centres as they stand in the table, (N, D) fp32."""
+        return self.centres.fp32(rows)
+
     # -- state ----------------------------------------------------------------------------------------
 
     def restored(self, steps: int) -> None:
         """The tables now hold the state after this many steps, with every row up to date."""
         self.steps = steps
+        self.version += 1
         if self._touched_C is not None and self._products is not None:
             self._touched_C.fill_(steps)
             self._products.clear()

@@ -43,11 +43,10 @@ class StepProducts:
         skipped: a bool scalar on any device; a step that was skipped moved nothing (no host sync).
         """
         lr, mu, decay = sgd.lr, sgd.momentum, sgd.weight_decay
-        step = torch.tensor([[mu, decay], [-lr * mu, 1.0 - lr * decay]], dtype=torch.float64)
-        device = self.table_K4.device
-        same = torch.eye(2, dtype=torch.float64, device=device)
-        step = torch.where(skipped.to(device), same, step.to(device))
-        self.table_K4[1:] = torch.matmul(step, self.table_K4[:-1].view(-1, 2, 2).clone()).flatten(1)
+        older_K4 = self.table_K4[:-1].clone()
+        v_K2, w_K2 = older_K4[:, :2], older_K4[:, 2:]
+        grown_K4 = torch.cat([mu * v_K2 + decay * w_K2, (1 - lr * decay) * w_K2 - lr * mu * v_K2], 1)
+        self.table_K4[1:] = torch.where(skipped.to(older_K4.device), older_K4, grown_K4)
 
     def of_ages(self, age_N: Tensor) -> Tensor:
         """The products for these ages (int, at most ``limit``), fp32 of shape (N, 4)."""

@@ -178,6 +178,6 @@ def pass_two(
 
 def _left_out(scored: ActiveRows, active: ActiveRows) -> Tensor | None:
     """Which active rows one micro-batch did not score, when the micro-batches drew different samples."""
-    if scored is active or scored.rows_N is None or active.rows_N is None:
+    if scored.rows_N is active.rows_N or scored.rows_N is None or active.rows_N is None:
         return None
     return ~torch.isin(active.rows_N, scored.rows_N)

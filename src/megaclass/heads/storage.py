@@ -62,6 +62,15 @@ class Rows:
     data: Tensor
     scale: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.data.dtype == torch.int8:
+            if self.scale is None:
+                raise ValueError("8-bit rows, but their scales are missing")
+            if self.scale.shape != self.data.shape[:1] or not self.scale.is_floating_point():
+                raise ValueError(f"scales of {tuple(self.scale.shape)} for rows of {tuple(self.data.shape)}")
+        elif not self.data.is_floating_point():
+            raise ValueError(f"rows of {self.data.dtype}; they are fp32, bf16, or 8 bits with a scale")
+
     @classmethod
     def zeros(
         cls, count: int, dim: int, dtype: torch.dtype, device: torch.device, pinned: bool = False
@@ -99,6 +108,10 @@ class Rows:
     def take(self, other: "Rows", at: int = 0) -> None:
         """Copy all rows of ``other`` to ``at`` and after: exactly where both are stored alike, else to nearest."""
         rows = slice(at, at + len(other))
+        if rows.stop > len(self) or other.data.shape[1:] != self.data.shape[1:]:
+            raise ValueError(
+                f"rows of {tuple(other.data.shape)} at {at} of a table of {tuple(self.data.shape)}"
+            )
         if other.data.dtype != self.data.dtype:
             for start in range(0, len(other), _CHUNK):
                 part = slice(start, min(start + _CHUNK, len(other)))
@@ -111,9 +124,11 @@ class Rows:
 
 
 def _smallest_scale(peak_N: Tensor) -> Tensor:
-    """The smallest power of two under which ``peak`` takes at most ``INT8_MOST`` steps."""
+    """The smallest power of two under which ``peak`` takes at most ``INT8_MOST`` steps; NaN where it is not finite,
+    so that a row that diverged stays seen."""
     mantissa_N, exponent_N = torch.frexp((peak_N / INT8_MOST).clamp_(min=_NO_SCALE))
-    return torch.ldexp(torch.ones_like(peak_N), exponent_N - (mantissa_N == 0.5).int())
+    scale_N = torch.ldexp(torch.ones_like(peak_N), exponent_N - (mantissa_N == 0.5).int())
+    return torch.where(torch.isfinite(peak_N), scale_N, torch.nan)
 
 
 def settled_scale(peak_N: Tensor, scale_N: Tensor) -> Tensor:
@@ -149,6 +164,8 @@ def round_to_bf16(
 ) -> None:
     """Stochastic rounding of fp32 ``tile``, which is destroyed, into bf16 ``out``. scratch: int32."""
     torch.add(row_T[:, None], column_D, out=scratch_TD).bitwise_and_(0xFFFF)
+    if tile_TD.is_cuda:  # its NaN is 0x7FFFFFFF, which a carry would make a zero
+        scratch_TD.masked_fill_(torch.isnan(tile_TD), 0)
     tile_TD.view(torch.int32).add_(scratch_TD)  # the carry decides; the upper half is the result
     out_TD.view(torch.int16).copy_(tile_TD.view(torch.int16)[:, 1::2])
 

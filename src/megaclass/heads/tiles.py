@@ -49,6 +49,7 @@ class ActiveRows:
     rows_N: Tensor | None
     gathered: bool = False
     owed_N4: Tensor | None = None
+    version: int = 0  # of the shard when this was made: a later one's rows may owe something else
 
     def __len__(self) -> int:
         return len(self.centres) if self.rows_N is None else len(self.rows_N)

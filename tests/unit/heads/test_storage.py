@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from head_reference import Case, relative_error, train_oracle, train_ours
-from megaclass import ArcFace, HeadSGD, PartialFC
+from megaclass import ArcFace, HeadSGD, PartialFC, UserError
+from megaclass.heads import shard
+from megaclass.heads.oracle import dense_loss
 from megaclass.heads.storage import (
     INT8_MOST,
     STORAGES,
@@ -193,6 +195,160 @@ def test_state_dicts_restore_the_bits(storage: str) -> None:
     twin_optimizer.load_state_dict(stored_optimizer)
     assert train(head, optimizer, range(7, 12)) == train(twin, twin_optimizer, range(7, 12))
     assert_same_bits(head, optimizer, twin, twin_optimizer)
+
+
+LOOKS = {
+    "state_dict": lambda head, optimizer: head.state_dict(),
+    "optimizer.state_dict": lambda head, optimizer: optimizer.state_dict(),
+    "deepcopy": lambda head, optimizer: copy.deepcopy(head),
+    "cpu": lambda head, optimizer: head.cpu(),
+}
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_in_mid_step_changes_nothing(look: str, placement: str) -> None:
+    results = []
+    for looks in (False, True):
+        head, optimizer = make("fp32", placement=placement)
+        for step in range(12):
+            generator = torch.Generator().manual_seed(step)
+            labels = torch.randint(200, (8,), generator=generator)
+            head.draw(labels)
+            if looks and step % 3 == 0:
+                LOOKS[look](head, optimizer)
+            head(torch.randn(8, 16, generator=generator), labels).backward()
+            if looks and step % 3 == 1:
+                LOOKS[look](head, optimizer)
+            optimizer.step()
+        optimizer.catch_up()
+        results.append((head.centres(), head.shard.momentum.fp32()))
+    for plain, looked in zip(*results, strict=True):
+        assert relative_error(looked, plain.double()) < 1e-4  # a debt paid twice: 7e-2
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+@pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "own samples"])
+@pytest.mark.parametrize("poisoned", [(), (0, 5, 6, 7, 13, 24)], ids=["finite", "skips"])
+def test_long_sampled_runs_match_dense_sgd(
+    monkeypatch: pytest.MonkeyPatch, placement: str, drawn: bool, poisoned: tuple[int, ...]
+) -> None:
+    """Rows that owe much, a table of few ages, samples of the micro-batches joined, and steps left out."""
+    monkeypatch.setattr(shard, "AGE_LIMIT", 7)
+    head = PartialFC(60, 8, sample_rate=0.15, placement=placement)
+    head.shard.centres.put(slice(None), head.centres() * 20)
+    optimizer = HeadSGD(head, weight_decay=5e-2)
+    dense = head.centres().double().requires_grad_()
+    reference = torch.optim.SGD([dense], momentum=0.9, weight_decay=5e-2)
+    for step in range(25):
+        generator = torch.Generator().manual_seed(step)
+        optimizer.param_groups[0]["lr"] = reference.param_groups[0]["lr"] = 0.02 * (1 + step % 3)
+        parts = [
+            (torch.randn(4, 8, generator=generator), torch.randint(60, (4,), generator=generator))
+            for _ in "ab"
+        ]
+        if drawn:
+            head.draw(torch.cat([labels for _, labels in parts]))
+        for embeddings, labels in parts:
+            factor = float("nan") if step in poisoned else 1.0
+            (head(embeddings * factor, labels) / 2).backward()
+        if step not in poisoned:
+            reference.zero_grad()
+            for (embeddings, labels), batch in zip(parts, head.pending, strict=True):
+                (dense_loss(embeddings, labels, dense, head.margin, batch.active.rows_N) / 2).backward()
+            reference.step()
+        optimizer.step()
+    optimizer.catch_up()
+    assert relative_error(head.centres(), dense.detach()) < 1e-5
+    assert relative_error(head.shard.momentum.fp32(), reference.state[dense]["momentum_buffer"]) < 1e-5
+
+
+def test_a_late_backward_pays_no_debt_twice() -> None:
+    for placement in ("device", "host"):
+        head, optimizer = make("fp32", placement=placement)
+        train(head, optimizer, range(6))
+        first, second = (head(torch.randn(8, 16), torch.arange(8)) for _ in "ab")
+        first.backward()
+        optimizer.step()
+        second.backward()
+        before = head.shard.steps
+        optimizer.step()
+        optimizer.catch_up()
+        assert head.shard.steps == before + 1 and torch.isfinite(head.centres()).all()
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_a_second_optimizer_begins_where_the_first_ended(placement: str) -> None:
+    head, optimizer = make("fp32", placement=placement)
+    train(head, optimizer, range(8))
+    twin = copy.deepcopy(head)
+    later = HeadSGD(head, lr=0.05)
+    assert torch.equal(head.centres(), twin.centres()) and not later.momentum_buffer.any()
+    head(torch.randn(4, 16), torch.arange(4)).backward()
+    with pytest.raises(UserError, match="another HeadSGD"):
+        optimizer.step()
+
+
+def test_momentum_goes_from_any_storage_to_any_other() -> None:
+    for before in STORAGES:
+        head, optimizer = make(before)
+        train(head, optimizer, range(5))
+        stored = copy.deepcopy(optimizer.state_dict())
+        for after in STORAGES:
+            other, other_optimizer = make(after)
+            other_optimizer.load_state_dict(stored)
+            if other.shard.momentum is None:
+                continue
+            expected = torch.zeros(200, 16) if head.shard.momentum is None else head.shard.momentum.fp32()
+            found = other.shard.momentum.fp32()
+            assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
+def test_a_state_of_another_shape_is_refused() -> None:
+    head, optimizer = make("fp32")
+    train(head, optimizer, range(2))
+    for rows, columns in ((50, 16), (200, 1)):
+        stored = copy.deepcopy(optimizer.state_dict())
+        stored["state"][0]["momentum_buffer"] = torch.zeros(rows, columns)
+        with pytest.raises(UserError, match="momentum_buffer"):
+            optimizer.load_state_dict(stored)
+    eight_bits, _ = make("int8")
+    for bad in ({}, {"weight_scale": torch.ones(1)}, {"weight_scale": torch.ones(200, dtype=torch.int64)}):
+        with pytest.raises(UserError, match="scales"):
+            head.load_state_dict({"weight": eight_bits.weight.data, **bad})
+    with pytest.raises(UserError, match="int64"):
+        head.load_state_dict({"weight": torch.zeros(200, 16, dtype=torch.int64)})
+
+
+def test_rows_that_diverged_stay_seen() -> None:
+    for value in (float("nan"), float("inf")):
+        values = torch.randn(4, 8)
+        values[1, 3] = value
+        table = rounded_to_int8(values, torch.full((4,), 0.1), 0)
+        put = Rows.zeros(4, 8, torch.int8, CPU)
+        put.put(slice(None), values)
+        for rows in (table.fp32(), put.fp32(), rounded_to_bf16(values, 0).float()):
+            assert not torch.isfinite(rows[1]).all() and torch.isfinite(rows[[0, 2, 3]]).all()
+
+
+def test_a_write_that_failed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, optimizer = make("fp32", placement="host")
+    train(head, optimizer, range(2))
+
+    def fails(*_: object) -> None:
+        raise OSError("no such row")
+
+    monkeypatch.setattr(head.shard, "_write_back", fails)
+    with pytest.raises(OSError, match="no such row"):
+        train(head, optimizer, range(2, 4))
+
+
+def test_labels_outside_the_drawn_sample_are_refused() -> None:
+    head, optimizer = make("fp32", sample_rate=0.05)
+    head.draw(torch.arange(4))
+    optimizer.zero_grad()  # keeps what was just drawn
+    with pytest.raises(UserError, match="not in the sample"):
+        head(torch.randn(4, 16), torch.tensor([150, 151, 152, 153]))
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -270,7 +270,7 @@ def _where(active: ActiveRows) -> tuple[Tensor, int, int]:
 
 
 def _scored_all(batch: MicroBatch, active: ActiveRows) -> bool:
-    return batch.active is active or (batch.active.rows_N is None and active.rows_N is None)
+    return batch.active.rows_N is active.rows_N
 
 
 def _filled(size: int, value: float, parts: list[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -101,7 +101,8 @@ def settled_scale(peak_T, scale_T):
     keep_T = (peak_T <= scale_T * INT8_MOST) & (peak_T >= scale_T * INT8_LEAST)
     least_T = tl.maximum(tl.div_rn(peak_T, INT8_MOST), NO_SCALE)
     bits_T = (least_T.to(tl.int32, bitcast=True) + 0x7FFFFF) & 0x7F800000  # up to a power of two
-    return tl.where(keep_T, scale_T, bits_T.to(tl.float32, bitcast=True))
+    settled_T = tl.where(keep_T, scale_T, bits_T.to(tl.float32, bitcast=True))
+    return tl.where(peak_T < float("inf"), settled_T, float("nan"))  # a row that diverged stays seen
 
 
 @triton.jit
@@ -133,11 +134,15 @@ def store_rows(
         noise_D = tl.load(noise_ptr + column_D, mask=column_D < D, other=0)
         noise_TD = (noise_D[None, :] + summand_T[:, None]) & 0xFFFF
         if FORMAT == "bf16":
-            bits_TD = values_TD.to(tl.int32, bitcast=True) + noise_TD  # the carry decides
+            # The carry decides; into a NaN of all ones it would make a zero.
+            noise_TD = tl.where(values_TD == values_TD, noise_TD, 0)
+            bits_TD = values_TD.to(tl.int32, bitcast=True) + noise_TD
             tl.store(data_ptr + place_TD, (bits_TD >> 16).to(tl.int16), mask=mask_TD)
         else:
             scale_T = tl.load(scale_ptr + row_T, mask=inside_T, other=1.0)
-            scale_T = settled_scale(tl.max(tl.abs(values_TD), axis=1), scale_T)
+            # A maximum may drop a NaN: an infinity stands in for it.
+            size_TD = tl.where(values_TD == values_TD, tl.abs(values_TD), float("inf"))
+            scale_T = settled_scale(tl.max(size_TD, axis=1), scale_T)
             steps_TD = values_TD * tl.div_rn(1.0, scale_T)[:, None] + noise_TD.to(tl.float32) * (
                 1.0 / 65536.0
             )

@@ -44,13 +44,13 @@ bench-gpu: $(STAMP)  ## test and measure the head on a CUDA GPU; PEER_PATH=DIR a
 	PYTHON=$(BIN)/python RESULTS=$(RESULTS) PEER_PATH=$(PEER_PATH) benchmarks/gpu.sh
 
 check: $(STAMP)  ## lint and types alone
-	$(BIN)/ruff check src tests examples
-	$(BIN)/ruff format --check src tests examples
+	$(BIN)/ruff check src tests examples benchmarks
+	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/mypy
 
 format: $(STAMP)  ## format the sources
-	$(BIN)/ruff format src tests examples
-	$(BIN)/ruff check --fix src tests examples
+	$(BIN)/ruff format src tests examples benchmarks
+	$(BIN)/ruff check --fix src tests examples benchmarks
 
 clean:  ## remove what was made here, but no run
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info src/*.egg-info

@@ -1,0 +1,150 @@
+"""Draw the pictures of the head's rows: python benchmarks/pictures.py [ROWS.jsonl] [DIRECTORY]
+
+From ``benchmarks/results/head-cpu.jsonl`` into ``benchmarks/``: cost against the number of classes, the
+crossover of full and sampled, and what each storage costs. Every point is the median of a row's samples; the
+bar is from the 10th to the 90th percentile.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from megaclass.report.head import short
+from megaclass.rows import Row, read_rows
+from megaclass.stats import summary
+
+HERE = Path(__file__).parent
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+
+
+def main() -> None:
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results" / "head-cpu.jsonl"
+    target = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE
+    rows = [row for row in read_rows(source) if row.status == "ok" and row.benchmark == "head"]
+    machine = rows[-1].environment
+    note = (
+        f"{machine['cpu']}, {machine['cpu_threads_usable']} cores, PyTorch {machine['pytorch']}; batch 128, D 512, "
+        "bf16 products, fp32 storage unless said; medians of whole steps"
+    )
+    save(classes_figure(rows), target / "head-classes.png", note)
+    save(crossover_figure(rows), target / "head-crossover.png", note)
+    save(storage_figure(rows), target / "head-storage.png", note)
+
+
+def points(
+    rows: list[Row], x: str, implementation: str = "megaclass", malloc: str = "", **case: object
+) -> list:
+    """(x, row) of the rows that match, one for each x: the latest."""
+    wanted = {"precision": "bf16", "storage": "fp32", "world_size": 1, "placement": "device", **case}
+    if implementation != "megaclass":
+        wanted = {**case, "world_size": 1, "malloc": malloc}
+    found = {
+        row.case[x]: row
+        for row in rows
+        if row.implementation == implementation
+        and all(row.case.get(key) == value for key, value in wanted.items())
+    }
+    return sorted(found.items())
+
+
+def draw(axes: Axes, found: list, colour: str, label: str, style: str = "o-") -> None:
+    at = [x for x, _ in found]
+    middle = [row.step_ms["p50"] for _, row in found]
+    low = [
+        m - sorted(row.samples_ms)[len(row.samples_ms) // 10]
+        for m, (_, row) in zip(middle, found, strict=True)
+    ]
+    high = [summary(row.samples_ms)["p90"] - m for m, (_, row) in zip(middle, found, strict=True)]
+    bars = [[max(0.0, b) for b in side] for side in (low, high)]
+    axes.errorbar(at, middle, yerr=bars, fmt=style, color=colour, label=label, markersize=4, capsize=2)
+
+
+def classes_figure(rows: list[Row]) -> Figure:
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2)
+    peer = ("arcface_torch", "tuned")
+    lines = [
+        (points(rows, "num_classes", sample_rate=1.0), BLUE, "megaclass, all classes", "o-"),
+        (points(rows, "num_classes", sample_rate=0.1), GREEN, "megaclass, rate 0.1", "o-"),
+        (points(rows, "num_classes", *peer, sample_rate=1.0), ORANGE, "arcface_torch, all", "s--"),
+        (points(rows, "num_classes", *peer, sample_rate=0.1), GREY, "arcface_torch, rate 0.1", "s--"),
+    ]
+    for found, colour, label, style in lines:
+        draw(time_axes, found, colour, label, style)
+        memory_axes.plot(
+            [x for x, _ in found],
+            [row.memory_mb["process"] for _, row in found],
+            style,
+            color=colour,
+            markersize=4,
+        )
+    storage = sorted({x for found, *_ in lines[:2] for x, _ in found})
+    memory_axes.plot(storage, [x * 4096 / 2**20 for x in storage], ":", color="black", label="storage alone")
+    time_axes.set(title="Time of a step", ylabel="ms", xscale="log", yscale="log", xlabel="classes")
+    memory_axes.set(
+        title="Peak memory above the idle process", ylabel="MiB", xscale="log", yscale="log", xlabel="classes"
+    )
+    for axes in (time_axes, memory_axes):
+        axes.set_xticks(storage, [short(x) for x in storage])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return figure
+
+
+def crossover_figure(rows: list[Row]) -> Figure:
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    axes = figure.subplots()
+    found = points(rows, "sample_rate", num_classes=200_000)
+    full = [row for rate, row in found if rate == 1.0]
+    draw(axes, [(rate, row) for rate, row in found if rate < 1.0], GREEN, "sampled")
+    if full:
+        axes.axhline(full[0].step_ms["p50"], color=BLUE, label="all classes")
+    axes.set(
+        title="200,000 classes: where sampling pays", xlabel="sample rate", ylabel="ms a step", ylim=(0, None)
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def storage_figure(rows: list[Row]) -> Figure:
+    names = ("fp32", "fp32_rowwise", "bf16", "bf16_rowwise", "int8", "int8_rowwise")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2)
+    for shift, rate, colour in ((-0.2, 1.0, BLUE), (0.2, 0.1, GREEN)):
+        found = dict(points_by_storage(rows, names, rate))
+        at = [i + shift for i, name in enumerate(names) if name in found]
+        known = [found[name] for name in names if name in found]
+        label = "all classes" if rate == 1.0 else f"rate {rate:g}"
+        time_axes.bar(at, [row.step_ms["p50"] for row in known], 0.4, color=colour, label=label)
+        memory_axes.bar(at, [row.memory_mb["process"] for row in known], 0.4, color=colour, label=label)
+    time_axes.set(title="100,000 classes: time of a step", ylabel="ms")
+    memory_axes.set(title="Peak memory above the idle process", ylabel="MiB")
+    for axes in (time_axes, memory_axes):
+        axes.set_xticks(range(len(names)), names, rotation=20)
+        axes.grid(alpha=0.3, axis="y")
+        axes.margins(y=0.2)
+        axes.legend(loc="upper left", ncols=2)
+    return figure
+
+
+def points_by_storage(rows: list[Row], names: tuple[str, ...], rate: float) -> Iterator[tuple[str, Row]]:
+    for name in names:
+        for _, row in points(rows, "num_classes", sample_rate=rate, storage=name, num_classes=100_000):
+            yield name, row
+
+
+def save(figure: Figure, path: Path, note: str) -> None:
+    FigureCanvasAgg(figure)
+    figure.supxlabel(note, fontsize=7, color=GREY)
+    figure.savefig(path, dpi=110)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

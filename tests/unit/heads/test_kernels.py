@@ -13,6 +13,7 @@ from head_reference import Case, assert_agrees, train_oracle, train_ours
 from kernel_cases import FORMATS, Step, error, most_error, steps_apart, tensors
 from megaclass.heads.engine import TorchEngine, make_engine
 from megaclass.heads.margins import ArcFace, CosFace, Margin
+from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sampling import TorchWalker, sample_classes
 from megaclass.heads.softmax import SGDStep
 from megaclass.heads.storage import Storage
@@ -265,6 +266,24 @@ def test_training_agrees_with_plain_pytorch(storage: str) -> None:
     for a, b in zip(ours.samples, plain.samples, strict=True):
         assert a is not None and b is not None and torch.equal(a, b)
     assert error(torch.tensor(ours.losses), torch.tensor(plain.losses)) < 1e-3
+
+
+def test_a_head_judges_the_kernels_on_its_storage_and_draws_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged, drawn = [], []
+    build, mark = TritonEngine.__init__, TritonWalker.mark
+
+    def seen(self: TritonEngine, *arguments: object) -> None:
+        judged.append(arguments[4])
+        build(self, *arguments)
+
+    monkeypatch.setattr(TritonEngine, "__init__", seen)
+    monkeypatch.setattr(TritonWalker, "mark", lambda *arguments: (drawn.append(1), mark(*arguments)))
+    head = PartialFC(40, 24, sample_rate=0.5, storage="int8", kernels="triton")
+    judged_by_head, _ = judged[:], drawn.clear()
+    head.draw(torch.arange(4))
+    assert judged_by_head == [Storage.named("int8")] and drawn == [1]
 
 
 # -- whether they work --------------------------------------------------------------------------------

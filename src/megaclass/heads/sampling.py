@@ -15,6 +15,8 @@ from torch import Tensor
 
 from megaclass.permutation import KeyedPermutation
 
+_WALK = 1 << 16  # places walked at a time on a CPU: each takes a dozen integers meanwhile
+
 
 class Walker(Protocol):
     """How a device evaluates the permutation.
@@ -40,8 +42,10 @@ class TorchWalker:
     def mark(
         self, permutation: KeyedPermutation, window: Tensor, limit: int, start: int, mark: Tensor
     ) -> None:
-        place_N = torch.arange(limit, device=mark.device)
-        _mark(mark, start, torch.where(place_N < window, permutation(place_N), start - 1))
+        step = _WALK if mark.device.type == "cpu" else max(1, limit)
+        for first in range(0, limit, step):
+            place_N = torch.arange(first, min(first + step, limit), device=mark.device)
+            _mark(mark, start, torch.where(place_N < window, permutation(place_N), start - 1))
 
 
 def _mark(mark: Tensor, start: int, class_N: Tensor) -> None:

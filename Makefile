@@ -35,10 +35,10 @@ test-slow: $(STAMP)  ## the tests that take longer
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(STAMP)  ## measure the head on the CPU: two minutes; PEER_PATH=DIR adds arcface_torch
-	mkdir -p $(RESULTS)
+bench: $(STAMP)  ## measure the head on the CPU, into runs/: two minutes; PEER_PATH=DIR adds arcface_torch
+	mkdir -p runs
 	$(BIN)/megaclass bench head --device cpu --num-classes 10K,100K --sample-rate 1,0.1 --precision fp32,bf16 \
-		--steps 10 --output $(RESULTS)/head-cpu.jsonl $(PEER)
+		--steps 10 --output runs/head-cpu.jsonl $(PEER)
 
 bench-gpu: $(STAMP)  ## test and measure the head on a CUDA GPU; PEER_PATH=DIR adds arcface_torch
 	PYTHON=$(BIN)/python RESULTS=$(RESULTS) PEER_PATH=$(PEER_PATH) benchmarks/gpu.sh

@@ -309,6 +309,10 @@ def _build_head(config: Config, num_classes: int, embedding_dim: int, world: Wor
         gradient=head.gradient,
         filter_threshold=head.filter_threshold,
     )
+    if head.placement == "host" and head.sample_rate == 1.0:
+        raise UserError(
+            "head.placement: 'host' fetches the rows of a sample: set head.sample_rate below 1 with it, e.g. 0.1"
+        )
     margin_head = PartialFC(
         num_classes,
         embedding_dim,

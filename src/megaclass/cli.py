@@ -165,8 +165,18 @@ def evaluate(words: list[str]) -> None:
                 output.write_text(json.dumps({found.kind: found.metrics}, indent=2) + "\n", encoding="utf-8")
 
 
+def _naming(words: list[str], known: str, what: str) -> list[str]:
+    """The words of a verb that has parts, of which so far there is one: its help is that of the verb."""
+    if words[:1] in (["-h"], ["--help"]):
+        return [known, "--help"]
+    if not words:
+        raise UserError(f"which {what}? known: {known}")
+    lookup({known: None}, words[0], what)
+    return words
+
+
 def data(words: list[str]) -> None:
-    lookup({"pack": None}, words[0] if words else "", "data command")
+    words = _naming(words, "pack", "data command")
     parser = _parser(
         "megaclass data pack SOURCE OUTPUT [OPTIONS]",
         "Pack images into record files (train.rec, train.idx, property).",
@@ -217,7 +227,7 @@ def data(words: list[str]) -> None:
 
 
 def export(words: list[str]) -> None:
-    lookup({"arcface_torch": None}, words[0] if words else "", "format")
+    words = _naming(words, "arcface_torch", "format")
     parser = _parser(
         "megaclass export arcface_torch SOURCE OUTPUT [OPTIONS]",
         "Write the checkpoint_gpu_RANK.pt files from which arcface_torch's training script resumes.",
@@ -248,7 +258,7 @@ def export(words: list[str]) -> None:
 
 
 def bench(words: list[str]) -> None:
-    lookup({"head": None}, words[0] if words else "", "benchmark")
+    words = _naming(words, "head", "benchmark")
     parser = _parser(
         "megaclass bench head [--num-classes 100K,1M] [--sample-rate 1,0.1] [--output FILE.jsonl] [...]",
         "Measure whole steps of the head: forward, backward to the embeddings, update. LIST is one value or "

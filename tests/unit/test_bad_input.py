@@ -73,6 +73,9 @@ def earlier(finished, tmp_path):
     [
         (["trian"], ["unknown command 'trian'", "did you mean 'train'"]),
         (["train"], ["recipe", "--help"]),
+        (["bench"], ["which benchmark", "head"]),
+        (["train", "synthetic_618k", "--head.placement", "host"], ["head.placement", "sample_rate"]),
+        (["train", "synthetic_618k", "--head.kernels", "tritn"], ["head.kernels", "tritn"]),
         (["train", "glyph"], ["no recipe 'glyph'", "did you mean 'glyphs'", "omniglot", ".toml"]),
         (["train", "mine.toml"], ["mine.toml", "no such file"]),
         (["train", "glyphs", "--optim.lrr", "1"], ["unknown key 'optim.lrr'", "did you mean 'optim.lr'"]),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from megaclass.errors import UserError
 from megaclass.heads import skipped as skipped_rows
 from megaclass.heads import softmax
 from megaclass.heads.margins import Margin
@@ -33,7 +34,9 @@ class TorchEngine:
 
     def tiles(self, active: ActiveRows, batch_rows: int) -> Tiles:
         """Tiles whose intermediates fit the tile memory."""
-        copies = 2 if active.rows_N is None else 3  # gathered centres and momentum, and centres brought up to date
+        copies = (
+            2 if active.rows_N is None else 3
+        )  # gathered centres and momentum, and centres brought up to date
         bytes_a_row = 4 * (2 * batch_rows + copies * active.centres.data.shape[1])
         return Tiles(active, max(64, int(self._tile_bytes / bytes_a_row)), self.workspace)
 
@@ -82,7 +85,7 @@ def make_engine(
         return TritonEngine(precision, device, dim, plain, storage)
     except Exception as error:  # no Triton, no compiler, a GPU too old, ...
         if kernels == "triton":
-            raise
+            raise UserError(f"kernels 'triton': {error}; use auto or torch") from error
         _warn_once(
             f"the head's Triton kernels do not work here ({error}); using plain PyTorch, which is slower"
         )

@@ -14,6 +14,7 @@ Shapes: b = rows of this rank's batch, B = rows that the shard sees (the global 
 shard, D = embedding columns.
 """
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -118,6 +119,7 @@ class PartialFC(nn.Module):
         self.weight = nn.Parameter(centres.data, requires_grad=centres.data.is_floating_point())
         self.register_buffer("weight_scale", centres.scale)
         self.pending: list[MicroBatch] = []
+        self.is_trained: bool | None = None  # by a HeadSGD; False: warned that it is not
         self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
         self._scored = False  # whether a forward pass has used them
         self._make_shard()
@@ -342,6 +344,16 @@ class PartialFC(nn.Module):
         batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight)
         return loss.float(), gradient_bD, batch
 
+    def warn_if_untrained(self) -> None:
+        """Once, where a backward pass comes and no HeadSGD was made: an optimizer of torch moves nothing here."""
+        if self.is_trained is None:
+            self.is_trained = False
+            warnings.warn(
+                "a backward pass of a head without HeadSGD: its centres will not move, whatever optimizer holds "
+                "head.parameters(); make HeadSGD(head, lr=...) and step it",
+                stacklevel=4,
+            )
+
     def end_step(self) -> None:
         """Forget the micro-batches and the sample of this step."""
         self.drop_scored()
@@ -370,6 +382,7 @@ class _MarginSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
         (gradient_bD,) = ctx.saved_tensors
         batch: MicroBatch = ctx.batch
+        ctx.head.warn_if_untrained()
         ctx.head.pending.append(replace(batch, weight=batch.weight * grads[0]))
         return gradient_bD * grads[0], None, None, None
 

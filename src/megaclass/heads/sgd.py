@@ -39,6 +39,9 @@ class HeadSGD(torch.optim.Optimizer):
             raise ValueError(
                 f"HeadSGD needs lr >= 0, 0 <= momentum < 1, weight_decay >= 0: {lr}, {momentum}, {weight_decay}"
             )
+        if not isinstance(head, PartialFC):
+            raise TypeError(f"HeadSGD takes the head itself, a PartialFC, not {type(head).__name__}")
+        head.is_trained = True
         super().__init__([head.weight], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.head = head
         head.shard.catch_up()  # what an earlier optimizer still owes is its own

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -198,3 +199,18 @@ def test_linear_head_smooths_labels_as_torch_does() -> None:
     features, labels = step_of(0)
     expected = cross_entropy(features @ head.weight.T + head.bias, labels, label_smoothing=0.1)
     torch.testing.assert_close(head(features, labels), expected)
+
+
+def test_a_head_without_its_optimizer_says_so_once() -> None:
+    head = PartialFC(CLASSES, DIM)
+    with pytest.warns(UserWarning, match="centres will not move"):
+        head(*step_of(0)).backward()
+    with warnings.catch_warnings(action="error"):
+        head(*step_of(1)).backward()
+        trained, _ = make()
+        trained(*step_of(0)).backward()
+
+
+def test_the_optimizer_takes_the_head_itself() -> None:
+    with pytest.raises(TypeError, match="takes the head itself"):
+        HeadSGD(PartialFC(CLASSES, DIM).parameters(), lr=0.1)

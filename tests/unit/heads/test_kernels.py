@@ -11,6 +11,7 @@ import torch
 
 from head_reference import Case, assert_agrees, train_oracle, train_ours
 from kernel_cases import FORMATS, Step, error, most_error, steps_apart, tensors
+from megaclass.errors import UserError
 from megaclass.heads.engine import TorchEngine, make_engine
 from megaclass.heads.margins import ArcFace, CosFace, Margin
 from megaclass.heads.partial_fc import PartialFC
@@ -291,13 +292,13 @@ def test_a_head_judges_the_kernels_on_its_storage_and_draws_with_them(
 
 def test_a_cpu_without_the_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels_engine, "INTERPRETED", False)
-    with pytest.raises(RuntimeError, match="need a CUDA device"):
+    with pytest.raises(UserError, match="need a CUDA device"):
         make_engine("triton", "fp32", CPU, 24, 0.0, Storage.named("fp32"))
     assert isinstance(make_engine("auto", "fp32", CPU, 24, 0.0, Storage.named("fp32")), TorchEngine)
 
 
 def test_too_many_columns_are_refused() -> None:
-    with pytest.raises(RuntimeError, match="at most 1024 columns"):
+    with pytest.raises(UserError, match="at most 1024 columns"):
         make_engine("triton", "fp32", CPU, 1025, 0.0, Storage.named("fp32"))
 
 

@@ -40,8 +40,6 @@ from megaclass.optim import build_optimizer
 from megaclass.permutation import derive_key
 from megaclass.runtime import Arithmetic, pick_arithmetic
 
-_BLOCK = 1 << 16  # centres read at a time
-
 Evaluator = Callable[[nn.Module, nn.Module], Evaluation]
 
 
@@ -309,10 +307,6 @@ def _build_head(config: Config, num_classes: int, embedding_dim: int, world: Wor
         gradient=head.gradient,
         filter_threshold=head.filter_threshold,
     )
-    if head.placement == "host" and head.sample_rate == 1.0:
-        raise UserError(
-            "head.placement: 'host' fetches the rows of a sample: set head.sample_rate below 1 with it, e.g. 0.1"
-        )
     margin_head = PartialFC(
         num_classes,
         embedding_dim,
@@ -340,10 +334,7 @@ def _load_centres(head: PartialFC, path: Path) -> None:
             f"head.weights: {path} has centres of {files.embedding_dim} columns, the backbone gives "
             f"{head.embedding_dim}"
         )
-    start, stop = head.class_range
-    for first in range(start, stop, _BLOCK):
-        last = min(first + _BLOCK, stop)
-        head.shard.centres.take(Rows(files.centres(first, last)), at=first - start)
+    head.shard.centres.fill(head.class_range[0], lambda start, stop: Rows(files.centres(start, stop)))
 
 
 def _averaging_gradients(module: nn.Module, world: World) -> nn.Module:

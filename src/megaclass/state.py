@@ -17,8 +17,6 @@ from megaclass.models.norm import average_norm_buffers
 from megaclass.optim import restore_optimizer
 from megaclass.progress import Progress
 
-_BLOCK = 1 << 16  # rows converted at a time
-
 
 def save(job: Job, progress: Progress, root: Path) -> Path:
     """Write everything that a restart needs under ``root``; every rank calls. Returns the checkpoint."""
@@ -94,10 +92,13 @@ def _restore_rows(stored: Checkpoint, name: str, start: int, stop: int, table: R
         if table.scale is not None:
             stored.rows(f"{name}_scale", start, stop, out=table.scale)
         return
-    for first in range(start, stop, _BLOCK):
-        last = min(first + _BLOCK, stop)
-        scale = stored.rows(f"{name}_scale", first, last) if entry.dtype == torch.int8 else None
-        table.take(Rows(stored.rows(name, first, last), scale), at=first - start)
+    has_scale = entry.dtype == torch.int8
+
+    def read(first: int, last: int) -> Rows:
+        scale = stored.rows(f"{name}_scale", first, last) if has_scale else None
+        return Rows(stored.rows(name, first, last), scale)
+
+    table.fill(start, read)
 
 
 def _head_tables(job: Job) -> dict[str, Rows]:

@@ -34,9 +34,8 @@ class TorchEngine:
 
     def tiles(self, active: ActiveRows, batch_rows: int) -> Tiles:
         """Tiles whose intermediates fit the tile memory."""
-        copies = (
-            2 if active.rows_N is None else 3
-        )  # gathered centres and momentum, and centres brought up to date
+        # Gathered rows are copies of centres and momentum, and of the centres once more, brought up to date.
+        copies = 2 if active.rows_N is None else 3
         bytes_a_row = 4 * (2 * batch_rows + copies * active.centres.data.shape[1])
         return Tiles(active, max(64, int(self._tile_bytes / bytes_a_row)), self.workspace)
 

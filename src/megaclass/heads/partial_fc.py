@@ -356,15 +356,16 @@ class PartialFC(nn.Module):
 
     def end_step(self) -> None:
         """Forget the micro-batches and the sample of this step."""
-        self.drop_scored()
+        self.pending.clear()
         self._active, self._scored = None, False
+        self.shard.forget()
 
     def drop_scored(self) -> None:
         """Forget the micro-batches, and a sample that they have used; one that was just drawn stays."""
-        self.pending.clear()
-        if self._scored:
-            self._active, self._scored = None, False
-            self.shard.forget()
+        if self._active is not None and not self._scored:
+            self.pending.clear()
+        else:
+            self.end_step()
 
 
 class _MarginSoftmax(torch.autograd.Function):

@@ -21,6 +21,8 @@ of ranks, and repeated by a resumed run.
 Shapes: C = rows of the shard, N = rows that take part, T = rows of a tile, D = embedding columns.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -122,6 +124,12 @@ class Rows:
             assert other.scale is not None
             self.scale[rows] = other.scale.to(self.scale.device)
 
+    def fill(self, first: int, read: Callable[[int, int], "Rows"]) -> None:
+        """Take every row from ``read(start, stop)``, block by block; ``first`` is the number of row 0 there."""
+        for start in range(0, len(self), _CHUNK):
+            stop = min(start + _CHUNK, len(self))
+            self.take(read(first + start, first + stop), at=start)
+
 
 def _smallest_scale(peak_N: Tensor) -> Tensor:
     """The smallest power of two under which ``peak`` takes at most ``INT8_MOST`` steps; NaN where it is not finite,
@@ -151,8 +159,13 @@ class Rounding:
     def __init__(self, seed: int, step: int, purpose: str, first_class: int, dim: int, device: torch.device):
         self.key = derive_key("rounding", seed, step, purpose) & 0xFFFFFFFF
         self.first_class = first_class
-        columns_D = torch.arange(dim, device=device)
-        self.column_D = (mix32(columns_D, self.key ^ 0x5BD1E995) & 0xFFFF).int()
+        self.dim, self.device = dim, device
+
+    @functools.cached_property
+    def column_D(self) -> Tensor:  # noqa: N802 - a tensor, named as one
+        """Each column's summand, int32 below 2**16; fp32 tables never ask for it."""
+        columns_D = torch.arange(self.dim, device=self.device)
+        return (mix32(columns_D, self.key ^ 0x5BD1E995) & 0xFFFF).int()
 
     def of_rows(self, row_T: Tensor) -> Tensor:
         """Each row's summand, int32 below 2**16; ``row_T`` are int64 rows of the shard."""

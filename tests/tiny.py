@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from megaclass.config import Config, from_mapping, to_toml
-from megaclass.data.recordwriter import RecordWriter
+from megaclass.data.records.writer import RecordWriter
 from megaclass.models.convnet import ConvNet
 
 SIZE = 16

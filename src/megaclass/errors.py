@@ -1,5 +1,10 @@
 """The exception types that the command line tells in one line."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, where, and what to do.
@@ -23,7 +28,7 @@ def near_match(name: str, known: "list[str] | tuple[str, ...]") -> str:
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
-def lookup(registry: "dict[str, object]", name: str, what: str):
+def lookup(registry: Mapping[str, T], name: str, what: str) -> T:
     """Return ``registry[name]``; an unknown name is a :class:`UserError` with the near match."""
     if name in registry:
         return registry[name]

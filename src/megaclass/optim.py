@@ -42,7 +42,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """``sgd`` or ``adamw`` over the modules' trainable parameters."""
     groups = parameter_groups(modules, weight_decay, decay_norms)
-    optimizer: torch.optim.Optimizer = lookup(OPTIMIZERS, name, "optimizer")(groups, lr, momentum)  # type: ignore[arg-type]
+    optimizer: torch.optim.Optimizer = lookup(OPTIMIZERS, name, "optimizer")(groups, lr, momentum)
     if name == "sgd" and momentum:
         # Fused SGD makes its momentum in the first step, and leaves it uninitialised where found_inf skips it.
         for parameter in (p for group in groups for p in group["params"]):

@@ -9,8 +9,8 @@ import torch
 
 import tiny
 from megaclass.cli import main
-from megaclass.data.records import RecordDataset
-from megaclass.data.recordwriter import RecordWriter
+from megaclass.data.records.reader import RecordDataset
+from megaclass.data.records.writer import RecordWriter
 
 
 @pytest.fixture(autouse=True)

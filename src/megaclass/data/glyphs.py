@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from megaclass.data.recordwriter import RecordWriter
+from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError
 
 VERSION = 1  # raise it when the same parameters would give other images

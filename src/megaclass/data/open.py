@@ -4,7 +4,7 @@ from pathlib import Path
 
 from megaclass.data.dataset import Dataset
 from megaclass.data.folder import FolderDataset
-from megaclass.data.records import RecordDataset
+from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 
 

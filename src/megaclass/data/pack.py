@@ -18,7 +18,7 @@ import simplejpeg
 from megaclass.data.dataset import first_line
 from megaclass.data.decode import JPEG_START, check_header
 from megaclass.data.folder import FolderDataset
-from megaclass.data.recordwriter import RecordWriter
+from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError, near_match
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import fake_peer
-from megaclass import cli
 from megaclass.bench import head
+from megaclass.cli import parsing
+from megaclass.cli.bench.head import options_of_head
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu.sh"
 RECORDER = f"""#!{sys.executable} -S
@@ -51,9 +52,9 @@ def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
     plans = []
     for words in calls[1:]:
         assert words[:4] == ["-m", "megaclass", "bench", "head"]
-        parser = cli._parser("megaclass bench head", "")
-        cli._bench_head_options(parser)
-        plans.append(head.planned(cli._parse(parser, words[4:])))
+        parser = parsing.make_parser("megaclass bench head", "")
+        options_of_head(parser)
+        plans.append(head.planned(parsing.parse(parser, words[4:])))
     assert [len(plan) for plan in plans] == [6, 8, 8] + [2] * 5  # the largest: 100 M to 30 M, which fits
     shares = {(case.storage, case.sample_rate) for case, _ in plans[1]}
     assert len(shares) == 8 and {case.num_classes // case.ranks for case, _ in plans[1]} == {10**7}

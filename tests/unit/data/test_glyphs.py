@@ -5,7 +5,7 @@ import pytest
 import simplejpeg
 
 from megaclass.data import glyphs
-from megaclass.data.records import RecordDataset
+from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 
 SMALL = {"image_size": 32, "held_out": 20, "max_characters": 80}

@@ -11,7 +11,7 @@ import pytest
 import simplejpeg
 
 from megaclass.data.pack import pack
-from megaclass.data.records import RecordDataset
+from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megaclass.data import recordio, records
 from megaclass.data.dataset import DamagedSampleError
-from megaclass.data.records import RecordDataset
-from megaclass.data.recordwriter import RecordWriter
+from megaclass.data.records import reader as records
+from megaclass.data.records import recordio
+from megaclass.data.records.reader import RecordDataset
+from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError
 
 MAGIC = b"\x0a\x23\xd7\xce"

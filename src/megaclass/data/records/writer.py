@@ -1,4 +1,4 @@
-"""Write a record set: the counterpart of :mod:`megaclass.data.records`."""
+"""Write a record set: the counterpart of :mod:`megaclass.data.records.reader`."""
 
 import array
 import contextlib
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data import recordio
-from megaclass.data.records import MAX_EXACT, side_file
+from megaclass.data.records import recordio
+from megaclass.data.records.reader import MAX_EXACT, side_file
 from megaclass.errors import UserError
 
 

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from megaclass.data import recordio
 from megaclass.data.dataset import DamagedSampleError, Sample
-from megaclass.data.recordio import DamageError
+from megaclass.data.records import recordio
+from megaclass.data.records.recordio import DamageError
 from megaclass.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,71 @@
+"""The command line: one short function a verb, with heavy imports inside, so that each starts fast."""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from megaclass.errors import LostRankError, UserError, lookup
+from megaclass.version import __version__
+
+# Where each verb is: imported when it is asked for.
+VERBS = {
+    "train": "models",
+    "recipes": "models",
+    "show": "models",
+    "evaluate": "models",
+    "data": "data",
+    "export": "export",
+    "bench": "bench",
+}
+
+USAGE = """\
+megaclass: train image recognition models with very many classes, and measure it
+
+  megaclass train RECIPE [--resume] [--section.key value ...]
+        train a model; several processes: torchrun --nproc-per-node N -m megaclass train ...
+  megaclass recipes                     list the recipes and the backbones
+  megaclass show RECIPE [--all]         print a recipe, or with --all the complete commented configuration
+  megaclass evaluate verification IMAGES [--pairs FILE] [--run-dir DIR] [...]
+        score a model on pairs of images it was not trained on
+  megaclass evaluate classification IMAGES --run-dir DIR
+        top-1 and top-5 accuracy
+  megaclass export arcface_torch SOURCE OUTPUT [--ranks N]
+        write a run, or checkpoints of arcface_torch, as checkpoints of arcface_torch for N processes
+  megaclass data pack SOURCE OUTPUT     pack a folder of images or an .npz into record files
+  megaclass bench head [--num-classes 100K,1M] [--peer arcface_torch --peer-path DIR] [--output FILE.jsonl]
+        measure a step of the head: time, memory, and how near the limits of the machine it comes
+
+`megaclass VERB --help` says more. Wrong input ends with one line and exit status 2.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if words else 2
+    if words[0] in ("--version", "version"):
+        print(f"megaclass {__version__}")
+        return 0
+    try:
+        module = lookup(VERBS, words[0], "command")
+        verb: Callable[[list[str]], None] = getattr(
+            importlib.import_module(f"megaclass.cli.{module}"), words[0]
+        )
+        verb(words[1:])
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0" or not error.agreed:
+            print(f"megaclass: error: {error}", file=sys.stderr)
+        return 2
+    except LostRankError as error:
+        print(f"megaclass: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        hint = str(interrupt) or "--resume continues from the last checkpoint"
+        print(f"megaclass: interrupted; {hint}", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,143 @@
+"""Verbs about recipes and models: train, recipes, show, evaluate."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from megaclass.cli.parsing import Given, configured, make_parser, new_file, parse
+from megaclass.config import Config, from_mapping, load_recipe, recipe_names, to_toml
+from megaclass.errors import UserError, lookup
+from megaclass.rundir import choose
+
+
+def train(words: list[str]) -> None:
+    parser = make_parser(
+        "megaclass train RECIPE [--resume] [--section.key VALUE ...]",
+        "Train a model by a recipe; every setting can be changed by --section.key value.",
+    )
+    parser.add_argument("recipe", type=str, help="name of a recipe (see `megaclass recipes`) or a .toml file")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in run.output, or the recipe's last"
+    )
+    config, options = configured(parser, words, _recipe_or_stored)
+
+    from megaclass import distributed
+    from megaclass import train as training
+
+    with distributed.started(config.run.device, config.run.timeout_s) as world:
+        directory, result = training.run(config, world, resume=options.resume)
+        if world.is_main:
+            _show_result(directory.path, result)
+
+
+def recipes(words: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from megaclass.models.registry import BACKBONES
+
+    parse(make_parser("megaclass recipes", "List the recipes and the backbones."), words)
+    table = Table("recipe", "what it trains", box=None)
+    for name in recipe_names():
+        table.add_row(name, load_recipe(name).description)
+    console = Console()
+    console.print(table)
+    console.print(f"\nbackbones (model.name): {', '.join(BACKBONES)}", highlight=False)
+
+
+def show(words: list[str]) -> None:
+    parser = make_parser(
+        "megaclass show RECIPE [--all] [--section.key VALUE ...]",
+        "Print a recipe as TOML: what differs from the defaults.",
+    )
+    parser.add_argument("recipe", type=str, help="name of a recipe or a .toml file")
+    parser.add_argument("--all", action="store_true", help="every setting, with what it means")
+    config, options = configured(parser, words, lambda options, _: load_recipe(options.recipe))
+    print(to_toml(config, only_changed=not options.all, docs=options.all), end="")
+
+
+def evaluate(words: list[str]) -> None:
+    kinds: dict[str, Any] = {"verification": None, "classification": None}
+    if words and not words[0].startswith("-"):
+        lookup(kinds, words[0], "evaluation")
+    parser = make_parser(
+        "megaclass evaluate KIND IMAGES [--pairs FILE] [--run-dir DIR | --recipe RECIPE] [--section.key VALUE ...]",
+        "Score a model: `verification` by pairs of images, `classification` by top-1 and top-5 accuracy.",
+    )
+    parser.add_argument("kind", type=str, help="verification or classification")
+    parser.add_argument(
+        "images", type=str, help="record set, directory of class directories, or images of --pairs (zip too)"
+    )
+    parser.add_argument(
+        "--pairs", type=str, default="", help="LFW-style pairs.txt; without it pairs are drawn"
+    )
+    parser.add_argument("--run-dir", type=str, default="", help="run directory whose model is scored")
+    parser.add_argument(
+        "--checkpoint", type=str, default="best", help="of that run: best, latest or a step-NNNNNNNN"
+    )
+    parser.add_argument("--output", type=str, default="", help="write the metrics to this JSON file too")
+    parser.add_argument(
+        "--recipe", type=str, default="", help="recipe instead of a run: an untrained model, or model.weights"
+    )
+    config, options = configured(parser, words, _run_or_recipe)
+    if options.pairs and options.kind == "classification":
+        raise UserError("--pairs goes with verification")
+    output = new_file(options.output)
+
+    from megaclass import distributed
+    from megaclass.scoring import score
+
+    with distributed.started(config.run.device, config.run.timeout_s) as world:
+        found = score(
+            config, world, options.kind, options.images, options.pairs, options.run_dir, options.checkpoint
+        )
+        if world.is_main:
+            _print_metrics(found.kind, found.metrics)
+            if output:
+                output.write_text(json.dumps({found.kind: found.metrics}, indent=2) + "\n", encoding="utf-8")
+
+
+def _recipe_or_stored(options: Any, given: Given) -> Config:
+    """The recipe; on a resume the settings that the run was started with, so that they need not be repeated."""
+    config = load_recipe(options.recipe)
+    if options.resume:
+        directory = choose(from_mapping(given, config), resume=True)
+        if directory.config.is_file():
+            stored = load_recipe(str(directory.config))
+            return replace(
+                stored, run=replace(stored.run, output=str(directory.path))
+            )  # it may have been moved
+    return config
+
+
+def _run_or_recipe(options: Any, given: Given) -> Config:
+    if bool(options.run_dir) == bool(options.recipe):
+        raise UserError(
+            "name the model by one of --run-dir (a trained one) and --recipe (untrained, or model.weights)"
+        )
+    if options.checkpoint != "best" and not options.run_dir:
+        raise UserError("--checkpoint goes with --run-dir")
+    return load_recipe(f"{options.run_dir}/config.toml" if options.run_dir else options.recipe)
+
+
+def _show_result(path: Any, result: dict[str, Any]) -> None:
+    """The table of metrics, the pictures, and where everything lies."""
+    from megaclass.report.curves import draw_run
+
+    pictures = draw_run(path)
+    for kind in ("verification", "classification"):
+        if kind in result:
+            _print_metrics(kind, result[kind])
+    print(f"{result['steps']} steps, {result['seconds']:.1f} s, {result['samples_per_second']:.1f} samples/s")
+    print(f"result    {path / 'result.json'}")
+    for picture in pictures:
+        print(f"picture   {picture}")
+
+
+def _print_metrics(kind: str, metrics: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from megaclass.report.table import classification_table, verification_table
+
+    make = verification_table if kind == "verification" else classification_table
+    Console().print(make(metrics))

@@ -40,6 +40,15 @@ def test_huge_n(n, key, data):
     assert torch.equal(permutation.inverse(element_N), index_N)
 
 
+@given(n=st.integers(1, 1 << 62), key=st.integers(0, (1 << 63) - 1), data=st.data())
+def test_arrays_and_tensors_agree(n, key, data):
+    permutation = KeyedPermutation(n, key)
+    at_N = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=9)), np.int64)
+    for map_ in (permutation, permutation.inverse):
+        assert map_(at_N).dtype == np.int64
+        assert map_(at_N).tolist() == map_(torch.from_numpy(at_N)).tolist()
+
+
 def test_no_elements_and_any_shape():
     permutation = KeyedPermutation(100, 3)
     assert permutation(torch.empty(0, dtype=torch.int64)).shape == (0,)

@@ -7,8 +7,9 @@ memory, and the number of ranks only decides who takes which part of a step.
 Shapes: K = samples asked for.
 """
 
+import functools
+
 import numpy as np
-import torch
 
 from megaclass.errors import UserError
 from megaclass.permutation import KeyedPermutation, derive_key
@@ -39,10 +40,13 @@ class EpochSampler:
         return np.concatenate(pieces_K)
 
     def _epoch_slice(self, epoch: int, offset: int, count: int) -> np.ndarray:
-        position_K = torch.arange(offset, offset + count)
-        if not self.shuffle:
-            return position_K.numpy()
-        return KeyedPermutation(self.num_samples, derive_key("sampler", self.seed, epoch))(position_K).numpy()
+        position_K = np.arange(offset, offset + count)
+        return _order(self.num_samples, self.seed, epoch)(position_K) if self.shuffle else position_K
+
+
+@functools.lru_cache(maxsize=4)
+def _order(num_samples: int, seed: int, epoch: int) -> KeyedPermutation:
+    return KeyedPermutation(num_samples, derive_key("sampler", seed, epoch))
 
 
 def rank_slice(step: int, global_batch_size: int, rank: int, world_size: int) -> tuple[int, int]:

@@ -6,17 +6,18 @@ identities the keys a..b-1; an identity record's labels are the first and one pa
 Their ``property`` file is one line: ``classes,height,width``. im2rec's files have images under every key.
 """
 
-import functools
+import bisect
 import logging
-import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.data.records import recordio
+from megaclass.data.records.index import read_index
+from megaclass.data.records.recordfile import RecordFile
 from megaclass.data.records.recordio import DamageError
 from megaclass.errors import UserError
 
@@ -42,11 +43,13 @@ class RecordDataset:
         self.path = _find_rec(Path(root))
         self._labels: np.ndarray | None = None
         self._identity_offsets = np.empty(0, np.int64)
-        self._keys: np.ndarray | range
+        self._keys: Sequence[int] | np.ndarray
         self._offsets: np.ndarray
-        size = self.path.stat().st_size
-        if size < recordio.PART.size + recordio.HEADER.size:
-            raise UserError(f"{self.path} has {size} bytes, too few for a record; copy or pack the set again")
+        self._file = RecordFile(self.path)
+        if self._file.size < recordio.PART.size + recordio.HEADER.size:
+            raise UserError(
+                f"{self.path} has {self._file.size} bytes, too few for a record; copy or pack the set again"
+            )
         # Every record at first; what is no image leaves below.
         self._keys, self._offsets = self._read_index()
         self.num_classes = MAX_EXACT  # until it is known
@@ -60,10 +63,6 @@ class RecordDataset:
 
     def __len__(self) -> int:
         return len(self._offsets)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The map stays behind: whoever unpickles opens the file anew.
-        return {name: value for name, value in vars(self).items() if name not in ("_bytes", "_words")}
 
     @property
     def classes(self) -> list[str] | None:
@@ -97,31 +96,17 @@ class RecordDataset:
         if self._labels is None:
             labels = self._identity_labels()
             if labels is None:
-                labels = self._scan_labels(np.arange(len(self)))
+                labels = self._scan_labels(range(len(self)))
             labels.flags.writeable = False
             self._labels = labels
         return self._labels
 
     # ---- one record -------------------------------------------------------------------------------
 
-    @functools.cached_property
-    def _bytes(self) -> memoryview:
-        # Mapped on first use in each process that unpickled this object; a fork shares the map safely,
-        # and so do threads, since reading it moves no file position.
-        try:
-            with self.path.open("rb") as file:
-                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be read: {error.strerror}; mend that and try again"
-            ) from None
-
-    @functools.cached_property
-    def _words(self) -> np.ndarray:
-        return np.frombuffer(self._bytes, "<u4", count=len(self._bytes) // 4)
-
     def _payload(self, index: int) -> memoryview:
-        return recordio.read_payload(self._bytes, int(self._offsets[index]))
+        offset = int(self._offsets[index])
+        following = int(self._offsets[index + 1]) if index + 1 < len(self._offsets) else self._file.size
+        return self._file.payload(offset, following - offset)
 
     def _sample(self, index: int) -> Sample:
         (value, *_), image = recordio.unpack_payload(self._payload(index))
@@ -148,42 +133,38 @@ class RecordDataset:
 
     # ---- all records ------------------------------------------------------------------------------
 
-    def _read_index(self) -> tuple[np.ndarray, np.ndarray]:
+    def _read_index(self) -> tuple[Sequence[int] | np.ndarray, np.ndarray]:
         """Keys and offsets of all records, from the ``.idx`` or, without one, by a scan."""
         path = self.path.with_suffix(".idx")
         if path.exists():
-            keys, offsets = recordio.read_index(path)
+            keys, offsets = read_index(path)
             if len(offsets) == 0:
                 raise UserError(f"{path} lists no records; remove it to have {self.path.name} scanned")
             return keys, offsets
         logger.warning("%s is missing; the records are found by a scan of %s", path, self.path.name)
-        offsets = recordio.find_records(self._words)
+        offsets = recordio.find_records(self._file.words_W)
         if len(offsets) == 0 or offsets[0] != 0:
             raise UserError(f"{self.path} is not a RecordIO file; give a .rec file as MXNet writes them")
-        return np.arange(len(offsets)), offsets
+        return range(len(offsets)), offsets
 
     def _select_images(self) -> None:
         """Keep the records that are images; identity records are remembered for ``labels``."""
-        keys = np.asarray(self._keys)
-        zero = np.flatnonzero(keys == 0)
-        stated = self._index_range(int(zero[0])) if len(zero) else None
-        if stated is None and len(zero):
-            self._sound(
-                int(zero[0]), self._sample
-            )  # if it is no sound image either, nobody knows what are images
+        zero = _find(self._keys, 0)
+        stated = None if zero is None else self._index_range(zero)
+        if stated is None and zero is not None:
+            self._sound(zero, self._sample)  # if it is no sound image either, nobody knows what are images
         if stated is None and self._index_range(int(self._offsets.argmax())):
             raise UserError(
                 f"{self.path} ends with identity records, but record 0 does not say where they begin; "
                 "copy or pack the set again"
             )
         if stated is not None:
-            if not (np.diff(keys) > 0).all():
-                order = np.argsort(keys, kind="stable")
-                keys, self._offsets = keys[order], self._offsets[order]
+            self._sort_by_key()
+            keys = self._keys
             first, last = stated
-            start, stop = int(np.searchsorted(keys, 1)), len(keys)
+            start, stop = bisect.bisect_left(keys, 1), len(keys)
             if last > first:
-                stop = self._first_identity(first, keys)
+                stop = self._first_identity(first)
             images, identities = stop - start, len(keys) - stop
             slack = _rounding(last)
             if abs(images - (first - 1)) > slack or (identities and abs(identities - (last - first)) > slack):
@@ -193,9 +174,14 @@ class RecordDataset:
                     f"{self.path.with_suffix('.idx').name} to have the records scanned"
                 )
             self._identity_offsets = self._offsets[stop:]
-            keys, self._offsets = keys[start:stop], self._offsets[start:stop]
-        contiguous = len(keys) > 0 and (np.diff(keys) == 1).all()
-        self._keys = range(int(keys[0]), int(keys[-1]) + 1) if contiguous else keys
+            self._keys, self._offsets = keys[start:stop], self._offsets[start:stop]
+        if not isinstance(self._keys, range) and len(self._keys) and (np.diff(self._keys) == 1).all():
+            self._keys = range(int(self._keys[0]), int(self._keys[-1]) + 1)
+
+    def _sort_by_key(self) -> None:
+        if not isinstance(self._keys, range) and not (np.diff(self._keys) > 0).all():
+            order = np.argsort(self._keys, kind="stable")
+            self._keys, self._offsets = np.asarray(self._keys)[order], self._offsets[order]
 
     def _index_range(self, index: int) -> tuple[int, int] | None:
         """The labels (a, b) of an index or identity record, or None if it is an image or damaged."""
@@ -207,10 +193,11 @@ class RecordDataset:
             return None
         return int(labels[0]), int(labels[1])
 
-    def _first_identity(self, stated: int, keys: np.ndarray) -> int:
+    def _first_identity(self, stated: int) -> int:
         """The index of the identity record with the key ``stated``, or with what float32 rounded to it."""
         slack = _rounding(stated)
-        start, stop = np.searchsorted(keys, (stated - slack, stated + slack)).tolist()
+        start = bisect.bisect_left(self._keys, stated - slack)
+        stop = bisect.bisect_left(self._keys, stated + slack)
         return next((index for index in range(start, stop) if self._index_range(index)), stop)
 
     def _count_classes(self) -> int:
@@ -222,12 +209,13 @@ class RecordDataset:
                 "every label is needed to count the classes"
             ) from None
 
-    def _scan_labels(self, index_N: np.ndarray) -> np.ndarray:
-        labels_N = np.empty(len(index_N), np.int64)
-        for start in range(0, len(index_N), _CHUNK_RECORDS):
-            rows = index_N[start : start + _CHUNK_RECORDS]
-            image_bytes, first, _ = recordio.peek(self._words, self._offsets[rows])
-            limit = min(self.num_classes, MAX_EXACT)
+    def _scan_labels(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        labels_N = np.empty(len(indices), np.int64)
+        words_W = self._file.words_W
+        limit = min(self.num_classes, MAX_EXACT)
+        for start in range(0, len(indices), _CHUNK_RECORDS):
+            rows = np.asarray(indices[start : start + _CHUNK_RECORDS])
+            image_bytes, first, _ = recordio.peek(words_W, self._offsets[rows])
             sound = (image_bytes > 0) & (first >= 0) & (first < limit) & (first == np.floor(first))
             labels_N[start : start + len(rows)] = np.where(sound, first, 0)
             # The rare others, split records among them, go the slow way, which names what is wrong.
@@ -240,7 +228,7 @@ class RecordDataset:
         count = len(self)
         if len(self._identity_offsets) == 0 or not isinstance(self._keys, range) or count >= MAX_EXACT:
             return None
-        image_bytes, first, last = recordio.peek(self._words, self._identity_offsets)
+        image_bytes, first, last = recordio.peek(self._file.words_W, self._identity_offsets)
         order = np.argsort(first, kind="stable")
         edges = np.append(first[order], np.float32(count + 1))
         whole = (image_bytes == 0) & (first == np.floor(first)) & (first <= count + 1)
@@ -252,6 +240,14 @@ class RecordDataset:
         sizes = np.diff(edges).astype(np.int64)
         starts = edges[:-1][sizes > 0].astype(np.int64) - 1
         return np.repeat(self._scan_labels(starts), sizes[sizes > 0])
+
+
+def _find(keys: Sequence[int] | np.ndarray, key: int) -> int | None:
+    """Where ``key`` is among ``keys`` first, if it is there."""
+    if isinstance(keys, range):
+        return keys.index(key) if key in keys else None
+    found = np.flatnonzero(np.asarray(keys) == key)
+    return int(found[0]) if len(found) else None
 
 
 def _rounding(key: int) -> int:

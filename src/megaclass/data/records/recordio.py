@@ -1,4 +1,4 @@
-"""The bytes of MXNet's RecordIO: parts, records, payloads and the index file.
+"""The bytes of MXNet's RecordIO: parts, records and payloads.
 
 A file is a run of parts: magic, a word with a flag (upper 3 bits) and a length (lower 29), the bytes, and
 padding to 4. A record is one part (flag 0). Where its payload holds the magic at a multiple of 4, the magic
@@ -11,12 +11,9 @@ Shapes: N = records, W = 4-byte words.
 
 import itertools
 import struct
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
-
-from megaclass.errors import UserError
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -30,29 +27,42 @@ class DamageError(Exception):
     """What is wrong with one record; the caller knows which record it is."""
 
 
-def read_payload(data: memoryview, offset: int) -> memoryview:
-    """The payload of the record at byte ``offset``, its parts joined; a view of ``data`` if it is in one part.
+def whole_payload(beginning: bytes) -> memoryview | None:
+    """The payload of a sound record of one part that ``beginning`` starts with and holds whole, else None."""
+    if len(beginning) < PART.size:
+        return None
+    magic, length = PART.unpack_from(beginning)  # flag 0 leaves the length as the whole word
+    if magic != MAGIC or length > len(beginning) - PART.size:
+        return None
+    return memoryview(beginning)[PART.size : PART.size + length]
 
-    Raises DamageError. Takes no more memory than the parts take in the file.
+
+def read_payload(read: Callable[[int, int], bytes], size: int, offset: int) -> memoryview:
+    """The payload of the record at byte ``offset`` of a file of ``size`` bytes, its parts joined.
+
+    ``read(offset, count)`` gives so many bytes, or fewer where the file ends. Raises DamageError. Takes no more memory
+    than twice what the parts take in the file.
     """
     joined = bytearray()
     for number in itertools.count():
-        if offset < 0 or offset % 4 or offset + PART.size > len(data):
-            raise DamageError(f"byte {offset} cannot start a record in a file of {len(data)} bytes")
-        magic, word = PART.unpack_from(data, offset)
+        head = read(offset, PART.size) if offset >= 0 and offset % 4 == 0 else b""
+        if len(head) < PART.size:
+            raise DamageError(f"byte {offset} cannot start a record in a file of {size} bytes")
+        magic, word = PART.unpack(head)
         flag, length = word >> 29, word & MAX_LENGTH
         start = offset + PART.size
         if magic != MAGIC:
             raise DamageError(f"the magic number is {magic:#010x}, not {MAGIC:#010x}")
-        if start + length > len(data):
-            raise DamageError(f"{length} bytes from byte {start} on do not fit a file of {len(data)} bytes")
+        part = read(start, length) if start + length <= size else b""
+        if len(part) < length:
+            raise DamageError(f"{length} bytes from byte {start} on do not fit a file of {size} bytes")
         if flag not in ((2, 3) if number else (0, 1)):
             raise DamageError(f"part {number} has the flag {flag}")
         if flag == 0:
-            return data[start : start + length]
+            return memoryview(part)
         if number:
             joined += MAGIC_BYTES
-        joined += data[start : start + length]
+        joined += part
         if flag == 3:
             break
         offset = start + length
@@ -123,38 +133,3 @@ def find_records(words_W: np.ndarray) -> np.ndarray:
     at_N = np.concatenate(found)
     flag_N = words_W[np.minimum(at_N + 1, len(words_W) - 1)] >> 29
     return at_N[flag_N < 2] * 4
-
-
-def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and offsets of an ``.idx`` file, int64 of shape (N,), in the order of its lines.
-
-    The file is read twice in pieces, so that the text of 50 M lines never sits in memory.
-    """
-    count = sum(lines.count(b"\n") for lines in _pieces(path))
-    keys_N, offsets_N = np.empty(count, np.int64), np.empty(count, np.int64)
-    done = 0
-    for lines in _pieces(path):
-        try:
-            numbers = np.fromstring(lines, np.int64, sep=" ")
-        except ValueError:
-            numbers = np.empty(0, np.int64)
-        stop = done + lines.count(b"\n")
-        if len(numbers) != 2 * (stop - done):
-            raise UserError(
-                f"{path}: not every line is 'key<TAB>offset'; remove the file to have the records scanned"
-            )
-        keys_N[done:stop], offsets_N[done:stop] = numbers[0::2], numbers[1::2]
-        done = stop
-    return keys_N, offsets_N
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    """The file in pieces of whole lines; the last line gets its end if it lacks one. Blank lines may follow."""
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                lines = (piece + file.readline()).rstrip()
-                if lines:
-                    yield lines + b"\n"
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; mend that and try again") from None

@@ -25,22 +25,37 @@ JPEG_START = b"\xff\xd8\xff"
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def decode(encoded: bytes, where: str, out: np.ndarray | None = None) -> np.ndarray:
+def decode(
+    encoded: bytes,
+    where: str,
+    out: np.ndarray | None = None,
+    reduction: Callable[[int, int], int] | None = None,
+) -> np.ndarray:
     """Return the image as uint8 HxWx3, RGB.
 
     A JPEG of exactly the shape of ``out`` is decoded into it, and ``out`` returned: that saves the large copy
-    on the way into a batch. On an error ``out`` may be half written.
+    on the way into a batch. Otherwise ``out`` may hold anything afterwards. ``reduction(height, width)`` says by
+    how much, 1, 2, 4 or 8, a JPEG of another size is decoded smaller.
 
     Raises DamagedSampleError, with ``where`` (file and record) in its one line, if the bytes are damaged, end
     early, are no known format, or claim more than ``MAX_PIXELS``.
     """
+    is_jpeg = encoded.startswith(JPEG_START)
+    if is_jpeg and out is not None:
+        # No look at the header first: what does not fit the buffer is refused before it is decoded.
+        try:
+            image = simplejpeg.decode_jpeg(encoded, buffer=out)
+        except ValueError:
+            pass  # below it turns out whether it is too large, or damaged
+        else:
+            return out if image.shape == out.shape else image.copy()
     height, width = check_header(encoded, where)
     try:
-        if encoded.startswith(JPEG_START):
-            if out is not None and out.shape == (height, width, 3):
-                simplejpeg.decode_jpeg(encoded, buffer=out)
-                return out
-            return simplejpeg.decode_jpeg(encoded)
+        if is_jpeg:
+            factor = reduction(height, width) if reduction else 1
+            return simplejpeg.decode_jpeg(
+                encoded, min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor
+            )
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _OPENCV_FLAGS)
     except (ValueError, cv2.error, MemoryError) as error:
         raise _damaged(where, first_line(error)) from None

@@ -7,6 +7,7 @@ Shapes: B = images of this rank in a step, S = image size, C = 3 channels (RGB).
 """
 
 import functools
+import itertools
 import logging
 import time
 from collections import deque
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from megaclass.data.augment import Transform
+from megaclass.data.buffers import Buffers
 from megaclass.data.dataset import DamagedSampleError, Dataset, first_line
 from megaclass.data.decode import decode
 from megaclass.errors import UserError
@@ -31,16 +33,21 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # With on_error="skip": so many damaged samples on end are no accident, and a search for a sound one has to end.
 MAX_DAMAGED_IN_A_ROW = 100
-# Images a task. Few, so that the threads finish a batch together; several, so that handing out tasks is cheap.
-_TASK_IMAGES = 8
+# Images that a thread takes at a time: few, so that the threads finish a batch together.
+_TAKEN_IMAGES = 4
 
 
 class Batch(NamedTuple):
-    """One step's images (uint8, BxSxSxC) and labels (int64, B), and how long the consumer waited for them."""
+    """One step's images (uint8, BxSxSxC) and labels (int64, B), and how long the consumer waited for them.
+
+    ``read_ms`` and ``decode_ms``: the time of threads that went into reading files, and into the rest.
+    """
 
     images: Tensor
     labels: Tensor
     wait_ms: float
+    read_ms: float = 0.0
+    decode_ms: float = 0.0
 
 
 class Loader:
@@ -81,6 +88,7 @@ class Loader:
         self._prefetch = prefetch
         self._on_error = on_error
         self._pin_memory = pin_memory
+        self._buffers = Buffers(pin_memory)
         self._orient = getattr(dataset, "orient", None)
         self._damaged: set[int] = set()
 
@@ -112,54 +120,61 @@ class Loader:
     def _submit(self, pool: ThreadPoolExecutor, step: int) -> "_Pending":
         indices_B, numbers_B = self._indices_of_step(step)
         size = self._transform.image_size
-        images = torch.empty((len(indices_B), size, size, 3), dtype=torch.uint8, pin_memory=self._pin_memory)
+        images = self._buffers.take((len(indices_B), size, size, 3))
         labels = torch.empty(len(indices_B), dtype=torch.int64, pin_memory=self._pin_memory)
         work = _Work(indices_B, self._transform.plan(numbers_B), images.numpy(), labels.numpy())
-        tasks = [
-            pool.submit(self._fill, work, begin, min(begin + _TASK_IMAGES, len(indices_B)))
-            for begin in range(0, len(indices_B), _TASK_IMAGES)
-        ]
-        return _Pending(images, labels, tasks)
+        return _Pending(images, labels, [pool.submit(self._fill, work) for _ in range(self._workers)])
 
-    def _fill(self, work: "_Work", begin: int, end: int) -> "list[_Damage]":
-        """Make the images ``begin`` to ``end - 1``. Returns what was met that is damaged."""
-        met: list[_Damage] = []
-        for position in range(begin, end):
-            index = int(work.indices_B[position])
-            plan_K, out_SSC = work.plan_BK[position], work.images_BSSC[position]
-            work.labels_B[position] = self._make_sound(index, plan_K, out_SSC, met)
-        return met
+    def _fill(self, work: "_Work") -> "_Done":
+        """Make images of a step, until other threads have made the rest."""
+        done = _Done()
+        began = time.perf_counter()
+        for begin in work.begins:
+            if begin >= len(work.indices):
+                break
+            for position in range(begin, min(begin + _TAKEN_IMAGES, len(work.indices))):
+                index = work.indices[position]
+                plan_K, out_SSC = work.plan_BK[position], work.images_BSSC[position]
+                work.labels_B[position] = self._make_sound(index, plan_K, out_SSC, done)
+        done.decode_s = time.perf_counter() - began - done.read_s
+        return done
 
-    def _make_sound(self, index: int, plan_K: np.ndarray, out_SSC: np.ndarray, met: "list[_Damage]") -> int:
+    def _make_sound(self, index: int, plan_K: np.ndarray, out_SSC: np.ndarray, done: "_Done") -> int:
         """Make sample ``index``, or with ``skip`` the first sound one from there on, and return its label."""
         count = min(MAX_DAMAGED_IN_A_ROW, len(self._dataset))
         for step in range(count):
             candidate = (index + step) % len(self._dataset)
             try:
-                return self._make(candidate, plan_K, out_SSC)
+                return self._make(candidate, plan_K, out_SSC, done)
             except DamagedSampleError as error:
                 if self._on_error == "fail":
                     raise
-                met.append(_Damage(candidate, str(error)))
+                done.damages.append(_Damage(candidate, str(error)))
         raise UserError(
-            f"{count} damaged samples in a row, too many to skip; the first: {met[-count].message}"
+            f"{count} damaged samples in a row, too many to skip; the first: {done.damages[-count].message}"
         )
 
-    def _make(self, index: int, plan_K: np.ndarray, out_SSC: np.ndarray) -> int:
+    def _make(self, index: int, plan_K: np.ndarray, out_SSC: np.ndarray, done: "_Done") -> int:
         """Write the image of sample ``index`` into ``out_SSC`` and return its label."""
+        began = time.perf_counter()
         sample = self._dataset.read(index)
+        done.read_s += time.perf_counter() - began
         where = self._dataset.describe(index)
         if not 0 <= sample.label < self._dataset.num_classes:
             raise UserError(
                 f"{where}: the label {sample.label} is outside 0..{self._dataset.num_classes - 1}; "
                 "correct the label or the number of classes"
             )
-        image_HWC = decode(sample.encoded, where, out_SSC)
+
+        def reduction(height: int, width: int) -> int:
+            return self._transform.reduction(height, width, plan_K)
+
+        image_HWC = decode(sample.encoded, where, out_SSC, reduction)
         try:
             if self._orient is not None:
                 image_HWC = self._orient(index, image_HWC)
             self._transform(image_HWC, plan_K, out_SSC)
-        except (cv2.error, MemoryError) as error:
+        except (cv2.error, MemoryError, RuntimeError) as error:
             height, width = image_HWC.shape[:2]
             raise DamagedSampleError(
                 f"{where}: an image of {width} x {height} pixels cannot be brought to {out_SSC.shape[1]} x "
@@ -168,21 +183,24 @@ class Loader:
         return sample.label
 
     def _finish(self, pending: "_Pending") -> Batch:
-        for task in pending.tasks:
-            for damage in task.result():
-                if damage.sample not in self._damaged:
-                    self._damaged.add(damage.sample)
-                    logger.warning("%s; skipped, the next sound sample stands in for it", damage.message)
-        return Batch(pending.images, pending.labels, 0.0)
+        made = [task.result() for task in pending.tasks]
+        for damage in (damage for done in made for damage in done.damages):
+            if damage.sample not in self._damaged:
+                self._damaged.add(damage.sample)
+                logger.warning("%s; skipped, the next sound sample stands in for it", damage.message)
+        read_s, decode_s = sum(done.read_s for done in made), sum(done.decode_s for done in made)
+        return Batch(pending.images, pending.labels, 0.0, 1e3 * read_s, 1e3 * decode_s)
 
 
-class _Work(NamedTuple):
-    """What the tasks of one step share."""
+class _Work:
+    """What the threads of one step share."""
 
-    indices_B: np.ndarray
-    plan_BK: np.ndarray
-    images_BSSC: np.ndarray
-    labels_B: np.ndarray
+    def __init__(
+        self, indices_B: np.ndarray, plan_BK: np.ndarray, images_BSSC: np.ndarray, labels_B: np.ndarray
+    ) -> None:
+        self.indices = indices_B.tolist()
+        self.plan_BK, self.images_BSSC, self.labels_B = plan_BK, images_BSSC, labels_B
+        self.begins = itertools.count(0, _TAKEN_IMAGES)  # each number goes to one thread
 
 
 class _Damage(NamedTuple):
@@ -192,12 +210,20 @@ class _Damage(NamedTuple):
     message: str
 
 
+class _Done:
+    """What one thread did for a step: the damage that it met, and its time."""
+
+    def __init__(self) -> None:
+        self.damages: list[_Damage] = []
+        self.read_s = self.decode_s = 0.0
+
+
 class _Pending(NamedTuple):
     """A step that is being made."""
 
     images: Tensor
     labels: Tensor
-    tasks: "list[Future[list[_Damage]]]"
+    tasks: "list[Future[_Done]]"
 
 
 def eval_batches(

@@ -3,8 +3,11 @@ import math
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
+from PIL import Image
 
-from megaclass.data.augment import EvalTransform, TrainTransform, uniforms
+from megaclass.data.augment import EvalTransform, TrainTransform, resized, uniforms
+from megaclass.data.decode import decode
 from megaclass.errors import UserError
 
 NUMBERS = np.arange(200)
@@ -214,3 +217,56 @@ def test_evaluation_may_work_in_place():
 def test_evaluation_cannot_crop_more_than_it_resized_to():
     with pytest.raises(UserError, match="resize: 100 is out of range; it must be 0 or at least 112"):
         EvalTransform(112, resize=100)
+
+
+SIZES = [
+    (375, 500, 224, 224),
+    (1, 5000, 224, 224),
+    (3000, 2, 9, 7),
+    (90, 60, 112, 112),
+    (100, 100, 101, 99),
+    (2, 2, 1, 1),
+]
+
+
+@pytest.mark.parametrize(("height", "width", "new_height", "new_width"), SIZES)
+def test_resizing_is_pillows_bilinear(height, width, new_height, new_width):
+    image = np.random.default_rng(0).integers(0, 256, (height + 2, width + 3, 3), np.uint8)[2:, 3:]
+    wanted = np.asarray(
+        Image.fromarray(image.copy()).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    )
+    out = np.empty((new_height, new_width, 3), np.uint8)
+    assert resized(image, new_width, new_height, out) is out
+    assert np.abs(out.astype(int) - wanted).max() <= 1
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """Noise whose amplitude falls with frequency, as that of photographs does."""
+    rng = np.random.default_rng(1)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / width
+    spectrum = np.fft.rfft2(rng.normal(size=(3, height, width))) / frequency**1.2
+    image = np.fft.irfft2(spectrum, s=(height, width)).transpose(1, 2, 0)
+    return np.ascontiguousarray(np.clip(127 + 50 * image / image.std(), 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("options", "least"), [({"crop_scale_min": 0.5}, 2), ({"scale": 0.3, "shear_degrees": 20}, 1)]
+)
+def test_a_jpeg_may_be_decoded_smaller_where_nobody_sees_it(options, least):
+    encoded = simplejpeg.encode_jpeg(photograph(600, 800), 95, colorspace="RGB")
+    transform = TrainTransform(96, flip=True, **options)
+    found = set()
+    for number in range(20):
+        (plan_K,) = transform.plan(np.array([number]))
+        out, reduced = np.empty((2, 96, 96, 3), np.uint8)
+        transform(decode(encoded, "here"), plan_K, out)
+        factor = transform.reduction(600, 800, plan_K)
+        transform(decode(encoded, "here", reduction=lambda height, width, f=factor: f), plan_K, reduced)
+        error = np.mean((out.astype(float) - reduced) ** 2)
+        assert error < 255**2 / 10**3.6, "36 dB: the box may move by part of a pixel"
+        found.add(factor)
+    assert max(found) > 1 and min(found) >= least
+
+
+def test_evaluation_sees_all_pixels():
+    assert EvalTransform(8).reduction(5000, 5000, np.empty(0)) == 1

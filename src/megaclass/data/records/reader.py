@@ -104,12 +104,17 @@ class RecordDataset:
     # ---- one record -------------------------------------------------------------------------------
 
     def _payload(self, index: int) -> memoryview:
-        offset = int(self._offsets[index])
-        following = int(self._offsets[index + 1]) if index + 1 < len(self._offsets) else self._file.size
-        return self._file.payload(offset, following - offset)
+        return self._file.payload(int(self._offsets[index]))
 
     def _sample(self, index: int) -> Sample:
-        (value, *_), image = recordio.unpack_payload(self._payload(index))
+        # Where the next record begins, this one ends, but in sets whose records are not in the order of their keys.
+        offset, *following = self._offsets[index : index + 2].tolist()
+        plain = self._file.plain(offset, (following[0] if following else self._file.size) - offset)
+        if plain is None:
+            (value, *_), view = recordio.unpack_payload(self._payload(index))
+            image = bytes(view)
+        else:
+            value, image = plain
         if not value.is_integer():
             raise DamageError(f"the label {value} is not a whole number")
         if not 0 <= value < self.num_classes:
@@ -120,7 +125,7 @@ class RecordDataset:
             )
         if len(image) == 0:
             raise DamageError("there is no image in it")
-        return Sample(bytes(image), int(value))
+        return Sample(image, int(value))
 
     def _sound(self, index: int, function: Callable[[int], T]) -> T:
         """``function(index)``; damage becomes an error that names the record."""

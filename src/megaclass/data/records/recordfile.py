@@ -19,7 +19,8 @@ from megaclass.errors import UserError
 
 # Without a better guess: most faces of 112 pixels take less.
 _GUESS_BYTES = 1 << 14
-_MOST_GUESSED = 1 << 20
+# What lies between two records of an index may be far more than the first of them.
+_MOST_EXPECTED = 1 << 24
 
 
 class RecordFile:
@@ -52,16 +53,16 @@ class RecordFile:
             raise _unreadable(self.path, error) from None
         return np.frombuffer(mapped, "<u4", count=len(mapped) // 4)
 
-    def payload(self, offset: int, bytes_expected: int = 0) -> memoryview:
-        """The payload of the record at byte ``offset``, its parts joined. Raises DamageError.
+    def plain(self, offset: int, bytes_expected: int) -> tuple[float, bytes] | None:
+        """Label and image of the record at byte ``offset`` by one read of ``bytes_expected``, or None: see there."""
+        if offset < 0 or offset % 4 or bytes_expected > _MOST_EXPECTED:
+            return None
+        return recordio.plain_record(
+            self._read(offset, bytes_expected if bytes_expected > 0 else _GUESS_BYTES)
+        )
 
-        ``bytes_expected`` is how long the record likely is, its head included: right, it saves a second read.
-        """
-        expected = min(bytes_expected, _MOST_GUESSED) if bytes_expected > 0 else _GUESS_BYTES
-        if offset >= 0 and offset % 4 == 0:
-            beginning = self._read(offset, max(expected, recordio.PART.size))
-            if payload := recordio.whole_payload(beginning):
-                return payload
+    def payload(self, offset: int) -> memoryview:
+        """The payload of the record at byte ``offset``, its parts joined. Raises DamageError."""
         return recordio.read_payload(self._read, self.size, offset)
 
     def _read(self, offset: int, count: int) -> bytes:

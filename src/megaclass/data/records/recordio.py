@@ -19,6 +19,7 @@ MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 PART = struct.Struct("<II")  # magic, flag << 29 | length
 HEADER = struct.Struct("<IfQQ")  # flag, label, id, id2
+_PLAIN = struct.Struct("<IIIf16x")  # a part's head and the header of its payload
 MAX_LENGTH = (1 << 29) - 1  # bytes of a part
 _PIECE_BYTES = 1 << 24
 
@@ -27,14 +28,16 @@ class DamageError(Exception):
     """What is wrong with one record; the caller knows which record it is."""
 
 
-def whole_payload(beginning: bytes) -> memoryview | None:
-    """The payload of a sound record of one part that ``beginning`` starts with and holds whole, else None."""
-    if len(beginning) < PART.size:
+def plain_record(record: bytes) -> tuple[float, bytes] | None:
+    """Label and image of a record as nearly all are: one part, one label. None for any other, or a damaged one."""
+    if len(record) < _PLAIN.size:
         return None
-    magic, length = PART.unpack_from(beginning)  # flag 0 leaves the length as the whole word
-    if magic != MAGIC or length > len(beginning) - PART.size:
+    magic, length, flag, label = _PLAIN.unpack_from(
+        record
+    )  # a part's flag of 0 leaves the length as the whole word
+    if magic != MAGIC or flag != 0 or not HEADER.size < length <= len(record) - PART.size:
         return None
-    return memoryview(beginning)[PART.size : PART.size + length]
+    return label, record[PART.size + HEADER.size : PART.size + length]
 
 
 def read_payload(read: Callable[[int, int], bytes], size: int, offset: int) -> memoryview:

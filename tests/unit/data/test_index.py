@@ -31,10 +31,12 @@ def test_lines_are_read_as_they_stand(tmp_path_factory, lines, counted, piece):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index, "_PIECE_BYTES", piece)
         text = "".join(f"{key}\t{offset}\n" for key, offset in lines)
-        keys, offsets = read(tmp_path_factory.mktemp("idx"), text.encode())
+        found = read(tmp_path_factory.mktemp("idx"), text.encode())
+    keys, offsets = found.keys, found.offsets_N
     assert list(keys) == [key for key, _ in lines]
     assert offsets.dtype == np.int64 and offsets.tolist() == [offset for _, offset in lines]
     assert isinstance(keys, range) or counted is None
+    assert len(found) == len(lines)
 
 
 @given(line=st.binary(min_size=4, max_size=12), sound=st.integers(1, 5))
@@ -45,12 +47,12 @@ def test_no_byte_but_a_digit_is_one(tmp_path_factory, line, sound):
     beside += b"2" * (len(line) - 1 - len(beside)) + b"\n"
     content = beside * sound + line + beside
     try:
-        keys, offsets = read(tmp_path_factory.mktemp("idx"), content)
+        found = read(tmp_path_factory.mktemp("idx"), content)
     except UserError:
         return
     fields = content.split()
-    assert list(keys) == [int(key) for key in fields[0::2]]
-    assert offsets.tolist() == [int(offset) for offset in fields[1::2]]
+    assert list(found.keys) == [int(key) for key in fields[0::2]]
+    assert found.offsets_N.tolist() == [int(offset) for offset in fields[1::2]]
 
 
 @pytest.mark.parametrize(
@@ -68,5 +70,28 @@ def test_what_is_no_index_is_refused_at_once(tmp_path, content):
 
 def test_an_empty_index_lists_nothing(tmp_path):
     for content in (b"", b"\n \n"):
-        keys, offsets = read(tmp_path, content)
-        assert len(keys) == len(offsets) == 0
+        found = read(tmp_path, content)
+        assert len(found) == len(found.keys) == 0
+
+
+@settings(deadline=None)
+@given(
+    runs=st.lists(st.tuples(st.integers(-5, 60), st.integers(1, 9)), min_size=1, max_size=9),
+    most=st.sampled_from([1, 3, 64]),
+    bounds=st.tuples(st.integers(-9, 70), st.integers(-9, 70)),
+)
+def test_keys_are_found_wherever_they_are(tmp_path_factory, runs, most, bounds):
+    keys = [key for start, count in runs for key in range(start, start + count)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "_MOST_RUNS", most)
+        patch.setattr(index, "_PIECE_BYTES", 40)
+        text = "".join(f"{key}\t{4 * place}\n" for place, key in enumerate(keys))
+        found = read(tmp_path_factory.mktemp("idx"), text.encode())
+    assert list(found.keys) == keys == [found[place] for place in range(len(found))]
+    for key in range(-6, 70):
+        assert found.find(key) == (keys.index(key) if key in keys else None)
+    if len(set(keys)) == len(keys):
+        part = found.between(*bounds)
+        wanted = sorted(key for key in keys if bounds[0] <= key < bounds[1])
+        assert list(part.keys) == wanted
+        assert part.offsets_N.tolist() == [4 * keys.index(key) for key in wanted]

@@ -7,7 +7,8 @@ whole arrays.
 Shapes: L = lines of a piece, N = records.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,82 @@ from megaclass.errors import UserError
 # Small enough for the caches: every operation passes over the numbers of a whole piece.
 _PIECE_BYTES = (1 << 17) - 4096
 _LONGEST_LINE = 1 << 12
+_MOST_RUNS = 64
 
 
-def read_index(path: Path) -> tuple[Sequence[int] | np.ndarray, np.ndarray]:
-    """Keys and offsets in the order of the lines: a range where the keys count up, else int64 (N,); int64 (N,).
+class Index:
+    """Keys and offsets of records, in the order of the file that lists them.
 
-    Memory: 8 bytes a record, and 8 more where keys are no range. Raises UserError naming the first bad line.
+    Keys are kept as runs of consecutive numbers where these are few, as in public face sets: 1..N, 0, N+1...
+    """
+
+    def __init__(self, keys: "list[range] | np.ndarray", offsets_N: np.ndarray) -> None:
+        self._keys = keys
+        self.offsets_N = offsets_N
+
+    def __len__(self) -> int:
+        return len(self.offsets_N)
+
+    def __getitem__(self, place: int) -> int:
+        """The key at ``place``."""
+        if not isinstance(self._keys, list):
+            return int(self._keys[place])
+        for run in self._keys:
+            if place < len(run):
+                return run[place]
+            place -= len(run)
+        raise IndexError(place)
+
+    @property
+    def keys(self) -> range | np.ndarray:
+        """A range, or int64 of shape (N,)."""
+        if isinstance(self._keys, list):
+            if len(self._keys) == 1:
+                return self._keys[0]
+            return np.concatenate([np.empty(0, np.int64), *self._keys])
+        steps = len(self._keys) and (np.diff(self._keys) == 1).all()
+        return range(int(self._keys[0]), int(self._keys[-1]) + 1) if steps else self._keys
+
+    def find(self, key: int) -> int | None:
+        """The place at which ``key`` is listed first, if it is."""
+        if not isinstance(self._keys, list):
+            found = np.flatnonzero(self._keys == key)
+            return int(found[0]) if len(found) else None
+        place = 0
+        for run in self._keys:
+            if key in run:
+                return place + run.index(key)
+            place += len(run)
+        return None
+
+    def between(self, start: int, stop: int) -> "Index":
+        """The records with keys from ``start`` to ``stop - 1``, in the order of their keys."""
+        if not isinstance(self._keys, list):
+            order = np.argsort(self._keys, kind="stable")
+            order = order[slice(*np.searchsorted(self._keys, (start, stop), sorter=order))]
+            return Index(self._keys[order], self.offsets_N[order])
+        parts, place = [], 0
+        for run in self._keys:
+            low, high = max(start, run.start), min(stop, run.stop)
+            if low < high:
+                first = place + low - run.start
+                parts.append((range(low, high), self.offsets_N[first : first + high - low]))
+            place += len(run)
+        parts.sort(key=lambda part: part[0].start)
+        runs = [run for run, _ in parts]
+        joined = (
+            parts[0][1] if len(parts) == 1 else np.concatenate([self.offsets_N[:0], *(o for _, o in parts)])
+        )
+        return Index(runs, joined)
+
+
+def read_index(path: Path) -> Index:
+    """The index in the order of its lines.
+
+    Memory: 8 bytes a record, and 8 more where keys are in no order. Raises UserError if a line is none of an index.
     """
     offsets_N = np.empty(0, np.int64)
-    keys: range | np.ndarray = range(0)
+    keys: list[range] | np.ndarray = []
     count = 0
     for lines in _pieces(path):
         keys_L, offsets_L = _equal_lines(lines) or _any_lines(lines, path)
@@ -33,19 +101,26 @@ def read_index(path: Path) -> tuple[Sequence[int] | np.ndarray, np.ndarray]:
         if count > len(offsets_N):
             offsets_N.resize(count + count // 2, refcheck=False)  # large arrays grow without a copy
         offsets_N[first:count] = offsets_L
-        if first == 0:
-            keys = range(int(keys_L[0]), int(keys_L[0]))
-        if isinstance(keys, range):
-            counted = range(keys.start, keys.start + count)
-            if np.array_equal(keys_L, np.arange(counted[first], counted.stop)):
-                keys = counted
+        if isinstance(keys, list):
+            _extend(keys, keys_L)
+            if len(keys) <= _MOST_RUNS:
                 continue
-            keys = np.array(keys, np.int64)
+            keys, keys_L = np.concatenate(keys), keys_L[:0]
         if count > len(keys):
             keys.resize(len(offsets_N), refcheck=False)
-        keys[first:count] = keys_L
+        keys[count - len(keys_L) : count] = keys_L
     offsets_N.resize(count, refcheck=False)
-    return keys[:count], offsets_N
+    return Index(keys if isinstance(keys, list) else keys[:count], offsets_N)
+
+
+def _extend(runs: list[range], keys_L: np.ndarray) -> None:
+    """Add keys to runs of consecutive numbers."""
+    edges = [0, *(np.flatnonzero(np.diff(keys_L) != 1) + 1).tolist(), len(keys_L)]
+    for begin, end in itertools.pairwise(edges):
+        run = range(int(keys_L[begin]), int(keys_L[begin]) + end - begin)
+        if runs and runs[-1].stop == run.start:
+            run = range(runs.pop().start, run.stop)
+        runs.append(run)
 
 
 def _equal_lines(lines: bytes) -> tuple[np.ndarray, np.ndarray] | None:

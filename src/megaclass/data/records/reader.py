@@ -6,7 +6,6 @@ identities the keys a..b-1; an identity record's labels are the first and one pa
 Their ``property`` file is one line: ``classes,height,width``. im2rec's files have images under every key.
 """
 
-import bisect
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.data.records import recordio
-from megaclass.data.records.index import read_index
+from megaclass.data.records.index import Index, read_index
 from megaclass.data.records.recordfile import RecordFile
 from megaclass.data.records.recordio import DamageError
 from megaclass.errors import UserError
@@ -27,6 +26,7 @@ T = TypeVar("T")
 # Labels and keys inside payloads are float32: whole numbers beyond this one are rounded.
 MAX_EXACT = 1 << 24
 _CHUNK_RECORDS = 1 << 16
+_BEYOND = 1 << 63  # every key
 
 
 class RecordDataset:
@@ -43,7 +43,7 @@ class RecordDataset:
         self.path = _find_rec(Path(root))
         self._labels: np.ndarray | None = None
         self._identity_offsets = np.empty(0, np.int64)
-        self._keys: Sequence[int] | np.ndarray
+        self._keys: Index | range | np.ndarray
         self._offsets: np.ndarray
         self._file = RecordFile(self.path)
         if self._file.size < recordio.PART.size + recordio.HEADER.size:
@@ -51,15 +51,17 @@ class RecordDataset:
                 f"{self.path} has {self._file.size} bytes, too few for a record; copy or pack the set again"
             )
         # Every record at first; what is no image leaves below.
-        self._keys, self._offsets = self._read_index()
+        index = self._read_index()
+        self._keys, self._offsets = index, index.offsets_N
         self.num_classes = MAX_EXACT  # until it is known
         # A file cut short, or an index of another file, shows at the ends: better now than in an hour.
-        for index in (int(self._offsets.argmin()), int(self._offsets.argmax())):
-            self._sound(index, self._payload)
-        self._select_images()
+        for place in (int(self._offsets.argmin()), int(self._offsets.argmax())):
+            self._sound(place, lambda place: self._file.payload(int(self._offsets[place])))
+        self._select_images(index)
         if len(self) == 0:
             raise UserError(f"{self.path} holds no images; pack it again")
-        self.num_classes = _read_property(self.path) or len(self._identity_offsets) or self._count_classes()
+        # Not the number of identity records: a class may have several, and classes may be left out.
+        self.num_classes = _read_property(self.path) or self._count_classes()
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -103,15 +105,12 @@ class RecordDataset:
 
     # ---- one record -------------------------------------------------------------------------------
 
-    def _payload(self, index: int) -> memoryview:
-        return self._file.payload(int(self._offsets[index]))
-
     def _sample(self, index: int) -> Sample:
         # Where the next record begins, this one ends, but in sets whose records are not in the order of their keys.
         offset, *following = self._offsets[index : index + 2].tolist()
         plain = self._file.plain(offset, (following[0] if following else self._file.size) - offset)
         if plain is None:
-            (value, *_), view = recordio.unpack_payload(self._payload(index))
+            (value, *_), view = recordio.unpack_payload(self._file.payload(offset))
             image = bytes(view)
         else:
             value, image = plain
@@ -138,72 +137,75 @@ class RecordDataset:
 
     # ---- all records ------------------------------------------------------------------------------
 
-    def _read_index(self) -> tuple[Sequence[int] | np.ndarray, np.ndarray]:
-        """Keys and offsets of all records, from the ``.idx`` or, without one, by a scan."""
+    def _read_index(self) -> Index:
+        """All records, from the ``.idx`` or, without one, by a scan."""
         path = self.path.with_suffix(".idx")
         if path.exists():
-            keys, offsets = read_index(path)
-            if len(offsets) == 0:
+            index = read_index(path)
+            if len(index) == 0:
                 raise UserError(f"{path} lists no records; remove it to have {self.path.name} scanned")
-            return keys, offsets
+            return index
         logger.warning("%s is missing; the records are found by a scan of %s", path, self.path.name)
-        offsets = recordio.find_records(self._file.words_W)
+        words_W = self._file.words_W
+        offsets = recordio.find_records(words_W)
         if len(offsets) == 0 or offsets[0] != 0:
             raise UserError(f"{self.path} is not a RecordIO file; give a .rec file as MXNet writes them")
-        return range(len(offsets)), offsets
+        # Writers of face sets give a record its key as its id, and put record 0 behind the images.
+        ids = recordio.ids_in_some_order(words_W, offsets)
+        return Index([range(len(offsets))] if ids is None else ids, offsets)
 
-    def _select_images(self) -> None:
+    def _select_images(self, index: Index) -> None:
         """Keep the records that are images; identity records are remembered for ``labels``."""
-        zero = _find(self._keys, 0)
-        stated = None if zero is None else self._index_range(zero)
+        zero = index.find(0)
+        # Some converters put a picture into the index record; the label of an image is less than all records.
+        stated = None if zero is None else self._index_range(index.offsets_N[zero], pictured=len(index))
         if stated is None and zero is not None:
             self._sound(zero, self._sample)  # if it is no sound image either, nobody knows what are images
-        if stated is None and self._index_range(int(self._offsets.argmax())):
+        if stated is None and self._index_range(index.offsets_N.max()):
             raise UserError(
                 f"{self.path} ends with identity records, but record 0 does not say where they begin; "
                 "copy or pack the set again"
             )
-        if stated is not None:
-            self._sort_by_key()
-            keys = self._keys
-            first, last = stated
-            start, stop = bisect.bisect_left(keys, 1), len(keys)
-            if last > first:
-                stop = self._first_identity(first)
-            images, identities = stop - start, len(keys) - stop
-            slack = _rounding(last)
-            if abs(images - (first - 1)) > slack or (identities and abs(identities - (last - first)) > slack):
-                raise UserError(
-                    f"{self.path}: record 0 states {first - 1} images and {last - first} identities, the "
-                    f"index lists {images} and {identities}; copy the set again, or remove "
-                    f"{self.path.with_suffix('.idx').name} to have the records scanned"
-                )
-            self._identity_offsets = self._offsets[stop:]
-            self._keys, self._offsets = keys[start:stop], self._offsets[start:stop]
-        if not isinstance(self._keys, range) and len(self._keys) and (np.diff(self._keys) == 1).all():
-            self._keys = range(int(self._keys[0]), int(self._keys[-1]) + 1)
+        if stated is None:
+            self._keys = index.keys
+            return
+        first, last = stated
+        end = self._first_identity(index, first) if last > first else _BEYOND
+        images, identities = index.between(1, end), index.between(end, _BEYOND)
+        slack = _rounding(last)
+        differ = abs(len(images) - (first - 1)) > slack
+        if differ or (len(identities) and abs(len(identities) - (last - first)) > slack):
+            raise UserError(
+                f"{self.path}: record 0 states {first - 1} images and {last - first} identities, the "
+                f"index lists {len(images)} and {len(identities)}; copy the set again, or remove "
+                f"{self.path.with_suffix('.idx').name} to have the records scanned"
+            )
+        self._identity_offsets = identities.offsets_N
+        self._keys, self._offsets = images.keys, images.offsets_N
 
-    def _sort_by_key(self) -> None:
-        if not isinstance(self._keys, range) and not (np.diff(self._keys) > 0).all():
-            order = np.argsort(self._keys, kind="stable")
-            self._keys, self._offsets = np.asarray(self._keys)[order], self._offsets[order]
+    def _index_range(self, offset: int, pictured: int = 0) -> tuple[int, int] | None:
+        """The labels (a, b) of an index or identity record, or None if it is an image or damaged.
 
-    def _index_range(self, index: int) -> tuple[int, int] | None:
-        """The labels (a, b) of an index or identity record, or None if it is an image or damaged."""
+        One with a picture counts if a is ``pictured``.
+        """
         try:
-            labels, image = recordio.unpack_payload(self._payload(index))
+            labels, image = recordio.unpack_payload(self._file.payload(int(offset)))
         except DamageError:
             return None  # reading it as an image will tell
-        if len(labels) != 2 or len(image) or not all(1 <= value < 2**31 for value in labels):
+        if len(labels) != 2 or not all(1 <= value < 2**31 for value in labels):
+            return None
+        if len(image) and labels[0] != pictured:
             return None
         return int(labels[0]), int(labels[1])
 
-    def _first_identity(self, stated: int) -> int:
-        """The index of the identity record with the key ``stated``, or with what float32 rounded to it."""
+    def _first_identity(self, index: Index, stated: int) -> int:
+        """The key of the first identity record: ``stated``, or what float32 rounded to it."""
         slack = _rounding(stated)
-        start = bisect.bisect_left(self._keys, stated - slack)
-        stop = bisect.bisect_left(self._keys, stated + slack)
-        return next((index for index in range(start, stop) if self._index_range(index)), stop)
+        near = index.between(stated - slack, stated + slack)
+        found = (
+            key for key, offset in zip(near.keys, near.offsets_N, strict=True) if self._index_range(offset)
+        )
+        return int(next(found, stated + slack))
 
     def _count_classes(self) -> int:
         try:
@@ -237,7 +239,9 @@ class RecordDataset:
         order = np.argsort(first, kind="stable")
         edges = np.append(first[order], np.float32(count + 1))
         whole = (image_bytes == 0) & (first == np.floor(first)) & (first <= count + 1)
-        if not (whole.all() and edges[0] == 1 and (last[order] == edges[1:]).all()):
+        # Where offsets of the index were mixed up, an image has another key than its identity means.
+        ascending = (self._offsets[1:] > self._offsets[:-1]).all()
+        if not (ascending and whole.all() and edges[0] == 1 and (last[order] == edges[1:]).all()):
             logger.warning(
                 "%s: the identity records do not cover the images; every header is read", self.path
             )
@@ -245,14 +249,6 @@ class RecordDataset:
         sizes = np.diff(edges).astype(np.int64)
         starts = edges[:-1][sizes > 0].astype(np.int64) - 1
         return np.repeat(self._scan_labels(starts), sizes[sizes > 0])
-
-
-def _find(keys: Sequence[int] | np.ndarray, key: int) -> int | None:
-    """Where ``key`` is among ``keys`` first, if it is there."""
-    if isinstance(keys, range):
-        return keys.index(key) if key in keys else None
-    found = np.flatnonzero(np.asarray(keys) == key)
-    return int(found[0]) if len(found) else None
 
 
 def _rounding(key: int) -> int:
@@ -284,7 +280,9 @@ def _read_property(rec_path: Path) -> int | None:
     if not path.exists():
         return None
     try:
-        num_classes, _height, _width = (int(field) for field in path.read_text().split(","))
+        # More lines may follow, from InsightFace's writers: the number of images, "shuffled", the date.
+        first, *_ = path.read_text().splitlines() or [""]
+        num_classes, _height, _width = (int(field) for field in first.split(","))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; mend it, or remove it") from None
     except ValueError:

@@ -128,6 +128,21 @@ def peek(words_W: np.ndarray, offsets_N: np.ndarray) -> tuple[np.ndarray, np.nda
     return image_bytes_N, first_N, word(9).view(np.float32)
 
 
+def ids_in_some_order(words_W: np.ndarray, offsets_N: np.ndarray) -> np.ndarray | None:
+    """The ids of sound records, int64 of shape (N,), if they are 0..N-1, each once; None if they are not."""
+    count, at_N = len(offsets_N), offsets_N // 4
+
+    def word(number: int) -> np.ndarray:
+        return words_W[np.minimum(at_N + number, len(words_W) - 1)]
+
+    ids_N = word(4)
+    if ids_N.max() >= count or word(5).any() or ((word(1) & MAX_LENGTH) < HEADER.size).any():
+        return None
+    seen_N = np.zeros(count, bool)
+    seen_N[ids_N] = True
+    return ids_N.astype(np.int64) if seen_N.all() else None
+
+
 def find_records(words_W: np.ndarray) -> np.ndarray:
     """Byte offsets of all records, int64 of shape (N,), by a search for the magic through the whole file."""
     found = [np.empty(0, np.int64)]

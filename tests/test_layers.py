@@ -16,7 +16,17 @@ LAYERS = [
     {"distributed", "runtime", "permutation", "environment"},  # 1: leaves on torch
     {"data", "models", "heads", "optim"},  # 2: parts, which know nothing of one another
     {"checkpoint", "arcface_torch", "evaluate", "console"},  # 3: services, which know no part
-    {"evaluation", "build", "progress", "runlog", "state", "train", "scoring"},  # 4: composition
+    {
+        "evaluation",
+        "build",
+        "progress",
+        "runlog",
+        "stall",
+        "state",
+        "train",
+        "batches",
+        "scoring",
+    },  # 4: composition
     {"export", "bench"},  # 5: measurement
     {"report"},  # 6: reads files, on a laptop without torch
     {"cli", "__main__"},  # 7: one short function a verb

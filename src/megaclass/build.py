@@ -5,27 +5,28 @@ import dataclasses
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from megaclass import arcface_torch, distributed
+from megaclass.batches import synthetic_loader, training_loader
 from megaclass.config import Config, Model
 from megaclass.data import glyphs
-from megaclass.data.augment import EvalTransform, TrainTransform
+from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import Dataset
-from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, Batch, Loader, to_model_input
+from megaclass.data.feed import DeviceFeed
+from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, BatchSource, to_model_input
+from megaclass.data.mixup import Mixup
 from megaclass.data.open import open_dataset
 from megaclass.data.oriented import OrientedClasses
-from megaclass.data.sampler import EpochSampler, rank_slice
-from megaclass.data.synthetic import SyntheticLoader
+from megaclass.data.sampler import rank_slice
 from megaclass.distributed import World
 from megaclass.errors import UserError
 from megaclass.evaluation import Classifier, Evaluation, ImageReader, build_verifier, class_names
@@ -51,8 +52,10 @@ class Job:
     config: Config
     world: World
     arithmetic: Arithmetic
-    batches: Callable[[int, int], Iterator[Batch]]  # (first step, end) -> this rank's part of each step
+    loader: BatchSource  # this rank's part of each step
+    feed: DeviceFeed  # brings batches to the device
     to_input: Callable[[Tensor], Tensor]
+    mix: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (images, labels, step) -> images, targets
     epoch_samples: int
     total_steps: int
     num_classes: int
@@ -104,12 +107,12 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
 
     if config.data.source == "synthetic":
         num_classes, epoch_samples = config.data.num_classes, config.data.num_samples
-        batches = _synthetic_batches(config, world)
+        loader: BatchSource = synthetic_loader(config, world)
         names = None
     else:
         dataset = _training_set(config, glyph_set)
         num_classes, epoch_samples = dataset.num_classes, len(dataset)
-        batches = _batches(config, world, dataset)
+        loader = training_loader(config, world, dataset)
         names = class_names(dataset)
     total_steps = config.schedule.steps or max(
         1, round(config.schedule.epochs * epoch_samples / config.data.global_batch_size)
@@ -133,8 +136,10 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
         config=config,
         world=world,
         arithmetic=arithmetic,
-        batches=batches,
+        loader=loader,
+        feed=DeviceFeed(world.device),
         to_input=to_input,
+        mix=Mixup(config.augment.mixup, num_classes, config.run.seed),
         epoch_samples=epoch_samples,
         total_steps=total_steps,
         num_classes=num_classes,
@@ -153,7 +158,8 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
 
 
 def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
-    """UserError unless the global batch can be shared, and every part has statistics to normalise by."""
+    """UserError unless the global batch can be shared, and every part has statistics to normalise by (and
+    pairs to mix)."""
     size, parts = config.data.global_batch_size, world.size * config.data.accumulation
     _, count = rank_slice(0, size, 0, parts)
     alone = count == 1 and not (config.model.sync_norm and world.size > 1)
@@ -161,6 +167,11 @@ def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
         raise UserError(
             f"data.global_batch_size: {size} leaves one image for each of {parts} parts (ranks times "
             f"data.accumulation), and {config.model.name} has batch norm; take {2 * parts} or more"
+        )
+    if config.augment.mixup and count % 2:
+        raise UserError(
+            f"augment.mixup: pairs of images are mixed, but data.global_batch_size {size} leaves {count} for each "
+            f"of {parts} parts (ranks times data.accumulation); take a multiple of {2 * parts}"
         )
 
 
@@ -203,50 +214,6 @@ def _training_set(config: Config, glyph_set: Path | None) -> Dataset:
     if config.data.orientations > 1:
         return OrientedClasses(dataset, config.data.orientations)
     return dataset
-
-
-def _batches(config: Config, world: World, dataset: Dataset) -> Callable[[int, int], Iterator[Batch]]:
-    data, augment = config.data, config.augment
-    sampler = EpochSampler(len(dataset), config.run.seed)
-    transform = TrainTransform(
-        data.image_size,
-        flip=augment.flip,
-        rotate_degrees=augment.rotate_degrees,
-        scale=augment.scale,
-        translate=augment.translate,
-        shear_degrees=augment.shear_degrees,
-        stretch=augment.stretch,
-        crop_scale_min=augment.crop_scale_min,
-        seed=derive_key("augment", config.run.seed),
-    )
-
-    def indices_of_step(step: int) -> tuple[np.ndarray, np.ndarray]:
-        start, count = rank_slice(step, data.global_batch_size, world.rank, world.size)
-        return sampler.indices(start, count), np.arange(start, start + count)
-
-    loader = Loader(
-        dataset,
-        transform,
-        indices_of_step,
-        workers=data.workers or torch.get_num_threads(),
-        on_error=data.on_error,  # type: ignore[arg-type]  # config.check has seen to it
-        pin_memory=world.device.type == "cuda",
-    )
-    return loader.steps
-
-
-def _synthetic_batches(config: Config, world: World) -> Callable[[int, int], Iterator[Batch]]:
-    data = config.data
-    loader = SyntheticLoader(
-        num_classes=data.num_classes,
-        image_size=data.image_size,
-        global_batch_size=data.global_batch_size,
-        rank=world.rank,
-        world_size=world.size,
-        seed=config.run.seed,
-        device=world.device,
-    )
-    return loader.steps
 
 
 def input_function(config: Config, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:

@@ -8,6 +8,7 @@ and the checks all read. Standard library only: importing this costs millisecond
 import dataclasses
 import json
 import math
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,9 +27,11 @@ def option(
     choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
+    interval: bool = False,
 ) -> Any:
-    """A documented field; ``low`` and ``high`` are inclusive limits, of each element for a list."""
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
+    """A documented field; ``low`` and ``high`` are inclusive limits, of each element for a list. An
+    ``interval`` is a list of a lowest and a highest number."""
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "interval": interval}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -60,7 +63,10 @@ class Data:
     """What is trained on."""
 
     source: str = option("glyphs", "kind of data set", choices=("glyphs", "records", "folder", "synthetic"))
-    path: str = option("", "records: directory with train.rec and train.idx; folder: one directory per class")
+    path: str = option(
+        "",
+        "records: directory with train.rec and train.idx; folder: one directory per class; several: with ':' between",
+    )
     num_classes: int = option(0, "number of classes; 0: as the data says", low=0)
     num_samples: int = option(1_000_000, "synthetic: images per epoch", low=1)
     held_out: int = option(400, "glyphs: characters kept for verification", low=2)
@@ -81,6 +87,8 @@ class Data:
     on_error: str = option(
         "fail", "a damaged image ends the run, or is replaced and counted", choices=("fail", "skip")
     )
+    loader: str = option("threads", "what decodes: threads of ours, or NVIDIA's DALI (crop, flip and resize only)",
+                         choices=("threads", "dali"))  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +106,22 @@ class Augment:
     crop_scale_min: float = option(
         1.0, "random resized crop: smallest area fraction; 1: no crop", low=0.01, high=1
     )
+    low_resolution_probability: float = option(0.0, "share of images scaled down and up again", low=0, high=1)
+    low_resolution: list[float] = option([0.5, 0.8], "side of such an image on the way, as a share",
+                                         low=0.01, high=1, interval=True)  # fmt: skip
+    blur_probability: float = option(0.0, "share of images under a Gaussian blur", low=0, high=1)
+    blur_radius: int = option(2, "of the blur: pixels either side, drawn from 1 to this", low=1, high=64)
+    light_probability: float = option(0.0, "share of images with another brightness and contrast",
+                                      low=0, high=1)  # fmt: skip
+    brightness: list[float] = option([0.8, 1.2], "factor of all values", low=0, high=10, interval=True)
+    contrast: list[float] = option([0.8, 1.2], "factor of distances from mid-grey",
+                                   low=0, high=10, interval=True)  # fmt: skip
+    colour_probability: float = option(0.0, "share of images with another hue and saturation", low=0, high=1)
+    hue_degrees: list[float] = option([0.0, 20.0], "turn of the hue", low=-180, high=180, interval=True)
+    saturation: list[float] = option([1.0, 1.2], "factor of the saturation", low=0, high=10, interval=True)
+    grey_probability: float = option(0.0, "share of images without colour", low=0, high=1)
+    mixup: float = option(0.0, "linear head: alpha of the Beta distribution that mixes pairs of images; 0: none",
+                          low=0, high=100)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,12 +237,12 @@ class Evaluate:
     """What is measured during and after training."""
 
     task: str = option("verification", "what to measure", choices=("none", "verification", "classification"))
-    path: str = option("", "data set to evaluate on; glyphs make their own")
+    path: str = option("", "data set to evaluate on, or .bin files with ':' between; glyphs make their own")
     every: int = option(0, "steps between evaluations; 0: only at the end", low=0)
     batch_size: int = option(256, "images per evaluation batch and rank", low=1)
     flip: bool = option(False, "verification: add the embedding of the mirrored image (faces)")
     pairs: int = option(6000, "verification: pairs drawn, half of them the same identity", low=20)
-    pairs_file: str = option("", "verification: an LFW pairs.txt, for images under path")
+    pairs_file: str = option("", "verification: a pairs.txt, for images or records under path")
     folds: int = option(10, "verification: folds of the threshold's cross-validation", low=2)
     ways: int = option(20, "one-shot: classes per episode", low=2)
     episodes: int = option(2000, "one-shot: episodes; 0: no one-shot accuracy", low=0)
@@ -318,8 +342,13 @@ def require_known(key: str) -> None:
     known = list(options())
     if key not in known:
         section = key.partition(".")[0]
-        # Compare within the section first: its names are the likelier ones.
-        near = near_match(key, [k for k in known if k.startswith(f"{section}.")]) or near_match(key, known)
+        # The likelier ones first: names that begin like this one, then those of the section.
+        near = near_match(key, [k for k in known if k.startswith(key)])
+        near = (
+            near
+            or near_match(key, [k for k in known if k.startswith(f"{section}.")])
+            or near_match(key, known)
+        )
         raise UserError(f"unknown key {key!r}{near}; `megaclass show RECIPE --all` lists them")
 
 
@@ -366,6 +395,8 @@ def check(config: Config) -> None:
                 raise UserError(f"{key}: {number!r} is below {low}")
             if high is not None and number > high:
                 raise UserError(f"{key}: {number!r} is above {high}")
+        if f.metadata["interval"] and (len(value) != 2 or value[0] > value[1]):
+            raise UserError(f"{key}: {value!r} is not a lowest and a highest number")
     _check_together(config)
 
 
@@ -375,6 +406,12 @@ def _check_together(config: Config) -> None:
         raise UserError(f"data.path: needed for data.source {data.source!r}; set --data.path DIRECTORY")
     if data.source == "synthetic" and data.num_classes == 0:
         raise UserError("data.num_classes: needed for data.source 'synthetic'")
+    if config.augment.mixup and head.kind != "linear":
+        raise UserError(
+            "augment.mixup: a margin head takes one class an image; set it to 0, or head.kind to 'linear'"
+        )
+    if data.loader == "dali":
+        _check_dali(config)
     if data.orientations not in (1, 2, 4, 8):
         raise UserError(f"data.orientations: {data.orientations} is not 1, 2, 4 or 8")
     if data.global_batch_size % data.accumulation:
@@ -404,6 +441,23 @@ def _check_together(config: Config) -> None:
         )
 
 
+def _check_dali(config: Config) -> None:
+    """UserError for a change of images that DALI does not make. Those of ranges have no effect on their own."""
+    able = ("flip", "crop_scale_min", "mixup")
+    wanted = [
+        f"augment.{f.name}"
+        for f in dataclasses.fields(Augment)
+        if f.name not in able and f.type is float and getattr(config.augment, f.name)
+    ]
+    if config.data.orientations > 1:
+        wanted.append("data.orientations")
+    if wanted and config.data.source != "synthetic":
+        raise UserError(
+            f"data.loader: 'dali' crops, flips and resizes only, not {', '.join(wanted)}; "
+            "leave that out, or set data.loader to 'threads'"
+        )
+
+
 def ignored(config: Config) -> list[str]:
     """Settings that differ from their default but have no effect in this configuration, with the reason."""
     c, source, task = config, config.data.source, config.evaluate.task
@@ -411,7 +465,17 @@ def ignored(config: Config) -> list[str]:
                    "precision", "storage", "placement", "kernels",
                    "weights", "tile_mb")  # fmt: skip
     pairs_only = ("flip", "pairs", "pairs_file", "folds", "ways", "episodes")
-    augmenting = [f"augment.{f.name}" for f in dataclasses.fields(Augment)]
+    augmenting = [f"augment.{f.name}" for f in dataclasses.fields(Augment) if f.name != "mixup"]
+    without = [
+        (not getattr(c.augment, f"{change}_probability"), f"augment.{change}_probability 0",
+         [f"augment.{name}" for name in names])
+        for change, names in (
+            ("low_resolution", ["low_resolution"]),
+            ("blur", ["blur_radius"]),
+            ("light", ["brightness", "contrast"]),
+            ("colour", ["hue_degrees", "saturation"]),
+        )
+    ]  # fmt: skip
     rules: list[tuple[bool, str, list[str]]] = [
         (c.head.kind == "linear", "head.kind 'linear'", [f"head.{n}" for n in margin_only] + ["optim.head_lr_factor"]),
         (c.head.kind == "margin", "head.kind 'margin'", ["head.label_smoothing"]),
@@ -421,13 +485,17 @@ def ignored(config: Config) -> list[str]:
         (c.schedule.kind in ("constant", "multistep"), f"schedule.kind {c.schedule.kind!r}", ["schedule.final_factor"]),
         (c.schedule.steps > 0, "schedule.steps", ["schedule.epochs"]),
         (source == "synthetic", "data.source 'synthetic'",
-         ["data.path", "data.orientations", "data.on_error", "data.workers", *augmenting]),
+         ["data.path", "data.orientations", "data.on_error", "data.workers", "data.loader", *augmenting]),
         (source != "synthetic", f"data.source {source!r}", ["data.num_samples"]),
         (source != "glyphs", f"data.source {source!r}", ["data.held_out"]),
         (c.precision.compute != "fp16", f"precision.compute {c.precision.compute!r}", ["precision.init_scale"]),
         (task != "verification", f"evaluate.task {task!r}", [f"evaluate.{n}" for n in pairs_only]),
         (task != "classification", f"evaluate.task {task!r}", ["evaluate.resize"]),
-        (bool(c.evaluate.pairs_file), "evaluate.pairs_file", ["evaluate.pairs", "evaluate.ways", "evaluate.episodes"]),
+        (bool(c.evaluate.pairs_file), "evaluate.pairs_file",
+         ["evaluate.pairs", "evaluate.folds", "evaluate.ways", "evaluate.episodes"]),
+        (all(part.endswith(".bin") for part in c.evaluate.path.split(os.pathsep)), "a .bin in evaluate.path",
+         ["evaluate.pairs", "evaluate.ways", "evaluate.episodes"]),
+        *without,
     ]  # fmt: skip
     default = Config()
 
@@ -469,8 +537,8 @@ def to_toml(config: Config, *, only_changed: bool = False, docs: bool = False) -
 
 
 def documented(f: dataclasses.Field) -> str:
-    """One line about an option: what it means, and the choices where there are any."""
-    choices = f.metadata["choices"]
+    """One line about an option: what it means, and its choices or bounds where it has any."""
+    choices = ("lowest, highest",) if f.metadata["interval"] else f.metadata["choices"]
     return f.metadata["doc"] + (f" ({' | '.join(choices)})" if choices else "")
 
 

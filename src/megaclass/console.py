@@ -16,8 +16,12 @@ def training_line(event: StepEvent) -> str:
         f"LearningRate {event.learning_rate:.4f}   Epoch: {event.epoch}   Global Step: {event.step}   "
         f"Wait: {event.wait_percent or 0:.0f}%"
     )
+    if event.wait_cause and (event.wait_percent or 0) >= 0.5:
+        line += f" ({event.wait_cause})"
     if event.skipped_steps:
         line += f"   Skipped: {event.skipped_steps}"
+    if event.damaged_samples:
+        line += f"   Damaged: {event.damaged_samples}"
     return line
 
 

@@ -3,9 +3,9 @@
 Shapes: B = images of a batch, N = images of the set, D = embedding columns.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +16,17 @@ from torch import Tensor, nn
 from megaclass import distributed
 from megaclass.config import Config
 from megaclass.data.augment import EvalTransform
+from megaclass.data.binset.dataset import VerificationBin
 from megaclass.data.dataset import Dataset
 from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
-from megaclass.data.open import open_dataset
+from megaclass.data.open import open_dataset, record_file, set_titles, split_paths
+from megaclass.data.subset import Subset
 from megaclass.errors import UserError
 from megaclass.evaluate.classification import classification_metrics, topk_counts
 from megaclass.evaluate.embed import embed, evaluating
-from megaclass.evaluate.pairs import PairSet, generate_pairs, read_lfw_pairs
+from megaclass.evaluate.pairlists import is_numbered, read_lfw_pairs, read_numbered_pairs
+from megaclass.evaluate.pairs import PairSet, generate_pairs
 from megaclass.evaluate.verification import (
     all_pairs_tar,
     one_shot_accuracy,
@@ -39,16 +42,27 @@ PROTOCOL_SEED = 0
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics (the fixed keys of result.json), and the ROC curve where there is one."""
+    """Metrics (the fixed keys of result.json), and the ROC curve where there is one.
+
+    Of several verification sets these are the first one's, whose name is then ``metrics["name"]``; those of
+    the others are ``metrics["others"][name]`` and ``rocs[name]``.
+    """
 
     kind: str
     metrics: dict[str, Any]
     roc: dict[str, list[float]] | None = None
+    rocs: dict[str, dict[str, list[float]] | None] = field(default_factory=dict)
 
     @property
     def score(self) -> float | None:
         """The number by which the best checkpoint is chosen."""
         return self.metrics["pair_accuracy" if self.kind == "verification" else "top1"]
+
+    def sets(self) -> "Iterator[tuple[str, dict[str, Any], dict[str, list[float]] | None]]":
+        """Name, metrics and ROC curve of each set; the name of a single one is the kind."""
+        yield self.metrics.get("name", self.kind), self.metrics, self.roc
+        for name, metrics in self.metrics.get("others", {}).items():
+            yield name, metrics, self.rocs[name]
 
 
 class Verifier:
@@ -90,6 +104,24 @@ class Verifier:
                 metrics[f"one_shot_{self.settings.ways}way"] = shot["accuracy"]
                 metrics["one_shot_standard_error"] = shot["standard_error"]
         return Evaluation("verification", metrics, roc)
+
+
+class SeveralSets:
+    """Scores a backbone on one verification set after the other, as arcface_torch does with its .bin files."""
+
+    def __init__(self, verifiers: Mapping[str, Verifier]) -> None:
+        self.verifiers = dict(verifiers)
+
+    def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
+        found = {name: verifier(backbone) for name, verifier in self.verifiers.items()}
+        first, *others = found
+        metrics = {"name": first, "others": {name: found[name].metrics for name in others}}
+        return Evaluation(
+            "verification",
+            found[first].metrics | metrics,
+            found[first].roc,
+            {name: found[name].roc for name in others},
+        )
 
 
 class Classifier:
@@ -170,12 +202,55 @@ class ImageReader:
         return batches
 
 
-def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier:
-    """Pairs from ``evaluate.pairs_file``, or drawn from the labels of the data set under ``path``."""
+def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier | SeveralSets:
+    """Pairs of a ``.bin`` file, of ``evaluate.pairs_file``, or drawn from the labels of the set under ``path``.
+
+    Where ``path`` names several, with ``:`` between them, and a ``.bin`` is among these, each is a set of its
+    own; otherwise they are one labelled set. Raises UserError for what cannot be opened.
+    """
+    if config.evaluate.pairs_file:
+        if path.suffix == ".bin":
+            raise UserError(f"{path} has pairs of its own; leave out the list {config.evaluate.pairs_file}")
+        dataset, pairs = open_listed_pairs(config.evaluate.pairs_file, path)
+        used, pairs = pairs.over_used()
+        return Verifier(Subset(dataset, used), pairs, config, images, labelled=False)
+    paths = split_paths(path)
+    if not any(part.suffix == ".bin" for part in paths):
+        return _verifier(config, path, images)
+    if len(paths) == 1:
+        return _verifier(config, paths[0], images)
+    names = [title.removesuffix(".bin") for title in set_titles(paths)]
+    if len(set(names)) < len(names):
+        raise UserError(f"evaluate.path: {path} names a set twice; name each once")
+    return SeveralSets(
+        {name: _verifier(config, part, images) for name, part in zip(names, paths, strict=True)}
+    )
+
+
+def _verifier(config: Config, path: Path, images: ImageReader) -> Verifier:
     settings = config.evaluate
-    if settings.pairs_file:
-        names, pairs = read_lfw_pairs(settings.pairs_file, path)
-        return Verifier(ImageList(path, names), pairs, config, images, labelled=False)
+    if path.suffix == ".bin":
+        stored = VerificationBin(path)
+        if len(stored.same) < settings.folds:
+            raise UserError(
+                f"{path}: {len(stored.same)} pairs cannot be cut into evaluate.folds {settings.folds}; set fewer"
+            )
+        pairs = PairSet(stored.first, stored.second, stored.same, settings.folds)
+        return Verifier(stored, pairs, config, images, labelled=False)
     dataset = open_dataset(path)
     pairs = generate_pairs(dataset.labels(), settings.pairs, PROTOCOL_SEED, settings.folds)
     return Verifier(dataset, pairs, config, images, labelled=True)
+
+
+def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[Dataset, PairSet]:
+    """The images under ``path``, and the pairs of a list of them: LFW's, or one of numbered samples."""
+    if is_numbered(pairs_txt):
+        dataset = open_dataset(path)
+        return dataset, read_numbered_pairs(pairs_txt, dataset.labels())
+    if record_file(path) is not None:
+        raise UserError(
+            f"{pairs_txt} names images, but the records of {path} have no names; make a list of numbers from the "
+            "folder they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --numbered --output LIST.txt"
+        )
+    names, pairs = read_lfw_pairs(pairs_txt, path)
+    return ImageList(path, names), pairs

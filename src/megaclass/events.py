@@ -44,10 +44,14 @@ class StepEvent:
     loss: float | None
     learning_rate: float
     samples_per_second: float | None
-    wait_percent: float | None  # time the loop waited for data
+    wait_percent: float | None  # time the loop waited for data, on the main rank
     grad_norm: float | None
     skipped_steps: int  # steps left out for a non-finite gradient, since step 0
     time_s: float  # spent training, over all restarts
+    wait_cause: str | None = None  # disk, decode or copy: what most of the wait was for
+    damaged_samples: int = (
+        0  # left out with data.on_error skip, over all ranks, since the run was last started
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

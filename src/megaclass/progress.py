@@ -15,6 +15,7 @@ class Progress:
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # spent training: evaluation and checkpoints stop this clock
     loss: float | None = None  # of the last step that was read
+    damaged_samples: int = 0  # left out with data.on_error skip, since the run was last started
     evaluation: Evaluation | None = None  # the last one, of the step ``evaluated_at``
     evaluated_at: int = -1
 
@@ -27,7 +28,12 @@ class Progress:
         """ValueError for what :meth:`state` never gives: the file may come from anywhere."""
         found = state["evaluation"]
         progress = cls(**state | {"evaluation": Evaluation(**found) if found else None})
-        counts = (progress.step, progress.skipped_steps, progress.skipped_in_a_row)
+        counts = (
+            progress.step,
+            progress.skipped_steps,
+            progress.skipped_in_a_row,
+            progress.damaged_samples,
+        )
         if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
             raise ValueError(f"its progress counts are {counts}")
         if not (isinstance(progress.seconds, float) and 0 <= progress.seconds < 1e12):

@@ -31,6 +31,8 @@ class Row:
     reason: why the status is not ``ok``; empty where it is.
     samples_ms: every timed step, in the order of measurement. A case that ended early keeps what it had.
     step_ms: ``mean``, ``p50``, ``p90``, ``p95``, ``p99``, ``p100`` of them; empty unless the status is ``ok``.
+    cpu_ms: processor time, user and system, of the process and of those it started, in every timed step; empty
+        where a benchmark does not take it.
     samples_per_second: rows of the global batch over the median step, which a busy neighbour moves least.
     memory_mb: peaks in MiB, each of the process that needs most: ``allocated`` and ``reserved`` by PyTorch on
         the GPU (None on a CPU), ``process``: resident memory above that of the idle process with its
@@ -50,6 +52,7 @@ class Row:
     reason: str = ""
     samples_ms: list[float] = field(default_factory=list)
     step_ms: dict[str, float] = field(default_factory=dict)
+    cpu_ms: list[float] = field(default_factory=list)
     samples_per_second: float | None = None
     memory_mb: dict[str, float | None] = field(default_factory=dict)
     work: dict[str, float] = field(default_factory=dict)

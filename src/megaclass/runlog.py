@@ -14,9 +14,11 @@ from megaclass import distributed, events
 from megaclass.build import Job
 from megaclass.config import ignored, to_mapping
 from megaclass.console import RunConsole, training_line
+from megaclass.data.loader import Batch
 from megaclass.environment import snapshot
 from megaclass.progress import Progress
 from megaclass.rundir import RunDirectory
+from megaclass.stall import StallMeter
 
 
 class RunLog:
@@ -40,7 +42,7 @@ class RunLog:
         self._began = self._mark = time.perf_counter()  # moved on by the time the clock is stopped
         self._before_s = 0.0
         self._mark_step = 0
-        self._wait_ms = 0.0
+        self._stalls = StallMeter(job.feed.take_wait_ms)
         self._steps = 0
         if is_main:
             self._writer.write(
@@ -82,8 +84,8 @@ class RunLog:
     def is_due(self, step: int) -> bool:
         return step % self._config.run.log_every == 0 or step == self._total_steps
 
-    def step_done(self, progress: Progress, rate: float, grad_norm: Tensor, wait_ms: float) -> None:
-        self._wait_ms += wait_ms
+    def step_done(self, progress: Progress, rate: float, grad_norm: Tensor, batch: Batch) -> None:
+        self._stalls.add(batch)
         self._steps = progress.step
         self._console.advance(progress.step)
         progress.seconds = self._seconds()
@@ -91,6 +93,7 @@ class RunLog:
             return
         size = self._config.data.global_batch_size
         elapsed_s = max(time.perf_counter() - self._mark, 1e-9)
+        wait_percent, wait_cause = self._stalls.read(elapsed_s)
         event = events.StepEvent(
             step=progress.step,
             epoch=(progress.step * size - 1) // self._epoch_samples,
@@ -98,7 +101,9 @@ class RunLog:
             loss=progress.loss,
             learning_rate=rate,
             samples_per_second=(progress.step - self._mark_step) * size / elapsed_s,
-            wait_percent=min(100.0, self._wait_ms / 10 / elapsed_s),
+            wait_percent=wait_percent,
+            wait_cause=wait_cause,
+            damaged_samples=progress.damaged_samples,
             grad_norm=float(grad_norm),
             skipped_steps=progress.skipped_steps,
             time_s=progress.seconds,
@@ -106,7 +111,7 @@ class RunLog:
         self._writer.write(event)
         self._console.print(training_line(event))
         self._plot("train", {name: getattr(event, name) for name in _PLOTTED}, event.step)
-        self._mark, self._mark_step, self._wait_ms = time.perf_counter(), progress.step, 0.0
+        self._mark, self._mark_step = time.perf_counter(), progress.step
 
     @contextlib.contextmanager
     def clock_stopped(self, progress: Progress) -> Iterator[None]:
@@ -132,13 +137,22 @@ class RunLog:
     def evaluated(self, progress: Progress) -> None:
         found = progress.evaluation
         assert found is not None
-        self._writer.write(
-            events.EvaluationEvent(step=progress.step, name=found.kind, metrics=found.metrics, roc=found.roc)
-        )
-        numbers = {k: v for k, v in found.metrics.items() if k in _HEADLINES or k.endswith("way")}
-        line = "   ".join(f"{name} {value:.4f}" for name, value in numbers.items() if value is not None)
-        self._console.print(f"Evaluation: step {progress.step}   {line}")
-        self._plot(found.kind, numbers, progress.step)
+        several = "others" in found.metrics
+        for name, metrics, roc in found.sets():
+            self._writer.write(
+                events.EvaluationEvent(step=progress.step, name=name, metrics=metrics, roc=roc)
+            )
+            numbers = {k: v for k, v in metrics.items() if k in _HEADLINES or k.endswith("way")}
+            line = "   ".join(f"{key} {value:.4f}" for key, value in numbers.items() if value is not None)
+            told = f"step {progress.step}   {f'{name}   ' if several else ''}{line}"
+            self._console.print(f"Evaluation: {told}")
+            if several:  # arcface_torch's line, for scripts that read it
+                flip = "-Flip" if self._config.evaluate.flip else ""
+                self._console.print(
+                    f"[{name}][{progress.step}]Accuracy{flip}: "
+                    f"{metrics['pair_accuracy']:.5f}+-{metrics['pair_accuracy_std']:.5f}"
+                )
+            self._plot(name, numbers, progress.step)
 
     def saved(self, progress: Progress, path: Path) -> None:
         relative = path.relative_to(self.directory.path)

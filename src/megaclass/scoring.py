@@ -29,7 +29,7 @@ def score(
 ) -> Evaluation:
     """Evaluate the model of a run's checkpoint, or a fresh one (random, or with ``model.weights``).
 
-    kind: ``verification`` (of ``pairs``, an LFW pairs.txt, or pairs drawn from the labels) or
+    kind: ``verification`` (of ``.bin`` files, of ``pairs``, a pairs.txt, or of pairs drawn from the labels) or
     ``classification``. which: ``best``, ``latest`` or the name of a checkpoint of ``run_dir``.
     """
     use_threads(config.run.threads)

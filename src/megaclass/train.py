@@ -42,7 +42,7 @@ def fit(job: Job, log: RunLog, progress: Progress) -> None:
     counts = SkipCounter(progress, job.world.device)
     job.model.train()
     log.training_starts(progress)
-    for batch in job.batches(progress.step, job.total_steps):
+    for batch in job.feed(job.loader.steps(progress.step, job.total_steps)):
         rate = set_learning_rate(job, progress.step)
         outcome = train_step(job, batch, progress.step, norms)
         counts.add(outcome)
@@ -50,17 +50,25 @@ def fit(job: Job, log: RunLog, progress: Progress) -> None:
         is_last = progress.step == job.total_steps
         evaluates = is_last or _due(progress.step, job.config.evaluate.every)
         saves = is_last or _due(progress.step, job.config.run.checkpoint_every or job.config.evaluate.every)
+        if log.is_due(progress.step):
+            progress.damaged_samples = _over_ranks(job.loader.skipped, job.world)
         # On a CPU reading costs nothing; on a GPU it is a host sync, so it waits for somebody who needs it.
         if log.is_due(progress.step) or evaluates or saves or job.world.device.type == "cpu":
             counts.read(progress, job.config.run.max_skipped)
             progress.loss = float(outcome.loss)
-        log.step_done(progress, rate, outcome.grad_norm, batch.wait_ms)
+        log.step_done(progress, rate, outcome.grad_norm, batch)
         if evaluates or saves:
             with log.clock_stopped(progress):
                 if evaluates:
                     evaluate(job, log, progress)
                 if saves:
                     log.saved(progress, save(job, progress, log.directory.checkpoints))
+
+
+def _over_ranks(count: int, world: World) -> int:
+    if world.size == 1:
+        return count
+    return int(distributed.all_reduce_(torch.tensor(count, device=distributed.collective_device())))
 
 
 def train_step(job: Job, batch: Batch, step: int, norms: "NormBuffers") -> Outcome:
@@ -74,10 +82,11 @@ def train_step(job: Job, batch: Batch, step: int, norms: "NormBuffers") -> Outco
     for i, (images_b, labels_b) in enumerate(
         zip(batch.images.chunk(parts), labels.chunk(parts), strict=True)
     ):
+        images, targets = job.mix(job.to_input(images_b), labels_b, step)
         with job.gradients_stay_local(i < parts - 1):
             with job.arithmetic.autocast():
-                embeddings = job.model(job.to_input(images_b))
-            part_loss = job.scorer(embeddings.float(), labels_b) / parts
+                embeddings = job.model(images)
+            part_loss = job.scorer(embeddings.float(), targets) / parts
             job.scaler.scale(part_loss).backward()
         loss += part_loss.detach()
     outcome = update(job, loss)

@@ -112,6 +112,11 @@ def test_numbers_are_finite(number):
         ({"data": {"orientations": 3}}, "data.orientations: 3 is not 1, 2, 4 or 8"),
         ({"data": {"accumulation": 3}}, "global_batch_size: 128 is not a multiple of data.accumulation 3"),
         ({"schedule": {"epochs": 0}}, "schedule.epochs: 0 .* trains nothing"),
+        ({"augment": {"mixup": 0.2}}, "augment.mixup: a margin head takes one class an image"),
+        (
+            {"data": {"loader": "dali", "orientations": 2}, "augment": {"scale": 0.1, "grey_probability": 1}},
+            "data.loader: 'dali' .* not augment.scale, augment.grey_probability, data.orientations; leave",
+        ),
         ({"evaluate": {"task": "classification"}}, "needs head.kind 'linear'"),
         (SYNTHETIC | {"evaluate": {}}, "evaluate.path: needed .*--evaluate.task none"),
     ],
@@ -128,6 +133,10 @@ def test_settings_that_do_not_go_together(tree, message):
         ({"head": {"kind": "linear", "m2": 0.1}}, "head.m2 has no effect with head.kind 'linear'"),
         ({"schedule": {"gamma": 0.5}}, "schedule.gamma has no effect with schedule.kind 'polynomial'"),
         ({"schedule": {"steps": 5, "epochs": 3}}, "schedule.epochs has no effect"),
+        (
+            {"augment": {"blur_radius": 3}},
+            "augment.blur_radius has no effect with augment.blur_probability 0",
+        ),
         (
             {"data": SYNTHETIC["data"] | {"path": "x"}, "evaluate": {"task": "none"}},
             "data.path has no effect",
@@ -183,10 +192,13 @@ def configurations(draw):
         low, high = field.metadata["low"], field.metadata["high"]
         numbers = st.floats(low, high, allow_nan=False, allow_infinity=False)
         texts = st.text().filter(lambda text: text != "")
-        kinds = {float: numbers, list[float]: st.lists(numbers), bool: st.booleans(), str: texts}
+        pair = st.lists(numbers, min_size=2, max_size=2).map(sorted)
+        lists = pair if field.metadata["interval"] else st.lists(numbers)
+        kinds = {float: numbers, list[float]: lists, bool: st.booleans(), str: texts}
         if field.type in kinds and not field.metadata["choices"]:
             tree.setdefault(section, {})[name] = draw(kinds[field.type])
     tree["schedule"] |= {"epochs": 1.5}
+    tree["augment"] |= {"mixup": 0.0}
     return from_mapping(tree)
 
 

@@ -185,7 +185,7 @@ def test_the_gradient_is_clipped_as_told(tmp_path, limit, longest):
     )
     job = build_job(config, WORLD)
     before = [p.detach().clone() for p in job.backbone.parameters()]
-    outcome = training.train_step(job, next(job.batches(0, 1)), 0, training.NormBuffers(job.backbone))
+    outcome = training.train_step(job, next(job.loader.steps(0, 1)), 0, training.NormBuffers(job.backbone))
     moved = [new.detach() - old for new, old in zip(job.backbone.parameters(), before, strict=True)]
     assert outcome.grad_norm > 0.5
     length = float(nn.utils.get_total_norm(moved))
@@ -251,7 +251,7 @@ def test_a_step_that_is_not_finite_leaves_everything_as_it_was(tmp_path, section
     job = build_job(tiny.config(tmp_path, **sections), WORLD)
     job.model.train()
     norms = training.NormBuffers(job.backbone)
-    batches = job.batches(0, good_steps + 2)
+    batches = job.loader.steps(0, good_steps + 2)
 
     def step(number):
         training.set_learning_rate(job, number)
@@ -310,6 +310,6 @@ def test_the_loss_scale_does_not_reach_the_weights(tmp_path):
     after = []
     for scale in (1.0, 4096.0):
         job = build_job(tiny.config(tmp_path, precision={"compute": "fp16", "init_scale": scale}), WORLD)
-        training.train_step(job, next(job.batches(0, 1)), 0, training.NormBuffers(job.backbone))
+        training.train_step(job, next(job.loader.steps(0, 1)), 0, training.NormBuffers(job.backbone))
         after.append({"centres": job.head.weight.detach(), "fc": job.backbone.fc.weight.detach()})
     torch.testing.assert_close(after[0], after[1], rtol=1e-5, atol=1e-6)

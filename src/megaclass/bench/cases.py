@@ -1,9 +1,10 @@
 """The cases of ``bench head``: what a user may vary, and every combination of it."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from megaclass.errors import UserError, lookup
 from megaclass.heads.engine import KERNELS
@@ -23,6 +24,8 @@ class HeadCase:
     num_classes and batch_size are those of the whole job; with ``world_size`` ranks, or ``simulate_ranks``,
     each rank holds its share of both. ``threads`` are those of one process.
     """
+
+    benchmark: ClassVar[str] = "head"
 
     num_classes: int = 100_000
     embedding_dim: int = 512
@@ -45,6 +48,18 @@ class HeadCase:
     def ranks(self) -> int:
         """Among how many the classes and the batch are divided."""
         return self.world_size * self.simulate_ranks
+
+    @property
+    def text(self) -> str:
+        """For a person, in a line."""
+        text = (
+            f"{self.num_classes:,} x {self.embedding_dim}, batch {self.batch_size}, rate {self.sample_rate:g}"
+        )
+        if self.simulate_ranks > 1:
+            text += f", rank 0 of {self.simulate_ranks}"
+        if self.world_size > 1:
+            text += f", {self.world_size} ranks"
+        return f"{text}, {self.precision} products, {self.storage} storage, {self.device}"
 
     def parameters(self) -> dict[str, Any]:
         """For a row."""
@@ -126,6 +141,15 @@ def rates(flag: str, text: str) -> list[float]:
 
 def names(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
+
+
+def share_of_cores(processes: int) -> int:
+    """Of one process; alone it follows ``OMP_NUM_THREADS``, as training does."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if processes == 1 and asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // processes)
 
 
 def _flag(name: str) -> str:

@@ -5,7 +5,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from megaclass.bench.cases import HeadCase
+from megaclass.bench.benchmark import Case
 from megaclass.rows import Row
 
 BUSY_PERCENT = 10.0  # from here on a person should know that the machine was shared
@@ -33,9 +33,9 @@ class SweepConsole:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.stop()
 
-    def begins(self, number: int, total: int, case: HeadCase, left_s: float | None) -> None:
+    def begins(self, number: int, total: int, case: Case, left_s: float | None) -> None:
         left = "" if left_s is None else f", {duration(left_s)} left"
-        self._console.print(f"case {number} of {total}{left}: {case_text(case)}", markup=False)
+        self._console.print(f"case {number} of {total}{left}: {case.text}", markup=False)
         self._told_busy = False
 
     def step(self, done: int, total: int) -> None:
@@ -43,15 +43,18 @@ class SweepConsole:
             self._bar.update(self._task, description=f"step {done} of {total}")
 
     def row(self, row: Row) -> None:
-        who = " ".join(filter(None, [row.implementation, str(row.case.get("malloc", ""))]))
+        who = " ".join(str(row.case[key]) for key in ("source", "malloc") if key in row.case)
+        who = f"{row.implementation} {who}".rstrip()
         if row.status != "ok":
             self._console.print(f"  {who}: {row.status}: {row.reason}", markup=False)
             return
         step = row.step_ms
-        self._console.print(
-            f"  {who}: {step['p50']:.4g} ms (p90 {step['p90']:.4g}), {row.samples_per_second:,.0f} samples/s",
-            markup=False,
+        text = (
+            f"  {who}: {step['p50']:.4g} ms (p90 {step['p90']:.4g}), {row.samples_per_second:,.0f} samples/s"
         )
+        if "samples_per_cpu_second" in row.work:
+            text += f", {row.work['samples_per_cpu_second']:,.0f} a CPU second"
+        self._console.print(text, markup=False)
         if (row.cpu_wait_percent or 0) > BUSY_PERCENT and not self._told_busy:
             self._told_busy = True
             self._console.print(
@@ -60,15 +63,6 @@ class SweepConsole:
 
     def print(self, thing: object) -> None:
         self._console.print(thing, markup=False) if isinstance(thing, str) else self._console.print(thing)
-
-
-def case_text(case: HeadCase) -> str:
-    text = f"{case.num_classes:,} x {case.embedding_dim}, batch {case.batch_size}, rate {case.sample_rate:g}"
-    if case.simulate_ranks > 1:
-        text += f", rank 0 of {case.simulate_ranks}"
-    if case.world_size > 1:
-        text += f", {case.world_size} ranks"
-    return f"{text}, {case.precision} products, {case.storage} storage, {case.device}"
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,5 @@
 """``megaclass bench head``: from the words of a user to rows, case by case."""
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +10,7 @@ import torch
 from megaclass import distributed
 from megaclass.bench import cases
 from megaclass.bench.cases import HeadCase
+from megaclass.bench.head_benchmark import work
 from megaclass.bench.peers import PEERS
 from megaclass.bench.runner import Entry, entries, run_case, skipped
 from megaclass.errors import UserError, lookup
@@ -57,7 +57,7 @@ def planned(options: Any) -> list[tuple[HeadCase, list[Entry]]]:
         threads=1 if options.threads == 0 else options.threads,
     )
     if options.threads == 0:
-        found = [replace(case, threads=_share_of_cores(case.world_size)) for case in found]
+        found = [replace(case, threads=cases.share_of_cores(case.world_size)) for case in found]
     return [(case, entries(case, options.peer, options.peer_path, options.peer_malloc)) for case in found]
 
 
@@ -88,16 +88,9 @@ def _check_peer(options: Any) -> None:
     lookup(dict.fromkeys(MALLOC), options.peer_malloc, "--peer-malloc")
 
 
-def _share_of_cores(world_size: int) -> int:
-    """Of one process; alone it follows ``OMP_NUM_THREADS``, as training does."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if world_size == 1 and asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // world_size)
-
-
 def _weight(case: HeadCase, found: list[Entry]) -> float:
     """How long a case may take, in any unit: starting processes, and the work of all steps."""
     start = 2e12
-    return sum(start + entry.work(case)["flops"] * (case.steps + case.warmup) for entry in found)
+    return sum(
+        start + work(entry.implementation, case)["flops"] * (case.steps + case.warmup) for entry in found
+    )

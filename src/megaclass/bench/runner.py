@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from megaclass import environment
-from megaclass.bench import ours
+from megaclass.bench.benchmark import Case, samples_ms
 from megaclass.bench.cases import HeadCase
 from megaclass.bench.crew import Crew, Ended
 from megaclass.bench.peers import PEERS
 from megaclass.bench.pressure import Pressure
-from megaclass.rows import Row, timed
-
-BENCHMARK = "head"
+from megaclass.bench.registry import BENCHMARKS
+from megaclass.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +35,6 @@ class Entry:
     extra: dict[str, Any] = field(default_factory=dict)
     variables: dict[str, str | None] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-
-    def work(self, case: HeadCase) -> dict[str, float]:
-        return PEERS[self.implementation].work(case) if self.implementation in PEERS else ours.work(case)
 
 
 def entries(case: HeadCase, peer: str, path: str, malloc: str) -> list[Entry]:
@@ -61,11 +57,11 @@ def entries(case: HeadCase, peer: str, path: str, malloc: str) -> list[Entry]:
 class Member:
     """An implementation at work on a case. What ends it early is kept, and ends no other."""
 
-    def __init__(self, entry: Entry, case: HeadCase, timeout_s: float, group: str) -> None:
+    def __init__(self, entry: Entry, case: Any, timeout_s: float, group: str) -> None:
         self.entry, self.case = entry, replace(case, **entry.changes)
         self._timeout_s, self._left_s, self._group = timeout_s, timeout_s, group
         self._crew: Crew | None = None
-        self._samples_ms: list[float] = []
+        self._turns: list[list[dict[str, Any]]] = []  # the timed ones; of each the answers of all ranks
         self._end: list[dict[str, Any]] = []
         self.ended: Ended | None = None
         self.cpu_wait_percent: float | None = None
@@ -79,6 +75,7 @@ class Member:
         self._crew = Crew(self.case.world_size, self.entry.variables)
         self._ask(
             {
+                "benchmark": self.case.benchmark,
                 "implementation": self.entry.implementation,
                 "case": asdict(self.case),
                 "options": self.entry.options,
@@ -87,12 +84,12 @@ class Member:
         )
 
     def take_step(self, index: int) -> None:
-        """The step takes as long as its slowest rank; those of the warm-up leave no sample."""
+        """Those of the warm-up leave no sample."""
 
         def step() -> None:
-            ms = max(answer["ms"] for answer in self._ask({"step": index}))
+            answers = self._ask({"step": index})
             if index >= self.case.warmup:
-                self._samples_ms.append(round(ms, 4))
+                self._turns.append(answers)
 
         self._do(step)
 
@@ -115,7 +112,7 @@ class Member:
         except Ended as ended:
             self.ended = ended
             if ended.status == "timeout":
-                done = f"{len(self._samples_ms)} of {self.case.steps} steps"
+                done = f"{len(self._turns)} of {self.case.steps} steps"
                 self.ended = Ended("timeout", f"not done in {self._timeout_s:g} s ({done})")
             self.close()
         except BaseException:
@@ -131,7 +128,7 @@ class Member:
         case = self.case.parameters() | self.entry.extra
         common: dict[str, Any] = {
             "implementation": self.entry.implementation,
-            "benchmark": BENCHMARK,
+            "benchmark": self.case.benchmark,
             "group": self._group,
             "cpu_wait_percent": self.cpu_wait_percent,
             "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -142,25 +139,24 @@ class Member:
                 case=case,
                 status=self.ended.status,
                 reason=self.ended.reason,
-                samples_ms=self._samples_ms,
+                samples_ms=samples_ms(self._turns),
                 environment=environment.snapshot(),
             )
-        timing = timed(self._samples_ms, self.case.batch_size)
+        limits = [answer["limits"] for answer in self._end]
         return Row(
             **common,
-            **timing,
+            **BENCHMARKS[self.case.benchmark].measures(
+                self.entry.implementation, self.case, self._turns, limits
+            ),
             case=case | self._end[0]["facts"],
             status="ok",
             memory_mb=_largest([answer["memory_mb"] for answer in self._end]),
-            work=_rates(
-                self.entry.work(self.case), timing["step_ms"]["p50"], [a["limits"] for a in self._end]
-            ),
             environment=self._end[0]["environment"],
         )
 
 
 def run_case(
-    case: HeadCase,
+    case: Case,
     found: list[Entry],
     timeout_s: float,
     on_step: Callable[[int, int], None] = lambda done, total: None,
@@ -174,7 +170,7 @@ def run_case(
 
 
 def _take_turns(
-    case: HeadCase, found: list[Entry], timeout_s: float, on_step: Callable[[int, int], None]
+    case: Case, found: list[Entry], timeout_s: float, on_step: Callable[[int, int], None]
 ) -> list[Member]:
     group = uuid.uuid4().hex[:12]
     with ExitStack() as stack:
@@ -196,10 +192,10 @@ def _take_turns(
     return members
 
 
-def skipped(case: HeadCase, reason: str) -> Row:
+def skipped(case: Case, reason: str, implementation: str = "megaclass") -> Row:
     return Row(
-        implementation="megaclass",
-        benchmark=BENCHMARK,
+        implementation=implementation,
+        benchmark=case.benchmark,
         case=case.parameters(),
         status="skipped",
         reason=reason,
@@ -214,10 +210,3 @@ def _largest(memories: list[dict[str, float | None]]) -> dict[str, float | None]
         name: max((m[name] for m in memories if m[name] is not None), default=None)  # type: ignore[type-var]
         for name in memories[0]
     }
-
-
-def _rates(work: dict[str, float], step_ms: float, limits: list[dict[str, float]]) -> dict[str, float]:
-    """The work of a step, what it makes a second at the median step, and the limits of all ranks together."""
-    speeds = {f"{name}_per_second": amount / step_ms * 1000 for name, amount in work.items()}
-    known = set.intersection(*(set(limit) for limit in limits))
-    return work | speeds | {name: sum(limit[name] for limit in limits) for name in sorted(known)}

@@ -42,7 +42,7 @@ megaclass: train image recognition models with very many classes, and measure it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status: that of the verb, where it returns one."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     if not words or words[0] in ("-h", "--help", "help"):
@@ -53,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         module = lookup(VERBS, words[0], "command")
-        verb: Callable[[list[str]], None] = getattr(
+        verb: Callable[[list[str]], int | None] = getattr(
             importlib.import_module(f"megaclass.cli.{module}"), words[0]
         )
-        verb(words[1:])
+        return verb(words[1:]) or 0
     except UserError as error:
         if os.environ.get("RANK", "0") == "0" or not error.agreed:
             print(f"megaclass: error: {error}", file=sys.stderr)
@@ -68,4 +68,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = str(interrupt) or "--resume continues from the last checkpoint"
         print(f"megaclass: interrupted; {hint}", file=sys.stderr)
         return 130
-    return 0

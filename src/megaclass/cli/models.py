@@ -66,10 +66,13 @@ def evaluate(words: list[str]) -> None:
     )
     parser.add_argument("kind", type=str, help="verification or classification")
     parser.add_argument(
-        "images", type=str, help="record set, directory of class directories, or images of --pairs (zip too)"
+        "images",
+        type=str,
+        help="record set, directory of class directories, .bin file (several with ':' between), or images of --pairs "
+        "(zip too)",
     )
     parser.add_argument(
-        "--pairs", type=str, default="", help="LFW-style pairs.txt; without it pairs are drawn"
+        "--pairs", type=str, default="", help="pairs.txt, of names or numbers; without it pairs are drawn"
     )
     parser.add_argument("--run-dir", type=str, default="", help="run directory whose model is scored")
     parser.add_argument(
@@ -139,5 +142,9 @@ def _print_metrics(kind: str, metrics: dict[str, Any]) -> None:
 
     from megaclass.report.table import classification_table, verification_table
 
-    make = verification_table if kind == "verification" else classification_table
-    Console().print(make(metrics))
+    if kind == "classification":
+        Console().print(classification_table(metrics))
+        return
+    sets = {metrics.get("name", ""): metrics} | metrics.get("others", {})
+    for name, found in sets.items():
+        Console().print(verification_table(found, f"Verification on {name}" if name else "Verification"))

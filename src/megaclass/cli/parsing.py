@@ -14,20 +14,24 @@ Given = dict[str, dict[str, Any]]
 Parts = dict[str, str]  # what follows a verb, and what it does in a line
 
 
-def run_part(verb: str, what: str, parts: Parts, words: list[str]) -> None:
-    """Run the part of ``verb`` that the first word names: the function of that name in the module of that name."""
+def run_part(verb: str, what: str, parts: Parts, words: list[str]) -> int | None:
+    """Run the part of ``verb`` that the first word names: the function of that name in the module of that name.
+
+    Returns its exit status, None being 0.
+    """
     if words[:1] in (["-h"], ["--help"], ["help"]):
         width = max(map(len, parts))
         lines = [f"  megaclass {verb} {name:{width}}  {text}" for name, text in parts.items()]
         print(
             "\n".join([*lines, "", f"`megaclass {verb} {min(parts)} --help` says more, as for each of them."])
         )
-        return
+        return None
     if not words:
         raise UserError(f"which {what}? known: {', '.join(parts)}")
     lookup(parts, words[0], what)
     module = importlib.import_module(f"megaclass.cli.{verb}.{words[0]}")
-    getattr(module, words[0])(words[1:])
+    part: Callable[[list[str]], int | None] = getattr(module, words[0])
+    return part(words[1:])
 
 
 def make_parser(usage: str, description: str) -> Any:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -48,6 +48,15 @@ class Batch(NamedTuple):
     wait_ms: float
     read_ms: float = 0.0
     decode_ms: float = 0.0
+
+
+class BatchSource(Protocol):
+    """What makes the batches of a run. ``skipped``: how many damaged samples it left out so far."""
+
+    @property
+    def skipped(self) -> int: ...
+
+    def steps(self, start: int, stop: int) -> Iterator[Batch]: ...
 
 
 class Loader:

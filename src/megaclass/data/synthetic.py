@@ -46,6 +46,11 @@ class SyntheticLoader:
         shape = (pool, self._slice.stop - self._slice.start, image_size, image_size, 3)
         self._images = torch.randint(256, shape, dtype=torch.uint8, device=device, generator=self._generator)
 
+    @property
+    def skipped(self) -> int:
+        """Noise is never damaged."""
+        return 0
+
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the steps ``start`` to ``stop - 1``; nothing to wait for."""
         for step in range(start, stop):

@@ -1,6 +1,6 @@
-"""Pairs of images to verify: read from a published list, or drawn from a labelled set.
+"""Pairs of images to verify, and how they are drawn from a labelled set.
 
-Both follow view 2 of Labeled Faces in the Wild (Huang, Ramesh, Berg, Learned-Miller, UMass Amherst
+They follow view 2 of Labeled Faces in the Wild (Huang, Ramesh, Berg, Learned-Miller, UMass Amherst
 technical report 07-49, 2007): as many pairs of one identity as of two, cut into folds that share no
 identity, fold after fold, and in each the same-identity pairs first.
 
@@ -8,10 +8,7 @@ Shapes: N = images, P = pairs, M = drawn pairs of one kind.
 """
 
 import logging
-import struct
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -36,8 +33,13 @@ class PairSet:
     def __len__(self) -> int:
         return len(self.first)
 
-
-# Drawing pairs from a labelled set
+    def over_used(self) -> tuple[np.ndarray, "PairSet"]:
+        """The images that occur in a pair, in order of their first, and these pairs with indices into those."""
+        in_order = np.stack([self.first, self.second], axis=1).ravel()
+        images, first_at, number = np.unique(in_order, return_index=True, return_inverse=True)
+        order = np.argsort(first_at)
+        numbers = np.argsort(order)[number]
+        return images[order], PairSet(numbers[0::2], numbers[1::2], self.same, self.folds)
 
 
 def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -> PairSet:
@@ -58,8 +60,7 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
     """
     if folds < 2 or count < 2 * folds:
         raise UserError(
-            f"evaluate.pairs: {count} pairs cannot fill evaluate.folds {folds}; use two folds or more, and two "
-            "pairs or more for each"
+            f"{count} pairs cannot fill {folds} folds; use two folds or more, and two pairs or more for each"
         )
     rng = np.random.default_rng(seed)
     labels = np.asarray(labels)
@@ -164,90 +165,3 @@ def _draw_negatives(identities: list[np.ndarray], wanted: int, rng: np.random.Ge
         codes = codes[np.sort(np.unique(codes, return_index=True)[1])]  # the first of each, as drawn
     codes = codes[:wanted]
     return np.stack([images[codes // len(images)], images[codes % len(images)]], axis=1)
-
-
-# Reading the pairs of LFW
-
-
-def read_lfw_pairs(pairs_txt: str | Path, images_root_or_zip: str | Path) -> tuple[list[str], PairSet]:
-    """Read a ``pairs.txt`` of LFW; return the names of its images and the pairs of indices into them.
-
-    The first line holds the number of folds and of same-identity pairs a fold. Each fold is that many lines
-    ``name n1 n2``, then as many ``name1 n1 name2 n2``. Image ``n`` of a person is ``Name/Name_000n.jpg``
-    under the folder or inside the zip file.
-
-    Raises UserError: a damaged line (with its number), missing images (the first, and how many).
-    """
-    path = Path(pairs_txt)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    folds, per_fold = _read_header(path, lines)
-    body = [(number, line.split()) for number, line in enumerate(lines[1:], start=2) if line.strip()]
-    expected = folds * 2 * per_fold
-    if len(body) != expected:
-        raise UserError(
-            f"{path}: {len(body)} pairs, but line 1 announces {folds} x 2 x {per_fold} = {expected}"
-        )
-
-    index: dict[str, int] = {}  # image name -> its index, in order of appearance
-    pairs = np.empty((expected, 2), dtype=np.int64)
-    same = np.tile(np.repeat([True, False], per_fold), folds)
-    for row, (number, fields) in enumerate(body):
-        names = _image_names(fields, bool(same[row]), f"{path} line {number}")
-        pairs[row] = [index.setdefault(name, len(index)) for name in names]
-    _check_present(list(index), Path(images_root_or_zip))
-    return list(index), PairSet(pairs[:, 0].copy(), pairs[:, 1].copy(), same, folds)
-
-
-def _read_header(path: Path, lines: list[str]) -> tuple[int, int]:
-    numbers = [_number(field) for field in lines[0].split()] if lines else []
-    if len(numbers) != 2 or min(numbers) < 1:
-        raise UserError(
-            f"{path} line 1: expected the number of folds and of same-identity pairs a fold, as '10 300' "
-            "(the development lists of LFW have no folds)"
-        )
-    folds, per_fold = numbers
-    if folds < 2:
-        raise UserError(
-            f"{path} line 1: {folds} fold; two are needed, since the threshold of one is chosen on the others"
-        )
-    return folds, per_fold
-
-
-def _number(text: str) -> int:
-    """A number from 1 on, 0 for what is none or too long for one."""
-    return int(text) if text.isdecimal() and len(text) <= 9 else 0
-
-
-def _image_names(fields: list[str], same: bool, where: str) -> list[str]:
-    """The two image names of one line of pairs.txt."""
-    form = "name n1 n2" if same else "name1 n1 name2 n2"
-    if len(fields) != len(form.split()):
-        raise UserError(f"{where}: expected {len(form.split())} columns '{form}', found {len(fields)}")
-    people = [fields[0], fields[0]] if same else [fields[0], fields[2]]
-    numbers = fields[1:] if same else [fields[1], fields[3]]
-    if not all(map(_number, numbers)):
-        found = " and ".join(number[:20] for number in numbers)
-        raise UserError(f"{where}: image numbers are whole numbers from 1, found {found}")
-    names = [f"{name}/{name}_{int(number):04d}.jpg" for name, number in zip(people, numbers, strict=True)]
-    if names[0] == names[1] or (not same and people[0] == people[1]):
-        raise UserError(f"{where}: the pair names {names[0]} and {names[1]}, which is no {form!r} pair")
-    return names
-
-
-def _check_present(names: list[str], root: Path) -> None:
-    if root.is_dir():
-        missing = [name for name in names if not (root / name).is_file()]
-    else:
-        try:
-            with zipfile.ZipFile(root) as archive:
-                present = set(archive.namelist())
-        except (OSError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile) as error:
-            raise UserError(f"{root}: neither a folder nor a readable zip file of images ({error})") from None
-        missing = [name for name in names if name not in present]
-    if missing:
-        raise UserError(
-            f"{root}: {missing[0]} is missing, and {len(missing) - 1} more of {len(names)} images"
-        )

@@ -1,6 +1,7 @@
 """The linear classification head: every class on every rank, trained by the backbone's optimizer.
 
-Shapes: b = rows of this rank's batch, D = feature columns, C = classes.
+Shapes: b = rows of this rank's batch, D = feature columns, C = classes. ``targets`` are labels, int64 (b,), or
+the probabilities of all classes, floats (b, C), as mixed images have them.
 """
 
 from torch import Tensor, nn
@@ -12,8 +13,8 @@ from megaclass import distributed
 class LinearHead(nn.Linear):
     """Logits ``features @ weight.T + bias`` and the mean cross-entropy over the global batch.
 
-    label_smoothing: the share of the target that is spread evenly over all classes (Szegedy et al.,
-    CVPR 2016, section 7). Weight and bias carry torchvision's ``fc.`` names and initialisation.
+    label_smoothing: the share of the target, of mixed ones too, that is spread evenly over all classes
+    (Szegedy et al., CVPR 2016, section 7). Weight and bias carry torchvision's ``fc.`` names and initialisation.
     """
 
     def __init__(self, num_classes: int, embedding_dim: int, label_smoothing: float = 0.0) -> None:
@@ -26,8 +27,8 @@ class LinearHead(nn.Linear):
     def logits(self, features_bD: Tensor) -> Tensor:
         return linear(features_bD, self.weight, self.bias)
 
-    def forward(self, features_bD: Tensor, labels_b: Tensor) -> Tensor:  # type: ignore[override]
-        loss = cross_entropy(self.logits(features_bD).float(), labels_b, label_smoothing=self.label_smoothing)
+    def forward(self, features_bD: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+        loss = cross_entropy(self.logits(features_bD).float(), targets, label_smoothing=self.label_smoothing)
         # The value of the global mean with the gradient of this rank's part: DistributedDataParallel
         # averages the gradients, and every rank sees the same loss when it decides to skip a step.
         mean = distributed.all_reduce_(loss.detach().clone(), "mean")

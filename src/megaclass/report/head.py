@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from megaclass.report.compare import pairs
 from megaclass.rows import Row
 from megaclass.stats import ratio_of_medians
 
@@ -49,13 +50,9 @@ def _of_limit(work: dict[str, float], name: str) -> str:
 def comparisons(rows: list[Row]) -> list[str]:
     """Our rows against the others that were measured with them, one line each."""
     lines = []
-    for mine in (row for row in rows if row.implementation == "megaclass" and row.status == "ok"):
-        for other in (row for row in rows if row.implementation != "megaclass" and row.status == "ok"):
-            paired = bool(mine.group) and other.group == mine.group
-            faster = ratio_of_medians(other.samples_ms, mine.samples_ms, paired=paired)
-            lines.append(
-                f"{contender(mine)}: {faster} times as fast as {contender(other)}{_memory(mine, other)}"
-            )
+    for mine, other, paired in pairs(rows):
+        faster = ratio_of_medians(other.samples_ms, mine.samples_ms, paired=paired)
+        lines.append(f"{contender(mine)}: {faster} times as fast as {contender(other)}{_memory(mine, other)}")
     return lines
 
 

@@ -1,5 +1,9 @@
-"""Other people's heads as contenders, run from a directory that the user gives."""
+"""Other people's work as contenders: heads, run from a directory that the user gives, and loaders, where they are
+installed."""
 
-from megaclass.bench.peers import arcface_torch
+from types import ModuleType
+
+from megaclass.bench.peers import arcface_torch, dali, pillow
 
 PEERS = {"arcface_torch": arcface_torch}
+LOADERS: dict[str, ModuleType] = {"dali": dali, "pillow": pillow}

@@ -4,6 +4,7 @@ from megaclass.cli.parsing import Parts, run_part
 
 PARTS: Parts = {
     "head": "whole steps of the head, beside arcface_torch's",
+    "loader": "images to batches, by stage, beside bare decode, DALI and Pillow",
 }
 
 

@@ -1,58 +1,166 @@
 """``megaclass data pack``: images into record files."""
 
-import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 from megaclass.cli.parsing import make_parser, parse
 from megaclass.errors import UserError
 
+if TYPE_CHECKING:
+    from megaclass.data.packing import PackSummary
+
+_SHOWN_SKIPS = 10
+_INTERRUPTED = "the same command continues"
+
 
 def pack(words: list[str]) -> None:
+    options = parse(_parser(), words)
+
+    from megaclass.data.packing import pack as pack_images
+
+    started = time.perf_counter()
+    with ExitStack() as bars:
+        try:
+            summary = pack_images(
+                options.source,
+                options.output,
+                image_size=options.image_size or None,
+                shorter_side=options.shorter_side or None,
+                quality=options.quality,
+                invert=options.invert,
+                where=options.where or None,
+                unpack_bits=_size(options.unpack_bits),
+                class_depth=options.class_depth,
+                root=options.root or None,
+                labels=options.labels or None,
+                label_names=options.label_names or None,
+                classes=options.classes or None,
+                index_record=options.layout == "faces",
+                on_error=options.on_error,
+                workers=options.workers,
+                resumable=True,
+                restart=options.restart,
+                progress=_bar(bars, "packing"),
+                scanning=_bar(bars, "reading names", of_bytes=True),
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_INTERRUPTED) from None
+    _tell(summary, time.perf_counter() - started)
+
+
+def _parser() -> Any:
     parser = make_parser(
         "megaclass data pack SOURCE OUTPUT [OPTIONS]",
-        "Pack images into record files (train.rec, train.idx, property).",
+        "Pack images into record files (train.rec, train.idx, property, classes.txt). Interrupted, the same command "
+        "continues.",
     )
     parser.add_argument(
-        "source", type=str, help="directory of class directories, or an .npz of images and labels"
+        "source",
+        type=str,
+        help="directory of class directories; .csv or .tsv of path,label; .npz of images and labels; tar of class "
+        "directories, of class tars, or of images with --labels",
     )
     parser.add_argument("output", type=str, help="directory for the record set; must not hold one")
-    parser.add_argument(
-        "--image-size", type=int, default=0, help="resize to a square of this many pixels; 0: as they are"
+    images = parser.add_argument_group("images; without a size, JPEG files keep their very bytes")
+    images.add_argument("--image-size", type=int, default=0, help="resize to a square of this many pixels")
+    images.add_argument(
+        "--shorter-side",
+        type=int,
+        default=0,
+        help="shrink to this many pixels on the shorter side, never enlarge",
     )
-    parser.add_argument(
+    images.add_argument(
         "--quality", type=int, default=95, help="JPEG quality of images that are encoded anew"
     )
-    parser.add_argument(
+    images.add_argument("--invert", action="store_true", help="swap dark and bright")
+    images.add_argument(
+        "--on-error",
+        choices=["fail", "skip"],
+        default="fail",
+        help="skip: leave damaged images out, and name them in OUTPUT/skipped.txt",
+    )
+    reading = parser.add_argument_group("reading the source")
+    reading.add_argument(
+        "--class-depth", type=int, default=1, help="folder, tar: 2 for alphabet/character/image.png"
+    )
+    reading.add_argument(
+        "--root",
+        type=str,
+        default="",
+        help="table: directory at which its paths begin, if not its own; tar: directory in it that holds the classes",
+    )
+    reading.add_argument(
+        "--labels",
+        type=str,
+        default="",
+        help="tar: file of labels, a class name a line in the order of the sorted file names, or lines 'file,class'",
+    )
+    reading.add_argument(
+        "--label-names",
+        type=str,
+        default="",
+        help="names of the numbers in --labels: a name a line in their order, or lines 'name number'",
+    )
+    reading.add_argument(
+        "--classes",
+        type=str,
+        default="",
+        help="classes.txt of the training set, to number classes as it does",
+    )
+    reading.add_argument(
         "--where", type=str, default="", help=".npz: rows with name=value, e.g. background=true"
     )
-    parser.add_argument(
+    reading.add_argument(
         "--unpack-bits", type=str, default="", help=".npz: HEIGHTxWIDTH of images stored by np.packbits"
     )
-    parser.add_argument(
-        "--class-depth", type=int, default=1, help="folder: 2 for alphabet/character/image.png"
+    writing = parser.add_argument_group("writing")
+    writing.add_argument(
+        "--layout",
+        choices=["faces", "im2rec"],
+        default="faces",
+        help="faces: as the public face sets, with an index record and identity records; im2rec: images alone, as "
+        "DALI's and MXNet's readers want them",
     )
-    parser.add_argument("--invert", action="store_true", help="swap dark and bright")
-    options = parse(parser, words)
+    writing.add_argument("--workers", type=int, default=0, help="threads; 0: one a core")
+    writing.add_argument(
+        "--restart", action="store_true", help="throw away what an interrupted pack left in OUTPUT"
+    )
+    return parser
 
-    from rich.progress import Progress
 
-    from megaclass.data import pack as packing
+def _bar(bars: ExitStack, doing: str, of_bytes: bool = False) -> Callable[[int, int], None]:
+    """A bar that appears in place of the one before it when it has something to show."""
+    from megaclass.cli.data.bar import progress_bar
 
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("packing", total=None)
-        summary = packing.pack(
-            options.source,
-            options.output,
-            image_size=options.image_size or None,
-            quality=options.quality,
-            where=options.where or None,
-            unpack_bits=_size(options.unpack_bits),
-            invert=options.invert,
-            class_depth=options.class_depth,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+    show: Callable[[int, int], None] | None = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal show
+        if show is None:
+            bars.close()
+            show = bars.enter_context(progress_bar(doing, _INTERRUPTED, of_bytes))
+        show(done, total)
+
+    return update
+
+
+def _tell(summary: "PackSummary", seconds: float) -> None:
+    for line in summary.skipped[:_SHOWN_SKIPS]:
+        print(f"left out: {line}")
+    if len(summary.skipped) > _SHOWN_SKIPS:
+        print(
+            f"left out: {len(summary.skipped) - _SHOWN_SKIPS} more, see {summary.path.with_name('skipped.txt')}"
         )
-    megabytes = summary.rec_bytes / 1e6
+    now = summary.images - summary.resumed
+    notes = [f"{summary.rec_bytes / 1e6:.1f} MB", f"{seconds:.1f} s", f"{now / seconds:,.0f} images/s"]
+    if summary.resumed:
+        notes.append(f"{summary.resumed:,} of them packed before")
+    if summary.skipped:
+        notes.append(f"{len(summary.skipped):,} left out")
     print(
-        f"packed {summary.images:,} images of {summary.classes:,} classes into {summary.path} ({megabytes:.1f} MB)"
+        f"packed {summary.images:,} images of {summary.classes:,} classes into {summary.path} ({', '.join(notes)})"
     )
 
 

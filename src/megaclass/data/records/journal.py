@@ -17,33 +17,56 @@ Plan = dict[str, Any]
 
 
 class Journal:
-    """The journal at ``path`` for ``plan``; ``entries`` are those that an earlier writer left.
+    """The journal at ``path``, new or as an earlier writer left it: its ``plan`` (None: none) and ``entries``.
 
-    Raises UserError if another process has it open, or if it was left by another plan, unless ``restart``.
+    Raises UserError if another process has it open.
     """
 
-    def __init__(self, path: Path, plan: Plan, *, restart: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
+        self.plan: Plan | None = None
         self.entries: list[Any] = []
-        self._file = path.open("a+b")  # appends, whatever another writer may have done in between
+        self._ends: list[int] = []  # where each line ends, in bytes
+        self._file = path.open("a+b")
         try:
             self._lock()
-            lines = [] if restart else self._whole_lines()
-            if lines:
-                _check(path, lines[0], plan)
-                self.entries = lines[1:]
-            else:
-                self._file.truncate(0)
-                self.append(plan)
+            self._read()
         except BaseException:
             self._file.close()
             raise
 
+    def begin(self, plan: Plan) -> None:
+        """Forget all there was."""
+        self._file.truncate(0)
+        self._ends = []
+        self.entries = []
+        self._write(plan)
+        self.plan = plan
+
     def append(self, entry: Any) -> None:
         """Add an entry; it is on the disk when this returns."""
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._write(entry)
+        self.entries.append(entry)
+
+    def keep(self, count: int) -> None:
+        """Drop all entries but the first ``count``."""
+        self._file.truncate(self._ends[count])
+        del self.entries[count:], self._ends[count + 1 :]
+
+    def require(self, plan: Plan) -> None:
+        """Raise UserError, naming what differs, if the journal is of another plan than this one."""
+        wanted = json.loads(json.dumps(plan))  # a tuple equals the list that it became
+        found = self.plan or {}
+        changes = [
+            f"{key} ({_shown(found.get(key))} there, {_shown(wanted.get(key))} now)"
+            for key in {**wanted, **found}
+            if found.get(key) != wanted.get(key)
+        ]
+        if changes:
+            raise UserError(
+                f"{self.path.parent} holds a half-written set that differs in {', '.join(changes)}; give what it was "
+                "begun with to continue it, or --restart to throw it away"
+            )
 
     def close(self) -> None:
         self._file.close()
@@ -57,43 +80,33 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever held it may have finished and removed it between the opening and the lock.
-            gone = os.fstat(self._file.fileno()).st_nlink == 0
+            taken = os.fstat(self._file.fileno()).st_nlink == 0
         except BlockingIOError:
-            gone = True
-        if gone:
+            taken = True
+        if taken:
             raise UserError(
                 f"{self.path.parent}: another process is writing this set; wait for it or name another directory"
             )
 
-    def _whole_lines(self) -> list[Any]:
+    def _read(self) -> None:
         self._file.seek(0)
         lines: list[Any] = []
-        sound = 0
         for line in self._file:
             try:
                 lines.append(json.loads(line if line.endswith(b"\n") else b""))
             except ValueError:
                 break
-            sound += len(line)
-        self._file.truncate(sound)
-        return lines
+            self._ends.append((self._ends[-1] if self._ends else 0) + len(line))
+        self._file.truncate(self._ends[-1] if self._ends else 0)
+        self.plan = lines[0] if lines and isinstance(lines[0], dict) else None
+        self.entries = lines[1:]
 
-
-def _check(path: Path, found: Any, plan: Plan) -> None:
-    # Through JSON, so that a tuple equals the list that it became.
-    wanted = json.loads(json.dumps(plan))
-    if found == wanted:
-        return
-    found = found if isinstance(found, dict) else {}
-    changes = [
-        f"{key} ({_shown(found.get(key))} there, {_shown(wanted.get(key))} now)"
-        for key in {**wanted, **found}
-        if found.get(key) != wanted.get(key)
-    ]
-    raise UserError(
-        f"{path.parent} holds a half-written set of another plan: {', '.join(changes)}; give the same again to "
-        "continue it, or --restart to throw it away"
-    )
+    def _write(self, line: Any) -> None:
+        encoded = json.dumps(line).encode() + b"\n"
+        self._file.write(encoded)  # at the end of the file, wherever reading left off
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(encoded))
 
 
 def _shown(value: Any) -> str:

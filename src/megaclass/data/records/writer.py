@@ -7,12 +7,16 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 from megaclass.data.records import recordio
+from megaclass.data.records.journal import Journal, Plan
 from megaclass.data.records.reader import MAX_EXACT, side_file
 from megaclass.errors import UserError
+
+_WHOLE = "whole"  # the journal's last entry: every byte is written, only names are wanting
 
 
 class RecordWriter:
@@ -27,6 +31,11 @@ class RecordWriter:
 
     Files get their names when the block ends well: otherwise nothing is left. Existing ones are never
     overwritten. Raises UserError for what the format cannot hold, and where there is no room.
+
+    With a ``plan``, which says in JSON what is being written, the set can be continued: what was written up to
+    the last ``checkpoint`` stays beside it under hidden names, however the block or the process ends, and the
+    next writer of the same plan begins there. It finds in ``notes`` what the checkpoints were given. A writer
+    of another plan is refused, unless it is told to ``restart``, and so is a second one at the same time.
     """
 
     def __init__(
@@ -37,15 +46,24 @@ class RecordWriter:
         *,
         index_record: bool = True,
         classes: Sequence[str] | None = None,
+        plan: Plan | None = None,
+        restart: bool = False,
     ) -> None:
         self.path = Path(directory) / f"{name}.rec"
         self.image_size = image_size
         self.classes = classes
+        self.resumable = plan is not None
+        self.notes: list[Any] = []
         self._index_record = index_record
         self._next_key = int(index_record)
         self._num_classes = 0
         self._files = contextlib.ExitStack()
         self._first_keys: array.array[int] | None = array.array("q")  # of each class; None: not grouped
+        self._noted_classes = 0  # how many of these the journal holds
+        self._plan = plan
+        self._restart = restart
+        self._named = False
+        self._journal: Journal | None = None
         sides = (side_file(self.path, kind) for kind in ("property", "classes.txt"))
         # The .rec comes last into place: where it stands, the set is whole.
         self._targets = (self.path.with_suffix(".idx"), *sides, self.path)
@@ -56,21 +74,21 @@ class RecordWriter:
         return self._next_key - int(self._index_record)
 
     def __enter__(self) -> "RecordWriter":
-        for target in self._targets:
-            if target.exists():
-                raise UserError(
-                    f"{target} exists and is not overwritten; remove it or name another directory"
-                )
+        if self._plan is None or self.path.exists():
+            self._refuse_to_overwrite()
         self._check_classes()
         try:
             with self._writing():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._rec = self._files.enter_context(self._part(self.path).open("wb"))
-                self._idx = self._files.enter_context(self._part(self._targets[0]).open("w"))
-                if self._index_record:
+                rec_bytes = idx_bytes = 0
+                if self._plan is not None:
+                    rec_bytes, idx_bytes = self._resume(self._plan)
+                self._rec = self._files.enter_context(_open_at(self._part(self.path), rec_bytes, "b"))
+                self._idx = self._files.enter_context(_open_at(self._part(self._targets[0]), idx_bytes, ""))
+                if self._index_record and rec_bytes == 0:
                     self._append(0, (1.0, 1.0), b"")  # holds the place: its numbers are known at the end
         except BaseException:
-            self._discard()
+            self._leave()
             raise
         return self
 
@@ -97,6 +115,24 @@ class RecordWriter:
             self._append(self._next_key, values, encoded)
         self._next_key += 1
 
+    def checkpoint(self, note: Any) -> None:
+        """Make sure of all that was written so far. ``note``, any JSON, is for whoever continues."""
+        assert self._journal is not None, "a writer without a plan cannot be continued"
+        with self._writing():
+            self._sync()
+            firsts = None if self._first_keys is None else self._first_keys[self._noted_classes :].tolist()
+            self._noted_classes += len(firsts or ())
+            self._journal.append(
+                {
+                    "rec_bytes": self._rec.tell(),
+                    "idx_bytes": os.fstat(self._idx.fileno()).st_size,  # all is written: _sync
+                    "next_key": self._next_key,
+                    "num_classes": self._num_classes,
+                    "first_keys": firsts,
+                    "note": note,
+                }
+            )
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
@@ -104,23 +140,80 @@ class RecordWriter:
                 with self._writing():
                     self._finish()
         finally:
-            self._discard()
+            self._leave()
 
-    def _discard(self) -> None:
-        with contextlib.suppress(OSError):  # of bytes still to be written, to a file that goes now
+    def _resume(self, plan: Plan) -> tuple[int, int]:
+        """Bytes of the ``.rec`` and the ``.idx`` that an earlier writer of ``plan`` made sure of."""
+        journal = Journal(self.path.with_name(f".{self.path.stem}.journal"))
+        try:
+            self._claim(journal, plan)
+        except BaseException:
+            journal.close() if journal.plan else journal.remove()
+            raise
+        self._journal = journal
+        lengths = self._part_lengths()
+        reached = (0, 0)
+        for entry in journal.entries:
+            # A part that was cut or removed counts as far as it goes.
+            if entry == _WHOLE or entry["rec_bytes"] > lengths[-1] or entry["idx_bytes"] > lengths[0]:
+                break
+            reached = entry["rec_bytes"], entry["idx_bytes"]
+            self._next_key, self._num_classes = entry["next_key"], entry["num_classes"]
+            if entry["first_keys"] is None:
+                self._first_keys = None
+            elif self._first_keys is not None:
+                self._first_keys.extend(entry["first_keys"])
+                self._noted_classes = len(self._first_keys)
+            self.notes.append(entry["note"])
+        journal.keep(len(self.notes))
+        return reached
+
+    def _claim(self, journal: Journal, plan: Plan) -> None:
+        """Make the journal one of ``plan``. Raises UserError if it is of another, or the set is there already."""
+        if journal.entries and journal.entries[-1] == _WHOLE and not self.path.exists():
+            # Killed while the files got their names: those that have one are the journal's, as it says.
+            for target in self._targets:
+                if target.exists():
+                    target.replace(self._part(target))
+        self._refuse_to_overwrite()
+        if self._restart or not journal.entries or self._part_lengths()[-1] == 0:
+            journal.begin(plan)
+        journal.require(plan)
+
+    def _part_lengths(self) -> list[int]:
+        return [path.stat().st_size if path.exists() else 0 for path in map(self._part, self._targets)]
+
+    def _leave(self) -> None:
+        """Close all; remove what has no name yet, unless a later writer can go on from it."""
+        with contextlib.suppress(OSError):  # of bytes still to be written, to a file that may go now
             self._files.close()
+        if self._plan is not None and self._journal is None:
+            return  # what is there belongs to another writer
+        if self._journal is not None and self._journal.entries and self.count and not self._named:
+            self._journal.close()
+            return
         for target in self._targets:
             with contextlib.suppress(OSError):
                 self._part(target).unlink()
+        if self._journal is not None:
+            self._journal.remove()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            then = "name another directory" if self._plan is None else "give the same again, which continues"
             raise UserError(
-                f"{self.path} cannot be written: {error.strerror}; make room there or name another directory"
+                f"{self.path} cannot be written: {error.strerror}; make room there or {then}"
             ) from None
+
+    def _refuse_to_overwrite(self) -> None:
+        for target in self._targets:
+            if target.exists():
+                raise UserError(
+                    f"{target} exists and is not overwritten; remove it or name another directory"
+                )
 
     def _check_classes(self) -> None:
         for name in self.classes or ():
@@ -134,6 +227,11 @@ class RecordWriter:
         self._idx.write(f"{key}\t{self._rec.tell()}\n")
         self._rec.write(recordio.frame(recordio.pack_payload(key, labels, encoded)))
 
+    def _sync(self) -> None:
+        for file in (self._rec, self._idx):
+            file.flush()
+            os.fsync(file.fileno())
+
     def _finish(self) -> None:
         if self.count == 0:
             raise UserError(f"{self.path}: there are no images to write")
@@ -145,18 +243,35 @@ class RecordWriter:
                     stop_key += 1
             self._rec.seek(0)
             self._rec.write(recordio.frame(recordio.pack_payload(0, (first_key, stop_key), b"")))
-        self._files.close()
         height, width = self.image_size or (0, 0)
         _idx, properties, names, _rec = self._targets
-        self._part(properties).write_text(f"{self._num_classes},{height},{width}\n")
+        classes = self.classes or ()
+        num_classes = max(self._num_classes, len(classes))  # the last ones may have no images
+        self._part(properties).write_text(f"{num_classes},{height},{width}\n")
         if self.classes is not None:
-            self._part(names).write_text("".join(f"{name}\n" for name in self.classes), encoding="utf-8")
+            self._part(names).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+        if self._journal is not None:
+            self._sync()
+            self._journal.append(_WHOLE)
+        self._files.close()
+        self._refuse_to_overwrite()  # what another writer may have finished meanwhile
         for target in self._targets:
             if self._part(target).exists():
                 self._part(target).replace(target)
+        self._named = True
 
     def _part(self, target: Path) -> Path:
-        return target.with_name(f".{target.name}.{os.getpid()}.part")
+        # Without a plan nobody continues, and two writers may be at work.
+        own = f"{os.getpid()}." if self._plan is None else ""
+        return target.with_name(f".{target.name}.{own}part")
+
+
+def _open_at(path: Path, size: int, mode: str) -> IO[Any]:
+    """The file, cut to ``size`` bytes, to write on from there; ``mode`` is "b" or "" for text."""
+    file = path.open(f"r+{mode}" if size else f"w{mode}")
+    file.truncate(size)
+    file.seek(0, os.SEEK_END)
+    return file
 
 
 def _is_utf8(name: str) -> bool:

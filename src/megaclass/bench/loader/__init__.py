@@ -1,0 +1,1 @@
+"""``megaclass bench loader``: images to batches, by stage, beside bare decode and other people's loaders."""

@@ -1,0 +1,125 @@
+"""This project's loader as a contender, and what each stage of it costs.
+
+Shapes: B = images of a batch, K = numbers a sample, S = image size, H, W = size of a decoded image, C = 3.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from megaclass.bench.loader.cases import LoaderCase
+from megaclass.bench.loader.clock import Time, timed
+from megaclass.bench.loader.contender import Order, Turn, in_threads, steps_of_turn
+from megaclass.data.decode import decode
+from megaclass.data.loader import Batch, Loader, to_model_input
+from megaclass.data.open import open_dataset
+from megaclass.data.synthetic import SyntheticLoader
+from megaclass.distributed import World
+
+Clock = Callable[[Callable[[], object]], Time]
+
+
+class _Part(NamedTuple):
+    """A batch of a pass over the first stages alone."""
+
+    indices: list[int]
+    plan_BK: np.ndarray
+
+
+class Megaclass:
+    """``Loader`` on records or a folder.
+
+    A turn has a pass for each stage, over the same samples by as many threads, and each pass does what the one
+    before it does and one thing more: read; decode; augment; assemble (the loader itself, which also draws order
+    and plan of the samples and makes batches); copy (to the device, and normalise there).
+    """
+
+    def __init__(self, case: LoaderCase, world: World, options: dict[str, Any], clock: Clock = timed) -> None:
+        self._case, self._device, self._clock = case, world.device, clock
+        self._dataset = open_dataset(options["directory"])
+        self._transform = case.transform()
+        self._order = Order(case, len(self._dataset))
+        self._loader = Loader(
+            self._dataset,
+            self._transform,
+            self._order.of_step,
+            workers=case.threads,
+            prefetch=case.prefetch,
+            pin_memory=world.device.type == "cuda",
+        )
+        self._own = threading.local()  # a picture of each thread, in place of its place in a batch
+
+    def turn(self, index: int) -> Turn:
+        steps = steps_of_turn(self._case, index)
+        parts = [self._part(step) for step in steps]
+        works = {"read": self._read, "decode": self._decode, "augment": self._augment}
+        stages = {
+            name: self._clock(partial(in_threads, self._case, parts, work)) for name, work in works.items()
+        }
+        batches = partial(self._loader.steps, steps.start, steps.stop)
+        return _with_whole(stages, batches, self._device, self._clock)
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def _part(self, step: int) -> _Part:
+        indices_B, numbers_B = self._order.of_step(step)
+        return _Part(indices_B.tolist(), self._transform.plan(numbers_B))
+
+    def _read(self, part: _Part, position: int) -> tuple[bytes, str]:
+        index = part.indices[position]
+        return self._dataset.read(index).encoded, self._dataset.describe(index)
+
+    def _decode(self, part: _Part, position: int) -> np.ndarray:
+        reduction = partial(self._transform.reduction, plan_K=part.plan_BK[position])
+        return decode(*self._read(part, position), self._picture(), reduction)
+
+    def _augment(self, part: _Part, position: int) -> None:
+        self._transform(self._decode(part, position), part.plan_BK[position], self._picture())
+
+    def _picture(self) -> np.ndarray:
+        if not hasattr(self._own, "picture_SSC"):
+            size = self._case.image_size
+            self._own.picture_SSC = np.empty((size, size, 3), np.uint8)
+        picture_SSC: np.ndarray = self._own.picture_SSC
+        return picture_SSC
+
+
+class Synthetic:
+    """``SyntheticLoader``: what a batch costs that nobody reads or decodes."""
+
+    def __init__(self, case: LoaderCase, world: World, options: dict[str, Any], clock: Clock = timed) -> None:
+        self._case, self._device, self._clock = case, world.device, clock
+        self._loader = SyntheticLoader(1000, case.image_size, case.batch_size, seed=case.seed)
+
+    def turn(self, index: int) -> Turn:
+        steps = steps_of_turn(self._case, index)
+        return _with_whole(
+            {}, partial(self._loader.steps, steps.start, steps.stop), self._device, self._clock
+        )
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+
+def _with_whole(
+    stages: dict[str, Time], batches: Callable[[], Iterator[Batch]], device: torch.device, clock: Clock
+) -> Turn:
+    """Those stages, and the two that the batches take from there to the model."""
+
+    def assemble() -> None:
+        for _ in batches():
+            pass
+
+    def copy() -> None:
+        for batch in batches():
+            to_model_input(batch.images, device)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    whole = clock(assemble)
+    return Turn(whole, stages | {"assemble": whole, "copy": clock(copy)})

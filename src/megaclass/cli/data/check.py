@@ -1,0 +1,76 @@
+"""``megaclass data check``: every image of a data set looked at."""
+
+import contextlib
+import json
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from megaclass.cli.parsing import make_parser, new_file, parse
+from megaclass.errors import UserError
+
+if TYPE_CHECKING:
+    from megaclass.data.tools.findings import Finding
+
+
+def check(words: list[str]) -> int:
+    parser = make_parser(
+        "megaclass data check SET [--limit N] [--output FILE.jsonl]",
+        "Decode every image, and list damaged, duplicate and mislabelled ones, labels out of range, and what in the "
+        "index or the identity records of a record set disagrees. Exit status 0: sound; 1: something was found.",
+    )
+    parser.add_argument(
+        "set",
+        type=str,
+        help="record set or image folder; several with ':' between them are searched for common images too",
+    )
+    parser.add_argument(
+        "--limit", type=int, default=10, help="how many findings of each kind are printed; 0: none"
+    )
+    parser.add_argument(
+        "--output", type=str, default="", help="write all findings to this file, a line of JSON each"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="decoding threads; 0: one for each core")
+    options = parse(parser, words)
+    for name in ("limit", "workers"):
+        if options[name] < 0:
+            raise UserError(f"--{name}: {options[name]} is below 0")
+    output = new_file(options.output)
+
+    from rich.console import Console
+
+    from megaclass.cli.data.bar import progress_bar
+    from megaclass.data.tools import check as tool
+    from megaclass.data.tools.findings import KINDS
+    from megaclass.report.dataset import check_table
+
+    first: defaultdict[str, list[Finding]] = defaultdict(list)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(output.open("x", encoding="utf-8")) if output else None
+
+        def report(finding: "Finding") -> None:
+            if len(first[finding.kind]) < options.limit:
+                first[finding.kind].append(finding)
+            if file:
+                file.write(json.dumps(finding.row()) + "\n")
+
+        kept = f"what was found so far is in {output}" if output else "nothing was written"
+        show = stack.enter_context(progress_bar("checking", kept))
+        summary = tool.check(options.set, report, workers=options.workers, progress=show)
+
+    console = Console(soft_wrap=True, highlight=False)
+    for kind, text in KINDS.items():
+        if count := summary.found.get(kind):
+            console.print(f"{text}: {count:,}", style="bold")
+            lines = "".join(f"  {finding}\n" for finding in first[kind])
+            # A file name need not be UTF-8.
+            console.print(lines.encode(errors="backslashreplace").decode(), markup=False, end="")
+            if count > len(first[kind]):
+                console.print(f"  … and {count - len(first[kind]):,} more")
+    console.print(check_table(options.set, summary.found, KINDS, summary.images, summary.decoded))
+    print(
+        f"{summary.images:,} images, {summary.encoded_bytes / 1e6:,.1f} MB in {summary.seconds:,.1f} s: "
+        f"{summary.images_per_second:,.0f} images/s"
+    )
+    if output:
+        print(f"findings  {output}")
+    return 1 if summary.found else 0

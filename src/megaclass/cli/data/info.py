@@ -1,0 +1,74 @@
+"""``megaclass data info``: what a data set holds."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megaclass.cli.parsing import make_parser, parse
+from megaclass.errors import UserError
+
+if TYPE_CHECKING:
+    from megaclass.data.dataset import Dataset
+    from megaclass.data.tools.info import SetInfo
+
+_CLASSES, _PER_CLASS, _SIDE = 10, 8, 96
+
+
+def info(words: list[str]) -> None:
+    parser = make_parser(
+        "megaclass data info SET [--sheet FILE.png] [--json]",
+        "Tell what a data set holds: images, classes, images a class, sizes and formats. Of a large set a sample "
+        "is read, and the table says so; `megaclass data check` reads every image.",
+    )
+    parser.add_argument("set", type=str, help="record set or image folder; several with ':' between them")
+    parser.add_argument(
+        "--sheet", type=str, default="", help="draw samples of some classes into this PNG file, which is new"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the sheet: other classes and images with another one"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parse(parser, words)
+    sheet = Path(options.sheet) if options.sheet else None
+    if sheet is not None:
+        _check_new(sheet)
+
+    from rich.console import Console
+
+    from megaclass.cli.data.bar import progress_bar
+    from megaclass.data.tools import info as tool
+    from megaclass.report.dataset import info_table
+
+    with progress_bar("reading", "nothing was written") as show:
+        found, dataset = tool.info(options.set, progress=show)
+    if options.json:
+        print(json.dumps(found.row(), indent=2))
+    else:
+        Console().print(info_table(found.row()))
+    if sheet is not None:
+        _draw(sheet, found, dataset, options.seed)
+        if not options.json:
+            print(f"sheet     {sheet}")
+
+
+def _check_new(sheet: Path) -> None:
+    if sheet.suffix.lower() != ".png":
+        raise UserError(f"--sheet: {sheet} is not a .png file; that is what is drawn")
+    if sheet.exists():
+        raise UserError(f"--sheet: {sheet} exists; name another file")
+    if not sheet.parent.is_dir():
+        raise UserError(f"--sheet: {sheet.parent} is not a directory; make it, or name another file")
+
+
+def _draw(sheet: Path, found: "SetInfo", dataset: "Dataset", seed: int) -> None:
+    import numpy as np
+
+    from megaclass.data.open import set_titles, split_paths
+    from megaclass.data.tools.info import sample_classes
+    from megaclass.report.sheet import draw_sheet
+
+    rows = sample_classes(dataset, _CLASSES, _PER_CLASS, _SIDE, seed)
+    shown = f"{len(rows)} of {found.classes:,} classes" if len(rows) < found.classes else "all classes"
+    title = " + ".join(set_titles(split_paths(found.path)))
+    headline = f"{title}\n{found.images:,} images of {found.classes:,} classes; {shown} shown"
+    draw_sheet(sheet, headline, rows, np.bincount(dataset.labels(), minlength=dataset.num_classes))

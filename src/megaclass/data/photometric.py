@@ -1,0 +1,158 @@
+"""Random light, colour, sharpness and resolution, for face images as they are found in the wild.
+
+The changes are those of arcface_torch's ``dali_aug`` (recognition/arcface_torch/dataset.py), and brightness and
+contrast besides. As for the geometry in :mod:`megaclass.data.augment`, randomness is a function of (seed, global
+sample number) alone, planned for a whole batch at once.
+
+Brightness, contrast, hue, saturation and grey are affine maps of a pixel's (R, G, B), so they make one 3 x 4
+matrix a sample: one pass over the pixels, clipped and rounded once.
+
+Shapes: N = samples, K = numbers a sample, S = image size, H, W = size of a decoded image, C = 3.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from megaclass.data.augment import Transform, resized, uniforms
+from megaclass.errors import UserError
+
+# To luma and two colour axes and back (YIQ of NTSC, as DALI's hsv operator has it, to the third digit: colours
+# sum to 0 here, so that grey stays grey).
+_YIQ_33 = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_RGB_33 = np.linalg.inv(_YIQ_33)
+# A turn of the hue by h and a saturation s make luma + s cos(h) same + s sin(h) turned.
+_LUMA_33 = _RGB_33[:, :1] @ _YIQ_33[:1]
+_SAME_33 = _RGB_33[:, 1:] @ _YIQ_33[1:]
+_TURNED_33 = _RGB_33[:, 1:] @ np.array([[0.0, 1.0], [-1.0, 0.0]]) @ _YIQ_33[1:]
+_MIDDLE = 128.0  # the value that a change of contrast leaves as it is
+_COLUMNS = 15
+
+
+class Photometric:
+    """Changes of pixel values, in place. Each ``..._probability`` is of one change of a sample, drawn apart.
+
+    - low resolution: scaled down to a share of the side drawn from ``low_resolution``, and up again;
+    - blur: Gaussian, ``radius`` pixels either side, drawn from 1 to ``blur_radius``, with the deviation
+      0.3 (radius - 1) + 0.8;
+    - light: ``brightness * (128 + contrast * (value - 128))``, both drawn from their ranges;
+    - colour: the hue turned by degrees drawn from ``hue_degrees``, the saturation times a number drawn from
+      ``saturation``;
+    - grey: luma alone.
+
+    They follow one another in this order. A range is (lowest, highest). Raises UserError for options out of
+    range.
+    """
+
+    def __init__(
+        self,
+        *,
+        low_resolution_probability: float = 0.0,
+        low_resolution: Sequence[float] = (0.5, 0.8),
+        blur_probability: float = 0.0,
+        blur_radius: int = 2,
+        light_probability: float = 0.0,
+        brightness: Sequence[float] = (0.8, 1.2),
+        contrast: Sequence[float] = (0.8, 1.2),
+        colour_probability: float = 0.0,
+        hue_degrees: Sequence[float] = (0.0, 20.0),
+        saturation: Sequence[float] = (1.0, 1.2),
+        grey_probability: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self._probability_5 = np.array(
+            [
+                low_resolution_probability,
+                blur_probability,
+                light_probability,
+                colour_probability,
+                grey_probability,
+            ]
+        )
+        if not ((self._probability_5 >= 0) & (self._probability_5 <= 1)).all():
+            raise UserError(f"probabilities {self._probability_5.tolist()}: each must be from 0 to 1")
+        if blur_radius < 1:
+            raise UserError(f"blur_radius: {blur_radius} is too small; it must be 1 or more")
+        self._low_resolution = _range("low_resolution", low_resolution, 0.01, 1.0)
+        self._blur_radius = blur_radius
+        self._brightness = _range("brightness", brightness, 0.0, 10.0)
+        self._contrast = _range("contrast", contrast, 0.0, 10.0)
+        self._hue = _range("hue_degrees", hue_degrees, -180.0, 180.0)
+        self._saturation = _range("saturation", saturation, 0.0, 10.0)
+        self._seed = seed
+
+    @property
+    def changes(self) -> bool:
+        """Whether any image is changed at all."""
+        return bool(self._probability_5.any())
+
+    def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
+        """Columns: share of the side that remains (0: no change); radius of the blur (0: none); whether the
+        pixels' values change; the 3 x 4 matrix that changes them, row by row."""
+        draws_NK = uniforms(self._seed, sample_numbers_N, 11)
+        low, blur, light, colour, grey = (draws_NK[:, :5] < self._probability_5).T
+        share_N, radius_N, brightness_N, contrast_N, hue_N, saturation_N = draws_NK[:, 5:].T
+        plan_NK = np.empty((len(draws_NK), _COLUMNS))
+        plan_NK[:, 0] = np.where(low, _within(self._low_resolution, share_N), 0)
+        plan_NK[:, 1] = np.where(blur, 1 + np.floor(radius_N * self._blur_radius), 0)
+        plan_NK[:, 2] = light | colour | grey
+
+        bright_N = np.where(light, _within(self._brightness, brightness_N), 1)
+        contrast_N = np.where(light, _within(self._contrast, contrast_N), 1)
+        hue_N = np.radians(np.where(colour, _within(self._hue, hue_N), 0))
+        saturation_N = np.where(colour, _within(self._saturation, saturation_N), 1) * ~grey
+        same_N11 = (saturation_N * np.cos(hue_N))[:, None, None]
+        turned_N11 = (saturation_N * np.sin(hue_N))[:, None, None]
+        matrix_N34 = plan_NK[:, 3:].reshape(-1, 3, 4)
+        matrix_N34[:, :, :3] = _LUMA_33 + same_N11 * _SAME_33 + turned_N11 * _TURNED_33
+        matrix_N34[:, :, :3] *= (bright_N * contrast_N)[:, None, None]
+        # A shift of all three channels is grey, and the colour's part of the matrix keeps greys.
+        matrix_N34[:, :, 3] = (bright_N * _MIDDLE * (1 - contrast_N))[:, None]
+        return plan_NK
+
+    def __call__(self, image_SSC: np.ndarray, plan_K: np.ndarray) -> None:
+        """Change the uint8 image as planned, in place. Releases the GIL; any thread may call."""
+        share, radius, recolours = plan_K[:3].tolist()
+        if share:
+            size = image_SSC.shape[0]
+            small = max(1, round(size * share))
+            resized(resized(image_SSC, small, small), size, size, out=image_SSC)
+        if radius:
+            window = 2 * int(radius) + 1
+            cv2.GaussianBlur(image_SSC, (window, window), 0.3 * (radius - 1) + 0.8, dst=image_SSC)
+        if recolours:
+            cv2.transform(image_SSC, plan_K[3:].reshape(3, 4), dst=image_SSC)
+
+
+class Composed:
+    """A geometry, then changes of pixel values: a :class:`~megaclass.data.augment.Transform`."""
+
+    def __init__(self, geometry: Transform, photometric: Photometric) -> None:
+        self.image_size = geometry.image_size
+        self._geometry = geometry
+        self._photometric = photometric
+
+    def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
+        """The columns of the photometric changes, then those of the geometry."""
+        return np.hstack([self._photometric.plan(sample_numbers_N), self._geometry.plan(sample_numbers_N)])
+
+    def reduction(self, height: int, width: int, plan_K: np.ndarray) -> int:
+        return self._geometry.reduction(height, width, plan_K[_COLUMNS:])
+
+    def __call__(self, image_HWC: np.ndarray, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
+        self._geometry(image_HWC, plan_K[_COLUMNS:], out_SSC)
+        self._photometric(out_SSC, plan_K[:_COLUMNS])
+
+
+def _range(name: str, value: Sequence[float], low: float, high: float) -> tuple[float, float]:
+    """UserError unless ``value`` is a lowest and a highest number between ``low`` and ``high``."""
+    if len(value) != 2 or not low <= value[0] <= value[1] <= high:
+        raise UserError(
+            f"{name}: {list(value)} is no range; give the lowest and the highest number, from {low:g} to {high:g}"
+        )
+    return float(value[0]), float(value[1])
+
+
+def _within(bounds: tuple[float, float], draw_N: np.ndarray) -> np.ndarray:
+    return bounds[0] + (bounds[1] - bounds[0]) * draw_N

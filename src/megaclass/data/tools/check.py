@@ -1,0 +1,167 @@
+"""Every image of a data set looked at: what training would trip over, and what it would learn wrongly.
+
+Shapes: N = entries of all sets.
+"""
+
+import itertools
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from megaclass.data.dataset import DamagedSampleError
+from megaclass.data.decode import decode
+from megaclass.data.open import check_paths, split_paths
+from megaclass.data.records.recordio import DamageError
+from megaclass.data.tools.duplicates import HASH, duplicates, image_hash
+from megaclass.data.tools.entries import Entries, open_entries, reason_of
+from megaclass.data.tools.findings import Finding, Place
+from megaclass.data.tools.threads import in_order, ranges
+from megaclass.errors import UserError
+
+# Enough that handing out work costs nothing, few enough that the bar moves.
+_PIECE_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class CheckSummary:
+    """What was looked at, and how many findings of each kind there were."""
+
+    images: int  # what should be one: index and identity records are none
+    decoded: int
+    encoded_bytes: int
+    seconds: float
+    found: dict[str, int]
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds
+
+
+def check(
+    path: str | Path,
+    report: Callable[[Finding], None],
+    *,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> CheckSummary:
+    """Decode every image of the set under ``path`` (or of several, see ``open_dataset``).
+
+    - ``report``: called in this thread with each finding (see ``findings.KINDS``), in the order of the files;
+      what shows only when all was read comes last.
+    - ``workers``: threads; 0: one a core.
+    - ``progress``: called with (entries done, entries in all).
+
+    Classes of several sets are different classes: an image that is in two sets is told as mislabelled. Memory:
+    about 33 bytes a record, and what the threads decode. Raises UserError where there is no set to check.
+    """
+    started = time.perf_counter()
+    found: Counter[str] = Counter()
+
+    def tell(finding: Finding) -> None:
+        found[finding.kind] += 1
+        report(finding)
+
+    paths = split_paths(path)
+    check_paths(paths)
+    work = _Work([open_entries(part, tell) for part in paths])
+    images = decoded = encoded_bytes = done = 0
+    for piece in in_order(work, ranges(work.count, _PIECE_IMAGES), workers):
+        for finding in piece.findings:
+            tell(finding)
+        images += piece.images
+        decoded += piece.decoded
+        encoded_bytes += piece.encoded_bytes
+        done += piece.entries
+        if progress is not None:
+            progress(done, work.count)
+    for finding in work.conclude():
+        tell(finding)
+    return CheckSummary(images, decoded, encoded_bytes, time.perf_counter() - started, dict(found))
+
+
+@dataclass
+class _Piece:
+    """What one task found."""
+
+    entries: int
+    images: int
+    decoded: int
+    encoded_bytes: int
+    findings: list[Finding]
+
+
+class _Work:
+    """Looks at a range of entries, in any thread, and keeps the few bytes of each that are needed at the end."""
+
+    def __init__(self, parts: list[Entries]) -> None:
+        self.parts = parts
+        self.starts = [0, *itertools.accumulate(map(len, parts))]
+        self.count = self.starts[-1]
+        self.hashes_N = np.zeros(self.count, HASH)
+        self.known_N = np.zeros(self.count, bool)  # which have a hash
+        self.labels_N = np.full(self.count, -1, np.int64)  # within the part
+
+    def __call__(self, numbers: range) -> _Piece:
+        piece = _Piece(len(numbers), 0, 0, 0, [])
+        pixels_HWC = None
+        for number in numbers:
+            pixels_HWC = self._look(number, piece, pixels_HWC)
+        return piece
+
+    def _look(self, number: int, piece: _Piece, buffer_HWC: np.ndarray | None) -> np.ndarray | None:
+        """Look at one entry. Returns its pixels: an image of the same size is decoded into them next."""
+        part, index = self._entry(number)
+        place = part.place(index)
+        try:
+            entry = part.read(index, piece.findings.append)
+            if entry is None:
+                return buffer_HWC
+            piece.encoded_bytes += len(entry.encoded)
+            self._note(number, part, place, entry.label, piece)
+            self.hashes_N[number], self.known_N[number] = image_hash(entry.encoded), True
+            buffer_HWC = decode(entry.encoded, str(place), buffer_HWC)
+            piece.decoded += 1
+        except DamageError as damage:
+            piece.findings.append(Finding("damaged", place, str(damage)))
+        except DamagedSampleError as error:
+            piece.findings.append(Finding("damaged", place, reason_of(error, str(place))))
+        except UserError as error:
+            piece.findings.append(Finding("set", place, reason_of(error, str(place))))
+        piece.images += 1
+        return buffer_HWC
+
+    def _note(self, number: int, part: Entries, place: Place, label: float, piece: _Piece) -> None:
+        if not float(label).is_integer() or label < 0:
+            reason = f"the label {label:g} is no whole number from 0 on"
+        elif part.num_classes is not None and label >= part.num_classes:
+            reason = f"the label {int(label)} is outside 0..{part.num_classes - 1}"
+        else:
+            self.labels_N[number] = int(label)
+            return
+        piece.findings.append(Finding("label", place, reason))
+
+    def _entry(self, number: int) -> tuple[Entries, int]:
+        part = bisect_right(self.starts, number) - 1
+        return self.parts[part], number - self.starts[part]
+
+    def conclude(self) -> Iterator[Finding]:
+        for part, (start, stop) in zip(self.parts, itertools.pairwise(self.starts), strict=True):
+            yield from part.conclude(self.labels_N[start:stop])
+        for first, other in duplicates(self.hashes_N, self.known_N):
+            (one, at), (two, there) = self._entry(first), self._entry(other)
+            labels = int(self.labels_N[first]), int(self.labels_N[other])
+            if one is two and labels[0] == labels[1]:
+                yield Finding("duplicate", two.place(there), f"the same image as {one.place(at)}")
+            elif one is two:
+                text = (
+                    f"the label is {labels[1]}, but that of the same image in {one.place(at)} is {labels[0]}"
+                )
+                yield Finding("mislabelled", two.place(there), text)
+            else:
+                text = f"the same image as {one.place(at)} of another set: it would be in two classes"
+                yield Finding("mislabelled", two.place(there), text)

@@ -1,0 +1,242 @@
+"""The images of a set one by one, as far as they can be had: a check goes on where training would stop.
+
+Shapes: N = entries (records or files).
+"""
+
+import array
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from megaclass.data.concat import class_names
+from megaclass.data.dataset import DamagedSampleError, Dataset
+from megaclass.data.folder import FolderDataset
+from megaclass.data.open import record_file
+from megaclass.data.records import recordio
+from megaclass.data.records.index import Index, read_index
+from megaclass.data.records.reader import RecordDataset
+from megaclass.data.records.recordfile import RecordFile
+from megaclass.data.records.recordio import DamageError
+from megaclass.data.tools.findings import Finding, Place
+from megaclass.data.tools.identities import disagreements
+from megaclass.errors import UserError
+
+Report = Callable[[Finding], None]
+
+
+class Entry(NamedTuple):
+    """An image as it is stored, and its label, which need not be a whole number."""
+
+    encoded: bytes
+    label: float
+
+
+class Entries(Protocol):
+    """``read`` and ``place`` are called from several threads at once."""
+
+    num_classes: int | None  # None: nobody knows
+
+    def __len__(self) -> int: ...
+
+    def place(self, index: int) -> Place: ...
+
+    def read(self, index: int, report: Report) -> Entry | None:
+        """Entry ``index``, or None if it holds no image. Raises DamageError; ``report`` hears of the rest."""
+        ...
+
+    def conclude(self, labels_N: np.ndarray) -> Iterator[Finding]:
+        """What shows once every entry was read. ``labels_N``: int64, -1 for those without a sound one."""
+        ...
+
+
+def open_entries(path: Path, report: Report) -> Entries:
+    """The entries of the set under ``path``. Raises UserError where there is nothing to check."""
+    return FileEntries(FolderDataset(path)) if record_file(path) is None else RecordEntries(path, report)
+
+
+class FileEntries:
+    """The files of an image folder."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self.num_classes: int | None = dataset.num_classes
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def place(self, index: int) -> Place:
+        return Place(self._dataset.describe(index))
+
+    def read(self, index: int, report: Report) -> Entry | None:
+        try:
+            return Entry(*self._dataset.read(index))
+        except DamagedSampleError as error:
+            raise DamageError(reason_of(error, str(self.place(index)))) from None
+
+    def conclude(self, labels_N: np.ndarray) -> Iterator[Finding]:
+        return iter(())
+
+
+class RecordEntries:
+    """All records that the index names (or a scan finds, without one), in the order in which they lie.
+
+    The set need not open as a whole: what keeps it from that is reported, and its records are read all the
+    same. Memory: 8 to 16 bytes a record.
+    """
+
+    def __init__(self, path: Path, report: Report) -> None:
+        self.num_classes: int | None = None
+        self._path = record_file(path) or path
+        refused: UserError | None = None
+        try:
+            dataset = RecordDataset(path)
+            self.num_classes = dataset.num_classes
+            class_names(dataset)
+        except UserError as error:
+            if not self._path.is_file():
+                raise
+            refused = error
+            report(Finding("set", Place(str(self._path)), reason_of(error, str(self._path))))
+        self._file = RecordFile(self._path)
+        index = self._index(report)
+        if len(index) == 0:
+            raise refused or UserError(f"{self._path} holds no records; pack or copy the set again")
+        place, self._first_identity = self._stated(index)
+        self._keys, self._offsets_N = index.keys, index.offsets_N
+        self._zero_offset = None if place is None else int(self._offsets_N[place])
+        if (self._offsets_N[1:] < self._offsets_N[:-1]).any():
+            order = np.argsort(self._offsets_N, kind="stable")
+            self._keys, self._offsets_N = self._all_keys()[order], self._offsets_N[order]
+        self._identities: array.array[int] = array.array(
+            "q"
+        )  # index, first key, one past the last; and so on
+        self._lock = threading.Lock()
+        if self._offsets_N[0] > 0:
+            self._between(0, int(self._offsets_N[0]), report)
+
+    def __len__(self) -> int:
+        return len(self._offsets_N)
+
+    def place(self, index: int) -> Place:
+        return Place(str(self._path), int(self._keys[index]))
+
+    def read(self, index: int, report: Report) -> Entry | None:
+        offset = int(self._offsets_N[index])
+        following = self._file.size if index + 1 == len(self) else int(self._offsets_N[index + 1])
+        plain = self._file.plain(offset, following - offset)
+        if plain is not None and _end(offset, recordio.HEADER.size + len(plain[1])) == following:
+            label, encoded = plain
+            return Entry(encoded, label)
+        payload = self._file.payload(offset)
+        end = _end(offset, len(payload))
+        if end != following:
+            end = offset + len(recordio.frame(bytes(payload)))  # it may lie in parts
+        if end != following:
+            self._disagree(index, end, following, report)
+        if offset == self._zero_offset:
+            return None
+        labels, image = recordio.unpack_payload(payload)
+        if len(image) == 0:
+            if self._is_identity(index, labels):
+                return None
+            raise DamageError("there is no image in it")
+        return Entry(bytes(image), labels[0])
+
+    def conclude(self, labels_N: np.ndarray) -> Iterator[Finding]:
+        yield from self._double_keys()
+        if not self._identities:
+            return
+        identities = np.array(self._identities, np.int64).reshape(-1, 3)
+        identities = identities[np.argsort(identities[:, 0])]
+        keys_N, image_N = self._all_keys(), np.ones(len(self), bool)
+        image_N[identities[:, 0]] = False
+        image_N &= self._offsets_N != self._zero_offset
+        order = np.argsort(keys_N[image_N], kind="stable")
+        for number, reason in disagreements(
+            identities[:, 1:], keys_N[image_N][order], labels_N[image_N][order]
+        ):
+            yield Finding("identity", self.place(int(identities[number, 0])), reason)
+
+    # ---- the index --------------------------------------------------------------------------------
+
+    def _index(self, report: Report) -> Index:
+        path = self._path.with_suffix(".idx")
+        if path.exists():
+            try:
+                index = read_index(path)
+                if len(index):
+                    return index
+            except UserError as error:
+                report(Finding("index", Place(str(path)), reason_of(error, str(path))))
+        offsets_N = recordio.find_records(self._file.words_W) if self._file.size else np.empty(0, np.int64)
+        if len(offsets_N) == 0:
+            return Index([], offsets_N)
+        ids_N = recordio.ids_in_some_order(self._file.words_W, offsets_N)
+        return Index([range(len(offsets_N))] if ids_N is None else ids_N, offsets_N)
+
+    def _all_keys(self) -> np.ndarray:
+        keys = self._keys
+        return np.arange(keys.start, keys.stop) if isinstance(keys, range) else np.asarray(keys)
+
+    def _stated(self, index: Index) -> tuple[int | None, int | None]:
+        """Which line is that of the index record, and the key from which on it says that identity records lie."""
+        place = index.find(0)
+        if place is None:
+            return None, None
+        try:
+            labels, image = recordio.unpack_payload(self._file.payload(int(index.offsets_N[place])))
+        except DamageError:
+            return None, None
+        sound = len(labels) == 2 and all(1 <= label < 2**31 for label in labels)
+        if not sound or (len(image) and labels[0] != len(index)):  # some converters put a picture into it
+            return None, None
+        return place, int(labels[0])
+
+    def _is_identity(self, index: int, labels: tuple[float, ...]) -> bool:
+        """Whether a record without an image may be so. Identity records are noted for ``conclude``."""
+        key, first = int(self._keys[index]), self._first_identity
+        if len(labels) < 2 or not all(0 <= label < 2**31 for label in labels):
+            return False
+        if first is not None and key < first - int(np.spacing(np.float32(first))):
+            return False
+        with self._lock:
+            self._identities.extend((index, int(labels[0]), int(labels[1])))
+        return True
+
+    def _double_keys(self) -> Iterator[Finding]:
+        if isinstance(self._keys, range):
+            return
+        keys_N = np.sort(np.asarray(self._keys))
+        for key in np.unique(keys_N[1:][keys_N[1:] == keys_N[:-1]]).tolist():
+            yield Finding("index", Place(str(self._path), key), "more than one index line has this key")
+
+    def _disagree(self, index: int, end: int, following: int, report: Report) -> None:
+        if following < end and index + 1 == len(self):
+            return  # bytes of padding that nobody needs
+        if following < end:
+            key = int(self._keys[index + 1])
+            again = following == int(self._offsets_N[index])
+            what = "at this very record too" if again else "into the middle of this record"
+            report(Finding("index", self.place(index), f"the index line of record {key} points {what}"))
+        else:
+            self._between(end, following, report)
+
+    def _between(self, start: int, stop: int, report: Report) -> None:
+        """Report bytes of the file that belong to no record of the index."""
+        unnamed = len(recordio.find_records(self._file.words_W[start // 4 : stop // 4]))
+        held = f"{unnamed:,} records that no index line names" if unnamed else "no record"
+        text = f"the {stop - start:,} bytes from byte {start} on hold {held}"
+        report(Finding("index", Place(str(self._path)), text))
+
+
+def _end(offset: int, payload_bytes: int) -> int:
+    """Where a record at ``offset`` ends that is one part."""
+    return offset + recordio.PART.size + payload_bytes + -payload_bytes % 4
+
+
+def reason_of(error: Exception, where: str) -> str:
+    """The message of ``error`` without the place at its beginning."""
+    return str(error).removeprefix(where).lstrip(": ")

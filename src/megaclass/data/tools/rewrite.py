@@ -1,0 +1,220 @@
+"""Data sets written anew as record sets: shuffled, split by identity, merged. Images keep their very bytes.
+
+Shapes: N = images, K = classes.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from megaclass.data.concat import class_names
+from megaclass.data.dataset import DamagedSampleError, Dataset, Sample
+from megaclass.data.decode import check_header
+from megaclass.data.open import open_dataset, open_together, split_paths
+from megaclass.data.records.writer import RecordWriter
+from megaclass.data.tools.threads import in_order, ranges
+from megaclass.errors import UserError
+from megaclass.permutation import KeyedPermutation, derive_key
+
+Progress = Callable[[int, int], None]
+
+_PIECE_IMAGES = 64
+_READS = 16  # at once: the images of a shuffled set lie all over the disk
+
+
+@dataclass(frozen=True)
+class Written:
+    """A record set that was written."""
+
+    path: Path
+    images: int
+    classes: int
+
+
+def shuffle(
+    path: str | Path, output: str | Path, *, seed: int = 0, progress: Progress | None = None
+) -> Written:
+    """Write the images of the set under ``path`` to ``output/train.rec`` in an order that ``seed`` gives.
+
+    The layout is im2rec's, without index or identity records: what reads records in the order of the file, as
+    DALI and MXNet's ImageRecordIter do, gets shuffled images. Memory does not grow with the set, but for its
+    index. Raises UserError for a set that cannot be read whole; ``output`` then holds nothing new.
+    """
+    dataset = open_dataset(path)
+    permutation = KeyedPermutation(len(dataset), derive_key("shuffle", seed))
+
+    def shuffled() -> Iterator[Sample]:
+        yield from _read(
+            dataset, len(dataset), lambda numbers: permutation(torch.arange(numbers.start, numbers.stop))
+        )
+
+    writer = RecordWriter(output, index_record=False, classes=class_names(dataset))
+    with _Copy(writer) as copy:
+        for done, (encoded, label) in enumerate(shuffled(), 1):
+            copy.write(encoded, label)
+            _tell(progress, done, len(dataset))
+    return copy.written
+
+
+def merge(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    *,
+    same_classes: bool = False,
+    progress: Progress | None = None,
+) -> Written:
+    """Write the sets under ``paths`` to ``output/train.rec``: what ``open_dataset`` of all of them gives.
+
+    ``same_classes`` matches classes by name; without it, the classes of each set are numbered behind those
+    before. Raises UserError as :func:`shuffle` does.
+    """
+    dataset = open_together([part for path in paths for part in split_paths(path)], same_classes=same_classes)
+    with _Copy(RecordWriter(output, classes=class_names(dataset))) as copy:
+        for done, (encoded, label) in enumerate(_read(dataset, len(dataset), _as_they_are), 1):
+            copy.write(encoded, label)
+            _tell(progress, done, len(dataset))
+    return copy.written
+
+
+def split(
+    path: str | Path,
+    output: str | Path,
+    *,
+    classes: int | None = None,
+    share: float | None = None,
+    seed: int = 0,
+    names: tuple[str, str] = ("train", "test"),
+    progress: Progress | None = None,
+) -> tuple[Written, Written]:
+    """Split the set under ``path`` by class into ``output/train`` and ``output/test``, or other ``names``.
+
+    ``classes`` of them, or that ``share``, go to the second part, drawn by ``seed`` among those with two images
+    or more: pairs of one identity need two. The others go to the first part. Classes are numbered from 0 in
+    both, in their old order; those without images are left out. ``output/split.tsv`` tells which went where.
+    Raises UserError as :func:`shuffle` does, and where there are too few classes.
+    """
+    if names[0] == names[1] or not all(names):
+        raise UserError(f"the two parts are both called {names[0]!r}; give them different names")
+    dataset = open_dataset(path)
+    labels_N = dataset.labels()
+    counts_K = np.bincount(labels_N, minlength=dataset.num_classes)
+    second_K = _drawn_classes(counts_K, classes, share, seed, str(path))
+    # What becomes of each class: its part, and its number there.
+    held_K = counts_K > 0
+    numbers_K = np.where(second_K, np.cumsum(second_K), np.cumsum(held_K & ~second_K)) - 1
+    table = Path(output) / "split.tsv"
+    if table.exists():
+        raise UserError(f"{table} exists and is not overwritten; remove it or name another directory")
+    writers = [
+        RecordWriter(Path(output) / name, classes=_names_of(dataset, held_K & (second_K == bool(part))))
+        for part, name in enumerate(names)
+    ]
+    with _Copy(writers[0]) as first, _Copy(writers[1]) as second:
+        for done, (encoded, label) in enumerate(_read(dataset, len(dataset), _as_they_are), 1):
+            (second if second_K[label] else first).write(encoded, int(numbers_K[label]))
+            _tell(progress, done, len(dataset))
+    _write_table(table, names, class_names(dataset), held_K, second_K, numbers_K)
+    return first.written, second.written
+
+
+class _Copy(contextlib.AbstractContextManager):
+    """A RecordWriter that finds out whether all images have the same size."""
+
+    def __init__(self, writer: RecordWriter) -> None:
+        self._writer = writer
+        self._sizes: set[tuple[int, int]] = set()
+        self._num_classes = len(writer.classes or ())
+
+    def __enter__(self) -> "_Copy":
+        self._writer.__enter__()
+        return self
+
+    def write(self, encoded: bytes, label: int) -> None:
+        if len(self._sizes) < 2:
+            # An image that is damaged is copied as it is: training decides what to do about it.
+            with contextlib.suppress(DamagedSampleError):
+                self._sizes.add(check_header(encoded, ""))
+        self._writer.write(encoded, label)
+        self._num_classes = max(self._num_classes, label + 1)
+
+    def __exit__(self, *error: object) -> None:
+        if len(self._sizes) == 1:
+            self._writer.image_size = next(iter(self._sizes))
+        self._writer.__exit__(*error)  # type: ignore[arg-type]
+
+    @property
+    def written(self) -> Written:
+        return Written(self._writer.path, self._writer.count, self._num_classes)
+
+
+def _read(
+    dataset: Dataset, count: int, indices_of: Callable[[range], torch.Tensor | range]
+) -> Iterator[Sample]:
+    """The samples ``indices_of(range(count))``, read ahead by threads, in order."""
+
+    def read(numbers: range) -> list[Sample]:
+        return [dataset.read(int(index)) for index in indices_of(numbers)]
+
+    for samples in in_order(read, ranges(count, _PIECE_IMAGES), _READS):
+        yield from samples
+
+
+def _as_they_are(numbers: range) -> range:
+    return numbers
+
+
+def _tell(progress: Progress | None, done: int, total: int) -> None:
+    if progress is not None and (done % _PIECE_IMAGES == 0 or done == total):
+        progress(done, total)
+
+
+def _drawn_classes(
+    counts_K: np.ndarray, classes: int | None, share: float | None, seed: int, path: str
+) -> np.ndarray:
+    """Which classes go to the second part, bool (K,)."""
+    if (classes is None) == (share is None):
+        raise UserError("give one of classes and share: how many classes, or what part of them, is split off")
+    held = int((counts_K > 0).sum())
+    if share is not None and not 0 < share < 1:
+        raise UserError(f"share: {share} is not between 0 and 1, e.g. 0.1 for a tenth of the classes")
+    wanted = round(held * share) if share is not None else classes or 0
+    fit = np.flatnonzero(counts_K >= 2)
+    if wanted < 1 or wanted >= held:
+        raise UserError(
+            f"{path}: {wanted} of its {held} classes cannot be split off; take from 1 to {held - 1} of them"
+        )
+    if wanted > len(fit):
+        raise UserError(
+            f"{path}: {wanted} classes are wanted, but only {len(fit)} have the two images that a pair takes"
+        )
+    second_K = np.zeros(len(counts_K), bool)
+    permutation = KeyedPermutation(len(fit), derive_key("split", seed))
+    second_K[fit[permutation(torch.arange(wanted)).numpy()]] = True
+    return second_K
+
+
+def _names_of(dataset: Dataset, chosen_K: np.ndarray) -> list[str] | None:
+    names = class_names(dataset)
+    return None if names is None else [names[label] for label in np.flatnonzero(chosen_K)]
+
+
+def _write_table(
+    path: Path,
+    parts: tuple[str, str],
+    names: list[str] | None,
+    held_K: np.ndarray,
+    second_K: np.ndarray,
+    numbers_K: np.ndarray,
+) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write("class\tpart\tnew_class\tname\n")
+            for label in np.flatnonzero(held_K).tolist():
+                name = names[label] if names else ""
+                file.write(f"{label}\t{parts[int(second_K[label])]}\t{numbers_K[label]}\t{name}\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; the two sets are complete") from None

@@ -1,0 +1,40 @@
+"""Work handed to threads piece by piece."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(work: Callable[[Piece], Result], pieces: Iterable[Piece], workers: int = 0) -> Iterator[Result]:
+    """``work(piece)`` of each piece, in the order of the pieces, by ``workers`` threads (0: one a core).
+
+    At most twice as many pieces as threads are begun and not yet taken, so that memory stays bounded. An error
+    of a piece is raised in its place; then, or when the iterator is closed, those not begun are dropped.
+    """
+    workers = workers or usable_cores()
+    pool = ThreadPoolExecutor(workers)
+    pending: deque[Future[Result]] = deque()
+    try:
+        for piece in pieces:
+            pending.append(pool.submit(work, piece))
+            if len(pending) == 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ranges(count: int, size: int) -> Iterator[range]:
+    """``range(count)`` in consecutive pieces of ``size``, the last one smaller."""
+    return (range(start, min(start + size, count)) for start in range(0, count, size))

@@ -1,0 +1,161 @@
+"""Several sets as one: what is at which place, and sets that cannot be joined."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny
+from megaclass.build import build_job
+from megaclass.data.concat import ConcatDataset
+from megaclass.data.dataset import Sample
+from megaclass.data.open import open_dataset, set_titles, split_paths
+from megaclass.data.oriented import OrientedClasses
+from megaclass.data.records.writer import RecordWriter
+from megaclass.distributed import started
+from megaclass.errors import UserError
+from megaclass.evaluation import build_verifier
+from megaclass.train import run as train
+
+
+class Listed:
+    """A data set of given labels; the image is the title and the number."""
+
+    def __init__(self, title, labels, num_classes=None, classes=None):
+        self.title, self._labels, self.classes = title, np.array(labels, np.int64), classes
+        self.num_classes = num_classes or (len(classes) if classes else max(labels) + 1)
+
+    def __len__(self):
+        return len(self._labels)
+
+    def read(self, index):
+        return Sample(f"{self.title}{index}".encode(), int(self._labels[index]))
+
+    def labels(self):
+        return self._labels
+
+    def describe(self, index):
+        return f"{self.title} record {index}"
+
+
+@given(st.lists(st.lists(st.integers(0, 4), max_size=5), min_size=1, max_size=4))
+def test_each_sample_comes_once_with_a_class_of_its_own_set(labels):
+    parts = [Listed(f"{number}-", given, 5) for number, given in enumerate(labels)]
+    joined = ConcatDataset(parts)
+    wanted = [
+        (f"{number}-{i}".encode(), 5 * number + label, f"{number}- record {i}")
+        for number, given in enumerate(labels)
+        for i, label in enumerate(given)
+    ]
+    assert [(*joined.read(i), joined.describe(i)) for i in range(len(joined))] == wanted
+    assert joined.labels().tolist() == [label for _, label, _ in wanted]
+    assert joined.labels().dtype == np.int64 and not joined.labels().flags.writeable
+    assert joined.num_classes == 5 * len(labels) and joined.classes is None
+    for index in (-1, len(joined)):
+        with pytest.raises(IndexError):
+            joined.read(index)
+
+
+def test_names_are_kept_and_get_a_prefix_only_where_they_clash():
+    one, two = Listed("a", [0, 1], classes=["cat", "dog"]), Listed("b", [0], classes=["cow"])
+    assert ConcatDataset([one, two], ["x", "y"]).classes == ["cat", "dog", "cow"]
+    clash = Listed("c", [0, 1], classes=["cow", "dog"])
+    assert ConcatDataset([one, clash], ["x", "y"]).classes == ["x/cat", "x/dog", "y/cow", "y/dog"]
+    assert ConcatDataset([one, Listed("d", [0])]).classes is None
+
+
+def test_classes_are_matched_by_name_on_request():
+    one, two = Listed("a", [0, 1], classes=["cat", "dog"]), Listed("b", [0, 1, 0], classes=["dog", "ant"])
+    joined = ConcatDataset([one, two], same_classes=True)
+    assert joined.classes == ["cat", "dog", "ant"] and joined.num_classes == 3
+    assert joined.labels().tolist() == [0, 1, 1, 2, 1] == [joined.read(i).label for i in range(5)]
+    with pytest.raises(UserError, match="y: its classes have no names to match them by"):
+        ConcatDataset([one, Listed("d", [0])], ["x", "y"], same_classes=True)
+    with pytest.raises(UserError, match="y: two of its classes have the same name"):
+        ConcatDataset([one, Listed("d", [0], classes=["a", "a"])], ["x", "y"], same_classes=True)
+
+
+def test_a_label_outside_its_set_is_refused_and_not_taken_for_a_class_of_the_next():
+    joined = ConcatDataset([Listed("a", [0, 2], num_classes=2), Listed("b", [0])], ["x", "y"])
+    with pytest.raises(UserError, match=r"a record 1: the label 2 is outside 0\.\.1"):
+        joined.read(1)
+    with pytest.raises(UserError, match="x: labels go from 0 to 2, but there are 2 classes"):
+        joined.labels()
+
+
+def test_it_can_be_pickled_and_turned():
+    joined = pickle.loads(pickle.dumps(ConcatDataset([Listed("a", [0, 1]), Listed("b", [0])])))
+    assert joined.read(2) == (b"b0", 2)
+    assert OrientedClasses(joined, 2).labels().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+# ---- from paths -------------------------------------------------------------------------------------
+
+
+def write_set(folder, labels, classes=None):
+    with RecordWriter(folder, classes=classes) as writer:
+        for number, label in enumerate(labels):
+            writer.write(f"{folder.name}{number}".encode(), label)
+    return folder
+
+
+def test_paths_joined_by_the_path_separator_open_as_one_set(tmp_path):
+    one, two = write_set(tmp_path / "one", [0, 0, 1]), write_set(tmp_path / "two", [0, 1, 2])
+    folder = tmp_path / "folder"
+    (folder / "k").mkdir(parents=True)
+    (folder / "k/1.jpg").write_bytes(b"image")
+    joined = open_dataset(os.pathsep.join(map(str, (one, two / "train.rec", folder))))
+    assert joined.labels().tolist() == [0, 0, 1, 2, 3, 4, 5] and joined.num_classes == 6
+    assert joined.read(4) == (b"two1", 3) and joined.describe(6) == f"{folder}/k/1.jpg"
+
+
+def test_a_path_with_the_separator_in_its_name_is_one_set_where_it_exists(tmp_path):
+    path = write_set(tmp_path / f"a{os.pathsep}b", [0, 1])
+    assert len(open_dataset(path)) == 2 and split_paths(path) == [path]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("{one}:{top}/gone:{one}", r"gone: no such file or directory \(number 2 of 3 sets\)"),
+        ("{one}:", r"number 2 of 2 paths is empty; put one ':'"),
+        ("{one}:{top}/./one", r"one: named twice \(number 2 of 2 sets\)"),
+        ("{top}/gone", "gone: no such file or directory; give"),
+    ],
+)
+def test_what_cannot_be_joined_is_named(tmp_path, path, message):
+    one = write_set(tmp_path / "one", [0, 1])
+    with pytest.raises(UserError, match=message):
+        open_dataset(path.format(one=one, top=tmp_path))
+
+
+def test_sets_are_called_by_what_tells_them_apart(tmp_path):
+    def titles(*names):
+        return set_titles([tmp_path / name for name in names])
+
+    assert titles("a") == ["a"]
+    assert titles("ms1m/train", "glint/train") == ["ms1m", "glint"]
+    assert titles("a/x", "a/y", "b/x") == [str(tmp_path / name) for name in ("a/x", "a/y", "b/x")]
+
+
+def test_a_run_trains_on_two_sets(tmp_path):
+    one = tiny.write_records(tmp_path / "one", classes=3)
+    two = tiny.write_records(tmp_path / "two", classes=4)
+    config = tiny.config(tmp_path, data={"path": f"{one}:{two}"}, schedule={"steps": 2})
+    with started("cpu", 60.0) as world:
+        job = build_job(config, world)
+        assert job.num_classes == 7 and job.epoch_samples == 28
+        _, result = train(config, world)
+    assert result["samples"] == 24
+
+
+def test_a_verification_draws_its_pairs_from_two_sets(tmp_path):
+    one = tiny.write_records(tmp_path / "one", classes=3)
+    two = tiny.write_records(tmp_path / "two", classes=4)
+    config = tiny.config(tmp_path, evaluate={"pairs": 40, "folds": 2})
+    verifier = build_verifier(config, Path(f"{one}:{two}"), images=None)
+    assert sorted(set(verifier.labels.tolist())) == list(range(7)) and len(verifier.dataset) == 28

@@ -1,0 +1,253 @@
+"""Tests that decode by DALI skip where it is not installed; what it is given is tested everywhere."""
+
+import logging
+import sys
+import threading
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+
+import tiny
+from megaclass import train as training
+from megaclass.data import dali
+from megaclass.data.augment import TrainTransform, resized
+from megaclass.data.dali import CropTransform, DaliLoader
+from megaclass.data.dataset import DamagedSampleError, Sample
+from megaclass.data.loader import Loader
+from megaclass.data.sampler import EpochSampler
+from megaclass.distributed import World
+from megaclass.errors import UserError
+from megaclass.events import StepEvent, read_events
+
+SIZE = 32
+CPU = torch.device("cpu")
+CROP = {"flip": True, "crop_scale_min": 0.2, "seed": 5}
+
+
+@pytest.fixture
+def installed():
+    pytest.importorskip("nvidia.dali")
+
+
+class InMemory:
+    """A Dataset of soft noise: ``count`` JPEG files of sizes between ``low`` and ``high``."""
+
+    def __init__(self, count=40, low=33, high=60):
+        self.num_classes = 10
+        self.files = [self._encoded(i, low, high) for i in range(count)]
+
+    @staticmethod
+    def _encoded(index, low, high):
+        random = np.random.default_rng(index)
+        height, width = random.integers(low, high, 2, endpoint=True)
+        soft = cv2.GaussianBlur(random.normal(size=(height, width, 3)), (0, 0), 2)
+        image = cv2.normalize(soft, None, 0, 255, cv2.NORM_MINMAX).round().astype(np.uint8)
+        return simplejpeg.encode_jpeg(image, quality=92)
+
+    def __len__(self):
+        return len(self.files)
+
+    def read(self, index):
+        return Sample(self.files[index], index % 10)
+
+    def labels(self):
+        return np.arange(len(self.files)) % 10
+
+    def describe(self, index):
+        return f"memory record {index}"
+
+
+def shuffled(dataset, batch=8, rank=0, ranks=1):
+    sampler, part = EpochSampler(len(dataset), 0), batch // ranks
+
+    def indices_of_step(step):
+        start = step * batch + rank * part
+        return sampler.indices(start, part), np.arange(start, start + part)
+
+    return indices_of_step
+
+
+def in_order(step):
+    return (np.arange(step * 8, (step + 1) * 8),) * 2
+
+
+def loaders(dataset, order=in_order, size=SIZE, on_error="fail", **options):
+    """Our loader and DALI's, of the same data."""
+    transform = CropTransform(size, **options)
+    ours = Loader(dataset, transform, order, on_error=on_error)
+    return ours, DaliLoader(dataset, transform, order, device=CPU, workers=2, on_error=on_error)
+
+
+def collected(loader, start=0, stop=5):
+    return [(batch.images.numpy().copy(), batch.labels.numpy().copy()) for batch in loader.steps(start, stop)]
+
+
+def assert_alike(found, expected, mean=0.0, most=0):
+    """The same labels, and images within a mean and a largest difference."""
+    assert len(found) == len(expected)
+    for (images_a, labels_a), (images_b, labels_b) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(labels_a, labels_b)
+        difference = np.abs(images_a.astype(int) - images_b)
+        assert difference.mean() <= mean and difference.max() <= most
+
+
+# --- what DALI is given -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"flip": True}, CROP])
+def test_box_and_flip_make_the_image_of_our_transform(options):
+    transform, image = CropTransform(SIZE, **options), np.random.default_rng(0).integers(0, 256, (50, 70, 3))
+    image = image.astype(np.uint8)
+    plan_NK = transform.plan(np.arange(20))
+    np.testing.assert_array_equal(plan_NK, TrainTransform(SIZE, **options).plan(np.arange(20)))
+    for plan_K, flip in zip(plan_NK, transform.flips(plan_NK), strict=True):
+        left, top, width, height = transform.region(50, 70, plan_K)
+        square = resized(image[top : top + height, left : left + width], SIZE, SIZE)
+        out = np.empty((SIZE, SIZE, 3), np.uint8)
+        TrainTransform(SIZE, **options)(image, plan_K, out)
+        np.testing.assert_array_equal(out, square[:, ::-1] if flip else square)
+    assert 3 < transform.flips(plan_NK).sum() < 17
+
+
+def test_without_dali_one_line_tells(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nvidia.dali.pipeline", None)
+    with pytest.raises(UserError, match=r"needs NVIDIA DALI.*pip install 'megaclass\[dali\]'.*'threads'"):
+        DaliLoader(InMemory(), CropTransform(SIZE), in_order, device=CPU)
+
+
+# --- what comes back ----------------------------------------------------------------------------------
+
+
+def test_faces_are_those_of_our_loader_to_the_bit(installed):
+    dataset = InMemory(low=SIZE, high=SIZE)
+    ours, theirs = loaders(dataset, shuffled(dataset), flip=True)
+    assert_alike(collected(theirs), collected(ours))
+
+
+# The smaller the square, the more pixels of the source make one of it.
+@pytest.mark.parametrize("size, low, high, most", [(64, 20, 60, 2), (32, 33, 60, 3), (32, 150, 300, 16)])
+def test_crops_are_those_of_our_loader_up_to_rounding(installed, size, low, high, most):
+    dataset = InMemory(low=low, high=high)
+    ours, theirs = loaders(dataset, shuffled(dataset), size, **CROP)
+    assert_alike(collected(theirs), collected(ours), mean=0.4, most=most)
+
+
+def test_steps_depend_neither_on_the_start_nor_on_the_number_of_ranks(installed):
+    dataset = InMemory()
+    _, theirs = loaders(dataset, shuffled(dataset), **CROP)
+    whole = collected(theirs)
+    assert_alike(collected(theirs, 3, 5), whole[3:])
+    parts = [collected(loaders(dataset, shuffled(dataset, 8, rank, 2), **CROP)[1]) for rank in (0, 1)]
+    joined = [tuple(map(np.concatenate, zip(*step, strict=True))) for step in zip(*parts, strict=True)]
+    assert_alike(joined, whole)
+
+
+def test_formats_decode_as_ours_do(installed):
+    dataset = InMemory(8, SIZE, SIZE)
+    image = simplejpeg.decode_jpeg(dataset.files[0])
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    dataset.files[1:6] = [
+        cv2.imencode(".png", image)[1].tobytes(),
+        cv2.imencode(".png", grey.astype(np.uint16) * 257)[1].tobytes(),
+        cv2.imencode(".bmp", image)[1].tobytes(),
+        cv2.imencode(".webp", image)[1].tobytes(),
+        cv2.imencode(".png", np.dstack([image, grey]))[1].tobytes(),
+    ]
+    ours, theirs = loaders(dataset)
+    assert theirs.gathered(0) is not None
+    assert_alike(collected(theirs, 0, 1), collected(ours, 0, 1), mean=0.01, most=1)
+
+
+def test_dropping_the_iterator_ends_the_threads(installed):
+    steps = loaders(InMemory())[1].steps(0, 5)
+    next(steps)
+    steps.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("dali-reader")]
+
+
+# --- damage -------------------------------------------------------------------------------------------
+
+
+def cut(index, at):
+    dataset = InMemory()
+    dataset.files[index] = dataset.files[index][:at]
+    return dataset
+
+
+# 17 is in step 2: without a header, and with a header but half of its pixels.
+@pytest.mark.parametrize("at", [100, 900])
+def test_damage_ends_the_run_at_its_step_and_names_the_record(installed, at):
+    ours, theirs = loaders(cut(17, at), **CROP)
+    steps, sound = theirs.steps(0, 5), collected(ours, 0, 2)
+    found = [(batch.images.numpy(), batch.labels.numpy()) for batch in (next(steps), next(steps))]
+    assert_alike(found, sound, mean=0.4, most=3)
+    with pytest.raises(DamagedSampleError, match="memory record 17"):
+        next(steps)
+
+
+@pytest.mark.parametrize("at", [100, 900])
+def test_a_damaged_image_is_skipped_as_by_our_loader(installed, at, caplog):
+    ours, theirs = loaders(cut(17, at), on_error="skip", flip=True, crop_scale_min=0.5)
+    expected = collected(ours)
+    caplog.clear()
+    found = collected(theirs)
+    assert_alike(found, expected, mean=0.4, most=3)
+    np.testing.assert_array_equal(found[2][0], expected[2][0])  # our loader made this step
+    assert theirs.skipped == 1
+    assert sum("memory record 17" in record.message for record in caplog.records) == 1
+
+
+def test_a_format_that_dali_lacks_goes_to_our_loader(installed, caplog):
+    dataset = InMemory()
+    ok, gif = cv2.imencode(".gif", np.zeros((SIZE, SIZE, 3), np.uint8))
+    assert ok
+    dataset.files[9] = gif.tobytes()
+    ours, theirs = loaders(dataset, flip=True)
+    with caplog.at_level(logging.WARNING):
+        assert_alike(collected(theirs), collected(ours), mean=0.4, most=3)
+    assert theirs.gathered(0) is not None and theirs.gathered(1) is None and not caplog.records
+
+
+def test_a_label_that_is_no_class_is_told(installed):
+    dataset = InMemory()
+    dataset.num_classes = 5
+    with pytest.raises(UserError, match=r"memory record 5: the label 5 is outside 0..4"):
+        next(loaders(dataset)[1].steps(0, 1))
+
+
+def test_failures_of_dali_alone_are_told_and_end_the_run_when_they_go_on(installed, monkeypatch, caplog):
+    dataset = InMemory(8 * (dali.MAX_FAILURES_IN_A_ROW + 1))
+    ours, theirs = loaders(dataset)
+    expected = collected(ours, 0, 4)
+
+    def fail(pipeline):
+        raise RuntimeError("Critical error in pipeline: ... encountered:\nout of everything")
+
+    monkeypatch.setattr(theirs, "_images", fail)
+    assert_alike(collected(theirs, 0, 4), expected)
+    assert "step 3 (out of everything)" in caplog.text
+    with pytest.raises(UserError, match=r"DALI failed in 10 steps in a row \(out of everything\); set data"):
+        collected(theirs, 0, dali.MAX_FAILURES_IN_A_ROW)
+
+
+# --- a run --------------------------------------------------------------------------------------------
+
+
+def test_a_run_trains_on_the_same_images_and_resumes(installed, tmp_path):
+    def losses(name, loader, steps=8, resume=False):
+        config = tiny.config(
+            tmp_path,
+            run={"output": str(tmp_path / name), "checkpoint_every": 4},
+            data={"loader": loader},
+            augment={"flip": True},
+            schedule={"steps": steps, "kind": "constant"},
+        )
+        directory, _ = training.run(config, World(0, 1, CPU), resume)
+        return [event.loss for event in read_events(directory.events) if isinstance(event, StepEvent)]
+
+    whole = losses("threads", "threads")
+    losses("dali", "dali", steps=4)
+    assert losses("dali", "dali", resume=True) == whole

@@ -1,0 +1,96 @@
+"""``megaclass data pack``: options, what is printed, exit statuses."""
+
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from megaclass.cli import main
+from megaclass.data.packing import packer
+from megaclass.data.records.reader import RecordDataset
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(24):
+        path = tmp_path / f"in/{'ab'[number % 2]}/{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((20, 30), 10 * number, np.uint8))
+    return tmp_path
+
+
+def test_a_line_sums_up_what_was_packed(folder, capsys):
+    assert (
+        main(["data", "pack", "in", "out", "--shorter-side", "10", "--layout", "im2rec", "--workers", "2"])
+        == 0
+    )
+    size = (folder / "out/train.rec").stat().st_size / 1e6
+    assert re.fullmatch(
+        rf"packed 24 images of 2 classes into out/train\.rec \({size:.1f} MB, \d+\.\d s, [\d,]+ images/s\)\n",
+        capsys.readouterr().out,
+    )
+    assert (folder / "out/property").read_text() == "2,10,15\n"
+    assert len((folder / "out/train.idx").read_text().splitlines()) == 24
+
+
+def test_images_left_out_are_counted_and_the_first_ten_named(folder, capsys):
+    for path in sorted((folder / "in").rglob("*.png"))[:12]:
+        path.write_bytes(b"damaged")
+    assert main(["data", "pack", "in", "out"]) == 2
+    assert "in/a/00.png" in capsys.readouterr().err
+    assert main(["data", "pack", "in", "out", "--on-error", "skip"]) == 0
+    *named, more, summary = capsys.readouterr().out.splitlines()
+    assert len(named) == 10 and all(line.startswith("left out: in/a/") for line in named)
+    assert more == "left out: 2 more, see out/skipped.txt" and summary.endswith("12 left out)")
+    assert len((folder / "out/skipped.txt").read_text().splitlines()) == 12
+
+
+def test_interrupted_it_says_how_to_go_on_and_does(folder, capsys, monkeypatch):
+    known = packer.to_jpeg
+
+    def stops(image, where, encoding):
+        if where.endswith("20.png"):
+            raise KeyboardInterrupt
+        return known(image, where, encoding)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packer, "to_jpeg", stops)
+        patch.setattr(packer, "CHECKPOINT_S", 0.0)
+        assert main(["data", "pack", "in", "out"]) == 130
+    assert capsys.readouterr().err == "megaclass: interrupted; the same command continues\n"
+    assert main(["data", "pack", "in", "out", "--quality", "50"]) == 2
+    error = capsys.readouterr().err
+    assert "quality (95 there, 50 now)" in error and "--restart" in error and error.count("\n") == 1
+    assert main(["data", "pack", "in", "out"]) == 0
+    assert "10 of them packed before" in capsys.readouterr().out
+    assert len(RecordDataset(folder / "out")) == 24
+
+
+def test_restart_begins_anew(folder, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(packer, "CHECKPOINT_S", 0.0)
+        (folder / "in/b/23.png").write_bytes(b"damaged")
+        assert main(["data", "pack", "in", "out"]) == 2
+    (folder / "in/b/23.png").unlink()
+    assert main(["data", "pack", "in", "out"]) == 2
+    assert "images (24 there, 23 now)" in capsys.readouterr().err
+    assert main(["data", "pack", "in", "out", "--restart"]) == 0
+    assert "packed before" not in capsys.readouterr().out and len(RecordDataset(folder / "out")) == 23
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("in out --unpack-bits 7", "--unpack-bits: '7' is not HEIGHTxWIDTH"),
+        ("in out --layout rows", "--layout"),
+        ("in out --labels x", "in is a folder; labels is for a tar, leave it out"),
+        ("nowhere out", "neither an image folder nor an .npz, .csv, .tsv or tar file that exists"),
+        ("in out --classes nowhere", "classes: nowhere cannot be read"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(folder, capsys, words, message):
+    assert main(["data", "pack", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (folder / "out").exists()

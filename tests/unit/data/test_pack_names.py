@@ -1,0 +1,247 @@
+"""Packing tables, and files of labels and class names: which number each image gets, and what is refused."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from megaclass.data.packing import pack
+from megaclass.data.records.reader import RecordDataset
+from megaclass.errors import UserError
+
+
+def jpeg(value: int) -> bytes:
+    return cv2.imencode(".jpg", np.full((8, 8), 20 * value, np.uint8))[1].tobytes()
+
+
+@pytest.fixture
+def images(tmp_path):
+    """1.jpg to 6.jpg, with grey values of 20 times their number."""
+    (tmp_path / "images").mkdir()
+    for number in range(1, 7):
+        (tmp_path / f"images/{number}.jpg").write_bytes(jpeg(number))
+    return tmp_path
+
+
+def rows(output: Path) -> list[tuple[int, int]]:
+    """(number of the image, label) of each record."""
+    dataset = RecordDataset(output)
+    samples = [dataset.read(i) for i in range(len(dataset))]
+    grey = [cv2.imdecode(np.frombuffer(s.encoded, np.uint8), cv2.IMREAD_GRAYSCALE).mean() for s in samples]
+    return [(round(value / 20), s.label) for value, s in zip(grey, samples, strict=True)]
+
+
+def classes(output: Path) -> list[str] | None:
+    path = output / "classes.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kept", "names"),
+    [
+        ("t.csv", "1.jpg,b\n2.jpg,a\n3.jpg,b\n", [(2, 0), (1, 1), (3, 1)], ["a", "b"]),
+        ("t.csv", 'path,label\n"1.jpg","b, c"\n\n2.jpg, a\n', [(2, 0), (1, 1)], ["a", "b, c"]),
+        ("t.csv", "\ufeffLabel,note,FileName\r\nb,x,1.jpg\r\na,,2.jpg\r\n", [(2, 0), (1, 1)], ["a", "b"]),
+        ("t.tsv", "path\tlabel\n1.jpg\ttwo words\n2.jpg\ta \"b\n", [(2, 0), (1, 1)], ['a "b', "two words"]),
+        ("t.csv", "1.jpg,1\n2.jpg,0\n3.jpg,1\n", [(2, 0), (1, 1), (3, 1)], None),
+        # numbers are sorted as numbers; those that change are kept as names
+        ("t.csv", "1.jpg,10\n2.jpg,9\n3.jpg,-1\n", [(3, 0), (2, 1), (1, 2)], ["-1", "9", "10"]),
+        # identities are names, even where they consist of digits
+        ("t.csv", "1.jpg,007\n2.jpg,10\n", [(1, 0), (2, 1)], ["007", "10"]),
+    ],
+)  # fmt: skip
+def test_tables(images, name, text, kept, names):
+    (images / "images" / name).write_bytes(text.encode())
+    pack(images / "images" / name, images / "out")
+    assert rows(images / "out") == kept and classes(images / "out") == names
+
+
+def test_paths_of_a_table_begin_at_it_or_at_the_root(images):
+    (images / "t.csv").write_text("images/1.jpg,a\nimages/2.jpg,b\n")
+    (images / "elsewhere").mkdir()
+    (images / "elsewhere/t.csv").write_text(f"1.jpg,a\n{images}/images/2.jpg,b\n")
+    pack(images / "t.csv", images / "one")
+    pack(images / "elsewhere/t.csv", images / "other", root=images / "images")
+    assert rows(images / "one") == rows(images / "other") == [(1, 0), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (b"", {}, "names no images; it needs a line 'path,label' for each"),
+        (b"path,label\n", {}, "names no images"),
+        (b"1.jpg\n", {}, "line 1: 1 fields; 'path,label' is needed, or a header"),
+        (b"1.jpg,a,b\n", {}, "line 1: 3 fields"),
+        (b"1.jpg,a\n2.jpg\n", {}, "line 2: 1 fields, too few"),
+        (b"1.jpg,a\n2.jpg,\n", {}, "line 2: the label is empty"),
+        (b"1.jpg,a\n,b\n", {}, "line 2: the path is empty"),
+        (b"1.jpg,\xff\n", {}, "cannot be read as a table: 'utf-8' codec"),
+        (b"1.jpg," + b"x" * 200_000 + b"\n", {}, "cannot be read as a table: field larger"),
+        (b"1.jpg,a\n7.jpg,a\n", {}, "7.jpg cannot be read: No such file"),
+        (b"1.jpg,a\n\0.jpg,a\n", {}, r"t\.csv|cannot be read"),
+        (b"1.jpg,a\n2.jpg,two\x0blines\n", {}, "is not one line of UTF-8"),
+        (b"1.jpg,a\n", {"root": "nowhere"}, "root: nowhere is not a directory"),
+        (b"1.jpg,a\n", {"labels": "x"}, "is a table; labels is for a tar, leave it out"),
+        (b"1.jpg,a\n", {"class_depth": 2}, "is a table; class_depth is for a folder and a tar, leave it out"),
+        (b"1.jpg,a\n", {"where": "x=1"}, "is a table; where is for an .npz, leave it out"),
+    ],
+)
+def test_tables_that_cannot_be_packed_say_why(images, text, options, message):
+    (images / "images/t.csv").write_bytes(text)
+    with pytest.raises(UserError, match=message) as caught:
+        pack(images / "images/t.csv", images / "out", **options)
+    assert "\n" not in str(caught.value)
+    assert not list((images / "out").glob("*"))
+
+
+@settings(
+    max_examples=60, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+)
+@given(text=st.text(st.sampled_from('1.jpg,"ab\n\r\t\0\ufeff '), max_size=60) | st.text(max_size=30))
+def test_any_text_as_a_table_packs_or_is_a_user_error(images, text):
+    (images / "images/t.csv").write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
+    try:
+        pack(images / "images/t.csv", images / "out", on_error="skip")
+    except UserError as error:
+        assert "\n" not in str(error)
+    for path in (images / "out").glob("*"):
+        path.unlink()
+
+
+# --- numbers of classes -----------------------------------------------------------------------------
+
+
+def test_given_classes_keep_their_numbers(images):
+    (images / "classes.txt").write_text("c\nb\nz\na\nlast\n")
+    (images / "images/t.csv").write_text("1.jpg,a\n2.jpg,b\n3.jpg,c\n")
+    pack(images / "images/t.csv", images / "out", classes=images / "classes.txt")
+    assert rows(images / "out") == [(3, 0), (2, 1), (1, 3)]
+    dataset = RecordDataset(images / "out")
+    assert dataset.num_classes == 5 and dataset.classes == ["c", "b", "z", "a", "last"]
+
+
+def test_numbers_are_positions_among_the_given_classes_unless_these_are_numbers(images):
+    (images / "images/t.csv").write_text("1.jpg,2\n2.jpg,0\n")
+    for text, kept in (("a\nb\nc\n", [(2, 0), (1, 2)]), ("2\n1\n0\n", [(1, 0), (2, 2)])):
+        (images / "classes.txt").write_text(text)
+        pack(images / "images/t.csv", images / text[0], classes=images / "classes.txt")
+        assert rows(images / text[0]) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "message"),
+    [
+        ("", "1.jpg,a\n", "classes: .* is empty"),
+        ("a\nb\na\n", "1.jpg,a\n", "line 3 names 'a' a second time"),
+        (
+            "alpha\nbeta\n",
+            "1.jpg,alpah\n2.jpg,x\n",
+            r"'alpah' \(and 1 more\) is not among the 2 .*did you mean 'alpha'",
+        ),
+        ("a\nb\n", "1.jpg,2\n", "labels go from 2 to 2, but 2 classes are named, from 0 on"),
+        ("a\nb\n", "1.jpg,-1\n", "labels go from -1 to -1"),
+    ],
+)
+def test_given_classes_that_do_not_fit_are_told(images, text, table, message):
+    (images / "classes.txt").write_text(text)
+    (images / "images/t.csv").write_text(table)
+    with pytest.raises(UserError, match=message) as caught:
+        pack(images / "images/t.csv", images / "out", classes=images / "classes.txt")
+    assert "\n" not in str(caught.value) and not (images / "out").exists()
+    with pytest.raises(UserError, match="classes: nowhere cannot be read"):
+        pack(images / "images/t.csv", images / "out", classes="nowhere")
+
+
+# --- labels beside a flat tar -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def flat(images):
+    """A tar of 1.jpg to 6.jpg, in a directory and in no order."""
+    with tarfile.open(images / "flat.tar", "w") as archive:
+        for number in (3, 1, 6, 2, 5, 4):
+            info = tarfile.TarInfo(f"some/{number}.jpg")
+            info.size = len(jpeg(number))
+            archive.addfile(info, io.BytesIO(jpeg(number)))
+    return images
+
+
+LETTERS = [(2, 0), (3, 0), (1, 1), (5, 1), (4, 2), (6, 2)]  # b a a c b c
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_names"),
+    [
+        ("b\na\na\nc\nb\nc\n\n", None),
+        ("some/6.jpg\tc\n1.jpg\tb\n2.jpg\ta\n3.jpg\ta\n4.jpg\tc\n5.jpg\tb\n", None),
+        ("name,class,box\n1.jpg,b,1 2\n2.jpg,a,\n3.jpg,a,\n4.jpg,c,\n5.jpg,b,\n6.jpg,c,\n7.jpg,d\n", None),
+        ("1.jpg b\n2.jpg a\n3.jpg a\n4.jpg c\n5.jpg b\n6.jpg c\n", None),
+        ("1\n0\n0\n2\n1\n2\n", "a\nb\nc\n"),
+        ("1\n2\n2\n3\n1\n3\n", "b\na\nc\n"),
+        ("1.jpg 1\n2.jpg 0\n3.jpg 0\n4.jpg 2\n5.jpg 1\n6.jpg 2\n", "a\nb\nc\nd\n"),
+        ("7\n8\n8\n4\n7\n4\n", "b 7\na 8 some words\nc 4\nd 1\n"),
+    ],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_labels_in_a_file(flat, labels, label_names, compressed):
+    if compressed:
+        with tarfile.open(flat / "flat.tar") as known, tarfile.open(flat / "flat.tgz", "w:gz") as archive:
+            for info in known:
+                archive.addfile(info, known.extractfile(info))
+    (flat / "labels").write_text(labels)
+    options = {"labels": flat / "labels"}
+    if label_names is not None:
+        (flat / "names").write_text(label_names)
+        options["label_names"] = flat / "names"
+    pack(flat / ("flat.tgz" if compressed else "flat.tar"), flat / "out", **options)
+    assert sorted(rows(flat / "out")) == sorted(LETTERS) and classes(flat / "out") == ["a", "b", "c"]
+    assert compressed or rows(flat / "out") == LETTERS
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_names", "message"),
+    [
+        (
+            "a\nb\n",
+            None,
+            "has 2 lines for 6 images; it needs a class name a line in the order of the sorted file",
+        ),
+        ("a\n\na\na\na\na\n", None, "has an empty label"),
+        ("1.jpg,a\n2.jpg,a\n", None, "has no label for 4 images, some/3.jpg the first"),
+        ("1.jpg,a\n2.jpg,a\n1.jpg,b\n", None, "line 3 has another label for 1.jpg"),
+        ("1.jpg,a\n2.jpg,\n", None, "line 2 has no label for 2.jpg"),
+        ("1\n2\n3\n1\n2\n3\n", None, "holds numbers; add --label-names FILE"),
+        ("1\n2\n3\n1\n2\n3\n", "a\nb\nc\nd\n", "whether they count from 0 or from 1 does not show"),
+        ("0\n2\n3\n1\n2\n3\n", "a\nb\nc\n", "whether they count from 0 or from 1"),
+        ("1\n2\n3\n1\n2\n9\n", "a 1\nb 2\nc 3\n", "has no name for 9"),
+        ("1\n2\n3\n1\n2\n3\n", "", "label_names: .* is empty"),
+        ("a\na\na\na\na\na\n", "a\n", "label_names is for numbers, but .* holds names"),
+        ('1.jpg,"' + "x" * 200_000, None, "labels: .* cannot be read as a table"),
+        ("\udcff", None, "is not text in UTF-8"),
+    ],
+)
+def test_label_files_that_do_not_fit_are_told(flat, labels, label_names, message):
+    (flat / "labels").write_text(labels, errors="surrogateescape")
+    options = {"labels": flat / "labels"}
+    if label_names is not None:
+        (flat / "names").write_text(label_names)
+        options["label_names"] = flat / "names"
+    with pytest.raises(UserError, match=message) as caught:
+        pack(flat / "flat.tar", flat / "out", **options)
+    assert "\n" not in str(caught.value) and not (flat / "out").exists()
+    with pytest.raises(UserError, match="label_names says what the numbers of labels mean"):
+        pack(flat / "flat.tar", flat / "out", label_names="names")
+
+
+def test_numbers_without_names_in_an_npz_keep_what_they_were(tmp_path):
+    np.savez(tmp_path / "in.npz", images=np.zeros((3, 8, 8), np.uint8), labels=[30, 4, 30])
+    pack(tmp_path / "in.npz", tmp_path / "out")
+    assert classes(tmp_path / "out") == ["4", "30"]
+    np.savez(tmp_path / "in.npz", images=np.zeros((3, 8, 8), np.uint8), labels=[1, 0, 1])
+    pack(tmp_path / "in.npz", tmp_path / "dense")
+    assert classes(tmp_path / "dense") is None

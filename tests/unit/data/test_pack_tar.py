@@ -1,0 +1,432 @@
+"""Packing tars: those of ILSVRC's shape give the records of the folder, and no hostile one gives a set."""
+
+import bz2
+import gzip
+import io
+import lzma
+import random
+import tarfile
+import tracemalloc
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from megaclass.data.packing import pack
+from megaclass.data.packing.tarwalk import Archive, walk
+from megaclass.data.records.reader import RecordDataset
+from megaclass.errors import UserError
+
+WNIDS = ("n01440764", "n02102040", "n03888257")
+# ILSVRC's ids count from 1 and are not in the order of the sorted names.
+ID_OF = {"n01440764": 3, "n02102040": 1, "n03888257": 2}
+
+
+def jpeg(value: int) -> bytes:
+    image = np.full((8 + value % 3, 8, 3), value, np.uint8)
+    return cv2.imencode(".jpg", image)[1].tobytes()
+
+
+IMAGE = jpeg(7)
+
+
+def tar(members: dict[str, bytes], **settings) -> bytes:
+    """A tar of files, in the order given."""
+    with io.BytesIO() as file:
+        with tarfile.open(fileobj=file, mode="w", **settings) as archive:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        return file.getvalue()
+
+
+def write_files(root: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+
+def packed(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in output.iterdir()}
+
+
+TRAIN = {f"{wnid}/{wnid}_{10 * i}.JPEG": jpeg(50 * k + i) for k, wnid in enumerate(WNIDS) for i in range(5)}
+
+
+@pytest.fixture
+def ilsvrc(tmp_path):
+    """ILSVRC's four files, small: a tar of class tars, a flat tar, and the labels of that as names and as ids.
+
+    The same images lie in folders of classes.
+    """
+    class_tars = {}
+    for wnid in WNIDS:
+        inside = {name.partition("/")[2]: content for name, content in TRAIN.items() if name.startswith(wnid)}
+        class_tars[f"{wnid}.tar"] = tar(inside)
+    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(tar(class_tars))
+    write_files(tmp_path / "train", TRAIN)
+
+    labels = random.Random(0).sample(WNIDS * 4, 12)
+    flat = {f"ILSVRC2012_val_{i:08d}.JPEG": jpeg(100 + i) for i in range(1, 13)}
+    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(tar(flat))
+    write_files(
+        tmp_path / "val", {f"{wnid}/{name}": flat[name] for name, wnid in zip(flat, labels, strict=True)}
+    )
+    (tmp_path / "ground_truth.txt").write_text("".join(f"{ID_OF[wnid]}\n" for wnid in labels))
+    (tmp_path / "synset_labels.txt").write_text("".join(f"{wnid}\n" for wnid in labels))
+    (tmp_path / "solution.csv").write_text(
+        "ImageId,Label\n" + "".join(f"{name},{wnid}\n" for name, wnid in zip(flat, labels, strict=True))
+    )
+    (tmp_path / "map_clsloc.txt").write_text("".join(f"{wnid} {ID_OF[wnid]} kit_fox\n" for wnid in WNIDS))
+    (tmp_path / "ids.txt").write_text("".join(f"{wnid}\n" for wnid in sorted(WNIDS, key=ID_OF.get)))
+    return tmp_path
+
+
+def test_a_tar_of_class_tars_gives_the_records_of_the_folder(ilsvrc):
+    summary = pack(ilsvrc / "ILSVRC2012_img_train.tar", ilsvrc / "tar")
+    pack(ilsvrc / "train", ilsvrc / "folder")
+    assert packed(ilsvrc / "tar") == packed(ilsvrc / "folder")
+    assert (summary.images, summary.classes) == (15, 3)
+    dataset = RecordDataset(ilsvrc / "tar")
+    assert dataset.classes == list(WNIDS) and dataset.labels().tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert dataset.read(0).encoded == TRAIN["n01440764/n01440764_0.JPEG"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"labels": "synset_labels.txt"},
+        {"labels": "solution.csv"},
+        {"labels": "ground_truth.txt", "label_names": "map_clsloc.txt"},
+        {"labels": "ground_truth.txt", "label_names": "ids.txt"},
+    ],
+    ids=lambda options: "+".join(options.values()),
+)
+def test_validation_labels_agree_with_the_folder_and_the_training_set(ilsvrc, options):
+    pack(ilsvrc / "train", ilsvrc / "packed_train")
+    classes = ilsvrc / "packed_train/classes.txt"
+    pack(ilsvrc / "val", ilsvrc / "folder", classes=classes)
+    options = {name: ilsvrc / file for name, file in options.items()}
+    pack(ilsvrc / "ILSVRC2012_img_val.tar", ilsvrc / "tar", classes=classes, **options)
+    assert packed(ilsvrc / "tar") == packed(ilsvrc / "folder")
+
+
+def test_ids_of_ilsvrc_are_not_taken_for_positions(ilsvrc):
+    pack(ilsvrc / "train", ilsvrc / "packed_train")
+    with pytest.raises(UserError, match=r"holds numbers; add --label-names FILE") as caught:
+        pack(
+            ilsvrc / "ILSVRC2012_img_val.tar",
+            ilsvrc / "tar",
+            labels=ilsvrc / "ground_truth.txt",
+            classes=ilsvrc / "packed_train/classes.txt",
+        )
+    assert "\n" not in str(caught.value) and not (ilsvrc / "tar").exists()
+
+
+def test_a_tar_without_class_directories_asks_for_labels(ilsvrc):
+    with pytest.raises(UserError, match="no class directories; give --labels FILE"):
+        pack(ilsvrc / "ILSVRC2012_img_val.tar", ilsvrc / "out")
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("top", ["", "./", "data/train/"])
+def test_class_directories_below_any_top_give_the_records_of_the_folder(tmp_path, tar_format, top):
+    long = {"n01440764/" + "long/" * 15 + "name" * 16 + ".jpg": IMAGE}  # more than 100 letters
+    if tar_format != tarfile.USTAR_FORMAT:
+        long["n03888257/" + "x" * 240 + ".jpg"] = jpeg(9)
+        long["n03888257/ümläut.jpg"] = jpeg(8)
+    files = TRAIN | long
+    write_files(tmp_path / "in", files)
+    names = random.Random(1).sample(sorted(files), len(files))
+    (tmp_path / "in.tar").write_bytes(tar({top + name: files[name] for name in names}, format=tar_format))
+    pack(tmp_path / "in", tmp_path / "folder")
+    pack(tmp_path / "in.tar", tmp_path / "tar")
+    assert packed(tmp_path / "tar") == packed(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(("suffix", "press"), [("gz", gzip), ("bz2", bz2), ("xz", lzma)])
+def test_compressed_tars_come_in_their_own_order_with_the_same_labels(tmp_path, suffix, press):
+    names = random.Random(2).sample(sorted(TRAIN), len(TRAIN))
+    path = tmp_path / f"in.tar.{suffix}"
+    path.write_bytes(press.compress(tar({name: TRAIN[name] for name in names})))
+    pack(path, tmp_path / "out", workers=3)
+    dataset = RecordDataset(tmp_path / "out")
+    assert dataset.classes == list(WNIDS)
+    samples = [dataset.read(i) for i in range(len(dataset))]
+    assert [sample.encoded for sample in samples] == [TRAIN[name] for name in names]
+    assert [WNIDS[sample.label] for sample in samples] == [name.partition("/")[0] for name in names]
+
+
+def test_root_and_class_depth_choose_the_directories(tmp_path):
+    files = {"set/train/a/x.jpg": jpeg(1), "set/train/b/x.jpg": jpeg(2), "set/val/c/x.jpg": jpeg(3)}
+    (tmp_path / "in.tar").write_bytes(tar(files))
+    for number, (options, classes) in enumerate(
+        [
+            ({}, ["train", "val"]),
+            ({"root": "./set/train/"}, ["a", "b"]),
+            ({"root": "set/val"}, ["c"]),
+            ({"class_depth": 2}, ["train/a", "train/b", "val/c"]),
+        ]
+    ):
+        pack(tmp_path / "in.tar", tmp_path / str(number), **options)
+        assert RecordDataset(tmp_path / str(number)).classes == classes
+    with pytest.raises(UserError, match="no images below test; it begins with set"):
+        pack(tmp_path / "in.tar", tmp_path / "out", root="test")
+    with pytest.raises(UserError, match="class_depth: 0"):
+        pack(tmp_path / "in.tar", tmp_path / "out", class_depth=0)
+
+
+def test_what_is_no_image_and_classes_without_images_are_passed_over(tmp_path, caplog):
+    files = {
+        "README.md": b"read me",
+        "stray.jpg": IMAGE,
+        "a/1.JPG": IMAGE,
+        "a/._1.jpg": b"of macOS",
+        "a/notes.txt": b"",
+        ".cache/2.jpg": IMAGE,
+        "empty.tar": tar({}),
+        "b/1.jpg": IMAGE,
+    }
+    (tmp_path / "in.tar").write_bytes(tar(files))
+    assert pack(tmp_path / "in.tar", tmp_path / "out").images == 2
+    assert RecordDataset(tmp_path / "out").classes == ["a", "b"]
+    assert "1 images lie in no class directory and are left out, stray.jpg the first" in caplog.text
+    assert "the class empty holds no images" in caplog.text
+
+
+def test_progress_tells_of_bytes_while_names_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("megaclass.data.packing.tar._NOTE_EVERY", 4)
+    content = tar(TRAIN)
+    for name, written in {"in.tar": content, "in.tgz": gzip.compress(content)}.items():
+        (tmp_path / name).write_bytes(written)
+        steps = []
+        pack(
+            tmp_path / name, tmp_path / f"{name}.out", scanning=lambda *step, steps=steps: steps.append(step)
+        )
+        assert len(steps) == 3 and steps == sorted(steps)
+        assert all(0 < done <= total == len(written) for done, total in steps)
+
+
+# --- hostile ones -----------------------------------------------------------------------------------
+
+
+def member(name: str, content: bytes = IMAGE, **fields) -> bytes:
+    """The blocks of one member, whatever its header says."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    return header + content + bytes(-len(content) % 512)
+
+
+def broken_header(block: bytes) -> bytes:
+    return block[:3] + b"\xff" + block[4:]
+
+
+GOOD = member("a/1.jpg")
+END = bytes(1024)
+PAX_SPARSE = b"22 GNU.sparse.major=1\n"
+HOSTILE = {
+    "empty file": (b"", "without an end mark"),
+    "no tar": (b"This is no tar at all. " * 100, "no sound tar header at byte 0"),
+    "no end": (GOOD, "ends at byte .* without an end mark"),
+    "cut header": (GOOD + GOOD[:300], "without an end mark"),
+    "cut member": (GOOD + member("a/2.jpg")[:600], "more than follow"),
+    "damaged header": (GOOD + broken_header(GOOD) + END, "no sound tar header at byte"),
+    "joined": (GOOD + END + GOOD + END, "goes on behind its end mark"),
+    "parent": (GOOD + member("a/../../2.jpg") + END, r"a/\.\./\.\./2\.jpg has a name that leads out"),
+    "absolute": (GOOD + member("/etc/2.jpg") + END, "/etc/2.jpg has a name that leads out"),
+    "not UTF-8": (GOOD + member("a/\udce9t\udce9.jpg") + END, "has a name that is no UTF-8"),
+    "symlink": (GOOD + member("a/2.jpg", b"", type=tarfile.SYMTYPE) + END, "is a symbolic link"),
+    "hard link": (GOOD + member("a/2.jpg", b"", type=tarfile.LNKTYPE) + END, "is a hard link"),
+    "device": (GOOD + member("a/2.jpg", b"", type=tarfile.BLKTYPE) + END, "is a block device"),
+    "pipe": (GOOD + member("a/2.jpg", b"", type=tarfile.FIFOTYPE) + END, "is a pipe"),
+    "sparse": (GOOD + member("a/2.jpg", b"", type=tarfile.GNUTYPE_SPARSE) + END, "is a sparse file"),
+    "pax sparse": (
+        GOOD + member("x", PAX_SPARSE, type=tarfile.XHDTYPE) + member("a/2.jpg") + END,
+        "is a sparse file",
+    ),
+    "unknown type": (GOOD + member("a/2.jpg", b"", type=b"Q") + END, "is of the type b'Q'"),
+    "size beyond": (
+        GOOD + member("a/2.jpg", b"", size=1 << 40) + END,
+        "states 1,099,511,627,776 bytes, more",
+    ),
+    "size beyond all": (GOOD + member("a/2.jpg", b"", size=1 << 80) + END, "bytes, more than follow"),
+    "negative size": (GOOD + member("a/2.jpg", b"", size=-1024) + END, "states -1,024 bytes"),
+    "pax size": (
+        GOOD + member("x", b"18 size=999999999\n", type=tarfile.XHDTYPE) + member("a/2.jpg") + END,
+        "states 999,999,999 bytes",
+    ),
+    "pax size of words": (
+        GOOD + member("x", b"12 size=many\n"[:12] + b"\n", type=tarfile.XHDTYPE) + member("a/2.jpg") + END,
+        "damaged extended header|states a size of",
+    ),
+    "pax damaged": (
+        GOOD + member("x", b"999 path=b\n", type=tarfile.XHDTYPE) + END,
+        "damaged extended header",
+    ),
+    "pax huge": (
+        GOOD + member("x", b"x" * (1 << 21), type=tarfile.XHDTYPE) + END,
+        "an extended header of 2,097,152 bytes",
+    ),
+    "long name huge": (
+        GOOD + member("x", b"x" * (1 << 21), type=tarfile.GNUTYPE_LONGNAME) + END,
+        "an extended header of",
+    ),
+    "long name out": (
+        GOOD + member("x", b"../../2.jpg\0", type=tarfile.GNUTYPE_LONGNAME) + member("b") + END,
+        "leads out",
+    ),
+    "twice": (GOOD + GOOD + END, "holds a/1.jpg twice"),
+    "no images": (member("a/1.txt") + END, r"holds no images; \.jpg"),
+    "nested damage": (GOOD + member("b.tar", GOOD[:700]) + END, "in.tar/b.tar: a/1.jpg states .* more than"),
+    "nested parent": (GOOD + member("b.tar", member("../c.jpg") + END) + END, r"in.tar/b.tar: ../c.jpg has"),
+    "nested beyond": (
+        GOOD + member("b.tar", member("c.jpg", b"", size=2048)) + END,
+        "in.tar/b.tar: c.jpg states 2,048 bytes, more",
+    ),
+    "nested twice": (
+        GOOD + member("b.tar", member("c.tar", member("d.jpg") + END) + END) + END,
+        r"b\.tar/c\.tar is a tar within a tar within a tar",
+    ),
+    "nested compressed": (GOOD + member("b.tar.gz", b"") + END, r"b\.tar\.gz is compressed"),
+    "control letters": (GOOD + member("../\x1b[2J\n.jpg") + END, r"'\.\./\\x1b\[2J\\n\.jpg' has a name"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_hostile_tars_are_told_in_one_line(tmp_path, case, compressed):
+    content, message = HOSTILE[case]
+    if compressed and case in ("cut member", "size beyond", "pax size"):
+        message = "without an end mark"  # how much follows is not known before
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/in.tar").write_bytes(gzip.compress(content) if compressed else content)
+    with pytest.raises(UserError, match=message) as caught:
+        pack(tmp_path / "in/in.tar", tmp_path / "out")
+    assert "\n" not in str(caught.value) and str(caught.value).isprintable()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["in", "in.tar"]
+
+
+def test_a_compressed_tar_that_expands_without_end_takes_no_memory(tmp_path):
+    hole = member("a/2.jpg", b"", size=1 << 30)
+    with gzip.open(tmp_path / "in.tar", "wb", compresslevel=1) as file:
+        file.write(GOOD + hole)
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="without an end mark"):
+        pack(tmp_path / "in.tar", tmp_path / "out")
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+
+
+def test_a_member_larger_than_any_image_is_left_out_or_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("megaclass.data.packing.tar.MAX_BYTES", 5000)
+    (tmp_path / "in.tar").write_bytes(tar({"a/1.jpg": IMAGE, "a/2.jpg": bytes(5001)}))
+    with pytest.raises(UserError, match=r"in\.tar/a/2\.jpg states 5,001 bytes, the limit is 5,000"):
+        pack(tmp_path / "in.tar", tmp_path / "out")
+    assert pack(tmp_path / "in.tar", tmp_path / "out", on_error="skip").images == 1
+
+
+def test_compressed_bytes_that_are_damaged_are_told(tmp_path):
+    for suffix, press in (("gz", gzip), ("bz2", bz2), ("xz", lzma)):
+        content = bytearray(press.compress(tar(TRAIN)))
+        content[len(content) // 2] ^= 0xFF
+        (tmp_path / f"in.tar.{suffix}").write_bytes(content)
+        with pytest.raises(UserError, match=rf"in\.tar\.{suffix}") as caught:
+            pack(tmp_path / f"in.tar.{suffix}", tmp_path / "out")
+        assert "\n" not in str(caught.value)
+        content = press.compress(tar(TRAIN))
+        (tmp_path / f"in.tar.{suffix}").write_bytes(content[: len(content) * 2 // 3])
+        with pytest.raises(UserError, match=rf"in\.tar\.{suffix}"):
+            pack(tmp_path / f"in.tar.{suffix}", tmp_path / "out")
+
+
+SOUND = tar(
+    {"a/1.jpg": IMAGE, "b.tar": tar({"2.jpg": IMAGE, "ü" * 60 + ".jpg": IMAGE}), "c/" + "x" * 120: b"note"},
+    format=tarfile.PAX_FORMAT,
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=2000,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    database=None,
+)
+@given(
+    edits=st.lists(
+        st.tuples(
+            st.integers(0, len(SOUND) // 512 - 1), st.integers(0, 511), st.binary(min_size=1, max_size=12)
+        ),
+        max_size=4,
+    ),
+    mended=st.booleans(),
+    cut=st.none() | st.integers(0, len(SOUND)),
+)
+@example(edits=[(0, 124, b"\x80\0\0\0\0\0\0\0\x7f\xff\xff\xff")], mended=True, cut=None)
+@example(edits=[(0, 124, b"\xff" * 12)], mended=True, cut=None)
+def test_any_damage_to_a_tar_is_a_user_error_or_sound_members(tmp_path, edits, mended, cut):
+    content = bytearray(SOUND)
+    for block, at, value in edits:
+        where = 512 * block + at
+        content[where : where + len(value)] = value[: len(content) - where]
+        if mended:  # a header that a hostile hand wrote has a sound checksum
+            header = content[512 * block : 512 * block + 512]
+            header[148:156] = b" " * 8
+            content[512 * block + 148 : 512 * block + 156] = b"%06o\0 " % sum(header)
+    path = tmp_path / "in.tar"
+    path.write_bytes(bytes(content[:cut]))
+    archive = Archive(path)
+    try:
+        for found in walk(archive):
+            assert found.offset >= 0 and found.size >= 0 and found.offset + found.size <= path.stat().st_size
+            assert not found.name.startswith("/") and ".." not in found.name.split("/")
+            found.name.encode()
+    except UserError as error:
+        assert "\n" not in str(error)
+    finally:
+        archive.close()
+    try:
+        pack(path, tmp_path / "out", on_error="skip")
+    except UserError as error:
+        assert "\n" not in str(error)
+    for left in (tmp_path / "out").glob("*"):
+        left.unlink()
+    assert {left.name for left in tmp_path.iterdir()} <= {"in.tar", "out"}
+
+
+@settings(
+    max_examples=150,
+    deadline=2000,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    database=None,
+)
+@given(content=st.binary(max_size=3000))
+def test_any_bytes_as_extended_headers_are_a_user_error_or_ignored(tmp_path, content):
+    path = tmp_path / "in.tar"
+    path.write_bytes(member("x", content, type=tarfile.XHDTYPE) + GOOD + END)
+    archive = Archive(path)
+    try:
+        assert len(list(walk(archive))) == 1
+    except UserError as error:
+        assert "\n" not in str(error)
+    finally:
+        archive.close()
+
+
+def test_the_walk_agrees_with_tarfile(tmp_path):
+    path = tmp_path / "in.tar"
+    path.write_bytes(SOUND)
+    archive = Archive(path)
+    with tarfile.open(path) as known:
+        assert [(found.name, found.offset, found.size) for found in walk(archive)] == [
+            (info.name, info.offset_data, info.size) for info in known
+        ]
+    archive.close()

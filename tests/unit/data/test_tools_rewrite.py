@@ -1,0 +1,195 @@
+"""``megaclass data shuffle``, ``split`` and ``merge``: the same images under the same classes, elsewhere."""
+
+import itertools
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+
+from megaclass.cli import main
+from megaclass.data.open import open_dataset
+from megaclass.data.records.reader import RecordDataset
+from megaclass.data.records.writer import RecordWriter
+from megaclass.data.tools import rewrite
+from megaclass.errors import UserError
+
+IMAGE = cv2.imencode(".png", np.zeros((6, 8, 3), np.uint8))[1].tobytes()
+
+
+def image(number: int) -> bytes:
+    """An image of 8 x 6 pixels, a number behind it so that all differ."""
+    return IMAGE + number.to_bytes(4, "little")
+
+
+def write_set(folder, labels, first=0, **options):
+    with RecordWriter(folder, **options) as writer:
+        for number, label in enumerate(labels, first):
+            writer.write(image(number), label)
+    return folder
+
+
+def samples(path):
+    dataset = open_dataset(path)
+    found = [tuple(dataset.read(i)) for i in range(len(dataset))]
+    assert dataset.labels().tolist() == [label for _, label in found]
+    return found
+
+
+def test_a_shuffled_set_has_the_same_images_and_labels_in_another_order(tmp_path):
+    labels = [number // 30 for number in range(300)]  # more than one piece
+    write_set(tmp_path / "set", labels, classes=[f"k{i}" for i in range(10)])
+    shown = []
+    written = rewrite.shuffle(
+        tmp_path / "set", tmp_path / "a", seed=1, progress=lambda *now: shown.append(now)
+    )
+    assert (written.path, written.images, written.classes) == (tmp_path / "a/train.rec", 300, 10)
+    assert shown[-1] == (300, 300)
+    before, after = samples(tmp_path / "set"), samples(tmp_path / "a")
+    assert sorted(after) == sorted(before) and after != before
+    # As random as an order should be: of 299 pairs of neighbours, about 9.7 % are of one class.
+    assert sum(one[1] == two[1] for one, two in itertools.pairwise(after)) < 60
+    assert RecordDataset(tmp_path / "a").classes == [f"k{i}" for i in range(10)]
+    assert (tmp_path / "a/property").read_text() == "10,6,8\n"
+    assert len((tmp_path / "a/train.idx").read_text().splitlines()) == 300  # and no identity records
+
+    rewrite.shuffle(tmp_path / "set", tmp_path / "again", seed=1)
+    rewrite.shuffle(tmp_path / "set", tmp_path / "b", seed=2)
+    assert (tmp_path / "again/train.rec").read_bytes() == (tmp_path / "a/train.rec").read_bytes()
+    assert samples(tmp_path / "b") != after
+
+
+def test_merged_sets_are_what_they_are_when_joined_on_the_fly(tmp_path):
+    one = write_set(tmp_path / "one", [0, 0, 1], classes=["a", "b"])
+    two = write_set(tmp_path / "two", [0, 1, 1], first=9, classes=["b", "c"])
+    for sets in ([one, two], [f"{one}:{two}"]):
+        output = tmp_path / f"merged{len(sets)}"
+        assert rewrite.merge(sets, output).classes == 4
+        joined = open_dataset(f"{one}:{two}")
+        assert samples(output) == samples(f"{one}:{two}")
+        assert RecordDataset(output).classes == joined.classes == ["one/a", "one/b", "two/b", "two/c"]
+        assert RecordDataset(output).num_classes == joined.num_classes
+        assert (output / "property").read_text() == "4,6,8\n"
+        assert len((output / "train.idx").read_text().splitlines()) == 1 + 6 + 4
+
+    rewrite.merge([one, two], tmp_path / "same", same_classes=True)
+    assert [label for _, label in samples(tmp_path / "same")] == [0, 0, 1, 1, 2, 2]
+    assert RecordDataset(tmp_path / "same").classes == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("how", [{"classes": 3}, {"share": 0.375}])
+def test_the_parts_of_a_split_share_no_class(tmp_path, how):
+    labels = [0, 0, 1, 1, 1, 3, 3, 4, 5, 5, 6, 6, 7, 7, 8, 8]  # 2 has no image, 4 only one
+    names = [f"k{i}" for i in range(9)]
+    write_set(tmp_path / "set", labels, classes=names)
+    train, test = rewrite.split(tmp_path / "set", tmp_path / "out", seed=3, **how)
+    assert (train.classes, test.classes) == (5, 3) and train.images + test.images == 16
+    found = {}
+    for part, written in (("train", train), ("test", test)):
+        dataset = RecordDataset(tmp_path / "out" / part)
+        assert dataset.num_classes == written.classes == len(set(dataset.labels().tolist()))
+        found[part] = [
+            (encoded, dataset.classes[label]) for encoded, label in samples(tmp_path / "out" / part)
+        ]
+    before = [(image(number), names[label]) for number, label in enumerate(labels)]
+    assert sorted(found["train"] + found["test"]) == sorted(before)
+    assert not {name for _, name in found["train"]} & {name for _, name in found["test"]}
+    assert min(Counter(name for _, name in found["test"]).values()) >= 2
+
+    head, *rows = [line.split("\t") for line in (tmp_path / "out/split.tsv").read_text().splitlines()]
+    assert head == ["class", "part", "new_class", "name"] and [int(row[0]) for row in rows] == [
+        0,
+        1,
+        *range(3, 9),
+    ]
+    for old, part, new, name in rows:
+        assert RecordDataset(tmp_path / "out" / part).classes[int(new)] == name == names[int(old)]
+
+
+def test_another_seed_splits_otherwise(tmp_path):
+    write_set(tmp_path / "set", np.repeat(range(40), 2).tolist())
+    tables = set()
+    for number, seed in enumerate((0, 0, 1)):
+        rewrite.split(tmp_path / "set", tmp_path / f"{number}", classes=10, seed=seed, names=("x", "y"))
+        assert RecordDataset(tmp_path / f"{number}/y").num_classes == 10
+        tables.add((tmp_path / f"{number}/split.tsv").read_text())
+    assert len(tables) == 2
+
+
+def test_classes_without_images_keep_their_names_and_numbers(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+    for name in ("b/1.jpg", "c/1.jpg"):
+        (tmp_path / "images" / name).write_bytes(image(ord(name[0])))
+    assert rewrite.shuffle(tmp_path / "images", tmp_path / "out").classes == 4
+    written = RecordDataset(tmp_path / "out")
+    assert written.classes == ["a", "b", "c", "d"] and written.num_classes == 4
+    assert sorted(samples(tmp_path / "out")) == sorted(samples(tmp_path / "images"))
+
+
+def contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("shuffle gone out", "gone: no such file or directory"),
+        ("shuffle set set", "exists and is not overwritten"),
+        ("merge out set", "takes the output and two sets or more"),
+        ("merge out set gone", "gone: no such file or directory (number 2 of 2 sets)"),
+        ("merge out set set", "named twice"),
+        ("merge set set other", "exists and is not overwritten"),
+        ("merge out set other --same-classes", "its classes have no names to match them by"),
+        ("split set out", "give one of classes and share"),
+        ("split set out --classes 2 --share 0.5", "give one of classes and share"),
+        ("split set out --classes 4", "4 of its 4 classes cannot be split off; take from 1 to 3"),
+        ("split set out --classes 3", "3 classes are wanted, but only 2 have the two images"),
+        ("split set out --classes 0", "0 of its 4 classes"),
+        ("split set out --share 1.5", "share: 1.5 is not between 0 and 1"),
+        ("split set out --classes 1 --train-name test", "are both called 'test'"),
+        ("split set done --classes 1", "split.tsv exists and is not overwritten"),
+        ("shuffle damaged out", "record 3"),
+        ("split damaged out --classes 1", "record 3"),
+    ],
+)  # fmt: skip
+def test_bad_input_ends_with_one_line_and_changes_nothing(tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path / "set", [0, 0, 1, 1, 2, 3])
+    write_set(tmp_path / "other", [0, 1], classes=["a", "b"])
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done/split.tsv").write_text("kept")
+    rec = write_set(tmp_path / "damaged", [0, 0, 1, 1, 1]) / "train.rec"
+    offset = int((tmp_path / "damaged/train.idx").read_text().splitlines()[3].split("\t")[1])
+    rec.write_bytes(rec.read_bytes()[:offset] + b"XXXX" + rec.read_bytes()[offset + 4 :])
+    before = contents(tmp_path)
+    assert main(["data", *words.split()]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and message in lines[0]
+    after = contents(tmp_path)
+    assert {path: content for path, content in after.items() if content is not None} == {
+        path: content for path, content in before.items() if content is not None
+    }
+
+
+def test_the_commands_tell_what_they_wrote(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path / "set", [0, 0, 1, 1, 2])
+    for words, line in (
+        ("shuffle set shuffled --seed 7", "shuffled 5 images of 3 classes into shuffled/train.rec (seed 7)"),
+        ("merge merged set shuffled", "merged 2 sets: 10 images of 6 classes in merged/train.rec"),
+        ("split set parts --classes 1", "2 images of 1 classes in parts/test/train.rec"),
+    ):
+        assert main(["data", *words.split()]) == 0
+        assert line in capsys.readouterr().out
+
+
+def test_a_sample_that_cannot_be_read_leaves_nothing_behind(tmp_path):
+    folder = tmp_path / "images"
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(IMAGE)
+    (folder / "b/1.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"b/1\.jpg is an empty file"):
+        rewrite.shuffle(folder, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]

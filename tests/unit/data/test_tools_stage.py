@@ -1,0 +1,285 @@
+"""``megaclass data stage``: what is copied, what is kept, what is refused, and copies that were broken off."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+import tiny
+from megaclass.cli import main
+from megaclass.data.open import open_dataset
+from megaclass.data.tools import stage as staging
+from megaclass.data.tools.stage import JOURNAL, stage
+from megaclass.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(staging, "BLOCK_BYTES", 1000)
+
+
+def files(folder):
+    """The content of all files that are not hidden."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+@pytest.fixture
+def faces(tmp_path):
+    folder = tiny.write_records(tmp_path / "faces")
+    (folder / "classes.txt").write_text("".join(f"{i}\n" for i in range(tiny.CLASSES)))
+    (folder / "notes.txt").write_text("not of the set")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in (
+        "a/1.jpg",
+        "a/deep/2.jpg",
+        "b/1.jpg",
+        "b/empty.jpg",
+        "readme.txt",
+        ".hidden/x.jpg",
+        "b/.x.jpg",
+    ):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"" if "empty" in name else name.encode() * 300)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/3.jpg").write_bytes(b"linked")
+    (tmp_path / "images/c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images/c/circle").symlink_to(tmp_path / "images")
+    os.mkfifo(tmp_path / "images/a/pipe")
+    return tmp_path / "images"
+
+
+def test_a_record_set_is_copied_and_not_copied_again(tmp_path, faces):
+    shown = []
+    (staged,) = stage(faces, tmp_path / "disk", progress=lambda *now: shown.append(now))
+    wanted = {name: content for name, content in files(faces).items() if name != "notes.txt"}
+    total = sum(map(len, wanted.values()))
+    assert staged.path == tmp_path / "disk/faces" and files(staged.path) == wanted
+    assert (staged.files, staged.copied_bytes, staged.kept_bytes) == (4, total, 0)
+    assert staged.megabytes_per_second > 0 and shown[0] == (0, total) and shown[-1] == (total, total)
+    assert (staged.path / "train.rec").stat().st_mtime_ns == (faces / "train.rec").stat().st_mtime_ns
+    assert len(open_dataset(staged.path)) == len(open_dataset(faces))
+    for verify in (False, True):
+        (again,) = stage(faces / "train.rec", tmp_path / "disk", verify=verify)
+        assert (again.path, again.copied_bytes, again.kept_bytes) == (staged.path, 0, total)
+
+
+def test_an_image_folder_is_copied_with_what_links_lead_to(tmp_path, folder):
+    (staged,) = stage(folder, tmp_path / "disk")
+    assert set(files(staged.path)) == {
+        "a/1.jpg", "a/deep/2.jpg", "b/1.jpg", "b/empty.jpg", "readme.txt", "c/3.jpg"
+    }  # fmt: skip
+    assert (staged.path / "a/deep/2.jpg").read_bytes() == (folder / "a/deep/2.jpg").read_bytes()
+    assert not (staged.path / "c").is_symlink()
+    ours, theirs = open_dataset(staged.path), open_dataset(folder)
+    assert ours.classes == theirs.classes and len(ours) == len(theirs)
+
+
+def test_several_sets_get_a_path_that_names_all(tmp_path, faces, folder, capfd):
+    words = ["data", "stage", f"{faces}:{folder}", str(tmp_path / "disk")]
+    assert main(words) == 0
+    out, err = capfd.readouterr()
+    assert out == f"{tmp_path}/disk/faces:{tmp_path}/disk/images\n"
+    assert len(err.splitlines()) == 2 and "MB copied and verified in" in err
+    joined = open_dataset(out.strip())
+    assert joined.num_classes == tiny.CLASSES + 3
+
+
+def test_a_copy_that_was_broken_off_goes_on(tmp_path, faces):
+    target = tmp_path / "disk/faces"
+
+    class StopError(Exception):
+        pass
+
+    def stop(done, total):
+        if done > 3000:
+            raise StopError
+
+    with pytest.raises(StopError):
+        stage(faces, tmp_path / "disk", progress=stop)
+    done = [json.loads(line) for line in (target / JOURNAL).read_text().splitlines()]
+    assert 3 <= len(done) < sum(-(-len(content) // 1000) for content in files(faces).values())
+    with (target / JOURNAL).open("a") as journal:
+        journal.write('["train.rec", 12')  # as a crash leaves it
+    (staged,) = stage(faces, tmp_path / "disk")
+    assert staged.kept_bytes >= 2000 and staged.copied_bytes > 0
+    total = staged.kept_bytes + staged.copied_bytes
+    wanted = {name: content for name, content in files(faces).items() if name != "notes.txt"}
+    assert files(target) == wanted and total == sum(map(len, wanted.values()))
+    assert not list(target.glob("*.part")) and not list(target.glob(".*.part"))
+
+
+def test_blocks_of_a_source_that_changed_since_are_copied_again(tmp_path, faces):
+    def stop(done, total):
+        if done > 3000:
+            raise InterruptedError
+
+    with pytest.raises(UserError):
+        stage(faces, tmp_path / "disk", progress=stop)
+    tiny.write_records(tmp_path / "other", samples=5)
+    (faces / "train.rec").write_bytes((tmp_path / "other/train.rec").read_bytes())
+    (staged,) = stage(faces, tmp_path / "disk")
+    assert (staged.path / "train.rec").read_bytes() == (faces / "train.rec").read_bytes()
+
+
+def test_what_was_copied_by_hand_is_compared_and_kept(tmp_path, faces):
+    target = tmp_path / "disk/faces"
+    target.mkdir(parents=True)
+    (target / "train.rec").write_bytes((faces / "train.rec").read_bytes())
+    (staged,) = stage(faces, tmp_path / "disk")
+    assert staged.kept_bytes == (faces / "train.rec").stat().st_size
+    (again,) = stage(faces, tmp_path / "disk")
+    assert again.copied_bytes == 0
+
+
+@pytest.mark.parametrize("size", ["same", "other"])
+def test_what_is_there_and_differs_is_refused_and_stays(tmp_path, faces, size):
+    target = tmp_path / "disk/faces"
+    target.mkdir(parents=True)
+    content = (faces / "train.rec").read_bytes()
+    ours = bytes(len(content)) if size == "same" else b"ours"
+    (target / "train.rec").write_bytes(ours)
+    with pytest.raises(UserError, match=r"disk/faces/train\.rec is there and differs from .*not overwritten"):
+        stage(faces, tmp_path / "disk")
+    assert (target / "train.rec").read_bytes() == ours
+
+
+def test_a_staged_file_that_was_changed_is_noticed(tmp_path, faces):
+    (staged,) = stage(faces, tmp_path / "disk")
+    rec = staged.path / "train.rec"
+    content = bytearray(rec.read_bytes())
+    content[2500] ^= 1
+    rec.write_bytes(content)
+    with pytest.raises(UserError, match="is there and differs"):
+        stage(faces, tmp_path / "disk")
+    # Bits that turn by themselves leave size and time as they are: only a comparison finds them.
+    source = faces / "train.rec"
+    os.utime(rec, ns=(source.stat().st_mtime_ns, source.stat().st_mtime_ns))
+    assert stage(faces, tmp_path / "disk")[0].copied_bytes == 0
+    with pytest.raises(UserError, match="is there and differs"):
+        stage(faces, tmp_path / "disk", verify=True)
+
+
+def test_a_disk_that_gives_back_other_bytes_is_noticed(tmp_path, faces, monkeypatch):
+    write = os.pwrite
+
+    def wrong(descriptor, data, at):
+        return write(descriptor, bytes(len(data)), at)
+
+    monkeypatch.setattr(os, "pwrite", wrong)
+    with pytest.raises(UserError, match="the disk gives back other bytes from byte"):
+        stage(faces, tmp_path / "disk")
+    assert files(tmp_path / "disk/faces") == {}
+
+
+def test_too_little_room_is_told_before_anything_is_copied(tmp_path, faces, monkeypatch):
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"disk/faces: .* GB are left to copy, but 0\.00 GB are free"):
+        stage(faces, tmp_path / "disk")
+    assert files(tmp_path / "disk/faces") == {}
+
+
+def test_a_disk_that_is_full_after_all_is_told_and_the_copy_can_go_on(tmp_path, faces, monkeypatch):
+    write, written = os.pwrite, []
+
+    def full(descriptor, data, at):
+        if len(written) > 3:
+            raise OSError(28, "No space left on device")
+        written.append(at)
+        return write(descriptor, data, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(UserError, match="No space left on device; mend that, and start again"):
+            stage(faces, tmp_path / "disk")
+    (staged,) = stage(faces, tmp_path / "disk")
+    assert staged.kept_bytes > 0
+
+
+def test_processes_that_stage_at_once_take_turns(tmp_path, faces):
+    code = (
+        "import sys; from megaclass.data.tools.stage import stage\n"
+        "(s,) = stage(sys.argv[1], sys.argv[2], waiting=lambda _: print('waited'))\n"
+        "print(s.copied_bytes, s.path)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(faces), str(tmp_path / "disk")],
+            stdout=subprocess.PIPE, text=True, env=environment,
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    printed = [process.communicate(timeout=60)[0].splitlines()[-1].split() for process in processes]
+    total = sum(len(content) for name, content in files(faces).items() if name != "notes.txt")
+    assert sorted(int(copied) for copied, _ in printed) == [0, 0, total]
+    assert {path for _, path in printed} == {f"{tmp_path}/disk/faces"}
+
+
+def test_one_that_waits_says_so_and_then_uses_what_is_there(tmp_path, faces):
+    held, waiting = threading.Event(), threading.Event()
+
+    def hold(done, total):
+        held.set()
+        assert waiting.wait(30)
+
+    copier = threading.Thread(target=stage, args=(faces, tmp_path / "disk"), kwargs={"progress": hold})
+    copier.start()
+    assert held.wait(30)
+    (staged,) = stage(faces, tmp_path / "disk", waiting=lambda _: waiting.set())
+    copier.join()
+    assert staged.copied_bytes == 0 and waiting.is_set()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("gone", "disk"), "gone: no such file or directory"),
+        (("faces:gone", "disk"), "gone: no such file or directory (number 2 of 2 sets)"),
+        (("faces", "."), "lies within faces"),
+        (("images", "images/a"), "lies within images"),
+        (("faces", "elsewhere/3.jpg"), "elsewhere/3.jpg/faces: Not a directory"),
+        (("faces:deep/faces", "disk"), "two of the directories have the same name"),
+        (("faces/classes.txt", "disk"), "classes.txt: no such file or directory; give a record set"),
+    ],
+)
+def test_bad_input_ends_with_one_line(tmp_path, faces, folder, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    tiny.write_records(tmp_path / "deep/faces")
+    assert main(["data", "stage", *words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and message in lines[0]
+
+
+def test_files_of_another_set_are_not_mixed_in(tmp_path, folder):
+    (staged,) = stage(folder, tmp_path / "disk")
+    (staged.path / "d").mkdir()
+    (staged.path / "d/1.jpg").write_bytes(b"of another set")
+    with pytest.raises(
+        UserError, match=r"images/d/1\.jpg is there, but no such file is in .*images: another"
+    ):
+        stage(folder, tmp_path / "disk")
+
+
+def test_the_copy_is_what_was_read(tmp_path):
+    """Sizes around those of blocks."""
+    source = tmp_path / "images"
+    for size in (1, 999, 1000, 1001, 2000, 12_345):
+        path = source / f"k/{size}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(hashlib.shake_128(str(size).encode()).digest(size))
+    (staged,) = stage(source, tmp_path / "disk")
+    assert files(staged.path) == files(source)

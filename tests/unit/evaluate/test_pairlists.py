@@ -1,0 +1,278 @@
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megaclass.data.imagelist import ImageList
+from megaclass.errors import UserError
+from megaclass.evaluate.pairlists import (
+    is_numbered,
+    read_lfw_pairs,
+    read_numbered_pairs,
+    write_lfw_pairs,
+    write_numbered_pairs,
+)
+from megaclass.evaluate.pairs import PairSet, generate_pairs
+
+PAIRS = ["2\t1", "Ann\t1\t2", "Bob\t1\tCy\t12", "Cy\t12\t3", "Ann\t2\tBob\t1"]
+NAMES = ["Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg", "Bob/Bob_0001.jpg", "Cy/Cy_0012.jpg", "Cy/Cy_0003.jpg"]
+
+
+@pytest.fixture(params=["folder", "zip"])
+def images(request, tmp_path):
+    """Five "images" whose content is their name."""
+    root = tmp_path / ("faces.zip" if request.param == "zip" else "faces")
+    if request.param == "zip":
+        with zipfile.ZipFile(root, "w") as archive:
+            for name in NAMES:
+                archive.writestr(name, name)
+    else:
+        for name in NAMES:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(name)
+    return root
+
+
+def write(tmp_path, lines):
+    path = tmp_path / "pairs.txt"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_lfw_pairs_and_their_images_are_read(tmp_path, images):
+    names, pairs = read_lfw_pairs(write(tmp_path, PAIRS), images)
+    assert names == NAMES
+    assert pairs.first.tolist() == [0, 2, 3, 1]
+    assert pairs.second.tolist() == [1, 3, 4, 2]
+    assert pairs.same.tolist() == [True, False, True, False]
+    assert pairs.folds == 2
+    faces = ImageList(images, names)
+    assert len(faces) == 5 and faces.labels().tolist() == [0] * 5
+    assert [faces.read(index).encoded.decode() for index in range(5)] == NAMES
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "message"),
+    [
+        (1, "300", "line 1: expected the number of folds"),
+        (1, "two 1", "line 1: expected the number of folds"),
+        (1, "1 2", "line 1: 1 fold; two are needed"),
+        (1, f"2 {'9' * 5000}", "line 1: expected the number of folds"),
+        (4, f"Cy\t12\t{'9' * 5000}", f"image numbers are whole numbers from 1, found 12 and {'9' * 20}"),
+        (2, "Ann\t1", "line 2: expected 3 columns 'name n1 n2', found 2"),
+        (3, "Bob\t1\t2", "line 3: expected 4 columns 'name1 n1 name2 n2', found 3"),
+        (4, "Cy\t12\tthree", "line 4: image numbers are whole numbers from 1, found 12 and three"),
+        (4, "Cy\t3\t3", "line 4: the pair names Cy/Cy_0003.jpg"),
+        (5, "Ann\t2\tAnn\t1", "line 5: the pair names Ann/Ann_0002.jpg"),
+        (5, "", "3 pairs, but line 1 announces 2 x 2 x 1 = 4"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path, images, line, text, message):
+    lines = PAIRS.copy()
+    lines[line - 1] = text
+    with pytest.raises(UserError) as caught:
+        read_lfw_pairs(write(tmp_path, lines), images)
+    assert message in str(caught.value) and "pairs.txt" in str(caught.value)
+
+
+def test_missing_images_are_named_and_counted(tmp_path, images):
+    lines = [line.replace("Bob", "Bo").replace("Cy\t12\t3", "Cy\t12\t4") for line in PAIRS]
+    with pytest.raises(UserError, match=r"Bo/Bo_0001.jpg is missing, and 1 more of 5 images"):
+        read_lfw_pairs(write(tmp_path, lines), images)
+
+
+def test_an_impossible_name_is_a_missing_image(tmp_path, images):
+    lines = [line.replace("Bob", "B" * 5000) for line in PAIRS]
+    with pytest.raises(UserError, match=r"BB_0001.jpg is missing, and 0 more of 5 images"):
+        read_lfw_pairs(write(tmp_path, lines), images)
+
+
+def test_what_is_no_list_or_no_zip_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_lfw_pairs(tmp_path / "absent.txt", tmp_path)
+    path = write(tmp_path, PAIRS)
+    with pytest.raises(UserError, match="neither a folder nor a readable zip"):
+        read_lfw_pairs(path, path)
+    with pytest.raises(UserError, match="not a readable zip"):
+        ImageList(path, NAMES)
+    with pytest.raises(UserError, match="no such folder"):
+        ImageList(tmp_path / "absent", NAMES)
+
+
+def test_an_unreadable_image_is_named(images):
+    with pytest.raises(UserError, match="Dee/Dee_0001"):
+        ImageList(images, ["Dee/Dee_0001.jpg"]).read(0)
+
+
+def test_a_damaged_zip_member_is_named(tmp_path):
+    path = tmp_path / "faces.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jpg", b"pixels" * 100)
+    content = bytearray(path.read_bytes())
+    content[60] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a.jpg: cannot be read \(Bad CRC"):
+        ImageList(path, ["a.jpg"]).read(0)
+
+
+def zip_with(path, flag_bits=0, **changes):
+    """A zip file of one member whose two headers tell lies."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", b"pixels" * 100)
+    content = bytearray(path.read_bytes())
+    for start, flags, method, size in ((0, 6, 8, 22), (content.index(b"PK\x01\x02"), 8, 10, 24)):
+        content[start + flags] |= flag_bits
+        if "method" in changes:
+            content[start + method] = changes["method"]
+        if "size" in changes:
+            content[start + size : start + size + 4] = changes["size"].to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flag_bits": 1}, "encrypted"),
+        ({"method": 99}, "neither stored nor deflated"),
+        ({"method": 14}, "neither stored nor deflated"),  # LZMA
+        ({"size": 3 << 28}, "it states 805,306,368 bytes, the limit is 268,435,456"),
+        ({"size": 7}, "Bad CRC"),
+    ],
+)
+def test_a_hostile_zip_member_is_named(tmp_path, changes, message):
+    faces = ImageList(zip_with(tmp_path / "faces.zip", **changes), ["a.jpg"])
+    with pytest.raises(UserError, match=rf"a\.jpg: cannot be read \(.*{message}"):
+        faces.read(0)
+
+
+def test_images_are_read_from_many_threads(tmp_path):
+    path = tmp_path / "faces.zip"
+    names = [f"{index}.jpg" for index in range(50)]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, name * 500)
+    faces, wrong = ImageList(path, names), []
+
+    def read_all():
+        wrong.extend(
+            name for index, name in enumerate(names) if faces.read(index).encoded != (name * 500).encode()
+        )
+
+    threads = [threading.Thread(target=read_all) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# Numbers
+
+LABELS = np.array([0, 0, 0, 1, 1, 2])
+NUMBERS = ["2 1", "0\t2", "0\t3", "3 4", " 5  1 "]
+
+
+def same_pairs(one, other):
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("first", "second", "same")
+    )
+
+
+def test_numbered_pairs_are_read(tmp_path):
+    path = write(tmp_path, NUMBERS)
+    assert is_numbered(path)
+    pairs = read_numbered_pairs(path, LABELS)
+    assert pairs.first.tolist() == [0, 0, 3, 5] and pairs.second.tolist() == [2, 3, 4, 1]
+    assert pairs.same.tolist() == [True, False, True, False] and pairs.folds == 2
+    assert not is_numbered(write(tmp_path, PAIRS))
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "message"),
+    [
+        (1, "2", "line 1: expected the number of folds"),
+        (3, "0 3 1", "line 3: expected two sample numbers, found '0 3 1'"),
+        (3, "0 -3", "line 3: expected two sample numbers"),
+        (3, f"0 {'9' * 500}", "line 3: expected two sample numbers"),
+        (4, "3 6", "line 4: sample 6, but the set has 6; was the list made for another set"),
+        (4, "3 3", "line 4: a pair of sample 3 with itself"),
+        (
+            4,
+            "3 5",
+            "line 4: samples 3 and 5 are of the classes 1 and 2, but stand among the pairs of one identity",
+        ),
+        (5, "4 3", "line 5: samples 4 and 3 are of the classes 1 and 1, but stand among the pairs of two"),
+        (5, "", "3 pairs, but line 1 announces 2 x 2 x 1 = 4"),
+    ],
+)
+def test_a_damaged_or_wrong_number_is_named(tmp_path, line, text, message):
+    lines = NUMBERS.copy()
+    lines[line - 1] = text
+    with pytest.raises(UserError) as caught:
+        read_numbered_pairs(write(tmp_path, lines), LABELS)
+    assert message in str(caught.value) and "pairs.txt" in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    text=st.text(max_size=60)
+    | st.lists(st.sampled_from([*PAIRS, *NUMBERS, "", "1"]), max_size=7).map("\n".join)
+)
+def test_any_text_is_a_list_or_a_clear_error(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_text(text, encoding="utf-8")
+    for read in (
+        is_numbered,
+        lambda path: read_numbered_pairs(path, LABELS),
+        lambda path: read_lfw_pairs(path, "/"),
+    ):
+        try:
+            read(path)
+        except UserError as error:
+            assert "any.txt" in str(error) or "is missing" in str(error)
+
+
+def test_what_is_written_is_read(tmp_path):
+    labels = np.repeat(np.arange(30), 4)
+    pairs = generate_pairs(labels, 80, seed=0, folds=4)
+    write_numbered_pairs(tmp_path / "numbers.txt", pairs)
+    again = read_numbered_pairs(tmp_path / "numbers.txt", labels)
+    assert same_pairs(again, pairs) and again.folds == 4
+
+    names = [f"P{label}/P{label}_{number:04d}.jpg" for label in range(30) for number in (1, 2, 30, 12345)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    write_lfw_pairs(tmp_path / "names.txt", names, pairs)
+    read, again = read_lfw_pairs(tmp_path / "names.txt", tmp_path)
+    assert [read[index] for index in again.first] == [names[index] for index in pairs.first]
+    assert [read[index] for index in again.second] == [names[index] for index in pairs.second]
+    assert np.array_equal(again.same, pairs.same) and again.folds == 4
+
+
+def test_nothing_is_overwritten(tmp_path):
+    path = write(tmp_path, NUMBERS)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="cannot be written: File exists"):
+        write_numbered_pairs(path, read_numbered_pairs(path, LABELS))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["A/B_0001.jpg", "A/A_1.jpg", "A/A_00001.jpg", "A/A_0000.jpg", "A B/A B_0001.jpg", "A/A_0001.png"]
+)
+def test_other_names_than_of_lfw_are_refused(tmp_path, name):
+    pairs = PairSet(np.array([0, 0]), np.array([1, 1]), np.array([True, False]), 1)
+    with pytest.raises(UserError, match=r"names images Name/Name_0001\.jpg; rename them, or write numbers"):
+        write_lfw_pairs(tmp_path / "out.txt", [name, "A/A_0002.jpg"], pairs)
+    assert not (tmp_path / "out.txt").exists()
+
+
+def test_pairs_in_another_order_are_no_list(tmp_path):
+    pairs = PairSet(np.array([0, 0]), np.array([1, 1]), np.array([False, True]), 1)
+    with pytest.raises(ValueError, match="those first"):
+        write_numbered_pairs(tmp_path / "out.txt", pairs)

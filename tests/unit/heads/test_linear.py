@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from megaclass.heads.linear import LinearHead
+
+CLASSES, DIM = 7, 5
+
+
+def head_and_features(label_smoothing=0.0):
+    torch.manual_seed(0)
+    head = LinearHead(CLASSES, DIM, label_smoothing)
+    return head, torch.randn(4, DIM), torch.tensor([2, 0, 6, 2])
+
+
+def by_hand(head, features, targets_bC):
+    """Mean cross-entropy with smoothed targets, in fp64 numpy."""
+    x = features.numpy().astype(np.float64)
+    logits = x @ head.weight.detach().numpy().astype(np.float64).T + head.bias.detach().numpy()
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    smooth = (1 - head.label_smoothing) * np.asarray(targets_bC, np.float64) + head.label_smoothing / CLASSES
+    return -(smooth * log_p).sum(1).mean()
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_labels_and_probabilities_are_scored_as_by_hand(label_smoothing):
+    head, features, labels = head_and_features(label_smoothing)
+    hard = one_hot(labels, CLASSES).float()
+    mixed = 0.7 * hard + 0.3 * hard.flip(0)
+    assert head(features, labels).item() == pytest.approx(by_hand(head, features, hard), rel=1e-6)
+    assert head(features, hard).item() == pytest.approx(by_hand(head, features, hard), rel=1e-6)
+    assert head(features, mixed).item() == pytest.approx(by_hand(head, features, mixed), rel=1e-6)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_the_loss_of_mixed_targets_is_the_mixed_loss(label_smoothing):
+    head, features, labels = head_and_features(label_smoothing)
+    hard = one_hot(labels, CLASSES).float()
+    mixed = head(features, 0.7 * hard + 0.3 * hard.flip(0))
+    of_two = 0.7 * head(features, labels) + 0.3 * head(features, labels.flip(0))
+    assert mixed.item() == pytest.approx(of_two.item(), rel=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(mixed, head.weight), torch.autograd.grad(of_two, head.weight)
+    )

@@ -1,0 +1,60 @@
+"""The sample sheet: images pixel for pixel, captions and bars, for odd sets too."""
+
+import warnings
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from megaclass.report.sheet import draw_sheet
+
+
+def row(name, colours, count=7, side=40):
+    return SimpleNamespace(
+        name=name, count=count, images=[np.full((side, side, 3), colour, np.uint8) for colour in colours]
+    )
+
+
+def drawn(path, rows, counts):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        draw_sheet(path, "title\nsubtitle", rows, np.array(counts))
+    return cv2.imread(str(path))[:, :, ::-1]
+
+
+def test_every_image_is_there_pixel_for_pixel(tmp_path):
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 0, 250)]
+    picture = drawn(tmp_path / "s.png", [row("one", colours[:3]), row("two", colours[3:])], [7, 7])
+    found = {}
+    for colour in colours:
+        at = np.argwhere((picture == colour).all(-1))
+        assert len(at) == 40 * 40
+        found[colour] = at.min(0).tolist()
+        assert (at.max(0) - at.min(0) == 39).all()
+    tops, lefts = zip(*found.values(), strict=True)
+    assert tops[0] == tops[1] == tops[2] < tops[3] and lefts[0] == lefts[3] < lefts[1] < lefts[2]
+
+
+@pytest.mark.parametrize(
+    ("counts", "blue"),
+    [([5, 5], True), ([3] * 500, True), (list(range(1, 3000)), True), ([0] * 60 + [1], True), ([1], True)],
+)
+def test_the_distribution_is_drawn_for_any_counts(tmp_path, counts, blue):
+    picture = drawn(tmp_path / "s.png", [row("k", [(1, 1, 1)])], counts)
+    assert ((picture == (0, 0x72, 0xB2)).all(-1).sum() > 500) == blue
+
+
+def test_odd_names_are_no_formulas_and_fit(tmp_path):
+    names = [
+        "$x^$",
+        r"\frac",
+        "人物一",
+        "tab\there",
+        "a/very/long/path/that/would/run/into/the/images",
+        "_",
+        "%",
+    ]
+    picture = drawn(tmp_path / "s.png", [row(name, [(200, 0, 0)]) for name in names], [1] * len(names))
+    left = np.argwhere((picture == (200, 0, 0)).all(-1))[:, 1].min()
+    assert (picture[64:300, left - 6 : left - 1] == 255).all()

@@ -10,6 +10,7 @@ from megaclass.console import training_line
 from megaclass.data import loader as loading
 from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import Sample
+from megaclass.data.decode import Decoded
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.loader import Batch, Loader
 from megaclass.events import StepEvent
@@ -63,11 +64,11 @@ class Slow:
 
 @pytest.mark.parametrize(("read_s", "decode_s", "cause"), [(0.01, 0.0, "disk"), (0.0, 0.01, "decode")])
 def test_the_loader_tells_what_its_threads_did(monkeypatch, read_s, decode_s, cause):
-    def decode(*_):
+    def decode_part(*_):
         time.sleep(decode_s)
-        return np.zeros((8, 8, 3), np.uint8)
+        return Decoded.whole(np.zeros((8, 8, 3), np.uint8))
 
-    monkeypatch.setattr(loading, "decode", decode)
+    monkeypatch.setattr(loading, "decode_part", decode_part)
     loader = Loader(Slow(read_s), EvalTransform(8), lambda step: (np.arange(4), np.arange(4)), workers=2)
     feed = DeviceFeed(torch.device("cpu"))
     meter = StallMeter(feed.take_wait_ms)

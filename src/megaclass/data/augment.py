@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 
+from megaclass.data.decode import Decoded, Need
 from megaclass.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -25,6 +26,8 @@ _CROP_LOG_ASPECT = math.log(4 / 3)
 _SHRINK_FIRST = 1.5
 # So many decoded pixels a target pixel must a reduced JPEG leave: at 1 its own filter would be seen (35 dB).
 _SHRINK_AFTER = 1.5
+# Evaluation looks at the middle of a picture that is more than so many times as long as wide.
+_LONGEST = 8
 
 
 def _mixed(state: np.ndarray) -> np.ndarray:
@@ -47,16 +50,19 @@ class Transform(Protocol):
 
     image_size: int
 
-    def reduction(self, height: int, width: int, plan_K: np.ndarray) -> int:
-        """1, 2, 4 or 8: an image of this size may come so many times smaller, as JPEG decodes in less time, and the
-        square shows the same picture: moved by less than a pixel, with noise 46 dB below white on photographs."""
-        ...
-
     def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
         """Everything random about these samples, float64 (N, K)."""
         ...
 
-    def __call__(self, image_HWC: np.ndarray, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
+    def need(self, height: int, width: int, plan_K: np.ndarray) -> Need:
+        """What it looks at of an image of this size: the rest need not be decoded.
+
+        At a factor above 1 the square shows the same picture, moved by less than a pixel, with noise 46 dB below
+        white on photographs.
+        """
+        ...
+
+    def __call__(self, decoded: Decoded, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
         """Write the transformed uint8 image into ``out_SSC``, which may be the image itself."""
         ...
 
@@ -134,25 +140,29 @@ class TrainTransform:
         plan_NK[:, 7:] = draws_NK[:, 7:]
         return plan_NK
 
-    def reduction(self, height: int, width: int, plan_K: np.ndarray) -> int:
-        if self._crop_scale_min < 1:
-            _, _, width, height = self._crop(height, width, plan_K[7:])
+    def need(self, height: int, width: int, plan_K: np.ndarray) -> Need:
+        _, top, box_width, box_height = self.box(height, width, plan_K)
         # What is scaled up and stretched at once shows pixels so many times larger.
-        return _reduction(height, width, self.image_size * self._most_enlarged)
+        factor = _reduction(box_height, box_width, self.image_size * self._most_enlarged)
+        return Need(height if self._is_affine else top + box_height, factor)
 
-    def __call__(self, image_HWC: np.ndarray, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
+    def __call__(self, decoded: Decoded, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
+        image_HWC = decoded.image_HWC
         if image_HWC is out_SSC and (self._is_affine or self._crop_scale_min < 1):
             image_HWC = image_HWC.copy()  # resampling reads pixels again that it would have overwritten
-        height, width = image_HWC.shape[:2]
-        left, top = 0, 0
-        if self._crop_scale_min < 1:
-            left, top, width, height = self._crop(height, width, plan_K[7:])
+        box = self.box(decoded.height, decoded.width, plan_K)
+        left, top, width, height = (edge / decoded.factor for edge in box)
         if self._is_affine:
             self._warp(image_HWC, (left, top, width, height), plan_K[1:7], out_SSC)
             return
-        _fit(image_HWC[top : top + height, left : left + width], out_SSC)
+        columns, rows = slice(round(left), round(left + width)), slice(round(top), round(top + height))
+        _fit(image_HWC[rows, columns], out_SSC)
         if plan_K[0]:
             cv2.flip(out_SSC, 1, dst=out_SSC)
+
+    def box(self, height: int, width: int, plan_K: np.ndarray) -> tuple[int, int, int, int]:
+        """(left, top, width, height) of what is shown of an image of this size, before it is turned."""
+        return self._crop(height, width, plan_K[7:]) if self._crop_scale_min < 1 else (0, 0, width, height)
 
     def _crop(self, height: int, width: int, draws: np.ndarray) -> tuple[int, int, int, int]:
         """(left, top, width, height) of a random box, by torchvision's rule."""
@@ -169,7 +179,11 @@ class TrainTransform:
         return (width - w) // 2, (height - h) // 2, w, h
 
     def _warp(
-        self, image_HWC: np.ndarray, box: tuple[int, int, int, int], map_6: np.ndarray, out_SSC: np.ndarray
+        self,
+        image_HWC: np.ndarray,
+        box: tuple[float, float, float, float],
+        map_6: np.ndarray,
+        out_SSC: np.ndarray,
     ) -> None:
         size = self.image_size
         left, top, width, height = box
@@ -203,9 +217,8 @@ class TrainTransform:
 class EvalTransform:
     """The fixed way to the square.
 
-    ``resize`` > 0 cuts the central square that is left of the image when its shorter side is scaled to
-    ``resize`` (ImageNet: 256, then 224).
-    ``resize`` = 0 stretches an image that does not have the size already.
+    ``resize`` > 0 scales the shorter side to ``resize`` and cuts out the central square, as torchvision's
+    evaluation does (ImageNet: 256, then 224). ``resize`` = 0 stretches an image that does not have the size already.
     """
 
     def __init__(self, image_size: int, resize: int = 0) -> None:
@@ -214,22 +227,32 @@ class EvalTransform:
         self.image_size = image_size
         self._resize = resize
 
-    def reduction(self, height: int, width: int, plan_K: np.ndarray) -> int:
-        return 1  # what is reported comes from all pixels
-
     def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
         return np.empty((len(sample_numbers_N), 0))
 
-    def __call__(self, image_HWC: np.ndarray, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
-        size = self.image_size
+    def need(self, height: int, width: int, plan_K: np.ndarray) -> Need:
+        return Need(height)  # what is reported comes from all pixels
+
+    def __call__(self, decoded: Decoded, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
+        image_HWC = decoded.image_HWC
         if not self._resize:
             _fit(image_HWC, out_SSC)
             return
-        # Cut first, in source pixels: the long side of a thread-like image would grow without bound.
+        image_HWC = _shortened(image_HWC)
         height, width = image_HWC.shape[:2]
-        side = max(1, round(min(height, width) * size / self._resize))
-        top, left = round((height - side) / 2), round((width - side) / 2)
-        _fit(image_HWC[top : top + side, left : left + side], out_SSC)
+        short = min(height, width)
+        height, width = self._resize * height // short, self._resize * width // short
+        top, left = round((height - self.image_size) / 2), round((width - self.image_size) / 2)
+        scaled = resized(image_HWC, width, height)
+        out_SSC[...] = scaled[top : top + self.image_size, left : left + self.image_size]
+
+
+def _shortened(image_HWC: np.ndarray) -> np.ndarray:
+    """The middle of a thread-like image: scaled as a whole, its long side would grow without bound."""
+    height, width = image_HWC.shape[:2]
+    most = _LONGEST * min(height, width)
+    top, left = max(0, (height - most) // 2), max(0, (width - most) // 2)
+    return image_HWC[top : top + most, left : left + most]
 
 
 def _reduction(height: int, width: int, size: float) -> int:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from megaclass.data.augment import TrainTransform
 from megaclass.data.dataset import Dataset, first_line
-from megaclass.data.decode import check_header
+from megaclass.data.decode import Need, check_header
 from megaclass.data.loader import Batch, Loader
 from megaclass.errors import UserError
 
@@ -45,14 +45,8 @@ class CropTransform(TrainTransform):
     ) -> None:
         super().__init__(image_size, flip=flip, crop_scale_min=crop_scale_min, seed=seed)
 
-    def region(self, height: int, width: int, plan_K: np.ndarray) -> tuple[int, int, int, int]:
-        """(left, top, width, height) of the box in an image of ``height`` x ``width``."""
-        if self._crop_scale_min < 1:
-            return self._crop(height, width, plan_K[7:])
-        return 0, 0, width, height
-
-    def reduction(self, height: int, width: int, plan_K: np.ndarray) -> int:
-        return 1  # DALI decodes all pixels, so the steps that our loader makes see them too
+    def need(self, height: int, width: int, plan_K: np.ndarray) -> Need:
+        return Need(height)  # DALI decodes all pixels, so the steps that our loader makes see them too
 
     def flips(self, plan_NK: np.ndarray) -> np.ndarray:
         """Which images are mirrored, bool (N,)."""
@@ -145,7 +139,7 @@ class DaliLoader:
                     return None
                 encoded.append(np.frombuffer(sample.encoded, np.uint8))
                 labels.append(sample.label)
-                boxes.append(self._transform.region(height, width, plan_K))
+                boxes.append(self._transform.box(height, width, plan_K))
         except UserError:
             return None
         left, top, width_B, height_B = np.array(boxes, np.int32).reshape(-1, 4).T

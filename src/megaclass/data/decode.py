@@ -10,6 +10,7 @@ as most published ImageNet results saw them. Aligned faces and rendered images h
 
 import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,20 +26,45 @@ JPEG_START = b"\xff\xd8\xff"
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def decode(
-    encoded: bytes,
-    where: str,
-    out: np.ndarray | None = None,
-    reduction: Callable[[int, int], int] | None = None,
-) -> np.ndarray:
+class Need(NamedTuple):
+    """What a transform looks at of an image: its first ``rows``, at 1/``factor`` (1, 2, 4 or 8) of its size."""
+
+    rows: int
+    factor: int = 1
+
+
+class Decoded(NamedTuple):
+    """An image, perhaps smaller and cut off below, and what it is of: height and width as stored."""
+
+    image_HWC: np.ndarray
+    height: int
+    width: int
+    factor: int = 1
+
+    @classmethod
+    def whole(cls, image_HWC: np.ndarray) -> "Decoded":
+        """All of an image."""
+        return cls(image_HWC, *image_HWC.shape[:2])
+
+
+def decode(encoded: bytes, where: str, out: np.ndarray | None = None) -> np.ndarray:
     """Return the image as uint8 HxWx3, RGB.
 
     A JPEG of exactly the shape of ``out`` is decoded into it, and ``out`` returned: that saves the large copy
-    on the way into a batch. Otherwise ``out`` may hold anything afterwards. ``reduction(height, width)`` says by
-    how much, 1, 2, 4 or 8, a JPEG of another size is decoded smaller.
+    on the way into a batch. Otherwise ``out`` may hold anything afterwards.
 
     Raises DamagedSampleError, with ``where`` (file and record) in its one line, if the bytes are damaged, end
     early, are no known format, or claim more than ``MAX_PIXELS``.
+    """
+    return decode_part(encoded, where, out, lambda height, width: Need(height)).image_HWC
+
+
+def decode_part(
+    encoded: bytes, where: str, out: np.ndarray | None, need: Callable[[int, int], Need]
+) -> Decoded:
+    """:func:`decode`, but of a JPEG of another shape than ``out`` only what ``need(height, width)`` asks for, at least.
+
+    Damage in rows that nobody needs may go unnoticed; an early end does not.
     """
     is_jpeg = encoded.startswith(JPEG_START)
     if is_jpeg and out is not None:
@@ -48,20 +74,60 @@ def decode(
         except ValueError:
             pass  # below it turns out whether it is too large, or damaged
         else:
-            return out if image.shape == out.shape else image.copy()
+            return Decoded.whole(out if image.shape == out.shape else image.copy())
     height, width = check_header(encoded, where)
     try:
         if is_jpeg:
-            factor = reduction(height, width) if reduction else 1
-            return simplejpeg.decode_jpeg(
-                encoded, min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor
-            )
+            needed = need(height, width)
+            return Decoded(_decode_jpeg(encoded, height, width, needed), height, width, needed.factor)
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _OPENCV_FLAGS)
     except (ValueError, cv2.error, MemoryError) as error:
         raise _damaged(where, first_line(error)) from None
     if image is None:
         raise _damaged(where, "the pixels cannot be read")
-    return image
+    return Decoded(image, height, width)
+
+
+def _decode_jpeg(encoded: bytes, height: int, width: int, need: Need) -> np.ndarray:
+    """The image, or its upper part, at 1/factor of its size. ValueError: damage."""
+    # Two rows more, since chroma is interpolated between rows, and whole blocks.
+    rows = -(-(need.rows + 2 * need.factor) // _BLOCK_ROWS) * _BLOCK_ROWS
+    if rows < height and (upper := _upper(encoded, rows)):
+        image = np.empty((-(-rows // need.factor), -(-width // need.factor), 3), np.uint8)
+        try:
+            _decode_scaled(upper, rows, width, need.factor, image)
+        except ValueError as error:
+            # The first complaint is that something is left over behind the last row: all before it is sound.
+            if _LEFT_OVER in str(error):
+                return image
+    return _decode_scaled(encoded, height, width, need.factor)
+
+
+def _decode_scaled(
+    encoded: bytes, height: int, width: int, factor: int, buffer: np.ndarray | None = None
+) -> np.ndarray:
+    at_least = {"min_height": -(-height // factor), "min_width": -(-width // factor), "min_factor": factor}
+    return simplejpeg.decode_jpeg(encoded, buffer=buffer, **at_least)
+
+
+_BLOCK_ROWS = 16
+_LEFT_OVER = "extraneous bytes before marker 0xd9"  # libjpeg's words
+
+
+def _upper(encoded: bytes, rows: int) -> bytes | None:
+    """The same JPEG with so many rows stated in its header: a decoder stops behind them.
+
+    None unless it is sequential: of a progressive one every pass goes over all rows.
+    """
+    at = 2
+    while at + 9 <= len(encoded) and encoded[at] == 0xFF:
+        marker = encoded[at + 1]
+        if marker in (0xC0, 0xC1):  # frame header: length (2 bytes), precision (1), height (2)
+            return encoded[: at + 5] + rows.to_bytes(2, "big") + encoded[at + 7 :]
+        if marker == 0xDA or (0xC2 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return None
+        at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+    return None
 
 
 def check_header(encoded: bytes, where: str) -> tuple[int, int]:

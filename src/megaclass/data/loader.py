@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import cv2
@@ -23,7 +24,7 @@ from torch import Tensor
 from megaclass.data.augment import Transform
 from megaclass.data.buffers import Buffers
 from megaclass.data.dataset import DamagedSampleError, Dataset, first_line
-from megaclass.data.decode import decode
+from megaclass.data.decode import Decoded, decode, decode_part
 from megaclass.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -175,21 +176,23 @@ class Loader:
                 "correct the label or the number of classes"
             )
 
-        def reduction(height: int, width: int) -> int:
-            return self._transform.reduction(height, width, plan_K)
-
-        image_HWC = decode(sample.encoded, where, out_SSC, reduction)
+        decoded = self._decode(index, sample.encoded, where, plan_K, out_SSC)
         try:
-            if self._orient is not None:
-                image_HWC = self._orient(index, image_HWC)
-            self._transform(image_HWC, plan_K, out_SSC)
+            self._transform(decoded, plan_K, out_SSC)
         except (cv2.error, MemoryError, RuntimeError) as error:
-            height, width = image_HWC.shape[:2]
+            height, width = decoded.image_HWC.shape[:2]
             raise DamagedSampleError(
                 f"{where}: an image of {width} x {height} pixels cannot be brought to {out_SSC.shape[1]} x "
                 f"{out_SSC.shape[0]} ({first_line(error)}); replace or remove it"
             ) from None
         return sample.label
+
+    def _decode(
+        self, index: int, encoded: bytes, where: str, plan_K: np.ndarray, out_SSC: np.ndarray
+    ) -> Decoded:
+        if self._orient is None:
+            return decode_part(encoded, where, out_SSC, partial(self._transform.need, plan_K=plan_K))
+        return Decoded.whole(self._orient(index, decode(encoded, where, out_SSC)))
 
     def _finish(self, pending: "_Pending") -> Batch:
         made = [task.result() for task in pending.tasks]

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from megaclass.data.augment import Transform, resized, uniforms
+from megaclass.data.decode import Decoded, Need
 from megaclass.errors import UserError
 
 # To luma and two colour axes and back (YIQ of NTSC, as DALI's hsv operator has it, to the third digit: colours
@@ -137,11 +138,11 @@ class Composed:
         """The columns of the photometric changes, then those of the geometry."""
         return np.hstack([self._photometric.plan(sample_numbers_N), self._geometry.plan(sample_numbers_N)])
 
-    def reduction(self, height: int, width: int, plan_K: np.ndarray) -> int:
-        return self._geometry.reduction(height, width, plan_K[_COLUMNS:])
+    def need(self, height: int, width: int, plan_K: np.ndarray) -> Need:
+        return self._geometry.need(height, width, plan_K[_COLUMNS:])
 
-    def __call__(self, image_HWC: np.ndarray, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
-        self._geometry(image_HWC, plan_K[_COLUMNS:], out_SSC)
+    def __call__(self, decoded: Decoded, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
+        self._geometry(decoded, plan_K[_COLUMNS:], out_SSC)
         self._photometric(out_SSC, plan_K[:_COLUMNS])
 
 

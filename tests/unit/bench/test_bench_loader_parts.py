@@ -80,7 +80,7 @@ def test_stages_are_counted_by_what_each_adds(tmp_path, monkeypatch):
 
     case = LoaderCase(**SMALL)
     contender = ours.Megaclass(case, WORLD, {"directory": str(made(tmp_path).folder)}, fake)
-    monkeypatch.setattr(ours, "decode", costs(10, ours.decode))
+    monkeypatch.setattr(ours, "decode_part", costs(10, ours.decode_part))
     contender._dataset.read = costs(1, contender._dataset.read)
     transform = contender._transform
     monkeypatch.setattr(type(transform), "__call__", costs(100, type(transform).__call__))

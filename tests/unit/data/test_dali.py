@@ -16,6 +16,7 @@ from megaclass.data import dali
 from megaclass.data.augment import TrainTransform, resized
 from megaclass.data.dali import CropTransform, DaliLoader
 from megaclass.data.dataset import DamagedSampleError, Sample
+from megaclass.data.decode import Decoded
 from megaclass.data.loader import Loader
 from megaclass.data.sampler import EpochSampler
 from megaclass.distributed import World
@@ -104,10 +105,10 @@ def test_box_and_flip_make_the_image_of_our_transform(options):
     plan_NK = transform.plan(np.arange(20))
     np.testing.assert_array_equal(plan_NK, TrainTransform(SIZE, **options).plan(np.arange(20)))
     for plan_K, flip in zip(plan_NK, transform.flips(plan_NK), strict=True):
-        left, top, width, height = transform.region(50, 70, plan_K)
+        left, top, width, height = transform.box(50, 70, plan_K)
         square = resized(image[top : top + height, left : left + width], SIZE, SIZE)
         out = np.empty((SIZE, SIZE, 3), np.uint8)
-        TrainTransform(SIZE, **options)(image, plan_K, out)
+        TrainTransform(SIZE, **options)(Decoded.whole(image), plan_K, out)
         np.testing.assert_array_equal(out, square[:, ::-1] if flip else square)
     assert 3 < transform.flips(plan_NK).sum() < 17
 

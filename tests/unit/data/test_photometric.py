@@ -5,6 +5,7 @@ import pytest
 from megaclass.batches import train_transform
 from megaclass.config import from_mapping
 from megaclass.data.augment import TrainTransform
+from megaclass.data.decode import Decoded
 from megaclass.data.photometric import Composed, Photometric
 from megaclass.errors import UserError
 
@@ -212,9 +213,9 @@ def test_composed_is_the_geometry_and_then_the_changes():
     plan_NK = composed.plan(numbers)
     for number in numbers:
         expected, out = np.empty((2, SIZE, SIZE, 3), np.uint8)
-        geometry(picture(number), geometry.plan(numbers)[number], expected)
+        geometry(Decoded.whole(picture(number)), geometry.plan(numbers)[number], expected)
         photometric(expected, photometric.plan(numbers)[number])
-        composed(picture(number), plan_NK[number], out)
+        composed(Decoded.whole(picture(number)), plan_NK[number], out)
         np.testing.assert_array_equal(out, expected)
 
 
@@ -222,8 +223,8 @@ def test_composed_works_in_place():
     composed = Composed(TrainTransform(SIZE, flip=True), Photometric(grey_probability=1))
     image, out = picture(), np.empty((SIZE, SIZE, 3), np.uint8)
     (plan_K,) = composed.plan(np.array([3]))
-    composed(image, plan_K, out)
-    composed(image, plan_K, image)
+    composed(Decoded.whole(image), plan_K, out)
+    composed(Decoded.whole(image), plan_K, image)
     np.testing.assert_array_equal(image, out)
 
 
@@ -235,5 +236,5 @@ def test_a_run_changes_pixels_only_where_asked():
     assert isinstance(transform(flip=True), TrainTransform)
     out = np.empty((SIZE, SIZE, 3), np.uint8)
     composed = transform(grey_probability=1.0)
-    composed(picture(), composed.plan(np.array([0]))[0], out)
+    composed(Decoded.whole(picture()), composed.plan(np.array([0]))[0], out)
     assert_near(out, luma(picture()))

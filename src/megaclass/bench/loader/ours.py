@@ -14,7 +14,7 @@ import torch
 from megaclass.bench.loader.cases import LoaderCase
 from megaclass.bench.loader.clock import Time, timed
 from megaclass.bench.loader.contender import Order, Turn, in_threads, steps_of_turn
-from megaclass.data.decode import decode
+from megaclass.data.decode import Decoded, decode_part
 from megaclass.data.loader import Batch, Loader, to_model_input
 from megaclass.data.open import open_dataset
 from megaclass.data.synthetic import SyntheticLoader
@@ -74,9 +74,9 @@ class Megaclass:
         index = part.indices[position]
         return self._dataset.read(index).encoded, self._dataset.describe(index)
 
-    def _decode(self, part: _Part, position: int) -> np.ndarray:
-        reduction = partial(self._transform.reduction, plan_K=part.plan_BK[position])
-        return decode(*self._read(part, position), self._picture(), reduction)
+    def _decode(self, part: _Part, position: int) -> Decoded:
+        need = partial(self._transform.need, plan_K=part.plan_BK[position])
+        return decode_part(*self._read(part, position), self._picture(), need)
 
     def _augment(self, part: _Part, position: int) -> None:
         self._transform(self._decode(part, position), part.plan_BK[position], self._picture())

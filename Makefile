@@ -7,11 +7,11 @@ RESULTS := benchmarks/results
 PEER := $(if $(PEER_PATH),--peer arcface_torch --peer-path $(PEER_PATH))
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-slow test-gpu bench bench-gpu check format clean
+.PHONY: help setup demo test test-slow test-gpu bench bench-loader bench-gpu check format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # torch goes first and alone: its pin selects the CPU build, and what depends on it then finds it installed.
 $(STAMP): constraints.txt pyproject.toml
@@ -39,6 +39,10 @@ bench: $(STAMP)  ## measure the head on the CPU, into runs/: two minutes; PEER_P
 	mkdir -p runs
 	$(BIN)/megaclass bench head --device cpu --num-classes 10K,100K --sample-rate 1,0.1 --precision fp32,bf16 \
 		--steps 10 --output runs/head-cpu.jsonl $(PEER)
+
+bench-loader: $(STAMP)  ## measure the loader, beside DALI and Pillow where they are installed, into runs/
+	mkdir -p runs
+	$(BIN)/megaclass bench loader --output runs/loader-cpu.jsonl
 
 bench-gpu: $(STAMP)  ## test and measure the head on a CUDA GPU; PEER_PATH=DIR adds arcface_torch
 	PYTHON=$(BIN)/python RESULTS=$(RESULTS) PEER_PATH=$(PEER_PATH) benchmarks/gpu.sh

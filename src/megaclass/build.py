@@ -20,7 +20,7 @@ from megaclass.batches import synthetic_loader, training_loader
 from megaclass.config import Config, Model
 from megaclass.data import glyphs
 from megaclass.data.augment import EvalTransform
-from megaclass.data.dataset import Dataset
+from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, BatchSource, to_model_input
 from megaclass.data.mixup import Mixup
@@ -29,7 +29,7 @@ from megaclass.data.oriented import OrientedClasses
 from megaclass.data.sampler import rank_slice
 from megaclass.distributed import World
 from megaclass.errors import UserError
-from megaclass.evaluation import Classifier, Evaluation, ImageReader, build_verifier, class_names
+from megaclass.evaluation import Classifier, Evaluation, ImageReader, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.heads.margins import Margin
 from megaclass.heads.partial_fc import PartialFC

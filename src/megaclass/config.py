@@ -459,7 +459,10 @@ def _check_dali(config: Config) -> None:
 
 
 def ignored(config: Config) -> list[str]:
-    """Settings that differ from their default but have no effect in this configuration, with the reason."""
+    """Settings that have no effect in this configuration, with the reason.
+
+    Those that are as the defaults or the embedded recipe have them are passed over: nobody asked for them.
+    """
     c, source, task = config, config.data.source, config.evaluate.task
     margin_only = ("m1", "m2", "m3", "scale", "gradient", "filter_threshold", "sample_rate", "parallelism",
                    "precision", "storage", "placement", "kernels",
@@ -497,11 +500,12 @@ def ignored(config: Config) -> list[str]:
          ["evaluate.pairs", "evaluate.ways", "evaluate.episodes"]),
         *without,
     ]  # fmt: skip
-    default = Config()
+    bases = [Config(), load_recipe(config.recipe)] if config.recipe in recipe_names() else [Config()]
 
     def changed(key: str) -> bool:
         section, name = key.split(".")
-        return bool(getattr(getattr(config, section), name) != getattr(getattr(default, section), name))
+        value = getattr(getattr(config, section), name)
+        return all(value != getattr(getattr(base, section), name) for base in bases)
 
     return [
         f"{key} has no effect with {why}"

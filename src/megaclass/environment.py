@@ -95,6 +95,15 @@ def snapshot() -> dict[str, Any]:
     }
 
 
+def usable_cores() -> int:
+    """How many cores affinity and container leave to this process, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # "max 100000": no quota
+        quota, period = _read("/sys/fs/cgroup/cpu.max").split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
 def _quiet(probe: Callable[[], Any]) -> Any:
     # Exception rather than a list of types: a probe reads files, libraries and drivers of any state.
     with contextlib.suppress(Exception):
@@ -140,15 +149,11 @@ def _cpu_name() -> str:
 def _cpu() -> dict[str, Any]:
     import psutil
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # "max 100000": no quota
-        quota, period = _read("/sys/fs/cgroup/cpu.max").split()
-        usable = min(usable, max(1, int(quota) // int(period)))
     return {
         "cpu": _quiet(_cpu_name),
         "cpu_cores": psutil.cpu_count(logical=False),
         "cpu_threads": psutil.cpu_count(),
-        "cpu_threads_usable": usable,
+        "cpu_threads_usable": usable_cores(),
     }
 
 

@@ -17,7 +17,7 @@ from megaclass import distributed
 from megaclass.config import Config
 from megaclass.data.augment import EvalTransform
 from megaclass.data.binset.dataset import VerificationBin
-from megaclass.data.dataset import Dataset
+from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset, record_file, set_titles, split_paths
@@ -152,11 +152,6 @@ class Classifier:
                 counts += topk_counts(logits_BC, labels_B)
                 done += len(images_BCHW)
         return counts
-
-
-def class_names(dataset: Dataset) -> list[str] | None:
-    """The names of a data set's classes in the order of its labels, where it has any."""
-    return getattr(dataset, "classes", None)
 
 
 def _trained_labels(dataset: Dataset, num_classes: int, names: Sequence[str] | None) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from megaclass.environment import usable_cores
 from megaclass.errors import UserError
 from megaclass.permutation import derive_key
 
@@ -32,8 +33,7 @@ def use_threads(count: int) -> int:
         count = int(asked) if asked.isdigit() else 0
     if count == 0:
         local_ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        count = max(1, cores // local_ranks)
+        count = max(1, usable_cores() // local_ranks)
     torch.set_num_threads(count)
     return count
 

@@ -23,6 +23,11 @@ CASES = {
     "int8_rowwise": {"head": {"storage": "int8_rowwise"}},
     "host": {"head": {"sample_rate": 0.3, "placement": "host"}},
     "linear": {"head": {"kind": "linear", "label_smoothing": 0.1}, "optim": {"name": "adamw", "lr": 3e-3}},
+    "mixup": {
+        "head": {"kind": "linear", "label_smoothing": 0.1},
+        "optim": {"name": "adamw", "lr": 3e-3},
+        "augment": {"mixup": 1.0},
+    },
 }
 
 # Sums in another order round to another neighbour now and then.

@@ -149,6 +149,14 @@ def test_settings_without_effect_are_told(tree, message):
     assert ignored(Config()) == []
 
 
+def test_of_a_recipe_only_what_the_user_changed_is_told():
+    glyphs = load_recipe("glyphs")
+    assert glyphs.schedule.epochs != Config().schedule.epochs
+    assert ignored(from_mapping({"schedule": {"steps": 5}}, glyphs)) == []
+    (told,) = ignored(from_mapping({"schedule": {"steps": 5, "epochs": 9}}, glyphs))
+    assert told.startswith("schedule.epochs has no effect")
+
+
 # -- recipes ------------------------------------------------------------------------------------------
 
 
@@ -157,6 +165,9 @@ def test_a_recipe_is_sound_and_holds_only_what_differs(name):
     config = load_recipe(name)
     check(config)
     assert config.recipe == name and config.description and ignored(config) == []
+    # Nor does it set what is of no use, but for faces_r50: its flip is there for who names a task.
+    told = ignored(dataclasses.replace(config, recipe=""))
+    assert told == ["evaluate.flip has no effect with evaluate.task 'none'"] * (name == "faces_r50")
     default = to_mapping(Config())
     for section, values in tomllib.loads((RECIPES / f"{name}.toml").read_text()).items():
         if section in SECTIONS:

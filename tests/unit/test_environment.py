@@ -40,6 +40,16 @@ def test_it_is_quick():
     assert time.process_time() - start < 0.5
 
 
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 4), ("150000 100000", 1), ("50000 100000", 1), ("900000 100000", 4), ("?", 4)],
+)
+def test_a_containers_quota_limits_the_cores(monkeypatch, quota, cores):
+    monkeypatch.setattr(environment.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(environment, "_read", lambda path: quota)
+    assert environment.usable_cores() == cores
+
+
 def test_only_listed_variables_are_recorded(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("SECRET_TOKEN", "hidden")

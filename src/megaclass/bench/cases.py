@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+from megaclass.environment import usable_cores
 from megaclass.errors import UserError, lookup
 from megaclass.heads.engine import KERNELS
 from megaclass.heads.partial_fc import PLACEMENTS
@@ -148,8 +149,7 @@ def share_of_cores(processes: int) -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if processes == 1 and asked.isdecimal() and int(asked) > 0:
         return int(asked)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // processes)
+    return max(1, usable_cores() // processes)
 
 
 def _flag(name: str) -> str:

@@ -33,9 +33,14 @@ megaclass: train image recognition models with very many classes, and measure it
         top-1 and top-5 accuracy
   megaclass export arcface_torch SOURCE OUTPUT [--ranks N]
         write a run, or checkpoints of arcface_torch, as checkpoints of arcface_torch for N processes
-  megaclass data pack SOURCE OUTPUT     pack a folder of images or an .npz into record files
+  megaclass data pack SOURCE OUTPUT     pack a folder, a table, a tar or an .npz of images into record files
+  megaclass data info|check SET         what a set of images holds, and what is wrong with it
+  megaclass data shuffle|split|merge|stage|pairs ...
+        write sets anew, bring them to a local disk, make sets for verification
   megaclass bench head [--num-classes 100K,1M] [--peer arcface_torch --peer-path DIR] [--output FILE.jsonl]
         measure a step of the head: time, memory, and how near the limits of the machine it comes
+  megaclass bench loader [--workload faces,imagenet] [--data SET] [--output FILE.jsonl]
+        measure what feeds the device: images a second and a CPU second, by stage, beside bare decode
 
 `megaclass VERB --help` says more. Wrong input ends with one line and exit status 2.
 """

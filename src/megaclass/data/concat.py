@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from megaclass.data.dataset import Dataset, Sample
+from megaclass.data.dataset import Dataset, Sample, class_names
 from megaclass.errors import UserError
 
 
@@ -109,8 +109,3 @@ class ConcatDataset:
                 raise UserError(f"{title}: two of its classes have the same name; rename one")
             tables.append(np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64))
         return list(numbers), tables
-
-
-def class_names(dataset: Dataset) -> list[str] | None:
-    """The names of a data set's classes in the order of its labels, where it has any."""
-    return getattr(dataset, "classes", None)

@@ -39,6 +39,11 @@ class Dataset(Protocol):
         ...
 
 
+def class_names(dataset: Dataset) -> list[str] | None:
+    """The names of a data set's classes in the order of its labels, where it has any."""
+    return getattr(dataset, "classes", None)
+
+
 def first_line(error: Exception) -> str:
     """What a library says went wrong, for a message of one line."""
     lines = str(error).strip().splitlines()

@@ -46,12 +46,17 @@ def split_paths(path: str | Path) -> list[Path]:
 
 
 def check_paths(paths: Sequence[Path]) -> None:
-    """UserError for a path of a set that does not exist, or is named twice."""
+    """UserError for a path of a set that does not exist, is one of pairs, or is named twice."""
     for number, path in enumerate(paths):
         among = f" (number {number + 1} of {len(paths)} sets)" if len(paths) > 1 else ""
         if not path.exists():
             raise UserError(
                 f"{path}: no such file or directory{among}; give a record set or a directory of class directories"
+            )
+        if path.suffix == ".bin" and path.is_file():
+            raise UserError(
+                f"{path}{among} is a verification set: images and pairs, but no classes; "
+                "it goes to `megaclass evaluate verification` or evaluate.path"
             )
         if path.resolve() in (other.resolve() for other in paths[:number]):
             raise UserError(f"{path}: named twice{among}, so each of its classes would be two; name it once")

@@ -159,3 +159,12 @@ def test_a_verification_draws_its_pairs_from_two_sets(tmp_path):
     config = tiny.config(tmp_path, evaluate={"pairs": 40, "folds": 2})
     verifier = build_verifier(config, Path(f"{one}:{two}"), images=None)
     assert sorted(set(verifier.labels.tolist())) == list(range(7)) and len(verifier.dataset) == 28
+
+
+@pytest.mark.parametrize("path", ["lfw.bin", f"faces{os.pathsep}lfw.bin"])
+def test_a_verification_set_is_no_set_of_classes(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    tiny.write_records(Path("faces"), classes=2, samples=2)
+    Path("lfw.bin").write_bytes(b"pickle")
+    with pytest.raises(UserError, match=r"^lfw\.bin.* is a verification set: .*evaluate verification"):
+        open_dataset(path)

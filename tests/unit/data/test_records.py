@@ -443,6 +443,14 @@ def test_class_names_that_make_no_line_are_refused_before_the_first_image(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("stated", "found"), [(7, 7), (1, 3)])
+def test_the_number_of_classes_is_what_is_stated_but_no_less_than_the_labels_tell(tmp_path, stated, found):
+    with RecordWriter(tmp_path) as writer:
+        writer.num_classes = stated
+        writer.write(b"image", 2)
+    assert RecordDataset(tmp_path).num_classes == writer.num_classes == found
+
+
 @pytest.mark.parametrize("name", ["train.rec", "train.idx", "property", "classes.txt"])
 def test_nothing_is_overwritten(tmp_path, name):
     (tmp_path / name).write_text("precious")

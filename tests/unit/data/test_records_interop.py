@@ -14,7 +14,7 @@ import pytest
 
 from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.records import recordio
-from megaclass.data.records.reader import RecordDataset
+from megaclass.data.records.reader import RecordDataset, scan
 from megaclass.data.records.recordfile import RecordFile
 from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError
@@ -80,6 +80,12 @@ def offsets(name: str) -> list[int]:
 def test_a_scan_finds_every_record_and_nothing_else(name):
     words = np.frombuffer((FIXTURES / name / "train.rec").read_bytes(), "<u4")
     assert recordio.find_records(words).tolist() == offsets(name)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(64)])
+def test_a_scan_may_find_no_record(tmp_path, content):
+    (tmp_path / "train.rec").write_bytes(content)
+    assert len(scan(RecordFile(tmp_path / "train.rec"))) == 0
 
 
 def test_any_payload_is_framed_as_by_mxnet_and_read_back():

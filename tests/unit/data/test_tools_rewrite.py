@@ -193,3 +193,12 @@ def test_a_sample_that_cannot_be_read_leaves_nothing_behind(tmp_path):
     with pytest.raises(UserError, match=r"b/1\.jpg is an empty file"):
         rewrite.shuffle(folder, tmp_path / "out")
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_the_last_classes_stay_though_they_have_no_images(tmp_path):
+    write_set(tmp_path / "set", [0, 0, 1])
+    (tmp_path / "set/property").write_text("5,6,8\n")
+    assert rewrite.shuffle(tmp_path / "set", tmp_path / "shuffled").classes == 5
+    assert rewrite.merge([tmp_path / "set"], tmp_path / "merged").classes == 5
+    assert {RecordDataset(tmp_path / name).num_classes for name in ("shuffled", "merged")} == {5}
+    assert [path.read_text() for path in tmp_path.glob("*ed/property")] == ["5,6,8\n"] * 2

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from megaclass.cli.bench.sweep import show
 from megaclass.cli.parsing import make_parser, parse
 
 
@@ -14,29 +15,11 @@ def head(words: list[str]) -> None:
     options_of_head(parser)
     options = parse(parser, words)
 
-    from megaclass.bench.console import SweepConsole
     from megaclass.bench.head import measure, planned
     from megaclass.report.head import comparisons, head_tables
-    from megaclass.rows import Row, RowWriter
 
     plan = planned(options)
-    where = (
-        f"rows appended to {options.output}" if options.output else "rows not kept: no --output FILE.jsonl"
-    )
-    rows: list[Row] = []
-    with RowWriter(options.output) as writer, SweepConsole() as console:
-        try:
-            for found in measure(plan, options.timeout, console):
-                for row in found:
-                    writer.write(row)
-                    console.row(row)
-                for line in comparisons(found):
-                    console.print(f"  {line}")
-                rows += found
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(where) from None
-        console.print(head_tables(rows))
-        console.print(where)
+    show(lambda console: measure(plan, options.timeout, console), options.output, comparisons, head_tables)
 
 
 def options_of_head(parser: Any) -> None:

@@ -146,22 +146,19 @@ class RecordDataset:
                 raise UserError(f"{path} lists no records; remove it to have {self.path.name} scanned")
             return index
         logger.warning("%s is missing; the records are found by a scan of %s", path, self.path.name)
-        words_W = self._file.words_W
-        offsets = recordio.find_records(words_W)
-        if len(offsets) == 0 or offsets[0] != 0:
+        index = scan(self._file)
+        if len(index) == 0 or index.offsets_N[0] != 0:
             raise UserError(f"{self.path} is not a RecordIO file; give a .rec file as MXNet writes them")
-        # Writers of face sets give a record its key as its id, and put record 0 behind the images.
-        ids = recordio.ids_in_some_order(words_W, offsets)
-        return Index([range(len(offsets))] if ids is None else ids, offsets)
+        return index
 
     def _select_images(self, index: Index) -> None:
         """Keep the records that are images; identity records are remembered for ``labels``."""
         zero = index.find(0)
         # Some converters put a picture into the index record; the label of an image is less than all records.
-        stated = None if zero is None else self._index_range(index.offsets_N[zero], pictured=len(index))
+        stated = None if zero is None else index_range(self._file, index.offsets_N[zero], pictured=len(index))
         if stated is None and zero is not None:
             self._sound(zero, self._sample)  # if it is no sound image either, nobody knows what are images
-        if stated is None and self._index_range(index.offsets_N.max()):
+        if stated is None and index_range(self._file, index.offsets_N.max()):
             raise UserError(
                 f"{self.path} ends with identity records, but record 0 does not say where they begin; "
                 "copy or pack the set again"
@@ -183,27 +180,14 @@ class RecordDataset:
         self._identity_offsets = identities.offsets_N
         self._keys, self._offsets = images.keys, images.offsets_N
 
-    def _index_range(self, offset: int, pictured: int = 0) -> tuple[int, int] | None:
-        """The labels (a, b) of an index or identity record, or None if it is an image or damaged.
-
-        One with a picture counts if a is ``pictured``.
-        """
-        try:
-            labels, image = recordio.unpack_payload(self._file.payload(int(offset)))
-        except DamageError:
-            return None  # reading it as an image will tell
-        if len(labels) != 2 or not all(1 <= value < 2**31 for value in labels):
-            return None
-        if len(image) and labels[0] != pictured:
-            return None
-        return int(labels[0]), int(labels[1])
-
     def _first_identity(self, index: Index, stated: int) -> int:
         """The key of the first identity record: ``stated``, or what float32 rounded to it."""
         slack = _rounding(stated)
         near = index.between(stated - slack, stated + slack)
         found = (
-            key for key, offset in zip(near.keys, near.offsets_N, strict=True) if self._index_range(offset)
+            key
+            for key, offset in zip(near.keys, near.offsets_N, strict=True)
+            if index_range(self._file, offset)
         )
         return int(next(found, stated + slack))
 
@@ -249,6 +233,33 @@ class RecordDataset:
         sizes = np.diff(edges).astype(np.int64)
         starts = edges[:-1][sizes > 0].astype(np.int64) - 1
         return np.repeat(self._scan_labels(starts), sizes[sizes > 0])
+
+
+def scan(file: RecordFile) -> Index:
+    """All records of a file, for want of an index. Empty if there is none."""
+    if file.size == 0:
+        return Index([], np.empty(0, np.int64))
+    words_W = file.words_W
+    offsets_N = recordio.find_records(words_W)
+    # Writers of face sets give a record its key as its id, and put record 0 behind the images.
+    ids_N = recordio.ids_in_some_order(words_W, offsets_N)
+    return Index([range(len(offsets_N))] if ids_N is None else ids_N, offsets_N)
+
+
+def index_range(file: RecordFile, offset: int, pictured: int = 0) -> tuple[int, int] | None:
+    """The labels (a, b) of the index or identity record at ``offset``, or None if it is an image or damaged.
+
+    One with a picture counts if a is ``pictured``.
+    """
+    try:
+        labels, image = recordio.unpack_payload(file.payload(int(offset)))
+    except DamageError:
+        return None  # reading it as an image will tell
+    if len(labels) != 2 or not all(1 <= value < 2**31 for value in labels):
+        return None
+    if len(image) and labels[0] != pictured:
+        return None
+    return int(labels[0]), int(labels[1])
 
 
 def _rounding(key: int) -> int:

@@ -136,7 +136,7 @@ def ids_in_some_order(words_W: np.ndarray, offsets_N: np.ndarray) -> np.ndarray 
         return words_W[np.minimum(at_N + number, len(words_W) - 1)]
 
     ids_N = word(4)
-    if ids_N.max() >= count or word(5).any() or ((word(1) & MAX_LENGTH) < HEADER.size).any():
+    if (ids_N >= count).any() or word(5).any() or ((word(1) & MAX_LENGTH) < HEADER.size).any():
         return None
     seen_N = np.zeros(count, bool)
     seen_N[ids_N] = True

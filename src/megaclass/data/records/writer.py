@@ -26,8 +26,9 @@ class RecordWriter:
     index record, and identity records follow if the labels came grouped, as 0, 0, .., 1, 1, .., 2.
     ``False`` gives im2rec's: images have the keys 0..N-1 and there is nothing else, as DALI's reader and
     MXNet's ImageRecordIter want it. ``image_size`` (height, width) goes into the property file, (0, 0) if
-    images differ in size. ``classes``, the names in label order, go into ``classes.txt``; both may be set
-    until the end.
+    images differ in size. ``classes``, the names in label order, go into ``classes.txt``. ``num_classes`` is what
+    the property file states: more than the labels tell, where the last classes have no images. All three may be
+    set until the end.
 
     Files get their names when the block ends well: otherwise nothing is left. Existing ones are never
     overwritten. Raises UserError for what the format cannot hold, and where there is no room.
@@ -52,11 +53,11 @@ class RecordWriter:
         self.path = Path(directory) / f"{name}.rec"
         self.image_size = image_size
         self.classes = classes
+        self.num_classes = 0
         self.resumable = plan is not None
         self.notes: list[Any] = []
         self._index_record = index_record
         self._next_key = int(index_record)
-        self._num_classes = 0
         self._files = contextlib.ExitStack()
         self._first_keys: array.array[int] | None = array.array("q")  # of each class; None: not grouped
         self._noted_classes = 0  # how many of these the journal holds
@@ -110,7 +111,7 @@ class RecordWriter:
             self._first_keys.append(self._next_key)
         elif self._first_keys is not None and klass != len(self._first_keys) - 1:
             self._first_keys = None
-        self._num_classes = max(self._num_classes, klass + 1)
+        self.num_classes = max(self.num_classes, klass + 1)
         with self._writing():
             self._append(self._next_key, values, encoded)
         self._next_key += 1
@@ -127,7 +128,7 @@ class RecordWriter:
                     "rec_bytes": self._rec.tell(),
                     "idx_bytes": os.fstat(self._idx.fileno()).st_size,  # all is written: _sync
                     "next_key": self._next_key,
-                    "num_classes": self._num_classes,
+                    "num_classes": self.num_classes,
                     "first_keys": firsts,
                     "note": note,
                 }
@@ -158,7 +159,8 @@ class RecordWriter:
             if entry == _WHOLE or entry["rec_bytes"] > lengths[-1] or entry["idx_bytes"] > lengths[0]:
                 break
             reached = entry["rec_bytes"], entry["idx_bytes"]
-            self._next_key, self._num_classes = entry["next_key"], entry["num_classes"]
+            self._next_key = entry["next_key"]
+            self.num_classes = max(self.num_classes, entry["num_classes"])
             if entry["first_keys"] is None:
                 self._first_keys = None
             elif self._first_keys is not None:
@@ -246,8 +248,8 @@ class RecordWriter:
         height, width = self.image_size or (0, 0)
         _idx, properties, names, _rec = self._targets
         classes = self.classes or ()
-        num_classes = max(self._num_classes, len(classes))  # the last ones may have no images
-        self._part(properties).write_text(f"{num_classes},{height},{width}\n")
+        self.num_classes = max(self.num_classes, len(classes))
+        self._part(properties).write_text(f"{self.num_classes},{height},{width}\n")
         if self.classes is not None:
             self._part(names).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         if self._journal is not None:

@@ -11,13 +11,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from megaclass.data.concat import class_names
-from megaclass.data.dataset import DamagedSampleError, Dataset
+from megaclass.data.dataset import DamagedSampleError, Dataset, class_names
 from megaclass.data.folder import FolderDataset
 from megaclass.data.open import record_file
 from megaclass.data.records import recordio
 from megaclass.data.records.index import Index, read_index
-from megaclass.data.records.reader import RecordDataset
+from megaclass.data.records.reader import RecordDataset, index_range, scan
 from megaclass.data.records.recordfile import RecordFile
 from megaclass.data.records.recordio import DamageError
 from megaclass.data.tools.findings import Finding, Place
@@ -171,11 +170,7 @@ class RecordEntries:
                     return index
             except UserError as error:
                 report(Finding("index", Place(str(path)), reason_of(error, str(path))))
-        offsets_N = recordio.find_records(self._file.words_W) if self._file.size else np.empty(0, np.int64)
-        if len(offsets_N) == 0:
-            return Index([], offsets_N)
-        ids_N = recordio.ids_in_some_order(self._file.words_W, offsets_N)
-        return Index([range(len(offsets_N))] if ids_N is None else ids_N, offsets_N)
+        return scan(self._file)
 
     def _all_keys(self) -> np.ndarray:
         keys = self._keys
@@ -186,14 +181,9 @@ class RecordEntries:
         place = index.find(0)
         if place is None:
             return None, None
-        try:
-            labels, image = recordio.unpack_payload(self._file.payload(int(index.offsets_N[place])))
-        except DamageError:
-            return None, None
-        sound = len(labels) == 2 and all(1 <= label < 2**31 for label in labels)
-        if not sound or (len(image) and labels[0] != len(index)):  # some converters put a picture into it
-            return None, None
-        return place, int(labels[0])
+        # Some converters put a picture into it.
+        stated = index_range(self._file, index.offsets_N[place], pictured=len(index))
+        return (None, None) if stated is None else (place, stated[0])
 
     def _is_identity(self, index: int, labels: tuple[float, ...]) -> bool:
         """Whether a record without an image may be so. Identity records are noted for ``conclude``."""

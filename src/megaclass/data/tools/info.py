@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import torch
 
-from megaclass.data.concat import ConcatDataset, class_names
-from megaclass.data.dataset import DamagedSampleError, Dataset
+from megaclass.data.concat import ConcatDataset
+from megaclass.data.dataset import DamagedSampleError, Dataset, class_names
 from megaclass.data.decode import JPEG_START, check_header, decode
 from megaclass.data.folder import FolderDataset
 from megaclass.data.open import open_dataset, record_file, split_paths

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from megaclass.data.concat import class_names
-from megaclass.data.dataset import DamagedSampleError, Dataset, Sample
+from megaclass.data.dataset import DamagedSampleError, Dataset, Sample, class_names
 from megaclass.data.decode import check_header
 from megaclass.data.open import open_dataset, open_together, split_paths
 from megaclass.data.records.writer import RecordWriter
@@ -53,6 +52,7 @@ def shuffle(
         )
 
     writer = RecordWriter(output, index_record=False, classes=class_names(dataset))
+    writer.num_classes = dataset.num_classes
     with _Copy(writer) as copy:
         for done, (encoded, label) in enumerate(shuffled(), 1):
             copy.write(encoded, label)
@@ -73,7 +73,9 @@ def merge(
     before. Raises UserError as :func:`shuffle` does.
     """
     dataset = open_together([part for path in paths for part in split_paths(path)], same_classes=same_classes)
-    with _Copy(RecordWriter(output, classes=class_names(dataset))) as copy:
+    writer = RecordWriter(output, classes=class_names(dataset))
+    writer.num_classes = dataset.num_classes
+    with _Copy(writer) as copy:
         for done, (encoded, label) in enumerate(_read(dataset, len(dataset), _as_they_are), 1):
             copy.write(encoded, label)
             _tell(progress, done, len(dataset))
@@ -127,7 +129,6 @@ class _Copy(contextlib.AbstractContextManager):
     def __init__(self, writer: RecordWriter) -> None:
         self._writer = writer
         self._sizes: set[tuple[int, int]] = set()
-        self._num_classes = len(writer.classes or ())
 
     def __enter__(self) -> "_Copy":
         self._writer.__enter__()
@@ -139,7 +140,6 @@ class _Copy(contextlib.AbstractContextManager):
             with contextlib.suppress(DamagedSampleError):
                 self._sizes.add(check_header(encoded, ""))
         self._writer.write(encoded, label)
-        self._num_classes = max(self._num_classes, label + 1)
 
     def __exit__(self, *error: object) -> None:
         if len(self._sizes) == 1:
@@ -148,7 +148,7 @@ class _Copy(contextlib.AbstractContextManager):
 
     @property
     def written(self) -> Written:
-        return Written(self._writer.path, self._writer.count, self._num_classes)
+        return Written(self._writer.path, self._writer.count, self._writer.num_classes)
 
 
 def _read(

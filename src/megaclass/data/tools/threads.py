@@ -1,21 +1,19 @@
 """Work handed to threads piece by piece."""
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from megaclass.environment import usable_cores
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def in_order(work: Callable[[Piece], Result], pieces: Iterable[Piece], workers: int = 0) -> Iterator[Result]:
+def in_order(
+    work: Callable[[Piece], Result], pieces: Iterable[Piece], workers: int = 0
+) -> Generator[Result, None, None]:
     """``work(piece)`` of each piece, in the order of the pieces, by ``workers`` threads (0: one a core).
 
     At most twice as many pieces as threads are begun and not yet taken, so that memory stays bounded. An error

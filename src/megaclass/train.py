@@ -51,7 +51,7 @@ def fit(job: Job, log: RunLog, progress: Progress) -> None:
         evaluates = is_last or _due(progress.step, job.config.evaluate.every)
         saves = is_last or _due(progress.step, job.config.run.checkpoint_every or job.config.evaluate.every)
         if log.is_due(progress.step):
-            progress.damaged_samples = _over_ranks(job.loader.skipped, job.world)
+            progress.damaged_samples = len(set().union(*distributed.gather_objects(job.loader.damaged)))
         # On a CPU reading costs nothing; on a GPU it is a host sync, so it waits for somebody who needs it.
         if log.is_due(progress.step) or evaluates or saves or job.world.device.type == "cpu":
             counts.read(progress, job.config.run.max_skipped)
@@ -63,12 +63,6 @@ def fit(job: Job, log: RunLog, progress: Progress) -> None:
                     evaluate(job, log, progress)
                 if saves:
                     log.saved(progress, save(job, progress, log.directory.checkpoints))
-
-
-def _over_ranks(count: int, world: World) -> int:
-    if world.size == 1:
-        return count
-    return int(distributed.all_reduce_(torch.tensor(count, device=distributed.collective_device())))
 
 
 def train_step(job: Job, batch: Batch, step: int, norms: "NormBuffers") -> Outcome:

@@ -278,6 +278,8 @@ def resized(image_HWC: np.ndarray, width: int, height: int, out: np.ndarray | No
     """
     if out is None:
         out = np.empty((height, width, 3), np.uint8)
+    # PyTorch would copy a cut-out picture with a team of threads of its own for every thread that loads.
+    image_HWC = np.ascontiguousarray(image_HWC)
     _bilinear(_as_tensor(image_HWC), (height, width), False, None, None, out=_as_tensor(out))
     return out
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_SPARE = 3  # idle arrays that are kept: more were needed once, and may never be again
+
 
 class Buffers:
     """Gives uint8 tensors of one shape. What the receiver, or a view of it, still holds is never given again.
@@ -26,9 +28,10 @@ class Buffers:
         if self._arrays and self._arrays[0].shape != shape:
             self._arrays.clear()
         # A tensor's storage refers to its array as long as any view of it lives.
-        count = (sys.getrefcount(array) for array in self._arrays)
-        at = next((i for i, held in enumerate(count) if held == self._idle), None)
-        if at is None:
+        counts = [sys.getrefcount(array) for array in self._arrays]
+        idle = [place for place, count in enumerate(counts) if count == self._idle]
+        for place in reversed(idle[_SPARE:]):
+            del self._arrays[place]
+        if not idle:
             self._arrays.append(np.empty(shape, np.uint8))
-            at = -1
-        return torch.from_numpy(self._arrays[at])
+        return torch.from_numpy(self._arrays[idle[0] if idle else -1])

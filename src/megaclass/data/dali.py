@@ -89,11 +89,12 @@ class DaliLoader:
         self._device = device
         self._workers = workers
         self._prefetch = prefetch
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @property
-    def skipped(self) -> int:
-        """How many damaged samples were met so far (with ``on_error="skip"``)."""
-        return self._ours.skipped
+    def damaged(self) -> frozenset[int]:
+        """The damaged samples that were met so far (with ``on_error="skip"``), by their numbers in the dataset."""
+        return self._ours.damaged
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the steps ``start`` to ``stop - 1``, in order. Errors are raised at their step."""
@@ -197,7 +198,10 @@ class DaliLoader:
         (output,) = pipeline.run()
         if self._device.type != "cuda":
             return torch.from_numpy(np.array(output.as_tensor()))
-        images = torch.empty(output.as_tensor().shape(), dtype=torch.uint8, device=self._device)
+        # DALI copies on a stream of its own and waits for it, but not for ours. Memory of a stream on which nothing
+        # is computed has no work left on it: the feed says which step uses it.
+        with torch.cuda.stream(self._copies):
+            images = torch.empty(output.as_tensor().shape(), dtype=torch.uint8, device=self._device)
         _import_dali("plugin.pytorch").feed_ndarray(output.as_tensor(), images)
         return images
 

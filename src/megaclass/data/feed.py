@@ -21,18 +21,28 @@ class DeviceFeed:
         self._waits: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches, in the same order."""
+        """The same batches, in the same order; an error comes after the batches before it."""
         if self._stream is None:
             yield from batches
             return
         ahead: tuple[Batch, torch.cuda.Event] | None = None
-        for batch in batches:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                failure = None
+                break
+            except Exception as error:
+                failure = error
+                break
             copied = self._copy(batch, self._stream)
             if ahead:
                 yield self._ready(*ahead)
             ahead = copied
         if ahead:
             yield self._ready(*ahead)
+        if failure:
+            raise failure
 
     def take_wait_ms(self) -> float:
         """How long the device waited for copies since the last call, as far as it has got. No host sync."""

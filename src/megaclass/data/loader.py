@@ -52,10 +52,10 @@ class Batch(NamedTuple):
 
 
 class BatchSource(Protocol):
-    """What makes the batches of a run. ``skipped``: how many damaged samples it left out so far."""
+    """What makes the batches of a run. ``damaged``: the samples (numbers in the dataset) that it left out so far."""
 
     @property
-    def skipped(self) -> int: ...
+    def damaged(self) -> frozenset[int]: ...
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]: ...
 
@@ -66,7 +66,7 @@ class Loader:
     ``indices_of_step(step)`` gives the dataset indices of a step and the global sample numbers that its
     random changes depend on, both int64 of shape (B,). ``workers`` threads work on ``prefetch`` steps at once;
     the bytes do not depend on either. ``on_error="skip"`` puts the next sound sample of the dataset in the
-    place of a damaged one, so the bytes do not depend on the number of ranks either; ``skipped`` counts the
+    place of a damaged one, so the bytes do not depend on the number of ranks either; ``damaged`` names the
     damaged ones that this rank met, and each is named in the log once. ``pin_memory`` allows copies to a GPU
     that overlap with its work.
 
@@ -103,9 +103,9 @@ class Loader:
         self._damaged: set[int] = set()
 
     @property
-    def skipped(self) -> int:
-        """How many damaged samples were met so far (with ``on_error="skip"``)."""
-        return len(self._damaged)
+    def damaged(self) -> frozenset[int]:
+        """The damaged samples that were met so far (with ``on_error="skip"``), by their numbers in the dataset."""
+        return frozenset(self._damaged)
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the steps ``start`` to ``stop - 1``, in order.

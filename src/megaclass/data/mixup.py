@@ -10,6 +10,8 @@ from torch import Tensor
 from megaclass.errors import UserError
 from megaclass.permutation import derive_key
 
+_LEAST = 1e-3  # of a smaller alpha nearly every share is 0 or 1, and at last none is a number
+
 
 class Mixup:
     """Mixes a batch on its device, after normalisation.
@@ -22,8 +24,8 @@ class Mixup:
     """
 
     def __init__(self, alpha: float, num_classes: int, seed: int) -> None:
-        if not 0 <= alpha < float("inf"):
-            raise UserError(f"mixup: {alpha} is out of range; it must be 0 or a positive number")
+        if alpha and not _LEAST <= alpha < float("inf"):
+            raise UserError(f"mixup: {alpha} is out of range; it must be 0, or {_LEAST} or more")
         self._alpha = alpha
         self._num_classes = num_classes
         self._seed = seed

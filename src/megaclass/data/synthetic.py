@@ -47,9 +47,9 @@ class SyntheticLoader:
         self._images = torch.randint(256, shape, dtype=torch.uint8, device=device, generator=self._generator)
 
     @property
-    def skipped(self) -> int:
+    def damaged(self) -> frozenset[int]:
         """Noise is never damaged."""
-        return 0
+        return frozenset()
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the steps ``start`` to ``stop - 1``; nothing to wait for."""

@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -328,3 +331,29 @@ def test_any_header_is_walked_to_its_end(content, rows):
 
 def test_evaluation_sees_all_pixels():
     assert EvalTransform(8).need(5000, 5000, np.empty(0)) == Need(5000, 1)
+
+
+def test_threads_that_load_start_no_teams_of_their_own():
+    """PyTorch's copy of a cut-out picture would, one for each thread."""
+    code = """
+import threading
+import numpy as np
+import psutil
+import torch
+from megaclass.data.augment import resized
+torch.set_num_threads(8)
+torch.ones(1000, 1000).sum()  # the team of this thread
+image = np.zeros((600, 800, 3), np.uint8)
+before = psutil.Process().num_threads()
+for _ in range(4):
+    thread = threading.Thread(target=lambda: resized(image[50:500, 70:700], 224, 224))
+    thread.start()
+    thread.join()
+raise SystemExit(psutil.Process().num_threads() - before)
+"""
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": "src"}, check=False
+        ).returncode
+        == 0
+    )

@@ -45,3 +45,12 @@ def test_another_shape_is_other_memory():
     last = buffers.take((2, 8, 8, 3)).fill_(1)
     assert batch.shape == SHAPE and last.shape == (2, 8, 8, 3)
     assert torch.all(batch == 7)
+
+
+def test_memory_that_was_needed_once_is_given_back():
+    buffers = Buffers()
+    held = [buffers.take(SHAPE) for _ in range(50)]
+    del held
+    gc.collect()
+    buffers.take(SHAPE)
+    assert len(buffers._arrays) < 5

@@ -8,7 +8,9 @@ import torch
 import tiny
 from megaclass import distributed
 from megaclass import train as training
+from megaclass.data.records.reader import RecordDataset
 from megaclass.distributed import World
+from megaclass.events import StepEvent, read_events
 from megaclass.models import registry
 from ranks import run_ranks
 
@@ -103,3 +105,30 @@ def test_two_ranks_give_the_curve_of_one(curves, case):
 def test_saved_at_two_ranks_and_resumed(curves, case, ranks):
     labels, losses = (values[HALF:] for values in curves[1][case])
     assert curves["resumed", ranks][case] == (labels, pytest.approx(losses, rel=TOLERANCE.get(case, 1e-4)))
+
+
+def train_on_damage(folder):
+    """How many samples the run says were left out, on the main rank."""
+    config = tiny.config(
+        folder,
+        run={"output": str(folder / f"damaged-{distributed.world_size()}")},
+        data={"source": "folder", "path": str(folder / "images"), "on_error": "skip"},
+        schedule={"steps": 12},
+    )
+    world = World(distributed.rank(), distributed.world_size(), torch.device("cpu"))
+    directory, _ = training.run(config, world)
+    return [event.damaged_samples for event in read_events(directory.events) if isinstance(event, StepEvent)]
+
+
+def test_a_sample_that_every_rank_met_counts_once(tmp_path):
+    images = tiny.write_records(tmp_path / "records")
+    dataset = RecordDataset(images)
+    for number in range(len(dataset)):
+        sample = dataset.read(number)
+        place = tmp_path / "images" / str(sample.label)
+        place.mkdir(parents=True, exist_ok=True)
+        encoded = sample.encoded[:100] if number in (3, 20) else sample.encoded
+        (place / f"{number:03}.jpg").write_bytes(encoded)
+    alone, (together, _) = run_ranks(1, train_on_damage, tmp_path), run_ranks(2, train_on_damage, tmp_path)
+    assert alone[0] == together
+    assert together[-1] == 2

@@ -44,7 +44,7 @@ bench-loader: $(STAMP)  ## measure the loader, beside DALI and Pillow where they
 	mkdir -p runs
 	$(BIN)/megaclass bench loader --output runs/loader-cpu.jsonl
 
-bench-gpu: $(STAMP)  ## test and measure the head on a CUDA GPU; PEER_PATH=DIR adds arcface_torch
+bench-gpu: $(STAMP)  ## test and measure head, loader and stall on a CUDA GPU; PEER_PATH=DIR adds arcface_torch
 	PYTHON=$(BIN)/python RESULTS=$(RESULTS) PEER_PATH=$(PEER_PATH) benchmarks/gpu.sh
 
 check: $(STAMP)  ## lint and types alone

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# What a CUDA GPU is to show: its tests, and the rows of the head. Rows are appended to $RESULTS/head-gpu.jsonl.
+# What a CUDA GPU is to show: its tests, and the rows of loader and head. Those of the head are appended to
+# $RESULTS/head-gpu.jsonl, the others to loader-NAME.jsonl and stall-NAME.jsonl there, NAME being that of the GPU.
 #
-#   benchmarks/gpu.sh [tests|sizes|share|peer|largest ...]        without a part: all of them
+#   benchmarks/gpu.sh [tests|loader|stall|sizes|share|peer|largest ...]        without a part: all of them
 #
 #   tests     the GPU test suite
+#   loader    images a second on the device, decoded by our threads, by DALI and by nvJPEG: four minutes on 16 cores
+#   stall     for how much of its time training waits for data, faces and photographs: three minutes
 #   sizes     heads of 77 K to 10 M classes on one GPU, full and sampled
 #   share     one rank's share of 80 M classes over 8 ranks (10 M x 512), batch 1,024, in every storage
 #   peer      the same share and smaller ones beside arcface_torch; needs PEER_PATH=directory with its code
@@ -14,6 +17,8 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 RESULTS=${RESULTS:-benchmarks/results}
 rows=$RESULTS/head-gpu.jsonl
+gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 | tr '[:upper:] ' '[:lower:]-' || true)
+gpu=${gpu#nvidia-}
 mkdir -p "$RESULTS"
 
 bench() {
@@ -23,6 +28,18 @@ bench() {
 
 tests() {
     "$PYTHON" -m pytest -m gpu
+}
+
+# A pass is to take long beside the batches that are in the making when it begins: about half a second on 16 cores.
+loader() {
+    for pass in "faces 200" "imagenet 30"; do
+        "$PYTHON" -m megaclass bench loader --device cuda --workload "${pass% *}" --source records --batch-size 256 \
+            --batches "${pass#* }" --rounds 7 --output "$RESULTS/loader-${gpu:-gpu}.jsonl"
+    done
+}
+
+stall() {
+    "$PYTHON" benchmarks/stall.py --device cuda --output "$RESULTS/stall-${gpu:-gpu}.jsonl"
 }
 
 sizes() {
@@ -52,12 +69,12 @@ largest() {
     done
 }
 
-for part in "${@:-tests sizes share peer largest}"; do
+for part in "${@:-tests loader stall sizes share peer largest}"; do
     for name in $part; do
         case $name in
-            tests | sizes | share | peer | largest) "$name" ;;
+            tests | loader | stall | sizes | share | peer | largest) "$name" ;;
             *)
-                echo "benchmarks/gpu.sh: no part named $name; parts: tests sizes share peer largest" >&2
+                echo "benchmarks/gpu.sh: no part named $name; parts: tests loader stall sizes share peer largest" >&2
                 exit 2
                 ;;
         esac

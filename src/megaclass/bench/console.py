@@ -43,7 +43,7 @@ class SweepConsole:
             self._bar.update(self._task, description=f"step {done} of {total}")
 
     def row(self, row: Row) -> None:
-        who = " ".join(str(row.case[key]) for key in ("source", "malloc") if key in row.case)
+        who = " ".join(str(row.case[key]) for key in ("source", "loader", "malloc") if key in row.case)
         who = f"{row.implementation} {who}".rstrip()
         if row.status != "ok":
             self._console.print(f"  {who}: {row.status}: {row.reason}", markup=False)

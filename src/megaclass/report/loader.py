@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from megaclass.report.compare import OURS, pairs
+from megaclass.report.compare import OURS
 from megaclass.rows import Row
 from megaclass.stats import Ratio, ratio_of_medians
 
@@ -40,7 +40,7 @@ def _numbers(row: Row, rows: list[Row]) -> list[str]:
     if row.status != "ok":
         return [row.status]
     bare = next((other for other in rows if other.implementation == BARE and other.status == "ok"), None)
-    share = f"{_speed_ratio(row, bare, True).value:.0%}" if bare and _decodes(row) else ""
+    share = f"{_speed_ratio(row, bare).value:.0%}" if bare and _decodes(row) and not _elsewhere(row) else ""
     return [f"{row.samples_per_second:,.0f}", f"{row.work['samples_per_cpu_second']:,.0f}", share]
 
 
@@ -67,39 +67,75 @@ def _bar(us: float, times_us: list[float | None]) -> str:
 
 
 def comparisons(rows: list[Row]) -> list[str]:
-    """Our rows against bare decode and the best row of each other loader, one line each, by CPU time."""
+    """Our rows against bare decode and the best row of each other loader, one line each: by CPU time, or by the
+    wall's clock among those that deliver to a GPU, where time of the processors is not what limits."""
+    good = [row for row in rows if row.status == "ok"]
+    mine = [row for row in good if _ours(row) and _decodes(row)]
     lines = []
-    for mine, other, paired in pairs(_best(rows)):
-        if not _decodes(mine):
-            continue
-        ratio = _speed_ratio(mine, other, paired)
-        what = "of bare decode" if other.implementation == BARE else f"times the images of {contender(other)}"
-        lines.append(f"{contender(mine)}: {ratio} {what} in a CPU second")
+    for row, other in itertools.product(mine, _best([row for row in good if not _ours(row)])):
+        if _on_gpu(row) and _on_gpu(other):
+            ratio = ratio_of_medians(other.samples_ms, row.samples_ms, paired=_took_turns(row, other))
+            what = f"times the images of {contender(other)} in a second"
+        else:
+            ratio = _speed_ratio(row, other)
+            bare = other.implementation == BARE
+            what = (
+                f"{'of bare decode' if bare else f'times the images of {contender(other)}'} in a CPU second"
+            )
+        lines.append(f"{contender(row)}: {ratio} {what}")
     return lines
 
 
+def _ours(row: Row) -> bool:
+    """Whether our own threads decode."""
+    return row.implementation == OURS and "loader" not in row.case
+
+
 def _best(rows: list[Row]) -> list[Row]:
-    """All of ours, and of every other loader that source from which it is fastest."""
-    others: dict[str, Row] = {}
-    for row in (row for row in rows if row.status == "ok" and row.implementation != OURS):
-        best = others.setdefault(row.implementation, row)
-        if row.work["samples_per_cpu_second"] > best.work["samples_per_cpu_second"]:
-            others[row.implementation] = row
-    return [row for row in rows if row.implementation == OURS] + [*others.values()]
+    """Of every loader that source from which it is fastest."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        name = row.implementation, row.case.get("loader", "")
+        if _speed(row) > _speed(found.setdefault(name, row)):
+            found[name] = row
+    return [*found.values()]
 
 
-def _speed_ratio(row: Row, reference: Row, paired: bool) -> Ratio:
+def _speed(row: Row) -> float:
+    speed = row.samples_per_second if _on_gpu(row) else row.work["samples_per_cpu_second"]
+    return speed or 0.0
+
+
+def _speed_ratio(row: Row, reference: Row) -> Ratio:
     """Images a CPU second: all rows of a case pass as many images."""
-    return ratio_of_medians(reference.cpu_ms, row.cpu_ms, paired=paired and reference.group == row.group)
+    return ratio_of_medians(reference.cpu_ms, row.cpu_ms, paired=_took_turns(row, reference))
+
+
+def _took_turns(row: Row, other: Row) -> bool:
+    return bool(row.group) and row.group == other.group
+
+
+def _on_gpu(row: Row) -> bool:
+    """Whether it delivers there."""
+    return bool(row.case.get("device", "cpu") != "cpu")
 
 
 def _decodes(row: Row) -> bool:
     return row.case["source"] != "synthetic"
 
 
+def _elsewhere(row: Row) -> bool:
+    """Whether the GPU decodes: the processors then only wait for it."""
+    return _on_gpu(row) and not _ours(row)
+
+
 def contender(row: Row) -> str:
-    """Who, and what it reads."""
-    return "bare decode" if row.implementation == BARE else f"{row.implementation} {row.case['source']}"
+    """Who, what it reads, what decodes where that is not the loader's own, and where it delivers to if not to host
+    memory."""
+    if row.implementation == BARE:
+        return "bare decode"
+    words = [row.implementation, row.case["source"], row.case.get("loader", "")]
+    return " ".join([*filter(None, words), *(["to GPU"] if _on_gpu(row) else [])])
 
 
 def _case_text(case: Mapping[str, Any]) -> str:

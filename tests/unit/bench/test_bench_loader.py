@@ -41,18 +41,21 @@ def bench(*words):
 
 @pytest.mark.dist
 def test_rows_and_tables_with_a_peer_that_is_not_there(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(peers.dali, "missing", lambda: "not here")
+    monkeypatch.setattr(peers.dali, "missing", lambda case: "not here")
     left_behind = tmp_path / "temporary"
     left_behind.mkdir()
     monkeypatch.setattr(plan.tempfile, "tempdir", str(left_behind))
     assert (
-        bench("--workload", "faces", "--source", "records", "--peer", "dali", "--output", "rows.jsonl") == 0
+        bench("--workload", "faces", "--source", "records", "--peer", "dali,nvjpeg", "--output", "rows.jsonl")
+        == 0
     )
-    bare, ours, dali = read_rows("rows.jsonl")
-    assert [(row.implementation, row.status) for row in (bare, ours, dali)] == [
-        ("simplejpeg", "ok"), ("megaclass", "ok"), ("dali", "skipped"),
+    bare, ours, with_dali, dali, nvjpeg = read_rows("rows.jsonl")
+    assert [(row.implementation, row.status) for row in (bare, ours, with_dali, dali, nvjpeg)] == [
+        ("simplejpeg", "ok"), ("megaclass", "ok"), ("megaclass", "skipped"), ("dali", "skipped"),
+        ("nvjpeg", "skipped"),
     ], (bare.reason, ours.reason)  # fmt: skip
-    assert dali.reason == "not here" and bare.group == ours.group
+    assert dali.reason == with_dali.reason == "not here" and bare.group == ours.group
+    assert "loader" not in ours.case and with_dali.case["loader"] == "dali" and "CUDA" in nvjpeg.reason
     assert ours.benchmark == "loader" and ours.case["source"] == "records"
     assert ours.case["distinct_images"] == 12 and ours.case["image_pixels"] == 112 * 112
     assert len(ours.cpu_ms) == len(ours.samples_ms) == 2
@@ -61,6 +64,7 @@ def test_rows_and_tables_with_a_peer_that_is_not_there(tmp_path, monkeypatch, ca
     assert {f"cpu_us_{name}" for name in ("read", "decode", "augment", "assemble", "copy")} < ours.work.keys()
     assert not [*left_behind.iterdir()]  # the images are gone
     said = capsys.readouterr().out
+    assert said.count("images/s ") == 1  # one table, with those that are missing
     assert "case 1 of 1: faces, 112 px" in said and "dali records: skipped: not here" in said
     assert "of bare decode in a CPU second" in said and "rows appended to rows.jsonl" in said
 
@@ -77,6 +81,7 @@ def image_folder(root, *images):
     [
         (["--workload", "faces,imagenets"], "did you mean 'imagenet'"),
         (["--source", "record"], "records"),
+        (["--loader", "thread"], "did you mean 'threads'"),
         (["--peer", "dally"], "did you mean 'dali'"),
         (["--rounds", "0"], "--rounds"),
         (["--batch-size", "0"], "--batch-size"),

@@ -10,8 +10,10 @@ import pytest
 
 import fake_peer
 from megaclass.bench import head
+from megaclass.bench.loader import plan
 from megaclass.cli import parsing
 from megaclass.cli.bench.head import options_of_head
+from megaclass.cli.bench.loader import options_of_loader
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu.sh"
 RECORDER = f"""#!{sys.executable} -S
@@ -49,8 +51,10 @@ def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
     assert result.returncode == 0, result.stderr
     assert calls[0] == ["-m", "pytest", "-m", "gpu"]
     monkeypatch.setattr(head.distributed, "pick_device", lambda name: head.torch.device("cuda"))
+    assert [words[3] for words in calls[1:3]] == ["loader", "loader"]
+    assert calls[3][:3] == ["benchmarks/stall.py", "--device", "cuda"]
     plans = []
-    for words in calls[1:]:
+    for words in calls[4:]:
         assert words[:4] == ["-m", "megaclass", "bench", "head"]
         parser = parsing.make_parser("megaclass bench head", "")
         options_of_head(parser)
@@ -59,6 +63,32 @@ def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
     shares = {(case.storage, case.sample_rate) for case, _ in plans[1]}
     assert len(shares) == 8 and {case.num_classes // case.ranks for case, _ in plans[1]} == {10**7}
     assert all(len(found) == 2 for _, found in plans[2])
+
+
+def test_loaders_deliver_to_the_gpu(run, monkeypatch, tmp_path):
+    result, calls = run("loader")
+    assert result.returncode == 0, result.stderr
+    monkeypatch.setattr(plan.distributed, "pick_device", lambda name: head.torch.device("cuda"))
+    cases = []
+    for words in calls:
+        parser = parsing.make_parser("megaclass bench loader", "")
+        options_of_loader(parser)
+        options = parsing.parse(parser, words[4:])
+        assert Path(options.output) == tmp_path / "results" / "loader-gpu.jsonl"  # there is no GPU to name
+        (case,) = plan.planned(options)
+        cases.append(case)
+        assert case.device == "cuda" and options.loader == "threads,dali" and "nvjpeg" in options.peer
+    assert [case.workload for case in cases] == ["faces", "imagenet"]
+
+
+def test_a_gpu_gives_its_rows_a_name(run, monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho NVIDIA H200\necho NVIDIA H200\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
+    _, (words,) = run("stall")
+    assert Path(words[words.index("--output") + 1]) == tmp_path / "results" / "stall-h200.jsonl"
 
 
 def test_an_unknown_part(run):

@@ -9,14 +9,15 @@ CASE = {"workload": "faces", "batch_size": 128, "threads": 2, "image_bytes": 540
         "data": "made", "source": "folder"}  # fmt: skip
 
 
-def row(implementation, source, cpu_ms, stages=(), **words):
+def row(implementation, source, cpu_ms, stages=(), case=None, **words):
     cpu_us = 1000 * sorted(cpu_ms)[len(cpu_ms) // 2] / 1000
     work = {"cpu_us": cpu_us, "samples_per_cpu_second": 1e6 / cpu_us}
     work |= {
         f"cpu_us_{n}": us
         for n, us in zip(("read", "decode", "augment", "assemble", "copy"), stages, strict=False)
     }
-    return Row(implementation=implementation, benchmark="loader", case=CASE | {"source": source}, status="ok",
+    return Row(implementation=implementation, benchmark="loader", case=CASE | {"source": source} | (case or {}),
+               status="ok",
                work=work, cpu_ms=cpu_ms, **timed([ms / 2 for ms in cpu_ms], 1000),
                **{"group": "1"} | words)  # fmt: skip
 
@@ -47,6 +48,29 @@ def test_ours_is_compared_with_bare_decode_and_the_best_of_each_other():
         "megaclass records: 1.50 (1.50 to 1.50) times the images of dali records in a CPU second",
     ]
     assert comparisons([OURS, PILLOW]) == [] == comparisons([BARE, SYNTHETIC])
+
+
+def test_what_delivers_to_a_gpu_is_compared_by_the_clock_on_the_wall(capsys):
+    gpu = {"device": "cuda"}
+    ours = row("megaclass", "records", [100.0, 105.0, 110.0], case=gpu)  # half of that on the wall
+    dali = row("megaclass", "records", [40.0, 42.0, 44.0], case=gpu | {"loader": "dali"})
+    nvjpeg = row("nvjpeg", "records", [50.0, 52.5, 55.0], case=gpu)
+    assert comparisons([BARE, ours, dali, nvjpeg]) == [
+        "megaclass records to GPU: 0.80 (0.80 to 0.80) of bare decode in a CPU second",
+        "megaclass records to GPU: 0.40 (0.40 to 0.40) times the images of megaclass records dali to GPU in a second",
+        "megaclass records to GPU: 0.50 (0.50 to 0.50) times the images of nvjpeg records to GPU in a second",
+    ]
+    Console(width=80).print(loader_tables([BARE, ours, dali, nvjpeg]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].endswith("80%") and lines[4].split()[:6] == [
+        "megaclass",
+        "records",
+        "dali",
+        "to",
+        "GPU",
+        "47,619",
+    ]
+    assert not lines[4].endswith("%") and not lines[5].endswith("%")  # the GPU decodes, the processors wait
 
 
 def test_rows_of_other_runs_are_not_paired():

@@ -7,14 +7,16 @@ from megaclass.bench.benchmark import samples_ms
 from megaclass.bench.loader.bare import BareDecode
 from megaclass.bench.loader.cases import LoaderCase
 from megaclass.bench.loader.contender import Contender
-from megaclass.bench.loader.ours import Megaclass, Synthetic
+from megaclass.bench.loader.ours import Megaclass, Synthetic, WithDali
 from megaclass.bench.peers.dali import Dali
+from megaclass.bench.peers.nvjpeg import NvJpeg
 from megaclass.bench.peers.pillow import Pillow
 from megaclass.bench.timing import Stopwatch
 from megaclass.distributed import World
 from megaclass.rows import timed
 
-CONTENDERS: dict[str, Any] = {"simplejpeg": BareDecode, "dali": Dali, "pillow": Pillow}
+CONTENDERS: dict[str, Any] = {"simplejpeg": BareDecode, "dali": Dali, "pillow": Pillow, "nvjpeg": NvJpeg}
+OURS: dict[str, Any] = {"threads": Megaclass, "dali": WithDali}
 
 
 class LoaderBenchmark:
@@ -28,7 +30,7 @@ class LoaderBenchmark:
     def contender(
         self, implementation: str, case: LoaderCase, world: World, options: dict[str, Any]
     ) -> Contender:
-        ours = Synthetic if case.source == "synthetic" else Megaclass
+        ours = Synthetic if case.source == "synthetic" else OURS[options.get("loader", "threads")]
         made: Contender = CONTENDERS.get(implementation, ours)(case, world, options)
         return made
 

@@ -1,15 +1,20 @@
 """The cases of ``bench loader``: what is made of which images, and the size of a pass over them."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from megaclass.bench.loader.photographs import Look
 from megaclass.data.augment import EvalTransform, TrainTransform, Transform
+from megaclass.data.dali import CropTransform
 from megaclass.errors import UserError, lookup
 from megaclass.permutation import derive_key
 
 SOURCES = ("records", "folder", "synthetic")
+LOADERS = ("threads", "dali")  # of ours, as data.loader names them
+EVALUATION = "imagenet-eval"
 _MOST = 10**9
+
+T = TypeVar("T", bound=TrainTransform)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +33,14 @@ class Workload:
 
     def transform(self, name: str, seed: int) -> Transform:
         """This project's transform for the workload ``name``."""
-        if name == "imagenet-eval":
+        if name == EVALUATION:
             return EvalTransform(self.image_size, resize=256)
+        return self.random_transform(TrainTransform, name, seed)
+
+    def random_transform(self, kind: type[T], name: str, seed: int) -> T:
+        """The same boxes and flips whatever the ``kind``; ``name`` is a workload that trains."""
         crop = 0.08 if name == "imagenet" else 1.0
-        return TrainTransform(
-            self.image_size, flip=True, crop_scale_min=crop, seed=derive_key("augment", seed)
-        )
+        return kind(self.image_size, flip=True, crop_scale_min=crop, seed=derive_key("augment", seed))
 
 
 _FACE = Look(height=112, width=112, leaves=60, texture=8.0, quality=95, subsampling="420")
@@ -46,7 +53,7 @@ WORKLOADS = {
     "imagenet": Workload(
         image_size=224, what="random resized crop, flip", look=_PHOTOGRAPH, images=500, batches=10
     ),
-    "imagenet-eval": Workload(
+    EVALUATION: Workload(
         image_size=224, what="resize 256, crop 224", look=_PHOTOGRAPH, images=500, batches=10
     ),
 }
@@ -56,7 +63,8 @@ WORKLOADS = {
 class LoaderCase:
     """One measurement of a loader: passes of ``batches`` batches by ``threads`` threads or processes.
 
-    device: where the last stage copies the batches. prefetch: batches that are made ahead.
+    device: where the batches are delivered; peers that know no device have ``cpu`` here. prefetch: batches that are
+    made ahead.
     """
 
     benchmark: ClassVar[str] = "loader"
@@ -98,6 +106,10 @@ class LoaderCase:
 
     def transform(self) -> Transform:
         return WORKLOADS[self.workload].transform(self.workload, self.seed)
+
+    def crop_transform(self) -> CropTransform:
+        """The plan of :meth:`transform`, for what decodes elsewhere than our loader."""
+        return WORKLOADS[self.workload].random_transform(CropTransform, self.workload, self.seed)
 
     @property
     def image_size(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from megaclass.bench.loader.cases import LoaderCase
+from megaclass.bench.loader.cases import EVALUATION, LoaderCase
 from megaclass.bench.loader.clock import Time, timed
 from megaclass.data.sampler import EpochSampler, rank_slice
 
@@ -49,7 +49,7 @@ class Order:
 
     def __init__(self, case: LoaderCase, num_samples: int) -> None:
         self._batch_size = case.batch_size
-        self._sampler = EpochSampler(num_samples, case.seed, shuffle=case.workload != "imagenet-eval")
+        self._sampler = EpochSampler(num_samples, case.seed, shuffle=case.workload != EVALUATION)
 
     def of_step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices and global numbers of the samples of a step, int64 (B,) each, as ``Loader`` wants them."""

@@ -4,23 +4,22 @@ Shapes: B = images of a batch, K = numbers a sample, S = image size, H, W = size
 """
 
 import threading
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from megaclass.bench.loader.cases import LoaderCase
 from megaclass.bench.loader.clock import Time, timed
 from megaclass.bench.loader.contender import Order, Turn, in_threads, steps_of_turn
+from megaclass.bench.loader.delivery import Clock, Delivery
+from megaclass.bench.peers import dali
+from megaclass.data.dali import DaliLoader
 from megaclass.data.decode import Decoded, decode_part
-from megaclass.data.loader import Batch, Loader, to_model_input
+from megaclass.data.loader import BatchSource, Loader
 from megaclass.data.open import open_dataset
 from megaclass.data.synthetic import SyntheticLoader
 from megaclass.distributed import World
-
-Clock = Callable[[Callable[[], object]], Time]
 
 
 class _Part(NamedTuple):
@@ -35,11 +34,12 @@ class Megaclass:
 
     A turn has a pass for each stage, over the same samples by as many threads, and each pass does what the one
     before it does and one thing more: read; decode; augment; assemble (the loader itself, which also draws order
-    and plan of the samples and makes batches); copy (to the device, and normalise there).
+    and plan of the samples and makes batches); copy (to the device, and normalise there). The pass that counts is
+    the last that decodes for this device: assemble on a CPU, copy on CUDA.
     """
 
     def __init__(self, case: LoaderCase, world: World, options: dict[str, Any], clock: Clock = timed) -> None:
-        self._case, self._device, self._clock = case, world.device, clock
+        self._case, self._delivery, self._clock = case, Delivery(world.device), clock
         self._dataset = open_dataset(options["directory"])
         self._transform = case.transform()
         self._order = Order(case, len(self._dataset))
@@ -60,8 +60,7 @@ class Megaclass:
         stages = {
             name: self._clock(partial(in_threads, self._case, parts, work)) for name, work in works.items()
         }
-        batches = partial(self._loader.steps, steps.start, steps.stop)
-        return _with_whole(stages, batches, self._device, self._clock)
+        return _with_whole(stages, self._loader, steps, self._delivery, self._clock)
 
     def facts(self) -> dict[str, Any]:
         return {}
@@ -89,37 +88,55 @@ class Megaclass:
         return picture_SSC
 
 
+class WithDali:
+    """``DaliLoader``: our order, labels and plan, and DALI to decode, on the GPU where there is one.
+
+    Each pass begins with one batch that does not count: DALI's pipeline is set up for it, as once in a run.
+    """
+
+    def __init__(self, case: LoaderCase, world: World, options: dict[str, Any], clock: Clock = timed) -> None:
+        self._case, self._delivery, self._clock = case, Delivery(world.device), clock
+        dataset = open_dataset(options["directory"])
+        self._loader = DaliLoader(
+            dataset,
+            case.crop_transform(),
+            Order(case, len(dataset)).of_step,
+            device=world.device,
+            workers=case.threads,
+            prefetch=case.prefetch,
+        )
+
+    def turn(self, index: int) -> Turn:
+        steps = steps_of_turn(self._case, index)
+        batches = self._loader.steps(steps.start, steps.stop + 1)
+        next(batches)
+        return Turn(self._delivery.whole(batches, self._clock), {})
+
+    def facts(self) -> dict[str, Any]:
+        return {"version": dali.version()}
+
+
 class Synthetic:
     """``SyntheticLoader``: what a batch costs that nobody reads or decodes."""
 
     def __init__(self, case: LoaderCase, world: World, options: dict[str, Any], clock: Clock = timed) -> None:
-        self._case, self._device, self._clock = case, world.device, clock
-        self._loader = SyntheticLoader(1000, case.image_size, case.batch_size, seed=case.seed)
+        self._case, self._delivery, self._clock = case, Delivery(world.device), clock
+        self._loader = SyntheticLoader(
+            1000, case.image_size, case.batch_size, seed=case.seed, device=world.device
+        )
 
     def turn(self, index: int) -> Turn:
         steps = steps_of_turn(self._case, index)
-        return _with_whole(
-            {}, partial(self._loader.steps, steps.start, steps.stop), self._device, self._clock
-        )
+        return _with_whole({}, self._loader, steps, self._delivery, self._clock)
 
     def facts(self) -> dict[str, Any]:
         return {}
 
 
 def _with_whole(
-    stages: dict[str, Time], batches: Callable[[], Iterator[Batch]], device: torch.device, clock: Clock
+    stages: dict[str, Time], loader: BatchSource, steps: range, delivery: Delivery, clock: Clock
 ) -> Turn:
     """Those stages, and the two that the batches take from there to the model."""
-
-    def assemble() -> None:
-        for _ in batches():
-            pass
-
-    def copy() -> None:
-        for batch in batches():
-            to_model_input(batch.images, device)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    whole = clock(assemble)
-    return Turn(whole, stages | {"assemble": whole, "copy": clock(copy)})
+    assemble = clock(partial(delivery.to_host, loader.steps(steps.start, steps.stop)))
+    copy = clock(partial(delivery.to_model, loader.steps(steps.start, steps.stop)))
+    return Turn(copy if delivery.on_cuda else assemble, stages | {"assemble": assemble, "copy": copy})

@@ -2,21 +2,20 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from megaclass import distributed
 from megaclass.bench.cases import names, share_of_cores
-from megaclass.bench.loader.cases import SOURCES, WORKLOADS, LoaderCase
+from megaclass.bench.loader.cases import EVALUATION, LOADERS, SOURCES, WORKLOADS, LoaderCase
 from megaclass.bench.loader.images import ImageSet, write_images
-from megaclass.bench.peers import LOADERS
+from megaclass.bench.peers import LOADERS as PEERS
+from megaclass.bench.peers import dali
 from megaclass.bench.runner import Entry, run_case, skipped
 from megaclass.data.open import open_dataset
 from megaclass.errors import UserError, lookup
 from megaclass.rows import Row
-
-ALL_PEERS = ",".join(LOADERS)
 
 
 class Watcher(Protocol):
@@ -43,8 +42,10 @@ def planned(options: Any) -> list[LoaderCase]:
         open_dataset(options.data)
     for source in names(options.source):
         lookup(dict.fromkeys(SOURCES), source, "source")
+    for loader in names(options.loader):
+        lookup(dict.fromkeys(LOADERS), loader, "loader")
     for peer in _peers(options):
-        lookup(LOADERS, peer, "peer")
+        lookup(PEERS, peer, "peer")
     found = [
         LoaderCase(
             workload=name,
@@ -80,39 +81,79 @@ def measure(plan: list[LoaderCase], options: Any, watcher: Watcher) -> Iterator[
                 seed=case.seed,
                 threads=case.threads,
             )
-            found = _entries(images, names(options.source), _peers(options))
+            wanted = _wanted(case, names(options.source), names(options.loader), _peers(options))
+            found = [entry.of(images) for entry in wanted if not entry.missing]
             rows = list(run_case(case, found, options.timeout, watcher.step))
-        yield rows + _missing(case, _peers(options))
+        yield rows + [entry.skipped(case, images) for entry in wanted if entry.missing]
 
 
 def _peers(options: Any) -> list[str]:
     return [name for name in names(options.peer) if name and name != "none"]
 
 
-def _entries(images: ImageSet, sources: list[str], peers: list[str]) -> list[Entry]:
-    """Who takes part: bare decode, ours from every source, and each peer that is installed from those that it
-    reads."""
-    directories = {"records": str(images.records.parent), "folder": str(images.folder), "synthetic": ""}
-    who = [("simplejpeg", "folder"), *(("megaclass", source) for source in sources)]
-    for peer in peers:
-        if not LOADERS[peer].missing():
-            who += [(peer, source) for source in LOADERS[peer].SOURCES]
-    return [
-        Entry(
-            implementation=implementation,
-            # A peer delivers to host memory; its process is to leave the GPU alone.
-            changes={"source": source} | ({} if implementation == "megaclass" else {"device": "cpu"}),
-            extra=images.facts(),
-            options={"directory": directories[source]},
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """Who is to take part. loader: of ours, where it is not the one of threads. missing: why it cannot."""
+
+    implementation: str
+    source: str
+    loader: str = ""
+    on_device: bool = False
+    missing: str = ""
+
+    def of(self, images: ImageSet) -> Entry:
+        directories = {"records": str(images.records.parent), "folder": str(images.folder), "synthetic": ""}
+        return Entry(
+            implementation=self.implementation,
+            changes=self._changes,
+            extra=self._extra(images),
+            options={"directory": directories[self.source]} | self._loader,
         )
-        for implementation, source in who
-    ]
+
+    def skipped(self, case: LoaderCase, images: ImageSet) -> Row:
+        row = skipped(replace(case, **self._changes), self.missing, self.implementation)
+        return replace(row, case=row.case | self._extra(images))
+
+    def _extra(self, images: ImageSet) -> dict[str, Any]:
+        return images.facts() | self._loader
+
+    @property
+    def _changes(self) -> dict[str, Any]:
+        # What delivers to host memory is to leave the GPU alone.
+        return {"source": self.source} | ({} if self.on_device else {"device": "cpu"})
+
+    @property
+    def _loader(self) -> dict[str, Any]:
+        return {"loader": self.loader} if self.loader else {}
 
 
-def _missing(case: LoaderCase, peers: list[str]) -> list[Row]:
-    """Rows of the peers that are not installed."""
-    return [
-        skipped(replace(case, source=LOADERS[peer].SOURCES[0]), reason, peer)
-        for peer in peers
-        if (reason := LOADERS[peer].missing())
-    ]
+def _wanted(case: LoaderCase, sources: list[str], loaders: list[str], peers: list[str]) -> list[_Wanted]:
+    """Bare decode; ours, by threads from every source and by DALI from each that it decodes; the peers from those
+    that they read."""
+    found = [_Wanted(implementation="simplejpeg", source="folder")]
+    for loader in loaders:
+        by_dali = loader == "dali"
+        found += [
+            _Wanted(
+                implementation="megaclass",
+                source=source,
+                loader=loader if by_dali else "",
+                on_device=True,
+                missing=_why_no_dali(case) if by_dali else "",
+            )
+            for source in sources
+            if not (by_dali and source == "synthetic")
+        ]
+    for peer in peers:
+        module = PEERS[peer]
+        missing = module.missing(case)
+        found += [
+            _Wanted(implementation=peer, source=source, on_device=module.ON_DEVICE, missing=missing)
+            for source in (module.SOURCES[:1] if missing else module.SOURCES)
+        ]
+    return found
+
+
+def _why_no_dali(case: LoaderCase) -> str:
+    """Why our loader cannot have DALI decode here, or an empty string."""
+    return "evaluations are decoded by threads always" if case.workload == EVALUATION else dali.missing(case)

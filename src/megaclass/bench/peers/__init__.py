@@ -3,7 +3,7 @@ installed."""
 
 from types import ModuleType
 
-from megaclass.bench.peers import arcface_torch, dali, pillow
+from megaclass.bench.peers import arcface_torch, dali, nvjpeg, pillow
 
 PEERS = {"arcface_torch": arcface_torch}
-LOADERS: dict[str, ModuleType] = {"dali": dali, "pillow": pillow}
+LOADERS: dict[str, ModuleType] = {"dali": dali, "pillow": pillow, "nvjpeg": nvjpeg}

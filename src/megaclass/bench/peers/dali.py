@@ -1,25 +1,31 @@
 """NVIDIA DALI's CPU pipeline as a contender: its own readers, decoders and transforms."""
 
-import importlib.metadata
 import importlib.util
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from megaclass.bench.loader.cases import LoaderCase
+from megaclass.bench.loader.cases import EVALUATION, LoaderCase
 from megaclass.bench.loader.contender import Turn, whole_pass
 from megaclass.distributed import World
 
 NAME = "dali"
 SOURCES = ("records", "folder")
+ON_DEVICE = False
 
 
-def missing() -> str:
+def missing(case: LoaderCase) -> str:
     """Why it cannot be measured here, or an empty string."""
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
         return ""
     return "DALI is not installed: pip install nvidia-dali-cuda120"
+
+
+def version() -> str:
+    from nvidia import dali
+
+    return str(dali.__version__)
 
 
 class Dali:
@@ -62,7 +68,7 @@ class Dali:
                 pipeline.schedule_run()
 
     def facts(self) -> dict[str, Any]:
-        return {"version": importlib.metadata.version("nvidia-dali-cuda120")}
+        return {"version": version()}
 
 
 def _graph(workload: str, source: str, directory: str, size: int) -> tuple[Any, Any]:
@@ -70,7 +76,7 @@ def _graph(workload: str, source: str, directory: str, size: int) -> tuple[Any, 
     resized with a triangular filter. Flips are drawn for half of the images."""
     from nvidia.dali import fn, types
 
-    shuffle = workload != "imagenet-eval"
+    shuffle = workload != EVALUATION
     if source == "records":
         path = f"{directory}/train"
         encoded, labels = fn.readers.mxnet(
@@ -89,7 +95,7 @@ def _graph(workload: str, source: str, directory: str, size: int) -> tuple[Any, 
         images = fn.resize(images, resize_x=size, resize_y=size, interp_type=types.INTERP_TRIANGULAR)
     else:
         images = fn.decoders.image(encoded, output_type=types.RGB)
-    if workload == "imagenet-eval":
+    if workload == EVALUATION:
         images = fn.resize(images, resize_shorter=256, interp_type=types.INTERP_TRIANGULAR)
         return fn.crop(images, crop=(size, size)), labels
     return fn.flip(images, horizontal=fn.random.coin_flip()), labels

@@ -25,9 +25,10 @@ from megaclass.distributed import World
 
 NAME = "pillow"
 SOURCES = ("folder",)
+ON_DEVICE = False
 
 
-def missing() -> str:
+def missing(case: LoaderCase) -> str:
     """Why it cannot be measured here, or an empty string."""
     return "" if importlib.util.find_spec("PIL") else "Pillow is not installed: pip install pillow"
 

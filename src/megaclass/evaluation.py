@@ -20,7 +20,7 @@ from megaclass.data.binset.dataset import VerificationBin
 from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
-from megaclass.data.open import open_dataset, record_file, set_titles, split_paths
+from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.subset import Subset
 from megaclass.errors import UserError
 from megaclass.evaluate.classification import classification_metrics, topk_counts
@@ -190,7 +190,13 @@ class ImageReader:
     def ranges(self, dataset: Dataset) -> Callable[[int, int], Iterator[Tensor]]:
         def batches(start: int, stop: int) -> Iterator[Tensor]:
             for batch in eval_batches(
-                dataset, self.transform, self.batch_size, start, stop, workers=self.workers
+                dataset,
+                self.transform,
+                self.batch_size,
+                start,
+                stop,
+                workers=self.workers,
+                pin_memory=self.device.type == "cuda",
             ):
                 yield self.to_input(batch.images)
 
@@ -201,7 +207,8 @@ def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier 
     """Pairs of a ``.bin`` file, of ``evaluate.pairs_file``, or drawn from the labels of the set under ``path``.
 
     Where ``path`` names several, with ``:`` between them, and a ``.bin`` is among these, each is a set of its
-    own; otherwise they are one labelled set. Raises UserError for what cannot be opened.
+    own, called by its name without suffix, with as many directories in front as tell it apart;
+    otherwise they are one labelled set. Raises UserError for what cannot be opened.
     """
     if config.evaluate.pairs_file:
         if path.suffix == ".bin":
@@ -214,12 +221,25 @@ def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier 
         return _verifier(config, path, images)
     if len(paths) == 1:
         return _verifier(config, paths[0], images)
-    names = [title.removesuffix(".bin") for title in set_titles(paths)]
-    if len(set(names)) < len(names):
+    if len({part.resolve() for part in paths}) < len(paths):
         raise UserError(f"evaluate.path: {path} names a set twice; name each once")
+    names = _set_names(paths)
     return SeveralSets(
         {name: _verifier(config, part, images) for name, part in zip(names, paths, strict=True)}
     )
+
+
+def _set_names(paths: Sequence[Path]) -> list[str]:
+    """What each set is called: ``lfw`` for ``lfw.bin``, and as many directories in front as tell it apart."""
+    bare = [path.absolute().with_suffix("" if path.suffix == ".bin" else path.suffix).parts for path in paths]
+
+    def name(path: Path, parts: tuple[str, ...]) -> str:
+        for depth in range(1, len(parts) + 1):
+            if [other[-depth:] for other in bare].count(parts[-depth:]) == 1:
+                return Path(*parts[-depth:]).as_posix()
+        return str(path)  # a directory beside it is called as this .bin
+
+    return [name(path, parts) for path, parts in zip(paths, bare, strict=True)]
 
 
 def _verifier(config: Config, path: Path, images: ImageReader) -> Verifier:

@@ -1,10 +1,10 @@
 """The sharded head on several ranks against the dense fp64 oracle."""
 
 import pytest
-from head_reference import Case, assert_agrees, train_oracle, train_ours
-from ranks import run_ranks
 
+from head_reference import Case, assert_agrees, train_oracle, train_ours
 from megaclass.heads.margins import ArcFace, CosFace
+from ranks import run_ranks
 
 pytestmark = pytest.mark.dist
 

@@ -1,16 +1,18 @@
 """Classes of a validation set are the model's by name, never by chance of their number; and which sets of pairs
 a path names."""
 
+import contextlib
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import tiny
-from megaclass import train
+from megaclass import evaluation, train
 from megaclass.cli import main
 from megaclass.config import from_mapping, ignored
 from megaclass.data.binset.writer import write_bin
@@ -136,8 +138,39 @@ def test_sets_of_one_name_are_told_apart_by_their_directories(tmp_path, bins, ca
     words = ["evaluate", "verification", joined([bins[0], twin]), "--recipe", tiny.recipe(tmp_path)]
     assert main([*words, "--evaluate.folds", "2", "--output", str(output)]) == 0
     found = json.loads(output.read_text())["verification"]
-    assert found["name"] == "lfw" and list(found["others"]) == ["other"]
-    assert {**found, "name": 0, "others": 0} == {**found["others"]["other"], "name": 0, "others": 0}
+    assert found["name"] == "lfw/lfw" and list(found["others"]) == ["other/lfw"]
+    assert {**found, "name": 0, "others": 0} == {**found["others"]["other/lfw"], "name": 0, "others": 0}
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        ("lfw.bin", "lfw"),
+        ("ev/a/lfw.bin ev/b/lfw.bin ev/cfp.bin", "a/lfw b/lfw cfp"),
+        ("1/x/lfw.bin 2/x/lfw.bin 2/y/lfw.bin", "1/x/lfw 2/x/lfw y/lfw"),
+        ("ev/v1.5 ev/lfw.v2.bin", "v1.5 lfw.v2"),
+        ("lfw.bin a/lfw.bin", "top/lfw a/lfw"),
+        ("/lfw.bin /a/lfw.bin", "/lfw a/lfw"),
+        ("ev/lfw.bin ev/lfw", "ev/lfw.bin ev/lfw"),
+    ],
+)
+def test_a_name_has_only_the_directories_that_it_needs(tmp_path, monkeypatch, paths, names):
+    (tmp_path / "top").mkdir()
+    monkeypatch.chdir(tmp_path / "top")
+    assert evaluation._set_names([Path(path) for path in paths.split()]) == names.split()
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_batches_for_a_gpu_are_pinned(monkeypatch, kind):
+    asked = []
+
+    def eval_batches(*_, pin_memory=False, **options):
+        asked.append(pin_memory)
+        return iter([])
+
+    monkeypatch.setattr(evaluation, "eval_batches", eval_batches)
+    reader = evaluation.ImageReader(None, 4, 1, torch.device(kind), None, contextlib.nullcontext)
+    assert list(reader.ranges(None)(0, 4)) == [] and asked == [kind == "cuda"]
 
 
 def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):

@@ -43,8 +43,8 @@ def verification_metrics(
     - ``pair_accuracy`` and ``pair_accuracy_std``: each fold is judged at the threshold that is best on the
       other folds; mean and standard deviation over the folds, in 0..1. All thresholds are tried. InsightFace
       tries squared distances 0..4 in steps of 0.01, so its thresholds are rounded and its figure may differ
-      by a few pairs (four of LFW's 6,000, for a weak model). Among equally good thresholds
-      the strictest is taken, as there.
+      by a few pairs in thousands, the more the closer the scores of a model lie together. Among equally good
+      thresholds the strictest is taken, as there.
     - ``threshold``: the best one over all pairs (accept a score at or above it); None if that is to accept
       no pair.
     - ``auc``: the area under the ROC curve; None without pairs of both kinds.

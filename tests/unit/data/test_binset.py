@@ -1,5 +1,6 @@
 """Verification sets as they are found, by whatever they were written, and as they are written here."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from megaclass.data.binset import writer
 from megaclass.data.binset.dataset import VerificationBin
 from megaclass.data.binset.writer import write_bin
+from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import decode
 from megaclass.errors import UserError
 
@@ -89,6 +92,21 @@ def test_one_array_of_all_images_and_one_of_all_answers(tmp_path):
     np.testing.assert_array_equal(decode(found.read(3).encoded, "here"), RGB[3])
 
 
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", ["<i8", ">i8", "<i4", ">u2", "u1", "i1", "?"])
+def test_answers_are_numpys_numbers_of_any_kind(tmp_path, protocol, kind):
+    wanted = [True, False]
+    for given in (np.array([1, 0], kind), [np.array(number, kind)[()] for number in (1, 0)]):
+        found = VerificationBin(dumped(tmp_path, JPEGS, given, protocol=protocol))
+        assert found.same.tolist() == wanted and found.same.dtype == np.bool_
+
+
+def test_grey_pixels_may_have_a_channel_of_their_own(tmp_path):
+    found = VerificationBin(dumped(tmp_path, RGB[..., :1], [True, False]))
+    for index, grey in enumerate(RGB[..., :1]):
+        np.testing.assert_array_equal(decode(found.read(index).encoded, "here"), np.repeat(grey, 3, 2))
+
+
 def test_images_as_opencv_encodes_them(tmp_path):
     """(N, 1) in older versions, (N,) in newer ones; and a bytearray."""
     row = cv2.imencode(".png", RGB[0])[1].reshape(-1)
@@ -110,7 +128,14 @@ def test_images_as_opencv_encodes_them(tmp_path):
         ((JPEGS, [True, False, True]), "4 images for 3 pairs"),
         (([], []), "0 images for 0 pairs"),
         (([*JPEGS[:3], "text"], [True, False]), "image 3 is text; it takes encoded bytes"),
-        (([*JPEGS[:3], b""], [True, False]), "image 3 is bytes"),
+        (([*JPEGS[:3], b""], [True, False]), "image 3 has 0 bytes, too few for an image"),
+        (([*JPEGS[:3], RGB[0, :3, :3]], [True, False]), "image 3 has 27 bytes, too few for an image"),
+        (
+            (RGB[:, :3, :3], [True, False]),
+            r"are an array \(4, 3, 3, 3\) of u1, too few bytes for an image each",
+        ),
+        ((np.asfortranarray(RGB), [True, False]), "one array in Fortran's order; write it with"),
+        ((RGB, [True]), "4 images for 1 pairs"),
         (([*JPEGS[:3], RGB], [True, False]), r"image 3 is an array \(4, 12, 10, 3\)"),
         (([*JPEGS[:3], RGB[0].transpose(2, 0, 1)], [True, False]), r"image 3 is an array \(3, 12, 10\)"),
         (([*JPEGS[:3], RGB[0, 0, 0] > 3], [True, False]), "image 3 is an array"),
@@ -118,6 +143,13 @@ def test_images_as_opencv_encodes_them(tmp_path):
         ((JPEGS, [True, 2]), "answer 1 is a number other than"),
         ((JPEGS, [True, None]), "answer 1 is nothing"),
         ((JPEGS, [[True], False]), "answer 0 is a list"),
+        ((JPEGS, np.array([1, 2])), "answer 1 is a number other than"),
+        ((JPEGS, np.array([-1, 0], np.int8)), "answer 0 is a number other than"),
+        ((JPEGS, np.array([1, 256], np.uint16)), "answer 1 is a number other than"),
+        ((JPEGS, [np.int64(1), np.int64(256)]), "answer 1 is a number other than"),
+        ((JPEGS, np.array([[1], [0]])), r"its answers are an array \(2, 1\) of i8, not a list"),
+        ((JPEGS, np.array([1.0, 0.0])), "an array of 'f8'; images are uint8, answers bool or whole numbers"),
+        ((RGB.astype(np.int64), [True, False]), r"image 0 is an array \(12, 10, 3\) of i8; it takes"),
         (([*JPEGS[:3], RGB[0].astype(np.float32)], [True, False]), "an array of 'f4'"),
         (([*JPEGS[:3], Path("x")], [True, False]), r"asks for pathlib\.\w+, which no verification set needs"),
     ],
@@ -145,6 +177,19 @@ def test_another_process_opens_the_file_anew(tmp_path):
     again = pickle.loads(pickle.dumps(found))
     assert len(pickle.dumps(found)) < 1000
     assert again.read(2) == found.read(2) and np.array_equal(again.second, found.second)
+
+
+def test_a_file_cut_while_it_is_open_is_damage_not_the_end(tmp_path):
+    path = dumped(tmp_path, [os.urandom(10_000) for _ in range(4)], [True, False])
+    found = VerificationBin(path)
+    whole = found.read(0)
+    os.truncate(path, 12_000)
+    assert found.read(0) == whole
+    for index in (1, 3):
+        with pytest.raises(
+            DamagedSampleError, match=rf"image {index} \(of pair .\): the file was cut short while"
+        ):
+            found.read(index)
 
 
 def test_images_are_read_from_many_threads(tmp_path):
@@ -190,3 +235,26 @@ def test_nothing_is_overwritten_and_nothing_left_half_done(tmp_path):
         with pytest.raises(ValueError, match="4 images for"):
             write_bin(tmp_path / "other.bin", JPEGS, same)
     assert [entry.name for entry in tmp_path.iterdir()] == ["set.bin"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_another_wrote_meanwhile_is_not_overwritten(tmp_path, monkeypatch, links):
+    path, dump = tmp_path / "set.bin", pickle.dump
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    write_bin(tmp_path / "other.bin", JPEGS, [True, False])
+    assert len(VerificationBin(tmp_path / "other.bin")) == 4
+
+    def late(*content, **options):
+        path.write_bytes(b"mine")
+        dump(*content, **options)
+
+    monkeypatch.setattr(writer.pickle, "dump", late)
+    with pytest.raises(UserError, match="exists and is not overwritten"):
+        write_bin(path, JPEGS, [True, False])
+    assert path.read_bytes() == b"mine"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["other.bin", "set.bin"]

@@ -11,7 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Buffer = bytes | memoryview
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes that stay in the file: from ``offset`` on, ``count`` of them."""
+
+    offset: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+
+Buffer = bytes | Span
 
 
 class RefusedError(Exception):
@@ -25,45 +37,67 @@ class StandIn(NamedTuple):
     call: Callable[..., Any]
 
 
-class DType(NamedTuple):
-    """The type of an array's elements: ``b1`` or ``u1``, one byte each."""
+@dataclass(slots=True)
+class DType:
+    """The type of an array's elements: ``b1``, ``u1`` or another whole number, and the order of its bytes."""
 
     name: str
+    order: str = "<"
+
+    def numpy(self) -> np.dtype:
+        """Booleans as the bytes that they are stored as, which may be other than 0 and 1."""
+        return np.dtype("u1" if self.name == "b1" else self.order + self.name)
 
 
 @dataclass(slots=True)
-class ByteArray:
-    """An array of bytes as NumPy stored it; without ``data`` until its state was given."""
+class Array:
+    """An array of whole numbers or booleans as NumPy stored it; without ``data`` until its state was given."""
 
-    data: Buffer | None = None
+    data: Buffer = b""
     dtype: DType | None = None
     shape: tuple[int, ...] = ()
     fortran: bool = False
 
     def fill(self, data: Any, dtype: Any, shape: Any, fortran: Any) -> None:
-        if self.data is not None:
+        if self.dtype is not None:
             raise RefusedError("an array in it is filled twice")
         if not isinstance(dtype, DType) or not isinstance(data, Buffer) or type(fortran) is not bool:
-            raise RefusedError("an array in it is not one of bytes or booleans")
+            raise RefusedError("an array in it is not one of whole numbers or booleans")
         if type(shape) is not tuple or not 1 <= len(shape) <= 4:
             raise RefusedError("an array in it has no shape of one to four dimensions")
-        if not all(type(size) is int and 0 < size < 1 << 31 for size in shape) or math.prod(shape) != len(
-            data
-        ):
+        sound = all(type(size) is int and 0 < size < 1 << 31 for size in shape)
+        if not sound or math.prod(shape) * dtype.numpy().itemsize != len(data):
             raise RefusedError(f"an array in it has {len(data):,} bytes, which is not what its shape says")
         self.data, self.dtype, self.shape, self.fortran = data, dtype, shape, fortran
 
-    def array(self) -> np.ndarray:
-        """As NumPy's own, over the same memory: uint8."""
-        assert self.data is not None
-        return np.frombuffer(self.data, np.uint8).reshape(self.shape, order="F" if self.fortran else "C")
+    def numpy(self, stored: bytes) -> np.ndarray:
+        """As NumPy's own, over the same memory; ``stored`` are the bytes of ``data``."""
+        assert self.dtype is not None
+        return np.frombuffer(stored, self.dtype.numpy()).reshape(
+            self.shape, order="F" if self.fortran else "C"
+        )
+
+    def rows(self) -> "list[Array]":
+        """The arrays that it is one of, over the same bytes. It must not be in Fortran's order."""
+        assert not self.fortran
+        shape, size = self.shape[1:], len(self.data) // self.shape[0]
+        return [
+            Array(_part(self.data, start, size), self.dtype, shape)
+            for start in range(0, len(self.data), size)
+        ]
+
+
+def _part(data: Buffer, start: int, count: int) -> Buffer:
+    return Span(data.offset + start, count) if isinstance(data, Span) else data[start : start + count]
 
 
 def build(target: Any, state: Any) -> None:
     """Give ``target`` its state, as the BUILD of a pickle does."""
     if isinstance(target, DType) and type(state) is tuple:
-        return  # byte order and alignment: of no meaning for one byte
-    if isinstance(target, ByteArray) and type(state) is tuple and len(state) == 5:
+        if _word(state[1] if len(state) > 1 else None) == ">":
+            target.order = ">"
+        return  # the rest is of no meaning for a plain number
+    if isinstance(target, Array) and type(state) is tuple and len(state) == 5:
         _version, shape, dtype, fortran, data = state
         target.fill(data, dtype, shape, fortran)
         return
@@ -76,8 +110,8 @@ def kind_of(value: Any) -> str:
         return value.name
     if isinstance(value, Buffer):
         return "bytes"
-    if isinstance(value, ByteArray):
-        return f"an array {value.shape}"
+    if isinstance(value, Array):
+        return f"an array {value.shape}" + (f" of {value.dtype.name}" if value.dtype else "")
     names = {
         list: "a list",
         tuple: "a tuple",
@@ -95,7 +129,7 @@ def find(module: str, name: str) -> StandIn:
     if found is not None:
         return StandIn(f"{module}.{name}", found)
     wanted = f"{module[:60]}.{name[:60]}"
-    if module.split(".")[0] == "mxnet":
+    if wanted.startswith("mxnet."):
         raise RefusedError(
             f"it holds mxnet arrays ({ascii(wanted)[1:-1]}), which only mxnet can read; where that is installed, "
             "load it with pickle and dump ([image.asnumpy() for image in images], same) in its place"
@@ -130,23 +164,25 @@ def _dtype(name: Any, *_align_and_copy: Any) -> DType:
     found = _DTYPES.get(_word(name))
     if found is None:
         raise RefusedError(
-            f"it holds an array of {_word(name)!a}; images are uint8 and answers bool: convert and write it anew"
+            f"it holds an array of {_word(name)!a}; images are uint8, answers bool or whole "
+            "numbers: convert and write it anew"
         )
     return DType(found)
 
 
-def _reconstruct(*_type_shape_and_code: Any) -> ByteArray:
-    return ByteArray()  # the type named is a stand-in itself, and the rest is a placeholder
+def _reconstruct(*_type_shape_and_code: Any) -> Array:
+    return Array()  # the type named is a stand-in itself, and the rest is a placeholder
 
 
 def _scalar(dtype: Any, data: Any) -> bool | int:
-    if not isinstance(dtype, DType) or not isinstance(data, Buffer) or len(data) != 1:
-        raise RefusedError("a NumPy number in it is not one byte")
-    return bool(data[0]) if dtype.name == "b1" else data[0]
+    if not isinstance(dtype, DType) or not isinstance(data, bytes) or len(data) != dtype.numpy().itemsize:
+        raise RefusedError("a NumPy number in it is not whole, or not as long as it says")
+    number = np.frombuffer(data, dtype.numpy())[0].item()
+    return bool(number) if dtype.name == "b1" else number
 
 
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> ByteArray:
-    made = ByteArray()
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    made = Array()
     made.fill(data, dtype, shape, _word(order) == "F")
     return made
 
@@ -162,7 +198,11 @@ def _word(value: Any) -> str:
     return value[:20] if type(value) is str else ""
 
 
-_DTYPES = {"u1": "u1", "|u1": "u1", "uint8": "u1", "b1": "b1", "|b1": "b1", "bool": "b1"}
+_DTYPES = {
+    name: code
+    for code in ("b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
+    for name in (code, np.dtype(code).newbyteorder("<").str, np.dtype(code).name)
+}
 # NumPy 2 has renamed its inner modules; Python 3 has renamed the built-in one.
 _FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
     ("_codecs", "encode"): _encode,

@@ -3,49 +3,49 @@
 Python's own unpickler, however restricted, gives a file more than it should have: a memo index of four bytes
 makes a table of gigabytes, and a length that a file claims is allocated before it is looked for. This one
 interprets the few operations that a verification set consists of (PEP 3154 and ``pickletools`` describe them)
-and refuses any other. Bytes stay where they are: they become views of the file.
+and refuses any other. Bytes stay where they are: they become spans of the file.
 
 What a file can cost is bounded by its size: so many operations, each with at most some hundred bytes of
 objects, and so many bytes copied. The bounds are several times what any way to write a real set takes.
 """
 
 import codecs
-import mmap
+import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
-from megaclass.data.binset.standins import Buffer, RefusedError, StandIn, build, find, kind_of
+from megaclass.data.binset.standins import Buffer, RefusedError, Span, StandIn, build, find, kind_of
 
 # An image of 200 bytes in a NumPy array takes 27 operations; one of arcface_torch's sets two for 5,000 bytes.
 _MIN_OPERATIONS, _BYTES_AN_OPERATION = 250_000, 16
 # Protocol 2 of Python 3 writes bytes as text, which is decoded and encoded: two copies.
 _MIN_COPIED, _COPIES = 32 << 20, 2
 _MAX_LINE = 256  # of a name or number in protocol 0
-_SHORT = 128  # a view is larger than so few bytes
+_SHORT = 128  # a span is hardly smaller than so few bytes
 # Escapes of Python 2's repr. Possessive: a regular expression that could turn back would remember every byte.
 _QUOTED = re.compile(rb"""(?:[^\\]++|\\(?:[\\'"nrt]|x[0-9a-fA-F]{2}))*+""")
 _DECIMAL = re.compile(rb"-?[0-9]{1,19}L?")
 _INDEX = re.compile(rb"[0-9]{1,10}")
 
 
-def unpickle(data: bytes | mmap.mmap) -> Any:
-    """The object in ``data``: bytes or views of them, str, int, bool, None, list, tuple and ByteArray.
+def unpickle(file: BinaryIO) -> Any:
+    """The object in ``file``: bytes or spans of them, str, int, bool, None, list, tuple and Array.
 
     Text of Python 2 is bytes, as with ``encoding="bytes"``. Raises RefusedError for anything else, and for a
     pickle that is damaged, ends early, or would take more time or memory than a sound one of its size.
     """
-    return _Machine(data).run()
+    return _Machine(file).run()
 
 
 class _Machine:
-    def __init__(self, data: bytes | mmap.mmap) -> None:
-        self._data, self._view = data, memoryview(data).toreadonly()
-        self._at, self._end = 0, len(data)
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._at, self._end = file, 0, file.seek(0, os.SEEK_END)
+        file.seek(0)
         self._stack: list[Any] = []
         self._outer: list[list[Any]] = []  # the stacks below each mark
         self._memo: dict[int, Any] = {}  # no table: an index costs the same whatever its value
-        self._copies_left = _MIN_COPIED + _COPIES * len(data)
+        self._copies_left = _MIN_COPIED + _COPIES * self._end
 
     def run(self) -> Any:
         for _ in range(_MIN_OPERATIONS + self._end // _BYTES_AN_OPERATION):
@@ -68,27 +68,31 @@ class _Machine:
 
     # ---- reading ------------------------------------------------------------------------------------
 
-    def take(self, count: int) -> memoryview:
-        start, left = self._at, self._end - self._at
+    def take(self, count: int) -> bytes:
+        self.announce(count)
+        taken = self._file.read(count)
+        self._at += len(taken)
+        if len(taken) < count:
+            raise RefusedError(f"ends early: it was cut at byte {self._at:,} while it was read")
+        return taken
+
+    def announce(self, count: int) -> None:
+        left = self._end - self._at
         if not 0 <= count <= left:
             raise RefusedError(
-                f"ends early: {count:,} bytes are announced at byte {start:,}, {left:,} are there"
+                f"ends early: {count:,} bytes are announced at byte {self._at:,}, {left:,} are there"
             )
-        self._at += count
-        return self._view[start : start + count]
 
     def number(self, size: int, signed: bool = False) -> int:
         return int.from_bytes(self.take(size), "little", signed=signed)
 
-    def line(self, limit: int | None = _MAX_LINE) -> bytes:
-        stop = self._end if limit is None else min(self._end, self._at + limit)
-        found = self._data.find(b"\n", self._at, stop)
-        if found < 0:
+    def line(self, limit: int = -1) -> bytes:
+        line = self._file.readline(limit)
+        if not line.endswith(b"\n"):
             raise RefusedError(f"damaged: a line at byte {self._at:,} does not end")
-        self.copy(found - self._at)
-        line = bytes(self.take(found - self._at))
-        self._at += 1
-        return line
+        self._at += len(line)
+        self.copy(len(line))
+        return line[:-1]
 
     def copy(self, count: int) -> None:
         self._copies_left -= count
@@ -101,26 +105,31 @@ class _Machine:
         self._stack.append(value)
 
     def push_bytes(self, count: int) -> None:
-        taken = self.take(count)
-        self.push(bytes(taken) if count < _SHORT else taken)
+        if count < _SHORT:
+            self.push(self.take(count))
+            return
+        self.announce(count)
+        self.push(Span(self._at, count))
+        self._at += count
+        self._file.seek(self._at)
 
     def push_text(self, count: int) -> None:
         self.copy(count)
         self.push(str(self.take(count), "utf-8", "surrogatepass"))
 
     def push_line_of_text(self) -> None:
-        self.push(str(self.line(None), "raw-unicode-escape"))
+        self.push(str(self.line(), "raw-unicode-escape"))
 
     def push_quoted(self) -> None:
         """``'..'`` with escapes, as protocol 0 of Python 2 writes bytes."""
-        line = self.line(None)
+        line = self.line()
         sound = len(line) >= 2 and line[:1] in (b"'", b'"') and line[-1] == line[0]
         if not sound or not _QUOTED.fullmatch(line, 1, len(line) - 1):
             raise RefusedError(f"damaged: the quoted bytes before byte {self._at:,}")
         self.push(codecs.escape_decode(line[1:-1])[0])
 
     def push_decimal(self) -> None:
-        line = self.line()
+        line = self.line(_MAX_LINE)
         if line in (b"00", b"01"):
             self.push(line == b"01")
             return
@@ -189,7 +198,7 @@ class _Machine:
         self.push(self._memo[key])
 
     def memo_line(self) -> int:
-        line = self.line()
+        line = self.line(_MAX_LINE)
         if not _INDEX.fullmatch(line):
             raise RefusedError(f"damaged: the memo's number before byte {self._at:,}")
         return int(line)
@@ -198,8 +207,9 @@ class _Machine:
         if type(module) is not str or type(name) is not str:
             raise RefusedError(f"damaged: a name at byte {self._at:,} is no text")
         if module in ("copy_reg", "copyreg"):  # names the class only then: for what the message says
-            following = self._data.find(b"cmxnet", self._at, self._at + _MAX_LINE)
-            module, name = ("mxnet", "NDArray") if following >= 0 else (module, name)
+            following = self._file.read(_MAX_LINE)
+            self._file.seek(self._at)
+            module, name = ("mxnet", "NDArray") if b"cmxnet" in following else (module, name)
         self.push(find(module, name))
 
     def stack_global(self) -> None:
@@ -282,7 +292,7 @@ _OPERATIONS: dict[int, Callable[[_Machine], object]] = {
         b"h": lambda m: m.recall(m.number(1)),
         b"j": lambda m: m.recall(m.number(4)),
         # Names, and what is done with them.
-        b"c": lambda m: m.push_global(str(m.line(), "utf-8"), str(m.line(), "utf-8")),
+        b"c": lambda m: m.push_global(str(m.line(_MAX_LINE), "utf-8"), str(m.line(_MAX_LINE), "utf-8")),
         b"\x93": lambda m: m.stack_global(),
         b"R": lambda m: m.reduce(),
         b"b": lambda m: m.build(),

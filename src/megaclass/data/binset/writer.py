@@ -25,10 +25,12 @@ def write_bin(path: str | Path, images: Iterable[bytes], same: Sequence[bool]) -
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if path.exists():
-            raise UserError(f"{path} exists and is not overwritten; remove it or name another file")
+            raise FileExistsError  # before the work; what appears meanwhile is met at the end
         with part.open("xb") as file:
             pickle.dump((stored, answers), file, protocol=PROTOCOL)
-        part.replace(path)
+        _name(part, path)
+    except FileExistsError:
+        raise UserError(f"{path} exists and is not overwritten; remove it or name another file") from None
     except OSError as error:
         raise UserError(
             f"{path} cannot be written: {error.strerror}; make room there or name another file"
@@ -36,3 +38,15 @@ def write_bin(path: str | Path, images: Iterable[bytes], same: Sequence[bool]) -
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _name(part: Path, path: Path) -> None:
+    """Give the finished file its name. FileExistsError if another has it: a rename would replace that one."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError from None
+        part.replace(path)

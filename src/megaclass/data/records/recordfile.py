@@ -1,21 +1,16 @@
 """A ``.rec`` file: its records one at a time, and its words all at once.
 
-A record is read by one ``pread``: it fetches what is needed in one request, which on a network file system counts, and
-a file that was cut or went away gives an error, where a memory map would end the process. Only scans over whole files
-map them.
+A record is read by one ``pread``, for the reasons of :mod:`megaclass.data.storedfile`. Only scans over whole files map
+them.
 """
 
-import functools
 import mmap
-import os
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from megaclass.data.records import recordio
 from megaclass.data.records.recordio import DamageError
-from megaclass.errors import UserError
+from megaclass.data.storedfile import StoredFile, unreadable
 
 # Without a better guess: most faces of 112 pixels take less.
 _GUESS_BYTES = 1 << 14
@@ -23,34 +18,16 @@ _GUESS_BYTES = 1 << 14
 _MOST_EXPECTED = 1 << 24
 
 
-class RecordFile:
-    """Reads from several threads at once. Opened anew in each process that unpickles it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size = os.fstat(self._descriptor).st_size
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "size": self.size}
-
-    def __del__(self) -> None:
-        if "_descriptor" in vars(self):
-            os.close(self._descriptor)
-
-    @functools.cached_property
-    def _descriptor(self) -> int:
-        try:
-            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise _unreadable(self.path, error) from None
+class RecordFile(StoredFile):
+    """The records of a file, read from several threads at once."""
 
     @property
     def words_W(self) -> np.ndarray:  # noqa: N802 - an array, named as one
         """The file as little-endian uint32 (W,), mapped as long as the array lives."""
         try:
-            mapped = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise _unreadable(self.path, error) from None
+            raise unreadable(self.path, error) from None
         return np.frombuffer(mapped, "<u4", count=len(mapped) // 4)
 
     def plain(self, offset: int, bytes_expected: int) -> tuple[float, bytes] | None:
@@ -68,15 +45,6 @@ class RecordFile:
     def _read(self, offset: int, count: int) -> bytes:
         """At most ``count`` bytes: fewer where the file ends."""
         try:
-            data = os.pread(self._descriptor, count, offset)
-            while 0 < len(data) < count and (
-                more := os.pread(self._descriptor, count - len(data), offset + len(data))
-            ):
-                data += more
+            return self.read_at(offset, count)
         except OSError as error:
             raise DamageError(f"it cannot be read ({error.strerror})") from None
-        return data
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path} cannot be read: {error.strerror}; mend that and try again")

@@ -1,6 +1,7 @@
 """The command line: one short function a verb, with heavy imports inside, so that each starts fast."""
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -49,6 +50,10 @@ megaclass: train image recognition models with very many classes, and measure it
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: that of the verb, where it returns one."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a file name need not be UTF-8, as on standard error
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")

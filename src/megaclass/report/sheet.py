@@ -81,7 +81,7 @@ def draw_sheet(path: str | Path, title: str, rows: Sequence[SheetRow], counts_K:
 
 
 def _distribution(axes: Axes, counts_K: np.ndarray) -> None:
-    """Bars of the classes if there are few, else how many classes have so many images."""
+    """Bars of the classes if there are few, else how many of those that have images have so many."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if len(counts_K) <= _BARS:
@@ -90,7 +90,9 @@ def _distribution(axes: Axes, counts_K: np.ndarray) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=_BARS // 2, integer=True))
         axes.set_title("Images a class", loc="left", fontsize=11, weight="bold")
     else:
-        most = max(1, int(counts_K.max()))
+        empty = int((counts_K == 0).sum())
+        counts_K = counts_K[counts_K > 0]  # as in the table: mean and median are of these
+        most = int(counts_K.max())
         if most > 100:  # a long tail
             edges = np.unique(np.round(np.geomspace(1, most + 1, 50))).tolist()
             axes.set_xscale("log")
@@ -105,7 +107,10 @@ def _distribution(axes: Axes, counts_K: np.ndarray) -> None:
             f" mean {mean:,.1f}, median {median:,.0f}", (mean, 0.97), xycoords=("data", "axes fraction"), va="top",
             fontsize=9, color=GREY,
         )  # fmt: skip
-        axes.set_title("How many classes have how many images", loc="left", fontsize=11, weight="bold")
+        others = f" ({empty:,} more have none)" if empty else ""
+        axes.set_title(
+            f"How many classes have how many images{others}", loc="left", fontsize=11, weight="bold"
+        )
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
 

@@ -56,7 +56,18 @@ def test_no_byte_but_a_digit_is_one(tmp_path_factory, line, sound):
 
 
 @pytest.mark.parametrize(
-    "content", [b"1" * 3_000_000, b"\0" * 3_000_000, b"1\t2\n" + b"x" * 9000, b"1\t2 3\n"]
+    "content",
+    [
+        b"1" * 3_000_000,
+        b"\0" * 3_000_000,
+        b"1\t2\n" + b"x" * 9000,
+        b"1\t2 3\n",
+        b"1\t2\t3\n4\n",  # as many numbers as two lines have
+        b"1\n2\t3\t4\n",
+        b"1\t-\n",
+        b"1\t99999999999999999999\n",
+        b"-99999999999999999999\t1\n",
+    ],
 )
 def test_what_is_no_index_is_refused_at_once(tmp_path, content):
     tracemalloc.start()
@@ -66,6 +77,12 @@ def test_what_is_no_index_is_refused_at_once(tmp_path, content):
         assert tracemalloc.get_traced_memory()[1] < 3e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content", [b"1 2\r\n-5\t \t70 \r\n", b" 1\t2\n-5\t70"])
+def test_lines_of_other_writers_are_read(tmp_path, content):
+    found = read(tmp_path, content)
+    assert list(found.keys) == [1, -5] and found.offsets_N.tolist() == [2, 70]
 
 
 def test_an_empty_index_lists_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """``megaclass data pack``: options, what is printed, exit statuses."""
 
+import os
 import re
 
 import cv2
@@ -80,9 +81,17 @@ def test_restart_begins_anew(folder, capsys, monkeypatch):
     assert "packed before" not in capsys.readouterr().out and len(RecordDataset(folder / "out")) == 23
 
 
+def test_file_names_in_another_encoding_are_told(folder, capsys):
+    (folder / "in/a" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"damaged")
+    assert main(["data", "pack", "in", os.fsdecode(b"\xe9"), "--on-error", "skip"]) == 0
+    named, summary = capsys.readouterr().out.splitlines()
+    assert named.startswith(r"left out: in/a/caf\udce9.jpg") and r"into \udce9/train.rec" in summary
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("in out --image-size 100000", "image_size: 100000 makes images of 10,000,000,000 pixels"),
         ("in out --unpack-bits 7", "--unpack-bits: '7' is not HEIGHTxWIDTH"),
         ("in out --layout rows", "--layout"),
         ("in out --labels x", "in is a folder; labels is for a tar, leave it out"),

@@ -93,6 +93,7 @@ def test_sizes_that_make_no_sense_are_told(tmp_path):
     for options, message in (
         ({"shorter_side": 0}, "shorter_side: 0 is not a size"),
         ({"shorter_side": 8, "image_size": 8}, "give one of them"),
+        ({"image_size": 30_000}, "image_size: 30000 makes images of 900,000,000 pixels; use 10,000 or less"),
         ({"on_error": "ignore"}, "on_error: 'ignore' is neither"),
         ({"workers": -1}, "workers: -1"),
     ):
@@ -182,12 +183,30 @@ def test_a_class_whose_images_are_all_left_out_keeps_its_number(tmp_path, folder
     assert list((tmp_path / "none").iterdir()) == []
 
 
+@pytest.mark.parametrize("resumable", [False, True])
+def test_the_last_class_of_a_set_without_names_stays_though_its_images_are_damaged(tmp_path, resumable):
+    lines = [f"{number}.jpg,{number // 2}\n" for number in range(6)]
+    (tmp_path / "t.csv").write_text("".join(lines))
+    for number in range(6):
+        (tmp_path / f"{number}.jpg").write_bytes(KINDS["jpeg"] if number < 4 else b"damaged")
+    pack(tmp_path / "t.csv", tmp_path / "out", on_error="skip", resumable=resumable)
+    dataset = RecordDataset(tmp_path / "out")
+    assert dataset.classes is None and (len(dataset), dataset.num_classes) == (4, 3)
+
+
 def test_a_list_of_skipped_images_is_not_overwritten(tmp_path, folder):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/skipped.txt").write_text("precious")
     with pytest.raises(UserError, match=r"skipped\.txt exists and is not overwritten"):
         pack(folder, tmp_path / "out")
     assert packed(tmp_path / "out") == {"skipped.txt": b"precious"}
+
+
+def test_an_array_too_large_for_any_reader_is_told_before_it_is_encoded(monkeypatch):
+    monkeypatch.setattr("megaclass.data.packing.encode.MAX_PIXELS", 1999)
+    monkeypatch.setattr("megaclass.data.packing.encode.simplejpeg.encode_jpeg", None)
+    with pytest.raises(UserError, match=r"row 0 cannot be packed: 50 x 40 pixels, the limit is 1,999"):
+        to_jpeg(SMOOTH, "row 0", Encoding())
 
 
 def test_what_jpeg_cannot_hold_is_told(tmp_path):

@@ -133,6 +133,71 @@ def test_numbers_are_positions_among_the_given_classes_unless_these_are_numbers(
         assert rows(images / text[0]) == kept
 
 
+@pytest.mark.parametrize("kind", ["npz", "table"])
+def test_validation_labels_that_are_numbers_get_the_numbers_of_training(images, kind):
+    """Training labels with gaps: classes.txt holds what they were, and that is what validation means by them."""
+
+    def packed(name: str, numbers: list[int], **options) -> list[int]:
+        path = images / f"images/{name}.{'npz' if kind == 'npz' else 'csv'}"
+        if kind == "npz":
+            np.savez(path, images=np.zeros((len(numbers), 8, 8), np.uint8), labels=numbers)
+        else:
+            path.write_text("".join(f"{row}.jpg,{number}\n" for row, number in enumerate(numbers, 1)))
+        pack(path, images / name, **options)
+        return RecordDataset(images / name).labels().tolist()
+
+    for train, val, wanted in (
+        ([1, 2, 3, 4, 5], [1, 2, 3, 4], [0, 1, 2, 3]),
+        ([0, 1, 2, 5], [0, 1, 5], [0, 1, 3]),
+    ):
+        name = str(train[0])
+        assert packed(name, train) == list(range(len(train)))
+        assert packed(f"{name}val", val, classes=images / name / "classes.txt") == wanted
+        with pytest.raises(UserError, match=r"'7' is not among the \d named there"):
+            packed(f"{name}other", [*val, 7], classes=images / name / "classes.txt")
+
+
+@pytest.mark.parametrize(
+    ("names", "table", "message"),
+    [
+        ("0\n1\ncat\n", "1.jpg,0\n2.jpg,2\n", "'2' is not among the 3 named there"),
+        ("007\n008\n", "1.jpg,1\n", "'1' is not among the 2 named there"),
+    ],
+)
+def test_one_unknown_number_does_not_make_the_others_positions(images, names, table, message):
+    (images / "classes.txt").write_text(names)
+    (images / "images/t.csv").write_text(table)
+    with pytest.raises(UserError, match=message):
+        pack(images / "images/t.csv", images / "out", classes=images / "classes.txt")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "img,id\n1.jpg,0\n2.jpg,1\n",
+        "photo.name,id\n1.jpg,0\n2.jpg,1\n",
+        "img,person\n1.jpg,a\n2.jpg,b\n",
+    ],
+)
+def test_a_header_that_is_not_known_is_no_image(images, table):
+    (images / "images/t.csv").write_text(table)
+    with pytest.raises(UserError, match=r"line 1 looks like a header.*path, file, .*label, class") as caught:
+        pack(images / "images/t.csv", images / "out", on_error="skip")
+    assert "\n" not in str(caught.value) and not (images / "out").exists()
+
+
+@pytest.mark.parametrize("table", ["gone.jpg,a\n1.jpg,b\n", "path,label\ngone,a\n1.jpg,b\n", "gone,a\n"])
+def test_a_first_image_that_is_gone_is_no_header(images, table):
+    (images / "images/t.csv").write_text(table)
+    with pytest.raises(UserError, match=r"gone.* cannot be read"):
+        pack(images / "images/t.csv", images / "out")
+
+
+def test_a_path_with_a_nul_is_left_out_of_a_pack_that_can_be_continued(images):
+    (images / "images/t.csv").write_bytes(b"1.jpg,a\n\0.jpg,a\n")
+    assert pack(images / "images/t.csv", images / "out", on_error="skip", resumable=True).images == 1
+
+
 @pytest.mark.parametrize(
     ("text", "table", "message"),
     [
@@ -236,6 +301,16 @@ def test_label_files_that_do_not_fit_are_told(flat, labels, label_names, message
     assert "\n" not in str(caught.value) and not (flat / "out").exists()
     with pytest.raises(UserError, match="label_names says what the numbers of labels mean"):
         pack(flat / "flat.tar", flat / "out", label_names="names")
+
+
+def test_numbers_in_a_label_file_are_names_where_the_classes_are_numbers(flat):
+    (flat / "classes.txt").write_text("5\n2\n9\n")
+    (flat / "labels").write_text("2\n5\n9\n2\n2\n5\n")
+    pack(flat / "flat.tar", flat / "out", labels=flat / "labels", classes=flat / "classes.txt")
+    assert [label for _, label in sorted(rows(flat / "out"))] == [1, 0, 2, 1, 1, 0]
+    (flat / "labels").write_text("2\n5\n9\n2\n2\n1\n")
+    with pytest.raises(UserError, match="'1' is not among the 3 named there"):
+        pack(flat / "flat.tar", flat / "other", labels=flat / "labels", classes=flat / "classes.txt")
 
 
 def test_numbers_without_names_in_an_npz_keep_what_they_were(tmp_path):

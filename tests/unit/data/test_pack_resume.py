@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from megaclass.data.packing import pack, packer
+from megaclass.data.records import journal
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError
@@ -158,15 +159,30 @@ def test_stopped_while_files_get_their_names(tmp_path, monkeypatch, step):
     except KeyboardInterrupt:
         ended = True
     monkeypatch.undo()
-    if (tmp_path / "out/train.rec").exists():
+    if (tmp_path / "out/.train.journal").exists():
+        assert ended
+        summary = pack(source, tmp_path / "out", **OPTIONS)
+        assert (summary.images, summary.resumed, len(summary.skipped)) == (COUNT - 1, COUNT - 1, 1)
+    else:
         with pytest.raises(UserError, match="not overwritten"):
             pack(source, tmp_path / "out", **OPTIONS)
-    else:
-        assert ended
+    assert packed(tmp_path / "out") == packed(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", ["quality", "another set", "restart"])
+def test_a_journal_left_beside_a_set_is_not_taken_for_that_of_another(tmp_path, monkeypatch, change):
+    source = write_folder(tmp_path / "in")
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "_leave", lambda writer: writer._journal.close())  # killed before
         pack(source, tmp_path / "out", **OPTIONS)
-    assert packed(tmp_path / "whole").items() <= packed(tmp_path / "out").items()
-    left = packed(tmp_path / "out").keys() - packed(tmp_path / "whole").keys()
-    assert not left or (ended and left == {".train.journal"})
+    options = {"quality": {"quality": 90}, "restart": {"restart": True}}.get(change, {})
+    if change == "another set":
+        (tmp_path / "out/train.rec").write_bytes(b"of another set")
+    left = packed(tmp_path / "out")
+    assert left.keys() >= {".train.journal", "train.rec"}
+    with pytest.raises(UserError, match="exists and is not overwritten"):
+        pack(source, tmp_path / "out", **OPTIONS | options)
+    assert packed(tmp_path / "out") == left
 
 
 def test_a_full_disk_keeps_what_was_written(tmp_path):
@@ -184,6 +200,35 @@ def test_a_full_disk_keeps_what_was_written(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     summary = pack(source, tmp_path / "out", **OPTIONS)
     assert 0 < summary.resumed < summary.images and packed(tmp_path / "out") == packed(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("left_over", [0, 20])
+def test_a_disk_too_full_for_the_journal_is_told_in_one_line(tmp_path, monkeypatch, left_over):
+    """The images fit, the line about them does not."""
+    source = write_folder(tmp_path / "in")
+    pack(source, tmp_path / "whole", **OPTIONS)
+    known = journal.Journal.append
+
+    def full(self, entry):
+        if len(self.entries) < 3:
+            return known(self, entry)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.path.stat().st_size + left_over, limits[1]))
+        try:
+            known(self, entry)
+        finally:
+            limited.append(limits)  # the disk stays full until all is closed
+
+    limited = []
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "append", full)
+        try:
+            with pytest.raises(UserError, match="cannot be written: File too large; make room there"):
+                pack(source, tmp_path / "out", **OPTIONS)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limited[0])
+    summary = pack(source, tmp_path / "out", **OPTIONS)
+    assert summary.resumed == 3 and packed(tmp_path / "out") == packed(tmp_path / "whole")
 
 
 cuts = st.tuples(st.sampled_from([".rec.part", ".idx.part", ".journal"]), st.floats(0, 1))
@@ -244,6 +289,42 @@ def test_another_plan_is_refused_in_one_line_unless_restarted(tmp_path, change, 
     pack(source, tmp_path / "out", **options, restart=True)
     pack(source, tmp_path / "whole", **options)
     assert packed(tmp_path / "out") == packed(tmp_path / "whole")
+
+
+CHOICES = {
+    "where": ("npz", {"where": "background=true"}, {"where": "background=false"}),
+    "unpack_bits": ("npz", {"unpack_bits": (8, 8)}, {"unpack_bits": (4, 16)}),
+    "root": ("tar", {"root": "small"}, {"root": "large"}),
+    "class_depth": ("folder", {"class_depth": 1}, {"class_depth": 2}),
+}
+
+
+@pytest.mark.parametrize("option", CHOICES)
+def test_a_pack_is_not_continued_with_other_images_of_the_same_source(tmp_path, option):
+    """Two choices of as many images with the same names and labels."""
+    kind, first, second = CHOICES[option]
+    contents = {
+        f"{size}/c{k}/{i}.jpg": jpeg(4 * k + i) for size in ("small", "large") for k in (0, 1) for i in (1, 2)
+    }
+    path = tmp_path / f"in.{kind}"
+    if kind == "npz":
+        images = np.zeros((8, 8), np.uint8) if option == "unpack_bits" else np.zeros((8, 8, 8), np.uint8)
+        np.savez(path, images=images, labels=np.arange(8) // 2 % 2, background=np.arange(8) < 4)
+    elif kind == "tar":
+        with tarfile.open(path, "w") as archive:
+            for name, content in contents.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    else:
+        for name, content in contents.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(content)
+    with pytest.raises(KeyboardInterrupt):
+        pack(path, tmp_path / "out", **OPTIONS, **first, progress=stopping_at(2))
+    with pytest.raises(UserError, match=rf"half-written set that differs in .*{option} \("):
+        pack(path, tmp_path / "out", **OPTIONS, **second)
+    assert pack(path, tmp_path / "out", **OPTIONS, **first).resumed == 2
 
 
 def test_threads_and_what_is_done_with_damage_may_change_on_the_way(tmp_path):

@@ -6,6 +6,7 @@ import io
 import lzma
 import random
 import tarfile
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -332,6 +333,58 @@ def test_a_member_larger_than_any_image_is_left_out_or_told(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"in\.tar/a/2\.jpg states 5,001 bytes, the limit is 5,000"):
         pack(tmp_path / "in.tar", tmp_path / "out")
     assert pack(tmp_path / "in.tar", tmp_path / "out", on_error="skip").images == 1
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+def test_a_tar_that_is_cut_while_it_is_packed_ends_the_work(tmp_path, resumable):
+    path = tmp_path / "in.tar"
+    path.write_bytes(tar({f"a/{number:02d}.jpg": IMAGE for number in range(40)}))
+
+    def cut(done, _total):
+        if done == 1:
+            path.write_bytes(path.read_bytes()[: 20 * 512])
+
+    with pytest.raises(
+        UserError, match=r"in\.tar/a/\d\d\.jpg ends early: .* was cut short meanwhile; copy it"
+    ):
+        pack(path, tmp_path / "out", on_error="skip", workers=1, resumable=resumable, progress=cut)
+    assert not (tmp_path / "out/train.rec").exists()
+
+
+def test_hidden_tars_within_a_tar_are_passed_over(tmp_path):
+    """macOS puts ._x.tar beside x.tar, and it is no tar."""
+    inner = tar({"1.jpg": IMAGE, "._2.tar": b"of macOS", "._3.jpg": b"of macOS"})
+    files = {"._n1.tar": b"of macOS", "n1.tar": inner, ".trash/n2.tar": b"x", "._n3.tar.gz": b"x"}
+    (tmp_path / "in.tar").write_bytes(tar(files))
+    assert pack(tmp_path / "in.tar", tmp_path / "out").images == 1
+    assert RecordDataset(tmp_path / "out").classes == ["n1"]
+
+
+def test_an_extended_header_of_many_records_is_walked_once(tmp_path):
+    content = b"6 a=b\n" * ((1 << 20) // 6 - 9) + b"16 path=a/2.jpg\n"
+    path = tmp_path / "in.tar"
+    path.write_bytes(member("x", content, type=tarfile.XHDTYPE) + GOOD + END)
+    archive = Archive(path)
+    started = time.process_time()
+    assert [found.name for found in walk(archive)] == ["a/2.jpg"]
+    assert time.process_time() - started < 2  # quadratic: some 6 s
+    archive.close()
+
+
+def test_extended_headers_without_end_take_no_memory(tmp_path):
+    """Keys that nobody asks for, in header after header, before a member comes."""
+    path = tmp_path / "in.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for number in range(8):
+            keys = b"".join(b"15 %06d%02d=xx\n" % (key, number) for key in range(60_000))
+            file.write(member("x", keys, type=tarfile.XHDTYPE))
+        file.write(GOOD + END)
+    archive = Archive(path)
+    tracemalloc.start()
+    assert [found.name for found in walk(archive)] == ["a/1.jpg"]
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+    archive.close()
 
 
 def test_compressed_bytes_that_are_damaged_are_told(tmp_path):

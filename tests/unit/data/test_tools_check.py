@@ -1,15 +1,18 @@
 """``megaclass data check``: what is sound, what is not, and sets that somebody broke on purpose."""
 
+import io
 import json
 import os
 import struct
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from megaclass.cli import main
 from megaclass.data.records.writer import RecordWriter
@@ -301,6 +304,28 @@ def test_a_file_name_in_another_encoding_can_be_told(tmp_path, capsys):
     assert r"caf\udce9.jpg: starts with b'no image'" in capsys.readouterr().out
     (row,) = map(json.loads, (tmp_path / "found.jsonl").read_text().splitlines())
     assert row["file"] == str(path)
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "/proc/found.jsonl"])
+def test_findings_that_cannot_be_written_are_one_line(tmp_path, capsys, monkeypatch, output):
+    write_set(tmp_path / "double", (0, 1), [jpeg(1)] * 2)
+    if output == "/dev/full":  # it exists, as no other file may
+        monkeypatch.setattr("megaclass.cli.data.check.new_file", Path)
+        opened = Path.open
+        monkeypatch.setattr(Path, "open", lambda path, mode, **k: opened(path, mode.replace("x", "w"), **k))
+    assert main(["data", "check", str(tmp_path / "double"), "--output", output]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and f"--output: {output} cannot be written: " in lines[0]
+
+
+def test_opencv_says_nothing_of_damaged_images_itself(tmp_path, capfd):
+    gif = io.BytesIO()
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(gif, "GIF")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.gif").write_bytes(gif.getvalue()[:900])
+    assert main(["data", "check", str(tmp_path)]) == 1
+    out, err = capfd.readouterr()
+    assert "damaged image" in out and err == ""
 
 
 @pytest.mark.parametrize(

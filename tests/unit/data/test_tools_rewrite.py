@@ -148,6 +148,10 @@ def contents(folder):
         ("split set out --classes 0", "0 of its 4 classes"),
         ("split set out --share 1.5", "share: 1.5 is not between 0 and 1"),
         ("split set out --classes 1 --train-name test", "are both called 'test'"),
+        ("split set out --classes 1 --test-name ../test", "'../test' is no name for a part"),
+        ("split set out --classes 1 --test-name /test", "'/test' is no name for a part"),
+        ("split set out --classes 1 --train-name ..", "'..' is no name for a part"),
+        ("split set out --classes 1 --train-name split.tsv", "'split.tsv' is no name for a part"),
         ("split set done --classes 1", "split.tsv exists and is not overwritten"),
         ("shuffle damaged out", "record 3"),
         ("split damaged out --classes 1", "record 3"),
@@ -170,6 +174,46 @@ def test_bad_input_ends_with_one_line_and_changes_nothing(tmp_path, capsys, monk
     assert {path: content for path, content in after.items() if content is not None} == {
         path: content for path, content in before.items() if content is not None
     }
+
+
+@pytest.mark.parametrize("fails", ["train", "test", "split.tsv"])
+def test_a_split_that_fails_at_its_end_leaves_neither_part(tmp_path, monkeypatch, fails):
+    write_set(tmp_path / "set", [0, 0, 1, 1, 2])
+    finish, written = RecordWriter._finish, rewrite._write_table
+
+    def full(writer):
+        finish(writer)
+        if writer.path.parent.name == fails:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "_finish", full)
+    if fails == "split.tsv":
+        monkeypatch.setattr(
+            rewrite, "_write_table", lambda path, *rest: written(path.with_name("gone") / path.name, *rest)
+        )
+    with pytest.raises(UserError, match="cannot be written: No s"):
+        rewrite.split(tmp_path / "set", tmp_path / "out", classes=1)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_few_images_are_in_memory_at_a_time(tmp_path, monkeypatch):
+    write_set(tmp_path / "set", np.repeat(range(20), 50).tolist())
+    reads, most, writes = [], [], []
+    read, write = RecordDataset.read, RecordWriter.write
+
+    def counted_read(self, index):
+        reads.append(index)
+        return read(self, index)
+
+    def counted_write(self, encoded, label):
+        writes.append(label)
+        most.append(len(reads) - len(writes))
+        write(self, encoded, label)
+
+    monkeypatch.setattr(RecordDataset, "read", counted_read)
+    monkeypatch.setattr(RecordWriter, "write", counted_write)
+    rewrite.shuffle(tmp_path / "set", tmp_path / "out")
+    assert sorted(reads) == list(range(1000)) and max(most) <= 128
 
 
 def test_the_commands_tell_what_they_wrote(tmp_path, capsys, monkeypatch):
@@ -202,3 +246,12 @@ def test_the_last_classes_stay_though_they_have_no_images(tmp_path):
     assert rewrite.merge([tmp_path / "set"], tmp_path / "merged").classes == 5
     assert {RecordDataset(tmp_path / name).num_classes for name in ("shuffled", "merged")} == {5}
     assert [path.read_text() for path in tmp_path.glob("*ed/property")] == ["5,6,8\n"] * 2
+
+
+def test_merged_sets_have_as_many_classes_as_joined_ones_though_the_last_have_no_images(tmp_path):
+    one, two = write_set(tmp_path / "one", [0, 4]), write_set(tmp_path / "two", [0, 1], first=9)
+    (one / "property").write_text("9,6,8\n")
+    (two / "property").write_text("3,6,8\n")
+    assert rewrite.merge([one, two], tmp_path / "merged").classes == 12
+    assert RecordDataset(tmp_path / "merged").num_classes == open_dataset(f"{one}:{two}").num_classes == 12
+    assert samples(tmp_path / "merged") == samples(f"{one}:{two}")

@@ -14,7 +14,7 @@ import tiny
 from megaclass.cli import main
 from megaclass.data.open import open_dataset
 from megaclass.data.tools import stage as staging
-from megaclass.data.tools.stage import JOURNAL, stage
+from megaclass.data.tools.stage import JOURNAL, PARTS, stage
 from megaclass.errors import UserError
 
 
@@ -28,7 +28,7 @@ def files(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
 
 
@@ -110,7 +110,7 @@ def test_a_copy_that_was_broken_off_goes_on(tmp_path, faces):
 
     with pytest.raises(StopError):
         stage(faces, tmp_path / "disk", progress=stop)
-    done = [json.loads(line) for line in (target / JOURNAL).read_text().splitlines()]
+    done = [json.loads(line) for line in (target / JOURNAL).read_text().splitlines() if line]
     assert 3 <= len(done) < sum(-(-len(content) // 1000) for content in files(faces).values())
     with (target / JOURNAL).open("a") as journal:
         journal.write('["train.rec", 12')  # as a crash leaves it
@@ -119,7 +119,7 @@ def test_a_copy_that_was_broken_off_goes_on(tmp_path, faces):
     total = staged.kept_bytes + staged.copied_bytes
     wanted = {name: content for name, content in files(faces).items() if name != "notes.txt"}
     assert files(target) == wanted and total == sum(map(len, wanted.values()))
-    assert not list(target.glob("*.part")) and not list(target.glob(".*.part"))
+    assert not (target / PARTS).exists()
 
 
 def test_blocks_of_a_source_that_changed_since_are_copied_again(tmp_path, faces):
@@ -133,6 +133,58 @@ def test_blocks_of_a_source_that_changed_since_are_copied_again(tmp_path, faces)
     (faces / "train.rec").write_bytes((tmp_path / "other/train.rec").read_bytes())
     (staged,) = stage(faces, tmp_path / "disk")
     assert (staged.path / "train.rec").read_bytes() == (faces / "train.rec").read_bytes()
+
+
+def stopping_after(blocks):
+    def stop(done, total):
+        if done >= 1000 * blocks:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.mark.parametrize("again", [1, 6])
+def test_a_source_that_changes_to_and_fro_is_never_mixed(tmp_path, monkeypatch, again):
+    """Two versions of the same size, each broken off: what the journal notes of one does not count for the other."""
+    monkeypatch.setattr(staging, "_COPIES", 1)
+    source = tmp_path / "images/k/1.jpg"
+    source.parent.mkdir(parents=True)
+    versions = {time_ns: hashlib.shake_128(b"%d" % time_ns).digest(9500) for time_ns in (10**18, 2 * 10**18)}
+
+    def become(time_ns):
+        source.write_bytes(versions[time_ns])
+        os.utime(source, ns=(time_ns, time_ns))
+
+    def broken_off(blocks):
+        with pytest.raises(KeyboardInterrupt):
+            stage(source.parent.parent, tmp_path / "disk", progress=stopping_after(blocks))
+
+    for time_ns, blocks in ((10**18, 3), (2 * 10**18, 2), (10**18, again)):
+        become(time_ns)
+        broken_off(blocks)
+        with (tmp_path / "disk/images" / JOURNAL).open("a") as journal:
+            journal.write('["k/1.jpg", 12')  # as a crash leaves it
+        parts = list((tmp_path / "disk/images" / PARTS).iterdir())
+        assert len(parts) == 1  # that of the other version is gone
+    (staged,) = stage(source.parent.parent, tmp_path / "disk")
+    assert (staged.path / "k/1.jpg").read_bytes() == versions[10**18]
+    assert staged.kept_bytes > 0
+
+
+def test_names_as_long_as_a_file_system_allows_are_copied(tmp_path):
+    path = tmp_path / "images/k" / ("x" * 251 + ".jpg")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"image")
+    (staged,) = stage(tmp_path / "images", tmp_path / "disk")
+    assert files(staged.path) == files(tmp_path / "images")
+
+
+def test_a_path_that_is_no_utf8_comes_out_as_it_is(tmp_path, capfdbinary):
+    source = tmp_path / os.fsdecode(b"caf\xe9")
+    (source / "k").mkdir(parents=True)
+    (source / "k/1.jpg").write_bytes(b"image")
+    assert main(["data", "stage", str(source), str(tmp_path / "disk")]) == 0
+    assert capfdbinary.readouterr().out == os.fsencode(tmp_path) + b"/disk/caf\xe9\n"
 
 
 def test_what_was_copied_by_hand_is_compared_and_kept(tmp_path, faces):
@@ -187,7 +239,7 @@ def test_a_disk_that_gives_back_other_bytes_is_noticed(tmp_path, faces, monkeypa
 
 def test_too_little_room_is_told_before_anything_is_copied(tmp_path, faces, monkeypatch):
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(UserError, match=r"disk/faces: .* GB are left to copy, but 0\.00 GB are free"):
+    with pytest.raises(UserError, match=r"disk/faces: 0\.02 MB are left to copy, but 0\.00 MB are free"):
         stage(faces, tmp_path / "disk")
     assert files(tmp_path / "disk/faces") == {}
 

@@ -39,19 +39,20 @@ def check(words: list[str]) -> int:
     from rich.console import Console
 
     from megaclass.cli.data.bar import progress_bar
+    from megaclass.cli.data.files import NewLines
     from megaclass.data.tools import check as tool
     from megaclass.data.tools.findings import KINDS
     from megaclass.report.dataset import check_table
 
     first: defaultdict[str, list[Finding]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(output.open("x", encoding="utf-8")) if output else None
+        file = stack.enter_context(NewLines(output)) if output else None
 
         def report(finding: "Finding") -> None:
             if len(first[finding.kind]) < options.limit:
                 first[finding.kind].append(finding)
             if file:
-                file.write(json.dumps(finding.row()) + "\n")
+                file.write(json.dumps(finding.row()))
 
         kept = f"what was found so far is in {output}" if output else "nothing was written"
         show = stack.enter_context(progress_bar("checking", kept))
@@ -61,9 +62,8 @@ def check(words: list[str]) -> int:
     for kind, text in KINDS.items():
         if count := summary.found.get(kind):
             console.print(f"{text}: {count:,}", style="bold")
-            lines = "".join(f"  {finding}\n" for finding in first[kind])
-            # A file name need not be UTF-8.
-            console.print(lines.encode(errors="backslashreplace").decode(), markup=False, end="")
+            for finding in first[kind]:
+                console.print(f"  {finding}", markup=False)
             if count > len(first[kind]):
                 console.print(f"  … and {count - len(first[kind]):,} more")
     console.print(check_table(options.set, summary.found, KINDS, summary.images, summary.decoded))

@@ -63,6 +63,7 @@ def _check_new(sheet: Path) -> None:
 def _draw(sheet: Path, found: "SetInfo", dataset: "Dataset", seed: int) -> None:
     import numpy as np
 
+    from megaclass.cli.data.files import new_picture
     from megaclass.data.open import set_titles, split_paths
     from megaclass.data.tools.info import sample_classes
     from megaclass.report.sheet import draw_sheet
@@ -71,4 +72,6 @@ def _draw(sheet: Path, found: "SetInfo", dataset: "Dataset", seed: int) -> None:
     shown = f"{len(rows)} of {found.classes:,} classes" if len(rows) < found.classes else "all classes"
     title = " + ".join(set_titles(split_paths(found.path)))
     headline = f"{title}\n{found.images:,} images of {found.classes:,} classes; {shown} shown"
-    draw_sheet(sheet, headline, rows, np.bincount(dataset.labels(), minlength=dataset.num_classes))
+    counts_K = np.bincount(dataset.labels(), minlength=dataset.num_classes)
+    with new_picture("--sheet", sheet) as part:
+        draw_sheet(part, headline, rows, counts_K)

@@ -38,7 +38,10 @@ def stage(words: list[str]) -> None:
         )
     for found in staged:
         print(f"{found.path}: {found.files:,} files, {_story(found)}", file=sys.stderr)
-    print(os.pathsep.join(str(found.path) for found in staged))
+    sys.stdout.flush()
+    # A shell takes the very bytes of a path, whatever they are.
+    sys.stdout.buffer.write(os.fsencode(os.pathsep.join(str(found.path) for found in staged)) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _story(found: "Staged") -> str:

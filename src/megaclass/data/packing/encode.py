@@ -1,5 +1,6 @@
 """Images to the JPEG bytes that go into a record: passed through, or decoded, resized and encoded anew."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 import simplejpeg
 
 from megaclass.data.dataset import DamagedSampleError, first_line
-from megaclass.data.decode import JPEG_START, check_header, decode
+from megaclass.data.decode import JPEG_START, MAX_PIXELS, check_header, decode
 from megaclass.errors import UserError
 
 Size = tuple[int, int]  # height, width
@@ -35,6 +36,11 @@ class Encoding:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name}: {value} is not a size; use 1 or more pixels")
+        if self.image_size is not None and self.image_size**2 > MAX_PIXELS:
+            raise UserError(
+                f"image_size: {self.image_size} makes images of {self.image_size**2:,} pixels; use "
+                f"{math.isqrt(MAX_PIXELS):,} or less"
+            )
         if self.image_size is not None and self.shorter_side is not None:
             raise UserError("image_size makes squares, shorter_side keeps the aspect; give one of them")
         if not 1 <= self.quality <= 100:
@@ -70,6 +76,8 @@ def to_jpeg(image: bytes | np.ndarray, where: str, encoding: Encoding) -> tuple[
 
 def _encode(image: np.ndarray, encoding: Encoding) -> bytes:
     height, width = encoding.size_of(*image.shape[:2])
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, the limit is {MAX_PIXELS:,}")
     if image.shape[:2] != (height, width):
         shrinks = height <= image.shape[0] and width <= image.shape[1]
         # The mean over the area is right for shrinking; enlarging, it would repeat pixels.

@@ -9,16 +9,18 @@ import numpy as np
 from megaclass.errors import UserError, near_match
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
+_DIGITS = re.compile(r"-?[0-9]+", re.ASCII)
 _NAME_AND_NUMBER = re.compile(r"(\S+)\s+([0-9]{1,9})(\s.*)?", re.ASCII)
 
 
 def are_numbers(labels: Iterable[str], known: Sequence[str] | None = None) -> bool:
-    """Whether labels are numbers: all written as whole numbers (007 is a name), and not all of them names.
+    """Whether labels are mere numbers: all written as whole numbers (007 is a name), and no names of classes.
 
-    ``known`` are the names of classes; where some classes are called 0, 1, 2, it tells.
+    ``known`` are the names of the classes. Where they consist of digits themselves, or one of them is among the
+    labels, all labels are names: one that is not known must not turn the others into positions.
     """
     different = set(labels)
-    if known is not None and different <= set(known):
+    if known is not None and (all(map(_DIGITS.fullmatch, known)) or not different.isdisjoint(known)):
         return False
     return all(_WHOLE.fullmatch(label) for label in different)
 
@@ -57,15 +59,15 @@ def number_classes(
     """Final labels, int64 of shape (N,), and the names for classes.txt.
 
     Classes that have images are numbered 0..K-1 in the order of their labels; labels without names that change
-    on the way become the names. With ``given`` names, classes keep the numbers that they have there.
+    on the way become the names. With ``given`` names, classes keep the numbers that they have there; labels
+    without names are matched by name too, or are positions there: see ``are_numbers``.
     """
     kept_K, packed_N = np.unique(labels_N, return_inverse=True)
+    names = [str(label) if classes is None else classes[label] for label in kept_K.tolist()]
     if given is None:
-        if classes is not None:
-            return packed_N, [classes[label] for label in kept_K]
-        unchanged = (kept_K == np.arange(len(kept_K))).all()
-        return packed_N, None if unchanged else [str(label) for label in kept_K]
-    if classes is None:
+        unchanged = classes is None and (kept_K == np.arange(len(kept_K))).all()
+        return packed_N, None if unchanged else names
+    if classes is None and are_numbers(names, given):
         if kept_K[0] < 0 or kept_K[-1] >= len(given):
             raise UserError(
                 f"classes: labels go from {kept_K[0]} to {kept_K[-1]}, but {len(given)} classes are named, from 0 on; "
@@ -73,13 +75,13 @@ def number_classes(
             )
         return labels_N.astype(np.int64), given
     number_of = {name: number for number, name in enumerate(given)}
-    unknown = [classes[label] for label in kept_K if classes[label] not in number_of]
+    unknown = [name for name in names if name not in number_of]
     if unknown:
         raise UserError(
             f"classes: {unknown[0]!r}{_and_others(unknown)} is not among the {len(given)} named there"
             f"{near_match(unknown[0], given[:10_000])}; leave its images out or name it"
         )
-    return np.array([number_of[classes[label]] for label in kept_K], np.int64)[packed_N], given
+    return np.array([number_of[name] for name in names], np.int64)[packed_N], given
 
 
 def names_by_number(path: Path, numbers: Sequence[int]) -> dict[int, str]:

@@ -37,7 +37,7 @@ def open_source(
     if kind == "an .npz":
         return open_npz(path, options.where, options.unpack_bits)
     if kind == "a table":
-        return open_table(path, options.root, known)
+        return open_table(path, options.root)
     return open_tar(path, options, known, scanning)
 
 

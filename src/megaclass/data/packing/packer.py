@@ -22,6 +22,7 @@ from megaclass.data.packing.names import number_classes, read_names
 from megaclass.data.packing.opening import open_source
 from megaclass.data.packing.source import Source, SourceOptions, digest
 from megaclass.data.records.writer import RecordWriter
+from megaclass.data.tools.opencv import one_silent_thread
 from megaclass.data.tools.threads import in_order
 from megaclass.errors import UserError
 
@@ -106,10 +107,11 @@ def pack(
         labels_N, names = number_classes(found.labels, found.classes, given)
         plan = None
         if resumable:
-            plan = _plan(found, labels_N, names, encoding) | {"layout": "faces" if index_record else "im2rec"}
-        with RecordWriter(
-            output, index_record=index_record, classes=names, plan=plan, restart=restart
-        ) as writer:
+            plan = _plan(found, options, labels_N, names, encoding)
+            plan["layout"] = "faces" if index_record else "im2rec"
+        writer = RecordWriter(output, index_record=index_record, classes=names, plan=plan, restart=restart)
+        writer.num_classes = int(labels_N.max()) + 1  # also where all images of the last class are left out
+        with writer:
             work = _Work(found, labels_N, encoding, writer, on_error == "skip", progress)
             work.run(workers)
     return PackSummary(
@@ -126,10 +128,17 @@ def _path(name: str | Path | None) -> Path | None:
     return None if name is None else Path(name)
 
 
-def _plan(found: Source, labels_N: np.ndarray, names: list[str] | None, encoding: Encoding) -> dict[str, Any]:
+def _plan(
+    found: Source, options: SourceOptions, labels_N: np.ndarray, names: list[str] | None, encoding: Encoding
+) -> dict[str, Any]:
     """All that decides the bytes of the set."""
     return {
         "source": f"{found.kind} {digest([found.identity()])}",
+        # What chooses images: two choices may be as many, with the same names and labels.
+        "where": options.where,
+        "unpack_bits": options.unpack_bits,
+        "root": None if options.root is None else str(options.root),
+        "class_depth": options.class_depth,
         "images": len(labels_N),
         "labels": digest([labels_N.tobytes(), *(names or ())]),
         **vars(encoding),
@@ -163,6 +172,8 @@ class _Work:
         self.resumed = writer.count
 
     def run(self, workers: int) -> None:
+        if self._writer.whole:
+            return
         list_of_skipped = self._writer.path.with_name(SKIPPED)
         if list_of_skipped.exists() and not self._writer.notes:
             raise UserError(
@@ -172,7 +183,7 @@ class _Work:
         order_N = np.arange(count) if self._found.in_order else np.argsort(self._labels_N, kind="stable")
         rows = order_N[self._done :].tolist()
         checked = time.monotonic()
-        with _one_thread_in_opencv():
+        with one_silent_thread():
             prepared = in_order(self._prepare, self._pieces(rows), workers)
             for row, result in zip(rows, prepared, strict=True):
                 self._write(row, result)
@@ -236,14 +247,3 @@ class _Work:
 
 
 _DIFFER: Size = (0, 0)  # images of several sizes
-
-
-@contextlib.contextmanager
-def _one_thread_in_opencv() -> Iterator[None]:
-    """The threads here are enough: OpenCV's own would wait for one another on the same cores."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

@@ -65,6 +65,6 @@ def stamp(path: str | Path) -> str:
     """Size and time of a file; the same as long as nobody wrote to it."""
     try:
         status = os.stat(path)  # noqa: PTH116  (a Path for each of millions of files takes as long again)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return "missing"
     return f"{status.st_size} {status.st_mtime_ns}"

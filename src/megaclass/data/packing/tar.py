@@ -64,7 +64,8 @@ def open_tar(
             raise DamagedSampleError(f"{describe(row)} states {size:,} bytes, the limit is {MAX_BYTES:,}")
         content = archive.read(contents.offsets[row], size)
         if len(content) < size:
-            raise DamagedSampleError(f"{describe(row)} ends early: the archive was cut short")
+            # Not damage to one image: it was whole when its headers were read, and all that follows is gone too.
+            raise UserError(f"{describe(row)} ends early: {path} was cut short meanwhile; copy it again")
         return content
 
     return Source(
@@ -89,8 +90,6 @@ class _Contents:
         self.sizes: array.array[int] = array.array("q")
         self._directories: set[str] = set()
         for member in _members(archive):
-            if any(part.startswith(".") for part in member.name.split("/")):
-                continue  # hidden ones, among them what macOS adds
             if member.is_dir:
                 self._directories.add(member.name)
             elif member.name.lower().endswith(IMAGE_SUFFIXES):
@@ -176,8 +175,10 @@ class _Contents:
 
 
 def _members(archive: Archive) -> Iterator[Member]:
-    """All members, those of tars within the tar by their full names."""
+    """All members that are not hidden, those of tars within the tar by their full names."""
     for member in walk(archive):
+        if _is_hidden(member):
+            continue
         low = member.name.lower()
         if member.is_dir or not low.endswith(TAR_SUFFIXES):
             yield member
@@ -190,9 +191,16 @@ def _members(archive: Archive) -> Iterator[Member]:
         directory = member.name[: -len(".tar")]
         yield Member(directory, member.offset, 0, is_dir=True)
         for inner in walk(archive, member):
+            if _is_hidden(inner):
+                continue
             if not inner.is_dir and inner.name.lower().endswith(TAR_SUFFIXES):
                 raise UserError(
                     f"{where}/{shown(inner.name)} is a tar within a tar within a tar; tars may be nested once: pack "
                     f"{shown(member.name)} alone"
                 )
             yield inner._replace(name=f"{directory}/{inner.name}")
+
+
+def _is_hidden(member: Member) -> bool:
+    """What macOS adds is, among others: ``._n01440764.tar`` is no tar."""
+    return any(part.startswith(".") for part in member.name.split("/"))

@@ -40,6 +40,7 @@ _KINDS = {
 
 _EXTENSIONS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _VOLUME_LABEL = b"V"
+_SPARSE = "GNU.sparse"
 
 
 class Member(NamedTuple):
@@ -151,7 +152,7 @@ def _stated_size(info: tarfile.TarInfo, extended: dict[str, str], where: str) ->
 
 
 def _extension(archive: Archive, info: tarfile.TarInfo, at: int, where: str) -> dict[str, str]:
-    """What an extended header says: ``path``, ``size``, ``GNU.sparse`` and so on."""
+    """What an extended header says of ``path``, ``size`` and, without a value, ``_SPARSE``: all else is dropped."""
     if info.size > MAX_EXTENSION:
         raise UserError(
             f"{where} has an extended header of {info.size:,} bytes at byte {at:,}, the limit is "
@@ -165,22 +166,26 @@ def _extension(archive: Archive, info: tarfile.TarInfo, at: int, where: str) -> 
     if info.type == tarfile.GNUTYPE_LONGNAME:
         return {"path": content.partition(b"\0")[0].decode("utf-8", "surrogateescape")}
     records = {}
-    while content.strip(b"\0"):
+    start, stop = 0, len(content.rstrip(b"\0"))
+    while start < stop:
         # "<length of all this> <key>=<value>\n"
-        length, _, _ = content.partition(b" ")
-        end = int(length) if length.isdigit() and len(length) < 8 else 0
-        key, equals, value = content[len(length) + 1 : end - 1].partition(b"=")
+        blank = content.find(b" ", start, start + 8)
+        length = content[start : max(start, blank)]
+        end = start + int(length) if length.isdigit() else 0
+        key, equals, value = content[blank + 1 : max(0, end - 1)].partition(b"=")
         if not equals or content[end - 1 : end] != b"\n":
             raise UserError(f"{where} has a damaged extended header at byte {at:,}; copy it again")
-        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        content = content[end:]
+        if key in (b"path", b"size"):
+            records[key.decode()] = value.decode("utf-8", "surrogateescape")
+        elif key.startswith(_SPARSE.encode()):
+            records[_SPARSE] = ""
+        start = end
     return records
 
 
 def _member(info: tarfile.TarInfo, extended: dict[str, str], at: int, size: int, where: str) -> Member:
     name = extended.get("path", info.name)
-    sparse = any(key.startswith("GNU.sparse") for key in extended)
-    kind = _KINDS.get(tarfile.GNUTYPE_SPARSE if sparse else info.type)
+    kind = _KINDS.get(tarfile.GNUTYPE_SPARSE if _SPARSE in extended else info.type)
     if kind is None and not (info.isreg() or info.isdir()):
         kind = f"of the type {info.type!a}"
     parts = [part for part in name.split("/") if part not in ("", ".")]

@@ -8,6 +8,7 @@ Shapes: L = lines of a piece, N = records.
 """
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from megaclass.errors import UserError
 _PIECE_BYTES = (1 << 17) - 4096
 _LONGEST_LINE = 1 << 12
 _MOST_RUNS = 64
+_LINES = re.compile(rb"(?:[ \t]*+-?[0-9]++[ \t]++-?[0-9]++[ \t\r]*+\n)++")
+_LIMITS = np.iinfo(np.int64)
 
 
 class Index:
@@ -168,12 +171,10 @@ def _digits(words_L: np.ndarray, digits: int) -> np.ndarray | None:
 
 
 def _any_lines(lines: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and offsets of any lines."""
-    try:
-        numbers = np.fromstring(lines, np.int64, sep=" ")
-    except ValueError:
-        numbers = np.empty(0, np.int64)
-    if len(numbers) != 2 * lines.count(b"\n"):
+    """Keys and offsets of any lines. Numbers beyond int64 come from NumPy as its limits, which are none of a set."""
+    sound = _LINES.fullmatch(lines) is not None
+    numbers = np.fromstring(lines if sound else b"", np.int64, sep=" ")
+    if not sound or numbers.max() == _LIMITS.max or numbers.min() == _LIMITS.min:
         raise UserError(
             f"{path}: not every line is 'key<TAB>offset'; remove the file to have the records scanned"
         )

@@ -6,6 +6,7 @@ dropped. The journal is locked while it is open, and so keeps two writers from o
 """
 
 import fcntl
+import io
 import json
 import os
 from pathlib import Path
@@ -27,7 +28,8 @@ class Journal:
         self.plan: Plan | None = None
         self.entries: list[Any] = []
         self._ends: list[int] = []  # where each line ends, in bytes
-        self._file = path.open("a+b")
+        # Without a buffer: what a full disk did not take would be tried once more when the file is closed.
+        self._file = path.open("a+b", buffering=0)
         try:
             self._lock()
             self._read()
@@ -41,7 +43,7 @@ class Journal:
         self._ends = []
         self.entries = []
         self._write(plan)
-        self.plan = plan
+        self.plan = _as_read(plan)
 
     def append(self, entry: Any) -> None:
         """Add an entry; it is on the disk when this returns."""
@@ -55,26 +57,30 @@ class Journal:
 
     def require(self, plan: Plan) -> None:
         """Raise UserError, naming what differs, if the journal is of another plan than this one."""
-        wanted = json.loads(json.dumps(plan))  # a tuple equals the list that it became
-        found = self.plan or {}
-        changes = [
-            f"{key} ({_shown(found.get(key))} there, {_shown(wanted.get(key))} now)"
-            for key in {**wanted, **found}
-            if found.get(key) != wanted.get(key)
-        ]
-        if changes:
+        if changes := self.changes(plan):
             raise UserError(
                 f"{self.path.parent} holds a half-written set that differs in {', '.join(changes)}; give what it was "
                 "begun with to continue it, or --restart to throw it away"
             )
+
+    def changes(self, plan: Plan) -> list[str]:
+        """In what the journal's plan differs from this one."""
+        wanted, found = _as_read(plan), self.plan or {}
+        return [
+            f"{key} ({_shown(found.get(key))} there, {_shown(wanted.get(key))} now)"
+            for key in {**wanted, **found}
+            if found.get(key) != wanted.get(key)
+        ]
 
     def close(self) -> None:
         self._file.close()
 
     def remove(self) -> None:
         """Delete the file, while it is still locked, and close it."""
-        self.path.unlink(missing_ok=True)
-        self._file.close()
+        try:
+            self.path.unlink(missing_ok=True)
+        finally:
+            self._file.close()
 
     def _lock(self) -> None:
         try:
@@ -91,7 +97,7 @@ class Journal:
     def _read(self) -> None:
         self._file.seek(0)
         lines: list[Any] = []
-        for line in self._file:
+        for line in io.BytesIO(self._file.readall()):
             try:
                 lines.append(json.loads(line if line.endswith(b"\n") else b""))
             except ValueError:
@@ -103,10 +109,16 @@ class Journal:
 
     def _write(self, line: Any) -> None:
         encoded = json.dumps(line).encode() + b"\n"
-        self._file.write(encoded)  # at the end of the file, wherever reading left off
-        self._file.flush()
+        left = memoryview(encoded)
+        while left:
+            left = left[self._file.write(left) :]  # at the end of the file, wherever reading left off
         os.fsync(self._file.fileno())
         self._ends.append((self._ends[-1] if self._ends else 0) + len(encoded))
+
+
+def _as_read(plan: Plan) -> Plan:
+    """As it comes back from the file: a tuple is a list there."""
+    return json.loads(json.dumps(plan))
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +16,7 @@ from megaclass.data.records.journal import Journal, Plan
 from megaclass.data.records.reader import MAX_EXACT, side_file
 from megaclass.errors import UserError
 
-_WHOLE = "whole"  # the journal's last entry: every byte is written, only names are wanting
+_WHOLE = "whole"  # key of the journal's last entry: every byte is written, only names are wanting
 
 
 class RecordWriter:
@@ -31,11 +31,13 @@ class RecordWriter:
     set until the end.
 
     Files get their names when the block ends well: otherwise nothing is left. Existing ones are never
-    overwritten. Raises UserError for what the format cannot hold, and where there is no room.
+    overwritten. Raises UserError for what the format cannot hold, and where there is no room. ``prepare`` does
+    all but the naming, for those who write several sets of which all or none should be there.
 
     With a ``plan``, which says in JSON what is being written, the set can be continued: what was written up to
     the last ``checkpoint`` stays beside it under hidden names, however the block or the process ends, and the
-    next writer of the same plan begins there. It finds in ``notes`` what the checkpoints were given. A writer
+    next writer of the same plan begins there. It finds in ``notes`` what the checkpoints were given; ``whole`` says
+    that the set is there already, since the process ended in its last step: nothing is to be written then. A writer
     of another plan is refused, unless it is told to ``restart``, and so is a second one at the same time.
     """
 
@@ -55,6 +57,7 @@ class RecordWriter:
         self.classes = classes
         self.num_classes = 0
         self.resumable = plan is not None
+        self.whole = False
         self.notes: list[Any] = []
         self._index_record = index_record
         self._next_key = int(index_record)
@@ -63,8 +66,9 @@ class RecordWriter:
         self._noted_classes = 0  # how many of these the journal holds
         self._plan = plan
         self._restart = restart
-        self._named = False
+        self._prepared = self._named = False
         self._journal: Journal | None = None
+        self._journal_path = self.path.with_name(f".{name}.journal")
         sides = (side_file(self.path, kind) for kind in ("property", "classes.txt"))
         # The .rec comes last into place: where it stands, the set is whole.
         self._targets = (self.path.with_suffix(".idx"), *sides, self.path)
@@ -75,7 +79,7 @@ class RecordWriter:
         return self._next_key - int(self._index_record)
 
     def __enter__(self) -> "RecordWriter":
-        if self._plan is None or self.path.exists():
+        if self._plan is None or (self.path.exists() and not self._journal_path.exists()):
             self._refuse_to_overwrite()
         self._check_classes()
         try:
@@ -84,6 +88,8 @@ class RecordWriter:
                 rec_bytes = idx_bytes = 0
                 if self._plan is not None:
                     rec_bytes, idx_bytes = self._resume(self._plan)
+                if self.whole:
+                    return self
                 self._rec = self._files.enter_context(_open_at(self._part(self.path), rec_bytes, "b"))
                 self._idx = self._files.enter_context(_open_at(self._part(self._targets[0]), idx_bytes, ""))
                 if self._index_record and rec_bytes == 0:
@@ -134,29 +140,37 @@ class RecordWriter:
                 }
             )
 
+    def prepare(self) -> None:
+        """Write all that is still wanting, so that only names are: what can fail has failed by then."""
+        if self._prepared or self.whole:
+            return
+        self._check_classes()
+        with self._writing():
+            self._finish()
+        self._prepared = True
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None:
-                self._check_classes()
+            if kind is None and not self.whole:
+                self.prepare()
                 with self._writing():
-                    self._finish()
+                    self._name()
         finally:
             self._leave()
 
     def _resume(self, plan: Plan) -> tuple[int, int]:
         """Bytes of the ``.rec`` and the ``.idx`` that an earlier writer of ``plan`` made sure of."""
-        journal = Journal(self.path.with_name(f".{self.path.stem}.journal"))
+        journal = Journal(self._journal_path)
         try:
-            self._claim(journal, plan)
+            self.whole = self._claim(journal, plan)
         except BaseException:
             journal.close() if journal.plan else journal.remove()
             raise
-        self._journal = journal
-        lengths = self._part_lengths()
+        lengths = _lengths(self._targets if self.whole else self._parts)
         reached = (0, 0)
         for entry in journal.entries:
             # A part that was cut or removed counts as far as it goes.
-            if entry == _WHOLE or entry["rec_bytes"] > lengths[-1] or entry["idx_bytes"] > lengths[0]:
+            if _WHOLE in entry or entry["rec_bytes"] > lengths[-1] or entry["idx_bytes"] > lengths[0]:
                 break
             reached = entry["rec_bytes"], entry["idx_bytes"]
             self._next_key = entry["next_key"]
@@ -167,23 +181,31 @@ class RecordWriter:
                 self._first_keys.extend(entry["first_keys"])
                 self._noted_classes = len(self._first_keys)
             self.notes.append(entry["note"])
-        journal.keep(len(self.notes))
+        if self.whole:
+            journal.remove()
+        else:
+            journal.keep(len(self.notes))
+            self._journal = journal
         return reached
 
-    def _claim(self, journal: Journal, plan: Plan) -> None:
-        """Make the journal one of ``plan``. Raises UserError if it is of another, or the set is there already."""
-        if journal.entries and journal.entries[-1] == _WHOLE and not self.path.exists():
+    def _claim(self, journal: Journal, plan: Plan) -> bool:
+        """Make the journal one of ``plan``. Returns whether the set is there and only the journal was left over.
+
+        Raises UserError if the journal is of another plan, or another set is there already.
+        """
+        lengths = journal.entries[-1].get(_WHOLE) if journal.entries else None
+        if lengths == _lengths(self._targets) and not self._restart and not journal.changes(plan):
+            return True
+        if lengths is not None and not self.path.exists():
             # Killed while the files got their names: those that have one are the journal's, as it says.
             for target in self._targets:
                 if target.exists():
                     target.replace(self._part(target))
         self._refuse_to_overwrite()
-        if self._restart or not journal.entries or self._part_lengths()[-1] == 0:
+        if self._restart or not journal.entries or _lengths(self._parts)[-1] == 0:
             journal.begin(plan)
         journal.require(plan)
-
-    def _part_lengths(self) -> list[int]:
-        return [path.stat().st_size if path.exists() else 0 for path in map(self._part, self._targets)]
+        return False
 
     def _leave(self) -> None:
         """Close all; remove what has no name yet, unless a later writer can go on from it."""
@@ -194,11 +216,13 @@ class RecordWriter:
         if self._journal is not None and self._journal.entries and self.count and not self._named:
             self._journal.close()
             return
-        for target in self._targets:
-            with contextlib.suppress(OSError):
-                self._part(target).unlink()
-        if self._journal is not None:
-            self._journal.remove()
+        try:
+            for part in () if self._named else self._parts:
+                with contextlib.suppress(OSError):
+                    part.unlink()
+        finally:
+            if self._journal is not None:
+                self._journal.remove()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -235,6 +259,7 @@ class RecordWriter:
             os.fsync(file.fileno())
 
     def _finish(self) -> None:
+        """Write what comes last, and the small files."""
         if self.count == 0:
             raise UserError(f"{self.path}: there are no images to write")
         if self._index_record:
@@ -254,18 +279,29 @@ class RecordWriter:
             self._part(names).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         if self._journal is not None:
             self._sync()
-            self._journal.append(_WHOLE)
+            self._journal.append({_WHOLE: _lengths(self._parts)})
         self._files.close()
+        self._refuse_to_overwrite()
+
+    def _name(self) -> None:
         self._refuse_to_overwrite()  # what another writer may have finished meanwhile
         for target in self._targets:
             if self._part(target).exists():
                 self._part(target).replace(target)
         self._named = True
 
+    @property
+    def _parts(self) -> list[Path]:
+        return [self._part(target) for target in self._targets]
+
     def _part(self, target: Path) -> Path:
         # Without a plan nobody continues, and two writers may be at work.
         own = f"{os.getpid()}." if self._plan is None else ""
         return target.with_name(f".{target.name}.{own}part")
+
+
+def _lengths(paths: Iterable[Path]) -> list[int]:
+    return [path.stat().st_size if path.exists() else 0 for path in paths]
 
 
 def _open_at(path: Path, size: int, mode: str) -> IO[Any]:

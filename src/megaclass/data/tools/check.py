@@ -20,6 +20,7 @@ from megaclass.data.records.recordio import DamageError
 from megaclass.data.tools.duplicates import HASH, duplicates, image_hash
 from megaclass.data.tools.entries import Entries, open_entries, reason_of
 from megaclass.data.tools.findings import Finding, Place
+from megaclass.data.tools.opencv import one_silent_thread
 from megaclass.data.tools.threads import in_order, ranges
 from megaclass.errors import UserError
 
@@ -70,15 +71,16 @@ def check(
     check_paths(paths)
     work = _Work([open_entries(part, tell) for part in paths])
     images = decoded = encoded_bytes = done = 0
-    for piece in in_order(work, ranges(work.count, _PIECE_IMAGES), workers):
-        for finding in piece.findings:
-            tell(finding)
-        images += piece.images
-        decoded += piece.decoded
-        encoded_bytes += piece.encoded_bytes
-        done += piece.entries
-        if progress is not None:
-            progress(done, work.count)
+    with one_silent_thread():
+        for piece in in_order(work, ranges(work.count, _PIECE_IMAGES), workers):
+            for finding in piece.findings:
+                tell(finding)
+            images += piece.images
+            decoded += piece.decoded
+            encoded_bytes += piece.encoded_bytes
+            done += piece.entries
+            if progress is not None:
+                progress(done, work.count)
     for finding in work.conclude():
         tell(finding)
     return CheckSummary(images, decoded, encoded_bytes, time.perf_counter() - started, dict(found))

@@ -4,7 +4,9 @@ Shapes: N = images, K = classes.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +23,11 @@ from megaclass.permutation import KeyedPermutation, derive_key
 
 Progress = Callable[[int, int], None]
 
-_PIECE_IMAGES = 64
 _READS = 16  # at once: the images of a shuffled set lie all over the disk
+_PIECE_IMAGES = 4  # a read; twice as many pieces as reads are in memory, and images may be large
+_TELL_EVERY = 64
+_DRAWN = 4096  # numbers of a permutation at once
+_TABLE = "split.tsv"
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,15 @@ def shuffle(
     """
     dataset = open_dataset(path)
     permutation = KeyedPermutation(len(dataset), derive_key("shuffle", seed))
-
-    def shuffled() -> Iterator[Sample]:
-        yield from _read(
-            dataset, len(dataset), lambda numbers: permutation(torch.arange(numbers.start, numbers.stop))
-        )
-
+    order = (
+        index
+        for numbers in ranges(len(dataset), _DRAWN)
+        for index in permutation(torch.arange(numbers.start, numbers.stop)).tolist()
+    )
     writer = RecordWriter(output, index_record=False, classes=class_names(dataset))
     writer.num_classes = dataset.num_classes
     with _Copy(writer) as copy:
-        for done, (encoded, label) in enumerate(shuffled(), 1):
+        for done, (encoded, label) in enumerate(_read(dataset, order), 1):
             copy.write(encoded, label)
             _tell(progress, done, len(dataset))
     return copy.written
@@ -76,7 +80,7 @@ def merge(
     writer = RecordWriter(output, classes=class_names(dataset))
     writer.num_classes = dataset.num_classes
     with _Copy(writer) as copy:
-        for done, (encoded, label) in enumerate(_read(dataset, len(dataset), _as_they_are), 1):
+        for done, (encoded, label) in enumerate(_read(dataset, range(len(dataset))), 1):
             copy.write(encoded, label)
             _tell(progress, done, len(dataset))
     return copy.written
@@ -97,9 +101,14 @@ def split(
     ``classes`` of them, or that ``share``, go to the second part, drawn by ``seed`` among those with two images
     or more: pairs of one identity need two. The others go to the first part. Classes are numbered from 0 in
     both, in their old order; those without images are left out. ``output/split.tsv`` tells which went where.
-    Raises UserError as :func:`shuffle` does, and where there are too few classes.
+    Raises UserError as :func:`shuffle` does, and where there are too few classes; ``output`` then holds neither part.
     """
-    if names[0] == names[1] or not all(names):
+    for name in names:
+        if name in ("", ".", "..", _TABLE) or "/" in name:
+            raise UserError(
+                f"{name!r} is no name for a part: it becomes a directory in {output}; give another"
+            )
+    if names[0] == names[1]:
         raise UserError(f"the two parts are both called {names[0]!r}; give them different names")
     dataset = open_dataset(path)
     labels_N = dataset.labels()
@@ -108,18 +117,27 @@ def split(
     # What becomes of each class: its part, and its number there.
     held_K = counts_K > 0
     numbers_K = np.where(second_K, np.cumsum(second_K), np.cumsum(held_K & ~second_K)) - 1
-    table = Path(output) / "split.tsv"
+    table = Path(output) / _TABLE
     if table.exists():
         raise UserError(f"{table} exists and is not overwritten; remove it or name another directory")
     writers = [
         RecordWriter(Path(output) / name, classes=_names_of(dataset, held_K & (second_K == bool(part))))
         for part, name in enumerate(names)
     ]
-    with _Copy(writers[0]) as first, _Copy(writers[1]) as second:
-        for done, (encoded, label) in enumerate(_read(dataset, len(dataset), _as_they_are), 1):
-            (second if second_K[label] else first).write(encoded, int(numbers_K[label]))
-            _tell(progress, done, len(dataset))
-    _write_table(table, names, class_names(dataset), held_K, second_K, numbers_K)
+    unnamed = table.with_name(f".{_TABLE}.{os.getpid()}.part")
+    try:
+        with _Copy(writers[0]) as first, _Copy(writers[1]) as second:
+            for done, (encoded, label) in enumerate(_read(dataset, range(len(dataset))), 1):
+                (second if second_K[label] else first).write(encoded, int(numbers_K[label]))
+                _tell(progress, done, len(dataset))
+            # All is written before anything gets its name: a part alone, or without the table, would look whole.
+            first.prepare()
+            second.prepare()
+            _write_table(unnamed, names, class_names(dataset), held_K, second_K, numbers_K)
+        unnamed.replace(table)
+    finally:
+        with contextlib.suppress(OSError):
+            unnamed.unlink()
     return first.written, second.written
 
 
@@ -141,9 +159,16 @@ class _Copy(contextlib.AbstractContextManager):
                 self._sizes.add(check_header(encoded, ""))
         self._writer.write(encoded, label)
 
-    def __exit__(self, *error: object) -> None:
+    def prepare(self) -> None:
+        self._note_size()
+        self._writer.prepare()
+
+    def _note_size(self) -> None:
         if len(self._sizes) == 1:
             self._writer.image_size = next(iter(self._sizes))
+
+    def __exit__(self, *error: object) -> None:
+        self._note_size()
         self._writer.__exit__(*error)  # type: ignore[arg-type]
 
     @property
@@ -151,24 +176,20 @@ class _Copy(contextlib.AbstractContextManager):
         return Written(self._writer.path, self._writer.count, self._writer.num_classes)
 
 
-def _read(
-    dataset: Dataset, count: int, indices_of: Callable[[range], torch.Tensor | range]
-) -> Iterator[Sample]:
-    """The samples ``indices_of(range(count))``, read ahead by threads, in order."""
+def _read(dataset: Dataset, indices: Iterable[int]) -> Iterator[Sample]:
+    """The samples ``indices``, read ahead by threads, in order."""
 
-    def read(numbers: range) -> list[Sample]:
-        return [dataset.read(int(index)) for index in indices_of(numbers)]
+    def read(piece: list[int]) -> list[Sample]:
+        return [dataset.read(index) for index in piece]
 
-    for samples in in_order(read, ranges(count, _PIECE_IMAGES), _READS):
+    following = iter(indices)
+    pieces = iter(lambda: list(itertools.islice(following, _PIECE_IMAGES)), [])
+    for samples in in_order(read, pieces, _READS):
         yield from samples
 
 
-def _as_they_are(numbers: range) -> range:
-    return numbers
-
-
 def _tell(progress: Progress | None, done: int, total: int) -> None:
-    if progress is not None and (done % _PIECE_IMAGES == 0 or done == total):
+    if progress is not None and (done % _TELL_EVERY == 0 or done == total):
         progress(done, total)
 
 
@@ -211,10 +232,12 @@ def _write_table(
     numbers_K: np.ndarray,
 ) -> None:
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("w", encoding="utf-8") as file:
             file.write("class\tpart\tnew_class\tname\n")
             for label in np.flatnonzero(held_K).tolist():
                 name = names[label] if names else ""
                 file.write(f"{label}\t{parts[int(second_K[label])]}\t{numbers_K[label]}\t{name}\n")
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; the two sets are complete") from None
+        raise UserError(
+            f"{path} cannot be written: {error.strerror}; make room there or name another directory"
+        ) from None

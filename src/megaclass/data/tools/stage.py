@@ -25,7 +25,8 @@ from megaclass.data.records.reader import side_file
 from megaclass.data.tools.threads import in_order
 from megaclass.errors import UserError
 
-JOURNAL, LOCK = ".stage.jsonl", ".stage.lock"  # hidden, so that an image folder does not hold them
+# Hidden, so that an image folder does not hold them.
+JOURNAL, LOCK, PARTS = ".stage.jsonl", ".stage.lock", ".stage.parts"
 BLOCK_BYTES = 16 << 20
 # Enough for a network file system, where each read waits, and few enough for a disk that seeks.
 _COPIES = 8
@@ -141,16 +142,18 @@ class _Copy:
         self._lock = threading.Lock()
         self._journal: IO[str] | None = None
         self.copied_bytes = 0
-        done = _read_journal(target / JOURNAL)
+        noted = _read_journal(target / JOURNAL)
         self.blocks: list[_Block] = []
         self._left: Counter[str] = Counter()  # blocks of each file
-        for file in files:
-            self._plan(file, set() if verify else done.get(file, set()))
+        with _failures(target):
+            for file in files:
+                self._plan(file, noted.get(file, set()), verify)
+            self._remove_parts_of_other_times(files)
         self.kept_bytes = sum(file.size for file in files) - sum(block.size for block in self.blocks)
 
-    def _plan(self, file: _File, done: set[int]) -> None:
+    def _plan(self, file: _File, noted: set[int], verify: bool) -> None:
         path, part = self.target / file.name, self._part(file)
-        there = path.exists()
+        there, done = path.exists(), noted
         if there:
             found = path.stat()
             if found.st_size != file.size:
@@ -159,19 +162,32 @@ class _Copy:
                 done = set()  # whoever touched it: the bytes decide
         elif not part.exists() or part.stat().st_size != file.size:
             done = set()
+            if noted:
+                self._note(file, None)  # else these lines would count for the part that is begun anew
         # An empty file has a block too, which makes it.
-        starts = [start for start in range(0, max(file.size, 1), BLOCK_BYTES) if start not in done]
+        whole = range(0, max(file.size, 1), BLOCK_BYTES)
+        starts = [start for start in whole if verify or start not in done]
         if not starts and not there:
             starts = [0]  # all was copied, but not renamed
         self.blocks += [_Block(file, start, min(BLOCK_BYTES, file.size - start), there) for start in starts]
         self._left[file.name] = len(starts)
+
+    def _remove_parts_of_other_times(self, files: list[_File]) -> None:
+        """What was begun while a file of the source was another one is of no use, and takes room."""
+        parts = self.target / PARTS
+        if parts.is_dir():
+            wanted = {self._part(file).name for file in files}
+            prefixes = {name.partition("-")[0] for name in wanted}
+            for part in parts.iterdir():
+                if part.name not in wanted and part.name.partition("-")[0] in prefixes:
+                    part.unlink()
 
     def check_room(self) -> None:
         needed = sum(block.size for block in self.blocks if not block.there)
         free = shutil.disk_usage(self.target).free
         if needed > free:
             raise UserError(
-                f"{self.target}: {needed / 1e9:,.2f} GB are left to copy, but {free / 1e9:,.2f} GB are free; "
+                f"{self.target}: {_amount(needed)} are left to copy, but {_amount(free)} are free; "
                 "make room or name another directory"
             )
 
@@ -202,9 +218,11 @@ class _Copy:
     def close(self) -> None:
         if self._journal is not None:
             self._journal.close()
+        with contextlib.suppress(OSError):  # it holds what was not finished
+            (self.target / PARTS).rmdir()
 
     def _write(self, path: Path, block: _Block, data: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             if os.fstat(descriptor).st_size != block.file.size:
@@ -221,19 +239,30 @@ class _Copy:
         """Note the block; the last one of a file gives it its name."""
         file = block.file
         with self._lock:
-            if self._journal is None:
-                self._journal = (self.target / JOURNAL).open("a", encoding="utf-8")
-            self._journal.write(json.dumps([*file, block.start]) + "\n")
-            self._journal.flush()
+            self._note(file, block.start)
             self.copied_bytes += 0 if block.there else block.size
             self._left[file.name] -= 1
             if self._left[file.name] == 0:
                 os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
-                path.replace(self.target / file.name)
+                named = self.target / file.name
+                named.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(named)
+
+    def _note(self, file: _File, start: int | None) -> None:
+        """Add to the journal that a block is done, or (None) that those noted so far no longer are."""
+        if self._journal is None:
+            self._journal = (self.target / JOURNAL).open("a", encoding="utf-8")
+            self._journal.write("\n")  # a crash may have left half a line
+        self._journal.write(json.dumps([*file, start]) + "\n")
+        self._journal.flush()
+        if start is None:  # it must be on the disk before the part is; else the order does no harm
+            os.fsync(self._journal.fileno())
 
     def _part(self, file: _File) -> Path:
-        path = self.target / file.name
-        return path.with_name(f".{path.name}.part")
+        """Of this file at this time: what was copied before the source changed is another part."""
+        # A name may have as many bytes as a file system allows, and so no room for more.
+        name = hashlib.blake2b(os.fsencode(file.name), digest_size=16).hexdigest()
+        return self.target / PARTS / f"{name}-{file.size}-{file.mtime_ns}"
 
 
 def _root(source: Path) -> Path:
@@ -297,7 +326,10 @@ def _read_journal(path: Path) -> dict[_File, set[int]]:
             for line in lines:
                 with contextlib.suppress(ValueError, TypeError):
                     name, size, mtime_ns, start = json.loads(line)
-                    done.setdefault(_File(name, size, mtime_ns), set()).add(start)
+                    if start is None:
+                        done.pop(_File(name, size, mtime_ns), None)
+                    else:
+                        done.setdefault(_File(name, size, mtime_ns), set()).add(start)
     return done
 
 
@@ -324,6 +356,10 @@ def _failures(target: Path) -> Iterator[None]:
         raise UserError(
             f"{what}: {error.strerror}; mend that, and start again to go on where it stopped"
         ) from None
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.2f} MB"
 
 
 def _differs(path: Path, source: Path) -> UserError:

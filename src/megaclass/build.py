@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -40,6 +41,8 @@ from megaclass.models.registry import backbone_options, build_backbone, load_bac
 from megaclass.optim import build_optimizer
 from megaclass.permutation import derive_key
 from megaclass.runtime import Arithmetic, pick_arithmetic
+
+logger = logging.getLogger(__name__)
 
 Evaluator = Callable[[nn.Module, nn.Module], Evaluation]
 
@@ -98,10 +101,9 @@ class Job:
 
 def build_job(config: Config, world: World, say: Callable[[str], None] = print) -> Job:
     """Build every part of a run. ``say`` receives lines about work that takes a while."""
-    arithmetic = pick_arithmetic(config.precision.compute, config.precision.channels_last, world.device)
-    to_input = input_function(config, arithmetic)
     # Before data sets are made or opened, so that its errors come at once.
-    backbone = build_model(config, arithmetic)
+    backbone, arithmetic = build_model(config, world.device)
+    to_input = input_function(config, arithmetic)
     _check_batch(config, world, backbone)
     glyph_set = _glyph_set(config, say) if config.data.source == "glyphs" else None
 
@@ -232,8 +234,8 @@ def input_function(config: Config, arithmetic: Arithmetic) -> Callable[[Tensor],
 # -- models -------------------------------------------------------------------------------------------
 
 
-def build_model(config: Config, arithmetic: Arithmetic) -> nn.Module:
-    """The backbone on its device, with the weights that ``run.seed`` or ``model.weights`` says."""
+def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithmetic]:
+    """The backbone on its device, with the weights that ``run.seed`` or ``model.weights`` says, and how it computes."""
     model = config.model
     taken = backbone_options(model.name)
     options: dict[str, Any] = {"image_size": config.data.image_size}
@@ -246,8 +248,23 @@ def build_model(config: Config, arithmetic: Arithmetic) -> nn.Module:
     backbone = build_backbone(model.name, norm="sync" if model.sync_norm else "batch", **options)
     if model.weights:
         load_backbone_weights(backbone, read_state_dict(Path(model.weights)), model.weights)
-    moved: nn.Module = backbone.to(arithmetic.device, memory_format=arithmetic.memory_format)  # type: ignore[call-overload]
-    return moved
+    channels_last = config.precision.channels_last
+    if channels_last and device.type == "cpu" and _breaks_channels_last(backbone):
+        if distributed.rank() == 0:
+            logger.warning(
+                "precision.channels_last is off: PyTorch's convolutions crash in it on a CPU with fewer than 16 channels"
+            )
+        channels_last = False
+    arithmetic = pick_arithmetic(config.precision.compute, channels_last, device)
+    moved: nn.Module = backbone.to(device, memory_format=arithmetic.memory_format)  # type: ignore[call-overload]
+    return moved, arithmetic
+
+
+def _breaks_channels_last(backbone: nn.Module) -> bool:
+    """Whether there is a 1x1 convolution of stride 2 from fewer than 16 channels: its backward pass writes beyond its
+    memory, as seen with PyTorch 2.13 and AVX-512."""
+    found = (m for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    return any(m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 16 for m in found)
 
 
 def read_state_dict(path: Path) -> Any:

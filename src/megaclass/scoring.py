@@ -15,7 +15,7 @@ from megaclass.errors import UserError, near_match
 from megaclass.evaluation import Classifier, Evaluation, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.rundir import RunDirectory
-from megaclass.runtime import pick_arithmetic, use_threads
+from megaclass.runtime import use_threads
 
 
 def score(
@@ -36,8 +36,7 @@ def score(
     if pairs:
         config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, pairs_file=pairs))
     check(config)
-    arithmetic = pick_arithmetic(config.precision.compute, config.precision.channels_last, world.device)
-    backbone = build_model(config, arithmetic)
+    backbone, arithmetic = build_model(config, world.device)
     stored = find_checkpoint(Path(run_dir), which) if run_dir else None
     if stored:
         _load(backbone, stored, "backbone")

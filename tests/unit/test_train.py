@@ -313,3 +313,14 @@ def test_the_loss_scale_does_not_reach_the_weights(tmp_path):
         training.train_step(job, next(job.loader.steps(0, 1)), 0, training.NormBuffers(job.backbone))
         after.append({"centres": job.head.weight.detach(), "fc": job.backbone.fc.weight.detach()})
     torch.testing.assert_close(after[0], after[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "channels_last"), [(8, False), (16, True)])
+def test_narrow_convolutions_do_not_crash(tmp_path, caplog, width, channels_last):
+    """In PyTorch 2.13 a narrow 1x1 convolution of stride 2 in channels_last ends the process on a CPU."""
+    job = build_job(tiny.config(tmp_path, model={"name": "iresnet18", "width": width}), WORLD)
+    assert job.arithmetic.channels_last is channels_last
+    assert ("precision.channels_last is off" in caplog.text) is not channels_last
+    norms = training.NormBuffers(job.backbone)
+    for step, batch in enumerate(job.loader.steps(0, 2)):
+        training.train_step(job, batch, step, norms)

@@ -117,12 +117,15 @@ class TrainTransform:
         self._is_affine = any(self._ranges)
         self._most_enlarged = (1 + scale) * (1 + stretch) / math.cos(math.radians(shear_degrees))
         self._crop_scale_min = crop_scale_min
+        self._resamples = self._is_affine or crop_scale_min < 1
         self._border = cv2.BORDER_REPLICATE if fill == "edge" else cv2.BORDER_CONSTANT
         self._border_value = (0, 0, 0) if fill == "edge" else (fill, fill, fill)
 
     def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
-        """Columns: whether to flip; output to source map (a, b, c, d and shift x, y) in shares of the image
-        around its centre; place of the crop (x, y); area and aspect of each try at a crop."""
+        """Columns: whether to flip; where images are resampled, also the output to source map (a, b, c, d and shift
+        x, y) in shares of the image around its centre; place of the crop (x, y); area and aspect of each try at it."""
+        if not self._resamples:
+            return (uniforms(self._seed, sample_numbers_N, 1) < 0.5) & self._flip
         crops = self._crop_scale_min < 1
         draws_NK = uniforms(self._seed, sample_numbers_N, 9 + 2 * _CROP_TRIES if crops else 7)
         plan_NK = np.empty((len(draws_NK), 9 + 2 * _CROP_TRIES if crops else 7))
@@ -148,15 +151,20 @@ class TrainTransform:
 
     def __call__(self, decoded: Decoded, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
         image_HWC = decoded.image_HWC
-        if image_HWC is out_SSC and (self._is_affine or self._crop_scale_min < 1):
+        if image_HWC is out_SSC and self._resamples:
             image_HWC = image_HWC.copy()  # resampling reads pixels again that it would have overwritten
-        box = self.box(decoded.height, decoded.width, plan_K)
-        left, top, width, height = (edge / decoded.factor for edge in box)
-        if self._is_affine:
-            self._warp(image_HWC, (left, top, width, height), plan_K[1:7], out_SSC)
+        if plan_K[0] and not self._resamples and image_HWC.shape == out_SSC.shape:
+            cv2.flip(image_HWC, 1, dst=out_SSC)
             return
-        columns, rows = slice(round(left), round(left + width)), slice(round(top), round(top + height))
-        _fit(image_HWC[rows, columns], out_SSC)
+        if self._resamples:
+            box = self.box(decoded.height, decoded.width, plan_K)
+            left, top, width, height = (edge / decoded.factor for edge in box)
+            if self._is_affine:
+                self._warp(image_HWC, (left, top, width, height), plan_K[1:7], out_SSC)
+                return
+            columns, rows = slice(round(left), round(left + width)), slice(round(top), round(top + height))
+            image_HWC = image_HWC[rows, columns]
+        _fit(image_HWC, out_SSC)
         if plan_K[0]:
             cv2.flip(out_SSC, 1, dst=out_SSC)
 

@@ -137,7 +137,7 @@ class Loader:
 
     def _fill(self, work: "_Work") -> "_Done":
         """Make images of a step, until other threads have made the rest."""
-        done = _Done()
+        done = _Done(work.images_BSSC.shape[1:])
         began = time.perf_counter()
         for begin in work.begins:
             if begin >= len(work.indices):
@@ -176,7 +176,7 @@ class Loader:
                 "correct the label or the number of classes"
             )
 
-        decoded = self._decode(index, sample.encoded, where, plan_K, out_SSC)
+        decoded = self._decode(index, sample.encoded, where, plan_K, done.picture_SSC)
         try:
             self._transform(decoded, plan_K, out_SSC)
         except (cv2.error, MemoryError, RuntimeError) as error:
@@ -188,11 +188,11 @@ class Loader:
         return sample.label
 
     def _decode(
-        self, index: int, encoded: bytes, where: str, plan_K: np.ndarray, out_SSC: np.ndarray
+        self, index: int, encoded: bytes, where: str, plan_K: np.ndarray, picture_SSC: np.ndarray
     ) -> Decoded:
         if self._orient is None:
-            return decode_part(encoded, where, out_SSC, partial(self._transform.need, plan_K=plan_K))
-        return Decoded.whole(self._orient(index, decode(encoded, where, out_SSC)))
+            return decode_part(encoded, where, picture_SSC, partial(self._transform.need, plan_K=plan_K))
+        return Decoded.whole(self._orient(index, decode(encoded, where, picture_SSC)))
 
     def _finish(self, pending: "_Pending") -> Batch:
         made = [task.result() for task in pending.tasks]
@@ -223,9 +223,13 @@ class _Damage(NamedTuple):
 
 
 class _Done:
-    """What one thread did for a step: the damage that it met, and its time."""
+    """What one thread did for a step: the damage that it met, and its time.
 
-    def __init__(self) -> None:
+    It decodes into ``picture_SSC``, which stays in its caches, and only what is done goes into the batch.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.picture_SSC = np.empty(shape, np.uint8)
         self.damages: list[_Damage] = []
         self.read_s = self.decode_s = 0.0
 

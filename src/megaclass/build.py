@@ -252,7 +252,7 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
     if channels_last and device.type == "cpu" and _breaks_channels_last(backbone):
         if distributed.rank() == 0:
             logger.warning(
-                "precision.channels_last is off: with fewer than 16 channels PyTorch's convolutions crash in it on a CPU"
+                "precision.channels_last is off: PyTorch's convolutions crash in it on a CPU below 16 channels"
             )
         channels_last = False
     arithmetic = pick_arithmetic(config.precision.compute, channels_last, device)

@@ -492,6 +492,7 @@ def ignored(config: Config) -> list[str]:
         (source != "synthetic", f"data.source {source!r}", ["data.num_samples"]),
         (source != "glyphs", f"data.source {source!r}", ["data.held_out"]),
         (c.precision.compute != "fp16", f"precision.compute {c.precision.compute!r}", ["precision.init_scale"]),
+        (task == "none", "evaluate.task 'none'", [f"evaluate.{n}" for n in ("path", "every", "batch_size")]),
         (task != "verification", f"evaluate.task {task!r}", [f"evaluate.{n}" for n in pairs_only]),
         (task != "classification", f"evaluate.task {task!r}", ["evaluate.resize"]),
         (bool(c.evaluate.pairs_file), "evaluate.pairs_file",

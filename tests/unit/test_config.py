@@ -141,6 +141,14 @@ def test_settings_that_do_not_go_together(tree, message):
             {"data": SYNTHETIC["data"] | {"path": "x"}, "evaluate": {"task": "none"}},
             "data.path has no effect",
         ),
+        (
+            {"evaluate": {"task": "none", "path": "x"}},
+            "evaluate.path has no effect with evaluate.task 'none'",
+        ),
+        (
+            {"evaluate": {"task": "none", "every": 5}},
+            "evaluate.every has no effect with evaluate.task 'none'",
+        ),
     ],
 )
 def test_settings_without_effect_are_told(tree, message):

@@ -35,6 +35,7 @@ class FolderDataset:
             ]
         self.classes = sorted(directory.relative_to(self.root).as_posix() for directory in found)
         if not self.classes:
+            _refuse_half_packed(self.root)
             below = "sub-directories" if class_depth == 1 else f"directories {class_depth} levels down"
             raise UserError(f"{self.root} has no {below}; put the images of each class into one")
         self.num_classes = len(self.classes)
@@ -63,7 +64,9 @@ class FolderDataset:
         try:
             encoded = self.path(index).read_bytes()
         except OSError as error:
-            raise DamagedSampleError(f"{self.describe(index)} cannot be read: {error.strerror}") from None
+            raise DamagedSampleError(
+                f"{self.describe(index)} cannot be read: {error.strerror}; mend that"
+            ) from None
         if not encoded:
             raise DamagedSampleError(f"{self.describe(index)} is an empty file; remove it or copy it again")
         return Sample(encoded, int(self._labels[index]))
@@ -77,6 +80,14 @@ class FolderDataset:
 
     def describe(self, index: int) -> str:
         return str(self.path(index))
+
+
+def _refuse_half_packed(root: Path) -> None:
+    """UserError if packing a record set into ``root`` was interrupted: it has no name yet, see RecordWriter."""
+    if any(root.glob(".*.journal")):
+        raise UserError(
+            f"{root}: packing a record set into it was interrupted; give the same command again, which goes on"
+        )
 
 
 def _images_under(root: Path, name: str) -> list[str]:

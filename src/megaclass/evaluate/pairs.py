@@ -50,7 +50,8 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
     pair are drawn uniformly. One seed gives one list of pairs.
 
     - ``count`` is rounded down to a multiple of ``2 * folds``. Where a fold has fewer different pairs than
-      its share, every fold gets that fewer, so the result may be shorter: ask ``len``.
+      its share, every fold gets that fewer, so the result may be shorter: ask ``len``. A warning says what
+      bounded it.
     - The identities are dealt to the folds, so that folds share none, if each fold can then hold two
       identities and one of them has two images. With fewer identities than that, folds are dealt pairs of
       the whole set instead: no pair occurs twice, but a threshold is then chosen on identities of the tested
@@ -74,7 +75,7 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
     wanted = count // (2 * folds)
     if pairable >= folds and len(identities) >= 2 * folds:
         groups = [_dealt(identities, fold, folds) for fold in range(folds)]
-        wanted = min(wanted, *(min(_positives(group), _negatives(group)) for group in groups))
+        wanted = _within(wanted, groups, folds, shared=False)
         positives = [_draw_positives(group, wanted, rng) for group in groups]
         negatives = [_draw_negatives(group, wanted, rng) for group in groups]
     else:
@@ -85,15 +86,42 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
             pairable,
             folds,
         )
-        wanted = min(wanted, _positives(identities) // folds, _negatives(identities) // folds)
-        if wanted == 0:
+        if min(_positives(identities), _negatives(identities)) < folds:
             raise UserError(f"verification: the set has too few different pairs for {folds} folds")
+        wanted = _within(wanted, [identities], folds, shared=True)
         positives = np.split(_draw_positives(identities, wanted * folds, rng), folds)
         negatives = np.split(_draw_negatives(identities, wanted * folds, rng), folds)
 
     pairs = np.concatenate([half for fold in zip(positives, negatives, strict=True) for half in fold])
     same = np.tile(np.repeat([True, False], wanted), folds)
     return PairSet(pairs[:, 0].copy(), pairs[:, 1].copy(), same, folds)
+
+
+def _within(wanted: int, groups: list[list[np.ndarray]], folds: int, *, shared: bool) -> int:
+    """``wanted`` pairs of each kind in each fold, or as many as there are, and then a warning of what bounds them.
+
+    ``groups`` are the identities of each fold; where all folds have their pairs from the same identities
+    (``shared``), the one group of these.
+    """
+    of_one, of_two = [_positives(group) for group in groups], [_negatives(group) for group in groups]
+    least = min(*of_one, *of_two)
+    bound = least // folds if shared else least
+    if bound >= wanted:
+        return wanted
+    kind, counts = ("genuine", of_one) if least == min(of_one) else ("impostor", of_two)
+    there = (
+        f"the set has {sum(counts):,} {kind} pairs"
+        if shared
+        else f"the set has {sum(counts):,} {kind} pairs within its folds, fold {counts.index(least) + 1} of {folds} "
+        f"only {least:,}, and each fold gets as many"
+    )
+    logger.warning(
+        "verification: %s pairs asked for, %s drawn: %s",
+        f"{2 * folds * wanted:,}",
+        f"{2 * folds * bound:,}",
+        there,
+    )
+    return bound
 
 
 def _images_by_identity(labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:

@@ -258,3 +258,24 @@ def test_what_another_wrote_meanwhile_is_not_overwritten(tmp_path, monkeypatch, 
         write_bin(path, JPEGS, [True, False])
     assert path.read_bytes() == b"mine"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["other.bin", "set.bin"]
+
+
+@pytest.mark.parametrize("content", [b"hello, pairs\n", b"a.jpg b.jpg 1\n", b"\xff\xd8\xff\xe0 image", b"\n"])
+def test_a_file_of_another_kind_is_no_pickle(tmp_path, content):
+    (tmp_path / "text.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"text\.bin is no pickle, and so no verification set") as refused:
+        VerificationBin(tmp_path / "text.bin")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "make room there or name"), (errno.EROFS, "; name")]
+)
+def test_only_a_full_disk_asks_for_room(tmp_path, monkeypatch, number, advice):
+    def fails(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("megaclass.data.binset.writer.pickle.dump", fails)
+    with pytest.raises(UserError, match=f"x.bin cannot be written: .*{advice} another file"):
+        write_bin(tmp_path / "x.bin", [b"a", b"b"], [True])
+    assert not list(tmp_path.iterdir())

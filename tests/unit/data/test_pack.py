@@ -272,7 +272,7 @@ def test_files_that_are_no_archives_say_so(tmp_path, content):
 
 
 def test_sources_and_outputs_are_checked(tmp_path, archive):
-    with pytest.raises(UserError, match="neither an image folder"):
+    with pytest.raises(UserError, match="nowhere: no such file or directory"):
         pack(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "in/a").mkdir(parents=True)
     with pytest.raises(UserError, match="no images"):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -91,15 +92,46 @@ def test_file_names_in_another_encoding_are_told(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("in out --image-size 100000", "image_size: 100000 makes images of 10,000,000,000 pixels"),
+        ("in out --image-size 100000", "error: --image-size: 100000 makes images of 10,000,000,000 pixels"),
         ("in out --unpack-bits 7", "--unpack-bits: '7' is not HEIGHTxWIDTH"),
         ("in out --layout rows", "--layout"),
         ("in out --labels x", "in is a folder; labels is for a tar, leave it out"),
-        ("nowhere out", "neither an image folder nor an .npz, .csv, .tsv or tar file that exists"),
-        ("in out --classes nowhere", "classes: nowhere cannot be read"),
+        (
+            "nowhere out",
+            "nowhere: no such file or directory; name an image folder, or an .npz, .csv, .tsv or tar file",
+        ),
+        (
+            "in.zip out",
+            "in.zip is not an image folder, or an .npz, .csv, .tsv or tar file; if it is an archive, unpack",
+        ),
+        ("in out --image-size 8 --shorter-side 9", "error: --image-size makes squares"),
+        ("in out --classes nowhere", "error: --classes: nowhere cannot be read"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(folder, capsys, words, message):
+    (folder / "in.zip").write_bytes(b"PK\x03\x04")
     assert main(["data", "pack", *words.split()]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (folder / "out").exists()
+
+
+def test_a_directory_of_train_and_val_packs_with_a_hint(folder, caplog):
+    for part in ("train", "val"):
+        shutil.copytree(folder / "in", folder / "both" / part)
+    assert main(["data", "pack", "both/train", "train"]) == 0 and not caplog.text
+    assert main(["data", "pack", "both", "deep", "--class-depth", "2"]) == 0 and not caplog.text
+    assert main(["data", "pack", "both", "out"]) == 0
+    assert "did you mean both/train, or --class-depth 2?" in caplog.text
+
+
+def test_what_an_interrupted_pack_left_is_told_from_an_empty_folder(folder, capsys, monkeypatch):
+    monkeypatch.setattr(packer, "CHECKPOINT_S", 0.0)
+    (folder / "in/b/23.png").write_bytes(b"damaged")
+    assert main(["data", "pack", "in", "out"]) == 2
+    assert main(["data", "info", "out"]) == 2
+    assert (
+        "out: packing a record set into it was interrupted; give the same command" in capsys.readouterr().err
+    )
+    assert (
+        main(["data", "pack", "in", "out", "--on-error", "skip"]) == 0 and main(["data", "info", "out"]) == 0
+    )

@@ -483,3 +483,51 @@ def test_the_walk_agrees_with_tarfile(tmp_path):
             (info.name, info.offset_data, info.size) for info in known
         ]
     archive.close()
+
+
+STEMS = [f"ILSVRC2012_val_{i:08d}" for i in range(1, 13)]
+
+
+@pytest.mark.parametrize("separator", [",", "\t", " "])
+@pytest.mark.parametrize("box", ["", " 10 20 30 40", " 1 2 3 4 {0} 5 6 7 8 "])
+def test_labels_may_name_files_without_suffix_and_have_boxes(ilsvrc, separator, box):
+    """As Kaggle's LOC_val_solution.csv does."""
+    names = (ilsvrc / "synset_labels.txt").read_text().split()
+    lines = [f"{stem}{separator}{name}{box.format(name)}" for stem, name in zip(STEMS, names, strict=True)]
+    random.Random(2).shuffle(lines)
+    (ilsvrc / "loc.csv").write_text("\n".join([f"ImageId{separator}PredictionString", *lines]))
+    pack(ilsvrc / "val", ilsvrc / "folder")
+    pack(ilsvrc / "ILSVRC2012_img_val.tar", ilsvrc / "tar", labels=ilsvrc / "loc.csv")
+    assert packed(ilsvrc / "tar") == packed(ilsvrc / "folder")
+
+
+def test_names_of_classes_keep_their_numbers(ilsvrc):
+    """Only a box is four numbers in every line: Boeing 747 is a class."""
+    lines = [f"{stem},Boeing {(737, 747)[i % 2]}" for i, stem in enumerate(STEMS)]
+    (ilsvrc / "planes.csv").write_text("\n".join(lines))
+    pack(ilsvrc / "ILSVRC2012_img_val.tar", ilsvrc / "tar", labels=ilsvrc / "planes.csv")
+    assert RecordDataset(ilsvrc / "tar").classes == ["Boeing 737", "Boeing 747"]
+
+
+@pytest.mark.parametrize("header", ["", "ImageId,PredictionString\n"])
+def test_labels_of_other_images_are_refused_not_taken_for_classes(ilsvrc, header):
+    (ilsvrc / "loc.csv").write_text(
+        header + "".join(f"test_{i},n{i % 3}\n" for i in range(12 - bool(header)))
+    )
+    with pytest.raises(UserError, match=r"no image is called 'test_\d'; give the file") as caught:
+        pack(ilsvrc / "ILSVRC2012_img_val.tar", ilsvrc / "out", labels=ilsvrc / "loc.csv")
+    assert "\n" not in str(caught.value) and not (ilsvrc / "out").exists()
+
+
+def test_numbers_in_order_are_labels_also_where_images_are_called_so(tmp_path):
+    (tmp_path / "in.tar").write_bytes(tar({f"{i}.jpg": jpeg(i) for i in range(3)}))
+    (tmp_path / "labels.txt").write_text("2\n1\n2\n")
+    (tmp_path / "names.txt").write_text("a 1\nb 2\n")
+    pack(
+        tmp_path / "in.tar",
+        tmp_path / "out",
+        labels=tmp_path / "labels.txt",
+        label_names=tmp_path / "names.txt",
+    )
+    dataset = RecordDataset(tmp_path / "out")
+    assert (dataset.classes, dataset.labels().tolist()) == (["a", "b"], [0, 1, 1])

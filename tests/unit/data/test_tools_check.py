@@ -238,7 +238,7 @@ def test_files_that_are_damaged_or_disappear_while_checking_are_told(tmp_path):
         ("damaged", name, None) for name in ("000.jpg", "002.jpg", "004.jpg", "139.jpg")
     ]
     assert "damaged image" in findings[0][3] and findings[1][3].startswith("is an empty file")
-    assert findings[3][3] == "cannot be read: No such file or directory"
+    assert findings[3][3] == "cannot be read: No such file or directory; mend that"
     assert (summary.images, summary.decoded) == (140, 136)
 
 

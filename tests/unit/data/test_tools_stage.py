@@ -320,10 +320,19 @@ def test_files_of_another_set_are_not_mixed_in(tmp_path, folder):
     (staged,) = stage(folder, tmp_path / "disk")
     (staged.path / "d").mkdir()
     (staged.path / "d/1.jpg").write_bytes(b"of another set")
-    with pytest.raises(
-        UserError, match=r"images/d/1\.jpg is there, but no such file is in .*images: another"
-    ):
+    with pytest.raises(UserError, match=r"images/d/1\.jpg is there, but not in .*images: another"):
         stage(folder, tmp_path / "disk")
+
+
+def test_a_record_set_is_not_mixed_with_a_folder_of_its_name(tmp_path, folder, capsys):
+    records = tiny.write_records(tmp_path / "records/images")
+    for one, other in ((folder, records), (records, folder)):
+        disk = tmp_path / f"disk of {one.parent.name}"
+        (staged,) = stage(one, disk)
+        before = files(staged.path)
+        with pytest.raises(UserError, match=r"disk of .*/images/\S+ is there, but not in .*another set\?"):
+            stage(other, disk)
+        assert files(staged.path) == before
 
 
 def test_the_copy_is_what_was_read(tmp_path):

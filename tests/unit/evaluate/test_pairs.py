@@ -66,6 +66,25 @@ def test_a_small_set_gives_all_it_has(sizes, count):
     assert len(pairs) == count
 
 
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        (
+            [2] * 20,
+            "10,000 pairs asked for, 40 drawn: the set has 20 genuine pairs within its folds, fold 1 of 10 only 2",
+        ),
+        ([9, 9], "10,000 pairs asked for, 140 drawn: the set has 72 genuine pairs"),
+    ],
+)
+def test_fewer_pairs_than_asked_for_come_with_the_reason(caplog, sizes, told):
+    pairs = generate_pairs(labels_of(sizes), 10_000, seed=0)
+    assert told in caplog.text and f" {len(pairs)} drawn" in told
+
+
+def test_as_many_pairs_as_asked_for_come_without_a_word(caplog):
+    assert len(generate_pairs(labels_of([10] * 50), 239, seed=0)) == 220 and not caplog.text
+
+
 def test_counts_round_down_to_whole_folds():
     assert len(generate_pairs(labels_of([10] * 50), 239, seed=0)) == 220
 

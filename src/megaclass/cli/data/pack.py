@@ -1,5 +1,6 @@
 """``megaclass data pack``: images into record files."""
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -47,6 +48,8 @@ def pack(words: list[str]) -> None:
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_INTERRUPTED) from None
+        except UserError as error:
+            raise UserError(_with_dashes(str(error), options)) from None
     _tell(summary, time.perf_counter() - started)
 
 
@@ -162,6 +165,14 @@ def _tell(summary: "PackSummary", seconds: float) -> None:
     print(
         f"packed {summary.images:,} images of {summary.classes:,} classes into {summary.path} ({', '.join(notes)})"
     )
+
+
+def _with_dashes(message: str, options: Any) -> str:
+    """The option that a message begins with as it is typed: the library has Python's names."""
+    found = re.match(r"(\w+)(?=:)|([a-z]+_[a-z]+)(?= )", message)
+    if found is None or found[0] not in options or found[0] in (options.source, options.output):
+        return message
+    return f"--{found[0].replace('_', '-')}{message[found.end() :]}"
 
 
 def _size(text: str) -> tuple[int, int] | None:

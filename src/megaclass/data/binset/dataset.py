@@ -4,6 +4,7 @@ Shapes: P = pairs, N = different images, H, W = height and width of a stored ima
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from megaclass.errors import UserError
 
 # A face of 4 x 3 pixels has more, and so has any image file: what a file can cost to open is bounded by its size.
 _LEAST_BYTES = 32
+# How a pickle of two lists begins (the mark of its protocol, a tuple or a list), or one that names a function.
+_START = re.compile(rb"[\x80(\]]|c[\w.]+\n[\w.]+\n")
 
 
 class VerificationBin:
@@ -56,6 +59,10 @@ class VerificationBin:
         except OSError as error:
             raise unreadable(self.path, error) from None
         except RefusedError as refused:
+            if not _START.match(self._file.read_at(0, 256)):
+                raise UserError(
+                    f"{self.path} is no pickle, and so no verification set; give a .bin as lfw.bin"
+                ) from None
             raise UserError(f"{self.path}: not read as a verification set: {refused}") from None
         self.first, self.second = numbers[0::2], numbers[1::2]
 

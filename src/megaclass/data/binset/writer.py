@@ -1,6 +1,7 @@
 """Write a ``.bin`` verification set: the counterpart of :mod:`megaclass.data.binset.dataset`."""
 
 import contextlib
+import errno
 import os
 import pickle
 from collections.abc import Iterable, Sequence
@@ -32,9 +33,8 @@ def write_bin(path: str | Path, images: Iterable[bytes], same: Sequence[bool]) -
     except FileExistsError:
         raise UserError(f"{path} exists and is not overwritten; remove it or name another file") from None
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}; make room there or name another file"
-        ) from None
+        room = "make room there or " if error.errno == errno.ENOSPC else ""
+        raise UserError(f"{path} cannot be written: {error.strerror}; {room}name another file") from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -70,7 +70,7 @@ def to_jpeg(image: bytes | np.ndarray, where: str, encoding: Encoding) -> tuple[
     try:
         encoded = _encode(image, encoding)
     except (ValueError, cv2.error, MemoryError) as error:
-        raise DamagedSampleError(f"{where} cannot be packed: {first_line(error)}") from None
+        raise DamagedSampleError(f"{where} cannot be packed: {first_line(error)}; replace it") from None
     return encoded, check_header(encoded, where)
 
 

@@ -6,6 +6,8 @@ give a pack that trains and is wrong. So numbers are taken only with a file that
 """
 
 import csv
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +21,9 @@ _SPLITS: tuple[Callable[[str], list[str]], ...] = (
     lambda line: next(csv.reader([line], skipinitialspace=True), []),
     lambda line: line.split(None, 1),
 )
+# As Kaggle has ILSVRC's: a class with the corners of its box, perhaps several times.
+_BOX = r"(?:\s+-?[0-9]+(?:\.[0-9]+)?){4}"
+_BOXED = re.compile(rf"(\S+){_BOX}(?:\s+\1{_BOX})*", re.ASCII)
 
 
 def class_names(
@@ -35,6 +40,7 @@ def class_names(
     except csv.Error as error:
         raise UserError(f"labels: {path} cannot be read as a table: {first_line(error)}; mend it") from None
     if labels is None:
+        _refuse_other_files(path, lines)
         if len(lines) != len(files):
             raise UserError(
                 f"labels: {path} has {len(lines)} lines for {len(files)} images; it needs {_FORMS}"
@@ -61,14 +67,19 @@ def class_names(
 
 
 def _by_file_name(path: Path, lines: Sequence[str], files: Sequence[str]) -> list[str] | None:
-    """Labels by lines that begin with a file name, or None if the lines do not."""
-    row_of = {file.rpartition("/")[2]: row for row, file in enumerate(files)}
-    if len(row_of) < len(files):
-        row_of = {}  # the same name in several directories tells nothing
-    row_of |= {file: row for row, file in enumerate(files)}
-    split = next((s for line in lines[:2] for s in _SPLITS if (s(line) or [""])[0].strip() in row_of), None)
+    """Labels by lines that begin with a file name, with its suffix or without, or None if the lines do not."""
+    row_of = _rows_by_name(files)
+    stem_of = _rows_by_name([file.rpartition(".")[0] for file in files])
+
+    def names_an_image(fields: list[str]) -> bool:
+        first = fields[0].strip() if fields else ""
+        # A number alone is a label, also where an image 1.jpg is there.
+        return first in row_of or (len(fields) > 1 and first in stem_of)
+
+    split = next((s for line in lines[:2] for s in _SPLITS if names_an_image(s(line))), None)
     if split is None:
         return None
+    row_of = stem_of | row_of
     labels = [""] * len(files)
     for number, line in enumerate(lines, 1):
         file, *rest = [*split(line), ""]
@@ -85,4 +96,25 @@ def _by_file_name(path: Path, lines: Sequence[str], files: Sequence[str]) -> lis
         raise UserError(
             f"labels: {path} has no label for {len(missing)} images, {missing[0]} the first; add them"
         )
-    return labels
+    boxed = [_BOXED.fullmatch(label) for label in labels]
+    return [found[1] for found in boxed if found] if all(boxed) else labels
+
+
+def _rows_by_name(names: Sequence[str]) -> dict[str, int]:
+    """Rows by names, with directories and without: none where one name stands for several rows."""
+    counts = Counter(name.rpartition("/")[2] for name in names)
+    rows = (
+        {} if len(counts) < len(names) else {name.rpartition("/")[2]: row for row, name in enumerate(names)}
+    )
+    whole = Counter(names)
+    return rows | {name: row for row, name in enumerate(names) if whole[name] == 1}
+
+
+def _refuse_other_files(path: Path, lines: Sequence[str]) -> None:
+    """UserError for a table of other images: each of its lines would be a class of its own."""
+    if len(lines) > 1 and len(set(lines)) == len(lines) and all("," in line for line in lines):
+        name = lines[1].partition(",")[0].strip()
+        raise UserError(
+            f"labels: every line of {path} is another one, as in a table, but no image is called {name!r}; give the "
+            f"file that belongs to these images; it needs {_FORMS}"
+        )

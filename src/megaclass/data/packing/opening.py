@@ -51,6 +51,7 @@ def _kind(path: Path) -> str:
         return "a table"
     if path.is_file() and name.endswith(TAR_SUFFIXES):
         return "a tar"
-    raise UserError(
-        f"{path} is neither an image folder nor an .npz, .csv, .tsv or tar file that exists; name one that is"
-    )
+    takes = "an image folder, or an .npz, .csv, .tsv or tar file"
+    if not path.exists():
+        raise UserError(f"{path}: no such file or directory; name {takes}")
+    raise UserError(f"{path} is not {takes}; if it is an archive, unpack it, and name the folder")

@@ -237,7 +237,7 @@ class _Work:
         elif self._skips:
             self.skipped.append(str(result))
         else:
-            raise UserError(f"{result}, or leave such images out by on_error skip")
+            raise UserError(f"{result}, or leave such images out (--on-error skip)")
 
     def _checkpoint(self) -> None:
         self._writer.checkpoint(

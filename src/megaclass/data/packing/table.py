@@ -54,7 +54,7 @@ def open_table(path: Path, root: str | None) -> Source:
             return (base / paths[row]).read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             reason = error.strerror if isinstance(error, OSError) else first_line(error)
-            raise DamagedSampleError(f"{describe(row)} cannot be read: {reason}") from None
+            raise DamagedSampleError(f"{describe(row)} cannot be read: {reason}; mend that") from None
 
     return Source(
         kind="table",

@@ -61,7 +61,9 @@ def open_tar(
     def read(row: int) -> bytes:
         size = contents.sizes[row]
         if size > MAX_BYTES:
-            raise DamagedSampleError(f"{describe(row)} states {size:,} bytes, the limit is {MAX_BYTES:,}")
+            raise DamagedSampleError(
+                f"{describe(row)} states {size:,} bytes, the limit is {MAX_BYTES:,}; remove it"
+            )
         content = archive.read(contents.offsets[row], size)
         if len(content) < size:
             # Not damage to one image: it was whole when its headers were read, and all that follows is gone too.

@@ -114,9 +114,11 @@ def _stage_one(
         target.mkdir(parents=True, exist_ok=True)
     with _alone(target, waiting):
         names = _names(root, rec)
-        if others := sorted(set(_names(target, rec)) - set(names)):
+        if others := sorted(
+            {*_names(target, rec), *_directories(target, rec)} - {*names, *_directories(root, rec)}
+        ):
             raise UserError(
-                f"{target / others[0]} is there, but no such file is in {root}: another set? "
+                f"{target / others[0]} is there, but not in {root}: another set? "
                 "Remove it or name another directory"
             )
         files = [_stat(root, name) for name in names]
@@ -283,6 +285,13 @@ def _names(root: Path, rec: Path | None) -> list[str]:
         return sorted(_walk(root))
     files = (rec, rec.with_suffix(".idx"), side_file(rec, "property"), side_file(rec, "classes.txt"))
     return [file.name for file in files if (root / file.name).is_file()]
+
+
+def _directories(root: Path, rec: Path | None) -> list[str]:
+    """The directories in ``root`` of a record set: none is of the set, and they may be the classes of another."""
+    if rec is None:
+        return []
+    return [entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
 
 
 def _walk(root: Path) -> Iterator[str]:

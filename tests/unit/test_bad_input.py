@@ -213,7 +213,6 @@ def test_a_directory_that_is_a_file(refused, tmp_path):
     [
         ("model.width", 16),
         ("model.embedding_dim", 32),
-        ("model.name", "iresnet18"),
         ("head.kind", "linear"),
         ("optim.name", "adamw"),
         ("data.global_batch_size", 6),
@@ -221,6 +220,12 @@ def test_a_directory_that_is_a_file(refused, tmp_path):
 )
 def test_a_checkpoint_of_another_model(refused, earlier, setting, value):
     assert not refused([*earlier, "--resume", f"--{setting}", value], "step-00000002", "another model", value)
+
+
+def test_a_checkpoint_of_another_backbone(refused, earlier):
+    # So narrow, it would warn that it leaves channels_last.
+    words = ["--model.name", "iresnet18", "--precision.channels_last", "false"]
+    assert not refused([*earlier, "--resume", *words], "step-00000002", "another model", "iresnet18")
 
 
 @pytest.mark.parametrize("file", ["replicated", "shard", "manifest"])

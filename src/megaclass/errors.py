@@ -1,5 +1,6 @@
 """The exception types that the command line tells in one line."""
 
+import errno
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -26,6 +27,11 @@ def near_match(name: str, known: "list[str] | tuple[str, ...]") -> str:
 
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def make_room(error: OSError) -> str:
+    """``"make room there or "`` for a write that failed for want of it, or ``""``."""
+    return "make room there or " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
 
 
 def lookup(registry: Mapping[str, T], name: str, what: str) -> T:

@@ -1,5 +1,6 @@
 """A pack that ends early: it goes on with the same call, ends in the same bytes, and never looks whole before."""
 
+import errno
 import io
 import itertools
 import os
@@ -379,3 +380,17 @@ def test_before_the_first_checkpoint_nothing_stays(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "out", **OPTIONS, progress=stopping_at(6))
     assert packed(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "make room there or give the same again"), (errno.EROFS, "; name another")],
+)
+def test_what_to_do_depends_on_what_went_wrong(tmp_path, monkeypatch, number, advice):
+    def fails(*_):
+        raise OSError(number, os.strerror(number))
+
+    writer = RecordWriter(tmp_path, plan={"a": 1})
+    with pytest.raises(UserError, match=advice), writer:
+        monkeypatch.setattr(writer, "_append", fails)
+        writer.write(b"x", 0)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from megaclass.errors import UserError
+from megaclass.errors import UserError, make_room
 
 
 @contextlib.contextmanager
@@ -50,5 +50,5 @@ def _failures(option: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{option}: {path} cannot be written: {error.strerror or error}; make room there or name another file"
+            f"{option}: {path} cannot be written: {error.strerror or error}; {make_room(error)}name another file"
         ) from None

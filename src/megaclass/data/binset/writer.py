@@ -1,13 +1,12 @@
 """Write a ``.bin`` verification set: the counterpart of :mod:`megaclass.data.binset.dataset`."""
 
 import contextlib
-import errno
 import os
 import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from megaclass.errors import UserError
+from megaclass.errors import UserError, make_room
 
 # The first that holds bytes as they are: InsightFace's load_bin reads it in any Python 3.
 PROTOCOL = 4
@@ -33,8 +32,9 @@ def write_bin(path: str | Path, images: Iterable[bytes], same: Sequence[bool]) -
     except FileExistsError:
         raise UserError(f"{path} exists and is not overwritten; remove it or name another file") from None
     except OSError as error:
-        room = "make room there or " if error.errno == errno.ENOSPC else ""
-        raise UserError(f"{path} cannot be written: {error.strerror}; {room}name another file") from None
+        raise UserError(
+            f"{path} cannot be written: {error.strerror}; {make_room(error)}name another file"
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

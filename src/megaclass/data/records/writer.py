@@ -14,7 +14,7 @@ import numpy as np
 from megaclass.data.records import recordio
 from megaclass.data.records.journal import Journal, Plan
 from megaclass.data.records.reader import MAX_EXACT, side_file
-from megaclass.errors import UserError
+from megaclass.errors import UserError, make_room
 
 _WHOLE = "whole"  # key of the journal's last entry: every byte is written, only names are wanting
 
@@ -229,10 +229,10 @@ class RecordWriter:
         try:
             yield
         except OSError as error:
-            then = "name another directory" if self._plan is None else "give the same again, which continues"
-            raise UserError(
-                f"{self.path} cannot be written: {error.strerror}; make room there or {then}"
-            ) from None
+            room = make_room(error)
+            goes_on = room and self._plan is not None
+            then = "give the same again, which continues" if goes_on else "name another directory"
+            raise UserError(f"{self.path} cannot be written: {error.strerror}; {room}{then}") from None
 
     def _refuse_to_overwrite(self) -> None:
         for target in self._targets:

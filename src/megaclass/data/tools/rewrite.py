@@ -18,7 +18,7 @@ from megaclass.data.decode import check_header
 from megaclass.data.open import open_dataset, open_together, split_paths
 from megaclass.data.records.writer import RecordWriter
 from megaclass.data.tools.threads import in_order, ranges
-from megaclass.errors import UserError
+from megaclass.errors import UserError, make_room
 from megaclass.permutation import KeyedPermutation, derive_key
 
 Progress = Callable[[int, int], None]
@@ -239,5 +239,5 @@ def _write_table(
                 file.write(f"{label}\t{parts[int(second_K[label])]}\t{numbers_K[label]}\t{name}\n")
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written: {error.strerror}; make room there or name another directory"
+            f"{path} cannot be written: {error.strerror}; {make_room(error)}name another directory"
         ) from None

@@ -151,12 +151,9 @@ class TrainTransform:
 
     def __call__(self, decoded: Decoded, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
         image_HWC = decoded.image_HWC
-        if image_HWC is out_SSC and self._resamples:
-            image_HWC = image_HWC.copy()  # resampling reads pixels again that it would have overwritten
-        if plan_K[0] and not self._resamples and image_HWC.shape == out_SSC.shape:
-            cv2.flip(image_HWC, 1, dst=out_SSC)
-            return
         if self._resamples:
+            if image_HWC is out_SSC:
+                image_HWC = image_HWC.copy()  # resampling reads pixels again that it would have overwritten
             box = self.box(decoded.height, decoded.width, plan_K)
             left, top, width, height = (edge / decoded.factor for edge in box)
             if self._is_affine:
@@ -164,9 +161,7 @@ class TrainTransform:
                 return
             columns, rows = slice(round(left), round(left + width)), slice(round(top), round(top + height))
             image_HWC = image_HWC[rows, columns]
-        _fit(image_HWC, out_SSC)
-        if plan_K[0]:
-            cv2.flip(out_SSC, 1, dst=out_SSC)
+        _fit(image_HWC, out_SSC, flip=bool(plan_K[0]))
 
     def box(self, height: int, width: int, plan_K: np.ndarray) -> tuple[int, int, int, int]:
         """(left, top, width, height) of what is shown of an image of this size, before it is turned."""
@@ -268,11 +263,13 @@ def _reduction(height: int, width: int, size: float) -> int:
     return next((factor for factor in (8, 4, 2) if min(height, width) >= _SHRINK_AFTER * factor * size), 1)
 
 
-def _fit(image_HWC: np.ndarray, out_SSC: np.ndarray) -> None:
-    """Copy the image, stretched if it has another size."""
+def _fit(image_HWC: np.ndarray, out_SSC: np.ndarray, flip: bool = False) -> None:
+    """Copy the image, stretched if it has another size, mirrored if asked for."""
     if image_HWC.shape != out_SSC.shape:
         height, width = out_SSC.shape[:2]
-        resized(image_HWC, width, height, out_SSC)
+        image_HWC = resized(image_HWC, width, height, out_SSC)
+    if flip:
+        cv2.flip(image_HWC, 1, dst=out_SSC)
     elif image_HWC is not out_SSC:
         out_SSC[...] = image_HWC
 

@@ -2,7 +2,7 @@
 
 Rows are appended as they are measured and never change. The file is read with the standard library alone.
 
-``SCHEMA_VERSION`` rises when a field changes its meaning or disappears; a reader refuses what is newer.
+``SCHEMA_VERSION`` rises when a field is added, changes its meaning or disappears; a reader refuses what is newer.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from typing import Any
 from megaclass.errors import UserError
 from megaclass.stats import summary
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 STATUSES = ("ok", "oom", "timeout", "failed", "skipped")
 
@@ -28,15 +28,24 @@ class Row:
     """One case of one benchmark, measured with one implementation, or why it was not.
 
     case: every parameter that the number depends on.
+    asked: the case that was asked for, where a suite scaled it down to this machine; empty where it did not.
+    suite: the name of the suite that the case is of, or an empty string.
+    key: the same in rows that answer the same question; empty where a benchmark does not ask twice.
     reason: why the status is not ``ok``; empty where it is.
     samples_ms: every timed step, in the order of measurement. A case that ended early keeps what it had.
     step_ms: ``mean``, ``p50``, ``p90``, ``p95``, ``p99``, ``p100`` of them; empty unless the status is ``ok``.
     cpu_ms: processor time, user and system, of the process and of those it started, in every timed step; empty
         where a benchmark does not take it.
     samples_per_second: rows of the global batch over the median step, which a busy neighbour moves least.
+    data_ms: for how long every timed step waited for its data, as part of ``samples_ms``; empty where a benchmark
+        does not tell data from compute.
+    epochs: of every timed epoch, which is a number of steps, the samples a second by ``total`` time, and by that of
+        ``compute`` and of ``data`` alone (None where it was nothing).
+    rates: the harmonic means of ``epochs``: what NVIDIA's ResNet-50 script reports.
+    result: what a training run ended with: its metrics, ``final_loss`` and ``seconds``; empty elsewhere.
     memory_mb: peaks in MiB, each of the process that needs most: ``allocated`` and ``reserved`` by PyTorch on
-        the GPU (None on a CPU), ``process``: resident memory above that of the idle process with its
-        libraries loaded.
+        the GPU, ``driver``: in use on its GPU as the driver reports it at the end, whoever uses it (None on a CPU),
+        ``process``: resident memory above that of the idle process with its libraries loaded.
     work: what a step computes and moves, and the limits of the machine as measured in the same process; see
         the benchmark.
     cpu_wait_percent: for which part of the measurement some task of the machine waited for a processor: near 0
@@ -50,10 +59,17 @@ class Row:
     case: dict[str, Any]
     status: str
     reason: str = ""
+    asked: dict[str, Any] = field(default_factory=dict)
+    suite: str = ""
+    key: str = ""
     samples_ms: list[float] = field(default_factory=list)
+    data_ms: list[float] = field(default_factory=list)
     step_ms: dict[str, float] = field(default_factory=dict)
     cpu_ms: list[float] = field(default_factory=list)
     samples_per_second: float | None = None
+    epochs: list[dict[str, float | None]] = field(default_factory=list)
+    rates: dict[str, float | None] = field(default_factory=dict)
+    result: dict[str, float | None] = field(default_factory=dict)
     memory_mb: dict[str, float | None] = field(default_factory=dict)
     work: dict[str, float] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)

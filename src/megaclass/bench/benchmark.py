@@ -1,5 +1,6 @@
 """What the runner and the worker ask of a benchmark: its cases, its contenders, a turn, and the numbers of a row."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from megaclass.bench.timing import Stopwatch
@@ -39,6 +40,10 @@ class Case(Protocol):
         ...
 
 
+Tell = Callable[[float], None]
+"""Takes how much of a turn is done, 0 to 1."""
+
+
 class Benchmark(Protocol):
     """``case_type`` is a dataclass that is a :class:`Case`. All but ``measures`` is called in the worker."""
 
@@ -53,8 +58,9 @@ class Benchmark(Protocol):
         ran it."""
         ...
 
-    def turn(self, contender: Any, index: int, watch: Stopwatch) -> dict[str, Any]:
-        """Let the contender work once. The answer has ``ms`` and what else ``measures`` wants to know."""
+    def turn(self, contender: Any, index: int, watch: Stopwatch, tell: Tell) -> dict[str, Any]:
+        """Let the contender work once. The answer has ``ms``, or the ``samples_ms`` of the steps of a longer turn, and
+        what else ``measures`` wants to know."""
         ...
 
     def limits(self, case: Any, world: World) -> dict[str, float]:
@@ -74,5 +80,9 @@ class Benchmark(Protocol):
 
 
 def samples_ms(turns: list[list[dict[str, Any]]]) -> list[float]:
-    """A turn takes as long as its slowest rank."""
-    return [round(max(answer["ms"] for answer in turn), 4) for turn in turns]
+    """A turn, or each of its steps, takes as long as its slowest rank."""
+    return [
+        round(max(ranks), 4)
+        for turn in turns
+        for ranks in zip(*(answer.get("samples_ms", [answer.get("ms")]) for answer in turn), strict=True)
+    ]

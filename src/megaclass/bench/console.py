@@ -38,9 +38,9 @@ class SweepConsole:
         self._console.print(f"case {number} of {total}{left}: {case.text}", markup=False)
         self._told_busy = False
 
-    def step(self, done: int, total: int) -> None:
+    def step(self, done: float, total: int) -> None:
         if self._live:
-            self._bar.update(self._task, description=f"step {done} of {total}")
+            self._bar.update(self._task, description=f"{done / total:.0%} of this case")
 
     def row(self, row: Row) -> None:
         who = " ".join(str(row.case[key]) for key in ("source", "loader", "malloc") if key in row.case)

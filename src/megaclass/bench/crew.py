@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,20 +54,26 @@ class Crew:
             self.close()
             raise
 
-    def ask(self, request: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
+    def ask(
+        self,
+        request: dict[str, Any],
+        timeout_s: float,
+        on_progress: Callable[[float], None] = lambda done: None,
+    ) -> list[dict[str, Any]]:
         """Send the request to every process and collect an answer of each, in rank order.
 
-        Raises Ended: a process has died or tells an error, or an answer is not there in time.
+        ``on_progress`` is given the ``progress``, 0 to 1, that the first process tells on the way. Raises Ended: a
+        process has died or tells an error, or an answer is not there in time.
         """
         for process in self._processes:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # the reading finds out why
                 process.stdin.write(json.dumps(request).encode() + b"\n")
                 process.stdin.flush()
-        return self._answers(time.monotonic() + timeout_s)
+        return self._answers(time.monotonic() + timeout_s, on_progress)
 
-    def _answers(self, deadline: float) -> list[dict[str, Any]]:
-        parts = [b""] * len(self._processes)
+    def _answers(self, deadline: float, on_progress: Callable[[float], None]) -> list[dict[str, Any]]:
+        parts, answers = [b""] * len(self._processes), [dict[str, Any]()] * len(self._processes)
         with selectors.DefaultSelector() as selector:
             for rank, process in enumerate(self._processes):
                 assert process.stdout is not None
@@ -82,15 +88,17 @@ class Crew:
                     parts[rank] += read
                     if not read:
                         raise self._death(rank)
-                    if parts[rank].endswith(b"\n"):
-                        self._raise_told(parts[rank], rank)
-                        selector.unregister(key.fileobj)
-        return [json.loads(part) for part in parts]
-
-    def _raise_told(self, line: bytes, rank: int) -> None:
-        answer = json.loads(line)
-        if "status" in answer:
-            raise Ended(answer["status"], answer["reason"] + self._rank_text(rank))
+                    *lines, parts[rank] = parts[rank].split(b"\n")
+                    for line in lines:
+                        answer = json.loads(line)
+                        if "status" in answer:
+                            raise Ended(answer["status"], answer["reason"] + self._rank_text(rank))
+                        if "progress" not in answer:
+                            answers[rank] = answer
+                            selector.unregister(key.fileobj)
+                        elif rank == 0:
+                            on_progress(answer["progress"])
+        return answers
 
     def _death(self, rank: int) -> Ended:
         process = self._processes[rank]

@@ -1,8 +1,10 @@
 """Peak memory since a moment: of the process as the kernel counts it, and of PyTorch's GPU allocator."""
 
 import contextlib
+import resource
 from pathlib import Path
 
+import psutil
 import torch
 
 MIB = 2**20
@@ -29,8 +31,25 @@ class PeakMemory:
         return {
             "allocated": round(torch.cuda.max_memory_allocated() / MIB, 1) if self._cuda else None,
             "reserved": round(torch.cuda.max_memory_reserved() / MIB, 1) if self._cuda else None,
+            "driver": round(_driver_mb(), 1) if self._cuda else None,
             "process": round(peak - self._start, 1) if known else None,  # type: ignore[operator]
         }
+
+
+def limit_memory(device: str, processes: int) -> None:
+    """Let this process have no more than its share of the memory that is free now: PyTorch then says that there is
+    none left, where the kernel would look for somebody to kill. On a GPU host memory is not what runs out."""
+    if device == "cpu":
+        data = int((_status_mb("VmData") or 0) * MIB)
+        most = data + psutil.virtual_memory().available // processes
+        with contextlib.suppress(OSError, ValueError):  # a lower limit is there already
+            resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def _driver_mb() -> float:
+    """In use on this process's GPU, as nvidia-smi and gpustat show it: by whomever, contexts included."""
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / MIB
 
 
 def _status_mb(name: str) -> float | None:

@@ -1,7 +1,7 @@
 """The benchmarks by name."""
 
 from megaclass.bench.benchmark import Benchmark
-from megaclass.bench.head_benchmark import HeadBenchmark
+from megaclass.bench.head.benchmark import HeadBenchmark
 from megaclass.bench.loader.benchmark import LoaderBenchmark
 
 BENCHMARKS: dict[str, Benchmark] = {"head": HeadBenchmark(), "loader": LoaderBenchmark()}

@@ -14,9 +14,7 @@ from typing import Any
 
 from megaclass import environment
 from megaclass.bench.benchmark import Case, samples_ms
-from megaclass.bench.cases import HeadCase
 from megaclass.bench.crew import Crew, Ended
-from megaclass.bench.peers import PEERS
 from megaclass.bench.pressure import Pressure
 from megaclass.bench.registry import BENCHMARKS
 from megaclass.rows import Row
@@ -27,7 +25,7 @@ class Entry:
     """One implementation and how it is run.
 
     changes: fields of the case that it runs otherwise. extra: parameters of the row that a case has no field
-    for. variables: changes to the environment. options: for its adapter.
+    for. variables: changes to the environment. options: for its adapter. missing: why it cannot take part, if so.
     """
 
     implementation: str = "megaclass"
@@ -35,23 +33,7 @@ class Entry:
     extra: dict[str, Any] = field(default_factory=dict)
     variables: dict[str, str | None] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-
-
-def entries(case: HeadCase, peer: str, path: str, malloc: str) -> list[Entry]:
-    """Ours, and the peer if one is asked for: on a CPU once for each way to run its allocator."""
-    found = [Entry()]
-    if peer:
-        module = PEERS[peer]
-        base = Entry(
-            implementation=peer,
-            changes=module.parameters(case),
-            options={"path": str(module.locate(path))},
-        )
-        names = ([*module.MALLOC] if malloc == "both" else [malloc]) if case.device == "cpu" else []
-        found += [replace(base, extra={"malloc": name}, variables=module.MALLOC[name]) for name in names] or [
-            base
-        ]
-    return found
+    missing: str = ""
 
 
 class Member:
@@ -83,11 +65,11 @@ class Member:
             }
         )
 
-    def take_step(self, index: int) -> None:
+    def take_step(self, index: int, on_progress: Callable[[float], None] = lambda done: None) -> None:
         """Those of the warm-up leave no sample."""
 
         def step() -> None:
-            answers = self._ask({"step": index})
+            answers = self._ask({"step": index}, on_progress)
             if index >= self.case.warmup:
                 self._turns.append(answers)
 
@@ -97,10 +79,12 @@ class Member:
         self._do(lambda: self._end.extend(self._ask({"finish": True})))
         self.close()
 
-    def _ask(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+    def _ask(
+        self, request: dict[str, Any], on_progress: Callable[[float], None] = lambda done: None
+    ) -> list[dict[str, Any]]:
         assert self._crew is not None
         begin = time.monotonic()
-        answers = self._crew.ask(request, max(0.0, self._left_s))
+        answers = self._crew.ask(request, max(0.0, self._left_s), on_progress)
         self._left_s -= time.monotonic() - begin
         return answers
 
@@ -159,19 +143,26 @@ def run_case(
     case: Case,
     found: list[Entry],
     timeout_s: float,
-    on_step: Callable[[int, int], None] = lambda done, total: None,
+    on_step: Callable[[float, int], None] = lambda done, total: None,
 ) -> Iterator[Row]:
-    """Measure all entries beside one another, and those alone again that found no memory in company."""
-    members = _take_turns(case, found, timeout_s, on_step)
-    for member in members:
+    """Measure all entries beside one another, and those alone again that found no memory in company; a row of each."""
+    members = _take_turns(case, [entry for entry in found if not entry.missing], timeout_s, on_step)
+    waiting = iter(members)
+    for entry in found:
+        if entry.missing:
+            yield skipped(case, entry, entry.missing)
+            continue
+        member = next(waiting)
         if len(members) > 1 and member.ended is not None and member.ended.status == "oom":
-            (member,) = _take_turns(case, [member.entry], timeout_s, on_step)
+            (member,) = _take_turns(case, [entry], timeout_s, on_step)
         yield member.row()
 
 
 def _take_turns(
-    case: Case, found: list[Entry], timeout_s: float, on_step: Callable[[int, int], None]
+    case: Case, found: list[Entry], timeout_s: float, on_step: Callable[[float, int], None]
 ) -> list[Member]:
+    if not found:
+        return []
     group = uuid.uuid4().hex[:12]
     with ExitStack() as stack:
         members = []
@@ -183,7 +174,7 @@ def _take_turns(
         for index in range(rounds):
             # Every other round runs backwards: nobody always follows the same neighbour.
             for member in members if index % 2 == 0 else members[::-1]:
-                member.take_step(index)
+                member.take_step(index, lambda part, done=index: on_step(done + part, rounds))  # type: ignore[misc]
             on_step(index + 1, rounds)
         waited = pressure.percent()
         for member in members:
@@ -192,11 +183,11 @@ def _take_turns(
     return members
 
 
-def skipped(case: Case, reason: str, implementation: str = "megaclass") -> Row:
+def skipped(case: Any, entry: Entry, reason: str) -> Row:
     return Row(
-        implementation=implementation,
+        implementation=entry.implementation,
         benchmark=case.benchmark,
-        case=case.parameters(),
+        case=replace(case, **entry.changes).parameters() | entry.extra,
         status="skipped",
         reason=reason,
         environment=environment.snapshot(),

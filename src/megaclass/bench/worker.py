@@ -2,8 +2,9 @@
 benchmark knows.
 
 Spoken over pipes, one JSON object a line. In: the job; then ``{"step": i}`` any number of times; then
-``{"finish": true}``. Out: ``{"ready": true}``; ``{"ms": .., ..}`` for each step; the peaks, the limits and
-the environment at the end. An error is told as ``{"status": .., "reason": ..}``, and ends the process.
+``{"finish": true}``. Out: ``{"ready": true}``; ``{"ms": .., ..}`` for each step, with ``{"progress": 0.5}`` any
+number of times before it; the peaks, the limits and the environment at the end. An error is told as
+``{"status": .., "reason": ..}``, and ends the process.
 """
 
 import contextlib
@@ -18,8 +19,8 @@ from typing import Any, TextIO
 import torch
 
 from megaclass import distributed, environment, runtime
-from megaclass.bench.benchmark import Benchmark
-from megaclass.bench.memory import PeakMemory
+from megaclass.bench.benchmark import Benchmark, Tell
+from megaclass.bench.memory import PeakMemory, limit_memory
 from megaclass.bench.registry import BENCHMARKS
 from megaclass.bench.timing import Stopwatch
 from megaclass.distributed import World
@@ -38,7 +39,7 @@ def main() -> None:
     answers = _take_stdout()
     requests = (json.loads(line) for line in sys.stdin)
     try:
-        for answer in _serve(next(requests), requests):
+        for answer in _serve(next(requests), requests, lambda done: _tell(answers, {"progress": done})):
             _tell(answers, answer)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
@@ -47,10 +48,11 @@ def main() -> None:
         os._exit(1)  # a process group of which one rank is gone may not end by itself
 
 
-def _serve(job: dict[str, Any], requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _serve(job: dict[str, Any], requests: Iterator[dict[str, Any]], tell: Tell) -> Iterator[dict[str, Any]]:
     benchmark = BENCHMARKS[job["benchmark"]]
     case = benchmark.case_type(**job["case"])
     _die_first()
+    limit_memory(case.device, case.world_size)
     runtime.use_threads(case.threads)
     with distributed.started(case.device, job["timeout_s"]) as world:
         benchmark.load_libraries(case, world)
@@ -61,7 +63,7 @@ def _serve(job: dict[str, Any], requests: Iterator[dict[str, Any]]) -> Iterator[
         for request in requests:
             if "finish" in request:
                 break
-            yield benchmark.turn(contender, request["step"], watch)
+            yield benchmark.turn(contender, request["step"], watch, tell)
         else:
             return  # the parent is gone
         end = {"memory_mb": memory.read(), "facts": contender.facts(), "environment": environment.snapshot()}

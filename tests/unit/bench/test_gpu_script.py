@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import fake_peer
-from megaclass.bench import head
+from megaclass.bench import words
+from megaclass.bench.head import plan as head
 from megaclass.bench.loader import plan
 from megaclass.cli import parsing
 from megaclass.cli.bench.head import options_of_head
@@ -50,32 +52,33 @@ def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
     result, calls = run()
     assert result.returncode == 0, result.stderr
     assert calls[0] == ["-m", "pytest", "-m", "gpu"]
-    monkeypatch.setattr(head.distributed, "pick_device", lambda name: head.torch.device("cuda"))
-    assert [words[3] for words in calls[1:3]] == ["loader", "loader"]
+    monkeypatch.setattr(words.distributed, "pick_device", lambda name: torch.device("cuda"))
+    assert [told[3] for told in calls[1:3]] == ["loader", "loader"]
     assert calls[3][:3] == ["benchmarks/stall.py", "--device", "cuda"]
     plans = []
-    for words in calls[4:]:
-        assert words[:4] == ["-m", "megaclass", "bench", "head"]
+    for told in calls[4:]:
+        assert told[:4] == ["-m", "megaclass", "bench", "head"]
         parser = parsing.make_parser("megaclass bench head", "")
         options_of_head(parser)
-        plans.append(head.planned(parsing.parse(parser, words[4:])))
+        plans.append(head.planned(parsing.parse(parser, told[4:])))
     assert [len(plan) for plan in plans] == [6, 8, 8] + [2] * 5  # the largest: 100 M to 30 M, which fits
-    shares = {(case.storage, case.sample_rate) for case, _ in plans[1]}
-    assert len(shares) == 8 and {case.num_classes // case.ranks for case, _ in plans[1]} == {10**7}
-    assert all(len(found) == 2 for _, found in plans[2])
+    shares = {(one.case.storage, one.case.sample_rate) for one in plans[1]}
+    assert len(shares) == 8 and {one.case.num_classes // one.case.ranks for one in plans[1]} == {10**7}
+    assert all(len(one.entries) == 2 for one in plans[2])
 
 
 def test_loaders_deliver_to_the_gpu(run, monkeypatch, tmp_path):
     result, calls = run("loader")
     assert result.returncode == 0, result.stderr
-    monkeypatch.setattr(plan.distributed, "pick_device", lambda name: head.torch.device("cuda"))
+    monkeypatch.setattr(words.distributed, "pick_device", lambda name: torch.device("cuda"))
     cases = []
-    for words in calls:
+    for told in calls:
         parser = parsing.make_parser("megaclass bench loader", "")
         options_of_loader(parser)
-        options = parsing.parse(parser, words[4:])
+        options = parsing.parse(parser, told[4:])
         assert Path(options.output) == tmp_path / "results" / "loader-gpu.jsonl"  # there is no GPU to name
-        (case,) = plan.planned(options)
+        (one,) = plan.planned(options)
+        case = one.case
         cases.append(case)
         assert case.device == "cuda" and options.loader == "threads,dali" and "nvjpeg" in options.peer
     assert [case.workload for case in cases] == ["faces", "imagenet"]

@@ -1,14 +1,12 @@
 """Turns, rows and early ends, with small scripts in place of the workers."""
 
-import json
 import sys
-from types import SimpleNamespace
 
 import pytest
 
-from megaclass.bench import head, runner
-from megaclass.bench.cases import HeadCase
+from megaclass.bench import runner
 from megaclass.bench.crew import Crew
+from megaclass.bench.head.cases import HeadCase
 from megaclass.bench.runner import Entry, run_case
 
 # What a worker does is told by its options; it writes its turns into a file that all of them share.
@@ -103,35 +101,3 @@ def test_one_without_memory_in_company_gets_the_machine_for_itself(measured):
     assert turns.count("b+") == 2
     assert ours.status == "ok" and other.status == "oom"  # the stand-in still sees the first one's line
     assert ours.group != other.group
-
-
-def test_the_peer_of_a_cpu_runs_on_both_allocators(tmp_path):
-    for name in ("partial_fc_v2.py", "losses.py"):
-        (tmp_path / name).touch()
-    case = HeadCase(precision="bf16", storage="int8")
-    ours, tuned, untuned = runner.entries(case, "arcface_torch", str(tmp_path), "both")
-    assert ours == Entry()
-    assert tuned.variables["MALLOC_MMAP_MAX_"] == "0" and untuned.variables["MALLOC_MMAP_MAX_"] is None
-    assert (tuned.extra, untuned.extra) == ({"malloc": "tuned"}, {"malloc": "untuned"})
-    assert tuned.changes["precision"] == "fp32" and tuned.changes["storage"] == "fp32"
-    assert [e.extra for e in runner.entries(case, "arcface_torch", str(tmp_path), "tuned")[1:]] == [
-        tuned.extra
-    ]
-    _, peer = runner.entries(
-        HeadCase(precision="bf16", device="cuda"), "arcface_torch", str(tmp_path), "both"
-    )
-    assert not peer.extra and not peer.variables and peer.changes["precision"] == "fp16"
-
-
-def test_a_sweep_goes_on_after_a_case_that_cannot_be(measured, monkeypatch):
-    told = []
-    watcher = SimpleNamespace(
-        begins=lambda number, total, case, left_s: told.append((number, total, left_s is None)),
-        step=lambda done, total: None,
-    )
-    monkeypatch.setattr(head, "run_case", lambda case, *rest: iter([runner.skipped(case, "a stand-in")]))
-    plan = [(HeadCase(batch_size=3, world_size=2), [Entry()]), (HeadCase(), [Entry()])]
-    (first,), (second,) = head.measure(plan, 1.0, watcher)
-    assert first.status == "skipped" and "does not divide" in first.reason and second.reason == "a stand-in"
-    assert told == [(1, 2, True), (2, 2, False)]
-    json.dumps(first.case)

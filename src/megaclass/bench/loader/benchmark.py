@@ -3,7 +3,7 @@
 from statistics import median
 from typing import Any
 
-from megaclass.bench.benchmark import samples_ms
+from megaclass.bench.benchmark import Tell, samples_ms
 from megaclass.bench.loader.bare import BareDecode
 from megaclass.bench.loader.cases import LoaderCase
 from megaclass.bench.loader.contender import Contender
@@ -34,7 +34,7 @@ class LoaderBenchmark:
         made: Contender = CONTENDERS.get(implementation, ours)(case, world, options)
         return made
 
-    def turn(self, contender: Contender, index: int, watch: Stopwatch) -> dict[str, Any]:
+    def turn(self, contender: Contender, index: int, watch: Stopwatch, tell: Tell) -> dict[str, Any]:
         turn = contender.turn(index)
         stages = {name: time.cpu_ms for name, time in turn.stages.items()}
         return {"ms": turn.whole.ms, "cpu_ms": turn.whole.cpu_ms, "stages": stages}

@@ -1,53 +1,44 @@
-"""From the words of a user to rows: workload by workload, every loader on the same images."""
+"""From the words of a user to cases, a workload each, of which every loader gets the same images."""
 
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from megaclass import distributed
-from megaclass.bench.cases import names, share_of_cores
 from megaclass.bench.loader.cases import EVALUATION, LOADERS, SOURCES, WORKLOADS, LoaderCase
 from megaclass.bench.loader.images import ImageSet, write_images
 from megaclass.bench.peers import LOADERS as PEERS
 from megaclass.bench.peers import dali
-from megaclass.bench.runner import Entry, run_case, skipped
+from megaclass.bench.runner import Entry, run_case
+from megaclass.bench.sweep import Planned
+from megaclass.bench.words import check_timeout, device_type, names, share_of_cores
 from megaclass.data.open import open_dataset
 from megaclass.errors import UserError, lookup
 from megaclass.rows import Row
 
 
-class Watcher(Protocol):
-    """Is told how far the measurement is."""
-
-    def begins(self, number: int, total: int, case: LoaderCase, left_s: float | None) -> None: ...
-
-    def step(self, done: int, total: int) -> None: ...
-
-
-def planned(options: Any) -> list[LoaderCase]:
+def planned(options: Any) -> list[Planned]:
     """A case for each workload that the options ask for. UserError: options that make no sense."""
-    try:
-        device = distributed.pick_device(options.device).type
-    except UserError as error:
-        raise UserError(str(error).replace("run.device", "--device")) from None
-    if not options.timeout > 0:
-        raise UserError(f"--timeout: {options.timeout:g} is not a positive number of seconds")
+    device = device_type(options.device)
+    check_timeout(options.timeout)
     if options.images < 0:
         raise UserError(
             f"--images: {options.images} is too few; use 1 or more, or 0 for as many as are usual"
         )
     if options.data:
         open_dataset(options.data)
-    for source in names(options.source):
+    sources, loaders, peers = names(options.source), names(options.loader), _peers(options)
+    for source in sources:
         lookup(dict.fromkeys(SOURCES), source, "source")
-    for loader in names(options.loader):
+    for loader in loaders:
         lookup(dict.fromkeys(LOADERS), loader, "loader")
-    for peer in _peers(options):
+    for peer in peers:
         lookup(PEERS, peer, "peer")
-    found = [
-        LoaderCase(
+    plan = []
+    for name in names(options.workload):
+        case = LoaderCase(
             workload=name,
             batch_size=options.batch_size,
             batches=options.batches or lookup(WORKLOADS, name, "workload").batches,
@@ -58,85 +49,73 @@ def planned(options: Any) -> list[LoaderCase]:
             warmup=options.warmup,
             seed=options.seed,
         )
-        for name in names(options.workload)
-    ]
-    for case in found:
         case.check()
-    return found
+        images = {"data": options.data, "images": options.images}
+        plan.append(Planned(case=case, entries=_entries(case, sources, loaders, peers), identity=images))
+    return plan
 
 
-def measure(plan: list[LoaderCase], options: Any, watcher: Watcher) -> Iterator[list[Row]]:
-    """The rows of one case after the other. A loader that fails is a row, and the others go on.
+def on_images(options: Any) -> Callable[..., Iterator[Row]]:
+    """What runs a case: it first writes the images that all loaders of the case read.
 
     Raises UserError: a set of images that cannot be measured.
     """
-    for number, case in enumerate(plan):
-        watcher.begins(number + 1, len(plan), case, None)
-        with tempfile.TemporaryDirectory(prefix="megaclass-loader-") as directory:
-            images = write_images(
-                WORKLOADS[case.workload],
-                Path(directory),
-                data=options.data,
-                images=options.images,
-                seed=case.seed,
-                threads=case.threads,
-            )
-            wanted = _wanted(case, names(options.source), names(options.loader), _peers(options))
-            found = [entry.of(images) for entry in wanted if not entry.missing]
-            rows = list(run_case(case, found, options.timeout, watcher.step))
-        yield rows + [entry.skipped(case, images) for entry in wanted if entry.missing]
+    return partial(_run_on_images, options.data, options.images)
+
+
+def _run_on_images(
+    data: str, images: int, case: LoaderCase, found: list[Entry], timeout_s: float, on_step: Any
+) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory(prefix="megaclass-loader-") as directory:
+        written = write_images(
+            WORKLOADS[case.workload],
+            Path(directory),
+            data=data,
+            images=images,
+            seed=case.seed,
+            threads=case.threads,
+        )
+        yield from run_case(case, [_reading(written, entry) for entry in found], timeout_s, on_step)
+
+
+def _reading(images: ImageSet, entry: Entry) -> Entry:
+    """The entry, told where its images lie."""
+    directories = {"records": str(images.records.parent), "folder": str(images.folder), "synthetic": ""}
+    return replace(
+        entry,
+        extra=images.facts() | entry.extra,
+        options={"directory": directories[entry.changes["source"]]} | entry.extra,
+    )
 
 
 def _peers(options: Any) -> list[str]:
     return [name for name in names(options.peer) if name and name != "none"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    """Who is to take part. loader: of ours, where it is not the one of threads. missing: why it cannot."""
-
-    implementation: str
-    source: str
-    loader: str = ""
-    on_device: bool = False
-    missing: str = ""
-
-    def of(self, images: ImageSet) -> Entry:
-        directories = {"records": str(images.records.parent), "folder": str(images.folder), "synthetic": ""}
-        return Entry(
-            implementation=self.implementation,
-            changes=self._changes,
-            extra=self._extra(images),
-            options={"directory": directories[self.source]} | self._loader,
-        )
-
-    def skipped(self, case: LoaderCase, images: ImageSet) -> Row:
-        row = skipped(replace(case, **self._changes), self.missing, self.implementation)
-        return replace(row, case=row.case | self._extra(images))
-
-    def _extra(self, images: ImageSet) -> dict[str, Any]:
-        return images.facts() | self._loader
-
-    @property
-    def _changes(self) -> dict[str, Any]:
-        # What delivers to host memory is to leave the GPU alone.
-        return {"source": self.source} | ({} if self.on_device else {"device": "cpu"})
-
-    @property
-    def _loader(self) -> dict[str, Any]:
-        return {"loader": self.loader} if self.loader else {}
+def _entry(
+    implementation: str, source: str, *, loader: str = "", on_device: bool = False, missing: str = ""
+) -> Entry:
+    """loader: of ours, where it is not the one of threads. on_device: that it delivers there."""
+    # What delivers to host memory is to leave the GPU alone.
+    changes = {"source": source} | ({} if on_device else {"device": "cpu"})
+    return Entry(
+        implementation=implementation,
+        changes=changes,
+        extra={"loader": loader} if loader else {},
+        missing=missing,
+    )
 
 
-def _wanted(case: LoaderCase, sources: list[str], loaders: list[str], peers: list[str]) -> list[_Wanted]:
+def _entries(case: LoaderCase, sources: list[str], loaders: list[str], peers: list[str]) -> list[Entry]:
     """Bare decode; ours, by threads from every source and by DALI from each that it decodes; the peers from those
     that they read."""
-    found = [_Wanted(implementation="simplejpeg", source="folder")]
+    found = [_entry("simplejpeg", "folder")]
     for loader in loaders:
         by_dali = loader == "dali"
         found += [
-            _Wanted(
-                implementation="megaclass",
-                source=source,
+            _entry(
+                "megaclass",
+                source,
                 loader=loader if by_dali else "",
                 on_device=True,
                 missing=_why_no_dali(case) if by_dali else "",
@@ -148,7 +127,7 @@ def _wanted(case: LoaderCase, sources: list[str], loaders: list[str], peers: lis
         module = PEERS[peer]
         missing = module.missing(case)
         found += [
-            _Wanted(implementation=peer, source=source, on_device=module.ON_DEVICE, missing=missing)
+            _entry(peer, source, on_device=module.ON_DEVICE, missing=missing)
             for source in (module.SOURCES[:1] if missing else module.SOURCES)
         ]
     return found

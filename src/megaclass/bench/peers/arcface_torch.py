@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megaclass.bench.cases import HeadCase
-from megaclass.bench.contender import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Inputs, classes_of_process
+from megaclass.bench.head.cases import HeadCase
+from megaclass.bench.head.contender import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Inputs, classes_of_process
 from megaclass.distributed import World
 from megaclass.errors import UserError
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from megaclass.cli.bench.sweep import show
+from megaclass.cli.bench.sweep import options_of_sweep, show
 from megaclass.cli.parsing import make_parser, parse
 
 
@@ -15,11 +15,10 @@ def head(words: list[str]) -> None:
     options_of_head(parser)
     options = parse(parser, words)
 
-    from megaclass.bench.head import measure, planned
+    from megaclass.bench.head.plan import planned
     from megaclass.report.head import comparisons, head_tables
 
-    plan = planned(options)
-    show(lambda console: measure(plan, options.timeout, console), options.output, comparisons, head_tables)
+    show(planned(options), options, comparisons, head_tables)
 
 
 def options_of_head(parser: Any) -> None:
@@ -45,8 +44,6 @@ def options_of_head(parser: Any) -> None:
         "kernels": ("auto", "auto, triton or torch"),
         "placement": ("device", "of the centres: device, or host for host memory"),
         "seed": (0, "of embeddings, labels and centres"),
-        "timeout": (600.0, "seconds that an implementation may take for a case"),
-        "output": ("", "JSON lines file to which a row is appended for each measurement"),
         "peer": ("", "another implementation that takes turns with ours, step by step: arcface_torch"),
         "peer-path": ("", "directory with the peer's code, which is not changed"),
         "peer-malloc": (
@@ -56,3 +53,4 @@ def options_of_head(parser: Any) -> None:
     }
     for name, (value, text) in others.items():
         parser.add_argument(f"--{name}", type=type(value), default=value, help=text)
+    options_of_sweep(parser)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from megaclass.cli.bench.sweep import show
+from megaclass.cli.bench.sweep import options_of_sweep, show
 from megaclass.cli.parsing import make_parser, parse
 
 
@@ -16,11 +16,10 @@ def loader(words: list[str]) -> None:
     options_of_loader(parser)
     options = parse(parser, words)
 
-    from megaclass.bench.loader.plan import measure, planned
+    from megaclass.bench.loader.plan import on_images, planned
     from megaclass.report.loader import comparisons, loader_tables
 
-    plan = planned(options)
-    show(lambda console: measure(plan, options, console), options.output, comparisons, loader_tables)
+    show(planned(options), options, comparisons, loader_tables, on_images(options))
 
 
 def options_of_loader(parser: Any) -> None:
@@ -50,8 +49,7 @@ def options_of_loader(parser: Any) -> None:
         "rounds": (10, "timed passes of every loader"),
         "warmup": (1, "passes before them that are not timed"),
         "seed": (0, "of images, order and augmentation"),
-        "timeout": (600.0, "seconds that a loader may take for a workload"),
-        "output": ("", "JSON lines file to which a row is appended for each loader"),
     }
     for name, (value, text) in others.items():
         parser.add_argument(f"--{name}", type=type(value), default=value, help=text)
+    options_of_sweep(parser)

@@ -1,31 +1,70 @@
 """What the benchmarks have in common on the console: rows as they come, comparisons, tables at the end."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
+def options_of_sweep(parser: Any) -> None:
+    """The options that every sweep has."""
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, help="seconds that an implementation may take for a case"
+    )
+    parser.add_argument(
+        "--output",
+        type=str,
+        default="",
+        help="JSON lines file to which a row is appended for each measurement; given again, a sweep goes on where "
+        "it stopped",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="measure what the file has rows of already, too, and append it"
+    )
+
+
 def show(
-    measured: Callable[[Any], Iterable[Any]],
-    output: str,
+    plan: Sequence[Any],
+    options: Any,
     comparisons: Callable[[Any], list[str]],
     tables: Callable[[Any], object],
-) -> None:
-    """Print and append to ``output`` the rows of ``measured(console)``, which come in lists, a case each."""
+    run: Callable[..., Iterator[Any]] | None = None,
+) -> list[Any]:
+    """Measure what ``options.output`` does not have yet, print the rows as they come and append them; returns the rows
+    of the whole plan."""
     from megaclass.bench.console import SweepConsole
+    from megaclass.bench.runner import run_case
+    from megaclass.bench.sweep import Measured, measure
     from megaclass.rows import Row, RowWriter
 
+    output = options.output
     where = f"rows appended to {output}" if output else "rows not kept: no --output FILE.jsonl"
-    rows: list[Row] = []
+    found: dict[int, list[Row]] = {}
     with RowWriter(output) as writer, SweepConsole() as console:
+        measured = Measured(output, options.again)
+        for number, planned in enumerate(plan):
+            if rows := measured.rows(planned.keys()):
+                found[number] = rows
+        if found:
+            console.print(
+                f"{len(found)} of {len(plan)} cases are in {output} already, measured here; --again measures them too"
+            )
+        todo = [number for number in range(len(plan)) if number not in found]
         try:
-            for found in measured(console):
-                for row in found:
+            for number, rows in zip(
+                todo,
+                measure([plan[i] for i in todo], options.timeout, console, run or run_case),
+                strict=True,
+            ):
+                for row in rows:
                     writer.write(row)
                     console.row(row)
-                for line in comparisons(found):
+                for line in comparisons(rows):
                     console.print(f"  {line}")
-                rows += found
+                found[number] = rows
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(where) from None
-        console.print(tables(rows))
+            raise KeyboardInterrupt(
+                f"{where}{'; the same command goes on from there' if output else ''}"
+            ) from None
+        every = [row for number in range(len(plan)) for row in found[number]]
+        console.print(tables(every))
         console.print(where)
+    return every

@@ -1,12 +1,10 @@
 """The cases of ``bench head``: what a user may vary, and every combination of it."""
 
 import itertools
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
-from megaclass.environment import usable_cores
 from megaclass.errors import UserError, lookup
 from megaclass.heads.engine import KERNELS
 from megaclass.heads.partial_fc import PLACEMENTS
@@ -14,7 +12,6 @@ from megaclass.heads.products import PRECISIONS
 from megaclass.heads.storage import STORAGES
 
 MARGINS = ("arcface", "cosface")
-_SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9}
 _MOST = 10**15  # beyond it sizes in bytes leave 64 bits
 
 
@@ -113,43 +110,6 @@ def sweep(lists: dict[str, Sequence[Any]], **fixed: Any) -> list[HeadCase]:
     for case in cases:
         case.check()
     return cases
-
-
-def counts(flag: str, text: str) -> list[int]:
-    """``100K,1.5M,7`` as numbers; K, M and B are thousands, millions and (American) billions."""
-    return [_count(flag, word.strip()) for word in text.split(",")]
-
-
-def _count(flag: str, word: str) -> int:
-    factor = _SUFFIXES.get(word[-1:].upper(), 1)
-    digits = word[:-1] if factor > 1 else word
-    try:
-        # Digits without a point stay exact whatever their number.
-        value = int(digits) * factor if digits.isdecimal() else float(digits) * factor
-    except ValueError:
-        value = 0.5
-    if isinstance(value, float) and not value.is_integer():
-        raise UserError(f"--{flag}: {word!r} is not a whole number such as 128, 100K or 10M")
-    return int(value)
-
-
-def rates(flag: str, text: str) -> list[float]:
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError:
-        raise UserError(f"--{flag}: {text!r} is not a list of numbers such as 1,0.1") from None
-
-
-def names(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
-
-
-def share_of_cores(processes: int) -> int:
-    """Of one process; alone it follows ``OMP_NUM_THREADS``, as training does."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if processes == 1 and asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    return max(1, usable_cores() // processes)
 
 
 def _flag(name: str) -> str:

@@ -33,7 +33,7 @@ def test_a_sweep_appends_a_row_for_each_case_and_goes_on_without_memory(tmp_path
     assert oom.status == "oom" and "memory" in oom.reason and oom.case["num_classes"] == 10**12
     assert ok.status == "ok" and ok.case["num_classes"] == 50 and len(ok.samples_ms) == 2
     assert ok.samples_per_second == pytest.approx(16 / ok.step_ms["p50"] * 1000, rel=1e-4)
-    assert ok.memory_mb.keys() == {"allocated", "reserved", "process"}
+    assert ok.memory_mb.keys() == {"allocated", "reserved", "driver", "process"}
     assert ok.work["limit_flops_per_second"] > 0 and ok.work["limit_bytes_per_second"] > 0
     assert ok.environment["torch_threads"] == ok.case["threads"] == 1
     said = capsys.readouterr().out
@@ -113,6 +113,6 @@ def test_ctrl_c_says_where_the_rows_are(monkeypatch, capfd):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("megaclass.bench.head.measure", interrupted)
+    monkeypatch.setattr("megaclass.bench.sweep.measure", interrupted)
     assert bench("--output", "rows.jsonl") == 130
     assert "rows.jsonl" in capfd.readouterr().err

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from megaclass import distributed
-from megaclass.bench.cases import HeadCase
-from megaclass.bench.contender import Inputs
-from megaclass.bench.ours import Megaclass
+from megaclass.bench.head.cases import HeadCase
+from megaclass.bench.head.contender import Inputs
+from megaclass.bench.head.ours import Megaclass
 from megaclass.distributed import World
 
 WORLD = World(0, 1, torch.device("cpu"))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from megaclass.bench.cases import HeadCase
+from megaclass.bench.head.cases import HeadCase
 from megaclass.permutation import derive_key
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from megaclass import distributed
-from megaclass.bench.cases import HeadCase
-from megaclass.bench.contender import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Inputs, classes_of_process
+from megaclass.bench.head.cases import HeadCase
+from megaclass.bench.head.contender import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Inputs, classes_of_process
 from megaclass.distributed import World
 from megaclass.heads.engine import TorchEngine
 from megaclass.heads.margins import ArcFace, CosFace

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 
 from megaclass import distributed
-from megaclass.bench import limits, ours
-from megaclass.bench.benchmark import samples_ms
-from megaclass.bench.cases import HeadCase
-from megaclass.bench.contender import Contender
-from megaclass.bench.ours import Megaclass
+from megaclass.bench import limits
+from megaclass.bench.benchmark import Tell, samples_ms
+from megaclass.bench.head import ours
+from megaclass.bench.head.cases import HeadCase
+from megaclass.bench.head.contender import Contender
+from megaclass.bench.head.ours import Megaclass
 from megaclass.bench.peers import PEERS
 from megaclass.bench.peers.arcface_torch import ArcfaceTorch
 from megaclass.bench.timing import Stopwatch
@@ -39,7 +40,7 @@ class HeadBenchmark:
         made: Contender = CONTENDERS[implementation](case, world, options)
         return made
 
-    def turn(self, contender: Contender, index: int, watch: Stopwatch) -> dict[str, Any]:
+    def turn(self, contender: Contender, index: int, watch: Stopwatch, tell: Tell) -> dict[str, Any]:
         contender.prepare(index)
         distributed.barrier()
         ms, loss_tensor = watch.time_ms(contender.step)

@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megaclass.bench.cases import HeadCase, counts, rates, sweep
+from megaclass.bench.head.cases import HeadCase, sweep
+from megaclass.bench.head.plan import entries
+from megaclass.bench.runner import Entry
+from megaclass.bench.words import counts, rates
 from megaclass.errors import UserError
 
 
@@ -89,3 +92,17 @@ def test_what_a_machine_cannot_do_is_skipped(change, reason):
 def test_a_row_says_whether_collectives_are_in_its_time():
     assert HeadCase(world_size=2).parameters()["collectives"] == "included"
     assert HeadCase(simulate_ranks=2).parameters()["collectives"] == "none"
+
+
+def test_the_peer_of_a_cpu_runs_on_both_allocators(tmp_path):
+    for name in ("partial_fc_v2.py", "losses.py"):
+        (tmp_path / name).touch()
+    case = HeadCase(precision="bf16", storage="int8")
+    ours, tuned, untuned = entries(case, "arcface_torch", str(tmp_path), "both")
+    assert ours == Entry()
+    assert tuned.variables["MALLOC_MMAP_MAX_"] == "0" and untuned.variables["MALLOC_MMAP_MAX_"] is None
+    assert (tuned.extra, untuned.extra) == ({"malloc": "tuned"}, {"malloc": "untuned"})
+    assert tuned.changes["precision"] == "fp32" and tuned.changes["storage"] == "fp32"
+    assert [e.extra for e in entries(case, "arcface_torch", str(tmp_path), "tuned")[1:]] == [tuned.extra]
+    _, peer = entries(HeadCase(precision="bf16", device="cuda"), "arcface_torch", str(tmp_path), "both")
+    assert not peer.extra and not peer.variables and peer.changes["precision"] == "fp16"

@@ -1,0 +1,104 @@
+"""A sweep: one planned case after the other, each a list of rows, and what an earlier go has measured left out."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from megaclass import environment
+from megaclass.bench.benchmark import Case
+from megaclass.bench.runner import Entry, run_case, skipped
+from megaclass.rows import Row, read_rows
+
+# Of an environment: where these are alike, a number need not be taken again.
+_SAME = ("system", "cpu", "cpu_threads_usable", "memory_mb", "gpu", "gpu_count", "pytorch", "revision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A case and who takes part in it.
+
+    skip: why it cannot be measured here, or an empty string. asked: the case that was asked for, where this one was
+    scaled down from it. weight: how long it may take, in any unit. identity: what its rows depend on besides.
+    """
+
+    case: Any
+    entries: list[Entry] = field(default_factory=lambda: [Entry()])
+    skip: str = ""
+    asked: Any = None
+    suite: str = ""
+    weight: float = 1.0
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    def keys(self) -> list[str]:
+        """Of the rows that it leaves."""
+        return [
+            row_key(
+                self.asked or replace(self.case, **entry.changes),
+                entry.implementation,
+                suite=self.suite,
+                **entry.extra,
+                **self.identity,
+            )
+            for entry in self.entries
+        ]
+
+
+class Watcher(Protocol):
+    """Is told how far a sweep is; ``left_s`` is None as long as nothing is known."""
+
+    def begins(self, number: int, total: int, case: Case, left_s: float | None) -> None: ...
+
+    def step(self, done: float, total: int) -> None: ...
+
+
+class Measured:
+    """The rows of a file that need not be taken again: of this machine and this source, and none that failed."""
+
+    def __init__(self, path: str = "", again: bool = False) -> None:
+        found = read_rows(path) if path and not again and Path(path).exists() else []
+        here = environment.snapshot() if found else {}
+        self._rows = {
+            row.key: row
+            for row in found
+            if row.key
+            and row.status != "failed"
+            and all(row.environment.get(name) == here[name] for name in _SAME)
+        }
+
+    def rows(self, keys: Sequence[str]) -> list[Row]:
+        """All of these rows, or none if one is missing."""
+        return [self._rows[key] for key in keys] if all(key in self._rows for key in keys) else []
+
+
+def row_key(case: Case, implementation: str, **more: Any) -> str:
+    """By which a row is known as the answer to what was asked: a hash of all of it."""
+    asked = [implementation, case.benchmark, case.parameters(), {k: v for k, v in more.items() if v}]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def measure(
+    plan: Sequence[Planned],
+    timeout_s: float,
+    watcher: Watcher,
+    run: Callable[..., Iterator[Row]] = run_case,
+) -> Iterator[list[Row]]:
+    """The rows of one case after the other. A case that fails is a row, and the sweep goes on."""
+    begin = time.monotonic()
+    for number, planned in enumerate(plan):
+        done, left = (sum(p.weight for p in part if not p.skip) for part in (plan[:number], plan[number:]))
+        watcher.begins(
+            number + 1, len(plan), planned.case, (time.monotonic() - begin) * left / done if done else None
+        )
+        if planned.skip:
+            rows = [skipped(planned.case, entry, planned.skip) for entry in planned.entries]
+        else:
+            rows = list(run(planned.case, planned.entries, timeout_s, watcher.step))
+        asked = planned.asked.parameters() if planned.asked else {}
+        yield [
+            replace(row, key=key, asked=asked, suite=planned.suite)
+            for row, key in zip(rows, planned.keys(), strict=True)
+        ]

@@ -1,0 +1,59 @@
+"""What a user writes for a list of counts, rates or names, and how the cores of the machine are shared."""
+
+import os
+
+from megaclass import distributed
+from megaclass.environment import usable_cores
+from megaclass.errors import UserError
+
+_SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9}
+
+
+def counts(flag: str, text: str) -> list[int]:
+    """``100K,1.5M,7`` as numbers; K, M and B are thousands, millions and (American) billions."""
+    return [_count(flag, word.strip()) for word in text.split(",")]
+
+
+def _count(flag: str, word: str) -> int:
+    factor = _SUFFIXES.get(word[-1:].upper(), 1)
+    digits = word[:-1] if factor > 1 else word
+    try:
+        # Digits without a point stay exact whatever their number.
+        value = int(digits) * factor if digits.isdecimal() else float(digits) * factor
+    except ValueError:
+        value = 0.5
+    if isinstance(value, float) and not value.is_integer():
+        raise UserError(f"--{flag}: {word!r} is not a whole number such as 128, 100K or 10M")
+    return int(value)
+
+
+def rates(flag: str, text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(f"--{flag}: {text!r} is not a list of numbers such as 1,0.1") from None
+
+
+def names(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def share_of_cores(processes: int) -> int:
+    """Of one process; alone it follows ``OMP_NUM_THREADS``, as training does."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if processes == 1 and asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return max(1, usable_cores() // processes)
+
+
+def device_type(name: str) -> str:
+    """``cpu`` or ``cuda`` for what ``--device`` says. UserError: not on this machine."""
+    try:
+        return distributed.pick_device(name).type
+    except UserError as error:
+        raise UserError(str(error).replace("run.device", "--device")) from None
+
+
+def check_timeout(seconds: float) -> None:
+    if not seconds > 0:
+        raise UserError(f"--timeout: {seconds:g} is not a positive number of seconds")

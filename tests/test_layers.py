@@ -12,7 +12,19 @@ import megaclass
 
 LAYERS = [
     # 0: standard library only
-    {"__init__", "version", "errors", "config", "schedule", "events", "rundir", "rows", "stats"},
+    {
+        "__init__",
+        "version",
+        "errors",
+        "config",
+        "schedule",
+        "events",
+        "rundir",
+        "rows",
+        "stats",
+        "verdict",
+        "published",
+    },
     {"distributed", "runtime", "permutation", "environment"},  # 1: leaves on torch
     {"data", "models", "heads", "optim"},  # 2: parts, which know nothing of one another
     {"checkpoint", "arcface_torch", "evaluate", "console"},  # 3: services, which know no part

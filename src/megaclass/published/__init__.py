@@ -1,0 +1,165 @@
+"""The numbers that others published, as data: one JSON file a report.
+
+Each file is two things at once: the published tables, every cell verbatim, and the grid of the suite of that name.
+Whoever measures reads the cases of it, and whoever reports puts a measured number beside the cell of its case.
+
+A case stands in parts, of the table, the row and the column, of which the later one wins. Where a report gives the
+batch size of one device, as NVIDIA's ``-b``, the files say ``batch_size_per_device`` and a case gets the
+``global_batch_size`` that follows from it.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megaclass.errors import lookup
+
+MEASURED = ("train", "infer")  # the benchmarks that a suite measures; stability takes days
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One published cell.
+
+    text: as printed, e.g. ``~3670`` or ``Fail``.
+    value: the number of it in the unit of its column; None in a column of labels, and where none was published.
+    approximate: the number was published as about so much (``~``).
+    case: every parameter that the report tells of it, by the names of ``Row.case``; empty in a column of labels.
+    over: of a ratio, what differs in the other case, which is ``case | over``; None elsewhere.
+    machine: the key of its machine in the report.
+    """
+
+    text: str
+    value: float | None
+    approximate: bool
+    case: dict[str, Any]
+    over: dict[str, Any] | None
+    machine: str
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One published line: as many cells as its table has columns, all measured on one machine."""
+
+    machine: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What stands in a column.
+
+    kind: ``label``; ``value``: the number of the case; or ``ratio``: that number over the number of the other case.
+    measure, unit: of the number, empty for labels; a ratio has no unit.
+    inverse: a ratio the other way round, as a speed-up of times is.
+    """
+
+    title: str
+    kind: str
+    measure: str
+    unit: str
+    inverse: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """One published table. benchmark: ``train``, ``infer`` or ``stability``."""
+
+    name: str
+    title: str
+    benchmark: str
+    columns: list[Column]
+    rows: list[TableRow]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine of a report, with its specification as published."""
+
+    title: str
+    spec: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One published report. notes: its own remarks, and after ``Ours:`` what we assumed or found odd."""
+
+    name: str
+    title: str
+    source: dict[str, str]
+    notes: list[str]
+    machines: dict[str, Machine]
+    tables: list[Table]
+
+    def cases(self) -> list[tuple[str, dict[str, Any]]]:
+        """The distinct (benchmark, case) that measuring its tables takes, in order of appearance."""
+        found: list[tuple[str, dict[str, Any]]] = []
+        for table in self.tables:
+            if table.benchmark not in MEASURED:
+                continue
+            for cell in (cell for row in table.rows for cell in row.cells if cell.case):
+                cases = [cell.case] if cell.over is None else [cell.case, cell.case | cell.over]
+                found += [entry for case in cases if (entry := (table.benchmark, case)) not in found]
+        return found
+
+
+def names() -> list[str]:
+    """The names of the published reports, which are those of the suites."""
+    return sorted(_files())
+
+
+def load(name: str) -> Report:
+    """Return a published report; an unknown name is a :class:`UserError` with the near match."""
+    record = json.loads(lookup(_files(), name, "published report").read_text(encoding="utf-8"))
+    return Report(
+        name=record["name"],
+        title=record["title"],
+        source=record["source"],
+        notes=record["note"],
+        machines={
+            key: Machine(machine["title"], [(what, value) for what, value in machine["spec"]])
+            for key, machine in record["machines"].items()
+        },
+        tables=[_table(table) for table in record["tables"]],
+    )
+
+
+def _files() -> dict[str, Path]:
+    return {path.stem: path for path in Path(__file__).parent.glob("*.json")}
+
+
+def _table(table: dict[str, Any]) -> Table:
+    columns = [
+        Column(c["title"], c["kind"], c.get("measure", ""), c.get("unit", ""), c.get("inverse", False))
+        for c in table["columns"]
+    ]
+    rows = []
+    for row in table["rows"]:
+        machine = row.get("machine") or table["machine"]
+        case = table["case"] | row.get("case", {})
+        cells = [
+            _cell(text, column, case, machine)
+            for text, column in zip(row["cells"], table["columns"], strict=True)
+        ]
+        rows.append(TableRow(machine, cells))
+    return Table(table["name"], table["title"], table["benchmark"], columns, rows)
+
+
+def _cell(text: str, column: dict[str, Any], case: dict[str, Any], machine: str) -> Cell:
+    if column["kind"] == "label":
+        return Cell(text, None, False, {}, None, machine)
+    case = case | column.get("case", {})
+    over = None
+    if column["kind"] == "ratio":
+        other = _with_global_batch(case | column["over"])
+        over = {key: other[key] for key in other if key in column["over"] or key == "global_batch_size"}
+    value = None if text in ("Fail", "-") else float(text.removeprefix("~"))
+    return Cell(text, value, text.startswith("~"), _with_global_batch(case), over, machine)
+
+
+def _with_global_batch(case: dict[str, Any]) -> dict[str, Any]:
+    case = dict(case)
+    if "batch_size_per_device" in case:
+        case["global_batch_size"] = case["world_size"] * case.pop("batch_size_per_device")
+    return case

@@ -255,7 +255,7 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
                 "precision.channels_last is off: PyTorch's convolutions crash in it on a CPU below 16 channels"
             )
         channels_last = False
-    arithmetic = pick_arithmetic(config.precision.compute, channels_last, device)
+    arithmetic = pick_arithmetic(config.precision.compute, channels_last, device, config.precision.tf32)
     moved: nn.Module = backbone.to(device, memory_format=arithmetic.memory_format)  # type: ignore[call-overload]
     return moved, arithmetic
 
@@ -322,7 +322,7 @@ def _load_centres(head: PartialFC, path: Path) -> None:
 
 
 def _averaging_gradients(module: nn.Module, world: World) -> nn.Module:
-    if world.size == 1:
+    if distributed.alone():
         return module
     device_ids = [world.device] if world.device.type == "cuda" else None
     # PyTorch 2.13 renamed the option; 2.11 knows only the second name.

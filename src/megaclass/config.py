@@ -228,6 +228,7 @@ class Precision:
 
     compute: str = option("auto", "auto: bf16 where the hardware has it, else fp32",
                           choices=("auto", "fp32", "tf32", "bf16", "fp16"))  # fmt: skip
+    tf32: bool = option(False, "fp16, bf16: products that stay in fp32 may use tf32 (CUDA)")
     channels_last: bool = option(True, "NHWC memory format, faster in low precision")
     init_scale: float = option(65536.0, "fp16: first loss scale", low=1)
 
@@ -492,6 +493,7 @@ def ignored(config: Config) -> list[str]:
         (source != "synthetic", f"data.source {source!r}", ["data.num_samples"]),
         (source != "glyphs", f"data.source {source!r}", ["data.held_out"]),
         (c.precision.compute != "fp16", f"precision.compute {c.precision.compute!r}", ["precision.init_scale"]),
+        (c.precision.compute in ("fp32", "tf32"), f"precision.compute {c.precision.compute!r}", ["precision.tf32"]),
         (task == "none", "evaluate.task 'none'", [f"evaluate.{n}" for n in ("path", "every", "batch_size")]),
         (task != "verification", f"evaluate.task {task!r}", [f"evaluate.{n}" for n in pairs_only]),
         (task != "classification", f"evaluate.task {task!r}", ["evaluate.resize"]),

@@ -76,8 +76,8 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def _alone() -> bool:
-    """Whether there is nobody to exchange objects with."""
+def alone() -> bool:
+    """Whether there is nobody to exchange anything with, simulated ranks not counted."""
     return _simulation is not None or world_size() == 1
 
 
@@ -170,7 +170,7 @@ def all_gather_rows(tensor_B: Tensor) -> Tensor:
 
 def all_reduce_(tensor: Tensor, op: str = "sum") -> Tensor:
     """Reduce in place over all ranks (``sum``, ``max``, ``min`` or ``mean``) and return the tensor."""
-    if not _alone():
+    if not alone():
         if op == "mean":
             dist.all_reduce(tensor, dist.ReduceOp.SUM)
             tensor.div_(world_size())
@@ -199,7 +199,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 def broadcast_object(value: Any) -> Any:
     """Rank 0's picklable value, on every rank."""
-    if _alone():
+    if alone():
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
@@ -208,7 +208,7 @@ def broadcast_object(value: Any) -> Any:
 
 def gather_objects(value: Any) -> list[Any]:
     """Every rank's picklable value, in rank order, on every rank."""
-    if _alone():
+    if alone():
         return [value]
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
@@ -216,7 +216,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    if not _alone():
+    if not alone():
         dist.barrier()
 
 

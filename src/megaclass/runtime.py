@@ -60,6 +60,7 @@ class Arithmetic:
     compute: str
     device: torch.device
     channels_last: bool
+    tf32: bool = False  # allowed in what stays in fp32 beside 16-bit products
 
     @property
     def needs_loss_scale(self) -> bool:
@@ -78,7 +79,7 @@ class Arithmetic:
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Allow tf32 in fp32 products and convolutions, or forbid it, for the time of a run."""
-        wanted = "tf32" if self.compute == "tf32" else "ieee"
+        wanted = "tf32" if self.compute == "tf32" or self.tf32 else "ieee"
         known: Any = torch.backends
         backends = (known.cuda.matmul, known.cudnn.conv) if self.device.type == "cuda" else ()
         # Shapes are the same in every step, so measuring the convolutions once pays.
@@ -93,11 +94,13 @@ class Arithmetic:
                 backend.fp32_precision = value
 
 
-def pick_arithmetic(compute: str, channels_last: bool, device: torch.device) -> Arithmetic:
+def pick_arithmetic(
+    compute: str, channels_last: bool, device: torch.device, tf32: bool = False
+) -> Arithmetic:
     """Resolve ``auto``, and refuse what the device does not have."""
     if compute == "auto":
         has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()
         compute = "bf16" if has_bf16 else "fp32"
     if compute == "tf32" and device.type != "cuda":
         raise UserError("precision.compute: 'tf32' exists on CUDA only; use fp32, bf16 or auto on a CPU")
-    return Arithmetic(compute, device, channels_last)
+    return Arithmetic(compute, device, channels_last, tf32)

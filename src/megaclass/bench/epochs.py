@@ -4,6 +4,7 @@ That is the unit of NVIDIA's ResNet-50 script (DeepLearningExamples, MxNet/Class
 leaves warm-up epochs out and takes the harmonic mean of the speeds of the others.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from statistics import harmonic_mean
@@ -102,7 +103,7 @@ def run_epoch(
             tell(done / iterations)
     clock.wait()
     whole_ms = (clock.now() - begin) * 1000
-    steps_ms = [clock.between_ms(a, b) for a, b in zip(marks, marks[1:], strict=False)]
+    steps_ms = [clock.between_ms(a, b) for a, b in itertools.pairwise(marks)]
     return {
         "whole_ms": whole_ms,
         "samples_ms": [round(ms, 4) for ms in steps_ms],

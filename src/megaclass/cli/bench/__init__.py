@@ -4,7 +4,11 @@ from megaclass.cli.parsing import Parts, run_part
 
 PARTS: Parts = {
     "head": "whole steps of the head, beside arcface_torch's",
+    "train": "whole training steps, by devices, batch, precision and recipe",
+    "infer": "latency and throughput of inference, by batch, precision and engine",
     "loader": "images to batches, by stage, beside bare decode, DALI and Pillow",
+    "collectives": "what processes exchange, by operation and size, on gloo and nccl",
+    "stability": "a recipe trained with several seeds: mean and spread of its metric, time to train, curves",
 }
 
 

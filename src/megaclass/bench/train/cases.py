@@ -1,0 +1,161 @@
+"""The cases of ``bench train``, and the configuration of the run that each of them stands for."""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from megaclass.config import Config, from_mapping, load_recipe
+from megaclass.errors import UserError, lookup
+
+# As a command line may call them, and as the rows do.
+PRECISIONS = {
+    "float32": "fp32",
+    "tf32": "tf32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "bf16": "bf16",
+}
+SYNTHETIC = "synthetic"
+# Where neither the case nor the recipe nor the data says.
+_CLASSES = {"linear": 1000, "margin": 100_000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCase:
+    """One measurement of training.
+
+    An empty text or a 0 stands for what the recipe says. global_batch_size and num_classes are those of the whole job:
+    with ``world_size`` ranks, or ``simulate_ranks``, each has its share. iterations: steps of an epoch. epochs: timed
+    ones; warmup: those before them. num_examples: of an epoch of the schedule, for synthetic data. settings: further
+    ``section.key`` values of the recipe. threads: of each process on a CPU.
+    """
+
+    benchmark: ClassVar[str] = "train"
+
+    recipe: str = "resnet50_imagenet"
+    backbone: str = ""
+    num_classes: int = 0
+    embedding_dim: int = 0
+    image_size: int = 0
+    global_batch_size: int = 0
+    world_size: int = 1
+    simulate_ranks: int = 1
+    precision: str = "fp32"
+    tf32: bool = False
+    sample_rate: float = 0.0
+    parallelism: str = ""
+    storage: str = ""
+    data: str = SYNTHETIC
+    num_examples: int = 0
+    iterations: int = 10
+    epochs: int = 1
+    warmup: int = 1
+    device: str = "cpu"
+    threads: int = 1
+    seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ranks(self) -> int:
+        """Among how many the batch and the classes are divided."""
+        return self.world_size * self.simulate_ranks
+
+    @property
+    def steps(self) -> int:
+        """Timed turns."""
+        return self.epochs
+
+    @property
+    def text(self) -> str:
+        """For a person, in a line."""
+        text = f"{self.recipe} {self.backbone} {self.image_size} px, global batch {self.global_batch_size:,}"
+        text += f", {self.num_classes:,} classes"
+        if 0 < self.sample_rate < 1:
+            text += f" at rate {self.sample_rate:g}"
+        if self.parallelism == "data":
+            text += ", head on every rank"
+        if self.simulate_ranks > 1:
+            text += f", rank 0 of {self.simulate_ranks}"
+        if self.world_size > 1:
+            text += f", {self.world_size} ranks"
+        return f"{text}, {self.precision}{'+tf32' if self.tf32 else ''}, {self.device}"
+
+    def parameters(self) -> dict[str, Any]:
+        """For a row."""
+        return asdict(self)
+
+    def check(self) -> None:
+        """What no machine could run is the user's mistake."""
+        lookup(dict.fromkeys(PRECISIONS.values()), self.precision, "precision")
+        for f in fields(self):
+            least = 1 if f.name in ("world_size", "simulate_ranks", "iterations", "epochs", "threads") else 0
+            if f.type is int and not least <= getattr(self, f.name) <= 10**15:
+                raise UserError(
+                    f"--{f.name.replace('_', '-')}: {getattr(self, f.name)} is outside [{least}, 1e15]"
+                )
+        if self.world_size > 1 and self.simulate_ranks > 1:
+            raise UserError("--simulate-ranks stands for the other ranks: it goes with one process (-n 1)")
+
+    def why_skipped(self, gpus: int) -> str:
+        """Why this case does not fit the machine or itself, or an empty string."""
+        if self.global_batch_size % self.ranks:
+            return f"a global batch of {self.global_batch_size} does not divide into {self.ranks} ranks"
+        if self.device == "cuda" and self.world_size > gpus:
+            return f"{self.world_size} processes need as many GPUs, and there are {gpus}"
+        if self.device == "cpu" and (self.precision == "tf32" or self.tf32):
+            return "tf32 exists on CUDA only"
+        return ""
+
+
+def config_of(case: TrainCase) -> Config:
+    """The configuration that the case trains. UserError: a recipe or a value that there is not."""
+    recipe = load_recipe(case.recipe)
+    given: dict[str, dict[str, Any]] = {
+        "run": {"device": case.device, "threads": case.threads, "seed": case.seed, "tensorboard": False},
+        "data": _data_of(case, recipe),
+        "model": {"name": case.backbone, "embedding_dim": case.embedding_dim},
+        "head": {"sample_rate": case.sample_rate, "parallelism": case.parallelism, "storage": case.storage},
+        "precision": {"compute": case.precision, "tf32": case.tf32},
+        "evaluate": {"task": "none"},
+    }
+    if recipe.head.kind == "margin":
+        given["head"]["precision"] = case.precision
+    for key, value in case.settings.items():
+        section, _, name = key.partition(".")
+        given.setdefault(section, {})[name] = value
+    said = {
+        section: {
+            name: value for name, value in values.items() if value not in ("", 0, 0.0) or value is False
+        }
+        for section, values in given.items()
+    }
+    return from_mapping(said, replace(recipe, evaluate=replace(recipe.evaluate, task="none", path="")))
+
+
+def _data_of(case: TrainCase, recipe: Config) -> dict[str, Any]:
+    data = {"image_size": case.image_size, "global_batch_size": case.global_batch_size}
+    if case.data == SYNTHETIC:
+        classes = case.num_classes or recipe.data.num_classes or _CLASSES[recipe.head.kind]
+        return data | {"source": "synthetic", "num_classes": classes, "num_samples": case.num_examples}
+    path = Path(case.data) / "train" if (Path(case.data) / "train").is_dir() else Path(case.data)
+    source = "records" if (path / "train.rec").exists() else "folder"
+    return data | {"source": source, "path": str(path), "num_classes": case.num_classes}
+
+
+def resolved(case: TrainCase) -> TrainCase:
+    """The case with everything said that it left to its recipe."""
+    case.check()
+    config = config_of(case)
+    return replace(
+        case,
+        backbone=config.model.name,
+        num_classes=config.data.num_classes,
+        embedding_dim=config.model.embedding_dim,
+        image_size=config.data.image_size,
+        global_batch_size=config.data.global_batch_size,
+        sample_rate=config.head.sample_rate,
+        parallelism=config.head.parallelism,
+        storage=config.head.storage,
+    )

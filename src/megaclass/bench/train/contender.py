@@ -1,0 +1,114 @@
+"""This project's training as a contender: the job that ``megaclass train`` builds, step by step.
+
+Shapes: b = rows of this rank's batch, D = embedding columns.
+"""
+
+import contextlib
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from megaclass import distributed
+from megaclass.bench.benchmark import Tell
+from megaclass.bench.epochs import device_clock, run_epoch
+from megaclass.bench.train.cases import TrainCase, config_of
+from megaclass.build import build_job
+from megaclass.data.loader import Batch
+from megaclass.distributed import World
+from megaclass.heads.engine import TorchEngine
+from megaclass.heads.partial_fc import PartialFC
+from megaclass.permutation import derive_key
+from megaclass.train import NormBuffers, set_learning_rate, train_step
+
+
+class Training:
+    """Steps of the loop of :mod:`megaclass.train`, as rank ``world.rank`` of a job or as rank 0 of a simulated one."""
+
+    def __init__(self, case: TrainCase, world: World) -> None:
+        self._case, self._device = case, world.device
+        self._others = OtherRanks(case, world.device)
+        if case.simulate_ranks > 1:
+            world = World(0, case.simulate_ranks, world.device)
+        with self._ranks():
+            self._job = build_job(config_of(case), world, say=lambda line: print(line, file=sys.stderr))
+        self._norms = NormBuffers(self._job.backbone)
+        self._job.model.train()
+        self._clock = device_clock(world.device)
+        self._step = 0
+        # Steps that both optimizers left out, which is less work; those that look for the fp16 scale do not count.
+        self._not_finite = torch.zeros((), dtype=torch.int64, device=world.device)
+        self._batches = self._job.feed(
+            self._job.loader.steps(0, case.iterations * (case.warmup + case.epochs))
+        )
+
+    def _ranks(self) -> contextlib.AbstractContextManager[None]:
+        if self._case.simulate_ranks == 1:
+            return contextlib.nullcontext()
+        return distributed.simulated(self._case.simulate_ranks, self._others.gathered)
+
+    def epoch(self, tell: Tell) -> dict[str, Any]:
+        """``iterations`` steps; the loss of the last one comes with the times."""
+        with self._ranks(), self._job.arithmetic.active():
+            distributed.barrier()
+            answer = run_epoch(self._batches, self._take, self._case.iterations, self._clock, tell)
+        if skipped := int(self._not_finite):
+            raise ArithmeticError(
+                f"{skipped} of {self._step} steps had a loss or gradient that is not finite, and were left out; lower "
+                "optim.lr"
+            )
+        return answer | {"loss": float(self._loss)}
+
+    def _take(self, batch: Batch) -> None:
+        self._others.next_step(len(batch.labels), self._step)
+        set_learning_rate(self._job, min(self._step, self._job.total_steps - 1))
+        outcome = train_step(self._job, batch, self._step, self._norms)
+        self._not_finite += outcome.skipped & ~outcome.rescaled
+        self._loss = outcome.loss
+        self._step += 1
+
+    def facts(self) -> dict[str, Any]:
+        job = self._job
+        facts: dict[str, Any] = {
+            "channels_last": job.arithmetic.channels_last,
+            "num_classes": job.num_classes,
+            "embedding_dim": job.head.weight.shape[1],
+        }
+        if isinstance(job.head, PartialFC):
+            plain = isinstance(job.head.shard.engine, TorchEngine)
+            facts |= {"kernels": "torch" if plain else "triton"}
+        if self._case.ranks > 1:
+            facts |= {"collectives": "none" if self._case.simulate_ranks > 1 else "included"}
+        return facts
+
+
+class OtherRanks:
+    """What the ranks that are only simulated bring to a step: embeddings that stay, and labels, which do not."""
+
+    def __init__(self, case: TrainCase, device: torch.device) -> None:
+        self._case, self._device = case, device
+        self._generator = torch.Generator(device)
+        self._unit = torch.empty(0, 0, device=device)
+        self._labels = torch.empty(0, dtype=torch.int64, device=device)
+
+    def next_step(self, rows: int, step: int) -> None:
+        """Draw the labels that go with ``rows`` rows of this rank."""
+        if self._case.simulate_ranks > 1:
+            self._generator.manual_seed(derive_key("other ranks", self._case.seed, step))
+            others = (self._case.simulate_ranks - 1) * rows
+            self._labels = torch.randint(
+                self._case.num_classes, (others,), device=self._device, generator=self._generator
+            )
+
+    def gathered(self, tensor_b: Tensor) -> Tensor:
+        """This rank's rows, labels (b,) or unit embeddings (b, D), and then those of the others."""
+        others = (self._case.simulate_ranks - 1) * len(tensor_b)
+        if not tensor_b.is_floating_point():
+            return torch.cat([tensor_b, self._labels[:others]])
+        if self._unit.shape[0] < others:
+            shape = (others, tensor_b.shape[1])
+            drawn = torch.randn(shape, device=self._device, generator=self._generator)
+            self._unit = normalize(drawn)
+        return torch.cat([tensor_b, self._unit[:others].to(tensor_b.dtype)])

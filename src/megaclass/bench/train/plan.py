@@ -1,0 +1,81 @@
+"""From the words of a user to cases of ``bench train``."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megaclass.bench.sweep import Planned
+from megaclass.bench.train.cases import PRECISIONS, SYNTHETIC, TrainCase, resolved
+from megaclass.bench.train.cost import step_flops
+from megaclass.bench.words import check_timeout, counts, device_type, names, rates, share_of_cores
+from megaclass.errors import UserError, lookup
+
+MODES = ("train", "val", "train_val")
+_ITERATIONS = {"cpu": 10, "cuda": 100}
+_START_FLOPS = 2e12  # what could be computed while the processes of a case start
+
+
+def planned(options: Any) -> list[Planned]:
+    """Every case that the options ask for, those of training first. UserError: options that make no sense."""
+    lookup(dict.fromkeys(MODES), options.mode, "mode")
+    check_timeout(options.timeout)
+    device = device_type(options.device)
+    if options.data_root and not Path(options.data_root).is_dir():
+        raise UserError(f"--data-root: {options.data_root} is not a directory")
+    timed = options.epochs - options.warmup
+    if timed < 1 or options.warmup < 0:
+        raise UserError(
+            f"--epochs: {options.epochs} with {options.warmup} of warm-up leaves none to time; all epochs count"
+        )
+    common = {
+        "data": options.data_root or SYNTHETIC,
+        "num_examples": options.num_examples,
+        "iterations": options.iterations or _ITERATIONS[device],
+        "epochs": timed,
+        "warmup": options.warmup,
+        "device": device,
+        "image_size": options.image_size,
+        "simulate_ranks": options.simulate_ranks,
+        "seed": options.seed,
+        "threads": options.threads,
+    }
+    plan = []
+    if options.mode != "val":
+        plan += [plan_of(case) for case in _cases(options, common)]
+    return plan
+
+
+def plan_of(case: TrainCase, **more: Any) -> Planned:
+    """The case as a sweep takes it."""
+    skip = case.why_skipped(torch.cuda.device_count())
+    steps = case.iterations * (case.epochs + case.warmup)
+    weight = _START_FLOPS * case.world_size + step_flops(case) / case.simulate_ranks * steps
+    return Planned(case=case, skip=skip, weight=weight, **more)
+
+
+def _cases(options: Any, common: dict[str, Any]) -> list[TrainCase]:
+    """Every combination of the lists; the last varies fastest."""
+    if options.global_batch_size and options.batch_size:
+        raise UserError("--batch-size is of each device, --global-batch-size of all of them: give one")
+    lists: dict[str, list[Any]] = {
+        "recipe": names(options.recipe),
+        "backbone": names(options.backbone),
+        "num_classes": counts("num-classes", options.num_classes),
+        "sample_rate": rates("sample-rate", options.sample_rate),
+        "parallelism": names(options.parallelism),
+        "storage": names(options.storage),
+        "precision": [lookup(PRECISIONS, name, "--dtype") for name in names(options.dtype)],
+        "world_size": counts("ngpus", options.ngpus),
+        "batch": counts("batch-size", options.batch_size or options.global_batch_size or "0"),
+    }
+    found = []
+    for values in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, values, strict=True))
+        batch = chosen.pop("batch")
+        ranks = chosen["world_size"] * common["simulate_ranks"] if options.batch_size else 1
+        case = resolved(TrainCase(global_batch_size=batch * ranks, **chosen, **common | {"threads": 1}))
+        found.append(replace(case, threads=common["threads"] or share_of_cores(case.world_size)))
+    return found

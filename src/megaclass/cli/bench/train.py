@@ -1,0 +1,73 @@
+"""``megaclass bench train``: whole training steps."""
+
+from typing import Any
+
+from megaclass.cli.bench.sweep import options_of_sweep, show
+from megaclass.cli.parsing import make_parser, parse
+
+
+def train(words: list[str]) -> None:
+    parser = make_parser(
+        "megaclass bench train [-n 1,4,8] [-b 128,256] [--dtype float16,tf32] [--recipe NAME] [--output FILE] [...]",
+        "Measure whole training steps, data included. LIST is one value or several with commas between; every "
+        "combination is measured, each in processes of its own. The flags of NVIDIA's ResNet-50 script (-n -b --dtype "
+        "-i -e -w --num-examples --data-root --mode -o) mean what they mean there.",
+    )
+    options_of_train(parser)
+    options = parse(parser, words)
+
+    from megaclass.bench.train.plan import planned
+    from megaclass.report.train import comparisons, train_tables
+
+    show(planned(options), options, comparisons, train_tables)
+
+
+def options_of_train(parser: Any) -> None:
+    """The options of ``bench train``."""
+    lists = {
+        "recipe": ("resnet50_imagenet", "recipes, or .toml files"),
+        "backbone": ("", "instead of the recipe's"),
+        "num-classes": ("0", "of the whole job; K, M and B are understood; 0: the recipe's or the data's"),
+        "sample-rate": ("0", "Partial FC: fraction of the classes scored in a step; 0: the recipe's"),
+        "parallelism": (
+            "",
+            "of a margin head: model (classes sharded) or data (all on each); default: the recipe's",
+        ),
+        "storage": ("", "of a margin head's centres and momentum; default: the recipe's"),
+        "global-batch-size": ("", "images of a step over all devices; default: the recipe's"),
+    }
+    for name, (default, text) in lists.items():
+        parser.add_argument(f"--{name}", type=str, default=default, metavar="LIST", help=text)
+    nvidia = {
+        ("-n", "--ngpus"): ("1", "devices, a process each; on a CPU processes that share its cores"),
+        ("-b", "--batch-size"): ("", "images of a step on each device, instead of --global-batch-size"),
+        ("--dtype", "--precision"): ("bfloat16", "float32 (no tf32), tf32, float16 or bfloat16"),
+    }
+    for flags, (default, text) in nvidia.items():
+        parser.add_argument(*flags, type=str, default=default, metavar="LIST", help=text)
+    numbers = {
+        ("-i", "--iterations"): (0, "steps of an epoch; 0: 100 on CUDA, 10 on a CPU"),
+        ("-e", "--epochs"): (2, "epochs, those of the warm-up included"),
+        ("-w", "--warmup"): (1, "epochs at the beginning that are left out"),
+        ("--num-examples",): (
+            0,
+            "synthetic images of an epoch of the learning rate's schedule; 0: the recipe's",
+        ),
+        ("--image-size",): (0, "pixels; 0: the recipe's"),
+        ("--simulate-ranks",): (1, "one process does the share of one rank of N: 1/N of batch and classes"),
+        ("--threads",): (0, "of each process on a CPU; 0: its share of the cores"),
+        ("--seed",): (0, "of weights, images and labels"),
+    }
+    for flags, (number, text) in numbers.items():
+        parser.add_argument(*flags, type=int, default=number, help=text)
+    texts = {
+        "data-root": (
+            "",
+            "record set, folder of class folders, or a directory with train/ and val/; default: synthetic",
+        ),
+        "mode": ("train", "train, val (inference, as `bench infer` measures it) or train_val"),
+        "device": ("auto", "auto, cpu or cuda"),
+    }
+    for name, (text, explained) in texts.items():
+        parser.add_argument(f"--{name}", type=str, default=text, help=explained)
+    options_of_sweep(parser)

@@ -49,9 +49,11 @@ class SweepConsole:
             self._console.print(f"  {who}: {row.status}: {row.reason}", markup=False)
             return
         step = row.step_ms
-        text = (
-            f"  {who}: {step['p50']:.4g} ms (p90 {step['p90']:.4g}), {row.samples_per_second:,.0f} samples/s"
-        )
+        text = f"  {who}: {step['p50']:.4g} ms (p90 {step['p90']:.4g})"
+        if row.samples_per_second is not None:
+            text += f", {row.samples_per_second:,.0f} samples/s"
+        if "bus_bytes_per_second" in row.work:
+            text += f", bus {row.work['bus_bytes_per_second'] / 1e9:.3g} GB/s"
         if "samples_per_cpu_second" in row.work:
             text += f", {row.work['samples_per_cpu_second']:,.0f} a CPU second"
         self._console.print(text, markup=False)

@@ -86,16 +86,17 @@ def measure(
     watcher: Watcher,
     run: Callable[..., Iterator[Row]] = run_case,
 ) -> Iterator[list[Row]]:
-    """The rows of one case after the other. A case that fails is a row, and the sweep goes on."""
-    begin = time.monotonic()
-    for number, planned in enumerate(plan):
-        done, left = (sum(p.weight for p in part if not p.skip) for part in (plan[:number], plan[number:]))
-        watcher.begins(
-            number + 1, len(plan), planned.case, (time.monotonic() - begin) * left / done if done else None
-        )
+    """The rows of one case after the other. A case that fails is a row, and the sweep goes on; one that is skipped is a
+    row, and nothing begins."""
+    begin, number, done = time.monotonic(), 0, 0.0
+    weights = [planned.weight for planned in plan if not planned.skip]
+    for planned in plan:
         if planned.skip:
             rows = [skipped(planned.case, entry, planned.skip) for entry in planned.entries]
         else:
+            left_s = (time.monotonic() - begin) * (sum(weights) - done) / done if done else None
+            number, done = number + 1, done + planned.weight
+            watcher.begins(number, len(weights), planned.case, left_s)
             rows = list(run(planned.case, planned.entries, timeout_s, watcher.step))
         asked = planned.asked.parameters() if planned.asked else {}
         yield [

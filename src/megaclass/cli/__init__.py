@@ -19,6 +19,8 @@ VERBS = {
     "data": "data",
     "export": "export",
     "bench": "bench",
+    "report": "report",
+    "compare": "compare",
 }
 
 USAGE = """\
@@ -40,8 +42,18 @@ megaclass: train image recognition models with very many classes, and measure it
         write sets anew, bring them to a local disk, make sets for verification
   megaclass bench head [--num-classes 100K,1M] [--peer arcface_torch --peer-path DIR] [--output FILE.jsonl]
         measure a step of the head: time, memory, and how near the limits of the machine it comes
+  megaclass bench infer [-b 1,8,64] [--dtype float32,bfloat16] [--engine eager,compiled,onnx] [--output FILE.jsonl]
+        measure latency and throughput of inference, data included, by batch size, precision and engine
   megaclass bench loader [--workload faces,imagenet] [--data SET] [--output FILE.jsonl]
         measure what feeds the device: images a second and a CPU second, by stage, beside bare decode
+  megaclass bench collectives [--op all_reduce,broadcast] [--size 4K,64M] [-n 2] [--output FILE.jsonl]
+        measure what processes exchange: time and bandwidth by size, on gloo and nccl
+  megaclass bench stability RECIPE [--seeds 5] [--output DIR] [--section.key value ...]
+        train a recipe with several seeds: mean and spread of its metric, time to train, curves
+  megaclass report DIR|FILES [--against NAME|FILE|DIR ...] [--output DIR]
+        tables, curves and a page to publish from measured rows, beside published or earlier numbers
+  megaclass compare A B [--fail-if-slower 5%]
+        what became slower from the earlier rows A to the later rows B; for continuous integration
 
 `megaclass VERB --help` says more. Wrong input ends with one line and exit status 2.
 """

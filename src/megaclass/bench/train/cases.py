@@ -4,20 +4,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from megaclass.config import Config, from_mapping, load_recipe
+from megaclass.bench.recipes import PRECISIONS, SYNTHETIC, recipe_of, with_settings
+from megaclass.config import Config
 from megaclass.errors import UserError, lookup
 
-# As a command line may call them, and as the rows do.
-PRECISIONS = {
-    "float32": "fp32",
-    "tf32": "tf32",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "fp32": "fp32",
-    "fp16": "fp16",
-    "bf16": "bf16",
-}
-SYNTHETIC = "synthetic"
 # Where neither the case nor the recipe nor the data says.
 _CLASSES = {"linear": 1000, "margin": 100_000}
 
@@ -111,27 +101,23 @@ class TrainCase:
 
 def config_of(case: TrainCase) -> Config:
     """The configuration that the case trains. UserError: a recipe or a value that there is not."""
-    recipe = load_recipe(case.recipe)
+    recipe = recipe_of(case.recipe, case.backbone)
     given: dict[str, dict[str, Any]] = {
         "run": {"device": case.device, "threads": case.threads, "seed": case.seed, "tensorboard": False},
         "data": _data_of(case, recipe),
-        "model": {"name": case.backbone, "embedding_dim": case.embedding_dim},
+        "model": {"embedding_dim": case.embedding_dim},
         "head": {"sample_rate": case.sample_rate, "parallelism": case.parallelism, "storage": case.storage},
         "precision": {"compute": case.precision, "tf32": case.tf32},
-        "evaluate": {"task": "none"},
     }
     if recipe.head.kind == "margin":
         given["head"]["precision"] = case.precision
-    for key, value in case.settings.items():
-        section, _, name = key.partition(".")
-        given.setdefault(section, {})[name] = value
     said = {
         section: {
             name: value for name, value in values.items() if value not in ("", 0, 0.0) or value is False
         }
         for section, values in given.items()
     }
-    return from_mapping(said, replace(recipe, evaluate=replace(recipe.evaluate, task="none", path="")))
+    return with_settings(recipe, said, case.settings)
 
 
 def _data_of(case: TrainCase, recipe: Config) -> dict[str, Any]:

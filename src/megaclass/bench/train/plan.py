@@ -7,15 +7,18 @@ from typing import Any
 
 import torch
 
+from megaclass.bench.cost import START_FLOPS
+from megaclass.bench.infer.cases import InferCase, infer_cases
+from megaclass.bench.infer.plan import plan_of as infer_plan
+from megaclass.bench.recipes import PRECISIONS, SYNTHETIC
 from megaclass.bench.sweep import Planned
-from megaclass.bench.train.cases import PRECISIONS, SYNTHETIC, TrainCase, resolved
+from megaclass.bench.train.cases import TrainCase, resolved
 from megaclass.bench.train.cost import step_flops
 from megaclass.bench.words import check_timeout, counts, device_type, names, rates, share_of_cores
 from megaclass.errors import UserError, lookup
 
 MODES = ("train", "val", "train_val")
 _ITERATIONS = {"cpu": 10, "cuda": 100}
-_START_FLOPS = 2e12  # what could be computed while the processes of a case start
 
 
 def planned(options: Any) -> list[Planned]:
@@ -42,18 +45,33 @@ def planned(options: Any) -> list[Planned]:
         "seed": options.seed,
         "threads": options.threads,
     }
-    plan = []
-    if options.mode != "val":
-        plan += [plan_of(case) for case in _cases(options, common)]
-    return plan
+    training = _cases(options, common) if options.mode != "val" else []
+    inference = _inference(options, common) if options.mode != "train" else []
+    return [*map(plan_of, training), *map(infer_plan, inference)]
 
 
 def plan_of(case: TrainCase, **more: Any) -> Planned:
     """The case as a sweep takes it."""
     skip = case.why_skipped(torch.cuda.device_count())
     steps = case.iterations * (case.epochs + case.warmup)
-    weight = _START_FLOPS * case.world_size + step_flops(case) / case.simulate_ranks * steps
+    weight = START_FLOPS * case.world_size + step_flops(case) / case.simulate_ranks * steps
     return Planned(case=case, skip=skip, weight=weight, **more)
+
+
+def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
+    """The same networks without training, on one device: NVIDIA's ``--mode val``."""
+    batches = counts("batch-size", options.batch_size or options.global_batch_size or "0")
+    if batches == [0]:
+        raise UserError(f"--mode {options.mode}: inference needs --batch-size, of a device")
+    kept = ("data", "iterations", "epochs", "warmup", "device", "image_size", "seed")
+    return infer_cases(
+        recipe=names(options.recipe),
+        backbone=names(options.backbone),
+        precision=[lookup(PRECISIONS, name, "--dtype") for name in names(options.dtype)],
+        batch_size=batches,
+        threads=common["threads"] or share_of_cores(1),
+        **{name: common[name] for name in kept},
+    )
 
 
 def _cases(options: Any, common: dict[str, Any]) -> list[TrainCase]:

@@ -3,6 +3,7 @@
 from megaclass.cli.parsing import Parts, run_part
 
 PARTS: Parts = {
+    "suite": "all cases of a published report, as published or scaled to this machine",
     "head": "whole steps of the head, beside arcface_torch's",
     "train": "whole training steps, by devices, batch, precision and recipe",
     "infer": "latency and throughput of inference, by batch, precision and engine",
@@ -12,5 +13,5 @@ PARTS: Parts = {
 }
 
 
-def bench(words: list[str]) -> None:
-    run_part("bench", "benchmark", PARTS, words)
+def bench(words: list[str]) -> int | None:
+    return run_part("bench", "benchmark", PARTS, words)

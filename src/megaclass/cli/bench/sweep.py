@@ -3,18 +3,19 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+_OUTPUT = "JSON lines file to which a row is appended for each measurement"
 
-def options_of_sweep(parser: Any) -> None:
-    """The options that every sweep has."""
+
+def options_of_sweep(parser: Any, output: str = _OUTPUT, flags: Sequence[str] = ("--output",)) -> None:
+    """The options that every sweep has; ``output`` says what there is of it."""
     parser.add_argument(
         "--timeout", type=float, default=600.0, help="seconds that an implementation may take for a case"
     )
     parser.add_argument(
-        "--output",
+        *flags,
         type=str,
         default="",
-        help="JSON lines file to which a row is appended for each measurement; given again, a sweep goes on where "
-        "it stopped",
+        help=f"{output}; given again, a sweep goes on where it stopped",
     )
     parser.add_argument(
         "--again", action="store_true", help="measure what the file has rows of already, too, and append it"
@@ -27,9 +28,10 @@ def show(
     comparisons: Callable[[Any], list[str]],
     tables: Callable[[Any], object],
     run: Callable[..., Iterator[Any]] | None = None,
+    heading: object = None,
 ) -> list[Any]:
     """Measure what ``options.output`` does not have yet, print the rows as they come and append them; returns the rows
-    of the whole plan."""
+    of the whole plan. ``heading``: is printed first."""
     from megaclass.bench.console import SweepConsole
     from megaclass.bench.runner import run_case
     from megaclass.bench.sweep import Measured, measure
@@ -39,6 +41,8 @@ def show(
     where = f"rows appended to {output}" if output else "rows not kept: no --output FILE.jsonl"
     found: dict[int, list[Row]] = {}
     with RowWriter(output) as writer, SweepConsole() as console:
+        if heading:
+            console.print(heading)
         measured = Measured(output, options.again)
         for number, planned in enumerate(plan):
             if rows := measured.rows(planned.keys()):
@@ -54,9 +58,12 @@ def show(
                 measure([plan[i] for i in todo], options.timeout, console, run or run_case),
                 strict=True,
             ):
+                if plan[number].skip and not heading:
+                    console.print(f"left out: {plan[number].case.text}: {plan[number].skip}")
                 for row in rows:
                     writer.write(row)
-                    console.row(row)
+                    if not plan[number].skip:
+                        console.row(row)
                 for line in comparisons(rows):
                     console.print(f"  {line}")
                 found[number] = rows

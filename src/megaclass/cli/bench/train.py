@@ -1,5 +1,6 @@
 """``megaclass bench train``: whole training steps."""
 
+from pathlib import Path
 from typing import Any
 
 from megaclass.cli.bench.sweep import options_of_sweep, show
@@ -17,9 +18,19 @@ def train(words: list[str]) -> None:
     options = parse(parser, words)
 
     from megaclass.bench.train.plan import planned
-    from megaclass.report.train import comparisons, train_tables
+    from megaclass.report.nvidia import check_report, write_report
+    from megaclass.report.suite import comparisons, suite_tables
 
-    show(planned(options), options, comparisons, train_tables)
+    plan, asked = planned(options), Path(options.output)
+    if (
+        asked.suffix == ".json"
+    ):  # in the shape of NVIDIA's script; the rows that it is made from lie beside it
+        options.output = str(asked.with_suffix(".jsonl"))
+        check_report(asked, [one.case for one in plan])
+    rows = show(plan, options, comparisons, suite_tables)
+    if asked.suffix == ".json":
+        write_report(asked, rows, options.mode)
+        print(f"report in {asked}")
 
 
 def options_of_train(parser: Any) -> None:
@@ -58,8 +69,8 @@ def options_of_train(parser: Any) -> None:
         ("--threads",): (0, "of each process on a CPU; 0: its share of the cores"),
         ("--seed",): (0, "of weights, images and labels"),
     }
-    for flags, (number, text) in numbers.items():
-        parser.add_argument(*flags, type=int, default=number, help=text)
+    for names, (number, text) in numbers.items():
+        parser.add_argument(*names, type=int, default=number, help=text)
     texts = {
         "data-root": (
             "",
@@ -70,4 +81,6 @@ def options_of_train(parser: Any) -> None:
     }
     for name, (text, explained) in texts.items():
         parser.add_argument(f"--{name}", type=str, default=text, help=explained)
-    options_of_sweep(parser)
+    output = "JSON lines file to which a row is appended for each measurement; a name in .json gets a report in the "
+    output += "shape of NVIDIA's script, and rows beside it"
+    options_of_sweep(parser, output, ("-o", "--output"))

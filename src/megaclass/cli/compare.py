@@ -1,0 +1,59 @@
+"""``megaclass compare``: whether the cases of one measurement have become slower in another."""
+
+import math
+import sys
+
+from megaclass.cli.parsing import make_parser, parse
+from megaclass.errors import UserError
+
+
+def compare(words: list[str]) -> int:
+    parser = make_parser(
+        "megaclass compare A B [--fail-if-slower 5%%] [--fail-if-more-memory 10%%] [--allow-other-machine]",
+        "Compare the rows of two measurements, A the earlier, case by case: decided on the time of every step, with "
+        "regard to how much runs of one program differ. Exit status 1: a case is slower by more than the threshold, or "
+        "is no longer measured, and --fail-if-slower was given; 0 otherwise.",
+    )
+    for name in ("A", "B"):
+        parser.add_argument(name, type=str, help="file of rows (.jsonl), or directory of them")
+    parser.add_argument(
+        "--fail-if-slower",
+        type=str,
+        default="",
+        metavar="P%",
+        help="without it, 5%% decides on the words only",
+    )
+    parser.add_argument("--fail-if-more-memory", type=str, default="", metavar="P%", help="of GPU or process")
+    parser.add_argument(
+        "--allow-other-machine", action="store_true", help="compare rows of different machines too"
+    )
+    options = parse(parser, words)
+    slower = _part("--fail-if-slower", options.fail_if_slower)
+    more_memory = _part("--fail-if-more-memory", options.fail_if_more_memory)
+
+    from rich.console import Console
+
+    from megaclass.report.comparison import compare_rows, comparison_table, failures, summary
+    from megaclass.report.page.sources import read_sources
+
+    earlier, later = ([source.row for source in read_sources([path])[0]] for path in (options.A, options.B))
+    threshold = 0.05 if slower is None else slower
+    comparison = compare_rows(earlier, later, threshold, other_machine=options.allow_other_machine)
+    # A log has no width, and 80 columns would cut the reasons into pieces.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    console.print(comparison_table(comparison, more_memory))
+    console.print(summary(comparison, 100 * threshold), markup=False)
+    return 1 if failures(comparison, more_memory, slower is not None) else 0
+
+
+def _part(flag: str, text: str) -> float | None:
+    """``5%`` as 0.05; None where nothing was given."""
+    if not text:
+        return None
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        percent = math.nan
+    if not text.endswith("%") or not 0 <= percent < math.inf:
+        raise UserError(f"{flag}: {text!r} is no percentage from 0%; write it as 5%")
+    return percent / 100

@@ -1,0 +1,35 @@
+"""``megaclass report``: rows of benchmarks as pages that people publish."""
+
+from pathlib import Path
+
+from megaclass.cli.parsing import make_parser, parse
+
+
+def report(words: list[str]) -> None:
+    parser = make_parser(
+        "megaclass report DIR|FILES [--against NAME|FILE|DIR ...] [--output DIR]",
+        "Write report.html (one page, no network), report.md and report.csv from rows of benchmarks: tables beside "
+        "the published ones, curves, machines, and every number with a link to the raw row that it is from.",
+    )
+    parser.add_argument(
+        "rows", nargs="+", metavar="DIR|FILES", help="files of rows (.jsonl), or directories of them"
+    )
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="published reports (arcface-a100, arcface-rtx3080, partial-fc-v100, resnet50-abci, resnet50-nvidia), or "
+        "files and directories of earlier results of one's own; those of the suites among the rows are always there",
+    )
+    parser.add_argument(
+        "--output", type=str, default="", help="directory to write to; without it that of the rows"
+    )
+    options = parse(parser, words)
+
+    from megaclass.report.page import collect, write
+
+    first = Path(options.rows[0])
+    directory = Path(options.output) if options.output else first if first.is_dir() else first.parent
+    for path in write(collect(options.rows, options.against), directory):
+        print(path)

@@ -6,7 +6,7 @@ Pure functions on lists of numbers, with the standard library alone.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean, median, pstdev
 
 PERCENTILES = (50, 90, 95, 99, 100)
 
@@ -58,3 +58,32 @@ def ratio_of_medians(
         other = chosen if paired else draw.choices(range(len(reference)), k=len(reference))
         ratios.append(median(samples[i] for i in chosen) / median(reference[i] for i in other))
     return Ratio(median(samples) / median(reference), percentile(ratios, 2.5), percentile(ratios, 97.5))
+
+
+def interval(
+    samples: Sequence[float], percent: float | None = 50, *, resamples: int = 1000
+) -> tuple[float, float]:
+    """Where resampling puts ``percentile(samples, percent)``, or the mean where that is None, 95 times out of 100.
+
+    For one's own samples against a number that came without any, such as a published one. No resample is drawn
+    sample by sample: the k-th smallest of a resample is the sample at the place that a beta distribution draws,
+    and the mean of a resample spreads by the deviation over the root of their number. So it costs milliseconds
+    for any number of samples.
+    """
+    if not samples:
+        raise ValueError("an interval needs samples")
+    n = len(samples)
+    if percent is None:
+        half = 1.96 * pstdev(samples) / n**0.5
+        return fmean(samples) - half, fmean(samples) + half
+    ordered = sorted(samples)
+    place = (n - 1) * percent / 100
+    smaller = int(place) + 1  # how many of a resample are not larger than the lower of its two samples
+    draw = random.Random(0)
+    drawn = []
+    for _ in range(resamples):
+        lower = draw.betavariate(smaller, n - smaller + 1)
+        upper = lower + (1 - lower) * draw.betavariate(1, n - smaller) if smaller < n else lower
+        below, above = (ordered[min(int(n * part), n - 1)] for part in (lower, upper))
+        drawn.append(below + (above - below) * (place % 1))
+    return percentile(drawn, 2.5), percentile(drawn, 97.5)

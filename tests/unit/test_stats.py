@@ -1,5 +1,6 @@
 """Percentiles and ratios of measured times."""
 
+import random
 import statistics
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megaclass.stats import percentile, ratio_of_medians, summary
+from megaclass.stats import interval, percentile, ratio_of_medians, summary
 
 times = st.floats(min_value=1e-3, max_value=1e6)
 samples = st.lists(times, min_size=1, max_size=30)
@@ -63,3 +64,24 @@ def test_a_ratio_is_the_same_every_time():
 def test_no_ratio(a, b, paired):
     with pytest.raises(ValueError):
         ratio_of_medians(a, b, paired=paired)
+
+
+@pytest.mark.parametrize("percent", [0, 37.5, 50, 90, 99, 100, None])
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+def test_an_interval_is_that_of_resampling(percent, n):
+    draw = random.Random(n)
+    samples = [draw.uniform(10, 20) for _ in range(n)]
+
+    def statistic(values):
+        return statistics.fmean(values) if percent is None else percentile(values, percent)
+
+    resampled = [statistic(draw.choices(samples, k=n)) for _ in range(4000)]
+    low, high = interval(samples, percent)
+    slack = 1.0 if percent is None and n < 10 else 0.35  # the mean of a few is not yet normal
+    assert low == pytest.approx(percentile(resampled, 2.5), abs=slack)
+    assert high == pytest.approx(percentile(resampled, 97.5), abs=slack)
+
+
+def test_no_interval_of_nothing():
+    with pytest.raises(ValueError, match="needs samples"):
+        interval([])

@@ -44,22 +44,21 @@ def stability_tables(rows: Sequence[Row]) -> Group:
         Text(case_text(case), style="bold"),
         _seed_table(rows),
         "",
-        Text(f"{name_of(case['metric'])} over seeds", style="bold"),
+        Text(f"all seeds: {name_of(case['metric'])}", style="bold"),
         _spread_table(rows),
     )
 
 
 def _seed_table(rows: Sequence[Row]) -> Table:
-    case = rows[0].case
-    table = _table("seed", name_of(case["metric"]), "final loss", "time to train", "samples/s")
+    metrics = list(dict.fromkeys((rows[0].case["metric"], "final_loss")))
+    table = _table("seed", *map(name_of, metrics), "time to train", "samples/s")
     for row in rows:
         if row.status != "ok":
             table.add_row(str(row.case["seed"]), row.status)
             continue
         table.add_row(
             str(row.case["seed"]),
-            value_text(case["metric"], row.result.get(case["metric"])),
-            value_text("final_loss", row.result.get("final_loss")),
+            *(value_text(metric, row.result.get(metric)) for metric in metrics),
             time_text(row.result.get("seconds")),
             "" if row.samples_per_second is None else f"{row.samples_per_second:,.0f}",
         )

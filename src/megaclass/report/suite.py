@@ -1,6 +1,5 @@
 """A suite on the console: what will be measured and what not, and the tables of its rows."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,12 +31,11 @@ def plan_table(plan: Sequence[Any]) -> Group:
     table.add_column("scaled down from what was published")
     for one in (one for one in plan if not one.skip):
         table.add_row(one.case.text, ", ".join(changes(one)))
-    reasons = Counter(one.skip for one in plan if one.skip)
     out = Table(title="Left out", title_justify="left", title_style="bold", box=None, padding=(0, 1))
-    out.add_column("cases", justify="right")
+    out.add_column("case")
     out.add_column("reason")
-    for reason, count in reasons.items():
-        out.add_row(str(count), reason)
+    for one in (one for one in plan if one.skip):
+        out.add_row((one.asked or one.case).text, one.skip)
     parts = [part for part in (table, out) if part.row_count]
     return Group(*parts)
 
@@ -47,6 +45,16 @@ def changes(one: Any) -> list[str]:
     if one.asked is None:
         return []
     before, after = one.asked.parameters(), one.case.parameters()
+    if before.get("simulate_ranks") == after.get("simulate_ranks"):
+        return _differences(before, after)
+    ranks = {"world_size": after["world_size"], "simulate_ranks": after["simulate_ranks"]}
+    return [
+        f"1 of {after['simulate_ranks']} ranks, the others simulated",
+        *_differences(before | ranks, after),
+    ]
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [
         f"{name.replace('_', ' ')} {before[name]} -> {after[name]}"
         for name in before

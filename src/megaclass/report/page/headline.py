@@ -1,0 +1,111 @@
+"""The numbers that a report begins with: each with its hardware, its versions and how often it was taken."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+from megaclass.report.page.document import Headline
+from megaclass.report.page.machines import Identity, Machine
+from megaclass.report.page.measures import samples, throughput
+from megaclass.report.page.sources import Source
+from megaclass.report.page.tables import SHARES, TITLES, metric_of, without_seed
+from megaclass.report.page.words import case_text, digits, key_of, number, scaled_down
+
+# What a reader needs to know of the case of a headline.
+_KEYS = (
+    "recipe", "backbone", "workload", "source", "op", "num_classes", "global_batch_size", "batch_size", "size_bytes",
+    "world_size", "simulate_ranks", "precision", "storage", "sample_rate", "engine", "backend",
+)  # fmt: skip
+_USUAL = {"simulate_ranks": 1, "storage": "fp32", "sample_rate": 1.0}  # not worth a word
+
+
+def headlines(sources: Sequence[Source], machines: Mapping[Identity, Machine]) -> list[Headline]:
+    """For every benchmark and machine the fastest of our rows; of heads that with the most classes."""
+    found = []
+    for benchmark in TITLES:
+        for machine in machines.values():
+            mine = [
+                source
+                for source in sources
+                if source.ok and source.row.benchmark == benchmark and source.machine == machine.identity
+            ]
+            ours = [source for source in mine if source.row.implementation == "megaclass"] or mine
+            if ours and (headline := _headline(benchmark, ours, machine.name)):
+                found.append(headline)
+    return found
+
+
+def _headline(benchmark: str, ours: Sequence[Source], machine: str) -> Headline | None:
+    read, unit = _READ.get(benchmark, (_speed, "samples/s"))
+    rated = [(source, value) for source in ours if (value := read(source)) is not None]
+    if not rated:
+        return None
+    if benchmark == "head":
+        most = max(number(source.row.case.get("num_classes")) or 0 for source, _ in rated)
+        rated = [pair for pair in rated if (number(pair[0].row.case.get("num_classes")) or 0) == most]
+    rated = [pair for pair in rated if not scaled_down(pair[0].row)] or rated
+    best, value = max(rated, key=lambda pair: pair[1])
+    if benchmark == "stability":
+        return _of_seeds(rated, machine)
+    case = {k: v for k, v in best.row.case.items() if _USUAL.get(k) != v or k not in _USUAL}
+    detail = f"{TITLES[benchmark]}: {case_text(case, _KEYS)}"
+    if scaled_down(best.row):
+        detail += " (scaled down to fit)"
+    return Headline(digits(value), unit, detail, machine, _basis(best, len(ours)), best)
+
+
+def _of_seeds(rated: Sequence[tuple[Source, float]], machine: str) -> Headline:
+    """The mean over the seeds of the case with the most."""
+    cases: dict[str, list[tuple[Source, float]]] = {}
+    for source, value in rated:
+        cases.setdefault(key_of(without_seed(source.row.case)), []).append((source, value))
+    group = max(cases.values(), key=len)
+    first, name = group[0][0], metric_of(group[0][0])
+    share = name in SHARES
+    mean = fmean(value for _, value in group) * (100 if share else 1)
+    detail = f"{TITLES['stability']}: mean {name}, {case_text(first.row.case, _KEYS)}"
+    basis = ", ".join([*_versions(first), f"n = {len(group)} seed{'' if len(group) == 1 else 's'}"])
+    return Headline(digits(mean), f"% {name}" if share else name, detail, machine, basis, first)
+
+
+def _versions(source: Source) -> list[str]:
+    environment = source.row.environment
+    names = (("PyTorch", "pytorch"), ("CUDA", "cuda"), ("revision", "revision"))
+    return [f"{name} {_brief(key, environment[key])}" for name, key in names if environment.get(key)]
+
+
+def _basis(source: Source, rows: int) -> str:
+    """Versions, and of how many steps and rows."""
+    words = _versions(source)
+    steps = len(samples(source.row))
+    words.append(f"n = {steps:,} step{'' if steps == 1 else 's'}" if steps else "n = 1 run")
+    if rows > 1:
+        words.append(f"the fastest of {rows:,} rows")
+    return ", ".join(words)
+
+
+def _brief(key: str, value: object) -> str:
+    text = str(value)
+    if key == "revision" and len(text) >= 40:
+        return text[:9] + ("-dirty" if text.endswith("-dirty") else "")
+    return text
+
+
+def _speed(source: Source) -> float | None:
+    return throughput(source.row)
+
+
+def _bandwidth(source: Source) -> float | None:
+    found = number(source.row.work.get("bus_bytes_per_second"))
+    return None if found is None else found / 1e9
+
+
+def _metric(source: Source) -> float | None:
+    return number(source.row.result.get(metric_of(source)))
+
+
+_READ: dict[str, tuple[Callable[[Source], float | None], str]] = {
+    "infer": (_speed, "images/s"),
+    "loader": (_speed, "images/s"),
+    "collectives": (_bandwidth, "GB/s on the bus"),
+    "stability": (_metric, ""),
+}

@@ -1,0 +1,108 @@
+"""Numbers and cases in words."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from megaclass.rows import Row
+
+NAMES = {
+    "global_batch_size": "global batch",
+    "batch_size": "batch",
+    "num_classes": "classes",
+    "embedding_dim": "embedding size",
+    "image_size": "image size",
+    "world_size": "devices",
+    "simulate_ranks": "simulated ranks",
+    "tf32": "TF32 beside",
+    "size_bytes": "message",
+    "iterations": "steps an epoch",
+    "warmup": "warm-up",
+    "op": "operation",
+}
+# How often something is measured and by how many threads: a case with fewer steps is still the same case.
+_HOW_OFTEN = ("iterations", "epochs", "warmup", "steps", "threads")
+
+
+def number(value: Any) -> float | None:
+    """The number, if it is one: rows are read from files that anyone may have written."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def digits(value: float | None) -> str:
+    """Four digits that count, no more than a measurement has; thousands with commas."""
+    if value is None:
+        return ""
+    size = abs(value)
+    if size >= 1000:
+        return f"{value:,.0f}"
+    return (
+        f"{value:.{1 if size >= 100 else 2 if size >= 10 else 3}f}"
+        if size >= 1 or not size
+        else f"{value:.3g}"
+    )
+
+
+def short(count: float) -> str:
+    """100000 as 100K, 1500000 as 1.5M: all its digits, fewer zeros."""
+    for size, suffix in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.15g}{suffix}"
+    return f"{count:g}"
+
+
+def bytes_text(count: float) -> str:
+    for size, suffix in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= size:
+            return f"{count / size:.4g} {suffix}"
+    return f"{count:g} B"
+
+
+def name_of(key: str) -> str:
+    return NAMES.get(key, key.replace("_", " "))
+
+
+def value_text(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if (found := number(value)) is not None:
+        if key == "num_classes":
+            return short(found)
+        return bytes_text(found) if key == "size_bytes" else f"{found:,.12g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {value_text(k, v)}" for k, v in value.items()) or "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def case_text(case: Mapping[str, Any], keys: Iterable[str] | None = None) -> str:
+    """``recipe faces_r50, classes 618K, ..``: of these keys, or all."""
+    chosen = [key for key in (case if keys is None else keys) if key in case]
+    return ", ".join(f"{name_of(key)} {value_text(key, case[key])}" for key in chosen)
+
+
+def changes(row: Row) -> str:
+    """What a suite changed of the case that was asked for, to fit it to the machine; empty where nothing."""
+    asked, case = row.asked, row.case
+    changed = []
+    for key, wanted in asked.items():
+        if key == "world_size" and case.get(key) != wanted and case.get("simulate_ranks") == wanted:
+            changed.append(f"1 of {wanted} simulated ranks")
+        elif key == "simulate_ranks" and case.get("world_size") != asked.get("world_size"):
+            continue
+        elif case.get(key) != wanted:
+            got = value_text(key, case[key]) if key in case else "left out"
+            changed.append(f"{name_of(key)} {value_text(key, wanted)} → {got}")
+    return ", ".join(changed)
+
+
+def scaled_down(row: Row) -> bool:
+    """Whether a suite changed what was measured, not only in how many steps."""
+    return any(key not in _HOW_OFTEN and row.case.get(key) != value for key, value in row.asked.items())
+
+
+def key_of(case: Mapping[str, Any]) -> str:
+    """Equal for equal cases, whatever the order of their keys."""
+    return json.dumps(case, sort_keys=True, default=str)

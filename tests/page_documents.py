@@ -1,0 +1,36 @@
+"""Documents of reports made from rows in tests, and what to look up in them."""
+
+from made_rows import write_rows
+from megaclass import published
+from megaclass.report.page.build import build
+from megaclass.report.page.sources import read_sources
+
+
+def sources_of(path, rows, first=1):
+    return read_sources([write_rows(path, rows)], first)[0]
+
+
+def document_of(tmp_path, rows, against=(), earlier=()):
+    sources = sources_of(tmp_path / "rows.jsonl", rows)
+    before = sources_of(tmp_path / "earlier.jsonl", earlier, len(sources) + 1) if earlier else []
+    return build(sources, [published.load(name) for name in against], before)
+
+
+def table_of(document, title):
+    """The only table whose title begins so."""
+    (found,) = [table for table in document.tables() if table.title.startswith(title)]
+    return found
+
+
+def texts(table):
+    return [[cell.text for cell in line.cells] for line in table.lines]
+
+
+def column(table, title):
+    """The cells of the column whose title begins so."""
+    (place,) = [place for place, one in enumerate(table.columns) if one.title.startswith(title)]
+    return [line.cells[place] for line in table.lines]
+
+
+def notes_of(table, cell):
+    return [table.notes.texts[place - 1] for place in cell.notes]

@@ -1,0 +1,88 @@
+"""Rows in the shape of NVIDIA's script, which other people's tools read."""
+
+import json
+
+import pytest
+
+from megaclass.bench.infer.cases import InferCase
+from megaclass.bench.train.cases import TrainCase
+from megaclass.errors import UserError
+from megaclass.report.nvidia import as_report, check_report, write_report
+from megaclass.rows import Row
+from megaclass.stats import summary
+
+
+def train(devices, batch, ips, **change):
+    case = TrainCase(world_size=devices, global_batch_size=devices * batch).parameters()
+    fields = {
+        "status": "ok",
+        "samples_ms": [1.0],
+        "step_ms": summary([1.0]),
+        "rates": {"total": ips},
+    } | change
+    return Row(implementation="megaclass", benchmark="train", case=case, **fields)
+
+
+def infer(batch, samples_ms, ips):
+    case = InferCase(batch_size=batch).parameters()
+    return Row(
+        implementation="megaclass",
+        benchmark="infer",
+        case=case,
+        status="ok",
+        samples_ms=samples_ms,
+        step_ms=summary(samples_ms),
+        rates={"total": ips},
+    )
+
+
+def test_training_by_devices_and_batch_of_a_device():
+    found = as_report([train(1, 192, 1376.0), train(8, 192, 10723.0)], "train")
+    assert found == {
+        "model": "resnet50_imagenet",
+        "ngpus": [1, 8],
+        "bs": [192],
+        "metric_keys": ["train.ips"],
+        "metrics": {"1": {"192": {"train.ips": 1376.0}}, "8": {"192": {"train.ips": 10723.0}}},
+    }
+
+
+def test_latencies_are_in_seconds():
+    found = as_report([infer(2, [1.0, 3.0], 1000.0)], "val")["metrics"]["1"]["2"]
+    assert found["val.ips"] == 1000.0 and found["val.latency_avg"] == 0.002
+    assert found["val.latency_50"] == 0.002 and found["val.latency_100"] == 0.003
+
+
+def test_both_stand_in_one_place_and_what_came_to_no_number_is_null():
+    oom = train(1, 2, None, status="oom", reason="no memory", samples_ms=[], step_ms={})
+    found = as_report([oom, infer(2, [1.0], 2000.0)], "train_val")
+    assert found["metrics"] == {
+        "1": {
+            "2": {"train.ips": None, "val.ips": 2000.0, "val.latency_avg": 0.001} | found["metrics"]["1"]["2"]
+        }
+    }
+    assert found["metrics"]["1"]["2"]["train.ips"] is None
+
+
+def test_a_report_is_written_whole_and_replaces_one(tmp_path):
+    path = tmp_path / "report.json"
+    for ips in (1.0, 2.0):
+        check_report(path, [TrainCase()])
+        write_report(path, [train(1, 4, ips)], "train")
+    assert json.loads(path.read_text())["metrics"]["1"]["4"]["train.ips"] == 2.0
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("text", ["notes", "[1]", "{}", '{"metrics": 1}'])
+def test_other_files_are_left_alone(tmp_path, text):
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"report\.json"):
+        check_report(path, [TrainCase()])
+    assert path.read_text() == text
+
+
+def test_two_cases_for_one_place(tmp_path):
+    with pytest.raises(UserError, match="--dtype"):
+        check_report(tmp_path / "report.json", [TrainCase(precision="fp32"), TrainCase(precision="bf16")])
+    check_report(tmp_path / "report.json", [TrainCase(), InferCase(batch_size=0)])

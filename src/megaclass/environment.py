@@ -9,7 +9,7 @@ import functools
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,20 +67,41 @@ VARIABLES = (
 )
 
 
+# Instructions that decide how fast a processor multiplies, by their names in /proc/cpuinfo (x86, then ARM).
+CPU_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_int8",
+    "amx_fp16",
+    "asimdhp",
+    "sve",
+    "bf16",
+    "i8mm",
+)
+
+
 def snapshot() -> dict[str, Any]:
     """Describe machine, software and settings as a flat dict of JSON values; never raises.
 
     Memory is in MiB (``memory_mb``, ``gpu_memory_mb``). ``cpu_threads`` are those of the machine,
-    ``cpu_threads_usable`` those that affinity and container leave to this process; likewise ``memory_mb`` is
-    the smaller of the machine's and the container's. ``gpu_count`` counts the GPUs visible to this process.
+    ``cpu_threads_usable`` those that affinity and container leave to this process; ``cpu_features`` are those of
+    ``CPU_FEATURES`` that it has. Likewise ``memory_mb`` is
+    the smaller of the machine's and the container's. ``gpu_count`` counts the GPUs visible to this process;
+    ``gpu_power_limit_w`` and ``gpu_clock_mhz``, the highest of its multiprocessors, are of the least able one.
     ``revision`` is the git commit of the source, with ``-dirty`` if the package differs from it, else the
     installed version.
     """
     return {
         "system": _quiet(_system),
-        **_fixed(_cpu, "cpu", "cpu_cores", "cpu_threads", "cpu_threads_usable"),
+        **_fixed(
+            _cpu, "cpu", "cpu_sockets", "cpu_cores", "cpu_threads", "cpu_threads_usable", "cpu_features"
+        ),
         "memory_mb": _quiet(_memory_mb),
-        **_fixed(_gpu, "gpu", "gpu_count", "gpu_memory_mb", "driver"),
+        **_fixed(_gpu, "gpu", "gpu_count", "gpu_memory_mb", "gpu_power_limit_w", "gpu_clock_mhz", "driver"),
         "os": _quiet(_os_name),
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -135,12 +156,20 @@ def _os_name() -> str:
 
 
 @functools.cache
-def _cpu_name() -> str:
+def _cpu_entries() -> dict[str, list[str]]:
+    """/proc/cpuinfo: the values of each entry, one for every thread that has it; empty where there is none (macOS)."""
+    entries: dict[str, list[str]] = {}
     with contextlib.suppress(OSError):
         for line in _read("/proc/cpuinfo").splitlines():
             key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
+            entries.setdefault(key.strip(), []).append(value.strip())
+    return entries
+
+
+@functools.cache
+def _cpu_name() -> str:
+    if names := _cpu_entries().get("model name"):
+        return names[0]
     import cpuinfo  # takes a second or more, so only where /proc has no name (ARM, macOS)
 
     return cpuinfo.get_cpu_info()["brand_raw"]
@@ -151,10 +180,18 @@ def _cpu() -> dict[str, Any]:
 
     return {
         "cpu": _quiet(_cpu_name),
+        "cpu_sockets": len(set(_cpu_entries().get("physical id", []))) or None,
         "cpu_cores": psutil.cpu_count(logical=False),
         "cpu_threads": psutil.cpu_count(),
         "cpu_threads_usable": usable_cores(),
+        "cpu_features": _cpu_features(),
     }
+
+
+def _cpu_features() -> list[str]:
+    entries = _cpu_entries()
+    flags = " ".join(entries.get("flags", [])[:1] + entries.get("Features", [])[:1]).split()
+    return [name for name in CPU_FEATURES if name in flags]
 
 
 def _memory_mb() -> int:
@@ -192,10 +229,19 @@ def _gpu() -> dict[str, Any]:
             "gpu": ", ".join(names) or None,
             "gpu_count": len(handles),
             "gpu_memory_mb": min(memory, default=None),
+            "gpu_power_limit_w": _least(lambda h: pynvml.nvmlDeviceGetEnforcedPowerLimit(h) / 1000, handles),
+            "gpu_clock_mhz": _least(
+                lambda h: pynvml.nvmlDeviceGetMaxClockInfo(h, pynvml.NVML_CLOCK_SM), handles
+            ),
             "driver": pynvml.nvmlSystemGetDriverVersion(),
         }
     finally:
         pynvml.nvmlShutdown()
+
+
+def _least(probe: Callable[[Any], float], handles: Sequence[Any]) -> float | None:
+    """The smallest answer; None where a GPU gives none, as some do."""
+    return _quiet(lambda: min(map(probe, handles)))
 
 
 def _torch() -> dict[str, Any]:

@@ -12,8 +12,9 @@ from megaclass import environment
 from megaclass.version import __version__
 
 KEYS = (
-    "system cpu cpu_cores cpu_threads cpu_threads_usable memory_mb gpu gpu_count gpu_memory_mb driver os "
-    "kernel python pytorch cuda cudnn nccl torch_threads torch_interop_threads packages revision variables"
+    "system cpu cpu_sockets cpu_cores cpu_threads cpu_threads_usable cpu_features memory_mb gpu gpu_count "
+    "gpu_memory_mb gpu_power_limit_w gpu_clock_mhz driver os kernel python pytorch cuda cudnn nccl torch_threads "
+    "torch_interop_threads packages revision variables"
 )
 
 
@@ -133,6 +134,10 @@ def test_gpu_entries_follow_visibility(monkeypatch):
         "nvmlDeviceGetName": names.get,
         "nvmlDeviceGetMemoryInfo": lambda handle: memory,
         "nvmlSystemGetDriverVersion": lambda: "580.1",
+        "nvmlDeviceGetEnforcedPowerLimit": lambda handle: {0: 700_000, 1: 350_000, 2: 400_000}[handle],
+        "nvmlDeviceGetMaxClockInfo": lambda handle, clock: {0: 1980, 1: 1755, 2: 1980, "GPU-77": 1410}[
+            handle
+        ],
     }.items():
         monkeypatch.setattr(pynvml, name, value)
     for visible, gpu, count in [
@@ -148,3 +153,15 @@ def test_gpu_entries_follow_visibility(monkeypatch):
         found = environment._gpu()
         assert (found["gpu"], found["gpu_count"], found["driver"]) == (gpu, count, "580.1")
         assert found["gpu_memory_mb"] == (80 << 10 if count else None)
+        assert found["gpu_clock_mhz"] == {3: 1755, 2: 1755, 1: 1410, 0: None}[count]
+        # The third tells no limit.
+        assert found["gpu_power_limit_w"] == {3: 350.0, 2: 350.0, 1: None, 0: None}[count]
+
+
+def test_sockets_and_instructions_of_a_processor(monkeypatch):
+    thread = "physical id\t: {}\nmodel name\t: X\nflags\t\t: fpu avx2 avx512f amx_bf16 sse\n"
+    monkeypatch.setattr(environment, "_read", lambda path: "\n".join(thread.format(i % 2) for i in range(4)))
+    environment._cpu_entries.cache_clear()
+    found = environment._cpu()
+    environment._cpu_entries.cache_clear()
+    assert found["cpu_sockets"] == 2 and found["cpu_features"] == ["avx2", "avx512f", "amx_bf16"]

@@ -2,7 +2,7 @@
 
     python benchmarks/stall.py --device cuda --output stall.jsonl [--case faces,imagenet] [--steps 120]
 
-Made images (docs/benchmarks.md, Loader) lie in the page cache as a record set. `megaclass train` trains on them, and
+Made images (docs/benchmark-loader.md) lie in the page cache as a record set. `megaclass train` trains on them, and
 on noise that lies on the device already. Each leaves a row: `wait_percent` is what the run logged after the warm-up,
 the mean over the logged intervals and the worst of them, and for what (disk, decode, copy). It counts what the loop
 waited for batches even while the GPU had steps left to do, so it is rather too high than too low. `slower_percent` is

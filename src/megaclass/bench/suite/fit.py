@@ -17,7 +17,7 @@ from megaclass.bench.train.cases import TrainCase, config_of
 from megaclass.bench.train.cost import head_bytes, is_linear, step_flops
 
 _LEAST_LOCAL_BATCH = 2  # batch norm needs two images
-_LEAST_STEPS = 3  # of an epoch
+_LEAST_STEPS = 5  # of an epoch
 _HALF_KEPT = 0.6  # of the bytes that a backward pass keeps, in 16 bits: statistics and the like stay in fp32
 _GIB = 2**30
 

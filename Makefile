@@ -7,7 +7,7 @@ RESULTS := benchmarks/results
 PEER := $(if $(PEER_PATH),--peer arcface_torch --peer-path $(PEER_PATH))
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-slow test-gpu bench bench-loader bench-gpu check format clean
+.PHONY: help setup demo test test-slow test-gpu bench bench-loader bench-suite bench-gpu report check format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -43,6 +43,13 @@ bench: $(STAMP)  ## measure the head on the CPU, into runs/: two minutes; PEER_P
 bench-loader: $(STAMP)  ## measure the loader, beside DALI and Pillow where they are installed, into runs/
 	mkdir -p runs
 	$(BIN)/megaclass bench loader --output runs/loader-cpu.jsonl
+
+bench-suite: $(STAMP)  ## a published report, scaled to this machine, with a page of it: SUITE=resnet50-abci by default
+	$(BIN)/megaclass bench suite $(or $(SUITE),resnet50-abci) --fit
+
+report: $(STAMP)  ## a page of the rows under benchmarks/results, or of ROWS=DIR, into runs/report
+	mkdir -p runs/report
+	$(BIN)/megaclass report $(or $(ROWS),$(RESULTS)) --output runs/report
 
 bench-gpu: $(STAMP)  ## test and measure head, loader and stall on a CUDA GPU; PEER_PATH=DIR adds arcface_torch
 	PYTHON=$(BIN)/python RESULTS=$(RESULTS) PEER_PATH=$(PEER_PATH) benchmarks/gpu.sh

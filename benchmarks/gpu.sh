@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# What a CUDA GPU is to show: its tests, and the rows of loader and head. Those of the head are appended to
-# $RESULTS/head-gpu.jsonl, the others to loader-NAME.jsonl and stall-NAME.jsonl there, NAME being that of the GPU.
+# What a CUDA GPU is to show: its tests, and the rows of every benchmark. Those of the head are appended to
+# $RESULTS/head-gpu.jsonl, the others to loader-NAME.jsonl and so on there, NAME being that of the GPU; a suite gets a
+# directory with its report. A part that was interrupted goes on where it stopped.
 #
-#   benchmarks/gpu.sh [tests|loader|stall|sizes|share|peer|largest ...]        without a part: all of them
+#   benchmarks/gpu.sh [tests|suites|infer|collectives|loader|stall|sizes|share|peer|largest ...]      without: all of them
 #
 #   tests     the GPU test suite
+#   suites    every published report: one rank's share on one GPU, then the whole job of eight GPUs on it
+#   infer     ResNet-50 by batch size in every engine
+#   collectives  bandwidth by size, where there are several GPUs
 #   loader    images a second on the device, decoded by our threads, by DALI and by nvJPEG: four minutes on 16 cores
 #   stall     for how much of its time training waits for data, faces and photographs: three minutes
 #   sizes     heads of 77 K to 10 M classes on one GPU, full and sampled
@@ -28,6 +32,24 @@ bench() {
 
 tests() {
     "$PYTHON" -m pytest -m gpu
+}
+
+suites() {
+    for name in arcface-a100 partial-fc-v100 arcface-rtx3080 resnet50-nvidia resnet50-abci; do
+        "$PYTHON" -m megaclass bench suite "$name" --fit --minutes 6 --device cuda \
+            --output "$RESULTS/suite-$name-${gpu:-gpu}"
+    done
+    "$PYTHON" -m megaclass bench suite arcface-a100 --fit --whole-job --minutes 6 --device cuda \
+        --output "$RESULTS/suite-arcface-a100-whole-${gpu:-gpu}"
+}
+
+infer() {
+    "$PYTHON" -m megaclass bench infer --device cuda -b 1,8,64,256 --dtype float16 --engine eager,compiled,cudagraph \
+        --output "$RESULTS/infer-${gpu:-gpu}.jsonl"
+}
+
+collectives() {
+    "$PYTHON" -m megaclass bench collectives --device cuda --output "$RESULTS/collectives-${gpu:-gpu}.jsonl"
 }
 
 # A pass is to take long beside the batches that are in the making when it begins: about half a second on 16 cores.
@@ -69,12 +91,13 @@ largest() {
     done
 }
 
-for part in "${@:-tests loader stall sizes share peer largest}"; do
+parts="tests suites infer collectives loader stall sizes share peer largest"
+for part in "${@:-$parts}"; do
     for name in $part; do
         case $name in
-            tests | loader | stall | sizes | share | peer | largest) "$name" ;;
+            tests | suites | infer | collectives | loader | stall | sizes | share | peer | largest) "$name" ;;
             *)
-                echo "benchmarks/gpu.sh: no part named $name; parts: tests loader stall sizes share peer largest" >&2
+                echo "benchmarks/gpu.sh: no part named $name; parts: $parts" >&2
                 exit 2
                 ;;
         esac

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import fake_peer
+from megaclass import published
 from megaclass.bench import words
 from megaclass.bench.head import plan as head
 from megaclass.bench.loader import plan
 from megaclass.cli import parsing
+from megaclass.cli.bench import collectives, infer, suite
 from megaclass.cli.bench.head import options_of_head
 from megaclass.cli.bench.loader import options_of_loader
 
@@ -53,10 +55,17 @@ def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
     assert result.returncode == 0, result.stderr
     assert calls[0] == ["-m", "pytest", "-m", "gpu"]
     monkeypatch.setattr(words.distributed, "pick_device", lambda name: torch.device("cuda"))
-    assert [told[3] for told in calls[1:3]] == ["loader", "loader"]
-    assert calls[3][:3] == ["benchmarks/stall.py", "--device", "cuda"]
+    names = [told[3] for told in calls[1:] if told[:3] == ["-m", "megaclass", "bench"]]
+    assert names == ["suite"] * 6 + ["infer", "collectives", "loader", "loader"] + ["head"] * 8
+    assert {told[4] for told in calls[1:7]} == {*published.names()}
+    suites = [understood(suite.options_of_suite, told[4:]) for told in calls[1:7]]
+    assert all(options.fit and options.device == "cuda" for options in suites)
+    assert [options.whole_job for options in suites] == [False] * 5 + [True]
+    assert understood(infer.options_of_infer, calls[7][4:]).engine == "eager,compiled,cudagraph"
+    assert understood(collectives.options_of_collectives, calls[8][4:]).device == "cuda"
+    assert calls[11][:3] == ["benchmarks/stall.py", "--device", "cuda"]
     plans = []
-    for told in calls[4:]:
+    for told in calls[12:]:
         assert told[:4] == ["-m", "megaclass", "bench", "head"]
         parser = parsing.make_parser("megaclass bench head", "")
         options_of_head(parser)
@@ -65,6 +74,12 @@ def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
     shares = {(one.case.storage, one.case.sample_rate) for one in plans[1]}
     assert len(shares) == 8 and {one.case.num_classes // one.case.ranks for one in plans[1]} == {10**7}
     assert all(len(one.entries) == 2 for one in plans[2])
+
+
+def understood(options_of, words):
+    parser = parsing.make_parser("megaclass bench", "")
+    options_of(parser)
+    return parsing.parse(parser, words)
 
 
 def test_loaders_deliver_to_the_gpu(run, monkeypatch, tmp_path):

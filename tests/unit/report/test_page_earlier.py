@@ -39,6 +39,13 @@ def test_the_same_machine_goes_before_others(tmp_path):
     assert not [t for t in document.tables() if "different machines" in t.title]
 
 
+def test_the_number_of_steps_makes_no_other_case(tmp_path):
+    earlier = [row("infer", INFER | {"iterations": 5, "calls": 7}, 3.0)]
+    new = [row("infer", INFER | {"iterations": 50, "calls": 3}, 2.0)]
+    document = document_of(tmp_path, new, earlier=earlier)
+    assert column(table_of(document, "infer: 8 x Testcard"), "Ratio")[0].value == pytest.approx(1.5, rel=0.03)
+
+
 def test_of_several_earlier_rows_the_latest_counts(tmp_path):
     earlier = [row("infer", INFER, ms, measured_at=f"2025-01-0{day}") for day, ms in ((2, 4.0), (1, 9.0))]
     document = document_of(tmp_path, [row("infer", INFER, 2.0)], earlier=earlier)

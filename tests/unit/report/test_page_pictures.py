@@ -18,9 +18,9 @@ def _picture(document, title):
 
 
 def _train(n, **fields):
-    return row(
-        "train", PHOTOGRAPHS | {"world_size": n, "global_batch_size": 64 * n}, 100.0, noise=0, **fields
-    )
+    case = PHOTOGRAPHS | {"world_size": n, "global_batch_size": 64 * n, "iterations": 10 * n}
+    case |= {"collectives": "included"} if n > 1 else {}
+    return row("train", case, 100.0, noise=0, **fields)
 
 
 def test_every_kind_of_picture_is_drawn(tmp_path):
@@ -76,7 +76,8 @@ def test_published_curves_stand_beside_own_and_are_told_apart(tmp_path):
     assert not own.published and own.label.startswith("8 x Testcard")
     assert len(others) == 3 and all(one.published and one.label.startswith("published: ") for one in others)
     sampled = next(one for one in others if "sample rate 0.1" in one.label)
-    assert (29_000_000, 32_324) in sampled.points and len(sampled.points) == 11  # without the other test, at 3 million
+    assert (29_000_000, 32_324) in sampled.points
+    assert len(sampled.points) == 11  # without the other test, at 3 million
     assert not {*css_colours([own])} & {*css_colours(others)}
 
 
@@ -94,6 +95,21 @@ def test_what_a_suite_scaled_down_is_said_in_the_legend(tmp_path):
     ]
     picture = _picture(document_of(tmp_path, rows), "Throughput")
     assert "scaled down to fit" in picture.series[0].label
+
+
+def test_operations_share_a_picture(tmp_path):
+    rows = [
+        row(
+            "collectives",
+            {"op": op, "size_bytes": size, "calls": 9999 // size},
+            1.0,
+            work={"bus_bytes_per_second": 1e6 * size},
+        )
+        for op in ("all_reduce", "broadcast")
+        for size in (1024, 4096)
+    ]
+    picture = _picture(document_of(tmp_path, rows), "Bus bandwidth")
+    assert [series.label.split(", ")[-1] for series in picture.series] == ["all_reduce", "broadcast"]
 
 
 def test_many_curves_are_several_pictures(tmp_path):

@@ -9,8 +9,8 @@ from megaclass.bench import limits
 from megaclass.runtime import cpu_has_bf16
 
 # Of the speed of a large product, what whole steps of convolutional networks reach: low, so that a plan is kept.
-_REACHED = {"cpu": 0.2, "cuda": 0.25}
-_START_S = {"cpu": 10.0, "cuda": 20.0}
+_REACHED = {"cpu": 0.25, "cuda": 0.25}
+_START_S = {"cpu": 7.0, "cuda": 20.0}
 # Of its memory a device can give to one case.
 _USABLE = {"cpu": 0.8, "cuda": 0.9}
 

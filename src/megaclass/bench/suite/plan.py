@@ -47,12 +47,13 @@ def planned(options: Any) -> list[Planned]:
         fitted = _fitted(asked, Machine.here(device), options)
     else:
         fitted = [_on_one_device(case, options) for case in asked]
+    ways = {"whole_job": options.whole_job, "simulate_ranks": options.simulate_ranks}
     plan = []
     for before, found in zip(asked, fitted, strict=True):
         case = replace(found.case, threads=options.threads or share_of_cores(found.case.world_size))
         before = replace(before, threads=case.threads)
         make = infer_plan if isinstance(case, InferCase) else train_plan
-        one = make(case, asked=before if case != before else None, suite=options.name)
+        one = make(case, asked=before if case != before else None, suite=options.name, identity=ways)
         plan.append(replace(one, skip=found.skip or one.skip))
     return plan
 

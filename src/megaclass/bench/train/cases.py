@@ -4,9 +4,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from megaclass.bench.cost import backbone_cost
 from megaclass.bench.recipes import PRECISIONS, SYNTHETIC, recipe_of, with_settings
 from megaclass.config import Config
 from megaclass.errors import UserError, lookup
+from megaclass.models.registry import backbone_options
 
 # Where neither the case nor the recipe nor the data says.
 _CLASSES = {"linear": 1000, "margin": 100_000}
@@ -102,10 +104,12 @@ class TrainCase:
 def config_of(case: TrainCase) -> Config:
     """The configuration that the case trains. UserError: a recipe or a value that there is not."""
     recipe = recipe_of(case.recipe, case.backbone)
+    taken = backbone_options(recipe.model.name)
     given: dict[str, dict[str, Any]] = {
         "run": {"device": case.device, "threads": case.threads, "seed": case.seed, "tensorboard": False},
         "data": _data_of(case, recipe),
-        "model": {"embedding_dim": case.embedding_dim},
+        # Where a backbone fixes it, the case only says what it is.
+        "model": {"embedding_dim": case.embedding_dim if "embedding_dim" in taken else 0},
         "head": {"sample_rate": case.sample_rate, "parallelism": case.parallelism, "storage": case.storage},
         "precision": {"compute": case.precision, "tf32": case.tf32},
     }
@@ -138,7 +142,7 @@ def resolved(case: TrainCase) -> TrainCase:
         case,
         backbone=config.model.name,
         num_classes=config.data.num_classes,
-        embedding_dim=config.model.embedding_dim,
+        embedding_dim=backbone_cost(config).embedding_dim,
         image_size=config.data.image_size,
         global_batch_size=config.data.global_batch_size,
         sample_rate=config.head.sample_rate,

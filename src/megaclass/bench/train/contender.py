@@ -74,7 +74,6 @@ class Training:
         facts: dict[str, Any] = {
             "channels_last": job.arithmetic.channels_last,
             "num_classes": job.num_classes,
-            "embedding_dim": job.head.weight.shape[1],
         }
         if isinstance(job.head, PartialFC):
             plain = isinstance(job.head.shard.engine, TorchEngine)

@@ -6,10 +6,19 @@ from typing import Any, TypeAlias
 from megaclass.report.page.document import Cell, Column, Line, Notes, Table
 from megaclass.report.page.measures import samples
 from megaclass.report.page.sources import Source
-from megaclass.report.page.words import case_text, changes, key_of, name_of, number, scaled_down, value_text
+from megaclass.report.page.words import (
+    HOW_OFTEN,
+    case_text,
+    changes,
+    key_of,
+    name_of,
+    number,
+    scaled_down,
+    value_text,
+)
 
 # How often and in what portions something was measured: no column, as the raw row tells it.
-_HOW_OFTEN = ("steps", "iterations", "epochs", "warmup", "rounds", "batches", "prefetch")
+_NO_COLUMN = (*HOW_OFTEN, "rounds", "batches", "prefetch")
 BUSY_PERCENT = 10  # of the time of a measurement: above it, other programs are said to have been busy
 BUSY = "other programs were busy: some task waited for a processor in more than 10% of the time"
 
@@ -24,7 +33,7 @@ def split_case(cases: Sequence[Mapping[str, Any]], keep: Iterable[str] = ()) -> 
     differ = [
         key
         for key in keys
-        if key not in _HOW_OFTEN and len({key_of({"": case.get(key)}) for case in cases}) > 1
+        if key not in _NO_COLUMN and len({key_of({"": case.get(key)}) for case in cases}) > 1
     ]
     heads = kept + [key for key in differ if key not in kept]
     same = [

@@ -9,20 +9,12 @@ from megaclass.report.page.document import Picture, Series
 from megaclass.report.page.machines import Identity, Machine
 from megaclass.report.page.measures import latency_ms, memory_mb, throughput
 from megaclass.report.page.sources import Source
-from megaclass.report.page.words import key_of, name_of, number, scaled_down, value_text
+from megaclass.report.page.words import HOW_OFTEN, key_of, name_of, number, scaled_down, value_text
 
 _MOST = 8  # curves measured here in a picture, and published ones: beyond, nobody tells them apart
 _ALWAYS = ("", "fit", "by")  # told of a curve even where all curves have the same
-_ASIDE = (
-    "threads",
-    "seed",
-    "steps",
-    "iterations",
-    "epochs",
-    "warmup",
-    "rounds",
-    "device",
-)  # never tell curves apart
+# Never tell curves apart. Of one device alone there are no collectives, of several they are included.
+_ASIDE = (*HOW_OFTEN, "threads", "seed", "rounds", "device", "collectives")
 
 
 @dataclass(frozen=True)
@@ -237,4 +229,4 @@ def _params(kind: _Kind, case: Mapping[str, Any]) -> dict[str, Any]:
 
 def _panel_of(benchmark: str, case: Mapping[str, Any]) -> str:
     """Numbers of different tasks share no axis."""
-    return str(case.get("recipe") or case.get("op") or benchmark)
+    return str(case.get("recipe") or benchmark)

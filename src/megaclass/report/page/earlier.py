@@ -7,7 +7,7 @@ from megaclass.report.page.document import Cell, Column, Line, Notes, Section, T
 from megaclass.report.page.machines import Identity, Machine
 from megaclass.report.page.measures import latency_ms, samples
 from megaclass.report.page.sources import Source
-from megaclass.report.page.words import digits, key_of, name_of, number
+from megaclass.report.page.words import HOW_OFTEN, digits, key_of, name_of, number
 from megaclass.stats import ratio_of_medians
 
 Pair = tuple[Source, Source]  # the earlier one, and the new one
@@ -43,7 +43,8 @@ def _latest(sources: Sequence[Source]) -> dict[str, Source]:
 
 
 def _case(source: Source) -> str:
-    return key_of({"by": source.row.implementation, "what": source.row.benchmark, "case": source.row.case})
+    case = {key: value for key, value in source.row.case.items() if key not in HOW_OFTEN}
+    return key_of({"by": source.row.implementation, "what": source.row.benchmark, "case": case})
 
 
 def _pairs(new: Sequence[Source], earlier: Sequence[Source]) -> list[Pair]:

@@ -7,10 +7,11 @@ from megaclass.report.page.casecolumns import labels_of, split_case
 from megaclass.report.page.document import Cell, Column, Line, Notes, Table
 from megaclass.report.page.measures import samples, throughput
 from megaclass.report.page.sources import Source
-from megaclass.report.page.words import digits, key_of, name_of, number
+from megaclass.report.page.words import HOW_OFTEN, digits, key_of, name_of, number
 from megaclass.stats import Ratio, ratio_of_medians
 
-_ASIDE = ("world_size", "global_batch_size", "threads", "seed")  # not part of what is kept the same
+# Not part of what is kept the same. Of one device alone there are no collectives, of several they are included.
+_ASIDE = (*HOW_OFTEN, "world_size", "global_batch_size", "threads", "seed", "collectives")
 
 
 def scaling_tables(sources: Sequence[Source], machine: str) -> list[Table]:

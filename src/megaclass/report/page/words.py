@@ -21,8 +21,8 @@ NAMES = {
     "warmup": "warm-up",
     "op": "operation",
 }
-# How often something is measured and by how many threads: a case with fewer steps is still the same case.
-_HOW_OFTEN = ("iterations", "epochs", "warmup", "steps", "threads")
+# How often something is measured: a case with fewer steps is still the same case.
+HOW_OFTEN = ("iterations", "epochs", "warmup", "steps", "calls")
 
 
 def number(value: Any) -> float | None:
@@ -100,7 +100,9 @@ def changes(row: Row) -> str:
 
 def scaled_down(row: Row) -> bool:
     """Whether a suite changed what was measured, not only in how many steps."""
-    return any(key not in _HOW_OFTEN and row.case.get(key) != value for key, value in row.asked.items())
+    return any(
+        key not in (*HOW_OFTEN, "threads") and row.case.get(key) != value for key, value in row.asked.items()
+    )
 
 
 def key_of(case: Mapping[str, Any]) -> str:

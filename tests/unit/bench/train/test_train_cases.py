@@ -26,7 +26,8 @@ def test_what_a_case_leaves_out_is_as_its_recipe_says():
     assert (case.backbone, case.embedding_dim, case.global_batch_size) == ("iresnet50", 512, 1024)
     assert case.num_classes == 100_000 and case.sample_rate == 1.0 and case.parallelism == "model"
     assert resolved(case) == case
-    assert resolved(TrainCase()).num_classes == 1000
+    photos = resolved(TrainCase())
+    assert photos.num_classes == 1000 and photos.embedding_dim == 2048 and resolved(photos) == photos
 
 
 def test_what_a_case_says_goes_before_its_recipe():

@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 
 from megaclass.report.infer import infer_tables
+from megaclass.report.page.words import changes
 from megaclass.report.train import comparisons as of_training
 from megaclass.report.train import train_tables
 from megaclass.rows import Row
@@ -30,7 +31,7 @@ def plan_table(plan: Sequence[Any]) -> Group:
     table.add_column("case")
     table.add_column("scaled down from what was published")
     for one in (one for one in plan if not one.skip):
-        table.add_row(one.case.text, ", ".join(changes(one)))
+        table.add_row(one.case.text, _scaled(one))
     out = Table(title="Left out", title_justify="left", title_style="bold", box=None, padding=(0, 1))
     out.add_column("case")
     out.add_column("reason")
@@ -40,23 +41,5 @@ def plan_table(plan: Sequence[Any]) -> Group:
     return Group(*parts)
 
 
-def changes(one: Any) -> list[str]:
-    """What of a planned case is not as it was asked for: ``global batch size 1024 -> 64``."""
-    if one.asked is None:
-        return []
-    before, after = one.asked.parameters(), one.case.parameters()
-    if before.get("simulate_ranks") == after.get("simulate_ranks"):
-        return _differences(before, after)
-    ranks = {"world_size": after["world_size"], "simulate_ranks": after["simulate_ranks"]}
-    return [
-        f"1 of {after['simulate_ranks']} ranks, the others simulated",
-        *_differences(before | ranks, after),
-    ]
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    return [
-        f"{name.replace('_', ' ')} {before[name]} -> {after[name]}"
-        for name in before
-        if before[name] != after[name]
-    ]
+def _scaled(one: Any) -> str:
+    return changes(one.asked.parameters(), one.case.parameters()) if one.asked else ""

@@ -76,6 +76,14 @@ def test_a_row_that_was_scaled_down_is_marked_and_has_no_ratio(tmp_path):
     assert "1 of 8 simulated ranks" in note and "devices" not in note
 
 
+def test_one_device_that_does_the_job_of_eight_has_a_ratio_and_says_so(tmp_path):
+    whole = row("train", FACES | {"world_size": 1}, 200.0, asked=FACES)
+    table = table_of(document_of(tmp_path, [whole], against=["arcface-a100"]), TRAINING)
+    (own,), (ratio,) = _lines(table, "own"), _lines(table, "ratio")
+    assert not own.cells[8].text.endswith("*") and ratio.cells[8].value > 0
+    assert "the whole job on 1 instead of 8 devices" in notes_of(table, own.cells[8])[0]
+
+
 def test_a_row_with_fewer_steps_is_the_published_case_all_the_same(tmp_path):
     shorter = row("train", FACES | {"iterations": 5}, 200.0, asked=FACES | {"iterations": 500})
     table = table_of(document_of(tmp_path, [shorter], against=["arcface-a100"]), TRAINING)

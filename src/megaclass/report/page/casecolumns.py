@@ -81,7 +81,9 @@ def _numbers(source: Source, measures: Sequence[Measure], notes: Notes) -> list[
         return [Cell(row.status, (source,), reason), *[Cell()] * (len(measures) - 1)]
     cells = [cell(source, notes) for _, cell in measures]
     if scaled_down(row):
-        marks = notes.add(f"scaled down to fit from the case of suite {row.suite}: {changes(row)}")
+        marks = notes.add(
+            f"scaled down to fit from the case of suite {row.suite}: {changes(row.asked, row.case)}"
+        )
         place = next((place for place, cell in enumerate(cells) if cell.text), 0)
         first = cells[place]
         cells[place] = Cell(f"{first.text}*", first.sources, (*first.notes, *marks), first.value)

@@ -47,13 +47,14 @@ class Match:
     @property
     def changes(self) -> str:
         """In words, for a note; empty where nothing was changed."""
-        changed = changes(self.source.row)
+        row = self.source.row
+        changed = changes(row.asked, row.case)
         if not changed:
             return ""
         return (
             f"scaled down to fit: {changed}; not the published case"
             if self.scaled
-            else f"shortened: {changed}"
+            else f"as published, but: {changed}"
         )
 
 

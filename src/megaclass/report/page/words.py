@@ -83,15 +83,16 @@ def case_text(case: Mapping[str, Any], keys: Iterable[str] | None = None) -> str
     return ", ".join(f"{name_of(key)} {value_text(key, case[key])}" for key in chosen)
 
 
-def changes(row: Row) -> str:
+def changes(asked: Mapping[str, Any], case: Mapping[str, Any]) -> str:
     """What a suite changed of the case that was asked for, to fit it to the machine; empty where nothing."""
-    asked, case = row.asked, row.case
     changed = []
     for key, wanted in asked.items():
         if key == "world_size" and case.get(key) != wanted and case.get("simulate_ranks") == wanted:
             changed.append(f"1 of {wanted} simulated ranks")
         elif key == "simulate_ranks" and case.get("world_size") != asked.get("world_size"):
             continue
+        elif key == "world_size" and case.get(key) != wanted:
+            changed.append(f"the whole job on {case.get(key)} instead of {wanted} devices")
         elif case.get(key) != wanted:
             got = value_text(key, case[key]) if key in case else "left out"
             changed.append(f"{name_of(key)} {value_text(key, wanted)} → {got}")
@@ -99,10 +100,9 @@ def changes(row: Row) -> str:
 
 
 def scaled_down(row: Row) -> bool:
-    """Whether a suite changed what was measured, not only in how many steps."""
-    return any(
-        key not in (*HOW_OFTEN, "threads") and row.case.get(key) != value for key, value in row.asked.items()
-    )
+    """Whether a suite changed what was measured, not only in how many steps, or that fewer devices did all of it."""
+    free = (*HOW_OFTEN, "threads", "world_size")
+    return any(key not in free and row.case.get(key) != value for key, value in row.asked.items())
 
 
 def key_of(case: Mapping[str, Any]) -> str:

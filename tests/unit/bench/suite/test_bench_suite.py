@@ -49,7 +49,7 @@ def suite(monkeypatch, tmp_path):
 def test_a_suite_is_measured_reported_and_goes_on(suite, tmp_path, capsys):
     words = ["small", "--fit", "--minutes", "0.2", "--device", "cpu", "--iterations", 3, "--output", "out"]
     assert suite(*words, "--plan") == 0
-    assert "1 of 8 ranks" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert "1 of 8 simulated ranks" in capsys.readouterr().out and not (tmp_path / "out").exists()
 
     assert suite(*words) == 0
     rows = read_rows(tmp_path / "out" / "rows.jsonl")

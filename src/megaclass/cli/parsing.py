@@ -56,14 +56,14 @@ def parse(parser: Any, words: list[str]) -> Any:
 def configured(parser: Any, words: list[str], base: Callable[[Any, Given], Config]) -> tuple[Config, Any]:
     """Parse the verb's own options and every ``--section.key``, which is put into what ``base`` returns."""
     try:
-        options, given = _parsed(parser, words)
+        options, given = parse_with_settings(parser, words)
         return from_mapping(given, base(options, given)), options
     except UserError as error:
         error.agreed = True  # all ranks were given the same words
         raise
 
 
-def _parsed(parser: Any, words: list[str]) -> tuple[Any, Given]:
+def parse_with_settings(parser: Any, words: list[str]) -> tuple[Any, Given]:
     """The verb's own options, and the settings given by ``--section.key`` as a nested mapping."""
     fields = settings()
     for name, section in SECTIONS.items():

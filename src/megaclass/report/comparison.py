@@ -9,6 +9,7 @@ from rich.text import Text
 
 from megaclass.errors import UserError
 from megaclass.report.page.casecolumns import split_case
+from megaclass.report.page.measures import steps
 from megaclass.report.page.words import case_text, digits, key_of, number
 from megaclass.rows import Row
 from megaclass.verdict import BUSY_PERCENT, FASTER, SLOWER, Steps, Verdict, judge
@@ -117,17 +118,10 @@ def _require_same_machine(earlier: Row, later: Row) -> None:
 
 
 def _steps(row: Row) -> Steps:
-    """Rows are read from files that anyone may have written: what is not a time is no step."""
-    times = [number(value) for value in row.samples_ms]
-    waits = [number(value) for value in row.data_ms]
-    if any(time is None or time <= 0 for time in times):
+    found = steps(row)
+    if found is None:
         raise UserError(f"samples_ms of {_text(row)}: not all of them are times above 0")
-    known = len(waits) == len(times) and all(wait is not None and wait >= 0 for wait in waits)
-    return Steps(
-        [time for time in times if time],
-        [wait for wait in waits if wait is not None] if known else [],
-        number(row.cpu_wait_percent),
-    )
+    return found
 
 
 def _text(row: Row, keys: Iterable[str] | None = None) -> str:

@@ -89,7 +89,7 @@ def test_a_row_with_fewer_steps_is_the_published_case_all_the_same(tmp_path):
     table = table_of(document_of(tmp_path, [shorter], against=["arcface-a100"]), TRAINING)
     (own,) = _lines(table, "own")
     assert "*" not in own.cells[8].text and len(_lines(table, "ratio")) == 1
-    assert "shortened: steps an epoch 500 → 5" in notes_of(table, own.cells[8])
+    assert "as published, but: steps an epoch 500 → 5" in notes_of(table, own.cells[8])
 
 
 @pytest.mark.parametrize("status", ["oom", "failed", "timeout", "skipped"])

@@ -20,6 +20,7 @@ _LEAST_LOCAL_BATCH = 2  # batch norm needs two images
 _LEAST_STEPS = 5  # of an epoch
 _HALF_KEPT = 0.6  # of the bytes that a backward pass keeps, in 16 bits: statistics and the like stay in fp32
 _GIB = 2**30
+_DRAWN_BYTES_PER_S = {"cpu": 5e8, "cuda": 5e10}  # of centres that are drawn, and momentum that is cleared
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,19 @@ def in_time(case: Any, machine: Machine, seconds: float) -> Fitted:
     """The case with a batch and a number of steps that take about ``seconds``, starting its processes included."""
     epochs = case.epochs + case.warmup
     left_s = max(seconds - machine.start_s, 1.0)
-    speed = machine.flops_per_second(case.precision)
     if isinstance(case, InferCase):
-        step_s = forward_flops(case) / speed
+        step_s = forward_flops(case) / machine.flops_per_second(case.precision)
         if step_s * epochs * _LEAST_STEPS > left_s:
             return Fitted(
                 case, f"a batch would take about {step_s:.0f} s, and {left_s:.0f} s are left for each case"
             )
     else:
-        case = _halved(case, lambda one: _step_s(one, speed) * epochs * _LEAST_STEPS <= left_s)
-        step_s = _step_s(case, speed)
+        held = head_bytes(case)
+        left_s = max(left_s - held / _DRAWN_BYTES_PER_S[machine.device], 1.0)
+        # The least that a step moves of the head: pass 1 reads centres, pass 2 reads and writes them and the momentum.
+        moved_s = 2.5 * held * case.sample_rate / machine.bytes_per_second
+        case = _halved(case, lambda one: (_step_s(one, machine) + moved_s) * epochs * _LEAST_STEPS <= left_s)
+        step_s = _step_s(case, machine) + moved_s
     iterations = min(case.iterations, max(_LEAST_STEPS, int(left_s / step_s / epochs)))
     return Fitted(replace(case, iterations=iterations))
 
@@ -99,5 +103,5 @@ def _halved(case: TrainCase, fits: Callable[[TrainCase], bool]) -> TrainCase:
     return case
 
 
-def _step_s(case: TrainCase, speed: float) -> float:
-    return step_flops(case) / case.simulate_ranks / speed
+def _step_s(case: TrainCase, machine: Machine) -> float:
+    return step_flops(case) / case.simulate_ranks / machine.flops_per_second(case.precision)

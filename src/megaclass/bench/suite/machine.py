@@ -23,6 +23,7 @@ class Machine:
     devices: int
     memory_bytes: float
     _speeds: dict[str, float] = field(default_factory=dict)
+    _bytes_per_second: float = 0.0
 
     @classmethod
     def here(cls, device: str) -> "Machine":
@@ -42,6 +43,13 @@ class Machine:
         if self.device == "cuda":
             return "fp16"
         return "bf16" if cpu_has_bf16() else "fp32"
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Read or written, as a large copy does; measured once."""
+        if not self._bytes_per_second:
+            self._bytes_per_second = limits.copy_bytes_per_second(torch.device(self.device))
+        return self._bytes_per_second
 
     def flops_per_second(self, precision: str) -> float:
         """Of training steps and forward passes, roughly; a product is measured once for each precision."""

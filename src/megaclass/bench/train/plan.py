@@ -18,6 +18,23 @@ from megaclass.bench.words import check_timeout, counts, device_type, names, rat
 from megaclass.errors import UserError, lookup
 
 MODES = ("train", "val", "train_val")
+# Settings that a case has a field for.
+FLAGS = {
+    "run.device": "--device",
+    "run.seed": "--seed",
+    "run.threads": "--threads",
+    "data.source": "--data-root",
+    "data.path": "--data-root",
+    "data.num_classes": "--num-classes",
+    "data.num_samples": "--num-examples",
+    "data.image_size": "--image-size",
+    "data.global_batch_size": "--global-batch-size",
+    "model.name": "--backbone",
+    "head.sample_rate": "--sample-rate",
+    "head.parallelism": "--parallelism",
+    "head.storage": "--storage",
+    "precision.compute": "--dtype",
+}
 _ITERATIONS = {"cpu": 10, "cuda": 100}
 
 
@@ -25,6 +42,9 @@ def planned(options: Any) -> list[Planned]:
     """Every case that the options ask for, those of training first. UserError: options that make no sense."""
     lookup(dict.fromkeys(MODES), options.mode, "mode")
     check_timeout(options.timeout)
+    for key in options.settings:
+        if key in FLAGS:
+            raise UserError(f"--{key}: here that is {FLAGS[key]}")
     device = device_type(options.device)
     if options.data_root and not Path(options.data_root).is_dir():
         raise UserError(f"--data-root: {options.data_root} is not a directory")
@@ -43,6 +63,7 @@ def planned(options: Any) -> list[Planned]:
         "image_size": options.image_size,
         "simulate_ranks": options.simulate_ranks,
         "seed": options.seed,
+        "settings": options.settings,
         "threads": options.threads,
     }
     training = _cases(options, common) if options.mode != "val" else []
@@ -63,7 +84,7 @@ def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
     batches = counts("batch-size", options.batch_size or options.global_batch_size or "0")
     if batches == [0]:
         raise UserError(f"--mode {options.mode}: inference needs --batch-size, of a device")
-    kept = ("data", "iterations", "epochs", "warmup", "device", "image_size", "seed")
+    kept = ("data", "iterations", "epochs", "warmup", "device", "image_size", "seed", "settings")
     return infer_cases(
         recipe=names(options.recipe),
         backbone=names(options.backbone),

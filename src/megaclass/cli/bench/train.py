@@ -4,18 +4,20 @@ from pathlib import Path
 from typing import Any
 
 from megaclass.cli.bench.sweep import options_of_sweep, show
-from megaclass.cli.parsing import make_parser, parse
+from megaclass.cli.parsing import Given, make_parser, parse_with_settings
 
 
 def train(words: list[str]) -> None:
     parser = make_parser(
-        "megaclass bench train [-n 1,4,8] [-b 128,256] [--dtype float16,tf32] [--recipe NAME] [--output FILE] [...]",
+        "megaclass bench train [-n 1,4,8] [-b 128,256] [--dtype float16,tf32] [-o FILE] [--section.key VALUE] [...]",
         "Measure whole training steps, data included. LIST is one value or several with commas between; every "
         "combination is measured, each in processes of its own. The flags of NVIDIA's ResNet-50 script (-n -b --dtype "
-        "-i -e -w --num-examples --data-root --mode -o) mean what they mean there.",
+        "-i -e -w --num-examples --data-root --mode -o) mean what they mean there. Other settings are given as for "
+        "`megaclass train`.",
     )
     options_of_train(parser)
-    options = parse(parser, words)
+    options, given = parse_with_settings(parser, words)
+    options.settings = settings_of(given)
 
     from megaclass.bench.train.plan import planned
     from megaclass.report.nvidia import check_report, write_report
@@ -31,6 +33,11 @@ def train(words: list[str]) -> None:
     if asked.suffix == ".json":
         write_report(asked, rows, options.mode)
         print(f"report in {asked}")
+
+
+def settings_of(given: Given) -> dict[str, Any]:
+    """As a case has them: ``section.key`` and value."""
+    return {f"{section}.{key}": value for section, values in given.items() for key, value in values.items()}
 
 
 def options_of_train(parser: Any) -> None:

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from megaclass.report.page.casecolumns import labels_of, split_case
 from megaclass.report.page.document import Cell, Column, Line, Notes, Section, Table
 from megaclass.report.page.machines import Identity, Machine
-from megaclass.report.page.measures import latency_ms, samples
+from megaclass.report.page.measures import latency_ms, steps
 from megaclass.report.page.sources import Source
 from megaclass.report.page.words import HOW_OFTEN, digits, key_of, name_of, number
-from megaclass.stats import ratio_of_medians
+from megaclass.stats import Ratio
+from megaclass.verdict import judge
 
+THRESHOLD = 0.05
 Pair = tuple[Source, Source]  # the earlier one, and the new one
 
 
@@ -30,8 +32,8 @@ def earlier_section(
             tables.append(_two_machines(f"{benchmark}: different machines", others, machines))
     intro = (
         f"{len(pairs)} of {len(_latest(new))} cases were measured before, in {len(earlier)} rows. The ratio is that "
-        "of the speeds, new over earlier: above 1 is faster. Its interval is that of the median steps (bootstrap, "
-        "95%); where it holds 1, the two do not differ by more than they scatter."
+        "of the speeds, new over earlier: above 1 is faster. Its interval is that in which two runs of one program "
+        f"would have it, and the verdict is that of `megaclass compare`, for {THRESHOLD:.0%}."
     )
     return Section("Against earlier results", [intro, *tables])
 
@@ -62,15 +64,27 @@ def _same_machine(title: str, pairs: Sequence[Pair]) -> Table:
     unit = _unit(pairs)
     labels, heads, remarks = _labels(pairs)
     heads += map(Column, (f"Earlier, {unit}", f"New, {unit}", "Ratio of speeds"))
-    lines = []
+    heads.append(Column("Verdict", False))
+    lines, notes = [], Notes()
     for pair, cells in zip(pairs, labels, strict=True):
-        mine, before = samples(pair[1].row), samples(pair[0].row)
-        ratio = Cell()
-        if mine and before:
-            found = ratio_of_medians(before, mine, resamples=500)
-            ratio = Cell(str(found), (pair[1], pair[0]), (), found.value)
-        lines.append(Line((*cells, *(_speed(source, unit) for source in pair), ratio)))
-    return Table(title, heads, lines, Notes(), remarks)
+        lines.append(Line((*cells, *(_speed(source, unit) for source in pair), *_judged(pair, notes))))
+    return Table(title, heads, lines, notes, remarks)
+
+
+def _judged(pair: Pair, notes: Notes) -> tuple[Cell, Cell]:
+    """The ratio of the speeds, and what it means."""
+    before, mine = (steps(source.row) for source in pair)
+    if before is None or mine is None:
+        return Cell(), Cell()
+    verdict = judge(before, mine, THRESHOLD)
+    if verdict.ratio is None:
+        return Cell(), Cell(verdict.word, (), notes.add(verdict.reason))
+    time = verdict.ratio
+    speed = Ratio(1 / time.value, 1 / time.high, 1 / time.low)
+    return (
+        Cell(str(speed), (pair[1], pair[0]), (), speed.value),
+        Cell(verdict.word, (), notes.add(verdict.reason)),
+    )
 
 
 def _two_machines(title: str, pairs: Sequence[Pair], machines: Mapping[Identity, Machine]) -> Table:

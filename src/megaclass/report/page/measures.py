@@ -9,6 +9,7 @@ from megaclass.report.page.sources import Source
 from megaclass.report.page.words import number
 from megaclass.rows import Row
 from megaclass.stats import Ratio, interval
+from megaclass.verdict import Steps
 
 _PERCENTS = {"mean": None, "p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p100": 100.0}
 _UNITS = {"GB": 1 / 1024, "h": 1 / 3600, "%": 100.0}  # of MiB, seconds and shares
@@ -49,6 +50,17 @@ def latency_ms(row: Row, name: str) -> float | None:
 
 def samples(row: Row) -> list[float]:
     return [found for value in row.samples_ms if (found := number(value)) is not None and found > 0]
+
+
+def steps(row: Row) -> Steps | None:
+    """The timed steps as a verdict wants them; None where not all of them are times above 0: rows are read from files
+    that anyone may have written."""
+    times, waits = map(number, row.samples_ms), [number(value) for value in row.data_ms]
+    known = [time for time in times if time is not None and time > 0]
+    if len(known) < len(row.samples_ms):
+        return None
+    waited = [wait for wait in waits if wait is not None and wait >= 0]
+    return Steps(known, waited if len(waited) == len(known) else [], number(row.cpu_wait_percent))
 
 
 def measured(sources: Sequence[Source], measure: str, unit: str) -> Measured | None:

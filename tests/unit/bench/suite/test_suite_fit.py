@@ -22,8 +22,8 @@ from megaclass.errors import UserError
 
 GIB = 2**30
 SPEEDS = {"fp32": 1e11, "bf16": 2e11, "tf32": 1e14, "fp16": 2e14}
-CPU = Machine("cpu", 1, 16 * GIB, SPEEDS)
-GPU = Machine("cuda", 1, 72 * GIB, SPEEDS)
+CPU = Machine("cpu", 1, 16 * GIB, SPEEDS, 1e10)
+GPU = Machine("cuda", 1, 72 * GIB, SPEEDS, 2e12)
 FACES = resolved(
     TrainCase(
         recipe="faces_r50",
@@ -101,12 +101,20 @@ def test_a_case_takes_the_time_it_is_given_or_is_as_small_as_can_be(seconds, bat
     asked = replace(PHOTOS, precision="bf16", global_batch_size=batch)
     machine = replace(CPU, _speeds={"bf16": speed})
     case = in_time(asked, machine, seconds).case
-    epoch_s = 2 * step_flops(case) / speed  # two epochs of a step
-    left_s = max(seconds - CPU.start_s, 1.0)
+    moved_s = 2.5 * head_bytes(case) / CPU.bytes_per_second
+    epoch_s = 2 * (step_flops(case) / speed + moved_s)  # two epochs of a step
+    left_s = max(seconds - CPU.start_s - head_bytes(case) / 5e8, 1.0)
     assert case.global_batch_size <= batch and 5 <= case.iterations <= 100
     assert case.iterations == 5 or case.iterations * epoch_s <= left_s
     assert case.global_batch_size <= 3 or 5 * epoch_s <= left_s
     assert case.global_batch_size == batch or 3 * 5 * epoch_s > left_s  # not halved for nothing
+
+
+def test_a_large_head_takes_time_to_draw_and_to_move():
+    small = replace(FACES, world_size=1, simulate_ranks=8, precision="bf16")
+    large = replace(small, num_classes=20_000_000)
+    found = [in_time(case, CPU, 120.0).case for case in (small, large)]
+    assert found[0].global_batch_size * found[0].iterations > found[1].global_batch_size * found[1].iterations
 
 
 def test_a_batch_of_an_inference_is_what_it_is():

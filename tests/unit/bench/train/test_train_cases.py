@@ -7,14 +7,16 @@ import pytest
 from megaclass.bench.train.cases import TrainCase, config_of, resolved
 from megaclass.bench.train.plan import planned
 from megaclass.cli import parsing
-from megaclass.cli.bench.train import options_of_train
+from megaclass.cli.bench.train import options_of_train, settings_of
 from megaclass.errors import UserError
 
 
 def options(*words):
     parser = parsing.make_parser("megaclass bench train", "")
     options_of_train(parser)
-    return parsing.parse(parser, ["--device", "cpu", *words])
+    found, given = parsing.parse_with_settings(parser, ["--device", "cpu", *words])
+    found.settings = settings_of(given)
+    return found
 
 
 def cases(*words):
@@ -79,6 +81,15 @@ def test_a_batch_over_all_devices_scales_strongly():
     assert [(case.world_size, case.global_batch_size) for case in found] == [(1, 64), (2, 64)]
 
 
+def test_other_settings_are_given_as_for_a_training():
+    (case,) = cases(
+        "--recipe", "faces_r50", "--model.checkpoint_activations", "true", "--data.accumulation", "2"
+    )
+    assert case.settings == {"model.checkpoint_activations": True, "data.accumulation": 2}
+    config = config_of(case)
+    assert config.model.checkpoint_activations and config.data.accumulation == 2
+
+
 def test_lists_are_combined():
     found = cases("--recipe", "faces_r50", "--num-classes", "1K,2K", "--sample-rate", "1,0.1", "-b", "4,8")
     assert len(found) == 8 and len(set(map(str, found))) == 8
@@ -124,6 +135,8 @@ def test_what_a_machine_cannot_do_is_skipped(change, reason):
         (["--sample-rate", "2"], "sample_rate"),
         (["--image-size", "4"], "image_size"),
         (["--num-classes", "-5"], "num-classes"),
+        (["--data.image_size", "32"], "--image-size"),
+        (["--optim.lrr", "1"], "optim.lr"),
     ],
 )
 def test_what_makes_no_sense(words, part):

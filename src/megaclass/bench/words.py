@@ -1,11 +1,17 @@
 """What a user writes for a list of counts, rates or names, and how the cores of the machine are shared."""
 
 import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 from megaclass import distributed
 from megaclass.environment import usable_cores
 from megaclass.errors import UserError
 
+T = TypeVar("T", bound=Any)
+
+_MOST = 10**15  # beyond it sizes in bytes leave 64 bits
 _SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9}
 
 
@@ -44,6 +50,23 @@ def share_of_cores(processes: int) -> int:
     if processes == 1 and asked.isdecimal() and int(asked) > 0:
         return int(asked)
     return max(1, usable_cores() // processes)
+
+
+def on_cores(cases: Iterable[T], threads: int) -> list[T]:
+    """The cases with ``threads`` for each of their processes, or where that is 0 with their share of the cores."""
+    if threads < 0:
+        raise UserError(f"--threads: {threads} is below 0; 0 takes the share of the cores")
+    return [replace(case, threads=threads or share_of_cores(case.world_size)) for case in cases]
+
+
+def check_counts(case: Any, zeros: Collection[str], limits: Mapping[str, tuple[int, int]] = {}) -> None:
+    """UserError for a whole number of a case below 1 (those of ``zeros``: below 0), or outside its ``limits``."""
+    for field in fields(case):
+        value = getattr(case, field.name)
+        low, high = limits.get(field.name, (int(field.name not in zeros), _MOST))
+        if field.type is int and not low <= value <= high:
+            flag = field.name.removesuffix("_bytes").replace("_", "-")
+            raise UserError(f"--{flag}: {value} is outside [{low}, {high:g}]")
 
 
 def device_type(name: str) -> str:

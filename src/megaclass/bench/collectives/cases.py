@@ -2,10 +2,11 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from megaclass.errors import UserError, lookup
+from megaclass.bench.words import check_counts
+from megaclass.errors import lookup
 
 # What a rank sends and receives at the least, over the size of the message, by the number of ranks: bus bandwidth
 # is so much of algorithm bandwidth (NVIDIA's nccl-tests, PERFORMANCE.md).
@@ -77,13 +78,7 @@ class CollectiveCase:
         """What no machine could run is the user's mistake."""
         lookup(BUS_FACTORS, self.op, "operation")
         lookup(ITEM_BYTES, self.dtype, "dtype")
-        least = {"warmup": 0, "seed": 0, "world_size": 2}
-        for field in fields(self):
-            value, low = getattr(self, field.name), least.get(field.name, 1)
-            high = MOST_RANKS if field.name == "world_size" else 10**15
-            if field.type is int and not low <= value <= high:
-                flag = "size" if field.name == "size_bytes" else field.name.replace("_", "-")
-                raise UserError(f"--{flag}: {value} is outside [{low}, {high:g}]")
+        check_counts(self, ("warmup", "seed"), {"world_size": (2, MOST_RANKS)})
 
     def why_skipped(self, gpus: int) -> str:
         """Why this case does not fit the machine or itself, or an empty string."""

@@ -1,6 +1,5 @@
 """``megaclass bench collectives``: from the words of a user to cases."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ import torch
 from megaclass.bench.collectives import cases
 from megaclass.bench.collectives.cases import CollectiveCase
 from megaclass.bench.sweep import Planned
-from megaclass.bench.words import check_timeout, counts, device_type, names, share_of_cores
+from megaclass.bench.words import check_timeout, counts, device_type, names, on_cores
 from megaclass.errors import UserError
 
 # 4K to 64M in steps of four; GPUs, which are a hundred times as fast, to 1G.
@@ -35,11 +34,11 @@ def planned(options: Any) -> list[Planned]:
         steps=options.steps,
         warmup=options.warmup,
         seed=options.seed,
-        threads=1 if options.threads == 0 else options.threads,
     )
-    if options.threads == 0:
-        found = [replace(case, threads=share_of_cores(case.world_size)) for case in found]
-    return [Planned(case=case, skip=case.why_skipped(gpus), weight=_weight(case)) for case in found]
+    return [
+        Planned(case=case, skip=case.why_skipped(gpus), weight=_weight(case))
+        for case in on_cores(found, options.threads)
+    ]
 
 
 def sizes(flag: str, text: str) -> list[int]:

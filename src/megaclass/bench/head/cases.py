@@ -2,9 +2,10 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from megaclass.bench.words import check_counts
 from megaclass.errors import UserError, lookup
 from megaclass.heads.engine import KERNELS
 from megaclass.heads.partial_fc import PLACEMENTS
@@ -12,7 +13,6 @@ from megaclass.heads.products import PRECISIONS
 from megaclass.heads.storage import STORAGES
 
 MARGINS = ("arcface", "cosface")
-_MOST = 10**15  # beyond it sizes in bytes leave 64 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,7 @@ class HeadCase:
         """What no machine could run is the user's mistake."""
         for name in ("precision", "storage", "margin", "kernels", "placement"):
             lookup(dict.fromkeys(_CHOICES[name]), getattr(self, name), name)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name in ("warmup", "seed") else 1
-            if field.type is int and not least <= value <= _MOST:
-                raise UserError(f"--{_flag(field.name)}: {value} is outside [{least}, {_MOST:.0e}]")
+        check_counts(self, ("warmup", "seed"))
         if not 0 < self.sample_rate <= 1:
             raise UserError(f"--sample-rate: {self.sample_rate} is outside (0, 1]")
         if self.world_size > 1 and self.simulate_ranks > 1:
@@ -110,7 +106,3 @@ def sweep(lists: dict[str, Sequence[Any]], **fixed: Any) -> list[HeadCase]:
     for case in cases:
         case.check()
     return cases
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")

@@ -11,7 +11,7 @@ from megaclass.bench.head.cases import HeadCase
 from megaclass.bench.peers import PEERS
 from megaclass.bench.runner import Entry
 from megaclass.bench.sweep import Planned
-from megaclass.bench.words import check_timeout, counts, device_type, names, rates, share_of_cores
+from megaclass.bench.words import check_timeout, counts, device_type, names, on_cores, rates
 from megaclass.errors import UserError, lookup
 
 MALLOC = ("tuned", "untuned", "both")
@@ -40,13 +40,10 @@ def planned(options: Any) -> list[Planned]:
         steps=options.steps,
         warmup=options.warmup,
         seed=options.seed,
-        threads=1 if options.threads == 0 else options.threads,
     )
-    if options.threads == 0:
-        found = [replace(case, threads=share_of_cores(case.world_size)) for case in found]
     gpus = torch.cuda.device_count()
     plan = []
-    for case in found:
+    for case in on_cores(found, options.threads):
         who = entries(case, options.peer, options.peer_path, options.peer_malloc)
         plan.append(Planned(case=case, entries=who, skip=case.why_skipped(gpus), weight=_weight(case, who)))
     return plan

@@ -2,17 +2,16 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from megaclass.bench.recipes import PRECISIONS, SYNTHETIC, recipe_of, with_settings
+from megaclass.bench.words import check_counts
 from megaclass.config import Config
-from megaclass.errors import UserError, lookup
+from megaclass.errors import lookup
 
 ENGINES = ("eager", "compiled", "cudagraph", "onnx")
 IMAGENET_CLASSES = 1000  # of a linear head, where neither the case nor the recipe says
-_MOST = 10**9
-_AT_LEAST_ONE = ("batch_size", "iterations", "epochs", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +64,7 @@ class InferCase:
         """What no machine could run is the user's mistake."""
         lookup(dict.fromkeys(PRECISIONS.values()), self.precision, "precision")
         lookup(dict.fromkeys(ENGINES), self.engine, "engine")
-        for f in fields(self):
-            least, value = int(f.name in _AT_LEAST_ONE), getattr(self, f.name)
-            if f.type is int and not least <= value <= _MOST:
-                raise UserError(f"--{f.name.replace('_', '-')}: {value} is outside [{least}, {_MOST:.0e}]")
+        check_counts(self, ("num_classes", "image_size", "warmup", "seed"))
 
     def why_skipped(self, gpus: int) -> str:
         """Why this case does not fit the machine or itself, or an empty string."""

@@ -12,7 +12,7 @@ from megaclass.bench.infer.images import open_images
 from megaclass.bench.recipes import PRECISIONS, SYNTHETIC
 from megaclass.bench.runner import Entry
 from megaclass.bench.sweep import Planned
-from megaclass.bench.words import check_timeout, counts, device_type, names, share_of_cores
+from megaclass.bench.words import check_timeout, counts, device_type, names, on_cores
 from megaclass.errors import UserError, lookup
 
 _ITERATIONS = {"cpu": 10, "cuda": 100}
@@ -42,7 +42,6 @@ def planned(options: Any) -> list[Planned]:
         epochs=timed,
         warmup=options.warmup,
         device=device,
-        threads=options.threads or share_of_cores(1),
         seed=options.seed,
     )
     if options.data_root:
@@ -51,7 +50,7 @@ def planned(options: Any) -> list[Planned]:
                 f"--data-root: {options.data_root} does not exist; name a set or a directory with val/"
             )
         open_images(options.data_root)
-    return [plan_of(case) for case in found]
+    return [plan_of(case) for case in on_cores(found, options.threads)]
 
 
 def forward_flops(case: InferCase) -> float:

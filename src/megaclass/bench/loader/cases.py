@@ -1,18 +1,18 @@
 """The cases of ``bench loader``: what is made of which images, and the size of a pass over them."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 from megaclass.bench.loader.photographs import Look
+from megaclass.bench.words import check_counts
 from megaclass.data.augment import EvalTransform, TrainTransform, Transform
 from megaclass.data.dali import CropTransform
-from megaclass.errors import UserError, lookup
+from megaclass.errors import lookup
 from megaclass.permutation import derive_key
 
 SOURCES = ("records", "folder", "synthetic")
 LOADERS = ("threads", "dali")  # of ours, as data.loader names them
 EVALUATION = "imagenet-eval"
-_MOST = 10**9
 
 T = TypeVar("T", bound=TrainTransform)
 
@@ -118,10 +118,4 @@ class LoaderCase:
     def check(self) -> None:
         """What no machine could run is the user's mistake."""
         lookup(WORKLOADS, self.workload, "workload")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name in ("warmup", "seed") else 1
-            if field.type is int and not least <= value <= _MOST:
-                raise UserError(
-                    f"--{field.name.replace('_', '-')}: {value} is outside [{least}, {_MOST:.0e}]"
-                )
+        check_counts(self, ("warmup", "seed"))

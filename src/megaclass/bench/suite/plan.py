@@ -15,7 +15,7 @@ from megaclass.bench.suite.machine import Machine
 from megaclass.bench.sweep import Planned
 from megaclass.bench.train.cases import TrainCase, resolved
 from megaclass.bench.train.plan import plan_of as train_plan
-from megaclass.bench.words import check_timeout, device_type, share_of_cores
+from megaclass.bench.words import check_timeout, device_type, on_cores
 from megaclass.errors import UserError, lookup
 
 # Where a report does not say it: images of a step on each device.
@@ -50,7 +50,7 @@ def planned(options: Any) -> list[Planned]:
     ways = {"whole_job": options.whole_job, "simulate_ranks": options.simulate_ranks}
     plan = []
     for before, found in zip(asked, fitted, strict=True):
-        case = replace(found.case, threads=options.threads or share_of_cores(found.case.world_size))
+        (case,) = on_cores([found.case], options.threads)
         before = replace(before, threads=case.threads)
         make = infer_plan if isinstance(case, InferCase) else train_plan
         one = make(case, asked=before if case != before else None, suite=options.name, identity=ways)

@@ -1,15 +1,19 @@
 """The cases of ``bench train``, and the configuration of the run that each of them stands for."""
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from megaclass.bench.cost import backbone_cost
 from megaclass.bench.recipes import PRECISIONS, SYNTHETIC, recipe_of, with_settings
+from megaclass.bench.words import check_counts
 from megaclass.config import Config
 from megaclass.errors import UserError, lookup
 from megaclass.models.registry import backbone_options
 
+_OF_THE_RECIPE = (
+    *("num_classes", "embedding_dim", "image_size", "global_batch_size", "num_examples"), "warmup", "seed",
+)  # fmt: skip
 # Where neither the case nor the recipe nor the data says.
 _CLASSES = {"linear": 1000, "margin": 100_000}
 
@@ -81,12 +85,7 @@ class TrainCase:
     def check(self) -> None:
         """What no machine could run is the user's mistake."""
         lookup(dict.fromkeys(PRECISIONS.values()), self.precision, "precision")
-        for f in fields(self):
-            least = 1 if f.name in ("world_size", "simulate_ranks", "iterations", "epochs", "threads") else 0
-            if f.type is int and not least <= getattr(self, f.name) <= 10**15:
-                raise UserError(
-                    f"--{f.name.replace('_', '-')}: {getattr(self, f.name)} is outside [{least}, 1e15]"
-                )
+        check_counts(self, _OF_THE_RECIPE)
         if self.world_size > 1 and self.simulate_ranks > 1:
             raise UserError("--simulate-ranks stands for the other ranks: it goes with one process (-n 1)")
 

@@ -1,7 +1,6 @@
 """From the words of a user to cases of ``bench train``."""
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from megaclass.bench.recipes import PRECISIONS, SYNTHETIC
 from megaclass.bench.sweep import Planned
 from megaclass.bench.train.cases import TrainCase, resolved
 from megaclass.bench.train.cost import step_flops
-from megaclass.bench.words import check_timeout, counts, device_type, names, rates, share_of_cores
+from megaclass.bench.words import check_timeout, counts, device_type, names, on_cores, rates
 from megaclass.errors import UserError, lookup
 
 MODES = ("train", "val", "train_val")
@@ -85,14 +84,14 @@ def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
     if batches == [0]:
         raise UserError(f"--mode {options.mode}: inference needs --batch-size, of a device")
     kept = ("data", "iterations", "epochs", "warmup", "device", "image_size", "seed", "settings")
-    return infer_cases(
+    found = infer_cases(
         recipe=names(options.recipe),
         backbone=names(options.backbone),
         precision=[lookup(PRECISIONS, name, "--dtype") for name in names(options.dtype)],
         batch_size=batches,
-        threads=common["threads"] or share_of_cores(1),
         **{name: common[name] for name in kept},
     )
+    return on_cores(found, common["threads"])
 
 
 def _cases(options: Any, common: dict[str, Any]) -> list[TrainCase]:
@@ -115,6 +114,7 @@ def _cases(options: Any, common: dict[str, Any]) -> list[TrainCase]:
         chosen = dict(zip(lists, values, strict=True))
         batch = chosen.pop("batch")
         ranks = chosen["world_size"] * common["simulate_ranks"] if options.batch_size else 1
-        case = resolved(TrainCase(global_batch_size=batch * ranks, **chosen, **common | {"threads": 1}))
-        found.append(replace(case, threads=common["threads"] or share_of_cores(case.world_size)))
-    return found
+        found.append(
+            resolved(TrainCase(global_batch_size=batch * ranks, **chosen, **common | {"threads": 1}))
+        )
+    return on_cores(found, common["threads"])

@@ -5,6 +5,7 @@ of their times stays what it is.
 """
 
 import datetime
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -62,6 +63,7 @@ class Member:
                 "case": asdict(self.case),
                 "options": self.entry.options,
                 "timeout_s": self._timeout_s,
+                "parent": os.getpid(),
             }
         )
 

@@ -8,9 +8,11 @@ number of times before it; the peaks, the limits and the environment at the end.
 """
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +54,7 @@ def _serve(job: dict[str, Any], requests: Iterator[dict[str, Any]], tell: Tell) 
     benchmark = BENCHMARKS[job["benchmark"]]
     case = benchmark.case_type(**job["case"])
     _die_first()
+    _die_with_parent(job["parent"])
     limit_memory(case.device, case.world_size)
     runtime.use_threads(case.threads)
     with distributed.started(case.device, job["timeout_s"]) as world:
@@ -90,6 +93,14 @@ def _die_first() -> None:
     """When the machine runs out of memory, the kernel is to end this process and nobody else's."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _die_with_parent(parent: int) -> None:
+    """However the sweep ends, its processes end with it: one that computes on would disturb the next measurement."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux has it (prctl(2), PR_SET_PDEATHSIG)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before
+        os._exit(1)
 
 
 def _limits(benchmark: Benchmark, case: Any, world: World) -> dict[str, float]:

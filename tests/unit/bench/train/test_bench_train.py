@@ -20,6 +20,7 @@ from megaclass.rows import read_rows
 
 SMALL = ["--recipe", "glyphs", "--image-size", "16", "--num-classes", "50", "-b", "4", "-i", "3", "--dtype", "float32",
          "--device", "cpu"]  # fmt: skip
+SOURCE = str(Path(__file__).parents[4] / "src")
 CASE = TrainCase(recipe="glyphs", image_size=16, num_classes=50, global_batch_size=4, iterations=2)
 
 
@@ -136,13 +137,29 @@ def test_a_step_that_is_left_out_fails_the_case():
     assert row.status == "failed" and "not finite" in row.reason and "optim.lr" in row.reason
 
 
+def test_a_sweep_that_is_killed_leaves_no_process_behind(tmp_path):
+    command = [sys.executable, "-P", "-m", "megaclass", "bench", "train", *SMALL, "-i", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": SOURCE})
+    deadline = time.monotonic() + 120
+    while not (found := busy(psutil.Process(process.pid).children())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(found, timeout=20)
+    assert found and not left
+
+
+def busy(processes):
+    """Those that have computed for a while: their first step has begun."""
+    return [process for process in processes if process.cpu_times().user > 6]
+
+
 def test_ctrl_c_and_the_same_command_again_goes_on(tmp_path):
     path = tmp_path / "rows.jsonl"
     words = [*SMALL, "--seed", "0", "--sample-rate", "1,0.5", "-i", "20", "--output", str(path)]
     command = [sys.executable, "-P", "-m", "megaclass", "bench", "train", *words]
-    source = str(Path(__file__).parents[4] / "src")
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": source}
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": SOURCE}
     )
     deadline = time.monotonic() + 120
     while not (path.exists() and path.read_bytes().count(b"\n")) and time.monotonic() < deadline:

@@ -51,7 +51,7 @@ report: $(STAMP)  ## a page of the rows under benchmarks/results, or of ROWS=DIR
 	mkdir -p runs/report
 	$(BIN)/megaclass report $(or $(ROWS),$(RESULTS)) --output runs/report
 
-bench-gpu: $(STAMP)  ## test and measure head, loader and stall on a CUDA GPU; PEER_PATH=DIR adds arcface_torch
+bench-gpu: $(STAMP)  ## test and measure everything on a CUDA GPU; PEER_PATH=DIR adds arcface_torch
 	PYTHON=$(BIN)/python RESULTS=$(RESULTS) PEER_PATH=$(PEER_PATH) benchmarks/gpu.sh
 
 check: $(STAMP)  ## lint and types alone

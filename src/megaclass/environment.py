@@ -6,6 +6,7 @@ rights and no git are needed, and nothing here raises.
 
 import contextlib
 import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -92,8 +93,8 @@ def snapshot() -> dict[str, Any]:
     ``CPU_FEATURES`` that it has. Likewise ``memory_mb`` is
     the smaller of the machine's and the container's. ``gpu_count`` counts the GPUs visible to this process;
     ``gpu_power_limit_w`` and ``gpu_clock_mhz``, the highest of its multiprocessors, are of the least able one.
-    ``revision`` is the git commit of the source, with ``-dirty`` if the package differs from it, else the
-    installed version.
+    ``revision`` is the git commit of the source, with ``-dirty`` and a hash of the difference if the package differs
+    from it, else the installed version.
     """
     return {
         "system": _quiet(_system),
@@ -123,6 +124,17 @@ def usable_cores() -> int:
         quota, period = _read("/sys/fs/cgroup/cpu.max").split()
         cores = min(cores, max(1, int(quota) // int(period)))
     return cores
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: of the machine, or of the container, whichever leaves less."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        limit, used = (int(_read(f"/sys/fs/cgroup/memory.{name}")) for name in ("max", "current"))
+        available = min(available, max(0, limit - used))
+    return available
 
 
 def _quiet(probe: Callable[[], Any]) -> Any:
@@ -280,7 +292,12 @@ def _git_revision() -> str | None:
     # Installed below somebody else's checkout (a .venv), the package is not tracked there.
     if not git("ls-files", "version.py"):
         return None
-    return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    dirty = hashlib.sha256()
+    if changed := git("status", "--porcelain", "--", "."):
+        dirty.update(git("diff", "HEAD", "--", ".").encode())
+        for name in git("ls-files", "--others", "--exclude-standard", "--", ".").splitlines():
+            dirty.update(_quiet((package / name).read_bytes) or b"")
+    return git("rev-parse", "HEAD") + (f"-dirty-{dirty.hexdigest()[:8]}" if changed else "")
 
 
 def _value(name: str) -> str:

@@ -6,14 +6,16 @@ Rows are appended as they are measured and never change. The file is read with t
 """
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megaclass.errors import UserError
+from megaclass.errors import UserError, make_room
 from megaclass.stats import summary
 
 SCHEMA_VERSION = 2
@@ -37,8 +39,8 @@ class Row:
     cpu_ms: processor time, user and system, of the process and of those it started, in every timed step; empty
         where a benchmark does not take it.
     samples_per_second: rows of the global batch over the median step, which a busy neighbour moves least.
-    data_ms: for how long every timed step waited for its data, as part of ``samples_ms``; empty where a benchmark
-        does not tell data from compute.
+    data_ms: for how long the device had nothing to do in every timed step because its data was not there, as part of
+        ``samples_ms``; empty where a benchmark does not tell data from compute.
     epochs: of every timed epoch, which is a number of steps, the samples a second by ``total`` time, and by that of
         ``compute`` and of ``data`` alone (None where it was nothing).
     rates: the harmonic means of ``epochs``: what NVIDIA's ResNet-50 script reports.
@@ -101,25 +103,63 @@ class RowWriter:
         self._file = None
         if not path:
             return
-        path = Path(path)
-        kept = 0
-        if path.exists():
-            read_rows(path)
-            content = path.read_bytes()
-            kept = content.rfind(b"\n") + 1
-            if len(content) > kept and not content[kept:].startswith(_BEGINNING[: len(content) - kept]):
-                raise UserError(f"{path}: its last line is not a row of a benchmark; name another file")
+        self._path = Path(path)
+        made = not self._path.exists()
         try:
-            self._file = path.open("ab", buffering=0)
+            self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        if os.fstat(self._file.fileno()).st_size > kept:
-            self._file.truncate(kept)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise UserError(
+                f"{path}: another sweep is writing into it; wait for it, or name another file"
+            ) from None
+        try:
+            if not made:
+                self._mend()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _mend(self) -> None:
+        """Drop a last line without its line feed, which readers pass over too, and refuse what is nobody's row."""
+        assert self._file is not None
+        read_rows(self._path)
+        content = self._path.read_bytes()
+        kept = content.rfind(b"\n") + 1
+        rest = content[kept:]
+        if not rest:
+            return
+        try:
+            json.loads(rest)
+        except (ValueError, RecursionError):
+            ours = rest.startswith(_BEGINNING[: len(rest)])
+        else:
+            _parse(rest, f"{self._path}: its last line")
+            ours = True
+        if not ours:
+            raise UserError(f"{self._path}: its last line is not a row of a benchmark; name another file")
+        self._file.truncate(kept)
 
     def write(self, row: Row) -> None:
+        """Raises UserError where there is no room for it; the file is then as it was."""
         if self._file is not None:
             record = {"schema_version": SCHEMA_VERSION} | _finite(dataclasses.asdict(row))
-            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            self._append(json.dumps(record, allow_nan=False).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        assert self._file is not None
+        before, rest = os.fstat(self._file.fileno()).st_size, line
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._file.truncate(before)
+            raise UserError(
+                f"{self._path}: a row cannot be written ({error.strerror}); {make_room(error)}name another file"
+            ) from None
 
     def close(self) -> None:
         if self._file is not None:
@@ -148,7 +188,7 @@ def read_rows(path: str | Path) -> list[Row]:
 def _parse(line: bytes, where: str) -> Row:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not a line of JSON ({error})") from None
     version = record.pop("schema_version", None) if isinstance(record, dict) else None
     if not isinstance(version, int):
@@ -158,9 +198,15 @@ def _parse(line: bytes, where: str) -> Row:
             f"{where}: written with schema {version}, and this megaclass reads {SCHEMA_VERSION}: update it"
         )
     try:
-        return Row(**record)
+        row = Row(**record)
     except (TypeError, AssertionError):
         raise UserError(f"{where}: not a row of a benchmark: fields {sorted(record)}") from None
+    # What else a reader may rely on: that mappings are mappings, lists lists, and names names.
+    for name, hint in typing.get_type_hints(Row).items():
+        kind = typing.get_origin(hint) or hint
+        if kind in (dict, list, str) and not isinstance(getattr(row, name), kind):
+            raise UserError(f"{where}: not a row of a benchmark: {name} is not a {kind.__name__}")
+    return row
 
 
 def _finite(value: Any) -> Any:

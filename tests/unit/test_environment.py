@@ -1,6 +1,7 @@
 """The environment record: complete, quick, honest, and silent where the machine does not tell."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -103,7 +104,9 @@ def test_revision_is_the_commit_with_a_dirty_mark(checkout):
     (checkout.parent / "notes.txt").write_text("outside the package: not part of what runs")
     assert revision() == clean
     (checkout / "new.py").write_text("")
-    assert revision() == f"{clean}-dirty"
+    assert re.fullmatch(f"{clean}-dirty-[0-9a-f]{{8}}", first := revision())
+    (checkout / "new.py").write_text("other")
+    assert revision() not in (first, clean) and "-dirty-" in revision()
 
 
 def test_revision_of_an_installed_package_is_its_version(checkout):

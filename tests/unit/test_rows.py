@@ -1,5 +1,6 @@
 """The file of rows: appended to, never overwritten, and refused where it is something else."""
 
+import errno
 import json
 
 import pytest
@@ -80,3 +81,63 @@ def test_a_directory_that_is_not_there(tmp_path):
 
 def test_no_file_no_rows():
     write("", OK)
+
+
+def test_a_strangers_last_line_is_not_taken_for_a_cut_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"schema_version": 2, "my": "data"}')
+    with pytest.raises(UserError, match="not a row"):
+        RowWriter(path)
+    assert path.read_text() == '{"schema_version": 2, "my": "data"}'
+
+
+def test_two_sweeps_do_not_write_into_one_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with RowWriter(path), pytest.raises(UserError, match="another sweep"):
+        RowWriter(path)
+    write(path, OK)
+    assert read_rows(path) == [OK]
+
+
+def test_no_room_is_one_line_and_leaves_whole_rows(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    write(path, OK)
+    with RowWriter(path) as writer:
+        real = writer._file
+
+        class Full:
+            """Takes some bytes of a line, and then no more."""
+
+            taken = False
+
+            def write(self, line):
+                if self.taken:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                self.taken = True
+                return real.write(line[:10])
+
+            def __getattr__(self, name):
+                return getattr(real, name)
+
+        writer._file = Full()
+        with pytest.raises(UserError, match=r"No space left on device\); make room"):
+            writer.write(OOM)
+    assert read_rows(path) == [OK] and path.read_bytes().endswith(b"\n")
+
+
+@pytest.mark.parametrize("change", ['"environment": null', '"samples_ms": {}', '"key": [1]', '"suite": 3'])
+def test_a_field_of_another_kind_is_no_row(tmp_path, change):
+    path = tmp_path / "rows.jsonl"
+    write(path, OK)
+    name = change.partition(":")[0]
+    record = json.loads(path.read_text()) | json.loads(f"{{{change}}}")
+    path.write_text(json.dumps(record) + "\n")
+    with pytest.raises(UserError, match=f"line 1: not a row of a benchmark: {name.strip(chr(34))} is not"):
+        read_rows(path)
+
+
+def test_json_without_end_is_no_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("[" * 200_000 + "\n")
+    with pytest.raises(UserError, match="line 1: not a line of JSON"):
+        read_rows(path)

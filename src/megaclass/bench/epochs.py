@@ -84,16 +84,16 @@ def run_epoch(
 
     one_by_one: each step is waited for before the next batch is asked for, as a latency is measured; else the device
     is kept busy, as in training. Returns ``samples_ms`` and ``data_ms`` of each step, which is what it took from the
-    end of the one before and the part of it that the host waited for the batch, and ``whole_ms``.
+    end of the one before and the part of it in which the device had nothing to do, because the batch was not there;
+    and ``whole_ms``.
     """
-    data_ms = []
+    arrivals = []
     clock.wait()
     begin = told = clock.now()
     marks = [clock.mark()]
     for done in range(1, iterations + 1):
-        asked = clock.now()
         batch = next(batches)
-        data_ms.append((clock.now() - asked) * 1000)
+        arrivals.append(clock.mark())
         step(batch)
         if one_by_one:
             clock.wait()
@@ -104,6 +104,7 @@ def run_epoch(
     clock.wait()
     whole_ms = (clock.now() - begin) * 1000
     steps_ms = [clock.between_ms(a, b) for a, b in itertools.pairwise(marks)]
+    data_ms = [clock.between_ms(a, b) for a, b in zip(marks, arrivals, strict=False)]
     return {
         "whole_ms": whole_ms,
         "samples_ms": [round(ms, 4) for ms in steps_ms],

@@ -4,8 +4,9 @@ import contextlib
 import resource
 from pathlib import Path
 
-import psutil
 import torch
+
+from megaclass import environment
 
 MIB = 2**20
 
@@ -41,9 +42,11 @@ def limit_memory(device: str, processes: int) -> None:
     none left, where the kernel would look for somebody to kill. On a GPU host memory is not what runs out."""
     if device == "cpu":
         data = int((_status_mb("VmData") or 0) * MIB)
-        most = data + psutil.virtual_memory().available // processes
+        most = data + environment.available_memory() // processes
         with contextlib.suppress(OSError, ValueError):  # a lower limit is there already
-            resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+            soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            lower = most if soft == resource.RLIM_INFINITY else min(soft, most)
+            resource.setrlimit(resource.RLIMIT_DATA, (lower, hard))
 
 
 def _driver_mb() -> float:

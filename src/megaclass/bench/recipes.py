@@ -1,10 +1,11 @@
 """The configuration of a case that trains or runs the model of a recipe."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from megaclass.config import Config, Model, from_mapping, load_recipe
+from megaclass.config import Config, Model, find_recipe, from_mapping, load_recipe
 from megaclass.errors import lookup
 from megaclass.models.registry import BACKBONES
 
@@ -19,6 +20,13 @@ PRECISIONS = {
     "bf16": "bf16",
 }
 SYNTHETIC = "synthetic"  # as data: noise, made on the device or in memory
+
+
+def recipe_digest(name: str) -> dict[str, str]:
+    """What tells two versions of a recipe file apart, for a row; embedded recipes belong to the source revision."""
+    if not name.endswith(".toml"):
+        return {}
+    return {"recipe_digest": hashlib.sha256(find_recipe(name).read_bytes()).hexdigest()[:12]}
 
 
 def recipe_of(name: str, backbone: str) -> Config:

@@ -14,7 +14,21 @@ from megaclass.bench.runner import Entry, run_case, skipped
 from megaclass.rows import Row, read_rows
 
 # Of an environment: where these are alike, a number need not be taken again.
-_SAME = ("system", "cpu", "cpu_threads_usable", "memory_mb", "gpu", "gpu_count", "pytorch", "revision")
+_SAME = (
+    *(
+        "system",
+        "cpu",
+        "cpu_threads_usable",
+        "memory_mb",
+        "gpu",
+        "gpu_count",
+        "driver",
+        "cuda",
+        "cudnn",
+        "nccl",
+    ),
+    *("pytorch", "packages", "revision", "variables"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +70,29 @@ class Watcher(Protocol):
 
 
 class Measured:
-    """The rows of a file that need not be taken again: of this machine and this source, and none that failed."""
+    """The rows of a file that need not be taken again: of this machine and this source, with a number or without the
+    memory for one. Those that were left out stay where the reason is still the same."""
 
     def __init__(self, path: str = "", again: bool = False) -> None:
         found = read_rows(path) if path and not again and Path(path).exists() else []
-        here = environment.snapshot() if found else {}
-        self._rows = {
-            row.key: row
-            for row in found
-            if row.key
-            and row.status != "failed"
-            and all(row.environment.get(name) == here[name] for name in _SAME)
-        }
+        self._here = environment.snapshot() if found else {}
+        self._rows = {row.key: row for row in found if row.key}
 
-    def rows(self, keys: Sequence[str]) -> list[Row]:
-        """All of these rows, or none if one is missing."""
-        return [self._rows[key] for key in keys] if all(key in self._rows for key in keys) else []
+    def rows(self, planned: Planned) -> list[Row]:
+        """All rows of the case, or none if one is missing."""
+        found = [
+            row
+            for entry, key in zip(planned.entries, planned.keys(), strict=True)
+            if (row := self._rows.get(key)) and self._counts(row, entry, planned.skip or entry.missing)
+        ]
+        return found if len(found) == len(planned.entries) else []
+
+    def _counts(self, row: Row, entry: Entry, left_out: str) -> bool:
+        if left_out:
+            return row.status == "skipped" and row.reason == left_out
+        variables = self._here["variables"] | entry.variables
+        here = self._here | {"variables": {k: v for k, v in variables.items() if v is not None}}
+        return row.status in ("ok", "oom") and all(row.environment.get(name) == here[name] for name in _SAME)
 
 
 def row_key(case: Case, implementation: str, **more: Any) -> str:

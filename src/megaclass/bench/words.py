@@ -17,7 +17,7 @@ _SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9}
 
 def counts(flag: str, text: str) -> list[int]:
     """``100K,1.5M,7`` as numbers; K, M and B are thousands, millions and (American) billions."""
-    return [_count(flag, word.strip()) for word in text.split(",")]
+    return list(dict.fromkeys(_count(flag, word.strip()) for word in text.split(",")))
 
 
 def _count(flag: str, word: str) -> int:
@@ -35,13 +35,25 @@ def _count(flag: str, word: str) -> int:
 
 def rates(flag: str, text: str) -> list[float]:
     try:
-        return [float(word) for word in text.split(",")]
+        return list(dict.fromkeys(float(word) for word in text.split(",")))
     except ValueError:
         raise UserError(f"--{flag}: {text!r} is not a list of numbers such as 1,0.1") from None
 
 
 def names(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
+    """What stands between the commas, each once; an empty text is one empty name."""
+    found = list(dict.fromkeys(word.strip() for word in text.split(",")))
+    if (len(found) > 1 and "" in found) or text.strip() == ",":
+        raise UserError(f"{text!r}: a name is missing beside a comma")
+    return found
+
+
+def crowded(device: str, processes: int) -> str:
+    """Why so many processes are not started on a CPU, or an empty string."""
+    cores = usable_cores()
+    if device == "cpu" and processes > max(8, 4 * cores):
+        return f"{processes} processes are too many for {cores} cores"
+    return ""
 
 
 def share_of_cores(processes: int) -> int:
@@ -71,6 +83,12 @@ def check_counts(case: Any, zeros: Collection[str], limits: Mapping[str, tuple[i
 
 def device_type(name: str) -> str:
     """``cpu`` or ``cuda`` for what ``--device`` says. UserError: not on this machine."""
+    if name.startswith("cuda:"):
+        number = name.removeprefix("cuda:")
+        raise UserError(
+            f"--device: {name!r} names one GPU, and a benchmark takes them from the first on; set CUDA_VISIBLE_DEVICES="
+            f"{number} and say cuda"
+        )
     try:
         return distributed.pick_device(name).type
     except UserError as error:

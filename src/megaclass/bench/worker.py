@@ -33,6 +33,7 @@ _NO_MEMORY = (
     "not enough memory",
     "out of memory",
     "ALLOC_FAILED",
+    "unable to find a valid cuDNN algorithm",  # what cuDNN says where its work space does not fit
     "size calculation overflowed",
 )
 
@@ -43,11 +44,11 @@ def main() -> None:
     try:
         for answer in _serve(next(requests), requests, lambda done: _tell(answers, {"progress": done})):
             _tell(answers, answer)
+            if "status" in answer:
+                os._exit(1)  # a process group of which one rank is gone may not end by itself
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        status = "oom" if _out_of_memory(error) else "failed"
-        _tell(answers, {"status": status, "reason": f"{type(error).__name__}: {lines[0]}"})
-        os._exit(1)  # a process group of which one rank is gone may not end by itself
+        _tell(answers, _told(error))
+        os._exit(1)
 
 
 def _serve(job: dict[str, Any], requests: Iterator[dict[str, Any]], tell: Tell) -> Iterator[dict[str, Any]]:
@@ -58,23 +59,43 @@ def _serve(job: dict[str, Any], requests: Iterator[dict[str, Any]], tell: Tell) 
     limit_memory(case.device, case.world_size)
     runtime.use_threads(case.threads)
     with distributed.started(case.device, job["timeout_s"]) as world:
-        benchmark.load_libraries(case, world)
-        memory = PeakMemory(world.device)
-        contender = benchmark.contender(job["implementation"], case, world, job["options"])
-        watch = Stopwatch(world.device)
-        yield {"ready": True}
-        for request in requests:
-            if "finish" in request:
-                break
-            yield benchmark.turn(contender, request["step"], watch, tell)
-        else:
-            return  # the parent is gone
-        end = {"memory_mb": memory.read(), "facts": contender.facts(), "environment": environment.snapshot()}
-        del contender
-        gc.collect()  # head and optimizer know each other
-        if world.device.type == "cuda":
-            torch.cuda.empty_cache()
-        yield end | {"limits": _limits(benchmark, case, world)}
+        try:
+            yield from _work(benchmark, case, world, job, requests, tell)
+        except Exception as error:
+            yield _told(error)  # before the group is left: the other ranks would have the first word
+
+
+def _work(
+    benchmark: Benchmark,
+    case: Any,
+    world: World,
+    job: dict[str, Any],
+    requests: Iterator[dict[str, Any]],
+    tell: Tell,
+) -> Iterator[dict[str, Any]]:
+    benchmark.load_libraries(case, world)
+    memory = PeakMemory(world.device)
+    contender = benchmark.contender(job["implementation"], case, world, job["options"])
+    watch = Stopwatch(world.device)
+    yield {"ready": True}
+    for request in requests:
+        if "finish" in request:
+            break
+        yield benchmark.turn(contender, request["step"], watch, tell)
+    else:
+        return  # the parent is gone
+    end = {"memory_mb": memory.read(), "facts": contender.facts(), "environment": environment.snapshot()}
+    del contender
+    gc.collect()  # head and optimizer know each other
+    if world.device.type == "cuda":
+        torch.cuda.empty_cache()
+    yield end | {"limits": _limits(benchmark, case, world)}
+
+
+def _told(error: Exception) -> dict[str, Any]:
+    lines = str(error).strip().splitlines() or [""]
+    status = "oom" if _out_of_memory(error) else "failed"
+    return {"status": status, "reason": f"{type(error).__name__}: {lines[0]}"}
 
 
 def _take_stdout() -> TextIO:
@@ -115,7 +136,7 @@ def _limits(benchmark: Benchmark, case: Any, world: World) -> dict[str, float]:
 
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        words in str(error) for words in _NO_MEMORY
+        words.lower() in str(error).lower() for words in _NO_MEMORY
     )
 
 

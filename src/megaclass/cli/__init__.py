@@ -87,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"megaclass: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        hint = str(interrupt) or "--resume continues from the last checkpoint"
-        print(f"megaclass: interrupted; {hint}", file=sys.stderr)
+        resume = "--resume continues from the last checkpoint" if words[0] == "train" else ""
+        hint = str(interrupt) or resume
+        print(f"megaclass: interrupted{hint and f'; {hint}'}", file=sys.stderr)
         return 130

@@ -1,6 +1,7 @@
 """What the verbs share: parsers with usages of one line, settings given by ``--section.key``, names of parts."""
 
 import importlib
+import itertools
 from argparse import SUPPRESS
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,8 @@ def make_parser(usage: str, description: str) -> Any:
     """A parser whose usage is one line: the settings alone would fill a screen."""
     from jsonargparse import ArgumentParser
 
-    program = " ".join(word for word in usage.split() if word.islower() and word[0].isalpha())
+    words = itertools.takewhile(lambda word: word.islower() and word[0].isalpha(), usage.split())
+    program = " ".join(words)
     return ArgumentParser(
         prog=program, usage=usage, description=description, exit_on_error=False, allow_abbrev=False
     )

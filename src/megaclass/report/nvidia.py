@@ -75,6 +75,7 @@ def _metrics(row: Row) -> dict[str, float | None]:
 
 def _is_report(path: Path) -> bool:
     try:
-        return {"ngpus", "bs", "metric_keys", "metrics"} <= set(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(found, dict) and {"ngpus", "bs", "metric_keys", "metrics"} <= set(found)
+    except (OSError, ValueError, RecursionError):
         return False

@@ -69,11 +69,18 @@ def test_an_epoch_begins_and_ends_on_an_idle_device():
 def test_data_time_is_what_the_loop_waited_and_total_time_has_both():
     device = Device()
     answer = run_epoch(loads(device, 0.3, 0.02), lambda batch: device.works(0.1), 2, device)
-    assert answer["data_ms"] == pytest.approx([300, 20])
+    assert answer["data_ms"] == pytest.approx([300, 0])  # the device works through the second wait
     assert answer["samples_ms"] == pytest.approx(
         [401, 100]
     )  # the second wait is hidden behind the first step
     assert sum(answer["samples_ms"]) == pytest.approx(answer["whole_ms"])
+
+
+def test_compute_is_what_a_device_does_that_never_waits():
+    device = Device()
+    answer = run_epoch(loads(device, *[0.09] * 50), lambda batch: device.works(0.1), 50, device)
+    rates = measures([[answer]], rows_of_step=10)["rates"]
+    assert rates["compute"] == pytest.approx(100, rel=0.02) and rates["total"] == pytest.approx(98, rel=0.02)
 
 
 def test_a_latency_is_waited_for_one_by_one():

@@ -49,7 +49,7 @@ def kept(tmp_path):
             for rows in measure(plan, 1.0, QUIET, stand_in):
                 for row in rows:
                     writer.write(change(row))
-        return lambda planned, **how: Measured(str(path), **how).rows(planned.keys())
+        return lambda planned, **how: Measured(str(path), **how).rows(planned)
 
     return write
 
@@ -71,6 +71,10 @@ def test_what_a_file_has_is_not_measured_again(kept):
     "change",
     [
         lambda row: replace(row, status="failed", reason="killed"),
+        lambda row: replace(row, status="timeout", reason="not done in 1 s"),
+        lambda row: replace(row, status="skipped", reason="no such library"),
+        lambda row: replace(row, environment=row.environment | {"driver": "older"}),
+        lambda row: replace(row, environment=row.environment | {"variables": {"OMP_PROC_BIND": "x"}}),
         lambda row: replace(row, environment=row.environment | {"cpu": "another"}),
         lambda row: replace(row, environment=row.environment | {"revision": "older"}),
         lambda row: replace(row, key=""),
@@ -84,6 +88,27 @@ def test_what_failed_or_comes_from_elsewhere_is_measured_again(kept, change):
 def test_a_row_of_a_case_without_memory_stays(kept):
     plan = [Planned(case=HeadCase())]
     assert kept(plan, lambda row: replace(row, status="oom", reason="no memory"))(plan[0])
+
+
+def test_what_was_left_out_is_decided_again(kept):
+    left_out = Planned(case=HeadCase(), skip="too few GPUs")
+    has = kept([left_out])
+    assert has(left_out)
+    assert not has(Planned(case=HeadCase())) and not has(replace(left_out, skip="another reason"))
+
+
+def test_variables_that_an_entry_sets_are_no_other_environment(kept):
+    tuned = Planned(case=HeadCase(), entries=[Entry(variables={"MALLOC_ARENA_MAX": "1"})])
+
+    def measured_so(row):
+        return replace(
+            row,
+            environment=row.environment
+            | {"variables": row.environment["variables"] | {"MALLOC_ARENA_MAX": "1"}},
+        )
+
+    has = kept([tuned], measured_so)
+    assert has(tuned) and not has(Planned(case=HeadCase()))
 
 
 def test_a_scaled_case_is_known_by_what_was_asked(kept):
@@ -103,7 +128,8 @@ def test_what_rows_depend_on_besides_the_case_tells_them_apart(kept):
 
 
 def test_no_file_has_no_rows(tmp_path):
-    assert not Measured("").rows(["x"]) and not Measured(str(tmp_path / "none")).rows(["x"])
+    one = Planned(case=HeadCase())
+    assert not Measured("").rows(one) and not Measured(str(tmp_path / "none")).rows(one)
 
 
 def test_a_row_says_where_it_was_left_out():

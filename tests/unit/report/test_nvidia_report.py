@@ -73,7 +73,9 @@ def test_a_report_is_written_whole_and_replaces_one(tmp_path):
     assert [*tmp_path.iterdir()] == [path]
 
 
-@pytest.mark.parametrize("text", ["notes", "[1]", "{}", '{"metrics": 1}'])
+@pytest.mark.parametrize(
+    "text", ["notes", "[1]", "{}", '{"metrics": 1}', '["ngpus", "bs", "metric_keys", "metrics"]']
+)
 def test_other_files_are_left_alone(tmp_path, text):
     path = tmp_path / "report.json"
     path.write_text(text)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from megaclass.bench.words import check_counts
+from megaclass.bench.words import check_counts, crowded
 from megaclass.errors import UserError, lookup
 from megaclass.heads.engine import KERNELS
 from megaclass.heads.partial_fc import PLACEMENTS
@@ -79,6 +79,8 @@ class HeadCase:
             return f"a batch of {self.batch_size} does not divide into {self.ranks} ranks"
         if self.device == "cuda" and self.world_size > gpus:
             return f"{self.world_size} processes need as many GPUs, and there are {gpus}"
+        if reason := crowded(self.device, self.world_size):
+            return reason
         if self.device == "cpu" and self.precision == "tf32":
             return "tf32 exists on CUDA only"
         if self.device == "cpu" and self.kernels == "triton":

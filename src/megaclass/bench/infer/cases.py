@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
-from megaclass.bench.recipes import PRECISIONS, SYNTHETIC, recipe_of, with_settings
+from megaclass.bench.recipes import PRECISIONS, SYNTHETIC, recipe_digest, recipe_of, with_settings
 from megaclass.bench.words import check_counts
 from megaclass.config import Config
 from megaclass.errors import lookup
@@ -58,7 +58,7 @@ class InferCase:
 
     def parameters(self) -> dict[str, Any]:
         """For a row."""
-        return asdict(self)
+        return asdict(self) | recipe_digest(self.recipe)
 
     def check(self) -> None:
         """What no machine could run is the user's mistake."""

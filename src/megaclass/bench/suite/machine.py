@@ -1,11 +1,10 @@
 """What this machine has for a suite: devices, memory, and how fast its products are."""
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass
 
-import psutil
-import torch
-
-from megaclass.bench import limits
+from megaclass.bench.crew import Crew, Ended
+from megaclass.errors import UserError
 from megaclass.runtime import cpu_has_bf16
 
 # Of the speed of a large product, what whole steps of convolutional networks reach: low, so that a plan is kept.
@@ -13,24 +12,32 @@ _REACHED = {"cpu": 0.25, "cuda": 0.25}
 _START_S = {"cpu": 7.0, "cuda": 20.0}
 # Of its memory a device can give to one case.
 _USABLE = {"cpu": 0.8, "cuda": 0.9}
+_PROBE = (sys.executable, "-P", "-m", "megaclass.bench.suite.probe")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Machine:
-    """device: ``cpu``, which is one device with all its cores, or ``cuda``. memory_bytes: of each device, usable."""
+    """device: ``cpu``, which is one device with all its cores, or ``cuda``. memory_bytes: of each device, usable.
+    product_flops: operations a second of a large product, by precision. bytes_per_second: of a large copy."""
 
     device: str
     devices: int
     memory_bytes: float
-    _speeds: dict[str, float] = field(default_factory=dict)
-    _bytes_per_second: float = 0.0
+    product_flops: dict[str, float]
+    bytes_per_second: float
 
     @classmethod
     def here(cls, device: str) -> "Machine":
-        if device == "cuda":
-            free = min(torch.cuda.mem_get_info(i)[1] for i in range(torch.cuda.device_count()))
-            return cls(device, torch.cuda.device_count(), _USABLE[device] * free)
-        return cls(device, 1, _USABLE[device] * psutil.virtual_memory().available)
+        """Measured by a process that ends: what it takes of the memory is there again for the cases."""
+        crew = Crew(1, {}, _PROBE)
+        try:
+            (found,) = crew.ask({"device": device}, timeout_s=300.0)
+        except Ended as ended:
+            raise UserError(f"--fit: this machine could not be measured ({ended})") from None
+        finally:
+            crew.close()
+        memory_bytes = _USABLE[device] * found.pop("memory_bytes")
+        return cls(device=device, memory_bytes=memory_bytes, **found)
 
     @property
     def start_s(self) -> float:
@@ -44,17 +51,6 @@ class Machine:
             return "fp16"
         return "bf16" if cpu_has_bf16() else "fp32"
 
-    @property
-    def bytes_per_second(self) -> float:
-        """Read or written, as a large copy does; measured once."""
-        if not self._bytes_per_second:
-            self._bytes_per_second = limits.copy_bytes_per_second(torch.device(self.device))
-        return self._bytes_per_second
-
     def flops_per_second(self, precision: str) -> float:
-        """Of training steps and forward passes, roughly; a product is measured once for each precision."""
-        if precision not in self._speeds:
-            side, device = (8192, "cuda") if self.device == "cuda" else (1024, "cpu")
-            ms = limits.product_ms(precision, side, torch.device(device))
-            self._speeds[precision] = 2 * side**3 / ms * 1000 * _REACHED[self.device]
-        return self._speeds[precision]
+        """Of training steps and forward passes, roughly."""
+        return self.product_flops[precision] * _REACHED[self.device]

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from megaclass import published
 from megaclass.bench.infer.cases import InferCase
 from megaclass.bench.infer.cases import resolved as resolved_infer
+from megaclass.bench.infer.images import open_images
 from megaclass.bench.infer.plan import plan_of as infer_plan
 from megaclass.bench.recipes import SYNTHETIC
 from megaclass.bench.suite.fit import Fitted, in_memory, in_time, on_devices
@@ -36,8 +36,8 @@ def planned(options: Any) -> list[Planned]:
         raise UserError(
             "--whole-job and --simulate-ranks say two things about ranks without a device: give one"
         )
-    if options.data_root and not Path(options.data_root).is_dir():
-        raise UserError(f"--data-root: {options.data_root} is not a directory")
+    if options.data_root and options.only != "train":
+        open_images(options.data_root)
     device = device_type(options.device)
     asked = [_case(benchmark, case, options, device) for benchmark, case in report.cases()]
     if options.only:
@@ -47,7 +47,11 @@ def planned(options: Any) -> list[Planned]:
         fitted = _fitted(asked, Machine.here(device), options)
     else:
         fitted = [_on_one_device(case, options) for case in asked]
-    ways = {"whole_job": options.whole_job, "simulate_ranks": options.simulate_ranks}
+    ways = {
+        "whole_job": options.whole_job,
+        "simulate_ranks": options.simulate_ranks,
+        "minutes": options.minutes if options.fit else 0,
+    }
     plan = []
     for before, found in zip(asked, fitted, strict=True):
         (case,) = on_cores([found.case], options.threads)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from megaclass.bench.cost import backbone_cost
-from megaclass.bench.recipes import PRECISIONS, SYNTHETIC, recipe_of, with_settings
-from megaclass.bench.words import check_counts
+from megaclass.bench.recipes import PRECISIONS, SYNTHETIC, recipe_digest, recipe_of, with_settings
+from megaclass.bench.words import check_counts, crowded
 from megaclass.config import Config
+from megaclass.data.open import open_dataset
 from megaclass.errors import UserError, lookup
 from megaclass.models.registry import backbone_options
 
@@ -80,7 +81,7 @@ class TrainCase:
 
     def parameters(self) -> dict[str, Any]:
         """For a row."""
-        return asdict(self)
+        return asdict(self) | recipe_digest(self.recipe)
 
     def check(self) -> None:
         """What no machine could run is the user's mistake."""
@@ -95,6 +96,8 @@ class TrainCase:
             return f"a global batch of {self.global_batch_size} does not divide into {self.ranks} ranks"
         if self.device == "cuda" and self.world_size > gpus:
             return f"{self.world_size} processes need as many GPUs, and there are {gpus}"
+        if reason := crowded(self.device, self.world_size):
+            return reason
         if self.device == "cpu" and (self.precision == "tf32" or self.tf32):
             return "tf32 exists on CUDA only"
         return ""
@@ -105,7 +108,7 @@ def config_of(case: TrainCase) -> Config:
     recipe = recipe_of(case.recipe, case.backbone)
     taken = backbone_options(recipe.model.name)
     given: dict[str, dict[str, Any]] = {
-        "run": {"device": case.device, "threads": case.threads, "seed": case.seed, "tensorboard": False},
+        "run": {"device": case.device, "threads": case.threads, "tensorboard": False},
         "data": _data_of(case, recipe),
         # Where a backbone fixes it, the case only says what it is.
         "model": {"embedding_dim": case.embedding_dim if "embedding_dim" in taken else 0},
@@ -120,6 +123,7 @@ def config_of(case: TrainCase) -> Config:
         }
         for section, values in given.items()
     }
+    said["run"]["seed"] = case.seed
     return with_settings(recipe, said, case.settings)
 
 
@@ -128,19 +132,31 @@ def _data_of(case: TrainCase, recipe: Config) -> dict[str, Any]:
     if case.data == SYNTHETIC:
         classes = case.num_classes or recipe.data.num_classes or _CLASSES[recipe.head.kind]
         return data | {"source": "synthetic", "num_classes": classes, "num_samples": case.num_examples}
-    path = Path(case.data) / "train" if (Path(case.data) / "train").is_dir() else Path(case.data)
-    source = "records" if (path / "train.rec").exists() else "folder"
-    return data | {"source": source, "path": str(path), "num_classes": case.num_classes}
+    path = training_path(case.data)
+    return data | {"source": "records" if (path / "train.rec").exists() else "folder", "path": str(path)}
+
+
+def training_path(data: str) -> Path:
+    """The set under ``data``, or under its ``train`` where it has one."""
+    return Path(data) / "train" if (Path(data) / "train").is_dir() else Path(data)
 
 
 def resolved(case: TrainCase) -> TrainCase:
-    """The case with everything said that it left to its recipe."""
+    """The case with everything said that it left to its recipe or its data. UserError: no set of images there, or one
+    of other classes."""
     case.check()
     config = config_of(case)
+    classes = config.data.num_classes
+    if case.data != SYNTHETIC:
+        classes = open_dataset(training_path(case.data)).num_classes * config.data.orientations
+        if case.num_classes not in (0, classes):
+            raise UserError(
+                f"--num-classes: {case.num_classes}, but {case.data} has {classes} classes; leave it out"
+            )
     return replace(
         case,
         backbone=config.model.name,
-        num_classes=config.data.num_classes,
+        num_classes=classes,
         embedding_dim=backbone_cost(config).embedding_dim,
         image_size=config.data.image_size,
         global_batch_size=config.data.global_batch_size,

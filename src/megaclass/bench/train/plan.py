@@ -1,13 +1,13 @@
 """From the words of a user to cases of ``bench train``."""
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from megaclass.bench.cost import START_FLOPS
 from megaclass.bench.infer.cases import InferCase, infer_cases
+from megaclass.bench.infer.images import open_images
 from megaclass.bench.infer.plan import plan_of as infer_plan
 from megaclass.bench.recipes import PRECISIONS, SYNTHETIC
 from megaclass.bench.sweep import Planned
@@ -44,9 +44,9 @@ def planned(options: Any) -> list[Planned]:
     for key in options.settings:
         if key in FLAGS:
             raise UserError(f"--{key}: here that is {FLAGS[key]}")
+        if key.startswith("evaluate."):
+            raise UserError(f"--{key}: a benchmark of training evaluates nothing; leave it out")
     device = device_type(options.device)
-    if options.data_root and not Path(options.data_root).is_dir():
-        raise UserError(f"--data-root: {options.data_root} is not a directory")
     timed = options.epochs - options.warmup
     if timed < 1 or options.warmup < 0:
         raise UserError(
@@ -80,15 +80,24 @@ def plan_of(case: TrainCase, **more: Any) -> Planned:
 
 def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
     """The same networks without training, on one device: NVIDIA's ``--mode val``."""
-    batches = counts("batch-size", options.batch_size or options.global_batch_size or "0")
-    if batches == [0]:
+    if not options.batch_size:
         raise UserError(f"--mode {options.mode}: inference needs --batch-size, of a device")
+    ignored = {"ngpus": "1", "sample_rate": "0", "parallelism": "", "storage": "", "simulate_ranks": 1}
+    for name, default in ignored.items() if options.mode == "val" else ():
+        if getattr(options, name) != default:
+            raise UserError(
+                f"--{name.replace('_', '-')} has no effect with --mode val, which measures one device"
+            )
+    if options.data_root:
+        open_images(options.data_root)
+    (classes,) = counts("num-classes", options.num_classes)[:1]
     kept = ("data", "iterations", "epochs", "warmup", "device", "image_size", "seed", "settings")
     found = infer_cases(
         recipe=names(options.recipe),
         backbone=names(options.backbone),
         precision=[lookup(PRECISIONS, name, "--dtype") for name in names(options.dtype)],
-        batch_size=batches,
+        batch_size=counts("batch-size", options.batch_size),
+        num_classes=classes,
         **{name: common[name] for name in kept},
     )
     return on_cores(found, common["threads"])

@@ -23,14 +23,14 @@ def suite(words: list[str]) -> None:
     directory = _directory(options)
 
     from megaclass.bench.suite.plan import planned
-    from megaclass.report.page import collect, write
+    from megaclass.report.page import collect, require_room, write
     from megaclass.report.suite import comparisons, plan_table, suite_tables
 
     plan = planned(options)
     if options.plan:
         _print(plan_table(plan))
         return
-    directory.mkdir(parents=True, exist_ok=True)
+    require_room(directory)  # before hours of measuring
     options.output = str(directory / "rows.jsonl")
     show(plan, options, comparisons, suite_tables, heading=plan_table(plan))
     for path in write(collect([str(directory)], []), directory):

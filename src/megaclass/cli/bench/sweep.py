@@ -45,7 +45,7 @@ def show(
             console.print(heading)
         measured = Measured(output, options.again)
         for number, planned in enumerate(plan):
-            if rows := measured.rows(planned.keys()):
+            if rows := measured.rows(planned):
                 found[number] = rows
         if found:
             console.print(

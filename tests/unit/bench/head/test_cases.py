@@ -26,7 +26,7 @@ def test_counts(text, expected):
 
 @given(st.integers(min_value=0, max_value=10**18))
 def test_digits_stay_exact(number):
-    assert counts("n", f"{number},{number}K") == [number, number * 1000]
+    assert counts("n", f"{number},{number}K") == list(dict.fromkeys([number, number * 1000]))
 
 
 @pytest.mark.parametrize("text", ["", "ten", "1.5", "1,,2", "K", "inf", "nan", "1T", "0.0001K"])

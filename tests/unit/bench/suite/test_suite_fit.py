@@ -1,8 +1,8 @@
 """How the cases of a published report are scaled down to a machine, and what is left out."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +14,7 @@ from megaclass.bench.suite import plan as suite_plan
 from megaclass.bench.suite.fit import in_memory, in_time, on_devices
 from megaclass.bench.suite.machine import Machine
 from megaclass.bench.suite.plan import planned
+from megaclass.bench.sweep import Planned
 from megaclass.bench.train.cases import TrainCase, resolved
 from megaclass.bench.train.cost import head_bytes, step_flops
 from megaclass.cli import parsing
@@ -21,7 +22,7 @@ from megaclass.cli.bench.suite import options_of_suite
 from megaclass.errors import UserError
 
 GIB = 2**30
-SPEEDS = {"fp32": 1e11, "bf16": 2e11, "tf32": 1e14, "fp16": 2e14}
+SPEEDS = {"fp32": 4e11, "bf16": 8e11, "tf32": 4e14, "fp16": 8e14}  # of products; steps reach a quarter
 CPU = Machine("cpu", 1, 16 * GIB, SPEEDS, 1e10)
 GPU = Machine("cuda", 1, 72 * GIB, SPEEDS, 2e12)
 FACES = resolved(
@@ -99,7 +100,7 @@ def test_a_batch_is_halved_until_its_activations_fit():
 @given(seconds=st.floats(12, 1e5), batch=st.integers(2, 10_000), speed=st.floats(1e9, 1e15))
 def test_a_case_takes_the_time_it_is_given_or_is_as_small_as_can_be(seconds, batch, speed):
     asked = replace(PHOTOS, precision="bf16", global_batch_size=batch)
-    machine = replace(CPU, _speeds={"bf16": speed})
+    machine = replace(CPU, product_flops={"bf16": 4 * speed})
     case = in_time(asked, machine, seconds).case
     moved_s = 2.5 * head_bytes(case) / CPU.bytes_per_second
     epoch_s = 2 * (step_flops(case) / speed + moved_s)  # two epochs of a step
@@ -179,11 +180,15 @@ def test_what_makes_no_sense(words, part):
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_product_is_measured_once_for_each_precision(monkeypatch):
-    found = []
-    monkeypatch.setattr(
-        "megaclass.bench.suite.machine.limits",
-        SimpleNamespace(product_ms=lambda *what: found.append(what) or 10.0),
-    )
-    machine = Machine("cpu", 1, GIB)
-    assert machine.flops_per_second("fp32") == machine.flops_per_second("fp32") > 0 and len(found) == 1
+def test_the_machine_is_measured_by_a_process_that_ends(monkeypatch):
+    before = {child.pid for child in psutil.Process().children()}
+    machine = Machine.here("cpu")
+    assert machine.devices == 1 and machine.memory_bytes > GIB / 4
+    assert machine.flops_per_second("fp32") > 1e8 and machine.bytes_per_second > 1e8
+    assert {child.pid for child in psutil.Process().children()} == before
+
+
+def test_another_time_is_another_question(on):
+    short, long = (on(CPU, "resnet50-abci", "--fit", "--minutes", minutes) for minutes in ("8", "60"))
+    asked = [{key for planned in plan for key in Planned.keys(planned)} for plan in (short, long)]
+    assert not asked[0] & asked[1]

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import tiny
 from megaclass.bench.train.cases import TrainCase, config_of, resolved
 from megaclass.bench.train.plan import planned
 from megaclass.cli import parsing
@@ -95,13 +96,35 @@ def test_lists_are_combined():
     assert len(found) == 8 and len(set(map(str, found))) == 8
 
 
-def test_data_of_ones_own(tmp_path):
-    for name in ("train/a", "train/b", "val/a"):
-        (tmp_path / name).mkdir(parents=True)
+def test_data_of_ones_own_says_its_classes(tmp_path):
+    tiny.write_records(tmp_path / "train")
     (case,) = cases("--data-root", str(tmp_path))
-    assert config_of(case).data.path == str(tmp_path / "train") and config_of(case).data.source == "folder"
-    (tmp_path / "train" / "train.rec").touch()
-    assert config_of(case).data.source == "records"
+    assert config_of(case).data.path == str(tmp_path / "train") and config_of(case).data.source == "records"
+    assert case.num_classes == 6 and resolved(case) == case
+    with pytest.raises(UserError, match="has 6 classes"):
+        cases("--data-root", str(tmp_path), "--num-classes", "7")
+
+
+def test_a_seed_of_zero_is_said(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[run]\nseed = 7\n")
+    assert config_of(TrainCase(recipe=str(path), seed=0)).run.seed == 0
+
+
+def test_another_content_of_a_recipe_file_is_another_case(tmp_path):
+    path = tmp_path / "mine.toml"
+    found = []
+    for lr in ("0.1", "0.2"):
+        path.write_text(f"[optim]\nlr = {lr}\n")
+        (one,) = planned(options("--recipe", str(path)))
+        found += one.keys()
+        assert len(one.case.parameters()["recipe_digest"]) == 12
+    assert found[0] != found[1] and "recipe_digest" not in TrainCase().parameters()
+
+
+def test_inference_takes_what_it_has_of_the_flags():
+    (case,) = cases("--mode", "val", "-b", "2", "--num-classes", "10")
+    assert case.benchmark == "infer" and case.num_classes == 10 and case.batch_size == 2
 
 
 @pytest.mark.parametrize(
@@ -111,6 +134,7 @@ def test_data_of_ones_own(tmp_path):
         ({"global_batch_size": 7, "simulate_ranks": 2}, "does not divide"),
         ({"device": "cuda", "world_size": 2}, "GPUs"),
         ({"precision": "tf32"}, "CUDA"),
+        ({"world_size": 1000, "global_batch_size": 1000}, "too many"),
         ({"precision": "fp16", "tf32": True}, "CUDA"),
     ],
 )
@@ -132,6 +156,14 @@ def test_what_a_machine_cannot_do_is_skipped(change, reason):
         (["-b", "many"], "--batch-size: 'many'"),
         (["-n", "2", "--simulate-ranks", "2"], "--simulate-ranks"),
         (["--data-root", "nowhere"], "nowhere"),
+        (["--data-root", "/etc"], "/etc"),
+        (["--mode", "val", "-b", "2", "--data-root", "nowhere"], "nowhere"),
+        (["--mode", "val"], "--batch-size"),
+        (["--mode", "val", "-b", "2", "-n", "2"], "--ngpus"),
+        (["--device", "cuda:1"], "CUDA_VISIBLE_DEVICES"),
+        (["--backbone", ","], "comma"),
+        (["--dtype", "float32,"], "comma"),
+        (["--evaluate.task", "verification"], "evaluates nothing"),
         (["--sample-rate", "2"], "sample_rate"),
         (["--image-size", "4"], "image_size"),
         (["--num-classes", "-5"], "num-classes"),

@@ -36,12 +36,12 @@ def test_a_step_that_fails_is_no_sample():
 
 def test_the_peak_counts_what_was_given_back():
     memory = PeakMemory(CPU)
-    torch.ones(32 * 2**20 // 4)
+    torch.ones(64 * 2**20 // 4)  # more than glibc ever takes from memory that it has kept
     peak = memory.read()
     assert peak["allocated"] is None and peak["reserved"] is None
     if peak["process"] is None:
         pytest.skip("the kernel does not tell")
-    assert 30 < peak["process"] < 64
+    assert 62 < peak["process"] < 96
 
 
 def test_pressure(tmp_path, monkeypatch):

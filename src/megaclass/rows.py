@@ -83,6 +83,9 @@ class Row:
         assert self.status in STATUSES and bool(self.reason) == (self.status != "ok"), self
 
 
+_KINDS = {name: typing.get_origin(hint) or hint for name, hint in typing.get_type_hints(Row).items()}
+
+
 def timed(samples_ms: list[float], batch_rows: int) -> dict[str, Any]:
     """The fields of an ``ok`` row that follow from its samples."""
     step_ms = summary(samples_ms)
@@ -202,8 +205,7 @@ def _parse(line: bytes, where: str) -> Row:
     except (TypeError, AssertionError):
         raise UserError(f"{where}: not a row of a benchmark: fields {sorted(record)}") from None
     # What else a reader may rely on: that mappings are mappings, lists lists, and names names.
-    for name, hint in typing.get_type_hints(Row).items():
-        kind = typing.get_origin(hint) or hint
+    for name, kind in _KINDS.items():
         if kind in (dict, list, str) and not isinstance(getattr(row, name), kind):
             raise UserError(f"{where}: not a row of a benchmark: {name} is not a {kind.__name__}")
     return row

@@ -12,18 +12,26 @@ different, and 113 by more than 5%. What is done instead:
    quantile's uncertainty has in it what changes slowly.
 2. *A run is trusted no further than its own steps agree.* What spreads the steps of a run shifts whole runs too, by
    about as much: the distance from the quickest steps to the median is taken as the standard deviation between runs.
-   On a quiet machine that is next to nothing, so a few percent show there.
-3. *Three quantiles have to say the same.* A slower program is slower in every step, so in its quickest ones; a
-   neighbour moves the median first, the lower quartile less, and the quickest steps hardly. "Slower" is said only where
+   On a quiet machine that is next to nothing, so a few percent show there. The quickest are the 2% quantile, but at
+   most twice as far as the 10% one: a few odd steps shall not blind the verdict. A run of fewer than 80 steps may lie
+   in one disturbance altogether and look even, so it is trusted less: as many times less as it is shorter.
+3. *Three quantiles have to say the same.* A slower program is slower in nearly every step, so in its quicker ones; a
+   neighbour moves the median first, the lower quartile less, and the quickest tenth hardly. "Slower" is said only where
    the intervals of all three lie beyond the threshold.
 4. *Waiting for data is looked at alone*, where it was measured. That the processor computes more slowly for a while
    hardly moves it, so a loader that has become slower is seen through disturbances of the same size: the steps are
    compared as if both runs had computed equally fast. The median of whole steps must lie beyond the threshold all the
    same: a loader that waits because the rest became faster is no loss.
-5. *Where other programs held the processors*, computing says nothing about the program, and only waiting is judged.
+5. *Where other programs held the processors in either run*, nothing is said but ``unclear``: they slow computing, and a
+   loader that decodes beside the training starves too, so its waiting is no better witness.
 
-What it cannot see: a slowdown of less than half of the steps (look at p95), and a program that computes more slowly by
-no more than runs differ anyway. It says ``unclear``, or which slowdown would have shown.
+What it cannot see, and calls ``unclear`` or ``equal``, with the change that would have shown where it can tell:
+anything on a busy machine; fewer than 8 steps, and with fewer than 80 all but large changes; a slowdown of some steps,
+up to about nine in ten of them (look at p95); a change within a run; what runs with uneven steps differ by anyway.
+
+What it may wrongly call slower or faster: runs whose steps are even within each but differ between them for a reason
+outside the program (clocks of a GPU that another job heated, another placement in memory); and on a system that does
+not tell how long tasks waited for a processor (``cpu_wait_percent`` is None), runs beside other programs.
 """
 
 import math
@@ -35,12 +43,13 @@ from megaclass.stats import Ratio, percentile
 
 SLOWER, FASTER, EQUAL, UNCLEAR = "slower", "faster", "equal", "unclear"
 
-FEWEST_STEPS = 20
+FEWEST_STEPS = 8
+ENOUGH_STEPS = 80  # of recorded runs; shorter ones are trusted less
 # Of the time in which some task waited for a processor: at 48 a run was seen to take 1.5 times as long.
 BUSY_PERCENT = 10.0
 BLINDEST = 0.5  # runs between which such a slowdown would not show are not called equal
 
-_PERCENTS = (2, 25, 50)
+_PERCENTS = (10, 25, 50)
 _STRETCHES = 8
 _Z = 1.96  # standard deviations on either side that hold 95 of 100
 _FURTHEST = 20  # times the steps: nobody measures for so long
@@ -81,9 +90,10 @@ def judge(earlier: Steps, later: Steps, threshold: float = 0.05) -> Verdict:
     median = ratios[-1]
     fewest = min(len(earlier.samples_ms), len(later.samples_ms))
     if fewest < FEWEST_STEPS:
-        return Verdict(UNCLEAR, median.ratio, f"{fewest} steps: measure {FEWEST_STEPS} or more")
+        return Verdict(UNCLEAR, median.ratio, f"{fewest} steps: measure {ENOUGH_STEPS} or more")
+    if earlier.busy or later.busy:
+        return Verdict(UNCLEAR, median.ratio, "other programs were busy, measure again")
     waiting = _ratios_of_waiting(before, after)
-    busy = earlier.busy or later.busy
     waits = ""
     if waiting:
         times = f"{before.waits[-1][0]:.3g}, then {after.waits[-1][0]:.3g} ms"
@@ -91,12 +101,12 @@ def judge(earlier: Steps, later: Steps, threshold: float = 0.05) -> Verdict:
     for word, sign in ((SLOWER, 1), (FASTER, -1)):
         longer = sign * median.log > math.log1p(threshold)
         waited = bool(waiting) and all(ratio.beyond(sign, threshold) for ratio in waiting)
-        computed = not busy and all(ratio.beyond(sign, threshold) for ratio in ratios)
+        computed = all(ratio.beyond(sign, threshold) for ratio in ratios)
         if longer and (waited or computed):
             return Verdict(word, median.ratio, waits if waited else "")
         if waited:
             return Verdict(UNCLEAR, median.ratio, f"{waits}, and whole steps do not show it")
-    return _undecided(ratios, threshold, fewest, busy)
+    return _undecided(ratios, threshold, fewest)
 
 
 @dataclass(frozen=True)
@@ -142,8 +152,7 @@ class _Known:
         times = run.samples_ms
         if min(times) <= 0:
             raise ValueError("steps take time: a sample is not above 0")
-        spread = math.log(percentile(times, 50) / percentile(times, _PERCENTS[0]))
-        self.drift = _Z * spread / math.sqrt(2)  # of one run: two of them differ by `spread`
+        self.drift = _Z * _spread(times) / math.sqrt(2)  # of one run: two of them differ by the spread
         stretches = _drawn(len(times))
         self.steps = [_log(*ends, self.drift) for ends in _quantiles(times, stretches)]
         self.waits: list[tuple[float, float, float]] = []
@@ -152,6 +161,12 @@ class _Known:
             self.computing = [
                 percentile([t - w for t, w in zip(times, run.data_ms, strict=True)], p) for p in _PERCENTS
             ]
+
+
+def _spread(times: Sequence[float]) -> float:
+    """The standard deviation between runs, as a part: from the quickest steps to the median."""
+    quickest, quick = (math.log(percentile(times, 50) / percentile(times, p)) for p in (2, 10))
+    return min(quickest, 2 * quick) * max(1.0, ENOUGH_STEPS / len(times))
 
 
 def _log(value: float, low: float, high: float, drift: float) -> _Log:
@@ -202,7 +217,7 @@ def _quantiles(times: Sequence[float], drawn: list[list[int]]) -> list[tuple[flo
     return [(percentile(times, p), percentile(of, 2.5), percentile(of, 97.5)) for p, of in columns]
 
 
-def _undecided(ratios: list[_Log], threshold: float, steps: int, busy: bool) -> Verdict:
+def _undecided(ratios: list[_Log], threshold: float, steps: int) -> Verdict:
     """Neither slower nor faster for certain: equal, or too little is known."""
     median = ratios[-1]
     low, high = min(r.low for r in ratios), max(r.high for r in ratios)
@@ -218,12 +233,13 @@ def _undecided(ratios: list[_Log], threshold: float, steps: int, busy: bool) -> 
     else:
         wanted = [abs(abs(r.log) - limit) for r in ratios]
         reason = f"{math.expm1(median.log):+.1%}, not for certain beyond {100 * threshold:.3g}%"
-    advice = "other programs were busy, measure again" if busy else _advice(ratios, wanted, steps)
-    return Verdict(UNCLEAR, median.ratio, f"{reason}; {advice}")
+    return Verdict(UNCLEAR, median.ratio, f"{reason}; {_advice(ratios, wanted, steps)}")
 
 
 def _advice(ratios: list[_Log], wanted: list[float], steps: int) -> str:
     """How many more steps bring every interval to ``wanted`` on either side. What runs differ by stays in it."""
+    if steps < ENOUGH_STEPS:
+        return f"measure {ENOUGH_STEPS} steps or more"
     times = 1.0
     for ratio, half in zip(ratios, wanted, strict=True):
         room = half**2 - ratio.drift**2

@@ -37,7 +37,8 @@ ROWS = {
 FACE = {"recipe": "faces_r50", "image_size": 112, "embedding_dim": 512, "world_size": 8}
 R50 = {"backbone": "iresnet50", "global_batch_size": 1024}
 V100 = FACE | R50 | {"precision": "fp16"}
-IMAGENET = {"recipe": "resnet50_imagenet", "image_size": 224}
+TRAINED = {"recipe": "resnet50_imagenet", "image_size": 224}
+IMAGENET = TRAINED | {"backbone": "resnet50", "num_classes": 1000}
 WHOLE, SAMPLED = {"sample_rate": 1.0}, {"sample_rate": 0.1}
 DATA, MODEL, PFC = [
     rate | {"parallelism": way} for rate, way in ((WHOLE, "data"), (WHOLE, "model"), (SAMPLED, "model"))
@@ -102,13 +103,13 @@ SPOTS = [
     ("resnet50-abci", "amp", 3, "Performance", 804.69, "samples/s", "v100", IMAGENET | gpus(1) | FP16),
     ("resnet50-abci", "amp", 4, "Performance", 3243.58, "samples/s", "v100", IMAGENET | gpus(4) | FP16),
     ("resnet50-nvidia", "accuracy-a100", 1, "Time to train - TF32", 3.82, "h", "a100",
-     IMAGENET | gpus(8, 512) | TF32 | {"epochs_trained": 90}),
+     TRAINED | gpus(8, 512) | TF32 | {"epochs_trained": 90}),
     ("resnet50-nvidia", "accuracy-dgx1", 2, "Accuracy - FP32", 77.313, "%", "dgx1",
-     IMAGENET | gpus(8, 96) | FP32 | {"epochs_trained": 90}),
+     TRAINED | gpus(8, 96) | FP32 | {"epochs_trained": 90}),
     ("resnet50-nvidia", "stability-dgx1", 0, "mixed precision standard deviation", 0.00073, "", "dgx1",
-     IMAGENET | gpus(8, 192) | FP16 | {"epochs_trained": 50}),
+     TRAINED | gpus(8, 192) | FP16 | {"epochs_trained": 50}),
     ("resnet50-nvidia", "stability-dgx1", 2, "FP32 maximum top1", 78.598, "%", "dgx1",
-     IMAGENET | gpus(8, 96) | FP32 | {"epochs_trained": 250, "settings": {"augment.mixup": 0.2}}),
+     TRAINED | gpus(8, 96) | FP32 | {"epochs_trained": 250, "settings": {"augment.mixup": 0.2}}),
     ("resnet50-nvidia", "train-a100", 2, "Throughput - mixed precision", 26673.72, "samples/s", "a100",
      IMAGENET | gpus(8, 512) | FP16),
     ("resnet50-nvidia", "train-dgx1", 1, "Throughput - FP32", 763, "samples/s", "dgx1",

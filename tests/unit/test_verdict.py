@@ -72,10 +72,30 @@ def test_an_overloaded_machine_says_nothing_about_computing():
     assert judge(*(dataclasses.replace(run, cpu_wait_percent=0.0) for run in both)).word == SLOWER
 
 
-def test_waiting_for_data_is_judged_on_a_busy_machine_too():
-    busy = [dataclasses.replace(run, cpu_wait_percent=99.0) for run in (*PLAIN[:2], *SLOW[:2])]
-    assert judge(busy[0], busy[2]).word == SLOWER == judge(busy[1], busy[3]).word
-    assert judge(busy[0], busy[1]).word != SLOWER
+@pytest.mark.parametrize("busy", [(True, False), (False, True), (True, True)])
+def test_a_busy_machine_starves_a_loader_too_so_its_waiting_proves_nothing(busy):
+    starved = Steps([time + 2.5 for time in quiet(seed=1)], [2.6] * 80)
+    calm = Steps(quiet(), [0.1] * 80)
+    assert judge(calm, starved).word == SLOWER
+    waited = [70.0 if b else 0.0 for b in busy]
+    before, after = (
+        dataclasses.replace(run, cpu_wait_percent=w) for run, w in zip((calm, starved), waited, strict=True)
+    )
+    for verdict in (judge(before, after), judge(after, before)):
+        assert verdict.word == UNCLEAR and verdict.reason == "other programs were busy, measure again"
+
+
+@pytest.mark.parametrize("steps", [10, 20, 40])
+def test_parts_of_recorded_runs_of_one_program_are_not_slower(steps):
+    parts = [
+        Steps(run.samples_ms[i : i + steps], run.data_ms[i : i + steps])
+        for run in PLAIN
+        for i in range(0, 80, 40)
+    ]
+    words = {
+        judge(a, b).word for (i, a), (j, b) in itertools.permutations(enumerate(parts), 2) if i // 2 != j // 2
+    }
+    assert words <= {EQUAL, UNCLEAR}
 
 
 # -- what decides ---------------------------------------------------------------------------------------
@@ -149,8 +169,34 @@ def test_what_more_steps_could_tell():
 def test_too_few_steps_say_nothing():
     few = Steps(quiet(steps=FEWEST_STEPS - 1))
     verdict = judge(few, Steps([2 * time for time in few.samples_ms]))
-    assert verdict.word == UNCLEAR and "19 steps: measure 20 or more" in verdict.reason
+    assert verdict.word == UNCLEAR and f"{FEWEST_STEPS - 1} steps: measure 80 or more" in verdict.reason
     assert judge(Steps([]), few).ratio is None and judge(few, Steps([])).word == UNCLEAR
+
+
+def test_ten_even_steps_show_a_large_slowdown_and_not_a_small_one():
+    def run(factor, seed):
+        draw = random.Random(seed)
+        return Steps([10 * factor * draw.uniform(1, 1.06) for _ in range(10)])
+
+    assert judge(run(1, 0), run(3, 1)).word == SLOWER
+    assert judge(run(1, 0), run(1.2, 1)).word == EQUAL
+    verdict = judge(run(1, 0), run(1.4, 1))
+    assert verdict.word == UNCLEAR and verdict.reason.endswith("measure 80 steps or more")
+
+
+@pytest.mark.parametrize("factor", [1.2, 2.0, 3.0])
+def test_a_few_quick_steps_do_not_blind_the_verdict(factor):
+    def run(factor, seed):
+        return [0.6 * time if i % 20 == 3 else time for i, time in enumerate(quiet(10 * factor, 100, seed))]
+
+    assert judge(Steps(run(1, 0)), Steps(run(factor, 1))).word == SLOWER
+    assert judge(Steps(quiet()), Steps(run(2, 1))).word == SLOWER
+
+
+@pytest.mark.parametrize(("part", "word"), [(60, UNCLEAR), (80, UNCLEAR), (97, SLOWER)])
+def test_nearly_all_steps_have_to_be_slower(part, word):
+    later = [time * (2 if 37 * i % 100 < part else 1) for i, time in enumerate(quiet(steps=100, seed=1))]
+    assert judge(Steps(quiet(steps=100)), Steps(later)).word == word
 
 
 def test_a_step_takes_time():
@@ -206,7 +252,9 @@ def test_exchanged_runs_mirror_the_verdict(a, b, factor):
 @given(runs(spread=1.1))
 def test_a_run_equals_itself(run):
     verdict = judge(run, run)
-    assert verdict.word == EQUAL and verdict.ratio.value == 1
+    assert verdict.ratio.value == 1
+    assert verdict.word == (UNCLEAR if run.busy else EQUAL) or len(run.samples_ms) < 20
+    assert verdict.word in (EQUAL, UNCLEAR)
 
 
 @some

@@ -40,6 +40,10 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass data info|check SET         what a set of images holds, and what is wrong with it
   megaclass data shuffle|split|merge|stage|pairs ...
         write sets anew, bring them to a local disk, make sets for verification
+  megaclass bench suite [NAME] [--fit] [--output DIR]
+        all cases of a published report, as published or scaled to this machine, and a page of them
+  megaclass bench train [-n 1,8] [-b 256] [--dtype float16,tf32] [--recipe NAME] [--output FILE.jsonl]
+        measure whole training steps, data included, by devices, batch, precision and recipe
   megaclass bench head [--num-classes 100K,1M] [--peer arcface_torch --peer-path DIR] [--output FILE.jsonl]
         measure a step of the head: time, memory, and how near the limits of the machine it comes
   megaclass bench infer [-b 1,8,64] [--dtype float32,bfloat16] [--engine eager,compiled,onnx] [--output FILE.jsonl]
@@ -52,7 +56,7 @@ megaclass: train image recognition models with very many classes, and measure it
         train a recipe with several seeds: mean and spread of its metric, time to train, curves
   megaclass report DIR|FILES [--against NAME|FILE|DIR ...] [--output DIR]
         tables, curves and a page to publish from measured rows, beside published or earlier numbers
-  megaclass compare A B [--fail-if-slower 5%]
+  megaclass compare A B [--fail-if-slower 5%] [--fail-if-more-memory 10%] [--fail-if-unclear]
         what became slower from the earlier rows A to the later rows B; for continuous integration
 
 `megaclass VERB --help` says more. Wrong input ends with one line and exit status 2.

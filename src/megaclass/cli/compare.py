@@ -9,10 +9,12 @@ from megaclass.errors import UserError
 
 def compare(words: list[str]) -> int:
     parser = make_parser(
-        "megaclass compare A B [--fail-if-slower 5%%] [--fail-if-more-memory 10%%] [--allow-other-machine]",
+        "megaclass compare A B [--fail-if-slower 5%%] [--allow-missing] [--fail-if-unclear] "
+        "[--fail-if-more-memory 10%%] [--allow-other-machine]",
         "Compare the rows of two measurements, A the earlier, case by case: decided on the time of every step, with "
-        "regard to how much runs of one program differ. Exit status 1: a case is slower by more than the threshold, or "
-        "is no longer measured, and --fail-if-slower was given; 0 otherwise.",
+        "regard to how much runs of one program differ. Exit status 1: --fail-if-slower was given and a case is slower "
+        "by more than the threshold or no longer measured, or what another --fail-if asks for; 2: nothing to "
+        "compare; 0 otherwise.",
     )
     for name in ("A", "B"):
         parser.add_argument(name, type=str, help="file of rows (.jsonl), or directory of them")
@@ -21,7 +23,13 @@ def compare(words: list[str]) -> int:
         type=str,
         default="",
         metavar="P%",
-        help="without it, 5%% decides on the words only",
+        help="without it, 5 percent decides on the words only",
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="a case of A that B does not have is no failure"
+    )
+    parser.add_argument(
+        "--fail-if-unclear", action="store_true", help="few steps, uneven ones, or other programs were busy"
     )
     parser.add_argument("--fail-if-more-memory", type=str, default="", metavar="P%", help="of GPU or process")
     parser.add_argument(
@@ -43,7 +51,14 @@ def compare(words: list[str]) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     console.print(comparison_table(comparison, more_memory))
     console.print(summary(comparison, 100 * threshold), markup=False)
-    return 1 if failures(comparison, more_memory, slower is not None) else 0
+    failed = failures(
+        comparison,
+        more_memory,
+        slower=slower is not None,
+        unclear=options.fail_if_unclear,
+        allow_missing=options.allow_missing,
+    )
+    return 1 if failed else 0
 
 
 def _part(flag: str, text: str) -> float | None:

@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 
 from megaclass.report.compare import pairs
+from megaclass.report.page.words import short as short
 from megaclass.rows import Row
 from megaclass.stats import ratio_of_medians
 
@@ -71,14 +72,6 @@ def contender(row: Row) -> str:
     extra = [case["placement"]] if case.get("placement") == "host" else []
     extra += [case["malloc"]] if "malloc" in case else []
     return " ".join([row.implementation, kind, *extra])
-
-
-def short(count: int) -> str:
-    """100000 as 100K, 1500000 as 1.5M: all its digits, fewer zeros."""
-    for size, suffix in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= size:
-            return f"{count / size:.15g}{suffix}"
-    return str(count)
 
 
 def work_text(case: Mapping[str, Any]) -> str:

@@ -1,14 +1,16 @@
 """Two measurements of the same cases: which rows stand beside one another, the table, and the exit status."""
 
 import dataclasses
+import io
 import itertools
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from megaclass.cli import main
 from megaclass.errors import UserError
-from megaclass.report.comparison import compare_rows
+from megaclass.report.comparison import compare_rows, comparison_table
 from megaclass.rows import Row, RowWriter, timed
 from megaclass.verdict import EQUAL, SLOWER
 
@@ -63,7 +65,8 @@ def test_cases_are_matched_whatever_their_order():
     found = compare_rows(earlier, later)
     assert [pair.later.case["global_batch_size"] for pair in found.pairs] == [8, 16]
     assert words(earlier, later) == [EQUAL, SLOWER]
-    assert (found.only_earlier, found.only_later) == (0, 1) and compare_rows(later, earlier).only_earlier == 1
+    assert (found.missing, found.only_later) == ([], 1)
+    assert [one.earlier.case for one in compare_rows(later, earlier).missing] == [row(32).case]
 
 
 def test_another_implementation_or_benchmark_is_another_case():
@@ -95,14 +98,58 @@ def test_a_failed_row_lacks_what_only_a_finished_measurement_knows():
             compare_rows([finished], [other])
 
 
-@pytest.mark.parametrize("name", ["system", "cpu", "gpu", "gpu_count"])
-def test_rows_of_different_machines_are_refused(name):
-    other = row(factor=1.2, environment=HERE | {name: "another"})
+@pytest.mark.parametrize("name", ["iterations", "epochs", "warmup", "steps", "calls"])
+def test_how_often_a_case_was_measured_does_not_make_it_another(name):
+    def measured(count, factor=1.0):
+        return row(case={"recipe": "tiny", name: count}, factor=factor)
+
+    assert words([measured(40)], [measured(30, 1.2)]) == [SLOWER]
+    assert words([measured(40)], [lost(case={name: 30})]) == ["oom"]
+    assert words([measured(40), measured(50)], [measured(60)]) == [EQUAL]
+
+
+def test_what_a_suite_fitted_otherwise_is_told():
+    def suite(batch, asked=1024, factor=1.0, **changes):
+        case = {"recipe": "tiny", "global_batch_size": batch, "iterations": batch}
+        wanted = case | {"global_batch_size": asked, "iterations": 500}
+        return row(case=case, asked=wanted if wanted != case else {}, suite="s", factor=factor, **changes)
+
+    same = row()
+    for earlier, later in ((suite(64), suite(32)), (suite(64), suite(1024)), (suite(1024), suite(64))):
+        found = compare_rows([same, earlier], [same, later])
+        sides = f"{earlier.case['global_batch_size']:,} → {later.case['global_batch_size']:,}"
+        (missing,) = found.missing
+        assert missing.earlier is earlier
+        assert missing.reason == f"the suite was fitted otherwise (global batch {sides})"
+        with pytest.raises(
+            UserError, match=r"no case in common.*; 1 case not compared: the suite was fitted"
+        ):
+            compare_rows([earlier], [later])
+    console = Console(width=200, file=io.StringIO())
+    console.print(comparison_table(found))
+    assert "Not compared: 1 case of a suite that was fitted otherwise." in console.file.getvalue()
+    assert words([suite(64)], [suite(64, factor=1.2)]) == [SLOWER]
+    (missing,) = compare_rows([same, suite(64)], [same, suite(32, asked=512)]).missing
+    assert missing.reason == "not in the later rows"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [(name, name) for name in ("system", "cpu", "cpu_threads", "gpu", "gpu_count")]
+    + [("memory_mb", "memory in GiB")],
+)
+def test_rows_of_different_machines_are_refused(name, told):
+    other = row(factor=1.2, environment=HERE | {name: "another\x1b[2J"})
     with pytest.raises(
-        UserError, match=rf"different machines: {name} was .*, then another; --allow-other-machine"
+        UserError, match=rf"different machines: {told} was .*, then another\ufffd\[2J; --allow-other-machine"
     ):
         compare_rows([row()], [other])
     assert words([row()], [other], other_machine=True) == [SLOWER]
+
+
+def test_the_last_megabyte_of_memory_makes_no_other_machine():
+    sides = [row(environment=HERE | {"memory_mb": mb}) for mb in (16000, 16003)]
+    assert words(sides[:1], sides[1:]) == [EQUAL]
 
 
 def test_another_revision_on_the_same_machine_is_what_is_compared():
@@ -158,11 +205,11 @@ def test_a_case_in_a_line_and_what_is_the_same_once(files, capsys):
     assert texts[2].startswith("train megaclass global batch 16 10.03 12.04 1.20 (1.19 to 1.21)")
     assert texts[2].endswith("+50.0% slower; more memory")
     assert texts[3] == "train megaclass global batch 32 10.03 oom: why it was"
-    assert lines[4:] == [
+    assert texts[4] == "train megaclass global batch 64 10.03 no longer measured: not in the later rows"
+    assert lines[5:] == [
         "The same in all: recipe tiny, settings none.",
-        "Not compared: 1 case that only the earlier rows have.",
         "Not compared: 1 case that only the later rows have.",
-        "3 cases: 1 equal, 1 slower by more than 5%, 1 no longer measured",
+        "4 cases: 1 equal, 1 slower by more than 5%, 2 no longer measured",
     ]
 
 
@@ -183,10 +230,40 @@ def test_a_case_in_a_line_and_what_is_the_same_once(files, capsys):
         (row(environment={}), ["--fail-if-slower", "5%"], 2),
         (row(environment={}), ["--fail-if-slower", "5%", "--allow-other-machine"], 0),
         (row(batch=16), [], 2),
+        (row(batch=16), ["--fail-if-slower", "5%", "--allow-missing"], 2),
+        (lost("oom"), ["--fail-if-slower", "5%", "--allow-missing"], 1),
+        (row(cpu_wait_percent=60.0, factor=3), ["--fail-if-slower", "5%"], 0),
+        (row(cpu_wait_percent=60.0), ["--fail-if-unclear"], 1),
+        (row(), ["--fail-if-unclear"], 0),
+        (row(factor=1.2), ["--fail-if-unclear"], 0),
     ],
 )
 def test_the_exit_status(files, later, options, status):
     assert main(["compare", files("a.jsonl", row()), files("b.jsonl", later), *options]) == status
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [([], 0), (["--fail-if-slower", "5%"], 1), (["--fail-if-slower", "5%", "--allow-missing"], 0)],
+)
+def test_a_case_that_is_not_there_any_more_fails_a_build(files, capsys, options, status):
+    sides = files("a.jsonl", row(8), row(16)), files("b.jsonl", row(8))
+    assert main(["compare", *sides, *options]) == status
+    assert "2 cases: 1 equal, 1 no longer measured" in capsys.readouterr().out
+
+
+def test_rows_that_somebody_wrote_command_no_terminal(files, capsys):
+    bad = {
+        "implementation": "a\x1b[31mb",
+        "case": {"recipe": "\x1b]0;title\x07\u202e"},
+        "step_ms": {"p50": "x"},
+    }
+    gone = row(batch=16, step_ms={"p50": "x"})
+    earlier = files("a.jsonl", row(**bad), row(**bad | {"benchmark": "infer"}), gone)
+    later = lost(**{name: bad[name] for name in ("implementation", "case")})
+    assert main(["compare", earlier, files("b.jsonl", row(**bad | {"benchmark": "infer"}), later)]) == 0
+    out = capsys.readouterr().out
+    assert "a\ufffd[31mb" in out and all(c.isprintable() or c == "\n" for c in out)
 
 
 @pytest.mark.parametrize("text", ["5", "x%", "%", "nan%", "inf%", "5%%", "0.05"])
@@ -223,9 +300,12 @@ def test_a_busy_machine_is_told(files, capsys):
     assert main(["compare", files("a.jsonl", row()), files("b.jsonl", busy)]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "busy in 1 measurement (processors were waited for in up to 63% of the time)" in out
+    assert "unclear: other programs were busy, measure again" in out
 
 
 def test_the_help_says_what_a_threshold_is(capsys):
     with pytest.raises(SystemExit) as end:
         main(["compare", "--help"])
-    assert end.value.code == 0 and "--fail-if-slower 5%]" in capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0 and "--fail-if-slower 5%]" in out and "no longer measured" in out
+    assert "--allow-missing" in out and "--fail-if-unclear" in out

@@ -1,9 +1,13 @@
 """Own numbers in the shape of published tables."""
 
+import csv
+from io import StringIO
+
 import pytest
 
 from made_rows import FACES, INFER, LAPTOP, PHOTOGRAPHS, SERVER, every_row, lost, row
 from megaclass import published
+from megaclass.report.page.table_csv import render_csv
 from page_documents import column, document_of, notes_of, table_of
 
 TRAINING = "Experiments on arcface_torch"
@@ -217,3 +221,35 @@ def test_the_published_machine_stands_in_its_line(tmp_path):
     machines = [cell.text for cell in column(table, "Machine")]
     assert "published: ABCI ComputeNode(A), A100" in machines
     assert "published: ABCI ComputeNode(V), V100" in machines
+
+
+def test_labels_of_the_published_case_stand_in_its_line_alone(tmp_path):
+    scaled = row("train", FACES | {"global_batch_size": 16}, 900.0, environment=LAPTOP, asked=FACES)
+    document = document_of(tmp_path, [scaled, row("train", FACES, 200.0)], against=["arcface-a100"])
+    table = table_of(document, TRAINING)
+    for line in (*_lines(table, "own"), *_lines(table, "ratio")):
+        assert not any(cell.text for cell in line.cells[1:8])
+    assert any("* scaled down" in remark for remark in table.remarks)
+    lines = list(csv.DictReader(StringIO(render_csv(document, tmp_path))))
+    (own,) = [one for one in lines if one["table"].startswith(TRAINING) and one["text"].endswith("*")]
+    assert "Backbone IResNet-50" in own["labels"] and "Machine Testchip" in own["labels"]
+
+
+def test_a_table_without_a_scaled_number_has_no_remark_on_them(tmp_path):
+    table = table_of(document_of(tmp_path, [row("train", FACES, 200.0)], against=["arcface-a100"]), TRAINING)
+    assert _lines(table, "own") and not table.remarks
+
+
+def test_a_number_beside_a_published_one_says_that_neighbours_were_busy(tmp_path):
+    rows = [row("train", FACES, 200.0, cpu_wait_percent=50.0)]
+    table = table_of(document_of(tmp_path, rows, against=["arcface-a100"]), TRAINING)
+    (own,) = _lines(table, "own")
+    assert any("other programs were busy" in note for note in notes_of(table, own.cells[8]))
+
+
+def test_a_small_ratio_keeps_the_digits_that_count(tmp_path):
+    table = table_of(
+        document_of(tmp_path, [row("train", FACES, 12_000.0)], against=["arcface-a100"]), TRAINING
+    )
+    (ratio,) = _lines(table, "ratio")
+    assert ratio.cells[8].value < 0.1 and ratio.cells[8].text.startswith(f"{ratio.cells[8].value:.3g} (0.0")

@@ -3,6 +3,7 @@
 import pytest
 
 from made_rows import INFER, LAPTOP, SERVER, row
+from megaclass.report.page.measures import MOST_JUDGED, steps
 from page_documents import column, document_of, table_of, texts
 
 
@@ -66,3 +67,16 @@ def test_earlier_rows_stand_nowhere_else(tmp_path):
     document = document_of(tmp_path, [row("infer", INFER, 2.0)], earlier=earlier)
     assert len(texts(table_of(document, "Inference:"))) == 1
     assert [cell.text for cell in column(table_of(document, "What was measured"), "Rows")] == ["1"]
+
+
+def test_a_case_that_several_machines_measured_before_counts_once(tmp_path):
+    earlier = [row("infer", INFER, 3.0, environment=LAPTOP | {"system": name}) for name in ("a", "b")]
+    document = document_of(tmp_path, [row("infer", INFER, 2.0)], earlier=earlier)
+    assert any(isinstance(b, str) and b.startswith("1 of 1 cases were measured") for b in document.blocks())
+
+
+def test_of_very_many_steps_every_so_many_th_is_judged():
+    one = row("infer", INFER, 2.0, steps=MOST_JUDGED + 1)
+    assert list(steps(one).samples_ms) == one.samples_ms[::2]
+    few = row("infer", INFER, 2.0, steps=50)
+    assert list(steps(few).samples_ms) == few.samples_ms

@@ -1,6 +1,7 @@
 """Which rows a report reads, and what it refuses, in one line with exit status 2."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,19 @@ def test_machines_of_the_rows_are_two(tmp_path):
         "Server spec: 8 x Testcard T1 80GB",
         "Server spec: Testchip 9000, 2 threads",
     ]
+
+
+def test_a_named_file_without_rows_is_left_aside_where_others_have_some(tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl", [ONE])
+    (tmp_path / "events.jsonl").write_text('{"event": "step"}\n')
+    sources, strangers = read_sources([rows, tmp_path / "events.jsonl"])
+    assert len(sources) == 1 and [path.name for path in strangers] == ["events.jsonl"]
+
+
+def test_a_folder_is_no_file_of_rows_and_a_pipe_is_not_waited_for(tmp_path):
+    (tmp_path / "folder.jsonl").mkdir()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    write_rows(tmp_path / "rows.jsonl", [ONE])
+    assert len(read_sources([tmp_path])[0]) == 1
+    with pytest.raises(UserError, match="neither a file nor a directory"):
+        read_sources([tmp_path / "pipe.jsonl"])

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from made_rows import INFER, LAPTOP, PHOTOGRAPHS, SERVER, every_row, lost, row
+from made_rows import FACES, INFER, LAPTOP, PHOTOGRAPHS, SERVER, every_row, lost, row
 from megaclass.report.page import collect
 from megaclass.report.page.document import Headlines
+from megaclass.report.page.scaling import speedup
+from megaclass.stats import ratio_of_medians
 from page_documents import column, document_of, notes_of, sources_of, table_of, texts
 
 
@@ -139,3 +141,60 @@ def test_sources_keep_their_number_when_more_follow(tmp_path):
     first = sources_of(tmp_path / "a.jsonl", [row("infer", INFER, 1.0)])
     second = sources_of(tmp_path / "b.jsonl", [row("infer", INFER, 1.0)], first=2)
     assert [s.number for s in first + second] == [1, 2]
+
+
+def _headline(tmp_path, rows):
+    (headline,) = document_of(tmp_path, rows).sections[0].blocks[0].items
+    return headline
+
+
+def test_a_simulated_rank_is_the_headline_only_where_nothing_else_is_and_says_so(tmp_path):
+    share = row("train", FACES | {"world_size": 1, "simulate_ranks": 8}, 10.0)
+    headline = _headline(tmp_path, [share, row("train", FACES | {"simulate_ranks": 1}, 99.0)])
+    assert headline.source.line == 2 and "share" not in headline.detail
+    (tmp_path / "alone").mkdir()
+    assert "a rank's share, 8 ranks assumed" in _headline(tmp_path / "alone", [share]).detail
+
+
+@pytest.mark.parametrize(("percent", "said"), [(9.0, False), (31.0, True)])
+def test_a_headline_says_that_neighbours_were_busy(tmp_path, percent, said):
+    headline = _headline(tmp_path, [row("infer", INFER, 1.0, cpu_wait_percent=percent)])
+    assert ("other programs were busy" in headline.basis) == said
+
+
+def test_processes_of_other_threads_are_not_scaled_against_one_another_on_a_cpu(tmp_path):
+    def on(n, threads, at):
+        case = PHOTOGRAPHS | {
+            "device": "cpu",
+            "threads": threads,
+            "world_size": n,
+            "global_batch_size": 8 * n,
+        }
+        return row("train", case, 100.0, noise=0, measured_at=at)
+
+    rows = [on(1, 2, "2026-01-01"), on(2, 2, "2026-01-02"), on(1, 1, "2026-01-03")]
+    table = table_of(document_of(tmp_path, rows), "Weak scaling")
+    speeds = column(table, "Samples/s")
+    assert [cell.sources[0].line for cell in speeds] == [1, 2]
+    (tmp_path / "others").mkdir()
+    assert not [t for t in document_of(tmp_path / "others", rows[1:]).tables() if "scaling" in t.title]
+
+
+def test_the_interval_of_a_scaling_is_that_of_resampled_medians(tmp_path):
+    rows = [_on(1, 32, 100.0), _on(2, 64, 110.0)]
+    noisy = [
+        row("train", one.case, ms, noise=0.2, steps=60, seed=n)
+        for n, (one, ms) in enumerate(zip(rows, (100, 110), strict=True))
+    ]
+    first, second = sources_of(tmp_path / "noisy.jsonl", noisy)
+    found, expected = speedup(second, first), ratio_of_medians(first.samples_ms, second.samples_ms)
+    assert found.low < found.value < found.high
+    assert found.high / found.low == pytest.approx(expected.high / expected.low, rel=0.03)
+
+
+def test_the_case_of_a_lost_row_is_what_tells_it_from_others(tmp_path):
+    rows = [lost("infer", INFER | {"batch_size": batch}, "oom", "too large") for batch in (8, 16)]
+    table = table_of(document_of(tmp_path, rows), "Left out and failed")
+    cases = [cell.text for cell in column(table, "Case")]
+    assert cases[0].endswith("batch 8") and cases[1].endswith("batch 16") and "image size" not in cases[0]
+    assert any("image size 224" in remark for remark in table.remarks)

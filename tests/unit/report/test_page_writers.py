@@ -4,13 +4,15 @@ import csv
 import html
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 
 import pytest
 
-from made_rows import INFER, LAPTOP, every_row, lost, row, write_rows
+from made_rows import INFER, LAPTOP, PHOTOGRAPHS, every_row, lost, row, write_rows
 from megaclass import published
+from megaclass.errors import UserError
 from megaclass.report.page import collect, write
 from megaclass.report.page.build import build
 from megaclass.report.page.html import render_html
@@ -208,3 +210,50 @@ def test_half_a_surrogate_pair_is_no_reason_to_fail(tmp_path):
     write_rows(path, [lost("infer", INFER, "failed", "HERE")])
     path.write_text(path.read_text().replace("HERE", "\\ud800"))
     assert len(write(collect([str(path)]), tmp_path)) == 3
+
+
+def test_of_many_samples_the_page_shows_some_and_says_so(tmp_path):
+    one = row("infer", INFER, 2.0, steps=5001)
+    page = render_html(document_of(tmp_path, [one]), tmp_path)
+    raw = json.loads(html.unescape(page.split("<pre>")[1].split("</pre>")[0]))
+    assert raw["samples_ms"] == one.samples_ms[::3]
+    assert "samples_ms: one of 3 of 5,001; line 1 of the file has all." in page
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, 1e308, 5e-324, -(10**400), 0], ids=["long", "large", "tiny", "negative", "zero"]
+)
+def test_no_number_is_too_large_or_too_small(tmp_path, value):
+    case = PHOTOGRAPHS | {"num_classes": value, "iterations": value}
+    one = row("train", PHOTOGRAPHS, 1.0, environment={"memory_mb": value})
+    sizes = [{"world_size": n, "global_batch_size": 8 * n} for n in (1, 2, value)]
+    rows = [replace(one, case=case | size) for size in sizes]
+    rows += [replace(rows[0], samples_ms=[value] * 3, step_ms={"p50": value}, samples_per_second=value)]
+    rows += [replace(row("infer", INFER, 1.0), samples_ms=[value, 1.0], memory_mb={"driver": value})]
+    stability = {"recipe": "x", "metric": "top1"}
+    rows += [row("stability", stability | {"seed": n}, 1.0, result={"top1": value}) for n in (0, value)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    assert len(write(collect([str(path)], [*published.names(), str(path)]), tmp_path)) == 3
+
+
+def test_what_is_nested_too_deep_is_no_row(tmp_path):
+    deep = {}
+    for _ in range(900):
+        deep = {"": deep}
+    path = write_rows(tmp_path / "rows.jsonl", [lost("infer", INFER, "failed", "a reason")])
+    path.write_text(path.read_text().replace('"work": {}', f'"work": {json.dumps(deep)}'))
+    with pytest.raises(UserError, match="line 1: not a row of a benchmark: nested more than 50 deep"):
+        collect([str(path)])
+
+
+def test_a_link_is_replaced_and_what_it_names_is_left_alone(tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl", [row("infer", INFER, 2.0)])
+    (tmp_path / "report.html").symlink_to(tmp_path / "elsewhere.html")
+    write(collect([str(rows)]), tmp_path)
+    assert not (tmp_path / "elsewhere.html").exists() and not (tmp_path / "report.html").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "rows.jsonl",
+        "report.html",
+        "report.md",
+        "report.csv",
+    }

@@ -1,6 +1,7 @@
 """``megaclass report``: rows of benchmarks as a page, as Markdown and as CSV, beside published numbers."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megaclass import published
@@ -41,23 +42,46 @@ def write(document: Document, directory: Path) -> list[Path]:
 
     Those of an earlier report are replaced. Raises UserError: there is a file that is not one, or no room.
     """
+    require_room(directory)
+    try:
+        for name, (render, _) in _writers().items():
+            # A row may hold half of a surrogate pair: written as a question mark.
+            content = render(document, directory).encode("utf-8", errors="replace")
+            _replace(directory / name, content)
+    except OSError as error:
+        raise UserError(f"--output {directory}: cannot be written ({error.strerror})") from None
+    return [directory / name for name in _writers()]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write it whole, or leave what was there. A link is replaced, and not what it names."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_room(directory: Path) -> None:
+    """Make the directory, and see that no report in it is somebody else's. UserError: it cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, (_, mark) in _writers().items():
+            _require_ours(directory / name, mark)
+    except OSError as error:
+        raise UserError(f"--output {directory}: cannot be written ({error.strerror})") from None
+
+
+def _writers() -> dict[str, tuple[Callable[[Document, Path], str], str]]:
+    """By file: what renders it, and what its beginning has in it."""
     from megaclass.report.page import html, markdown, table_csv
 
-    writers = {
+    return {
         "report.html": (html.render_html, html.MARK),
         "report.md": (markdown.render_markdown, markdown.MARK),
         "report.csv": (table_csv.render_csv, ",".join(table_csv.HEADER)),
     }
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, (_, mark) in writers.items():
-            _require_ours(directory / name, mark)
-        for name, (render, _) in writers.items():
-            # A row may hold half of a surrogate pair: written as a question mark.
-            (directory / name).write_bytes(render(document, directory).encode("utf-8", errors="replace"))
-    except OSError as error:
-        raise UserError(f"--output {directory}: cannot be written ({error.strerror})") from None
-    return [directory / name for name in writers]
 
 
 def _require_ours(path: Path, mark: str) -> None:

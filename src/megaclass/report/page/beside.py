@@ -1,6 +1,6 @@
 """Published tables in their own shape, with one's own numbers below each published line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from megaclass.published import Cell as PublishedCell
@@ -20,12 +20,13 @@ from megaclass.report.page.document import (
     line,
 )
 from megaclass.report.page.machines import Identity, Machine
-from megaclass.report.page.matching import Match, Matches, Variant, quotient
-from megaclass.report.page.measures import measured, ratio_to_published
+from megaclass.report.page.matching import BATCH, Match, Matches, Variant, quotient
+from megaclass.report.page.measures import busy, measured, ratio_text, ratio_to_published
 from megaclass.report.page.sources import Source
-from megaclass.report.page.words import digits
+from megaclass.report.page.words import digits, quotient_text
 
 _NONE = "No row of this report measured a case of this table."
+_SCALED = "* scaled down to fit this machine: not comparable with the published number."
 
 
 def published_section(
@@ -55,11 +56,12 @@ class _Writer:
     matches: Matches
     machines: Mapping[Identity, Machine]
     notes: Notes = field(default_factory=Notes)
-    several: set[Variant] = field(default_factory=set)  # all that have a line in the table
+    names: dict[Variant, str] = field(default_factory=dict)  # of all that have a line in the table
+    scaled: bool = False  # whether a number of one's own is not of the published case
 
     def table(self) -> Table:
         shown = [self._variants(row) for row in self.published.rows]
-        self.several = {v for variants in shown for v in variants}
+        self.names = _names({v for variants in shown for v in variants}, self.machines)
         lines: list[Line] = []
         for row, variants in zip(self.published.rows, shown, strict=True):
             texts = [cell.text for cell in row.cells]
@@ -69,7 +71,7 @@ class _Writer:
                 lines += self._own(row, variant)
         heads = [Column("Machine", False)]
         heads += [Column(column.title, column.kind != "label") for column in self.published.columns]
-        remarks = [] if self.several else [_NONE]
+        remarks = [_NONE] if not self.names else [_SCALED] if self.scaled else []
         return Table(self.published.title, heads, lines, self.notes, remarks)
 
     def _published(self, row: TableRow, texts: list[str]) -> list[Cell]:
@@ -81,7 +83,7 @@ class _Writer:
 
     def _own(self, row: TableRow, variant: Variant) -> list[Line]:
         """One's own numbers, and their ratios to the published ones where there are any."""
-        name = self._name(variant)
+        name = self.names[variant]
         own, ratios = [Cell(name)], [Cell(f"ratio of {name} to published")]
         for cell, column in zip(row.cells, self.published.columns, strict=True):
             found, ratio = self._cell(cell, column, variant)
@@ -93,8 +95,8 @@ class _Writer:
         return lines
 
     def _cell(self, cell: PublishedCell, column: PublishedColumn, variant: Variant) -> tuple[Cell, Cell]:
-        if column.kind == "label":
-            return Cell(cell.text), Cell()
+        if column.kind == "label":  # the published line above tells it, of the published case
+            return Cell(), Cell()
         match = self.matches.find(self.published.benchmark, cell.case, variant)
         if match is None:
             return Cell(), Cell()
@@ -106,16 +108,19 @@ class _Writer:
         found = measured(match.sources, column.measure, column.unit)
         if found is None:
             return Cell("not taken", match.sources), Cell()
-        others = f"{match.others + 1} rows measured this case; the latest is shown" if match.others else ""
         text = digits(found.value) + ("*" if match.scaled else "")
-        own = Cell(text, found.sources, self.notes.add(match.changes, found.note, others), found.value)
+        notes = self.notes.add(match.changes, found.note, match.told, busy(found.sources))
+        own = Cell(text, found.sources, notes, found.value)
         if match.scaled or not cell.value:
+            self.scaled |= match.scaled
             return own, Cell()
         ratio = ratio_to_published(found, column.measure, cell.value)
         if ratio is not None:
-            return own, Cell(str(ratio), found.sources, (), ratio.value)
+            return own, Cell(ratio_text(ratio), found.sources, (), ratio.value)
         plain = self.notes.add("a plain quotient: the number is not one of steps, and has no interval")
-        return own, Cell(f"{found.value / cell.value:.2f}", found.sources, plain, found.value / cell.value)
+        return own, Cell(
+            quotient_text(found.value / cell.value), found.sources, plain, found.value / cell.value
+        )
 
     def _ratio_column(
         self, cell: PublishedCell, column: PublishedColumn, match: Match, variant: Variant
@@ -129,16 +134,29 @@ class _Writer:
             return Cell("–", (), self.notes.add(why))
         scaled = match.scaled or other.scaled
         note = "of numbers that were scaled down to fit; not the published case" if scaled else ""
-        text = f"{found.value:.2f}" + ("*" if scaled else "")
-        return Cell(text, found.sources, self.notes.add(note), found.value)
+        text = quotient_text(found.value) + ("*" if scaled else "")
+        return Cell(text, found.sources, self.notes.add(note, busy(found.sources)), found.value)
 
-    def _name(self, variant: Variant) -> str:
-        """The machine, and what tells this line from others of it."""
-        words = [self.machines[variant.machine].name]
-        same = [other for other in self.several if other.machine == variant.machine]
-        if variant.implementation != "megaclass" or len({v.implementation for v in same}) > 1:
-            words.append(variant.implementation)
-        for key, value in variant.open:
-            if len({dict(other.open).get(key) for other in same}) > 1:
-                words.append(value)
-        return ", ".join(words)
+
+def _names(variants: Iterable[Variant], machines: Mapping[Identity, Machine]) -> dict[Variant, str]:
+    """Of each the machine, and what tells its line from others of it."""
+    groups: dict[Identity, list[Variant]] = {}
+    for variant in variants:
+        groups.setdefault(variant.machine, []).append(variant)
+    names = {}
+    for machine, group in groups.items():
+        implementations = {variant.implementation for variant in group}
+        values: dict[str, set[str]] = {}
+        for key, value in (pair for variant in group for pair in variant.open):
+            values.setdefault(key, set()).add(value)
+        told = {
+            key
+            for key, found in values.items()
+            if key == BATCH or len(found) > 1 or not all(key in dict(variant.open) for variant in group)
+        }
+        for variant in group:
+            words = [machines[machine].name]
+            if variant.implementation != "megaclass" or len(implementations) > 1:
+                words.append(variant.implementation)
+            names[variant] = ", ".join([*words, *(value for key, value in variant.open if key in told)])
+    return names

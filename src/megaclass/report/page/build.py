@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from megaclass.published import Report
 from megaclass.report.page.beside import published_section
-from megaclass.report.page.casecolumns import BUSY_PERCENT
+from megaclass.report.page.casecolumns import split_case
 from megaclass.report.page.charts import pictures
 from megaclass.report.page.document import (
     Block,
@@ -23,9 +24,9 @@ from megaclass.report.page.document import (
 from megaclass.report.page.earlier import earlier_section
 from megaclass.report.page.headline import headlines
 from megaclass.report.page.machines import Identity, Machine, machines_of
-from megaclass.report.page.measures import samples
+from megaclass.report.page.measures import BUSY, busy
 from megaclass.report.page.sources import Source
-from megaclass.report.page.tables import own_sections
+from megaclass.report.page.tables import KEEP, own_sections
 from megaclass.report.page.words import case_text, digits, number
 
 
@@ -65,7 +66,7 @@ def _summary(
     blocks: list[Block] = []
     if found := headlines(sources, machines):
         blocks.append(Headlines(found))
-    steps = sum(len(samples(source.row)) for source in sources)
+    steps = sum(len(source.samples_ms) for source in sources)
     files = len({source.path for source in sources})
     status = Counter(source.row.status for source in sources)
     days = sorted({str(source.row.measured_at)[:10] for source in sources if source.row.measured_at})
@@ -80,7 +81,7 @@ def _summary(
     lines = []
     for (benchmark, machine), count in counts.items():
         group = [s for s in sources if (s.row.benchmark, s.machine) == (benchmark, machine)]
-        numbers = count, sum(s.ok for s in group), sum(len(samples(s.row)) for s in group)
+        numbers = count, sum(s.ok for s in group), sum(len(s.samples_ms) for s in group)
         lines.append(
             Line((Cell(benchmark), Cell(machines[machine].name), *(Cell(f"{n:,}", value=n) for n in numbers)))
         )
@@ -108,40 +109,44 @@ def _problems(sources: Sequence[Source], machines: Mapping[Identity, Machine]) -
     lost = [source for source in sources if not source.ok]
     if lost:
         heads = columns(("Benchmark", "Machine", "Implementation", "Case", "Status", "Reason"))
-        blocks.append(
-            Table(
-                "Left out and failed",
-                heads,
-                [_lost(source, machines[source.machine].name) for source in lost],
-            )
-        )
+        cases, remarks = _told([(source, source.row.asked or source.row.case) for source in lost])
+        lines = [
+            _lost(source, machines[source.machine].name, case)
+            for source, case in zip(lost, cases, strict=True)
+        ]
+        blocks.append(Table("Left out and failed", heads, lines, remarks=remarks))
     else:
         blocks.append("No case was left out, and none failed.")
-    busy = [s for s in sources if (number(s.row.cpu_wait_percent) or 0) > BUSY_PERCENT]
-    if busy:
+    if disturbed := [source for source in sources if busy([source])]:
         heads = [*columns(("Benchmark", "Machine", "Implementation", "Case")), Column("CPU wait, %")]
-        remark = (
-            f"Other programs were busy: in more than {BUSY_PERCENT}% of the time of these measurements some task "
-            "waited for a processor."
-        )
-        lines = [_busy(source, machines[source.machine].name) for source in busy]
-        blocks.append(Table("Other programs were busy", heads, lines, remarks=[remark]))
+        cases, remarks = _told([(source, source.row.case) for source in disturbed])
+        lines = [
+            _busy(source, machines[source.machine].name, case)
+            for source, case in zip(disturbed, cases, strict=True)
+        ]
+        remarks.insert(0, f"{BUSY[0].upper()}{BUSY[1:]}.")
+        blocks.append(Table("Other programs were busy", heads, lines, remarks=remarks))
     return Section("Left out, failed and disturbed", blocks)
 
 
-def _lost(source: Source, machine: str) -> Line:
+def _told(pairs: Sequence[tuple[Source, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
+    """Of each case what tells it from others of its benchmark, and in sentences what these share."""
+    keys, remarks = {}, []
+    for benchmark in dict.fromkeys(source.row.benchmark for source, _ in pairs):
+        cases = [case for source, case in pairs if source.row.benchmark == benchmark]
+        keys[benchmark], same = split_case(cases, KEEP.get(benchmark, ()))
+        remarks += [f"The same in all of {benchmark}: {same}."] if same else []
+    return [case_text(case, keys[source.row.benchmark]) for source, case in pairs], remarks
+
+
+def _lost(source: Source, machine: str, case: str) -> Line:
     row = source.row
-    cells = [
-        Cell(row.benchmark),
-        Cell(machine),
-        Cell(row.implementation),
-        Cell(case_text(row.asked or row.case)),
-    ]
+    cells = [Cell(row.benchmark), Cell(machine), Cell(row.implementation), Cell(case)]
     return Line((*cells, Cell(row.status, (source,)), Cell(row.reason)))
 
 
-def _busy(source: Source, machine: str) -> Line:
+def _busy(source: Source, machine: str, case: str) -> Line:
     row = source.row
     waited = number(row.cpu_wait_percent)
-    cells = [Cell(row.benchmark), Cell(machine), Cell(row.implementation), Cell(case_text(row.case))]
+    cells = [Cell(row.benchmark), Cell(machine), Cell(row.implementation), Cell(case)]
     return Line((*cells, Cell(digits(waited), (source,), (), waited)))

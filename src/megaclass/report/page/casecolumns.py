@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from megaclass.report.page.document import Cell, Column, Line, Notes, Table
-from megaclass.report.page.measures import samples
+from megaclass.report.page.measures import busy
 from megaclass.report.page.sources import Source
 from megaclass.report.page.words import (
     HOW_OFTEN,
@@ -19,8 +19,6 @@ from megaclass.report.page.words import (
 
 # How often and in what portions something was measured: no column, as the raw row tells it.
 _NO_COLUMN = (*HOW_OFTEN, "rounds", "batches", "prefetch")
-BUSY_PERCENT = 10  # of the time of a measurement: above it, other programs are said to have been busy
-BUSY = "other programs were busy: some task waited for a processor in more than 10% of the time"
 
 # The head of a column, and its cell for a row that is ok.
 Measure: TypeAlias = tuple[str, Callable[[Source, Notes], Cell]]
@@ -91,7 +89,7 @@ def _numbers(source: Source, measures: Sequence[Measure], notes: Notes) -> list[
 
 
 def _steps(source: Source, notes: Notes) -> Cell:
-    count = len(samples(source.row))
+    count = len(source.samples_ms)
     return Cell(f"{count:,}" if count else "", (source,) if count else (), (), count or None)
 
 
@@ -99,4 +97,4 @@ def _waited(source: Source, notes: Notes) -> Cell:
     waited = number(source.row.cpu_wait_percent)
     if waited is None:
         return Cell()
-    return Cell(f"{waited:.1f}", (source,), notes.add(BUSY if waited > BUSY_PERCENT else ""), waited)
+    return Cell(f"{waited:.1f}", (source,), notes.add(busy([source])), waited)

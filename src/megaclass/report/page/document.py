@@ -23,7 +23,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """kind: ``own``, ``published`` (somebody's numbers), ``ratio`` (of the two), or ``repeat`` in label cells."""
+    """kind: ``own``, ``published`` (somebody's numbers), or ``ratio`` (of the two). Labels that an own or a ratio line
+    leaves empty are those of the published line above it."""
 
     cells: tuple[Cell, ...]
     kind: str = "own"
@@ -39,15 +40,14 @@ class Column:
 class Notes:
     """The notes of a table: the same text is one note."""
 
-    texts: list[str] = field(default_factory=list)
+    _places: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> list[str]:
+        return list(self._places)
 
     def add(self, *texts: str) -> tuple[int, ...]:
-        places = []
-        for text in filter(None, texts):
-            if text not in self.texts:
-                self.texts.append(text)
-            places.append(self.texts.index(text) + 1)
-        return tuple(places)
+        return tuple(self._places.setdefault(text, len(self._places) + 1) for text in texts if text)
 
 
 @dataclass(frozen=True)

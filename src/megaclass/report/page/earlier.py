@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from megaclass.report.page.casecolumns import labels_of, split_case
 from megaclass.report.page.document import Cell, Column, Line, Notes, Section, Table
 from megaclass.report.page.machines import Identity, Machine
-from megaclass.report.page.measures import latency_ms, steps
+from megaclass.report.page.measures import MOST_JUDGED, latency_ms, steps
 from megaclass.report.page.sources import Source
 from megaclass.report.page.words import HOW_OFTEN, digits, key_of, name_of, number
 from megaclass.stats import Ratio
@@ -30,10 +30,12 @@ def earlier_section(
         others = [pair for pair in these if pair[0].machine != pair[1].machine]
         if others:
             tables.append(_two_machines(f"{benchmark}: different machines", others, machines))
+    found = {id(mine) for _, mine in pairs}  # a case may have earlier rows of several machines
     intro = (
-        f"{len(pairs)} of {len(_latest(new))} cases were measured before, in {len(earlier)} rows. The ratio is that "
+        f"{len(found)} of {len(_latest(new))} cases were measured before, in {len(earlier)} rows. The ratio is that "
         "of the speeds, new over earlier: above 1 is faster. Its interval is that in which two runs of one program "
-        f"would have it, and the verdict is that of `megaclass compare`, for {THRESHOLD:.0%}."
+        f"would have it, and the verdict is that of `megaclass compare`, for {THRESHOLD:.0%}; "
+        f"of more than {MOST_JUDGED:,} steps every so many-th is judged."
     )
     return Section("Against earlier results", [intro, *tables])
 

@@ -5,17 +5,18 @@ from statistics import fmean
 
 from megaclass.report.page.document import Headline
 from megaclass.report.page.machines import Identity, Machine
-from megaclass.report.page.measures import samples, throughput
+from megaclass.report.page.measures import busy, throughput
+from megaclass.report.page.seeds import trainings
 from megaclass.report.page.sources import Source
-from megaclass.report.page.tables import SHARES, TITLES, metric_of, without_seed
-from megaclass.report.page.words import case_text, digits, key_of, number, scaled_down
+from megaclass.report.page.tables import SHARES, TITLES, metric_of
+from megaclass.report.page.words import case_text, digits, number, scaled_down
 
 # What a reader needs to know of the case of a headline.
 _KEYS = (
     "recipe", "backbone", "workload", "source", "op", "num_classes", "global_batch_size", "batch_size", "size_bytes",
-    "world_size", "simulate_ranks", "precision", "storage", "sample_rate", "engine", "backend",
+    "world_size", "precision", "storage", "sample_rate", "engine", "backend",
 )  # fmt: skip
-_USUAL = {"simulate_ranks": 1, "storage": "fp32", "sample_rate": 1.0}  # not worth a word
+_USUAL = {"storage": "fp32", "sample_rate": 1.0}  # not worth a word
 
 
 def headlines(sources: Sequence[Source], machines: Mapping[Identity, Machine]) -> list[Headline]:
@@ -39,6 +40,8 @@ def _headline(benchmark: str, ours: Sequence[Source], machine: str) -> Headline 
     rated = [(source, value) for source in ours if (value := read(source)) is not None]
     if not rated:
         return None
+    # A rank that stands for many counts the samples of those that did not run.
+    rated = [pair for pair in rated if _ranks(pair[0]) == 1] or rated
     if benchmark == "head":
         most = max(number(source.row.case.get("num_classes")) or 0 for source, _ in rated)
         rated = [pair for pair in rated if (number(pair[0].row.case.get("num_classes")) or 0) == most]
@@ -48,6 +51,8 @@ def _headline(benchmark: str, ours: Sequence[Source], machine: str) -> Headline 
         return _of_seeds(rated, machine)
     case = {k: v for k, v in best.row.case.items() if _USUAL.get(k) != v or k not in _USUAL}
     detail = f"{TITLES[benchmark]}: {case_text(case, _KEYS)}"
+    if _ranks(best) != 1:
+        detail += f", a rank's share, {_ranks(best):,.12g} ranks assumed"
     if scaled_down(best.row):
         detail += " (scaled down to fit)"
     return Headline(digits(value), unit, detail, machine, _basis(best, len(ours)), best)
@@ -55,15 +60,14 @@ def _headline(benchmark: str, ours: Sequence[Source], machine: str) -> Headline 
 
 def _of_seeds(rated: Sequence[tuple[Source, float]], machine: str) -> Headline:
     """The mean over the seeds of the case with the most."""
-    cases: dict[str, list[tuple[Source, float]]] = {}
-    for source, value in rated:
-        cases.setdefault(key_of(without_seed(source.row.case)), []).append((source, value))
-    group = max(cases.values(), key=len)
-    first, name = group[0][0], metric_of(group[0][0])
+    values = dict(rated)
+    group = max(trainings(values), key=len)
+    first, name = group[0], metric_of(group[0])
     share = name in SHARES
-    mean = fmean(value for _, value in group) * (100 if share else 1)
+    mean = fmean(values[source] for source in group) * (100 if share else 1)
     detail = f"{TITLES['stability']}: mean {name}, {case_text(first.row.case, _KEYS)}"
-    basis = ", ".join([*_versions(first), f"n = {len(group)} seed{'' if len(group) == 1 else 's'}"])
+    words = [*_versions(first), f"n = {len(group)} seed{'' if len(group) == 1 else 's'}", busy(group)]
+    basis = ", ".join(filter(None, words))
     return Headline(digits(mean), f"% {name}" if share else name, detail, machine, basis, first)
 
 
@@ -76,11 +80,15 @@ def _versions(source: Source) -> list[str]:
 def _basis(source: Source, rows: int) -> str:
     """Versions, and of how many steps and rows."""
     words = _versions(source)
-    steps = len(samples(source.row))
+    steps = len(source.samples_ms)
     words.append(f"n = {steps:,} step{'' if steps == 1 else 's'}" if steps else "n = 1 run")
     if rows > 1:
         words.append(f"the fastest of {rows:,} rows")
-    return ", ".join(words)
+    return ", ".join(filter(None, [*words, busy([source])]))
+
+
+def _ranks(source: Source) -> float:
+    return number(source.row.case.get("simulate_ranks", 1)) or 1.0
 
 
 def _brief(key: str, value: object) -> str:

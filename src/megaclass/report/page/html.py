@@ -3,9 +3,10 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from megaclass.report.page.document import (
     Block,
@@ -20,12 +21,12 @@ from megaclass.report.page.document import (
     Table,
 )
 from megaclass.report.page.draw import css_colours, draw
-from megaclass.report.page.sources import Source
 from megaclass.report.page.style import CSS, POLICY, SCRIPT
 from megaclass.version import __version__
 
 MARK = '<meta name="generator" content="megaclass report">'
 _STATUSES = ("oom", "timeout", "failed", "skipped")
+_MOST_SAMPLES = 2000  # of a row in the page
 _MIDDLE, _LONG = 14, 60  # characters: a cell that has more is words, or a text, and gets room
 
 
@@ -93,19 +94,30 @@ class _Page:
 
     def _rows(self) -> Iterator[str]:
         yield '<section id="rows">\n<h2>Raw rows</h2>'
-        yield "<p>Every row as it was measured, with all its samples.</p>"
+        yield (
+            f"<p>Every row as it was measured, with all its samples; of more than {_MOST_SAMPLES:,} every so many-th, "
+            "and the file has all.</p>"
+        )
         for source in self._document.sources:
             where = f"{source.file_from(self._directory)} line {source.line}"
             row = source.row
             what = f"{row.benchmark}, {row.implementation}, {row.status}"
             yield f'<details id="r{source.number}"><summary>{escape(where)}: {escape(what)}</summary>'
-            yield f"<pre>{escape(_raw(source))}</pre></details>"
+            record = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+            for key, value in record.items():
+                if isinstance(value, list) and len(value) > _MOST_SAMPLES:
+                    step = -(-len(value) // _MOST_SAMPLES)
+                    record[key] = value[::step]
+                    told = (
+                        f"{key}: one of {step:,} of {len(value):,}; line {source.line} of the file has all."
+                    )
+                    yield f'<p class="remark">{escape(told)}</p>'
+            yield f"<pre>{escape(_raw(record))}</pre></details>"
         yield "</section>"
 
 
-def _raw(source: Source) -> str:
+def _raw(record: Mapping[str, Any]) -> str:
     """An entry a line."""
-    record = dataclasses.asdict(source.row)
     entries = (
         f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()
     )

@@ -1,10 +1,11 @@
 """Which machine a row was measured on: numbers of different ones never share a cell."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
+
+from megaclass.report.page.words import number
 
 Identity = tuple[Any, ...]
 
@@ -21,9 +22,10 @@ class Machine:
 def identity(environment: Mapping[str, Any]) -> Identity:
     """What tells machines apart. Memory in GiB: the last MiB of it changes with a kernel."""
     memory_mb = environment.get("memory_mb")
+    known = number(memory_mb)
     return (
         *(_plain(environment.get(key)) for key in ("system", "cpu", "cpu_threads")),
-        round(memory_mb / 1024) if _is_number(memory_mb) else _plain(memory_mb),
+        _plain(memory_mb) if known is None else round(known / 1024),
         _plain(environment.get("gpu")),
         _plain(environment.get("gpu_count")) or 0,
     )
@@ -115,23 +117,20 @@ def _cpu(environment: Mapping[str, Any]) -> str:
 
 
 def _memory(memory_mb: Any) -> str:
-    return f"{memory_mb / 1024:,.1f} GiB" if _is_number(memory_mb) else str(memory_mb or "")
+    known = number(memory_mb)
+    return str(memory_mb or "") if known is None else f"{known / 1024:,.1f} GiB"
 
 
 def _gpu(environment: Mapping[str, Any]) -> str:
     if not environment.get("gpu"):
         return "none" if environment.get("cpu") else ""
-    each = environment.get("gpu_memory_mb")
-    memory = f", {each / 1024:,.1f} GiB each" if _is_number(each) else ""
+    each = number(environment.get("gpu_memory_mb"))
+    memory = "" if each is None else f", {each / 1024:,.1f} GiB each"
     return f"{environment.get('gpu_count') or 1} x {environment['gpu']}{memory}"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _plain(value: Any) -> Any:

@@ -76,7 +76,7 @@ def _link(text: str, source: Source, directory: Path) -> str:
 
 
 def _target(source: Source, directory: Path) -> str:
-    return f"{quote(source.file_from(directory))}#L{source.line}"
+    return f"{quote(source.file_from(directory), errors='surrogateescape')}#L{source.line}"
 
 
 def _picture(picture: Picture) -> Iterator[str]:

@@ -3,14 +3,19 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, stdev
 
 from megaclass.report.page.sources import Source
-from megaclass.report.page.words import number
+from megaclass.report.page.words import number, quotient_text
 from megaclass.rows import Row
 from megaclass.stats import Ratio, interval
-from megaclass.verdict import Steps
+from megaclass.verdict import BUSY_PERCENT, Steps
 
+BUSY = (
+    f"other programs were busy: some task waited for a processor in more than {BUSY_PERCENT:g}% of the time"
+)
+MOST_JUDGED = 20_000
 _PERCENTS = {"mean": None, "p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p100": 100.0}
 _UNITS = {"GB": 1 / 1024, "h": 1 / 3600, "%": 100.0}  # of MiB, seconds and shares
 _SEEDS = ("top1", "top1_std", "top1_min", "top1_max", "seconds")
@@ -48,19 +53,23 @@ def latency_ms(row: Row, name: str) -> float | None:
     return number(row.step_ms.get(name))
 
 
-def samples(row: Row) -> list[float]:
-    return [found for value in row.samples_ms if (found := number(value)) is not None and found > 0]
+def busy(sources: Sequence[Source]) -> str:
+    """What to say of a number that was measured while other programs had work; else nothing."""
+    waits = [number(source.row.cpu_wait_percent) or 0.0 for source in sources]
+    return BUSY if max(waits, default=0.0) > BUSY_PERCENT else ""
 
 
 def steps(row: Row) -> Steps | None:
     """The timed steps as a verdict wants them; None where not all of them are times above 0: rows are read from files
-    that anyone may have written."""
+    that anyone may have written. Of more than ``MOST_JUDGED`` every so many-th, as judging takes long."""
     times, waits = map(number, row.samples_ms), [number(value) for value in row.data_ms]
     known = [time for time in times if time is not None and time > 0]
     if len(known) < len(row.samples_ms):
         return None
     waited = [wait for wait in waits if wait is not None and wait >= 0]
-    return Steps(known, waited if len(waited) == len(known) else [], number(row.cpu_wait_percent))
+    every = -(-len(known) // MOST_JUDGED) or 1
+    waited = waited[::every] if len(waited) == len(known) else []
+    return Steps(known[::every], waited, number(row.cpu_wait_percent))
 
 
 def measured(sources: Sequence[Source], measure: str, unit: str) -> Measured | None:
@@ -79,16 +88,27 @@ def measured(sources: Sequence[Source], measure: str, unit: str) -> Measured | N
 
 def ratio_to_published(found: Measured, measure: str, published: float) -> Ratio | None:
     """With the interval of the steps that the number is of; None where it is not of steps, or of one alone."""
-    row = found.sources[-1].row
-    name = _statistic(row, measure)
-    steps, centre = samples(row), latency_ms(row, name)
-    if len(found.sources) > 1 or name not in _PERCENTS or len(steps) < 2 or not centre:
+    source = found.sources[-1]
+    name = _statistic(source.row, measure)
+    centre = latency_ms(source.row, name)
+    if len(found.sources) > 1 or name not in _PERCENTS or len(source.samples_ms) < 2 or not centre:
         return None
-    low, high = (end / centre for end in interval(steps, _PERCENTS[name]))
+    low, high = (end / centre for end in step_interval(source, name))
     if measure == "samples_per_second":  # the longer a step, the fewer samples in a second
-        low, high = 1 / high, 1 / low if low > 0 else math.inf
+        low, high = (1 / end if end > 0 else math.inf for end in (high, low))
     value = found.value / published
     return Ratio(value, value * low, value * high)
+
+
+def ratio_text(ratio: Ratio) -> str:
+    low, high = quotient_text(ratio.low), quotient_text(ratio.high)
+    return f"{quotient_text(ratio.value)} ({low} to {high})"
+
+
+@lru_cache(maxsize=4096)
+def step_interval(source: Source, name: str) -> tuple[float, float]:
+    """That of a statistic of the steps, by resampling. Several tables ask for the same one."""
+    return interval(source.samples_ms, _PERCENTS[name])
 
 
 def _statistic(row: Row, measure: str) -> str:

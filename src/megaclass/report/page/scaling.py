@@ -1,17 +1,19 @@
 """How throughput grows with devices: at the same batch of a device (weak) or of all together (strong)."""
 
 from collections.abc import Sequence
+from math import exp, hypot, log
+from statistics import median
 from typing import Any
 
 from megaclass.report.page.casecolumns import labels_of, split_case
 from megaclass.report.page.document import Cell, Column, Line, Notes, Table
-from megaclass.report.page.measures import samples, throughput
+from megaclass.report.page.measures import ratio_text, step_interval, throughput
 from megaclass.report.page.sources import Source
 from megaclass.report.page.words import HOW_OFTEN, digits, key_of, name_of, number
-from megaclass.stats import Ratio, ratio_of_medians
+from megaclass.stats import Ratio
 
 # Not part of what is kept the same. Of one device alone there are no collectives, of several they are included.
-_ASIDE = (*HOW_OFTEN, "world_size", "global_batch_size", "threads", "seed", "collectives")
+_ASIDE = (*HOW_OFTEN, "world_size", "global_batch_size", "seed", "collectives")
 
 
 def scaling_tables(sources: Sequence[Source], machine: str) -> list[Table]:
@@ -27,13 +29,11 @@ def scaling_tables(sources: Sequence[Source], machine: str) -> list[Table]:
 
 def groups(sources: Sequence[Source], *, weak: bool) -> list[list[Source]]:
     """Rows of one machine that differ in devices alone, at least two, by their number; of each the latest."""
-    found: dict[str, dict[int, Source]] = {}
+    found: dict[str, dict[float, Source]] = {}
     for source in sorted(sources, key=lambda source: (str(source.row.measured_at), source.number)):
-        case, world_size = source.row.case, source.row.case.get("world_size")
+        case, world_size = source.row.case, number(source.row.case.get("world_size"))
         batch = number(case.get("global_batch_size"))
-        if not (
-            source.ok and throughput(source.row) and isinstance(world_size, int) and world_size > 0 and batch
-        ):
+        if not (source.ok and throughput(source.row) and world_size and world_size > 0 and batch):
             continue
         if case.get("simulate_ranks", 1) != 1:
             continue  # one device that plays a rank of many tells nothing of many
@@ -44,13 +44,21 @@ def groups(sources: Sequence[Source], *, weak: bool) -> list[list[Source]]:
 
 
 def speedup(source: Source, reference: Source) -> Ratio:
-    """Throughput over that of the reference; the interval is that of the median steps."""
+    """Throughput over that of the reference. The interval is that of the median steps, from those of the two alone
+    (Zou and Donner, Statist. Med. 27, 2008): both runs were taken apart, and the cost does not grow with the steps."""
     value = (throughput(source.row) or 0.0) / (throughput(reference.row) or 1.0)
-    mine, theirs = samples(source.row), samples(reference.row)
-    if min(len(mine), len(theirs)) < 2:
+    if min(len(source.samples_ms), len(reference.samples_ms)) < 2:
         return Ratio(value, value, value)
-    steps = ratio_of_medians(theirs, mine, resamples=500)
-    return Ratio(value, value * steps.low / steps.value, value * steps.high / steps.value)
+    shorter, longer = _down_and_up(reference)
+    mine_shorter, mine_longer = _down_and_up(source)
+    low, high = hypot(shorter, mine_longer), hypot(longer, mine_shorter)
+    return Ratio(value, value * exp(-low), value * exp(high))
+
+
+def _down_and_up(source: Source) -> tuple[float, float]:
+    """How far the interval of the median step goes below and above it, as logarithms."""
+    centre, (low, high) = median(source.samples_ms), step_interval(source, "p50")
+    return log(centre / low), log(high / centre)
 
 
 def _table(title: str, remark: str, found: list[list[Source]]) -> Table | None:
@@ -75,7 +83,7 @@ def _numbers(source: Source, first: Source) -> list[Cell]:
     ratio = speedup(source, first)
     ideal = source.row.case["world_size"] / first.row.case["world_size"]
     both = (source,) if source is first else (source, first)
-    text = "1.00" if source is first else str(ratio)
+    text = "1.00" if source is first else ratio_text(ratio)
     efficiency = 100 * ratio.value / ideal
     return [
         Cell(digits(speed), (source,), (), speed),
@@ -85,7 +93,9 @@ def _numbers(source: Source, first: Source) -> list[Cell]:
 
 
 def _rest(case: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in case.items() if key not in _ASIDE}
+    """Threads are those of each process: on a CPU they are what a device is, elsewhere they do nothing."""
+    aside = _ASIDE if case.get("device") == "cpu" else (*_ASIDE, "threads")
+    return {key: value for key, value in case.items() if key not in aside}
 
 
 def _shown(case: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ CSS = """
   color-scheme: light dark;
   --paper: #ffffff; --sheet: #f6f7f9; --ink: #1a1d23; --muted: #5d6675; --line: #dde1e7; --grid: #dfe3e9;
   --link: #0b57a4; --accent: #0b57a4; --ratio: #0a6b45; --bad: #b3261e; --published-ink: #4a5262;
+  --shade: rgb(20 30 50 / .28); --head: rgb(70 90 130 / .05); --tint: rgb(70 90 130 / .035);
   --own-0: #0072b2; --own-1: #d55e00; --own-2: #00875e; --own-3: #b0357f; --own-4: #6a4fc4; --own-5: #8a6100;
   --own-6: #00808f; --own-7: #c2182b;
   --published-0: #7a8494; --published-1: #a08a5c; --published-2: #6f9a86; --published-3: #a57f9b;
@@ -19,6 +20,7 @@ CSS = """
   :root {
     --paper: #14171c; --sheet: #1c2027; --ink: #e6e9ee; --muted: #9aa4b2; --line: #333a45; --grid: #333a45;
     --link: #7db8f0; --accent: #7db8f0; --ratio: #6fd3a5; --bad: #ff8a80; --published-ink: #b4bdca;
+    --shade: rgb(0 0 0 / .75); --head: rgb(150 180 230 / .07); --tint: rgb(150 180 230 / .045);
     --own-0: #56b4e9; --own-1: #ff9248; --own-2: #3fcf9c; --own-3: #f28cc4; --own-4: #ad9bff; --own-5: #e6c14a;
     --own-6: #4fd0dd; --own-7: #ff7f8a;
     --published-0: #8b96a7; --published-1: #b39c6b; --published-2: #7da997; --published-3: #b08ca7;
@@ -56,23 +58,31 @@ nav a:hover { text-decoration: underline; }
 .head p { margin: .35rem 0 0; font-size: .9rem; line-height: 1.4; }
 .head .machine { font-weight: 600; }
 .head .basis { color: var(--muted); font-size: .82rem; }
-.scroll { overflow-x: auto; max-width: 100%; border: 1px solid var(--line); border-radius: .5rem; }
+.scroll { overflow-x: auto; max-width: 100%; border: 1px solid var(--line); border-radius: .5rem;
+  background: linear-gradient(to left, var(--paper) 40%, transparent) right / 3rem 100% no-repeat local,
+    linear-gradient(to left, var(--shade), transparent) right / 1.4rem 100% no-repeat scroll; }
 .scroll.plain { width: fit-content; }
-table { border-collapse: collapse; font-size: .88rem; line-height: 1.35; min-width: 100%;
+table { border-collapse: separate; border-spacing: 0; font-size: .88rem; line-height: 1.35; min-width: 100%;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .42rem .75rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 tbody tr:last-child > * { border-bottom: 0; }
-thead th { font-weight: 600; color: var(--muted); background: var(--sheet); vertical-align: bottom; min-width: 5rem; }
+thead th { font-weight: 600; color: var(--muted); background: var(--head); vertical-align: bottom; min-width: 5rem; }
 th.n, td.n { text-align: right; }
 td.n { white-space: nowrap; }
 td.l { min-width: 4.5rem; max-width: 26rem; }
 td.middle { min-width: 9.5rem; }
 td.long { min-width: 16rem; }
 .beside tbody td:first-child { min-width: 9.5rem; }
+.plain td { overflow-wrap: anywhere; min-width: 0; }
 .plain td:first-child { white-space: nowrap; color: var(--muted); }
-tr.published > * { color: var(--published-ink); background: color-mix(in srgb, var(--sheet) 70%, transparent); }
+tr.published > * { color: var(--published-ink); background: var(--tint); }
+/* The first column says whose the numbers are: it stays while they scroll by. */
+tr > :first-child { position: sticky; left: 0; z-index: 1; background: var(--paper);
+  border-right: 1px solid var(--line); }
+thead th:first-child { background: var(--sheet); }
+tr.published > :first-child { background: color-mix(in srgb, var(--sheet) 70%, var(--paper)); }
+.plain tr > :first-child { position: static; border-right: 0; }
 .beside tr.own > td:first-child { font-weight: 600; }
-.beside tr.own > td.l:not(:first-child) { color: var(--muted); }
 tr.ratio > * { color: var(--ratio); }
 tr.ratio a { color: inherit; }
 td a { text-decoration-color: color-mix(in srgb, currentColor 35%, transparent); }
@@ -102,14 +112,21 @@ footer { max-width: 78rem; margin: 3rem auto 0; padding: 1.2rem 1.25rem 2.5rem; 
   header { padding-top: 1.5rem; }
   main, header, footer { padding-left: .9rem; padding-right: .9rem; }
   h2 { margin-top: 2.4rem; }
-  th, td { padding: .38rem .55rem; }
+  th, td { padding: .38rem .5rem; }
+  thead th { min-width: 0; }
+  td.l, td.middle { min-width: 3.4rem; }
+  td.long { min-width: 10rem; }
+  tr > :first-child, .beside tbody td:first-child { min-width: 6.2rem; max-width: 7.6rem; overflow-wrap: anywhere; }
+  .plain td, .plain td.long { min-width: 0; }
+  .plain td:first-child { white-space: normal; overflow-wrap: break-word; }
   figure { padding: .8rem .6rem .6rem; }
 }
 @media print {
   :root { color-scheme: light; }
   body { font-size: 10pt; }
   nav, #rows { display: none; }
-  .scroll { overflow: visible; border: 0; }
+  .scroll { overflow: visible; border: 0; background: none; }
+  tr > :first-child { position: static; }
   table { font-size: 7.5pt; }
   td.n, .beside tbody td:first-child { white-space: normal; min-width: 0; }
   tr, figure, .head { break-inside: avoid; }

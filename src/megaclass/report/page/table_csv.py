@@ -18,22 +18,26 @@ def render_csv(document: Document, directory: Path) -> str:
     for section in document.sections:
         for block in section.blocks:
             if isinstance(block, Table):
+                above: Line | None = None
                 for number, line in enumerate(block.lines, start=1):
-                    for row in _rows(block, line, directory):
+                    above = line if line.kind == "published" else above
+                    for row in _rows(block, line, above or line, directory):
                         writer.writerow(
                             map(_safe, (section.title, block.title, str(number), line.kind, *row))
                         )
     return text.getvalue()
 
 
-def _rows(table: Table, line: Line, directory: Path) -> list[tuple[str, ...]]:
-    """An entry for each cell of a number; where a table has none, for each cell but the first."""
+def _rows(table: Table, line: Line, above: Line, directory: Path) -> list[tuple[str, ...]]:
+    """An entry for each cell of a number; where a table has none, for each cell but the first. above: the line that
+    has the labels that this one leaves empty."""
     numeric = [place for place, column in enumerate(table.columns) if column.numeric]
     places = numeric or list(range(1, len(table.columns)))
+    texts = [cell.text or other.text for cell, other in zip(line.cells, above.cells, strict=True)]
     labels = "; ".join(
-        f"{column.title} {cell.text}"
-        for place, (column, cell) in enumerate(zip(table.columns, line.cells, strict=True))
-        if place not in places and cell.text
+        f"{column.title} {text}"
+        for place, (column, text) in enumerate(zip(table.columns, texts, strict=True))
+        if place not in places and text
     )
     return [
         (labels, table.columns[place].title, *_entries(table, line.cells[place], directory))

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Any
 
 from megaclass.report.page.casecolumns import Measure, labels_of, rows_table, split_case
 from megaclass.report.page.document import Cell, Column, Line, Notes, Section, Table
 from megaclass.report.page.machines import Identity, Machine
 from megaclass.report.page.measures import latency_ms
 from megaclass.report.page.scaling import scaling_tables
+from megaclass.report.page.seeds import trainings, without_seed
 from megaclass.report.page.sources import Source
-from megaclass.report.page.words import digits, key_of, name_of, number
+from megaclass.report.page.words import digits, name_of, number
 
 TITLES = {
     "train": "Training",
@@ -20,7 +20,7 @@ TITLES = {
     "collectives": "Collectives",
     "stability": "Stability over seeds",
 }
-_KEEP = {
+KEEP = {
     "train": (
         "recipe",
         "backbone",
@@ -60,7 +60,7 @@ def own_sections(sources: Sequence[Source], machines: Mapping[Identity, Machine]
 def _tables(benchmark: str, sources: list[Source], machine: str) -> list[Table]:
     title = TITLES.get(benchmark, benchmark)
     measures = _MEASURES.get(benchmark, _TIMES)
-    tables = [rows_table(f"{title}: {machine}", sources, measures, _KEEP.get(benchmark, ()))]
+    tables = [rows_table(f"{title}: {machine}", sources, measures, KEEP.get(benchmark, ()))]
     if benchmark == "train":
         tables += scaling_tables(sources, machine)
     if benchmark == "stability":
@@ -164,31 +164,24 @@ _MEASURES: dict[str, list[Measure]] = {
 
 def _seed_tables(sources: Iterable[Source], machine: str) -> list[Table]:
     """What the seeds of a case say together, in the shape of the published 50/90/250-epoch table."""
-    groups: dict[str, list[Source]] = {}
-    for source in (source for source in sources if source.ok):
-        case = {key: value for key, value in source.row.case.items() if key != "seed"}
-        groups.setdefault(key_of(case | {"implementation": source.row.implementation}), []).append(source)
+    groups = trainings(source for source in sources if source.ok)
     if not groups:
         return []
-    cases = [without_seed(group[0].row.case) for group in groups.values()]
+    cases = [without_seed(group[-1].row.case) for group in groups]
     keys, same = split_case(cases, ("recipe", "metric"))
     heads = [Column(name_of(key).capitalize(), False) for key in keys]
     heads += map(
         Column, ("Seeds", "Average", "Standard deviation", "Minimum", "Maximum", "Mean time to train, s")
     )
     lines = [
-        Line((*labels_of(case, keys), *_statistics(group)))
-        for case, group in zip(cases, groups.values(), strict=True)
+        Line((*labels_of(case, keys), *_statistics(group))) for case, group in zip(cases, groups, strict=True)
     ]
     remarks = [
-        "Metrics that are shares are in percent, and so is their standard deviation (of the sample, n - 1)."
+        "Metrics that are shares are in percent, and so is their standard deviation (of the sample, n - 1). "
+        "Of a seed that was trained again the latest counts."
     ]
     remarks += [f"The same in all: {same}."] if same else []
     return [Table(f"Stability, all seeds: {machine}", heads, lines, Notes(), remarks)]
-
-
-def without_seed(case: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in case.items() if key != "seed"}
 
 
 def metric_of(source: Source) -> str:

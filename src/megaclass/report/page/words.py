@@ -1,7 +1,6 @@
 """Numbers and cases in words."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,13 +22,14 @@ NAMES = {
 }
 # How often something is measured: a case with fewer steps is still the same case.
 HOW_OFTEN = ("iterations", "epochs", "warmup", "steps", "calls")
+_LARGEST = 1e100  # beyond, nothing was measured, and sums and quotients run out of a float
 
 
 def number(value: Any) -> float | None:
-    """The number, if it is one: rows are read from files that anyone may have written."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """The number, if it is one that can be reckoned with: rows are read from files that anyone may have written."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         return None
-    return float(value)
+    return float(value) if abs(value) >= 1 / _LARGEST else 0.0
 
 
 def digits(value: float | None) -> str:
@@ -44,6 +44,11 @@ def digits(value: float | None) -> str:
         if size >= 1 or not size
         else f"{value:.3g}"
     )
+
+
+def quotient_text(value: float) -> str:
+    """Two digits behind the point; below 0.1 three that count."""
+    return f"{value:.2f}" if abs(value) >= 0.1 or not value else f"{value:.3g}"
 
 
 def short(count: float) -> str:

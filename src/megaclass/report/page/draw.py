@@ -1,5 +1,6 @@
 """A picture as inline SVG, whose colours are those of the page: dark where the page is dark."""
 
+import math
 import re
 from collections.abc import Sequence
 from io import StringIO
@@ -108,23 +109,41 @@ def _curve(axes: Axes, series: Series, colour: str) -> None:
 def _limits(axes: Axes, picture: Picture) -> None:
     xs = sorted({x for series in picture.series for x, _ in series.points})
     ys = [y for series in picture.series for _, y in series.points]
-    tick = FuncFormatter(lambda value, _: short(round(value, 6)))
+    tick = FuncFormatter(lambda value, _: _count(round(value, 6)))
     if picture.x_base:
         axes.set_xscale("log", base=picture.x_base)
         axes.xaxis.set_minor_locator(NullLocator())
         if len(xs) <= 8:
-            axes.set_xticks(xs)
+            axes.set_xticks(_apart(xs))
     binary = FuncFormatter(lambda value, _: _binary(value))
     axes.xaxis.set_major_formatter(binary if picture.x_label == "bytes" else tick)
-    if picture.y_base:
-        axes.set_yscale("log", base=picture.y_base)
+    # A curve of a small machine below one of eight GPUs would lie on the axis.
+    y_base = picture.y_base or (10 if 0 < 50 * min(ys) < max(ys) else 0)
+    if y_base:
+        axes.set_yscale("log", base=y_base)
         if max(ys) < 1000 * min(ys):  # a tick a decade would be too few
-            axes.yaxis.set_major_locator(LogLocator(picture.y_base, subs=(1, 2, 5)))
+            axes.yaxis.set_major_locator(LogLocator(y_base, subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.set_ylim(0, 1.08 * max(ys))
         axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_formatter(tick)
+
+
+def _apart(xs: Sequence[float]) -> list[float]:
+    """Those of the positive, rising numbers whose labels do not run into one another on a logarithmic axis."""
+    whole = math.log(xs[-1] / xs[0])
+    kept = [xs[0]]
+    for x in xs[1:]:
+        if math.log(x / kept[-1]) >= 0.11 * whole:
+            kept.append(x)
+    return kept
+
+
+def _count(value: float) -> str:
+    """618K and 2M, but 1,024."""
+    text = short(value)
+    return f"{value:,.0f}" if "." in text and 1000 <= value < 1e5 else text
 
 
 def _binary(value: float) -> str:

@@ -69,8 +69,13 @@ def _metrics(row: Row) -> dict[str, float | None]:
         return {}
     if row.benchmark == "train":
         return {"train.ips": row.rates["total"]}
-    latencies = {f"val.latency_{p}": row.step_ms[f"p{p}"] / 1000 for p in PERCENTILES}  # in seconds, as there
-    return {"val.ips": row.rates["total"], "val.latency_avg": row.step_ms["mean"] / 1000} | latencies
+    latencies = {
+        f"val.latency_{p}": round(row.step_ms[f"p{p}"] / 1000, 9) for p in PERCENTILES
+    }  # in seconds, as there
+    return {
+        "val.ips": row.rates["total"],
+        "val.latency_avg": round(row.step_ms["mean"] / 1000, 9),
+    } | latencies
 
 
 def _is_report(path: Path) -> bool:

@@ -153,7 +153,9 @@ def test_a_simulated_rank_is_the_headline_only_where_nothing_else_is_and_says_so
     headline = _headline(tmp_path, [share, row("train", FACES | {"simulate_ranks": 1}, 99.0)])
     assert headline.source.line == 2 and "share" not in headline.detail
     (tmp_path / "alone").mkdir()
-    assert "a rank's share, 8 ranks assumed" in _headline(tmp_path / "alone", [share]).detail
+    alone = _headline(tmp_path / "alone", [share])
+    assert "one of 8 ranks, the others simulated" in alone.detail and alone.unit.endswith("a rank")
+    assert float(alone.number.replace(",", "")) == pytest.approx(1024 / 8 / 0.010, rel=0.03)
 
 
 @pytest.mark.parametrize(("percent", "said"), [(9.0, False), (31.0, True)])

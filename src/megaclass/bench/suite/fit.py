@@ -81,7 +81,8 @@ def in_time(case: Any, machine: Machine, seconds: float) -> Fitted:
         step_s = forward_flops(case) / machine.flops_per_second(case.precision)
         if step_s * epochs * _LEAST_STEPS > left_s:
             return Fitted(
-                case, f"a batch would take about {step_s:.0f} s, and {left_s:.0f} s are left for each case"
+                case,
+                f"a batch would take about {step_s:.2g} s, and {left_s:.2g} s are left for each case; see --minutes",
             )
     else:
         held = head_bytes(case)

@@ -6,7 +6,7 @@ from typing import Any
 _OUTPUT = "JSON lines file to which a row is appended for each measurement"
 
 
-def options_of_sweep(parser: Any, output: str = _OUTPUT, flags: Sequence[str] = ("--output",)) -> None:
+def options_of_sweep(parser: Any, output: str = _OUTPUT, flags: Sequence[str] = ("-o", "--output")) -> None:
     """The options that every sweep has; ``output`` says what there is of it."""
     parser.add_argument(
         "--timeout", type=float, default=600.0, help="seconds that an implementation may take for a case"
@@ -73,5 +73,5 @@ def show(
             ) from None
         every = [row for number in range(len(plan)) for row in found[number]]
         console.print(tables(every))
-        console.print(where)
+        console.print(where if todo else f"nothing was left to measure; the rows are in {output}")
     return every

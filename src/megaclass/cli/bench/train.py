@@ -45,7 +45,10 @@ def options_of_train(parser: Any) -> None:
     lists = {
         "recipe": ("resnet50_imagenet", "recipes, or .toml files"),
         "backbone": ("", "instead of the recipe's"),
-        "num-classes": ("0", "of the whole job; K, M and B are understood; 0: the recipe's or the data's"),
+        "num-classes": (
+            "0",
+            "of the whole job, with K, M or B; 0: the recipe's or the data's, else 1000 (margin head: 100K)",
+        ),
         "sample-rate": ("0", "Partial FC: fraction of the classes scored in a step; 0: the recipe's"),
         "parallelism": (
             "",
@@ -90,4 +93,4 @@ def options_of_train(parser: Any) -> None:
         parser.add_argument(f"--{name}", type=str, default=text, help=explained)
     output = "JSON lines file to which a row is appended for each measurement; a name in .json gets a report in the "
     output += "shape of NVIDIA's script, and rows beside it"
-    options_of_sweep(parser, output, ("-o", "--output"))
+    options_of_sweep(parser, output)

@@ -51,11 +51,12 @@ def _headline(benchmark: str, ours: Sequence[Source], machine: str) -> Headline 
         return _of_seeds(rated, machine)
     case = {k: v for k, v in best.row.case.items() if _USUAL.get(k) != v or k not in _USUAL}
     detail = f"{TITLES[benchmark]}: {case_text(case, _KEYS)}"
-    if _ranks(best) != 1:
-        detail += f", a rank's share, {_ranks(best):,.12g} ranks assumed"
+    if (ranks := _ranks(best)) != 1:  # the others did not run
+        value, unit = value / ranks, f"{unit} a rank"
+        detail += f", one of {ranks:,.12g} ranks, the others simulated"
     if scaled_down(best.row):
         detail += " (scaled down to fit)"
-    return Headline(digits(value), unit, detail, machine, _basis(best, len(ours)), best)
+    return Headline(digits(value), unit, detail, machine, _basis(best, len(rated)), best)
 
 
 def _of_seeds(rated: Sequence[tuple[Source, float]], machine: str) -> Headline:
@@ -83,7 +84,7 @@ def _basis(source: Source, rows: int) -> str:
     steps = len(source.samples_ms)
     words.append(f"n = {steps:,} step{'' if steps == 1 else 's'}" if steps else "n = 1 run")
     if rows > 1:
-        words.append(f"the fastest of {rows:,} rows")
+        words.append(f"the fastest of {rows:,} rows like it")
     return ", ".join(filter(None, [*words, busy([source])]))
 
 

@@ -3,10 +3,17 @@
 # $RESULTS/head-gpu.jsonl, the others to loader-NAME.jsonl and so on there, NAME being that of the GPU; a suite gets a
 # directory with its report. A part that was interrupted goes on where it stopped.
 #
-#   benchmarks/gpu.sh [tests|suites|infer|collectives|loader|stall|sizes|share|peer|largest ...]      without: all of them
+#   benchmarks/gpu.sh [tests|suites|train|ablation|profile|infer|collectives|loader|stall|sizes|share|peer|largest ...]
+#
+# Without a part: all of them. docs/performance.md is made from the rows of train, ablation and infer.
 #
 #   tests     the GPU test suite
 #   suites    every published report: one rank's share on one GPU, then the whole job of eight GPUs on it
+#   train     whole steps: IResNet-50 and 100 with 618 K and 2 M classes, full and sampled, beside arcface_torch
+#             (PEER_PATH=directory with its code); ResNet-50 at 224 px beside a plain PyTorch loop, and its inference;
+#             one rank of 1, 2, 8 and 64; the roofline of this GPU
+#   ablation  every setting that may bring speed, one at a time
+#   profile   kernels of a step by time, as text
 #   infer     ResNet-50 by batch size in every engine
 #   collectives  bandwidth by size, where there are several GPUs
 #   loader    images a second on the device, decoded by our threads, by DALI and by nvJPEG: four minutes on 16 cores
@@ -41,6 +48,53 @@ suites() {
     done
     "$PYTHON" -m megaclass bench suite arcface-a100 --fit --whole-job --minutes 6 --device cuda \
         --output "$RESULTS/suite-arcface-a100-whole-${gpu:-gpu}"
+}
+
+steps() {
+    "$PYTHON" -m megaclass bench train --device cuda --dtype bfloat16 --timeout 1800 \
+        --output "$RESULTS/train-${gpu:-gpu}.jsonl" "$@"
+}
+
+faces() {
+    steps --recipe faces_r50 --global-batch-size 1024 -i 50 -e 6 "$@"
+}
+
+train() {
+    local beside=()
+    if [ -n "${PEER_PATH:-}" ]; then
+        beside=(--peer arcface_torch --peer-path "$PEER_PATH")
+    else
+        echo "PEER_PATH is not set: arcface_torch is left out"
+    fi
+    "$PYTHON" -m megaclass bench roofline --device cuda --dtype bfloat16,float16,float32 -b 256 \
+        --output "$RESULTS/roofline-${gpu:-gpu}.jsonl"
+    faces --backbone iresnet50,iresnet100 --num-classes 618K,2M --sample-rate 1,0.1 ${beside[@]+"${beside[@]}"}
+    steps --recipe resnet50_imagenet -b 256 -i 50 -e 6 --peer pytorch
+    steps --recipe faces_r50 --num-classes 618K --sample-rate 0.1 -b 128 -i 50 -e 4 --simulate-ranks 1,2,8,64
+    "$PYTHON" -m megaclass bench infer --device cuda -b 1,256 --dtype bfloat16 --engine eager,compiled,cudagraph \
+        --output "$RESULTS/infer-${gpu:-gpu}.jsonl"
+}
+
+# All that take turns hold their memory at the same time: few of them, and a quarter of the batch.
+ablation() {
+    local values
+    for values in speed.compile=none,blocks,whole speed.cuda_graphs=true,false precision.channels_last=true,false \
+        precision.tf32=true,false head.kernels=auto,torch model.checkpoint_activations=true,false; do
+        faces --global-batch-size 256 --num-classes 618K --one-at-a-time --set "$values"
+    done
+    for values in speed.compile=none,blocks,whole speed.cuda_graphs=true,false precision.channels_last=true,false; do
+        steps --recipe resnet50_imagenet -b 256 -i 50 -e 6 --one-at-a-time --set "$values"
+    done
+}
+
+profile() {
+    local faces="--recipe faces_r50 --num-classes 618K --global-batch-size 1024"
+    local photographs="--recipe resnet50_imagenet -b 256"
+    for words in "iresnet50 $faces" "iresnet50-sampled $faces --sample-rate 0.1" "resnet50 $photographs"; do
+        # shellcheck disable=SC2086
+        "$PYTHON" benchmarks/profile_step.py --device cuda --dtype bfloat16 -i 10 -e 3 -w 2 ${words#* } \
+            --output "$RESULTS/profile-${words%% *}-${gpu:-gpu}.txt"
+    done
 }
 
 infer() {
@@ -91,15 +145,13 @@ largest() {
     done
 }
 
-parts="tests suites infer collectives loader stall sizes share peer largest"
+parts="tests suites train ablation profile infer collectives loader stall sizes share peer largest"
 for part in "${@:-$parts}"; do
     for name in $part; do
-        case $name in
-            tests | suites | infer | collectives | loader | stall | sizes | share | peer | largest) "$name" ;;
-            *)
-                echo "benchmarks/gpu.sh: no part named $name; parts: $parts" >&2
-                exit 2
-                ;;
-        esac
+        if [[ " $parts " != *" $name "* ]]; then
+            echo "benchmarks/gpu.sh: no part named $name; parts: $parts" >&2
+            exit 2
+        fi
+        "$name"
     done
 done

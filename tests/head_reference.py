@@ -23,6 +23,7 @@ class Case:
     accumulation: int = 1
     sample_rate: float = 1.0
     parallelism: str = "model"
+    shard_group: str = "world"
     steps: int = 20
     lr: float = 0.01
     momentum: float = 0.9
@@ -63,6 +64,7 @@ def train_ours(case: Case) -> Trace:
         margin=case.margin,
         sample_rate=case.sample_rate,
         parallelism=case.parallelism,
+        shard_group=case.shard_group,
         tile_mb=case.tile_mb,
         precision=case.precision,
         storage=case.storage,
@@ -87,20 +89,22 @@ def train_ours(case: Case) -> Trace:
             loss += micro_loss.detach()
         trace.losses.append(float(loss.detach()))
         # The head multiplies by the number of ranks for DistributedDataParallel's mean: undo it here.
-        trace.gradients.append(distributed.all_reduce_(leaf.grad.clone()).cpu() / ranks)
+        trace.gradients.append(distributed.all_ranks().all_reduce_(leaf.grad.clone()).cpu() / ranks)
         sample = head.sample
-        trace.samples.append(_gather(sample, case) if sample is not None else None)
+        trace.samples.append(_gather(sample, head) if sample is not None else None)
         optimizer.step()
     optimizer.catch_up()
-    trace.centres = _gather(head.centres(), case)
+    trace.centres = _gather(head.centres(), head)
     momentum = head.shard.momentum
-    trace.momentum = _gather(torch.empty(0) if momentum is None else momentum.fp32(), case)
+    trace.momentum = _gather(torch.empty(0) if momentum is None else momentum.fp32(), head)
     return trace
 
 
-def _gather(rows: Tensor, case: Case) -> Tensor:
-    rows = rows.cpu()
-    return torch.cat(distributed.gather_objects(rows)) if case.parallelism == "model" else rows
+def _gather(rows: Tensor, head: PartialFC) -> Tensor:
+    """Of all classes: the rows of one shard group, which the others hold to the bit."""
+    parts, size = distributed.gather_objects(rows.cpu()), head.grouping.within.size
+    assert all(torch.equal(part, parts[i % size]) for i, part in enumerate(parts))
+    return torch.cat(parts[:size])
 
 
 def train_oracle(case: Case, samples: list[Tensor | None], optimizer: type = torch.optim.SGD) -> Trace:

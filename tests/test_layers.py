@@ -20,16 +20,29 @@ LAYERS = [
         "schedule",
         "events",
         "rundir",
+        "classnames",
         "rows",
         "stats",
         "verdict",
         "published",
     },
-    {"distributed", "runtime", "permutation", "environment"},  # 1: leaves on torch
+    {
+        "distributed",
+        "rendezvous",
+        "heartbeat",
+        "gradients",
+        "runtime",
+        "permutation",
+        "environment",
+        "traffic",
+    },  # 1: leaves on torch
     {"data", "models", "heads", "optim"},  # 2: parts, which know nothing of one another
     {"checkpoint", "arcface_torch", "evaluate", "console"},  # 3: services, which know no part
     {
         "evaluation",
+        "averaging",
+        "backbone",
+        "compilation",
         "build",
         "progress",
         "runlog",
@@ -38,6 +51,7 @@ LAYERS = [
         "train",
         "batches",
         "scoring",
+        "predict",
     },  # 4: composition
     {"export", "bench"},  # 5: measurement
     {"report"},  # 6: reads files, on a laptop without torch

@@ -1,10 +1,12 @@
 """From a configuration to what loads the batches of a run: their order, and their random changes."""
 
+import functools
 from typing import Any
 
 import numpy as np
 import torch
 
+from megaclass import schedule
 from megaclass.config import Config
 from megaclass.data.augment import TrainTransform, Transform
 from megaclass.data.dali import CropTransform, DaliLoader
@@ -17,7 +19,7 @@ from megaclass.distributed import World
 from megaclass.permutation import derive_key
 
 
-def training_loader(config: Config, world: World, dataset: Dataset) -> Loader | DaliLoader:
+def training_loader(config: Config, world: World, dataset: Dataset, total_steps: int) -> Loader | DaliLoader:
     """This rank's part of the training set in its order, under its random changes."""
     data = config.data
     sampler = EpochSampler(len(dataset), config.run.seed)
@@ -30,13 +32,31 @@ def training_loader(config: Config, world: World, dataset: Dataset) -> Loader | 
     if data.loader == "dali":
         return DaliLoader(dataset, crop_transform(config), indices_of_step, device=world.device, **options)
     pin_memory = world.device.type == "cuda"
-    return Loader(dataset, train_transform(config), indices_of_step, pin_memory=pin_memory, **options)
+    transform = functools.cache(functools.partial(train_transform, config))
+    size_of_step = functools.partial(image_size_of_step, config, total_steps=total_steps)
+    return Loader(
+        dataset,
+        transform(data.image_size),
+        indices_of_step,
+        pin_memory=pin_memory,
+        transform_of_step=lambda step: transform(size_of_step(step)),
+        **options,
+    )
 
 
-def train_transform(config: Config) -> Transform:
+def image_size_of_step(config: Config, step: int, total_steps: int) -> int:
+    """``data.image_size``, or on the way there."""
+    data = config.data
+    if not data.start_size:
+        return data.image_size
+    return schedule.image_size(step, total_steps, data.start_size, data.image_size, data.full_size_at)
+
+
+def train_transform(config: Config, image_size: int = 0) -> Transform:
+    """What happens to training images; ``image_size`` 0: the configuration's."""
     augment = config.augment
     geometry = TrainTransform(
-        config.data.image_size,
+        image_size or config.data.image_size,
         flip=augment.flip,
         rotate_degrees=augment.rotate_degrees,
         scale=augment.scale,
@@ -73,7 +93,7 @@ def crop_transform(config: Config) -> CropTransform:
     )
 
 
-def synthetic_loader(config: Config, world: World) -> SyntheticLoader:
+def synthetic_loader(config: Config, world: World, total_steps: int) -> SyntheticLoader:
     """This rank's part of batches of noise."""
     data = config.data
     return SyntheticLoader(
@@ -84,4 +104,5 @@ def synthetic_loader(config: Config, world: World) -> SyntheticLoader:
         world_size=world.size,
         seed=config.run.seed,
         device=world.device,
+        size_of_step=functools.partial(image_size_of_step, config, total_steps=total_steps),
     )

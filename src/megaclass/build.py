@@ -1,14 +1,10 @@
 """From a configuration to the objects of a run: the one file that knows every registry."""
 
 import contextlib
-import dataclasses
 import inspect
-import logging
 import os
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +13,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from megaclass import arcface_torch, distributed
+from megaclass.averaging import WeightAverage
+from megaclass.backbone import build_model, input_function
 from megaclass.batches import synthetic_loader, training_loader
-from megaclass.config import Config, Model
+from megaclass.compilation import capture_graphs, compile_backbone
+from megaclass.config import Config, Steps, steps_of
 from megaclass.data import glyphs
 from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.feed import DeviceFeed
-from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, BatchSource, to_model_input
+from megaclass.data.loader import BatchSource
 from megaclass.data.mixup import Mixup
 from megaclass.data.open import open_dataset
 from megaclass.data.oriented import OrientedClasses
@@ -31,18 +30,15 @@ from megaclass.data.sampler import rank_slice
 from megaclass.distributed import World
 from megaclass.errors import UserError
 from megaclass.evaluation import Classifier, Evaluation, ImageReader, build_verifier
+from megaclass.gradients import communication_hook
 from megaclass.heads.linear import LinearHead
 from megaclass.heads.margins import Margin
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
 from megaclass.heads.storage import Rows
 from megaclass.models.norm import SynchronisedBatchNorm
-from megaclass.models.registry import backbone_options, build_backbone, load_backbone_weights
 from megaclass.optim import build_optimizer
-from megaclass.permutation import derive_key
-from megaclass.runtime import Arithmetic, pick_arithmetic
-
-logger = logging.getLogger(__name__)
+from megaclass.runtime import Arithmetic, keep_freed_memory
 
 Evaluator = Callable[[nn.Module, nn.Module], Evaluation]
 
@@ -60,17 +56,23 @@ class Job:
     to_input: Callable[[Tensor], Tensor]
     mix: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (images, labels, step) -> images, targets
     epoch_samples: int
-    total_steps: int
+    steps: Steps
     num_classes: int
     class_names: list[str] | None  # where the data names its classes
     backbone: nn.Module
     head: PartialFC | LinearHead
     model: nn.Module
     scorer: nn.Module
+    compiled: str  # none, blocks or whole
     optimizer: torch.optim.Optimizer
     head_optimizer: HeadSGD | None
+    average: WeightAverage | None  # of the weights, where the configuration wants one
     scaler: torch.amp.GradScaler
     evaluator: Evaluator | None
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps.total
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -90,6 +92,12 @@ class Job:
             "seed": config.run.seed,
         }
 
+    @property
+    def overlaps_head(self) -> bool:
+        """Whether the head's step comes before the backbone's gradients are there."""
+        wanted = self.config.speed.overlap_head and self.head_optimizer is not None
+        return wanted and isinstance(self.model, DistributedDataParallel)
+
     def gradients_stay_local(self, stay: bool) -> contextlib.AbstractContextManager:
         """While micro-batches but the last run, DistributedDataParallel need not talk."""
         stack = contextlib.ExitStack()
@@ -101,6 +109,8 @@ class Job:
 
 def build_job(config: Config, world: World, say: Callable[[str], None] = print) -> Job:
     """Build every part of a run. ``say`` receives lines about work that takes a while."""
+    if config.speed.keep_memory and world.device.type == "cpu":
+        keep_freed_memory()
     # Before data sets are made or opened, so that its errors come at once.
     backbone, arithmetic = build_model(config, world.device)
     to_input = input_function(config, arithmetic)
@@ -109,16 +119,15 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
 
     if config.data.source == "synthetic":
         num_classes, epoch_samples = config.data.num_classes, config.data.num_samples
-        loader: BatchSource = synthetic_loader(config, world)
+        steps = steps_of(config, epoch_samples)
+        loader: BatchSource = synthetic_loader(config, world, steps.total)
         names = None
     else:
         dataset = _training_set(config, glyph_set)
         num_classes, epoch_samples = dataset.num_classes, len(dataset)
-        loader = training_loader(config, world, dataset)
+        steps = steps_of(config, epoch_samples)
+        loader = training_loader(config, world, dataset, steps.total)
         names = class_names(dataset)
-    total_steps = config.schedule.steps or max(
-        1, round(config.schedule.epochs * epoch_samples / config.data.global_batch_size)
-    )
 
     head = _build_head(config, num_classes, int(backbone.embedding_dim), world)  # type: ignore[arg-type]
     optim = config.optim
@@ -126,14 +135,24 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
     optimizer = build_optimizer(
         optim.name,
         by_gradient,
-        lr=optim.lr,
+        lr=steps.base_lr,
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
         decay_norms=optim.decay_norms,
+        trust=optim.trust,
     )
     head_optimizer = None
     if isinstance(head, PartialFC):
-        head_optimizer = HeadSGD(head, optim.lr * optim.head_lr_factor, optim.momentum, optim.weight_decay)
+        rate = steps.base_lr * optim.head_lr_factor
+        head_optimizer = HeadSGD(head, rate, optim.momentum, optim.weight_decay)
+    average = None
+    if optim.ema_decay:
+        parts = {"backbone": backbone} | ({"head": head} if isinstance(head, LinearHead) else {})
+        average = WeightAverage(parts, optim.ema_decay)
+    compiled = compile_backbone(backbone, config.speed.compile, world.device)
+    if config.speed.cuda_graphs:
+        arithmetic = replace(arithmetic, keeps_casts=False)
+        _capture(config, world, backbone, arithmetic)
     return Job(
         config=config,
         world=world,
@@ -143,15 +162,17 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
         to_input=to_input,
         mix=Mixup(config.augment.mixup, num_classes, config.run.seed),
         epoch_samples=epoch_samples,
-        total_steps=total_steps,
+        steps=steps,
         num_classes=num_classes,
         class_names=names,
         backbone=backbone,
         head=head,
-        model=_averaging_gradients(backbone, world),
-        scorer=head if isinstance(head, PartialFC) else _averaging_gradients(head, world),
+        model=_averaging_gradients(backbone, config, world),
+        scorer=head if isinstance(head, PartialFC) else _averaging_gradients(head, config, world),
+        compiled=compiled,
         optimizer=optimizer,
         head_optimizer=head_optimizer,
+        average=average,
         scaler=torch.amp.GradScaler(
             world.device.type, enabled=arithmetic.needs_loss_scale, init_scale=config.precision.init_scale
         ),
@@ -218,65 +239,7 @@ def _training_set(config: Config, glyph_set: Path | None) -> Dataset:
     return dataset
 
 
-def input_function(config: Config, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
-    """uint8 (B, S, S, 3) on any device -> normalised fp32 (B, 3, S, S) on the run's device."""
-    by_imagenet = config.data.normalise == "imagenet"
-    return partial(
-        to_model_input,
-        device=arithmetic.device,
-        dtype=torch.float32,
-        channels_last=arithmetic.channels_last,
-        mean=IMAGENET_MEAN if by_imagenet else None,
-        std=IMAGENET_STD if by_imagenet else None,
-    )
-
-
 # -- models -------------------------------------------------------------------------------------------
-
-
-def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithmetic]:
-    """The backbone on its device, with the weights that ``run.seed`` or ``model.weights`` says, and how it computes."""
-    model = config.model
-    taken = backbone_options(model.name)
-    options: dict[str, Any] = {"image_size": config.data.image_size}
-    for f in dataclasses.fields(Model):
-        value = getattr(model, f.name)
-        # An option that this backbone lacks is refused only where somebody has set it.
-        if f.name not in ("name", "sync_norm", "weights") and (f.name in taken or value != f.default):
-            options[f.name] = value
-    torch.manual_seed(derive_key("weights", config.run.seed))
-    backbone = build_backbone(model.name, norm="sync" if model.sync_norm else "batch", **options)
-    if model.weights:
-        load_backbone_weights(backbone, read_state_dict(Path(model.weights)), model.weights)
-    channels_last = config.precision.channels_last
-    if channels_last and device.type == "cpu" and _breaks_channels_last(backbone):
-        if distributed.rank() == 0:
-            logger.warning(
-                "precision.channels_last is off: PyTorch's convolutions crash in it on a CPU below 16 channels"
-            )
-        channels_last = False
-    arithmetic = pick_arithmetic(config.precision.compute, channels_last, device, config.precision.tf32)
-    moved: nn.Module = backbone.to(device, memory_format=arithmetic.memory_format)  # type: ignore[call-overload]
-    return moved, arithmetic
-
-
-def _breaks_channels_last(backbone: nn.Module) -> bool:
-    """Whether there is a 1x1 convolution of stride 2 from fewer than 16 channels: its backward pass writes beyond its
-    memory, as seen with PyTorch 2.13 and AVX-512."""
-    found = (m for m in backbone.modules() if isinstance(m, nn.Conv2d))
-    return any(m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 16 for m in found)
-
-
-def read_state_dict(path: Path) -> Any:
-    """A PyTorch weight file, opened without running anything in it."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such weight file")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about pickles that are none of PyTorch's
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a file that is none of its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a PyTorch weight file that can be opened safely ({reason})") from None
 
 
 def _build_head(config: Config, num_classes: int, embedding_dim: int, world: World) -> PartialFC | LinearHead:
@@ -297,6 +260,7 @@ def _build_head(config: Config, num_classes: int, embedding_dim: int, world: Wor
         margin=margin,
         sample_rate=head.sample_rate,
         parallelism=head.parallelism,
+        shard_group=head.shard_group,
         precision=head.precision,
         storage=head.storage,
         placement=head.placement,
@@ -321,7 +285,21 @@ def _load_centres(head: PartialFC, path: Path) -> None:
     head.shard.centres.fill(head.class_range[0], lambda start, stop: Rows(files.centres(start, stop)))
 
 
-def _averaging_gradients(module: nn.Module, world: World) -> nn.Module:
+def _capture(config: Config, world: World, backbone: nn.Module, arithmetic: Arithmetic) -> None:
+    """UserError where there are no CUDA graphs, or shapes or collectives that they do not take."""
+    if world.device.type != "cuda":
+        raise UserError("speed.cuda_graphs: there are none on a CPU; leave it out")
+    if config.model.sync_norm or config.model.checkpoint_activations or config.speed.compile == "whole":
+        raise UserError(
+            "speed.cuda_graphs: not with model.sync_norm, model.checkpoint_activations or speed.compile 'whole'"
+        )
+    size, parts = config.data.image_size, world.size * config.data.accumulation
+    shape = (config.data.global_batch_size // parts, 3, size, size)
+    images = torch.zeros(shape, device=world.device).to(memory_format=arithmetic.memory_format)
+    capture_graphs(backbone, images, arithmetic)
+
+
+def _averaging_gradients(module: nn.Module, config: Config, world: World) -> nn.Module:
     if distributed.alone():
         return module
     device_ids = [world.device] if world.device.type == "cuda" else None
@@ -329,15 +307,21 @@ def _averaging_gradients(module: nn.Module, world: World) -> nn.Module:
     known = inspect.signature(DistributedDataParallel).parameters
     sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {sync_buffers: False}
-    return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **options)
+    options["bucket_cap_mb"] = config.speed.bucket_mb
+    model = DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **options)
+    hook = communication_hook(config.speed.gradient_reduce, config.speed.gradient_compression)
+    if hook is not None:
+        model.register_comm_hook(*hook)
+    return model
 
 
 # -- evaluation ---------------------------------------------------------------------------------------
 
 
 def image_reader(config: Config, arithmetic: Arithmetic, to_input: Callable[[Tensor], Tensor]) -> ImageReader:
+    size = config.evaluate.image_size or config.data.image_size
     return ImageReader(
-        transform=EvalTransform(config.data.image_size, config.evaluate.resize),
+        transform=EvalTransform(size, config.evaluate.resize),
         batch_size=config.evaluate.batch_size,
         workers=config.data.workers or torch.get_num_threads(),
         device=arithmetic.device,

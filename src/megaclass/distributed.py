@@ -1,14 +1,16 @@
 """Processes: start and stop, who holds what, and the collectives that the rest of the house uses.
 
-Every function works without a process group too, as the only rank: code above this layer never asks
-whether a run is distributed.
+Tensors are exchanged by the methods of a :class:`Group` of ranks, small objects by the functions below, over all
+ranks. Everything works without a process group too, as the only rank: code above this layer never asks whether a
+run is distributed.
 
-Shapes: B = rows of one rank, G = rows of all ranks, D = columns.
+Shapes: B = rows of one rank, G = rows of all ranks of a group.
 """
 
 import contextlib
 import datetime
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -17,9 +19,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megaclass import traffic
 from megaclass.errors import LostRankError, UserError
+from megaclass.heartbeat import heartbeat
+from megaclass.rendezvous import Meeting, meet, node_table, place
 
 T = TypeVar("T")
+
+NORMS = "norms"  # what is sent for differentiable sums, see megaclass.traffic
 
 # PyTorch 2.13 renamed the two; 2.11 knows only the second name.
 _all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -39,27 +46,174 @@ class World:
         return self.rank == 0
 
 
+# -- groups of ranks ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks that exchange tensors, this one as ``rank`` of ``size``. Of one rank nothing is sent."""
+
+    rank: int = 0
+    size: int = 1
+    process_group: dist.ProcessGroup | None = None
+
+    def all_gather_rows(self, tensor_B: Tensor) -> Tensor:
+        """Concatenate the same-shaped tensors of the ranks along dimension 0, in rank order (no gradient)."""
+        if self.size == 1:
+            return tensor_B
+        gathered_G = tensor_B.new_empty((self.size * tensor_B.shape[0], *tensor_B.shape[1:]))
+        traffic.count("all_gather", gathered_G.nbytes, self.size)
+        _all_gather_single(gathered_G, tensor_B.contiguous(), group=self.process_group)
+        return gathered_G
+
+    def reduce_scatter_rows(self, tensor_G: Tensor) -> Tensor:
+        """The sum over the ranks of this rank's equal part of dimension 0 (no gradient)."""
+        if self.size == 1:
+            return tensor_G
+        tensor_B = tensor_G.new_empty((tensor_G.shape[0] // self.size, *tensor_G.shape[1:]))
+        traffic.count("reduce_scatter", tensor_G.nbytes, self.size)
+        _reduce_scatter_single(tensor_B, tensor_G.contiguous(), group=self.process_group)
+        return tensor_B
+
+    def all_reduce_(self, tensor: Tensor, op: str = "sum") -> Tensor:
+        """Reduce in place over the ranks (``sum``, ``max``, ``min`` or ``mean``) and return the tensor."""
+        if self.size > 1:
+            traffic.count("all_reduce", tensor.nbytes, self.size)
+            dist.all_reduce(tensor, _OPS[op], group=self.process_group)
+            if op == "mean":
+                tensor.div_(self.size)
+        return tensor
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """A differentiable sum over the ranks."""
+        return _AllReduceSum.apply(tensor, self) if self.size > 1 else tensor
+
+
+_OPS = {
+    "sum": dist.ReduceOp.SUM,
+    "mean": dist.ReduceOp.SUM,  # gloo has no mean
+    "max": dist.ReduceOp.MAX,
+    "min": dist.ReduceOp.MIN,
+}
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        with traffic.named(NORMS):
+            return group.all_reduce_(tensor.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        # Every rank's output is the same sum, so each input receives the sum of all output gradients.
+        with traffic.named(NORMS):
+            return ctx.group.all_reduce_(grads[0].contiguous().clone()), None
+
+
+@dataclass(frozen=True)
+class _SimulatedGroup(Group):
+    """Rank 0 of ranks that do not exist, see :func:`simulated`."""
+
+    gather: Callable[[Tensor], Tensor] = torch.clone
+
+    def all_gather_rows(self, tensor_B: Tensor) -> Tensor:
+        gathered_G = self.gather(tensor_B)[: self.size * len(tensor_B)]
+        traffic.count("all_gather", gathered_G.nbytes, self.size)
+        return gathered_G
+
+    def reduce_scatter_rows(self, tensor_G: Tensor) -> Tensor:
+        traffic.count("reduce_scatter", tensor_G.nbytes, self.size)
+        return tensor_G[: len(tensor_G) // self.size].clone()
+
+    def all_reduce_(self, tensor: Tensor, op: str = "sum") -> Tensor:
+        traffic.count("all_reduce", tensor.nbytes, self.size)
+        return tensor
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """All ranks as a table with a row for each unit: ``within`` is this rank's unit, and ``across`` its column, the
+    ranks that have its place in the other units."""
+
+    within: Group
+    across: Group
+
+
+UNITS = ("world", "node", "rank")
+
+
+def grouping(unit: str) -> Grouping:
+    """The ranks in units of all (``world``), of those of a ``node``, or of one (``rank``).
+
+    All ranks call it for the first time together. UserError where ``node`` cannot be.
+    """
+    if unit == "node":
+        return _grouping_by_node()
+    everyone = all_ranks()
+    return Grouping(everyone, Group()) if unit == "world" else Grouping(Group(), everyone)
+
+
+def all_ranks() -> Group:
+    if _simulation is not None:
+        return _simulation.group(_simulation.ranks)
+    return Group(rank(), world_size(), dist.group.WORLD) if dist.is_initialized() else Group()
+
+
+# Process groups are made once, in the same order on all ranks, and end with the group of all ranks, which is the key.
+_node_groupings: dict[dist.ProcessGroup, Grouping] = {}
+_timeout: datetime.timedelta | None = None
+
+
+def _grouping_by_node() -> Grouping:
+    if _simulation is not None:
+        within, ranks = _simulation.node_ranks, _simulation.ranks
+        return Grouping(_simulation.group(within), _simulation.group(ranks // within))
+    everyone = dist.group.WORLD if dist.is_initialized() else None
+    if everyone is None:
+        return Grouping(Group(), Group())
+    if everyone not in _node_groupings:
+        _node_groupings.clear()
+        _node_groupings[everyone] = _make_node_groups()
+    return _node_groupings[everyone]
+
+
+def _make_node_groups() -> Grouping:
+    table = node_table(gather_objects(place()))
+    if len(table) == 1 or len(table[0]) == 1:
+        return grouping("world" if len(table) == 1 else "rank")
+    mine = []
+    for rows in (table, [list(column) for column in zip(*table, strict=True)]):
+        made = [(ranks, dist.new_group(ranks, timeout=_timeout)) for ranks in rows]
+        mine += [Group(ranks.index(rank()), len(ranks), group) for ranks, group in made if rank() in ranks]
+    return Grouping(*mine)
+
+
 @dataclass(frozen=True)
 class _Simulation:
     ranks: int
+    node_ranks: int
     gather: Callable[[Tensor], Tensor]
+
+    def group(self, size: int) -> Group:
+        return _SimulatedGroup(0, size, None, self.gather)
 
 
 _simulation: _Simulation | None = None
 
 
 @contextlib.contextmanager
-def simulated(ranks: int, gather: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def simulated(ranks: int, gather: Callable[[Tensor], Tensor], node_ranks: int = 0) -> Iterator[None]:
     """Be rank 0 of ``ranks`` in one process, to measure one rank's share of a larger job.
 
     Nothing is sent: ``gather(tensor_b)`` makes up what an all-gather of this rank's rows would give (G rows,
     this rank's first), a reduction leaves what this rank has, and a reduce-scatter takes this rank's part. The
-    work is that of one rank, its results are not those of a job.
+    work is that of one rank, its results are not those of a job. ``node_ranks`` of them share a node; 0: all.
     """
     global _simulation
     if dist.is_initialized() or _simulation is not None:
         raise RuntimeError("ranks can be simulated in a process that is alone")
-    _simulation = _Simulation(ranks, gather)
+    _simulation = _Simulation(ranks, node_ranks or ranks, gather)
     try:
         yield
     finally:
@@ -79,6 +233,9 @@ def world_size() -> int:
 def alone() -> bool:
     """Whether there is nobody to exchange anything with, simulated ranks not counted."""
     return _simulation is not None or world_size() == 1
+
+
+# -- start and stop -----------------------------------------------------------------------------------
 
 
 def pick_device(name: str) -> torch.device:
@@ -108,11 +265,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+# A rank that hears of another's end waits so long before it ends too, so that torchrun sees first, and reports, what
+# the other one met, and does not end it while it writes that down.
+_LET_THE_FIRST_SPEAK_S = 2.0
+
+
 @contextlib.contextmanager
-def started(device_name: str = "auto", timeout_s: float = 600.0) -> Iterator[World]:
+def started(device_name: str = "auto", timeout_s: float = 600.0, heartbeat_s: float = 0.0) -> Iterator[World]:
     """Join the process group that torchrun describes in the environment, and leave it at the end.
 
-    Outside torchrun no group is made and the world has one rank. gloo serves CPU tensors, nccl CUDA ones.
+    Outside torchrun no group is made and the world has one rank. gloo serves CPU tensors, nccl CUDA ones. A rank
+    waits ``timeout_s`` for the others, at the start and in each collective; LostRankError where they are gone.
+    heartbeat_s: see :mod:`megaclass.heartbeat`.
     """
     device = pick_device(device_name)
     if device.type == "cuda":
@@ -120,22 +284,48 @@ def started(device_name: str = "auto", timeout_s: float = 600.0) -> Iterator[Wor
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield World(rank(), world_size(), device)
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend,
-        timeout=datetime.timedelta(seconds=timeout_s),
-        device_id=device if device.type == "cuda" else None,
-    )
+    meeting = _join(device, timeout_s)
     try:
-        yield World(rank(), world_size(), device)
-        dist.barrier()  # leave together: a rank that tears its connections down can take the others along
+        with heartbeat(meeting, heartbeat_s):
+            yield World(rank(), world_size(), device)
+            dist.barrier()  # leave together: a rank that tears its connections down can take the others along
     except RuntimeError as error:
-        # gloo has no exception type of its own, but names its source file.
-        if isinstance(error, dist.DistBackendError) or "gloo/" in str(error):
-            raise LostRankError(f"rank {rank()} stops, since another rank has left or hangs") from error
-        raise
+        if not _is_loss(error):
+            raise
+        time.sleep(_LET_THE_FIRST_SPEAK_S)
+        raise LostRankError(f"rank {rank()} stops, since another rank has left or hangs") from error
     finally:
+        _node_groupings.clear()
         dist.destroy_process_group()
+
+
+def _join(device: torch.device, timeout_s: float) -> Meeting:
+    global _timeout
+    _timeout = datetime.timedelta(seconds=timeout_s)
+    try:
+        meeting = meet(_timeout)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=meeting.store,
+            rank=meeting.rank,
+            world_size=meeting.size,
+            timeout=_timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        raise LostRankError(
+            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} did not meet the others at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (run.timeout_s {timeout_s:g}): "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return meeting
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    # gloo has no exception type of its own, but names its source file.
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
 def collective_device() -> torch.device:
@@ -157,44 +347,7 @@ def shard_range(count: int, index: int, parts: int) -> tuple[int, int]:
     return start, start + base + (index < extra)
 
 
-def all_gather_rows(tensor_B: Tensor) -> Tensor:
-    """Concatenate the same-shaped tensors of all ranks along dimension 0, in rank order (no gradient)."""
-    if _simulation is not None:
-        return _simulation.gather(tensor_B)
-    if world_size() == 1:
-        return tensor_B
-    gathered_G = tensor_B.new_empty((world_size() * tensor_B.shape[0], *tensor_B.shape[1:]))
-    _all_gather_single(gathered_G, tensor_B.contiguous())
-    return gathered_G
-
-
-def all_reduce_(tensor: Tensor, op: str = "sum") -> Tensor:
-    """Reduce in place over all ranks (``sum``, ``max``, ``min`` or ``mean``) and return the tensor."""
-    if not alone():
-        if op == "mean":
-            dist.all_reduce(tensor, dist.ReduceOp.SUM)
-            tensor.div_(world_size())
-        else:
-            dist.all_reduce(
-                tensor, {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}[op]
-            )
-    return tensor
-
-
-class _AllReduceSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return all_reduce_(tensor.clone())
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # Every rank's output is the same sum, so each input receives the sum of all output gradients.
-        return all_reduce_(grad.contiguous().clone())
-
-
-def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """A differentiable sum over all ranks."""
-    return _AllReduceSum.apply(tensor) if world_size() > 1 else tensor
+# -- objects, over all ranks ----------------------------------------------------------------------------
 
 
 def broadcast_object(value: Any) -> Any:
@@ -254,14 +407,3 @@ def together(work: Callable[[], T]) -> T:
 def on_main_rank(work: Callable[[], T]) -> T:
     """``work()`` on rank 0 alone; all ranks get its (picklable) result or its UserError."""
     return cast(T, broadcast_object(together(lambda: work() if rank() == 0 else None)))
-
-
-def reduce_scatter_rows(tensor_G: Tensor) -> Tensor:
-    """The sum over ranks of this rank's equal part of dimension 0 (no gradient)."""
-    if world_size() == 1:
-        return tensor_G
-    tensor_b = tensor_G.new_empty((tensor_G.shape[0] // world_size(), *tensor_G.shape[1:]))
-    if _simulation is not None:
-        return tensor_b.copy_(tensor_G[: len(tensor_b)])
-    _reduce_scatter_single(tensor_b, tensor_G.contiguous())
-    return tensor_b

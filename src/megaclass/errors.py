@@ -17,8 +17,14 @@ class UserError(ValueError):
     agreed = False
 
 
+LOST_RANK_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong here, it can be started again
+
+
 class LostRankError(RuntimeError):
-    """Another rank has left the run in the middle of a step: the reason stands in what that one said."""
+    """Another rank has left the run in the middle of a step: the reason stands in what that one said.
+
+    The command line tells it in one line and exits with ``LOST_RANK_STATUS``.
+    """
 
 
 def near_match(name: str, known: "list[str] | tuple[str, ...]") -> str:

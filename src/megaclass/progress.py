@@ -14,10 +14,13 @@ class Progress:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # spent training: evaluation and checkpoints stop this clock
+    evaluation_seconds: float = 0.0
     loss: float | None = None  # of the last step that was read
     damaged_samples: int = 0  # left out with data.on_error skip, since the run was last started
     evaluation: Evaluation | None = None  # the last one, of the step ``evaluated_at``
     evaluated_at: int = -1
+    best_score: float | None = None  # of all evaluations
+    best_step: int = -1
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -36,9 +39,17 @@ class Progress:
         )
         if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
             raise ValueError(f"its progress counts are {counts}")
-        if not (isinstance(progress.seconds, float) and 0 <= progress.seconds < 1e12):
-            raise ValueError(f"its training time is {progress.seconds!r}")
+        for seconds in (progress.seconds, progress.evaluation_seconds):
+            if not (isinstance(seconds, float) and 0 <= seconds < 1e12):
+                raise ValueError(f"its training time is {seconds!r}")
         return progress
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Note what was just found of the model as it is."""
+        self.evaluation, self.evaluated_at = evaluation, self.step
+        score = evaluation.score
+        if score is not None and (self.best_score is None or score > self.best_score):
+            self.best_score, self.best_step = score, self.step
 
     @property
     def score(self) -> float | None:

@@ -46,8 +46,9 @@ class Row:
     rates: the harmonic means of ``epochs``: what NVIDIA's ResNet-50 script reports.
     result: what a training run ended with: its metrics, ``final_loss`` and ``seconds``; empty elsewhere.
     memory_mb: peaks in MiB, each of the process that needs most: ``allocated`` and ``reserved`` by PyTorch on
-        the GPU, ``driver``: in use on its GPU as the driver reports it at the end, whoever uses it (None on a CPU),
-        ``process``: resident memory above that of the idle process with its libraries loaded.
+        the GPU, ``driver``: in use on its GPU as the driver reports it at the end, whoever uses it (None on a CPU,
+        and where others took turns with it), ``process``: resident memory above that of the idle process with its
+        libraries loaded.
     work: what a step computes and moves, and the limits of the machine as measured in the same process; see
         the benchmark.
     cpu_wait_percent: for which part of the measurement some task of the machine waited for a processor: near 0

@@ -13,6 +13,9 @@ from megaclass.config import Config, to_toml
 from megaclass.errors import UserError
 
 DEFAULT_ROOT = Path("runs")
+_PART = ".config.toml.part"
+# Names are those of directories: any bytes but a line feed, which alone ends a line here.
+_LINES: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,23 @@ class RunDirectory:
 
     def write_config(self, config: Config, class_names: list[str] | None) -> None:
         """Write the complete configuration and, one a line, the names of the classes."""
+        text = to_toml(replace(config, run=replace(config.run, output=str(self.path))), docs=True)
+        part = self.path / _PART  # a resume reads it: a kill must not leave half of it
+        part.write_text(text, encoding="utf-8")
+        part.replace(self.config)
         if class_names:
-            self.classes.write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
-        self.config.write_text(to_toml(replace(config, run=replace(config.run, output=str(self.path))), docs=True),
-                               encoding="utf-8")  # fmt: skip
+            with self.classes.open("w", **_LINES) as file:
+                file.writelines(f"{name}\n" for name in class_names)
 
     def read_classes(self) -> list[str] | None:
-        return self.classes.read_text(encoding="utf-8").splitlines() if self.classes.is_file() else None
+        """The names in label order; None where the data had none."""
+        if not self.classes.is_file():
+            return None
+        try:
+            with self.classes.open(**_LINES) as file:
+                return [line.removesuffix("\n") for line in file]
+        except OSError as error:
+            raise UserError(f"{self.classes} cannot be read: {error.strerror}; mend that") from None
 
     def write_result(self, result: dict[str, Any]) -> None:
         part = self.result.with_suffix(".json.part")
@@ -104,7 +117,7 @@ def choose(config: Config, resume: bool) -> RunDirectory:
             f"run.output: {path} holds a run already; add --resume to continue it, or name another directory"
         )
     if not directory.config.exists() and path.is_dir():
-        others = sorted(p.name for p in path.iterdir() if p.name != ".lock")
+        others = sorted(p.name for p in path.iterdir() if p.name not in (".lock", _PART))
         if others:
             raise UserError(
                 f"run.output: {path} holds other files ({others[0]}); name a directory of its own"

@@ -1,12 +1,16 @@
-"""Score one model once, outside training."""
+"""Score one model once, outside training; and the model that a checkpoint holds."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from megaclass import checkpoint
-from megaclass.build import build_model, image_reader, input_function
+from megaclass.backbone import build_model, input_function
+from megaclass.build import image_reader
 from megaclass.checkpoint import Checkpoint
 from megaclass.config import Config, check
 from megaclass.data.open import open_dataset
@@ -15,7 +19,7 @@ from megaclass.errors import UserError, near_match
 from megaclass.evaluation import Classifier, Evaluation, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.rundir import RunDirectory
-from megaclass.runtime import use_threads
+from megaclass.runtime import Arithmetic, use_threads
 
 
 def score(
@@ -36,21 +40,19 @@ def score(
     if pairs:
         config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, pairs_file=pairs))
     check(config)
-    backbone, arithmetic = build_model(config, world.device)
     stored = find_checkpoint(Path(run_dir), which) if run_dir else None
     if stored:
-        _load(backbone, stored, "backbone")
+        backbone, arithmetic = trained_backbone(config, stored, world.device)
+    else:
+        backbone, arithmetic = build_model(config, world.device)
     reader = image_reader(config, arithmetic, input_function(config, arithmetic))
     if kind == "verification":
         return build_verifier(config, Path(images), reader)(backbone)
-    if stored is None or "head" not in stored.state:
+    if stored is None or not has_linear_head(stored):
         raise UserError("classification needs --run-dir with a run of a linear head")
-    weight = stored.state["head"]["weight"]
-    head = LinearHead(*weight.shape).to(world.device)
-    _load(head, stored, "head")
-    return Classifier(open_dataset(images), len(weight), RunDirectory(Path(run_dir)).read_classes(), reader)(
-        backbone, head
-    )
+    head = trained_head(stored, backbone, world.device)
+    names = RunDirectory(Path(run_dir)).read_classes()
+    return Classifier(open_dataset(images), head.out_features, names, reader)(backbone, head)
 
 
 def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
@@ -65,16 +67,56 @@ def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
     elif which in known:
         path = root / which
     else:
-        raise UserError(
-            f"no checkpoint {which!r}{near_match(which, known)} in {root}; there are {', '.join(known)}"
-        )
+        near = near_match(which, ["best", "latest", *known])
+        raise UserError(f"no checkpoint {which!r}{near} in {root}; there are {', '.join(known)}")
     assert path is not None
     return checkpoint.load(path)
 
 
+def averaged_or_last(stored: Checkpoint) -> dict[str, Any]:
+    """The state dicts of a checkpoint's ``backbone`` and, of a linear head, ``head``: the moving averages of their
+    weights where the run kept them (``ema``), else the weights of the last step."""
+    last = {part: stored.state[part] for part in ("backbone", "head") if part in stored.state}
+    averages = stored.state.get("ema") or {}
+    if not isinstance(averages, Mapping):
+        raise UserError(
+            f"{stored.path}: checkpoint of another model (its averages are {type(averages).__name__})"
+        )
+    return last | {part: averages[part] for part in last if averages.get(part)}
+
+
+def trained_backbone(
+    config: Config, stored: Checkpoint, device: torch.device
+) -> tuple[nn.Module, Arithmetic]:
+    """The backbone with the weights of a checkpoint, on its device, and how it computes."""
+    # What a run started from need not lie here any more, and would be overwritten.
+    bare = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
+    backbone, arithmetic = build_model(bare, device)
+    _load(backbone, stored, "backbone")
+    return backbone, arithmetic
+
+
+def has_linear_head(stored: Checkpoint) -> bool:
+    return "head" in stored.state
+
+
+def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) -> LinearHead:
+    """The linear head of a checkpoint."""
+    weight = stored.state["head"].get("weight") if isinstance(stored.state["head"], Mapping) else None
+    width = backbone.embedding_dim
+    if not isinstance(weight, torch.Tensor) or weight.shape[1:] != (width,):
+        shape = tuple(weight.shape) if isinstance(weight, torch.Tensor) else "missing"
+        raise UserError(
+            f"{stored.path}: checkpoint of another model (head: weight is {shape}, features {width})"
+        )
+    head = LinearHead(*weight.shape).to(device)
+    _load(head, stored, "head")
+    return head
+
+
 def _load(module: nn.Module, stored: Checkpoint, part: str) -> None:
     try:
-        module.load_state_dict(stored.state[part])
+        module.load_state_dict(averaged_or_last(stored)[part])
     except (KeyError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{stored.path}: checkpoint of another model ({part}: {reason})") from None

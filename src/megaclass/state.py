@@ -20,13 +20,15 @@ from megaclass.progress import Progress
 
 def save(job: Job, progress: Progress, root: Path) -> Path:
     """Write everything that a restart needs under ``root``; every rank calls. Returns the checkpoint."""
-    average_norm_buffers(job.backbone)
+    agree_on_norms(job)
     state: dict[str, Any] = {
         "backbone": job.backbone.state_dict(),
         "optimizer": job.optimizer.state_dict(),
         "scaler": job.scaler.state_dict(),
         "progress": progress.state(),
     }
+    if job.average is not None:
+        state["ema"] = job.average.state_dict()
     sharded: dict[str, Sharded] = {}
     if job.head_optimizer is not None:
         assert isinstance(job.head, PartialFC)
@@ -46,6 +48,14 @@ def save(job: Job, progress: Progress, root: Path) -> Path:
     )
 
 
+def agree_on_norms(job: Job) -> None:
+    """Give every rank the mean of the running statistics of all, in the weights and in their average."""
+    average_norm_buffers(job.backbone)
+    if job.average is not None:
+        with job.average.in_place():
+            average_norm_buffers(job.backbone)
+
+
 def restore(job: Job, path: Path) -> Progress:
     """Put a checkpoint, written at any number of ranks, into the job."""
     stored = checkpoint.load(path, identity=job.identity)
@@ -58,6 +68,11 @@ def restore(job: Job, path: Path) -> Progress:
             _restore_head(job, stored)
         else:
             job.head.load_state_dict(stored.state["head"])
+        if job.average is not None:
+            if "ema" in stored.state:
+                job.average.load_state_dict(stored.state["ema"])
+            else:  # the run had none until now
+                job.average.restart()
         return Progress.from_state(stored.state["progress"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
@@ -111,14 +126,13 @@ def _head_tables(job: Job) -> dict[str, Rows]:
 
 
 def _head_rows(job: Job) -> Iterator[tuple[str, Tensor, int]]:
-    """This rank's part of the centres and their momentum: its shard, or its share of what all ranks hold."""
+    """This rank's part of the centres and their momentum: its shard, or its share of one that others hold as well."""
     head = job.head
     assert isinstance(head, PartialFC)
-    first, last = head.class_range
-    if head.parallelism == "data":
-        first, last = distributed.shard_range(job.num_classes, job.world.rank, job.world.size)
+    first_class, replicas = head.class_range[0], head.grouping.across
     for name, table in _head_tables(job).items():
-        part = table[first - head.class_range[0] : last - head.class_range[0]]
-        yield f"head/{name}", part.data, first
+        start, stop = distributed.shard_range(len(table), replicas.rank, replicas.size)
+        part = table[start:stop]
+        yield f"head/{name}", part.data, first_class + start
         if part.scale is not None:
-            yield f"head/{name}_scale", part.scale, first
+            yield f"head/{name}_scale", part.scale, first_class + start

@@ -5,6 +5,7 @@ loss = head(backbone(images), labels)
 
 import contextlib
 import math
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,17 +14,17 @@ from torch import Tensor, nn
 
 from megaclass import checkpoint, distributed, schedule
 from megaclass.build import Job, build_job
+from megaclass.compilation import uncompiled
 from megaclass.config import Config
 from megaclass.data.loader import Batch
 from megaclass.distributed import World
 from megaclass.environment import snapshot
 from megaclass.errors import UserError
-from megaclass.models.norm import average_norm_buffers
 from megaclass.progress import Progress
 from megaclass.rundir import RunDirectory, choose
 from megaclass.runlog import RunLog
 from megaclass.runtime import seed_step, use_deterministic_kernels, use_threads
-from megaclass.state import restore, save
+from megaclass.state import agree_on_norms, restore, save
 
 
 @dataclass
@@ -48,8 +49,8 @@ def fit(job: Job, log: RunLog, progress: Progress) -> None:
         counts.add(outcome)
         progress.step += 1
         is_last = progress.step == job.total_steps
-        evaluates = is_last or _due(progress.step, job.config.evaluate.every)
-        saves = is_last or _due(progress.step, job.config.run.checkpoint_every or job.config.evaluate.every)
+        evaluates = is_last or _due(progress.step, job.steps.between_evaluations)
+        saves = is_last or _due(progress.step, job.steps.between_checkpoints)
         if log.is_due(progress.step):
             progress.damaged_samples = len(set().union(*distributed.gather_objects(job.loader.damaged)))
         # On a CPU reading costs nothing; on a GPU it is a host sync, so it waits for somebody who needs it.
@@ -77,21 +78,46 @@ def train_step(job: Job, batch: Batch, step: int, norms: "NormBuffers") -> Outco
         zip(batch.images.chunk(parts), labels.chunk(parts), strict=True)
     ):
         images, targets = job.mix(job.to_input(images_b), labels_b, step)
-        with job.gradients_stay_local(i < parts - 1):
+        is_last = i == parts - 1
+        with job.gradients_stay_local(not is_last):
             with job.arithmetic.autocast():
                 embeddings = job.model(images)
             part_loss = job.scorer(embeddings.float(), targets) / parts
+            loss += part_loss.detach()
+            if is_last and job.overlaps_head:
+                _step_head_before_gradients_arrive(job, embeddings, loss)
             job.scaler.scale(part_loss).backward()
-        loss += part_loss.detach()
     outcome = update(job, loss)
     norms.restore_where(outcome.skipped)
+    if job.average is not None:
+        job.average.update(step)
     return outcome
+
+
+def _step_head_before_gradients_arrive(job: Job, embeddings: Tensor, loss: Tensor) -> None:
+    """Have the head step when the backward pass that now comes is computed, while DistributedDataParallel's last
+    gradients still travel: it waits for them in a callback of its own, which comes after this one."""
+
+    def step() -> None:
+        _step_head(job, ~torch.isfinite(loss))
+
+    queue: Any = torch.autograd.Variable._execution_engine
+    embeddings.register_hook(lambda grad: queue.queue_callback(step))
+
+
+def _step_head(job: Job, skipped: Tensor) -> None:
+    if job.head_optimizer is not None:
+        loss_scale = job.scaler.scale(torch.ones((), device=skipped.device))
+        job.head_optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+        job.head_optimizer.grad_scale = loss_scale  # type: ignore[attr-defined]
+        job.head_optimizer.step()
 
 
 def update(job: Job, loss: Tensor) -> Outcome:
     """Clip, and step both optimizers, unless the loss or the gradient is not finite: then neither moves.
 
-    Loss and gradient are the same on every rank, so all decide alike.
+    Loss and gradient are the same on every rank, so all decide alike. With ``speed.overlap_head`` the head has
+    moved already where the loss is finite.
     """
     job.scaler.unscale_(job.optimizer)
     parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
@@ -101,10 +127,8 @@ def update(job: Job, loss: Tensor) -> Outcome:
     skipped = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
     # Both optimizers step, or neither: fused ones look at found_inf on the device.
     job.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-    if job.head_optimizer is not None:
-        job.head_optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-        job.head_optimizer.grad_scale = loss_scale  # type: ignore[attr-defined]
-        job.head_optimizer.step()
+    if not job.overlaps_head:
+        _step_head(job, skipped)
     job.optimizer.step()
     job.optimizer.zero_grad()
     rescaled = skipped & torch.isfinite(loss) & (loss_scale > 1)
@@ -115,11 +139,11 @@ def update(job: Job, loss: Tensor) -> Outcome:
 def set_learning_rate(job: Job, step: int) -> float:
     """Give both optimizers the rate of this step; returns the backbone's."""
     plan, optim = job.config.schedule, job.config.optim
-    rate = optim.lr * schedule.factor(
+    rate = job.steps.base_lr * schedule.factor(
         plan.kind,
         step,
         job.total_steps,
-        round(plan.warmup * job.total_steps),
+        job.steps.warmup,
         power=plan.power,
         milestones=plan.milestones,
         gamma=plan.gamma,
@@ -135,8 +159,15 @@ def set_learning_rate(job: Job, step: int) -> float:
 def evaluate(job: Job, log: RunLog, progress: Progress) -> None:
     if job.evaluator is None:
         return
-    average_norm_buffers(job.backbone)
-    progress.evaluation, progress.evaluated_at = job.evaluator(job.backbone, job.head), progress.step
+    began = time.perf_counter()
+    agree_on_norms(job)
+    with contextlib.ExitStack() as stack:
+        if job.compiled != "none":
+            stack.enter_context(uncompiled())
+        if job.average is not None:
+            stack.enter_context(job.average.in_place())
+        progress.evaluated(job.evaluator(job.backbone, job.head))
+    progress.evaluation_seconds += time.perf_counter() - began
     job.model.train()
     log.evaluated(progress)
 
@@ -205,8 +236,9 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
     with contextlib.ExitStack() as held:
         distributed.on_main_rank(lambda: held.enter_context(directory.locked()))
         progress = distributed.together(lambda: restore(job, latest)) if latest else Progress()
-        log = distributed.together(lambda: RunLog(job, directory, progress.step if resume else None))
+        # First, for it is what tells a run from other people's files, whenever a kill may come.
         distributed.on_main_rank(lambda: directory.write_config(config, job.class_names))
+        log = distributed.together(lambda: RunLog(job, directory, progress.step if resume else None))
         with log, job.arithmetic.active():
             log.say(_greeting(job, directory, progress, threads))
             if resume and not latest:
@@ -239,10 +271,12 @@ def _result(job: Job, progress: Progress) -> dict[str, Any]:
         "samples": samples,
         "seconds": round(progress.seconds, 3),
         "samples_per_second": round(samples / progress.seconds, 3) if progress.seconds else None,
+        "time_to_train_s": round(progress.seconds + progress.evaluation_seconds, 3),
         "final_loss": progress.loss if math.isfinite(progress.loss or 0) else None,  # JSON has no NaN
         "world_size": job.world.size,
         "environment": snapshot(),
     }
     if progress.evaluation:
         result[progress.evaluation.kind] = progress.evaluation.metrics
+        result["best"] = {"step": progress.best_step, "score": progress.best_score}
     return result

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import tiny
+from megaclass.errors import LOST_RANK_STATUS
 from megaclass.events import StepEvent, read_events
 
 pytestmark = pytest.mark.dist
@@ -73,4 +74,4 @@ def test_what_one_rank_alone_meets_ends_the_others_without_a_traceback(tmp_path)
     assert [len(lines) for lines in told] == [1, 1], told
     (met,) = (rank for rank in (0, 1) if "damaged image" in told[rank][0])
     assert told[1 - met] == [f"megaclass: rank {1 - met} stops, since another rank has left or hangs"]
-    assert (processes[met].returncode, processes[1 - met].returncode) == (2, 1)
+    assert (processes[met].returncode, processes[1 - met].returncode) == (2, LOST_RANK_STATUS)

@@ -21,6 +21,10 @@ CASES = {
     "full": {},
     "sampled": {"head": {"sample_rate": 0.3}},
     "data_parallel": {"head": {"sample_rate": 0.3, "parallelism": "data"}},
+    "by_node": {
+        "head": {"sample_rate": 0.3, "shard_group": "node"},
+        "speed": {"gradient_reduce": "hierarchical"},
+    },
     "bf16": {"head": {"sample_rate": 0.3, "storage": "bf16"}},
     "int8_rowwise": {"head": {"storage": "int8_rowwise"}},
     "host": {"head": {"sample_rate": 0.3, "placement": "host"}},
@@ -65,10 +69,10 @@ def train_all(folder, resume):
     return {case: train(folder, resume, case) for case in CASES}
 
 
-def global_curves(of_ranks):
+def global_curves(of_ranks, cases=CASES):
     """case -> (labels of the global batches, losses), which all ranks must agree on."""
     curves = {}
-    for case in CASES:
+    for case in cases:
         steps = list(zip(*(curve[case] for curve in of_ranks), strict=True))
         assert all(len({loss for _, loss in step}) == 1 for step in steps)
         batches = [[label for labels, _ in step for label in labels] for step in steps]
@@ -78,12 +82,12 @@ def global_curves(of_ranks):
 
 @pytest.fixture(scope="module")
 def curves(tmp_path_factory):
-    """Of one rank, of two, and of one and three that took over from two at half time."""
+    """Of one rank, of two on a node each, and of one and three on one node that took over from two at half time."""
     alone, together = (tmp_path_factory.mktemp(name) for name in ("alone", "together"))
     found = {}
     for ranks, folder in ((1, alone), (2, together)):
         tiny.write_records(folder / "records", classes=60, samples=2)
-        found[ranks] = global_curves(run_ranks(ranks, train_all, folder, False))
+        found[ranks] = global_curves(run_ranks(ranks, train_all, folder, False, node_ranks=1))
     for case in CASES:
         shutil.rmtree(together / case / "checkpoints" / f"step-{STEPS:08d}")
     for ranks in (1, 3):

@@ -76,7 +76,7 @@ def earlier(finished, tmp_path):
         (["bench"], ["which benchmark", "head"]),
         (["train", "synthetic_618k", "--head.placement", "host"], ["head.placement", "sample_rate"]),
         (["train", "synthetic_618k", "--head.kernels", "tritn"], ["head.kernels", "tritn"]),
-        (["train", "glyph"], ["no recipe 'glyph'", "did you mean 'glyphs'", "omniglot", ".toml"]),
+        (["train", "glyph"], ["no recipe 'glyph'", "did you mean 'glyphs'", "`megaclass recipes`", ".toml"]),
         (["train", "mine.toml"], ["mine.toml", "no such file"]),
         (["train", "glyphs", "--optim.lrr", "1"], ["unknown key 'optim.lrr'", "did you mean 'optim.lr'"]),
         (["train", "glyphs", "--optm.lr=1"], ["unknown key 'optm.lr'", "did you mean 'optim.lr'"]),

@@ -173,14 +173,38 @@ def test_a_recipe_is_sound_and_holds_only_what_differs(name):
     config = load_recipe(name)
     check(config)
     assert config.recipe == name and config.description and ignored(config) == []
-    # Nor does it set what is of no use, but for faces_r50: its flip is there for who names a task.
+    # Nor does it set what is of no use, but for the flip of faces: it is there for who names a task.
     told = ignored(dataclasses.replace(config, recipe=""))
-    assert told == ["evaluate.flip has no effect with evaluate.task 'none'"] * (name == "faces_r50")
-    default = to_mapping(Config())
-    for section, values in tomllib.loads((RECIPES / f"{name}.toml").read_text()).items():
+    assert told == ["evaluate.flip has no effect with evaluate.task 'none'"] * (
+        config.data.source == "records" and config.evaluate.task == "none"
+    )
+    file = find_recipe(name)
+    tree, base = tomllib.loads(file.read_text()), to_mapping(Config())
+    if name != file.stem:
+        tree, base = tree["variants"][name.removeprefix(f"{file.stem}_")], to_mapping(load_recipe(file.stem))
+    for section, values in tree.items():
         if section in SECTIONS:
-            same = [key for key, value in values.items() if default[section][key] == value]
-            assert values and not same, f"{name}: [{section}] repeats the default of {same}"
+            same = [key for key, value in values.items() if base[section][key] == value]
+            assert values and not same, f"{name}: [{section}] repeats what holds anyway: {same}"
+
+
+def test_a_variant_differs_from_its_file_in_what_it_says(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        '[optim]\nlr = 0.25\nmomentum = 0.8\n[variants.fast]\ndescription = "F"\n[variants.fast.optim]\nlr = 1\n'
+    )
+    plain, fast = load_recipe(str(mine)), load_recipe(f"{mine}:fast")
+    assert (plain.recipe, plain.optim.lr) == ("mine", 0.25)
+    assert (fast.recipe, fast.description, fast.optim.lr, fast.optim.momentum) == ("mine_fast", "F", 1.0, 0.8)
+    with pytest.raises(UserError, match=f"^{mine}: no variant 'fats' .did you mean 'fast'"):
+        load_recipe(f"{mine}:fats")
+    for content, reason in (
+        ("[variants]\nfast = 1\n", "variants is a table of tables"),
+        ("[variants.fast.optim]\nlrr = 1\n", "variant fast.: unknown key 'optim.lrr'"),
+    ):
+        mine.write_text(content)
+        with pytest.raises(UserError, match=reason):
+            load_recipe(f"{mine}:fast")
 
 
 def test_a_recipe_is_found_by_name_or_path(tmp_path):
@@ -216,7 +240,8 @@ def configurations(draw):
         kinds = {float: numbers, list[float]: lists, bool: st.booleans(), str: texts}
         if field.type in kinds and not field.metadata["choices"]:
             tree.setdefault(section, {})[name] = draw(kinds[field.type])
-    tree["schedule"] |= {"epochs": 1.5}
+    tree["schedule"] |= {"epochs": 1.5, "warmup_epochs": draw(st.floats(0, 1.5))}
+    tree["model"] |= {"checkpoint_stages": draw(st.lists(st.integers(1, 4).map(float)))}
     tree["augment"] |= {"mixup": 0.0}
     return from_mapping(tree)
 

@@ -3,15 +3,17 @@
 import contextlib
 import json
 import os
+import shutil
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import tiny
-from megaclass import checkpoint
+from megaclass import checkpoint, compilation
 from megaclass import train as training
 from megaclass.build import build_job
 from megaclass.config import from_mapping
@@ -23,7 +25,8 @@ from megaclass.models import registry
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_losses.json"
 WORLD = World(0, 1, torch.device("cpu"))
 RESULT_KEYS = {
-    "recipe", "steps", "samples", "seconds", "samples_per_second", "final_loss", "world_size", "environment",
+    "recipe", "steps", "samples", "seconds", "samples_per_second", "time_to_train_s", "final_loss", "world_size",
+    "environment",
 }  # fmt: skip
 
 
@@ -53,7 +56,8 @@ def test_a_run_writes_all_that_it_promises(tmp_path):
     }
     result, events = run(tmp_path, **sections)
 
-    assert set(result) == RESULT_KEYS | {"verification"}
+    assert set(result) == RESULT_KEYS | {"verification", "best"}
+    assert result["time_to_train_s"] > result["seconds"]  # there were two evaluations
     assert result["recipe"] == "tiny" and result["world_size"] == 1
     assert result["steps"] == 10 and result["samples"] == 120
     assert result["samples_per_second"] == pytest.approx(120 / result["seconds"], rel=0.01)
@@ -106,10 +110,98 @@ def test_a_linear_head_learns_to_classify(tmp_path):
         schedule={"steps": 30},
         evaluate={"task": "classification", "path": str(tmp_path / "records")},
     )
-    assert set(result) == RESULT_KEYS | {"classification"}
+    assert set(result) == RESULT_KEYS | {"classification", "best"}
+    assert result["best"] == {"step": 30, "score": result["classification"]["top1"]}
     assert result["classification"]["top1"] > 0.9 and result["classification"]["top5"] >= 0.9
     # Smoothing by 0.1 over 6 classes keeps the loss above the entropy of the smoothed target, 0.42.
     assert 0.42 < steps(events)[-1].loss < 0.7 * steps(events)[0].loss
+
+
+GROWING = {
+    "head": {"kind": "linear"},
+    "model": {"name": "resnet18", "width": 16, "stem": "small", "embedding_dim": 512},
+    "data": {"start_size": 8, "full_size_at": 0.5, "image_size": 32},
+    "optim": {"ema_decay": 0.9, "lr": 0.02},
+    "schedule": {"steps": 6},
+}
+
+
+def test_a_run_of_growing_images_and_averaged_weights_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
+    sizes, step_as_it_is = [], training.train_step
+
+    def watched(job, batch, step, norms):
+        sizes.append(batch.images.shape[1:3])
+        return step_as_it_is(job, batch, step, norms)
+
+    monkeypatch.setattr(training, "train_step", watched)
+    evaluate = {"task": "classification", "path": str(tmp_path / "records"), "image_size": 40, "every": 2}
+    run(tmp_path, **GROWING, evaluate=evaluate, run={"checkpoint_every": 1, "keep_last": 6})
+    assert sizes == [(8, 8)] * 2 + [(24, 24)] + [(32, 32)] * 3
+    whole = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000006").state
+    assert not torch.equal(whole["ema"]["backbone"]["conv1.weight"], whole["backbone"]["conv1.weight"])
+    for step in (3, 4, 5, 6):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step-{step:08d}")
+    del sizes[:]
+    run(tmp_path, resume=True, **GROWING, evaluate=evaluate, run={"checkpoint_every": 1, "keep_last": 6})
+    assert sizes == [(24, 24)] + [(32, 32)] * 3
+    resumed = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000006").state
+    for part in ("backbone", "head"):
+        for weights, others in ((whole[part], resumed[part]), (whole["ema"][part], resumed["ema"][part])):
+            assert all(torch.equal(value, others[key]) for key, value in weights.items())
+
+
+def test_the_averaged_weights_are_evaluated_and_training_goes_on_with_its_own(tmp_path):
+    """With a decay so slow that the average is nearly the first weights, the score is that of an untrained model."""
+    sections = {
+        "head": {"kind": "linear"},
+        "optim": {"lr": 0.1},
+        "schedule": {"steps": 30},
+        "evaluate": {"task": "classification", "path": str(tmp_path / "records")},
+    }
+    plain, events = run(tmp_path, **sections)
+    config = tiny.config(tmp_path, **sections | {"optim": {"lr": 0.1, "ema_decay": 0.999}})
+    job = build_job(config, WORLD)
+    job.average._decay = 1.0
+    job.average.update = lambda step: None  # the average stays what the weights were at first
+    log = SimpleNamespace(evaluated=lambda progress: None)
+    progress = training.Progress()
+    norms = training.NormBuffers(job.backbone)
+    for step, batch in enumerate(job.loader.steps(0, 30)):
+        training.set_learning_rate(job, step)
+        loss = training.train_step(job, batch, step, norms).loss
+        if step == 14:
+            training.evaluate(job, log, progress)
+    assert float(loss) == steps(events)[-1].loss
+    assert progress.evaluation.score < plain["classification"]["top1"]
+
+
+@pytest.mark.parametrize("key, value", [("data.start_size", 8), ("evaluate.image_size", 24)])
+def test_a_backbone_of_one_size_takes_no_other(tmp_path, key, value):
+    section, name = key.split(".")
+    with pytest.raises(
+        UserError, match=rf"^{key}: {value}, but convnet is made for images of 16 pixels alone"
+    ):
+        build_job(tiny.config(tmp_path, **{section: {name: value}}), WORLD)
+
+
+@pytest.mark.parametrize("how", ["blocks", "whole"])
+def test_a_compiled_backbone_computes_the_same(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(
+        compilation, "BACKEND", "eager"
+    )  # tracing is what can go wrong here, not a C++ compiler
+    sections = {
+        "model": {"name": "iresnet18", "width": 16, "checkpoint_stages": [2.0]},
+        "data": {"image_size": 16},
+        "schedule": {"steps": 2},
+    }
+    sections["model"]["checkpoint_activations"] = how == "blocks"
+    tiny.write_records(tmp_path / "records")
+    plain = losses(tmp_path, **sections)
+    shutil.rmtree(tmp_path / "run")
+    compiled = losses(tmp_path, **sections, speed={"compile": how})
+    assert compiled == pytest.approx(plain, rel=1e-4)
+    names = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints")).state["backbone"]
+    assert "layer1.0.conv1.weight" in names
 
 
 def test_the_fixed_seed_curve(tmp_path, monkeypatch):

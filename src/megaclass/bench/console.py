@@ -1,5 +1,6 @@
 """What a person sees of a sweep: a line for each measured row, and a bar where the terminal allows."""
 
+import json
 from types import TracebackType
 
 from rich.console import Console
@@ -43,8 +44,10 @@ class SweepConsole:
             self._bar.update(self._task, description=f"{done / total:.0%} of this case")
 
     def row(self, row: Row) -> None:
-        who = " ".join(str(row.case[key]) for key in ("source", "loader", "malloc") if key in row.case)
-        who = f"{row.implementation} {who}".rstrip()
+        words = [str(row.case[key]) for key in ("source", "loader", "malloc") if key in row.case]
+        for key, value in row.case.get("settings", {}).items():
+            words.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+        who = " ".join([row.implementation, *words])
         if row.status != "ok":
             self._console.print(f"  {who}: {row.status}: {row.reason}", markup=False)
             return

@@ -2,12 +2,13 @@
 
 import functools
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from megaclass.build import build_model
+from megaclass.backbone import build_model
 from megaclass.config import Config, from_mapping
 
 START_FLOPS = 2e12  # what could be computed while a process starts: only for the time left
@@ -28,23 +29,28 @@ class Cost:
 
 def backbone_cost(config: Config) -> Cost:
     """Counted once for each model and image size."""
-    model = replace(config.model, weights="", sync_norm=False)
-    return _counted(json.dumps(asdict(model)), config.data.image_size)
+    return _counted(json.dumps(asdict(config.model)), config.data.image_size)
 
 
-@functools.cache
-def _counted(model_options: str, image_size: int) -> Cost:
+def meta_model(model_options: str, image_size: int) -> nn.Module:
+    """The backbone of these options, a JSON object, without memory."""
     # In fp32: autocast knows no meta device.
     config = from_mapping(
         {
             "data": {"image_size": image_size},
-            "model": json.loads(model_options),
+            "model": json.loads(model_options) | {"weights": "", "sync_norm": False},
             "precision": {"compute": "fp32"},
         }
     )
     with _META:
         model, _ = build_model(config, _META)
-        images = torch.empty(2, 3, image_size, image_size)
+    return model
+
+
+@functools.cache
+def _counted(model_options: str, image_size: int) -> Cost:
+    model = meta_model(model_options, image_size)
+    images = torch.empty(2, 3, image_size, image_size, device=_META)
     kept: dict[int, int] = {}
     held: list[torch.Tensor] = []
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from megaclass.errors import LostRankError, UserError, lookup
+from megaclass.errors import LOST_RANK_STATUS, LostRankError, UserError, lookup
 from megaclass.version import __version__
 
 # Where each verb is: imported when it is asked for.
@@ -16,6 +16,7 @@ VERBS = {
     "recipes": "models",
     "show": "models",
     "evaluate": "models",
+    "predict": "predict",
     "data": "data",
     "export": "export",
     "bench": "bench",
@@ -34,6 +35,8 @@ megaclass: train image recognition models with very many classes, and measure it
         score a model on pairs of images it was not trained on
   megaclass evaluate classification IMAGES --run-dir DIR
         top-1 and top-5 accuracy
+  megaclass predict IMAGE|DIR ... --run-dir DIR [--names FILE] [--output FILE.json|.jsonl|.csv] [--sheet FILE.png]
+        what a trained model says of images: the most probable classes, or the nearest identities
   megaclass export arcface_torch SOURCE OUTPUT [--ranks N]
         write a run, or checkpoints of arcface_torch, as checkpoints of arcface_torch for N processes
   megaclass data pack SOURCE OUTPUT     pack a folder, a table, a tar or an .npz of images into record files
@@ -66,6 +69,15 @@ megaclass: train image recognition models with very many classes, and measure it
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: that of the verb, where it returns one."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return _main(words)
+    # Under torchrun, whose report then shows the traceback of what is not told in one line.
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return record(_main)(words) or 0
+
+
+def _main(words: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             errors="backslashreplace"
@@ -85,13 +97,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return verb(words[1:]) or 0
     except UserError as error:
         if os.environ.get("RANK", "0") == "0" or not error.agreed:
-            print(f"megaclass: error: {error}", file=sys.stderr)
+            print(f"megaclass: error: {error}{_in_vain()}", file=sys.stderr)
         return 2
     except LostRankError as error:
         print(f"megaclass: {error}", file=sys.stderr)
-        return 1
+        return LOST_RANK_STATUS
     except KeyboardInterrupt as interrupt:
         resume = "--resume continues from the last checkpoint" if words[0] == "train" else ""
         hint = str(interrupt) or resume
         print(f"megaclass: interrupted{hint and f'; {hint}'}", file=sys.stderr)
         return 130
+
+
+def _in_vain() -> str:
+    """What torchrun will do about bad input: it starts the ranks again whatever they ended with."""
+    limit, used = (int(os.environ.get(f"TORCHELASTIC_{n}", "0")) for n in ("MAX_RESTARTS", "RESTART_COUNT"))
+    return f" (torchrun restarts up to {limit - used} times more, in vain: stop it)" if limit > used else ""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from megaclass.cli.parsing import Given, configured, make_parser, new_file, parse
-from megaclass.config import Config, from_mapping, load_recipe, recipe_names, to_toml
+from megaclass.config import Config, find_recipe, from_mapping, load_recipe, recipe_names, to_toml
 from megaclass.errors import UserError, lookup
 from megaclass.rundir import choose
 
@@ -24,7 +24,7 @@ def train(words: list[str]) -> None:
     from megaclass import distributed
     from megaclass import train as training
 
-    with distributed.started(config.run.device, config.run.timeout_s) as world:
+    with distributed.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s) as world:
         directory, result = training.run(config, world, resume=options.resume)
         if world.is_main:
             _show_result(directory.path, result)
@@ -32,17 +32,38 @@ def train(words: list[str]) -> None:
 
 def recipes(words: list[str]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from megaclass.models.registry import BACKBONES
 
-    parse(make_parser("megaclass recipes", "List the recipes and the backbones."), words)
-    table = Table("recipe", "what it trains", box=None)
-    for name in recipe_names():
+    parser = make_parser("megaclass recipes [--all]", "List the recipes, by file, and the backbones.")
+    parser.add_argument("--all", action="store_true", help="what each variant of a file trains, a line each")
+    options = parse(parser, words)
+    table = Table(Column("recipe", no_wrap=True), "what it trains", box=None)
+    for name, variants in _by_file().items():
         table.add_row(name, load_recipe(name).description)
-    console = Console()
+        if options.all:
+            for variant in variants:
+                table.add_row(f"  {variant}", load_recipe(variant).description, style="dim")
+        elif variants:
+            table.add_row("", " ".join(variant.removeprefix(name) for variant in variants), style="dim")
+    console = Console(highlight=False)
     console.print(table)
-    console.print(f"\nbackbones (model.name): {', '.join(BACKBONES)}", highlight=False)
+    if not options.all:
+        console.print(
+            "\n_NAME is a variant, as in glint360k_r100; `megaclass recipes --all` says what each trains."
+        )
+    console.print(f"\nbackbones (model.name): {', '.join(BACKBONES)}")
+
+
+def _by_file() -> dict[str, list[str]]:
+    """The recipe of every embedded file, with its variants."""
+    files: dict[str, list[str]] = {}
+    for name in recipe_names():
+        variants = files.setdefault(find_recipe(name).stem, [])
+        if name != find_recipe(name).stem:
+            variants.append(name)
+    return files
 
 
 def show(words: list[str]) -> None:
@@ -90,7 +111,7 @@ def evaluate(words: list[str]) -> None:
     from megaclass import distributed
     from megaclass.scoring import score
 
-    with distributed.started(config.run.device, config.run.timeout_s) as world:
+    with distributed.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s) as world:
         found = score(
             config, world, options.kind, options.images, options.pairs, options.run_dir, options.checkpoint
         )

@@ -92,10 +92,10 @@ def _one_line(error: Exception) -> str:
     return " ".join(lines[:2]) if lines else type(error).__name__
 
 
-def new_file(name: str) -> Path | None:
+def new_file(name: str, option: str = "--output") -> Path | None:
     """The path to write to, if any: asked before the work, so that none is lost."""
     if name and Path(name).exists():
-        raise UserError(f"--output: {name} exists; name another file")
+        raise UserError(f"{option}: {name} exists; name another file")
     if not Path(name).parent.is_dir():
-        raise UserError(f"--output: {Path(name).parent} is not a directory; make it, or name another file")
+        raise UserError(f"{option}: {Path(name).parent} is not a directory; make it, or name another file")
     return Path(name) if name else None

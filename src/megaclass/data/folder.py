@@ -42,7 +42,7 @@ class FolderDataset:
         self._paths: list[str] = []  # relative to root: strings are a third of the size of Path objects
         counts = []
         for name in self.classes:
-            images = _images_under(self.root, name)
+            images = images_under(self.root, name)
             if not images:
                 # The class keeps its number: training and validation folders must agree on numbers.
                 logger.warning("%s holds no images", self.root / name)
@@ -90,7 +90,7 @@ def _refuse_half_packed(root: Path) -> None:
         )
 
 
-def _images_under(root: Path, name: str) -> list[str]:
+def images_under(root: Path, name: str) -> list[str]:
     """Sorted paths, relative to ``root``, of the images at any depth of its sub-directory ``name``."""
     found = []
     for directory, subdirectories, files in os.walk(root / name):

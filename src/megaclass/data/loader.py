@@ -24,7 +24,7 @@ from torch import Tensor
 from megaclass.data.augment import Transform
 from megaclass.data.buffers import Buffers
 from megaclass.data.dataset import DamagedSampleError, Dataset, first_line
-from megaclass.data.decode import Decoded, decode, decode_part
+from megaclass.data.decode import Decoded, Need, decode, decode_part
 from megaclass.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ class Loader:
     the bytes do not depend on either. ``on_error="skip"`` puts the next sound sample of the dataset in the
     place of a damaged one, so the bytes do not depend on the number of ranks either; ``damaged`` names the
     damaged ones that this rank met, and each is named in the log once. ``pin_memory`` allows copies to a GPU
-    that overlap with its work.
+    that overlap with its work. ``transform_of_step`` gives, in place of ``transform``, that of each step: images
+    may grow in the course of a run.
 
     A label outside the dataset's classes is a UserError whatever ``on_error`` says. The first batch sets
     OpenCV's own threads to one in this process: the loader's threads use the cores better.
@@ -84,6 +85,7 @@ class Loader:
         prefetch: int = 2,
         on_error: Literal["fail", "skip"] = "fail",
         pin_memory: bool = False,
+        transform_of_step: Callable[[int], Transform] | None = None,
     ) -> None:
         if workers < 1:
             raise UserError(f"workers: {workers} is too few; use 1 or more")
@@ -92,7 +94,7 @@ class Loader:
         if on_error not in ("fail", "skip"):
             raise UserError(f"on_error: {on_error!r} is not known; use fail or skip")
         self._dataset = dataset
-        self._transform = transform
+        self._transform_of_step = transform_of_step or (lambda step: transform)
         self._indices_of_step = indices_of_step
         self._workers = workers
         self._prefetch = prefetch
@@ -129,10 +131,11 @@ class Loader:
 
     def _submit(self, pool: ThreadPoolExecutor, step: int) -> "_Pending":
         indices_B, numbers_B = self._indices_of_step(step)
-        size = self._transform.image_size
+        transform = self._transform_of_step(step)
+        size = transform.image_size
         images = self._buffers.take((len(indices_B), size, size, 3))
         labels = torch.empty(len(indices_B), dtype=torch.int64, pin_memory=self._pin_memory)
-        work = _Work(indices_B, self._transform.plan(numbers_B), images.numpy(), labels.numpy())
+        work = _Work(transform, indices_B, transform.plan(numbers_B), images.numpy(), labels.numpy())
         return _Pending(images, labels, [pool.submit(self._fill, work) for _ in range(self._workers)])
 
     def _fill(self, work: "_Work") -> "_Done":
@@ -144,18 +147,18 @@ class Loader:
                 break
             for position in range(begin, min(begin + _TAKEN_IMAGES, len(work.indices))):
                 index = work.indices[position]
-                plan_K, out_SSC = work.plan_BK[position], work.images_BSSC[position]
-                work.labels_B[position] = self._make_sound(index, plan_K, out_SSC, done)
+                frame = _Frame(work.transform, work.plan_BK[position], work.images_BSSC[position])
+                work.labels_B[position] = self._make_sound(index, frame, done)
         done.decode_s = time.perf_counter() - began - done.read_s
         return done
 
-    def _make_sound(self, index: int, plan_K: np.ndarray, out_SSC: np.ndarray, done: "_Done") -> int:
+    def _make_sound(self, index: int, frame: "_Frame", done: "_Done") -> int:
         """Make sample ``index``, or with ``skip`` the first sound one from there on, and return its label."""
         count = min(MAX_DAMAGED_IN_A_ROW, len(self._dataset))
         for step in range(count):
             candidate = (index + step) % len(self._dataset)
             try:
-                return self._make(candidate, plan_K, out_SSC, done)
+                return self._make(candidate, frame, done)
             except DamagedSampleError as error:
                 if self._on_error == "fail":
                     raise
@@ -164,8 +167,8 @@ class Loader:
             f"{count} damaged samples in a row, too many to skip; the first: {done.damages[-count].message}"
         )
 
-    def _make(self, index: int, plan_K: np.ndarray, out_SSC: np.ndarray, done: "_Done") -> int:
-        """Write the image of sample ``index`` into ``out_SSC`` and return its label."""
+    def _make(self, index: int, frame: "_Frame", done: "_Done") -> int:
+        """Write the image of sample ``index`` into ``frame`` and return its label."""
         began = time.perf_counter()
         sample = self._dataset.read(index)
         done.read_s += time.perf_counter() - began
@@ -176,9 +179,11 @@ class Loader:
                 "correct the label or the number of classes"
             )
 
-        decoded = self._decode(index, sample.encoded, where, plan_K, done.picture_SSC)
+        transform, plan_K, out_SSC = frame
+        need = partial(transform.need, plan_K=plan_K)
+        decoded = self._decode(index, sample.encoded, where, need, done.picture_SSC)
         try:
-            self._transform(decoded, plan_K, out_SSC)
+            transform(decoded, plan_K, out_SSC)
         except (cv2.error, MemoryError, RuntimeError) as error:
             height, width = decoded.image_HWC.shape[:2]
             raise DamagedSampleError(
@@ -188,10 +193,15 @@ class Loader:
         return sample.label
 
     def _decode(
-        self, index: int, encoded: bytes, where: str, plan_K: np.ndarray, picture_SSC: np.ndarray
+        self,
+        index: int,
+        encoded: bytes,
+        where: str,
+        need: Callable[[int, int], Need],
+        picture_SSC: np.ndarray,
     ) -> Decoded:
         if self._orient is None:
-            return decode_part(encoded, where, picture_SSC, partial(self._transform.need, plan_K=plan_K))
+            return decode_part(encoded, where, picture_SSC, need)
         return Decoded.whole(self._orient(index, decode(encoded, where, picture_SSC)))
 
     def _finish(self, pending: "_Pending") -> Batch:
@@ -208,11 +218,25 @@ class _Work:
     """What the threads of one step share."""
 
     def __init__(
-        self, indices_B: np.ndarray, plan_BK: np.ndarray, images_BSSC: np.ndarray, labels_B: np.ndarray
+        self,
+        transform: Transform,
+        indices_B: np.ndarray,
+        plan_BK: np.ndarray,
+        images_BSSC: np.ndarray,
+        labels_B: np.ndarray,
     ) -> None:
+        self.transform = transform
         self.indices = indices_B.tolist()
         self.plan_BK, self.images_BSSC, self.labels_B = plan_BK, images_BSSC, labels_B
         self.begins = itertools.count(0, _TAKEN_IMAGES)  # each number goes to one thread
+
+
+class _Frame(NamedTuple):
+    """Where an image goes, and by which transform and plan."""
+
+    transform: Transform
+    plan_K: np.ndarray
+    out_SSC: np.ndarray
 
 
 class _Damage(NamedTuple):

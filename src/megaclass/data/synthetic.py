@@ -3,7 +3,7 @@
 Shapes: B = images of this rank in a step, G = images of all ranks, S = image size, C = 3.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -18,7 +18,8 @@ class SyntheticLoader:
 
     Labels depend on (seed, step) and the position in the global batch, so all ranks together have the same
     ones at any world size. Images are drawn once, a few batches of them, and taken in turns: a step costs one
-    draw of labels. A CPU and a GPU draw different numbers.
+    draw of labels. ``size_of_step``: pixels of a step's images, ``image_size`` at most. A CPU and a GPU draw
+    different numbers.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class SyntheticLoader:
         device: torch.device | str = "cpu",
         seed: int = 0,
         pool: int = 2,
+        size_of_step: Callable[[int], int] | None = None,
     ) -> None:
         if num_classes < 1:
             raise UserError(f"num_classes: {num_classes} is too few; use 1 or more")
@@ -41,6 +43,7 @@ class SyntheticLoader:
         self._global_batch_size = global_batch_size
         self._slice = slice(*shard_range(global_batch_size, rank, world_size))
         self._seed = seed
+        self._size_of_step = size_of_step or (lambda step: image_size)
         self._generator = torch.Generator(device)
         self._generator.manual_seed(derive_key(seed, "images", rank))
         shape = (pool, self._slice.stop - self._slice.start, image_size, image_size, 3)
@@ -61,4 +64,5 @@ class SyntheticLoader:
                 device=self._generator.device,
                 generator=self._generator,
             )
-            yield Batch(self._images[step % len(self._images)], labels_G[self._slice], 0.0)
+            size = self._size_of_step(step)
+            yield Batch(self._images[step % len(self._images), :, :size, :size], labels_G[self._slice], 0.0)

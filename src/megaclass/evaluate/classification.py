@@ -6,7 +6,7 @@ Shapes: B = images of a batch, C = classes.
 import torch
 from torch import Tensor
 
-from megaclass.distributed import all_reduce_
+from megaclass.distributed import all_ranks
 from megaclass.errors import UserError
 
 
@@ -28,7 +28,7 @@ def classification_metrics(counts: Tensor) -> dict[str, float]:
     ``counts`` is what :func:`topk_counts` returned, summed over this rank's batches; a rank without images
     brings zeros. Every rank must call. Raises UserError if no rank had an image.
     """
-    top1, top5, images = all_reduce_(counts.clone()).tolist()
+    top1, top5, images = all_ranks().all_reduce_(counts.clone()).tolist()
     if images == 0:
         raise UserError("evaluation: there is no image to classify")
     return {"top1": top1 / images, "top5": top5 / images}

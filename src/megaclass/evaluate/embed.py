@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megaclass.distributed import all_gather_rows, rank, shard_range, together, world_size
+from megaclass.distributed import all_ranks, rank, shard_range, together, world_size
 from megaclass.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def embed(model: Model, batches_of_range: BatchesOfRange, count: int, flip: bool
     rows_LD = together(lambda: _embed_range(model, batches_of_range, first, last, flip))
     longest = ranges[0][1]  # the collective wants equal shapes, and rank 0 holds the longest range
     padded = F.pad(rows_LD, (0, 0, 0, longest - len(rows_LD)))
-    gathered = all_gather_rows(padded).cpu()
+    gathered = all_ranks().all_gather_rows(padded).cpu()
     pieces = [gathered[part * longest :][: stop - start] for part, (start, stop) in enumerate(ranges)]
     embeddings_ND = torch.cat(pieces)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from megaclass.distributed import all_reduce_, collective_device, rank, world_size
+from megaclass.distributed import all_ranks, collective_device, rank, world_size
 from megaclass.evaluate.pairs import PairSet
 
 FAR_TARGETS = (1e-2, 1e-3, 1e-4)
@@ -114,7 +114,7 @@ def all_pairs_tar(
     embeddings_MD = np.asarray(embeddings)[counted].astype(np.float32, copy=False)  # a copy by the indexing
     labels_M = np.asarray(labels)[counted]
     counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M, rank(), world_size()))
-    genuine_T, impostor_T = _accepted(*all_reduce_(counts.to(collective_device())).cpu().numpy())
+    genuine_T, impostor_T = _accepted(*all_ranks().all_reduce_(counts.to(collective_device())).cpu().numpy())
     return {
         "tar_at_far": tar_at_far(genuine_T, impostor_T, far_targets),
         "auc": _auc(genuine_T, impostor_T),

@@ -31,5 +31,5 @@ class LinearHead(nn.Linear):
         loss = cross_entropy(self.logits(features_bD).float(), targets, label_smoothing=self.label_smoothing)
         # The value of the global mean with the gradient of this rank's part: DistributedDataParallel
         # averages the gradients, and every rank sees the same loss when it decides to skip a step.
-        mean = distributed.all_reduce_(loss.detach().clone(), "mean")
+        mean = distributed.all_ranks().all_reduce_(loss.detach().clone(), "mean")
         return loss + (mean - loss.detach())

@@ -6,12 +6,13 @@
     loss.backward()       # gives the embeddings their gradient
     optimizer.step()      # the second pass over the classes: gives the centres theirs, and applies it
 
-Model parallelism (Partial FC, An et al., CVPR 2022, arXiv:2203.15565): each rank owns a contiguous range of
-classes and sees the whole global batch. Data parallelism: each rank holds every class and sees its own part
-of the batch. Both give the gradients of one process on the global batch.
+Model parallelism (Partial FC, An et al., CVPR 2022, arXiv:2203.15565): the ranks of a shard group, all or those of a
+node, own a contiguous range of classes each and see the batches of the group. Data parallelism: each rank is a
+shard group of its own, holds every class and sees its own part of the batch. Ranks of the same range in different
+groups are replicas, which sum their gradients. All give the gradients of one process on the global batch.
 
-Shapes: b = rows of this rank's batch, B = rows that the shard sees (the global batch, or b), C = rows of the
-shard, D = embedding columns.
+Shapes: b = rows of this rank's batch, B = rows that the shard sees, G = rows of all ranks, C = rows of the shard,
+D = embedding columns.
 """
 
 import warnings
@@ -35,6 +36,7 @@ from megaclass.heads.tiles import ActiveRows
 from megaclass.permutation import derive_key
 
 PARALLELISMS = ("model", "data")
+SHARD_GROUPS = ("world", "node")
 PLACEMENTS = ("device", "host")
 
 INIT_STD = 0.01  # as arcface_torch draws its centres
@@ -56,6 +58,7 @@ class PartialFC(nn.Module):
             sample of the others. The sample depends on ``seed`` and the number of optimizer steps taken,
             not on the number of ranks.
         parallelism: ``model`` (classes sharded over ranks) or ``data`` (every rank holds them all).
+        shard_group: with ``model``: sharded over the ranks of the ``world``, or of a ``node``, each node with all.
         precision: rounding of the operands of products, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; logits stay
             fp32.
         storage: of centres and momentum, see :mod:`megaclass.heads.storage`.
@@ -82,6 +85,7 @@ class PartialFC(nn.Module):
         margin: Margin | None = None,
         sample_rate: float = 1.0,
         parallelism: str = "model",
+        shard_group: str = "world",
         precision: str = "fp32",
         storage: str = "fp32",
         placement: str = "device",
@@ -101,6 +105,8 @@ class PartialFC(nn.Module):
             raise ValueError(f"tile_mb must not be negative, got {tile_mb}")
         if parallelism not in PARALLELISMS:
             raise ValueError(f"parallelism must be one of {PARALLELISMS}, got {parallelism!r}")
+        if shard_group not in SHARD_GROUPS:
+            raise ValueError(f"shard_group must be one of {SHARD_GROUPS}, got {shard_group!r}")
         if placement not in PLACEMENTS:
             raise ValueError(f"placement must be one of {PLACEMENTS}, got {placement!r}")
         if placement == "host" and sample_rate == 1.0:
@@ -109,9 +115,9 @@ class PartialFC(nn.Module):
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.margin = margin or Margin()
         self.sample_rate, self.parallelism, self.seed = sample_rate, parallelism, seed
-        sharded = parallelism == "model"
-        parts, part = (distributed.world_size(), distributed.rank()) if sharded else (1, 0)
-        self.class_range = distributed.shard_range(num_classes, part, parts)
+        self.shard_group = shard_group
+        sharers = self.grouping.within
+        self.class_range = distributed.shard_range(num_classes, sharers.rank, sharers.size)
         self.precision, self.placement, self.kernels, self.tile_mb = precision, placement, kernels, tile_mb
         self.storage_name, self.storage = storage, Storage.named(storage)
         centres = self.empty_rows()
@@ -123,6 +129,11 @@ class PartialFC(nn.Module):
         self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
         self._scored = False  # whether a forward pass has used them
         self._make_shard()
+
+    @property
+    def grouping(self) -> distributed.Grouping:
+        """``within``: the ranks that share the classes; ``across``: the replicas, which hold the same ones."""
+        return distributed.grouping("rank" if self.parallelism == "data" else self.shard_group)
 
     def empty_rows(self) -> Rows:
         """A table of zeros for the classes of this rank, as ``storage`` and ``placement`` say."""
@@ -165,7 +176,7 @@ class PartialFC(nn.Module):
         """
         if self.sample_rate < 1.0:
             self._check_labels(labels_b)
-            self._active = self._draw(distributed.all_gather_rows(labels_b.long()))
+            self._active = self._draw(distributed.all_ranks().all_gather_rows(labels_b.long()))
 
     def _draw(self, labels_G: Tensor) -> ActiveRows:
         start, stop = self.class_range
@@ -274,23 +285,16 @@ class PartialFC(nn.Module):
                 state_dict |= {f"{prefix}weight_scale": ours.scale}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    @property
-    def shares_batch(self) -> bool:
-        """Whether the shard sees the batches of all ranks."""
-        return self.parallelism == "model" and distributed.world_size() > 1
-
     def score(self, embeddings_bD: Tensor, labels_b: Tensor) -> tuple[Tensor, Tensor, MicroBatch]:
         """Pass 1: the loss, d(loss * ranks) / d(embeddings) of shape (b, D), and what pass 2 needs."""
-        ranks = distributed.world_size()
+        sharers, replicas = self.grouping.within, self.grouping.across
         norm_b1 = torch.linalg.vector_norm(embeddings_bD, dim=1, keepdim=True).clamp(min=NORM_FLOOR)
         unit_bD = embeddings_bD / norm_b1
-        unit_BD, labels_B = unit_bD, labels_b
-        if self.shares_batch:
-            unit_BD, labels_B = distributed.all_gather_rows(unit_bD), distributed.all_gather_rows(labels_b)
+        unit_BD, labels_B = sharers.all_gather_rows(unit_bD), sharers.all_gather_rows(labels_b)
         active = self._active
         if active is None:
             if self.sample_rate < 1.0:
-                active = self._draw(labels_B if self.shares_batch else distributed.all_gather_rows(labels_b))
+                active = self._draw(replicas.all_gather_rows(labels_B))
             else:
                 active = self.shard.activate(None)
         active = self.shard.ready(active)
@@ -317,8 +321,7 @@ class PartialFC(nn.Module):
         target_BD = target_BD * inverse_norms(target_BD)[:, None]
         target_BD.masked_fill_(~owned_B[:, None], 0.0)
         cos_B = (unit_BD.double() * target_BD.double()).sum(1)
-        if self.shares_batch:
-            sum_B, cos_B = distributed.all_reduce_(torch.stack([sum_B, cos_B]))
+        sum_B, cos_B = sharers.all_reduce_(torch.stack([sum_B, cos_B]))
 
         logit_B, slope_B = self.margin.target(cos_B)
         log_sum_B = sum_B.clamp(min=1e-300).log() + shift
@@ -330,17 +333,13 @@ class PartialFC(nn.Module):
         share_B1 = torch.exp(log_share_B + shift).float()[:, None]
         pull_B1 = (q_B * slope_B).float()[:, None]
         gradient_BD = values_BD.mul_(share_B1).sub_(target_BD * pull_B1)
-        if self.shares_batch:
-            gradient_bD = distributed.reduce_scatter_rows(gradient_BD)
-        else:
-            gradient_bD = gradient_BD
-            loss = distributed.all_reduce_(loss, "mean")
+        gradient_bD = sharers.reduce_scatter_rows(gradient_BD)
+        loss = replicas.all_reduce_(loss, "mean")
         # Only the part across the embedding changes its direction; b rows here stand for b * ranks.
         gradient_bD -= (gradient_bD * unit_bD).sum(1, keepdim=True) * unit_bD
         gradient_bD *= self.margin.scale / (len(labels_b) * norm_b1)
 
-        rows_of_all_ranks = len(labels_b) * ranks
-        weight = torch.full((), 1.0 / rows_of_all_ranks, device=unit_BD.device)
+        weight = torch.full((), 1.0 / (len(labels_B) * replicas.size), device=unit_BD.device)
         batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight)
         return loss.float(), gradient_bD, batch
 

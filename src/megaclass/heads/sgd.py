@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass import distributed
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.softmax import SGDStep
@@ -83,7 +82,7 @@ class HeadSGD(torch.optim.Optimizer):
                     batch.weight = batch.weight / grad_scale
             active = self._active_rows()
             skipped = self._must_skip(found_inf)
-            data_parallel = head.parallelism == "data" and distributed.world_size() > 1
+            replicas = head.grouping.across
             sgd = self._sgd()
             head.shard.engine.pass_two(
                 head.pending,
@@ -92,7 +91,7 @@ class HeadSGD(torch.optim.Optimizer):
                 sgd,
                 head.shard.rounding("step"),
                 skipped,
-                distributed.all_reduce_ if data_parallel else None,
+                replicas.all_reduce_ if replicas.size > 1 else None,
             )
             head.shard.settle(active, sgd, skipped)
         head.end_step()
@@ -113,9 +112,8 @@ class HeadSGD(torch.optim.Optimizer):
         bad = ~torch.stack([torch.isfinite(t).all() for t in looked_at]).all()
         if found_inf is not None:
             bad = bad | (torch.as_tensor(found_inf, device=bad.device) > 0)
-        if self.head.parallelism == "data":  # there each rank has looked at its own part of the batch
-            bad = distributed.all_reduce_(bad.float(), "max") > 0
-        return bad
+        # Replicas have looked at different parts of the batch.
+        return self.head.grouping.across.all_reduce_(bad.float(), "max") > 0
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the micro-batches that no step has consumed."""

@@ -8,10 +8,12 @@ Shapes: B = samples, C = channels, H and W = rows and columns of an image or fea
 """
 
 import math
+from collections.abc import Collection
 
 from torch import Tensor, nn
 
 from megaclass.models.layers import Stage, full_precision
+from megaclass.models.prelu import PReLU
 
 # Depth -> blocks of the four stages. 18 to 100 and 200 as in InsightFace's recognition/arcface_torch, 180 and
 # 300 as in its reconstruction/jmlr, which is the public record of the r180 and r300 of the WebFace reports.
@@ -34,7 +36,7 @@ class IResNetBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.prelu = nn.PReLU(out_channels)
+        self.prelu = PReLU(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.downsample: nn.Module | None = None
@@ -55,7 +57,8 @@ class IResNet(nn.Module):
 
     ``blocks``: blocks of the four stages. ``width``: channels of the stem and the first stage; each further
     stage doubles them (64 is the published network). ``dropout``: before the last linear layer.
-    ``checkpoint_activations``: keep one activation a block and compute the rest again in the backward pass.
+    ``checkpoint_activations``: keep one activation a block and compute the rest again in the backward pass, in the
+    stages that ``checkpoint_stages`` names by their numbers from 1.
 
     The last linear layer and norm run in the parameters' own precision also under autocast, so embeddings are
     fp32 there. The scale of the last norm is fixed at 1, as in arcface_torch: the head normalises anyway.
@@ -70,17 +73,19 @@ class IResNet(nn.Module):
         image_size: int = 112,
         width: int = 64,
         checkpoint_activations: bool = False,
+        checkpoint_stages: Collection[float] = (1, 2, 3, 4),
     ) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
         self.image_size = image_size
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.prelu = nn.PReLU(width)
-        self.layer1 = _stage(width, width, blocks[0], checkpoint_activations)
-        self.layer2 = _stage(width, 2 * width, blocks[1], checkpoint_activations)
-        self.layer3 = _stage(2 * width, 4 * width, blocks[2], checkpoint_activations)
-        self.layer4 = _stage(4 * width, 8 * width, blocks[3], checkpoint_activations)
+        self.prelu = PReLU(width)
+        recompute = [checkpoint_activations and number in checkpoint_stages for number in (1, 2, 3, 4)]
+        self.layer1 = _stage(width, width, blocks[0], recompute[0])
+        self.layer2 = _stage(width, 2 * width, blocks[1], recompute[1])
+        self.layer3 = _stage(2 * width, 4 * width, blocks[2], recompute[2])
+        self.layer4 = _stage(4 * width, 8 * width, blocks[3], recompute[3])
         self.bn2 = nn.BatchNorm2d(8 * width)
         self.dropout = nn.Dropout(dropout, inplace=True)
         self.fc = nn.Linear(8 * width * math.ceil(image_size / 16) ** 2, embedding_dim)

@@ -11,6 +11,7 @@ import math
 from torch import Tensor, nn
 
 from megaclass.models.layers import full_precision
+from megaclass.models.prelu import PReLU
 
 
 class ConvNorm(nn.Module):
@@ -32,7 +33,7 @@ class ConvNorm(nn.Module):
             nn.BatchNorm2d(out_channels),
         )
         if activate:
-            self.layers.append(nn.PReLU(out_channels))
+            self.layers.append(PReLU(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from megaclass.distributed import all_reduce_, all_reduce_sum, world_size
+from megaclass.distributed import all_ranks, world_size
 
 
 class SynchronisedBatchNorm(_BatchNorm):
@@ -57,7 +57,7 @@ def _global_moments(input: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, Ten
     """
     count = input.new_tensor([input.numel() / input.shape[1]], dtype=torch.float64)
     var_C, mean_C = (moment.double() for moment in torch.var_mean(input, dims, correction=0))
-    sums = all_reduce_sum(torch.cat([count, count * mean_C, count * (var_C + mean_C.square())]))
+    sums = all_ranks().all_reduce_sum(torch.cat([count, count * mean_C, count * (var_C + mean_C.square())]))
     count, total_C, squares_C = sums[:1], *sums[1:].chunk(2)
     mean_C = total_C / count
     var_C = (squares_C / count - mean_C.square()).clamp_min(0.0)
@@ -95,7 +95,7 @@ def average_norm_buffers(module: nn.Module) -> None:
     buffers = [b for norm in module.modules() if isinstance(norm, _BatchNorm) for b in _running(norm)]
     if world_size() == 1 or not buffers:
         return
-    averaged = all_reduce_(torch.cat([b.flatten() for b in buffers]), "mean")
+    averaged = all_ranks().all_reduce_(torch.cat([b.flatten() for b in buffers]), "mean")
     for buffer, mean in zip(buffers, averaged.split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(mean)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from megaclass.errors import UserError, lookup, near_match
-from megaclass.models import iresnet, resnet
+from megaclass.models import iresnet, resnet, vit
 from megaclass.models.convnet import ConvNet
 from megaclass.models.mobilefacenet import MobileFaceNet
 from megaclass.models.norm import synchronise_norms
@@ -20,6 +20,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "mobilefacenet": partial(MobileFaceNet, (1, 4, 6, 2), 2),
     "mobilefacenet_large": partial(MobileFaceNet, (2, 8, 12, 4), 4),
     **{f"resnet{depth}": partial(resnet.ResNet, *parts) for depth, parts in resnet.DEPTHS.items()},
+    **{name: partial(vit.VisionTransformer, *size) for name, size in vit.SIZES.items()},
 }
 # arcface_torch's short names of the same networks.
 BACKBONES |= {f"r{depth}": BACKBONES[f"iresnet{depth}"] for depth in iresnet.BLOCKS}

@@ -7,7 +7,7 @@ a head, and :func:`split_state_dict` parts a torchvision state dict between the 
 Shapes: B = samples, C = channels, H and W = rows and columns of an image or feature map, D = embedding_dim.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 import torch.nn.functional as F
@@ -86,10 +86,13 @@ class ResNet(nn.Module):
     max-pool) or ``small`` (3x3 with stride 1, no pool: for images of 32 to 96 pixels).
     ``zero_init_residual``: every block starts as its shortcut (Goyal et al. 2017, section 5.1), as in the
     NVIDIA recipe.
-    ``checkpoint_activations``: keep one activation a block and compute the rest again in the backward pass.
+    ``checkpoint_activations``: keep one activation a block and compute the rest again in the backward pass, in the
+    stages that ``checkpoint_stages`` names by their numbers from 1.
 
     Features have the parameters' precision also under autocast.
     """
+
+    takes_any_size = True
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class ResNet(nn.Module):
         stem: str = "imagenet",
         zero_init_residual: bool = True,
         checkpoint_activations: bool = False,
+        checkpoint_stages: Collection[float] = (1, 2, 3, 4),
     ) -> None:
         super().__init__()
         if stem not in ("imagenet", "small"):
@@ -117,7 +121,8 @@ class ResNet(nn.Module):
             entering = wide // 2 * block.expansion if index else width
             first = block(entering, wide, stride)
             later = (block(wide * block.expansion, wide, stride=1) for _ in range(blocks[index] - 1))
-            return Stage(first, *later, recompute=checkpoint_activations)
+            recompute = checkpoint_activations and index + 1 in checkpoint_stages
+            return Stage(first, *later, recompute=recompute)
 
         self.layer1, self.layer2, self.layer3, self.layer4 = (stage(index) for index in range(4))
         for module in self.modules():

@@ -1,10 +1,10 @@
-"""A sheet of samples of a data set: some images of some classes, and how many images classes have.
+"""Sheets of images: samples of a data set, with how many images classes have, and images with what a model says.
 
-Shapes: S = side of an image in pixels, K = classes.
+Shapes: S = side of an image in pixels, K = classes, H, W = size of a sheet in pixels.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,12 +15,21 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from megaclass.report.table import score_text
+
 BLUE, GREY = "#0072B2", "#555555"
 DPI = 100
 _GAP = 4  # pixels between images
 _CAPTION, _MARGIN, _TITLE, _PLOT = 190, 24, 64, 260  # pixels
 # Up to so many classes each has a bar of its own.
 _BARS = 40
+# Of predictions: columns of cards, guesses on one, pixels of these, and the colours of bars and their ground.
+_CARDS, _GUESSES, _GUESSES_WIDE, _NUMBER = 3, 5, 270, 62
+_BAR, _GROUND = (0xB3, 0xD4, 0xE8), (0xF2, 0xF2, 0xF2)
+
+Card = tuple[str, np.ndarray, Sequence[Mapping[str, Any]]]
+"""An image's name, its picture, uint8 SxSx3, and the guesses, as :func:`megaclass.report.table.prediction_table`
+takes them."""
 
 
 class SheetRow(Protocol):
@@ -80,6 +89,44 @@ def draw_sheet(path: str | Path, title: str, rows: Sequence[SheetRow], counts_K:
         figure.savefig(path, format="png", dpi=DPI)
 
 
+def draw_predictions(path: str | Path, cards: Sequence[Card]) -> None:
+    """Write a PNG: every image beside the first of its guesses, each with a bar as long as its score is of 1."""
+    side = cards[0][1].shape[0]
+    columns = min(_CARDS, len(cards))
+    wide, high = side + _GUESSES_WIDE + _MARGIN, side + 2 * _MARGIN
+    width, height = columns * wide + _MARGIN, -(-len(cards) // columns) * high + _GAP
+    sheet_HWC = np.full((height, width, 3), 255, np.uint8)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+
+    def write(left: float, top: float, content: str, **style: Any) -> Text:
+        return figure.text(left / width, 1 - top / height, content, parse_math=False, va="center", **style)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font lacks it: a box stands in for it
+        for number, (name, picture, guesses) in enumerate(cards):
+            left, top = _MARGIN + number % columns * wide, number // columns * high + _MARGIN
+            _shorten(write(left, top - 8, name, fontsize=8, color=GREY), wide - _MARGIN)
+            sheet_HWC[top : top + side, left : left + side] = picture
+            left, line = left + side + 2 * _GAP, side // _GUESSES
+            longest = _GUESSES_WIDE - 2 * _GAP
+            for row, guess in enumerate(guesses[:_GUESSES]):
+                below = top + row * line
+                score = guess.get("probability", guess.get("cosine"))
+                filled = round(longest * max(0.0, score or 0.0))
+                sheet_HWC[below : below + line - 3, left : left + longest] = _GROUND
+                sheet_HWC[below : below + line - 3, left : left + filled] = _BAR
+                words = guess["name"] or guess["class"] or f"class {guess['label']}"
+                middle = below + line / 2 - 2
+                text = write(left + _GAP, middle, words, fontsize=8.5)
+                _shorten(text, longest - _NUMBER, keep="beginning")
+                write(left + longest - _GAP, middle, score_text(guess), fontsize=8.5, ha="right")
+        ground = figure.add_axes((0, 0, 1, 1), zorder=-1)
+        ground.imshow(sheet_HWC, interpolation="none", aspect="auto")
+        ground.axis("off")
+        figure.savefig(path, format="png", dpi=DPI)
+
+
 def _distribution(axes: Axes, counts_K: np.ndarray) -> None:
     """Bars of the classes if there are few, else how many of those that have images have so many."""
     axes.spines[["top", "right"]].set_visible(False)
@@ -115,10 +162,10 @@ def _distribution(axes: Axes, counts_K: np.ndarray) -> None:
     axes.set_axisbelow(True)
 
 
-def _shorten(text: Text, most: float) -> None:
-    """Leave of a text what fits into ``most`` pixels: its end, which tells more of a name than its beginning."""
+def _shorten(text: Text, most: float, keep: str = "end") -> None:
+    """Leave of a text what fits into ``most`` pixels: its end, which tells more of a path than its beginning."""
     content = "".join(letter if letter.isprintable() else "?" for letter in text.get_text())
     text.set_text(content)
     while text.get_window_extent().width > most:
-        content = content[1:]
-        text.set_text("…" + content)
+        content = content[1:] if keep == "end" else content[:-1]
+        text.set_text(f"…{content}" if keep == "end" else f"{content}…")

@@ -1,10 +1,11 @@
 """Results of an evaluation as tables for the console."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 
 def verification_table(metrics: Mapping[str, Any], title: str = "Verification") -> Table:
@@ -40,6 +41,36 @@ def classification_table(metrics: Mapping[str, Any], title: str = "Classificatio
     table.add_row("top 1", _percent(metrics["top1"]))
     table.add_row("top 5", _percent(metrics["top5"]))
     return table
+
+
+def prediction_table(guesses: Sequence[Mapping[str, Any]]) -> Table:
+    """The best classes of an image: ``rank``, ``label``, ``class``, ``name``, ``probability`` or ``cosine`` of each.
+
+    ``class`` and ``name`` may be None; a column of which all are is left out, and without a class the label stands.
+    """
+    measure = "cosine" if any("cosine" in guess for guess in guesses) else "probability"
+    named = any(guess["name"] is not None for guess in guesses)
+    table = Table()
+    table.add_column("rank", justify="right")
+    table.add_column("class", overflow="fold")
+    if named:
+        table.add_column("name", overflow="fold")
+    table.add_column(measure, justify="right")
+    for guess in guesses:
+        known = guess["label"] if guess["class"] is None else guess["class"]
+        words = [guess["rank"], known, *([guess["name"]] if named else []), score_text(guess)]
+        table.add_row(*(Text(printable(str(word))) for word in words))
+    return table
+
+
+def score_text(guess: Mapping[str, Any]) -> str:
+    """The probability or cosine of a guess, as a person reads it."""
+    return _percent(guess["probability"]) if "probability" in guess else f"{guess['cosine']:.4f}"
+
+
+def printable(text: str) -> str:
+    """A name that comes from elsewhere, on one line and without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _table(title: str) -> Table:

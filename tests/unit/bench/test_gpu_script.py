@@ -14,8 +14,10 @@ from megaclass import published
 from megaclass.bench import words
 from megaclass.bench.head import plan as head
 from megaclass.bench.loader import plan
+from megaclass.bench.train import plan as train
 from megaclass.cli import parsing
-from megaclass.cli.bench import collectives, infer, suite
+from megaclass.cli.bench import collectives, infer, roofline, suite
+from megaclass.cli.bench import train as train_words
 from megaclass.cli.bench.head import options_of_head
 from megaclass.cli.bench.loader import options_of_loader
 
@@ -56,16 +58,17 @@ def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
     assert calls[0] == ["-m", "pytest", "-m", "gpu"]
     monkeypatch.setattr(words.distributed, "pick_device", lambda name: torch.device("cuda"))
     names = [told[3] for told in calls[1:] if told[:3] == ["-m", "megaclass", "bench"]]
-    assert names == ["suite"] * 6 + ["infer", "collectives", "loader", "loader"] + ["head"] * 8
+    training = ["roofline", *["train"] * 3, "infer", *["train"] * 9]
+    assert names == ["suite"] * 6 + training + ["infer", "collectives", "loader", "loader"] + ["head"] * 8
     assert {told[4] for told in calls[1:7]} == {*published.names()}
     suites = [understood(suite.options_of_suite, told[4:]) for told in calls[1:7]]
     assert all(options.fit and options.device == "cuda" for options in suites)
     assert [options.whole_job for options in suites] == [False] * 5 + [True]
-    assert understood(infer.options_of_infer, calls[7][4:]).engine == "eager,compiled,cudagraph"
-    assert understood(collectives.options_of_collectives, calls[8][4:]).device == "cuda"
-    assert calls[11][:3] == ["benchmarks/stall.py", "--device", "cuda"]
+    last = calls[calls.index(["benchmarks/stall.py", *of_stall(calls)]) - 4 :]
+    assert understood(infer.options_of_infer, last[0][4:]).engine == "eager,compiled,cudagraph"
+    assert understood(collectives.options_of_collectives, last[1][4:]).device == "cuda"
     plans = []
-    for told in calls[12:]:
+    for told in last[5:]:
         assert told[:4] == ["-m", "megaclass", "bench", "head"]
         parser = parsing.make_parser("megaclass bench head", "")
         options_of_head(parser)
@@ -74,6 +77,79 @@ def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
     shares = {(one.case.storage, one.case.sample_rate) for one in plans[1]}
     assert len(shares) == 8 and {one.case.num_classes // one.case.ranks for one in plans[1]} == {10**7}
     assert all(len(one.entries) == 2 for one in plans[2])
+
+
+def of_stall(calls):
+    (told,) = (told[1:] for told in calls if told[0] == "benchmarks/stall.py")
+    assert told[:2] == ["--device", "cuda"]
+    return told
+
+
+def trained(told):
+    """The plan of a call of `bench train`, and its options."""
+    parser = parsing.make_parser("megaclass bench train", "")
+    train_words.options_of_train(parser)
+    options, given = parsing.parse_with_settings(parser, told)
+    options.settings = train_words.settings_of(given)
+    return train.planned(options), options
+
+
+def test_whole_steps_beside_others(run, monkeypatch, tmp_path):
+    result, calls = run("train")
+    assert result.returncode == 0, result.stderr
+    monkeypatch.setattr(words.distributed, "pick_device", lambda name: torch.device("cuda"))
+    bounds, faces, photographs, ranks, inference = calls
+    assert understood(roofline.options_of_roofline, bounds[4:]).device == "cuda"
+    plan, options = trained(faces[4:])
+    cases = [(one.case.backbone, one.case.num_classes, one.case.sample_rate) for one in plan]
+    assert (
+        len(cases) == 8 and ("iresnet50", 618_000, 1.0) in cases and ("iresnet100", 2_000_000, 0.1) in cases
+    )
+    for one in plan:
+        assert (
+            one.case.global_batch_size == 1024 and one.case.precision == "bf16" and one.case.device == "cuda"
+        )
+        assert [entry.implementation for entry in one.entries] == ["megaclass", "arcface_torch"]
+        assert not any(entry.missing for entry in one.entries)
+    assert Path(options.output) == tmp_path / "results" / "train-gpu.jsonl"
+    (one,), _ = trained(photographs[4:])
+    assert one.case.backbone == "resnet50" and one.case.image_size == 224
+    assert [(entry.implementation, entry.missing) for entry in one.entries] == [
+        ("megaclass", ""),
+        ("pytorch", ""),
+    ]
+    plan, _ = trained(ranks[4:])
+    assert [one.case.simulate_ranks for one in plan] == [1, 2, 8, 64]
+    assert {one.case.global_batch_size // one.case.ranks for one in plan} == {128}
+    assert understood(infer.options_of_infer, inference[4:]).batch_size == "1,256"
+
+
+def test_one_setting_at_a_time(run, monkeypatch):
+    result, calls = run("ablation")
+    assert result.returncode == 0, result.stderr
+    monkeypatch.setattr(words.distributed, "pick_device", lambda name: torch.device("cuda"))
+    for told in calls:
+        (one,), options = trained(told[4:])
+        assert options.one_at_a_time and 2 <= len(one.entries) <= 4, told
+        settings = [entry.changes.get("settings", {}) for entry in one.entries]
+        assert len({str(setting) for setting in settings}) == len(settings)
+
+
+def test_a_profile_is_of_one_case(run, monkeypatch, tmp_path):
+    result, calls = run("profile")
+    assert result.returncode == 0, result.stderr
+    monkeypatch.setattr(words.distributed, "pick_device", lambda name: torch.device("cuda"))
+    names = []
+    for told in calls:
+        assert told[0] == "benchmarks/profile_step.py"
+        (one,), options = trained(told[1:])
+        assert one.case.iterations == 10 and one.case.warmup == 2
+        names.append(Path(options.output).name)
+    assert names == [
+        "profile-iresnet50-gpu.txt",
+        "profile-iresnet50-sampled-gpu.txt",
+        "profile-resnet50-gpu.txt",
+    ]
 
 
 def understood(options_of, words):

@@ -2,7 +2,7 @@
 
 Run as a script it makes the fixtures from the originals, in an environment that has them:
 ``python reference.py FOLDER``, where FOLDER is InsightFace's recognition/arcface_torch/backbones and
-torchvision can be imported.
+torchvision and timm can be imported.
 """
 
 import json
@@ -26,23 +26,30 @@ def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return ((bits & 0xFFFFFFFF) / 2.0**32).reshape(shape)
 
 
+def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Of a parameter or buffer, by its name, at a scale that keeps activations near 1."""
+    u = uniform(name, shape)
+    if len(shape) > 1:
+        return (2 * u - 1) * (3.0 / np.prod(shape[1:])) ** 0.5
+    if name.endswith("weight"):
+        return 0.5 + u / 2  # scales of norms, slopes of PReLU
+    if name.endswith("running_var"):
+        return 0.5 + u
+    return np.array(7) if name.endswith("num_batches_tracked") else u - 0.5
+
+
 def fill(module: nn.Module) -> nn.Module:
-    """Set every parameter and buffer by its name, at a scale that keeps activations near 1; eval mode."""
+    """Set every parameter and buffer by its name; eval mode."""
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
-            u = uniform(name, tuple(tensor.shape))
-            if tensor.dim() > 1:
-                u = (2 * u - 1) * (3.0 / np.prod(tensor.shape[1:])) ** 0.5
-            elif name.endswith("weight"):
-                u = 0.5 + u / 2  # scales of norms, slopes of PReLU
-            elif name.endswith("running_var"):
-                u = 0.5 + u
-            elif name.endswith("num_batches_tracked"):
-                u = np.array(7)
-            else:
-                u = u - 0.5
-            tensor.copy_(torch.from_numpy(u))
+            tensor.copy_(torch.from_numpy(values(name, tuple(tensor.shape))))
     return module.eval()
+
+
+def state_dict(fixture: dict) -> dict[str, Tensor]:
+    """The same weights as the original would save them: its names, in its order."""
+    made = {name: torch.from_numpy(values(name, tuple(shape))) for name, shape in fixture["shapes"].items()}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in made.items()}
 
 
 def images(image_size: int) -> Tensor:
@@ -56,8 +63,13 @@ def shapes(module: nn.Module) -> dict[str, list[int]]:
 
 def answer(module: nn.Module, image_size: int) -> list[list[float]]:
     """The first 64 columns of what the filled module makes of the images."""
+    return columns(fill(module), image_size).tolist()
+
+
+def columns(module: nn.Module, image_size: int) -> Tensor:
+    """The first 64 columns of what the module makes of the images."""
     with torch.no_grad():
-        return fill(module)(images(image_size))[:, :64].tolist()
+        return module(images(image_size))[:, :64]
 
 
 def load(name: str) -> dict:
@@ -68,11 +80,17 @@ def _main(backbones: str) -> None:
     sys.path.insert(0, backbones)
     import iresnet
     import mobilefacenet
+    import vit
     from torchvision.models import resnet
 
     def features(network: nn.Module) -> nn.Module:
         network.fc = nn.Identity()
         return network
+
+    def transformer(width: int, depth: int) -> nn.Module:
+        return vit.VisionTransformer(
+            img_size=112, patch_size=9, num_classes=512, embed_dim=width, depth=depth, num_heads=8
+        )
 
     made = {
         "iresnet18": (iresnet.iresnet18(), 112),
@@ -82,6 +100,8 @@ def _main(backbones: str) -> None:
         "mobilefacenet_large": (mobilefacenet.get_mbf_large(False, 512), 112),
         "resnet18": (features(resnet.resnet18()), 96),
         "resnet50": (features(resnet.resnet50()), 96),
+        "vit_t": (transformer(256, 12), 112),
+        "vit_b": (transformer(512, 24), 112),
     }
     for name, (network, image_size) in made.items():
         fixture = {"image_size": image_size, "output": answer(network, image_size), "shapes": shapes(network)}

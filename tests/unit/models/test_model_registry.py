@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import fake_timm
 from megaclass.errors import UserError
 from megaclass.models.norm import SynchronisedBatchNorm, average_norm_buffers, synchronise_norms
 from megaclass.models.registry import BACKBONES, backbone_options, build_backbone, load_backbone_weights
@@ -16,7 +17,9 @@ SMALL = {"width": 8, "image_size": 32, "embedding_dim": 16}
 @pytest.mark.parametrize(
     "name", sorted({builder: name for name, builder in reversed(BACKBONES.items())}.values())
 )
-def test_every_backbone_states_its_embedding_dim_and_image_size(name):
+def test_every_backbone_states_its_embedding_dim_and_image_size(name, monkeypatch):
+    if not fake_timm.available():
+        fake_timm.install(monkeypatch)
     with torch.device("meta"):
         backbone = build_backbone(name, image_size=64)
         images = torch.empty(2, 3, 64, 64)

@@ -71,7 +71,7 @@ class Collective:
             fastest_ms = min(fastest_ms, self._watch.time_ms(self.call)[0])
             self.check(turn)
         call_ms = float(
-            distributed.all_reduce_(
+            distributed.all_ranks().all_reduce_(
                 torch.tensor([fastest_ms], dtype=torch.float64, device=self._device), "max"
             )
         )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megaclass.build import build_model
+from megaclass.backbone import build_model
 from megaclass.config import Config
 from megaclass.heads.linear import LinearHead
 from megaclass.permutation import derive_key

@@ -6,6 +6,7 @@ Shapes: B = rows of the global batch, b = rows of this rank, D = embedding colum
 import importlib.util
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,17 +25,17 @@ FILES = ("partial_fc_v2.py", "losses.py")
 
 # glibc gives large blocks back to the kernel when they are freed, and every step faults their pages in again.
 # Told to keep them, the peer runs about twice as fast on a CPU.
-TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-MALLOC = {"tuned": TUNED, "untuned": dict.fromkeys(TUNED)}
+TUNED: dict[str, str | None] = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+MALLOC: dict[str, dict[str, str | None]] = {"tuned": TUNED, "untuned": dict.fromkeys(TUNED)}
 
 
-def locate(path: str) -> Path:
+def locate(path: str, files: Sequence[str] = FILES) -> Path:
     """The directory with the peer's files: ``path`` itself, or below it as the repository has it."""
     for folder in (Path(path), Path(path) / "recognition" / NAME):
-        if all((folder / file).is_file() for file in FILES):
+        if all((folder / file).is_file() for file in files):
             return folder.resolve()
     raise UserError(
-        f"--peer-path: {path} has no {' and '.join(FILES)}; give insightface/recognition/{NAME} or the root "
+        f"--peer-path: {path} has no {' and '.join(files)}; give insightface/recognition/{NAME} or the root "
         "of a copy of insightface"
     )
 
@@ -58,18 +59,7 @@ class ArcfaceTorch:
     """PartialFC_V2 with torch.optim.SGD, as its train_v2.py puts them together."""
 
     def __init__(self, case: HeadCase, world: World, options: dict[str, Any]) -> None:
-        folder = Path(options["path"])
-        sys.dont_write_bytecode = True  # the user's directory stays as it is
-        sys.path.append(str(folder))
-        losses, partial_fc = (_load(folder / file) for file in ("losses.py", "partial_fc_v2.py"))
-        if world.device.type == "cpu":
-            torch.Tensor.cuda = lambda self, *args, **options: self  # type: ignore[method-assign]
-        # Its autocast is a deprecated one and, off CUDA, switches itself off.
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", message=".*CUDA is not available.*")
-        if not dist.is_initialized():
-            backend = "nccl" if world.device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        losses, partial_fc = modules(options["path"], world, ("losses", "partial_fc_v2"))
 
         # One rank of a simulated job: a process that is alone holds the first shard of the classes and sees
         # the whole batch; a label beyond the shard means to it, as it would there, a class of another rank.
@@ -117,9 +107,29 @@ def work(case: HeadCase) -> dict[str, float]:
     }
 
 
-def _load(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{NAME}_{file.stem}", file)
+def modules(path: str, world: World, names: Iterable[str]) -> list[ModuleType]:
+    """Files and packages of the peer's directory, and this process made ready for them: it has a process group, and
+    off CUDA calls of ``.cuda()`` do nothing."""
+    folder = Path(path)
+    sys.dont_write_bytecode = True  # the user's directory stays as it is
+    sys.path.append(str(folder))
+    if world.device.type == "cpu":
+        torch.Tensor.cuda = lambda self, *args, **options: self  # type: ignore[method-assign]
+    # Its autocast is a deprecated one and, off CUDA, switches itself off.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*CUDA is not available.*")
+    if not dist.is_initialized():
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return [_load(folder, name) for name in names]
+
+
+def _load(folder: Path, name: str) -> ModuleType:
+    package = folder / name
+    file = package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(f"{NAME}_{name}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where the relative imports of a package look for it
     spec.loader.exec_module(module)
     return module

@@ -7,10 +7,12 @@ import torch
 from megaclass import distributed
 from megaclass.bench import epochs, limits
 from megaclass.bench.benchmark import Tell
+from megaclass.bench.peers import LOOPS
 from megaclass.bench.timing import Stopwatch
 from megaclass.bench.train.cases import TrainCase
 from megaclass.bench.train.contender import Training
 from megaclass.bench.train.cost import step_flops
+from megaclass.bench.train.peer import PeerTraining
 from megaclass.distributed import World
 
 
@@ -28,10 +30,14 @@ class TrainBenchmark:
 
     def contender(
         self, implementation: str, case: TrainCase, world: World, options: dict[str, Any]
-    ) -> Training:
+    ) -> Training | PeerTraining:
+        if implementation in LOOPS:
+            return PeerTraining(LOOPS[implementation], case, world, options)
         return Training(case, world)
 
-    def turn(self, contender: Training, index: int, watch: Stopwatch, tell: Tell) -> dict[str, Any]:
+    def turn(
+        self, contender: Training | PeerTraining, index: int, watch: Stopwatch, tell: Tell
+    ) -> dict[str, Any]:
         return contender.epoch(tell)
 
     def limits(self, case: TrainCase, world: World) -> dict[str, float]:
@@ -46,8 +52,10 @@ class TrainBenchmark:
         limits: list[dict[str, float]],
     ) -> dict[str, Any]:
         found = epochs.measures(turns, case.global_batch_size)
-        flops = step_flops(case) / case.simulate_ranks  # of the processes that ran
+        whole = step_flops(case, ours=implementation not in LOOPS)
+        flops = whole / case.simulate_ranks  # of the processes that ran
         work = {"flops": flops, "flops_per_second": 1000 * flops / found["step_ms"]["p50"]}
+        work |= turns[-1][0].get("work", {})  # what a rank sends
         known = set.intersection(*(set(limit) for limit in limits))
         return found | {
             "work": work | {name: sum(limit[name] for limit in limits) for name in sorted(known)},

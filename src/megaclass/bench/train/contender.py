@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from megaclass import distributed
+from megaclass import distributed, traffic
 from megaclass.bench.benchmark import Tell
 from megaclass.bench.epochs import device_clock, run_epoch
 from megaclass.bench.train.cases import TrainCase, config_of
+from megaclass.bench.train.sent import sent_in_step
 from megaclass.build import build_job
 from megaclass.data.loader import Batch
 from megaclass.distributed import World
@@ -50,16 +51,18 @@ class Training:
         return distributed.simulated(self._case.simulate_ranks, self._others.gathered)
 
     def epoch(self, tell: Tell) -> dict[str, Any]:
-        """``iterations`` steps; the loss of the last one comes with the times."""
-        with self._ranks(), self._job.arithmetic.active():
+        """``iterations`` steps; the loss of the last one and what a step sends come with the times."""
+        steps = self._case.iterations
+        with self._ranks(), self._job.arithmetic.active(), traffic.counted() as sent:
             distributed.barrier()
-            answer = run_epoch(self._batches, self._take, self._case.iterations, self._clock, tell)
+            answer = run_epoch(self._batches, self._take, steps, self._clock, tell)
         if skipped := int(self._not_finite):
             raise ArithmeticError(
                 f"{skipped} of {self._step} steps had a loss or gradient that is not finite, and were left out; lower "
                 "optim.lr"
             )
-        return answer | {"loss": float(self._loss)}
+        work = sent_in_step(sent, steps, self._job, self._case.ranks)
+        return answer | {"loss": float(self._loss), "work": work}
 
     def _take(self, batch: Batch) -> None:
         self._others.next_step(len(batch.labels), self._step)

@@ -5,12 +5,13 @@ from megaclass.bench.train.cases import TrainCase, config_of
 from megaclass.heads.storage import Storage
 
 
-def step_flops(case: TrainCase) -> float:
+def step_flops(case: TrainCase, *, ours: bool = True) -> float:
     """Operations of a whole step of the job: the backward pass of the backbone takes twice its forward pass. A scored
-    class takes four products with the rows that its rank sees in the margin head, three in a linear one."""
+    class takes four products with the rows that its rank sees in our margin head, three in a linear one and in those
+    of others."""
     body = backbone_cost(config_of(case))
     scored = case.num_classes * case.sample_rate
-    products = 3 if is_linear(case) else 4
+    products = 4 if ours and not is_linear(case) else 3
     return case.global_batch_size * (3 * body.flops + 2 * products * body.embedding_dim * scored)
 
 

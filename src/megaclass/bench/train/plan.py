@@ -1,6 +1,7 @@
 """From the words of a user to cases of ``bench train``."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from megaclass.bench.infer.cases import InferCase, infer_cases
 from megaclass.bench.infer.images import open_images
 from megaclass.bench.infer.plan import plan_of as infer_plan
 from megaclass.bench.recipes import PRECISIONS, SYNTHETIC
+from megaclass.bench.runner import Entry
 from megaclass.bench.sweep import Planned
 from megaclass.bench.train.cases import TrainCase, resolved
 from megaclass.bench.train.cost import step_flops
+from megaclass.bench.train.entries import check_peers, peers_of, swept, variants
 from megaclass.bench.words import check_timeout, counts, device_type, names, on_cores, rates
 from megaclass.errors import UserError, lookup
 
@@ -41,11 +44,14 @@ def planned(options: Any) -> list[Planned]:
     """Every case that the options ask for, those of training first. UserError: options that make no sense."""
     lookup(dict.fromkeys(MODES), options.mode, "mode")
     check_timeout(options.timeout)
-    for key in options.settings:
+    values = swept(options.set)
+    for key in (*options.settings, *values):
         if key in FLAGS:
             raise UserError(f"--{key}: here that is {FLAGS[key]}")
         if key.startswith("evaluate."):
             raise UserError(f"--{key}: a benchmark of training evaluates nothing; leave it out")
+    _check_company(options, values)
+    peers = check_peers(names(options.peer) if options.peer else [], options.peer_path)
     device = device_type(options.device)
     timed = options.epochs - options.warmup
     if timed < 1 or options.warmup < 0:
@@ -60,29 +66,45 @@ def planned(options: Any) -> list[Planned]:
         "warmup": options.warmup,
         "device": device,
         "image_size": options.image_size,
-        "simulate_ranks": options.simulate_ranks,
         "seed": options.seed,
         "settings": options.settings,
         "threads": options.threads,
     }
     training = _cases(options, common) if options.mode != "val" else []
     inference = _inference(options, common) if options.mode != "train" else []
-    return [*map(plan_of, training), *map(infer_plan, inference)]
+    plans = []
+    for case in training:
+        entries = [*variants(case, values, options.one_at_a_time), *peers_of(case, peers)]
+        plans.append(plan_of(case, entries=entries))
+    return [*plans, *map(infer_plan, inference)]
 
 
-def plan_of(case: TrainCase, **more: Any) -> Planned:
+def plan_of(case: TrainCase, entries: Sequence[Entry] = (Entry(),), **more: Any) -> Planned:
     """The case as a sweep takes it."""
     skip = case.why_skipped(torch.cuda.device_count())
     steps = case.iterations * (case.epochs + case.warmup)
     weight = START_FLOPS * case.world_size + step_flops(case) / case.simulate_ranks * steps
-    return Planned(case=case, skip=skip, weight=weight, **more)
+    weight *= sum(not entry.missing for entry in entries)
+    return Planned(case=case, entries=list(entries), skip=skip, weight=weight, **more)
+
+
+def _check_company(options: Any, values: Mapping[str, Any]) -> None:
+    """UserError: flags about who takes turns that go with no other."""
+    if options.one_at_a_time and not values:
+        raise UserError("--one-at-a-time goes with --set section.key=VALUE,VALUE")
+    if not values and not options.peer:
+        return
+    if options.mode != "train":
+        raise UserError(f"--set and --peer are of training: they go with --mode train, not {options.mode}")
+    if options.output.endswith(".json"):
+        raise UserError("--set and --peer: a report in .json has one place a case; name a file in .jsonl")
 
 
 def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
     """The same networks without training, on one device: NVIDIA's ``--mode val``."""
     if not options.batch_size:
         raise UserError(f"--mode {options.mode}: inference needs --batch-size, of a device")
-    ignored = {"ngpus": "1", "sample_rate": "0", "parallelism": "", "storage": "", "simulate_ranks": 1}
+    ignored = {"ngpus": "1", "sample_rate": "0", "parallelism": "", "storage": "", "simulate_ranks": "1"}
     for name, default in ignored.items() if options.mode == "val" else ():
         if getattr(options, name) != default:
             raise UserError(
@@ -116,13 +138,14 @@ def _cases(options: Any, common: dict[str, Any]) -> list[TrainCase]:
         "storage": names(options.storage),
         "precision": [lookup(PRECISIONS, name, "--dtype") for name in names(options.dtype)],
         "world_size": counts("ngpus", options.ngpus),
+        "simulate_ranks": counts("simulate-ranks", options.simulate_ranks),
         "batch": counts("batch-size", options.batch_size or options.global_batch_size or "0"),
     }
     found = []
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
         batch = chosen.pop("batch")
-        ranks = chosen["world_size"] * common["simulate_ranks"] if options.batch_size else 1
+        ranks = chosen["world_size"] * chosen["simulate_ranks"] if options.batch_size else 1
         found.append(
             resolved(TrainCase(global_batch_size=batch * ranks, **chosen, **common | {"threads": 1}))
         )

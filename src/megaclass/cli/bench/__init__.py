@@ -9,6 +9,8 @@ PARTS: Parts = {
     "infer": "latency and throughput of inference, by batch, precision and engine",
     "loader": "images to batches, by stage, beside bare decode, DALI and Pillow",
     "collectives": "what processes exchange, by operation and size, on gloo and nccl",
+    "roofline": "how fast a backbone could be at most: operations, bytes and time by layer; what rows reach of it",
+    "scaling": "weak scaling to many ranks, predicted from rows of simulated ones and the price of links",
     "stability": "a recipe trained with several seeds: mean and spread of its metric, time to train, curves",
 }
 

@@ -56,6 +56,8 @@ def options_of_train(parser: Any) -> None:
         ),
         "storage": ("", "of a margin head's centres and momentum; default: the recipe's"),
         "global-batch-size": ("", "images of a step over all devices; default: the recipe's"),
+        "simulate-ranks": ("1", "one process does the share of one rank of N: 1/N of batch and classes"),
+        "peer": ("", "loops of others that take turns with ours, epoch by epoch: arcface_torch, pytorch"),
     }
     for name, (default, text) in lists.items():
         parser.add_argument(f"--{name}", type=str, default=default, metavar="LIST", help=text)
@@ -75,7 +77,6 @@ def options_of_train(parser: Any) -> None:
             "synthetic images of an epoch of the learning rate's schedule; 0: the recipe's",
         ),
         ("--image-size",): (0, "pixels; 0: the recipe's"),
-        ("--simulate-ranks",): (1, "one process does the share of one rank of N: 1/N of batch and classes"),
         ("--threads",): (0, "of each process on a CPU; 0: its share of the cores"),
         ("--seed",): (0, "of weights, images and labels"),
     }
@@ -88,9 +89,22 @@ def options_of_train(parser: Any) -> None:
         ),
         "mode": ("train", "train, val (inference, as `bench infer` measures it) or train_val"),
         "device": ("auto", "auto, cpu or cuda"),
+        "peer-path": ("", "directory with arcface_torch's code, which is not changed"),
     }
     for name, (text, explained) in texts.items():
         parser.add_argument(f"--{name}", type=str, default=text, help=explained)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="section.key=LIST",
+        help="values of a setting that take turns, epoch by epoch; given again, in every combination",
+    )
+    parser.add_argument(
+        "--one-at-a-time",
+        action="store_true",
+        help="with --set: the case as it is, and each value changed alone",
+    )
     output = "JSON lines file to which a row is appended for each measurement; a name in .json gets a report in the "
     output += "shape of NVIDIA's script, and rows beside it"
     options_of_sweep(parser, output)

@@ -40,6 +40,30 @@ def split_case(cases: Sequence[Mapping[str, Any]], keep: Iterable[str] = ()) -> 
     return heads, case_text(cases[0], same) if cases else ""
 
 
+def differing_settings(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings (``section.key``) in which the cases differ."""
+    found = [settings if isinstance(settings := case.get("settings"), dict) else {} for case in cases]
+    keys = dict.fromkeys(key for settings in found for key in settings)
+    return [key for key in keys if len({key_of({"": settings.get(key)}) for settings in found}) > 1]
+
+
+def _unfolded(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The cases with the settings in which they differ as keys of their own."""
+    keys = differing_settings(cases)
+    unfolded = []
+    for case in cases:
+        settings = case.get("settings")
+        if not keys or not isinstance(settings, dict):
+            unfolded.append(dict(case))
+            continue
+        rest = {key: value for key, value in settings.items() if key not in keys}
+        differ = {key: settings[key] for key in keys if key in settings}
+        unfolded.append(
+            {key: value for key, value in case.items() if key != "settings"} | {"settings": rest} | differ
+        )
+    return unfolded
+
+
 def labels_of(case: Mapping[str, Any], keys: Iterable[str]) -> list[Cell]:
     return [Cell(value_text(key, case[key]) if key in case else "") for key in keys]
 
@@ -52,15 +76,16 @@ def rows_table(
 ) -> Table:
     """A line for each row, whatever its status. Columns without an entry are left out."""
     notes = Notes()
-    keys, same = split_case([source.row.case for source in sources], keep)
+    cases = _unfolded([source.row.case for source in sources])
+    keys, same = split_case(cases, keep)
     named = len({source.row.implementation for source in sources}) > 1
     heads = [Column("Implementation", False)] * named + [
         Column(name_of(key).capitalize(), False) for key in keys
     ]
     measures = [*measures, ("Steps", _steps), ("CPU wait, %", _waited)]
     lines = []
-    for source in sources:
-        labels = [Cell(source.row.implementation)] * named + labels_of(source.row.case, keys)
+    for source, case in zip(sources, cases, strict=True):
+        labels = [Cell(source.row.implementation)] * named + labels_of(case, keys)
         lines.append((labels, _numbers(source, measures, notes)))
     filled = [any(cells[place].text for _, cells in lines) for place in range(len(measures))]
     heads += [Column(name) for (name, _), full in zip(measures, filled, strict=True) if full]

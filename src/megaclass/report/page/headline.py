@@ -2,21 +2,25 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
+from megaclass.report.compare import OURS
+from megaclass.report.page.company import reference_of, times_as_fast
 from megaclass.report.page.document import Headline
 from megaclass.report.page.machines import Identity, Machine
 from megaclass.report.page.measures import busy, throughput
 from megaclass.report.page.seeds import trainings
 from megaclass.report.page.sources import Source
 from megaclass.report.page.tables import SHARES, TITLES, metric_of
-from megaclass.report.page.words import case_text, digits, number, scaled_down
+from megaclass.report.page.words import case_text, digits, number, quotient_text, scaled_down
+from megaclass.rows import Row
 
 # What a reader needs to know of the case of a headline.
 _KEYS = (
     "recipe", "backbone", "workload", "source", "op", "num_classes", "global_batch_size", "batch_size", "size_bytes",
-    "world_size", "precision", "storage", "sample_rate", "engine", "backend",
+    "world_size", "precision", "storage", "sample_rate", "engine", "backend", "settings",
 )  # fmt: skip
-_USUAL = {"storage": "fp32", "sample_rate": 1.0}  # not worth a word
+_USUAL: dict[str, Any] = {"storage": "fp32", "sample_rate": 1.0, "settings": {}}  # not worth a word
 
 
 def headlines(sources: Sequence[Source], machines: Mapping[Identity, Machine]) -> list[Headline]:
@@ -29,10 +33,40 @@ def headlines(sources: Sequence[Source], machines: Mapping[Identity, Machine]) -
                 for source in sources
                 if source.ok and source.row.benchmark == benchmark and source.machine == machine.identity
             ]
-            ours = [source for source in mine if source.row.implementation == "megaclass"] or mine
+            ours = [source for source in mine if source.row.implementation == OURS] or mine
             if ours and (headline := _headline(benchmark, ours, machine.name)):
                 found.append(headline)
+            if benchmark == "train":
+                found += _ratios(mine, machine.name)
     return found
+
+
+def _ratios(trainings: Sequence[Source], machine: str) -> list[Headline]:
+    """For every other implementation how many times as fast ours is, in the case in which ours is fastest."""
+    sources = {id(source.row): source for source in trainings}
+    rows = [source.row for source in trainings]
+    found: dict[str, tuple[float, Row, Row]] = {}
+    for other in (row for row in rows if row.implementation != OURS):
+        mine = reference_of(other, rows)
+        speed = throughput(mine) if mine else None
+        if mine and speed and speed > found.get(other.implementation, (0.0,))[0]:
+            found[other.implementation] = speed, mine, other
+    headlines = []
+    for name, (_, mine, other) in found.items():
+        if (ratio := times_as_fast(mine, other)) is None:
+            continue
+        source = sources[id(mine)]
+        detail = f"{TITLES['train']} ({ratio.low:.2f} to {ratio.high:.2f}), {mine.case.get('precision')} beside its "
+        detail += f"{other.case.get('precision')}: {case_text(_unusual(mine.case), _KEYS)}"
+        basis = _basis(source, 1)
+        headlines.append(
+            Headline(quotient_text(ratio.value), f"times as fast as {name}", detail, machine, basis, source)
+        )
+    return headlines
+
+
+def _unusual(case: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in case.items() if key not in _USUAL or _USUAL[key] != value}
 
 
 def _headline(benchmark: str, ours: Sequence[Source], machine: str) -> Headline | None:
@@ -49,8 +83,7 @@ def _headline(benchmark: str, ours: Sequence[Source], machine: str) -> Headline 
     best, value = max(rated, key=lambda pair: pair[1])
     if benchmark == "stability":
         return _of_seeds(rated, machine)
-    case = {k: v for k, v in best.row.case.items() if _USUAL.get(k) != v or k not in _USUAL}
-    detail = f"{TITLES[benchmark]}: {case_text(case, _KEYS)}"
+    detail = f"{TITLES[benchmark]}: {case_text(_unusual(best.row.case), _KEYS)}"
     if (ranks := _ranks(best)) != 1:  # the others did not run
         value, unit = value / ranks, f"{unit} a rank"
         detail += f", one of {ranks:,.12g} ranks, the others simulated"

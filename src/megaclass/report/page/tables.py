@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
 from megaclass.report.page.casecolumns import Measure, labels_of, rows_table, split_case
+from megaclass.report.page.company import reference_of, spread, times_as_fast
 from megaclass.report.page.document import Cell, Column, Line, Notes, Section, Table
 from megaclass.report.page.machines import Identity, Machine
-from megaclass.report.page.measures import latency_ms
+from megaclass.report.page.measures import latency_ms, ratio_text
 from megaclass.report.page.scaling import scaling_tables
 from megaclass.report.page.seeds import trainings, without_seed
 from megaclass.report.page.sources import Source
@@ -60,6 +61,8 @@ def own_sections(sources: Sequence[Source], machines: Mapping[Identity, Machine]
 def _tables(benchmark: str, sources: list[Source], machine: str) -> list[Table]:
     title = TITLES.get(benchmark, benchmark)
     measures = _MEASURES.get(benchmark, _TIMES)
+    if benchmark == "train":
+        measures = [*measures, *_company(sources)]
     tables = [rows_table(f"{title}: {machine}", sources, measures, KEEP.get(benchmark, ()))]
     if benchmark == "train":
         tables += scaling_tables(sources, machine)
@@ -86,6 +89,23 @@ def _entry(field: str, key: str, factor: float = 1.0) -> Callable[..., Cell]:
         return None if found is None else factor * found
 
     return _value(read)
+
+
+def _company(sources: Sequence[Source]) -> list[Measure]:
+    """What the rounds of a training say, and those that took turns with it."""
+    rows = {id(source.row): source for source in sources}
+
+    def times(source: Source, notes: Notes) -> Cell:
+        mine = reference_of(source.row, [other.row for other in sources])
+        ratio = times_as_fast(mine, source.row) if mine else None
+        if mine is None or ratio is None:
+            return Cell()
+        first = rows[id(mine)]
+        text = f"how many times as fast row {first.number} ({mine.implementation}) is, by median steps"
+        return Cell(ratio_text(ratio), (first, source), notes.add(text), ratio.value)
+
+    apart = _value(lambda source: None if (part := spread(source.row)) is None else 100 * part)
+    return [("Spread of rounds, %", apart), ("Ours, times as fast", times)]
 
 
 def _latency(name: str) -> Measure:

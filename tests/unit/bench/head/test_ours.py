@@ -20,9 +20,9 @@ def test_collectives():
     tensor = torch.arange(8.0).reshape(4, 2)
     with distributed.simulated(4, repeated):
         assert (distributed.rank(), distributed.world_size()) == (0, 4)
-        assert distributed.all_gather_rows(tensor[:1]).tolist() == [[0, 1]] * 4
-        assert distributed.all_reduce_(tensor.clone(), "mean").equal(tensor)
-        assert distributed.reduce_scatter_rows(tensor).tolist() == [[0, 1]]
+        assert distributed.all_ranks().all_gather_rows(tensor[:1]).tolist() == [[0, 1]] * 4
+        assert distributed.all_ranks().all_reduce_(tensor.clone(), "mean").equal(tensor)
+        assert distributed.all_ranks().reduce_scatter_rows(tensor).tolist() == [[0, 1]]
         assert distributed.broadcast_object("x") == "x" and distributed.gather_objects("x") == ["x"]
         distributed.barrier()
         with pytest.raises(RuntimeError, match="alone"), distributed.simulated(2, repeated):

@@ -1,0 +1,194 @@
+"""``megaclass predict``: what a trained model says of images."""
+
+import contextlib
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megaclass.cli.parsing import Given, configured, make_parser, new_file
+from megaclass.config import Config, load_recipe
+from megaclass.errors import UserError
+from megaclass.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    from megaclass.predict import Classes, Identities, ImageFiles, Names
+
+_SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
+_SUFFIXES = (".json", ".jsonl", ".csv")
+
+Write = Callable[[str, list[dict[str, Any]], str], None]
+"""What takes the image, its guesses, and what is wrong with it."""
+
+
+def predict(words: list[str]) -> int:
+    """Exit status 1 where an image could not be read: the others are predicted all the same."""
+    parser = make_parser(
+        "megaclass predict IMAGE|DIR ... --run-dir DIR [--top 5] [--names FILE] [--output FILE] [--sheet FILE.png] "
+        "[--section.key VALUE ...]",
+        "What a trained model says of images: of a run with a linear head the most probable classes, of one with a "
+        "margin head the identities whose centres are nearest, by cosine. An image that cannot be read is named on "
+        "standard error; the others are predicted, and the exit status is 1.",
+    )
+    parser.add_argument(
+        "images", type=str, nargs="+", help="image files, and directories: all images below, sorted"
+    )
+    parser.add_argument("--run-dir", type=str, default="", help="run directory whose model is asked")
+    parser.add_argument(
+        "--checkpoint", type=str, default="best", help="of that run: best, latest or a step-NNNNNNNN"
+    )
+    parser.add_argument("--top", type=int, default=5, help="classes to name for each image")
+    parser.add_argument(
+        "--names", type=str, default="",
+        help='file of readable names: lines "n01440764 tench", one name a line in label order, or JSON',
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=str, default="",
+        help="write to this new file instead: .json (one list), .jsonl (a line an image) or .csv (a line a guess)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sheet",
+        type=str,
+        default="",
+        help=f"draw the first {_SHOWN} images and their classes into this PNG file",
+    )
+    config, options = configured(parser, words, _of_run)
+    output, sheet = new_file(options.output), new_file(options.sheet, "--sheet")
+    if output and output.suffix.lower() not in _SUFFIXES:
+        raise UserError(f"--output: {output} ends with none of {', '.join(_SUFFIXES)}; name such a file")
+    if sheet and sheet.suffix.lower() != ".png":
+        raise UserError(f"--sheet: {sheet} is not a .png file; that is what is drawn")
+
+    from megaclass import distributed
+    from megaclass.predict import Names, find_images, load
+
+    images = find_images(options.images)
+    with distributed.started(config.run.device, config.run.timeout_s) as world:
+        run_dir = Path(options.run_dir)
+        model = load(config, world, run_dir, options.checkpoint, options.top)
+        names = Names(RunDirectory(run_dir), model.num_classes, options.names)
+        shown, damaged = _run(model, images, names, output)
+        if sheet:
+            _draw(sheet, model, images, shown)
+    if output:
+        print(f"{len(images) - damaged:,} of {len(images):,} images predicted\noutput    {output}")
+    if sheet and shown:
+        print(f"sheet     {sheet}")
+    return 1 if damaged else 0
+
+
+def _of_run(options: Any, given: Given) -> Config:
+    if not options.run_dir:
+        raise UserError(
+            "--run-dir: name the directory of the run whose model is asked, such as runs/mine-001"
+        )
+    directory = RunDirectory(Path(options.run_dir))
+    if not directory.config.is_file():
+        raise UserError(
+            f"--run-dir: {directory.path} is no directory of a run: there is no config.toml in it; name one that "
+            "`megaclass train` wrote"
+        )
+    return load_recipe(str(directory.config))
+
+
+def _run(
+    model: "Classes | Identities", images: "ImageFiles", names: "Names", output: Path | None
+) -> tuple[list[tuple[int, list[dict[str, Any]]]], int]:
+    """Predict all images. Returns the first that a sheet shows, with what was guessed, and how many are damaged."""
+    from megaclass.report.table import printable
+
+    shown: list[tuple[int, list[dict[str, Any]]]] = []
+    damaged = 0
+    with _writer(output, model.measure) as write, _bar(output) as show:
+        for number, prediction in enumerate(model(images)):
+            rows = names.rows(prediction, model.measure)
+            if prediction.error:
+                damaged += 1
+                print(f"megaclass: {printable(prediction.error)}", file=sys.stderr)
+            elif len(shown) < _SHOWN:
+                shown.append((number, rows))
+            write(prediction.image, rows, prediction.error)
+            show(number + 1, len(images))
+    if damaged:
+        many = f"{damaged:,} of {len(images):,} images could not be predicted"
+        print(f"megaclass: {many}", file=sys.stderr)
+    return shown, damaged
+
+
+def _bar(output: Path | None) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
+    """A progress bar where predictions go to a file; tables on a terminal show how far it is."""
+    from megaclass.cli.data.bar import progress_bar
+
+    if output:
+        return progress_bar("predicting", "nothing was written")
+    return contextlib.nullcontext(lambda done, total: None)
+
+
+@contextlib.contextmanager
+def _writer(output: Path | None, measure: str) -> Iterator[Write]:
+    """Where predictions go: tables on the terminal, or a file that appears whole or not at all."""
+    if output is None:
+        yield _print
+        return
+    from megaclass.cli.data.files import new_picture
+
+    with (
+        new_picture("--output", output) as part,
+        part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        if output.suffix.lower() == ".csv":
+            columns = ("image", "rank", "label", "class", "name", measure, "error")
+            # Texts in quotes: a name may hold a carriage return, which would end the line.
+            table = csv.DictWriter(file, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+            table.writeheader()
+            yield lambda image, rows, error: table.writerows(
+                [{"image": image, **row} for row in rows] or [{"image": image, "error": error}]
+            )
+            return
+        as_list = output.suffix.lower() == ".json"
+        count = 0
+
+        def write(image: str, rows: list[dict[str, Any]], error: str) -> None:
+            nonlocal count
+            before = ("[\n", ",\n")[count > 0] if as_list else ""
+            entry = {"image": image, "predictions": rows} | ({"error": error} if error else {})
+            file.write(f"{before}{json.dumps(entry)}{'' if as_list else chr(10)}")
+            count += 1
+
+        yield write
+        if as_list:
+            file.write("\n]\n")
+
+
+def _print(image: str, rows: list[dict[str, Any]], error: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from megaclass.report.table import prediction_table, printable
+
+    if not error:
+        console = Console()
+        console.print(Text(printable(image), style="bold"), soft_wrap=True)
+        console.print(prediction_table(rows))
+
+
+def _draw(
+    sheet: Path,
+    model: "Classes | Identities",
+    images: "ImageFiles",
+    shown: Sequence[tuple[int, list[dict[str, Any]]]],
+) -> None:
+    from megaclass.cli.data.files import new_picture
+    from megaclass.predict import thumbnails
+    from megaclass.report.sheet import draw_predictions
+
+    if not shown:
+        return
+    pictures = thumbnails(images, model.images, [number for number, _ in shown], _SIDE)
+    cards = [
+        (images.paths[number], picture, rows) for (number, rows), picture in zip(shown, pictures, strict=True)
+    ]
+    with new_picture("--sheet", sheet) as part:
+        draw_predictions(part, cards)

@@ -1,0 +1,90 @@
+"""Recipes: TOML files that hold only what differs from the defaults, and variants that differ from their file.
+
+A file ``recipes/glint360k.toml`` is the recipe ``glint360k``. Its table ``[variants.r100]`` with sections of its own
+(``[variants.r100.model]``) is the recipe ``glint360k_r100``: the file with these values put in.
+"""
+
+import functools
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from megaclass.config.reading import from_mapping
+from megaclass.config.sections import Config
+from megaclass.errors import UserError, near_match
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+Tree = dict[str, Any]
+
+
+def recipe_names() -> list[str]:
+    """Of the embedded recipes: each file followed by its variants, in their order."""
+    return list(_embedded())
+
+
+def find_recipe(name: str) -> Path:
+    """The file of an embedded recipe or of a path to a TOML file (a run's config.toml, say)."""
+    return _located(name)[0]
+
+
+def load_recipe(name: str) -> Config:
+    """Read and check a recipe. UserError names the file and the key that is wrong.
+
+    name: an embedded recipe, ``FILE.toml``, or ``FILE.toml:VARIANT``.
+    """
+    path, variant = _located(name)
+    tree = _read(path)
+    variants = tree.pop("variants", {})
+    try:
+        base = from_mapping({"recipe": path.stem} | tree)
+        if not variant:
+            return base
+        if variant not in variants:
+            raise UserError(f"no variant {variant!r}{near_match(variant, list(variants))}")
+        return from_mapping({"recipe": f"{path.stem}_{variant}"} | variants[variant], base)
+    except UserError as error:
+        where = f" (variant {variant})" if variant in variants else ""
+        raise UserError(f"{path}{where}: {error}") from None
+
+
+def _located(name: str) -> tuple[Path, str]:
+    """File and variant ("": none) of a recipe."""
+    file, colon, variant = name.rpartition(":")
+    if colon and file.endswith(".toml") and not Path(name).is_file():
+        name = file
+    else:
+        variant = ""
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise UserError(f"recipe file {name}: no such file")
+        return Path(name), variant
+    known = _embedded()
+    if name not in known:
+        raise UserError(
+            f"no recipe {name!r}{near_match(name, list(known))}; `megaclass recipes` lists them, or give a .toml file"
+        )
+    return known[name]
+
+
+@functools.cache
+def _embedded() -> dict[str, tuple[Path, str]]:
+    """Every embedded recipe with its file and its variant."""
+    found = {}
+    for path in sorted(RECIPES.glob("*.toml")):
+        found[path.stem] = (path, "")
+        found |= {f"{path.stem}_{variant}": (path, variant) for variant in _read(path).get("variants", {})}
+    return found
+
+
+def _read(path: Path) -> Tree:
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    variants = tree.get("variants", {})
+    if not (isinstance(variants, dict) and all(isinstance(v, dict) for v in variants.values())):
+        raise UserError(
+            f"{path}: variants is a table of tables: write [variants.NAME] and its sections below"
+        )
+    return tree

@@ -1,0 +1,94 @@
+"""Where the ranks of a run meet: a store that holds what this attempt wrote, and nothing of an earlier one.
+
+torchrun keeps one store for all attempts of a job, and PyTorch writes the addresses of the ranks under the same keys
+in each. A restarted rank that comes first reads where a dead one listened, and fails (pytorch/pytorch issues 135712
+and 167288, seen with 2.13). So rank 0 names each attempt, and shakes hands with every rank over that name.
+"""
+
+import datetime
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from typing import cast
+
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from megaclass.errors import UserError
+
+_LOOK_AGAIN_S = 0.5
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """This rank of ``size``, and the store that all of them share under ``name``."""
+
+    name: str
+    rank: int
+    size: int
+    store: dist.Store
+
+    def another_store(self, timeout: datetime.timedelta) -> dist.Store:
+        """The same store through a connection of its own: a call that waits holds up its own connection alone."""
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        own = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
+        return dist.PrefixStore(self.name, own)
+
+
+def meet(timeout: datetime.timedelta) -> Meeting:
+    """Meet the other ranks where torchrun's environment variables say. Errors: those of PyTorch's stores."""
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    name = _name_attempt(store, size) if rank == 0 else _learn_name(store, rank, timeout)
+    return Meeting(name, rank, size, dist.PrefixStore(name, store))
+
+
+def _name_attempt(store: dist.Store, size: int) -> str:
+    name = secrets.token_hex(8)
+    store.set("attempt", name)
+    for rank in range(1, size):
+        store.set(f"{name}/seen/{rank}", store.get(f"{name}/here/{rank}").decode())
+    return name
+
+
+def _learn_name(store: dist.Store, rank: int, timeout: datetime.timedelta) -> str:
+    """The name that stands there may be that of an earlier attempt: only today's rank 0 returns today's word."""
+    word, deadline = secrets.token_hex(8), time.monotonic() + timeout.total_seconds()
+    while True:
+        name = store.get("attempt").decode()
+        store.set(f"{name}/here/{rank}", word)
+        seen, wait = f"{name}/seen/{rank}", datetime.timedelta(seconds=_LOOK_AGAIN_S)
+        try:
+            store.wait([seen], wait)
+            if store.get(seen).decode() == word:
+                return name
+            time.sleep(_LOOK_AGAIN_S / 10)
+        except dist.DistStoreError:
+            if time.monotonic() > deadline:
+                raise
+
+
+def place() -> tuple[int, int] | None:
+    """(node, place on it) as torchrun says, or None."""
+    node, local = (os.environ.get(name, "") for name in ("GROUP_RANK", "LOCAL_RANK"))
+    return (int(node), int(local)) if node.isdigit() and local.isdigit() else None
+
+
+def node_table(places: list[tuple[int, int] | None]) -> list[list[int]]:
+    """The ranks of each node by their place on it; ``places`` is (node, place) by rank. UserError if that is no
+    table."""
+    what = "ranks grouped by node (head.shard_group, speed.gradient_reduce)"
+    if None in places:
+        raise UserError(
+            f"{what}: rank {places.index(None)} lacks GROUP_RANK or LOCAL_RANK; start with torchrun, or set them"
+        )
+    known = cast(list[tuple[int, int]], places)
+    nodes = sorted({node for node, _ in known})
+    table = [
+        [rank for _, rank in sorted((place[1], rank) for rank, place in enumerate(known) if place[0] == node)]
+        for node in nodes
+    ]
+    if len({len(ranks) for ranks in table}) > 1:
+        counts = ", ".join(f"{len(ranks)} on node {node}" for node, ranks in zip(nodes, table, strict=True))
+        raise UserError(f"{what}: there are {counts}; start the same number on each, or group by world")
+    return table

@@ -1,0 +1,169 @@
+"""Ranks that fail, die, stop or never come: who hears of it, how soon, and how a run goes on."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+import tiny
+from megaclass import distributed
+from megaclass import train as training
+from megaclass.cli import main
+from megaclass.config import load_recipe
+from megaclass.distributed import World
+from megaclass.errors import LOST_RANK_STATUS, LostRankError
+from megaclass.events import EndEvent, StartEvent, StepEvent, read_events
+from megaclass.models import registry
+from megaclass.rundir import choose
+
+pytestmark = pytest.mark.dist
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+FAULTY = str(Path(__file__).with_name("faulty.py"))
+EVERY, KILLED_AT, RAISED_AT = 4, 6, 11  # steps
+SETTINGS = {
+    "run": {"checkpoint_every": EVERY},
+    "model": {"name": "smooth", "sync_norm": True},
+    "head": {"sample_rate": 0.5},
+    "schedule": {"steps": 12},
+}
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory):
+    """A run of two ranks of which one was killed, which torchrun started again, and of which the other one raised."""
+    folder = tmp_path_factory.mktemp("failed")
+    recipe = tiny.recipe(folder, **SETTINGS)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("--max-restarts", "1", FAULTY, str(folder), f"kill:1:{KILLED_AT},raise:0:{RAISED_AT}"),
+        *("train", recipe, "--resume", "--run.output", str(folder / "run")),
+    ]
+    began = time.monotonic()
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return folder, done, time.monotonic() - began
+
+
+def test_an_exception_of_one_rank_is_shown_and_ends_the_others(failed):
+    _, done, seconds = failed
+    assert done.returncode == 1 and seconds < 60  # the start, the restart and both ends
+    report = done.stderr[done.stderr.index("Root Cause") :]
+    assert "rank      : 0 " in report and "ArithmeticError: the fault of this test" in report
+    assert "faulty.py" in report  # the traceback
+
+
+def test_a_killed_rank_is_restarted_and_the_curve_goes_on(failed, tmp_path, monkeypatch):
+    folder, *_ = failed
+    events = read_events(folder / "run" / "events.jsonl")
+    assert [event.resumed_from_step for event in events if isinstance(event, StartEvent)] == [0, EVERY]
+    (end,) = (event.reason for event in events if isinstance(event, EndEvent))
+    assert end == "ArithmeticError: the fault of this test"
+    told = [(event.step, event.loss) for event in events if isinstance(event, StepEvent)]
+    assert [step for step, _ in told] == list(range(1, RAISED_AT + 1))
+
+    monkeypatch.setitem(registry.BACKBONES, "smooth", tiny.smooth)
+    directory, _ = training.run(tiny.config(tmp_path, **SETTINGS), World(0, 1, torch.device("cpu")))
+    alone = [event.loss for event in read_events(directory.events) if isinstance(event, StepEvent)]
+    assert [loss for _, loss in told] == pytest.approx(alone[:RAISED_AT], rel=1e-4)
+
+
+def test_bad_input_says_that_restarts_are_in_vain(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert main(["train", tiny.recipe(tmp_path), "--head.kind", "tail"]) == 2
+    assert "(torchrun restarts up to 2 times more, in vain: stop it)" in capsys.readouterr().err
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
+    assert main(["train", tiny.recipe(tmp_path), "--head.kind", "tail"]) == 2
+    assert "in vain" not in capsys.readouterr().err
+
+
+def test_a_kill_while_the_settings_are_written_leaves_no_strange_files(tmp_path, monkeypatch):
+    config = tiny.config(tmp_path)
+    directory = choose(config, resume=True)
+    with directory.locked(), pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *names: (_ for _ in ()).throw(KeyboardInterrupt))
+        directory.write_config(config, ["a name"])
+    assert any(directory.path.iterdir()) and not directory.config.exists()
+    with choose(config, resume=True).locked():
+        directory.write_config(config, ["a name"])
+    assert load_recipe(str(directory.config)).head == config.head and directory.read_classes() == ["a name"]
+
+
+# -- ranks that fall silent ---------------------------------------------------------------------------
+
+
+def silent(rank, ranks, port, stopped, folder):
+    """One rank stops after the start; the others work for longer than the time of silence, and then wait for it."""
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    with (folder / f"said-{rank}").open("w") as said:
+        os.dup2(said.fileno(), 2)
+    try:
+        with distributed.started("cpu", 60.0, heartbeat_s=1.0):
+            time.sleep(1.5)  # slow work is no silence
+            distributed.barrier()
+            (folder / f"met-{rank}").touch()
+            if rank == stopped:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            distributed.barrier()
+    except LostRankError:  # gloo saw the end of the one that noticed first
+        sys.exit(LOST_RANK_STATUS)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stopped", "said"),
+    [
+        (3, 2, "rank 2 on {host} was silent for 1 s: its process was killed or stopped"),
+        (2, 0, "has not answered for 1 s"),  # rank 0 holds the store, where there is no torchrun
+    ],
+)
+def test_a_rank_that_stops_is_named_and_ends_the_others(tmp_path, ranks, stopped, said):
+    context, port = mp.get_context("spawn"), free_port()
+    processes = [
+        context.Process(target=silent, args=(rank, ranks, port, stopped, tmp_path)) for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        others = [process for rank, process in enumerate(processes) if rank != stopped]
+        for process in others:
+            process.join(timeout=60)
+        lines = [line for file in tmp_path.glob("said-*") for line in file.read_text().splitlines()]
+        told = [line for line in lines if line.startswith("megaclass: rank ")]
+        assert [process.exitcode for process in others] == [LOST_RANK_STATUS] * len(others), lines
+        assert told and all(said.format(host=socket.gethostname()) in line for line in told), lines
+    finally:
+        processes[stopped].kill()
+        processes[stopped].join()
+    assert len(list(tmp_path.glob("met-*"))) == ranks
+
+
+def test_a_rank_that_never_comes(monkeypatch):
+    port = free_port()
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = pytest.raises(LostRankError, match=r"rank 0 of 2 did not meet the others .* \(run.timeout_s 1\)")
+    with found, distributed.started("cpu", 1.0):
+        pass

@@ -1,0 +1,72 @@
+"""The head's step before the backbone's gradients have arrived: another order, the same numbers."""
+
+import pytest
+import torch
+
+import tiny
+from megaclass import distributed
+from megaclass import train as training
+from megaclass.build import build_job
+from megaclass.distributed import World
+from ranks import run_ranks
+
+pytestmark = pytest.mark.dist
+
+STEPS = 6
+
+
+def curve(folder, overlap, accumulation, poisoned_step):
+    """(losses, when the head stepped: before or after the gradients were there, the first class centre)."""
+    config = tiny.config(
+        folder,
+        data={"accumulation": accumulation},
+        head={"sample_rate": 0.5},
+        speed={"overlap_head": overlap, "bucket_mb": 0.1},
+    )
+    world = World(distributed.rank(), distributed.world_size(), torch.device("cpu"))
+    job = build_job(config, world)
+    assert job.overlaps_head == overlap
+    order, step_as_it_is, update_as_it_is = [], job.head_optimizer.step, training.update
+
+    def step():
+        order.append("head")
+        step_as_it_is()
+
+    def update(job, loss):
+        order.append("update")
+        return update_as_it_is(job, loss)
+
+    job.head_optimizer.step, training.update = step, update
+    norms, losses = training.NormBuffers(job.backbone), []
+    try:
+        for number, batch in enumerate(job.loader.steps(0, STEPS)):
+            training.set_learning_rate(job, number)
+            if number == poisoned_step:
+                job.to_input, kept = (
+                    (lambda images: torch.full((len(images), 3, 16, 16), torch.nan)),
+                    job.to_input,
+                )
+            losses.append(float(training.train_step(job, batch, number, norms).loss))
+            if number == poisoned_step:
+                job.to_input = kept
+    finally:
+        training.update = update_as_it_is
+    return losses, order, job.head.centres()[:1]
+
+
+CASES = [(1, None), (2, 2)]  # micro-batches, and the step whose images are no numbers
+
+
+def all_curves(folder):
+    return [[curve(folder, overlap, *case) for overlap in (False, True)] for case in CASES]
+
+
+def test_overlapping_changes_the_order_and_no_number(tmp_path):
+    tiny.write_records(tmp_path / "records")
+    for of_rank in run_ranks(2, all_curves, tmp_path):
+        for plain, overlapped in of_rank:
+            assert plain[1] == ["update", "head"] * STEPS and overlapped[1] == ["head", "update"] * STEPS
+            assert torch.equal(
+                torch.tensor(plain[0]).nan_to_num(7), torch.tensor(overlapped[0]).nan_to_num(7)
+            )
+            assert torch.equal(plain[2], overlapped[2]) and plain[2].isfinite().all()

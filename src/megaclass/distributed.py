@@ -22,7 +22,7 @@ from torch import Tensor
 from megaclass import traffic
 from megaclass.errors import LostRankError, UserError
 from megaclass.heartbeat import heartbeat
-from megaclass.rendezvous import Meeting, meet, node_table, place
+from megaclass.rendezvous import is_loss, join, node_table, place
 
 T = TypeVar("T")
 
@@ -56,6 +56,10 @@ class Group:
     rank: int = 0
     size: int = 1
     process_group: dist.ProcessGroup | None = None
+
+    def share(self, count: int) -> tuple[int, int]:
+        """The contiguous ``[start, stop)`` of ``range(count)`` that is this rank's, see :func:`shard_range`."""
+        return shard_range(count, self.rank, self.size)
 
     def all_gather_rows(self, tensor_B: Tensor) -> Tensor:
         """Concatenate the same-shaped tensors of the ranks along dimension 0, in rank order (no gradient)."""
@@ -140,9 +144,6 @@ class Grouping:
     across: Group
 
 
-UNITS = ("world", "node", "rank")
-
-
 def grouping(unit: str) -> Grouping:
     """The ranks in units of all (``world``), of those of a ``node``, or of one (``rank``).
 
@@ -151,7 +152,7 @@ def grouping(unit: str) -> Grouping:
     if unit == "node":
         return _grouping_by_node()
     everyone = all_ranks()
-    return Grouping(everyone, Group()) if unit == "world" else Grouping(Group(), everyone)
+    return {"world": Grouping(everyone, Group()), "rank": Grouping(Group(), everyone)}[unit]
 
 
 def all_ranks() -> Group:
@@ -278,54 +279,27 @@ def started(device_name: str = "auto", timeout_s: float = 600.0, heartbeat_s: fl
     waits ``timeout_s`` for the others, at the start and in each collective; LostRankError where they are gone.
     heartbeat_s: see :mod:`megaclass.heartbeat`.
     """
+    global _timeout
     device = pick_device(device_name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield World(rank(), world_size(), device)
         return
-    meeting = _join(device, timeout_s)
+    _timeout = datetime.timedelta(seconds=timeout_s)
+    meeting = join(device, _timeout)
     try:
         with heartbeat(meeting, heartbeat_s):
             yield World(rank(), world_size(), device)
             dist.barrier()  # leave together: a rank that tears its connections down can take the others along
     except RuntimeError as error:
-        if not _is_loss(error):
+        if not is_loss(error):
             raise
         time.sleep(_LET_THE_FIRST_SPEAK_S)
         raise LostRankError(f"rank {rank()} stops, since another rank has left or hangs") from error
     finally:
         _node_groupings.clear()
         dist.destroy_process_group()
-
-
-def _join(device: torch.device, timeout_s: float) -> Meeting:
-    global _timeout
-    _timeout = datetime.timedelta(seconds=timeout_s)
-    try:
-        meeting = meet(_timeout)
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=meeting.store,
-            rank=meeting.rank,
-            world_size=meeting.size,
-            timeout=_timeout,
-            device_id=device if device.type == "cuda" else None,
-        )
-    except RuntimeError as error:
-        if not _is_loss(error):
-            raise
-        raise LostRankError(
-            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} did not meet the others at "
-            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (run.timeout_s {timeout_s:g}): "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    return meeting
-
-
-def _is_loss(error: RuntimeError) -> bool:
-    # gloo has no exception type of its own, but names its source file.
-    return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
 def collective_device() -> torch.device:

@@ -12,10 +12,11 @@ import time
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from megaclass.errors import UserError
+from megaclass.errors import LostRankError, UserError
 
 _LOOK_AGAIN_S = 0.5
 
@@ -36,8 +37,39 @@ class Meeting:
         return dist.PrefixStore(self.name, own)
 
 
-def meet(timeout: datetime.timedelta) -> Meeting:
-    """Meet the other ranks where torchrun's environment variables say. Errors: those of PyTorch's stores."""
+def join(device: torch.device, timeout: datetime.timedelta) -> Meeting:
+    """Meet the other ranks where torchrun's environment variables say, and make PyTorch's group of all.
+
+    LostRankError where they do not come in time.
+    """
+    try:
+        meeting = _meet(timeout)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=meeting.store,
+            rank=meeting.rank,
+            world_size=meeting.size,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+    except RuntimeError as error:
+        if not is_loss(error):
+            raise
+        raise LostRankError(
+            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} did not meet the others at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (run.timeout_s "
+            f"{timeout.total_seconds():g}): {str(error).splitlines()[0]}"
+        ) from error
+    return meeting
+
+
+def is_loss(error: RuntimeError) -> bool:
+    """Whether a collective or a store says that the others are gone."""
+    # gloo has no exception type of its own, but names its source file.
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
+
+
+def _meet(timeout: datetime.timedelta) -> Meeting:
     store, rank, size = next(rendezvous("env://", timeout=timeout))
     name = _name_attempt(store, size) if rank == 0 else _learn_name(store, rank, timeout)
     return Meeting(name, rank, size, dist.PrefixStore(name, store))

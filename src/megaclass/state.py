@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass import checkpoint, distributed
+from megaclass import checkpoint
 from megaclass.build import Job
 from megaclass.checkpoint import Checkpoint, Sharded
 from megaclass.errors import UserError
@@ -131,7 +131,7 @@ def _head_rows(job: Job) -> Iterator[tuple[str, Tensor, int]]:
     assert isinstance(head, PartialFC)
     first_class, replicas = head.class_range[0], head.grouping.across
     for name, table in _head_tables(job).items():
-        start, stop = distributed.shard_range(len(table), replicas.rank, replicas.size)
+        start, stop = replicas.share(len(table))
         part = table[start:stop]
         yield f"head/{name}", part.data, first_class + start
         if part.scale is not None:

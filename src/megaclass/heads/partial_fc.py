@@ -114,10 +114,9 @@ class PartialFC(nn.Module):
         self.device = torch.empty(0, device=device).device  # with its index
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.margin = margin or Margin()
-        self.sample_rate, self.parallelism, self.seed = sample_rate, parallelism, seed
-        self.shard_group = shard_group
-        sharers = self.grouping.within
-        self.class_range = distributed.shard_range(num_classes, sharers.rank, sharers.size)
+        self.sample_rate, self.seed = sample_rate, seed
+        self.parallelism, self.shard_group = parallelism, shard_group
+        self.class_range = self.grouping.within.share(num_classes)
         self.precision, self.placement, self.kernels, self.tile_mb = precision, placement, kernels, tile_mb
         self.storage_name, self.storage = storage, Storage.named(storage)
         centres = self.empty_rows()
@@ -162,8 +161,8 @@ class PartialFC(nn.Module):
         start, stop = self.class_range
         return (
             f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, classes=[{start}, {stop}), "
-            f"sample_rate={self.sample_rate}, parallelism={self.parallelism!r}, storage={self.storage_name!r}, "
-            f"{self.margin}"
+            f"sample_rate={self.sample_rate}, parallelism={self.parallelism!r}, shard_group={self.shard_group!r}, "
+            f"storage={self.storage_name!r}, {self.margin}"
         )
 
     # -- one step -------------------------------------------------------------------------------------

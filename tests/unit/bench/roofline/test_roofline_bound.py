@@ -207,3 +207,13 @@ def test_every_machine_says_where_its_numbers_are_from():
     for name, found in MACHINES.items():
         assert name == found.name and found.source and min(found.flops_per_second.values()) > 1e13
         assert 5e11 < found.bytes_per_second < 1e13
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "batch", "fastest"),
+    [("iresnet50", 112, 1024, (9309, 11932)), ("resnet50", 224, 256, (6842, 9828))],
+)
+def test_the_figures_of_the_page(name, size, batch, fastest):
+    """docs/performance.md says them in its text."""
+    one = bound(config_of(name, size), "bf16", batch, MACHINES["h100-measured"])
+    assert tuple(round(batch / one.total(ops).seconds) for ops in (one.unfused, one.fused)) == fastest

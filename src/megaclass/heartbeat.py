@@ -22,6 +22,7 @@ from megaclass.errors import LOST_RANK_STATUS
 from megaclass.rendezvous import Meeting
 
 _BEATS = 6  # within the time after which a silent rank counts as lost
+_LEAVE_S = 5.0  # a call of the store takes milliseconds, where there is a store
 
 
 @contextlib.contextmanager
@@ -41,6 +42,10 @@ def heartbeat(meeting: Meeting, silence_s: float) -> Iterator[None]:
         yield
     finally:
         watch.left.set()
+        for (
+            thread
+        ) in threads:  # one that came back from the store after the end of Python would abort the process
+            thread.join(_LEAVE_S)
 
 
 class _Watch:

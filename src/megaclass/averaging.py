@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """``average = decay * average + (1 - decay) * weight`` after each step, of parameters and norm statistics.
+    """``average = decay * average + (1 - decay) * weight`` after each step, of parameters and norm statistics. A step
+    that was skipped counts: it takes the same weights in once more.
 
     At step t the decay is ``min(decay, (1 + t) / (10 + t))``, so that the average forgets the initial weights. It is
     the same on every rank as far as the weights are.

@@ -38,7 +38,7 @@ from megaclass.heads.sgd import HeadSGD
 from megaclass.heads.storage import Rows
 from megaclass.models.norm import SynchronisedBatchNorm
 from megaclass.optim import build_optimizer
-from megaclass.runtime import Arithmetic, keep_freed_memory
+from megaclass.runtime import Arithmetic
 
 Evaluator = Callable[[nn.Module, nn.Module], Evaluation]
 
@@ -109,8 +109,6 @@ class Job:
 
 def build_job(config: Config, world: World, say: Callable[[str], None] = print) -> Job:
     """Build every part of a run. ``say`` receives lines about work that takes a while."""
-    if config.speed.keep_memory and world.device.type == "cpu":
-        keep_freed_memory()
     # Before data sets are made or opened, so that its errors come at once.
     backbone, arithmetic = build_model(config, world.device)
     to_input = input_function(config, arithmetic)
@@ -149,10 +147,10 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
     if optim.ema_decay:
         parts = {"backbone": backbone} | ({"head": head} if isinstance(head, LinearHead) else {})
         average = WeightAverage(parts, optim.ema_decay)
-    compiled = compile_backbone(backbone, config.speed.compile, world.device)
+    compiled = compile_backbone(backbone, _compilation(config), world.device)
     if config.speed.cuda_graphs:
         arithmetic = replace(arithmetic, keeps_casts=False)
-        _capture(config, world, backbone, arithmetic)
+        _capture(config, world, backbone, arithmetic, compiled)
     return Job(
         config=config,
         world=world,
@@ -285,16 +283,23 @@ def _load_centres(head: PartialFC, path: Path) -> None:
     head.shard.centres.fill(head.class_range[0], lambda start, stop: Rows(files.centres(start, stop)))
 
 
-def _capture(config: Config, world: World, backbone: nn.Module, arithmetic: Arithmetic) -> None:
-    """UserError where there are no CUDA graphs, or shapes or collectives that they do not take."""
+def _compilation(config: Config) -> str:
+    """``speed.compile``, of which ``auto`` leaves out what would be compiled for many sizes."""
+    growing = config.data.start_size > 0
+    return "none" if growing and config.speed.compile == "auto" else config.speed.compile
+
+
+def _capture(
+    config: Config, world: World, backbone: nn.Module, arithmetic: Arithmetic, compiled: str
+) -> None:
     if world.device.type != "cuda":
         raise UserError("speed.cuda_graphs: there are none on a CPU; leave it out")
-    if config.model.sync_norm or config.model.checkpoint_activations or config.speed.compile == "whole":
+    if compiled == "whole":
         raise UserError(
-            "speed.cuda_graphs: not with model.sync_norm, model.checkpoint_activations or speed.compile 'whole'"
+            f"speed.cuda_graphs: {config.model.name} has no blocks to compile; set speed.compile to none"
         )
-    size, parts = config.data.image_size, world.size * config.data.accumulation
-    shape = (config.data.global_batch_size // parts, 3, size, size)
+    size = config.data.image_size
+    shape = (config.data.global_batch_size // world.size, 3, size, size)
     images = torch.zeros(shape, device=world.device).to(memory_format=arithmetic.memory_format)
     capture_graphs(backbone, images, arithmetic)
 
@@ -307,7 +312,8 @@ def _averaging_gradients(module: nn.Module, config: Config, world: World) -> nn.
     known = inspect.signature(DistributedDataParallel).parameters
     sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {sync_buffers: False}
-    options["bucket_cap_mb"] = config.speed.bucket_mb
+    if config.speed.bucket_mb:  # to say the default would give up PyTorch's small first bucket
+        options["bucket_cap_mb"] = config.speed.bucket_mb
     model = DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **options)
     hook = communication_hook(config.speed.gradient_reduce, config.speed.gradient_compression)
     if hook is not None:
@@ -326,7 +332,7 @@ def image_reader(config: Config, arithmetic: Arithmetic, to_input: Callable[[Ten
         workers=config.data.workers or torch.get_num_threads(),
         device=arithmetic.device,
         to_input=to_input,
-        precision=arithmetic.autocast,
+        precision=arithmetic.computing,
     )
 
 

@@ -22,18 +22,19 @@ _RECOMPILE_LIMIT = 128
 
 def compile_backbone(backbone: nn.Module, how: str, device: torch.device) -> str:
     """Compile ``backbone`` in place: ``none``, ``blocks`` (regional: a block of each kind once, so training starts
-    sooner), ``whole``, or ``auto``. Returns what was done. Parameter names stay as they are.
+    sooner), ``whole``, or ``auto``, which is blocks on CUDA where it works. A backbone without stages has no blocks:
+    it is compiled whole, but by ``auto`` not at all. Returns what was done. Parameter names stay as they are.
     """
-    if how == "auto":
-        how = "blocks" if device.type == "cuda" and _compiles_on(device) else "none"
-    if how == "none":
-        return how
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
     blocks = [block for stage in backbone.modules() if isinstance(stage, Stage) for block in stage]
-    parts = blocks if how == "blocks" and blocks else [backbone]
-    for part in parts:
-        part.compile(backend=BACKEND, dynamic=False)
-    return "blocks" if parts is blocks else "whole"
+    if how == "auto":
+        how = "blocks" if blocks and device.type == "cuda" and _compiles_on(device) else "none"
+    elif how == "blocks" and not blocks:
+        how = "whole"
+    if how != "none":
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
+        for part in blocks if how == "blocks" else [backbone]:
+            part.compile(backend=BACKEND, dynamic=False)
+    return how
 
 
 def _compiles_on(device: torch.device) -> bool:
@@ -62,7 +63,7 @@ def capture_graphs(backbone: nn.Module, images: Tensor, arithmetic: Arithmetic) 
     """
     kept = [buffer.clone() for buffer in backbone.buffers()]
     backbone.train()
-    with arithmetic.autocast():
+    with arithmetic.active(), arithmetic.autocast():
         torch.cuda.make_graphed_callables(backbone, (images,))
     for buffer, value in zip(backbone.buffers(), kept, strict=True):
         buffer.copy_(value)

@@ -53,24 +53,47 @@ def communication_hook(reduce: str, compression: str) -> tuple[Any, Hook] | None
         state = PowerSGDState(
             None, matrix_approximation_rank=POWERSGD_RANK, start_powerSGD_iter=POWERSGD_START
         )
-        return state, _one_at_a_time if dist.get_backend() == "gloo" else powerSGD_hook
+        return state, _low_rank
     if reduce == "flat" and compression == "none":
         return None
-    return _Way(grouping("node" if reduce == "hierarchical" else "rank"), _DTYPES.get(compression)), average
+    units = grouping("node" if reduce == "hierarchical" else "rank")
+    stream = torch.cuda.Stream() if dist.get_backend() == "nccl" else None
+    return _Way(units, _DTYPES.get(compression), stream), average
 
 
-def _one_at_a_time(state: PowerSGDState, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """PowerSGD's later collectives start when its earlier ones end, which over gloo is another order of buckets on
-    each rank: sums of what does not belong together. So the next bucket waits."""
+def _low_rank(state: PowerSGDState, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """PyTorch's hook, which a gradient that was not finite would spoil for all later steps; the optimizers have left
+    that step out.
+
+    Its later collectives start when its earlier ones end, which over gloo is another order of buckets on each rank:
+    sums of what does not belong together. So there the next bucket waits.
+    """
+    _forget_what_is_not_finite(state, bucket.index())
     future = powerSGD_hook(state, bucket)
-    future.wait()
+    if dist.get_backend() == "gloo":
+        future.wait()
     return future
+
+
+def _forget_what_is_not_finite(state: PowerSGDState, index: int) -> None:
+    """What was left out starts at 0 again, and the factors at random numbers, which are the same on every rank."""
+    if (error := state.error_dict.get(index)) is not None:
+        error.nan_to_num_(0.0, 0.0, 0.0)
+    for memory in (state.p_memory_dict, state.q_memory_dict):
+        if (factors := memory.get(index)) is not None:
+            generator = torch.Generator(factors.device)
+            generator.manual_seed(index)
+            fresh = torch.randn(
+                factors.shape, dtype=factors.dtype, device=factors.device, generator=generator
+            )
+            factors.copy_(torch.where(torch.isfinite(factors).all(), factors, fresh))
 
 
 @dataclass(frozen=True)
 class _Way:
     units: Grouping
     dtype: torch.dtype | None  # on the way; None: as it is
+    stream: torch.cuda.Stream | None = None  # on CUDA, beside the backward pass
 
 
 def average(way: _Way, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
@@ -81,7 +104,7 @@ def average(way: _Way, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     buffer, within, across = bucket.buffer(), way.units.within, way.units.across
     on_gpu = buffer.device.type == "cuda"
     future: torch.futures.Future[Tensor] = torch.futures.Future(devices=[buffer.device] if on_gpu else [])
-    with _beside_backward(buffer.device), traffic.named("backbone"):
+    with _beside_backward(way.stream), traffic.named("backbone"):
         count = len(buffer)
         padded = buffer.new_zeros(-(-count // within.size) * within.size, dtype=way.dtype)
         padded[:count] = buffer / (within.size * across.size)  # first, or fp16 sums could overflow
@@ -91,10 +114,9 @@ def average(way: _Way, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     return future
 
 
-def _beside_backward(device: torch.device) -> AbstractContextManager[Any]:
-    """A stream of its own for each bucket, so that neither the backward pass nor another bucket waits for it."""
-    if device.type != "cuda":
+def _beside_backward(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
+    """On a stream of its own, the backward pass does not wait for a bucket."""
+    if stream is None:
         return contextlib.nullcontext()
-    stream = torch.cuda.Stream(device)  # one of PyTorch's pool
-    stream.wait_stream(torch.cuda.current_stream(device))
+    stream.wait_stream(torch.cuda.current_stream())
     return torch.cuda.stream(stream)

@@ -83,13 +83,11 @@ class Lars(torch.optim.Optimizer):
         decay, trust = group["weight_decay"], group["trust"]
         w_norms, g_norms = torch._foreach_norm(weights), torch._foreach_norm(gradients)
         moves = torch._foreach_add(gradients, weights, alpha=decay)
-        rates = []
-        for weight, w_norm, g_norm in zip(weights, w_norms, g_norms, strict=True):
-            rate = trust * w_norm / (g_norm + decay * w_norm)
-            # A layer of zeros, or without gradient, has no scale of its own.
-            whole = weight.ndim < 2 or (w_norm == 0) | (g_norm == 0)
-            rates.append(torch.where(torch.as_tensor(whole, device=rate.device), 1.0, rate))
-        torch._foreach_mul_(moves, rates)
+        for weight, move, w_norm, g_norm in zip(weights, moves, w_norms, g_norms, strict=True):
+            if weight.ndim > 1:
+                rate = trust * w_norm / (g_norm + decay * w_norm)
+                # A layer of zeros, or without gradient, has no scale of its own.
+                move.mul_(torch.where((w_norm == 0) | (g_norm == 0), 1.0, rate))
         moves = torch._foreach_mul(moves, group["lr"])
         torch._foreach_add_(moves, momenta, alpha=group["momentum"])
         found_inf = getattr(self, "found_inf", None)

@@ -1,5 +1,6 @@
 """How far a run is: the scalars that a checkpoint restores."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,13 +43,24 @@ class Progress:
         for seconds in (progress.seconds, progress.evaluation_seconds):
             if not (isinstance(seconds, float) and 0 <= seconds < 1e12):
                 raise ValueError(f"its training time is {seconds!r}")
+        if "best_score" not in state and progress.evaluation is not None:  # of a version that did not keep it
+            progress.best_score, progress.best_step = progress.evaluation.score, progress.evaluated_at
+        for number in (progress.loss, progress.best_score):
+            if number is not None and not isinstance(number, float):
+                raise ValueError(f"its loss or best score is {number!r}")
+        if type(progress.best_step) is not int:
+            raise ValueError(f"its best step is {progress.best_step!r}")
         return progress
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Note what was just found of the model as it is."""
         self.evaluation, self.evaluated_at = evaluation, self.step
         score = evaluation.score
-        if score is not None and (self.best_score is None or score > self.best_score):
+        if (
+            score is not None
+            and math.isfinite(score)
+            and (self.best_score is None or score > self.best_score)
+        ):
             self.best_score, self.best_step = score, self.step
 
     @property

@@ -55,6 +55,8 @@ class RunLog:
             )
             for message in ignored(job.config):
                 self.warn(message)
+            if job.steps.warmup >= job.steps.total > 1:
+                self.warn(f"the warm-up takes all {job.steps.total} steps; shorten it, or train longer")
 
     def __enter__(self) -> "RunLog":
         self._console.__enter__()

@@ -46,7 +46,8 @@ def keep_freed_memory() -> bool:
     """Have glibc keep what is freed for the next step, where this is glibc; returns whether it does.
 
     By default it gives every large block back to the kernel, which hands it out again page by page, each one cleared:
-    a third of the time of elementwise operations.
+    as much time as an elementwise operation on it takes. For good, and for the whole process, which then stays as
+    large as it once was.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -100,7 +101,7 @@ class Arithmetic:
         wanted = "tf32" if self.compute == "tf32" or self.tf32 else "ieee"
         known: Any = torch.backends
         backends = (known.cuda.matmul, known.cudnn.conv) if self.device.type == "cuda" else ()
-        # Shapes are the same in every step, so measuring the convolutions once pays.
+        # Few shapes come again and again, so measuring the convolutions once for each pays.
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         before = [backend.fp32_precision for backend in backends]
         for backend in backends:
@@ -110,6 +111,12 @@ class Arithmetic:
         finally:
             for backend, value in zip(backends, before, strict=True):
                 backend.fp32_precision = value
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """For a pass of the backbone on its own: both of the above."""
+        with self.active(), self.autocast():
+            yield
 
 
 def pick_arithmetic(

@@ -117,6 +117,6 @@ def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) 
 def _load(module: nn.Module, stored: Checkpoint, part: str) -> None:
     try:
         module.load_state_dict(averaged_or_last(stored)[part])
-    except (KeyError, RuntimeError, TypeError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{stored.path}: checkpoint of another model ({part}: {reason})") from None

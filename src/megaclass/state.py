@@ -74,7 +74,7 @@ def restore(job: Job, path: Path) -> Progress:
             else:  # the run had none until now
                 job.average.restart()
         return Progress.from_state(stored.state["progress"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
         reason = str(error).strip().splitlines()[0]

@@ -23,7 +23,7 @@ from megaclass.errors import UserError
 from megaclass.progress import Progress
 from megaclass.rundir import RunDirectory, choose
 from megaclass.runlog import RunLog
-from megaclass.runtime import seed_step, use_deterministic_kernels, use_threads
+from megaclass.runtime import keep_freed_memory, seed_step, use_deterministic_kernels, use_threads
 from megaclass.state import agree_on_norms, restore, save
 
 
@@ -229,6 +229,8 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
     directory = distributed.on_main_rank(lambda: choose(config, resume))
     latest = distributed.on_main_rank(lambda: checkpoint.latest(directory.checkpoints)) if resume else None
     threads = use_threads(config.run.threads)
+    if config.speed.keep_memory and world.device.type == "cpu":
+        keep_freed_memory()
     if config.run.deterministic:
         use_deterministic_kernels()
     # A checkpoint brings the weights: those that the run once started from may be gone.

@@ -54,6 +54,24 @@ def curve(folder, overlap, accumulation, poisoned_step):
     return losses, order, job.head.centres()[:1]
 
 
+def half_a_step(folder):
+    """Whether centres and backbone moved in a step of finite loss whose gradient of the backbone is not finite."""
+    config = tiny.config(folder, speed={"overlap_head": True})
+    job = build_job(config, World(distributed.rank(), distributed.world_size(), torch.device("cpu")))
+    first = next(iter(job.backbone.parameters()))
+    first.register_hook(lambda grad: torch.full_like(grad, torch.nan))
+    before = first.detach().clone(), job.head.centres()
+    batch = next(iter(job.loader.steps(0, 1)))
+    outcome = training.train_step(job, batch, 0, training.NormBuffers(job.backbone))
+    assert outcome.loss.isfinite() and outcome.skipped
+    return not torch.equal(job.head.centres(), before[1]), not torch.equal(first, before[0])
+
+
+def test_the_centres_alone_move_where_only_the_backbone_s_gradient_is_not_finite(tmp_path):
+    tiny.write_records(tmp_path / "records")
+    assert run_ranks(2, half_a_step, tmp_path) == [(True, False)] * 2
+
+
 CASES = [(1, None), (2, 2)]  # micro-batches, and the step whose images are no numbers
 
 

@@ -49,6 +49,8 @@ def test_the_weights_come_back_to_the_bit_even_after_an_error():
         assert not torch.equal(module[0].weight, before["0.weight"])
         raise RuntimeError("stop")
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    with average.in_place():  # it is still the first weights
+        assert torch.equal(module[0].weight, network()[0].weight)
 
 
 def test_a_stored_average_goes_on():

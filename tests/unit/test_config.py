@@ -4,7 +4,7 @@ import dataclasses
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megaclass.config import (
@@ -216,7 +216,14 @@ def test_a_recipe_is_found_by_name_or_path(tmp_path):
 
 
 def test_a_mistake_in_a_recipe_names_the_file(tmp_path):
-    for number, content in enumerate((b"[optim]\nlrr = 1\n", b"[optim\n", b"\xff")):
+    digits = b"1" + 400 * b"0"
+    contents = [b"[optim]\nlrr = 1\n", b"[optim\n", b"\xff", b"x = " + 20_000 * b"[", b"x = 1" + 5_000 * b"0"]
+    contents += [
+        b"[optim]\nlr = " + digits,
+        b"[schedule]\nsamples = " + digits,
+        b"[schedule]\nepochs = 1e308",
+    ]
+    for number, content in enumerate(contents):
         path = tmp_path / f"{number}.toml"
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"^{path}: "):
@@ -241,11 +248,13 @@ def configurations(draw):
         if field.type in kinds and not field.metadata["choices"]:
             tree.setdefault(section, {})[name] = draw(kinds[field.type])
     tree["schedule"] |= {"epochs": 1.5, "warmup_epochs": draw(st.floats(0, 1.5))}
-    tree["model"] |= {"checkpoint_stages": draw(st.lists(st.integers(1, 4).map(float)))}
+    tree["model"] |= {"checkpoint_stages": draw(st.lists(st.integers(1, 4).map(float), min_size=1))}
     tree["augment"] |= {"mixup": 0.0}
+    tree["speed"] |= {"cuda_graphs": False}  # asks for others to be off
     return from_mapping(tree)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a hundred and twenty fields
 @given(configurations(), st.booleans(), st.booleans())
 def test_a_file_gives_back_the_configuration(config, only_changed, docs):
     text = to_toml(config, only_changed=only_changed, docs=docs)

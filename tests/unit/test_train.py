@@ -186,20 +186,27 @@ def test_a_backbone_of_one_size_takes_no_other(tmp_path, key, value):
 
 @pytest.mark.parametrize("how", ["blocks", "whole"])
 def test_a_compiled_backbone_computes_the_same(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(
-        compilation, "BACKEND", "eager"
-    )  # tracing is what can go wrong here, not a C++ compiler
+    graphs = []
+
+    def counted(graph, inputs):  # tracing is what can go wrong here, not a C++ compiler
+        graphs.append(torch.is_grad_enabled())
+        return graph.forward
+
     sections = {
         "model": {"name": "iresnet18", "width": 16, "checkpoint_stages": [2.0]},
         "data": {"image_size": 16},
         "schedule": {"steps": 2},
+        "evaluate": {"task": "verification", "path": str(tmp_path / "records"), "pairs": 40, "every": 1},
     }
     sections["model"]["checkpoint_activations"] = how == "blocks"
-    tiny.write_records(tmp_path / "records")
+    tiny.write_records(tmp_path / "records", classes=24)
     plain = losses(tmp_path, **sections)
     shutil.rmtree(tmp_path / "run")
+    monkeypatch.setattr(compilation, "BACKEND", counted)
     compiled = losses(tmp_path, **sections, speed={"compile": how})
     assert compiled == pytest.approx(plain, rel=1e-4)
+    # Two kinds of blocks in each of the stages; and an evaluation compiles nothing.
+    assert len(graphs) in {"whole": (1,), "blocks": range(5, 12)}[how] and all(graphs)
     names = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints")).state["backbone"]
     assert "layer1.0.conv1.weight" in names
 

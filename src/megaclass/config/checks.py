@@ -48,18 +48,17 @@ def _check_together(config: Config) -> None:
             f"data.global_batch_size: {data.global_batch_size} is not a multiple of "
             f"data.accumulation {data.accumulation}"
         )
+    for key, size in (("data.start_size", data.start_size), ("evaluate.image_size", evaluate.image_size)):
+        if 0 < size < 8:
+            raise UserError(f"{key}: {size} is below 8; 0 leaves it out")
     if data.start_size > data.image_size:
         raise UserError(f"data.start_size: {data.start_size} is above data.image_size {data.image_size}")
     if data.start_size and data.loader == "dali":
         raise UserError("data.start_size: the images of data.loader 'dali' have one size; use 'threads'")
-    if data.start_size and config.speed.cuda_graphs:
-        raise UserError("data.start_size: images of several sizes do not go with speed.cuda_graphs")
-    if config.model.checkpoint_activations and config.speed.compile == "whole":
-        raise UserError(
-            "speed.compile: 'whole' does not go with model.checkpoint_activations; compile 'blocks', or neither"
-        )
-    if any(stage != int(stage) for stage in config.model.checkpoint_stages):
-        raise UserError(f"model.checkpoint_stages: {config.model.checkpoint_stages} are not whole numbers")
+    _check_speed(config)
+    stages = config.model.checkpoint_stages
+    if not stages or any(stage != int(stage) for stage in stages):
+        raise UserError(f"model.checkpoint_stages: {stages} are not one or more whole numbers")
     if 0 < schedule.epochs < schedule.warmup_epochs and not (schedule.steps or schedule.samples):
         raise UserError(
             f"schedule.warmup_epochs: {schedule.warmup_epochs:g} are more than schedule.epochs {schedule.epochs:g}"
@@ -83,6 +82,30 @@ def _check_together(config: Config) -> None:
     if evaluate.pairs < 2 * evaluate.folds:
         raise UserError(
             f"evaluate.pairs: {evaluate.pairs} cannot fill evaluate.folds {evaluate.folds} with two each"
+        )
+
+
+def _check_speed(config: Config) -> None:
+    """UserError for ways of being fast that do not go together."""
+    speed, recomputes = config.speed, config.model.checkpoint_activations
+    if recomputes and speed.compile == "whole":
+        raise UserError(
+            "speed.compile: 'whole' does not go with model.checkpoint_activations; compile 'blocks', or neither"
+        )
+    if speed.cuda_graphs:
+        against = {
+            "data.start_size": config.data.start_size > 0,
+            "data.accumulation above 1": config.data.accumulation > 1,
+            "model.sync_norm": config.model.sync_norm,
+            "model.checkpoint_activations": recomputes,
+            "speed.compile 'whole'": speed.compile == "whole",
+        }
+        if named := [name for name, holds in against.items() if holds]:
+            raise UserError(f"speed.cuda_graphs: does not go with {', '.join(named)}; leave one out")
+    if speed.overlap_head and config.precision.compute == "fp16":
+        raise UserError(
+            "speed.overlap_head: not with precision.compute 'fp16', where steps that only look for the loss scale "
+            "would move the centres; use bf16"
         )
 
 

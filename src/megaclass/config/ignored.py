@@ -43,6 +43,7 @@ def ignored(config: Config) -> list[str]:
         (c.optim.lr_batch_size == 0, "optim.lr_batch_size 0", ["optim.lr_scaling"]),
         (c.optim.name != "lars", f"optim.name {c.optim.name!r}", ["optim.trust"]),
         (not c.model.checkpoint_activations, "model.checkpoint_activations false", ["model.checkpoint_stages"]),
+        (c.head.kind == "linear", "head.kind 'linear'", ["speed.overlap_head"]),
         (c.head.parallelism == "data", "head.parallelism 'data'", ["head.shard_group"]),
         (source == "synthetic", "data.source 'synthetic'",
          ["data.path", "data.orientations", "data.on_error", "data.workers", "data.loader", *augmenting]),

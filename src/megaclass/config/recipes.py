@@ -80,8 +80,13 @@ def _embedded() -> dict[str, tuple[Path, str]]:
 def _read(path: Path) -> Tree:
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # numbers of 5,000 digits and 20,000 brackets are none of TOML's errors
         raise UserError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     variants = tree.get("variants", {})
     if not (isinstance(variants, dict) and all(isinstance(v, dict) for v in variants.values())):
         raise UserError(

@@ -223,14 +223,14 @@ class Optim:
 class Schedule:
     """How long, and the learning rate on the way."""
 
-    epochs: float = option(20.0, "passes over the training set", low=0)
-    samples: int = option(0, "images, instead of epochs, where above 0", low=0)
+    epochs: float = option(20.0, "passes over the training set", low=0, high=1e6)
+    samples: int = option(0, "images, instead of epochs, where above 0", low=0, high=10**15)
     steps: int = option(0, "optimizer steps, instead of epochs or samples, where above 0", low=0)
     kind: str = option("polynomial", "decay after the warm-up",
                        choices=("constant", "polynomial", "cosine", "multistep"))  # fmt: skip
     warmup: float = option(0.0, "linear warm-up, as a fraction of the run", low=0, high=1)
     warmup_epochs: float = option(
-        0.0, "linear warm-up in epochs, instead of a fraction, where above 0", low=0
+        0.0, "linear warm-up in epochs, instead of a fraction, where above 0", low=0, high=1e6
     )
     power: float = option(
         1.0, "polynomial: power of the decay; 1, a straight line, is arcface_torch's", low=0.01
@@ -255,19 +255,23 @@ class Precision:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What changes how fast the same result comes. docs/performance.md says where each one wins."""
+    """What a step costs: the same numbers sooner, but for compression. docs/performance.md says where each one wins."""
 
     compile: str = option(
         "auto",
-        "torch.compile the backbone block by block, or whole; auto: blocks on CUDA where Triton works, else none",
+        "torch.compile the backbone by blocks, or whole; auto: blocks on CUDA where it works, for images of one size",
         choices=("auto", "none", "blocks", "whole"),
     )
     cuda_graphs: bool = option(False, "CUDA: replay the backbone's kernels as one graph, for small batches")
-    keep_memory: bool = option(True, "CPU: keep freed memory for the next step (glibc)")
+    keep_memory: bool = option(
+        True, "CPU: keep freed memory for the next step (glibc); the process stays as large as it once was"
+    )
     overlap_head: bool = option(
         False, "several ranks: update the class centres while the backbone's last gradients travel"
     )
-    bucket_mb: float = option(25.0, "several ranks: gradients that travel together, MB", low=0.1)
+    bucket_mb: float = option(
+        0.0, "several ranks: gradients that travel together, MB; 0: as PyTorch has it, 1 and then 25", low=0
+    )
     gradient_reduce: str = option("flat", "over all ranks at once, or within nodes first, then between them",
                                   choices=("flat", "hierarchical"))  # fmt: skip
     gradient_compression: str = option("none", "of the backbone's gradients as they travel",
@@ -281,7 +285,9 @@ class Evaluate:
     task: str = option("verification", "what to measure", choices=("none", "verification", "classification"))
     path: str = option("", "data set to evaluate on, or .bin files with ':' between; glyphs make their own")
     every: int = option(0, "steps between evaluations; 0: only at the end", low=0)
-    every_epochs: float = option(0.0, "epochs between evaluations, instead of steps, where above 0", low=0)
+    every_epochs: float = option(
+        0.0, "epochs between evaluations, instead of steps, where above 0", low=0, high=1e6
+    )
     batch_size: int = option(256, "images per evaluation batch and rank", low=1)
     flip: bool = option(False, "verification: add the embedding of the mirrored image (faces)")
     pairs: int = option(6000, "verification: pairs drawn, half of them the same identity", low=20)

@@ -22,6 +22,7 @@ from megaclass.distributed import World
 from megaclass.heads.engine import TorchEngine
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.permutation import derive_key
+from megaclass.runtime import keep_freed_memory
 from megaclass.train import NormBuffers, set_learning_rate, train_step
 
 
@@ -33,8 +34,11 @@ class Training:
         self._others = OtherRanks(case, world.device)
         if case.simulate_ranks > 1:
             world = World(0, case.simulate_ranks, world.device)
+        config = config_of(case)
+        if config.speed.keep_memory and world.device.type == "cpu":
+            keep_freed_memory()
         with self._ranks():
-            self._job = build_job(config_of(case), world, say=lambda line: print(line, file=sys.stderr))
+            self._job = build_job(config, world, say=lambda line: print(line, file=sys.stderr))
         self._norms = NormBuffers(self._job.backbone)
         self._job.model.train()
         self._clock = device_clock(world.device)

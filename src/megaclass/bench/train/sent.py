@@ -11,6 +11,7 @@ from megaclass.traffic import Sent, Traffic
 BACKBONE = "backbone"
 _COMPRESSED = {"fp16": 2, "bf16": 2}  # bytes of an element; low-rank compression counts in full
 _MIB = 2**20
+_DEFAULT_BUCKET_MB = 25.0  # of PyTorch, after a first one of 1 MB
 
 
 def sent_in_step(traffic: Traffic, steps: int, job: Job, ranks: int) -> dict[str, float]:
@@ -35,7 +36,7 @@ def _averaged(job: Job, ranks: int) -> Sent:
     for part in parts:
         trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
         whole = trained * _COMPRESSED.get(speed.gradient_compression, 4)
-        buckets = max(1, math.ceil(trained * 4 / (speed.bucket_mb * _MIB)))
+        buckets = max(1, math.ceil(trained * 4 / ((speed.bucket_mb or _DEFAULT_BUCKET_MB) * _MIB)))
         for _ in range(buckets):
             sent.add("all_reduce", whole / buckets, ranks)
     return sent

@@ -20,6 +20,10 @@ from typing import IO, Any
 import megaclass
 
 WORKER = (sys.executable, "-P", "-m", "megaclass.bench.worker")
+# What torchrun tells a rank of its place: a process that is alone, or is told anew, must not inherit it.
+TORCHRUN_VARIABLES = (
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
 _GRACE_S = 5.0  # from the end of a process's output to its own
 
 
@@ -158,14 +162,14 @@ def _start(
 def _ranks_environment(world_size: int) -> dict[str, str | None]:
     """What torchrun would set; for a process that is alone, whatever is there of it is taken away."""
     if world_size == 1:
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        return dict.fromkeys(names)
+        return dict.fromkeys(TORCHRUN_VARIABLES)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return {
         "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": str(world_size),
+        "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }

@@ -28,13 +28,17 @@ def copy_bytes_per_second(device: torch.device) -> float:
 
 def product_ms(precision: str, side: int, device: torch.device) -> float:
     """A square product with operands of ``precision``, in its fastest form on this device."""
-    dtype = torch.float32
-    if device.type == "cuda" and precision in ("bf16", "fp16"):
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-        precision = "fp32"  # a product of 16-bit operands needs no flag
+    forms = [(torch.float32, precision)]
+    if precision in ("bf16", "fp16"):
+        half = torch.bfloat16 if precision == "bf16" else torch.float16
+        # A product of 16-bit operands needs no flag. On a CPU the head's are of fp32 ones that oneDNN may round.
+        forms = [(half, "fp32"), *(forms if device.type == "cpu" else [])]
+    return min(_product_ms(dtype, flag, side, device) for dtype, flag in forms)
+
+
+def _product_ms(dtype: torch.dtype, precision: str, side: int, device: torch.device) -> float:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    # On a CPU the head's bf16 products are fp32 ones that oneDNN may round: so is the limit.
     with Products(precision, device).active():
         return _best_ms(lambda: torch.mm(a, b, out=out), device)
 

@@ -57,7 +57,9 @@ def _typed(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and number and not (isinstance(value, int) and abs(value) >> 1023):  # those are no floats
+    if (
+        kind is float and number and not (isinstance(value, int) and abs(value) >> 1023)
+    ):  # those are no floats
         return float(value)
     if kind == list[float] and isinstance(value, list):
         return [_convert(key, v, float) for v in value]

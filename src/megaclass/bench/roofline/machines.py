@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 
 from megaclass.bench import limits
-from megaclass.bench.timing import Stopwatch
 from megaclass.errors import UserError, lookup
 
 TRIES = 5  # a peak is what the machine can do undisturbed
@@ -54,21 +53,8 @@ def measured(precisions: Iterable[str], device: torch.device) -> Peaks:
     """The peaks of this machine: the fastest of several large products, and of several large copies."""
     side = 8192 if device.type == "cuda" else 2048
     flops = {
-        name: 2 * side**3 / min(_product_ms(name, side, device) for _ in range(TRIES)) * 1000
+        name: 2 * side**3 / min(limits.product_ms(name, side, device) for _ in range(TRIES)) * 1000
         for name in dict.fromkeys(precisions)
     }
     bandwidth = max(limits.copy_bytes_per_second(device) for _ in range(TRIES))
     return Peaks("here", flops, bandwidth, "large products and copies, measured", measured=True)
-
-
-def _product_ms(precision: str, side: int, device: torch.device) -> float:
-    """Of operands as autocast gives them to a layer; where a CPU is faster with fp32 ones that it rounds, of those."""
-    found = limits.product_ms(precision, side, device)
-    if device.type != "cuda" and precision in ("bf16", "fp16"):
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-        a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
-        out, watch = torch.empty_like(a), Stopwatch(device)
-        found = min(
-            found, *(watch.time_ms(lambda: torch.mm(a, b, out=out))[0] for _ in range(limits.REPEATS))
-        )
-    return found

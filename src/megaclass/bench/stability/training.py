@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 
 import megaclass
+from megaclass.bench.crew import TORCHRUN_VARIABLES
 from megaclass.bench.stability.study import Study
 from megaclass.rundir import RunDirectory
 
 _LOOK_S = 0.5  # between two looks at how far it is
 _GRACE_S = 45.0  # torchrun gives its workers 30 of them
-_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 Told = Callable[[int, int | None], None]
 """Takes the step that a training is at, and how many there will be, once that is known."""
@@ -77,7 +77,7 @@ def _begun(run: RunDirectory) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name not in _RANK}
+    environment = {name: value for name, value in os.environ.items() if name not in TORCHRUN_VARIABLES}
     source = str(Path(megaclass.__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, environment.get("PYTHONPATH")]))
     return environment | {"PYTHONUNBUFFERED": "1"}  # what it says is in the log when it says it

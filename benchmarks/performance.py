@@ -14,6 +14,7 @@ from megaclass.bench.roofline.bound import bound
 from megaclass.bench.roofline.machines import MACHINES, Peaks
 from megaclass.bench.roofline.plan import config_of
 from megaclass.bench.roofline.reached import Reached, reached
+from megaclass.config import options
 from megaclass.report.page.casecolumns import differing_settings
 from megaclass.report.page.company import spread, times_as_fast
 from megaclass.report.page.words import short
@@ -133,9 +134,21 @@ def no_help(rows: Sequence[Row]) -> str:
     lines = []
     for base, row, changed in ablated(rows):
         ratio = times_as_fast(row, base) if row.status == "ok" else None
-        if ratio and ratio.low <= 1:
+        if ratio and ratio.low <= 1 and not _switched_off(row, base):
             lines.append(f"- `{changed}`: {ratio} times as fast; {case_text(base)}")
     return "\n".join(lines) or ("None of them." if any(ablated(rows)) else NONE_YET)
+
+
+def _switched_off(row: Row, base: Row) -> bool:
+    """Whether all that the row changes is what the defaults have on, or brings a default back."""
+    defaults = {key: field.default for key, field in options().items()}
+    changed = differing_settings([base.case, row.case])
+    return all(
+        row.case["settings"][key] == defaults[key]
+        or defaults[key] is True
+        or row.case["settings"][key] == "none"
+        for key in changed
+    )
 
 
 def beside(rows: Sequence[Row]) -> str:

@@ -225,7 +225,10 @@ def _glyph_set(config: Config, say: Callable[[str], None]) -> Path:
 
 def _training_set(config: Config, glyph_set: Path | None) -> Dataset:
     path = glyph_set / "train" if glyph_set else Path(config.data.path)
-    dataset = open_dataset(path)
+    try:
+        dataset = open_dataset(path)
+    except UserError as error:
+        raise UserError(f"data.path: {error}") from None
     wanted = config.data.num_classes
     if wanted and wanted != dataset.num_classes:
         raise UserError(

@@ -9,6 +9,7 @@ Shapes: B = rows of one rank, G = rows of all ranks of a group.
 
 import contextlib
 import datetime
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -299,6 +300,8 @@ def started(device_name: str = "auto", timeout_s: float = 600.0, heartbeat_s: fl
         raise LostRankError(f"rank {rank()} stops, since another rank has left or hangs") from error
     finally:
         _node_groupings.clear()
+        # DistributedDataParallel is a cycle, and would keep the group, whose threads must not outlive Python.
+        gc.collect()
         dist.destroy_process_group()
 
 

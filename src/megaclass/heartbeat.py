@@ -42,9 +42,8 @@ def heartbeat(meeting: Meeting, silence_s: float) -> Iterator[None]:
         yield
     finally:
         watch.left.set()
-        for (
-            thread
-        ) in threads:  # one that came back from the store after the end of Python would abort the process
+        # One that came back from the store after the end of Python would abort the process.
+        for thread in threads:
             thread.join(_LEAVE_S)
 
 

@@ -1,5 +1,6 @@
 """What of a job a checkpoint holds, and how it comes back. See :mod:`megaclass.checkpoint` for the format."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from megaclass.heads.storage import Rows
 from megaclass.models.norm import average_norm_buffers
 from megaclass.optim import restore_optimizer
 from megaclass.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def save(job: Job, progress: Progress, root: Path) -> Path:
@@ -71,8 +74,15 @@ def restore(job: Job, path: Path) -> Progress:
         if job.average is not None:
             if "ema" in stored.state:
                 job.average.load_state_dict(stored.state["ema"])
-            else:  # the run had none until now
+            else:
+                logger.warning(
+                    "optim.ema_decay: the run had no average until now, it starts at step %d", stored.step
+                )
                 job.average.restart()
+        elif "ema" in stored.state:
+            logger.warning(
+                "optim.ema_decay 0: the average of the run so far is dropped, and its best score was that one's"
+            )
         return Progress.from_state(stored.state["progress"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):

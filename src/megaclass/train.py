@@ -258,6 +258,8 @@ def _without_start_weights(config: Config) -> Config:
 def _greeting(job: Job, directory: RunDirectory, progress: Progress, threads: int) -> str:
     config = job.config
     start = f"continuing at step {progress.step} of" if progress.step else "training for"
+    if progress.step >= job.total_steps:
+        start = f"finished already, at step {progress.step} of"
     return (
         f"{config.recipe}: {start} {job.total_steps} steps, {job.num_classes:,} classes, "
         f"global batch {config.data.global_batch_size}, {config.model.name} in {job.arithmetic.compute}, "

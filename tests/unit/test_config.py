@@ -196,6 +196,16 @@ def test_a_variant_differs_from_its_file_in_what_it_says(tmp_path):
     plain, fast = load_recipe(str(mine)), load_recipe(f"{mine}:fast")
     assert (plain.recipe, plain.optim.lr) == ("mine", 0.25)
     assert (fast.recipe, fast.description, fast.optim.lr, fast.optim.momentum) == ("mine_fast", "F", 1.0, 0.8)
+    # What is at odds may still be set right on the command line, and a variant is read where it is not asked for.
+    mine.write_text('[data]\nsource = "folder"\n[variants.fast.optim]\nlr = 1\n')
+    with pytest.raises(UserError, match=r"data\.path: needed"):
+        load_recipe(f"{mine}:fast")
+    partly = load_recipe(f"{mine}:fast", complete=False)
+    assert from_mapping({"data": {"path": "x"}, "evaluate": {"task": "none"}}, partly).optim.lr == 1.0
+    mine.write_text("[variants.fast.modle]\nname = 1\n")
+    with pytest.raises(UserError, match=r"variant fast.: unknown section 'modle' .did you mean 'model'"):
+        load_recipe(str(mine))
+    mine.write_text("[variants.fast.optim]\nlr = 1\n")
     with pytest.raises(UserError, match=f"^{mine}: no variant 'fats' .did you mean 'fast'"):
         load_recipe(f"{mine}:fats")
     for content, reason in (

@@ -335,6 +335,14 @@ def test_the_document_says_what_the_recipes_hold():
     assert counted == len(PUBLISHED) + 14
 
 
+def test_the_example_of_the_document_is_a_recipe(tmp_path):
+    (example,) = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    path = tmp_path / "products.toml"
+    path.write_text(example)
+    assert load_recipe(str(path)).model.name == "iresnet50"
+    assert load_recipe(f"{path}:large").model.name == "iresnet100"
+
+
 def test_the_list_of_recipes_names_each_file_once_and_fits_a_screen(capsys):
     main(["recipes"])
     short = capsys.readouterr().out

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from megaclass.config import RECIPES, Config, Model, find_recipe, from_mapping, load_recipe
+from megaclass.config import Config, Model, find_recipe, from_mapping, load_recipe
 from megaclass.errors import lookup
 from megaclass.models.registry import BACKBONES
 
@@ -24,10 +24,9 @@ SYNTHETIC = "synthetic"  # as data: noise, made on the device or in memory
 
 def recipe_digest(name: str) -> dict[str, str]:
     """What tells two versions of a recipe file apart, for a row; embedded recipes belong to the source revision."""
-    path = find_recipe(name)
-    if path.parent == RECIPES:
+    if ".toml" not in name:
         return {}
-    return {"recipe_digest": hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
+    return {"recipe_digest": hashlib.sha256(find_recipe(name).read_bytes()).hexdigest()[:12]}
 
 
 def recipe_of(name: str, backbone: str) -> Config:

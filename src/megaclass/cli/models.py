@@ -73,7 +73,9 @@ def show(words: list[str]) -> None:
     )
     parser.add_argument("recipe", type=str, help="name of a recipe or a .toml file")
     parser.add_argument("--all", action="store_true", help="every setting, with what it means")
-    config, options = configured(parser, words, lambda options, _: load_recipe(options.recipe))
+    config, options = configured(
+        parser, words, lambda options, _: load_recipe(options.recipe, complete=False)
+    )
     print(to_toml(config, only_changed=not options.all, docs=options.all), end="")
 
 
@@ -123,9 +125,9 @@ def evaluate(words: list[str]) -> None:
 
 def _recipe_or_stored(options: Any, given: Given) -> Config:
     """The recipe; on a resume the settings that the run was started with, so that they need not be repeated."""
-    config = load_recipe(options.recipe)
+    config = load_recipe(options.recipe, complete=False)
     if options.resume:
-        directory = choose(from_mapping(given, config), resume=True)
+        directory = choose(from_mapping(given, config, complete=False), resume=True)
         if directory.config.is_file():
             stored = load_recipe(str(directory.config))
             return replace(

@@ -7,8 +7,8 @@ from megaclass.config.sections import Augment, Config, options
 from megaclass.errors import UserError, near_match
 
 
-def check(config: Config) -> None:
-    """UserError for the first value outside its limits, or at odds with another."""
+def check(config: Config, together: bool = True) -> None:
+    """UserError for the first value outside its limits, or, ``together``, at odds with another."""
     for key, f in options().items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
@@ -26,7 +26,8 @@ def check(config: Config) -> None:
                 raise UserError(f"{key}: {number!r} is above {high}")
         if f.metadata["interval"] and (len(value) != 2 or value[0] > value[1]):
             raise UserError(f"{key}: {value!r} is not a lowest and a highest number")
-    _check_together(config)
+    if together:
+        _check_together(config)
 
 
 def _check_together(config: Config) -> None:

@@ -9,8 +9,9 @@ from megaclass.config.sections import SECTIONS, Config, options
 from megaclass.errors import UserError, near_match
 
 
-def from_mapping(tree: Mapping[str, Any], base: Config | None = None) -> Config:
-    """``base`` (the defaults) with the nested mapping's values put in, checked."""
+def from_mapping(tree: Mapping[str, Any], base: Config | None = None, *, complete: bool = True) -> Config:
+    """``base`` (the defaults) with the nested mapping's values put in, checked. Not ``complete``: more is to come, so
+    values are not held against one another yet."""
     base = base or Config()
     top: dict[str, Any] = {}
     for name, value in tree.items():
@@ -26,7 +27,7 @@ def from_mapping(tree: Mapping[str, Any], base: Config | None = None) -> Config:
             known = [*SECTIONS, "recipe", "description"]
             raise UserError(f"unknown section {name!r}{near_match(name, known)}")
     config = dataclasses.replace(base, **top)
-    check(config)
+    check(config, together=complete)
     return config
 
 

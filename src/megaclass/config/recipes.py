@@ -28,24 +28,26 @@ def find_recipe(name: str) -> Path:
     return _located(name)[0]
 
 
-def load_recipe(name: str) -> Config:
-    """Read and check a recipe. UserError names the file and the key that is wrong.
+def load_recipe(name: str, *, complete: bool = True) -> Config:
+    """Read and check a recipe, every variant of its file included. UserError names the file and the key that is wrong.
 
-    name: an embedded recipe, ``FILE.toml``, or ``FILE.toml:VARIANT``.
+    name: an embedded recipe, ``FILE.toml``, or ``FILE.toml:VARIANT``. Not ``complete``: as for ``from_mapping``.
     """
     path, variant = _located(name)
     tree = _read(path)
     variants = tree.pop("variants", {})
+    at = ""
     try:
-        base = from_mapping({"recipe": path.stem} | tree)
-        if not variant:
-            return base
-        if variant not in variants:
+        base = from_mapping({"recipe": path.stem} | tree, complete=complete and not variant)
+        if variant and variant not in variants:
             raise UserError(f"no variant {variant!r}{near_match(variant, list(variants))}")
-        return from_mapping({"recipe": f"{path.stem}_{variant}"} | variants[variant], base)
+        found = {"": base}
+        for at, changes in variants.items():
+            labels = {"recipe": f"{path.stem}_{at}"}
+            found[at] = from_mapping(labels | changes, base, complete=complete and at == variant)
+        return found[variant]
     except UserError as error:
-        where = f" (variant {variant})" if variant in variants else ""
-        raise UserError(f"{path}{where}: {error}") from None
+        raise UserError(f"{path}{f' (variant {at})' if at else ''}: {error}") from None
 
 
 def _located(name: str) -> tuple[Path, str]:

@@ -104,7 +104,7 @@ def stop(process, how):
 
 
 def test_a_study_that_is_killed_in_the_middle_goes_on(tmp_path, capsys):
-    sections = {"run": {"output": "", "checkpoint_every": 5}, "schedule": {"steps": 400}}
+    sections = {"run": {"output": "", "checkpoint_every": 5}, "schedule": {"steps": 150}}
     words = [tiny.recipe(tmp_path, **sections), "--seeds", "2", "--output", "study"]
     first, second = tmp_path / "study" / "seed-0", tmp_path / "study" / "seed-1"
 

@@ -156,7 +156,7 @@ def busy(processes):
 
 def test_ctrl_c_and_the_same_command_again_goes_on(tmp_path):
     path = tmp_path / "rows.jsonl"
-    words = [*SMALL, "--seed", "0", "--sample-rate", "1,0.5", "-i", "300", "--output", str(path)]
+    words = [*SMALL, "--seed", "0", "--sample-rate", "1,0.5", "-i", "20", "--output", str(path)]
     command = [sys.executable, "-P", "-m", "megaclass", "bench", "train", *words]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": SOURCE}

@@ -15,12 +15,14 @@ from megaclass.bench.roofline.machines import MACHINES, Peaks
 from megaclass.bench.roofline.plan import config_of
 from megaclass.bench.roofline.reached import Reached, reached
 from megaclass.config import options
+from megaclass.report.compare import OURS
 from megaclass.report.page.casecolumns import differing_settings
 from megaclass.report.page.company import spread, times_as_fast
-from megaclass.report.page.words import short
-from megaclass.report.roofline import Sheet, by_kind, by_stage, markdown, number, reached_sheet, speeds, title
+from megaclass.report.page.words import classes_text
+from megaclass.report.roofline import by_kind, by_stage, reached_sheet, speeds, title
 from megaclass.report.scaling import LINKS, weak_scaling
-from megaclass.rows import Row, read_rows
+from megaclass.report.texttable import TextTable, markdown, number
+from megaclass.rows import Row, held_mb, read_rows, setting_text
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
@@ -66,9 +68,7 @@ def headline(row: Row, rows: Sequence[Row]) -> str:
     case, found = row.case, row.environment
     what = f"{'training' if row.benchmark == 'train' else 'inference'} of {case['backbone']}, {case['image_size']} px"
     if case["num_classes"]:
-        what += f", {short(case['num_classes'])} classes"
-    if 0 < case.get("sample_rate", 0) < 1:
-        what += f" at rate {case['sample_rate']:g}"
+        what += f", {classes_text(case)}"
     batch = case.get("batch_size") or case["global_batch_size"]
     versions = f"PyTorch {found['pytorch']}" + (f", CUDA {found['cuda']}" if found.get("cuda") else "")
     one = part_reached(row, rows)
@@ -118,12 +118,12 @@ def ablation_tables(rows: Sequence[Row]) -> Iterator[str]:
             for key in differing_settings([base.case, *(row.case for _, row, _ in changes)])
         )
         head = ("changed", "step ms", "spread", "times as fast", "MiB", "n")
-        yield f"**{case_text(base)}**; as it is: {as_it_is}\n\n{markdown(Sheet('', head, lines))}"
+        yield f"**{case_text(base)}**; as it is: {as_it_is}\n\n{markdown(TextTable('', head, lines))}"
 
 
 def ablated(rows: Iterable[Row]) -> Iterator[tuple[Row, Row, str]]:
     """Of our rows that took turns and differ in their settings: the first, another, and what that changes."""
-    for base, *others in groups_of(row for row in rows if row.implementation == "megaclass"):
+    for base, *others in groups_of(row for row in rows if row.implementation == OURS):
         for row in others:
             if changed := differing_settings([base.case, row.case]):
                 yield base, row, " ".join(f"{key}={said(row, key)}" for key in changed)
@@ -155,15 +155,15 @@ def beside(rows: Sequence[Row]) -> str:
     """A table for each group of rows of several implementations that took turns."""
     tables = []
     for group in groups_of(rows):
-        mine = next((row for row in group if row.implementation == "megaclass"), None)
-        if mine is None or all(row.implementation == "megaclass" for row in group):
+        mine = next((row for row in group if row.implementation == OURS), None)
+        if mine is None or all(row.implementation == OURS for row in group):
             continue
         # How many times as fast as this line ours is.
         lines = [
             [row.implementation, row.case["precision"], *measured_cells(mine, row, of=row)] for row in group
         ]
         head = ("by", "type", "step ms", "spread", "ours is times as fast", "MiB", "n")
-        tables.append(f"**{case_text(mine)}**\n\n{markdown(Sheet('', head, lines, words=2))}")
+        tables.append(f"**{case_text(mine)}**\n\n{markdown(TextTable('', head, lines, words=2))}")
     return "\n\n".join(tables) or NONE_YET
 
 
@@ -173,7 +173,7 @@ def weak(rows: Sequence[Row]) -> str:
         [link.text, number(link.bytes_per_second / 1e9), number(link.latency_s * 1e6)]
         for link in LINKS.values()
     ]
-    prices = markdown(Sheet("", ("link", "GB/s each way", "µs a round, assumed"), links))
+    prices = markdown(TextTable("", ("link", "GB/s each way", "µs a round, assumed"), links))
     return "\n\n".join(
         [prices, *(f"**{sheet.title}**\n\n{markdown(sheet)}" for sheet in sheets)] + [NONE_YET] * (not sheets)
     )
@@ -194,7 +194,7 @@ def ours(rows: Iterable[Row]) -> list[Row]:
     return [
         row
         for row in rows
-        if row.status == "ok" and row.implementation == "megaclass" and row.benchmark in ("train", "infer")
+        if row.status == "ok" and row.implementation == OURS and row.benchmark in ("train", "infer")
     ]
 
 
@@ -213,9 +213,7 @@ def measured_cells(mine: Row, other: Row, of: Row | None = None) -> list[str]:
     if row.status != "ok":
         return [f"{row.status}: {row.reason}", "", "", "", ""]
     apart, ratio = spread(row), times_as_fast(mine, other) if mine is not other else None
-    memory = next(
-        (row.memory_mb[k] for k in ("reserved", "process") if row.memory_mb.get(k) is not None), None
-    )
+    memory = held_mb(row.memory_mb)
     return [
         number(row.step_ms["p50"]),
         "" if apart is None else f"{apart:.1%}",
@@ -227,15 +225,13 @@ def measured_cells(mine: Row, other: Row, of: Row | None = None) -> list[str]:
 
 def said(row: Row, key: str) -> str:
     """As a command line says it."""
-    value = row.case["settings"].get(key, "")
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return setting_text(row.case["settings"].get(key, ""))
 
 
 def case_text(row: Row) -> str:
     case = row.case
-    rate = f" at rate {case['sample_rate']:g}" if 0 < case["sample_rate"] < 1 else ""
     return (
-        f"{case['backbone']}, {case['image_size']} px, {short(case['num_classes'])} classes{rate}, batch "
+        f"{case['backbone']}, {case['image_size']} px, {classes_text(case)}, batch "
         f"{case['global_batch_size']:,}, {case['precision']}, {machine_of(row)}"
     )
 

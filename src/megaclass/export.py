@@ -16,6 +16,7 @@ from megaclass.config import Config, load_recipe
 from megaclass.errors import UserError
 from megaclass.rundir import RunDirectory
 from megaclass.scoring import find_checkpoint
+from megaclass.state import stored_rows
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -53,10 +54,7 @@ def _from_run(run_dir: Path, which: str) -> tuple[dict[str, Any], Rows, int, int
     def rows(name: str, start: int, stop: int) -> Tensor:
         if f"head/{name}" not in stored.sharded:  # row-wise storage keeps no momentum
             return torch.zeros(stop - start, dim)
-        values_ND = stored.rows(f"head/{name}", start, stop).float()
-        if stored.sharded[f"head/{name}"].dtype == torch.int8:
-            values_ND *= stored.rows(f"head/{name}_scale", start, stop)[:, None]
-        return values_ND
+        return stored_rows(stored, f"head/{name}", start, stop).fp32()
 
     step = stored.step
     shared = {

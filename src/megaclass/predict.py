@@ -30,10 +30,10 @@ from megaclass.distributed import World
 from megaclass.errors import UserError
 from megaclass.evaluation import ImageReader
 from megaclass.heads.linear import LinearHead
-from megaclass.heads.storage import Rows
 from megaclass.rundir import RunDirectory
 from megaclass.runtime import use_threads
 from megaclass.scoring import find_checkpoint, has_linear_head, trained_backbone, trained_head
+from megaclass.state import stored_rows
 
 # Of a margin head: so many images share one reading of the centres, of which so many are in memory at once.
 _PASS_IMAGES, _BLOCK_CENTRES = 4096, 8192
@@ -234,7 +234,8 @@ class Identities:
         labels_NK = torch.empty_like(best_NK, dtype=torch.int64)
         for start in range(0, self.num_classes, _BLOCK_CENTRES):
             stop = min(start + _BLOCK_CENTRES, self.num_classes)
-            centres_TD = F.normalize(self._centres(start, stop).to(embeddings_ND.device))
+            centres_TD = stored_rows(self.stored, "head/weight", start, stop).fp32()
+            centres_TD = F.normalize(centres_TD.to(embeddings_ND.device))
             cosines_NT = (embeddings_ND @ centres_TD.T).clamp_(-1, 1)
             # A centre that is not finite is near nothing.
             cosines_NT[:, ~centres_TD.isfinite().all(1)] = -torch.inf
@@ -244,12 +245,6 @@ class Identities:
             best_NK, kept_NK = best_NK.topk(min(self.top, stop))
             labels_NK = labels_NK.gather(1, kept_NK)
         return labels_NK.cpu(), best_NK.cpu()
-
-    def _centres(self, start: int, stop: int) -> Tensor:
-        name = "head/weight"
-        scaled = self.stored.sharded[name].dtype == torch.int8
-        scale_T = self.stored.rows(f"{name}_scale", start, stop) if scaled else None
-        return Rows(self.stored.rows(name, start, stop), scale_T).fp32()
 
 
 def _told(

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,18 @@ def _parse(line: bytes, where: str) -> Row:
         if kind in (dict, list, str) and not isinstance(getattr(row, name), kind):
             raise UserError(f"{where}: not a row of a benchmark: {name} is not a {kind.__name__}")
     return row
+
+
+def held_mb(memory_mb: Mapping[str, float | None]) -> float | None:
+    """What a reader wants to know of a row's memory: what PyTorch holds of a device, else that of the process."""
+    return next(
+        (memory_mb[name] for name in ("reserved", "process") if memory_mb.get(name) is not None), None
+    )
+
+
+def setting_text(value: Any) -> str:
+    """The value of a setting as a command line says it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _finite(value: Any) -> Any:

@@ -117,13 +117,14 @@ def _restore_rows(stored: Checkpoint, name: str, start: int, stop: int, table: R
         if table.scale is not None:
             stored.rows(f"{name}_scale", start, stop, out=table.scale)
         return
-    has_scale = entry.dtype == torch.int8
+    table.fill(start, lambda first, last: stored_rows(stored, name, first, last))
 
-    def read(first: int, last: int) -> Rows:
-        scale = stored.rows(f"{name}_scale", first, last) if has_scale else None
-        return Rows(stored.rows(name, first, last), scale)
 
-    table.fill(start, read)
+def stored_rows(stored: Checkpoint, name: str, start: int, stop: int) -> Rows:
+    """Rows ``[start, stop)`` of a head's table (``head/weight``) as a checkpoint has them, in any storage."""
+    scaled = stored.sharded[name].dtype == torch.int8
+    scale_N = stored.rows(f"{name}_scale", start, stop) if scaled else None
+    return Rows(stored.rows(name, start, stop), scale_N)
 
 
 def _head_tables(job: Job) -> dict[str, Rows]:

@@ -99,15 +99,18 @@ def _step_head_before_gradients_arrive(job: Job, embeddings: Tensor, loss: Tenso
     gradients still travel: it waits for them in a callback of its own, which comes after this one."""
 
     def step() -> None:
-        _step_head(job, ~torch.isfinite(loss))
+        _step_head(job, ~torch.isfinite(loss), _loss_scale(job))
 
     queue: Any = torch.autograd.Variable._execution_engine
     embeddings.register_hook(lambda grad: queue.queue_callback(step))
 
 
-def _step_head(job: Job, skipped: Tensor) -> None:
+def _loss_scale(job: Job) -> Tensor:
+    return job.scaler.scale(torch.ones((), device=job.world.device))
+
+
+def _step_head(job: Job, skipped: Tensor, loss_scale: Tensor) -> None:
     if job.head_optimizer is not None:
-        loss_scale = job.scaler.scale(torch.ones((), device=skipped.device))
         job.head_optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         job.head_optimizer.grad_scale = loss_scale  # type: ignore[attr-defined]
         job.head_optimizer.step()
@@ -123,12 +126,12 @@ def update(job: Job, loss: Tensor) -> Outcome:
     parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
     limit = job.config.optim.clip_grad_norm or float("inf")
     grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
-    loss_scale = job.scaler.scale(torch.ones((), device=loss.device))
+    loss_scale = _loss_scale(job)
     skipped = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
     # Both optimizers step, or neither: fused ones look at found_inf on the device.
     job.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
     if not job.overlaps_head:
-        _step_head(job, skipped)
+        _step_head(job, skipped, loss_scale)
     job.optimizer.step()
     job.optimizer.zero_grad()
     rescaled = skipped & torch.isfinite(loss) & (loss_scale > 1)

@@ -1,13 +1,12 @@
 """What a person sees of a sweep: a line for each measured row, and a bar where the terminal allows."""
 
-import json
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from megaclass.bench.benchmark import Case
-from megaclass.rows import Row
+from megaclass.rows import Row, setting_text
 
 BUSY_PERCENT = 10.0  # from here on a person should know that the machine was shared
 
@@ -46,7 +45,7 @@ class SweepConsole:
     def row(self, row: Row) -> None:
         words = [str(row.case[key]) for key in ("source", "loader", "malloc") if key in row.case]
         for key, value in row.case.get("settings", {}).items():
-            words.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+            words.append(f"{key}={setting_text(value)}")
         who = " ".join([row.implementation, *words])
         if row.status != "ok":
             self._console.print(f"  {who}: {row.status}: {row.reason}", markup=False)

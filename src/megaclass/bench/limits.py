@@ -12,9 +12,8 @@ REPEATS = 3  # the best one counts: a limit is what the machine can do undisturb
 
 def measure(precision: str, device: torch.device) -> dict[str, float]:
     """Operations a second of a product at ``precision``, and bytes a second read and written by a copy."""
-    side = 8192 if device.type == "cuda" else 2048
     return {
-        "limit_flops_per_second": 2 * side**3 / product_ms(precision, side, device) * 1000,
+        "limit_flops_per_second": product_flops(precision, device),
         "limit_bytes_per_second": copy_bytes_per_second(device),
     }
 
@@ -24,6 +23,12 @@ def copy_bytes_per_second(device: torch.device) -> float:
     copied = 2**30 if device.type == "cuda" else 2**28
     source, target = (torch.ones(copied, dtype=torch.uint8, device=device) for _ in range(2))
     return 2 * copied / _best_ms(lambda: target.copy_(source), device) * 1000
+
+
+def product_flops(precision: str, device: torch.device, side: int = 0) -> float:
+    """Operations a second of a square product (:func:`product_ms`); ``side`` 0: one that is large on this device."""
+    side = side or (8192 if device.type == "cuda" else 2048)
+    return 2 * side**3 / product_ms(precision, side, device) * 1000
 
 
 def product_ms(precision: str, side: int, device: torch.device) -> float:

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from megaclass.cli.parsing import Given, configured, make_parser, new_file, parse
+from megaclass.cli.parsing import Given, add_run_options, configured, make_parser, new_file, parse
 from megaclass.config import Config, find_recipe, from_mapping, load_recipe, recipe_names, to_toml
 from megaclass.errors import UserError, lookup
 from megaclass.rundir import choose
@@ -97,10 +97,7 @@ def evaluate(words: list[str]) -> None:
     parser.add_argument(
         "--pairs", type=str, default="", help="pairs.txt, of names or numbers; without it pairs are drawn"
     )
-    parser.add_argument("--run-dir", type=str, default="", help="run directory whose model is scored")
-    parser.add_argument(
-        "--checkpoint", type=str, default="best", help="of that run: best, latest or a step-NNNNNNNN"
-    )
+    add_run_options(parser, "scored")
     parser.add_argument("--output", type=str, default="", help="write the metrics to this JSON file too")
     parser.add_argument(
         "--recipe", type=str, default="", help="recipe instead of a run: an untrained model, or model.weights"

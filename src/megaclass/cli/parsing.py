@@ -87,6 +87,14 @@ def parse_with_settings(parser: Any, words: list[str]) -> tuple[Any, Given]:
     return options, given
 
 
+def add_run_options(parser: Any, use: str) -> None:
+    """``--run-dir`` and ``--checkpoint``: the run whose model is put to ``use`` (``scored``, say)."""
+    parser.add_argument("--run-dir", type=str, default="", help=f"run directory whose model is {use}")
+    parser.add_argument(
+        "--checkpoint", type=str, default="best", help="of that run: best, latest or a step-NNNNNNNN"
+    )
+
+
 def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) if lines else type(error).__name__

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.parsing import Given, configured, make_parser, new_file
+from megaclass.cli.parsing import Given, add_run_options, configured, make_parser, new_file
 from megaclass.config import Config, load_recipe
 from megaclass.errors import UserError
 from megaclass.rundir import RunDirectory
@@ -35,10 +35,7 @@ def predict(words: list[str]) -> int:
     parser.add_argument(
         "images", type=str, nargs="+", help="image files, and directories: all images below, sorted"
     )
-    parser.add_argument("--run-dir", type=str, default="", help="run directory whose model is asked")
-    parser.add_argument(
-        "--checkpoint", type=str, default="best", help="of that run: best, latest or a step-NNNNNNNN"
-    )
+    add_run_options(parser, "asked")
     parser.add_argument("--top", type=int, default=5, help="classes to name for each image")
     parser.add_argument(
         "--names", type=str, default="",

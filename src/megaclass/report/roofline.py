@@ -1,45 +1,11 @@
-"""Roofline bounds as tables: by stage, by kind of layer, and what measured rows reach of them.
+"""Roofline bounds as tables: by stage, by kind of layer, and what measured rows reach of them."""
 
-A table is its title, its head and its lines, all text: for the console (:func:`console`) and for Markdown
-(:func:`markdown`).
-"""
-
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Group
-from rich.table import Table
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """``words``: how many of the first columns are words, which stand to the left."""
-
-    title: str
-    head: Sequence[str]
-    lines: Sequence[Sequence[str]]
-    words: int = 1
-
-
-def console(sheets: Iterable[Sheet]) -> Group:
-    tables = []
-    for sheet in sheets:
-        table = Table(
-            title=sheet.title, title_justify="left", title_style="bold", box=None, padding=(0, 0, 0, 1)
-        )
-        for place, name in enumerate(sheet.head):
-            table.add_column(name, justify="left" if place < sheet.words else "right")
-        for line in sheet.lines:
-            table.add_row(*line)
-        tables.append(table)
-    return Group(*tables)
-
-
-def markdown(sheet: Sheet) -> str:
-    rules = ["---" if place < sheet.words else "---:" for place in range(len(sheet.head))]
-    lines = [sheet.head, rules, *sheet.lines]
-    return "\n".join(["| " + " | ".join(line) + " |" for line in lines])
+from megaclass.report.page.words import rate_text
+from megaclass.report.texttable import TextTable, number
+from megaclass.rows import setting_text
 
 
 def title(bound: Any) -> str:
@@ -65,13 +31,13 @@ _BOUND = (
 )
 
 
-def by_stage(bound: Any) -> Sheet:
+def by_stage(bound: Any) -> TextTable:
     """Of an image: operations, and bytes moved if every operator reads and writes once, or norms, activations and
     sums are one pass; intensity of the latter; least ms of a step either way."""
     fused = {share.name: share for share in bound.by("stage", bound.fused)}
     lines = [_line(bound, share, fused[share.name]) for share in bound.by("stage", bound.unfused)]
     lines.append(_line(bound, bound.total(bound.unfused), bound.total(bound.fused)))
-    return Sheet(title(bound), _BOUND, lines)
+    return TextTable(title(bound), _BOUND, lines)
 
 
 def _line(bound: Any, unfused: Any, fused: Any) -> list[str]:
@@ -84,7 +50,7 @@ def _line(bound: Any, unfused: Any, fused: Any) -> list[str]:
     ]
 
 
-def by_kind(bound: Any) -> Sheet:
+def by_kind(bound: Any) -> TextTable:
     """The least time of a step by kind of layer, fused: all of it, and where memory sets it."""
     shares = bound.by("kind", bound.fused)
     total = bound.total(bound.fused)
@@ -100,10 +66,10 @@ def by_kind(bound: Any) -> Sheet:
         for share in sorted(shares, key=lambda share: -share.seconds)
     ]
     head = ("layers, fused", "GFLOP", "MB", "ms", "of the step", "held up by memory")
-    return Sheet("", head, lines)
+    return TextTable("", head, lines)
 
 
-def speeds(bounds: Sequence[Any]) -> Sheet:
+def speeds(bounds: Sequence[Any]) -> TextTable:
     """Images a second at most: training by the three bounds, and inference."""
     lines = []
     for bound in bounds:
@@ -119,17 +85,16 @@ def speeds(bounds: Sequence[Any]) -> Sheet:
             + [number(bound.batch / value) for value in seconds]
         )
     head = ("backbone", "type", "batch", "machine", "unfused", "fused", "one layer", "inference")
-    return Sheet("Images a second at most", head, lines, words=2)
+    return TextTable("Images a second at most", head, lines, words=2)
 
 
-def reached_sheet(found: Sequence[Any]) -> Sheet:
+def reached_sheet(found: Sequence[Any]) -> TextTable:
     """What part of its bound each row reaches."""
     lines = []
     for one in found:
         row, case = one.row, one.row.case
         classes = f"{case['num_classes']:,}" if case["num_classes"] else ""
-        if 0 < case.get("sample_rate", 0) < 1:
-            classes += f" at {case['sample_rate']:g}"
+        classes += rate_text(case)
         batch = case.get("batch_size") or case["global_batch_size"]
         lines.append(
             [
@@ -159,21 +124,10 @@ def reached_sheet(found: Sequence[Any]) -> Sheet:
         "reached",
         "n",
     )
-    return Sheet("Of the bound", head, lines, words=3)
+    return TextTable("Of the bound", head, lines, words=3)
 
 
 def settings_text(case: Any) -> str:
     ranks = f"1 of {case['simulate_ranks']} ranks" if case.get("simulate_ranks", 1) > 1 else ""
-    given = [f"{key}={_said(value)}" for key, value in case.get("settings", {}).items()]
+    given = [f"{key}={setting_text(value)}" for key, value in case.get("settings", {}).items()]
     return ", ".join([*given, *([ranks] if ranks else [])])
-
-
-def _said(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def number(value: float) -> str:
-    """Three digits that count, all of those before the point."""
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

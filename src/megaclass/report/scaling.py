@@ -10,8 +10,9 @@ the optimistic one the gradients of the backbone travel under its backward pass,
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from megaclass.report.page.words import short
-from megaclass.report.roofline import Sheet, number, settings_text
+from megaclass.report.page.words import classes_text
+from megaclass.report.roofline import settings_text
+from megaclass.report.texttable import TextTable, number
 from megaclass.rows import Row
 
 BACKWARD = 2 / 3  # of a step, in which gradients of the backbone can travel
@@ -68,7 +69,7 @@ def kinds(row: Row) -> list[str]:
     return [key.removeprefix("sent_bytes_") for key in row.work if key.startswith("sent_bytes_")]
 
 
-def weak_scaling(rows: Iterable[Row], links: Sequence[Link]) -> list[Sheet]:
+def weak_scaling(rows: Iterable[Row], links: Sequence[Link]) -> list[TextTable]:
     """A table for each group of rows that differ in the number of simulated ranks and have the same work on each."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -85,7 +86,7 @@ def _work(row: Row) -> str:
     return str([row.implementation, sorted(alike.items(), key=str), machine])
 
 
-def _sheet(group: list[Row], links: Sequence[Link]) -> Sheet | None:
+def _sheet(group: list[Row], links: Sequence[Link]) -> TextTable | None:
     by_ranks = {row.case["simulate_ranks"]: row for row in group}  # the latest of each
     if 1 not in by_ranks or len(by_ranks) == 1:
         return None
@@ -102,9 +103,7 @@ def _sheet(group: list[Row], links: Sequence[Link]) -> Sheet | None:
             [str(ranks), number(row.step_ms["p50"]), *volumes, *(predicted or ["100%"] * len(links))]
         )
     case = alone.case
-    title = f"{case['backbone']}, {case['image_size']} px, {short(case['num_classes'])} classes"
-    if 0 < case["sample_rate"] < 1:
-        title += f" at rate {case['sample_rate']:g}"
+    title = f"{case['backbone']}, {case['image_size']} px, {classes_text(case)}"
     title += f", {case['global_batch_size']:,} images a rank, {case['precision']}"
     if text := settings_text(case):
         title += f", {text}"
@@ -114,4 +113,4 @@ def _sheet(group: list[Row], links: Sequence[Link]) -> Sheet | None:
         *(f"MB {kind.replace('_', '-')}" for kind in sent),
         *(link.text for link in links),
     ]
-    return Sheet(title, heads, lines, words=0)
+    return TextTable(title, heads, lines, words=0)

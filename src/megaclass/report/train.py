@@ -9,7 +9,7 @@ from rich.table import Table
 from megaclass.report.page.casecolumns import differing_settings
 from megaclass.report.page.company import reference_of, spread, times_as_fast
 from megaclass.report.page.words import short, value_text
-from megaclass.rows import Row
+from megaclass.rows import Row, held_mb
 
 # Columns that stand there whatever is in them, and their least width.
 _ALWAYS = {"images/s": 8, "compute/s": 9, "step ms": 7, "MiB": 6}
@@ -92,9 +92,7 @@ def _measured(row: Row, rows: list[Row]) -> dict[str, str]:
     if row.status != "ok":
         return dict.fromkeys((*_ALWAYS, "scaling", "spread", "times"), "")
     speeds = {f"{name}/s": row.rates.get(key) for name, key in (("images", "total"), ("compute", "compute"))}
-    memory = next(
-        (row.memory_mb[k] for k in ("reserved", "process") if row.memory_mb.get(k) is not None), None
-    )
+    memory = held_mb(row.memory_mb)
     apart, mine = spread(row), reference_of(row, rows)
     ratio = times_as_fast(mine, row) if mine else None
     return {

@@ -51,9 +51,8 @@ def machine(name: str) -> Peaks:
 
 def measured(precisions: Iterable[str], device: torch.device) -> Peaks:
     """The peaks of this machine: the fastest of several large products, and of several large copies."""
-    side = 8192 if device.type == "cuda" else 2048
     flops = {
-        name: 2 * side**3 / min(limits.product_ms(name, side, device) for _ in range(TRIES)) * 1000
+        name: max(limits.product_flops(name, device) for _ in range(TRIES))
         for name in dict.fromkeys(precisions)
     }
     bandwidth = max(limits.copy_bytes_per_second(device) for _ in range(TRIES))

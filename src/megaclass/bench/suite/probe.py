@@ -22,12 +22,12 @@ def measured(device: str) -> dict[str, Any]:
         if on_gpu
         else [environment.available_memory()]
     )
-    side, where = _SIDE[device], torch.device(device)
+    where = torch.device(device)
     return {
         "devices": devices,
         "memory_bytes": min(free),
         "product_flops": {
-            name: 2 * side**3 / limits.product_ms(name, side, where) * 1000 for name in _PRECISIONS[device]
+            name: limits.product_flops(name, where, _SIDE[device]) for name in _PRECISIONS[device]
         },
         "bytes_per_second": limits.copy_bytes_per_second(where),
     }

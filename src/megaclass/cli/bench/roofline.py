@@ -18,7 +18,8 @@ def roofline(words: list[str]) -> None:
     from rich.console import Console
 
     from megaclass.bench.roofline.plan import bounds, reached_rows, row_of
-    from megaclass.report.roofline import by_kind, by_stage, console, reached_sheet, speeds
+    from megaclass.report.roofline import by_kind, by_stage, reached_sheet, speeds
+    from megaclass.report.texttable import console
     from megaclass.rows import RowWriter
 
     found = bounds(options)

@@ -18,8 +18,8 @@ def scaling(words: list[str]) -> None:
 
     from rich.console import Console
 
-    from megaclass.report.roofline import console
     from megaclass.report.scaling import LINKS, weak_scaling
+    from megaclass.report.texttable import console
     from megaclass.rows import read_rows
 
     links = [lookup(LINKS, name.strip(), "link") for name in options.link.split(",")]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from megaclass.rows import Row
+from megaclass.rows import Row, setting_text
 
 NAMES = {
     "global_batch_size": "global batch",
@@ -70,6 +70,17 @@ def name_of(key: str) -> str:
     return NAMES.get(key, key.replace("_", " "))
 
 
+def rate_text(case: Mapping[str, Any], at: str = "at") -> str:
+    """`` at 0.1`` where a case scores a part of the classes in a step, or nothing."""
+    rate = case.get("sample_rate") or 0
+    return f" {at} {rate:g}" if 0 < rate < 1 else ""
+
+
+def classes_text(case: Mapping[str, Any]) -> str:
+    """``100K classes at rate 0.1``."""
+    return f"{short(case['num_classes'])} classes{rate_text(case, 'at rate')}"
+
+
 def value_text(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -79,7 +90,7 @@ def value_text(key: str, value: Any) -> str:
         return bytes_text(found) if key == "size_bytes" else f"{found:,.12g}"
     if isinstance(value, dict):
         return ", ".join(f"{k} {value_text(k, v)}" for k, v in value.items()) or "none"
-    return value if isinstance(value, str) else json.dumps(value)
+    return setting_text(value)
 
 
 def case_text(case: Mapping[str, Any], keys: Iterable[str] | None = None) -> str:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from megaclass import ArcFace, HeadSGD, PartialFC
-from megaclass.environment import snapshot
-from megaclass.permutation import KeyedPermutation
+from megaclass.parallel.seeding import KeyedPermutation
+from megaclass.results.machine import snapshot
 
 GIB = 2**20  # ru_maxrss is in KiB on Linux
 

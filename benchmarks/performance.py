@@ -17,12 +17,12 @@ from megaclass.bench.roofline.reached import Reached, reached
 from megaclass.config import options
 from megaclass.report.compare import OURS
 from megaclass.report.page.casecolumns import differing_settings
-from megaclass.report.page.company import spread, times_as_fast
+from megaclass.report.page.peers import spread, times_as_fast
 from megaclass.report.page.words import classes_text
 from megaclass.report.roofline import by_kind, by_stage, reached_sheet, speeds, title
 from megaclass.report.scaling import LINKS, weak_scaling
 from megaclass.report.texttable import TextTable, markdown, number
-from megaclass.rows import Row, held_mb, read_rows, setting_text
+from megaclass.results.rows import Row, held_mb, read_rows, setting_text
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"

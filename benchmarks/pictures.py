@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from megaclass.report.head import short
-from megaclass.rows import Row, read_rows
-from megaclass.stats import summary
+from megaclass.results.rows import Row, read_rows
+from megaclass.results.stats import summary
 
 HERE = Path(__file__).parent
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"

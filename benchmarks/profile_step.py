@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from megaclass import distributed, environment, runtime
 from megaclass.bench.train.cases import TrainCase
 from megaclass.bench.train.contender import Training
 from megaclass.bench.train.plan import planned
 from megaclass.cli.bench.train import options_of_train, settings_of
 from megaclass.cli.parsing import make_parser, parse_with_settings
 from megaclass.errors import UserError
+from megaclass.parallel import groups
+from megaclass.results import machine as environment
+from megaclass.train import arithmetic
 
 ROWS = 40
 # What a kernel does, by its name: the first that matches.
@@ -48,10 +50,10 @@ def main(words: list[str]) -> None:
 
 
 def profiled(case: TrainCase) -> str:
-    runtime.use_threads(case.threads)
+    arithmetic.use_threads(case.threads)
     on_gpu = case.device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with distributed.started(case.device) as world:
+    with groups.started(case.device) as world:
         training = Training(case, world)
         for _ in range(case.warmup):
             training.epoch(lambda done: None)

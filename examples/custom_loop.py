@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from megaclass import ArcFace, HeadSGD, PartialFC, build_backbone, distributed
+from megaclass import ArcFace, HeadSGD, PartialFC, build_backbone
+from megaclass.parallel import groups as distributed
 
 CLASSES, SIZE, BATCH, STEPS = 200, 16, 64, 200
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from megaclass import distributed
 from megaclass.heads.margins import Margin
 from megaclass.heads.oracle import dense_loss
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
+from megaclass.parallel import groups
 
 INITIAL_FACTOR = 20.0
 
@@ -57,7 +57,7 @@ def step_input(case: Case, step: int) -> tuple[Tensor, Tensor]:
 
 def train_ours(case: Case) -> Trace:
     """Every rank takes its rows of each micro-batch; gradients and centres are gathered on all ranks."""
-    ranks, rank = distributed.world_size(), distributed.rank()
+    ranks, rank = groups.world_size(), groups.rank()
     head = PartialFC(
         case.num_classes,
         case.dim,
@@ -89,7 +89,7 @@ def train_ours(case: Case) -> Trace:
             loss += micro_loss.detach()
         trace.losses.append(float(loss.detach()))
         # The head multiplies by the number of ranks for DistributedDataParallel's mean: undo it here.
-        trace.gradients.append(distributed.all_ranks().all_reduce_(leaf.grad.clone()).cpu() / ranks)
+        trace.gradients.append(groups.all_ranks().all_reduce_(leaf.grad.clone()).cpu() / ranks)
         sample = head.sample
         trace.samples.append(_gather(sample, head) if sample is not None else None)
         optimizer.step()
@@ -102,7 +102,7 @@ def train_ours(case: Case) -> Trace:
 
 def _gather(rows: Tensor, head: PartialFC) -> Tensor:
     """Of all classes: the rows of one shard group, which the others hold to the bit."""
-    parts, size = distributed.gather_objects(rows.cpu()), head.grouping.within.size
+    parts, size = groups.gather_objects(rows.cpu()), head.grouping.within.size
     assert all(torch.equal(part, parts[i % size]) for i, part in enumerate(parts))
     return torch.cat(parts[:size])
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from megaclass.heads.engine import TorchEngine
+from megaclass.heads.engine_protocol import Engine
 from megaclass.heads.kernels import TritonEngine
 from megaclass.heads.margins import Margin
-from megaclass.heads.passes import Engine
 from megaclass.heads.softmax import MicroBatch, SGDStep
 from megaclass.heads.storage import DTYPES, Rounding, Rows
 from megaclass.heads.tiles import ActiveRows

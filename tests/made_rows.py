@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from megaclass.rows import Row, RowWriter, timed
+from megaclass.results.rows import Row, RowWriter, timed
 
 LAPTOP = {
     "system": "Made-up Laptop 1",

@@ -1,9 +1,9 @@
 """Documents of reports made from rows in tests, and what to look up in them."""
 
 from made_rows import write_rows
-from megaclass import published
 from megaclass.report.page.build import build
 from megaclass.report.page.sources import read_sources
+from megaclass.results import published
 
 
 def sources_of(path, rows, first=1):

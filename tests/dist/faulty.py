@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import tiny
-from megaclass import train as training
+from megaclass.train import loop
 from megaclass.cli import main
 from megaclass.models import registry
 
@@ -25,7 +25,7 @@ if __name__ == "__main__":
     folder, faults = Path(sys.argv[1]), sys.argv[2].split(",")
     number = len(list(folder.glob("fault-*")))
     kind, *place = faults[number].split(":") if number < len(faults) else ("none",)
-    step_as_it_is = training.train_step
+    step_as_it_is = loop.train_step
 
     def train_step(job, batch, step, *rest):
         if [str(job.world.rank), str(step)] == place:
@@ -33,6 +33,6 @@ if __name__ == "__main__":
             fault(kind)
         return step_as_it_is(job, batch, step, *rest)
 
-    training.train_step = train_step
+    loop.train_step = train_step
     registry.BACKBONES["smooth"] = tiny.smooth
     sys.exit(main(sys.argv[3:]))

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import arcface_torch_loop
-from megaclass.arcface_torch import HEAD_OPTIMIZER, RankFiles, to_arcface_torch, to_dropin
+from megaclass.checkpoint.arcface_torch import HEAD_OPTIMIZER, RankFiles, to_arcface_torch, to_dropin
 
 pytestmark = pytest.mark.dist
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from megaclass import checkpoint, distributed
+from megaclass import checkpoint
+from megaclass.parallel import groups
 from megaclass.checkpoint import Sharded, writer
 from megaclass.errors import UserError
 from ranks import run_ranks
@@ -23,13 +24,13 @@ def whole():
 
 
 def my_rows(classes=CLASSES):
-    return distributed.shard_range(classes, distributed.rank(), distributed.world_size())
+    return groups.shard_range(classes, groups.rank(), groups.world_size())
 
 
 def save(root, step):
     start, stop = my_rows()
     sharded = {name: Sharded(tensor[start:stop], start, CLASSES) for name, tensor in whole().items()}
-    random_states = distributed.gather_objects(distributed.rank())
+    random_states = groups.gather_objects(groups.rank())
     state = {"backbone": {"weight": torch.full((5,), 3.0)}, "random": random_states}
     identity = {"classes": CLASSES}
     return checkpoint.save(root, step, state=state, sharded=sharded, identity=identity, keep_last=2)
@@ -42,19 +43,19 @@ def save_on_a_full_disk(root, rank):
         raise OSError(28, "No space left on device")
 
     original = writer.tensorfile.write_tensors
-    if distributed.rank() == rank:
+    if groups.rank() == rank:
         writer.tensorfile.write_tensors = full
     try:
         save(root, 20)
     except UserError as error:
-        distributed.barrier()  # rank 0 tidies up while the others are already told
+        groups.barrier()  # rank 0 tidies up while the others are already told
         return str(error), [path.name for path in root.iterdir()]
     finally:
         writer.tensorfile.write_tensors = original
 
 
 def save_what_differs(root):
-    rank = distributed.rank()
+    rank = groups.rank()
     rows = torch.zeros(2, dtype=torch.float32 if rank == 0 else torch.bfloat16)
     try:
         sharded = {"centres": Sharded(rows, 2 * rank, 4)}
@@ -116,7 +117,7 @@ def test_two_ranks_make_one_checkpoint(root, of_two):
 def test_saved_by_two_read_by_one_and_three(of_two, of_three, ranks):
     results = [load(of_two[0][0])] if ranks == 1 else [loaded for loaded, _ in of_three]
     for rank, ((start, stop), state, rows) in enumerate(results):
-        assert (start, stop) == distributed.shard_range(CLASSES, rank, ranks)
+        assert (start, stop) == groups.shard_range(CLASSES, rank, ranks)
         assert torch.equal(state["backbone"]["weight"], torch.full((5,), 3.0))
         assert state["random"] == [0, 1]
         for name, tensor in whole().items():

@@ -13,15 +13,15 @@ import torch
 import torch.multiprocessing as mp
 
 import tiny
-from megaclass import distributed
-from megaclass import train as training
+from megaclass.parallel import groups
+from megaclass.train import loop
 from megaclass.cli import main
 from megaclass.config import load_recipe
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
 from megaclass.errors import LOST_RANK_STATUS, LostRankError
-from megaclass.events import EndEvent, StartEvent, StepEvent, read_events
+from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
 from megaclass.models import registry
-from megaclass.rundir import choose
+from megaclass.results.rundir import choose
 
 pytestmark = pytest.mark.dist
 
@@ -75,7 +75,7 @@ def test_a_killed_rank_is_restarted_and_the_curve_goes_on(failed, tmp_path, monk
     assert [step for step, _ in told] == list(range(1, RAISED_AT + 1))
 
     monkeypatch.setitem(registry.BACKBONES, "smooth", tiny.smooth)
-    directory, _ = training.run(tiny.config(tmp_path, **SETTINGS), World(0, 1, torch.device("cpu")))
+    directory, _ = loop.run(tiny.config(tmp_path, **SETTINGS), World(0, 1, torch.device("cpu")))
     alone = [event.loss for event in read_events(directory.events) if isinstance(event, StepEvent)]
     assert [loss for _, loss in told] == pytest.approx(alone[:RAISED_AT], rel=1e-4)
 
@@ -116,13 +116,13 @@ def silent(rank, ranks, port, stopped, folder):
     with (folder / f"said-{rank}").open("w") as said:
         os.dup2(said.fileno(), 2)
     try:
-        with distributed.started("cpu", 60.0, heartbeat_s=1.0):
+        with groups.started("cpu", 60.0, heartbeat_s=1.0):
             time.sleep(1.5)  # slow work is no silence
-            distributed.barrier()
+            groups.barrier()
             (folder / f"met-{rank}").touch()
             if rank == stopped:
                 os.kill(os.getpid(), signal.SIGSTOP)
-            distributed.barrier()
+            groups.barrier()
     except LostRankError:  # gloo saw the end of the one that noticed first
         sys.exit(LOST_RANK_STATUS)
 
@@ -165,5 +165,5 @@ def test_a_rank_that_never_comes(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     found = pytest.raises(LostRankError, match=r"rank 0 of 2 did not meet the others .* \(run.timeout_s 1\)")
-    with found, distributed.started("cpu", 1.0):
+    with found, groups.started("cpu", 1.0):
         pass

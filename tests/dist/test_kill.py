@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from megaclass import checkpoint
-from megaclass.events import CheckpointEvent, EndEvent, StartEvent, StepEvent, read_events
+from megaclass.results.events import CheckpointEvent, EndEvent, StartEvent, StepEvent, read_events
 
 pytestmark = pytest.mark.dist
 

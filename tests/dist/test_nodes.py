@@ -8,7 +8,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tiny
 from head_reference import Case, assert_agrees, relative_error, train_oracle, train_ours
-from megaclass import distributed, gradients
+from megaclass.parallel import groups
+from megaclass.parallel import gradients
 from megaclass.errors import UserError
 from megaclass.heads.margins import ArcFace, CosFace
 from megaclass.heads.partial_fc import PartialFC
@@ -41,7 +42,7 @@ def gradients_of(hook, steps=3, new_data=True):
     if hook:
         module.register_comm_hook(*hook)
     for step in range(steps):
-        generator = torch.Generator().manual_seed(100 * step * new_data + distributed.rank())
+        generator = torch.Generator().manual_seed(100 * step * new_data + groups.rank())
         module.zero_grad()
         module(torch.randn(8, 13, generator=generator)).square().sum().backward()
         found.append(torch.cat([p.grad.flatten() for p in module.parameters()]))
@@ -49,8 +50,8 @@ def gradients_of(hook, steps=3, new_data=True):
 
 
 def places():
-    nodes = distributed.grouping("node")
-    assert distributed.grouping("node").within.process_group is nodes.within.process_group  # made once
+    nodes = groups.grouping("node")
+    assert groups.grouping("node").within.process_group is nodes.within.process_group  # made once
     return nodes.within.rank, nodes.within.size, nodes.across.rank, nodes.across.size
 
 
@@ -152,11 +153,11 @@ def test_powersgd_makes_up_for_what_it_leaves_out(results):
 
 
 def test_nodes_of_different_sizes_and_ranks_without_a_place(monkeypatch):
-    assert distributed.node_table([(1, 0), (0, 1), (1, 1), (0, 0)]) == [[3, 1], [0, 2]]
+    assert groups.node_table([(1, 0), (0, 1), (1, 1), (0, 0)]) == [[3, 1], [0, 2]]
     with pytest.raises(UserError, match="2 on node 0, 1 on node 1; start the same number"):
-        distributed.node_table([(0, 0), (0, 1), (1, 0)])
+        groups.node_table([(0, 0), (0, 1), (1, 0)])
     with pytest.raises(UserError, match="rank 1 lacks GROUP_RANK"):
-        distributed.node_table([(0, 0), None])
+        groups.node_table([(0, 0), None])
     with pytest.raises(ValueError, match="'steep'"):
         gradients.communication_hook("steep", "none")
     with pytest.raises(ValueError, match="shard_group"):
@@ -165,7 +166,7 @@ def test_nodes_of_different_sizes_and_ranks_without_a_place(monkeypatch):
 
 def test_simulated_nodes():
     """One process as rank 0 of 8 on nodes of 4: it shares the classes with 3, and sees the batches of 4."""
-    with distributed.simulated(8, lambda tensor: torch.cat([tensor] * 8), node_ranks=4):
+    with groups.simulated(8, lambda tensor: torch.cat([tensor] * 8), node_ranks=4):
         head = PartialFC(100, 8, shard_group="node")
         assert head.class_range == (0, 25) and head.grouping.across.size == 2
         assert torch.isfinite(head(torch.ones(2, 8), torch.tensor([1, 60])))

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import tiny
-from megaclass import distributed
-from megaclass import train as training
-from megaclass.build import build_job
-from megaclass.distributed import World
+from megaclass.parallel import groups
+from megaclass.train import loop
+from megaclass.train.job import build_job
+from megaclass.parallel.groups import World
 from ranks import run_ranks
 
 pytestmark = pytest.mark.dist
@@ -23,10 +23,10 @@ def curve(folder, overlap, accumulation, poisoned_step):
         head={"sample_rate": 0.5},
         speed={"overlap_head": overlap, "bucket_mb": 0.1},
     )
-    world = World(distributed.rank(), distributed.world_size(), torch.device("cpu"))
+    world = World(groups.rank(), groups.world_size(), torch.device("cpu"))
     job = build_job(config, world)
     assert job.overlaps_head == overlap
-    order, step_as_it_is, update_as_it_is = [], job.head_optimizer.step, training.update
+    order, step_as_it_is, update_as_it_is = [], job.head_optimizer.step, loop.update
 
     def step():
         order.append("head")
@@ -36,33 +36,33 @@ def curve(folder, overlap, accumulation, poisoned_step):
         order.append("update")
         return update_as_it_is(job, loss)
 
-    job.head_optimizer.step, training.update = step, update
-    norms, losses = training.NormBuffers(job.backbone), []
+    job.head_optimizer.step, loop.update = step, update
+    norms, losses = loop.NormBuffers(job.backbone), []
     try:
         for number, batch in enumerate(job.loader.steps(0, STEPS)):
-            training.set_learning_rate(job, number)
+            loop.set_learning_rate(job, number)
             if number == poisoned_step:
                 job.to_input, kept = (
                     (lambda images: torch.full((len(images), 3, 16, 16), torch.nan)),
                     job.to_input,
                 )
-            losses.append(float(training.train_step(job, batch, number, norms).loss))
+            losses.append(float(loop.train_step(job, batch, number, norms).loss))
             if number == poisoned_step:
                 job.to_input = kept
     finally:
-        training.update = update_as_it_is
+        loop.update = update_as_it_is
     return losses, order, job.head.centres()[:1]
 
 
 def half_a_step(folder):
     """Whether centres and backbone moved in a step of finite loss whose gradient of the backbone is not finite."""
     config = tiny.config(folder, speed={"overlap_head": True})
-    job = build_job(config, World(distributed.rank(), distributed.world_size(), torch.device("cpu")))
+    job = build_job(config, World(groups.rank(), groups.world_size(), torch.device("cpu")))
     first = next(iter(job.backbone.parameters()))
     first.register_hook(lambda grad: torch.full_like(grad, torch.nan))
     before = first.detach().clone(), job.head.centres()
     batch = next(iter(job.loader.steps(0, 1)))
-    outcome = training.train_step(job, batch, 0, training.NormBuffers(job.backbone))
+    outcome = loop.train_step(job, batch, 0, loop.NormBuffers(job.backbone))
     assert outcome.loss.isfinite() and outcome.skipped
     return not torch.equal(job.head.centres(), before[1]), not torch.equal(first, before[0])
 

@@ -22,7 +22,7 @@ import arcface_torch_loop
 from megaclass.bench.peers import arcface_torch_loop as peer
 from megaclass.bench.train.cases import TrainCase, resolved
 from megaclass.bench.train.peer import PeerTraining
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
 
 job = json.loads(sys.argv[1])
 torch.set_num_threads(1)

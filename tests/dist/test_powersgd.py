@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from megaclass import distributed, gradients
+from megaclass.parallel import groups
+from megaclass.parallel import gradients
 from ranks import run_ranks
 
 pytestmark = pytest.mark.dist
@@ -23,9 +24,9 @@ def finite_steps():
     model.register_comm_hook(*hook)
     found = []
     for step in range(STEPS):
-        torch.manual_seed(100 * step + distributed.rank())
+        torch.manual_seed(100 * step + groups.rank())
         images = torch.randn(8, 64)
-        if step == POISONED and distributed.rank() == 0:
+        if step == POISONED and groups.rank() == 0:
             images[0, 0] = torch.nan
         model.zero_grad()
         model(images).square().mean().backward()

@@ -10,7 +10,7 @@ import pytest
 
 import tiny
 from megaclass.errors import LOST_RANK_STATUS
-from megaclass.events import StepEvent, read_events
+from megaclass.results.events import StepEvent, read_events
 
 pytestmark = pytest.mark.dist
 

@@ -4,10 +4,10 @@ docs/performance.md."""
 import pytest
 import torch
 
-from megaclass import distributed
+from megaclass.parallel import groups
 from megaclass.bench.train.cases import TrainCase, resolved
 from megaclass.bench.train.contender import Training
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
 from megaclass.models.registry import build_backbone
 from ranks import run_ranks
 
@@ -32,7 +32,7 @@ def sent(ranks, simulate, parallelism, rate, settings):
             settings=MODEL | settings,
         )
     )
-    world = World(distributed.rank(), ranks, torch.device("cpu"))
+    world = World(groups.rank(), ranks, torch.device("cpu"))
     return Training(case, world).epoch(lambda done: None)["work"]
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import tiny
-from megaclass import distributed
-from megaclass import train as training
+from megaclass.parallel import groups
+from megaclass.train import loop
 from megaclass.data.records.reader import RecordDataset
-from megaclass.distributed import World
-from megaclass.events import StepEvent, read_events
+from megaclass.parallel.groups import World
+from megaclass.results.events import StepEvent, read_events
 from megaclass.models import registry
 from ranks import run_ranks
 
@@ -50,18 +50,18 @@ def train(folder, resume, case):
         schedule={"steps": STEPS, "warmup": 0.2},
         **CASES[case],
     )
-    curve, step_as_it_is = [], training.train_step
+    curve, step_as_it_is = [], loop.train_step
 
     def recorded(job, batch, step, norms):
         outcome = step_as_it_is(job, batch, step, norms)
         curve.append((batch.labels.tolist(), float(outcome.loss)))
         return outcome
 
-    world = World(distributed.rank(), distributed.world_size(), torch.device("cpu"))
+    world = World(groups.rank(), groups.world_size(), torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.BACKBONES, "smooth", tiny.smooth)
-        patch.setattr(training, "train_step", recorded)
-        training.run(config, world, resume)
+        patch.setattr(loop, "train_step", recorded)
+        loop.run(config, world, resume)
     return curve
 
 
@@ -115,12 +115,12 @@ def train_on_damage(folder):
     """How many samples the run says were left out, on the main rank."""
     config = tiny.config(
         folder,
-        run={"output": str(folder / f"damaged-{distributed.world_size()}")},
+        run={"output": str(folder / f"damaged-{groups.world_size()}")},
         data={"source": "folder", "path": str(folder / "images"), "on_error": "skip"},
         schedule={"steps": 12},
     )
-    world = World(distributed.rank(), distributed.world_size(), torch.device("cpu"))
-    directory, _ = training.run(config, world)
+    world = World(groups.rank(), groups.world_size(), torch.device("cpu"))
+    directory, _ = loop.run(config, world)
     return [event.damaged_samples for event in read_events(directory.events) if isinstance(event, StepEvent)]
 
 

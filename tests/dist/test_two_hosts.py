@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from megaclass import checkpoint
-from megaclass.events import EndEvent, StartEvent, StepEvent, read_events
+from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
 from two_hosts import two_hosts
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]

@@ -5,7 +5,7 @@ import torch
 
 import fake_peer
 from megaclass.cli import main
-from megaclass.rows import read_rows
+from megaclass.results.rows import read_rows
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from megaclass.gradients import communication_hook
+from megaclass.parallel.gradients import communication_hook
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,8 +13,8 @@ from megaclass.data.dali import DaliLoader
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.loader import Loader
 from megaclass.data.open import open_dataset
-from megaclass.distributed import World
-from megaclass.rows import read_rows
+from megaclass.parallel.groups import World
+from megaclass.results.rows import read_rows
 
 pytestmark = [
     pytest.mark.gpu,

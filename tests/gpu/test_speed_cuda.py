@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import tiny
-from megaclass import train as training
-from megaclass.build import build_job
-from megaclass.distributed import World
-from megaclass.train import NormBuffers, evaluate
+from megaclass.parallel.groups import World
+from megaclass.train import loop
+from megaclass.train.job import build_job
+from megaclass.train.loop import NormBuffers, evaluate
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,14 +34,14 @@ def curve(folder, compute, **sections):
     merged = {name: BASE.get(name, {}) | sections.get(name, {}) for name in BASE | sections}
     config = tiny.config(folder, **merged, precision={"compute": compute}, evaluate=evaluate_on)
     job = build_job(config, World(0, 1, torch.device("cuda", 0)))
-    norms, progress = NormBuffers(job.backbone), training.Progress()
+    norms, progress = NormBuffers(job.backbone), loop.Progress()
     log = SimpleNamespace(evaluated=lambda progress: None)
     job.model.train()
     losses = []
     with job.arithmetic.active():
         for step, batch in enumerate(job.feed(job.loader.steps(0, STEPS))):
-            training.set_learning_rate(job, step)
-            losses.append(float(training.train_step(job, batch, step, norms).loss))
+            loop.set_learning_rate(job, step)
+            losses.append(float(loop.train_step(job, batch, step, norms).loss))
             if step == STEPS // 2:
                 evaluate(job, log, progress)
     return losses, job

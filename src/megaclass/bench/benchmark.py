@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from megaclass.bench.timing import Stopwatch
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
 
 
 class Case(Protocol):

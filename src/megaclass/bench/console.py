@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from megaclass.bench.benchmark import Case
-from megaclass.rows import Row, setting_text
+from megaclass.results.rows import Row, setting_text
 
 BUSY_PERCENT = 10.0  # from here on a person should know that the machine was shared
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from megaclass.backbone import build_model
 from megaclass.config import Config, from_mapping
+from megaclass.train.model import build_model
 
 START_FLOPS = 2e12  # what could be computed while a process starts: only for the time left
 

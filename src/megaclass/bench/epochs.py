@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from megaclass.bench.benchmark import Tell, samples_ms
-from megaclass.rows import timed
+from megaclass.results.rows import timed
 
 T = TypeVar("T")
 _TELL_S = 0.5  # between two words about progress

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from megaclass import environment
+from megaclass.results import machine
 
 MIB = 2**20
 
@@ -42,7 +42,7 @@ def limit_memory(device: str, processes: int) -> None:
     none left, where the kernel would look for somebody to kill. On a GPU host memory is not what runs out."""
     if device == "cpu":
         data = int((_status_mb("VmData") or 0) * MIB)
-        most = data + environment.available_memory() // processes
+        most = data + machine.available_memory() // processes
         with contextlib.suppress(OSError, ValueError):  # a lower limit is there already
             soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
             lower = most if soft == resource.RLIM_INFINITY else min(soft, most)

@@ -13,12 +13,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from megaclass import environment
 from megaclass.bench.benchmark import Case, samples_ms
-from megaclass.bench.crew import Crew, Ended
-from megaclass.bench.pressure import Pressure
+from megaclass.bench.cpu_wait import Pressure
+from megaclass.bench.processes import Crew, Ended
 from megaclass.bench.registry import BENCHMARKS
-from megaclass.rows import Row
+from megaclass.results import machine
+from megaclass.results.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class Member:
                 status=self.ended.status,
                 reason=self.ended.reason,
                 samples_ms=samples_ms(self._turns),
-                environment=environment.snapshot(),
+                environment=machine.snapshot(),
             )
         limits = [answer["limits"] for answer in self._end]
         memory_mb = _largest([answer["memory_mb"] for answer in self._end])
@@ -194,7 +194,7 @@ def skipped(case: Any, entry: Entry, reason: str) -> Row:
         case=replace(case, **entry.changes).parameters() | entry.extra,
         status="skipped",
         reason=reason,
-        environment=environment.snapshot(),
+        environment=machine.snapshot(),
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 

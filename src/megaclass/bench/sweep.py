@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from megaclass import environment
 from megaclass.bench.benchmark import Case
 from megaclass.bench.runner import Entry, run_case, skipped
-from megaclass.rows import Row, read_rows
+from megaclass.results import machine
+from megaclass.results.rows import Row, read_rows
 
 # Of an environment: where these are alike, a number need not be taken again.
 _SAME = (
@@ -75,7 +75,7 @@ class Measured:
 
     def __init__(self, path: str = "", again: bool = False) -> None:
         found = read_rows(path) if path and not again and Path(path).exists() else []
-        self._here = environment.snapshot() if found else {}
+        self._here = machine.snapshot() if found else {}
         self._rows = {row.key: row for row in found if row.key}
 
     def rows(self, planned: Planned) -> list[Row]:

@@ -20,12 +20,14 @@ from typing import Any, TextIO
 
 import torch
 
-from megaclass import distributed, environment, runtime
 from megaclass.bench.benchmark import Benchmark, Tell
 from megaclass.bench.memory import PeakMemory, limit_memory
 from megaclass.bench.registry import BENCHMARKS
 from megaclass.bench.timing import Stopwatch
-from megaclass.distributed import World
+from megaclass.parallel import groups
+from megaclass.parallel.groups import World
+from megaclass.results import machine as environment
+from megaclass.train import arithmetic
 
 # How PyTorch says that memory ran out where it has no exception of its own for it.
 _NO_MEMORY = (
@@ -57,8 +59,8 @@ def _serve(job: dict[str, Any], requests: Iterator[dict[str, Any]], tell: Tell) 
     _die_first()
     _die_with_parent(job["parent"])
     limit_memory(case.device, case.world_size)
-    runtime.use_threads(case.threads)
-    with distributed.started(case.device, job["timeout_s"]) as world:
+    arithmetic.use_threads(case.threads)
+    with groups.started(case.device, job["timeout_s"]) as world:
         try:
             yield from _work(benchmark, case, world, job, requests, tell)
         except Exception as error:

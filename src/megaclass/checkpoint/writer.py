@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from megaclass import distributed
 from megaclass.checkpoint import directory, manifest, tensorfile, tree
 from megaclass.checkpoint.manifest import Manifest, ShardedEntry
 from megaclass.checkpoint.tensorfile import FileEntry
 from megaclass.errors import UserError
+from megaclass.parallel import groups
 
 # Small enough that a rank at another world size checks little more than the rows it takes, large enough that
 # 100 M classes are some hundreds of files.
@@ -71,7 +71,7 @@ def save(
     root = Path(root)
     final = directory.step_directory(root, step)
     temporary = root / f".tmp-{final.name}"
-    is_main = distributed.rank() == 0
+    is_main = groups.rank() == 0
 
     def prepare() -> None:
         if is_main:
@@ -100,7 +100,7 @@ def save(
     try:
         _together(prepare, final)
         written, skeleton = _together(write, final)
-        parts = distributed.gather_objects(written)
+        parts = groups.gather_objects(written)
         _together(publish, final)
     except Exception:
         if is_main:
@@ -121,7 +121,7 @@ def _together(work: Callable[[], T], final: Path) -> T:
                 "there, or choose another run directory; earlier checkpoints are untouched"
             ) from failure
 
-    return distributed.together(told)
+    return groups.together(told)
 
 
 def _write_rows(temporary: Path, sharded: Mapping[str, Sharded]) -> _Written:

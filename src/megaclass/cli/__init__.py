@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from megaclass import __version__
 from megaclass.errors import LOST_RANK_STATUS, LostRankError, UserError, lookup
-from megaclass.version import __version__
 
 # Where each verb is: imported when it is asked for.
 VERBS = {

@@ -7,7 +7,7 @@ from typing import Any
 from megaclass.cli.parsing import Given, add_run_options, configured, make_parser, new_file, parse
 from megaclass.config import Config, find_recipe, from_mapping, load_recipe, recipe_names, to_toml
 from megaclass.errors import UserError, lookup
-from megaclass.rundir import choose
+from megaclass.results.rundir import choose
 
 
 def train(words: list[str]) -> None:
@@ -21,11 +21,11 @@ def train(words: list[str]) -> None:
     )
     config, options = configured(parser, words, _recipe_or_stored)
 
-    from megaclass import distributed
-    from megaclass import train as training
+    from megaclass.parallel import groups
+    from megaclass.train import loop
 
-    with distributed.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s) as world:
-        directory, result = training.run(config, world, resume=options.resume)
+    with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s) as world:
+        directory, result = loop.run(config, world, resume=options.resume)
         if world.is_main:
             _show_result(directory.path, result)
 
@@ -107,10 +107,10 @@ def evaluate(words: list[str]) -> None:
         raise UserError("--pairs goes with verification")
     output = new_file(options.output)
 
-    from megaclass import distributed
-    from megaclass.scoring import score
+    from megaclass.inference.load import score
+    from megaclass.parallel import groups
 
-    with distributed.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s) as world:
+    with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s) as world:
         found = score(
             config, world, options.kind, options.images, options.pairs, options.run_dir, options.checkpoint
         )

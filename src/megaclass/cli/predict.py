@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from megaclass.cli.parsing import Given, add_run_options, configured, make_parser, new_file
 from megaclass.config import Config, load_recipe
 from megaclass.errors import UserError
-from megaclass.rundir import RunDirectory
+from megaclass.results.rundir import RunDirectory
 
 if TYPE_CHECKING:
-    from megaclass.predict import Classes, Identities, ImageFiles, Names
+    from megaclass.inference.predict import Classes, Identities, ImageFiles, Names
 
 _SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
 _SUFFIXES = (".json", ".jsonl", ".csv")
@@ -58,11 +58,11 @@ def predict(words: list[str]) -> int:
     if sheet and sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet: {sheet} is not a .png file; that is what is drawn")
 
-    from megaclass import distributed
-    from megaclass.predict import Names, find_images, load
+    from megaclass.inference.predict import Names, find_images, load
+    from megaclass.parallel import groups
 
     images = find_images(options.images)
-    with distributed.started(config.run.device, config.run.timeout_s) as world:
+    with groups.started(config.run.device, config.run.timeout_s) as world:
         run_dir = Path(options.run_dir)
         model = load(config, world, run_dir, options.checkpoint, options.top)
         names = Names(RunDirectory(run_dir), model.num_classes, options.names)
@@ -178,7 +178,7 @@ def _draw(
     shown: Sequence[tuple[int, list[dict[str, Any]]]],
 ) -> None:
     from megaclass.cli.data.files import new_picture
-    from megaclass.predict import thumbnails
+    from megaclass.inference.predict import thumbnails
     from megaclass.report.sheet import draw_predictions
 
     if not shown:

@@ -13,7 +13,7 @@ from megaclass.config.reading import from_mapping
 from megaclass.config.sections import Config
 from megaclass.errors import UserError, near_match
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parent / "recipes"
 
 Tree = dict[str, Any]
 

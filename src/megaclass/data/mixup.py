@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from megaclass.errors import UserError
-from megaclass.permutation import derive_key
+from megaclass.parallel.seeding import derive_key
 
 _LEAST = 1e-3  # of a smaller alpha nearly every share is 0 or 1, and at last none is a number
 

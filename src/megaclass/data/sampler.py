@@ -12,7 +12,7 @@ import functools
 import numpy as np
 
 from megaclass.errors import UserError
-from megaclass.permutation import KeyedPermutation, derive_key
+from megaclass.parallel.seeding import KeyedPermutation, derive_key
 
 
 class EpochSampler:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import torch
 
 from megaclass.data.loader import Batch
-from megaclass.distributed import shard_range
 from megaclass.errors import UserError
-from megaclass.permutation import derive_key
+from megaclass.parallel.groups import shard_range
+from megaclass.parallel.seeding import derive_key
 
 
 class SyntheticLoader:

@@ -6,8 +6,8 @@ Shapes: B = images of a batch, C = classes.
 import torch
 from torch import Tensor
 
-from megaclass.distributed import all_ranks
 from megaclass.errors import UserError
+from megaclass.parallel.groups import all_ranks
 
 
 def topk_counts(logits_BC: Tensor, labels_B: Tensor) -> Tensor:

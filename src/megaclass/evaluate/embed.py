@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megaclass.distributed import all_ranks, rank, shard_range, together, world_size
 from megaclass.errors import UserError
+from megaclass.parallel.groups import all_ranks, rank, shard_range, together, world_size
 
 logger = logging.getLogger(__name__)
 

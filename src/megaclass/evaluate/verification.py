@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from megaclass.distributed import all_ranks, collective_device, rank, world_size
 from megaclass.evaluate.pairs import PairSet
+from megaclass.parallel.groups import all_ranks, collective_device, rank, world_size
 
 FAR_TARGETS = (1e-2, 1e-3, 1e-4)
 # All pairs of so many images are 1.25e9, half a minute on one core; the FARs above are sharp long before.

@@ -10,8 +10,8 @@ from torch import Tensor
 from megaclass.errors import UserError
 from megaclass.heads import skipped as skipped_rows
 from megaclass.heads import softmax
+from megaclass.heads.engine_protocol import Engine
 from megaclass.heads.margins import Margin
-from megaclass.heads.passes import Engine
 from megaclass.heads.products import Products
 from megaclass.heads.sampling import TorchWalker, Walker
 from megaclass.heads.softmax import MicroBatch, SGDStep

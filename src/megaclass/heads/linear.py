@@ -7,7 +7,7 @@ the probabilities of all classes, floats (b, C), as mixed images have them.
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from megaclass import distributed
+from megaclass.parallel import groups
 
 
 class LinearHead(nn.Linear):
@@ -31,5 +31,5 @@ class LinearHead(nn.Linear):
         loss = cross_entropy(self.logits(features_bD).float(), targets, label_smoothing=self.label_smoothing)
         # The value of the global mean with the gradient of this rank's part: DistributedDataParallel
         # averages the gradients, and every rank sees the same loss when it decides to skip a step.
-        mean = distributed.all_ranks().all_reduce_(loss.detach().clone(), "mean")
+        mean = groups.all_ranks().all_reduce_(loss.detach().clone(), "mean")
         return loss + (mean - loss.detach())

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from megaclass import distributed
 from megaclass.errors import UserError
 from megaclass.heads.engine import make_engine
 from megaclass.heads.hostshard import HostShard
@@ -33,7 +32,8 @@ from megaclass.heads.shard import Shard
 from megaclass.heads.softmax import NORM_FLOOR, MicroBatch, inverse_norms
 from megaclass.heads.storage import Rows, Storage
 from megaclass.heads.tiles import ActiveRows
-from megaclass.permutation import derive_key
+from megaclass.parallel import groups
+from megaclass.parallel.seeding import derive_key
 
 PARALLELISMS = ("model", "data")
 SHARD_GROUPS = ("world", "node")
@@ -130,9 +130,9 @@ class PartialFC(nn.Module):
         self._make_shard()
 
     @property
-    def grouping(self) -> distributed.Grouping:
+    def grouping(self) -> groups.Grouping:
         """``within``: the ranks that share the classes; ``across``: the replicas, which hold the same ones."""
-        return distributed.grouping("rank" if self.parallelism == "data" else self.shard_group)
+        return groups.grouping("rank" if self.parallelism == "data" else self.shard_group)
 
     def empty_rows(self) -> Rows:
         """A table of zeros for the classes of this rank, as ``storage`` and ``placement`` say."""
@@ -175,7 +175,7 @@ class PartialFC(nn.Module):
         """
         if self.sample_rate < 1.0:
             self._check_labels(labels_b)
-            self._active = self._draw(distributed.all_ranks().all_gather_rows(labels_b.long()))
+            self._active = self._draw(groups.all_ranks().all_gather_rows(labels_b.long()))
 
     def _draw(self, labels_G: Tensor) -> ActiveRows:
         start, stop = self.class_range

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from megaclass.permutation import KeyedPermutation
+from megaclass.parallel.seeding import KeyedPermutation
 
 _WALK = 1 << 16  # places walked at a time on a CPU: each takes a dozen integers meanwhile
 

@@ -13,12 +13,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from megaclass import distributed
 from megaclass.heads.engine import Engine
 from megaclass.heads.skipped import StepProducts
 from megaclass.heads.softmax import SGDStep
 from megaclass.heads.storage import Rounding, Rows
 from megaclass.heads.tiles import ActiveRows
+from megaclass.parallel import groups
 
 _CHUNK = 1 << 18  # rows caught up at a time: what they owe takes some 60 bytes each meanwhile
 
@@ -113,7 +113,7 @@ class Shard:
     def _sweep(self, steps: int) -> None:
         """Bound the ages: bring the next 1 / AGE_LIMIT of the shard up to date."""
         assert self._touched_C is not None
-        start, stop = distributed.shard_range(len(self.centres), steps % AGE_LIMIT, AGE_LIMIT)
+        start, stop = groups.shard_range(len(self.centres), steps % AGE_LIMIT, AGE_LIMIT)
         self._catch_up(torch.arange(start, stop, device=self._touched_C.device), steps, "sweep")
 
     def _catch_up(self, rows_N: Tensor, steps: int, purpose: str) -> None:

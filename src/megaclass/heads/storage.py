@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from megaclass.errors import lookup
-from megaclass.permutation import derive_key, mix32
+from megaclass.parallel.seeding import derive_key, mix32
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 STORAGES = tuple(f"{name}{suffix}" for name in DTYPES for suffix in ("", "_rowwise"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from megaclass.distributed import all_ranks, world_size
+from megaclass.parallel.groups import all_ranks, world_size
 
 
 class SynchronisedBatchNorm(_BatchNorm):

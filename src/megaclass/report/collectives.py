@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from megaclass.rows import Row
+from megaclass.results.rows import Row
 
 
 def collective_tables(rows: Iterable[Row]) -> Group:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from megaclass.rows import Row
+from megaclass.results.rows import Row
 
 OURS = "megaclass"
 

@@ -13,8 +13,8 @@ from megaclass.report.page.casecolumns import split_case
 from megaclass.report.page.machines import identity
 from megaclass.report.page.measures import steps
 from megaclass.report.page.words import HOW_OFTEN, case_text, changes, digits, key_of, number
-from megaclass.rows import Row
-from megaclass.verdict import BUSY_PERCENT, FASTER, SLOWER, UNCLEAR, Steps, Verdict, judge
+from megaclass.results.rows import Row
+from megaclass.results.verdict import BUSY_PERCENT, FASTER, SLOWER, UNCLEAR, Steps, Verdict, judge
 
 # What machines.identity holds, in its order.
 _MACHINE = ("system", "cpu", "cpu_threads", "memory in GiB", "gpu", "gpu_count")

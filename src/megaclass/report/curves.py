@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from megaclass.errors import UserError
-from megaclass.events import EvaluationEvent, Event, StepEvent, read_events
+from megaclass.results.events import EvaluationEvent, Event, StepEvent, read_events
 
 # Hues that stay apart for colour-blind readers (Okabe and Ito, Color Universal Design, 2008).
 BLUE, ORANGE = "#0072B2", "#D55E00"

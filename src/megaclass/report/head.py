@@ -9,8 +9,8 @@ from rich.table import Table
 
 from megaclass.report.compare import pairs
 from megaclass.report.page.words import short as short
-from megaclass.rows import Row
-from megaclass.stats import ratio_of_medians
+from megaclass.results.rows import Row
+from megaclass.results.stats import ratio_of_medians
 
 
 def head_tables(rows: Iterable[Row]) -> Group:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from rich.console import Group
 from rich.table import Table
 
-from megaclass.rows import Row
+from megaclass.results.rows import Row
 
 _LATENCIES = ("mean", "p50", "p90", "p95", "p99", "p100")
 

@@ -8,8 +8,8 @@ from rich.console import Group
 from rich.table import Table
 
 from megaclass.report.compare import OURS
-from megaclass.rows import Row
-from megaclass.stats import Ratio, ratio_of_medians
+from megaclass.results.rows import Row
+from megaclass.results.stats import Ratio, ratio_of_medians
 
 BARE = "simplejpeg"
 STAGES = ("read", "decode", "augment", "assemble", "copy")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megaclass.errors import UserError
-from megaclass.rows import Row
+from megaclass.results.rows import Row
 
 PERCENTILES = (50, 90, 95, 99, 100)
 _KEYS = {

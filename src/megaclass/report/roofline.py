@@ -5,7 +5,7 @@ from typing import Any
 
 from megaclass.report.page.words import rate_text
 from megaclass.report.texttable import TextTable, number
-from megaclass.rows import setting_text
+from megaclass.results.rows import setting_text
 
 
 def title(bound: Any) -> str:

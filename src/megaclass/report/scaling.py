@@ -3,7 +3,8 @@
     t = sum over collectives of (rounds * latency + bytes sent / bandwidth)
     efficiency = T(1) / (T(N) + t - hidden)
 
-with rounds and bytes as rings carry them (:mod:`megaclass.traffic`). Nothing is hidden in the pessimistic figure; in
+with rounds and bytes as rings carry them (:mod:`megaclass.parallel.traffic`). Nothing is hidden in the pessimistic
+figure; in
 the optimistic one the gradients of the backbone travel under its backward pass, which takes two thirds of a step.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from megaclass.report.page.words import classes_text
 from megaclass.report.roofline import settings_text
 from megaclass.report.texttable import TextTable, number
-from megaclass.rows import Row
+from megaclass.results.rows import Row
 
 BACKWARD = 2 / 3  # of a step, in which gradients of the backbone can travel
 BACKBONE = "backbone"

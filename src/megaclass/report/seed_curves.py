@@ -9,9 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from megaclass.events import EvaluationEvent, StepEvent, read_events
 from megaclass.report.stability import SHARES, metric_spread, name_of, value_text
-from megaclass.rows import Row
+from megaclass.results.events import EvaluationEvent, StepEvent, read_events
+from megaclass.results.rows import Row
 
 SEED, MEAN = "#56B4E9", "#0B3C5D"
 Curve = dict[int, float]  # by optimizer step

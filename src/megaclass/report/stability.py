@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from megaclass.rows import Row
+from megaclass.results.rows import Row
 
 SHARES = ("top1", "top5", "pair_accuracy", "auc")  # 0 to 1, told in percent
 

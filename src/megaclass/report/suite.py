@@ -10,7 +10,7 @@ from megaclass.report.infer import infer_tables
 from megaclass.report.page.words import changes
 from megaclass.report.train import comparisons as of_training
 from megaclass.report.train import train_tables
-from megaclass.rows import Row
+from megaclass.results.rows import Row
 
 
 def suite_tables(rows: Iterable[Row]) -> Group:

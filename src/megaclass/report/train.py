@@ -7,9 +7,9 @@ from rich.console import Group
 from rich.table import Table
 
 from megaclass.report.page.casecolumns import differing_settings
-from megaclass.report.page.company import reference_of, spread, times_as_fast
+from megaclass.report.page.peers import reference_of, spread, times_as_fast
 from megaclass.report.page.words import short, value_text
-from megaclass.rows import Row, held_mb
+from megaclass.results.rows import Row, held_mb
 
 # Columns that stand there whatever is in them, and their least width.
 _ALWAYS = {"images/s": 8, "compute/s": 9, "step ms": 7, "MiB": 6}

@@ -11,7 +11,7 @@ import simplejpeg
 from megaclass.bench import peers
 from megaclass.bench.loader import plan
 from megaclass.cli import main
-from megaclass.rows import read_rows
+from megaclass.results.rows import read_rows
 
 TINY = [
     "--images",

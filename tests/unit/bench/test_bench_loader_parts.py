@@ -21,7 +21,7 @@ from megaclass.bench.loader.photographs import encoded_photograph
 from megaclass.bench.peers import dali, nvjpeg, pillow
 from megaclass.data.loader import Batch
 from megaclass.data.open import open_dataset
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
 
 WORLD = World(0, 1, torch.device("cpu"))
 SMALL = {"batch_size": 4, "batches": 3, "threads": 1}

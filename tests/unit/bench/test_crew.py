@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from megaclass.bench import crew
-from megaclass.bench.crew import Crew, Ended
+from megaclass.bench import processes as crew
+from megaclass.bench.processes import Crew, Ended
 
 ECHO = """
 import json, os, sys

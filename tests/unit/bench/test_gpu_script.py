@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import fake_peer
-from megaclass import published
-from megaclass.bench import words
+from megaclass.bench import arguments as words
 from megaclass.bench.head import plan as head
 from megaclass.bench.loader import plan
 from megaclass.bench.train import plan as train
@@ -20,6 +19,7 @@ from megaclass.cli.bench import collectives, infer, roofline, suite
 from megaclass.cli.bench import train as train_words
 from megaclass.cli.bench.head import options_of_head
 from megaclass.cli.bench.loader import options_of_loader
+from megaclass.results import published
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu.sh"
 RECORDER = f"""#!{sys.executable} -S

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from megaclass.bench import limits, pressure
+from megaclass.bench import cpu_wait as pressure
+from megaclass.bench import limits
 from megaclass.bench.memory import PeakMemory
 from megaclass.bench.timing import Stopwatch
 

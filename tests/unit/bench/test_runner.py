@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from megaclass.bench import runner
-from megaclass.bench.crew import Crew
 from megaclass.bench.head.cases import HeadCase
+from megaclass.bench.processes import Crew
 from megaclass.bench.runner import Entry, run_case
 
 # What a worker does is told by its options; it writes its turns into a file that all of them share.

@@ -8,8 +8,8 @@ import pytest
 from megaclass.cli import parsing
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
-from megaclass.events import StartEvent, StepEvent
-from megaclass.rows import Row, read_rows
+from megaclass.results.events import StartEvent, StepEvent
+from megaclass.results.rows import Row, read_rows
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "stall.py"
 specification = importlib.util.spec_from_file_location("stall_script", SCRIPT)

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from megaclass import environment
 from megaclass.bench.head.cases import HeadCase
 from megaclass.bench.runner import Entry, skipped
 from megaclass.bench.sweep import Measured, Planned, measure
-from megaclass.rows import Row, RowWriter
+from megaclass.results import machine
+from megaclass.results.rows import Row, RowWriter
 
 QUIET = SimpleNamespace(begins=lambda *what: None, step=lambda *what: None)
 
@@ -135,4 +135,4 @@ def test_no_file_has_no_rows(tmp_path):
 def test_a_row_says_where_it_was_left_out():
     row = skipped(HeadCase(), Entry(changes={"precision": "bf16"}, extra={"malloc": "tuned"}), "no peer")
     assert isinstance(row, Row) and row.case["precision"] == "bf16" and row.case["malloc"] == "tuned"
-    assert row.environment["cpu"] == environment.snapshot()["cpu"]
+    assert row.environment["cpu"] == machine.snapshot()["cpu"]

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from megaclass.data.binset import writer
-from megaclass.data.binset.dataset import VerificationBin
-from megaclass.data.binset.writer import write_bin
 from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import decode
+from megaclass.data.verification_bin import writer
+from megaclass.data.verification_bin.dataset import VerificationBin
+from megaclass.data.verification_bin.writer import write_bin
 from megaclass.errors import UserError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "binset"
@@ -275,7 +275,7 @@ def test_only_a_full_disk_asks_for_room(tmp_path, monkeypatch, number, advice):
     def fails(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("megaclass.data.binset.writer.pickle.dump", fails)
+    monkeypatch.setattr("megaclass.data.verification_bin.writer.pickle.dump", fails)
     with pytest.raises(UserError, match=f"x.bin cannot be written: .*{advice} another file"):
         write_bin(tmp_path / "x.bin", [b"a", b"b"], [True])
     assert not list(tmp_path.iterdir())

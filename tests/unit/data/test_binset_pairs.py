@@ -12,8 +12,8 @@ import simplejpeg
 
 import tiny
 from megaclass.cli import main
-from megaclass.data.binset.dataset import VerificationBin
 from megaclass.data.folder import FolderDataset
+from megaclass.data.verification_bin.dataset import VerificationBin
 
 PEOPLE, IMAGES = 24, 5
 LFW = os.environ.get("MEGACLASS_LFW", "")

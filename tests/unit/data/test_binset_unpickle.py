@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaclass.data.binset import unpickle as unpickling
-from megaclass.data.binset.dataset import VerificationBin
-from megaclass.data.binset.standins import Array, DType, RefusedError, Span, StandIn, find
+from megaclass.data.verification_bin import unpickle as unpickling
+from megaclass.data.verification_bin.allowed_types import Array, DType, RefusedError, Span, StandIn, find
+from megaclass.data.verification_bin.dataset import VerificationBin
 from megaclass.errors import UserError
 
 PLAIN = (bytes, Span, str, int, bool, type(None), list, tuple, Array, DType, StandIn)

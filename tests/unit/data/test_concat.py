@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from megaclass.build import build_job
 from megaclass.data.concat import ConcatDataset
 from megaclass.data.dataset import Sample
 from megaclass.data.open import open_dataset, set_titles, split_paths
-from megaclass.data.oriented import OrientedClasses
 from megaclass.data.records.writer import RecordWriter
-from megaclass.distributed import started
+from megaclass.data.rotated_classes import OrientedClasses
 from megaclass.errors import UserError
-from megaclass.evaluation import build_verifier
-from megaclass.train import run as train
+from megaclass.evaluate.evaluators import build_verifier
+from megaclass.parallel.groups import started
+from megaclass.train.job import build_job
+from megaclass.train.loop import run as train
 
 
 class Listed:

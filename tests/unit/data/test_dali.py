@@ -11,7 +11,6 @@ import simplejpeg
 import torch
 
 import tiny
-from megaclass import train as training
 from megaclass.data import dali
 from megaclass.data.augment import TrainTransform, resized
 from megaclass.data.dali import CropTransform, DaliLoader
@@ -19,9 +18,10 @@ from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.data.decode import Decoded
 from megaclass.data.loader import Loader
 from megaclass.data.sampler import EpochSampler
-from megaclass.distributed import World
 from megaclass.errors import UserError
-from megaclass.events import StepEvent, read_events
+from megaclass.parallel.groups import World
+from megaclass.results.events import StepEvent, read_events
+from megaclass.train import loop
 
 SIZE = 32
 CPU = torch.device("cpu")
@@ -246,7 +246,7 @@ def test_a_run_trains_on_the_same_images_and_resumes(installed, tmp_path):
             augment={"flip": True},
             schedule={"steps": steps, "kind": "constant"},
         )
-        directory, _ = training.run(config, World(0, 1, CPU), resume)
+        directory, _ = loop.run(config, World(0, 1, CPU), resume)
         return [event.loss for event in read_events(directory.events) if isinstance(event, StepEvent)]
 
     whole = losses("threads", "threads")

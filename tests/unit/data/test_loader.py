@@ -13,9 +13,9 @@ from megaclass.data.augment import EvalTransform, TrainTransform
 from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.data.decode import decode
 from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, Loader, eval_batches, to_model_input
-from megaclass.data.oriented import OrientedClasses
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.writer import RecordWriter
+from megaclass.data.rotated_classes import OrientedClasses
 from megaclass.data.sampler import EpochSampler
 from megaclass.errors import UserError
 

@@ -5,14 +5,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import tiny
-from megaclass import train as training
-from megaclass.build import build_job
 from megaclass.data.mixup import Mixup
-from megaclass.distributed import World
 from megaclass.errors import UserError
-from megaclass.events import StepEvent, read_events
 from megaclass.models import registry
-from megaclass.train import NormBuffers, train_step
+from megaclass.parallel.groups import World
+from megaclass.results.events import StepEvent, read_events
+from megaclass.train import loop
+from megaclass.train.job import build_job
+from megaclass.train.loop import NormBuffers, train_step
 
 WORLD = World(0, 1, torch.device("cpu"))
 CLASSES = 5
@@ -111,7 +111,7 @@ def losses(folder, resume=False, steps=10, **data):
         schedule={"steps": steps, "kind": "constant"},
         **LINEAR,
     )
-    directory, _ = training.run(config, WORLD, resume)
+    directory, _ = loop.run(config, WORLD, resume)
     return [event.loss for event in read_events(directory.events) if isinstance(event, StepEvent)]
 
 

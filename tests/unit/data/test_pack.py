@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from megaclass.data.packing import pack
+from megaclass.data.pack import pack
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from megaclass.cli import main
-from megaclass.data.packing import packer
+from megaclass.data.pack import packer
 from megaclass.data.records.reader import RecordDataset
 
 

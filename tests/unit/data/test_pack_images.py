@@ -10,8 +10,8 @@ import simplejpeg
 from PIL import Image
 
 from megaclass.data.decode import decode
-from megaclass.data.packing import pack
-from megaclass.data.packing.encode import Encoding, to_jpeg
+from megaclass.data.pack import pack
+from megaclass.data.pack.encode import Encoding, to_jpeg
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError
@@ -136,8 +136,8 @@ def test_few_images_are_in_memory_at_a_time(tmp_path, folder, monkeypatch):
         begun.add(where)
         return to_jpeg(image, where, encoding)
 
-    monkeypatch.setattr("megaclass.data.packing.packer.to_jpeg", counting)
-    monkeypatch.setattr("megaclass.data.packing.packer.RecordWriter", Counting)
+    monkeypatch.setattr("megaclass.data.pack.packer.to_jpeg", counting)
+    monkeypatch.setattr("megaclass.data.pack.packer.RecordWriter", Counting)
     pack(folder, tmp_path / "out", workers=2)
     assert len(written) == 30 and max(most) <= 4
 
@@ -205,8 +205,8 @@ def test_a_list_of_skipped_images_is_not_overwritten(tmp_path, folder):
 
 
 def test_an_array_too_large_for_any_reader_is_told_before_it_is_encoded(monkeypatch):
-    monkeypatch.setattr("megaclass.data.packing.encode.MAX_PIXELS", 1999)
-    monkeypatch.setattr("megaclass.data.packing.encode.simplejpeg.encode_jpeg", None)
+    monkeypatch.setattr("megaclass.data.pack.encode.MAX_PIXELS", 1999)
+    monkeypatch.setattr("megaclass.data.pack.encode.simplejpeg.encode_jpeg", None)
     with pytest.raises(UserError, match=r"row 0 cannot be packed: 50 x 40 pixels, the limit is 1,999"):
         to_jpeg(SMOOTH, "row 0", Encoding())
 

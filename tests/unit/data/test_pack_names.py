@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megaclass.data.packing import pack
+from megaclass.data.pack import pack
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from megaclass.data.packing import pack, packer
+from megaclass.data.pack import pack, packer
 from megaclass.data.records import journal
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.writer import RecordWriter
@@ -118,7 +118,7 @@ def test_stopped_after_every_single_image(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from megaclass.data.packing import pack, packer
+from megaclass.data.pack import pack, packer
 packer.CHECKPOINT_S = 0.0
 def progress(done, total):
     if done == int(sys.argv[3]):

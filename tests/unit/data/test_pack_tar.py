@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from megaclass.data.packing import pack
-from megaclass.data.packing.tarwalk import Archive, walk
+from megaclass.data.pack import pack
+from megaclass.data.pack.tarwalk import Archive, walk
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 
@@ -200,7 +200,7 @@ def test_what_is_no_image_and_classes_without_images_are_passed_over(tmp_path, c
 
 
 def test_progress_tells_of_bytes_while_names_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("megaclass.data.packing.tar._NOTE_EVERY", 4)
+    monkeypatch.setattr("megaclass.data.pack.tar._NOTE_EVERY", 4)
     content = tar(TRAIN)
     for name, written in {"in.tar": content, "in.tgz": gzip.compress(content)}.items():
         (tmp_path / name).write_bytes(written)
@@ -328,7 +328,7 @@ def test_a_compressed_tar_that_expands_without_end_takes_no_memory(tmp_path):
 
 
 def test_a_member_larger_than_any_image_is_left_out_or_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("megaclass.data.packing.tar.MAX_BYTES", 5000)
+    monkeypatch.setattr("megaclass.data.pack.tar.MAX_BYTES", 5000)
     (tmp_path / "in.tar").write_bytes(tar({"a/1.jpg": IMAGE, "a/2.jpg": bytes(5001)}))
     with pytest.raises(UserError, match=r"in\.tar/a/2\.jpg states 5,001 bytes, the limit is 5,000"):
         pack(tmp_path / "in.tar", tmp_path / "out")

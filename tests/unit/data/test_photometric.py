@@ -2,12 +2,12 @@ import cv2
 import numpy as np
 import pytest
 
-from megaclass.batches import train_transform
 from megaclass.config import from_mapping
 from megaclass.data.augment import TrainTransform
 from megaclass.data.decode import Decoded
 from megaclass.data.photometric import Composed, Photometric
 from megaclass.errors import UserError
+from megaclass.train.batches import train_transform
 
 SIZE = 32
 NUMBERS = np.arange(20_000)

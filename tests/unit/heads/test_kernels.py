@@ -18,7 +18,7 @@ from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sampling import TorchWalker, sample_classes
 from megaclass.heads.softmax import SGDStep
 from megaclass.heads.storage import Storage
-from megaclass.permutation import KeyedPermutation
+from megaclass.parallel.seeding import KeyedPermutation
 
 if torch.cuda.is_available():
     pytest.skip("tests/gpu runs the kernels on the device", allow_module_level=True)

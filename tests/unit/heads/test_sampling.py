@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megaclass.distributed import shard_range
 from megaclass.heads.sampling import sample_classes
+from megaclass.parallel.groups import shard_range
 
 
 def whole(labels: torch.Tensor, classes: int, size: int, key: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from megaclass.report.collectives import collective_tables, size_text
-from megaclass.rows import Row, timed
+from megaclass.results.rows import Row, timed
 
 CASE = {
     "op": "all_gather",

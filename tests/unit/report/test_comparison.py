@@ -11,8 +11,8 @@ from rich.console import Console
 from megaclass.cli import main
 from megaclass.errors import UserError
 from megaclass.report.comparison import compare_rows, comparison_table
-from megaclass.rows import Row, RowWriter, timed
-from megaclass.verdict import EQUAL, SLOWER
+from megaclass.results.rows import Row, RowWriter, timed
+from megaclass.results.verdict import EQUAL, SLOWER
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "compare"
 STEPS = [10 + i % 7 / 100 for i in range(40)]

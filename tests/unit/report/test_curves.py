@@ -8,9 +8,9 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from megaclass.errors import UserError
-from megaclass.events import EvaluationEvent, EventWriter, StartEvent, StepEvent
 from megaclass.report.curves import draw_run
 from megaclass.report.table import classification_table, verification_table
+from megaclass.results.events import EvaluationEvent, EventWriter, StartEvent, StepEvent
 
 METRICS = {
     "pair_accuracy": 0.98567,

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from megaclass.report.head import comparisons, head_tables, short
-from megaclass.rows import Row, timed
+from megaclass.results.rows import Row, timed
 
 CASE = {"num_classes": 80_000_000, "embedding_dim": 512, "batch_size": 1024, "sample_rate": 0.1,
         "precision": "bf16", "storage": "int8_rowwise", "world_size": 1, "simulate_ranks": 8,

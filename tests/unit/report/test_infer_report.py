@@ -5,7 +5,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from megaclass.report.infer import comparisons, infer_tables
-from megaclass.rows import Row, timed
+from megaclass.results.rows import Row, timed
 
 CASE = {"recipe": "resnet50_imagenet", "backbone": "resnet50", "num_classes": 1000, "image_size": 224,
         "batch_size": 256, "precision": "fp16", "tf32": False, "engine": "cudagraph", "device": "cuda",

@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from megaclass.report.loader import comparisons, loader_tables
-from megaclass.rows import Row, timed
+from megaclass.results.rows import Row, timed
 
 CASE = {"workload": "faces", "batch_size": 128, "threads": 2, "image_bytes": 5400, "image_pixels": 12544,
         "data": "made", "source": "folder"}  # fmt: skip

@@ -8,8 +8,8 @@ from megaclass.bench.infer.cases import InferCase
 from megaclass.bench.train.cases import TrainCase
 from megaclass.errors import UserError
 from megaclass.report.nvidia import as_report, check_report, write_report
-from megaclass.rows import Row
-from megaclass.stats import summary
+from megaclass.results.rows import Row
+from megaclass.results.stats import summary
 
 
 def train(devices, batch, ips, **change):

@@ -6,8 +6,8 @@ from io import StringIO
 import pytest
 
 from made_rows import FACES, INFER, LAPTOP, PHOTOGRAPHS, SERVER, every_row, lost, row
-from megaclass import published
 from megaclass.report.page.table_csv import render_csv
+from megaclass.results import published
 from page_documents import column, document_of, notes_of, table_of
 
 TRAINING = "Experiments on arcface_torch"

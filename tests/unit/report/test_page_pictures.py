@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import pytest
 
 from made_rows import FACES, INFER, LAPTOP, PHOTOGRAPHS, SERVER, every_row, row
-from megaclass import published
 from megaclass.report.page.document import Picture, Series
 from megaclass.report.page.draw import colours, css_colours, draw
+from megaclass.results import published
 from page_documents import document_of
 
 

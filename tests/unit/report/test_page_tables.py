@@ -8,7 +8,7 @@ from made_rows import FACES, INFER, LAPTOP, PHOTOGRAPHS, SERVER, every_row, lost
 from megaclass.report.page import collect
 from megaclass.report.page.document import Headlines
 from megaclass.report.page.scaling import speedup
-from megaclass.stats import ratio_of_medians
+from megaclass.results.stats import ratio_of_medians
 from page_documents import column, document_of, notes_of, sources_of, table_of, texts
 
 

@@ -11,13 +11,13 @@ from io import StringIO
 import pytest
 
 from made_rows import INFER, LAPTOP, PHOTOGRAPHS, every_row, lost, row, write_rows
-from megaclass import published
 from megaclass.errors import UserError
 from megaclass.report.page import collect, write
 from megaclass.report.page.build import build
 from megaclass.report.page.html import render_html
 from megaclass.report.page.markdown import render_markdown
 from megaclass.report.page.table_csv import HEADER, render_csv
+from megaclass.results import published
 from page_documents import document_of, sources_of
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> | a `b` *c* [d](http://e) \n=1+1\x0c &amp; \\ $x$"

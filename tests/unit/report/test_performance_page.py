@@ -9,7 +9,7 @@ from made_rows import LAPTOP
 from megaclass.bench.infer.cases import InferCase
 from megaclass.bench.infer.cases import resolved as resolved_infer
 from megaclass.bench.train.cases import TrainCase, resolved
-from megaclass.rows import Row, timed
+from megaclass.results.rows import Row, timed
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "performance.py"
 specification = importlib.util.spec_from_file_location("performance_script", SCRIPT)

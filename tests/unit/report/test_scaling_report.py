@@ -5,7 +5,7 @@ import pytest
 from made_rows import SERVER
 from megaclass.cli import main
 from megaclass.report.scaling import LINKS, Link, predict, weak_scaling
-from megaclass.rows import Row, RowWriter, timed
+from megaclass.results.rows import Row, RowWriter, timed
 
 CASE = {
     "backbone": "iresnet50",

@@ -7,10 +7,10 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from megaclass.events import EvaluationEvent, EventWriter, StartEvent, StepEvent
 from megaclass.report.seed_curves import curves_of, draw_seeds, mean_curve
 from megaclass.report.stability import spread, stability_tables, time_text
-from megaclass.rows import Row
+from megaclass.results.events import EvaluationEvent, EventWriter, StartEvent, StepEvent
+from megaclass.results.rows import Row
 
 CASE = {"recipe": "resnet50_imagenet", "seed": 0, "metric": "top1", "epochs_trained": 50.0, "precision": "fp16",
         "global_batch_size": 1536, "device": "cuda", "world_size": 8, "settings": {"augment.mixup": 0.2}}  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from made_rows import FACES, LAPTOP, PHOTOGRAPHS, row
-from megaclass.report.page.company import reference_of, round_medians, spread, times_as_fast
+from megaclass.report.page.peers import reference_of, round_medians, spread, times_as_fast
 from megaclass.report.train import comparisons, train_tables
 from page_documents import column, document_of, notes_of, table_of
 

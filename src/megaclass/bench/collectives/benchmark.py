@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from megaclass import distributed
 from megaclass.bench.benchmark import Tell, samples_ms
 from megaclass.bench.collectives.cases import BUS_FACTORS, CollectiveCase
 from megaclass.bench.collectives.contender import Collective
 from megaclass.bench.timing import Stopwatch
-from megaclass.distributed import World
-from megaclass.rows import timed
+from megaclass.parallel import groups
+from megaclass.parallel.groups import World
+from megaclass.results.rows import timed
 
 
 class CollectivesBenchmark:
@@ -18,7 +18,7 @@ class CollectivesBenchmark:
 
     def load_libraries(self, case: CollectiveCase, world: World) -> None:
         """The connections between ranks are no memory of a message."""
-        distributed.barrier()
+        groups.barrier()
 
     def contender(
         self, implementation: str, case: CollectiveCase, world: World, options: dict[str, Any]
@@ -28,7 +28,7 @@ class CollectivesBenchmark:
     def turn(self, contender: Collective, index: int, watch: Stopwatch, tell: Tell) -> dict[str, Any]:
         """``ms``: of one call, on this rank."""
         contender.prepare(index)
-        distributed.barrier()
+        groups.barrier()
         ms, _ = watch.time_ms(contender.call)
         contender.check(index)
         return {"ms": ms / contender.calls}

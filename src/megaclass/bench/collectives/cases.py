@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from megaclass.bench.words import check_counts
+from megaclass.bench.arguments import check_counts
 from megaclass.errors import lookup
 
 # What a rank sends and receives at the least, over the size of the message, by the number of ranks: bus bandwidth

@@ -1,6 +1,6 @@
 """The operations of :mod:`torch.distributed` on tensors that lie ready: nothing is allocated in the timed region.
 
-They are called directly, as cluster reports measure them, and not through ``megaclass.distributed``, whose
+They are called directly, as cluster reports measure them, and not through ``megaclass.parallel.groups``, whose
 ``all_gather_rows`` and ``reduce_scatter_rows`` make the tensor that they return: that is memory's speed, not the
 network's.
 
@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megaclass import distributed
 from megaclass.bench.collectives.cases import CollectiveCase
 from megaclass.bench.collectives.messages import Messages
 from megaclass.bench.timing import Stopwatch
-from megaclass.distributed import World
+from megaclass.parallel import groups
+from megaclass.parallel.groups import World
 
 # PyTorch 2.13 renamed the two; 2.11 knows only the second name.
 _all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -67,11 +67,11 @@ class Collective:
         fastest_ms = math.inf
         for turn in range(4):  # the first connects the ranks
             self.prepare(turn)
-            distributed.barrier()
+            groups.barrier()
             fastest_ms = min(fastest_ms, self._watch.time_ms(self.call)[0])
             self.check(turn)
         call_ms = float(
-            distributed.all_ranks().all_reduce_(
+            groups.all_ranks().all_reduce_(
                 torch.tensor([fastest_ms], dtype=torch.float64, device=self._device), "max"
             )
         )

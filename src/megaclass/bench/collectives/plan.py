@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
+from megaclass.bench.arguments import check_timeout, counts, device_type, names, on_cores
 from megaclass.bench.collectives import cases
 from megaclass.bench.collectives.cases import CollectiveCase
 from megaclass.bench.sweep import Planned
-from megaclass.bench.words import check_timeout, counts, device_type, names, on_cores
 from megaclass.errors import UserError
 
 # 4K to 64M in steps of four; GPUs, which are a hundred times as fast, to 1G.

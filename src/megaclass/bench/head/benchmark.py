@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from megaclass import distributed
 from megaclass.bench import limits
 from megaclass.bench.benchmark import Tell, samples_ms
 from megaclass.bench.head import ours
@@ -15,8 +14,9 @@ from megaclass.bench.head.ours import Megaclass
 from megaclass.bench.peers import PEERS
 from megaclass.bench.peers.arcface_torch import ArcfaceTorch
 from megaclass.bench.timing import Stopwatch
-from megaclass.distributed import World
-from megaclass.rows import timed
+from megaclass.parallel import groups
+from megaclass.parallel.groups import World
+from megaclass.results.rows import timed
 
 CONTENDERS: dict[str, Any] = {"megaclass": Megaclass, "arcface_torch": ArcfaceTorch}
 
@@ -42,7 +42,7 @@ class HeadBenchmark:
 
     def turn(self, contender: Contender, index: int, watch: Stopwatch, tell: Tell) -> dict[str, Any]:
         contender.prepare(index)
-        distributed.barrier()
+        groups.barrier()
         ms, loss_tensor = watch.time_ms(contender.step)
         loss = float(loss_tensor)
         if not math.isfinite(loss):  # a head may skip the update then: not the same work
@@ -50,7 +50,7 @@ class HeadBenchmark:
         return {"ms": ms, "loss": loss}
 
     def limits(self, case: HeadCase, world: World) -> dict[str, float]:
-        distributed.barrier()  # all ranks measure at the same time, as they compute
+        groups.barrier()  # all ranks measure at the same time, as they compute
         return limits.measure(case.precision, world.device)
 
     def measures(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from megaclass.bench.words import check_counts, crowded
+from megaclass.bench.arguments import check_counts, crowded
 from megaclass.errors import UserError, lookup
 from megaclass.heads.engine import KERNELS
 from megaclass.heads.partial_fc import PLACEMENTS

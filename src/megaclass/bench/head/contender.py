@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from megaclass.bench.head.cases import HeadCase
-from megaclass.permutation import derive_key
+from megaclass.parallel.seeding import derive_key
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 

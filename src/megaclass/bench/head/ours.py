@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from megaclass import distributed
 from megaclass.bench.head.cases import HeadCase
 from megaclass.bench.head.contender import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Inputs, classes_of_process
-from megaclass.distributed import World
 from megaclass.heads.engine import TorchEngine
 from megaclass.heads.margins import ArcFace, CosFace
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
+from megaclass.parallel import groups
+from megaclass.parallel.groups import World
 
 _BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
@@ -50,7 +50,7 @@ class Megaclass:
     def _ranks(self) -> contextlib.AbstractContextManager[None]:
         if self._case.simulate_ranks == 1:
             return contextlib.nullcontext()
-        return distributed.simulated(self._case.simulate_ranks, self._gathered)
+        return groups.simulated(self._case.simulate_ranks, self._gathered)
 
     def _gathered(self, tensor_b: Tensor) -> Tensor:
         """This rank's rows and then those of the simulated ones: labels where it brings labels."""

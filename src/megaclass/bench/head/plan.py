@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
+from megaclass.bench.arguments import check_timeout, counts, device_type, names, on_cores, rates
 from megaclass.bench.head import cases
 from megaclass.bench.head.benchmark import work
 from megaclass.bench.head.cases import HeadCase
 from megaclass.bench.peers import PEERS
 from megaclass.bench.runner import Entry
 from megaclass.bench.sweep import Planned
-from megaclass.bench.words import check_timeout, counts, device_type, names, on_cores, rates
 from megaclass.errors import UserError, lookup
 
 MALLOC = ("tuned", "untuned", "both")

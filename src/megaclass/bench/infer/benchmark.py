@@ -10,7 +10,7 @@ from megaclass.bench.infer.cases import InferCase
 from megaclass.bench.infer.contender import Inference
 from megaclass.bench.infer.engines import load_engine_libraries
 from megaclass.bench.timing import Stopwatch
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
 
 
 class InferBenchmark:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
+from megaclass.bench.arguments import check_counts
 from megaclass.bench.recipes import PRECISIONS, SYNTHETIC, recipe_digest, recipe_of, with_settings
-from megaclass.bench.words import check_counts
 from megaclass.config import Config
 from megaclass.errors import lookup
 

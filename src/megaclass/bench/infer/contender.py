@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass.backbone import input_function
 from megaclass.bench.benchmark import Tell
 from megaclass.bench.epochs import device_clock, run_epoch
 from megaclass.bench.infer.cases import InferCase, config_of
 from megaclass.bench.infer.engines import Forward, build_engine
 from megaclass.bench.infer.images import host_batches
 from megaclass.bench.infer.model import build_scorer
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
+from megaclass.train.model import input_function
 
 _FIRST_STEPS = {"cudagraph": 3}  # compiled in the first one, recorded in the second, replayed from then on
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megaclass.backbone import build_model
 from megaclass.config import Config
 from megaclass.heads.linear import LinearHead
-from megaclass.permutation import derive_key
-from megaclass.runtime import Arithmetic
+from megaclass.parallel.seeding import derive_key
+from megaclass.train.arithmetic import Arithmetic
+from megaclass.train.model import build_model
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _BRANCH_GAIN = 0.2

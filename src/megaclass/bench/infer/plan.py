@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from megaclass.bench.arguments import check_timeout, counts, device_type, names, on_cores
 from megaclass.bench.cost import START_FLOPS, backbone_cost
 from megaclass.bench.infer import onnx_engine
 from megaclass.bench.infer.cases import InferCase, config_of, infer_cases
@@ -12,7 +13,6 @@ from megaclass.bench.infer.images import open_images
 from megaclass.bench.recipes import PRECISIONS, SYNTHETIC
 from megaclass.bench.runner import Entry
 from megaclass.bench.sweep import Planned
-from megaclass.bench.words import check_timeout, counts, device_type, names, on_cores
 from megaclass.errors import UserError, lookup
 
 _ITERATIONS = {"cpu": 10, "cuda": 100}

@@ -12,7 +12,7 @@ import simplejpeg
 from megaclass.bench.loader.cases import LoaderCase
 from megaclass.bench.loader.contender import Order, Turn, steps_of_turn, whole_pass
 from megaclass.data.folder import FolderDataset
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
 
 
 class BareDecode:

@@ -12,8 +12,8 @@ from megaclass.bench.peers.dali import Dali
 from megaclass.bench.peers.nvjpeg import NvJpeg
 from megaclass.bench.peers.pillow import Pillow
 from megaclass.bench.timing import Stopwatch
-from megaclass.distributed import World
-from megaclass.rows import timed
+from megaclass.parallel.groups import World
+from megaclass.results.rows import timed
 
 CONTENDERS: dict[str, Any] = {"simplejpeg": BareDecode, "dali": Dali, "pillow": Pillow, "nvjpeg": NvJpeg}
 OURS: dict[str, Any] = {"threads": Megaclass, "dali": WithDali}

@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
+from megaclass.bench.arguments import check_counts
 from megaclass.bench.loader.photographs import Look
-from megaclass.bench.words import check_counts
 from megaclass.data.augment import EvalTransform, TrainTransform, Transform
 from megaclass.data.dali import CropTransform
 from megaclass.errors import lookup
-from megaclass.permutation import derive_key
+from megaclass.parallel.seeding import derive_key
 
 SOURCES = ("records", "folder", "synthetic")
 LOADERS = ("threads", "dali")  # of ours, as data.loader names them

@@ -19,7 +19,7 @@ from megaclass.data.decode import Decoded, decode_part
 from megaclass.data.loader import BatchSource, Loader
 from megaclass.data.open import open_dataset
 from megaclass.data.synthetic import SyntheticLoader
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
 
 
 class _Part(NamedTuple):

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from megaclass.permutation import derive_key
+from megaclass.parallel.seeding import derive_key
 
 _BLUR_PX = 0.8
 _SMALLEST, _LARGEST = 1 / 60, 1 / 2  # radius of a leaf, in shares of the longer side

@@ -7,16 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megaclass.bench.arguments import check_timeout, device_type, names, share_of_cores
 from megaclass.bench.loader.cases import EVALUATION, LOADERS, SOURCES, WORKLOADS, LoaderCase
 from megaclass.bench.loader.images import ImageSet, write_images
 from megaclass.bench.peers import LOADERS as PEERS
 from megaclass.bench.peers import dali
 from megaclass.bench.runner import Entry, run_case
 from megaclass.bench.sweep import Planned
-from megaclass.bench.words import check_timeout, device_type, names, share_of_cores
 from megaclass.data.open import open_dataset
 from megaclass.errors import UserError, lookup
-from megaclass.rows import Row
+from megaclass.results.rows import Row
 
 
 def planned(options: Any) -> list[Planned]:

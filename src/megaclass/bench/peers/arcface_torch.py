@@ -17,8 +17,8 @@ from torch import Tensor
 
 from megaclass.bench.head.cases import HeadCase
 from megaclass.bench.head.contender import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Inputs, classes_of_process
-from megaclass.distributed import World
 from megaclass.errors import UserError
+from megaclass.parallel.groups import World
 
 NAME = "arcface_torch"
 FILES = ("partial_fc_v2.py", "losses.py")

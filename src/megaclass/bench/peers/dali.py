@@ -8,7 +8,7 @@ import numpy as np
 
 from megaclass.bench.loader.cases import EVALUATION, LoaderCase
 from megaclass.bench.loader.contender import Turn, whole_pass
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
 
 NAME = "dali"
 SOURCES = ("records", "folder")

@@ -27,7 +27,7 @@ from megaclass.bench.loader.delivery import Clock, Delivery
 from megaclass.data.decode import check_header
 from megaclass.data.loader import Batch
 from megaclass.data.open import open_dataset
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
 
 NAME = "nvjpeg"
 SOURCES = ("records",)

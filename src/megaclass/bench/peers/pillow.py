@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from megaclass.bench.loader.cases import LoaderCase
 from megaclass.bench.loader.contender import Order, Turn, steps_of_turn, whole_pass
 from megaclass.data.folder import FolderDataset
-from megaclass.distributed import World
+from megaclass.parallel.groups import World
 
 NAME = "pillow"
 SOURCES = ("folder",)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from megaclass import schedule
-from megaclass.backbone import build_model
 from megaclass.bench.train.cases import TrainCase
 from megaclass.bench.train.peer import PeerJob, why_no_peer
 from megaclass.config import Config, Model
+from megaclass.train import schedule
+from megaclass.train.model import build_model
 
 NAME = "pytorch"
 CHANNELS_LAST = True

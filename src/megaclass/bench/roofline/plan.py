@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 
-from megaclass import environment, runtime
+from megaclass.bench.arguments import counts, device_type, names, share_of_cores
 from megaclass.bench.recipes import PRECISIONS
 from megaclass.bench.roofline.bound import Bound, bound
 from megaclass.bench.roofline.machines import Peaks, machine, measured
 from megaclass.bench.roofline.reached import MEASURED, Reached, reached
-from megaclass.bench.words import counts, device_type, names, share_of_cores
 from megaclass.config import Config, from_mapping
 from megaclass.errors import UserError, lookup
 from megaclass.models.registry import BACKBONES
-from megaclass.rows import Row, read_rows
+from megaclass.results import machine as environment
+from megaclass.results.rows import Row, read_rows
+from megaclass.train import arithmetic
 
 
 def bounds(options: Any) -> list[Bound]:
@@ -60,7 +61,7 @@ def peaks_of(options: Any, precisions: Sequence[str]) -> Peaks:
             "--peak-tflops and --bandwidth-gbs are positive, and belong together: give both, or neither"
         )
     device = torch.device(device_type(options.device))
-    runtime.use_threads(options.threads or share_of_cores(1))
+    arithmetic.use_threads(options.threads or share_of_cores(1))
     return measured(precisions, device)
 
 

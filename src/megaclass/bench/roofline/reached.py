@@ -12,7 +12,7 @@ from megaclass.bench.roofline.trace import DATA, FORWARD, WEIGHTS, Bytes, Op
 from megaclass.bench.train.cases import TrainCase
 from megaclass.bench.train.cases import config_of as train_config
 from megaclass.bench.train.cost import head_bytes, is_linear
-from megaclass.rows import Row
+from megaclass.results.rows import Row
 
 T = TypeVar("T", TrainCase, InferCase)
 

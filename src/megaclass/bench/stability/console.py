@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from megaclass.bench.console import duration
-from megaclass.rows import Row
+from megaclass.results.rows import Row
 
 
 class SeedsConsole:

@@ -4,15 +4,15 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from megaclass import environment
 from megaclass.bench.stability.cases import StabilityCase
 from megaclass.bench.stability.study import Study
 from megaclass.bench.sweep import row_key
 from megaclass.errors import UserError
-from megaclass.events import StepEvent, read_events
-from megaclass.rows import Row
-from megaclass.rundir import RunDirectory
-from megaclass.stats import summary
+from megaclass.results import machine
+from megaclass.results.events import StepEvent, read_events
+from megaclass.results.rows import Row
+from megaclass.results.rundir import RunDirectory
+from megaclass.results.stats import summary
 
 
 def row_of(study: Study, seed: int, failure: str = "") -> Row:
@@ -29,7 +29,7 @@ def row_of(study: Study, seed: int, failure: str = "") -> Row:
     }
     result = None if failure else study.result_of(seed)
     if result is None:
-        return Row(**common, status="failed", reason=failure, environment=environment.snapshot())
+        return Row(**common, status="failed", reason=failure, environment=machine.snapshot())
     return Row(
         **common,
         status="ok",

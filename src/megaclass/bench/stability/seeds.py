@@ -7,7 +7,7 @@ from typing import Protocol
 from megaclass.bench.stability.record import key_of, row_of
 from megaclass.bench.stability.study import Study
 from megaclass.bench.stability.training import train
-from megaclass.rows import Row, RowWriter, read_rows
+from megaclass.results.rows import Row, RowWriter, read_rows
 
 
 class Watcher(Protocol):

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from megaclass import distributed
+from megaclass.bench.arguments import share_of_cores
 from megaclass.bench.stability.cases import METRICS, StabilityCase, changes, differences
-from megaclass.bench.words import share_of_cores
 from megaclass.config import Config, load_recipe, to_toml
 from megaclass.errors import UserError
-from megaclass.events import StartEvent, read_events
-from megaclass.rundir import DEFAULT_ROOT, RunDirectory
-from megaclass.runtime import pick_arithmetic
+from megaclass.parallel import groups
+from megaclass.results.events import StartEvent, read_events
+from megaclass.results.rundir import DEFAULT_ROOT, RunDirectory
+from megaclass.train.arithmetic import pick_arithmetic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def plan(config: Config, recipe: Config, seeds: list[int], world_size: int, outp
     if config.model.weights or config.head.weights:
         key = "model.weights" if config.model.weights else "head.weights"
         raise UserError(f"--{key}: seeds that start from the same weights do not show how stable a recipe is")
-    device = distributed.pick_device(config.run.device)
+    device = groups.pick_device(config.run.device)
     _check_ranks(config, world_size, device)
     case = StabilityCase(
         recipe=config.recipe,

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 
 import megaclass
-from megaclass.bench.crew import TORCHRUN_VARIABLES
+from megaclass.bench.processes import TORCHRUN_VARIABLES
 from megaclass.bench.stability.study import Study
-from megaclass.rundir import RunDirectory
+from megaclass.results.rundir import RunDirectory
 
 _LOOK_S = 0.5  # between two looks at how far it is
 _GRACE_S = 45.0  # torchrun gives its workers 30 of them

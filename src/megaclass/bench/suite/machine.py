@@ -3,9 +3,9 @@
 import sys
 from dataclasses import dataclass
 
-from megaclass.bench.crew import Crew, Ended
+from megaclass.bench.processes import Crew, Ended
 from megaclass.errors import UserError
-from megaclass.runtime import cpu_has_bf16
+from megaclass.train.arithmetic import cpu_has_bf16
 
 # Of the speed of a large product, what whole steps of convolutional networks reach: low, so that a plan is kept.
 _REACHED = {"cpu": 0.25, "cuda": 0.25}

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from megaclass import published
+from megaclass.bench.arguments import check_timeout, device_type, on_cores
 from megaclass.bench.infer.cases import InferCase
 from megaclass.bench.infer.cases import resolved as resolved_infer
 from megaclass.bench.infer.images import open_images
@@ -15,8 +15,8 @@ from megaclass.bench.suite.machine import Machine
 from megaclass.bench.sweep import Planned
 from megaclass.bench.train.cases import TrainCase, resolved
 from megaclass.bench.train.plan import plan_of as train_plan
-from megaclass.bench.words import check_timeout, device_type, on_cores
 from megaclass.errors import UserError, lookup
+from megaclass.results import published
 
 # Where a report does not say it: images of a step on each device.
 DEVICE_BATCH = 256

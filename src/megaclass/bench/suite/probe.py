@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from megaclass import environment
 from megaclass.bench import limits
+from megaclass.results import machine
 
 _PRECISIONS = {"cpu": ("fp32", "bf16", "fp16"), "cuda": ("fp32", "tf32", "bf16", "fp16")}
 _SIDE = {"cpu": 1024, "cuda": 8192}
@@ -17,11 +17,7 @@ def measured(device: str) -> dict[str, Any]:
     """What :class:`megaclass.bench.suite.machine.Machine` is made from; ``memory_bytes`` is what is free now."""
     on_gpu = device == "cuda"
     devices = torch.cuda.device_count() if on_gpu else 1
-    free = (
-        [torch.cuda.mem_get_info(i)[0] for i in range(devices)]
-        if on_gpu
-        else [environment.available_memory()]
-    )
+    free = [torch.cuda.mem_get_info(i)[0] for i in range(devices)] if on_gpu else [machine.available_memory()]
     where = torch.device(device)
     return {
         "devices": devices,

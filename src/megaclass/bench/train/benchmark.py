@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from megaclass import distributed
 from megaclass.bench import epochs, limits
 from megaclass.bench.benchmark import Tell
 from megaclass.bench.peers import LOOPS
@@ -13,7 +12,8 @@ from megaclass.bench.train.cases import TrainCase
 from megaclass.bench.train.contender import Training
 from megaclass.bench.train.cost import step_flops
 from megaclass.bench.train.peer import PeerTraining
-from megaclass.distributed import World
+from megaclass.parallel import groups
+from megaclass.parallel.groups import World
 
 
 class TrainBenchmark:
@@ -41,7 +41,7 @@ class TrainBenchmark:
         return contender.epoch(tell)
 
     def limits(self, case: TrainCase, world: World) -> dict[str, float]:
-        distributed.barrier()  # all ranks measure at the same time, as they compute
+        groups.barrier()  # all ranks measure at the same time, as they compute
         return limits.measure(case.precision, world.device)
 
     def measures(

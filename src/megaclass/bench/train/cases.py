@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from megaclass.bench.arguments import check_counts, crowded
 from megaclass.bench.cost import backbone_cost
 from megaclass.bench.recipes import PRECISIONS, SYNTHETIC, recipe_digest, recipe_of, with_settings
-from megaclass.bench.words import check_counts, crowded
 from megaclass.config import Config
 from megaclass.data.open import open_dataset
 from megaclass.errors import UserError, lookup

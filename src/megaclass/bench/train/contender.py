@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from megaclass import distributed, traffic
 from megaclass.bench.benchmark import Tell
 from megaclass.bench.epochs import device_clock, run_epoch
 from megaclass.bench.train.cases import TrainCase, config_of
 from megaclass.bench.train.sent import sent_in_step
-from megaclass.build import build_job
 from megaclass.data.loader import Batch
-from megaclass.distributed import World
 from megaclass.heads.engine import TorchEngine
 from megaclass.heads.partial_fc import PartialFC
-from megaclass.permutation import derive_key
-from megaclass.runtime import keep_freed_memory
-from megaclass.train import NormBuffers, set_learning_rate, train_step
+from megaclass.parallel import groups, traffic
+from megaclass.parallel.groups import World
+from megaclass.parallel.seeding import derive_key
+from megaclass.train.arithmetic import keep_freed_memory
+from megaclass.train.job import build_job
+from megaclass.train.loop import NormBuffers, set_learning_rate, train_step
 
 
 class Training:
-    """Steps of the loop of :mod:`megaclass.train`, as rank ``world.rank`` of a job or as rank 0 of a simulated one."""
+    """Steps of :mod:`megaclass.train.loop`, as rank ``world.rank`` of a job or as rank 0 of a simulated one."""
 
     def __init__(self, case: TrainCase, world: World) -> None:
         self._case, self._device = case, world.device
@@ -52,13 +52,13 @@ class Training:
     def _ranks(self) -> contextlib.AbstractContextManager[None]:
         if self._case.simulate_ranks == 1:
             return contextlib.nullcontext()
-        return distributed.simulated(self._case.simulate_ranks, self._others.gathered)
+        return groups.simulated(self._case.simulate_ranks, self._others.gathered)
 
     def epoch(self, tell: Tell) -> dict[str, Any]:
         """``iterations`` steps; the loss of the last one and what a step sends come with the times."""
         steps = self._case.iterations
         with self._ranks(), self._job.arithmetic.active(), traffic.counted() as sent:
-            distributed.barrier()
+            groups.barrier()
             answer = run_epoch(self._batches, self._take, steps, self._clock, tell)
         if skipped := int(self._not_finite):
             raise ArithmeticError(

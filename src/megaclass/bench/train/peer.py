@@ -10,15 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from megaclass import distributed
-from megaclass.backbone import input_function
-from megaclass.batches import synthetic_loader
 from megaclass.bench.benchmark import Tell
 from megaclass.bench.epochs import device_clock, run_epoch
 from megaclass.bench.train.cases import TrainCase, config_of
 from megaclass.config import Config, Steps, steps_of
-from megaclass.distributed import World
-from megaclass.runtime import Arithmetic, pick_arithmetic
+from megaclass.parallel import groups
+from megaclass.parallel.groups import World
+from megaclass.train.arithmetic import Arithmetic, pick_arithmetic
+from megaclass.train.batches import synthetic_loader
+from megaclass.train.model import input_function
 
 _POOL = 2  # batches of images, taken in turns, as our synthetic loader has them
 
@@ -99,7 +99,7 @@ class PeerTraining:
     def epoch(self, tell: Tell) -> dict[str, Any]:
         """``iterations`` steps; the loss of the last one comes with the times."""
         with self._arithmetic.active():
-            distributed.barrier()
+            groups.barrier()
             answer = run_epoch(self._batches, self._take, self._case.iterations, self._clock, tell)
         return answer | {"loss": self._loss}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from megaclass.bench.arguments import check_timeout, counts, device_type, names, on_cores, rates
 from megaclass.bench.cost import START_FLOPS
 from megaclass.bench.infer.cases import InferCase, infer_cases
 from megaclass.bench.infer.images import open_images
@@ -16,7 +17,6 @@ from megaclass.bench.sweep import Planned
 from megaclass.bench.train.cases import TrainCase, resolved
 from megaclass.bench.train.cost import step_flops
 from megaclass.bench.train.entries import check_peers, peers_of, swept, variants
-from megaclass.bench.words import check_timeout, counts, device_type, names, on_cores, rates
 from megaclass.errors import UserError, lookup
 
 MODES = ("train", "val", "train_val")

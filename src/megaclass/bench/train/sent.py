@@ -4,9 +4,9 @@ import math
 
 from torch import nn
 
-from megaclass.build import Job
 from megaclass.heads.linear import LinearHead
-from megaclass.traffic import Sent, Traffic
+from megaclass.parallel.traffic import Sent, Traffic
+from megaclass.train.job import Job
 
 BACKBONE = "backbone"
 _COMPRESSED = {"fp16": 2, "bf16": 2}  # bytes of an element; low-rank compression counts in full

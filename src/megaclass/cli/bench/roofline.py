@@ -20,7 +20,7 @@ def roofline(words: list[str]) -> None:
     from megaclass.bench.roofline.plan import bounds, reached_rows, row_of
     from megaclass.report.roofline import by_kind, by_stage, reached_sheet, speeds
     from megaclass.report.texttable import console
-    from megaclass.rows import RowWriter
+    from megaclass.results.rows import RowWriter
 
     found = bounds(options)
     screen = Console()

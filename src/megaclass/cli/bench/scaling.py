@@ -20,7 +20,7 @@ def scaling(words: list[str]) -> None:
 
     from megaclass.report.scaling import LINKS, weak_scaling
     from megaclass.report.texttable import console
-    from megaclass.rows import read_rows
+    from megaclass.results.rows import read_rows
 
     links = [lookup(LINKS, name.strip(), "link") for name in options.link.split(",")]
     sheets = weak_scaling([row for path in options.rows for row in read_rows(path)], links)

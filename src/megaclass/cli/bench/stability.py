@@ -41,7 +41,7 @@ def _show(study: Any) -> int | None:
     from megaclass.bench.stability.study import prepare
     from megaclass.report.seed_curves import draw_seeds
     from megaclass.report.stability import stability_tables
-    from megaclass.rundir import RunDirectory
+    from megaclass.results.rundir import RunDirectory
 
     console = SeedsConsole()
     with RunDirectory(study.directory).locked():

@@ -83,7 +83,7 @@ def _directory(options: Any) -> Path:
 def _list() -> None:
     from rich.table import Table
 
-    from megaclass import published
+    from megaclass.results import published
 
     table = Table("suite", "report", "cases", "rows", box=None)
     for name in published.names():

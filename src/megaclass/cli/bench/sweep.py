@@ -35,7 +35,7 @@ def show(
     from megaclass.bench.console import SweepConsole
     from megaclass.bench.runner import run_case
     from megaclass.bench.sweep import Measured, measure
-    from megaclass.rows import Row, RowWriter
+    from megaclass.results.rows import Row, RowWriter
 
     output = options.output
     where = f"rows appended to {output}" if output else "rows not kept: no --output FILE.jsonl"

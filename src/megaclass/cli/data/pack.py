@@ -10,7 +10,7 @@ from megaclass.cli.parsing import make_parser, parse
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
-    from megaclass.data.packing import PackSummary
+    from megaclass.data.pack import PackSummary
 
 _SHOWN_SKIPS = 10
 _INTERRUPTED = "the same command continues"
@@ -19,7 +19,7 @@ _INTERRUPTED = "the same command continues"
 def pack(words: list[str]) -> None:
     options = parse(_parser(), words)
 
-    from megaclass.data.packing import pack as pack_images
+    from megaclass.data.pack import pack as pack_images
 
     started = time.perf_counter()
     with ExitStack() as bars:

@@ -70,8 +70,8 @@ def _listed(options: Any) -> "tuple[Dataset, PairSet]":
 
     from megaclass.data.folder import FolderDataset
     from megaclass.data.imagelist import ImageList
+    from megaclass.evaluate.evaluators import open_listed_pairs
     from megaclass.evaluate.pairs import PairSet
-    from megaclass.evaluation import open_listed_pairs
 
     changed = [name for name, default in _DRAWING.items() if options[name] != default]
     if changed:
@@ -89,8 +89,8 @@ def _listed(options: Any) -> "tuple[Dataset, PairSet]":
 
 
 def _write_bin(output: Path, dataset: "Dataset", found: "PairSet") -> None:
-    from megaclass.data.binset.writer import write_bin
     from megaclass.data.decode import check_header
+    from megaclass.data.verification_bin.writer import write_bin
 
     used, listed = found.over_used()
     images = []

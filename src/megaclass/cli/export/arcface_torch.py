@@ -24,8 +24,8 @@ def arcface_torch(words: list[str]) -> None:
     )
     options = parse(parser, words)
 
-    from megaclass.arcface_torch import LAYOUTS
-    from megaclass.export import to_rank_files
+    from megaclass.checkpoint.arcface_torch import LAYOUTS
+    from megaclass.inference.export import to_rank_files
 
     lookup(dict.fromkeys(LAYOUTS), options.layout, "layout")
     paths = to_rank_files(

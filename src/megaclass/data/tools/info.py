@@ -21,7 +21,7 @@ from megaclass.data.decode import JPEG_START, check_header, decode
 from megaclass.data.folder import FolderDataset
 from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.tools.threads import in_order
-from megaclass.permutation import KeyedPermutation, derive_key
+from megaclass.parallel.seeding import KeyedPermutation, derive_key
 
 FORMATS = {
     "JPEG": (0, JPEG_START),

@@ -19,7 +19,7 @@ from megaclass.data.open import open_dataset, open_together, split_paths
 from megaclass.data.records.writer import RecordWriter
 from megaclass.data.tools.threads import in_order, ranges
 from megaclass.errors import UserError, make_room
-from megaclass.permutation import KeyedPermutation, derive_key
+from megaclass.parallel.seeding import KeyedPermutation, derive_key
 
 Progress = Callable[[int, int], None]
 

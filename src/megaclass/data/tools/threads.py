@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from megaclass.environment import usable_cores
+from megaclass.results.machine import usable_cores
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")

@@ -10,7 +10,8 @@ import torch
 import triton
 from torch import Tensor
 
-from megaclass.heads.kernels import works
+from megaclass.heads.engine_protocol import Engine
+from megaclass.heads.kernels import self_check as works
 from megaclass.heads.kernels.blocks import MAX_DIM, Blocks, block_dim, candidates
 from megaclass.heads.kernels.catch_up import catch_up_kernel
 from megaclass.heads.kernels.launch import on_device, signed
@@ -19,7 +20,6 @@ from megaclass.heads.kernels.pass_two import pass_two_kernel
 from megaclass.heads.kernels.sample import TritonWalker
 from megaclass.heads.kernels.unit import unit_kernel
 from megaclass.heads.margins import Margin
-from megaclass.heads.passes import Engine
 from megaclass.heads.sampling import Walker
 from megaclass.heads.softmax import MOST_TURN, NORM_FLOOR, MicroBatch, SGDStep
 from megaclass.heads.storage import Rounding, Rows, Storage
@@ -35,7 +35,7 @@ _CHUNK_BYTES = 32 << 20  # of unit rows: they stay in the L2 cache of an H100 (5
 
 
 class TritonEngine:
-    """The passes as kernels, for tables on ``device`` with ``dim`` columns. See :mod:`megaclass.heads.passes`.
+    """The passes as kernels, for tables on ``device`` with ``dim`` columns. See :mod:`megaclass.heads.engine_protocol`.
 
     Args:
         plain: computes what the kernels do not: sums over ranks within a pass, and micro-batches that

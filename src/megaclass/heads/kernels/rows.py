@@ -88,7 +88,7 @@ def inverse_norms(rows_TD, floor):
 
 @triton.jit
 def mix32(x, key):
-    """:func:`megaclass.permutation.mix32` of uint32 values."""
+    """:func:`megaclass.parallel.seeding.mix32` of uint32 values."""
     x = x ^ key
     x = (x ^ (x >> 16)) * 0x85EBCA6B
     x = (x ^ (x >> 13)) * 0xC2B2AE35

@@ -1,4 +1,4 @@
-"""The keyed permutation of :class:`megaclass.permutation.KeyedPermutation`, each element in a register.
+"""The keyed permutation of :class:`megaclass.parallel.seeding.KeyedPermutation`, each element in a register.
 
 Cycle walking is a loop of the kernel: no host sync, and no pass over memory per turn.
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megaclass.heads.kernels.launch import on_device, signed
 from megaclass.heads.kernels.rows import mix32
-from megaclass.permutation import ROUNDS, KeyedPermutation
+from megaclass.parallel.seeding import ROUNDS, KeyedPermutation
 
 BLOCK_N = 1024
 

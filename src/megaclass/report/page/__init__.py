@@ -4,11 +4,11 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from megaclass import published
 from megaclass.errors import UserError, near_match
 from megaclass.report.page.build import build
 from megaclass.report.page.document import Document
 from megaclass.report.page.sources import Source, read_sources
+from megaclass.results import published
 
 _LOOKED_AT = 4096  # bytes of an existing file that tell who made it
 

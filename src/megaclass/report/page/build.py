@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megaclass.published import Report
-from megaclass.report.page.beside import published_section
 from megaclass.report.page.casecolumns import split_case
 from megaclass.report.page.charts import pictures
 from megaclass.report.page.document import (
@@ -25,9 +23,11 @@ from megaclass.report.page.earlier import earlier_section
 from megaclass.report.page.headline import headlines
 from megaclass.report.page.machines import Identity, Machine, machines_of
 from megaclass.report.page.measures import BUSY, busy
+from megaclass.report.page.published_tables import published_section
 from megaclass.report.page.sources import Source
 from megaclass.report.page.tables import KEEP, own_sections
 from megaclass.report.page.words import case_text, digits, number
+from megaclass.results.published import Report
 
 
 def build(

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megaclass.published import Report
 from megaclass.report.page.document import Picture, Series
 from megaclass.report.page.machines import Identity, Machine
 from megaclass.report.page.measures import latency_ms, memory_mb, throughput
 from megaclass.report.page.sources import Source
 from megaclass.report.page.words import HOW_OFTEN, key_of, name_of, number, scaled_down, value_text
+from megaclass.results.published import Report
 
 _MOST = 8  # curves measured here in a picture, and published ones: beyond, nobody tells them apart
 _ALWAYS = ("", "fit", "by")  # told of a curve even where all curves have the same

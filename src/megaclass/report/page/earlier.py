@@ -8,8 +8,8 @@ from megaclass.report.page.machines import Identity, Machine
 from megaclass.report.page.measures import MOST_JUDGED, latency_ms, steps
 from megaclass.report.page.sources import Source
 from megaclass.report.page.words import HOW_OFTEN, digits, key_of, name_of, number
-from megaclass.stats import Ratio
-from megaclass.verdict import judge
+from megaclass.results.stats import Ratio
+from megaclass.results.verdict import judge
 
 THRESHOLD = 0.05
 Pair = tuple[Source, Source]  # the earlier one, and the new one

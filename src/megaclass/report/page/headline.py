@@ -5,15 +5,15 @@ from statistics import fmean
 from typing import Any
 
 from megaclass.report.compare import OURS
-from megaclass.report.page.company import reference_of, times_as_fast
 from megaclass.report.page.document import Headline
 from megaclass.report.page.machines import Identity, Machine
 from megaclass.report.page.measures import busy, throughput
+from megaclass.report.page.peers import reference_of, times_as_fast
 from megaclass.report.page.seeds import trainings
 from megaclass.report.page.sources import Source
 from megaclass.report.page.tables import SHARES, TITLES, metric_of
 from megaclass.report.page.words import case_text, digits, number, quotient_text, scaled_down
-from megaclass.rows import Row
+from megaclass.results.rows import Row
 
 # What a reader needs to know of the case of a headline.
 _KEYS = (

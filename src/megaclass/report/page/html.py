@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from megaclass import __version__
 from megaclass.report.page.document import (
     Block,
     Bullets,
@@ -22,7 +23,6 @@ from megaclass.report.page.document import (
 )
 from megaclass.report.page.draw import css_colours, draw
 from megaclass.report.page.style import CSS, POLICY, SCRIPT
-from megaclass.version import __version__
 
 MARK = '<meta name="generator" content="megaclass report">'
 _STATUSES = ("oom", "timeout", "failed", "skipped")

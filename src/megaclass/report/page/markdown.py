@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from megaclass import __version__
 from megaclass.report.page.document import Block, Bullets, Cell, Document, Headlines, Picture, Table
 from megaclass.report.page.sources import Source
-from megaclass.version import __version__
 
 MARK = "<!-- made by megaclass report -->"
 

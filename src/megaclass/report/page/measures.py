@@ -8,9 +8,9 @@ from statistics import fmean, stdev
 
 from megaclass.report.page.sources import Source
 from megaclass.report.page.words import number, quotient_text
-from megaclass.rows import Row
-from megaclass.stats import Ratio, interval
-from megaclass.verdict import BUSY_PERCENT, Steps
+from megaclass.results.rows import Row
+from megaclass.results.stats import Ratio, interval
+from megaclass.results.verdict import BUSY_PERCENT, Steps
 
 BUSY = (
     f"other programs were busy: some task waited for a processor in more than {BUSY_PERCENT:g}% of the time"

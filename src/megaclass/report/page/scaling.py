@@ -10,7 +10,7 @@ from megaclass.report.page.document import Cell, Column, Line, Notes, Table
 from megaclass.report.page.measures import ratio_text, step_interval, throughput
 from megaclass.report.page.sources import Source
 from megaclass.report.page.words import HOW_OFTEN, digits, key_of, name_of, number
-from megaclass.stats import Ratio
+from megaclass.results.stats import Ratio
 
 # Not part of what is kept the same. Of one device alone there are no collectives, of several they are included.
 _ASIDE = (*HOW_OFTEN, "world_size", "global_batch_size", "seed", "collectives")

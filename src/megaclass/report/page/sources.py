@@ -10,7 +10,7 @@ from typing import Any
 from megaclass.errors import UserError
 from megaclass.report.page.machines import Identity, identity
 from megaclass.report.page.words import number
-from megaclass.rows import Row, read_rows
+from megaclass.results.rows import Row, read_rows
 
 _DEEPEST = 50  # containers in one another: what reads a row goes down as many times
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
 from megaclass.report.page.casecolumns import Measure, labels_of, rows_table, split_case
-from megaclass.report.page.company import reference_of, spread, times_as_fast
 from megaclass.report.page.document import Cell, Column, Line, Notes, Section, Table
 from megaclass.report.page.machines import Identity, Machine
 from megaclass.report.page.measures import latency_ms, ratio_text
+from megaclass.report.page.peers import reference_of, spread, times_as_fast
 from megaclass.report.page.scaling import scaling_tables
 from megaclass.report.page.seeds import trainings, without_seed
 from megaclass.report.page.sources import Source

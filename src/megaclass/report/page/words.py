@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from megaclass.rows import Row, setting_text
+from megaclass.results.rows import Row, setting_text
 
 NAMES = {
     "global_batch_size": "global batch",

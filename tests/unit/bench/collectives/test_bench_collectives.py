@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from megaclass.cli import main
-from megaclass.rows import read_rows
+from megaclass.results.rows import read_rows
 
 SMALL = ["--steps", "2", "--warmup", "1", "--device", "cpu"]
 

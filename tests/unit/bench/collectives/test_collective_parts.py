@@ -12,8 +12,8 @@ from megaclass.bench.collectives.contender import Collective
 from megaclass.bench.collectives.messages import Messages
 from megaclass.bench.collectives.plan import planned, sizes
 from megaclass.bench.timing import Stopwatch
-from megaclass.distributed import World
 from megaclass.errors import UserError
+from megaclass.parallel.groups import World
 from ranks import run_ranks
 
 CPU = torch.device("cpu")

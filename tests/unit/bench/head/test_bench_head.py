@@ -7,7 +7,7 @@ import pytest
 
 import fake_peer
 from megaclass.cli import main
-from megaclass.rows import Row, RowWriter, read_rows
+from megaclass.results.rows import Row, RowWriter, read_rows
 
 SMALL = ["--embedding-dim", "8", "--batch-size", "16", "--steps", "2", "--warmup", "1", "--device", "cpu"]
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megaclass.bench.arguments import counts, rates
 from megaclass.bench.head.cases import HeadCase, sweep
 from megaclass.bench.head.plan import entries
 from megaclass.bench.runner import Entry
-from megaclass.bench.words import counts, rates
 from megaclass.errors import UserError
 
 

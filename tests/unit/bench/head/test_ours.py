@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from megaclass import distributed
 from megaclass.bench.head.cases import HeadCase
 from megaclass.bench.head.contender import Inputs
 from megaclass.bench.head.ours import Megaclass
-from megaclass.distributed import World
+from megaclass.parallel import groups
+from megaclass.parallel.groups import World
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -18,16 +18,16 @@ def repeated(tensor_b):
 
 def test_collectives():
     tensor = torch.arange(8.0).reshape(4, 2)
-    with distributed.simulated(4, repeated):
-        assert (distributed.rank(), distributed.world_size()) == (0, 4)
-        assert distributed.all_ranks().all_gather_rows(tensor[:1]).tolist() == [[0, 1]] * 4
-        assert distributed.all_ranks().all_reduce_(tensor.clone(), "mean").equal(tensor)
-        assert distributed.all_ranks().reduce_scatter_rows(tensor).tolist() == [[0, 1]]
-        assert distributed.broadcast_object("x") == "x" and distributed.gather_objects("x") == ["x"]
-        distributed.barrier()
-        with pytest.raises(RuntimeError, match="alone"), distributed.simulated(2, repeated):
+    with groups.simulated(4, repeated):
+        assert (groups.rank(), groups.world_size()) == (0, 4)
+        assert groups.all_ranks().all_gather_rows(tensor[:1]).tolist() == [[0, 1]] * 4
+        assert groups.all_ranks().all_reduce_(tensor.clone(), "mean").equal(tensor)
+        assert groups.all_ranks().reduce_scatter_rows(tensor).tolist() == [[0, 1]]
+        assert groups.broadcast_object("x") == "x" and groups.gather_objects("x") == ["x"]
+        groups.barrier()
+        with pytest.raises(RuntimeError, match="alone"), groups.simulated(2, repeated):
             pass
-    assert distributed.world_size() == 1
+    assert groups.world_size() == 1
 
 
 @pytest.mark.parametrize("sample_rate", [1.0, 0.3])
@@ -42,7 +42,7 @@ def test_a_simulated_rank_holds_its_shard_and_sees_the_whole_batch(sample_rate):
     contender.head.register_forward_hook(lambda head, args, loss: seen.append(head.pending))
     assert torch.isfinite(contender.step())
     assert contender._embeddings_bD.grad.shape == (4, 8)
-    assert contender.head.shard.steps == 1 and distributed.world_size() == 1
+    assert contender.head.shard.steps == 1 and groups.world_size() == 1
     _, labels_B = Inputs(case, WORLD.device).of_step(0)
     unit_BD, gathered_B = (
         contender._gathered(contender._embeddings_bD),

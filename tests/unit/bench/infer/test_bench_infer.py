@@ -4,7 +4,7 @@ import pytest
 
 from megaclass.bench.infer import onnx_engine
 from megaclass.cli import main
-from megaclass.rows import read_rows
+from megaclass.results.rows import read_rows
 
 SMALL = ["--recipe", "glyphs", "--iterations", "2", "--device", "cpu"]
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from megaclass.backbone import build_model
 from megaclass.bench.infer.cases import InferCase, config_of, resolved
 from megaclass.bench.infer.images import host_batches
 from megaclass.bench.infer.model import build_scorer, cast_weights
@@ -17,6 +16,7 @@ from megaclass.data.augment import EvalTransform
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset
 from megaclass.errors import UserError
+from megaclass.train.model import build_model
 
 CPU = torch.device("cpu")
 

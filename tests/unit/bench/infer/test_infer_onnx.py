@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from megaclass.backbone import input_function
 from megaclass.bench.infer import onnx_engine
 from megaclass.bench.infer.cases import InferCase, config_of, resolved
 from megaclass.bench.infer.engines import build_engine
 from megaclass.bench.infer.model import build_scorer
+from megaclass.train.model import input_function
 
 CPU = torch.device("cpu")
 needs_onnx = pytest.mark.skipif(bool(onnx_engine.missing("cpu")), reason=onnx_engine.missing("cpu") or "here")

@@ -16,7 +16,7 @@ from megaclass.bench.roofline.trace import trace
 from megaclass.bench.train.cases import TrainCase, resolved
 from megaclass.cli import main
 from megaclass.models.registry import build_backbone
-from megaclass.rows import Row, RowWriter, read_rows, timed
+from megaclass.results.rows import Row, RowWriter, read_rows, timed
 
 SMALL = ["--backbone", "convnet", "--image-size", "16"]
 CONVNET = config_of("convnet", 16)

@@ -14,8 +14,8 @@ import pytest
 import tiny
 from megaclass import checkpoint
 from megaclass.cli import main
-from megaclass.events import StartEvent, StepEvent, read_events
-from megaclass.rows import read_rows
+from megaclass.results.events import StartEvent, StepEvent, read_events
+from megaclass.results.rows import read_rows
 
 pytestmark = pytest.mark.dist
 

@@ -12,8 +12,8 @@ from megaclass.bench.stability.study import Study, plan, prepare
 from megaclass.bench.stability.training import command, reason
 from megaclass.config import from_mapping, load_recipe
 from megaclass.errors import UserError
-from megaclass.events import EventWriter, StartEvent, StepEvent
-from megaclass.rows import read_rows
+from megaclass.results.events import EventWriter, StartEvent, StepEvent
+from megaclass.results.rows import read_rows
 
 RECIPE = load_recipe("resnet50_imagenet")
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from megaclass import published
 from megaclass.cli import main
-from megaclass.published import Cell, Column, Machine, Report, Table, TableRow
-from megaclass.rows import read_rows
+from megaclass.results import published
+from megaclass.results.published import Cell, Column, Machine, Report, Table, TableRow
+from megaclass.results.rows import read_rows
 
 
 def small(name):

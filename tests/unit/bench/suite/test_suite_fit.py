@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megaclass import published
 from megaclass.bench.infer.cases import InferCase
 from megaclass.bench.infer.cases import resolved as resolved_infer
 from megaclass.bench.suite import plan as suite_plan
@@ -20,6 +19,7 @@ from megaclass.bench.train.cost import head_bytes, step_flops
 from megaclass.cli import parsing
 from megaclass.cli.bench.suite import options_of_suite
 from megaclass.errors import UserError
+from megaclass.results import published
 
 GIB = 2**30
 SPEEDS = {"fp32": 4e11, "bf16": 8e11, "tf32": 4e14, "fp16": 8e14}  # of products; steps reach a quarter

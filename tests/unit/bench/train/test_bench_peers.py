@@ -5,7 +5,7 @@ import pytest
 import fake_peer
 from megaclass.cli import main
 from megaclass.report.comparison import compare_rows
-from megaclass.rows import read_rows
+from megaclass.results.rows import read_rows
 
 FACES = ["--recipe", "faces_r50", "--backbone", "mbf", "--num-classes", "50", "-b", "4", "-i", "1", "-e", "3",
          "--dtype", "bfloat16", "--device", "cpu"]  # fmt: skip

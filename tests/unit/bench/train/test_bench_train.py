@@ -16,7 +16,7 @@ from megaclass.bench.sweep import measure
 from megaclass.bench.train.cases import TrainCase, resolved
 from megaclass.bench.train.plan import plan_of
 from megaclass.cli import main
-from megaclass.rows import read_rows
+from megaclass.results.rows import read_rows
 
 SMALL = ["--recipe", "glyphs", "--image-size", "16", "--num-classes", "50", "-b", "4", "-i", "3", "--dtype", "float32",
          "--device", "cpu"]  # fmt: skip

@@ -12,9 +12,9 @@ from megaclass.bench.train.peer import PeerTraining
 from megaclass.bench.train.plan import planned
 from megaclass.cli import parsing
 from megaclass.cli.bench.train import options_of_train, settings_of
-from megaclass.distributed import World
 from megaclass.errors import UserError
 from megaclass.models.registry import BACKBONES
+from megaclass.parallel.groups import World
 
 FACES = {"recipe": "faces_r50", "num_classes": 50, "global_batch_size": 8}
 ALONE = World(0, 1, torch.device("cpu"))

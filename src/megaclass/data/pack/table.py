@@ -1,0 +1,122 @@
+"""A table of paths and labels, ``.csv`` or ``.tsv``, as a source."""
+
+import csv
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from megaclass.data.dataset import DamagedSampleError, first_line
+from megaclass.data.pack.names import are_numbers
+from megaclass.data.pack.source import Source, digest, stamp
+from megaclass.errors import UserError
+
+_PATHS = ("path", "file", "filename", "file_name", "image", "image_path")
+_LABELS = ("label", "class", "class_name", "identity", "target")
+
+
+def open_table(path: Path, root: str | None) -> Source:
+    """The images that a table names; paths are relative to ``root``, or else to where the table lies.
+
+    Labels are numbers if all are written as whole numbers. Raises UserError.
+    """
+    base = Path(root) if root is not None else path.parent
+    if not base.is_dir():
+        raise UserError(f"root: {base} is not a directory; name the one that the paths of {path} begin at")
+    paths: list[str] = []
+    names: list[str] = []
+    begins_at = 0
+    for line, file, label in _rows(path):
+        begins_at = begins_at or line
+        paths.append(file)
+        names.append(sys.intern(label))
+    if not paths:
+        raise UserError(f"{path} names no images; it needs a line 'path,label' for each")
+    if begins_at == 1 and _is_like_header(base, paths, names):
+        raise UserError(
+            f"{path} line 1 looks like a header, but names no columns that are known: call them one of "
+            f"{', '.join(_PATHS)} and one of {', '.join(_LABELS)}, or remove the line"
+        )
+    classes: list[str] | None = None
+    if are_numbers(names):
+        labels = np.array([int(name) for name in names], np.int64)
+    else:
+        different, labels = np.unique(np.array(names, object), return_inverse=True)
+        classes = different.tolist()
+
+    def describe(row: int) -> str:
+        return str(base / paths[row])
+
+    def read(row: int) -> bytes:
+        try:
+            return (base / paths[row]).read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = error.strerror if isinstance(error, OSError) else first_line(error)
+            raise DamagedSampleError(f"{describe(row)} cannot be read: {reason}; mend that") from None
+
+    return Source(
+        kind="table",
+        labels=labels,
+        classes=classes,
+        read=read,
+        describe=describe,
+        identity=lambda: digest(f"{file} {stamp(base / file)}" for file in paths),
+    )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Number of the line, path and label, of each line but the header."""
+    tabs = path.suffix.lower() == ".tsv"
+    # A lone quote in a .tsv is a letter: the format has no other way to write one.
+    style = (
+        {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        if tabs
+        else {"delimiter": ",", "skipinitialspace": True}
+    )
+    columns: tuple[int, int] | None = None
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, **style)  # type: ignore[arg-type]
+            for fields in reader:
+                if not any(fields):
+                    continue
+                if columns is None:
+                    columns = _header(fields)
+                    if columns is not None:
+                        continue
+                    columns = (0, 1)
+                    if len(fields) != 2:
+                        raise UserError(
+                            f"{path} line {reader.line_num}: {len(fields)} fields; 'path,label' is needed, or a header "
+                            "that names the columns path and label"
+                        )
+                if len(fields) <= max(columns):
+                    raise UserError(
+                        f"{path} line {reader.line_num}: {len(fields)} fields, too few; mend the line"
+                    )
+                found, label = (fields[column].strip() for column in columns)
+                if not found or not label:
+                    raise UserError(
+                        f"{path} line {reader.line_num}: the {'label' if found else 'path'} is empty; mend the line"
+                    )
+                yield reader.line_num, found, label
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table: {first_line(error)}; mend it") from None
+
+
+def _is_like_header(base: Path, paths: list[str], names: list[str]) -> bool:
+    """Whether the first row is no image, and unlike the others: in its label, or in having no suffix."""
+    if len(paths) < 2 or stamp(base / paths[0]) != "missing":
+        return False
+    if not are_numbers(names[:1]) and are_numbers(itertools.islice(names, 1, None)):
+        return True
+    return bool(not Path(paths[0]).suffix and Path(paths[1]).suffix)
+
+
+def _header(fields: list[str]) -> tuple[int, int] | None:
+    """The columns of path and label, if the line names them."""
+    low = [field.strip().lower() for field in fields]
+    found = [next((low.index(name) for name in names if name in low), None) for names in (_PATHS, _LABELS)]
+    return None if found[0] is None or found[1] is None else (found[0], found[1])

@@ -1,0 +1,271 @@
+"""Composition of data, model and metrics: what a run measures of its model, alone or during training.
+
+Shapes: B = images of a batch, N = images of the set, D = embedding columns.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from megaclass.config import Config
+from megaclass.data.augment import EvalTransform
+from megaclass.data.dataset import Dataset, class_names
+from megaclass.data.imagelist import ImageList
+from megaclass.data.loader import eval_batches
+from megaclass.data.open import open_dataset, record_file, split_paths
+from megaclass.data.subset import Subset
+from megaclass.data.verification_bin.dataset import VerificationBin
+from megaclass.errors import UserError
+from megaclass.evaluate.classification import classification_metrics, topk_counts
+from megaclass.evaluate.embed import embed, evaluating
+from megaclass.evaluate.pairlists import is_numbered, read_lfw_pairs, read_numbered_pairs
+from megaclass.evaluate.pairs import PairSet, generate_pairs
+from megaclass.evaluate.verification import (
+    all_pairs_tar,
+    one_shot_accuracy,
+    pair_scores,
+    roc_points,
+    verification_metrics,
+)
+from megaclass.heads.linear import LinearHead
+from megaclass.parallel import groups
+
+# Pairs and episodes are part of the protocol: the same for every run, whatever its seed.
+PROTOCOL_SEED = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics (the fixed keys of result.json), and the ROC curve where there is one.
+
+    Of several verification sets these are the first one's, whose name is then ``metrics["name"]``; those of
+    the others are ``metrics["others"][name]`` and ``rocs[name]``.
+    """
+
+    kind: str
+    metrics: dict[str, Any]
+    roc: dict[str, list[float]] | None = None
+    rocs: dict[str, dict[str, list[float]] | None] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float | None:
+        """The number by which the best checkpoint is chosen."""
+        return self.metrics["pair_accuracy" if self.kind == "verification" else "top1"]
+
+    def sets(self) -> "Iterator[tuple[str, dict[str, Any], dict[str, list[float]] | None]]":
+        """Name, metrics and ROC curve of each set; the name of a single one is the kind."""
+        yield self.metrics.get("name", self.kind), self.metrics, self.roc
+        for name, metrics in self.metrics.get("others", {}).items():
+            yield name, metrics, self.rocs[name]
+
+
+class Verifier:
+    """Scores a backbone on pairs of images of identities that it was not trained on."""
+
+    def __init__(
+        self, dataset: Dataset, pairs: PairSet, config: Config, images: "ImageReader", labelled: bool
+    ) -> None:
+        self.dataset, self.pairs, self.images = dataset, pairs, images
+        self.settings = config.evaluate
+        self.labels = dataset.labels() if labelled else None
+
+    def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
+        def embedded(images_BCHW: Tensor) -> Tensor:
+            with self.images.precision():
+                return backbone(images_BCHW)
+
+        with evaluating(backbone):
+            embeddings = embed(
+                embedded, self.images.ranges(self.dataset), len(self.dataset), self.settings.flip
+            )
+        return self._judge(embeddings.numpy())
+
+    def _judge(self, embeddings_ND: np.ndarray) -> Evaluation:
+        scores = pair_scores(embeddings_ND, self.pairs)
+        metrics = verification_metrics(scores, self.pairs.same, self.pairs.folds)
+        roc = roc_points(scores, self.pairs.same)
+        if self.labels is not None:
+            # A labelled set has far more impostor pairs than the drawn ones: enough for a low FAR.
+            every = all_pairs_tar(embeddings_ND, self.labels)
+            metrics |= {
+                key: every[key] for key in ("tar_at_far", "auc", "genuine_pairs", "impostor_pairs", "images")
+            }
+            roc = every["roc"]
+            if self.settings.episodes:
+                shot = one_shot_accuracy(
+                    embeddings_ND, self.labels, self.settings.ways, self.settings.episodes, PROTOCOL_SEED
+                )
+                metrics[f"one_shot_{self.settings.ways}way"] = shot["accuracy"]
+                metrics["one_shot_standard_error"] = shot["standard_error"]
+        return Evaluation("verification", metrics, roc)
+
+
+class SeveralSets:
+    """Scores a backbone on one verification set after the other, as arcface_torch does with its .bin files."""
+
+    def __init__(self, verifiers: Mapping[str, Verifier]) -> None:
+        self.verifiers = dict(verifiers)
+
+    def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
+        found = {name: verifier(backbone) for name, verifier in self.verifiers.items()}
+        first, *others = found
+        metrics = {"name": first, "others": {name: found[name].metrics for name in others}}
+        return Evaluation(
+            "verification",
+            found[first].metrics | metrics,
+            found[first].roc,
+            {name: found[name].roc for name in others},
+        )
+
+
+class Classifier:
+    """Top-1 and top-5 accuracy of backbone and linear head."""
+
+    def __init__(
+        self, dataset: Dataset, num_classes: int, names: Sequence[str] | None, images: "ImageReader"
+    ) -> None:
+        self.dataset, self.images = dataset, images
+        self.labels = torch.from_numpy(_trained_labels(dataset, num_classes, names))
+
+    def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
+        counts = groups.together(lambda: self._count(backbone, cast(LinearHead, head)))
+        return Evaluation("classification", dict(classification_metrics(counts)))
+
+    @torch.inference_mode()
+    def _count(self, backbone: nn.Module, head: LinearHead) -> Tensor:
+        """Hits among this rank's share of the images."""
+        start, stop = groups.shard_range(len(self.dataset), groups.rank(), groups.world_size())
+        counts = torch.zeros(3, dtype=torch.int64, device=self.images.device)
+        done = start
+        with evaluating(backbone):
+            for images_BCHW in self.images.ranges(self.dataset)(start, stop):
+                with self.images.precision():
+                    features_BD = backbone(images_BCHW)
+                logits_BC = head.logits(features_BD.float())  # in fp32, as in training
+                labels_B = self.labels[done : done + len(images_BCHW)].to(logits_BC.device)
+                counts += topk_counts(logits_BC, labels_B)
+                done += len(images_BCHW)
+        return counts
+
+
+def _trained_labels(dataset: Dataset, num_classes: int, names: Sequence[str] | None) -> np.ndarray:
+    """The data set's labels as the model numbers its classes: matched by name where both sides have names.
+
+    A validation set that lacks a class would shift all later numbers, so without names the counts must agree.
+    """
+    labels_N, theirs = dataset.labels(), class_names(dataset)
+    if names and theirs:
+        number = {name: i for i, name in enumerate(names)}
+        unknown = [name for name in theirs if name not in number]
+        if unknown:
+            raise UserError(
+                f"evaluate.path: the model knows no class {unknown[0]!r}; evaluate on classes it knows"
+            )
+        return np.array([number[name] for name in theirs], np.int64)[labels_N]
+    if dataset.num_classes != num_classes:
+        raise UserError(
+            f"evaluate.path: has {dataset.num_classes} classes, the model {num_classes}, and without class names "
+            "they cannot be matched; give a set with all classes"
+        )
+    return np.array(labels_N)
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """From an index range of a data set to the normalised batches that the model takes."""
+
+    transform: EvalTransform
+    batch_size: int
+    workers: int
+    device: torch.device
+    to_input: Callable[[Tensor], Tensor]
+    precision: Callable[[], AbstractContextManager]
+
+    def ranges(self, dataset: Dataset) -> Callable[[int, int], Iterator[Tensor]]:
+        def batches(start: int, stop: int) -> Iterator[Tensor]:
+            for batch in eval_batches(
+                dataset,
+                self.transform,
+                self.batch_size,
+                start,
+                stop,
+                workers=self.workers,
+                pin_memory=self.device.type == "cuda",
+            ):
+                yield self.to_input(batch.images)
+
+        return batches
+
+
+def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier | SeveralSets:
+    """Pairs of a ``.bin`` file, of ``evaluate.pairs_file``, or drawn from the labels of the set under ``path``.
+
+    Where ``path`` names several, with ``:`` between them, and a ``.bin`` is among these, each is a set of its
+    own, called by its name without suffix, with as many directories in front as tell it apart;
+    otherwise they are one labelled set. Raises UserError for what cannot be opened.
+    """
+    if config.evaluate.pairs_file:
+        if path.suffix == ".bin":
+            raise UserError(f"{path} has pairs of its own; leave out the list {config.evaluate.pairs_file}")
+        dataset, pairs = open_listed_pairs(config.evaluate.pairs_file, path)
+        used, pairs = pairs.over_used()
+        return Verifier(Subset(dataset, used), pairs, config, images, labelled=False)
+    paths = split_paths(path)
+    if not any(part.suffix == ".bin" for part in paths):
+        return _verifier(config, path, images)
+    if len(paths) == 1:
+        return _verifier(config, paths[0], images)
+    if len({part.resolve() for part in paths}) < len(paths):
+        raise UserError(f"evaluate.path: {path} names a set twice; name each once")
+    names = _set_names(paths)
+    return SeveralSets(
+        {name: _verifier(config, part, images) for name, part in zip(names, paths, strict=True)}
+    )
+
+
+def _set_names(paths: Sequence[Path]) -> list[str]:
+    """What each set is called: ``lfw`` for ``lfw.bin``, and as many directories in front as tell it apart."""
+    bare = [path.absolute().with_suffix("" if path.suffix == ".bin" else path.suffix).parts for path in paths]
+
+    def name(path: Path, parts: tuple[str, ...]) -> str:
+        for depth in range(1, len(parts) + 1):
+            if [other[-depth:] for other in bare].count(parts[-depth:]) == 1:
+                return Path(*parts[-depth:]).as_posix()
+        return str(path)  # a directory beside it is called as this .bin
+
+    return [name(path, parts) for path, parts in zip(paths, bare, strict=True)]
+
+
+def _verifier(config: Config, path: Path, images: ImageReader) -> Verifier:
+    settings = config.evaluate
+    if path.suffix == ".bin":
+        stored = VerificationBin(path)
+        if len(stored.same) < settings.folds:
+            raise UserError(
+                f"{path}: {len(stored.same)} pairs cannot be cut into evaluate.folds {settings.folds}; set fewer"
+            )
+        pairs = PairSet(stored.first, stored.second, stored.same, settings.folds)
+        return Verifier(stored, pairs, config, images, labelled=False)
+    dataset = open_dataset(path)
+    pairs = generate_pairs(dataset.labels(), settings.pairs, PROTOCOL_SEED, settings.folds)
+    return Verifier(dataset, pairs, config, images, labelled=True)
+
+
+def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[Dataset, PairSet]:
+    """The images under ``path``, and the pairs of a list of them: LFW's, or one of numbered samples."""
+    if is_numbered(pairs_txt):
+        dataset = open_dataset(path)
+        return dataset, read_numbered_pairs(pairs_txt, dataset.labels())
+    if record_file(path) is not None:
+        raise UserError(
+            f"{pairs_txt} names images, but the records of {path} have no names; make a list of numbers from the "
+            "folder they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --numbered --output LIST.txt"
+        )
+    names, pairs = read_lfw_pairs(pairs_txt, path)
+    return ImageList(path, names), pairs

@@ -1,0 +1,386 @@
+"""Processes: start and stop, who holds what, and the collectives that the rest of the house uses.
+
+Tensors are exchanged by the methods of a :class:`Group` of ranks, small objects by the functions below, over all
+ranks. Everything works without a process group too, as the only rank: code above this layer never asks whether a
+run is distributed.
+
+Shapes: B = rows of one rank, G = rows of all ranks of a group.
+"""
+
+import contextlib
+import datetime
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megaclass.errors import LostRankError, UserError
+from megaclass.parallel import traffic
+from megaclass.parallel.heartbeat import heartbeat
+from megaclass.parallel.rendezvous import is_loss, join, node_table, place
+
+T = TypeVar("T")
+
+NORMS = "norms"  # what is sent for differentiable sums, see megaclass.parallel.traffic
+
+# PyTorch 2.13 renamed the two; 2.11 knows only the second name.
+_all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter_single = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all processes of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+# -- groups of ranks ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks that exchange tensors, this one as ``rank`` of ``size``. Of one rank nothing is sent."""
+
+    rank: int = 0
+    size: int = 1
+    process_group: dist.ProcessGroup | None = None
+
+    def share(self, count: int) -> tuple[int, int]:
+        """The contiguous ``[start, stop)`` of ``range(count)`` that is this rank's, see :func:`shard_range`."""
+        return shard_range(count, self.rank, self.size)
+
+    def all_gather_rows(self, tensor_B: Tensor) -> Tensor:
+        """Concatenate the same-shaped tensors of the ranks along dimension 0, in rank order (no gradient)."""
+        if self.size == 1:
+            return tensor_B
+        gathered_G = tensor_B.new_empty((self.size * tensor_B.shape[0], *tensor_B.shape[1:]))
+        traffic.count("all_gather", gathered_G.nbytes, self.size)
+        _all_gather_single(gathered_G, tensor_B.contiguous(), group=self.process_group)
+        return gathered_G
+
+    def reduce_scatter_rows(self, tensor_G: Tensor) -> Tensor:
+        """The sum over the ranks of this rank's equal part of dimension 0 (no gradient)."""
+        if self.size == 1:
+            return tensor_G
+        tensor_B = tensor_G.new_empty((tensor_G.shape[0] // self.size, *tensor_G.shape[1:]))
+        traffic.count("reduce_scatter", tensor_G.nbytes, self.size)
+        _reduce_scatter_single(tensor_B, tensor_G.contiguous(), group=self.process_group)
+        return tensor_B
+
+    def all_reduce_(self, tensor: Tensor, op: str = "sum") -> Tensor:
+        """Reduce in place over the ranks (``sum``, ``max``, ``min`` or ``mean``) and return the tensor."""
+        if self.size > 1:
+            traffic.count("all_reduce", tensor.nbytes, self.size)
+            dist.all_reduce(tensor, _OPS[op], group=self.process_group)
+            if op == "mean":
+                tensor.div_(self.size)
+        return tensor
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """A differentiable sum over the ranks."""
+        return _AllReduceSum.apply(tensor, self) if self.size > 1 else tensor
+
+
+_OPS = {
+    "sum": dist.ReduceOp.SUM,
+    "mean": dist.ReduceOp.SUM,  # gloo has no mean
+    "max": dist.ReduceOp.MAX,
+    "min": dist.ReduceOp.MIN,
+}
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        with traffic.named(NORMS):
+            return group.all_reduce_(tensor.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        # Every rank's output is the same sum, so each input receives the sum of all output gradients.
+        with traffic.named(NORMS):
+            return ctx.group.all_reduce_(grads[0].contiguous().clone()), None
+
+
+@dataclass(frozen=True)
+class _SimulatedGroup(Group):
+    """Rank 0 of ranks that do not exist, see :func:`simulated`."""
+
+    gather: Callable[[Tensor], Tensor] = torch.clone
+
+    def all_gather_rows(self, tensor_B: Tensor) -> Tensor:
+        gathered_G = self.gather(tensor_B)[: self.size * len(tensor_B)]
+        traffic.count("all_gather", gathered_G.nbytes, self.size)
+        return gathered_G
+
+    def reduce_scatter_rows(self, tensor_G: Tensor) -> Tensor:
+        traffic.count("reduce_scatter", tensor_G.nbytes, self.size)
+        return tensor_G[: len(tensor_G) // self.size].clone()
+
+    def all_reduce_(self, tensor: Tensor, op: str = "sum") -> Tensor:
+        traffic.count("all_reduce", tensor.nbytes, self.size)
+        return tensor
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """All ranks as a table with a row for each unit: ``within`` is this rank's unit, and ``across`` its column, the
+    ranks that have its place in the other units."""
+
+    within: Group
+    across: Group
+
+
+def grouping(unit: str) -> Grouping:
+    """The ranks in units of all (``world``), of those of a ``node``, or of one (``rank``).
+
+    All ranks call it for the first time together. UserError where ``node`` cannot be.
+    """
+    if unit == "node":
+        return _grouping_by_node()
+    everyone = all_ranks()
+    return {"world": Grouping(everyone, Group()), "rank": Grouping(Group(), everyone)}[unit]
+
+
+def all_ranks() -> Group:
+    if _simulation is not None:
+        return _simulation.group(_simulation.ranks)
+    return Group(rank(), world_size(), dist.group.WORLD) if dist.is_initialized() else Group()
+
+
+# Process groups are made once, in the same order on all ranks, and end with the group of all ranks, which is the key.
+_node_groupings: dict[dist.ProcessGroup, Grouping] = {}
+_timeout: datetime.timedelta | None = None
+
+
+def _grouping_by_node() -> Grouping:
+    if _simulation is not None:
+        within, ranks = _simulation.node_ranks, _simulation.ranks
+        return Grouping(_simulation.group(within), _simulation.group(ranks // within))
+    everyone = dist.group.WORLD if dist.is_initialized() else None
+    if everyone is None:
+        return Grouping(Group(), Group())
+    if everyone not in _node_groupings:
+        _node_groupings.clear()
+        _node_groupings[everyone] = _make_node_groups()
+    return _node_groupings[everyone]
+
+
+def _make_node_groups() -> Grouping:
+    table = node_table(gather_objects(place()))
+    if len(table) == 1 or len(table[0]) == 1:
+        return grouping("world" if len(table) == 1 else "rank")
+    mine = []
+    for rows in (table, [list(column) for column in zip(*table, strict=True)]):
+        made = [(ranks, dist.new_group(ranks, timeout=_timeout)) for ranks in rows]
+        mine += [Group(ranks.index(rank()), len(ranks), group) for ranks, group in made if rank() in ranks]
+    return Grouping(*mine)
+
+
+@dataclass(frozen=True)
+class _Simulation:
+    ranks: int
+    node_ranks: int
+    gather: Callable[[Tensor], Tensor]
+
+    def group(self, size: int) -> Group:
+        return _SimulatedGroup(0, size, None, self.gather)
+
+
+_simulation: _Simulation | None = None
+
+
+@contextlib.contextmanager
+def simulated(ranks: int, gather: Callable[[Tensor], Tensor], node_ranks: int = 0) -> Iterator[None]:
+    """Be rank 0 of ``ranks`` in one process, to measure one rank's share of a larger job.
+
+    Nothing is sent: ``gather(tensor_b)`` makes up what an all-gather of this rank's rows would give (G rows,
+    this rank's first), a reduction leaves what this rank has, and a reduce-scatter takes this rank's part. The
+    work is that of one rank, its results are not those of a job. ``node_ranks`` of them share a node; 0: all.
+    """
+    global _simulation
+    if dist.is_initialized() or _simulation is not None:
+        raise RuntimeError("ranks can be simulated in a process that is alone")
+    _simulation = _Simulation(ranks, node_ranks or ranks, gather)
+    try:
+        yield
+    finally:
+        _simulation = None
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    if _simulation is not None:
+        return _simulation.ranks
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def alone() -> bool:
+    """Whether there is nobody to exchange anything with, simulated ranks not counted."""
+    return _simulation is not None or world_size() == 1
+
+
+# -- start and stop -----------------------------------------------------------------------------------
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; under torchrun each local rank takes its own GPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"run.device: {name!r} is not a device; use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"run.device: {name!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"run.device: {name!r} asked for, but PyTorch sees no CUDA GPU; use cpu or auto")
+        if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                f"run.device: {name!r} names one GPU for all processes; say cuda, and each takes its own"
+            )
+        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
+        if index >= torch.cuda.device_count():
+            raise UserError(
+                f"run.device: GPU {index} asked for, but this machine shows {torch.cuda.device_count()}; "
+                "start as many processes as there are GPUs"
+            )
+        device = torch.device("cuda", index)
+    return device
+
+
+# A rank that hears of another's end waits so long before it ends too, so that torchrun sees first, and reports, what
+# the other one met, and does not end it while it writes that down.
+_LET_THE_FIRST_SPEAK_S = 2.0
+
+
+@contextlib.contextmanager
+def started(device_name: str = "auto", timeout_s: float = 600.0, heartbeat_s: float = 0.0) -> Iterator[World]:
+    """Join the process group that torchrun describes in the environment, and leave it at the end.
+
+    Outside torchrun no group is made and the world has one rank. gloo serves CPU tensors, nccl CUDA ones. A rank
+    waits ``timeout_s`` for the others, at the start and in each collective; LostRankError where they are gone.
+    heartbeat_s: see :mod:`megaclass.parallel.heartbeat`.
+    """
+    global _timeout
+    device = pick_device(device_name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield World(rank(), world_size(), device)
+        return
+    _timeout = datetime.timedelta(seconds=timeout_s)
+    meeting = join(device, _timeout)
+    try:
+        with heartbeat(meeting, heartbeat_s):
+            yield World(rank(), world_size(), device)
+            dist.barrier()  # leave together: a rank that tears its connections down can take the others along
+    except RuntimeError as error:
+        if not is_loss(error):
+            raise
+        time.sleep(_LET_THE_FIRST_SPEAK_S)
+        raise LostRankError(f"rank {rank()} stops, since another rank has left or hangs") from error
+    finally:
+        _node_groupings.clear()
+        # DistributedDataParallel is a cycle, and would keep the group, whose threads must not outlive Python.
+        gc.collect()
+        dist.destroy_process_group()
+
+
+def collective_device() -> torch.device:
+    """Where a tensor must lie for a collective: nccl takes none on the CPU."""
+    if dist.is_initialized() and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def shard_range(count: int, index: int, parts: int) -> tuple[int, int]:
+    """The contiguous ``[start, stop)`` of ``range(count)`` that part ``index`` of ``parts`` owns.
+
+    Sizes differ by at most one and the larger ones come first, as in arcface_torch.
+    """
+    if not 0 <= index < parts:
+        raise ValueError(f"part {index} of {parts} does not exist")
+    base, extra = divmod(count, parts)
+    start = index * base + min(index, extra)
+    return start, start + base + (index < extra)
+
+
+# -- objects, over all ranks ----------------------------------------------------------------------------
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's picklable value, on every rank."""
+    if alone():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's picklable value, in rank order, on every rank."""
+    if alone():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    if not alone():
+        dist.barrier()
+
+
+def agree_or_raise(error: Exception | None) -> None:
+    """Raise on every rank if any rank brings an error, so that no rank waits for one that has left.
+
+    A rank's own error that is no UserError (a bug) is raised as it is; the others hear of it.
+    """
+    messages = [message for message in gather_objects(None if error is None else _told(error)) if message]
+    if error is not None and not isinstance(error, UserError):
+        raise error
+    if messages:
+        agreed = UserError(messages[0])
+        agreed.agreed = True
+        raise agreed from error
+
+
+def _told(error: Exception) -> str:
+    return (
+        str(error) if isinstance(error, UserError) else f"a rank failed with {type(error).__name__}: {error}"
+    )
+
+
+def together(work: Callable[[], T]) -> T:
+    """``work()`` on every rank; an error of one rank is raised on all."""
+    result, error = None, None
+    try:
+        result = work()
+    except Exception as caught:
+        error = caught
+    agree_or_raise(error)
+    return cast(T, result)
+
+
+def on_main_rank(work: Callable[[], T]) -> T:
+    """``work()`` on rank 0 alone; all ranks get its (picklable) result or its UserError."""
+    return cast(T, broadcast_object(together(lambda: work() if rank() == 0 else None)))

@@ -1,0 +1,307 @@
+"""What a number was measured on: machine, software and settings, collected in a fraction of a second.
+
+Every entry is looked up on its own and is None where this machine does not tell: no GPU, no driver, no root
+rights and no git are needed, and nothing here raises.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from megaclass import __version__
+
+PACKAGES = (
+    "numpy",
+    "safetensors",
+    "simplejpeg",
+    "opencv-python-headless",
+    "scikit-learn",
+    "triton",
+    "nvidia-dali-cuda120",
+    "onnxruntime",
+    "onnxruntime-gpu",
+)
+
+# What is known to change speed or results. An explicit list: other variables may hold names and secrets.
+VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "MKL_NUM_THREADS",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "GOMP_CPU_AFFINITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_CONF",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "GLIBC_TUNABLES",
+    "LD_PRELOAD",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_MODULE_LOADING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "NCCL_ALGO",
+    "NCCL_PROTO",
+    "NCCL_P2P_DISABLE",
+    "NCCL_IB_DISABLE",
+    "NCCL_NVLS_ENABLE",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_COMPILE_DISABLE",
+    "TORCH_CUDNN_V8_API_DISABLED",
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
+    "TRITON_INTERPRET",
+)
+
+
+# Instructions that decide how fast a processor multiplies, by their names in /proc/cpuinfo (x86, then ARM).
+CPU_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_int8",
+    "amx_fp16",
+    "asimdhp",
+    "sve",
+    "bf16",
+    "i8mm",
+)
+
+
+def snapshot() -> dict[str, Any]:
+    """Describe machine, software and settings as a flat dict of JSON values; never raises.
+
+    Memory is in MiB (``memory_mb``, ``gpu_memory_mb``). ``cpu_threads`` are those of the machine,
+    ``cpu_threads_usable`` those that affinity and container leave to this process; ``cpu_features`` are those of
+    ``CPU_FEATURES`` that it has. Likewise ``memory_mb`` is
+    the smaller of the machine's and the container's. ``gpu_count`` counts the GPUs visible to this process;
+    ``gpu_power_limit_w`` and ``gpu_clock_mhz``, the highest of its multiprocessors, are of the least able one.
+    ``revision`` is the git commit of the source, with ``-dirty`` and a hash of the difference if the package differs
+    from it, else the installed version.
+    """
+    return {
+        "system": _quiet(_system),
+        **_fixed(
+            _cpu, "cpu", "cpu_sockets", "cpu_cores", "cpu_threads", "cpu_threads_usable", "cpu_features"
+        ),
+        "memory_mb": _quiet(_memory_mb),
+        **_fixed(_gpu, "gpu", "gpu_count", "gpu_memory_mb", "gpu_power_limit_w", "gpu_clock_mhz", "driver"),
+        "os": _quiet(_os_name),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        **_fixed(_torch, "pytorch", "cuda", "cudnn", "nccl", "torch_threads", "torch_interop_threads"),
+        "packages": {
+            name: version
+            for name in PACKAGES
+            if (version := _quiet(functools.partial(metadata.version, name)))
+        },
+        "revision": _quiet(_git_revision) or __version__,
+        "variables": {name: _value(name) for name in VARIABLES if name in os.environ},
+    }
+
+
+def usable_cores() -> int:
+    """How many cores affinity and container leave to this process, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # "max 100000": no quota
+        quota, period = _read("/sys/fs/cgroup/cpu.max").split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: of the machine, or of the container, whichever leaves less."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        limit, used = (int(_read(f"/sys/fs/cgroup/memory.{name}")) for name in ("max", "current"))
+        available = min(available, max(0, limit - used))
+    return available
+
+
+def _quiet(probe: Callable[[], Any]) -> Any:
+    # Exception rather than a list of types: a probe reads files, libraries and drivers of any state.
+    with contextlib.suppress(Exception):
+        return probe()
+    return None
+
+
+def _fixed(probe: Callable[[], dict[str, Any]], *keys: str) -> dict[str, Any]:
+    found = _quiet(probe) or {}
+    return {key: found.get(key) for key in keys}
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text(errors="replace").strip()
+
+
+def _system() -> str:
+    with contextlib.suppress(OSError):
+        names = [_read(f"/sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name")]
+        if any(names):
+            return " ".join(filter(None, names))
+    return f"{platform.system()} {platform.machine()}"
+
+
+def _os_name() -> str:
+    with contextlib.suppress(OSError):
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    return platform.platform()
+
+
+@functools.cache
+def _cpu_entries() -> dict[str, list[str]]:
+    """/proc/cpuinfo: the values of each entry, one for every thread that has it; empty where there is none (macOS)."""
+    entries: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError):
+        for line in _read("/proc/cpuinfo").splitlines():
+            key, _, value = line.partition(":")
+            entries.setdefault(key.strip(), []).append(value.strip())
+    return entries
+
+
+@functools.cache
+def _cpu_name() -> str:
+    if names := _cpu_entries().get("model name"):
+        return names[0]
+    import cpuinfo  # takes a second or more, so only where /proc has no name (ARM, macOS)
+
+    return cpuinfo.get_cpu_info()["brand_raw"]
+
+
+def _cpu() -> dict[str, Any]:
+    import psutil
+
+    return {
+        "cpu": _quiet(_cpu_name),
+        "cpu_sockets": len(set(_cpu_entries().get("physical id", []))) or None,
+        "cpu_cores": psutil.cpu_count(logical=False),
+        "cpu_threads": psutil.cpu_count(),
+        "cpu_threads_usable": usable_cores(),
+        "cpu_features": _cpu_features(),
+    }
+
+
+def _cpu_features() -> list[str]:
+    entries = _cpu_entries()
+    flags = " ".join(entries.get("flags", [])[:1] + entries.get("Features", [])[:1]).split()
+    return [name for name in CPU_FEATURES if name in flags]
+
+
+def _memory_mb() -> int:
+    import psutil
+
+    total = psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        total = min(total, int(_read("/sys/fs/cgroup/memory.max")))
+    return total >> 20
+
+
+def _gpu() -> dict[str, Any]:
+    """Ask the driver rather than PyTorch, which would open a context on the GPU: seconds and memory."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver
+        return {"gpu_count": 0}
+    try:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is None:
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        else:
+            handles = [
+                pynvml.nvmlDeviceGetHandleByIndex(int(name))
+                if name.strip().isdigit()
+                else pynvml.nvmlDeviceGetHandleByUUID(name.strip())
+                for name in visible.split(",")
+                if name.strip() not in ("", "-1")
+            ]
+        names = dict.fromkeys(pynvml.nvmlDeviceGetName(handle) for handle in handles)
+        memory = [pynvml.nvmlDeviceGetMemoryInfo(handle).total >> 20 for handle in handles]
+        return {
+            "gpu": ", ".join(names) or None,
+            "gpu_count": len(handles),
+            "gpu_memory_mb": min(memory, default=None),
+            "gpu_power_limit_w": _least(lambda h: pynvml.nvmlDeviceGetEnforcedPowerLimit(h) / 1000, handles),
+            "gpu_clock_mhz": _least(
+                lambda h: pynvml.nvmlDeviceGetMaxClockInfo(h, pynvml.NVML_CLOCK_SM), handles
+            ),
+            "driver": pynvml.nvmlSystemGetDriverVersion(),
+        }
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _least(probe: Callable[[Any], float], handles: Sequence[Any]) -> float | None:
+    """The smallest answer; None where a GPU gives none, as some do."""
+    return _quiet(lambda: min(map(probe, handles)))
+
+
+def _torch() -> dict[str, Any]:
+    import torch
+
+    has_cuda = torch.version.cuda is not None
+    nccl = _quiet(torch.cuda.nccl.version) if has_cuda else None
+    return {
+        "pytorch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": _cudnn_text(_quiet(torch.backends.cudnn.version)),
+        "nccl": ".".join(map(str, nccl)) if nccl else None,
+        "torch_threads": torch.get_num_threads(),
+        "torch_interop_threads": torch.get_num_interop_threads(),
+    }
+
+
+def _cudnn_text(number: int | None) -> str | None:
+    """91002 -> 9.10.2; before version 9 a digit less: 8902 -> 8.9.2."""
+    if number is None:
+        return None
+    base = 10_000 if number >= 90_000 else 1_000
+    return f"{number // base}.{number % base // 100}.{number % 100}"
+
+
+@functools.cache
+def _git_revision() -> str | None:
+    package = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", *arguments]
+        return subprocess.run(
+            command, cwd=package, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+
+    # Installed below somebody else's checkout (a .venv), the package is not tracked there.
+    if not git("ls-files", "__init__.py"):
+        return None
+    dirty = hashlib.sha256()
+    if changed := git("status", "--porcelain", "--", "."):
+        dirty.update(git("diff", "HEAD", "--", ".").encode())
+        for name in git("ls-files", "--others", "--exclude-standard", "--", ".").splitlines():
+            dirty.update(_quiet((package / name).read_bytes) or b"")
+    return git("rev-parse", "HEAD") + (f"-dirty-{dirty.hexdigest()[:8]}" if changed else "")
+
+
+def _value(name: str) -> str:
+    value = os.environ[name]
+    if name == "LD_PRELOAD":  # which allocator matters, where it is installed does not
+        return " ".join(Path(part).name for part in value.replace(":", " ").split())
+    return value

@@ -1,0 +1,291 @@
+"""The training loop: one for identities and for classification.
+
+loss = head(backbone(images), labels)
+"""
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from megaclass import checkpoint
+from megaclass.config import Config
+from megaclass.data.loader import Batch
+from megaclass.errors import UserError
+from megaclass.parallel import groups
+from megaclass.parallel.groups import World
+from megaclass.results.machine import snapshot
+from megaclass.results.rundir import RunDirectory, choose
+from megaclass.train import schedule
+from megaclass.train.arithmetic import keep_freed_memory, seed_step, use_deterministic_kernels, use_threads
+from megaclass.train.compilation import uncompiled
+from megaclass.train.job import Job, build_job
+from megaclass.train.log import RunLog
+from megaclass.train.progress import Progress
+from megaclass.train.resume import agree_on_norms, restore, save
+
+
+@dataclass
+class Outcome:
+    """One step's numbers, scalar tensors on the device: reading them is up to the loop."""
+
+    loss: Tensor
+    grad_norm: Tensor
+    skipped: Tensor
+    rescaled: Tensor  # skipped, but only because the fp16 loss scale is still too high
+
+
+def fit(job: Job, log: RunLog, progress: Progress) -> None:
+    """Train from ``progress.step`` to the end, evaluating and saving on the way and at the end."""
+    norms = NormBuffers(job.backbone)
+    counts = SkipCounter(progress, job.world.device)
+    job.model.train()
+    log.training_starts(progress)
+    for batch in job.feed(job.loader.steps(progress.step, job.total_steps)):
+        rate = set_learning_rate(job, progress.step)
+        outcome = train_step(job, batch, progress.step, norms)
+        counts.add(outcome)
+        progress.step += 1
+        is_last = progress.step == job.total_steps
+        evaluates = is_last or _due(progress.step, job.steps.between_evaluations)
+        saves = is_last or _due(progress.step, job.steps.between_checkpoints)
+        if log.is_due(progress.step):
+            progress.damaged_samples = len(set().union(*groups.gather_objects(job.loader.damaged)))
+        # On a CPU reading costs nothing; on a GPU it is a host sync, so it waits for somebody who needs it.
+        if log.is_due(progress.step) or evaluates or saves or job.world.device.type == "cpu":
+            counts.read(progress, job.config.run.max_skipped)
+            progress.loss = float(outcome.loss)
+        log.step_done(progress, rate, outcome.grad_norm, batch)
+        if evaluates or saves:
+            with log.clock_stopped(progress):
+                if evaluates:
+                    evaluate(job, log, progress)
+                if saves:
+                    log.saved(progress, save(job, progress, log.directory.checkpoints))
+
+
+def train_step(job: Job, batch: Batch, step: int, norms: "NormBuffers") -> Outcome:
+    """Forward and backward over the micro-batches of one step, and the optimizers' steps."""
+    seed_step(job.config.run.seed, step, job.world.rank)
+    norms.keep()
+    parts = job.config.data.accumulation
+    labels = batch.labels.to(job.world.device, non_blocking=True)
+    job.head.draw(labels)
+    loss = torch.zeros((), device=job.world.device)
+    for i, (images_b, labels_b) in enumerate(
+        zip(batch.images.chunk(parts), labels.chunk(parts), strict=True)
+    ):
+        images, targets = job.mix(job.to_input(images_b), labels_b, step)
+        is_last = i == parts - 1
+        with job.gradients_stay_local(not is_last):
+            with job.arithmetic.autocast():
+                embeddings = job.model(images)
+            part_loss = job.scorer(embeddings.float(), targets) / parts
+            loss += part_loss.detach()
+            if is_last and job.overlaps_head:
+                _step_head_before_gradients_arrive(job, embeddings, loss)
+            job.scaler.scale(part_loss).backward()
+    outcome = update(job, loss)
+    norms.restore_where(outcome.skipped)
+    if job.average is not None:
+        job.average.update(step)
+    return outcome
+
+
+def _step_head_before_gradients_arrive(job: Job, embeddings: Tensor, loss: Tensor) -> None:
+    """Have the head step when the backward pass that now comes is computed, while DistributedDataParallel's last
+    gradients still travel: it waits for them in a callback of its own, which comes after this one."""
+
+    def step() -> None:
+        _step_head(job, ~torch.isfinite(loss), _loss_scale(job))
+
+    queue: Any = torch.autograd.Variable._execution_engine
+    embeddings.register_hook(lambda grad: queue.queue_callback(step))
+
+
+def _loss_scale(job: Job) -> Tensor:
+    return job.scaler.scale(torch.ones((), device=job.world.device))
+
+
+def _step_head(job: Job, skipped: Tensor, loss_scale: Tensor) -> None:
+    if job.head_optimizer is not None:
+        job.head_optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+        job.head_optimizer.grad_scale = loss_scale  # type: ignore[attr-defined]
+        job.head_optimizer.step()
+
+
+def update(job: Job, loss: Tensor) -> Outcome:
+    """Clip, and step both optimizers, unless the loss or the gradient is not finite: then neither moves.
+
+    Loss and gradient are the same on every rank, so all decide alike. With ``speed.overlap_head`` the head has
+    moved already where the loss is finite.
+    """
+    job.scaler.unscale_(job.optimizer)
+    parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
+    limit = job.config.optim.clip_grad_norm or float("inf")
+    grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
+    loss_scale = _loss_scale(job)
+    skipped = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
+    # Both optimizers step, or neither: fused ones look at found_inf on the device.
+    job.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+    if not job.overlaps_head:
+        _step_head(job, skipped, loss_scale)
+    job.optimizer.step()
+    job.optimizer.zero_grad()
+    rescaled = skipped & torch.isfinite(loss) & (loss_scale > 1)
+    job.scaler.update()
+    return Outcome(loss, grad_norm, skipped, rescaled)
+
+
+def set_learning_rate(job: Job, step: int) -> float:
+    """Give both optimizers the rate of this step; returns the backbone's."""
+    plan, optim = job.config.schedule, job.config.optim
+    rate = job.steps.base_lr * schedule.factor(
+        plan.kind,
+        step,
+        job.total_steps,
+        job.steps.warmup,
+        power=plan.power,
+        milestones=plan.milestones,
+        gamma=plan.gamma,
+        final_factor=plan.final_factor,
+    )
+    for group in job.optimizer.param_groups:
+        group["lr"] = rate
+    if job.head_optimizer is not None:
+        job.head_optimizer.param_groups[0]["lr"] = rate * optim.head_lr_factor
+    return rate
+
+
+def evaluate(job: Job, log: RunLog, progress: Progress) -> None:
+    if job.evaluator is None:
+        return
+    began = time.perf_counter()
+    agree_on_norms(job)
+    with contextlib.ExitStack() as stack:
+        if job.compiled != "none":
+            stack.enter_context(uncompiled())
+        if job.average is not None:
+            stack.enter_context(job.average.in_place())
+        progress.evaluated(job.evaluator(job.backbone, job.head))
+    progress.evaluation_seconds += time.perf_counter() - began
+    job.model.train()
+    log.evaluated(progress)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+# -- steps that are not finite ------------------------------------------------------------------------
+
+
+class NormBuffers:
+    """Running statistics as they were before a step: a batch with a NaN would poison them for good."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._buffers = [b for b in module.buffers() if b.is_floating_point()]
+        self._kept = [b.clone() for b in self._buffers]
+
+    def keep(self) -> None:
+        if self._buffers:
+            torch._foreach_copy_(self._kept, self._buffers)
+
+    def restore_where(self, skipped: Tensor) -> None:
+        """Put them back where ``skipped`` (a bool scalar) is true, without a host sync."""
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            torch.where(skipped, kept, buffer, out=buffer)
+
+
+class SkipCounter:
+    """Counts skipped steps on the device, so that nobody waits for it."""
+
+    def __init__(self, progress: Progress, device: torch.device) -> None:
+        self._total = torch.tensor(progress.skipped_steps, device=device)
+        self._in_a_row = torch.tensor(progress.skipped_in_a_row, device=device)
+
+    def add(self, outcome: Outcome) -> None:
+        self._total += outcome.skipped
+        # Finding the loss scale takes a few skipped steps by design: they end a run no more than good ones do.
+        self._in_a_row = (self._in_a_row + 1) * (outcome.skipped & ~outcome.rescaled)
+
+    def read(self, progress: Progress, limit: int) -> None:
+        """Bring ``progress`` up to date (a host sync). UserError at ``limit`` skipped steps in a row."""
+        progress.skipped_steps, progress.skipped_in_a_row = torch.stack(
+            [self._total, self._in_a_row]
+        ).tolist()
+        if progress.skipped_in_a_row >= limit:
+            raise UserError(
+                f"step {progress.step}: {progress.skipped_in_a_row} steps in a row had a non-finite loss or gradient "
+                "(run.max_skipped); the last checkpoint is unharmed: lower optim.lr, or look at the data"
+            )
+
+
+# -- a whole run --------------------------------------------------------------------------------------
+
+
+def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirectory, dict[str, Any]]:
+    """Train as configured, or continue; returns the run directory and what its result.json holds."""
+    # One rank looks and tells: on a network file system another might see an older state of the directory.
+    directory = groups.on_main_rank(lambda: choose(config, resume))
+    latest = groups.on_main_rank(lambda: checkpoint.latest(directory.checkpoints)) if resume else None
+    threads = use_threads(config.run.threads)
+    if config.speed.keep_memory and world.device.type == "cpu":
+        keep_freed_memory()
+    if config.run.deterministic:
+        use_deterministic_kernels()
+    # A checkpoint brings the weights: those that the run once started from may be gone.
+    job = groups.together(lambda: build_job(_without_start_weights(config) if latest else config, world))
+    with contextlib.ExitStack() as held:
+        groups.on_main_rank(lambda: held.enter_context(directory.locked()))
+        progress = groups.together(lambda: restore(job, latest)) if latest else Progress()
+        # First, for it is what tells a run from other people's files, whenever a kill may come.
+        groups.on_main_rank(lambda: directory.write_config(config, job.class_names))
+        log = groups.together(lambda: RunLog(job, directory, progress.step if resume else None))
+        with log, job.arithmetic.active():
+            log.say(_greeting(job, directory, progress, threads))
+            if resume and not latest:
+                log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
+            fit(job, log, progress)
+        result = _result(job, progress)
+        groups.on_main_rank(lambda: directory.write_result(result))
+    return directory, result
+
+
+def _without_start_weights(config: Config) -> Config:
+    return replace(config, model=replace(config.model, weights=""), head=replace(config.head, weights=""))
+
+
+def _greeting(job: Job, directory: RunDirectory, progress: Progress, threads: int) -> str:
+    config = job.config
+    start = f"continuing at step {progress.step} of" if progress.step else "training for"
+    if progress.step >= job.total_steps:
+        start = f"finished already, at step {progress.step} of"
+    return (
+        f"{config.recipe}: {start} {job.total_steps} steps, {job.num_classes:,} classes, "
+        f"global batch {config.data.global_batch_size}, {config.model.name} in {job.arithmetic.compute}, "
+        f"{job.world.size} x {job.world.device.type} ({threads} CPU threads each), into {directory.path}"
+    )
+
+
+def _result(job: Job, progress: Progress) -> dict[str, Any]:
+    samples = progress.step * job.config.data.global_batch_size
+    result: dict[str, Any] = {
+        "recipe": job.config.recipe,
+        "steps": progress.step,
+        "samples": samples,
+        "seconds": round(progress.seconds, 3),
+        "samples_per_second": round(samples / progress.seconds, 3) if progress.seconds else None,
+        "time_to_train_s": round(progress.seconds + progress.evaluation_seconds, 3),
+        "final_loss": progress.loss if math.isfinite(progress.loss or 0) else None,  # JSON has no NaN
+        "world_size": job.world.size,
+        "environment": snapshot(),
+    }
+    if progress.evaluation:
+        result[progress.evaluation.kind] = progress.evaluation.metrics
+        result["best"] = {"step": progress.best_step, "score": progress.best_score}
+    return result

@@ -1,0 +1,69 @@
+"""How far a run is: the scalars that a checkpoint restores."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from megaclass.evaluate.evaluators import Evaluation
+
+
+@dataclass
+class Progress:
+    """Counted in optimizer steps from the start of the run, across restarts."""
+
+    step: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0  # spent training: evaluation and checkpoints stop this clock
+    evaluation_seconds: float = 0.0
+    loss: float | None = None  # of the last step that was read
+    damaged_samples: int = 0  # left out with data.on_error skip, since the run was last started
+    evaluation: Evaluation | None = None  # the last one, of the step ``evaluated_at``
+    evaluated_at: int = -1
+    best_score: float | None = None  # of all evaluations
+    best_step: int = -1
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Progress":
+        """ValueError for what :meth:`state` never gives: the file may come from anywhere."""
+        found = state["evaluation"]
+        progress = cls(**state | {"evaluation": Evaluation(**found) if found else None})
+        counts = (
+            progress.step,
+            progress.skipped_steps,
+            progress.skipped_in_a_row,
+            progress.damaged_samples,
+        )
+        if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
+            raise ValueError(f"its progress counts are {counts}")
+        for seconds in (progress.seconds, progress.evaluation_seconds):
+            if not (isinstance(seconds, float) and 0 <= seconds < 1e12):
+                raise ValueError(f"its training time is {seconds!r}")
+        if "best_score" not in state and progress.evaluation is not None:  # of a version that did not keep it
+            progress.best_score, progress.best_step = progress.evaluation.score, progress.evaluated_at
+        for number in (progress.loss, progress.best_score):
+            if number is not None and not isinstance(number, float):
+                raise ValueError(f"its loss or best score is {number!r}")
+        if type(progress.best_step) is not int:
+            raise ValueError(f"its best step is {progress.best_step!r}")
+        return progress
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Note what was just found of the model as it is."""
+        self.evaluation, self.evaluated_at = evaluation, self.step
+        score = evaluation.score
+        if (
+            score is not None
+            and math.isfinite(score)
+            and (self.best_score is None or score > self.best_score)
+        ):
+            self.best_score, self.best_step = score, self.step
+
+    @property
+    def score(self) -> float | None:
+        """The score of the model as it is now, if it was evaluated at this very step."""
+        return self.evaluation.score if self.evaluation and self.evaluated_at == self.step else None

@@ -1,0 +1,149 @@
+"""What of a job a checkpoint holds, and how it comes back. See :mod:`megaclass.checkpoint` for the format."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megaclass import checkpoint
+from megaclass.checkpoint import Checkpoint, Sharded
+from megaclass.errors import UserError
+from megaclass.heads.partial_fc import PartialFC
+from megaclass.heads.storage import Rows
+from megaclass.models.norm import average_norm_buffers
+from megaclass.train.job import Job
+from megaclass.train.optimizer import restore_optimizer
+from megaclass.train.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+def save(job: Job, progress: Progress, root: Path) -> Path:
+    """Write everything that a restart needs under ``root``; every rank calls. Returns the checkpoint."""
+    agree_on_norms(job)
+    state: dict[str, Any] = {
+        "backbone": job.backbone.state_dict(),
+        "optimizer": job.optimizer.state_dict(),
+        "scaler": job.scaler.state_dict(),
+        "progress": progress.state(),
+    }
+    if job.average is not None:
+        state["ema"] = job.average.state_dict()
+    sharded: dict[str, Sharded] = {}
+    if job.head_optimizer is not None:
+        assert isinstance(job.head, PartialFC)
+        job.head_optimizer.catch_up()
+        state["head_steps"] = job.head.shard.steps
+        sharded = {name: Sharded(rows, start, job.num_classes) for name, rows, start in _head_rows(job)}
+    else:
+        state["head"] = job.head.state_dict()
+    return checkpoint.save(
+        root,
+        progress.step,
+        state=state,
+        sharded=sharded,
+        identity=job.identity,
+        keep_last=job.config.run.keep_last,
+        metric=progress.score,
+    )
+
+
+def agree_on_norms(job: Job) -> None:
+    """Give every rank the mean of the running statistics of all, in the weights and in their average."""
+    average_norm_buffers(job.backbone)
+    if job.average is not None:
+        with job.average.in_place():
+            average_norm_buffers(job.backbone)
+
+
+def restore(job: Job, path: Path) -> Progress:
+    """Put a checkpoint, written at any number of ranks, into the job."""
+    stored = checkpoint.load(path, identity=job.identity)
+    try:
+        job.backbone.load_state_dict(stored.state["backbone"])
+        restore_optimizer(job.optimizer, stored.state["optimizer"])
+        if job.scaler.is_enabled() and stored.state["scaler"]:
+            job.scaler.load_state_dict(stored.state["scaler"])
+        if job.head_optimizer is not None:
+            _restore_head(job, stored)
+        else:
+            job.head.load_state_dict(stored.state["head"])
+        if job.average is not None:
+            if "ema" in stored.state:
+                job.average.load_state_dict(stored.state["ema"])
+            else:
+                logger.warning(
+                    "optim.ema_decay: the run had no average until now, it starts at step %d", stored.step
+                )
+                job.average.restart()
+        elif "ema" in stored.state:
+            logger.warning(
+                "optim.ema_decay 0: the average of the run so far is dropped, and its best score was that one's"
+            )
+        return Progress.from_state(stored.state["progress"])
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path}: not a checkpoint of this run's model ({reason}); use the configuration it was made with"
+        ) from None
+
+
+def _restore_head(job: Job, stored: Checkpoint) -> None:
+    head = job.head
+    assert job.head_optimizer is not None and isinstance(head, PartialFC)
+    steps = stored.state["head_steps"]
+    if type(steps) is not int or not 0 <= steps < 1 << 62:
+        raise ValueError(f"head_steps is {steps!r}")
+    start, stop = head.class_range
+    with torch.no_grad():
+        for name, table in _head_tables(job).items():
+            if name == "momentum" and "head/momentum" not in stored.sharded:  # row-wise storage kept none
+                table.data.zero_()
+            else:
+                _restore_rows(stored, f"head/{name}", start, stop, table)
+    job.head_optimizer.restored(steps)
+
+
+def _restore_rows(stored: Checkpoint, name: str, start: int, stop: int, table: Rows) -> None:
+    """Rows as they were stored where the storage is the same, else converted block by block."""
+    entry = stored.sharded.get(name)
+    if entry is None or entry.dtype == table.data.dtype:
+        stored.rows(name, start, stop, out=table.data)
+        if table.scale is not None:
+            stored.rows(f"{name}_scale", start, stop, out=table.scale)
+        return
+    table.fill(start, lambda first, last: stored_rows(stored, name, first, last))
+
+
+def stored_rows(stored: Checkpoint, name: str, start: int, stop: int) -> Rows:
+    """Rows ``[start, stop)`` of a head's table (``head/weight``) as a checkpoint has them, in any storage."""
+    scaled = stored.sharded[name].dtype == torch.int8
+    scale_N = stored.rows(f"{name}_scale", start, stop) if scaled else None
+    return Rows(stored.rows(name, start, stop), scale_N)
+
+
+def _head_tables(job: Job) -> dict[str, Rows]:
+    head = job.head
+    assert isinstance(head, PartialFC)
+    tables = {"weight": head.shard.centres}
+    if head.shard.momentum is not None:
+        tables["momentum"] = head.shard.momentum
+    return tables
+
+
+def _head_rows(job: Job) -> Iterator[tuple[str, Tensor, int]]:
+    """This rank's part of the centres and their momentum: its shard, or its share of one that others hold as well."""
+    head = job.head
+    assert isinstance(head, PartialFC)
+    first_class, replicas = head.class_range[0], head.grouping.across
+    for name, table in _head_tables(job).items():
+        start, stop = replicas.share(len(table))
+        part = table[start:stop]
+        yield f"head/{name}", part.data, first_class + start
+        if part.scale is not None:
+            yield f"head/{name}_scale", part.scale, first_class + start

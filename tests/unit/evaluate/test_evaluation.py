@@ -1,0 +1,235 @@
+"""Classes of a validation set are the model's by name, never by chance of their number; and which sets of pairs
+a path names."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from megaclass.cli import main
+from megaclass.config import from_mapping, ignored
+from megaclass.data.records.reader import RecordDataset
+from megaclass.data.verification_bin.writer import write_bin
+from megaclass.errors import UserError
+from megaclass.evaluate import evaluators
+from megaclass.evaluate.embed import embed
+from megaclass.evaluate.evaluators import Evaluation, _trained_labels
+from megaclass.parallel.groups import started
+from megaclass.report.curves import draw_run
+from megaclass.train import loop
+from megaclass.train.progress import Progress
+
+
+class Named:
+    def __init__(self, labels, num_classes, classes=None):
+        self._labels, self.num_classes, self.classes = np.array(labels), num_classes, classes
+
+    def labels(self):
+        return self._labels
+
+
+def test_names_decide():
+    validation = Named([0, 0, 1], 2, ["b", "c"])  # class a is missing: numbers are shifted
+    assert _trained_labels(validation, 3, ["a", "b", "c"]).tolist() == [1, 1, 2]
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(UserError, match="knows no class 'd'"):
+        _trained_labels(Named([0], 1, ["d"]), 3, ["a", "b", "c"])
+
+
+def test_without_names_the_counts_must_agree():
+    assert _trained_labels(Named([0, 2], 3), 3, None).tolist() == [0, 2]
+    with pytest.raises(UserError, match="has 2 classes, the model 3"):
+        _trained_labels(Named([0, 1], 2), 3, None)
+
+
+# Verification sets
+
+
+@pytest.fixture
+def bins(tmp_path):
+    """Three sets of 20 to 24 pairs of the training images, in directories of their own."""
+    images = RecordDataset(tiny.write_records(tmp_path / "records"))
+    random, paths = np.random.default_rng(0), []
+    for number, name in enumerate(("lfw", "cfp_fp", "agedb_30")):
+        first, second = random.integers(len(images), size=(2, 20 + 2 * number))
+        path = tmp_path / name / f"{name}.bin"
+        path.parent.mkdir()
+        numbers = np.stack([first, second], axis=1).ravel()
+        encoded = [images.read(int(index)).encoded for index in numbers]
+        write_bin(path, encoded, images.labels()[first] == images.labels()[second])
+        paths.append(path)
+    return paths
+
+
+def joined(paths):
+    return os.pathsep.join(map(str, paths))
+
+
+def test_several_sets_are_evaluated_in_training_each_by_its_name(tmp_path, bins):
+    sections = {
+        "evaluate": {"task": "verification", "path": joined(bins), "every": 5, "folds": 4, "flip": True}
+    }
+    config = tiny.config(tmp_path, **sections)
+    with started("cpu", 60.0) as world:
+        _, result = loop.run(config, world)
+    found = result["verification"]
+    assert found["name"] == "lfw" and found["pairs"] == 20
+    assert {name: metrics["pairs"] for name, metrics in found["others"].items()} == {
+        "cfp_fp": 22,
+        "agedb_30": 24,
+    }
+    assert set(found) - {"name", "others"} == set(found["others"]["cfp_fp"])
+    # Evaluated one by one, the trained model gets the same; a resumed run goes on with what it knows.
+    for path, metrics in zip(bins, (found, *found["others"].values()), strict=True):
+        words = [
+            "evaluate",
+            "verification",
+            str(path),
+            "--run-dir",
+            str(tmp_path / "run"),
+            "--checkpoint",
+            "latest",
+        ]
+        assert main([*words, "--output", str(tmp_path / f"{path.stem}.json")]) == 0
+        alone = json.loads((tmp_path / f"{path.stem}.json").read_text())["verification"]
+        assert alone == {key: value for key, value in metrics.items() if key not in ("name", "others")}
+    with started("cpu", 60.0) as world:
+        longer = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps=15))
+        _, resumed = loop.run(longer, world, resume=True)
+    assert set(resumed["verification"]["others"]) == {"cfp_fp", "agedb_30"}
+    assert draw_run(tmp_path / "run")
+
+
+def test_an_evaluation_of_several_sets_survives_a_checkpoint():
+    metrics = {"pair_accuracy": 0.9, "name": "a", "others": {"b": {"pair_accuracy": 0.8}}}
+    roc = {"far": [0.1], "tar": [0.5]}
+    progress = Progress(
+        evaluation=Evaluation("verification", metrics, roc, {"b": None}), evaluated_at=3, step=3
+    )
+    again = Progress.from_state(json.loads(json.dumps(progress.state())))
+    assert again.evaluation == progress.evaluation and again.score == 0.9
+    assert list(again.evaluation.sets()) == [("a", metrics, roc), ("b", {"pair_accuracy": 0.8}, None)]
+    (alone,) = Evaluation("verification", {"pair_accuracy": 0.9}).sets()
+    assert alone == ("verification", {"pair_accuracy": 0.9}, None)
+
+
+def test_each_set_is_a_table_of_its_own(tmp_path, bins, capsys):
+    recipe = tiny.recipe(tmp_path)
+    words = ["evaluate", "verification", joined(bins), "--recipe", recipe, "--evaluate.folds", "2"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert [said.count(f"Verification on {path.stem} (") for path in bins] == [1, 1, 1]
+    assert main([*words[:2], str(bins[0]), *words[3:]]) == 0
+    assert "Verification (20 pairs)" in capsys.readouterr().out
+
+
+def test_sets_of_one_name_are_told_apart_by_their_directories(tmp_path, bins, capsys):
+    twin = tmp_path / "other" / "lfw.bin"
+    twin.parent.mkdir()
+    twin.write_bytes(bins[0].read_bytes())
+    output = tmp_path / "metrics.json"
+    words = ["evaluate", "verification", joined([bins[0], twin]), "--recipe", tiny.recipe(tmp_path)]
+    assert main([*words, "--evaluate.folds", "2", "--output", str(output)]) == 0
+    found = json.loads(output.read_text())["verification"]
+    assert found["name"] == "lfw/lfw" and list(found["others"]) == ["other/lfw"]
+    assert {**found, "name": 0, "others": 0} == {**found["others"]["other/lfw"], "name": 0, "others": 0}
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        ("lfw.bin", "lfw"),
+        ("ev/a/lfw.bin ev/b/lfw.bin ev/cfp.bin", "a/lfw b/lfw cfp"),
+        ("1/x/lfw.bin 2/x/lfw.bin 2/y/lfw.bin", "1/x/lfw 2/x/lfw y/lfw"),
+        ("ev/v1.5 ev/lfw.v2.bin", "v1.5 lfw.v2"),
+        ("lfw.bin a/lfw.bin", "top/lfw a/lfw"),
+        ("/lfw.bin /a/lfw.bin", "/lfw a/lfw"),
+        ("ev/lfw.bin ev/lfw", "ev/lfw.bin ev/lfw"),
+    ],
+)
+def test_a_name_has_only_the_directories_that_it_needs(tmp_path, monkeypatch, paths, names):
+    (tmp_path / "top").mkdir()
+    monkeypatch.chdir(tmp_path / "top")
+    assert evaluators._set_names([Path(path) for path in paths.split()]) == names.split()
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_batches_for_a_gpu_are_pinned(monkeypatch, kind):
+    asked = []
+
+    def eval_batches(*_, pin_memory=False, **options):
+        asked.append(pin_memory)
+        return iter([])
+
+    monkeypatch.setattr(evaluators, "eval_batches", eval_batches)
+    reader = evaluators.ImageReader(None, 4, 1, torch.device(kind), None, contextlib.nullcontext)
+    assert list(reader.ranges(None)(0, 4)) == [] and asked == [kind == "cuda"]
+
+
+def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):
+    output = tmp_path / "metrics.json"
+    words = [
+        "evaluate",
+        "verification",
+        joined([tmp_path / "records", bins[0]]),
+        "--recipe",
+        tiny.recipe(tmp_path),
+    ]
+    assert main([*words, "--evaluate.folds", "2", "--evaluate.pairs", "20", "--output", str(output)]) == 0
+    found = json.loads(output.read_text())["verification"]
+    assert found["name"] == "records" and found["impostor_pairs"] and list(found["others"]) == ["lfw"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words", "message"),
+    [
+        ("absent.bin", [], "absent.bin: no such file"),
+        ("lfw/lfw.bin{0}absent.bin", [], "absent.bin: no such file"),
+        ("lfw/lfw.bin{0}", [], "number 2 of 2 paths is empty"),
+        ("lfw/lfw.bin{0}lfw/lfw.bin", [], "names a set twice; name each once"),
+        ("lfw/lfw.bin", ["--evaluate.folds", "21"], "20 pairs cannot be cut into evaluate.folds 21"),
+        (
+            "lfw/lfw.bin",
+            ["--pairs", "pairs.txt"],
+            "lfw.bin has pairs of its own; leave out the list pairs.txt",
+        ),
+        ("records/train.rec", ["--pairs", "pairs.txt"], "pairs.txt names images, but the records of"),
+        ("not.bin", [], "not.bin: not read as a verification set: it asks for os.system"),
+        ("text.bin", [], "text.bin is no pickle, and so no verification set"),
+    ],
+)
+def test_what_is_no_set_is_told_in_a_line(tmp_path, bins, capsys, monkeypatch, path, words, message):
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny.recipe(tmp_path)
+    (tmp_path / "pairs.txt").write_text("2 1\nA 1 2\nA 1 B 1\nA 1 3\nA 1 B 2\n")
+    (tmp_path / "not.bin").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    (tmp_path / "text.bin").write_bytes(b"Some words, but no pickle.")
+    assert main(["evaluate", "verification", path.format(os.pathsep), "--recipe", recipe, *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "ran").exists()
+
+
+def test_settings_of_drawn_pairs_do_nothing_for_a_bin():
+    for path, count in (("a.bin:b.bin", 1), ("a.bin", 1), ("a.bin:records", 0), ("records", 0)):
+        config = from_mapping({"evaluate": {"path": path.replace(":", os.pathsep), "pairs": 400}})
+        assert sum("evaluate.pairs has no effect with a .bin" in line for line in ignored(config)) == count
+
+
+def test_flipped_embeddings_are_added_and_normalised_as_insightface_does():
+    """eval/verification.py of arcface_torch: ``normalize(embeddings_list[0] + embeddings_list[1])``, in float64."""
+    images = torch.randn(5, 3, 8, 8, generator=torch.manual_seed(0))
+    layer = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 16))
+    found = embed(layer, lambda start, stop: iter([images[start:stop]]), 5, flip=True).numpy()
+    with torch.no_grad():
+        both = [layer(images).numpy().astype(np.float64), layer(images.flip(3)).numpy().astype(np.float64)]
+    expected = both[0] + both[1]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)

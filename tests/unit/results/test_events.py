@@ -1,0 +1,183 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megaclass.errors import UserError
+from megaclass.results.events import (
+    SCHEMA_VERSION,
+    CheckpointEvent,
+    EndEvent,
+    EvaluationEvent,
+    EventWriter,
+    StartEvent,
+    StepEvent,
+    WarningEvent,
+    read_events,
+)
+
+
+def step(number, loss: float | None = 1.5):
+    return StepEvent(
+        step=number,
+        epoch=0,
+        samples=8 * number,
+        loss=loss,
+        learning_rate=0.1,
+        samples_per_second=100,
+        wait_percent=1.5,
+        grad_norm=None,
+        skipped_steps=0,
+        time_s=float(number),
+    )
+
+
+START = StartEvent(config={"train": {"steps": 40}}, environment={"os": "Linux"}, world_size=2)
+RUN = [
+    START,
+    step(10),
+    WarningEvent(message="one record is damaged"),
+    CheckpointEvent(step=10, path="checkpoints/10"),
+    step(20),
+    EvaluationEvent(step=20, name="glyphs", metrics={"auc": 0.9}, roc={"far": [0.1], "tar": [0.8]}),
+    CheckpointEvent(step=20, path="checkpoints/20"),
+    step(30),
+    WarningEvent(message="a step was skipped", step=31),
+    EndEvent(reason="finished", steps=40, seconds=4.5),
+]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "events.jsonl"
+
+
+def write(path, events, **options):
+    with EventWriter(path, **options) as writer:
+        for event in events:
+            writer.write(event)
+
+
+def test_what_is_written_is_read(path):
+    write(path, RUN)
+    assert read_events(path) == RUN
+    lines = path.read_text().splitlines()
+    assert json.loads(lines[0])["schema_version"] == SCHEMA_VERSION
+    assert [json.loads(line)["event"] for line in lines[:4]] == ["start", "step", "warning", "checkpoint"]
+
+
+def test_an_event_is_on_disk_at_once(path):
+    writer = EventWriter(path)
+    writer.write(START)
+    assert read_events(path) == [START]
+    writer.close()
+
+
+def test_values_that_json_lacks(path):
+    metrics = {"array": np.array([1, 2]), "scalar": np.float32(0.5), "nan": np.nan, "inside": [np.inf, None]}
+    write(path, [START, step(1, loss=float("nan")), EvaluationEvent(step=1, name="x", metrics=metrics)])
+    _, first, evaluation = read_events(path)
+    assert first.loss is None
+    assert evaluation.metrics == {"array": [1, 2], "scalar": 0.5, "nan": None, "inside": [None, None]}
+    assert "NaN" not in path.read_text()
+
+
+@pytest.mark.parametrize(("resumed", "kept"), [(0, 1), (10, 4), (20, 7), (30, 8), (40, 10)])
+def test_resuming_drops_what_was_logged_beyond_the_checkpoint(path, resumed, kept):
+    write(path, RUN)
+    again = StartEvent(config={}, environment={}, world_size=1, resumed_from_step=resumed)
+    write(path, [again], resumed_from_step=resumed)
+    assert read_events(path) == [*RUN[:kept], again]
+
+
+def test_resuming_before_an_earlier_resumption_drops_that_too(path):
+    write(path, RUN)
+    for resumed in (20, 10):
+        again = StartEvent(config={}, environment={}, world_size=1, resumed_from_step=resumed)
+        write(path, [again, step(resumed + 1)], resumed_from_step=resumed)
+    assert read_events(path) == [*RUN[:4], again, step(11)]
+
+
+@given(cut=st.integers(0, 400))
+def test_a_half_written_last_line_is_left_out_and_dropped_on_resume(tmp_path_factory, cut):
+    path = tmp_path_factory.mktemp("run") / "events.jsonl"
+    write(path, RUN[:3])
+    content = path.read_bytes()[:-1][: len(path.read_bytes()) - cut]
+    path.write_bytes(content)
+    whole = content.count(b"\n")
+    assert read_events(path) == RUN[:whole]
+    write(path, [step(11)] if whole else RUN[:1], resumed_from_step=10)
+    assert read_events(path) == ([*RUN[:whole], step(11)] if whole else RUN[:1])
+
+
+def test_a_new_run_does_not_overwrite_one(path):
+    write(path, RUN)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="a run already"):
+        EventWriter(path)
+    assert path.read_bytes() == before
+
+
+def test_other_ranks_touch_nothing(path):
+    write(path, RUN, enabled=False)
+    assert not path.exists()
+
+
+def test_resuming_without_a_file_starts_one(path):
+    write(path, [START], resumed_from_step=10)
+    assert read_events(path) == [START]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not a line of JSON"),
+        ("", "not a line of JSON"),
+        ("\xff", "not a line of JSON"),
+        ("[1]", "not an event"),
+        ('{"event": "stop"}', "not an event of a run (its kind is 'stop')"),
+        ('{"event": ["step"]}', "not an event"),
+        ('{"event": "checkpoint", "step": 1}', "the checkpoint event lacks 'path'"),
+        ('{"event": "warning", "message": "x", "colour": 1}', "has an unknown 'colour'"),
+        ('{"event": "checkpoint", "step": "1", "path": "x"}', "step of the checkpoint event is '1'"),
+        ('{"event": "checkpoint", "step": true, "path": "x"}', "step of the checkpoint event is True"),
+    ],
+)
+def test_a_damaged_line_is_named(path, line, message):
+    write(path, RUN)
+    lines = path.read_text().splitlines()
+    lines[4] = line
+    path.write_text("\n".join(lines) + "\n", encoding="latin-1")
+    with pytest.raises(UserError) as caught:
+        read_events(path)
+    assert "events.jsonl line 5: " in str(caught.value) and message in str(caught.value)
+
+
+def test_a_run_begins_with_a_start(path):
+    write(path, RUN[1:])
+    with pytest.raises(UserError, match="line 1: a run begins with a start event, not step"):
+        read_events(path)
+
+
+def test_a_newer_schema_is_refused_even_if_it_has_other_fields(path):
+    path.write_text(
+        json.dumps({"event": "start", "schema_version": SCHEMA_VERSION + 1, "moon": "full"}) + "\n"
+    )
+    with pytest.raises(UserError, match=f"written with schema {SCHEMA_VERSION + 1}.*update it"):
+        read_events(path)
+
+
+def test_an_absent_file_is_named(path):
+    with pytest.raises(UserError, match=r"events.jsonl: cannot be read"):
+        read_events(path)
+
+
+def test_importing_events_stays_light():
+    code = "import sys, megaclass.results.events; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+    )

@@ -1,0 +1,354 @@
+"""The published numbers: every row is there, cells say what the reports say, and cases use the words of rows.
+
+Where ``MEGACLASS_PUBLISHED`` names the directory of the published documents, they are read once more, and compared.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from megaclass.config import recipe_names
+from megaclass.errors import UserError
+from megaclass.results import published
+
+DOCUMENTS = {
+    "arcface-a100": "arcface_torch_a100.md",
+    "arcface-rtx3080": "arcface_torch_rtx3080.md",
+    "partial-fc-v100": "arcface_torch_v100_speed.md",
+    "resnet50-abci": "abci_resnet50.md",
+    "resnet50-nvidia": "nvidia_mxnet_resnet50.md",
+}
+REPORTS = {name: published.load(name) for name in DOCUMENTS}
+
+ROWS = {
+    "arcface-a100": {"training": 14},
+    "arcface-rtx3080": {"2-million-identities": 8, "600k-identities": 5},
+    "partial-fc-v100": {"test-memory": 8, "test-speed": 5, "speed": 11, "memory": 11},
+    "resnet50-abci": {"tf32-fp32": 5, "amp": 5},
+    "resnet50-nvidia": {
+        **{"accuracy-a100": 2, "accuracy-dgx1": 3, "stability-dgx1": 3},
+        **{"train-a100": 3, "train-dgx1": 4, "train-dgx2": 5},
+        **{"infer-a100": 11, "infer-dgx1": 10, "infer-t4": 10},
+    },
+}
+
+FACE = {"recipe": "faces_r50", "image_size": 112, "embedding_dim": 512, "world_size": 8}
+R50 = {"backbone": "iresnet50", "global_batch_size": 1024}
+V100 = FACE | R50 | {"precision": "fp16"}
+TRAINED = {"recipe": "resnet50_imagenet", "image_size": 224}
+IMAGENET = TRAINED | {"backbone": "resnet50", "num_classes": 1000}
+WHOLE, SAMPLED = {"sample_rate": 1.0}, {"sample_rate": 0.1}
+DATA, MODEL, PFC = [
+    rate | {"parallelism": way} for rate, way in ((WHOLE, "data"), (WHOLE, "model"), (SAMPLED, "model"))
+]
+FP32, TF32, FP16 = ({"precision": precision} for precision in ("fp32", "tf32", "fp16"))
+ALL_FP16 = FP16 | {"tf32": True}
+
+
+def classes(number):
+    return {"num_classes": number}
+
+
+def gpus(number, batch_size_per_device=0):
+    total = {"global_batch_size": number * batch_size_per_device} if batch_size_per_device else {}
+    return {"world_size": number} | total
+
+
+# report, table, row, title of the column, value, unit, machine, case
+SPOTS = [
+    ("arcface-a100", "training", 0, "Samples/sec", 3670, "samples/s", "a100",
+     FACE | R50 | classes(618_000) | FP32 | WHOLE),
+    ("arcface-a100", "training", 1, "GPU Mem(GB)", 15.0, "GB", "a100",
+     FACE | R50 | classes(618_000) | TF32 | WHOLE),
+    ("arcface-a100", "training", 2, "Samples/sec", 5170, "samples/s", "a100",
+     FACE | R50 | classes(618_000) | FP16 | {"tf32": False} | WHOLE),
+    ("arcface-a100", "training", 5, "GPU Mem(GB)", 66.7, "GB", "a100",
+     FACE | R50 | classes(618_000) | {"global_batch_size": 10240} | ALL_FP16 | WHOLE),
+    ("arcface-a100", "training", 10, "Samples/sec", 1541, "samples/s", "a100",
+     FACE | R50 | classes(2_000_000) | {"backbone": "iresnet300"} | ALL_FP16 | WHOLE),
+    ("arcface-a100", "training", 13, "Samples/sec", 1080, "samples/s", "a100",
+     FACE | R50 | classes(80_000_000) | ALL_FP16 | SAMPLED),
+    ("arcface-rtx3080", "2-million-identities", 0, "Samples/sec", None, "samples/s", "rtx3080",
+     FACE | R50 | classes(2_000_000) | {"global_batch_size": 512} | FP32 | WHOLE),
+    ("arcface-rtx3080", "2-million-identities", 1, "Samples/sec", 2190, "samples/s", "rtx3080",
+     FACE | R50 | classes(2_000_000) | {"global_batch_size": 512} | FP32 | SAMPLED),
+    ("arcface-rtx3080", "2-million-identities", 7, "Samples/sec", 3800, "samples/s", "rtx3080",
+     FACE | R50 | classes(2_000_000) | FP16 | SAMPLED),
+    ("arcface-rtx3080", "600k-identities", 1, "Samples/sec", 2392, "samples/s", "rtx3080",
+     FACE | R50 | classes(618_000) | {"global_batch_size": 512} | FP16 | WHOLE),
+    ("arcface-rtx3080", "600k-identities", 3, "Samples/sec", None, "samples/s", "rtx3080",
+     FACE | R50 | classes(618_000) | FP16 | WHOLE),
+    ("arcface-rtx3080", "600k-identities", 4, "Samples/sec", 4010, "samples/s", "rtx3080",
+     FACE | R50 | classes(618_000) | FP16 | SAMPLED),
+    ("partial-fc-v100", "test-memory", 0, "Model Parallel (MB)", 30338, "MB", "v100",
+     V100 | classes(3_000_000) | MODEL),
+    ("partial-fc-v100", "test-memory", 7, "Partial FC 0.1 (MB)", 10328, "MB", "v100",
+     V100 | classes(3_000_000) | PFC),
+    ("partial-fc-v100", "test-speed", 3, "Partial FC 0.1 (samples/sec)", 5274.43, "samples/s", "v100",
+     V100 | classes(3_000_000) | PFC),
+    ("partial-fc-v100", "speed", 0, "Data Parallel", 4681, "samples/s", "v100", V100 | classes(125_000) | DATA),
+    ("partial-fc-v100", "speed", 7, "Model Parallel", 1389, "samples/s", "v100",
+     V100 | classes(5_500_000) | MODEL),
+    ("partial-fc-v100", "speed", 10, "Partial FC 0.1", 1855, "samples/s", "v100",
+     V100 | classes(29_000_000) | PFC),
+    ("partial-fc-v100", "memory", 5, "Data Parallel", None, "MB", "v100", V100 | classes(2_000_000) | DATA),
+    ("partial-fc-v100", "memory", 10, "Partial FC 0.1", 32324, "MB", "v100",
+     V100 | classes(29_000_000) | PFC),
+    ("resnet50-abci", "tf32-fp32", 0, "Performance", 771.79, "samples/s", "a100", IMAGENET | gpus(1) | TF32),
+    ("resnet50-abci", "tf32-fp32", 2, "Performance", 6102.28, "samples/s", "a100", IMAGENET | gpus(8) | TF32),
+    ("resnet50-abci", "tf32-fp32", 4, "Performance", 1446.99, "samples/s", "v100", IMAGENET | gpus(4) | FP32),
+    ("resnet50-abci", "amp", 1, "Performance", 4638.79, "samples/s", "a100", IMAGENET | gpus(4) | FP16),
+    ("resnet50-abci", "amp", 3, "Performance", 804.69, "samples/s", "v100", IMAGENET | gpus(1) | FP16),
+    ("resnet50-abci", "amp", 4, "Performance", 3243.58, "samples/s", "v100", IMAGENET | gpus(4) | FP16),
+    ("resnet50-nvidia", "accuracy-a100", 1, "Time to train - TF32", 3.82, "h", "a100",
+     TRAINED | gpus(8, 512) | TF32 | {"epochs_trained": 90}),
+    ("resnet50-nvidia", "accuracy-dgx1", 2, "Accuracy - FP32", 77.313, "%", "dgx1",
+     TRAINED | gpus(8, 96) | FP32 | {"epochs_trained": 90}),
+    ("resnet50-nvidia", "stability-dgx1", 0, "mixed precision standard deviation", 0.00073, "", "dgx1",
+     TRAINED | gpus(8, 192) | FP16 | {"epochs_trained": 50}),
+    ("resnet50-nvidia", "stability-dgx1", 2, "FP32 maximum top1", 78.598, "%", "dgx1",
+     TRAINED | gpus(8, 96) | FP32 | {"epochs_trained": 250, "settings": {"augment.mixup": 0.2}}),
+    ("resnet50-nvidia", "train-a100", 2, "Throughput - mixed precision", 26673.72, "samples/s", "a100",
+     IMAGENET | gpus(8, 512) | FP16),
+    ("resnet50-nvidia", "train-dgx1", 1, "Throughput - FP32", 763, "samples/s", "dgx1",
+     IMAGENET | gpus(2, 96) | FP32),
+    ("resnet50-nvidia", "train-dgx2", 4, "Weak scaling - FP32", 15.19, "", "dgx2",
+     IMAGENET | gpus(16, 128) | FP32),
+    ("resnet50-nvidia", "infer-a100", 1, "99% latency (ms) - mixed precision", 2.0, "ms", "a100",
+     IMAGENET | {"batch_size": 2} | FP16),
+    ("resnet50-nvidia", "infer-dgx1", 9, "90% latency (ms) - mixed precision", 92.26, "ms", "dgx1",
+     IMAGENET | {"batch_size": 256} | FP16),
+    ("resnet50-nvidia", "infer-t4", 4, "Throughput (img/sec) - mixed precision", 1267, "samples/s", "t4",
+     IMAGENET | {"batch_size": 16} | FP16),
+]  # fmt: skip
+
+TRAINING = {
+    "recipe",
+    "backbone",
+    "num_classes",
+    "embedding_dim",
+    "image_size",
+    "global_batch_size",
+    "world_size",
+}
+TRAINING |= {"precision", "tf32", "sample_rate", "parallelism"}
+WORDS = {
+    "train": TRAINING,
+    "infer": {"recipe", "backbone", "num_classes", "image_size", "batch_size", "precision", "tf32", "engine"},
+    "stability": TRAINING | {"epochs_trained", "settings"},
+}
+UNITS = {
+    **{"samples_per_second": {"samples/s"}, "gpu_memory_mb": {"GB", "MB"}, "seconds": {"h"}},
+    **{f"latency_{which}_ms": {"ms"} for which in ("mean", "p50", "p90", "p95", "p99")},
+    **{"top1": {"%"}, "top1_min": {"%"}, "top1_max": {"%"}, "top1_std": {""}},
+}
+
+every_report = pytest.mark.parametrize("name", DOCUMENTS)
+
+
+def table_of(name, table):
+    return next(t for t in REPORTS[name].tables if t.name == table)
+
+
+def published_cells(name):
+    """(table, column, row, cell) of every cell that is no label."""
+    for table in REPORTS[name].tables:
+        for row in table.rows:
+            for column, cell in zip(table.columns, row.cells, strict=True):
+                if column.kind != "label":
+                    yield table, column, row, cell
+
+
+def frozen(measure, case):
+    return measure, tuple(sorted((key, str(value)) for key, value in case.items()))
+
+
+def test_the_five_reports_are_there():
+    assert published.names() == sorted(DOCUMENTS)
+    assert all(REPORTS[name].name == name for name in DOCUMENTS)
+
+
+def test_an_unknown_report_is_told_with_the_nearest_name():
+    with pytest.raises(UserError, match="did you mean 'arcface-a100'"):
+        published.load("arcface-a10")
+
+
+@every_report
+def test_every_row_is_there(name):
+    assert {table.name: len(table.rows) for table in REPORTS[name].tables} == ROWS[name]
+
+
+@pytest.mark.parametrize(("name", "table", "row", "title", "value", "unit", "machine", "case"), SPOTS)
+def test_a_cell_says_what_the_report_says(name, table, row, title, value, unit, machine, case):
+    columns = table_of(name, table).columns
+    (place,) = [i for i, column in enumerate(columns) if column.title == title]
+    cell = table_of(name, table).rows[row].cells[place]
+    assert (cell.value, columns[place].unit, cell.machine) == (value, unit, machine)
+    assert cell.case == case
+
+
+@every_report
+def test_six_values_or_more_of_every_report_are_looked_at(name):
+    assert sum(spot[0] == name for spot in SPOTS) >= 6
+
+
+@every_report
+def test_a_line_has_as_many_cells_as_columns_and_a_machine_that_is_told(name):
+    for table in REPORTS[name].tables:
+        for row in table.rows:
+            assert len(row.cells) == len(table.columns)
+            assert row.machine in REPORTS[name].machines
+            assert {cell.machine for cell in row.cells} == {row.machine}
+
+
+@every_report
+def test_cases_use_the_words_of_rows(name):
+    for table, column, _, cell in published_cells(name):
+        for case in (cell.case, cell.case | (cell.over or {})):
+            assert case.keys() <= WORDS[table.benchmark], (table.name, column.title)
+            assert case["precision"] in ("fp32", "tf32", "fp16", "bf16")
+            assert case.get("engine", "eager") in ("eager", "compiled", "cudagraph", "onnx")
+            assert case.get("parallelism", "model") in ("model", "data")
+            assert 0 < case.get("sample_rate", 1.0) <= 1
+            assert case["recipe"] in recipe_names()
+
+
+@every_report
+def test_measures_and_units_are_known(name):
+    for _, column, _, cell in published_cells(name):
+        assert column.kind in ("value", "ratio")
+        assert column.unit in (UNITS[column.measure] if column.kind == "value" else {""})
+        assert (column.kind == "ratio") == (cell.over is not None)
+
+
+@every_report
+def test_a_cell_is_a_number_or_says_that_there_is_none(name):
+    for *_, cell in published_cells(name):
+        if cell.text in ("Fail", "-"):
+            assert cell.value is None and not cell.approximate
+        else:
+            assert (
+                re.fullmatch(r"~?\d+(\.\d+)?", cell.text) and cell.value == float(cell.text.lstrip("~")) > 0
+            )
+            assert cell.approximate == ("~" in cell.text)
+
+
+@every_report
+def test_labels_have_no_case(name):
+    for table in REPORTS[name].tables:
+        labels = [i for i, column in enumerate(table.columns) if column.kind == "label"]
+        assert labels, f"{table.name}: nothing says which line is which"
+        assert all(
+            row.cells[i].case == {} and row.cells[i].value is None for row in table.rows for i in labels
+        )
+
+
+@every_report
+def test_no_two_lines_have_the_same_case_unless_one_case_was_watched(name):
+    for table in REPORTS[name].tables:
+        cases = [[cell.case for cell in row.cells] for row in table.rows]
+        distinct = {(row.machine, str(case)) for row, case in zip(table.rows, cases, strict=True)}
+        assert len(distinct) == (1 if table.name.startswith("test-") else len(cases))
+
+
+def test_published_ratios_are_those_of_the_published_numbers():
+    """As printed they are rounded or cut, by less than one in a hundred; one of them is another number."""
+    report, checked, odd = REPORTS["resnet50-nvidia"], 0, []
+    for table in report.tables:
+        cells = [entry[1:] for entry in published_cells(report.name) if entry[0] is table]
+        known = {frozen(c.measure, cell.case): cell.value for c, _, cell in cells if c.kind == "value"}
+        for column, row, cell in cells:
+            if column.kind == "ratio" and frozen(column.measure, cell.case | cell.over) in known:
+                value = known[frozen(column.measure, cell.case)]
+                other = known[frozen(column.measure, cell.case | cell.over)]
+                ratio = other / value if column.inverse else value / other
+                checked += 1
+                if cell.value != pytest.approx(ratio, rel=0.01):
+                    odd.append((table.name, column.title, row.cells[0].text, cell.text))
+    assert checked == 5 + 3 * (3 + 4 + 5)
+    assert odd == [("train-a100", "Throughput speedup (TF32 - mixed precision)", "1", "2.18")]
+
+
+def test_published_throughput_of_inference_is_that_of_the_mean_latency():
+    for table in REPORTS["resnet50-nvidia"].tables:
+        for row in table.rows if table.benchmark == "infer" else []:
+            of = {
+                c.measure: cell for c, cell in zip(table.columns, row.cells, strict=True) if c.kind == "value"
+            }
+            rate = 1000 * of["latency_mean_ms"].case["batch_size"] / of["latency_mean_ms"].value
+            assert of["samples_per_second"].value == pytest.approx(rate, rel=0.02), (table.name, row)
+
+
+def test_the_grid_of_a_suite_is_its_distinct_cases():
+    cases = REPORTS["resnet50-abci"].cases()
+    assert len(cases) == 8 and cases[0] == (
+        "train",
+        IMAGENET | gpus(1) | TF32,
+    )  # AMP has three sizes, on two GPUs
+    cases = REPORTS["partial-fc-v100"].cases()
+    assert len(cases) == 2 + 3 * 11  # the tables of speed and of memory are of the same cases
+    cases = REPORTS["resnet50-nvidia"].cases()
+    assert {benchmark for benchmark, _ in cases} == {"train", "infer"}
+    assert ("infer", IMAGENET | {"batch_size": 512} | TF32) in cases  # only a ratio to it is printed
+    assert all(cases.count(case) == 1 for case in cases)
+
+
+def documents(name):
+    directory = os.environ.get("MEGACLASS_PUBLISHED")
+    if not directory:
+        pytest.skip("needs the published documents: MEGACLASS_PUBLISHED names no directory")
+    return (Path(directory) / DOCUMENTS[name]).read_text(encoding="utf-8")
+
+
+def pipe_tables(text):
+    """(header, rows) of every Markdown table."""
+
+    def cells(line):
+        return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
+
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if re.fullmatch(r"\|?(\s*:?-{3,}:?\s*\|)+(\s*:?-{3,}:?)?\s*", line.strip()):
+            below = lines[number + 1 :]
+            end = next((i for i, row in enumerate(below) if "|" not in row), len(below))
+            yield cells(lines[number - 1]), [cells(row) for row in below[:end]]
+
+
+@every_report
+def test_every_table_of_the_document_is_ours_and_nothing_is_left_over(name):
+    report = REPORTS[name]
+    text = documents(name)
+    of_document = list(pipe_tables(text))
+    specs = [rows for header, rows in of_document if header in (["Key", "Value"], ["Software", "Version"])]
+    for machine in report.machines.values():
+        if specs:
+            assert [list(line) for line in machine.spec] == specs[0]
+        else:
+            assert all(value in text for _, value in machine.spec)  # told in its prose
+    of_document = of_document[len(specs) :]
+    ours = [table for table in report.tables if not table.name.startswith("test-")]
+    assert len(ours) == len(of_document) > 0
+    for table, (header, rows) in zip(ours, of_document, strict=True):
+        assert [[cell.text for cell in row.cells] for row in table.rows] == rows
+        assert [column.title for column in table.columns[1:]] == header[1:]
+        assert header[0].endswith(table.columns[0].title)  # the end of a sentence may stand on its line
+
+
+def test_the_lines_of_log_and_gpustat_are_ours():
+    text = documents("partial-fc-v100")
+    by_line = r"^\[(\d)\] .* (\d+) / (\d+) MB", r"Speed (\S+) samples/sec .* Global Step: (\d+)"
+    gpustat, log = (re.findall(line, text, re.MULTILINE) for line in by_line)
+    ours = [[cell.text for cell in row.cells] for row in table_of("partial-fc-v100", "test-memory").rows]
+    whole, sampled = gpustat[:8], gpustat[8:]
+    assert ours == [[g, of, used, other] for (g, used, of), (_, other, _) in zip(whole, sampled, strict=True)]
+    ours = [[cell.text for cell in row.cells] for row in table_of("partial-fc-v100", "test-speed").rows]
+    whole, sampled = log[:5], log[5:]
+    assert ours == [[step, rate, other] for (rate, step), (other, _) in zip(whole, sampled, strict=True)]
+
+
+def test_the_commands_of_the_document_stand_in_the_notes():
+    commands = set(re.findall(r"^python benchmark\.py -n \d.*", documents("resnet50-nvidia"), re.MULTILINE))
+    notes = "\n".join(REPORTS["resnet50-nvidia"].notes)
+    assert len(commands) == 9 and all(command in notes for command in commands)

@@ -1,0 +1,143 @@
+"""The file of rows: appended to, never overwritten, and refused where it is something else."""
+
+import errno
+import json
+
+import pytest
+
+from megaclass.errors import UserError
+from megaclass.results.rows import SCHEMA_VERSION, Row, RowWriter, read_rows, timed
+
+OK = Row(
+    implementation="megaclass",
+    benchmark="head",
+    case={"num_classes": 10},
+    status="ok",
+    memory_mb={"process": 1.5, "allocated": None},
+    **timed([2.0, 1.0, 3.0], batch_rows=8),
+)
+OOM = Row(implementation="peer", benchmark="head", case={}, status="oom", reason="no memory")
+
+
+def write(path, *rows):
+    with RowWriter(path) as writer:
+        for row in rows:
+            writer.write(row)
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write(path, OK)
+    write(path, OOM)
+    assert read_rows(path) == [OK, OOM]
+    assert all(json.loads(line)["schema_version"] == SCHEMA_VERSION for line in path.read_text().splitlines())
+
+
+def test_samples_per_second_are_those_of_the_median_step():
+    assert OK.samples_per_second == 4000 and OK.step_ms["p50"] == 2 and OK.step_ms["p100"] == 3
+
+
+def test_json_has_no_nan(tmp_path):
+    write(tmp_path / "rows.jsonl", Row(**vars(OK) | {"work": {"flops": float("nan")}}))
+    assert read_rows(tmp_path / "rows.jsonl")[0].work == {"flops": None}
+
+
+def test_what_a_kill_has_cut_is_dropped(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write(path, OK, OOM)
+    for end in (-1, -20, len(path.read_bytes().splitlines(keepends=True)[0]) + 1):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:end])
+        assert read_rows(path) == [OK]
+        write(path, OOM)
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize(
+    "text", ["some notes", '{"event": "start"}', '{"schema_version": 1, "x": 2}', "[1]", "\xff"]
+)
+def test_other_files_are_refused_and_left_alone(tmp_path, text, end):
+    path = tmp_path / "notes.txt"
+    path.write_bytes((text + end).encode("latin1"))
+    before = path.read_bytes()
+    if end or not text.startswith('{"schema_version": '):
+        with pytest.raises(UserError, match=r"notes\.txt"):
+            RowWriter(path)
+    assert path.read_bytes() == before
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"schema_version": 99}\n')
+    with pytest.raises(UserError, match="schema 99"):
+        read_rows(path)
+
+
+def test_a_directory_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        RowWriter(tmp_path / "nowhere" / "rows.jsonl")
+
+
+def test_no_file_no_rows():
+    write("", OK)
+
+
+def test_a_strangers_last_line_is_not_taken_for_a_cut_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"schema_version": 2, "my": "data"}')
+    with pytest.raises(UserError, match="not a row"):
+        RowWriter(path)
+    assert path.read_text() == '{"schema_version": 2, "my": "data"}'
+
+
+def test_two_sweeps_do_not_write_into_one_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with RowWriter(path), pytest.raises(UserError, match="another sweep"):
+        RowWriter(path)
+    write(path, OK)
+    assert read_rows(path) == [OK]
+
+
+def test_no_room_is_one_line_and_leaves_whole_rows(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    write(path, OK)
+    with RowWriter(path) as writer:
+        real = writer._file
+
+        class Full:
+            """Takes some bytes of a line, and then no more."""
+
+            taken = False
+
+            def write(self, line):
+                if self.taken:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                self.taken = True
+                return real.write(line[:10])
+
+            def __getattr__(self, name):
+                return getattr(real, name)
+
+        writer._file = Full()
+        with pytest.raises(UserError, match=r"No space left on device\); make room"):
+            writer.write(OOM)
+    assert read_rows(path) == [OK] and path.read_bytes().endswith(b"\n")
+
+
+@pytest.mark.parametrize("change", ['"environment": null', '"samples_ms": {}', '"key": [1]', '"suite": 3'])
+def test_a_field_of_another_kind_is_no_row(tmp_path, change):
+    path = tmp_path / "rows.jsonl"
+    write(path, OK)
+    name = change.partition(":")[0]
+    record = json.loads(path.read_text()) | json.loads(f"{{{change}}}")
+    path.write_text(json.dumps(record) + "\n")
+    with pytest.raises(UserError, match=f"line 1: not a row of a benchmark: {name.strip(chr(34))} is not"):
+        read_rows(path)
+
+
+def test_json_without_end_is_no_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("[" * 200_000 + "\n")
+    with pytest.raises(UserError, match="line 1: not a line of JSON"):
+        read_rows(path)

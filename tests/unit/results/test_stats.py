@@ -1,0 +1,87 @@
+"""Percentiles and ratios of measured times."""
+
+import random
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megaclass.results.stats import interval, percentile, ratio_of_medians, summary
+
+times = st.floats(min_value=1e-3, max_value=1e6)
+samples = st.lists(times, min_size=1, max_size=30)
+
+
+@given(samples, st.floats(min_value=0, max_value=100))
+def test_percentiles_are_those_of_numpy(values, percent):
+    assert percentile(values, percent) == pytest.approx(np.percentile(values, percent), rel=1e-9)
+
+
+@given(samples)
+def test_the_summary_is_in_order(values):
+    found = summary(values)
+    assert found["p50"] == pytest.approx(statistics.median(values))
+    order = [found[name] for name in ("p50", "p90", "p95", "p99", "p100")]
+    assert order == sorted(order) and order[-1] == max(values)
+    assert min(values) <= found["mean"] * (1 + 1e-12) and found["mean"] <= max(values) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("values", "percent"), [([], 50), ([1.0], 101), ([1.0], -1)])
+def test_a_percentile_that_does_not_exist(values, percent):
+    with pytest.raises(ValueError, match="does not exist"):
+        percentile(values, percent)
+
+
+@given(samples, st.floats(min_value=0.1, max_value=10), st.booleans())
+def test_a_ratio_lies_in_its_interval(values, factor, paired):
+    ratio = ratio_of_medians([factor * v for v in values], values, paired=paired, resamples=50)
+    assert ratio.value == pytest.approx(factor)
+    # The bootstrap's median need not be the sample's where the samples are few, so the bounds are those of all.
+    spread = max(values) / min(values)
+    slack = 1 + 1e-9
+    assert factor / spread / slack <= ratio.low <= ratio.high <= factor * spread * slack
+
+
+def test_pairing_leaves_out_what_slows_both():
+    disturbed = [10.0, 11, 40, 10, 12, 35, 10, 11, 38, 10]
+    twice = [2 * v for v in disturbed]
+    paired = ratio_of_medians(twice, disturbed, paired=True)
+    assert (paired.low, paired.value, paired.high) == (2, 2, 2)
+    alone = ratio_of_medians(twice, disturbed)
+    assert alone.low < 2 < alone.high
+
+
+def test_a_ratio_is_the_same_every_time():
+    assert ratio_of_medians([3, 4, 5.0], [1, 2, 3.0]) == ratio_of_medians([3, 4, 5.0], [1, 2, 3.0])
+    assert str(ratio_of_medians([4.0], [2.0])) == "2.00 (2.00 to 2.00)"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "paired"), [([], [1.0], False), ([1.0], [0.0], False), ([1.0], [1.0, 2.0], True)]
+)
+def test_no_ratio(a, b, paired):
+    with pytest.raises(ValueError):
+        ratio_of_medians(a, b, paired=paired)
+
+
+@pytest.mark.parametrize("percent", [0, 37.5, 50, 90, 99, 100, None])
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+def test_an_interval_is_that_of_resampling(percent, n):
+    draw = random.Random(n)
+    samples = [draw.uniform(10, 20) for _ in range(n)]
+
+    def statistic(values):
+        return statistics.fmean(values) if percent is None else percentile(values, percent)
+
+    resampled = [statistic(draw.choices(samples, k=n)) for _ in range(4000)]
+    low, high = interval(samples, percent)
+    slack = 1.0 if percent is None and n < 10 else 0.35  # the mean of a few is not yet normal
+    assert low == pytest.approx(percentile(resampled, 2.5), abs=slack)
+    assert high == pytest.approx(percentile(resampled, 97.5), abs=slack)
+
+
+def test_no_interval_of_nothing():
+    with pytest.raises(ValueError, match="needs samples"):
+        interval([])

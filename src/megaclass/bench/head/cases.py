@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from megaclass.bench.arguments import check_counts, crowded
 from megaclass.errors import UserError, lookup
-from megaclass.heads.engine import KERNELS, PRECISIONS
+from megaclass.heads.step import KERNELS, PRECISIONS
 from megaclass.heads.storage import STORAGES
 
 MARGINS = ("arcface", "cosface")

@@ -1,7 +1,4 @@
-"""A step over the rows of a shard: what it is given, and what every engine computes.
-
-There are two engines: plain PyTorch on any device (:mod:`megaclass.heads.softmax`) and Triton kernels on CUDA
-(:mod:`megaclass.heads.kernels`). They take the same arguments and give the same results, up to rounding.
+"""A step over the rows of a shard: its options, and what the two passes are given.
 
 Shapes: C = rows of the shard, N = rows that take part, T = rows of a tile, B = rows of the batch that the shard sees,
 D = embedding columns.
@@ -9,14 +6,11 @@ D = embedding columns.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from megaclass.errors import lookup
-from megaclass.heads.margins import Margin
-from megaclass.heads.sampling import Walker
 from megaclass.heads.storage import Rounding, Rows
 
 PARALLELISMS = ("model", "data")
@@ -151,41 +145,6 @@ class SGDStep:
     lr: float
     momentum: float
     weight_decay: float
-
-
-class Engine(Protocol):
-    """What computes on the rows of a shard."""
-
-    name: str
-    walker: Walker  # draws samples
-    reads_owed: bool  # whether the passes pay what active rows owe as they read them
-
-    def pass_one(
-        self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
-    ) -> tuple[Tensor, Tensor]:
-        """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift).
-
-        Targets are left out of both, as are negatives above the margin's filter threshold.
-        """
-
-    def pass_two(
-        self,
-        micro_batches: list[MicroBatch],
-        active: ActiveRows,
-        margin: Margin,
-        sgd: SGDStep,
-        rounding: Roundings,
-        skipped: Tensor,
-        reduce_: Callable[[Tensor], object] | None = None,
-    ) -> None:
-        """One SGD step of the active rows. The gradient is the sum over the micro-batches.
-
-        skipped: a bool scalar on the device: a step that must change nothing. reduce_: an in-place sum over the
-        ranks that hold copies of these rows (data parallelism).
-        """
-
-    def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Roundings) -> None:
-        """Pay what the active rows owe, and store them."""
 
 
 def inverse_norms(rows_TD: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def _listed(options: Any) -> "tuple[Dataset, PairSet]":
 
 def _write_bin(output: Path, dataset: "Dataset", found: "PairSet") -> None:
     from megaclass.data.decode import check_header
-    from megaclass.data.verification_bin.writer import write_bin
+    from megaclass.data.verification_bin import write_bin
 
     used, listed = found.over_used()
     images = []

@@ -13,7 +13,7 @@ import simplejpeg
 import tiny
 from megaclass.cli import main
 from megaclass.data.folder import FolderDataset
-from megaclass.data.verification_bin.dataset import VerificationBin
+from megaclass.data.verification_bin import VerificationBin
 
 PEOPLE, IMAGES = 24, 5
 LFW = os.environ.get("MEGACLASS_LFW", "")

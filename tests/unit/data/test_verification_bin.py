@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import cv2
@@ -15,11 +14,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from megaclass.data.dataset import DamagedSampleError
+from megaclass.data import verification_bin
 from megaclass.data.decode import decode
-from megaclass.data.verification_bin import writer
-from megaclass.data.verification_bin.dataset import VerificationBin
-from megaclass.data.verification_bin.writer import write_bin
+from megaclass.data.verification_bin import VerificationBin, write_bin
 from megaclass.errors import UserError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "binset"
@@ -42,11 +39,12 @@ def test_every_way_of_pickling_gives_the_same_images_and_pairs(way):
     assert digests == EXPECTED["images"]
     assert found.first.tolist() == [0, 2] and found.second.tolist() == [1, 3]
     assert found.same.tolist() == EXPECTED["same"] and found.same.dtype == np.bool_
-    assert found.labels().tolist() == [0] * 4 and found.num_classes == 1 and found.name == way
-
-
-def test_there_is_a_fixture_for_each_way():
-    assert len(WAYS) == 13
+    assert (
+        len(WAYS) == 13
+        and found.labels().tolist() == [0] * 4
+        and found.num_classes == 1
+        and found.name == way
+    )
 
 
 def test_plain_pickle_reads_what_was_put_together_by_hand():
@@ -57,9 +55,7 @@ def test_plain_pickle_reads_what_was_put_together_by_hand():
 
 
 def test_mxnet_arrays_are_refused_with_a_way_out():
-    with pytest.raises(
-        UserError, match=r"mxnet\.bin: .*mxnet\.ndarray\.ndarray\.NDArray.*asnumpy\(\)"
-    ) as refused:
+    with pytest.raises(UserError, match=r"mxnet\.bin: .*holds mxnet arrays.*asnumpy\(\)") as refused:
         VerificationBin(FIXTURES / "mxnet.bin")
     assert "\n" not in str(refused.value)
 
@@ -179,34 +175,6 @@ def test_another_process_opens_the_file_anew(tmp_path):
     assert again.read(2) == found.read(2) and np.array_equal(again.second, found.second)
 
 
-def test_a_file_cut_while_it_is_open_is_damage_not_the_end(tmp_path):
-    path = dumped(tmp_path, [os.urandom(10_000) for _ in range(4)], [True, False])
-    found = VerificationBin(path)
-    whole = found.read(0)
-    os.truncate(path, 12_000)
-    assert found.read(0) == whole
-    for index in (1, 3):
-        with pytest.raises(
-            DamagedSampleError, match=rf"image {index} \(of pair .\): the file was cut short while"
-        ):
-            found.read(index)
-
-
-def test_images_are_read_from_many_threads(tmp_path):
-    images = [os.urandom(1000) for _ in range(100)]
-    found, wrong = VerificationBin(dumped(tmp_path, images, [True] * 50)), []
-
-    def read_all():
-        wrong.extend(index for index, image in enumerate(images) if found.read(index).encoded != image)
-
-    threads = [threading.Thread(target=read_all) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-
-
 def test_what_is_written_is_read_here_and_by_plain_pickle(tmp_path):
     path = tmp_path / "set.bin"
     a, b, c, _ = JPEGS
@@ -237,27 +205,17 @@ def test_nothing_is_overwritten_and_nothing_left_half_done(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["set.bin"]
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_what_another_wrote_meanwhile_is_not_overwritten(tmp_path, monkeypatch, links):
+def test_what_another_wrote_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     path, dump = tmp_path / "set.bin", pickle.dump
-
-    def no_links(*_):
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    if not links:
-        monkeypatch.setattr(os, "link", no_links)
-    write_bin(tmp_path / "other.bin", JPEGS, [True, False])
-    assert len(VerificationBin(tmp_path / "other.bin")) == 4
 
     def late(*content, **options):
         path.write_bytes(b"mine")
         dump(*content, **options)
 
-    monkeypatch.setattr(writer.pickle, "dump", late)
+    monkeypatch.setattr(verification_bin.pickle, "dump", late)
     with pytest.raises(UserError, match="exists and is not overwritten"):
         write_bin(path, JPEGS, [True, False])
-    assert path.read_bytes() == b"mine"
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["other.bin", "set.bin"]
+    assert path.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("content", [b"hello, pairs\n", b"a.jpg b.jpg 1\n", b"\xff\xd8\xff\xe0 image", b"\n"])
@@ -275,7 +233,7 @@ def test_only_a_full_disk_asks_for_room(tmp_path, monkeypatch, number, advice):
     def fails(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("megaclass.data.verification_bin.writer.pickle.dump", fails)
+    monkeypatch.setattr("megaclass.data.verification_bin.pickle.dump", fails)
     with pytest.raises(UserError, match=f"x.bin cannot be written: .*{advice} another file"):
         write_bin(tmp_path / "x.bin", [b"a", b"b"], [True])
     assert not list(tmp_path.iterdir())

@@ -1,13 +1,15 @@
 """Encoded image files to pixels.
 
-JPEG, the one format of the large data sets, goes to simplejpeg; PNG, WebP, BMP and GIF (its first frame) to
-OpenCV. Both release the GIL. Whatever is stored becomes 8-bit RGB: grey is repeated, CMYK converted, 16 bits
-cut to the upper 8, transparency dropped (the colour below it shows), as Pillow's ``convert("RGB")`` has it.
+JPEG, the one format of the large data sets, goes to simplejpeg; PNG, WebP, BMP, TIFF, PGM and its kin, and GIF to
+OpenCV, of several pictures in a file the first. Both release the GIL. Whatever is stored becomes 8-bit RGB: grey is
+repeated, CMYK converted, 16 bits cut to the upper 8, transparency dropped (the colour below it shows), as Pillow's
+``convert("RGB")`` has it.
 
 EXIF orientation is ignored: pixels come as they are stored, as torchvision's image folders give them, and so
 as most published ImageNet results saw them. Aligned faces and rendered images have none.
 """
 
+import re
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
@@ -144,7 +146,7 @@ def check_header(encoded: bytes, where: str) -> tuple[int, int]:
     except LookupError:
         what = f"starts with {encoded[:8]!r}" if encoded else "is empty"
         raise DamagedSampleError(
-            f"{where}: {what}: not a JPEG, PNG, WebP, BMP or GIF image; convert or remove it"
+            f"{where}: {what}: not a JPEG, PNG, WebP, BMP, TIFF, PGM or GIF image; convert or remove it"
         ) from None
     if not 0 < height * width <= MAX_PIXELS:
         raise DamagedSampleError(
@@ -196,9 +198,34 @@ def _webp_size(encoded: bytes) -> tuple[int, int]:
     return height & 0x3FFF, width & 0x3FFF
 
 
+_PNM = re.compile(rb"P[1-6](?:\s+|#[^\n]*\n)+([0-9]{1,9})(?:\s+|#[^\n]*\n)+([0-9]{1,9})\s")
+
+
+def _pnm_size(encoded: bytes) -> tuple[int, int]:
+    found = _PNM.match(encoded[:4096])
+    if found is None:
+        raise ValueError("its header states no size")
+    return int(found[2]), int(found[1])
+
+
+def _tiff_size(encoded: bytes) -> tuple[int, int]:
+    order = "<" if encoded.startswith(b"II") else ">"
+    (at,) = struct.unpack_from(f"{order}I", encoded, 4)
+    (count,) = struct.unpack_from(f"{order}H", encoded, at)
+    sides = {256: 0, 257: 0}  # the tags of width and height
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", encoded, entry)
+        if sides.get(tag) == 0:
+            (sides[tag],) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", encoded, entry + 8)
+    return sides[257], sides[256]
+
+
 _FORMATS: list[tuple[bytes, int, Callable[[bytes], tuple[int, int]]]] = [
     (b"\x89PNG\r\n\x1a\n", 0, _png_size),
     (b"WEBP", 8, _webp_size),
     (b"BM", 0, _bmp_size),
     (b"GIF8", 0, _gif_size),
+    (b"II*\0", 0, _tiff_size),
+    (b"MM\0*", 0, _tiff_size),
+    *((b"P%d" % kind, 0, _pnm_size) for kind in range(1, 7)),
 ]

@@ -1,9 +1,14 @@
 """Record sets: against bytes laid out by hand, round trips, and files damaged at random."""
 
+import os
 import pickle
+import resource
 import struct
+import subprocess
+import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megaclass.data.dataset import DamagedSampleError
+from megaclass.data.open import open_dataset
 from megaclass.data.records import index as index_file
 from megaclass.data.records import reader as records
 from megaclass.data.records import recordio
@@ -409,28 +415,78 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("full", ["train.rec", "train.idx", "property", "classes.txt"])
-def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, full):
-    with pytest.raises(UserError, match=r"train\.rec cannot be written: No space left"):  # noqa: SIM117
-        with RecordWriter(tmp_path, classes=["a"]) as writer:
-            writer._part(tmp_path / full).unlink(missing_ok=True)
-            writer._part(tmp_path / full).symlink_to("/dev/full")
-            writer._files.close()
-            writer._rec = writer._files.enter_context(writer._part(tmp_path / "train.rec").open("r+b"))
-            writer._idx = writer._files.enter_context(writer._part(tmp_path / "train.idx").open("r+"))
-            writer.write(b"image", 0)
+def test_a_full_disk_is_told_and_nothing_is_left(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"train\.rec cannot be written: File too large; make room"):  # noqa: SIM117
+            with RecordWriter(tmp_path) as writer:
+                grouped(writer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import sys
+from megaclass.data.records.writer import RecordWriter
+with RecordWriter(sys.argv[1], classes=["a"]) as writer:
+    writer.write(bytes(100_000), 0)
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_writer_leaves_nothing_that_looks_whole_and_the_next_one_replaces_it(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "src")}
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "set")]
+    other = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        with (
+            pytest.raises(UserError, match="another process is writing this set; wait for it"),
+            RecordWriter(tmp_path / "set"),
+        ):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    left = sorted(path.name for path in (tmp_path / "set").iterdir())
+    assert left == [".train.idx.part", ".train.rec.part"]
+    with pytest.raises(UserError, match="not finished; give the same command again"):
+        open_dataset(tmp_path / "set")
+    with RecordWriter(tmp_path / "set") as writer:
+        samples = grouped(writer)
+    assert all_samples(RecordDataset(tmp_path / "set")) == samples
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [
+        "property",
+        "train.idx",
+        "train.rec",
+    ]
+
+
+def test_the_largest_record_is_as_large_as_the_format_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(recordio, "MAX_LENGTH", 40)  # 24 of them are the header's
+    for label, most in ((0, 16), ([0, 1], 8)):
+        with RecordWriter(tmp_path / str(most)) as writer:
+            writer.write(bytes(most), label)
+        with (
+            pytest.raises(UserError, match=f"has {most + 1} bytes; a record holds from 1 to {most}"),
+            RecordWriter(tmp_path) as writer,
+        ):
+            writer.write(bytes(most + 1), label)
 
 
 def test_a_place_that_cannot_be_written_to_is_told(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"train\.rec cannot be written: Not a directory"):
         RecordWriter(tmp_path / "file/set").__enter__()
-    writer = RecordWriter(tmp_path / "set")
-    writer._part(tmp_path / "set/train.idx").mkdir(parents=True)  # the second file cannot be opened
+    (tmp_path / "set/.train.idx.part").mkdir(parents=True)  # the second file cannot be opened
     with pytest.raises(UserError, match=r"cannot be written: Is a directory"):
-        writer.__enter__()
-    assert [path.suffix for path in (tmp_path / "set").iterdir()] == [".part"]  # the directory, not ours
+        RecordWriter(tmp_path / "set").__enter__()
+    assert [path.name for path in (tmp_path / "set").iterdir()] == [
+        ".train.idx.part"
+    ]  # the directory, not ours
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "end\n", "a\u2028b", "\udcff"])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from megaclass.data.pack import PackSummary
 
 _SHOWN_SKIPS = 10
-_INTERRUPTED = "the same command continues"
+_INTERRUPTED = "nothing was written"
 
 
 def pack(words: list[str]) -> None:
@@ -41,8 +41,6 @@ def pack(words: list[str]) -> None:
                 index_record=options.layout == "faces",
                 on_error=options.on_error,
                 workers=options.workers,
-                resumable=True,
-                restart=options.restart,
                 progress=_bar(bars, "packing"),
                 scanning=_bar(bars, "reading names", of_bytes=True),
             )
@@ -56,14 +54,13 @@ def pack(words: list[str]) -> None:
 def _parser() -> Any:
     parser = make_parser(
         "megaclass data pack SOURCE OUTPUT [OPTIONS]",
-        "Pack images into record files (train.rec, train.idx, property, classes.txt). Interrupted, the same command "
-        "continues.",
+        "Pack images into record files (train.rec, train.idx, property, classes.txt). They appear whole or not at all.",
     )
     parser.add_argument(
         "source",
         type=str,
         help="directory of class directories; .csv or .tsv of path,label; .npz of images and labels; tar of class "
-        "directories, of class tars, or of images with --labels",
+        "directories or class tars; directory or tar of images with --labels",
     )
     parser.add_argument("output", type=str, help="directory for the record set; must not hold one")
     images = parser.add_argument_group("images; without a size, JPEG files keep their very bytes")
@@ -98,7 +95,7 @@ def _parser() -> Any:
         "--labels",
         type=str,
         default="",
-        help="tar: file of labels, a class name a line in the order of the sorted file names, or lines 'file,class'",
+        help="folder, tar: labels, a class name a line in the order of the sorted file names, or lines 'file,class'",
     )
     reading.add_argument(
         "--label-names",
@@ -127,9 +124,6 @@ def _parser() -> Any:
         "DALI's and MXNet's readers want them",
     )
     writing.add_argument("--workers", type=int, default=0, help="threads; 0: one a core")
-    writing.add_argument(
-        "--restart", action="store_true", help="throw away what an interrupted pack left in OUTPUT"
-    )
     return parser
 
 
@@ -156,10 +150,11 @@ def _tell(summary: "PackSummary", seconds: float) -> None:
         print(
             f"left out: {len(summary.skipped) - _SHOWN_SKIPS} more, see {summary.path.with_name('skipped.txt')}"
         )
-    now = summary.images - summary.resumed
-    notes = [f"{summary.rec_bytes / 1e6:.1f} MB", f"{seconds:.1f} s", f"{now / seconds:,.0f} images/s"]
-    if summary.resumed:
-        notes.append(f"{summary.resumed:,} of them packed before")
+    notes = [
+        f"{summary.rec_bytes / 1e6:.1f} MB",
+        f"{seconds:.1f} s",
+        f"{summary.images / seconds:,.0f} images/s",
+    ]
     if summary.skipped:
         notes.append(f"{len(summary.skipped):,} left out")
     print(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from megaclass.data.dataset import first_line
-from megaclass.data.pack.source import Source, stamp
+from megaclass.data.pack.source import Source
 from megaclass.errors import UserError, near_match
 
 
@@ -37,12 +37,10 @@ def open_npz(path: Path, where: str | None, unpack_bits: tuple[int, int] | None)
         return np.unpackbits(stored, count=math.prod(unpack_bits)).reshape(unpack_bits) * np.uint8(255)
 
     return Source(
-        kind=".npz",
         labels=labels[rows],
         classes=classes,
         read=image,
         describe=lambda row: f"{path} row {rows[row]}",
-        identity=lambda: stamp(path),
     )
 
 

@@ -17,11 +17,10 @@ from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import decode
 from megaclass.data.open import check_paths, split_paths
 from megaclass.data.records.recordio import DamageError
+from megaclass.data.threads import in_order, one_silent_thread, ranges
 from megaclass.data.tools.duplicates import HASH, duplicates, image_hash
 from megaclass.data.tools.entries import Entries, open_entries, reason_of
 from megaclass.data.tools.findings import Finding, Place
-from megaclass.data.tools.opencv import one_silent_thread
-from megaclass.data.tools.threads import in_order, ranges
 from megaclass.errors import UserError
 
 # Enough that handing out work costs nothing, few enough that the bar moves.

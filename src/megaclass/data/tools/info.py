@@ -20,7 +20,7 @@ from megaclass.data.dataset import DamagedSampleError, Dataset, class_names
 from megaclass.data.decode import JPEG_START, check_header, decode
 from megaclass.data.folder import FolderDataset
 from megaclass.data.open import open_dataset, record_file, split_paths
-from megaclass.data.tools.threads import in_order
+from megaclass.data.threads import in_order
 from megaclass.parallel.seeding import KeyedPermutation, derive_key
 
 FORMATS = {

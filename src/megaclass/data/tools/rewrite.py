@@ -17,7 +17,7 @@ from megaclass.data.dataset import DamagedSampleError, Dataset, Sample, class_na
 from megaclass.data.decode import check_header
 from megaclass.data.open import open_dataset, open_together, split_paths
 from megaclass.data.records.writer import RecordWriter
-from megaclass.data.tools.threads import in_order, ranges
+from megaclass.data.threads import in_order, ranges
 from megaclass.errors import UserError, make_room
 from megaclass.parallel.seeding import KeyedPermutation, derive_key
 

@@ -22,7 +22,7 @@ from typing import IO, NamedTuple
 
 from megaclass.data.open import check_paths, record_file, split_paths
 from megaclass.data.records.reader import side_file
-from megaclass.data.tools.threads import in_order
+from megaclass.data.threads import in_order
 from megaclass.errors import UserError
 
 # Hidden, so that an image folder does not hold them.

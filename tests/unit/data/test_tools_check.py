@@ -16,9 +16,8 @@ from PIL import Image
 
 from megaclass.cli import main
 from megaclass.data.records.writer import RecordWriter
-from megaclass.data.tools.check import check
-from megaclass.data.tools.duplicates import HASH, duplicates
-from megaclass.data.tools.identities import disagreements
+from megaclass.data.tools.check import _HASH, check, duplicates
+from megaclass.data.tools.entries import disagreements
 from megaclass.errors import UserError
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -266,14 +265,14 @@ def test_any_damage_ends_in_findings_or_one_line(tmp_path, patches, data):
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.booleans()), max_size=30))
 def test_duplicates_are_those_that_share_both_halves(rows):
-    hashes = np.array([(high, low) for high, low, _ in rows], HASH)
+    hashes = np.array([(high, low) for high, low, _ in rows], _HASH)
     known = np.array([is_known for *_, is_known in rows], bool)
     firsts: dict[tuple[int, int], int] = {}
     wanted = []
     for number, (high, low, is_known) in enumerate(rows):
         if is_known and (first := firsts.setdefault((high, low), number)) != number:
             wanted.append((first, number))
-    assert list(duplicates(hashes, known)) == sorted(wanted)
+    assert duplicates(hashes, known) == sorted(wanted)
 
 
 # ---- the command ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 Shapes: N = entries of all sets.
 """
 
+import hashlib
 import itertools
 import time
 from bisect import bisect_right
@@ -18,13 +19,15 @@ from megaclass.data.decode import decode
 from megaclass.data.open import check_paths, split_paths
 from megaclass.data.records.recordio import DamageError
 from megaclass.data.threads import in_order, one_silent_thread, ranges
-from megaclass.data.tools.duplicates import HASH, duplicates, image_hash
 from megaclass.data.tools.entries import Entries, open_entries, reason_of
 from megaclass.data.tools.findings import Finding, Place
 from megaclass.errors import UserError
 
 # Enough that handing out work costs nothing, few enough that the bar moves.
 _PIECE_IMAGES = 64
+_HASH = np.dtype(
+    [("high", "<u8"), ("low", "<u8")]
+)  # 128 bits that two images share only if their bytes are the same
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def check(
     - ``progress``: called with (entries done, entries in all).
 
     Classes of several sets are different classes: an image that is in two sets is told as mislabelled. Memory:
-    about 33 bytes a record, and what the threads decode. Raises UserError where there is no set to check.
+    about 60 bytes a record, and what the threads decode. Raises UserError where there is no set to check.
     """
     started = time.perf_counter()
     found: Counter[str] = Counter()
@@ -103,7 +106,7 @@ class _Work:
         self.parts = parts
         self.starts = [0, *itertools.accumulate(map(len, parts))]
         self.count = self.starts[-1]
-        self.hashes_N = np.zeros(self.count, HASH)
+        self.hashes_N = np.zeros(self.count, _HASH)
         self.known_N = np.zeros(self.count, bool)  # which have a hash
         self.labels_N = np.full(self.count, -1, np.int64)  # within the part
 
@@ -124,7 +127,8 @@ class _Work:
                 return buffer_HWC
             piece.encoded_bytes += len(entry.encoded)
             self._note(number, part, place, entry.label, piece)
-            self.hashes_N[number], self.known_N[number] = image_hash(entry.encoded), True
+            digest = hashlib.sha256(entry.encoded).digest()[: _HASH.itemsize]
+            self.hashes_N[number], self.known_N[number] = np.frombuffer(digest, _HASH)[0], True
             buffer_HWC = decode(entry.encoded, str(place), buffer_HWC)
             piece.decoded += 1
         except DamageError as damage:
@@ -166,3 +170,16 @@ class _Work:
             else:
                 text = f"the same image as {one.place(at)} of another set: it would be in two classes"
                 yield Finding("mislabelled", two.place(there), text)
+
+
+def duplicates(hashes_N: np.ndarray, known_N: np.ndarray) -> list[tuple[int, int]]:
+    """(first, other) for every image that was there before, by the number of the first one.
+
+    ``known_N`` says for which images there is a hash.
+    """
+    images_N = np.flatnonzero(known_N)
+    order_N = images_N[np.lexsort((hashes_N["low"][images_N], hashes_N["high"][images_N]))]  # stable
+    same_N = np.zeros(len(order_N), bool)
+    same_N[1:] = hashes_N[order_N[1:]] == hashes_N[order_N[:-1]]
+    first_N = np.maximum.accumulate(np.where(same_N, 0, np.arange(len(order_N)))) if len(order_N) else order_N
+    return sorted(zip(order_N[first_N][same_N].tolist(), order_N[same_N].tolist(), strict=True))

@@ -16,11 +16,10 @@ from megaclass.data.folder import FolderDataset
 from megaclass.data.open import record_file
 from megaclass.data.records import recordio
 from megaclass.data.records.index import Index, read_index
-from megaclass.data.records.reader import RecordDataset, index_range, scan
+from megaclass.data.records.reader import MAX_EXACT, RecordDataset, index_range, scan
 from megaclass.data.records.recordfile import RecordFile
 from megaclass.data.records.recordio import DamageError
 from megaclass.data.tools.findings import Finding, Place
-from megaclass.data.tools.identities import disagreements
 from megaclass.errors import UserError
 
 Report = Callable[[Finding], None]
@@ -104,11 +103,9 @@ class RecordEntries:
         if len(index) == 0:
             raise refused or UserError(f"{self._path} holds no records; pack or copy the set again")
         place, self._first_identity = self._stated(index)
-        self._keys, self._offsets_N = index.keys, index.offsets_N
-        self._zero_offset = None if place is None else int(self._offsets_N[place])
-        if (self._offsets_N[1:] < self._offsets_N[:-1]).any():
-            order = np.argsort(self._offsets_N, kind="stable")
-            self._keys, self._offsets_N = self._all_keys()[order], self._offsets_N[order]
+        self._zero_offset = None if place is None else int(index.offsets_N[place])
+        order = np.argsort(index.offsets_N, kind="stable")
+        self._keys_N, self._offsets_N = index.keys_N[order], index.offsets_N[order]
         self._identities: array.array[int] = array.array(
             "q"
         )  # index, first key, one past the last; and so on
@@ -120,7 +117,7 @@ class RecordEntries:
         return len(self._offsets_N)
 
     def place(self, index: int) -> Place:
-        return Place(str(self._path), int(self._keys[index]))
+        return Place(str(self._path), int(self._keys_N[index]))
 
     def read(self, index: int, report: Report) -> Entry | None:
         offset = int(self._offsets_N[index])
@@ -145,18 +142,17 @@ class RecordEntries:
         return Entry(bytes(image), labels[0])
 
     def conclude(self, labels_N: np.ndarray) -> Iterator[Finding]:
-        yield from self._double_keys()
+        for key in Index(self._keys_N, self._offsets_N).double_keys().tolist():
+            yield Finding("index", Place(str(self._path), key), "more than one index line has this key")
         if not self._identities:
             return
         identities = np.array(self._identities, np.int64).reshape(-1, 3)
         identities = identities[np.argsort(identities[:, 0])]
-        keys_N, image_N = self._all_keys(), np.ones(len(self), bool)
+        image_N = self._offsets_N != self._zero_offset
         image_N[identities[:, 0]] = False
-        image_N &= self._offsets_N != self._zero_offset
-        order = np.argsort(keys_N[image_N], kind="stable")
-        for number, reason in disagreements(
-            identities[:, 1:], keys_N[image_N][order], labels_N[image_N][order]
-        ):
+        keys_N, labels_N = self._keys_N[image_N], labels_N[image_N]
+        order = np.argsort(keys_N, kind="stable")
+        for number, reason in disagreements(identities[:, 1:], keys_N[order], labels_N[order]):
             yield Finding("identity", self.place(int(identities[number, 0])), reason)
 
     # ---- the index --------------------------------------------------------------------------------
@@ -172,10 +168,6 @@ class RecordEntries:
                 report(Finding("index", Place(str(path)), reason_of(error, str(path))))
         return scan(self._file)
 
-    def _all_keys(self) -> np.ndarray:
-        keys = self._keys
-        return np.arange(keys.start, keys.stop) if isinstance(keys, range) else np.asarray(keys)
-
     def _stated(self, index: Index) -> tuple[int | None, int | None]:
         """Which line is that of the index record, and the key from which on it says that identity records lie."""
         place = index.find(0)
@@ -187,7 +179,7 @@ class RecordEntries:
 
     def _is_identity(self, index: int, labels: tuple[float, ...]) -> bool:
         """Whether a record without an image may be so. Identity records are noted for ``conclude``."""
-        key, first = int(self._keys[index]), self._first_identity
+        key, first = int(self._keys_N[index]), self._first_identity
         if len(labels) < 2 or not all(0 <= label < 2**31 for label in labels):
             return False
         if first is not None and key < first - int(np.spacing(np.float32(first))):
@@ -196,18 +188,11 @@ class RecordEntries:
             self._identities.extend((index, int(labels[0]), int(labels[1])))
         return True
 
-    def _double_keys(self) -> Iterator[Finding]:
-        if isinstance(self._keys, range):
-            return
-        keys_N = np.sort(np.asarray(self._keys))
-        for key in np.unique(keys_N[1:][keys_N[1:] == keys_N[:-1]]).tolist():
-            yield Finding("index", Place(str(self._path), key), "more than one index line has this key")
-
     def _disagree(self, index: int, end: int, following: int, report: Report) -> None:
         if following < end and index + 1 == len(self):
             return  # bytes of padding that nobody needs
         if following < end:
-            key = int(self._keys[index + 1])
+            key = int(self._keys_N[index + 1])
             again = following == int(self._offsets_N[index])
             what = "at this very record too" if again else "into the middle of this record"
             report(Finding("index", self.place(index), f"the index line of record {key} points {what}"))
@@ -220,6 +205,44 @@ class RecordEntries:
         held = f"{unnamed:,} records that no index line names" if unnamed else "no record"
         text = f"the {stop - start:,} bytes from byte {start} on hold {held}"
         report(Finding("index", Place(str(self._path)), text))
+
+
+def disagreements(
+    bounds_I2: np.ndarray, keys_N: np.ndarray, labels_N: np.ndarray
+) -> Iterator[tuple[int, str]]:
+    """(number of the identity record, what is wrong) for each of I that disagrees with the images.
+
+    ``bounds_I2``: the first key and one past the last of each identity's images; ``keys_N``: of all images,
+    ascending; ``labels_N``: theirs, -1 where it is unknown. (A label may have several identities: some public sets
+    do.) Keys from 2**24 on are not looked at: as float32 has it, the bounds are rounded there.
+    """
+    if len(keys_N) == 0 or int(keys_N[-1]) >= MAX_EXACT:
+        return
+    low, stop = int(keys_N[0]), int(keys_N[-1]) + 1
+    known_N = labels_N >= 0
+    known_keys_N, known_labels_N = keys_N[known_N], labels_N[known_N]
+    places_I2 = np.searchsorted(known_keys_N, bounds_I2)
+    expected, number = low, 0
+    for number in np.argsort(bounds_I2[:, 0], kind="stable").tolist():
+        first, last = bounds_I2[number].tolist()
+        if not low <= first <= last <= stop:
+            yield number, f"states the keys {first} to {last - 1}, images have {low} to {stop - 1}"
+            continue
+        if first != expected:
+            one, other = sorted((first, expected))
+            whose = "no identity" if expected < first else "two identities"
+            yield number, f"before its images, the keys {one} to {other - 1} belong to {whose}"
+        expected = last
+        begin, end = places_I2[number].tolist()
+        labels = known_labels_N[begin:end]
+        if len(labels) and (other := int(np.argmax(labels != labels[0]))):
+            yield (
+                number,
+                f"of its images, record {known_keys_N[begin]} has the label {labels[0]}, record "
+                f"{known_keys_N[begin + other]} the label {labels[other]}",
+            )
+    if expected < stop:
+        yield number, f"behind its images, the keys {expected} to {stop - 1} belong to no identity"
 
 
 def _end(offset: int, payload_bytes: int) -> int:

@@ -71,9 +71,6 @@ class VerificationBin:
         self._images, self._positions, numbers = _different(images)
         self.first, self.second = numbers[0::2], numbers[1::2]
 
-    def __reduce__(self) -> tuple[type["VerificationBin"], tuple[Path]]:
-        return VerificationBin, (self.path,)  # another process reads the file anew
-
     def __len__(self) -> int:
         return len(self._images)
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from megaclass.data.pack import pack
 from megaclass.data.records.reader import RecordDataset
@@ -97,20 +95,6 @@ def test_tables_that_cannot_be_packed_say_why(images, text, options, message):
         pack(images / "images/t.csv", images / "out", **options)
     assert "\n" not in str(caught.value)
     assert not list((images / "out").glob("*"))
-
-
-@settings(
-    max_examples=60, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
-)
-@given(text=st.text(st.sampled_from('1.jpg,"ab\n\r\t\0\ufeff '), max_size=60) | st.text(max_size=30))
-def test_any_text_as_a_table_packs_or_is_a_user_error(images, text):
-    (images / "images/t.csv").write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
-    try:
-        pack(images / "images/t.csv", images / "out", on_error="skip")
-    except UserError as error:
-        assert "\n" not in str(error)
-    for path in (images / "out").glob("*"):
-        path.unlink()
 
 
 # --- numbers of classes -----------------------------------------------------------------------------
@@ -296,16 +280,6 @@ def test_label_files_that_do_not_fit_are_told(flat, labels, label_names, message
     assert "\n" not in str(caught.value) and not (flat / "out").exists()
     with pytest.raises(UserError, match="label_names says what the numbers of labels mean"):
         pack(flat / "flat.tar", flat / "out", label_names="names")
-
-
-def test_numbers_in_a_label_file_are_names_where_the_classes_are_numbers(flat):
-    (flat / "classes.txt").write_text("5\n2\n9\n")
-    (flat / "labels").write_text("2\n5\n9\n2\n2\n5\n")
-    pack(flat / "flat.tar", flat / "out", labels=flat / "labels", classes=flat / "classes.txt")
-    assert [label for _, label in sorted(rows(flat / "out"))] == [1, 0, 2, 1, 1, 0]
-    (flat / "labels").write_text("2\n5\n9\n2\n2\n1\n")
-    with pytest.raises(UserError, match="'1' is not among the 3 named there"):
-        pack(flat / "flat.tar", flat / "other", labels=flat / "labels", classes=flat / "classes.txt")
 
 
 def test_numbers_without_names_in_an_npz_keep_what_they_were(tmp_path):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -125,30 +124,12 @@ def test_a_source_that_changes_while_it_is_copied_is_told(tmp_path, faces):
     assert "train.rec" not in files(tmp_path / "disk/faces")
 
 
-def test_names_as_long_as_a_file_system_allows_are_copied(tmp_path):
-    path = tmp_path / "images/k" / ("x" * 251 + ".jpg")
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"image")
-    (staged,) = stage(tmp_path / "images", tmp_path / "disk")
-    assert files(staged.path) == files(tmp_path / "images")
-
-
 def test_a_path_that_is_no_utf8_comes_out_as_it_is(tmp_path, capfdbinary):
     source = tmp_path / os.fsdecode(b"caf\xe9")
     (source / "k").mkdir(parents=True)
     (source / "k/1.jpg").write_bytes(b"image")
     assert main(["data", "stage", str(source), str(tmp_path / "disk")]) == 0
     assert capfdbinary.readouterr().out == os.fsencode(tmp_path) + b"/disk/caf\xe9\n"
-
-
-def test_what_was_copied_by_hand_is_compared_and_kept(tmp_path, faces):
-    target = tmp_path / "disk/faces"
-    target.mkdir(parents=True)
-    (target / "train.rec").write_bytes((faces / "train.rec").read_bytes())
-    (staged,) = stage(faces, tmp_path / "disk")
-    assert staged.kept_bytes == (faces / "train.rec").stat().st_size
-    (again,) = stage(faces, tmp_path / "disk")
-    assert again.copied_bytes == 0
 
 
 @pytest.mark.parametrize("size", ["same", "other"])
@@ -225,21 +206,6 @@ def test_processes_that_stage_at_once_take_turns(tmp_path, faces):
     total = sum(len(content) for name, content in files(faces).items() if name != "notes.txt")
     assert sorted(int(copied) for copied, _ in printed) == [0, total]
     assert {path for _, path in printed} == {f"{tmp_path}/disk/faces"}
-
-
-def test_one_that_waits_says_so_and_then_uses_what_is_there(tmp_path, faces):
-    held, waiting = threading.Event(), threading.Event()
-
-    def hold(done, total):
-        held.set()
-        assert waiting.wait(30)
-
-    copier = threading.Thread(target=stage, args=(faces, tmp_path / "disk"), kwargs={"progress": hold})
-    copier.start()
-    assert held.wait(30)
-    (staged,) = stage(faces, tmp_path / "disk", waiting=lambda _: waiting.set())
-    copier.join()
-    assert staged.copied_bytes == 0 and waiting.is_set()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,7 @@
 """Verification sets as they are found, by whatever they were written, and as they are written here."""
 
-import errno
 import hashlib
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -47,13 +45,6 @@ def test_every_way_of_pickling_gives_the_same_images_and_pairs(way):
     )
 
 
-def test_plain_pickle_reads_what_was_put_together_by_hand():
-    for way in WAYS:
-        images, same = pickle.loads((FIXTURES / f"{way}.bin").read_bytes(), encoding="bytes")
-        assert [hashlib.sha256(bytes(image)).hexdigest() for image in images] == EXPECTED["images"]
-        assert list(same) == EXPECTED["same"]
-
-
 def test_mxnet_arrays_are_refused_with_a_way_out():
     with pytest.raises(UserError, match=r"mxnet\.bin: .*holds mxnet arrays.*asnumpy\(\)") as refused:
         VerificationBin(FIXTURES / "mxnet.bin")
@@ -95,12 +86,6 @@ def test_answers_are_numpys_numbers_of_any_kind(tmp_path, protocol, kind):
     for given in (np.array([1, 0], kind), [np.array(number, kind)[()] for number in (1, 0)]):
         found = VerificationBin(dumped(tmp_path, JPEGS, given, protocol=protocol))
         assert found.same.tolist() == wanted and found.same.dtype == np.bool_
-
-
-def test_grey_pixels_may_have_a_channel_of_their_own(tmp_path):
-    found = VerificationBin(dumped(tmp_path, RGB[..., :1], [True, False]))
-    for index, grey in enumerate(RGB[..., :1]):
-        np.testing.assert_array_equal(decode(found.read(index).encoded, "here"), np.repeat(grey, 3, 2))
 
 
 def test_images_as_opencv_encodes_them(tmp_path):
@@ -168,13 +153,6 @@ def test_what_is_no_file_is_refused(tmp_path):
         VerificationBin(tmp_path / "empty.bin")
 
 
-def test_another_process_opens_the_file_anew(tmp_path):
-    found = VerificationBin(dumped(tmp_path, JPEGS, [True, False]))
-    again = pickle.loads(pickle.dumps(found))
-    assert len(pickle.dumps(found)) < 1000
-    assert again.read(2) == found.read(2) and np.array_equal(again.second, found.second)
-
-
 def test_what_is_written_is_read_here_and_by_plain_pickle(tmp_path):
     path = tmp_path / "set.bin"
     a, b, c, _ = JPEGS
@@ -224,16 +202,3 @@ def test_a_file_of_another_kind_is_no_pickle(tmp_path, content):
     with pytest.raises(UserError, match=r"text\.bin is no pickle, and so no verification set") as refused:
         VerificationBin(tmp_path / "text.bin")
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("number", "advice"), [(errno.ENOSPC, "make room there or name"), (errno.EROFS, "; name")]
-)
-def test_only_a_full_disk_asks_for_room(tmp_path, monkeypatch, number, advice):
-    def fails(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("megaclass.data.verification_bin.pickle.dump", fails)
-    with pytest.raises(UserError, match=f"x.bin cannot be written: .*{advice} another file"):
-        write_bin(tmp_path / "x.bin", [b"a", b"b"], [True])
-    assert not list(tmp_path.iterdir())

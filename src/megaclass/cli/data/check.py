@@ -9,7 +9,7 @@ from megaclass.cli.parsing import make_parser, new_file, parse
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
-    from megaclass.data.tools.findings import Finding
+    from megaclass.data.tools.entries import Finding
 
 
 def check(words: list[str]) -> int:
@@ -41,7 +41,7 @@ def check(words: list[str]) -> int:
     from megaclass.cli.data.bar import progress_bar
     from megaclass.cli.data.files import NewLines
     from megaclass.data.tools import check as tool
-    from megaclass.data.tools.findings import KINDS
+    from megaclass.data.tools.entries import KINDS
     from megaclass.report.dataset import check_table
 
     first: defaultdict[str, list[Finding]] = defaultdict(list)

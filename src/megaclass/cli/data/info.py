@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from megaclass.cli.parsing import make_parser, parse
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset
-    from megaclass.data.tools.info import SetInfo
 
 _CLASSES, _PER_CLASS, _SIDE = 10, 8, 96
 
@@ -42,9 +41,9 @@ def info(words: list[str]) -> None:
     with progress_bar("reading", "nothing was written") as show:
         found, dataset = tool.info(options.set, progress=show)
     if options.json:
-        print(json.dumps(found.row(), indent=2))
+        print(json.dumps(found, indent=2))
     else:
-        Console().print(info_table(found.row()))
+        Console().print(info_table(found))
     if sheet is not None:
         _draw(sheet, found, dataset, options.seed)
         if not options.json:
@@ -60,7 +59,7 @@ def _check_new(sheet: Path) -> None:
         raise UserError(f"--sheet: {sheet.parent} is not a directory; make it, or name another file")
 
 
-def _draw(sheet: Path, found: "SetInfo", dataset: "Dataset", seed: int) -> None:
+def _draw(sheet: Path, found: dict[str, Any], dataset: "Dataset", seed: int) -> None:
     import numpy as np
 
     from megaclass.cli.data.files import new_picture
@@ -69,9 +68,9 @@ def _draw(sheet: Path, found: "SetInfo", dataset: "Dataset", seed: int) -> None:
     from megaclass.report.sheet import draw_sheet
 
     rows = sample_classes(dataset, _CLASSES, _PER_CLASS, _SIDE, seed)
-    shown = f"{len(rows)} of {found.classes:,} classes" if len(rows) < found.classes else "all classes"
-    title = " + ".join(set_titles(split_paths(found.path)))
-    headline = f"{title}\n{found.images:,} images of {found.classes:,} classes; {shown} shown"
+    shown = f"{len(rows)} of {found['classes']:,} classes" if len(rows) < found["classes"] else "all classes"
+    title = " + ".join(set_titles(split_paths(found["path"])))
+    headline = f"{title}\n{found['images']:,} images of {found['classes']:,} classes; {shown} shown"
     counts_K = np.bincount(dataset.labels(), minlength=dataset.num_classes)
     with new_picture("--sheet", sheet) as part:
         draw_sheet(part, headline, rows, counts_K)

@@ -13,7 +13,36 @@ if TYPE_CHECKING:
     from megaclass.data.pack import PackSummary
 
 _SHOWN_SKIPS = 10
-_INTERRUPTED = "nothing was written"
+# Group of options -> name, default and help of each.
+_OPTIONS: dict[str, tuple[tuple[str, Any, str], ...]] = {
+    "images; without a size, JPEG files keep their very bytes": (
+        ("image-size", 0, "resize to a square of this many pixels"),
+        ("shorter-side", 0, "shrink to this many pixels on the shorter side, never enlarge"),
+        ("quality", 95, "JPEG quality of images that are encoded anew"),
+        ("invert", False, "swap dark and bright"),
+    ),
+    "reading the source": (
+        ("class-depth", 1, "folder, tar: 2 for alphabet/character/image.png"),
+        (
+            "root",
+            "",
+            "table: directory where its paths begin, if not its own; tar: directory in it with the classes",
+        ),
+        (
+            "labels",
+            "",
+            "folder, tar: labels, a name a line in the order of the sorted files, or lines 'file,class'",
+        ),
+        (
+            "label-names",
+            "",
+            "names of the numbers in --labels: a name a line in their order, or lines 'name number'",
+        ),
+        ("classes", "", "classes.txt of the training set, to number classes as it does"),
+        ("where", "", ".npz: rows with name=value, e.g. background=true"),
+        ("unpack-bits", "", ".npz: HEIGHTxWIDTH of images stored by np.packbits"),
+    ),
+}
 
 
 def pack(words: list[str]) -> None:
@@ -45,7 +74,7 @@ def pack(words: list[str]) -> None:
                 scanning=_bar(bars, "reading names", of_bytes=True),
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_INTERRUPTED) from None
+            raise KeyboardInterrupt("nothing was written") from None
         except UserError as error:
             raise UserError(_with_dashes(str(error), options)) from None
     _tell(summary, time.perf_counter() - started)
@@ -63,59 +92,20 @@ def _parser() -> Any:
         "directories or class tars; directory or tar of images with --labels",
     )
     parser.add_argument("output", type=str, help="directory for the record set; must not hold one")
-    images = parser.add_argument_group("images; without a size, JPEG files keep their very bytes")
-    images.add_argument("--image-size", type=int, default=0, help="resize to a square of this many pixels")
-    images.add_argument(
-        "--shorter-side",
-        type=int,
-        default=0,
-        help="shrink to this many pixels on the shorter side, never enlarge",
-    )
-    images.add_argument(
-        "--quality", type=int, default=95, help="JPEG quality of images that are encoded anew"
-    )
-    images.add_argument("--invert", action="store_true", help="swap dark and bright")
-    images.add_argument(
+    for title, options in _OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for name, default, text in options:
+            kind = (
+                {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+            )
+            group.add_argument(f"--{name}", help=text, **kind)
+    writing = parser.add_argument_group("writing")
+    writing.add_argument(
         "--on-error",
         choices=["fail", "skip"],
         default="fail",
         help="skip: leave damaged images out, and name them in OUTPUT/skipped.txt",
     )
-    reading = parser.add_argument_group("reading the source")
-    reading.add_argument(
-        "--class-depth", type=int, default=1, help="folder, tar: 2 for alphabet/character/image.png"
-    )
-    reading.add_argument(
-        "--root",
-        type=str,
-        default="",
-        help="table: directory at which its paths begin, if not its own; tar: directory in it that holds the classes",
-    )
-    reading.add_argument(
-        "--labels",
-        type=str,
-        default="",
-        help="folder, tar: labels, a class name a line in the order of the sorted file names, or lines 'file,class'",
-    )
-    reading.add_argument(
-        "--label-names",
-        type=str,
-        default="",
-        help="names of the numbers in --labels: a name a line in their order, or lines 'name number'",
-    )
-    reading.add_argument(
-        "--classes",
-        type=str,
-        default="",
-        help="classes.txt of the training set, to number classes as it does",
-    )
-    reading.add_argument(
-        "--where", type=str, default="", help=".npz: rows with name=value, e.g. background=true"
-    )
-    reading.add_argument(
-        "--unpack-bits", type=str, default="", help=".npz: HEIGHTxWIDTH of images stored by np.packbits"
-    )
-    writing = parser.add_argument_group("writing")
     writing.add_argument(
         "--layout",
         choices=["faces", "im2rec"],
@@ -137,7 +127,7 @@ def _bar(bars: ExitStack, doing: str, of_bytes: bool = False) -> Callable[[int, 
         nonlocal show
         if show is None:
             bars.close()
-            show = bars.enter_context(progress_bar(doing, _INTERRUPTED, of_bytes))
+            show = bars.enter_context(progress_bar(doing, "nothing was written", of_bytes))
         show(done, total)
 
     return update
@@ -146,10 +136,8 @@ def _bar(bars: ExitStack, doing: str, of_bytes: bool = False) -> Callable[[int, 
 def _tell(summary: "PackSummary", seconds: float) -> None:
     for line in summary.skipped[:_SHOWN_SKIPS]:
         print(f"left out: {line}")
-    if len(summary.skipped) > _SHOWN_SKIPS:
-        print(
-            f"left out: {len(summary.skipped) - _SHOWN_SKIPS} more, see {summary.path.with_name('skipped.txt')}"
-        )
+    if (more := len(summary.skipped) - _SHOWN_SKIPS) > 0:
+        print(f"left out: {more} more, see {summary.path.with_name('skipped.txt')}")
     notes = [
         f"{summary.rec_bytes / 1e6:.1f} MB",
         f"{seconds:.1f} s",

@@ -126,15 +126,13 @@ def _write(
     """Write all images. Returns what is wrong with each that was left out."""
     count = len(labels_N)
     rows = (np.arange(count) if found.in_order else np.argsort(labels_N, kind="stable")).tolist()
-    sizes: set[Size] = set()
     skipped: list[str] = []
     with one_silent_thread():
         results = in_order(lambda piece: _prepared(found, encoding, *piece), _pieces(found, rows), workers)
         for done, (row, result) in enumerate(zip(rows, results, strict=True), 1):
             if not isinstance(result, DamagedSampleError):
                 encoded, size = result
-                sizes.add(size)
-                writer.write(encoded, int(labels_N[row]))
+                writer.write(encoded, int(labels_N[row]), size)
             elif skips:
                 skipped.append(str(result))
             else:
@@ -143,7 +141,6 @@ def _write(
                 progress(done, count)
     if writer.count == 0:
         raise UserError(f"none of the {count} images can be packed; {skipped[0]}")
-    writer.image_size = sizes.pop() if len(sizes) == 1 else None
     return skipped
 
 

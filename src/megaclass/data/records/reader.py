@@ -243,8 +243,6 @@ class RecordDataset:
 
 def scan(file: RecordFile) -> Index:
     """All records of a file, for want of an index. Empty if there is none."""
-    if file.size == 0:
-        return Index(np.empty(0, np.int64), np.empty(0, np.int64))
     words_W = file.words_W
     offsets_N = recordio.find_records(words_W)
     # Writers of face sets give a record its key as its id, and put record 0 behind the images.

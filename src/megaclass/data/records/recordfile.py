@@ -50,6 +50,8 @@ class RecordFile:
     @property
     def words_W(self) -> np.ndarray:  # noqa: N802 - an array, named as one
         """The file as little-endian uint32 (W,), mapped as long as the array lives."""
+        if not self.size:
+            return np.empty(0, "<u4")  # nothing can be mapped
         try:
             mapped = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
         except OSError as error:

@@ -23,10 +23,10 @@ class RecordWriter:
     ``index_record=True`` gives the layout of the public face sets: images have the keys 1..N after the
     index record, and identity records follow if the labels came grouped, as 0, 0, .., 1, 1, .., 2.
     ``False`` gives im2rec's: images have the keys 0..N-1 and there is nothing else, as DALI's reader and
-    MXNet's ImageRecordIter want it. ``image_size`` (height, width) goes into the property file, (0, 0) if
-    images differ in size. ``classes``, the names in label order, go into ``classes.txt``. ``num_classes`` is what
-    the property file states: more than the labels tell, where the last classes have no images. All three may be
-    set until the end.
+    MXNet's ImageRecordIter want it. ``image_size`` (height, width) goes into the property file; without it the size
+    with which all images were written, or (0, 0) if these differ. ``classes``, the names in label order, go into
+    ``classes.txt``. ``num_classes`` is what the property file states: more than the labels tell, where the last
+    classes have no images. All three may be set until the end.
 
     Files get their names when the block ends well: otherwise nothing is left, and what a killed process left under
     hidden names the next writer replaces. Existing files are never overwritten. Raises UserError for what the format
@@ -47,6 +47,7 @@ class RecordWriter:
         self.image_size = image_size
         self.classes = classes
         self.num_classes = 0
+        self._sizes: set[tuple[int, int]] = set()
         self._index_record = index_record
         self._next_key = int(index_record)
         self._files = contextlib.ExitStack()
@@ -78,8 +79,12 @@ class RecordWriter:
             raise
         return self
 
-    def write(self, encoded: bytes, label: int | Sequence[float]) -> None:
+    def write(
+        self, encoded: bytes, label: int | Sequence[float], size: tuple[int, int] | None = None
+    ) -> None:
         """Append an image. ``label`` is its class, or a vector of float32 that begins with the class."""
+        if size is not None and len(self._sizes) < 2:
+            self._sizes.add(size)
         values = (label,) if isinstance(label, (int, np.integer)) else tuple(float(value) for value in label)
         klass = int(values[0]) if values and math.isfinite(values[0]) else -1
         if not 0 <= klass < MAX_EXACT or klass != values[0]:
@@ -184,7 +189,7 @@ class RecordWriter:
                     stop_key += 1
             self._rec.seek(0)
             self._rec.write(recordio.frame(recordio.pack_payload(0, (first_key, stop_key), b"")))
-        height, width = self.image_size or (0, 0)
+        height, width = self.image_size or (min(self._sizes) if len(self._sizes) == 1 else (0, 0))
         _idx, properties, names, _rec = self._targets
         classes = self.classes or ()
         self.num_classes = max(self.num_classes, len(classes))

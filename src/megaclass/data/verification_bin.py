@@ -5,7 +5,6 @@ Shapes: P = pairs, N = different images, H, W = height and width of a stored ima
 
 import contextlib
 import hashlib
-import math
 import os
 import pickle
 import re
@@ -99,14 +98,10 @@ def _images_and_answers(content: Any) -> tuple[list[_Image], np.ndarray]:
     if type(content) not in (tuple, list) or len(content) != 2:
         raise RefusedError(f"it holds {kind_of(content)}, not the pair (images, same)")
     images, same = content[0], _answers(content[1])
-    all_in_one = isinstance(images, Array) and len(images.shape) == 4
-    if type(images) not in (tuple, list) and not all_in_one:
+    if type(images) not in (tuple, list):
         raise RefusedError(f"its images are {kind_of(images)}, not a list")
-    count = images.shape[0] if all_in_one else len(images)
-    if len(same) == 0 or count != 2 * len(same):
-        raise RefusedError(f"it has {count:,} images for {len(same):,} pairs, which take two each")
-    if all_in_one:
-        images = _rows(images)
+    if len(same) == 0 or len(images) != 2 * len(same):
+        raise RefusedError(f"it has {len(images):,} images for {len(same):,} pairs, which take two each")
     for position, image in enumerate(images):
         sound = type(image) in (bytes, bytearray) or (
             isinstance(image, Array) and (_is_pixels(image) or _is_encoded(image))
@@ -118,19 +113,6 @@ def _images_and_answers(content: Any) -> tuple[list[_Image], np.ndarray]:
         if len(_bytes_of(image)) < _LEAST_BYTES:
             raise RefusedError(f"image {position} has {len(_bytes_of(image))} bytes, too few for an image")
     return list(images), same
-
-
-def _rows(images: Array) -> list[Array]:
-    """The images of an array of all of them."""
-    if images.fortran:
-        raise RefusedError(
-            "its images are one array in Fortran's order; write it with numpy.ascontiguousarray(images)"
-        )
-    count, shape = images.shape[0], images.shape[1:]
-    size = math.prod(shape)  # of uint8: any other type is refused with the first image
-    if size < _LEAST_BYTES:
-        raise RefusedError(f"its images are {kind_of(images)}, too few bytes for an image each")
-    return [Array(images.data[size * row : size * (row + 1)], images.dtype, shape) for row in range(count)]
 
 
 def _answers(answers: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 import io
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -106,19 +107,20 @@ def test_other_formats_are_refused(encoded):
         decode(encoded, "here")
 
 
-def test_a_decompression_bomb_is_refused_before_it_is_decoded():
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", None)
     size = struct.pack(">HH", 65000, 65000)
     at = JPEG.index(b"\xff\xc0") + 5
-    png_size = struct.pack(">II", 60000, 60000)
+    png_size = b"IHDR" + struct.pack(">II", 60000, 60000) + PNG[24:29]
     for bomb in (
         JPEG[:at] + size + JPEG[at + 4 :],
-        PNG[:16] + png_size + PNG[24:],
+        PNG[:12] + png_size + struct.pack(">I", zlib.crc32(png_size)) + PNG[33:],
         b"GIF89a" + bytes([255] * 20),
         b"P5 # large\n60000 60000\n255\n",
         b"MM\0*" + struct.pack(">IHHHIIHHIHH", 8, 2, 256, 4, 1, 60000, 257, 3, 1, 60000, 0),
         b"BM" + bytes(12) + struct.pack("<Iii", 40, 60000, -60000),
     ):
-        with pytest.raises(UserError, match=f"here: an image of .* the limit is {MAX_PIXELS:,}"):
+        with pytest.raises(UserError, match=f"here: .*({MAX_PIXELS:,}|damaged)"):
             decode(bomb, "here")
 
 

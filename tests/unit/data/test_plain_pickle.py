@@ -218,8 +218,6 @@ SETS = {
     "one image in many places": b"((" + IMAGE + b"q\x00" + b"h\x00" * 39_999 + b"l(" + b"\x88" * 20_000 + b"lt.",
     "one array's bytes in many arrays":
         b"((" + FIRST_ARRAY + b"h\x00)))\x87Rh\x01b" * 4_999 + b"l" + answers(2_500) + b"t.",
-    "the smallest images in an array":
-        numpy_array((FEW, 4, 3, 3), os.urandom(36 * FEW)) + answers(FEW // 2) + b"\x86.",
     "the smallest images in a list":
         b"(" + b"".join(b"C " + os.urandom(32) for _ in range(FEW)) + b"l" + answers(FEW // 2) + b"\x86.",
 }  # fmt: skip

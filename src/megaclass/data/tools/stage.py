@@ -99,9 +99,7 @@ def _stage_one(
         target.mkdir(parents=True, exist_ok=True)
     with _alone(target, waiting):
         names = _names(root, rec)
-        if others := sorted(
-            {*_names(target, rec), *_directories(target, rec)} - {*names, *_directories(root, rec)}
-        ):
+        if others := sorted(_visible(target) - _visible(root)):
             raise UserError(
                 f"{target / others[0]} is there, but not in {root}: another set? "
                 "Remove it or name another directory"
@@ -218,11 +216,8 @@ def _names(root: Path, rec: Path | None) -> list[str]:
     return [file.name for file in files if (root / file.name).is_file()]
 
 
-def _directories(root: Path, rec: Path | None) -> list[str]:
-    """The directories in ``root`` of a record set: none is of the set, and they may be the classes of another."""
-    if rec is None:
-        return []
-    return [entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+def _visible(root: Path) -> set[str]:
+    return {entry.name for entry in root.iterdir() if not entry.name.startswith(".")}
 
 
 def _walk(root: Path) -> Iterator[str]:

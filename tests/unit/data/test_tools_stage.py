@@ -54,7 +54,6 @@ def folder(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/3.jpg").write_bytes(b"linked")
     (tmp_path / "images/c").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "images/c/circle").symlink_to(tmp_path / "images")
     os.mkfifo(tmp_path / "images/a/pipe")
     return tmp_path / "images"
 
@@ -75,14 +74,13 @@ def test_a_record_set_is_copied_and_not_copied_again(tmp_path, faces):
 
 
 def test_an_image_folder_is_copied_with_what_links_lead_to(tmp_path, folder):
+    (folder / "d").mkdir()  # a class without images has a number
     (staged,) = stage(folder, tmp_path / "disk")
-    assert set(files(staged.path)) == {
-        "a/1.jpg", "a/deep/2.jpg", "b/1.jpg", "b/empty.jpg", "readme.txt", "c/3.jpg"
-    }  # fmt: skip
+    assert set(files(staged.path)) == {"a/1.jpg", "a/deep/2.jpg", "b/1.jpg", "b/empty.jpg", "c/3.jpg"}
     assert (staged.path / "a/deep/2.jpg").read_bytes() == (folder / "a/deep/2.jpg").read_bytes()
     assert not (staged.path / "c").is_symlink()
     ours, theirs = open_dataset(staged.path), open_dataset(folder)
-    assert ours.classes == theirs.classes and len(ours) == len(theirs)
+    assert ours.classes == theirs.classes == list("abcd") and len(ours) == len(theirs)
 
 
 def test_several_sets_get_a_path_that_names_all(tmp_path, faces, folder, capfd):

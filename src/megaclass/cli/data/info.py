@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.parsing import make_parser, parse
+from megaclass.cli.data.options import SET, Options, read_options
+from megaclass.cli.parsing import new_file
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,24 +14,25 @@ if TYPE_CHECKING:
 _CLASSES, _PER_CLASS, _SIDE = 10, 8, 96
 
 
+_OPTIONS: Options = {
+    "sheet": ("", "draw samples of some classes into this PNG file, which is new"),
+    "seed": (0, "of the sheet: other classes and images with another one"),
+    "json": (False, "print JSON instead of a table"),
+}
+
+
 def info(words: list[str]) -> None:
-    parser = make_parser(
+    options = read_options(
+        words,
         "megaclass data info SET [--sheet FILE.png] [--json]",
         "Tell what a data set holds: images, classes, images a class, sizes and formats. Of a large set a sample "
         "is read, and the table says so; `megaclass data check` reads every image.",
+        {"set": SET},
+        {"": _OPTIONS},
     )
-    parser.add_argument("set", type=str, help="record set or image folder; several with ':' between them")
-    parser.add_argument(
-        "--sheet", type=str, default="", help="draw samples of some classes into this PNG file, which is new"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the sheet: other classes and images with another one"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parse(parser, words)
-    sheet = Path(options.sheet) if options.sheet else None
-    if sheet is not None:
-        _check_new(sheet)
+    sheet = new_file(options.sheet, "--sheet")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise UserError(f"--sheet: {sheet} is not a .png file; that is what is drawn")
 
     from rich.console import Console
 
@@ -48,15 +50,6 @@ def info(words: list[str]) -> None:
         _draw(sheet, found, dataset, options.seed)
         if not options.json:
             print(f"sheet     {sheet}")
-
-
-def _check_new(sheet: Path) -> None:
-    if sheet.suffix.lower() != ".png":
-        raise UserError(f"--sheet: {sheet} is not a .png file; that is what is drawn")
-    if sheet.exists():
-        raise UserError(f"--sheet: {sheet} exists; name another file")
-    if not sheet.parent.is_dir():
-        raise UserError(f"--sheet: {sheet.parent} is not a directory; make it, or name another file")
 
 
 def _draw(sheet: Path, found: dict[str, Any], dataset: "Dataset", seed: int) -> None:

@@ -6,47 +6,62 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.parsing import make_parser, parse
+from megaclass.cli.data.options import OUTPUT, Options, read_options
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
     from megaclass.data.pack import PackSummary
 
 _SHOWN_SKIPS = 10
-# Group of options -> name, default and help of each.
-_OPTIONS: dict[str, tuple[tuple[str, Any, str], ...]] = {
-    "images; without a size, JPEG files keep their very bytes": (
-        ("image-size", 0, "resize to a square of this many pixels"),
-        ("shorter-side", 0, "shrink to this many pixels on the shorter side, never enlarge"),
-        ("quality", 95, "JPEG quality of images that are encoded anew"),
-        ("invert", False, "swap dark and bright"),
-    ),
-    "reading the source": (
-        ("class-depth", 1, "folder, tar: 2 for alphabet/character/image.png"),
-        (
-            "root",
+_GROUPS: dict[str, Options] = {
+    "images; without a size, JPEG files keep their very bytes": {
+        "image-size": (0, "resize to a square of this many pixels"),
+        "shorter-side": (0, "shrink to this many pixels on the shorter side, never enlarge"),
+        "quality": (95, "JPEG quality of images that are encoded anew"),
+        "invert": (False, "swap dark and bright"),
+        "on-error": (["fail", "skip"], "skip: leave damaged images out, and name them in OUTPUT/skipped.txt"),
+    },
+    "reading the source": {
+        "class-depth": (1, "folder, tar: 2 for alphabet/character/image.png"),
+        "root": (
             "",
             "table: directory where its paths begin, if not its own; tar: directory in it with the classes",
         ),
-        (
-            "labels",
+        "labels": (
             "",
             "folder, tar: labels, a name a line in the order of the sorted files, or lines 'file,class'",
         ),
-        (
-            "label-names",
+        "label-names": (
             "",
             "names of the numbers in --labels: a name a line in their order, or lines 'name number'",
         ),
-        ("classes", "", "classes.txt of the training set, to number classes as it does"),
-        ("where", "", ".npz: rows with name=value, e.g. background=true"),
-        ("unpack-bits", "", ".npz: HEIGHTxWIDTH of images stored by np.packbits"),
-    ),
+        "classes": ("", "classes.txt of the training set, to number classes as it does"),
+        "where": ("", ".npz: rows with name=value, e.g. background=true"),
+        "unpack-bits": ("", ".npz: HEIGHTxWIDTH of images stored by np.packbits"),
+    },
+    "writing": {
+        "layout": (
+            ["faces", "im2rec"],
+            "faces: as the public face sets, with an index record and identity records; im2rec: images alone, as "
+            "DALI's and MXNet's readers want them",
+        ),
+        "workers": (0, "threads; 0: one a core"),
+    },
 }
 
 
 def pack(words: list[str]) -> None:
-    options = parse(_parser(), words)
+    options = read_options(
+        words,
+        "megaclass data pack SOURCE OUTPUT [OPTIONS]",
+        "Pack images into record files (train.rec, train.idx, property, classes.txt). They appear whole or not at all.",
+        {
+            "source": "directory of class directories; .csv or .tsv of path,label; .npz of images and labels; tar of "
+            "class directories or class tars; directory or tar of images with --labels",
+            "output": OUTPUT,
+        },
+        _GROUPS,
+    )
 
     from megaclass.data.pack import pack as pack_images
 
@@ -78,43 +93,6 @@ def pack(words: list[str]) -> None:
         except UserError as error:
             raise UserError(_with_dashes(str(error), options)) from None
     _tell(summary, time.perf_counter() - started)
-
-
-def _parser() -> Any:
-    parser = make_parser(
-        "megaclass data pack SOURCE OUTPUT [OPTIONS]",
-        "Pack images into record files (train.rec, train.idx, property, classes.txt). They appear whole or not at all.",
-    )
-    parser.add_argument(
-        "source",
-        type=str,
-        help="directory of class directories; .csv or .tsv of path,label; .npz of images and labels; tar of class "
-        "directories or class tars; directory or tar of images with --labels",
-    )
-    parser.add_argument("output", type=str, help="directory for the record set; must not hold one")
-    for title, options in _OPTIONS.items():
-        group = parser.add_argument_group(title)
-        for name, default, text in options:
-            kind = (
-                {"action": "store_true"} if default is False else {"type": type(default), "default": default}
-            )
-            group.add_argument(f"--{name}", help=text, **kind)
-    writing = parser.add_argument_group("writing")
-    writing.add_argument(
-        "--on-error",
-        choices=["fail", "skip"],
-        default="fail",
-        help="skip: leave damaged images out, and name them in OUTPUT/skipped.txt",
-    )
-    writing.add_argument(
-        "--layout",
-        choices=["faces", "im2rec"],
-        default="faces",
-        help="faces: as the public face sets, with an index record and identity records; im2rec: images alone, as "
-        "DALI's and MXNet's readers want them",
-    )
-    writing.add_argument("--workers", type=int, default=0, help="threads; 0: one a core")
-    return parser
 
 
 def _bar(bars: ExitStack, doing: str, of_bytes: bool = False) -> Callable[[int, int], None]:

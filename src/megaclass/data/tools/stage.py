@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from megaclass.data.folder import FolderDataset
 from megaclass.data.open import check_paths, record_file, split_paths
 from megaclass.data.records.reader import side_file
 from megaclass.data.threads import in_order
@@ -62,8 +63,7 @@ def stage(
 ) -> list[Staged]:
     """Copy the set under ``path``, or several (see ``open_dataset``), each to a directory of its name in ``directory``.
 
-    Of a record set its four files are copied, of an image folder all files that are not hidden, with what links
-    lead to.
+    Of a record set its four files are copied, of an image folder the images.
 
     - ``verify``: compare what is there with the source byte for byte. Without it size and time of change tell
       whether a file that was staged before is still the same.
@@ -97,17 +97,16 @@ def _stage_one(
         raise UserError(f"{target} lies within {root}, which is staged; name a directory elsewhere")
     with _failures(target):
         target.mkdir(parents=True, exist_ok=True)
-    with _alone(target, waiting):
-        names = _names(root, rec)
+    with _alone(target, waiting), _failures(target):
         if others := sorted(_visible(target) - _visible(root)):
             raise UserError(
                 f"{target / others[0]} is there, but not in {root}: another set? "
                 "Remove it or name another directory"
             )
-        with _failures(target):
-            copy = _Copy(root, target, [_stat(root, name) for name in names], verify, progress)
-            started = time.perf_counter()
-            copy.run()
+        names = _record_files(rec) if rec else _images(root, target)
+        copy = _Copy(root, target, [_stat(root, name) for name in names], verify, progress)
+        started = time.perf_counter()
+        copy.run()
         seconds = time.perf_counter() - started
     path = target / rec.name if rec is not None and rec.stem != "train" else target
     return Staged(path, len(names), copy.copied_bytes, copy.total - copy.copied_bytes, seconds)
@@ -208,32 +207,22 @@ def _root(source: Path) -> Path:
     return source
 
 
-def _names(root: Path, rec: Path | None) -> list[str]:
-    """The files in ``root`` that belong to a set, relative to it: to the record set ``rec``, or to a folder."""
-    if rec is None:
-        return sorted(_walk(root))
+def _record_files(rec: Path) -> list[str]:
+    """The names of the files of a record set."""
     files = (rec, rec.with_suffix(".idx"), side_file(rec, "property"), side_file(rec, "classes.txt"))
-    return [file.name for file in files if (root / file.name).is_file()]
+    return [file.name for file in files if file.is_file()]
+
+
+def _images(root: Path, target: Path) -> list[str]:
+    """The images of a folder, relative to it. Classes without images keep their directories, and so their numbers."""
+    folder = FolderDataset(root)
+    for name in folder.classes:
+        (target / name).mkdir(exist_ok=True)
+    return [str(folder.path(index).relative_to(root)) for index in range(len(folder))]
 
 
 def _visible(root: Path) -> set[str]:
     return {entry.name for entry in root.iterdir() if not entry.name.startswith(".")}
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """The files below ``root`` that are not hidden; links are followed, but not in circles."""
-    seen = set()
-    for directory, subdirectories, files in os.walk(root, followlinks=True):
-        seen.add(os.path.realpath(directory))
-        subdirectories[:] = sorted(
-            name
-            for name in subdirectories
-            if not name.startswith(".") and os.path.realpath(f"{directory}/{name}") not in seen
-        )
-        for name in files:
-            path = Path(directory, name)
-            if not name.startswith(".") and path.is_file():  # no pipe, and no link to nothing
-                yield str(path.relative_to(root))
 
 
 def _stat(root: Path, name: str) -> _File:

@@ -102,22 +102,8 @@ def _select(path: Path, names: list[str], count: int, where: str) -> np.ndarray:
         raise UserError(
             f"where: {name} has the shape {column.shape}, but one value a row, {count}, is needed"
         )
-    value: bool | int | str = text
-    if column.dtype.kind == "b":
-        known = {"true": True, "1": True, "false": False, "0": False}
-        if text.lower() not in known:
-            raise UserError(f"where: {name} holds true and false, {text!r} is neither")
-        value = known[text.lower()]
-    elif column.dtype.kind in "iu":
-        try:
-            value = int(text)
-        except ValueError:
-            raise UserError(f"where: {name} holds whole numbers, {text!r} is not one") from None
-    elif column.dtype.kind != "U":
-        raise UserError(
-            f"where: {name} holds {column.dtype}; true/false, whole numbers or text can be selected"
-        )
-    rows = np.flatnonzero(column == value)
+    # As numbers, true and false are written: text serves for all kinds.
+    rows = np.flatnonzero(np.char.lower(column.astype(str)) == text.lower())
     if len(rows) == 0:
         raise UserError(f"where: no row of {path} has {name}={text}")
     return rows

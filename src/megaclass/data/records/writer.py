@@ -167,7 +167,12 @@ class RecordWriter:
 
     def _check_classes(self) -> None:
         for name in self.classes or ():
-            if name.splitlines() not in ([name], []) or not _is_utf8(name):
+            try:
+                name.encode()  # not so a file name in another encoding
+                sound = name.splitlines() in ([name], [])
+            except UnicodeEncodeError:
+                sound = False
+            if not sound:
                 raise UserError(
                     f"{self.path}: the class name {name!a} is not one line of UTF-8, as classes.txt holds "
                     "them; rename the class"
@@ -208,11 +213,3 @@ def _part(target: Path) -> Path:
 def _open_or_make(path: Path) -> IO[bytes]:
     """For reading and writing; what is in it stays until it is known that nobody else writes it."""
     return open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666))
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # a file name in another encoding
-        return False
-    return True

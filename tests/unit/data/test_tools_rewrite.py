@@ -175,26 +175,6 @@ def test_a_split_that_fails_at_its_end_leaves_neither_part(tmp_path, monkeypatch
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
-def test_few_images_are_in_memory_at_a_time(tmp_path, monkeypatch):
-    write_set(tmp_path / "set", np.repeat(range(20), 50).tolist())
-    reads, most, writes = [], [], []
-    read, write = RecordDataset.read, RecordWriter.write
-
-    def counted_read(self, index):
-        reads.append(index)
-        return read(self, index)
-
-    def counted_write(self, encoded, label, size):
-        writes.append(label)
-        most.append(len(reads) - len(writes))
-        write(self, encoded, label, size)
-
-    monkeypatch.setattr(RecordDataset, "read", counted_read)
-    monkeypatch.setattr(RecordWriter, "write", counted_write)
-    rewrite.shuffle(tmp_path / "set", tmp_path / "out")
-    assert sorted(reads) == list(range(1000)) and max(most) <= 128
-
-
 def test_the_commands_tell_what_they_wrote(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_set(tmp_path / "set", [0, 0, 1, 1, 2])

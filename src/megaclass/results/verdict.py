@@ -7,10 +7,10 @@ single steps, finds most of such pairs different. So:
 1. *Slower* is said only where nearly all steps are: the quick steps (10% quantile) of one run took longer than the slow
    steps (90%) of the other by more than the threshold. What spreads the steps of a run shifts whole runs too, by about
    as much; on a quiet machine that is next to nothing, and a few percent show.
-2. That ratio has to lie beyond the threshold in 95 of 100 resamples (scipy.stats.bootstrap) of *stretches* of steps,
-   an eighth of a run each, so that what changes slowly is in its interval (moving blocks: Künsch, Ann. Statist. 17, 1989).
-3. *Waiting for data is looked at alone*, where it was measured, as if both runs had computed equally fast: a loader that
-   became slower shows through disturbed computing. Whole steps must have become longer all the same.
+2. That ratio has to lie beyond the threshold in 95 of 100 resamples (scipy.stats.bootstrap) of *stretches* of steps, an
+   eighth of a run each: what changes slowly is in its interval (moving blocks: Künsch, Ann. Statist. 17, 1989).
+3. *Waiting for data is looked at alone*, where it was measured, as if both runs had computed equally fast: a loader
+   that became slower shows through disturbed computing. Whole steps must have become longer all the same.
 4. *Where other programs held the processors*, nothing is said but ``unclear``.
 
 What it cannot see: a slowdown of some steps only (look at p95). What it may wrongly call slower: runs whose steps are

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import tiny
-from megaclass.train import loop
 from megaclass.cli import main
 from megaclass.models import registry
+from megaclass.train import loop
 
 
 def fault(kind: str) -> None:

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from megaclass import checkpoint
-from megaclass.parallel import groups
 from megaclass.checkpoint import Sharded, writer
 from megaclass.errors import UserError
+from megaclass.parallel import groups
 from ranks import run_ranks
 
 pytestmark = pytest.mark.dist

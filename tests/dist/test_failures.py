@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 import tiny
-from megaclass.parallel import groups
-from megaclass.train import loop
 from megaclass.cli import main
 from megaclass.config import load_recipe
-from megaclass.parallel.groups import World
 from megaclass.errors import LOST_RANK_STATUS, LostRankError
-from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
 from megaclass.models import registry
+from megaclass.parallel import groups
+from megaclass.parallel.groups import World
+from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
 from megaclass.results.rundir import choose
+from megaclass.train import loop
+from ranks import SERVER, free_port, meeting, start_command
 
 pytestmark = pytest.mark.dist
 
@@ -34,12 +34,6 @@ SETTINGS = {
     "head": {"sample_rate": 0.5},
     "schedule": {"steps": 12},
 }
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +101,7 @@ def test_a_kill_while_the_settings_are_written_leaves_no_strange_files(tmp_path,
 
 def silent(rank, ranks, port, stopped, folder):
     """One rank stops after the start; the others work for longer than the time of silence, and then wait for it."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
+    os.environ |= meeting(rank, ranks, port)
     with (folder / f"said-{rank}").open("w") as said:
         os.dup2(said.fileno(), 2)
     try:
@@ -135,9 +124,9 @@ def silent(rank, ranks, port, stopped, folder):
     ],
 )
 def test_a_rank_that_stops_is_named_and_ends_the_others(tmp_path, ranks, stopped, said):
-    context, port = mp.get_context("spawn"), free_port()
+    port = free_port()
     processes = [
-        context.Process(target=silent, args=(rank, ranks, port, stopped, tmp_path)) for rank in range(ranks)
+        SERVER.Process(target=silent, args=(rank, ranks, port, stopped, tmp_path)) for rank in range(ranks)
     ]
     for process in processes:
         process.start()
@@ -156,14 +145,44 @@ def test_a_rank_that_stops_is_named_and_ends_the_others(tmp_path, ranks, stopped
 
 
 def test_a_rank_that_never_comes(monkeypatch):
-    port = free_port()
-    for name, value in {
-        "RANK": "0",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }.items():
+    for name, value in meeting(0, 2, free_port()).items():
         monkeypatch.setenv(name, value)
     found = pytest.raises(LostRankError, match=r"rank 0 of 2 did not meet the others .* \(run.timeout_s 1\)")
     with found, groups.started("cpu", 1.0):
         pass
+
+
+# -- bad input ----------------------------------------------------------------------------------------
+
+
+def both_ranks(folder, *words):
+    """Exit status and standard error of two ranks that are started by hand: torchrun ends the other rank before it
+    can say anything."""
+    port = free_port()
+    errors = [folder / f"errors-{rank}" for rank in range(2)]
+    processes = [
+        start_command(["train", *words], file, meeting(rank, 2, port)) for rank, file in enumerate(errors)
+    ]
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes], [file.read_text().splitlines() for file in errors]
+
+
+def test_a_bad_setting_is_told_once(tmp_path):
+    status, told = both_ranks(tmp_path, tiny.recipe(tmp_path), "--data.num_classes", "7")
+    assert status == [2, 2] and told[1] == []
+    assert len(told[0]) == 1 and "data.num_classes: 7" in told[0][0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_one_rank_alone_meets_ends_the_others_without_a_traceback(tmp_path):
+    recipe, path = tiny.recipe(tmp_path), tmp_path / "records" / "train.rec"
+    content = bytearray(path.read_bytes())
+    last_image = content.rindex(b"\xff\xd8\xff")
+    content[last_image + 4 : last_image + 60] = bytes(56)
+    path.write_bytes(content)
+    status, told = both_ranks(tmp_path, recipe)
+    assert [len(lines) for lines in told] == [1, 1], told
+    (met,) = (rank for rank in (0, 1) if "damaged image" in told[rank][0])
+    assert told[1 - met] == [f"megaclass: rank {1 - met} stops, since another rank has left or hangs"]
+    assert (status[met], status[1 - met]) == (2, LOST_RANK_STATUS)

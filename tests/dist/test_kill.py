@@ -3,19 +3,19 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import tiny
 from megaclass import checkpoint
 from megaclass.results.events import CheckpointEvent, EndEvent, StartEvent, StepEvent, read_events
+from ranks import start_command
 
 pytestmark = pytest.mark.dist
 
-STEPS, EVERY = 90, 3
+STEPS, EVERY = 60, 3
 SETTINGS = {
     "run": {"checkpoint_every": EVERY},
     "model": {"dropout": 0.2},
@@ -25,21 +25,25 @@ SETTINGS = {
 }
 
 
-def start(recipe, *words):
-    """A training process of its own."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "megaclass", "train", recipe, *words]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def start(folder, *words):
+    """A training process of its own, and the file of what it says."""
+    recipe, errors = tiny.recipe(folder, **SETTINGS), folder / "errors.txt"
+    return start_command(["train", recipe, *words], errors), errors
 
 
-def finish(process):
-    assert process.wait() == 0, process.stderr.read().decode()
+def finish(process, errors):
+    process.join()
+    assert process.exitcode == 0, errors.read_text()
 
 
 def wait_for(process, condition):
     while not condition():
-        assert process.poll() is None, process.stderr.read().decode() or "it finished before it was killed"
+        assert process.is_alive(), "it finished before it was killed"
         time.sleep(0.0005)
+
+
+def stopped(process):
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
 
 
 def freeze_in_a_save(process, checkpoints):
@@ -50,11 +54,11 @@ def freeze_in_a_save(process, checkpoints):
 
     while True:
         wait_for(process, saving)
-        process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        os.kill(process.pid, signal.SIGSTOP)
+        wait_for(process, lambda: stopped(process))
         if saving():
             return
-        process.send_signal(signal.SIGCONT)
+        os.kill(process.pid, signal.SIGCONT)
 
 
 def bits(run):
@@ -72,7 +76,7 @@ def events(run, kind):
 def whole(tmp_path_factory):
     """A run that nobody interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    finish(start(tiny.recipe(folder, **SETTINGS)))
+    finish(*start(folder))
     return folder / "run"
 
 
@@ -80,20 +84,21 @@ def whole(tmp_path_factory):
 def killed(tmp_path_factory):
     """A run that was killed three times, and the steps of the checkpoints that it was resumed from."""
     folder = tmp_path_factory.mktemp("killed")
-    recipe, run, moments = tiny.recipe(folder, **SETTINGS), folder / "run", random.Random(0)
+    run, moments = folder / "run", random.Random(0)
     words, resumed_from, latest = [], [], None
     for in_a_save in (True, False, True):
-        process = start(recipe, *words)
+        process, _ = start(folder, *words)
         wait_for(process, lambda before=latest: checkpoint.latest(run / "checkpoints") != before)
         if in_a_save:
             freeze_in_a_save(process, run / "checkpoints")
         else:
             time.sleep(moments.uniform(0, 0.05))
         process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         words, latest = ["--resume"], checkpoint.latest(run / "checkpoints")
         resumed_from.append(int(latest.name.removeprefix("step-")))
-    finish(start(recipe, *words))
+    finish(*start(folder, *words))
     return run, resumed_from
 
 

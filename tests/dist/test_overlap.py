@@ -5,9 +5,9 @@ import torch
 
 import tiny
 from megaclass.parallel import groups
+from megaclass.parallel.groups import World
 from megaclass.train import loop
 from megaclass.train.job import build_job
-from megaclass.parallel.groups import World
 from ranks import run_ranks
 
 pytestmark = pytest.mark.dist

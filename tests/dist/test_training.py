@@ -6,17 +6,17 @@ import pytest
 import torch
 
 import tiny
-from megaclass.parallel import groups
-from megaclass.train import loop
 from megaclass.data.records.reader import RecordDataset
+from megaclass.models import registry
+from megaclass.parallel import groups
 from megaclass.parallel.groups import World
 from megaclass.results.events import StepEvent, read_events
-from megaclass.models import registry
+from megaclass.train import loop
 from ranks import run_ranks
 
 pytestmark = pytest.mark.dist
 
-STEPS, HALF = 20, 10
+STEPS, HALF = 14, 7
 CASES = {
     "full": {},
     "sampled": {"head": {"sample_rate": 0.3}},

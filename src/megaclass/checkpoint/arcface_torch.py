@@ -10,8 +10,9 @@ Files are opened without running anything in them, and mapped rather than read: 
 Shapes: C = classes of all ranks, N = rows asked for, D = embedding columns.
 """
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def to_dropin(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         return dict(checkpoint)
     if OPTIMIZER not in checkpoint:
         raise UserError(f"no {OPTIMIZER} in it; the head alone has centres, but no momentum")
-    try:
+    with _expecting(f"{OPTIMIZER} is not what arcface_torch writes"):
         groups = [dict(group) for group in checkpoint[OPTIMIZER]["param_groups"]]
         state = dict(checkpoint[OPTIMIZER]["state"])
         last = max(index for group in groups for index in group["params"])
@@ -68,22 +69,16 @@ def to_dropin(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         return {
             **checkpoint,
             OPTIMIZER: {"state": state, "param_groups": groups[:-1]},
-            SCHEDULER: _cut_schedule(checkpoint[SCHEDULER], len(groups) - 1),
+            SCHEDULER: _schedule_of(checkpoint[SCHEDULER], lambda rates: rates[: len(groups) - 1]),
             HEAD_OPTIMIZER: {"state": {0: head_state}, "param_groups": [{**group, "params": [0]}]},
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{OPTIMIZER} is not what arcface_torch writes ({type(error).__name__}: {error})"
-        ) from None
 
 
 def to_arcface_torch(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The way back: one state of SGD again, the centres last, fp32. What is in their layout comes back as it is."""
     if HEAD_OPTIMIZER not in checkpoint:
         return dict(checkpoint)
-    try:
+    with _expecting("not the checkpoint of a script with our head"):
         groups = [dict(group) for group in checkpoint[OPTIMIZER]["param_groups"]]
         own = dict(checkpoint[HEAD_OPTIMIZER]["state"].get(0, {}))
         last = 1 + max((index for group in groups for index in group["params"]), default=-1)
@@ -95,25 +90,26 @@ def to_arcface_torch(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         state = dict(checkpoint[OPTIMIZER]["state"])
         if "momentum_buffer" in own:  # row-wise storage has none: every gradient has had its whole effect
             state[last] = {"momentum_buffer": _fp32(own["momentum_buffer"], own.get("momentum_scale"))}
-        schedule = dict(checkpoint[SCHEDULER])
-        for key in ("base_lrs", "_last_lr"):
-            if key in schedule:
-                schedule[key] = [*schedule[key], schedule[key][-1]]
         head = checkpoint[HEAD]
         converted = {
             **checkpoint,
             HEAD: {"weight": _fp32(head["weight"], head.get("weight_scale"))},
             OPTIMIZER: {"state": state, "param_groups": [*groups, group]},
-            SCHEDULER: schedule,
+            SCHEDULER: _schedule_of(checkpoint[SCHEDULER], lambda rates: [*rates, rates[-1]]),
         }
         del converted[HEAD_OPTIMIZER]
         return converted
+
+
+@contextlib.contextmanager
+def _expecting(otherwise: str) -> Iterator[None]:
+    """A part that is missing or of another type becomes a UserError that begins with ``otherwise``."""
+    try:
+        yield
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"not the checkpoint of a script with our head ({type(error).__name__}: {error})"
-        ) from None
+        raise UserError(f"{otherwise} ({type(error).__name__}: {error})") from None
 
 
 def _fp32(data: Tensor, scale: Tensor | None) -> Tensor:
@@ -121,11 +117,10 @@ def _fp32(data: Tensor, scale: Tensor | None) -> Tensor:
     return data.float() if scale is None else data.float() * scale.float()[:, None]
 
 
-def _cut_schedule(schedule: Mapping[str, Any], groups: int) -> dict[str, Any]:
-    """A scheduler's state for the first parameter groups: it holds a list entry for each."""
-    return {
-        key: value[:groups] if key in ("base_lrs", "_last_lr") else value for key, value in schedule.items()
-    }
+def _schedule_of(schedule: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """A scheduler's state for other parameter groups: it holds a list with an entry for each."""
+    rates = ("base_lrs", "_last_lr")
+    return {key: change(value) if key in rates else value for key, value in schedule.items()}
 
 
 # -- the files of all ranks -------------------------------------------------------------------------------
@@ -262,17 +257,13 @@ def write_rank_files(
 # -- reading without trust --------------------------------------------------------------------------------
 
 
-class _blaming:  # noqa: N801 - used as a function
+@contextlib.contextmanager
+def _blaming(path: Path) -> Iterator[None]:
     """Puts the file in front of a UserError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, UserError) and not str(error).startswith(str(self.path)):
-            raise UserError(f"{self.path}: {error}") from None
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _rank_paths(source: Path) -> list[Path]:

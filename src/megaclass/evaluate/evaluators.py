@@ -207,9 +207,9 @@ class ImageReader:
 def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier | SeveralSets:
     """Pairs of a ``.bin`` file, of ``evaluate.pairs_file``, or drawn from the labels of the set under ``path``.
 
-    Where ``path`` names several, with ``:`` between them, and a ``.bin`` is among these, each is a set of its
-    own, called by its name without suffix, with as many directories in front as tell it apart;
-    otherwise they are one labelled set. Raises UserError for what cannot be opened.
+    Where ``path`` names several, with ``:`` between them, and a ``.bin`` is among these, each is a set of its own,
+    called by its name without suffix, or by its path where two names are the same; otherwise they are one
+    labelled set. Raises UserError for what cannot be opened.
     """
     if config.evaluate.pairs_file:
         if path.suffix == ".bin":
@@ -218,29 +218,15 @@ def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier 
         used, pairs = pairs.over_used()
         return Verifier(Subset(dataset, used), pairs, config, images, labelled=False)
     paths = split_paths(path)
-    if not any(part.suffix == ".bin" for part in paths):
+    if len(paths) == 1 or not any(part.suffix == ".bin" for part in paths):
         return _verifier(config, path, images)
-    if len(paths) == 1:
-        return _verifier(config, paths[0], images)
     if len({part.resolve() for part in paths}) < len(paths):
         raise UserError(f"evaluate.path: {path} names a set twice; name each once")
-    names = _set_names(paths)
+    names = [part.stem if part.suffix == ".bin" else part.name for part in paths]
+    names = [name if names.count(name) == 1 else str(part) for name, part in zip(names, paths, strict=True)]
     return SeveralSets(
         {name: _verifier(config, part, images) for name, part in zip(names, paths, strict=True)}
     )
-
-
-def _set_names(paths: Sequence[Path]) -> list[str]:
-    """What each set is called: ``lfw`` for ``lfw.bin``, and as many directories in front as tell it apart."""
-    bare = [path.absolute().with_suffix("" if path.suffix == ".bin" else path.suffix).parts for path in paths]
-
-    def name(path: Path, parts: tuple[str, ...]) -> str:
-        for depth in range(1, len(parts) + 1):
-            if [other[-depth:] for other in bare].count(parts[-depth:]) == 1:
-                return Path(*parts[-depth:]).as_posix()
-        return str(path)  # a directory beside it is called as this .bin
-
-    return [name(path, parts) for path, parts in zip(paths, bare, strict=True)]
 
 
 def _verifier(config: Config, path: Path, images: ImageReader) -> Verifier:

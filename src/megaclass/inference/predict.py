@@ -4,6 +4,7 @@ Shapes: B = images of a batch, N = images of a pass over the centres, T = centre
 C = classes, K = guesses an image.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -168,30 +169,32 @@ class Classes:
         self.backbone, self.head, self.images = backbone.eval(), head, images
         self.num_classes = head.out_features
         self.top = min(top, self.num_classes)
+        self.pass_images = images.batch_size
 
     def __call__(self, dataset: Dataset) -> Iterator[Prediction]:
         """One prediction for each image, in order."""
-        for piece in _pieces(dataset, self.images, 0, len(dataset)):
-            best = () if piece.images_BCHW is None else self._best(piece.images_BCHW)
-            yield from _told(dataset, piece.sound, best, piece.damages)
+        return _predictions(self, dataset)
 
-    @torch.inference_mode()
-    def _best(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def features(self, images_BCHW: Tensor) -> Tensor:
         with self.images.precision():
-            features_BD = self.backbone(images_BCHW)
-        logits_BC = self.head.logits(features_BD.float())  # in fp32, as in training
+            features_BD: Tensor = self.backbone(images_BCHW)
+        return features_BD.float()  # the head in fp32, as in training
+
+    def best(self, features_ND: Tensor) -> tuple[Tensor, Tensor]:
+        logits_NC = self.head.logits(features_ND)
         # Ordered by logits: of probabilities that round to 0 or 1, many are equal.
-        labels_BK = logits_BC.topk(self.top).indices
-        return labels_BK.cpu(), logits_BC.softmax(1).gather(1, labels_BK).cpu()
+        labels_NK = logits_NC.topk(self.top).indices
+        return labels_NK, logits_NC.softmax(1).gather(1, labels_NK)
 
 
 class Identities:
     """A margin head: the classes whose centres are nearest, by cosine.
 
-    The centres are read from the checkpoint block by block, once for every ``_PASS_IMAGES`` images.
+    The centres are read from the checkpoint block by block, once for every ``pass_images`` images.
     """
 
     measure = "cosine"
+    pass_images = _PASS_IMAGES
 
     def __init__(
         self, backbone: nn.Module, stored: Checkpoint, images: ImageReader, flip: bool, top: int
@@ -209,27 +212,16 @@ class Identities:
 
     def __call__(self, dataset: Dataset) -> Iterator[Prediction]:
         """One prediction for each image, in order."""
-        for start in range(0, len(dataset), _PASS_IMAGES):
-            sound: list[int] = []
-            damages: dict[int, str] = {}
-            rows: list[Tensor] = []
-            for piece in _pieces(dataset, self.images, start, min(start + _PASS_IMAGES, len(dataset))):
-                sound += piece.sound
-                damages |= piece.damages
-                if piece.images_BCHW is not None:
-                    rows.append(self._embedded(piece.images_BCHW))
-            yield from _told(dataset, sound, self._nearest(torch.cat(rows)) if rows else (), damages)
+        return _predictions(self, dataset)
 
-    @torch.inference_mode()
-    def _embedded(self, images_BCHW: Tensor) -> Tensor:
+    def features(self, images_BCHW: Tensor) -> Tensor:
         with self.images.precision():
             rows_BD = self.backbone(images_BCHW).float()
             if self.flip:
                 rows_BD = rows_BD + self.backbone(images_BCHW.flip(-1)).float()
         return F.normalize(rows_BD)
 
-    @torch.inference_mode()
-    def _nearest(self, embeddings_ND: Tensor) -> tuple[Tensor, Tensor]:
+    def best(self, embeddings_ND: Tensor) -> tuple[Tensor, Tensor]:
         best_NK = embeddings_ND.new_empty((len(embeddings_ND), 0))
         labels_NK = torch.empty_like(best_NK, dtype=torch.int64)
         for start in range(0, self.num_classes, _BLOCK_CENTRES):
@@ -244,25 +236,35 @@ class Identities:
             labels_NK = torch.cat([labels_NK, found.indices + start], 1)
             best_NK, kept_NK = best_NK.topk(min(self.top, stop))
             labels_NK = labels_NK.gather(1, kept_NK)
-        return labels_NK.cpu(), best_NK.cpu()
+        return labels_NK, best_NK
 
 
-def _told(
-    dataset: Dataset, sound: Sequence[int], best: tuple[Tensor, ...], damages: Mapping[int, str]
-) -> Iterator[Prediction]:
-    """Consecutive images, in order: labels and scores of the sound ones, (N, K) each, and the others' damage."""
-    guesses: dict[int, list[tuple[int, float]]] = {}
-    if best:
-        labels, scores = (tensor.tolist() for tensor in best)
-        guesses = {n: list(zip(*pair, strict=True)) for n, *pair in zip(sound, labels, scores, strict=True)}
-    for number in sorted([*sound, *damages]):
-        image = dataset.describe(number)
-        if number in damages:
-            yield Prediction(image, error=damages[number])
-        elif any(score != score for _, score in guesses[number]):
-            yield Prediction(image, error=f"{image}: the model gives NaN for it; was the run's loss finite?")
-        else:
-            yield Prediction(image, [guess for guess in guesses[number] if guess[1] > -torch.inf])
+def _predictions(model: Classes | Identities, dataset: Dataset) -> Iterator[Prediction]:
+    for start in range(0, len(dataset), model.pass_images):
+        found: dict[int, tuple[list[int], list[float]]] = {}
+        damages: dict[int, str] = {}
+        sound: list[int] = []
+        rows: list[Tensor] = []
+        stop = min(start + model.pass_images, len(dataset))
+        with torch.inference_mode():
+            for piece in _pieces(dataset, model.images, start, stop):
+                sound += piece.sound
+                damages |= piece.damages
+                if piece.images_BCHW is not None:
+                    rows.append(model.features(piece.images_BCHW))
+            if rows:
+                pairs = zip(*(tensor.tolist() for tensor in model.best(torch.cat(rows))), strict=True)
+                found = dict(zip(sound, pairs, strict=True))
+        for number in range(start, stop):
+            guesses = list(zip(*found[number], strict=True)) if number in found else []
+            yield _prediction(dataset.describe(number), guesses, damages.get(number, ""))
+
+
+def _prediction(image: str, guesses: list[tuple[int, float]], damage: str) -> Prediction:
+    if any(math.isnan(score) for _, score in guesses):
+        damage = f"{image}: the model gives NaN for it; was the run's loss finite?"
+    kept = [] if damage else [guess for guess in guesses if guess[1] > -math.inf]
+    return Prediction(image, kept, damage)
 
 
 def load(config: Config, world: World, run_dir: Path, which: str, top: int) -> Classes | Identities:

@@ -274,13 +274,6 @@ def test_8_bit_rows_are_read_with_their_scales(tmp_path: Path) -> None:
     assert RankFiles(tmp_path).centres().tolist() == [[0.5, -1.0], [6.0, 8.0]]
 
 
-def test_a_state_dict_of_theirs_goes_straight_into_the_head() -> None:
-    theirs = trained()
-    head = PartialFC(CLASSES, DIM)
-    head.load_state_dict(theirs.checkpoint()[HEAD])
-    assert torch.equal(head.weight, theirs.centres)
-
-
 @pytest.mark.parametrize("storage", ["fp32", "int8_rowwise"])
 def test_a_run_of_megaclass_becomes_their_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], storage: str

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -17,6 +16,7 @@ from checkpoint_cases import head, read_all, same, save
 from megaclass import checkpoint
 from megaclass.checkpoint import writer
 from megaclass.errors import UserError
+from ranks import SERVER
 
 
 class Killed(BaseException):
@@ -132,13 +132,11 @@ def save_forever(root, saved):
 
 
 def test_sigkill_at_random_moments_never_loses_a_checkpoint(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "megaclass.checkpoint"])
-    saved = context.Value("q", 0)
+    saved = SERVER.Value("q", 0)
     moments = random.Random(0)
     for _ in range(8):
         before = saved.value
-        process = context.Process(target=save_forever, args=(tmp_path, saved))
+        process = SERVER.Process(target=save_forever, args=(tmp_path, saved))
         process.start()
         while saved.value == before:
             assert process.is_alive()

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,7 +130,7 @@ def test_each_set_is_a_table_of_its_own(tmp_path, bins, capsys):
     assert "Verification (20 pairs)" in capsys.readouterr().out
 
 
-def test_sets_of_one_name_are_told_apart_by_their_directories(tmp_path, bins, capsys):
+def test_sets_of_one_name_are_called_by_their_paths(tmp_path, bins, capsys):
     twin = tmp_path / "other" / "lfw.bin"
     twin.parent.mkdir()
     twin.write_bytes(bins[0].read_bytes())
@@ -139,26 +138,8 @@ def test_sets_of_one_name_are_told_apart_by_their_directories(tmp_path, bins, ca
     words = ["evaluate", "verification", joined([bins[0], twin]), "--recipe", tiny.recipe(tmp_path)]
     assert main([*words, "--evaluate.folds", "2", "--output", str(output)]) == 0
     found = json.loads(output.read_text())["verification"]
-    assert found["name"] == "lfw/lfw" and list(found["others"]) == ["other/lfw"]
-    assert {**found, "name": 0, "others": 0} == {**found["others"]["other/lfw"], "name": 0, "others": 0}
-
-
-@pytest.mark.parametrize(
-    ("paths", "names"),
-    [
-        ("lfw.bin", "lfw"),
-        ("ev/a/lfw.bin ev/b/lfw.bin ev/cfp.bin", "a/lfw b/lfw cfp"),
-        ("1/x/lfw.bin 2/x/lfw.bin 2/y/lfw.bin", "1/x/lfw 2/x/lfw y/lfw"),
-        ("ev/v1.5 ev/lfw.v2.bin", "v1.5 lfw.v2"),
-        ("lfw.bin a/lfw.bin", "top/lfw a/lfw"),
-        ("/lfw.bin /a/lfw.bin", "/lfw a/lfw"),
-        ("ev/lfw.bin ev/lfw", "ev/lfw.bin ev/lfw"),
-    ],
-)
-def test_a_name_has_only_the_directories_that_it_needs(tmp_path, monkeypatch, paths, names):
-    (tmp_path / "top").mkdir()
-    monkeypatch.chdir(tmp_path / "top")
-    assert evaluators._set_names([Path(path) for path in paths.split()]) == names.split()
+    assert found["name"] == str(bins[0]) and list(found["others"]) == [str(twin)]
+    assert {**found, "name": 0, "others": 0} == {**found["others"][str(twin)], "name": 0, "others": 0}
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

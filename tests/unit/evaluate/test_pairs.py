@@ -85,10 +85,6 @@ def test_as_many_pairs_as_asked_for_come_without_a_word(caplog):
     assert len(generate_pairs(labels_of([10] * 50), 239, seed=0)) == 220 and not caplog.text
 
 
-def test_counts_round_down_to_whole_folds():
-    assert len(generate_pairs(labels_of([10] * 50), 239, seed=0)) == 220
-
-
 @pytest.mark.parametrize("sizes", [[], [1] * 30, [30]])
 def test_a_set_without_both_kinds_is_refused(sizes):
     with pytest.raises(UserError, match="two identities and two images of one"):

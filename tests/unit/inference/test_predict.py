@@ -245,10 +245,9 @@ def test_a_centre_that_is_not_finite_is_near_nothing(folder):
     )
     backbone = SimpleNamespace(embedding_dim=2, eval=lambda: None)
     model = predict.Identities(backbone, stored, None, False, top=9)
-    nearest, cosines = model._nearest(torch.tensor([[1.0, 0.0]]))
+    nearest, cosines = model.best(torch.tensor([[1.0, 0.0]]))
     assert nearest.tolist() == [[2, 1, 0]] and cosines.tolist() == [[pytest.approx(0.5**0.5), -1, -torch.inf]]
-    dataset = predict.ImageFiles(["x"])
-    (told,) = predict._told(dataset, [0], (nearest, cosines), {})
+    told = predict._prediction("x", list(zip(nearest[0].tolist(), cosines[0].tolist(), strict=True)), "")
     assert [label for label, _ in told.guesses] == [2, 1]
 
 

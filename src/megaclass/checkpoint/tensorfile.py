@@ -5,6 +5,7 @@ machine: tensors leave their device in blocks, the CRC32 is that of the bytes in
 back, and a full disk is an OSError with its cause. Reading goes through the package, which checks the header.
 """
 
+import contextlib
 import json
 import os
 import stat
@@ -121,32 +122,36 @@ def check_crc32(path: Path, entry: FileEntry) -> None:
         raise DamageError(f"has checksum {crc32:08x} instead of {entry.crc32:08x}")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, on the CPU, in memory of their own."""
+@contextlib.contextmanager
+def _opened(path: Path, name: str = "") -> Iterator[Any]:
+    """The file by the safetensors package; what that finds wrong with it, or with tensor ``name``, as damage."""
     try:
         with safe_open(path, framework="pt") as file:
-            # get_tensor returns a view of the mapped file; a clone outlives the file's deletion.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            yield file
+    except torch.OutOfMemoryError:  # of the device that takes the rows
+        raise
     except (SafetensorError, OSError, KeyError, RuntimeError, ValueError) as error:
-        raise DamageError(f"is not a readable safetensors file ({error})") from None
+        what = f"holds no readable tensor {name!r}" if name else "is not a readable safetensors file"
+        raise DamageError(f"{what} ({error})") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, on the CPU, in memory of their own."""
+    with _opened(path) as file:
+        # get_tensor returns a view of the mapped file; a clone outlives the file's deletion.
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 def check_rows(path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Compare the file's own header with what the manifest says of a tensor, without reading its data."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            rows = file.get_slice(name)
-            found = rows.get_dtype(), tuple(rows.get_shape())
-    except (SafetensorError, OSError, KeyError) as error:
-        raise DamageError(f"holds no readable tensor {name!r} ({error})") from None
+    with _opened(path, name) as file:
+        rows = file.get_slice(name)
+        found = rows.get_dtype(), tuple(rows.get_shape())
     if found != (DTYPE_NAMES[dtype], shape):
         raise DamageError(f"holds {name!r} as {found}, not as {(DTYPE_NAMES[dtype], shape)}")
 
 
 def copy_rows(path: Path, name: str, start: int, stop: int, out: Tensor) -> None:
     """Copy rows ``[start, stop)``, counted within the file, to ``out`` on any device."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            out.copy_(file.get_slice(name)[start:stop])
-    except (SafetensorError, OSError, KeyError) as error:
-        raise DamageError(f"holds no readable tensor {name!r} ({error})") from None
+    with _opened(path, name) as file:
+        out.copy_(file.get_slice(name)[start:stop])

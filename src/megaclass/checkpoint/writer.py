@@ -35,12 +35,8 @@ class Sharded:
         return self.start + len(self.tensor)
 
 
-@dataclass(frozen=True)
-class _Written:
-    """What one rank wrote, as rank 0 needs it for the manifest."""
-
-    files: dict[str, FileEntry]
-    sharded: dict[str, ShardedEntry]
+# What one rank wrote, as rank 0 needs it for the manifest: its files, and the tensors whose rows they hold.
+_Written = tuple[dict[str, FileEntry], dict[str, ShardedEntry]]
 
 
 def save(
@@ -84,9 +80,7 @@ def save(
         if not is_main:
             return written, None
         skeleton, tensors = tree.flatten(state)
-        written.files[manifest.REPLICATED] = tensorfile.write_tensors(
-            temporary / manifest.REPLICATED, tensors
-        )
+        written[0][manifest.REPLICATED] = tensorfile.write_tensors(temporary / manifest.REPLICATED, tensors)
         return written, skeleton
 
     def publish() -> None:
@@ -142,7 +136,7 @@ def _write_rows(temporary: Path, sharded: Mapping[str, Sharded]) -> _Written:
             rows = {key: part.tensor[first - start : last - start] for key, part in sharded.items()}
             files[name] = tensorfile.write_tensors(temporary / name, rows)
     directory.sync_directory(temporary)
-    return _Written(files, table)
+    return files, table
 
 
 def _assemble(
@@ -154,11 +148,11 @@ def _assemble(
     metric: float | None,
 ) -> Manifest:
     """Join what the ranks wrote. ValueError where they do not fit together."""
-    first = parts[0]
-    for rank, part in enumerate(parts):
-        if part.sharded != first.sharded:
-            raise ValueError(f"rank {rank} saves rows of {part.sharded}, rank 0 of {first.sharded}")
-    files = {name: entry for part in parts for name, entry in part.files.items()}
+    _, sharded = parts[0]
+    for rank, (_, theirs) in enumerate(parts):
+        if theirs != sharded:
+            raise ValueError(f"rank {rank} saves rows of {theirs}, rank 0 of {sharded}")
+    files = {name: entry for written, _ in parts for name, entry in written.items()}
     for name, entry in files.items():
         if not (temporary / name).is_file() or (temporary / name).stat().st_size != entry.bytes:
             raise UserError(
@@ -168,6 +162,6 @@ def _assemble(
     identity_json, tensors = tree.flatten(dict(identity))
     if tensors:
         raise TypeError(f"identity holds a tensor: {next(iter(tensors))}")
-    joined = Manifest(step, len(parts), metric, identity_json, skeleton, files, first.sharded)
+    joined = Manifest(step, len(parts), metric, identity_json, skeleton, files, sharded)
     joined.shards()  # raises unless the ranks' rows fit together
     return joined

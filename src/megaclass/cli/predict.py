@@ -95,11 +95,15 @@ def _run(
     model: "Classes | Identities", images: "ImageFiles", names: "Names", output: Path | None
 ) -> tuple[list[tuple[int, list[dict[str, Any]]]], int]:
     """Predict all images. Returns the first that a sheet shows, with what was guessed, and how many are damaged."""
+    from megaclass.cli.data.bar import progress_bar
     from megaclass.report.table import printable
 
+    # Tables on a terminal show how far it is.
+    nothing = contextlib.nullcontext(lambda done, total: None)
+    bar = progress_bar("predicting", "nothing was written") if output else nothing
     shown: list[tuple[int, list[dict[str, Any]]]] = []
     damaged = 0
-    with _writer(output, model.measure) as write, _bar(output) as show:
+    with _writer(output, model.measure) as write, bar as show:
         for number, prediction in enumerate(model(images)):
             rows = names.rows(prediction, model.measure)
             if prediction.error:
@@ -113,15 +117,6 @@ def _run(
         many = f"{damaged:,} of {len(images):,} images could not be predicted"
         print(f"megaclass: {many}", file=sys.stderr)
     return shown, damaged
-
-
-def _bar(output: Path | None) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
-    """A progress bar where predictions go to a file; tables on a terminal show how far it is."""
-    from megaclass.cli.data.bar import progress_bar
-
-    if output:
-        return progress_bar("predicting", "nothing was written")
-    return contextlib.nullcontext(lambda done, total: None)
 
 
 @contextlib.contextmanager

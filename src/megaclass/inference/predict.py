@@ -298,16 +298,15 @@ class Names:
             )
         self.readable = read_names(readable, self.classes, num_classes) if readable else None
 
-    def row(self, rank: int, label: int, score: float, measure: str) -> dict[str, Any]:
-        """A guess for a file; what is not known is None."""
-        return {
-            "rank": rank,
-            "label": label,
-            "class": self.classes[label] if self.classes else None,
-            "name": self.readable[label] if self.readable else None,
-            measure: float(f"{score:.6g}"),
-        }
-
     def rows(self, prediction: Prediction, measure: str) -> list[dict[str, Any]]:
-        guesses = enumerate(prediction.guesses, start=1)
-        return [self.row(rank, label, score, measure) for rank, (label, score) in guesses]
+        """The guesses for a file; what is not known is None."""
+        return [
+            {
+                "rank": rank,
+                "label": label,
+                "class": self.classes[label] if self.classes else None,
+                "name": self.readable[label] if self.readable else None,
+                measure: float(f"{score:.6g}"),
+            }
+            for rank, (label, score) in enumerate(prediction.guesses, start=1)
+        ]

@@ -1,14 +1,18 @@
-"""``megaclass export arcface_torch``."""
+"""``megaclass export``: checkpoints for other programs."""
 
 from megaclass.cli.parsing import make_parser, parse
 from megaclass.errors import lookup
 
+FORMATS = ("arcface_torch",)
 
-def arcface_torch(words: list[str]) -> None:
+
+def export(words: list[str]) -> None:
     parser = make_parser(
-        "megaclass export arcface_torch SOURCE OUTPUT [OPTIONS]",
-        "Write the checkpoint_gpu_RANK.pt files from which arcface_torch's training script resumes.",
+        "megaclass export FORMAT SOURCE OUTPUT [OPTIONS]",
+        "Write a run, or checkpoints of arcface_torch, as the checkpoint_gpu_RANK.pt files from which arcface_torch's "
+        "training script resumes.",
     )
+    parser.add_argument("format", type=str, help=" or ".join(FORMATS))
     parser.add_argument(
         "source", type=str, help="run directory, or directory of checkpoint_gpu_RANK.pt files"
     )
@@ -23,6 +27,7 @@ def arcface_torch(words: list[str]) -> None:
         "--checkpoint", type=str, default="latest", help="of a run: best, latest or a step-NNNNNNNN"
     )
     options = parse(parser, words)
+    lookup(dict.fromkeys(FORMATS), options.format, "format")
 
     from megaclass.checkpoint.arcface_torch import LAYOUTS
     from megaclass.inference.export import to_rank_files

@@ -91,7 +91,7 @@ KINDS: dict[str, type] = {
 _NAMES = {kind: name for name, kind in KINDS.items()}
 
 
-class EventWriter:
+class EventWriter(LineFile):
     """Appends events to a file, one write a line, so that a killed run loses no event but the last.
 
     ``resumed_from_step`` None starts a run: the file must not hold one already. A step continues one: what
@@ -100,29 +100,20 @@ class EventWriter:
     """
 
     def __init__(self, path: str | Path, resumed_from_step: int | None = None, enabled: bool = True) -> None:
-        self._file = None
-        if not enabled:
-            return
-        path = Path(path)
-        if resumed_from_step is None and path.exists() and path.stat().st_size > 0:
-            raise UserError(f"{path}: holds the events of a run already; resume it, or use another directory")
-        kept = _bytes_until(path, resumed_from_step) if resumed_from_step is not None and path.exists() else 0
-        self._file = LineFile(path)
-        self._file.truncate(kept)
+        path, kept = Path(path), 0
+        if enabled and path.exists():
+            if resumed_from_step is not None:
+                kept = _bytes_until(path, resumed_from_step)
+            elif path.stat().st_size > 0:
+                raise UserError(
+                    f"{path}: holds the events of a run already; resume it, or use another directory"
+                )
+        super().__init__(path if enabled else None)
+        if self.file is not None:
+            self.file.truncate(kept)
 
     def write(self, event: Event) -> None:
-        if self._file is not None:
-            self._file.append({"event": _NAMES[type(event)]} | vars(event))
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def __enter__(self) -> "EventWriter":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+        self.append({"event": _NAMES[type(event)]} | vars(event))
 
 
 def read_events(path: str | Path) -> list[Event]:

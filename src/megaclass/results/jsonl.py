@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from megaclass.errors import UserError, make_room
 
@@ -23,20 +23,22 @@ T = TypeVar("T")
 class LineFile:
     """Appends records to a file, each in one piece: a process that is killed loses no record but the last.
 
-    UserError where the file cannot be opened, or where the disk refuses a record; it then holds whole lines still.
+    Without a path records go nowhere. UserError where the file cannot be opened, or where the disk refuses a record;
+    it then holds whole lines still.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.file = path, None
+        if path is None:
+            return
         try:
             self.file = path.open("ab", buffering=0)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
-    def truncate(self, length: int) -> None:
-        self.file.truncate(length)
-
     def append(self, record: dict[str, Any]) -> None:
+        if self.file is None:
+            return
         rest = json.dumps(plain(record), allow_nan=False).encode() + b"\n"
         before = os.fstat(self.file.fileno()).st_size
         try:
@@ -49,7 +51,14 @@ class LineFile:
             ) from None
 
     def close(self) -> None:
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any], int]]:

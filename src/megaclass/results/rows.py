@@ -92,42 +92,31 @@ def timed(samples_ms: list[float], batch_rows: int) -> dict[str, Any]:
     }
 
 
-class RowWriter:
+class RowWriter(LineFile):
     """Appends rows to a file, one write a line: a killed sweep loses no row that was measured.
 
     A file that holds anything but rows is refused, and left as it is. No path: rows go nowhere.
     """
 
     def __init__(self, path: str | Path | None) -> None:
-        self._file = LineFile(Path(path)) if path else None
-        if self._file is None:
+        super().__init__(Path(path) if path else None)
+        if self.path is None or self.file is None:
             return
         try:
-            fcntl.flock(self._file.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file.truncate(_whole_bytes(self._file.path))
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.file.truncate(_whole_bytes(self.path))
         except OSError:
-            self._file.close()
+            self.close()
             raise UserError(
                 f"{path}: another sweep is writing into it; wait for it, or name another file"
             ) from None
         except UserError:
-            self._file.close()
+            self.close()
             raise
 
     def write(self, row: Row) -> None:
         """Raises UserError where there is no room for it; the file is then as it was."""
-        if self._file is not None:
-            self._file.append({"schema_version": SCHEMA_VERSION} | vars(row))
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def __enter__(self) -> "RowWriter":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+        self.append({"schema_version": SCHEMA_VERSION} | vars(row))
 
 
 def read_rows(path: str | Path) -> list[Row]:

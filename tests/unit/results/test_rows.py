@@ -103,7 +103,7 @@ def test_no_room_is_one_line_and_leaves_whole_rows(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     write(path, OK)
     with RowWriter(path) as writer:
-        real = writer._file.file
+        real = writer.file
 
         class Full:
             """Takes some bytes of a line, and then no more."""
@@ -119,7 +119,7 @@ def test_no_room_is_one_line_and_leaves_whole_rows(tmp_path, monkeypatch):
             def __getattr__(self, name):
                 return getattr(real, name)
 
-        writer._file.file = Full()
+        writer.file = Full()
         with pytest.raises(UserError, match=r"No space left on device\); make room"):
             writer.write(OOM)
     assert read_rows(path) == [OK] and path.read_bytes().endswith(b"\n")

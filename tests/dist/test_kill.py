@@ -15,7 +15,7 @@ from ranks import start_command
 
 pytestmark = pytest.mark.dist
 
-STEPS, EVERY = 60, 3
+STEPS, EVERY = 90, 3
 SETTINGS = {
     "run": {"checkpoint_every": EVERY},
     "model": {"dropout": 0.2},

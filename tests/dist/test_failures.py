@@ -155,21 +155,22 @@ def test_a_rank_that_never_comes(monkeypatch):
 # -- bad input ----------------------------------------------------------------------------------------
 
 
-def both_ranks(folder, *words):
-    """Exit status and standard error of two ranks that are started by hand: torchrun ends the other rank before it
-    can say anything."""
+def both_ranks(folders, *words):
+    """Exit status and standard error of a rank in each folder, started by hand: torchrun ends the other ranks before
+    they can say anything."""
     port = free_port()
-    errors = [folder / f"errors-{rank}" for rank in range(2)]
+    errors = [folder / f"errors-{rank}" for rank, folder in enumerate(folders)]
     processes = [
-        start_command(["train", *words], file, meeting(rank, 2, port)) for rank, file in enumerate(errors)
+        start_command(["train", *words], errors[rank], meeting(rank, 2, port), folder)
+        for rank, folder in enumerate(folders)
     ]
     for process in processes:
-        process.join()
+        process.join(timeout=60)
     return [process.exitcode for process in processes], [file.read_text().splitlines() for file in errors]
 
 
 def test_a_bad_setting_is_told_once(tmp_path):
-    status, told = both_ranks(tmp_path, tiny.recipe(tmp_path), "--data.num_classes", "7")
+    status, told = both_ranks([tmp_path, tmp_path], tiny.recipe(tmp_path), "--data.num_classes", "7")
     assert status == [2, 2] and told[1] == []
     assert len(told[0]) == 1 and "data.num_classes: 7" in told[0][0]
     assert not (tmp_path / "run").exists()
@@ -181,8 +182,21 @@ def test_what_one_rank_alone_meets_ends_the_others_without_a_traceback(tmp_path)
     last_image = content.rindex(b"\xff\xd8\xff")
     content[last_image + 4 : last_image + 60] = bytes(56)
     path.write_bytes(content)
-    status, told = both_ranks(tmp_path, recipe)
+    status, told = both_ranks([tmp_path, tmp_path], recipe)
     assert [len(lines) for lines in told] == [1, 1], told
     (met,) = (rank for rank in (0, 1) if "damaged image" in told[rank][0])
     assert told[1 - met] == [f"megaclass: rank {1 - met} stops, since another rank has left or hangs"]
     assert (status[met], status[1 - met]) == (2, LOST_RANK_STATUS)
+
+
+@pytest.mark.parametrize("lacks", [0, 1])
+def test_data_missing_on_one_rank_is_told_by_all(tmp_path, lacks):
+    """The linear head's parameters are broadcast as soon as the others have built it: nobody may wait there."""
+    recipe = tiny.recipe(tmp_path, head={"kind": "linear"}, data={"path": "here"}, run={"output": "run"})
+    folders = [tmp_path / "0", tmp_path / "1"]
+    for folder in folders:
+        folder.mkdir()
+    (folders[1 - lacks] / "here").symlink_to(tmp_path / "records")
+    status, told = both_ranks(folders, recipe)
+    assert status == [2, 2], told
+    assert len(told[0]) == 1 and "data.path: here: no such file or directory" in told[0][0] and not told[1]

@@ -92,7 +92,7 @@ class Case:
     def check(self) -> None:
         """UserError: a value that no machine could run."""
         for f in fields_of(self):
-            value, flag, most = getattr(self, f.name), flags_of(f)[-1], f.metadata["high"] or _MOST
+            value, flag, most = getattr(self, f.name), long_flag(f), f.metadata["high"] or _MOST
             if choices := f.metadata["choices"]:
                 lookup(dict.fromkeys(choices.values()), value, flag.lstrip("-").replace("-", " "))
             low = f.metadata["low"]
@@ -116,6 +116,11 @@ def flags_of(f: "dataclasses.Field[Any]") -> tuple[str, ...]:
     return f.metadata["flags"] or (f"--{f.name.replace('_', '-')}",)
 
 
+def long_flag(f: "dataclasses.Field[Any]") -> str:
+    """The first of its flags with two dashes: it is what messages say, and the name that options have it by."""
+    return next(flag for flag in flags_of(f) if flag.startswith("--"))
+
+
 def brief(value: Any) -> str:
     """A value of a case, for a person."""
     if isinstance(value, dict):
@@ -131,12 +136,12 @@ def cases_of(case: type[Case], options: Any, **instead: Sequence[Any]) -> list[A
         if f.name in instead:
             lists[f.name] = instead[f.name]
         elif f.metadata["help"]:
-            lists[f.name] = _read(f, getattr(options, f.name))
+            lists[f.name] = _read(f, getattr(options, long_flag(f)[2:].replace("-", "_")))
     return [case(**dict(zip(lists, values, strict=True))) for values in itertools.product(*lists.values())]
 
 
 def _read(f: "dataclasses.Field[Any]", text: str) -> list[Any]:
-    flag = flags_of(f)[-1]
+    flag = long_flag(f)
     if f.type is bool:
         return [text]
     readers: dict[Any, Callable[[str, str], list[Any]]] = {int: counts, float: numbers}
@@ -310,10 +315,11 @@ class Benchmark:
     load, which is no memory of an implementation; prepare(case, world, name, options) makes it ready for its first
     turn; limits(case, world) measures what the machine can do at most when it is gone. In the sweep: flags are
     options that are no fields; settings: ``--section.key`` values of a recipe are taken too, as ``options.settings``;
-    cases(options) are asked for, by default :func:`cases_of`, and may set ``options.output`` to the file of the rows;
-    implementations(case, options) take turns in each; flops(case) is the work of a process, for the time left;
-    surroundings(planned) holds while the case is measured, and gives what is measured; measures(name, case, turns,
-    limits) are the fields of an ``ok`` row.
+    cases(options) are asked for, by default :func:`cases_of`, and may set ``options.device`` and ``options.output``
+    (the file of the rows); implementations(case, options) take turns in each; flops(case) is the work of a process,
+    for the time left; surroundings(planned) holds while the case is measured, and gives what is measured;
+    measures(name, case, turns, limits) are the fields of an ``ok`` row; timeout_s: what an implementation may take for
+    a case, where no other time is given.
     """
 
     name: str
@@ -336,6 +342,7 @@ class Benchmark:
     )
     flops: Callable[[Any], float] = lambda case: 0.0
     surroundings: Callable[[Planned], AbstractContextManager[Planned]] = nullcontext
+    timeout_s: float = 600.0
 
     def metric(self, key: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.key == key), None)

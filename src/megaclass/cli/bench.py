@@ -36,17 +36,16 @@ def bench(words: list[str]) -> int | None:
 
 def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     """Measure, print the tables, and write what else the benchmark leaves. Returns 1 where it comes to no result."""
-    options = _options(benchmark, words)
+    options = options_of(benchmark, words)
 
     from megaclass import report
     from megaclass.bench.sweep import plan, sweep
 
     asked = Path(options.output)
     as_nvidia = benchmark.name == "train" and asked.suffix == ".json"
-    if as_nvidia:
-        options.output = str(asked.with_suffix(".jsonl"))
     found = plan(benchmark, options)
     if as_nvidia:
+        options.output = str(asked.with_suffix(".jsonl"))
         report.check_nvidia_report(asked, [one.case for one in found])
     rows = _measured(sweep, found, options)
     if as_nvidia:
@@ -59,7 +58,7 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     return None
 
 
-def _options(benchmark: Benchmark, words: list[str]) -> Any:
+def options_of(benchmark: Benchmark, words: list[str]) -> Any:
     """What was said, all of it as text where it is of a case's field, and ``settings`` by ``section.key``."""
     parser = make_parser(
         f"megaclass bench {benchmark.name} [...] [--output FILE.jsonl]", f"{benchmark.help}. {_LISTS}"
@@ -68,24 +67,15 @@ def _options(benchmark: Benchmark, words: list[str]) -> Any:
         if f.metadata["help"]:
             usual = f.default if f.metadata["given"] == "" else f.metadata["given"]
             text = f"{usual:g}" if isinstance(usual, int | float) else usual
-            lists = {"metavar": "LIST"} if f.metadata["sweeps"] else {}
-            parser.add_argument(
-                *flags_of(f), dest=f.name, type=str, default=text, help=f.metadata["help"], **lists
-            )
+            lists: dict[str, Any] = {"metavar": "LIST"} if f.metadata["sweeps"] else {}
+            parser.add_argument(*flags_of(f), type=str, default=text, help=f.metadata["help"], **lists)
     _add(parser, benchmark.flags)
-    _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""))
+    _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""), benchmark.timeout_s)
     settings: dict[str, dict[str, Any]] = {}
     if not benchmark.settings:
         options = parse(parser, words)
-    elif {"-h", "--help"} & {*words}:
-        parser.epilog = (
-            "--help-all shows the settings (--section.key VALUE) too, which are those of `megaclass train`."
-        )
-        options = parse(parser, words)
     else:
-        options, settings = parse_with_settings(
-            parser, ["--help" if word == "--help-all" else word for word in words]
-        )
+        options, settings = parse_with_settings(parser, words)
     options.settings = {
         f"{section}.{key}": value for section, values in settings.items() for key, value in values.items()
     }
@@ -110,11 +100,11 @@ def _add(parser: Any, flags: Sequence[Flag]) -> None:
             )
 
 
-def _add_sweep(parser: Any, output: str) -> None:
+def _add_sweep(parser: Any, output: str, timeout_s: float = 600.0) -> None:
     _add(
         parser,
         (
-            Flag(600.0, "seconds that an implementation may take for a case", ("--timeout",)),
+            Flag(timeout_s, "seconds that an implementation may take for a case", ("--timeout",)),
             Flag("", output, ("-o", "--output")),
             Flag(False, "measure what the file has rows of already, too, and append it", ("--again",)),
         ),
@@ -138,7 +128,7 @@ def _measured(sweep: Any, found: Sequence[Any], options: Any, heading: Any = Non
     return rows
 
 
-def _suite(words: list[str]) -> None:
+def options_of_suite(words: list[str]) -> Any:
     from megaclass.bench import suite
 
     parser = make_parser(
@@ -149,7 +139,11 @@ def _suite(words: list[str]) -> None:
     )
     _add(parser, suite.FLAGS)
     _add_sweep(parser, "directory of rows and report; default: runs/suite-NAME")
-    options = parse(parser, words)
+    return parse(parser, words)
+
+
+def _suite(words: list[str]) -> None:
+    options = options_of_suite(words)
     if not options.name:
         _list_suites()
         return
@@ -160,6 +154,7 @@ def _suite(words: list[str]) -> None:
     from rich.console import Console
 
     from megaclass import report
+    from megaclass.bench import suite
     from megaclass.bench.sweep import sweep
 
     found = suite.plan(options)

@@ -93,10 +93,7 @@ def without_empty(table: Table, keep: Iterable[str] = ()) -> Table:
 
 def printable(text: str) -> str:
     """A name that comes from elsewhere, on one line and without what a terminal would obey."""
-    return "".join(
-        letter if letter.isprintable() else " " if letter.isspace() else ascii(letter)[1:-1]
-        for letter in text
-    )
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 # -- console --------------------------------------------------------------------------------------------
@@ -128,7 +125,10 @@ class _Shown:
                 column, more = table.columns[place], max(0, min(whole[place] - least[place], room))
                 justify: Literal["right", "left"] = "right" if column.numeric else "left"
                 made.add_column(
-                    escape(column.title), justify=justify, width=least[place] + more, overflow="fold"
+                    escape(printable(column.title)),
+                    justify=justify,
+                    width=least[place] + more,
+                    overflow="fold",
                 )
                 room -= more
             for line in table.lines:

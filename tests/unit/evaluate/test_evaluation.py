@@ -12,7 +12,6 @@ import torch
 
 import tiny
 from megaclass.cli import main
-from megaclass.config import from_mapping, ignored
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.verification_bin import write_bin
 from megaclass.errors import UserError
@@ -183,8 +182,12 @@ def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):
             "lfw.bin has pairs of its own; leave out the list pairs.txt",
         ),
         ("records/train.rec", ["--pairs", "pairs.txt"], "pairs.txt names images, but the records of"),
-        ("not.bin", [], "not.bin: not read as a verification set: it asks for os.system"),
-        ("text.bin", [], "text.bin is no pickle, and so no verification set"),
+        (
+            "not.bin",
+            [],
+            "not.bin: not read as a verification set: damaged, or no verification set (it asks for os.system",
+        ),
+        ("text.bin", [], "text.bin: not read as a verification set"),
     ],
 )
 def test_what_is_no_set_is_told_in_a_line(tmp_path, bins, capsys, monkeypatch, path, words, message):
@@ -196,12 +199,6 @@ def test_what_is_no_set_is_told_in_a_line(tmp_path, bins, capsys, monkeypatch, p
     assert main(["evaluate", "verification", path.format(os.pathsep), "--recipe", recipe, *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "ran").exists()
-
-
-def test_settings_of_drawn_pairs_do_nothing_for_a_bin():
-    for path, count in (("a.bin:b.bin", 1), ("a.bin", 1), ("a.bin:records", 0), ("records", 0)):
-        config = from_mapping({"evaluate": {"path": path.replace(":", os.pathsep), "pairs": 400}})
-        assert sum("evaluate.pairs has no effect with a .bin" in line for line in ignored(config)) == count
 
 
 def test_flipped_embeddings_are_added_and_normalised_as_insightface_does():

@@ -30,27 +30,27 @@ def check(words: list[str]) -> int:
         {"": _OPTIONS},
     )
     for name in ("limit", "workers"):
-        if options[name] < 0:
-            raise UserError(f"--{name}: {options[name]} is below 0")
+        if getattr(options, name) < 0:
+            raise UserError(f"--{name}: {getattr(options, name)} is below 0")
     output = new_file(options.output)
 
     from rich.console import Console
 
     from megaclass.cli.data.bar import progress_bar
-    from megaclass.cli.data.files import NewLines
+    from megaclass.cli.data.files import new_lines
     from megaclass.data.tools import check as tool
     from megaclass.data.tools.entries import KINDS
     from megaclass.report.console import check_table
 
     first: defaultdict[str, list[Finding]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(NewLines(output)) if output else None
+        write = stack.enter_context(new_lines("--output", output)) if output else None
 
         def report(finding: "Finding") -> None:
             if len(first[finding.kind]) < options.limit:
                 first[finding.kind].append(finding)
-            if file:
-                file.write(json.dumps(finding.row()))
+            if write:
+                write(json.dumps(finding._asdict()))
 
         kept = f"what was found so far is in {output}" if output else "nothing was written"
         show = stack.enter_context(progress_bar("checking", kept))
@@ -67,7 +67,7 @@ def check(words: list[str]) -> int:
     console.print(check_table(options.set, summary.found, KINDS, summary.images, summary.decoded))
     print(
         f"{summary.images:,} images, {summary.encoded_bytes / 1e6:,.1f} MB in {summary.seconds:,.1f} s: "
-        f"{summary.images_per_second:,.0f} images/s"
+        f"{summary.images / summary.seconds:,.0f} images/s"
     )
     if output:
         print(f"findings  {output}")

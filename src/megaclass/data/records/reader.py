@@ -174,7 +174,7 @@ class RecordDataset:
         first, last = stated
         end = self._first_identity(index, first) if last > first else _BEYOND
         images, identities = index.between(1, end), index.between(end, _BEYOND)
-        slack = _rounding(last)
+        slack = rounding(last)
         counts = len(images), len(identities)
         differ = abs(counts[0] - (first - 1)) > slack
         if differ or (counts[1] and abs(counts[1] - (last - first)) > slack):
@@ -188,7 +188,7 @@ class RecordDataset:
 
     def _first_identity(self, index: Index, stated: int) -> int:
         """The key of the first identity record: ``stated``, or what float32 rounded to it."""
-        slack = _rounding(stated)
+        slack = rounding(stated)
         near = index.between(stated - slack, stated + slack)
         found = (
             key
@@ -266,7 +266,7 @@ def index_range(file: RecordFile, offset: int, pictured: int = 0) -> tuple[int, 
     return int(labels[0]), int(labels[1])
 
 
-def _rounding(key: int) -> int:
+def rounding(key: int) -> int:
     """How far a float32 may lie from a key near this one: 0 up to MAX_EXACT."""
     return int(np.spacing(np.float32(key)))
 
@@ -277,17 +277,14 @@ def side_file(rec_path: Path, kind: str) -> Path:
 
 
 def _find_rec(root: Path) -> Path:
-    if root.is_dir():
-        if not (root / "train.rec").is_file():
-            raise UserError(
-                f"{root} holds no train.rec; name the directory of a record set, or its .rec file"
-            )
-        return root / "train.rec"
-    if not root.is_file():
-        raise UserError(f"{root} does not exist; name the directory of a record set, or its .rec file")
-    if root.suffix != ".rec":
-        raise UserError(f"{root} is not a .rec file; name the directory of a record set, or its .rec file")
-    return root
+    if root.is_dir() and not (root / "train.rec").is_file():
+        raise UserError(f"{root} holds no train.rec; name the directory of a record set, or its .rec file")
+    rec = root / "train.rec" if root.is_dir() else root
+    if not rec.is_file() or rec.suffix != ".rec":
+        raise UserError(
+            f"{root} does not exist or is no .rec file; name the directory of a record set, or its .rec file"
+        )
+    return rec
 
 
 def _read_property(rec_path: Path) -> int | None:

@@ -9,27 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from megaclass.heads.engine import TorchEngine
-from megaclass.heads.engine_protocol import Engine
+from megaclass.heads.engine import ActiveRows, Engine, MicroBatch, SGDStep
 from megaclass.heads.kernels import TritonEngine
 from megaclass.heads.margins import Margin
-from megaclass.heads.softmax import MicroBatch, SGDStep
-from megaclass.heads.storage import DTYPES, Rounding, Rows
-from megaclass.heads.tiles import ActiveRows
-
-FORMATS = tuple(DTYPES)
+from megaclass.heads.softmax import TorchEngine
+from megaclass.heads.storage import STORAGES, Rounding, Rows
 
 
 @dataclass(frozen=True)
 class Step:
-    """A table and a batch. which: ``all`` rows, ``listed`` ones, or listed ones ``gathered`` into the table."""
+    """A table and a batch. listed: half of the rows take part, or else all of them."""
 
     dim: int = 24
     batch: int = 5
     rows: int = 33
-    format: str = "fp32"
-    momentum: bool = True
-    which: str = "listed"
+    storage: str = "fp32"
+    listed: bool = True
     margin: Margin = Margin(scale=20.0)
     shift: float = 0.0
     precision: str = "fp32"
@@ -39,7 +34,7 @@ class Step:
     def engines(self) -> tuple[TritonEngine, TorchEngine]:
         device = torch.device(self.device)
         plain = TorchEngine(self.precision, device)
-        return TritonEngine(self.precision, device, self.dim, plain), plain
+        return TritonEngine(self.precision, device, self.dim, plain, STORAGES[self.storage]), plain
 
     def _random(self, *shape: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + shape[0])
@@ -47,19 +42,17 @@ class Step:
 
     def active(self) -> ActiveRows:
         """Fresh tables, alike at each call."""
-        listed = self.which == "listed"
-        count = 2 * self.rows + 3 if listed else self.rows
+        storage, count = STORAGES[self.storage], 2 * self.rows + 3 if self.listed else self.rows
         tables = []
-        for factor in (1.0, 0.1)[: 1 + self.momentum]:
-            table = Rows.zeros(count, self.dim, DTYPES[self.format], torch.device(self.device))
+        for factor in (1.0, 0.1)[: 1 + storage.momentum]:
+            table = Rows.zeros(count, self.dim, storage.dtype, torch.device(self.device))
             table.put(slice(None), self._random(count, self.dim) * factor)
             tables.append(table)
         rows_N = None
-        if self.which != "all":
+        if self.listed:
             generator = torch.Generator().manual_seed(self.seed)
-            shard = 2 * self.rows + 3
-            rows_N = torch.randperm(shard, generator=generator)[: self.rows].sort().values.to(self.device)
-        return ActiveRows(tables[0], tables[1] if self.momentum else None, rows_N, self.which == "gathered")
+            rows_N = torch.randperm(count, generator=generator)[: self.rows].sort().values.to(self.device)
+        return ActiveRows(tables[0], tables[1] if storage.momentum else None, rows_N)
 
     def units(self) -> Tensor:
         return normalize(self._random(self.batch, self.dim))

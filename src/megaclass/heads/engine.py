@@ -1,49 +1,172 @@
-"""Who computes the passes over the rows: plain PyTorch on any device, or Triton kernels on CUDA."""
+"""A step over the rows of a shard: what it is given, and what every engine computes.
 
-import warnings
+There are two engines: plain PyTorch on any device (:mod:`megaclass.heads.softmax`) and Triton kernels on CUDA
+(:mod:`megaclass.heads.kernels`). They take the same arguments and give the same results, up to rounding.
+
+Shapes: C = rows of the shard, N = rows that take part, T = rows of a tile, B = rows of the batch that the shard sees,
+D = embedding columns.
+"""
+
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from megaclass.errors import UserError
-from megaclass.heads import skipped as skipped_rows
-from megaclass.heads import softmax
-from megaclass.heads.engine_protocol import Engine
+from megaclass.errors import lookup
 from megaclass.heads.margins import Margin
-from megaclass.heads.products import Products
-from megaclass.heads.sampling import TorchWalker, Walker
-from megaclass.heads.softmax import MicroBatch, SGDStep
-from megaclass.heads.storage import Rounding, Storage
-from megaclass.heads.tiles import ActiveRows, Tiles, Workspace
+from megaclass.heads.sampling import Walker
+from megaclass.heads.storage import Rounding, Rows
 
+PARALLELISMS = ("model", "data")
+SHARD_GROUPS = ("world", "node")
+PRECISIONS = ("fp32", "tf32", "bf16")
 KERNELS = ("auto", "triton", "torch")
 
+# Like torch.nn.functional.normalize: a vector shorter than this is divided by it.
+NORM_FLOOR = 1e-12
+# Without momentum a step turns a centre by less than this, radians.
+MOST_TURN = 0.5
 
-class TorchEngine:
-    """The passes of :mod:`megaclass.heads.softmax`, over tiles that fit ``tile_mb`` MB (0: the default)."""
+Roundings = Callable[[str], Rounding]  # of the writes of a step, by the table: "centres" or "momentum"
 
-    reads_owed = True
 
-    def __init__(self, precision: str, device: torch.device, tile_mb: float = 0.0) -> None:
-        self.products = Products(precision, device)
-        self.walker: Walker = TorchWalker()
-        self.workspace = Workspace(device)
-        self._tile_bytes = (tile_mb or (16 if device.type == "cpu" else 256)) * 1e6
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """Where the classes lie, and how they are stored and computed on.
 
-    def tiles(self, active: ActiveRows, batch_rows: int) -> Tiles:
-        """Tiles whose intermediates fit the tile memory."""
-        # Gathered rows are copies of centres and momentum, and of the centres once more, brought up to date.
-        copies = 2 if active.rows_N is None else 3
-        bytes_a_row = 4 * (2 * batch_rows + copies * active.centres.data.shape[1])
-        return Tiles(active, max(64, int(self._tile_bytes / bytes_a_row)), self.workspace)
+    parallelism: ``model`` (classes sharded over ranks) or ``data`` (every rank holds them all).
+    shard_group: with ``model``: sharded over the ranks of the ``world``, or of a ``node``, each node with all.
+    precision: rounding of the operands of products, ``fp32``, ``tf32`` or ``bf16``; logits stay fp32.
+    storage: of centres and momentum, see :mod:`megaclass.heads.storage`.
+    kernels: ``triton``, ``torch``, or ``auto``: Triton on CUDA where it works.
+    tile_mb: memory for one tile's intermediates in plain PyTorch, MB; 0 picks 16 on a CPU, 256 on a GPU.
+    """
+
+    parallelism: str = "model"
+    shard_group: str = "world"
+    precision: str = "fp32"
+    storage: str = "fp32"
+    kernels: str = "auto"
+    tile_mb: float = 0.0
+
+    def __post_init__(self) -> None:
+        choices = {
+            "parallelism": PARALLELISMS,
+            "shard_group": SHARD_GROUPS,
+            "precision": PRECISIONS,
+            "kernels": KERNELS,
+        }
+        for name, known in choices.items():
+            lookup(dict.fromkeys(known), getattr(self, name), name)
+        if not self.tile_mb >= 0:
+            raise ValueError(f"tile_mb must not be negative, got {self.tile_mb}")
+
+
+@dataclass(frozen=True)
+class ActiveRows:
+    """The rows of a shard that take part in a step.
+
+    centres, momentum: the shard's tables (momentum None: none is kept).
+    rows_N: which rows of the shard they are, int64, sorted; None: all of them.
+    owed_N4: what the rows owe for steps that left them out: each row's product of step matrices, fp32 (N, 4), see
+        :mod:`megaclass.heads.shard`. None: they are up to date.
+    version: of the shard when this was made; the rows of a later one may owe something else.
+    """
+
+    centres: Rows
+    momentum: Rows | None
+    rows_N: Tensor | None
+    owed_N4: Tensor | None = None
+    version: int = 0
+
+    def __len__(self) -> int:
+        return len(self.centres) if self.rows_N is None else len(self.rows_N)
+
+    def index(self, tile: slice) -> slice | Tensor:
+        """Where the tables hold a tile."""
+        return tile if self.rows_N is None else self.rows_N[tile]
+
+    def shard_rows(self, tile: slice) -> Tensor:
+        """A tile's rows of the shard, int64."""
+        if self.rows_N is None:
+            return torch.arange(tile.start, tile.stop, device=self.centres.data.device)
+        return self.rows_N[tile]
+
+    def positions(self, row_B: Tensor) -> Tensor:
+        """Where each shard row sits among the rows that take part, (B,); -1 where it does not."""
+        if self.rows_N is None:
+            inside_B = (row_B >= 0) & (row_B < len(self))
+            return torch.where(inside_B, row_B, -1)
+        if len(self) == 0:
+            return torch.full_like(row_B, -1)
+        position_B = torch.searchsorted(self.rows_N, row_B).clamp(max=len(self) - 1)
+        return torch.where(self.rows_N[position_B] == row_B, position_B, -1)
+
+    def centres_at(self, position_N: Tensor) -> Tensor:
+        """A copy of the centres at these positions among the active rows, up to date, (N, D) fp32."""
+        rows_N = position_N if self.rows_N is None else self.rows_N[position_N]
+        w_ND = self.centres.fp32(rows_N)
+        if self.owed_N4 is not None:
+            _, _, wv_N1, ww_N1 = columns(self.owed_N4[position_N])
+            w_ND *= ww_N1
+            if self.momentum is not None:
+                w_ND.addcmul_(self.momentum.fp32(rows_N), wv_N1)
+        return w_ND
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What pass 2 needs of one forward pass.
+
+    unit_BD: normalised embeddings. row_B: the target's row in this shard, or outside [0, C).
+    log_share_B: log q - log S, so that q * exp(z) / S = exp(z + log_share). target_B: -q * slope.
+    active: the rows that were scored. weight: d(final loss) / d(this loss) / B, a scalar tensor.
+    """
+
+    unit_BD: Tensor
+    row_B: Tensor
+    log_share_B: Tensor
+    target_B: Tensor
+    active: ActiveRows
+    weight: Tensor
+
+    def left_out(self, active: ActiveRows) -> Tensor | None:
+        """Which rows of a step this micro-batch did not score, bool (N,), where others drew a sample of their own."""
+        scored = self.active.rows_N
+        if scored is active.rows_N or scored is None or active.rows_N is None:
+            return None
+        return ~torch.isin(active.rows_N, scored)
+
+
+@dataclass(frozen=True)
+class SGDStep:
+    """With momentum kept: ``v = momentum * v + gradient + weight_decay * w``, ``w = w - lr * v``.
+
+    Without: ``w = (1 - lr * weight_decay) * w - lr / (1 + turn / MOST_TURN) * gradient``, where
+    ``turn = lr * |gradient| / |w|`` is the angle by which the plain step would turn the centre.
+    """
+
+    lr: float
+    momentum: float
+    weight_decay: float
+
+
+class Engine(Protocol):
+    """What computes on the rows of a shard."""
+
+    name: str
+    walker: Walker  # draws samples
+    reads_owed: bool  # whether the passes pay what active rows owe as they read them
 
     def pass_one(
         self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
     ) -> tuple[Tensor, Tensor]:
-        tiles = self.tiles(active, len(unit_BD))
-        return softmax.pass_one(unit_BD, row_B, tiles, margin, self.products, shift)
+        """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift).
+
+        Targets are left out of both, as are negatives above the margin's filter threshold.
+        """
 
     def pass_two(
         self,
@@ -51,50 +174,24 @@ class TorchEngine:
         active: ActiveRows,
         margin: Margin,
         sgd: SGDStep,
-        rounding: Callable[[str], Rounding],
+        rounding: Roundings,
         skipped: Tensor,
         reduce_: Callable[[Tensor], object] | None = None,
     ) -> None:
-        if bool(skipped):  # a host sync on CUDA
-            return
-        tiles = self.tiles(active, max(len(m.unit_BD) for m in micro_batches))
-        softmax.pass_two(micro_batches, tiles, margin, self.products, sgd, rounding, reduce_)
+        """One SGD step of the active rows. The gradient is the sum over the micro-batches.
 
-    def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Callable[[str], Rounding]) -> None:
-        skipped_rows.catch_up(self.tiles(replace(active, owed_N4=product_N4), 0), rounding)
+        skipped: a bool scalar on the device: a step that must change nothing. reduce_: an in-place sum over the
+        ranks that hold copies of these rows (data parallelism).
+        """
 
-
-def make_engine(
-    kernels: str,
-    precision: str,
-    device: torch.device,
-    dim: int,
-    tile_mb: float,
-    storage: Storage,
-) -> Engine:
-    """The engine for ``kernels``: ``auto`` takes Triton on CUDA where it works, and warns once where not."""
-    if kernels not in KERNELS:
-        raise ValueError(f"kernels must be one of {KERNELS}, got {kernels!r}")
-    plain = TorchEngine(precision, device, tile_mb)
-    if kernels == "torch" or (kernels == "auto" and device.type != "cuda"):
-        return plain
-    try:
-        from megaclass.heads.kernels import TritonEngine
-
-        return TritonEngine(precision, device, dim, plain, storage)
-    except Exception as error:  # no Triton, no compiler, a GPU too old, ...
-        if kernels == "triton":
-            raise UserError(f"kernels 'triton': {error}; use auto or torch") from error
-        _warn_once(
-            f"the head's Triton kernels do not work here ({error}); using plain PyTorch, which is slower"
-        )
-        return plain
+    def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Roundings) -> None:
+        """Pay what the active rows owe, and store them."""
 
 
-_warned: set[str] = set()
+def inverse_norms(rows_TD: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows_TD, dim=1).clamp_(min=NORM_FLOOR).reciprocal_()
 
 
-def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
+def columns(product_N4: Tensor) -> tuple[Tensor, ...]:
+    """The entries vv, vw, wv, ww of step matrices, each (N, 1): v <- vv v + vw w, w <- wv v + ww w."""
+    return product_N4[:, :, None].unbind(1)

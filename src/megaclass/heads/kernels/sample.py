@@ -71,22 +71,9 @@ _NUMBERS = ["n", "left_size", "right_size", "k0", "k1", "k2", "k3", "k4", "k5"]
 
 @triton.jit(do_not_specialize=["start", "stop", "limit", *_NUMBERS])
 def _mark_kernel(
-    mark_ptr,
-    window_ptr,
-    limit,
-    start,
-    stop,
-    n,
-    left_size,
-    right_size,
-    k0,
-    k1,
-    k2,
-    k3,
-    k4,
-    k5,
-    BLOCK: tl.constexpr,
-):
+    mark_ptr, window_ptr, limit, start, stop,
+    n, left_size, right_size, k0, k1, k2, k3, k4, k5, BLOCK: tl.constexpr,
+):  # fmt: skip
     place_N = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside_N = (place_N < tl.load(window_ptr)) & (place_N < limit)
     place_N = tl.where(inside_N, place_N, 0)
@@ -97,20 +84,9 @@ def _mark_kernel(
 
 @triton.jit(do_not_specialize=["count", *_NUMBERS])
 def _inverse_kernel(
-    element_ptr,
-    place_ptr,
-    count,
-    n,
-    left_size,
-    right_size,
-    k0,
-    k1,
-    k2,
-    k3,
-    k4,
-    k5,
-    BLOCK: tl.constexpr,
-):
+    element_ptr, place_ptr, count,
+    n, left_size, right_size, k0, k1, k2, k3, k4, k5, BLOCK: tl.constexpr,
+):  # fmt: skip
     at_N = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside_N = at_N < count
     element_N = tl.load(element_ptr + at_N, mask=inside_N, other=0)

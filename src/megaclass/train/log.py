@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass.config import ignored, to_mapping
+from megaclass.config import to_mapping
 from megaclass.data.loader import Batch
 from megaclass.parallel import groups
 from megaclass.results import events
@@ -54,8 +54,6 @@ class RunLog:
                     resumed_from_step=resumed_from_step,
                 )
             )
-            for message in ignored(job.config):
-                self.warn(message)
             if job.steps.warmup >= job.steps.total > 1:
                 self.warn(f"the warm-up takes all {job.steps.total} steps; shorten it, or train longer")
 

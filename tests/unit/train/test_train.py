@@ -193,12 +193,13 @@ def test_a_compiled_backbone_computes_the_same(tmp_path, monkeypatch, how):
         return graph.forward
 
     sections = {
-        "model": {"name": "iresnet18", "width": 16, "checkpoint_stages": [2.0]},
+        "model": {"name": "iresnet18", "width": 16},
         "data": {"image_size": 16},
         "schedule": {"steps": 2},
         "evaluate": {"task": "verification", "path": str(tmp_path / "records"), "pairs": 40, "every": 1},
     }
-    sections["model"]["checkpoint_activations"] = how == "blocks"
+    if how == "blocks":
+        sections["model"] |= {"checkpoint_activations": True, "checkpoint_stages": [2.0]}
     tiny.write_records(tmp_path / "records", classes=24)
     plain = losses(tmp_path, **sections)
     shutil.rmtree(tmp_path / "run")

@@ -128,7 +128,7 @@ def prepare(study: Study) -> None:
         part = path.with_suffix(".toml.part")
         part.write_text(to_toml(study.config), encoding="utf-8")
         part.replace(path)
-    stored = load_recipe(str(path))
+    stored = load_recipe(str(path), stored=True)
     if stored.recipe != study.config.recipe:
         raise _other(study, "recipe", stored.recipe, study.config.recipe)
     for key, (old, new) in differences(stored, study.config).items():

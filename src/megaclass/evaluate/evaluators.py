@@ -20,7 +20,7 @@ from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.subset import Subset
-from megaclass.data.verification_bin.dataset import VerificationBin
+from megaclass.data.verification_bin import VerificationBin
 from megaclass.errors import UserError
 from megaclass.evaluate.classification import classification_metrics, topk_counts
 from megaclass.evaluate.embed import embed, evaluating

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from made_rows import row
-from megaclass.bench.infer.cases import InferCase
-from megaclass.bench.infer.cases import resolved as resolved_infer
-from megaclass.bench.stability.cases import StabilityCase
-from megaclass.bench.train.cases import TrainCase, resolved
+from megaclass.bench.old_infer.cases import InferCase
+from megaclass.bench.old_infer.cases import resolved as resolved_infer
+from megaclass.bench.old_stability.cases import StabilityCase
+from megaclass.bench.old_train.cases import TrainCase, resolved
 from page_documents import column, document_of, notes_of, table_of
 
 TRAIN = resolved(TrainCase(global_batch_size=512, precision="fp16", tf32=True, device="cuda"))

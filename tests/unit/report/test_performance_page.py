@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from made_rows import LAPTOP
-from megaclass.bench.infer.cases import InferCase
-from megaclass.bench.infer.cases import resolved as resolved_infer
-from megaclass.bench.train.cases import TrainCase, resolved
+from megaclass.bench.old_infer.cases import InferCase
+from megaclass.bench.old_infer.cases import resolved as resolved_infer
+from megaclass.bench.old_train.cases import TrainCase, resolved
 from megaclass.results.rows import Row, timed
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "performance.py"

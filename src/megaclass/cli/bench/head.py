@@ -15,7 +15,7 @@ def head(words: list[str]) -> None:
     options_of_head(parser)
     options = parse(parser, words)
 
-    from megaclass.bench.head.plan import planned
+    from megaclass.bench.old_head.plan import planned
     from megaclass.report.head import comparisons, head_tables
 
     show(planned(options), options, comparisons, head_tables)

@@ -7,6 +7,7 @@ without torch: a benchmark's file imports torch inside its functions.
 """
 
 import dataclasses
+import importlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -259,6 +260,12 @@ class Implementation:
     options: dict[str, Any] = field(default_factory=dict)
     missing: str = ""
 
+    @property
+    def text(self) -> str:
+        """For a person: its name, and what it runs otherwise than the case says."""
+        changes = self.changes | self.extra
+        return " ".join([self.name, *(brief(value) for value in changes.values())])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
@@ -302,8 +309,9 @@ class Benchmark:
     In the worker, whose process measures one implementation: libraries(case, world) lets what is loaded at first use
     load, which is no memory of an implementation; prepare(case, world, name, options) makes it ready for its first turn;
     limits(case, world) measures what the machine can do at most when it is gone.
-    In the sweep: flags are options that are no fields; settings: ``--section.key`` values of a recipe are taken too;
-    cases(options) are asked for, by default :func:`cases_of`; implementations(case, options) take turns in each;
+    In the sweep: flags are options that are no fields; settings: ``--section.key`` values of a recipe are taken too, as
+    ``options.settings``; cases(options) are asked for, by default :func:`cases_of`, and may set ``options.output`` to the
+    file of the rows; implementations(case, options) take turns in each;
     flops(case) is the work of a process, for the time left; surroundings(planned) holds while the case is measured, and
     gives what is measured; measures(name, case, turns, limits) are the fields of an ``ok`` row.
     """
@@ -339,3 +347,9 @@ class Benchmark:
     def titles(self) -> dict[str, str]:
         """What tables call the case's parameters."""
         return {name: data.get("title") or name.replace("_", " ") for name, data in self.fields().items()}
+
+
+def benchmark_of(case: Any) -> Benchmark:
+    """The one that the module of the case declares: a worker is told the module, and needs no list of all."""
+    found: Benchmark = importlib.import_module(type(case).__module__).BENCHMARK
+    return found

@@ -1,6 +1,7 @@
 """From rows to the document: what stands in a report, in which order."""
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from megaclass.report.machines import Identity, Machine, machines_of
 from megaclass.report.pictures import pictures
 from megaclass.report.published_tables import published_section
 from megaclass.report.sources import Source
-from megaclass.report.table import Cell, Column, Line, Table, text_table
+from megaclass.report.table import text_table
 from megaclass.report.tables import own_tables, values_of
 from megaclass.report.words import (
     OURS,
@@ -56,23 +57,13 @@ def build(
         sections.append(_earlier_section(sources, earlier, machines))
     if drawn := pictures(sources, mine, reports):
         sections.append(Section("Curves", texts=[_CURVES], pictures=drawn))
-    sections += _own_sections(sources, mine)
+    for benchmark in _benchmarks(sources):
+        groups = _by_machine(sources, mine, benchmark)
+        tables = [table for machine, group in groups for table in own_tables(group, machine.name)]
+        sections.append(Section(declared(benchmark).title, tables=tables))
     names = list(mine.values())
     where = names[0].name if len(names) == 1 else f"{len(names)} machines"
     return Document(f"Benchmark report: {where}", sections, everything)
-
-
-def _own_sections(sources: Sequence[Source], machines: Mapping[Identity, Machine]) -> list[Section]:
-    """A section for each benchmark; in it, tables for each machine."""
-    sections = []
-    for benchmark in _benchmarks(sources):
-        tables = [
-            table
-            for machine, group in _by_machine(sources, machines, benchmark)
-            for table in own_tables(group, machine.name)
-        ]
-        sections.append(Section(declared(benchmark).title, tables=tables))
-    return sections
 
 
 def _benchmarks(sources: Sequence[Source]) -> list[str]:
@@ -97,25 +88,22 @@ def _summary(
     files = len({source.path for source in sources})
     status = Counter(source.row.status for source in sources)
     days = sorted({str(source.row.measured_at)[:10] for source in sources if source.row.measured_at})
-    when = f", measured on {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else ""
+    when = f", measured on {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
+    counts = ", ".join(f"{count:,} {name}" for name, count in status.most_common())
     texts = [
         f"{len(sources):,} rows of {files} file{'' if files == 1 else 's'}, {steps:,} timed steps in all{when}. "
-        + ", ".join(f"{count:,} {name}" for name, count in status.most_common())
-        + ". Every number links to the raw row that it is from."
+        f"{counts}. Every number links to the raw row that it is from."
     ]
     if strangers:
-        texts.append(
-            "Left aside, as they hold no rows of a benchmark: " + ", ".join(p.name for p in strangers) + "."
-        )
-    lines, headlines = [], []
-    for benchmark in _benchmarks(sources):
-        for machine, group in _by_machine(sources, machines, benchmark):
-            counts = len(group), sum(s.ok for s in group), sum(len(s.samples_ms) for s in group)
-            cells = (Cell(f"{count:,}", count) for count in counts)
-            lines.append(Line((Cell(benchmark), Cell(machine.name), *cells)))
-            headlines += _headlines([source for source in group if source.ok], machine.name)
-    heads = [Column("Benchmark", False), Column("Machine", False), *map(Column, ("Rows", "ok", "Steps"))]
-    return Section("Summary", headlines, texts, [Table("What was measured", heads, lines)])
+        names = ", ".join(path.name for path in strangers)
+        texts.append(f"Left aside, as they hold no rows of a benchmark: {names}.")
+    headlines = [
+        headline
+        for benchmark in _benchmarks(sources)
+        for machine, group in _by_machine(sources, machines, benchmark)
+        for headline in _headlines([source for source in group if source.ok], machine.name)
+    ]
+    return Section("Summary", headlines, texts)
 
 
 def _headlines(group: Sequence[Source], machine: str) -> list[Headline]:
@@ -157,21 +145,17 @@ def _fit_to_lead(rated: list[tuple[Source, float]]) -> list[tuple[Source, float]
 
 def _ratio_headlines(group: Sequence[Source], leading: Sequence[Source], machine: str) -> list[Headline]:
     """For every other implementation, beside the first of ours that took turns with it at the leading work."""
-    rows = {id(source.row): source for source in group}
+    sources = {id(source.row): source for source in group}
     found: dict[str, Headline] = {}
-    for source in group:
-        mine = reference_of(source.row, [other.row for other in group])
-        name = source.row.implementation
-        if name == OURS or name in found or mine is None or rows[id(mine)] not in leading:
-            continue
-        if (ratio := times_as_fast(mine, source.row)) is not None:
-            first = rows[id(mine)]
-            same = f", {mine.case.get('precision')} beside its {source.row.case.get('precision')}"
-            detail = f"{declared(mine.benchmark).title} {ratio_text(ratio)}{same}: {_case(first)}"
-            unit = f"times as fast as {name}"
-            found[name] = Headline(
-                quotient_text(ratio.value), unit, detail, machine, _basis(first, ""), first
-            )
+    for row in (source.row for source in group if source.row.implementation != OURS):
+        mine = reference_of(row, [source.row for source in group])
+        ratio = times_as_fast(mine, row) if mine and sources[id(mine)] in leading else None
+        if mine and ratio and row.implementation not in found:
+            first, title = sources[id(mine)], declared(row.benchmark).title
+            precisions = f"{mine.case.get('precision')} beside its {row.case.get('precision')}"
+            detail = f"{title} {ratio_text(ratio)}, {precisions}: {_case(first)}"
+            text, unit = quotient_text(ratio.value), f"times as fast as {row.implementation}"
+            found[row.implementation] = Headline(text, unit, detail, machine, _basis(first, ""), first)
     return list(found.values())
 
 
@@ -190,19 +174,14 @@ def _case(source: Source) -> str:
 
 def _basis(source: Source, more: str) -> str:
     """Versions, and of how many steps."""
-    environment = source.row.environment
-    names = (("PyTorch", "pytorch"), ("CUDA", "cuda"), ("revision", "revision"))
-    words = [f"{name} {_brief(key, environment[key])}" for name, key in names if environment.get(key)]
-    steps = len(source.samples_ms)
+    environment, steps = source.row.environment, len(source.samples_ms)
+    revision = re.sub(
+        r"^([0-9a-f]{9})[0-9a-f]{31}(-dirty)?.*", r"\1\2", str(environment.get("revision") or "")
+    )
+    named = {"PyTorch": environment.get("pytorch"), "CUDA": environment.get("cuda"), "revision": revision}
+    words = [f"{name} {value}" for name, value in named.items() if value]
     words.append(f"n = {steps:,} step{'' if steps == 1 else 's'}" if steps else "n = 1 run")
     return ", ".join(filter(None, [*words, more, *source.busy]))
-
-
-def _brief(key: str, value: object) -> str:
-    text = str(value)
-    if key == "revision" and len(text) >= 40:
-        return text[:9] + ("-dirty" if "-dirty" in text else "")
-    return text
 
 
 # -- against earlier results ----------------------------------------------------------------------------

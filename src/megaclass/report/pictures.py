@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -56,8 +56,7 @@ def pictures(
     for benchmark in dict.fromkeys(source.row.benchmark for source in sources):
         fields = declared(benchmark).fields()
         for x in (name for name, data in fields.items() if data.get("sweeps")):
-            # Of what was measured again the latest is drawn.
-            points = list(_own(benchmark, x, sorted(sources, key=lambda source: source.age), machines))
+            points = list(_own(benchmark, x, sources, machines))
             theirs = [point for report in reports for point in _published(benchmark, x, report)]
             for task in dict.fromkeys(point.params.get("recipe") for point in points):
                 alike = [p for p in (*points, *theirs) if p.params.get("recipe") == task]
@@ -82,34 +81,32 @@ def _pictures(benchmark: str, x: str, task: str, points: list[_Point]) -> Iterat
 
 
 def _own(
-    benchmark: str, x: str, sources: Iterable[Source], machines: Mapping[Identity, Machine]
+    benchmark: str, x: str, sources: Sequence[Source], machines: Mapping[Identity, Machine]
 ) -> Iterator[_Point]:
+    """Of what was measured again the latest comes last."""
     what = declared(benchmark)
     metric = what.metric(what.headline)
-    found = [source for source in sources if source.ok and source.row.benchmark == benchmark]
+    found = sorted(
+        (s for s in sources if s.ok and s.row.benchmark == benchmark), key=lambda source: source.age
+    )
     for source, case in zip(found, unfolded([source.row.case for source in found]), strict=True):
-        row = source.row
-        at, value = number(case.get(x)), read(metric, row) if metric else None
-        if not at or not value or at < 0 or value < 0 or (x == "world_size" and _simulated(case)):
-            continue
-        params = _params(x, case) | {"by": "" if row.implementation == OURS else row.implementation}
-        params["fit"] = "scaled down to fit" if scaled_down(row) else ""
-        yield _Point(machines[source.machine].name, False, params, at, value)
-
-
-def _simulated(case: Mapping[str, Any]) -> bool:
-    return bool(case.get("simulate_ranks", 1) != 1)
+        at, value = number(case.get(x)), read(metric, source.row) if metric else None
+        simulated = x == "world_size" and case.get("simulate_ranks", 1) != 1
+        if at and value and min(at, value) > 0 and not simulated:
+            params = _params(x, case) | {"fit": "scaled down to fit" if scaled_down(source.row) else ""}
+            params["by"] = "" if source.row.implementation == OURS else source.row.implementation
+            yield _Point(machines[source.machine].name, False, params, at, value)
 
 
 def _published(benchmark: str, x: str, report: Report) -> Iterator[_Point]:
-    headline = declared(benchmark).headline
     for table in (table for table in report.tables if table.benchmark == benchmark):
-        for row in table.rows:
-            for cell, column in zip(row.cells, table.columns, strict=True):
-                at = number(cell.case.get(x))
-                if column.kind == "value" and column.measure == headline and at and cell.value:
-                    owner = report.machines[cell.machine].title
-                    yield _Point(owner, True, _params(x, cell.case), at, cell.value, table.title)
+        for cell, column in (
+            pair for row in table.rows for pair in zip(row.cells, table.columns, strict=True)
+        ):
+            at, headline = number(cell.case.get(x)), column.measure == declared(benchmark).headline
+            if column.kind == "value" and headline and at and cell.value:
+                owner = f"published: {report.machines[cell.machine].title}"
+                yield _Point(owner, True, _params(x, cell.case), at, cell.value, table.title)
 
 
 def _params(x: str, case: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,9 +133,8 @@ def _series(points: Sequence[_Point]) -> list[Series]:
     for group in kept:
         first = group[0]
         words = [_told(key, first.params[key]) for key in told if first.params.get(key) not in (None, "")]
-        owner = f"published: {first.owner}" if first.published else first.owner
-        curve = sorted({point.x: point.y for point in group}.items())
-        series.append(Series(", ".join([owner, *words]), curve, first.published))
+        curve = sorted({point.x: point.y for point in group}.items())  # the last of what was measured again
+        series.append(Series(", ".join([first.owner, *words]), curve, first.published))
     return series
 
 

@@ -12,7 +12,7 @@ from megaclass.report.matching import BATCH, Match, Matches, Variant, no_ratio_o
 from megaclass.report.sources import Source
 from megaclass.report.table import Cell, Column, Line, Table, text_table
 from megaclass.report.tables import values_of
-from megaclass.report.words import declared, digits, number, quotient_text, short, value_text
+from megaclass.report.words import OURS, declared, digits, number, quotient_text, short, value_text
 from megaclass.results import published
 from megaclass.results.stats import Ratio, percentile
 
@@ -228,23 +228,14 @@ def _states(text: str, value: Any) -> bool:
 
 def _names(variants: Iterable[Variant], machines: Mapping[Identity, Machine]) -> dict[Variant, str]:
     """Of each the machine, and what tells its line from others of it."""
-    groups: dict[Identity, list[Variant]] = {}
-    for variant in variants:
-        groups.setdefault(variant.machine, []).append(variant)
+    found = list(variants)
     names = {}
-    for machine, group in groups.items():
-        implementations = {variant.implementation for variant in group}
-        values: dict[str, set[str]] = {}
-        for key, value in (pair for variant in group for pair in variant.open):
-            values.setdefault(key, set()).add(value)
-        told = {
-            key
-            for key, found in values.items()
-            if key == BATCH or len(found) > 1 or not all(key in dict(variant.open) for variant in group)
-        }
-        for variant in group:
-            words = [machines[machine].name]
-            if variant.implementation != "megaclass" or len(implementations) > 1:
-                words.append(variant.implementation)
-            names[variant] = ", ".join([*words, *(value for key, value in variant.open if key in told)])
+    for variant in found:
+        group = [other for other in found if other.machine == variant.machine]
+        words = [machines[variant.machine].name]
+        if variant.implementation != OURS or len({other.implementation for other in group}) > 1:
+            words.append(variant.implementation)
+        shared = set.intersection(*(set(other.open) for other in group))
+        words += [value for key, value in variant.open if key == BATCH or (key, value) not in shared]
+        names[variant] = ", ".join(words)
     return names

@@ -173,7 +173,7 @@ def test_csv_has_a_line_for_every_number_with_its_row(document, tmp_path):
     unlinked = {
         line["table"] for line in lines if line["value"] and line["kind"] == "own" and not line["source"]
     }
-    assert unlinked == {"What was measured"}
+    assert not unlinked
     sources = {place for line in lines for place in line["source"].split()}
     assert "rows.jsonl:1" in sources
     assert all(re.fullmatch(r"(rows|earlier)\.jsonl:\d+", place) for place in sources)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, stdev
-from typing import Any
+from typing import TypeAlias
 
 from megaclass.bench.case import Metric
 from megaclass.report.compared import (
@@ -10,7 +10,6 @@ from megaclass.report.compared import (
     reference_of,
     repeats,
     scaling_groups,
-    speed,
     speedup,
     spread_percent,
     times_as_fast,
@@ -35,13 +34,9 @@ def own_tables(sources: Sequence[Source], machine: str = "") -> list[Table]:
     """All tables of the rows of one benchmark on one machine, whose name stands in their titles. Without it, for a
     console: of each row what the benchmark declares."""
     where = f": {machine}" if machine else ""
-    benchmark = sources[0].row.benchmark
-    title = declared(benchmark).title
-    tables = [rows_table(f"{title}{where}", sources, brief=not machine)]
-    for kind, weak in (("Weak", True), ("Strong", False)):
-        if groups := scaling_groups(sources, weak=weak):
-            tables.append(_scaling_table(f"{kind} scaling{where}", groups, weak=weak))
-    return [*_repeats_tables(sources, f"{title}, repeated{where}"), *tables]
+    title = declared(sources[0].row.benchmark).title
+    rows = rows_table(f"{title}{where}", sources, brief=not machine)
+    return [*_repeats_tables(sources, f"{title}, repeated{where}"), rows]
 
 
 def case_columns(sources: Sequence[Source]) -> tuple[list[Column], list[list[Cell]], list[str]]:
@@ -71,6 +66,10 @@ def rows_table(title: str, sources: Sequence[Source], *, brief: bool = False) ->
     metrics = declared(sources[0].row.benchmark).metrics
     labels, cases, remarks = case_columns(sources)
     measures = [(metric.title, _read(metric)) for metric in metrics]
+    measures += [
+        ("Weak scaling", _scaling(sources, weak=True)),
+        ("Strong scaling", _scaling(sources, weak=False)),
+    ]
     measures += [] if brief else _beside(sources)
     lines = []
     for source, case in zip(sources, cases, strict=True):
@@ -89,6 +88,23 @@ def _read(metric: Metric) -> Callable[[Source], Cell]:
     return lambda source: number_cell(source, read(metric, source.row))
 
 
+def _scaling(sources: Sequence[Source], *, weak: bool) -> Callable[[Source], Cell]:
+    """Throughput over that of the fewest devices that did the same."""
+    kept = "batch of a device" if weak else "global batch"
+    firsts = {source: group[0] for group in scaling_groups(sources, weak=weak) for source in group}
+
+    def cell(source: Source) -> Cell:
+        first = firsts.get(source, source)
+        if first is source:
+            return Cell()
+        ratio, devices = speedup(source, first), [one.row.case["world_size"] for one in (source, first)]
+        note = f"throughput over that of {devices[1]} devices at the same {kept}, and of how much is ideal"
+        percent = 100 * ratio.value * devices[1] / devices[0]
+        return Cell(f"{ratio_text(ratio)}, {percent:.1f}%", ratio.value, (source, first), (note,))
+
+    return cell
+
+
 def _beside(sources: Sequence[Source]) -> list[tuple[str, Callable[[Source], Cell]]]:
     """Columns that no benchmark declares, as every row may have them."""
     rows = {id(source.row): source for source in sources}
@@ -105,6 +121,10 @@ def _beside(sources: Sequence[Source]) -> list[tuple[str, Callable[[Source], Cel
 
         return cell
 
+    def steps(source: Source) -> Cell:
+        count = len(source.samples_ms)
+        return Cell(f"{count:,}", count, (source,)) if count else Cell()
+
     def waited(source: Source) -> Cell:
         value = number(source.row.cpu_wait_percent)
         return Cell() if value is None else Cell(f"{value:.1f}", value, (source,), source.busy)
@@ -113,10 +133,7 @@ def _beside(sources: Sequence[Source]) -> list[tuple[str, Callable[[Source], Cel
         ("Spread of rounds, %", lambda source: number_cell(source, spread_percent(source.row))),
         ("Ours, times as fast", times("samples_ms")),
         ("by CPU time", times("cpu_ms")),
-        (
-            "Steps",
-            lambda s: Cell(f"{len(s.samples_ms):,}", len(s.samples_ms), (s,)) if s.samples_ms else Cell(),
-        ),
+        ("Steps", steps),
         ("CPU wait, %", waited),
     ]
 
@@ -132,31 +149,10 @@ def _marked(source: Source, cells: list[Cell]) -> list[Cell]:
     return cells
 
 
-# -- scaling --------------------------------------------------------------------------------------------
-
-
-def _scaling_table(title: str, groups: list[list[Source]], *, weak: bool) -> Table:
-    sources = [source for group in groups for source in group]
-    firsts = [group[0] for group in groups for _ in group]
-    labels, cases, same = case_columns(sources)
-    kept = "at the same batch of a device" if weak else "at the same global batch"
-    heads = [*labels, *map(Column, ("Samples/s", "Scaling", "Efficiency, %"))]
-    lines = []
-    for source, first, case in zip(sources, firsts, cases, strict=True):
-        ratio = speedup(source, first)
-        efficiency = 100 * ratio.value * first.row.case["world_size"] / source.row.case["world_size"]
-        both = (source,) if source is first else (source, first)
-        text = "1.00" if source is first else ratio_text(ratio)
-        cells = Cell(text, ratio.value, both), Cell(f"{efficiency:.1f}", efficiency, both)
-        lines.append(Line((*case, number_cell(source, speed(source.row)), *cells)))
-    return Table(
-        title, heads, lines, [f"Scaling: throughput over that of the fewest devices, {kept}.", *same]
-    )
-
-
 # -- repeats --------------------------------------------------------------------------------------------
 
-_STATISTICS: dict[str, Callable[[list[float]], float | None]] = {
+_Statistic: TypeAlias = Callable[[list[float]], float | None]
+_STATISTICS: dict[str, _Statistic] = {
     "Average": fmean,
     "Standard deviation": lambda values: stdev(values) if len(values) > 1 else None,
     "Minimum": min,
@@ -177,13 +173,13 @@ def _repeats_tables(sources: Sequence[Source], title: str) -> list[Table]:
         place for place, label in enumerate(labels) if label.title.lower() != name_of(what.repeats).lower()
     ]
     seconds = what.metric("seconds")
-    heads = [labels[place] for place in kept]
-    heads += [Column(f"{name_of(what.repeats)}s".capitalize()), *map(Column, _STATISTICS)]
+    counted = f"{name_of(what.repeats)}s".capitalize()
+    heads = [*(labels[place] for place in kept), *map(Column, (counted, *_STATISTICS))]
     heads += [Column(f"Mean {seconds.title[:1].lower()}{seconds.title[1:]}")] if seconds else []
     lines = []
     for group, case in zip(groups, cases, strict=True):
-        cells = _statistics(group, metric)
-        cells += [_mean(group, seconds)] if seconds else []
+        cells = [_over(group, metric, len, "d"), *(_over(group, metric, one) for one in _STATISTICS.values())]
+        cells += [_over(group, seconds, fmean, ",.4g")] if seconds else []
         lines.append(Line((*(case[place] for place in kept), *cells)))
     remark = f"{metric.title}. Standard deviation: of a sample (n - 1). Of what was measured again the latest counts."
     return [Table(title, heads, lines, [remark, *remarks])]
@@ -193,17 +189,8 @@ def values_of(group: Iterable[Source], metric: Metric) -> list[tuple[Source, flo
     return [(source, value) for source in group if (value := read(metric, source.row)) is not None]
 
 
-def _statistics(group: Sequence[Source], metric: Metric) -> list[Cell]:
+def _over(group: Sequence[Source], metric: Metric, statistic: _Statistic, places: str = ",.3f") -> Cell:
     found = values_of(group, metric)
-    sources, values = tuple(source for source, _ in found), [value for _, value in found]
-    cells: list[Any] = [Cell(f"{len(values)}", len(values), sources)]
-    for statistic in _STATISTICS.values():
-        value = statistic(values) if values else None
-        cells.append(Cell() if value is None else Cell(f"{value:,.3f}", value, sources))
-    return cells
-
-
-def _mean(group: Sequence[Source], metric: Metric) -> Cell:
-    found = values_of(group, metric)
-    value = fmean(value for _, value in found) if found else None
-    return Cell() if value is None else Cell(digits(value), value, tuple(source for source, _ in found))
+    value = statistic([value for _, value in found]) if found else None
+    sources = tuple(source for source, _ in found)
+    return Cell() if value is None else Cell(format(value, places), value, sources)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from megaclass.bench.infer.cases import InferCase
-from megaclass.bench.train.cases import TrainCase
+from megaclass.bench.old_infer.cases import InferCase
+from megaclass.bench.old_train.cases import TrainCase
 from megaclass.errors import UserError
 from megaclass.report.nvidia import as_report, check_report, write_report
 from megaclass.results.rows import Row

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from megaclass.bench.loader.cases import EVALUATION, LoaderCase
-from megaclass.bench.loader.contender import Turn, whole_pass
+from megaclass.bench.old_loader.cases import EVALUATION, LoaderCase
+from megaclass.bench.old_loader.contender import Turn, whole_pass
 from megaclass.parallel.groups import World
 
 NAME = "dali"

@@ -18,7 +18,7 @@ def infer(words: list[str]) -> None:
     options_of_infer(parser)
     options = parse(parser, words)
 
-    from megaclass.bench.infer.plan import planned
+    from megaclass.bench.old_infer.plan import planned
     from megaclass.report.infer import comparisons, infer_tables
 
     show(planned(options), options, comparisons, infer_tables)

@@ -16,7 +16,7 @@ def loader(words: list[str]) -> None:
     options_of_loader(parser)
     options = parse(parser, words)
 
-    from megaclass.bench.loader.plan import on_images, planned
+    from megaclass.bench.old_loader.plan import on_images, planned
     from megaclass.report.loader import comparisons, loader_tables
 
     show(planned(options), options, comparisons, loader_tables, on_images(options))

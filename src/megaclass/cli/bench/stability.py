@@ -16,8 +16,8 @@ def stability(words: list[str]) -> int | None:
     options_of_stability(parser)
     config, options = configured(parser, words, lambda options, _: load_recipe(options.recipe))
 
-    from megaclass.bench.stability.cases import seeds
-    from megaclass.bench.stability.study import plan
+    from megaclass.bench.old_stability.cases import seeds
+    from megaclass.bench.old_stability.study import plan
 
     return _show(
         plan(config, load_recipe(options.recipe), seeds(options.seeds), options.world_size, options.output)
@@ -36,9 +36,9 @@ def options_of_stability(parser: Any) -> None:
 
 def _show(study: Any) -> int | None:
     """Train what is not done yet, and print what all seeds say. Returns 1 if none of them came to a result."""
-    from megaclass.bench.stability.console import SeedsConsole
-    from megaclass.bench.stability.seeds import kept, run
-    from megaclass.bench.stability.study import prepare
+    from megaclass.bench.old_stability.console import SeedsConsole
+    from megaclass.bench.old_stability.seeds import kept, run
+    from megaclass.bench.old_stability.study import prepare
     from megaclass.report.seed_curves import draw_seeds
     from megaclass.report.stability import stability_tables
     from megaclass.results.rundir import RunDirectory

@@ -22,7 +22,7 @@ def suite(words: list[str]) -> None:
         return
     directory = _directory(options)
 
-    from megaclass.bench.suite.plan import planned
+    from megaclass.bench.old_suite.plan import planned
     from megaclass.report.page import collect, require_room, write
     from megaclass.report.suite import comparisons, plan_table, suite_tables
 

@@ -19,7 +19,7 @@ def train(words: list[str]) -> None:
     options, given = parse_with_settings(parser, words)
     options.settings = settings_of(given)
 
-    from megaclass.bench.train.plan import planned
+    from megaclass.bench.old_train.plan import planned
     from megaclass.report.nvidia import check_report, write_report
     from megaclass.report.suite import comparisons, suite_tables
 

@@ -1,0 +1,134 @@
+"""``megaclass data pairs``, and that an evaluation does not depend on what the same faces are stored in."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+import tiny
+from megaclass.cli import main
+from megaclass.data.folder import FolderDataset
+from megaclass.data.verification_bin import VerificationBin
+
+PEOPLE, IMAGES = 24, 5
+LFW = os.environ.get("MEGACLASS_LFW", "")
+
+
+def said(capsys, *words, status=0):
+    """What a command printed; the single line of an error."""
+    assert main([str(word) for word in words]) == status
+    captured = capsys.readouterr()
+    if status:
+        assert captured.err.count("\n") == 1 and captured.err.startswith("megaclass: error: ")
+    return captured.err if status else captured.out
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """A folder as LFW's, of people whose images are alike but for noise; numbers have gaps."""
+    random = np.random.default_rng(0)
+    for person in range(PEOPLE):
+        folder = tmp_path / "faces" / f"Person_{person}"
+        folder.mkdir(parents=True)
+        pattern = cv2.resize(random.integers(0, 200, (4, 4, 3), np.uint8), (tiny.SIZE, tiny.SIZE))
+        for image in range(IMAGES):
+            pixels = pattern + random.integers(0, 56, pattern.shape, np.uint8)
+            (folder / f"{folder.name}_{1 + 2 * image:04d}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels))
+    return tmp_path / "faces"
+
+
+def zipped(folder: Path) -> Path:
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for image in sorted(folder.rglob("*.jpg")):
+            archive.write(image, image.relative_to(folder).as_posix())
+    return path
+
+
+def metrics_of(tmp_path, capsys, recipe, *words):
+    output = tmp_path / "metrics.json"
+    said(capsys, "evaluate", "verification", *words, "--recipe", recipe, "--output", output)
+    found = json.loads(output.read_text())["verification"]
+    output.unlink()
+    return found
+
+
+def test_drawn_pairs_are_the_same_in_every_form(tmp_path, faces, capsys):
+    names, numbers, packed = tmp_path / "names.txt", tmp_path / "numbers.txt", tmp_path / "set.bin"
+    draw = ("data", "pairs", faces, "--pairs", 120, "--folds", 4, "--seed", 3, "--output")
+    assert said(capsys, *draw, names) == f"wrote 120 pairs in 4 folds to {names}\n"
+    said(capsys, *draw, numbers, "--numbered")
+    said(capsys, *draw, packed)
+    folder, found = FolderDataset(faces), VerificationBin(packed)
+    lines = [line.split() for line in numbers.read_text().splitlines()]
+    assert lines[0] == ["4", "15"] == names.read_text().splitlines()[0].split()
+    for (one, other), first, second, same in zip(
+        lines[1:], found.first, found.second, found.same, strict=True
+    ):
+        assert folder.read(int(one)).encoded == found.read(first).encoded
+        assert folder.read(int(other)).encoded == found.read(second).encoded
+        assert same == (folder.labels()[int(one)] == folder.labels()[int(other)])
+    # A list turned into another form gives what was drawn in that form.
+    for source, output in ((names, "again.bin"), (numbers, "once_more.bin")):
+        said(capsys, "data", "pairs", faces, "--from", source, "--output", tmp_path / output)
+        assert (tmp_path / output).read_bytes() == packed.read_bytes()
+    said(capsys, "data", "pairs", faces, "--from", names, "--numbered", "--output", tmp_path / "again.txt")
+    assert (tmp_path / "again.txt").read_text() == numbers.read_text()
+    said(capsys, "data", "pairs", faces, "--from", numbers, "--output", tmp_path / "named.txt")
+    assert (tmp_path / "named.txt").read_text() == names.read_text()
+
+
+def test_every_form_is_evaluated_to_the_last_digit_alike(tmp_path, faces, capsys):
+    recipe = tiny.recipe(
+        tmp_path, evaluate={"task": "verification", "path": "x", "batch_size": 7, "flip": True}
+    )
+    names, numbers, packed = tmp_path / "names.txt", tmp_path / "numbers.txt", tmp_path / "set.bin"
+    records = tmp_path / "packed"
+    said(capsys, "data", "pairs", faces, "--pairs", 120, "--output", names)
+    said(capsys, "data", "pack", faces, records)
+    said(capsys, "data", "pairs", faces, "--from", names, "--numbered", "--output", numbers)
+    said(capsys, "data", "pairs", zipped(faces), "--from", names, "--output", packed)
+    found = metrics_of(tmp_path, capsys, recipe, packed)
+    assert found["pairs"] == 120 and 0.5 < found["pair_accuracy"] < 1
+    assert found == metrics_of(tmp_path, capsys, recipe, faces, "--pairs", names)
+    assert found == metrics_of(tmp_path, capsys, recipe, zipped(faces), "--pairs", names)
+    assert found == metrics_of(tmp_path, capsys, recipe, records, "--pairs", numbers)
+    assert found == metrics_of(tmp_path, capsys, recipe, faces, "--pairs", numbers)
+    # And a .bin made from records is that of the folder.
+    said(capsys, "data", "pairs", records, "--from", numbers, "--output", tmp_path / "of_records.bin")
+    assert (tmp_path / "of_records.bin").read_bytes() == packed.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--output: '' is no .bin (pairs and images) and no .txt (pairs)"),
+        (["--output", "x.npz"], "--output: 'x.npz' is no .bin"),
+        (["--output", "faces/Person_0/Person_0_0001.jpg"], "exists; name another file"),
+        (["--output", "x.bin", "--numbered"], "--numbered goes with a .txt"),
+        (["--output", "x.bin", "--pairs", "3"], "3 pairs cannot fill 10 folds"),
+        (["--output", "x.bin", "--folds", "1"], "6000 pairs cannot fill 1 folds"),
+        (["--output", "x.bin", "--seed", "-1"], "--seed: -1 is below 0"),
+        (["--output", "x.bin", "--from", "names.txt", "--seed", "1"], "--seed is for drawn pairs"),
+        (["--output", "x.txt", "--from", "names.txt"], "--from is a list of names already; add --numbered"),
+        (["--output", "x.bin", "--from", "absent.txt"], "absent.txt: cannot be read"),
+    ],
+)
+def test_bad_words_are_told_in_a_line(tmp_path, faces, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    said(capsys, "data", "pairs", "faces", "--pairs", 80, "--output", "names.txt")
+    before = sorted(tmp_path.rglob("*"))
+    assert message in said(capsys, "data", "pairs", "faces", *words, status=2)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_images_that_are_none_do_not_get_into_a_bin(tmp_path, faces, capsys):
+    for image in faces.rglob("*.jpg"):
+        image.write_bytes(b"no image at all")
+    error = said(capsys, "data", "pairs", faces, "--pairs", 80, "--output", tmp_path / "x.bin", status=2)
+    assert "not a JPEG, PNG" in error and not (tmp_path / "x.bin").exists()

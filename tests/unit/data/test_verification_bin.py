@@ -1,0 +1,195 @@
+"""Verification sets as they are found, by whatever they were written, and as they are written here."""
+
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+from megaclass.data import verification_bin
+from megaclass.data.decode import decode
+from megaclass.data.verification_bin import VerificationBin, write_bin
+from megaclass.errors import UserError
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "binset"
+EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
+WAYS = sorted(path.stem for path in FIXTURES.glob("*.bin") if path.stem != "mxnet")
+RGB = np.random.default_rng(0).integers(0, 256, (4, 12, 10, 3), dtype=np.uint8)
+JPEGS = [simplejpeg.encode_jpeg(pixels) for pixels in RGB]
+
+
+def dumped(folder, *content, protocol=4):
+    path = folder / "set.bin"
+    path.write_bytes(pickle.dumps(content, protocol))
+    return path
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_pickling_gives_the_same_images_and_pairs(way):
+    found = VerificationBin(FIXTURES / f"{way}.bin")
+    digests = [hashlib.sha256(found.read(index).encoded).hexdigest() for index in range(len(found))]
+    assert digests == EXPECTED["images"]
+    assert found.first.tolist() == [0, 2] and found.second.tolist() == [1, 3]
+    assert found.same.tolist() == EXPECTED["same"] and found.same.dtype == np.bool_
+    assert (
+        len(WAYS) == 13
+        and found.labels().tolist() == [0] * 4
+        and found.num_classes == 1
+        and found.name == way
+    )
+
+
+def test_mxnet_arrays_are_refused_with_a_way_out():
+    with pytest.raises(UserError, match=r"mxnet\.bin: .*holds mxnet arrays.*asnumpy\(\)") as refused:
+        VerificationBin(FIXTURES / "mxnet.bin")
+    assert "\n" not in str(refused.value)
+
+
+def test_an_image_of_many_pairs_is_kept_once_in_order_of_its_first(tmp_path):
+    a, b, c, _ = JPEGS
+    path = dumped(tmp_path, [b, a, a, bytes(bytearray(b)), c, a], [True, False, False])
+    found = VerificationBin(path)
+    assert [found.read(index).encoded for index in range(len(found))] == [b, a, c]
+    assert found.first.tolist() == [0, 1, 2] and found.second.tolist() == [1, 0, 1]
+    assert [found.describe(index) for index in range(3)] == [
+        f"{path} image 0 (of pair 0)",
+        f"{path} image 1 (of pair 0)",
+        f"{path} image 4 (of pair 2)",
+    ]
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_pixels_are_read_without_loss(tmp_path, protocol):
+    grey, fortran = RGB[3, :, :, 0], np.asfortranarray(RGB[1])
+    found = VerificationBin(dumped(tmp_path, [RGB[0], fortran, RGB[2], grey], (1, 0), protocol=protocol))
+    for index, expected in enumerate([RGB[0], RGB[1], RGB[2], np.repeat(grey[:, :, None], 3, 2)]):
+        np.testing.assert_array_equal(decode(found.read(index).encoded, "here"), expected)
+    assert found.same.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", ["<i8", ">i8", "<i4", ">u2", "u1", "i1", "?"])
+def test_answers_are_numpys_numbers_of_any_kind(tmp_path, protocol, kind):
+    wanted = [True, False]
+    for given in (np.array([1, 0], kind), [np.array(number, kind)[()] for number in (1, 0)]):
+        found = VerificationBin(dumped(tmp_path, JPEGS, given, protocol=protocol))
+        assert found.same.tolist() == wanted and found.same.dtype == np.bool_
+
+
+def test_images_as_opencv_encodes_them(tmp_path):
+    """(N, 1) in older versions, (N,) in newer ones; and a bytearray."""
+    row = cv2.imencode(".png", RGB[0])[1].reshape(-1)
+    path = dumped(
+        tmp_path, [row, row[:, None], row[None], bytearray(row.tobytes())], [True, True], protocol=2
+    )
+    found = VerificationBin(path)
+    assert {found.read(index).encoded for index in range(len(found))} == {row.tobytes()}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ((JPEGS,), r"holds a tuple, not the pair"),
+        ((JPEGS, [True, False], []), r"not the pair \(images, same\)"),
+        ((None, [True]), "its images are nothing, not a list"),
+        ((JPEGS, None), "its answers are nothing, not a list"),
+        ((JPEGS, [True]), "4 images for 1 pairs, which take two each"),
+        ((JPEGS, [True, False, True]), "4 images for 3 pairs"),
+        (([], []), "0 images for 0 pairs"),
+        (([*JPEGS[:3], "text"], [True, False]), "image 3 is text; it takes encoded bytes"),
+        (([*JPEGS[:3], b""], [True, False]), "image 3 has 0 bytes, too few for an image"),
+        (([*JPEGS[:3], RGB[0, :3, :3]], [True, False]), "image 3 has 27 bytes, too few for an image"),
+        (([*JPEGS[:3], RGB], [True, False]), r"image 3 is an array \(4, 12, 10, 3\)"),
+        (([*JPEGS[:3], RGB[0].transpose(2, 0, 1)], [True, False]), r"image 3 is an array \(3, 12, 10\)"),
+        (([*JPEGS[:3], RGB[0, 0, 0] > 3], [True, False]), "image 3 is an array"),
+        (([*JPEGS[:3], [1, 2]], [True, False]), "image 3 is a list"),
+        ((JPEGS, [True, 2]), "answer 1 is a number other than"),
+        ((JPEGS, [True, None]), "answer 1 is nothing"),
+        ((JPEGS, [[True], False]), "answer 0 is a list"),
+        ((JPEGS, np.array([1, 2])), "answer 1 is a number other than"),
+        ((JPEGS, np.array([-1, 0], np.int8)), "answer 0 is a number other than"),
+        ((JPEGS, np.array([1, 256], np.uint16)), "answer 1 is a number other than"),
+        ((JPEGS, [np.int64(1), np.int64(256)]), "answer 1 is a number other than"),
+        ((JPEGS, np.array([[1], [0]])), r"its answers are an array \(2, 1\) of i8, not a list"),
+        ((JPEGS, np.array([1.0, 0.0])), "an array of 'f8'; images are uint8, answers bool or whole numbers"),
+        (
+            (RGB.astype(np.int64), [True, False]),
+            r"its images are an array \(4, 12, 10, 3\) of i8, not a list",
+        ),
+        (([*JPEGS[:3], RGB[0].astype(np.float32)], [True, False]), "an array of 'f4'"),
+        (([*JPEGS[:3], Path("x")], [True, False]), r"asks for pathlib\.\w+, which no verification set needs"),
+    ],
+)
+def test_what_is_no_verification_set_is_refused_in_a_line(tmp_path, content, message):
+    path = dumped(tmp_path, *content)
+    with pytest.raises(UserError, match=message) as refused:
+        VerificationBin(path)
+    assert str(refused.value).startswith(f"{path}: ") and str(refused.value).isprintable()
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.bin: no such file"):
+        VerificationBin(tmp_path / "absent.bin")
+    (tmp_path / "folder.bin").mkdir()
+    with pytest.raises(UserError, match=r"folder\.bin: no such file"):
+        VerificationBin(tmp_path / "folder.bin")
+    (tmp_path / "empty.bin").touch()
+    with pytest.raises(UserError, match=r"empty\.bin is an empty file"):
+        VerificationBin(tmp_path / "empty.bin")
+
+
+def test_what_is_written_is_read_here_and_by_plain_pickle(tmp_path):
+    path = tmp_path / "set.bin"
+    a, b, c, _ = JPEGS
+    write_bin(path, iter([a, b, c, a]), [True, np.False_])
+    found = VerificationBin(path)
+    assert [found.read(index).encoded for index in range(len(found))] == [a, b, c]
+    # As InsightFace's load_bin does it, in a process that has nothing of ours.
+    code = (
+        "import pickle, sys; bins, issame_list = pickle.load(open(sys.argv[1], 'rb')); "
+        "assert all(type(b) is bytes for b in bins) and issame_list == [True, False]; "
+        "assert bins[0] == bins[3] and len(bins) == 2 * len(issame_list)"
+    )
+    subprocess.run([sys.executable, "-I", "-c", code, str(path)], check=True)
+    assert len(path.read_bytes()) < len(a) * 2 + len(b) + len(c)  # the repeated image is there once
+
+
+def test_nothing_is_overwritten_and_nothing_left_half_done(tmp_path):
+    path = tmp_path / "set.bin"
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match="exists and is not overwritten"):
+        write_bin(path, JPEGS, [True, False])
+    assert path.read_bytes() == b"mine"
+    with pytest.raises(UserError, match=r"cannot be written: No such file or directory"):
+        write_bin(tmp_path / "absent" / "set.bin", JPEGS, [True, False])
+    for same in ([], [True]):
+        with pytest.raises(ValueError, match="4 images for"):
+            write_bin(tmp_path / "other.bin", JPEGS, same)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["set.bin"]
+
+
+def test_what_another_wrote_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    path, dump = tmp_path / "set.bin", pickle.dump
+
+    def late(*content, **options):
+        path.write_bytes(b"mine")
+        dump(*content, **options)
+
+    monkeypatch.setattr(verification_bin.pickle, "dump", late)
+    with pytest.raises(UserError, match="exists and is not overwritten"):
+        write_bin(path, JPEGS, [True, False])
+    assert path.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"hello, pairs\n", b"a.jpg b.jpg 1\n", b"\xff\xd8\xff\xe0 image", b"\n"])
+def test_a_file_of_another_kind_is_no_pickle(tmp_path, content):
+    (tmp_path / "text.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"text\.bin is no pickle, and so no verification set") as refused:
+        VerificationBin(tmp_path / "text.bin")
+    assert "\n" not in str(refused.value)

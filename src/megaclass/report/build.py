@@ -161,7 +161,7 @@ def _ratio_headlines(group: Sequence[Source], leading: Sequence[Source], machine
 
 def _case(source: Source) -> str:
     """What a reader needs to know of a case: what the benchmark lets one sweep, and settings, where unusual."""
-    fields = declared(source.row.benchmark).fields()
+    fields = declared(source.row.benchmark).fields
     keys = [name for name, data in fields.items() if data.get("sweeps") and name != "seed"]
     keys += ["recipe", "backbone", "num_classes", "world_size", "precision", "settings"]
     case = {

@@ -104,7 +104,7 @@ def comparisons(rows: Sequence[Row]) -> list[str]:
 
 def _chosen(row: Row, case: Mapping[str, Any]) -> dict[str, Any]:
     """Of an unfolded case what somebody chose: parameters that sweep, and settings."""
-    fields = declared(row.benchmark).fields()
+    fields = declared(row.benchmark).fields
     return {
         key: value for key, value in case.items() if key not in row.case or fields.get(key, {}).get("sweeps")
     }

@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 
 from megaclass.report.table import Cell, Column, Line, Table, text_table, to_rich
 from megaclass.report.words import changes
 
 
-def verification_table(metrics: Mapping[str, Any], title: str = "Verification") -> Group:
+def verification_table(metrics: Mapping[str, Any], title: str = "Verification") -> RenderableType:
     """The table of ``verification_metrics``, with ``one_shot_20way`` (0..1), of 20 or any other number of ways,
     and the pairs of ``all_pairs_tar`` if they are there: TAR and AUC are then of those."""
     pairs = f"{metrics['pairs']:,} pairs"
@@ -32,12 +32,12 @@ def verification_table(metrics: Mapping[str, Any], title: str = "Verification") 
     return _pairs(f"{title} ({pairs})", lines)
 
 
-def classification_table(metrics: Mapping[str, Any], title: str = "Classification") -> Group:
+def classification_table(metrics: Mapping[str, Any], title: str = "Classification") -> RenderableType:
     """The table of ``classification_metrics``."""
     return _pairs(title, [(f"top {k}", _percent(metrics[f"top{k}"])) for k in (1, 5)])
 
 
-def prediction_table(guesses: Sequence[Mapping[str, Any]]) -> Group:
+def prediction_table(guesses: Sequence[Mapping[str, Any]]) -> RenderableType:
     """The best classes of an image: ``rank``, ``label``, ``class``, ``name``, ``probability`` or ``cosine`` of each.
 
     ``class`` and ``name`` may be None; a column of which all are is left out, and without a class the label stands.
@@ -58,7 +58,7 @@ def score_text(guess: Mapping[str, Any]) -> str:
     return _percent(guess["probability"]) if "probability" in guess else f"{guess['cosine']:.4f}"
 
 
-def info_table(found: Mapping[str, Any]) -> Group:
+def info_table(found: Mapping[str, Any]) -> RenderableType:
     """The table of a ``SetInfo.row()``."""
     spread, empty = found["images_per_class"], found["classes_without_images"]
     covered = f"0..{found['classes'] - 1:,}"
@@ -95,7 +95,7 @@ def info_table(found: Mapping[str, Any]) -> Group:
 
 def check_table(
     path: str, counts: Mapping[str, int], kinds: Mapping[str, str], images: int, decoded: int
-) -> Group:
+) -> RenderableType:
     """How many findings of each of the ``kinds`` (name -> what it means) there are."""
     lines = [("images", f"{images:,}"), ("of these decoded", f"{decoded:,}")]
     lines += [(text, f"{counts[kind]:,}") for kind, text in kinds.items() if counts.get(kind)]
@@ -105,11 +105,14 @@ def check_table(
 def plan_tables(plan: Sequence[Any]) -> Group:
     """The cases of a suite: those to be measured, and how they were scaled down; then what is left out, by reason."""
     measured = [
-        (one.case.text, changes(one.asked.parameters(), one.case.parameters()) if one.asked else "")
+        (
+            one.case.text,
+            changes(asked.parameters(), one.case.parameters()) if (asked := one.original_case) else "",
+        )
         for one in plan
         if not one.skip
     ]
-    left_out = [((one.asked or one.case).text, one.skip) for one in plan if one.skip]
+    left_out = [((one.original_case or one.case).text, one.skip) for one in plan if one.skip]
     tables = (
         text_table("To be measured", ("case", "scaled down from what was published"), measured),
         text_table("Left out", ("case", "reason"), left_out),
@@ -117,7 +120,7 @@ def plan_tables(plan: Sequence[Any]) -> Group:
     return Group(*(to_rich(table) for table in tables if table.lines))
 
 
-def _pairs(title: str, lines: Iterable[Sequence[str]]) -> Group:
+def _pairs(title: str, lines: Iterable[Sequence[str]]) -> RenderableType:
     """Names, and numbers to the right."""
     table = text_table(title, ("", ""), lines)
     return to_rich(Table(title, [Column("", False), Column("")], table.lines))

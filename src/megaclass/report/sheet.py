@@ -24,6 +24,7 @@ _CAPTION, _MARGIN, _TITLE, _PLOT = 190, 24, 64, 260  # pixels
 _BARS = 40  # up to so many classes each has a bar of its own
 # Of predictions: columns of cards, guesses on one, pixels of these, and the colours of bars and their ground.
 _CARDS, _GUESSES, _GUESSES_WIDE, _NUMBER = 3, 5, 270, 62
+_GUESS: dict[str, Any] = {"fontsize": 8.5, "va": "center"}
 _BAR, _GROUND = (0xB3, 0xD4, 0xE8), (0xF2, 0xF2, 0xF2)
 
 Card = tuple[str, np.ndarray, Sequence[Mapping[str, Any]]]
@@ -118,7 +119,7 @@ def draw_predictions(path: str | Path, cards: Sequence[Card]) -> None:
                 bar_HWC[:, : round(longest * max(0.0, score))] = _BAR
                 sheet.paste(left, top + row * line, bar_HWC)
                 words = guess["name"] or guess["class"] or f"class {guess['label']}"
-                middle, style = top + row * line + line / 2 - 2, {"fontsize": 8.5, "va": "center"}
+                middle, style = top + row * line + line / 2 - 2, _GUESS
                 sheet.write(left + _GAP, middle, words, longest - _NUMBER, "beginning", **style)
                 sheet.write(left + longest - _GAP, middle, score_text(guess), longest, ha="right", **style)
         sheet.save(path)

@@ -1,12 +1,13 @@
 """One table for everything that is reported, and one renderer for each place: console, Markdown, CSV (HTML is the
 template's, page.html). Text is plain text: escaping is the renderers' affair, each in its own language."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -101,32 +102,62 @@ def printable(text: str) -> str:
 # -- console --------------------------------------------------------------------------------------------
 
 
-def to_rich(table: Table) -> Group:
-    """For a console: heads wrap, numbers do not, and what has to be said stands below."""
-    notes = table.notes
-    made = RichTable(
-        title=escape(printable(table.title)) or None,
-        title_justify="left",
-        title_style="bold",
-        show_header=any(column.title for column in table.columns),
-        box=None,
-        padding=(0, 0, 0, 1),
+def to_rich(table: Table) -> "_Shown":
+    """For a console: heads wrap, numbers do not, columns that find no room stand in a further part below with the
+    labels repeated, and what has to be said follows."""
+    return _Shown(table)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Learns the width of the console when it is shown."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table, notes = self.table, self.table.notes
+        if table.title:
+            yield Text(printable(table.title), "bold")
+        least, whole = zip(*(_widths(table, place) for place in range(len(table.columns))), strict=True)
+        for places in _parts(table, least, options.max_width):
+            made = RichTable(
+                show_header=any(column.title for column in table.columns), box=None, padding=(0, 1, 0, 0)
+            )
+            room = options.max_width - sum(least[place] + 1 for place in places)
+            for place in places:
+                column, more = table.columns[place], max(0, min(whole[place] - least[place], room))
+                justify: Literal["right", "left"] = "right" if column.numeric else "left"
+                made.add_column(
+                    escape(column.title), justify=justify, width=least[place] + more, overflow="fold"
+                )
+                room -= more
+            for line in table.lines:
+                made.add_row(*(_console_cell(line.cells[place], notes) for place in places))
+            yield made
+        below = [*table.remarks, *(f"{place}. {note}" for place, note in enumerate(notes, start=1))]
+        yield from (Text(printable(text), "dim") for text in below)
+
+
+def _parts(table: Table, least: Sequence[int], width: int) -> list[list[int]]:
+    """The places of columns that fit beside one another: labels, which lead, and as many others as find room."""
+    labels = list(
+        itertools.takewhile(lambda place: not table.columns[place].numeric, range(len(table.columns)))
     )
-    for place, column in enumerate(table.columns):
-        words = (line.cells[place].text for line in table.lines)
-        parts = [text for word in words for text in ([word] if column.numeric else word.split())]
-        head = max(map(len, column.title.split()), default=1)
-        least = max(min(head, 12), min(max(map(len, parts), default=1), 24))
-        made.add_column(
-            escape(column.title),
-            justify="right" if column.numeric else "left",
-            min_width=least,
-            overflow="fold",
-        )
-    for line in table.lines:
-        made.add_row(*(_console_cell(cell, notes) for cell in line.cells))
-    below = [*table.remarks, *(f"{place}. {note}" for place, note in enumerate(notes, start=1))]
-    return Group(made, *(Text(printable(text), "dim") for text in below))
+    parts = [list(labels)]
+    for place in range(len(labels), len(table.columns)):
+        if sum(least[one] + 1 for one in (*parts[-1], place)) > width and len(parts[-1]) > len(labels):
+            parts.append(list(labels))
+        parts[-1].append(place)
+    return parts
+
+
+def _widths(table: Table, place: int) -> tuple[int, int]:
+    """The width below which a column would break a number, or a word of its head; and that of all in one line."""
+    column, cells = table.columns[place], [line.cells[place] for line in table.lines]
+    whole = [len(cell.text) + 2 * len(cell.notes) for cell in cells] or [1]
+    words = whole if column.numeric else [len(word) for cell in cells for word in cell.text.split()] or [1]
+    head = [len(word) for word in column.title.split()] or [1]
+    return max(min(max(words), 30), min(max(head), 14)), max(*whole, len(column.title))
 
 
 def _console_cell(cell: Cell, notes: list[str]) -> Text:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, stdev
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from megaclass.bench.case import Metric
 from megaclass.report.compared import (
@@ -20,6 +20,7 @@ from megaclass.report.words import (
     changes,
     declared,
     digits,
+    key_of,
     name_of,
     number,
     read,
@@ -39,11 +40,16 @@ def own_tables(sources: Sequence[Source], machine: str = "") -> list[Table]:
     return [*_repeats_tables(sources, f"{title}, repeated{where}"), rows]
 
 
-def case_columns(sources: Sequence[Source]) -> tuple[list[Column], list[list[Cell]], list[str]]:
-    """What differs between the cases: heads, and the cells of each row; and as remarks what is the same."""
+def case_columns(
+    sources: Sequence[Source], *, brief: bool = False
+) -> tuple[list[Column], list[list[Cell]], list[str]]:
+    """What differs between the cases: heads, and the cells of each row; and as remarks what is the same. brief: no
+    more than tells them apart, and what somebody chose."""
     named = len({source.row.implementation for source in sources}) > 1
     cases = unfolded([source.row.case for source in sources])
     keys, same = split_case(cases)
+    if brief:
+        keys = _telling(sources, cases, keys)
     heads = ["Implementation"] * named + [name_of(key)[:1].upper() + name_of(key)[1:] for key in keys]
     cells = [
         [Cell(source.row.implementation)] * named
@@ -52,6 +58,23 @@ def case_columns(sources: Sequence[Source]) -> tuple[list[Column], list[list[Cel
     ]
     remarks = [f"The same in all: {same}."] if same else []
     return [Column(head, False) for head in heads], cells, remarks
+
+
+def _telling(sources: Sequence[Source], cases: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
+    fields = declared(sources[0].row.benchmark).fields
+    chosen = [key for key in keys if fields.get(key, {}).get("sweeps") or key not in sources[0].row.case]
+
+    def distinct(kept: Sequence[str]) -> int:
+        told = (
+            [source.row.implementation, *map(case.get, kept)]
+            for source, case in zip(sources, cases, strict=True)
+        )
+        return len(set(map(key_of, told)))
+
+    for key in keys:
+        if key not in chosen and distinct([*chosen, key]) > distinct(chosen):
+            chosen.append(key)
+    return chosen
 
 
 def number_cell(source: Source, value: float | None, notes: tuple[str, ...] = ()) -> Cell:
@@ -64,7 +87,7 @@ def number_cell(source: Source, value: float | None, notes: tuple[str, ...] = ()
 def rows_table(title: str, sources: Sequence[Source], *, brief: bool = False) -> Table:
     """A line for each row, whatever its status: what differs, the metrics, and what rows that took turns say."""
     metrics = declared(sources[0].row.benchmark).metrics
-    labels, cases, remarks = case_columns(sources)
+    labels, cases, remarks = case_columns(sources, brief=brief)
     measures = [(metric.title, _read(metric)) for metric in metrics]
     measures += [
         ("Weak scaling", _scaling(sources, weak=True)),

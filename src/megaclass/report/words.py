@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from megaclass.bench.case import Benchmark, Metric
+from megaclass.bench.case import Metric
 from megaclass.results.rows import Row, setting_text
 
 OURS = "megaclass"
@@ -48,22 +48,36 @@ def short(count: float) -> str:
 
 
 @dataclass(frozen=True)
-class _Unknown:
-    """The case of a benchmark that this megaclass does not have."""
+class Declared:
+    """What reports want to know of a benchmark, see :class:`megaclass.bench.case.Benchmark`. fields: the metadata of
+    its case's fields, by name."""
+
+    title: str
+    metrics: tuple[Metric, ...]
+    headline: str
+    repeats: str
+    fields: Mapping[str, Mapping[str, Any]]
+
+    def metric(self, key: str) -> Metric | None:
+        return next((metric for metric in self.metrics if metric.key == key), None)
+
+
+# What every row may have, for benchmarks that this megaclass does not know.
+_ANY = (
+    Metric("latency_p50_ms", "Median step, ms", lambda row: row.step_ms.get("p50"), "lower", "p50"),
+    Metric("samples_per_second", "Samples/s", lambda row: row.samples_per_second, "higher", "p50"),
+)
 
 
 @cache
-def declared(name: str) -> Benchmark:
-    """The benchmark of that name; for an unknown one, what every row may have."""
+def declared(name: str) -> Declared:
+    """What the benchmark of that name says of itself."""
     from megaclass.bench import BENCHMARKS
 
-    if name in BENCHMARKS:
-        return BENCHMARKS[name]
-    metrics = (
-        Metric("latency_p50_ms", "Median step, ms", lambda row: row.step_ms.get("p50"), "lower", "p50"),
-        Metric("samples_per_second", "Samples/s", lambda row: row.samples_per_second, "higher", "p50"),
-    )
-    return Benchmark(name, name, "", _Unknown, metrics, "samples_per_second")
+    if name not in BENCHMARKS:
+        return Declared(name, _ANY, "samples_per_second", "", {})
+    found = BENCHMARKS[name]
+    return Declared(found.title, found.metrics, found.headline, found.repeats, found.fields())
 
 
 @cache

@@ -74,7 +74,7 @@ def judge(earlier: Steps, later: Steps, threshold: float = 0.05) -> Verdict:
         return Verdict(UNCLEAR, None, "no timed steps")
     if min(*earlier.samples_ms, *later.samples_ms) <= 0:
         raise ValueError("steps take time: a sample is not above 0")
-    if median(later.samples_ms) < median(earlier.samples_ms):
+    if _order(later) < _order(earlier):  # the quicker one first, so that exchanged runs mirror the verdict
         found = judge(later, earlier, threshold)
         ratio = found.ratio and Ratio(1 / found.ratio.value, 1 / found.ratio.high, 1 / found.ratio.low)
         return Verdict(FASTER if found.word == SLOWER else found.word, ratio, found.reason)
@@ -95,6 +95,10 @@ def judge(earlier: Steps, later: Steps, threshold: float = 0.05) -> Verdict:
         hidden = "" if longer else ", and whole steps do not show it"
         return Verdict(SLOWER if longer else UNCLEAR, ratio, waits + hidden)
     return _undecided(earlier, later, ratio, threshold)
+
+
+def _order(run: Steps) -> tuple[float, Sequence[float]]:
+    return median(run.samples_ms), list(run.samples_ms)
 
 
 def _waiting(earlier: Steps, later: Steps, threshold: float) -> str:

@@ -113,7 +113,10 @@ def test_what_a_suite_fitted_otherwise_is_told():
 
     for earlier, later in ((64, 32), (64, 1024), (1024, 64)):
         (missing,) = compared([row(), suite(earlier)], [row(), suite(later)]).missing
-        assert f"the suite was fitted otherwise (global batch {earlier:,} → {later:,})" in missing.reason
+        assert (
+            "the suite was fitted otherwise" in missing.reason
+            and f"{earlier:,} → {later:,}" in missing.reason
+        )
         with pytest.raises(UserError, match=r"no case in common.*the suite was fitted"):
             compared([suite(earlier)], [suite(later)])
     (missing,) = compared([row(), suite(64)], [row(), suite(32, asked=512)]).missing

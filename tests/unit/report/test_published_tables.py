@@ -167,7 +167,7 @@ def test_a_row_that_was_scaled_down_is_marked_labelled_by_what_ran_and_has_no_ra
     assert not ratios and own.cells[SPEED].text.endswith("*") and "not comparable" in table.remarks[0]
     assert texts(own.cells[1:SPEED]) == ["", "", "", "64", "", "", ""]
     (note,) = own.cells[SPEED].notes
-    for part in ("batch 1,024 → 64", "precision fp16 → bf16", "1 of 8 simulated ranks"):
+    for part in ("1,024 → 64", "precision fp16 → bf16", "1 of 8 simulated ranks"):
         assert part in note
     (tmp_path / "again").mkdir()
     text = render_csv(document_of(tmp_path / "again", [scaled], against=[ARCFACE[0]]), tmp_path)

@@ -97,4 +97,5 @@ def resampled(
         method="percentile",
         rng=0,
     ).confidence_interval
-    return float(found.low), float(found.high)
+    low, high = sorted((float(found.low), float(found.high)))  # equal ones may be apart by rounding
+    return low, high

@@ -131,7 +131,7 @@ def _headlines(group: Sequence[Source], machine: str) -> list[Headline]:
     detail += " (scaled down to fit)" if scaled_down(best.row) else ""
     basis = basis if what.repeats or len(rated) > 1 else ""
     found = [Headline(digits(value), unit, detail, machine, _basis(best, basis), best)]
-    return found + _ratio_headlines(group, [source for source, _ in rated], machine)
+    return found + _ratio_headlines(group, machine)
 
 
 def _fit_to_lead(rated: list[tuple[Source, float]]) -> list[tuple[Source, float]]:
@@ -139,24 +139,29 @@ def _fit_to_lead(rated: list[tuple[Source, float]]) -> list[tuple[Source, float]
     asked for, and the least work is the fastest: the others go first, and the most classes."""
     rated = [pair for pair in rated if pair[0].row.case.get("simulate_ranks", 1) == 1] or rated
     rated = [pair for pair in rated if not scaled_down(pair[0].row)] or rated
-    classes = [number(source.row.case.get("num_classes")) or 0 for source, _ in rated]
-    return [pair for pair, count in zip(rated, classes, strict=True) if count == max(classes)]
+    most = max((_classes(source) for source, _ in rated), default=0)
+    return [pair for pair in rated if _classes(pair[0]) == most]
 
 
-def _ratio_headlines(group: Sequence[Source], leading: Sequence[Source], machine: str) -> list[Headline]:
-    """For every other implementation, beside the first of ours that took turns with it at the leading work."""
+def _ratio_headlines(group: Sequence[Source], machine: str) -> list[Headline]:
+    """For every other implementation, beside the first of ours that took turns with it, at the most classes."""
+    rows = [source.row for source in sorted(group, key=_classes, reverse=True)]
     sources = {id(source.row): source for source in group}
     found: dict[str, Headline] = {}
-    for row in (source.row for source in group if source.row.implementation != OURS):
-        mine = reference_of(row, [source.row for source in group])
-        ratio = times_as_fast(mine, row) if mine and sources[id(mine)] in leading else None
+    for row in (row for row in rows if row.implementation != OURS):
+        mine = reference_of(row, rows)
+        ratio = times_as_fast(mine, row) if mine else None
         if mine and ratio and row.implementation not in found:
-            first, title = sources[id(mine)], declared(row.benchmark).title
-            precisions = f"{mine.case.get('precision')} beside its {row.case.get('precision')}"
-            detail = f"{title} {ratio_text(ratio)}, {precisions}: {_case(first)}"
+            first, precisions = sources[id(mine)], [one.case.get("precision") for one in (mine, row)]
+            beside = ", {} beside its {}".format(*precisions) if all(precisions) else ""
+            detail = f"{declared(row.benchmark).title} {ratio_text(ratio)}{beside}: {_case(first)}"
             text, unit = quotient_text(ratio.value), f"times as fast as {row.implementation}"
             found[row.implementation] = Headline(text, unit, detail, machine, _basis(first, ""), first)
     return list(found.values())
+
+
+def _classes(source: Source) -> float:
+    return number(source.row.case.get("num_classes")) or 0.0
 
 
 def _case(source: Source) -> str:

@@ -1,9 +1,9 @@
 """How a benchmark declares itself, once: its case, its metrics, and what runs it.
 
-A benchmark is one file in this folder: a frozen :class:`Case` dataclass whose fields say how they stand on the command
-line, the class that ``prepare`` makes and whose ``turn`` is timed, a list of metrics, and the :class:`Benchmark` that names
-them. Flags, sweep, row, console, page, curve and headline all follow from these. Reports read declarations on machines
-without torch: a benchmark's file imports torch inside its functions.
+A benchmark is one file in this folder: a frozen :class:`Case` dataclass whose fields say how they stand on the
+command line, the class that ``prepare`` makes and whose ``turn`` is timed, a list of metrics, and the
+:class:`Benchmark` that names them. Flags, sweep, row, console, page, curve and headline all follow from these.
+Reports read declarations on machines without torch: a benchmark's file imports torch inside its functions.
 """
 
 import dataclasses
@@ -167,10 +167,10 @@ class Metric:
     """A number that a row of the benchmark has.
 
     key: as published reports name what they measured (``samples_per_second``, ``gpu_memory_mb``, ``latency_p99_ms``),
-    or as ``megaclass compare`` does. title: heads a column, with the unit. read: the number off an ``ok`` row, None where
-    it has none. better: ``higher``, ``lower``, or nothing where neither is. statistic: of the timed steps, which the number
-    follows from (``mean``, ``p50`` .. ``p100``), so that its interval can be resampled; empty where it does not.
-    always: a column even where it is empty in all rows.
+    or as ``megaclass compare`` does. title: heads a column, with the unit. read: the number off an ``ok`` row, None
+    where it has none. better: ``higher``, ``lower``, or nothing where neither is. statistic: of the timed steps,
+    which the number follows from (``mean``, ``p50`` .. ``p100``), so that its interval can be resampled; empty where
+    it does not. always: a column even where it is empty in all rows.
     """
 
     key: str
@@ -225,7 +225,7 @@ EPOCHS_SPEED = Metric(
 )
 MEMORY = Metric("gpu_memory_mb", "Memory, MiB", _memory_mb, "lower")
 FLOPS = Metric("flops_per_second", "GFLOP/s", value_of("work", "flops_per_second", 1e-9), "higher")
-OF_LIMIT = Metric("flops_share", "GFLOP/s, % of this machine's limit", share_of_limit("flops"), "higher")
+OF_LIMIT = Metric("flops_share", "Of limit, %", share_of_limit("flops"), "higher")
 
 
 class Turns(Protocol):
@@ -307,13 +307,13 @@ class Benchmark:
     and spread are told; empty where none is.
 
     In the worker, whose process measures one implementation: libraries(case, world) lets what is loaded at first use
-    load, which is no memory of an implementation; prepare(case, world, name, options) makes it ready for its first turn;
-    limits(case, world) measures what the machine can do at most when it is gone.
-    In the sweep: flags are options that are no fields; settings: ``--section.key`` values of a recipe are taken too, as
-    ``options.settings``; cases(options) are asked for, by default :func:`cases_of`, and may set ``options.output`` to the
-    file of the rows; implementations(case, options) take turns in each;
-    flops(case) is the work of a process, for the time left; surroundings(planned) holds while the case is measured, and
-    gives what is measured; measures(name, case, turns, limits) are the fields of an ``ok`` row.
+    load, which is no memory of an implementation; prepare(case, world, name, options) makes it ready for its first
+    turn; limits(case, world) measures what the machine can do at most when it is gone. In the sweep: flags are
+    options that are no fields; settings: ``--section.key`` values of a recipe are taken too, as ``options.settings``;
+    cases(options) are asked for, by default :func:`cases_of`, and may set ``options.output`` to the file of the rows;
+    implementations(case, options) take turns in each; flops(case) is the work of a process, for the time left;
+    surroundings(planned) holds while the case is measured, and gives what is measured; measures(name, case, turns,
+    limits) are the fields of an ``ok`` row.
     """
 
     name: str

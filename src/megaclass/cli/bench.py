@@ -28,7 +28,10 @@ def bench(words: list[str]) -> int | None:
     if not words:
         raise UserError(f"which benchmark? known: {', '.join(helps)}")
     lookup(helps, words[0], "benchmark")
-    return _suite(words[1:]) if words[0] == "suite" else _run(BENCHMARKS[words[0]], words[1:])
+    if words[0] != "suite":
+        return _run(BENCHMARKS[words[0]], words[1:])
+    _suite(words[1:])
+    return None
 
 
 def _run(benchmark: Benchmark, words: list[str]) -> int | None:
@@ -148,7 +151,8 @@ def _suite(words: list[str]) -> None:
     _add_sweep(parser, "directory of rows and report; default: runs/suite-NAME")
     options = parse(parser, words)
     if not options.name:
-        return _list_suites()
+        _list_suites()
+        return
     directory = Path(options.output or Path("runs") / f"suite-{options.name}")
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--output: {directory} is a file; name a directory")
@@ -162,13 +166,12 @@ def _suite(words: list[str]) -> None:
     heading = report.plan_tables(found)
     if options.plan:
         Console(highlight=False).print(heading)
-        return None
+        return
     report.require_room(directory)  # before hours of measuring
     options.output = str(directory / "rows.jsonl")
     _measured(sweep, found, options, heading)
     for path in report.write_page([str(directory)], directory):
         print(path)
-    return None
 
 
 def _list_suites() -> None:

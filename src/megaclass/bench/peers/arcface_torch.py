@@ -1,5 +1,5 @@
-"""InsightFace's arcface_torch: its own backbones, losses.py, partial_fc_v2.py and lr_scheduler.py, run unchanged; its head
-alone as ``bench head`` measures one, and the loop of its train_v2.py as ``bench train`` does.
+"""InsightFace's arcface_torch: its own backbones, losses.py, partial_fc_v2.py and lr_scheduler.py, run unchanged; its
+head alone as ``bench head`` measures one, and the loop of its train_v2.py as ``bench train`` does.
 
 Shapes: b = rows of this rank, S = image size.
 """
@@ -130,7 +130,7 @@ def why_not(case: Any, config: Config) -> str:
 
 
 def changes(case: Any) -> dict[str, Any]:
-    """Fields of the case that its loop runs otherwise; beside 16-bit products there is no tf32, as its script leaves it."""
+    """Fields of the case that its loop runs otherwise; there is no tf32 beside 16-bit products, as in its script."""
     return {"precision": _precision(case), "tf32": False}
 
 

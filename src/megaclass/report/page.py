@@ -1,4 +1,4 @@
-"""``megaclass report``: rows of benchmarks as a page (templates/page.html), as Markdown and as CSV, beside published numbers."""
+"""``megaclass report``: rows of benchmarks as a page, as Markdown and as CSV, beside published numbers."""
 
 import base64
 import csv

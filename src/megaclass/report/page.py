@@ -71,6 +71,11 @@ def write(document: Document, directory: Path) -> list[Path]:
     return [directory / name for name in writers]
 
 
+def write_page(paths: Sequence[str], directory: Path) -> list[Path]:
+    """The three files of rows that lie in these files and directories."""
+    return write(collect(paths), directory)
+
+
 def _replace(path: Path, content: bytes) -> None:
     """Write it whole, or leave what was there. A link is replaced, and not what it names."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,5 +1,5 @@
 """One table for everything that is reported, and one renderer for each place: console, Markdown, CSV (HTML is the
-template's, page.html). Text is plain text: escaping is the renderers' affair, each in its own language."""
+template's, templates/page.html). Text is plain text: escaping is the renderers' affair, each in its own language."""
 
 import itertools
 import re

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from made_rows import row
+from made_rows import lost, row
 from megaclass import report
 from megaclass.errors import UserError
 from megaclass.report.console import classification_table, verification_table
@@ -162,4 +162,4 @@ def test_the_curves_of_seeds_are_the_metric_where_all_evaluated_it_several_times
     rows = [row("stability", {"seed": s, "metric": "top1", "recipe": "tiny"}, 1.0) for s in range(3)]
     (path,) = report.draw_seeds(tmp_path, rows)
     assert imread(path).shape[:2] == (500, 900) and path.name == "curves.png"
-    assert report.draw_seeds(tmp_path, []) == []
+    assert report.draw_seeds(tmp_path, [lost("stability", {}, "failed", "x")]) == []

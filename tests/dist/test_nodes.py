@@ -50,8 +50,8 @@ def gradients_of(hook, steps=3, new_data=True):
 
 
 def places():
-    nodes = groups.grouping("node")
-    assert groups.grouping("node").within.process_group is nodes.within.process_group  # made once
+    nodes = groups.all_ranks().split("node")
+    assert groups.all_ranks().split("node").within.process_group is nodes.within.process_group  # made once
     return nodes.within.rank, nodes.within.size, nodes.across.rank, nodes.across.size
 
 
@@ -163,11 +163,3 @@ def test_nodes_of_different_sizes_and_ranks_without_a_place(monkeypatch):
     with pytest.raises(ValueError, match="shard_group"):
         PartialFC(3, 2, shard_group="house")
 
-
-def test_simulated_nodes():
-    """One process as rank 0 of 8 on nodes of 4: it shares the classes with 3, and sees the batches of 4."""
-    with groups.simulated(8, lambda tensor: torch.cat([tensor] * 8), node_ranks=4):
-        head = PartialFC(100, 8, shard_group="node")
-        assert head.class_range == (0, 25) and head.grouping.across.size == 2
-        assert torch.isfinite(head(torch.ones(2, 8), torch.tensor([1, 60])))
-        assert head.grouping.within.all_gather_rows(torch.ones(2, 8)).shape == (8, 8)

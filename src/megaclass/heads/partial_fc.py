@@ -32,7 +32,7 @@ from megaclass.heads.shard import Shard
 from megaclass.heads.softmax import NORM_FLOOR, MicroBatch, inverse_norms
 from megaclass.heads.storage import Rows, Storage
 from megaclass.heads.tiles import ActiveRows
-from megaclass.parallel import groups
+from megaclass.parallel.groups import Group, Grouping, all_ranks
 from megaclass.parallel.seeding import derive_key
 
 PARALLELISMS = ("model", "data")
@@ -65,6 +65,7 @@ class PartialFC(nn.Module):
         placement: ``device``, or ``host``: centres and momentum lie in the machine's memory, and the rows of a step
             travel to the device and back (for ``sample_rate`` below 1).
         kernels: ``triton``, ``torch``, or ``auto``: Triton on CUDA where it works.
+        group: the ranks of the job, which make the same calls; None: all of the world.
         tile_mb: memory for one tile's intermediates in plain PyTorch, MB; 0 picks 16 on a CPU, 256 on a GPU.
 
     Attributes:
@@ -93,6 +94,7 @@ class PartialFC(nn.Module):
         seed: int = 0,
         tile_mb: float = 0.0,
         device: torch.device | str = "cpu",
+        group: Group | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 1 or embedding_dim < 1:
@@ -111,6 +113,7 @@ class PartialFC(nn.Module):
             raise ValueError(f"placement must be one of {PLACEMENTS}, got {placement!r}")
         if placement == "host" and sample_rate == 1.0:
             raise ValueError("placement 'host' fetches the rows of a sample: it needs a sample_rate below 1")
+        self._group = group
         self.device = torch.empty(0, device=device).device  # with its index
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.margin = margin or Margin()
@@ -130,9 +133,10 @@ class PartialFC(nn.Module):
         self._make_shard()
 
     @property
-    def grouping(self) -> groups.Grouping:
+    def grouping(self) -> Grouping:
         """``within``: the ranks that share the classes; ``across``: the replicas, which hold the same ones."""
-        return groups.grouping("rank" if self.parallelism == "data" else self.shard_group)
+        everyone = self._group or all_ranks()
+        return everyone.split("rank" if self.parallelism == "data" else self.shard_group)
 
     def empty_rows(self) -> Rows:
         """A table of zeros for the classes of this rank, as ``storage`` and ``placement`` say."""
@@ -175,7 +179,7 @@ class PartialFC(nn.Module):
         """
         if self.sample_rate < 1.0:
             self._check_labels(labels_b)
-            self._active = self._draw(groups.all_ranks().all_gather_rows(labels_b.long()))
+            self._active = self._draw((self._group or all_ranks()).all_gather_rows(labels_b.long()))
 
     def _draw(self, labels_G: Tensor) -> ActiveRows:
         start, stop = self.class_range

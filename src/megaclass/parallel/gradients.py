@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from megaclass.errors import UserError
-from megaclass.parallel import traffic
-from megaclass.parallel.groups import Grouping, grouping
+from megaclass.parallel.groups import Grouping, all_ranks
 
 REDUCTIONS = ("flat", "hierarchical")
 COMPRESSIONS = ("none", "fp16", "bf16", "powersgd")
@@ -56,7 +55,7 @@ def communication_hook(reduce: str, compression: str) -> tuple[Any, Hook] | None
         return state, _low_rank
     if reduce == "flat" and compression == "none":
         return None
-    units = grouping("node" if reduce == "hierarchical" else "rank")
+    units = all_ranks().split("node" if reduce == "hierarchical" else "rank")
     stream = torch.cuda.Stream() if dist.get_backend() == "nccl" else None
     return _Way(units, _DTYPES.get(compression), stream), average
 
@@ -104,7 +103,7 @@ def average(way: _Way, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     buffer, within, across = bucket.buffer(), way.units.within, way.units.across
     on_gpu = buffer.device.type == "cuda"
     future: torch.futures.Future[Tensor] = torch.futures.Future(devices=[buffer.device] if on_gpu else [])
-    with _beside_backward(way.stream), traffic.named("backbone"):
+    with _beside_backward(way.stream):
         count = len(buffer)
         padded = buffer.new_zeros(-(-count // within.size) * within.size, dtype=way.dtype)
         padded[:count] = buffer / (within.size * across.size)  # first, or fp16 sums could overflow

@@ -21,13 +21,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megaclass.errors import LostRankError, UserError
-from megaclass.parallel import traffic
 from megaclass.parallel.heartbeat import heartbeat
 from megaclass.parallel.rendezvous import is_loss, join, node_table, place
 
 T = TypeVar("T")
-
-NORMS = "norms"  # what is sent for differentiable sums, see megaclass.parallel.traffic
 
 # PyTorch 2.13 renamed the two; 2.11 knows only the second name.
 _all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -67,7 +64,6 @@ class Group:
         if self.size == 1:
             return tensor_B
         gathered_G = tensor_B.new_empty((self.size * tensor_B.shape[0], *tensor_B.shape[1:]))
-        traffic.count("all_gather", gathered_G.nbytes, self.size)
         _all_gather_single(gathered_G, tensor_B.contiguous(), group=self.process_group)
         return gathered_G
 
@@ -76,14 +72,12 @@ class Group:
         if self.size == 1:
             return tensor_G
         tensor_B = tensor_G.new_empty((tensor_G.shape[0] // self.size, *tensor_G.shape[1:]))
-        traffic.count("reduce_scatter", tensor_G.nbytes, self.size)
         _reduce_scatter_single(tensor_B, tensor_G.contiguous(), group=self.process_group)
         return tensor_B
 
     def all_reduce_(self, tensor: Tensor, op: str = "sum") -> Tensor:
         """Reduce in place over the ranks (``sum``, ``max``, ``min`` or ``mean``) and return the tensor."""
         if self.size > 1:
-            traffic.count("all_reduce", tensor.nbytes, self.size)
             dist.all_reduce(tensor, _OPS[op], group=self.process_group)
             if op == "mean":
                 tensor.div_(self.size)
@@ -92,6 +86,25 @@ class Group:
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """A differentiable sum over the ranks."""
         return _AllReduceSum.apply(tensor, self) if self.size > 1 else tensor
+
+    def split(self, unit: str) -> "Grouping":
+        """The ranks in units of all (``world``), of those of a ``node``, or of one (``rank``).
+
+        All ranks call it for the first time together. UserError where ``node`` cannot be.
+        """
+        if unit == "node":
+            return self._split_by_node()
+        return {"world": Grouping(self, Group()), "rank": Grouping(Group(), self)}[unit]
+
+    def _split_by_node(self) -> "Grouping":
+        if self.process_group is None:
+            return Grouping(self, Group())
+        if self.process_group is not dist.group.WORLD:
+            raise ValueError("only the group of all ranks can be split by node")
+        if self.process_group not in _node_groupings:
+            _node_groupings.clear()
+            _node_groupings[self.process_group] = _make_node_groups(self)
+        return _node_groupings[self.process_group]
 
 
 _OPS = {
@@ -106,59 +119,49 @@ class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
         ctx.group = group
-        with traffic.named(NORMS):
-            return group.all_reduce_(tensor.clone())
+        return group.all_reduce_(tensor.clone())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         # Every rank's output is the same sum, so each input receives the sum of all output gradients.
-        with traffic.named(NORMS):
-            return ctx.group.all_reduce_(grads[0].contiguous().clone()), None
+        return ctx.group.all_reduce_(grads[0].contiguous().clone()), None
 
 
-@dataclass(frozen=True)
-class _SimulatedGroup(Group):
-    """Rank 0 of ranks that do not exist, see :func:`simulated`."""
+class Simulated(Group):
+    """Rank 0 of ``ranks`` in a process that is alone, to measure one rank's share of a larger job.
 
-    gather: Callable[[Tensor], Tensor] = torch.clone
+    Nothing is sent: ``gathered(tensor_b)`` makes up what an all-gather of this rank's rows would give (G rows, this
+    rank's first), a reduction leaves what this rank has, and a reduce-scatter takes this rank's part. The work is that
+    of one rank, its results are not those of a job.
+    """
+
+    def __init__(self, ranks: int, gathered: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(0, ranks)
+        object.__setattr__(self, "gathered", gathered)
 
     def all_gather_rows(self, tensor_B: Tensor) -> Tensor:
-        gathered_G = self.gather(tensor_B)[: self.size * len(tensor_B)]
-        traffic.count("all_gather", gathered_G.nbytes, self.size)
-        return gathered_G
+        return self.gathered(tensor_B)  # type: ignore[attr-defined]
 
     def reduce_scatter_rows(self, tensor_G: Tensor) -> Tensor:
-        traffic.count("reduce_scatter", tensor_G.nbytes, self.size)
         return tensor_G[: len(tensor_G) // self.size].clone()
 
     def all_reduce_(self, tensor: Tensor, op: str = "sum") -> Tensor:
-        traffic.count("all_reduce", tensor.nbytes, self.size)
         return tensor
+
+    def _split_by_node(self) -> "Grouping":
+        return Grouping(self, Group())  # all of them on one node
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """All ranks as a table with a row for each unit: ``within`` is this rank's unit, and ``across`` its column, the
-    ranks that have its place in the other units."""
+    """A group's ranks as a table with a row for each unit: ``within`` is this rank's unit, and ``across`` its column,
+    the ranks that have its place in the other units."""
 
     within: Group
     across: Group
 
 
-def grouping(unit: str) -> Grouping:
-    """The ranks in units of all (``world``), of those of a ``node``, or of one (``rank``).
-
-    All ranks call it for the first time together. UserError where ``node`` cannot be.
-    """
-    if unit == "node":
-        return _grouping_by_node()
-    everyone = all_ranks()
-    return {"world": Grouping(everyone, Group()), "rank": Grouping(Group(), everyone)}[unit]
-
-
 def all_ranks() -> Group:
-    if _simulation is not None:
-        return _simulation.group(_simulation.ranks)
     return Group(rank(), world_size(), dist.group.WORLD) if dist.is_initialized() else Group()
 
 
@@ -167,23 +170,10 @@ _node_groupings: dict[dist.ProcessGroup, Grouping] = {}
 _timeout: datetime.timedelta | None = None
 
 
-def _grouping_by_node() -> Grouping:
-    if _simulation is not None:
-        within, ranks = _simulation.node_ranks, _simulation.ranks
-        return Grouping(_simulation.group(within), _simulation.group(ranks // within))
-    everyone = dist.group.WORLD if dist.is_initialized() else None
-    if everyone is None:
-        return Grouping(Group(), Group())
-    if everyone not in _node_groupings:
-        _node_groupings.clear()
-        _node_groupings[everyone] = _make_node_groups()
-    return _node_groupings[everyone]
-
-
-def _make_node_groups() -> Grouping:
+def _make_node_groups(everyone: Group) -> Grouping:
     table = node_table(gather_objects(place()))
     if len(table) == 1 or len(table[0]) == 1:
-        return grouping("world" if len(table) == 1 else "rank")
+        return everyone.split("world" if len(table) == 1 else "rank")
     mine = []
     for rows in (table, [list(column) for column in zip(*table, strict=True)]):
         made = [(ranks, dist.new_group(ranks, timeout=_timeout)) for ranks in rows]
@@ -191,50 +181,12 @@ def _make_node_groups() -> Grouping:
     return Grouping(*mine)
 
 
-@dataclass(frozen=True)
-class _Simulation:
-    ranks: int
-    node_ranks: int
-    gather: Callable[[Tensor], Tensor]
-
-    def group(self, size: int) -> Group:
-        return _SimulatedGroup(0, size, None, self.gather)
-
-
-_simulation: _Simulation | None = None
-
-
-@contextlib.contextmanager
-def simulated(ranks: int, gather: Callable[[Tensor], Tensor], node_ranks: int = 0) -> Iterator[None]:
-    """Be rank 0 of ``ranks`` in one process, to measure one rank's share of a larger job.
-
-    Nothing is sent: ``gather(tensor_b)`` makes up what an all-gather of this rank's rows would give (G rows,
-    this rank's first), a reduction leaves what this rank has, and a reduce-scatter takes this rank's part. The
-    work is that of one rank, its results are not those of a job. ``node_ranks`` of them share a node; 0: all.
-    """
-    global _simulation
-    if dist.is_initialized() or _simulation is not None:
-        raise RuntimeError("ranks can be simulated in a process that is alone")
-    _simulation = _Simulation(ranks, node_ranks or ranks, gather)
-    try:
-        yield
-    finally:
-        _simulation = None
-
-
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    if _simulation is not None:
-        return _simulation.ranks
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def alone() -> bool:
-    """Whether there is nobody to exchange anything with, simulated ranks not counted."""
-    return _simulation is not None or world_size() == 1
 
 
 # -- start and stop -----------------------------------------------------------------------------------
@@ -329,7 +281,7 @@ def shard_range(count: int, index: int, parts: int) -> tuple[int, int]:
 
 def broadcast_object(value: Any) -> Any:
     """Rank 0's picklable value, on every rank."""
-    if alone():
+    if world_size() == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)
@@ -338,7 +290,7 @@ def broadcast_object(value: Any) -> Any:
 
 def gather_objects(value: Any) -> list[Any]:
     """Every rank's picklable value, in rank order, on every rank."""
-    if alone():
+    if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
@@ -346,7 +298,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    if not alone():
+    if world_size() > 1:
         dist.barrier()
 
 

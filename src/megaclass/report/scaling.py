@@ -3,7 +3,7 @@
     t = sum over collectives of (rounds * latency + bytes sent / bandwidth)
     efficiency = T(1) / (T(N) + t - hidden)
 
-with rounds and bytes as rings carry them (:mod:`megaclass.parallel.traffic`). Nothing is hidden in the pessimistic
+with rounds and bytes as rings carry them. Nothing is hidden in the pessimistic
 figure; in
 the optimistic one the gradients of the backbone travel under its backward pass, which takes two thirds of a step.
 """

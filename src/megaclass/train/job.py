@@ -33,7 +33,7 @@ from megaclass.heads.storage import Rows
 from megaclass.models.norm import SynchronisedBatchNorm
 from megaclass.parallel import groups
 from megaclass.parallel.gradients import communication_hook
-from megaclass.parallel.groups import World
+from megaclass.parallel.groups import Group, World
 from megaclass.train.arithmetic import Arithmetic
 from megaclass.train.average import WeightAverage
 from megaclass.train.batches import synthetic_loader, training_loader
@@ -108,8 +108,11 @@ class Job:
         return stack
 
 
-def build_job(config: Config, world: World, say: Callable[[str], None] = print) -> Job:
-    """Build every part of a run. ``say`` receives lines about work that takes a while."""
+def build_job(
+    config: Config, world: World, say: Callable[[str], None] = print, head_group: Group | None = None
+) -> Job:
+    """Build every part of a run. ``say`` receives lines about work that takes a while. ``head_group``: the ranks that
+    share a margin head, where that is not the world."""
     # Before data sets are made or opened, so that its errors come at once.
     backbone, arithmetic = build_model(config, world.device)
     to_input = input_function(config, arithmetic)
@@ -128,7 +131,7 @@ def build_job(config: Config, world: World, say: Callable[[str], None] = print) 
         loader = training_loader(config, world, dataset, steps.total)
         names = class_names(dataset)
 
-    head = _build_head(config, num_classes, int(backbone.embedding_dim), world)  # type: ignore[arg-type]
+    head = _build_head(config, num_classes, int(backbone.embedding_dim), world, head_group)  # type: ignore[arg-type]
     optim = config.optim
     by_gradient = [backbone] if isinstance(head, PartialFC) else [backbone, head]
     optimizer = build_optimizer(
@@ -244,7 +247,9 @@ def _training_set(config: Config, glyph_set: Path | None) -> Dataset:
 # -- models -------------------------------------------------------------------------------------------
 
 
-def _build_head(config: Config, num_classes: int, embedding_dim: int, world: World) -> PartialFC | LinearHead:
+def _build_head(
+    config: Config, num_classes: int, embedding_dim: int, world: World, group: Group | None
+) -> PartialFC | LinearHead:
     head = config.head
     if head.kind == "linear":
         return LinearHead(num_classes, embedding_dim, head.label_smoothing).to(world.device)
@@ -270,6 +275,7 @@ def _build_head(config: Config, num_classes: int, embedding_dim: int, world: Wor
         seed=config.run.seed,
         tile_mb=head.tile_mb,
         device=world.device,
+        group=group,
     )
     if head.weights:
         groups.together(lambda: _load_centres(margin_head, Path(head.weights)))
@@ -309,7 +315,7 @@ def _capture(
 
 
 def _averaging_gradients(module: nn.Module, config: Config, world: World) -> nn.Module:
-    if groups.alone():
+    if groups.world_size() == 1:
         return module
     device_ids = [world.device] if world.device.type == "cuda" else None
     # PyTorch 2.13 renamed the option; 2.11 knows only the second name.

@@ -3,7 +3,6 @@
 Shapes: B = rows of the global batch, b = rows of this rank, D = embedding columns.
 """
 
-import contextlib
 from typing import Any
 
 import torch
@@ -16,8 +15,7 @@ from megaclass.heads.engine import TorchEngine
 from megaclass.heads.margins import ArcFace, CosFace
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
-from megaclass.parallel import groups
-from megaclass.parallel.groups import World
+from megaclass.parallel.groups import Simulated, World
 
 _BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
@@ -32,25 +30,20 @@ class Megaclass:
         self._case = case
         self._whole: tuple[Tensor, Tensor]  # what all ranks bring to this step: unit embeddings, labels
         margin = ArcFace() if case.margin == "arcface" else CosFace()
-        with self._ranks():
-            self.head = PartialFC(
-                case.num_classes,
-                case.embedding_dim,
-                margin=margin,
-                sample_rate=case.sample_rate,
-                precision=case.precision,
-                seed=case.seed,
-                device=world.device,
-                storage=case.storage,
-                placement=case.placement,
-                kernels=case.kernels,
-            )
-            self._optimizer = HeadSGD(self.head, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY)
-
-    def _ranks(self) -> contextlib.AbstractContextManager[None]:
-        if self._case.simulate_ranks == 1:
-            return contextlib.nullcontext()
-        return groups.simulated(self._case.simulate_ranks, self._gathered)
+        self.head = PartialFC(
+            case.num_classes,
+            case.embedding_dim,
+            margin=margin,
+            sample_rate=case.sample_rate,
+            precision=case.precision,
+            seed=case.seed,
+            device=world.device,
+            storage=case.storage,
+            placement=case.placement,
+            kernels=case.kernels,
+            group=Simulated(case.simulate_ranks, self._gathered) if case.simulate_ranks > 1 else None,
+        )
+        self._optimizer = HeadSGD(self.head, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY)
 
     def _gathered(self, tensor_b: Tensor) -> Tensor:
         """This rank's rows and then those of the simulated ones: labels where it brings labels."""
@@ -65,11 +58,10 @@ class Megaclass:
         self._labels_b = labels_B[self._mine].clone()
 
     def step(self) -> Tensor:
-        with self._ranks():
-            loss: Tensor = self.head(self._embeddings_bD, self._labels_b)
-            loss.backward()
-            self._optimizer.step()
-            self._optimizer.zero_grad()
+        loss: Tensor = self.head(self._embeddings_bD, self._labels_b)
+        loss.backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
         return loss.detach()
 
     def facts(self) -> dict[str, Any]:

@@ -55,7 +55,6 @@ class TrainBenchmark:
         whole = step_flops(case, ours=implementation not in LOOPS)
         flops = whole / case.simulate_ranks  # of the processes that ran
         work = {"flops": flops, "flops_per_second": 1000 * flops / found["step_ms"]["p50"]}
-        work |= turns[-1][0].get("work", {})  # what a rank sends
         known = set.intersection(*(set(limit) for limit in limits))
         return found | {
             "work": work | {name: sum(limit[name] for limit in limits) for name in sorted(known)},

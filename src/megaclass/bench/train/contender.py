@@ -3,7 +3,6 @@
 Shapes: b = rows of this rank's batch, D = embedding columns.
 """
 
-import contextlib
 import sys
 from typing import Any
 
@@ -14,12 +13,11 @@ from torch.nn.functional import normalize
 from megaclass.bench.benchmark import Tell
 from megaclass.bench.epochs import device_clock, run_epoch
 from megaclass.bench.train.cases import TrainCase, config_of
-from megaclass.bench.train.sent import sent_in_step
 from megaclass.data.loader import Batch
 from megaclass.heads.engine import TorchEngine
 from megaclass.heads.partial_fc import PartialFC
-from megaclass.parallel import groups, traffic
-from megaclass.parallel.groups import World
+from megaclass.parallel import groups
+from megaclass.parallel.groups import Simulated, World
 from megaclass.parallel.seeding import derive_key
 from megaclass.train.arithmetic import keep_freed_memory
 from megaclass.train.job import build_job
@@ -32,13 +30,14 @@ class Training:
     def __init__(self, case: TrainCase, world: World) -> None:
         self._case, self._device = case, world.device
         self._others = OtherRanks(case, world.device)
+        head_group = None
         if case.simulate_ranks > 1:
             world = World(0, case.simulate_ranks, world.device)
+            head_group = Simulated(case.simulate_ranks, self._others.gathered)
         config = config_of(case)
         if config.speed.keep_memory and world.device.type == "cpu":
             keep_freed_memory()
-        with self._ranks():
-            self._job = build_job(config, world, say=lambda line: print(line, file=sys.stderr))
+        self._job = build_job(config, world, lambda line: print(line, file=sys.stderr), head_group)
         self._norms = NormBuffers(self._job.backbone)
         self._job.model.train()
         self._clock = device_clock(world.device)
@@ -49,15 +48,10 @@ class Training:
             self._job.loader.steps(0, case.iterations * (case.warmup + case.epochs))
         )
 
-    def _ranks(self) -> contextlib.AbstractContextManager[None]:
-        if self._case.simulate_ranks == 1:
-            return contextlib.nullcontext()
-        return groups.simulated(self._case.simulate_ranks, self._others.gathered)
-
     def epoch(self, tell: Tell) -> dict[str, Any]:
-        """``iterations`` steps; the loss of the last one and what a step sends come with the times."""
+        """``iterations`` steps; the loss of the last one comes with the times."""
         steps = self._case.iterations
-        with self._ranks(), self._job.arithmetic.active(), traffic.counted() as sent:
+        with self._job.arithmetic.active():
             groups.barrier()
             answer = run_epoch(self._batches, self._take, steps, self._clock, tell)
         if skipped := int(self._not_finite):
@@ -65,8 +59,7 @@ class Training:
                 f"{skipped} of {self._step} steps had a loss or gradient that is not finite, and were left out; lower "
                 "optim.lr"
             )
-        work = sent_in_step(sent, steps, self._job, self._case.ranks)
-        return answer | {"loss": float(self._loss), "work": work}
+        return answer | {"loss": float(self._loss)}
 
     def _take(self, batch: Batch) -> None:
         self._others.next_step(len(batch.labels), self._step)

@@ -6,28 +6,19 @@ import torch
 from megaclass.bench.head.cases import HeadCase
 from megaclass.bench.head.contender import Inputs
 from megaclass.bench.head.ours import Megaclass
-from megaclass.parallel import groups
-from megaclass.parallel.groups import World
+from megaclass.parallel.groups import Simulated, World
 
 WORLD = World(0, 1, torch.device("cpu"))
 
 
-def repeated(tensor_b):
-    return torch.cat([tensor_b] * 4)
-
-
 def test_collectives():
     tensor = torch.arange(8.0).reshape(4, 2)
-    with groups.simulated(4, repeated):
-        assert (groups.rank(), groups.world_size()) == (0, 4)
-        assert groups.all_ranks().all_gather_rows(tensor[:1]).tolist() == [[0, 1]] * 4
-        assert groups.all_ranks().all_reduce_(tensor.clone(), "mean").equal(tensor)
-        assert groups.all_ranks().reduce_scatter_rows(tensor).tolist() == [[0, 1]]
-        assert groups.broadcast_object("x") == "x" and groups.gather_objects("x") == ["x"]
-        groups.barrier()
-        with pytest.raises(RuntimeError, match="alone"), groups.simulated(2, repeated):
-            pass
-    assert groups.world_size() == 1
+    group = Simulated(4, lambda tensor_b: torch.cat([tensor_b] * 4))
+    assert group.share(401) == (0, 101)
+    assert group.all_gather_rows(tensor[:1]).tolist() == [[0, 1]] * 4
+    assert group.all_reduce_(tensor.clone(), "mean").equal(tensor)
+    assert group.reduce_scatter_rows(tensor).tolist() == [[0, 1]]
+    assert group.split("node").within is group and group.split("rank").across is group
 
 
 @pytest.mark.parametrize("sample_rate", [1.0, 0.3])
@@ -42,7 +33,7 @@ def test_a_simulated_rank_holds_its_shard_and_sees_the_whole_batch(sample_rate):
     contender.head.register_forward_hook(lambda head, args, loss: seen.append(head.pending))
     assert torch.isfinite(contender.step())
     assert contender._embeddings_bD.grad.shape == (4, 8)
-    assert contender.head.shard.steps == 1 and groups.world_size() == 1
+    assert contender.head.shard.steps == 1
     _, labels_B = Inputs(case, WORLD.device).of_step(0)
     unit_BD, gathered_B = (
         contender._gathered(contender._embeddings_bD),

@@ -6,7 +6,8 @@ The request names the peer's directory (nothing of the peer is part of this proj
 ``ours``), the epoch to begin with, settings that differ from the peer's defaults, and the file that receives the
 losses. The script runs as it is, alone or as one rank of a gloo group (RANK and WORLD_SIZE in the environment), but
 for: calls to CUDA, which do nothing; the data, which are patterns under noise from memory; packages it only needs
-for other work (MXNet, TensorBoard, EasyDict, evaluation); and, with ``ours``, the lines of docs/tutorials/arcface_torch.md.
+for other work (MXNet, TensorBoard, EasyDict, evaluation); and, with ``ours``, the lines of
+docs/tutorials/arcface_torch.md.
 
 Shapes: B = images, C = classes, D = embedding columns.
 """

@@ -16,7 +16,16 @@ from megaclass.config import SECTIONS, load_recipe, scaled_lr
 
 CONFIGURATION = "<!-- configuration -->"
 WITH_SETTINGS = "<!-- with settings -->"
-COLUMNS = ("backbone", "classes", "sampled", "global batch", "learning rate", "epochs", "warm-up", "weight decay")
+COLUMNS = (
+    "backbone",
+    "classes",
+    "sampled",
+    "global batch",
+    "learning rate",
+    "epochs",
+    "warm-up",
+    "weight decay",
+)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -44,9 +53,14 @@ def configuration() -> str:
 
 
 def section_table(name: str, section: type) -> str:
-    rows = [f"| `{name}.{field.name}` | {default(field)} | {meaning(field)} |" for field in dataclasses.fields(section)]
+    rows = [
+        f"| `{name}.{field.name}` | {default(field)} | {meaning(field)} |"
+        for field in dataclasses.fields(section)
+    ]
     first_line = (section.__doc__ or "").strip().splitlines()[0]
-    return "\n".join([f"## {name}", "", first_line, "", "| setting | default | meaning |", "|---|---|---|", *rows])
+    return "\n".join(
+        [f"## {name}", "", first_line, "", "| setting | default | meaning |", "|---|---|---|", *rows]
+    )
 
 
 def default(field: dataclasses.Field) -> str:
@@ -63,7 +77,10 @@ def meaning(field: dataclasses.Field) -> str:
     if limits:
         allowed = ": " + ", ".join(f"`{choice}`" for choice in limits)
     elif low is not None or high is not None:
-        bounds = [f"at least {low:g}" if low is not None else "", f"at most {high:g}" if high is not None else ""]
+        bounds = [
+            f"at least {low:g}" if low is not None else "",
+            f"at most {high:g}" if high is not None else "",
+        ]
         allowed = " (" + ", ".join(filter(None, bounds)) + ")"
     else:
         allowed = ""

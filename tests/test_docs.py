@@ -6,6 +6,7 @@ processes, a peer or minutes is only parsed: its recipe, flags and settings must
 
 import contextlib
 import io
+import json
 import re
 import shutil
 import sys
@@ -204,9 +205,7 @@ def trained(arguments: list[str]) -> None:
 def remove_outputs(arguments: list[str]) -> None:
     """What the template has already and the command is to make."""
     position = {"pack": 3, "split": 3, "shuffle": 3, "merge": 2}
-    outputs = [
-        word for flag, word in pairwise(arguments) if flag in ("--output", "--sheet")
-    ]
+    outputs = [word for flag, word in pairwise(arguments) if flag in ("--output", "--sheet")]
     if arguments[0] == "data" and arguments[1] in position:
         outputs.append(arguments[position[arguments[1]]])
     if arguments[:2] == ["export", "arcface_torch"]:
@@ -348,6 +347,53 @@ def run_block(block: Block, namespace: dict) -> None:
         python(block.text, namespace)
     elif block.language == "toml":
         recipe_file(block.text)
+
+
+# -- links, and what is made from the code ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent == ROOT], ids=name_of)
+def test_links_of_pages_outside_the_site_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
+
+
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    """Links between pages and to their headings, pictures, and the names whose docstrings are shown."""
+    build = pytest.importorskip("mkdocs.commands.build")
+    config = pytest.importorskip("mkdocs.config").load_config(
+        str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path)
+    )
+    build.build(config)
+    configuration = (tmp_path / "reference" / "configuration" / "index.html").read_text(encoding="utf-8")
+    assert all(f"<code>{key}</code>" in configuration for key in options())
+    recipes = (tmp_path / "reference" / "recipes" / "index.html").read_text(encoding="utf-8")
+    assert "17,091,657" not in recipes and "360,232" in recipes  # the classes of Glint360K, from its recipe
+
+
+def written(number: float) -> set[str]:
+    """A number as the page may round it."""
+    return {f"{number:,.0f}", f"{number:.1f}", f"{float(f'{number:.3g}'):,.0f}"}
+
+
+def test_numbers_of_the_performance_page_are_those_of_rows() -> None:
+    """Every number that stands alone in a cell of its tables: a median in ms, samples a second, or a peak of memory."""
+    known = set()
+    for path in RESULTS.glob("*.jsonl"):
+        for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            measured = [row.get("step_ms", {}).get("p50"), row.get("samples_per_second")]
+            measured += [row.get("memory_mb", {}).get("process")] if "memory_mb" in row else []
+            measured += [row.get("work", {}).get("samples_per_cpu_second"), row["case"].get("batch_size")]
+            known |= {text for number in measured if number for text in written(number)}
+    page = (ROOT / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
+    cells = [
+        cell.strip() for line in page.splitlines() if line.startswith("|") for cell in line.split("|")[2:-1]
+    ]
+    numbers = [
+        cell for cell in cells if re.fullmatch(r"\d[\d,]*(\.\d)?", cell) and float(cell.replace(",", "")) > 16
+    ]
+    assert len(numbers) > 70
+    assert [number for number in numbers if number not in known] == []
 
 
 # -- what is named in passing ------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def settings(name: str) -> list[str]:
     length = f"{plan.epochs:g}" if not plan.samples else f"{plan.samples:,} images"
     return [
         config.model.name,
-        f"{config.data.num_classes:,}" if config.data.num_classes else "as the data",
+        f"{config.data.num_classes:,}" if config.data.num_classes else "",
         f"{getattr(head, 'sample_rate', 1.0):.3g}",
         f"{config.data.global_batch_size:,}",
         f"{scaled_lr(config):.3g}",

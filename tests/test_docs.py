@@ -28,6 +28,7 @@ from documents import LANGUAGES, PAGES, ROOT, Block, blocks, commands, megaclass
 from megaclass import PartialFC
 from megaclass.cli import main
 from megaclass.config import load_recipe, options
+from megaclass.heads import margins
 from megaclass.models import registry
 
 CLASSES, SAMPLES = 30, 4
@@ -41,6 +42,13 @@ SHORT = {
 }  # fmt: skip
 # Numbers of examples that are too large for a test.
 SMALLER = {"1_000_000": "1_000", '"head/weight", 0, 1000': '"head/weight", 0, 10'}
+
+
+# What the page tells to enter in a registry, once its code has made it.
+REGISTERED: dict[str, tuple[dict, str]] = {
+    "TinyNet": (registry.BACKBONES, "tinynet"),
+    "RelativeMargin": (margins.MARGINS, "relative"),
+}
 
 
 # -- a folder in which the commands find what they name ----------------------------------------------------
@@ -336,8 +344,9 @@ def test_a_page_works_from_top_to_bottom(
             run_block(block, module.__dict__)
         except (Exception, SystemExit) as error:
             raise AssertionError(f"{name_of(page)}, block at line {block.line}: {error}") from error
-        if "TinyNet" in module.__dict__:
-            monkeypatch.setitem(registry.BACKBONES, "tinynet", module.__dict__["TinyNet"])
+        for name, (table, key) in REGISTERED.items():
+            if name in module.__dict__:
+                monkeypatch.setitem(table, key, module.__dict__[name])
 
 
 def run_block(block: Block, namespace: dict) -> None:

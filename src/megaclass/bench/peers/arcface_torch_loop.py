@@ -46,7 +46,7 @@ def why_not(case: TrainCase, config: Config) -> str:
         return "it holds centres and momentum in fp32 on the device"
     if head.parallelism != "model" and case.world_size > 1:
         return "it divides the classes among the ranks"
-    if head.m1 != 1 or (head.m2 and head.m3):
+    if head.margin != "combined" or head.m1 != 1 or (head.m2 and head.m3):
         return "its margin is that of ArcFace (m1 1, m3 0) or that of CosFace (m1 1, m2 0)"
     return ""
 

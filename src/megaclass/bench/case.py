@@ -1,12 +1,13 @@
 """How a benchmark declares itself, once: its case, its metrics, and what runs it.
 
-A benchmark is one file in this folder: a frozen :class:`Case` dataclass whose fields say how they stand on the command
-line, the class that ``prepare`` makes and whose ``turn`` is timed, a list of metrics, and the :class:`Benchmark` that names
-them. Flags, sweep, row, console, page, curve and headline all follow from these. Reports read declarations on machines
-without torch: a benchmark's file imports torch inside its functions.
+A benchmark is one file in this folder: a frozen :class:`Case` dataclass whose fields say how they stand on the
+command line, the class that ``prepare`` makes and whose ``turn`` is timed, a list of metrics, and the
+:class:`Benchmark` that names them. Flags, sweep, row, console, page, curve and headline all follow from these.
+Reports read declarations on machines without torch: a benchmark's file imports torch inside its functions.
 """
 
 import dataclasses
+import importlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -166,10 +167,10 @@ class Metric:
     """A number that a row of the benchmark has.
 
     key: as published reports name what they measured (``samples_per_second``, ``gpu_memory_mb``, ``latency_p99_ms``),
-    or as ``megaclass compare`` does. title: heads a column, with the unit. read: the number off an ``ok`` row, None where
-    it has none. better: ``higher``, ``lower``, or nothing where neither is. statistic: of the timed steps, which the number
-    follows from (``mean``, ``p50`` .. ``p100``), so that its interval can be resampled; empty where it does not.
-    always: a column even where it is empty in all rows.
+    or as ``megaclass compare`` does. title: heads a column, with the unit. read: the number off an ``ok`` row, None
+    where it has none. better: ``higher``, ``lower``, or nothing where neither is. statistic: of the timed steps,
+    which the number follows from (``mean``, ``p50`` .. ``p100``), so that its interval can be resampled; empty where
+    it does not. always: a column even where it is empty in all rows.
     """
 
     key: str
@@ -224,7 +225,7 @@ EPOCHS_SPEED = Metric(
 )
 MEMORY = Metric("gpu_memory_mb", "Memory, MiB", _memory_mb, "lower")
 FLOPS = Metric("flops_per_second", "GFLOP/s", value_of("work", "flops_per_second", 1e-9), "higher")
-OF_LIMIT = Metric("flops_share", "GFLOP/s, % of this machine's limit", share_of_limit("flops"), "higher")
+OF_LIMIT = Metric("flops_share", "Of limit, %", share_of_limit("flops"), "higher")
 
 
 class Turns(Protocol):
@@ -258,6 +259,12 @@ class Implementation:
     variables: dict[str, str | None] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     missing: str = ""
+
+    @property
+    def text(self) -> str:
+        """For a person: its name, and what it runs otherwise than the case says."""
+        changes = self.changes | self.extra
+        return " ".join([self.name, *(brief(value) for value in changes.values())])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,12 +307,13 @@ class Benchmark:
     and spread are told; empty where none is.
 
     In the worker, whose process measures one implementation: libraries(case, world) lets what is loaded at first use
-    load, which is no memory of an implementation; prepare(case, world, name, options) makes it ready for its first turn;
-    limits(case, world) measures what the machine can do at most when it is gone.
-    In the sweep: flags are options that are no fields; settings: ``--section.key`` values of a recipe are taken too;
-    cases(options) are asked for, by default :func:`cases_of`; implementations(case, options) take turns in each;
-    flops(case) is the work of a process, for the time left; surroundings(planned) holds while the case is measured, and
-    gives what is measured; measures(name, case, turns, limits) are the fields of an ``ok`` row.
+    load, which is no memory of an implementation; prepare(case, world, name, options) makes it ready for its first
+    turn; limits(case, world) measures what the machine can do at most when it is gone. In the sweep: flags are
+    options that are no fields; settings: ``--section.key`` values of a recipe are taken too, as ``options.settings``;
+    cases(options) are asked for, by default :func:`cases_of`, and may set ``options.output`` to the file of the rows;
+    implementations(case, options) take turns in each; flops(case) is the work of a process, for the time left;
+    surroundings(planned) holds while the case is measured, and gives what is measured; measures(name, case, turns,
+    limits) are the fields of an ``ok`` row.
     """
 
     name: str
@@ -339,3 +347,9 @@ class Benchmark:
     def titles(self) -> dict[str, str]:
         """What tables call the case's parameters."""
         return {name: data.get("title") or name.replace("_", " ") for name, data in self.fields().items()}
+
+
+def benchmark_of(case: Any) -> Benchmark:
+    """The one that the module of the case declares: a worker is told the module, and needs no list of all."""
+    found: Benchmark = importlib.import_module(type(case).__module__).BENCHMARK
+    return found

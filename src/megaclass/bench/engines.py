@@ -1,5 +1,5 @@
-"""The model of ``bench infer``, and what runs it: PyTorch kernel by kernel, torch.compile, its CUDA graphs, or ONNX Runtime
-(https://onnxruntime.ai) on what PyTorch's own exporter writes.
+"""The model of ``bench infer``, and what runs it: PyTorch kernel by kernel, torch.compile, its CUDA graphs, or ONNX
+Runtime (https://onnxruntime.ai) on what PyTorch's own exporter writes.
 
 Shapes: B = images of a batch, C = classes, D = embedding columns, HW = image.
 """

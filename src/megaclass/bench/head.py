@@ -275,7 +275,7 @@ METRICS = (
     FLOPS,
     OF_LIMIT,
     Metric("bytes_per_second", "GB/s", value_of("work", "bytes_per_second", 1e-9), "higher"),
-    Metric("bytes_share", "GB/s, % of this machine's limit", share_of_limit("bytes"), "higher"),
+    Metric("bytes_share", "GB/s of limit, %", share_of_limit("bytes"), "higher"),
 )
 
 BENCHMARK = Benchmark(

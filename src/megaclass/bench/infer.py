@@ -34,6 +34,7 @@ from megaclass.bench.recipes import (
     check_settings,
     config_of,
     open_images,
+    precision,
     timed_epochs,
 )
 from megaclass.bench.timing import device_clock, epoch_measures, run_epoch
@@ -63,6 +64,7 @@ class InferCase(ModelCase):
     num_classes: int = parameter(
         0, "of a linear head; 0: the recipe's or its data's, else 1000", low=0, title="classes"
     )
+    precision: str = precision("float32")
     engine: str = parameter(
         "eager",
         "eager, compiled (torch.compile), cudagraph (that, replayed) or onnx",
@@ -229,7 +231,7 @@ METRICS = (
     ),
     Metric(
         "data_ms",
-        "Waiting for data, ms",
+        "Waiting, ms",
         lambda row: sum(row.data_ms) / len(row.data_ms) if row.data_ms else None,
     ),
     MEMORY,

@@ -30,27 +30,32 @@ ITERATIONS = {"cpu": 10, "cuda": 100}  # of an epoch
 _CLASSES = {"linear": 1000, "margin": 100_000}
 
 
+def precision(given: str) -> Any:
+    """The parameter; ``given``: its flag's default."""
+    return parameter(
+        "fp32",
+        "float32 (no tf32), tf32, float16 or bfloat16",
+        sweeps=True,
+        flags=("--dtype", "--precision"),
+        given=given,
+        choices=PRECISIONS,
+        setting="precision.compute",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelCase(Case):
     """What cases of training and of inference have in common.
 
-    An empty text or a 0 stands for what the recipe says. precision: ``fp32`` is IEEE's, without tf32. tf32: what stays in
-    fp32 beside 16-bit products may use it. iterations: steps of an epoch. epochs: timed ones; warmup: those before
-    them. settings: further ``section.key`` values of the recipe.
+    An empty text or a 0 stands for what the recipe says. precision: ``fp32`` is IEEE's, without tf32. tf32: what
+    stays in fp32 beside 16-bit products may use it. iterations: steps of an epoch. epochs: timed ones; warmup: those
+    before them. settings: further ``section.key`` values of the recipe.
     """
 
     recipe: str = parameter("resnet50_imagenet", "recipes, or .toml files", sweeps=True)
     backbone: str = parameter("", "instead of the recipe's", sweeps=True, setting="model.name")
     image_size: int = parameter(0, "pixels; 0: the recipe's", low=0, title="px", setting="data.image_size")
-    precision: str = parameter(
-        "fp32",
-        "float32 (no tf32), tf32, float16 or bfloat16",
-        sweeps=True,
-        flags=("--dtype", "--precision"),
-        given="bfloat16",
-        choices=PRECISIONS,
-        setting="precision.compute",
-    )
+    precision: str = precision("bfloat16")
     tf32: bool = parameter(False, setting="precision.tf32")
     data: str = parameter(
         SYNTHETIC,

@@ -1,5 +1,5 @@
-"""``megaclass bench train``: whole training steps, data included, by device count, batch, precision and recipe; ours with
-other settings and the loops of others take turns.
+"""``megaclass bench train``: whole training steps, data included, by device count, batch, precision and recipe; ours
+with other settings and the loops of others take turns.
 
 Shapes: b = rows of this rank's batch, D = embedding columns.
 """
@@ -223,7 +223,10 @@ class Training:
 
     def facts(self) -> dict[str, Any]:
         job = self._job
-        facts = {"channels_last": job.arithmetic.channels_last, "num_classes": job.num_classes}
+        facts: dict[str, Any] = {
+            "channels_last": job.arithmetic.channels_last,
+            "num_classes": job.num_classes,
+        }
         if shard := getattr(job.head, "shard", None):
             facts |= {"kernels": shard.engine.name}
         if self._case.ranks > 1:
@@ -335,8 +338,8 @@ def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
 
 def implementations(case: TrainCase, options: Any) -> list[Implementation]:
     """Ours in every combination of what ``--set`` says, or as the case is and then with one value changed at a time,
-    each with all settings that are swept; and the loops of others on the case as it is, which on a CPU keep freed memory
-    as ours does. UserError: a value that does not go with the case."""
+    each with all settings that are swept; and the loops of others on the case as it is, which on a CPU keep freed
+    memory as ours does. UserError: a value that does not go with the case."""
     values, config = swept(options.set), config_of(case)
     base = {key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in values}
     if options.one_at_a_time:
@@ -407,7 +410,7 @@ def _peers(options: Any) -> dict[str, dict[str, Any]]:
 
 METRICS = (
     EPOCHS_SPEED,
-    Metric("compute_per_second", "Images/s of compute alone", value_of("rates", "compute"), "higher"),
+    Metric("compute_per_second", "Images/s, compute", value_of("rates", "compute"), "higher"),
     latency("p50", "Median step, ms", always=True),
     latency("p99", "p99 step, ms"),
     MEMORY,

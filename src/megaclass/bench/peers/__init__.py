@@ -1,5 +1,5 @@
-"""Other people's work that takes turns with ours: heads and training loops, run from a directory that the user gives, and
-loaders and engines, where they are installed."""
+"""Other people's work that takes turns with ours: heads and training loops, run from a directory that the user gives,
+and loaders and engines, where they are installed."""
 
 from typing import Any
 

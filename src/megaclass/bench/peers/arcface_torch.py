@@ -1,5 +1,5 @@
-"""InsightFace's arcface_torch: its own backbones, losses.py, partial_fc_v2.py and lr_scheduler.py, run unchanged; its head
-alone as ``bench head`` measures one, and the loop of its train_v2.py as ``bench train`` does.
+"""InsightFace's arcface_torch: its own backbones, losses.py, partial_fc_v2.py and lr_scheduler.py, run unchanged; its
+head alone as ``bench head`` measures one, and the loop of its train_v2.py as ``bench train`` does.
 
 Shapes: b = rows of this rank, S = image size.
 """
@@ -124,13 +124,13 @@ def why_not(case: Any, config: Config) -> str:
         return "it holds centres and momentum in fp32 on the device"
     if head.parallelism != "model" and case.world_size > 1:
         return "it divides the classes among the ranks"
-    if head.m1 != 1 or (head.m2 and head.m3):
+    if head.margin != "combined" or head.m1 != 1 or (head.m2 and head.m3):
         return "its margin is that of ArcFace (m1 1, m3 0) or that of CosFace (m1 1, m2 0)"
     return ""
 
 
 def changes(case: Any) -> dict[str, Any]:
-    """Fields of the case that its loop runs otherwise; beside 16-bit products there is no tf32, as its script leaves it."""
+    """Fields of the case that its loop runs otherwise; there is no tf32 beside 16-bit products, as in its script."""
     return {"precision": _precision(case), "tf32": False}
 
 

@@ -50,7 +50,7 @@ class Loop:
 
         case, config, world, plan = job.case, job.config, job.world, job.steps
         network, self._source = _network(case, config, world.device)
-        self.model: Any = network.to(world.device, memory_format=torch.channels_last)
+        self.model: Any = network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
         if world.size > 1:
             device_ids = [world.device] if world.device.type == "cuda" else None

@@ -1,7 +1,7 @@
 """Draw the pictures of the head's rows: python benchmarks/pictures.py [ROWS.jsonl] [DIRECTORY]
 
-From ``benchmarks/results/head-cpu.jsonl`` into ``docs/assets``: cost against the number of classes, and the crossover of
-full and sampled. Every point is the median of a row's samples; the bar is from the 10th to the 90th percentile.
+From ``benchmarks/results/head-cpu.jsonl`` into ``docs/assets``: cost against the number of classes, and the crossover
+of full and sampled. Every point is the median of a row's samples; the bar is from the 10th to the 90th percentile.
 """
 
 import sys

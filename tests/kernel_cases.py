@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from megaclass.heads.engine import ActiveRows, Engine, MicroBatch, SGDStep
 from megaclass.heads.kernels import TritonEngine
 from megaclass.heads.margins import Margin
 from megaclass.heads.softmax import TorchEngine
+from megaclass.heads.step import ActiveRows, MicroBatch, SGDStep
 from megaclass.heads.storage import STORAGES, Rounding, Rows
 
 
@@ -34,7 +34,7 @@ class Step:
     def engines(self) -> tuple[TritonEngine, TorchEngine]:
         device = torch.device(self.device)
         plain = TorchEngine(self.precision, device)
-        return TritonEngine(self.precision, device, self.dim, plain, STORAGES[self.storage]), plain
+        return TritonEngine(self.precision, device, 0.0, self.dim, STORAGES[self.storage]), plain
 
     def _random(self, *shape: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + shape[0])
@@ -68,7 +68,7 @@ class Step:
     def rounding(self, table: str) -> Rounding:
         return Rounding(3, 4, table, 1000, self.dim, torch.device(self.device))
 
-    def pass_one(self, engine: Engine) -> tuple[Tensor, Tensor]:
+    def pass_one(self, engine: TorchEngine) -> tuple[Tensor, Tensor]:
         active = self.active()
         return engine.pass_one(self.units(), self.targets(active), active, self.margin, self.shift)
 
@@ -85,7 +85,7 @@ class Step:
             )
         return batches
 
-    def pass_two(self, engine: Engine, skipped: bool = False, sgd: SGDStep | None = None) -> ActiveRows:
+    def pass_two(self, engine: TorchEngine, skipped: bool = False, sgd: SGDStep | None = None) -> ActiveRows:
         active = self.active()
         engine.pass_two(
             self.micro_batches(active),
@@ -97,7 +97,7 @@ class Step:
         )
         return active
 
-    def catch_up(self, engine: Engine, product_N4: Tensor) -> ActiveRows:
+    def catch_up(self, engine: TorchEngine, product_N4: Tensor) -> ActiveRows:
         active = self.active()
         engine.catch_up(active, product_N4.to(self.device), self.rounding)
         return active

@@ -7,10 +7,10 @@ import torch
 
 from head_reference import Case, assert_agrees, train_oracle, train_ours
 from kernel_cases import Step, error, most_error, steps_apart, tensors
-from megaclass.heads.engine import SGDStep
 from megaclass.heads.margins import ArcFace
 from megaclass.heads.sampling import TorchWalker, sample_classes
 from megaclass.heads.softmax import TorchEngine
+from megaclass.heads.step import SGDStep
 from megaclass.heads.storage import STORAGES
 
 pytestmark = [

@@ -40,6 +40,7 @@ def option(
 
 
 MARGIN: Only = {"head.kind": ("margin",)}
+COMBINED: Only = {**MARGIN, "head.margin": ("combined",)}
 LINEAR: Only = {"head.kind": ("linear",)}
 IMAGES: Only = {"data.source": ("glyphs", "records", "folder")}
 GROWING: Only = {"data.start_size": SET}
@@ -190,9 +191,10 @@ class Head:
     kind: str = option(
         "margin", "margin: identities; linear: classification", choices=("margin", "linear"), only={}
     )
-    m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", 0.1, 4)
-    m2: float = option(0.5, "ArcFace: 0.5", 0, 2)
-    m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", 0, 1)
+    margin: str = option("combined", "combined: of m1, m2, m3; arcface, cosface, sphereface: as published")
+    m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", 0.1, 4, only=COMBINED)
+    m2: float = option(0.5, "ArcFace: 0.5", 0, 2, only=COMBINED)
+    m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", 0, 1, only=COMBINED)
     scale: float = option(64.0, "length that the embeddings are scaled to", 1, 75)
     gradient: str = option(
         "straight_through",

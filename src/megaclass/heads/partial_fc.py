@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from megaclass.errors import UserError
-from megaclass.heads.engine import NORM_FLOOR, ActiveRows, HeadOptions, MicroBatch, SGDStep, inverse_norms
 from megaclass.heads.margins import Margin, static_shift
 from megaclass.heads.sampling import sample_classes
 from megaclass.heads.shard import Shard, draw_centres, make_engine
+from megaclass.heads.step import NORM_FLOOR, ActiveRows, HeadOptions, MicroBatch, SGDStep, inverse_norms
 from megaclass.heads.storage import Rows, Storage
 from megaclass.parallel.groups import Group, Grouping, all_ranks
 from megaclass.parallel.seeding import derive_key

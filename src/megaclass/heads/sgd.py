@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from megaclass.errors import UserError
-from megaclass.heads.engine import SGDStep
 from megaclass.heads.partial_fc import PartialFC
+from megaclass.heads.step import SGDStep
 from megaclass.heads.storage import Rows
 
 
@@ -20,7 +20,7 @@ class HeadSGD(torch.optim.Optimizer):
 
     Row-wise storage keeps no momentum: a gradient is then applied at once with the tail that momentum would
     give it, ``lr / (1 - momentum)``, and damped where that would turn a centre far
-    (:class:`megaclass.heads.engine.SGDStep`).
+    (:class:`megaclass.heads.step.SGDStep`).
 
     Shaped like any torch optimizer: schedulers change ``param_groups[0]["lr"]``; GradScaler sets ``grad_scale``
     and ``found_inf``, and a step with a non-finite gradient is skipped whole. ``step`` consumes the

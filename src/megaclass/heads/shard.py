@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from megaclass.errors import UserError
-from megaclass.heads.engine import ActiveRows, Engine, HeadOptions, MicroBatch, Roundings, SGDStep
 from megaclass.heads.margins import Margin
 from megaclass.heads.softmax import TorchEngine
+from megaclass.heads.step import ActiveRows, HeadOptions, MicroBatch, Roundings, SGDStep
 from megaclass.heads.storage import Rounding, Rows, Storage
 from megaclass.parallel.groups import Group, shard_range
 from megaclass.parallel.seeding import derive_key
@@ -47,7 +47,9 @@ class Shard:
         optimizers: how many were made for these rows; the last one's momentum is here.
     """
 
-    def __init__(self, centres: Rows, engine: Engine, first_class: int, seed: int, tracks_age: bool) -> None:
+    def __init__(
+        self, centres: Rows, engine: TorchEngine, first_class: int, seed: int, tracks_age: bool
+    ) -> None:
         self.centres = centres
         self.momentum: Rows | None = None
         self.engine = engine
@@ -63,8 +65,8 @@ class Shard:
     def begin_optimizer(self, keeps_momentum: bool) -> int:
         """Another optimizer takes over, with a momentum of zeros. Returns its number."""
         self.catch_up()  # what an earlier one still owes is its own
-        like = self.centres.data
-        self.momentum = Rows(torch.zeros_like(like)) if keeps_momentum else None
+        (count, dim), data = self.centres.data.shape, self.centres.data
+        self.momentum = Rows.zeros(count, dim, data.dtype, data.device) if keeps_momentum else None
         self.optimizers += 1
         return self.optimizers
 
@@ -205,21 +207,19 @@ def draw_centres(centres: Rows, first_class: int, seed: int) -> None:
         centres.put(slice(low - start, high - start), rows[low - first : high - first])
 
 
-def make_engine(options: HeadOptions, storage: Storage, dim: int, device: torch.device) -> Engine:
+def make_engine(options: HeadOptions, storage: Storage, dim: int, device: torch.device) -> TorchEngine:
     """For ``dim`` columns. ``kernels`` ``auto`` takes Triton on CUDA where it works, and warns once where not."""
-    plain = TorchEngine(options.precision, device, options.tile_mb)
-    if options.kernels == "torch" or (options.kernels == "auto" and device.type != "cuda"):
-        return plain
-    try:
-        from megaclass.heads.kernels import TritonEngine
+    if options.kernels == "triton" or (options.kernels == "auto" and device.type == "cuda"):
+        try:
+            from megaclass.heads.kernels import TritonEngine
 
-        return TritonEngine(options.precision, device, dim, plain, storage)
-    except Exception as error:  # no Triton, no compiler, a GPU too old, ...
-        if options.kernels == "triton":
-            raise UserError(f"kernels 'triton': {error}; use auto or torch") from error
-        warnings.warn(
-            f"the head's Triton kernels do not work here ({error}); using plain PyTorch, which is slower",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return plain
+            return TritonEngine(options.precision, device, options.tile_mb, dim, storage)
+        except Exception as error:  # no Triton, no compiler, a GPU too old, ...
+            if options.kernels == "triton":
+                raise UserError(f"kernels 'triton': {error}; use auto or torch") from error
+            warnings.warn(
+                f"the head's Triton kernels do not work here ({error}); using plain PyTorch, which is slower",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return TorchEngine(options.precision, device, options.tile_mb)

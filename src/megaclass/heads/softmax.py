@@ -22,7 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass.heads.engine import (
+from megaclass.heads.margins import Margin
+from megaclass.heads.sampling import TorchWalker
+from megaclass.heads.step import (
     MOST_TURN,
     ActiveRows,
     MicroBatch,
@@ -30,8 +32,6 @@ from megaclass.heads.engine import (
     SGDStep,
     inverse_norms,
 )
-from megaclass.heads.margins import Margin
-from megaclass.heads.sampling import TorchWalker, Walker
 from megaclass.heads.tiles import Tiles, Workspace
 
 
@@ -77,14 +77,19 @@ def _bf16_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 class TorchEngine:
-    """See :class:`megaclass.heads.engine.Engine`. Tiles fit ``tile_mb`` MB; 0: 16 on a CPU, 256 on a GPU."""
+    """What computes on the rows of a shard, on any device. On CUDA kernels give the same results, up to rounding
+    (:class:`megaclass.heads.kernels.TritonEngine`).
+
+    tile_mb: memory for one tile's intermediates, MB; 0: 16 on a CPU, 256 on a GPU.
+    """
 
     name = "torch"
-    reads_owed = True
+    reads_owed = True  # the passes pay what active rows owe as they read them
 
     def __init__(self, precision: str, device: torch.device, tile_mb: float = 0.0) -> None:
+        self.precision, self.device = precision, device
         self.products = Products(precision, device)
-        self.walker: Walker = TorchWalker()
+        self.walker = TorchWalker()
         self.workspace = Workspace(device)
         self._tile_bytes = (tile_mb or (16 if device.type == "cpu" else 256)) * 1e6
 
@@ -103,6 +108,10 @@ class TorchEngine:
     def pass_one(
         self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
     ) -> tuple[Tensor, Tensor]:
+        """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift).
+
+        Targets are left out of both, as are negatives above the margin's filter threshold.
+        """
         tiles, scaled_BD = self._tiles(active, len(unit_BD)), unit_BD * margin.scale
         position_B = active.positions(row_B)
         zero_B = torch.zeros(len(unit_BD), device=unit_BD.device)
@@ -133,6 +142,11 @@ class TorchEngine:
         skipped: Tensor,
         reduce_: Callable[[Tensor], object] | None = None,
     ) -> None:
+        """One SGD step of the active rows. The gradient is the sum over the micro-batches.
+
+        skipped: a bool scalar on the device: a step that must change nothing. reduce_: an in-place sum over the
+        ranks that hold copies of these rows (data parallelism).
+        """
         if bool(skipped):  # a host sync on CUDA
             return
         tiles = self._tiles(active, max(len(m.unit_BD) for m in micro_batches))
@@ -194,6 +208,7 @@ class TorchEngine:
         return radial_T
 
     def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Roundings) -> None:
+        """Pay what the active rows owe, and store them."""
         tiles = self._tiles(replace(active, owed_N4=product_N4), 0)
         of_momentum, of_centres = rounding("momentum"), rounding("centres")
         for tile in tiles:
@@ -226,7 +241,7 @@ def _put_targets(values_BT: Tensor, position_B: Tensor, tile: slice, target_B: T
 def _damped_step(
     centres_TD: Tensor, gradient_TD: Tensor, along_T: Tensor, inverse_T: Tensor, sgd: SGDStep
 ) -> None:
-    """A step without momentum, in place; see :class:`megaclass.heads.engine.SGDStep`."""
+    """A step without momentum, in place; see :class:`megaclass.heads.step.SGDStep`."""
     gradient_TD.addcmul_(centres_TD, along_T[:, None])
     turn_T = sgd.lr * torch.linalg.vector_norm(gradient_TD, dim=1) * inverse_T
     lr_T = sgd.lr / (1.0 + turn_T / MOST_TURN)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from megaclass.heads.engine import ActiveRows, columns
+from megaclass.heads.step import ActiveRows, columns
 from megaclass.heads.storage import Rounding, Rows, round_to_bf16, round_to_int8
 
 

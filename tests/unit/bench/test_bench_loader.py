@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 
 from megaclass.bench import peers
-from megaclass.bench.loader import plan
+from megaclass.bench.old_loader import plan
 from megaclass.cli import main
 from megaclass.results.rows import read_rows
 

@@ -11,13 +11,13 @@ import pytest
 import simplejpeg
 import torch
 
-from megaclass.bench.loader import bare, clock, delivery, ours
-from megaclass.bench.loader.benchmark import LoaderBenchmark
-from megaclass.bench.loader.cases import WORKLOADS, LoaderCase
-from megaclass.bench.loader.clock import Time
-from megaclass.bench.loader.contender import in_threads
-from megaclass.bench.loader.images import write_images
-from megaclass.bench.loader.photographs import encoded_photograph
+from megaclass.bench.old_loader import bare, clock, delivery, ours
+from megaclass.bench.old_loader.benchmark import LoaderBenchmark
+from megaclass.bench.old_loader.cases import WORKLOADS, LoaderCase
+from megaclass.bench.old_loader.clock import Time
+from megaclass.bench.old_loader.contender import in_threads
+from megaclass.bench.old_loader.images import write_images
+from megaclass.bench.old_loader.photographs import encoded_photograph
 from megaclass.bench.peers import dali, nvjpeg, pillow
 from megaclass.data.loader import Batch
 from megaclass.data.open import open_dataset

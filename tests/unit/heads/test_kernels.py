@@ -12,12 +12,12 @@ import torch
 from head_reference import Case, assert_agrees, train_oracle, train_ours
 from kernel_cases import Step, error, most_error, steps_apart, tensors
 from megaclass.errors import UserError
-from megaclass.heads.engine import HeadOptions, SGDStep
 from megaclass.heads.margins import ArcFace, CosFace, Margin
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sampling import TorchWalker, sample_classes
 from megaclass.heads.shard import make_engine
 from megaclass.heads.softmax import TorchEngine
+from megaclass.heads.step import HeadOptions, SGDStep
 from megaclass.heads.storage import STORAGES
 from megaclass.parallel.seeding import KeyedPermutation
 
@@ -120,11 +120,11 @@ def test_a_skipped_step_changes_nothing(storage: str) -> None:
         assert torch.equal(after, before)
 
 
-def test_other_samples_and_sums_over_ranks_are_left_to_plain_pytorch() -> None:
+def test_other_samples_and_sums_over_ranks_are_left_to_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     step = Step()
-    ours, plain = small_engines(step)
+    ours, _ = small_engines(step)
     calls = []
-    plain.pass_two = lambda *args: calls.append(args)  # type: ignore[method-assign]
+    monkeypatch.setattr(TorchEngine, "pass_two", lambda *args: calls.append(args))
     active, sgd = step.active(), SGDStep(0.1, 0.9, 0.0)
     batches = step.micro_batches(active)
     ours.pass_two(batches, active, step.margin, sgd, step.rounding, torch.tensor(False), lambda t: t)
@@ -224,19 +224,10 @@ def test_training_agrees_with_plain_pytorch(storage: str) -> None:
 def test_a_head_judges_the_kernels_on_its_storage_and_draws_with_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    judged, drawn = [], []
-    build, mark = TritonEngine.__init__, TritonWalker.mark
-
-    def seen(self: TritonEngine, *arguments: object) -> None:
-        judged.append(arguments[4])
-        build(self, *arguments)
-
-    monkeypatch.setattr(TritonEngine, "__init__", seen)
-    monkeypatch.setattr(TritonWalker, "mark", lambda *arguments: (drawn.append(1), mark(*arguments)))
+    judged, judge = [], kernels_engine.choose_blocks
+    monkeypatch.setattr(kernels_engine, "choose_blocks", lambda *a: (judged.append(a[2]), judge(*a))[1])
     head = PartialFC(40, 24, sample_rate=0.5, storage="int8_rowwise", kernels="triton")
-    judged_by_head, _ = judged[:], drawn.clear()
-    head.draw(torch.arange(4))
-    assert judged_by_head == [STORAGES["int8_rowwise"]] and drawn == [1]
+    assert judged == [STORAGES["int8_rowwise"]] and isinstance(head.shard.engine.walker, TritonWalker)
 
 
 # -- whether they work --------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import torch
 import triton
 from torch import Tensor
 
-from megaclass.heads.engine import MOST_TURN, NORM_FLOOR, ActiveRows, Engine, MicroBatch, Roundings, SGDStep
 from megaclass.heads.kernels.blocks import MAX_DIM, Blocks, block_dim, candidates
 from megaclass.heads.kernels.catch_up import catch_up_kernel
 from megaclass.heads.kernels.launch import on_device, signed
@@ -20,9 +19,9 @@ from megaclass.heads.kernels.sample import TritonWalker
 from megaclass.heads.kernels.self_check import choose_blocks
 from megaclass.heads.kernels.unit import unit_kernel
 from megaclass.heads.margins import Margin
-from megaclass.heads.sampling import Walker
+from megaclass.heads.softmax import TorchEngine
+from megaclass.heads.step import MOST_TURN, NORM_FLOOR, ActiveRows, MicroBatch, Roundings, SGDStep
 from megaclass.heads.storage import Rows, Storage
-from megaclass.heads.tiles import Workspace
 
 # TRITON_INTERPRET=1 was set when Triton was imported: the kernels run on a CPU, for tests.
 INTERPRETED = not isinstance(unit_kernel, triton.runtime.JITFunction)
@@ -33,13 +32,11 @@ OPERANDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16
 _CHUNK_BYTES = 32 << 20  # of unit rows: they stay in the L2 cache of an H100 (50 MB)
 
 
-class TritonEngine:
-    """The passes as kernels, for tables on ``device`` with ``dim`` columns. See :class:`megaclass.heads.engine.Engine`.
+class TritonEngine(TorchEngine):
+    """The passes as kernels, for tables on ``device`` with ``dim`` columns.
 
-    Args:
-        plain: computes what the kernels do not: sums over ranks within a pass, and micro-batches that
-            scored different samples. Its results judge the kernels before they are used.
-        storage: of the tables.
+    Plain PyTorch computes what the kernels do not, sums over ranks within a pass and micro-batches that scored
+    different samples, and judges the kernels before they are used.
 
     Raises:
         RuntimeError: there is no GPU, or no blocks work on it.
@@ -49,7 +46,7 @@ class TritonEngine:
     reads_owed = False  # a kernel of its own pays, in one pass
 
     def __init__(
-        self, precision: str, device: torch.device, dim: int, plain: Engine, storage: Storage
+        self, precision: str, device: torch.device, tile_mb: float, dim: int, storage: Storage
     ) -> None:
         if device.type != "cuda" and not INTERPRETED:
             raise RuntimeError(
@@ -57,16 +54,14 @@ class TritonEngine:
             )
         if dim > MAX_DIM:
             raise RuntimeError(f"the Triton kernels hold at most {MAX_DIM} columns, not {dim}")
-        self.precision, self.device, self.dim, self.plain = precision, device, dim, plain
-        self.walker: Walker = TritonWalker()
-        self.workspace = Workspace(device)
-        self.blocks = candidates(dim, precision)[0]
-        self.block_dim = block_dim(dim)
+        super().__init__(precision, device, tile_mb)
+        self.walker, self.dim, self.block_dim = TritonWalker(), dim, block_dim(dim)
         self.operand = torch.float32 if INTERPRETED else OPERANDS[precision]
         self.chunk_rows = _CHUNK_BYTES // (self.block_dim * self.operand.itemsize)
         self.multiprocessors = 2
         if device.type == "cuda":
             self.multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+        self.blocks = candidates(dim, precision)[0]
         self.blocks = choose_blocks(self, candidates(dim, precision), storage)
 
     # -- pass 1 ---------------------------------------------------------------------------------------
@@ -119,7 +114,7 @@ class TritonEngine:
         reduce_: Callable[[Tensor], object] | None = None,
     ) -> None:
         if reduce_ is not None or not all(_scored_all(m, active) for m in micro_batches):
-            self.plain.pass_two(micro_batches, active, margin, sgd, rounding, skipped, reduce_)
+            super().pass_two(micro_batches, active, margin, sgd, rounding, skipped, reduce_)
             return
         if len(active) == 0:
             return

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megaclass.heads.kernels.launch import on_device, signed
 from megaclass.heads.kernels.rows import mix32
+from megaclass.heads.sampling import TorchWalker
 from megaclass.parallel.seeding import ROUNDS, KeyedPermutation
 
 BLOCK_N = 1024
@@ -94,11 +95,10 @@ def _inverse_kernel(
     tl.store(place_ptr + at_N, place_N, mask=inside_N)
 
 
-class TritonWalker:
-    """See :class:`megaclass.heads.sampling.TorchWalker`, which it equals."""
+class TritonWalker(TorchWalker):
+    """The same answers without a host sync."""
 
     def inverse(self, permutation: KeyedPermutation, element_N: Tensor) -> Tensor:
-        """The places of the elements, int64."""
         place_N = torch.empty_like(element_N)
         count, numbers = len(element_N), _numbers(permutation)
         with on_device(element_N.device):
@@ -110,7 +110,6 @@ class TritonWalker:
     def mark(
         self, permutation: KeyedPermutation, window: Tensor, limit: int, start: int, mark: Tensor
     ) -> None:
-        """Mark the classes at places below ``window``, an int64 scalar of at most ``limit``."""
         numbers, stop = _numbers(permutation), start + len(mark) - 1
         with on_device(mark.device):
             _mark_kernel[(triton.cdiv(limit, BLOCK_N),)](

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from megaclass.bench.stability import seeds as study_of_seeds
-from megaclass.bench.stability.cases import seeds
-from megaclass.bench.stability.record import flat_result
-from megaclass.bench.stability.study import Study, plan, prepare
-from megaclass.bench.stability.training import command, reason
+from megaclass.bench.old_stability import seeds as study_of_seeds
+from megaclass.bench.old_stability.cases import seeds
+from megaclass.bench.old_stability.record import flat_result
+from megaclass.bench.old_stability.study import Study, plan, prepare
+from megaclass.bench.old_stability.training import command, reason
 from megaclass.config import from_mapping, load_recipe
 from megaclass.errors import UserError
 from megaclass.results.events import EventWriter, StartEvent, StepEvent

@@ -1,0 +1,283 @@
+"""Metrics, as functions on arrays: of verification and of classification.
+
+Verification is how well a cosine tells two images of one identity from images of two.
+
+Everything follows from one count: at each threshold, how many same-identity ("genuine") and how many
+different-identity ("impostor") pairs score at or above it. Scores enter only by their order, so no figure
+changes under a monotone transform of the scores, and a figure that the set is too small to support is
+None instead of an extrapolation.
+
+A NaN score is a comparison that failed. It counts as wrong at every threshold: the lowest score for a
+genuine pair, the highest for an impostor pair, so that a broken model cannot gain by it.
+
+Shapes: P = pairs, N = images, M = images that are counted, D = embedding columns,
+T = thresholds (from accepting none to accepting all), B = images of a batch, C = classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megaclass.errors import UserError
+from megaclass.evaluate.pairs import PairSet
+from megaclass.parallel.groups import all_ranks, collective_device, rank, world_size
+
+FAR_TARGETS = (1e-2, 1e-3, 1e-4)
+# All pairs of so many images are 1.25e9, half a minute on one core; the FARs above are sharp long before.
+MAX_IMAGES = 50_000
+_BINS = 1 << 20
+
+
+def pair_scores(embeddings_ND: np.ndarray, pairs: PairSet) -> np.ndarray:
+    """The cosine of each pair, fp32 (P,), from normalised embeddings."""
+    embeddings_ND = np.asarray(embeddings_ND)
+    return np.einsum("pd,pd->p", embeddings_ND[pairs.first], embeddings_ND[pairs.second])
+
+
+def verification_metrics(
+    scores: np.ndarray, same: np.ndarray, folds: int = 10, far_targets: Sequence[float] = FAR_TARGETS
+) -> dict[str, Any]:
+    """Score pairs by the protocol of LFW's view 2 (UMass technical report 07-49).
+
+    ``scores`` (P,) are similarities, ``same`` (P,) is true for pairs of one identity, in fold order. Returns
+
+    - ``pair_accuracy`` and ``pair_accuracy_std``: each fold is judged at the threshold that is best on the
+      other folds; mean and standard deviation over the folds, in 0..1. All thresholds are tried. InsightFace
+      tries squared distances 0..4 in steps of 0.01, so its thresholds are rounded and its figure may differ
+      by a few pairs in thousands, the more the closer the scores of a model lie together. Among equally good
+      thresholds the strictest is taken, as there.
+    - ``threshold``: the best one over all pairs (accept a score at or above it); None if that is to accept
+      no pair.
+    - ``auc``: the area under the ROC curve; None without pairs of both kinds.
+    - ``tar_at_far``: ``{"1e-2": ..}``: see :func:`tar_at_far`.
+    - ``pairs``: P.
+
+    Raises ValueError unless 2 <= folds <= P.
+    """
+    same = np.asarray(same, dtype=bool)
+    if not 2 <= folds <= len(same):
+        raise ValueError(f"folds: {len(same)} pairs cannot be cut into {folds} folds")
+    values, ranks = _ranked(scores, same)
+    genuine_T, impostor_T = _accepted(*_histograms(ranks, same, len(values)))
+    accuracies = []
+    for fold in np.array_split(np.arange(len(same)), folds):  # in order, unshuffled: as sklearn's KFold cuts
+        tested_genuine_T, tested_impostor_T = _accepted(*_histograms(ranks[fold], same[fold], len(values)))
+        # Correct answers, less a constant: the impostors that no threshold has accepted yet.
+        elsewhere_T = (genuine_T - tested_genuine_T) - (impostor_T - tested_impostor_T)
+        best = int(elsewhere_T.argmax())
+        rejected_impostors = tested_impostor_T[-1] - tested_impostor_T[best]
+        accuracies.append((tested_genuine_T[best] + rejected_impostors) / len(fold))
+    # T counts down from the highest score, with "accept none" in front.
+    best = int((genuine_T - impostor_T).argmax())
+    threshold = float(values[len(values) - best]) if best else None
+    return {
+        "pair_accuracy": float(np.mean(accuracies)),
+        "pair_accuracy_std": float(np.std(accuracies)),
+        "threshold": threshold if threshold is not None and np.isfinite(threshold) else None,
+        "auc": _auc(genuine_T, impostor_T),
+        "tar_at_far": tar_at_far(genuine_T, impostor_T, far_targets),
+        "pairs": len(same),
+    }
+
+
+def roc_points(scores: np.ndarray, same: np.ndarray, max_points: int = 400) -> dict[str, list[float]]:
+    """Points ``{"far": [..], "tar": [..]}`` of the ROC curve, at most ``max_points``, FAR rising.
+
+    FARs are evenly spaced on a logarithmic axis, and each point is exact: the highest TAR at that FAR or
+    below. Empty without pairs of both kinds.
+    """
+    same = np.asarray(same, dtype=bool)
+    values, ranks = _ranked(scores, same)
+    return _thinned(*_accepted(*_histograms(ranks, same, len(values))), max_points)
+
+
+def all_pairs_tar(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    far_targets: Sequence[float] = FAR_TARGETS,
+    max_points: int = 400,
+    max_images: int = MAX_IMAGES,
+) -> dict[str, Any]:
+    """Verify every pair of a labelled set, so that a small set still has the impostors for a low FAR.
+
+    ``embeddings`` (N, D) normalised (rows with a NaN count as wrong in every pair), ``labels`` (N,). Returns
+    ``tar_at_far``, ``auc``, ``roc`` (as :func:`roc_points`), ``genuine_pairs``, ``impostor_pairs`` and
+    ``images``: of a set with more than ``max_images``, that many are counted, always the same ones.
+
+    Every rank must call it, with the same arguments: each counts its share of the pairs, and all of them
+    return the same.
+
+    Cosines are counted in 2**20 bins of 1.9e-6, the size of their rounding error in fp32, and a bin is
+    accepted as a whole: the FAR is never understated. Memory is a copy of the embeddings and
+    one block of scores.
+    """
+    counted = _counted_images(np.asarray(labels), max_images)
+    embeddings_MD = np.asarray(embeddings)[counted].astype(np.float32, copy=False)  # a copy by the indexing
+    labels_M = np.asarray(labels)[counted]
+    counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M, rank(), world_size()))
+    genuine_T, impostor_T = _accepted(*all_ranks().all_reduce_(counts.to(collective_device())).cpu().numpy())
+    return {
+        "tar_at_far": tar_at_far(genuine_T, impostor_T, far_targets),
+        "auc": _auc(genuine_T, impostor_T),
+        "roc": _thinned(genuine_T, impostor_T, max_points),
+        "genuine_pairs": int(genuine_T[-1]),
+        "impostor_pairs": int(impostor_T[-1]),
+        "images": len(labels_M),
+    }
+
+
+def _counted_images(labels: np.ndarray, limit: int) -> np.ndarray:
+    """Indices of at most ``limit`` images, in order: int64 (M,).
+
+    Whole identities as far as it goes, since an image without another of its identity adds no genuine pair:
+    each identity gives at most its share of ``limit``, or ten if that is less.
+    """
+    if len(labels) <= limit:
+        return np.arange(len(labels))
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(labels))
+    _, identity_of, sizes = np.unique(labels[order], return_inverse=True, return_counts=True)
+    places = rng.permutation(len(sizes))  # of the identities
+    by_place = np.argsort(places[identity_of], kind="stable")
+    sizes_by_place = sizes[np.argsort(places)]
+    starts = np.repeat(np.cumsum(sizes_by_place) - sizes_by_place, sizes_by_place)
+    within = np.arange(len(labels)) - starts < max(10, limit // len(sizes))
+    return np.sort(order[by_place[within][:limit]])
+
+
+def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray, part: int, parts: int) -> np.ndarray:
+    """How many genuine (row 0) and impostor pairs (row 1) of every ``parts``-th block have each score."""
+    counts = np.zeros((2, _BINS), dtype=np.int64)
+    broken_M = np.logical_not(np.isfinite(embeddings_MD).all(axis=1))
+    embeddings_MD[broken_M] = 0
+    rows = max(1, (1 << 22) // max(1, len(labels_M)))  # 4 M scores a block
+    for start in range(part * rows, len(labels_M), parts * rows):
+        block = slice(start, start + rows)
+        # Each pair once: the images from this row on, and of those only the ones after it.
+        scores = embeddings_MD[block] @ embeddings_MD[start:].T
+        # The outermost bins are for failed comparisons, beyond every score.
+        bin_of = np.clip((scores + 1) * (_BINS // 2), 1, _BINS - 2).astype(np.int32)
+        after = np.arange(scores.shape[1]) > np.arange(scores.shape[0])[:, None]
+        same = labels_M[block][:, None] == labels_M[start:]
+        failed = broken_M[block][:, None] | broken_M[start:]
+        bin_of[failed] = np.where(same[failed], 0, _BINS - 1)
+        counts += _histograms(bin_of[after], same[after], _BINS)
+    return counts
+
+
+def tar_at_far(
+    genuine_T: np.ndarray, impostor_T: np.ndarray, far_targets: Sequence[float]
+) -> dict[str, float | None]:
+    """The share of genuine pairs accepted where at most each target share of impostor pairs is: exact.
+
+    A target of 1e-4 needs 10,000 impostor pairs to mean one of them; below 1/FAR pairs the value is None.
+    ``genuine_T`` and ``impostor_T`` are the accepted counts from accepting none to accepting all.
+    """
+    genuine, impostors = int(genuine_T[-1]), int(impostor_T[-1])
+    result: dict[str, float | None] = {}
+    for far in far_targets:
+        allowed = int(far * impostors + 1e-6)  # 1e-3 of 3,000 is three, whatever the floating point says
+        accepted = int(genuine_T[np.searchsorted(impostor_T, allowed, side="right") - 1])
+        result[far_key(far)] = accepted / genuine if genuine and allowed else None
+    return result
+
+
+def far_key(far: float) -> str:
+    """``1e-2``, ``2.5e-3``: how a false accept rate is written in results."""
+    mantissa, exponent = f"{far:e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def one_shot_accuracy(
+    embeddings: np.ndarray, labels: np.ndarray, ways: int = 20, episodes: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """k-way one-shot classification (Lake, Salakhutdinov, Tenenbaum, Science 350, 2015), over the whole set.
+
+    An episode draws ``ways`` classes from those with two images or more, one support image of each, and
+    as query another image of the first class; the nearest support image by cosine is the answer. A tie or
+    a NaN is a wrong answer. ``embeddings`` (N, D) normalised, ``labels`` (N,). Returns ``accuracy``,
+    ``standard_error`` (both None if fewer than ``ways`` classes have two images), ``ways``, ``episodes``.
+    """
+    embeddings_ND = np.asarray(embeddings)
+    rng = np.random.default_rng(seed)
+    _, class_of, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    starts, order = np.cumsum(sizes) - sizes, np.argsort(class_of, kind="stable")
+    eligible = np.flatnonzero(sizes > 1)
+    result: dict[str, Any] = {"accuracy": None, "standard_error": None, "ways": ways, "episodes": episodes}
+    if len(eligible) < ways:
+        return result
+    correct = 0
+    for _ in range(episodes):
+        classes = rng.choice(eligible, size=ways, replace=False)
+        shown = rng.integers(sizes[classes])
+        asked = (shown[0] + rng.integers(1, sizes[classes[0]])) % sizes[classes[0]]
+        support = embeddings_ND[order[starts[classes] + shown]]
+        scores = support @ embeddings_ND[order[starts[classes[0]] + asked]]
+        correct += bool((scores[0] > scores[1:]).all())
+    accuracy = correct / episodes
+    return result | {"accuracy": accuracy, "standard_error": (accuracy * (1 - accuracy) / episodes) ** 0.5}
+
+
+def _ranked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct scores, rising, and the rank of each pair's score among them; NaN counts as wrong."""
+    scores = np.asarray(scores, dtype=np.float64)
+    scores = np.where(np.isnan(scores), np.where(same, -np.inf, np.inf), scores)
+    return np.unique(scores, return_inverse=True)
+
+
+def _histograms(ranks: np.ndarray, same: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many genuine and how many impostor pairs have each rank: (bins,) each."""
+    return np.bincount(ranks[same], minlength=bins), np.bincount(ranks[~same], minlength=bins)
+
+
+def _accepted(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts per score, rising -> counts accepted at each threshold, from none to all: (T,) each."""
+    none = np.zeros(1, dtype=np.int64)
+    return np.append(none, np.cumsum(genuine[::-1])), np.append(none, np.cumsum(impostor[::-1]))
+
+
+def _auc(genuine_T: np.ndarray, impostor_T: np.ndarray) -> float | None:
+    """The area under the ROC curve by trapezia: a tie of genuine and impostor counts half."""
+    possible = int(genuine_T[-1]) * int(impostor_T[-1])
+    if possible == 0:
+        return None
+    return float(np.dot(np.diff(impostor_T).astype(float), genuine_T[1:] + genuine_T[:-1]) / 2 / possible)
+
+
+def _thinned(genuine_T: np.ndarray, impostor_T: np.ndarray, max_points: int) -> dict[str, list[float]]:
+    genuine, impostors = int(genuine_T[-1]), int(impostor_T[-1])
+    if genuine == 0 or impostors == 0:
+        return {"far": [], "tar": []}
+    allowed = np.concatenate([[0], np.geomspace(1, impostors, max_points - 1).round()])
+    at = np.unique(np.searchsorted(impostor_T, allowed, side="right") - 1)
+    return {"far": (impostor_T[at] / impostors).tolist(), "tar": (genuine_T[at] / genuine).tolist()}
+
+
+# -- classification --------------------------------------------------------------------------------
+
+
+def topk_counts(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """Return the int64 counts ``[top-1 hits, top-5 hits, images]`` of one batch, on the logits' device.
+
+    Counts of batches add up. With fewer than five classes, "top 5" means all of them. A row that holds a
+    NaN is a miss (a plain top-k would rank the NaN first).
+    """
+    best_BK = logits_BC.topk(min(5, logits_BC.shape[1]), dim=1).indices
+    hits_BK = (best_BK == labels_B[:, None]) & ~logits_BC.isnan().any(dim=1, keepdim=True)
+    images = torch.tensor(len(labels_B), device=logits_BC.device)
+    return torch.stack([hits_BK[:, 0].sum(), hits_BK.sum(), images])
+
+
+def classification_metrics(counts: Tensor) -> dict[str, float]:
+    """Return ``{"top1", "top5"}`` in 0..1 over the images of all ranks, from each rank's summed counts.
+
+    ``counts`` is what :func:`topk_counts` returned, summed over this rank's batches; a rank without images
+    brings zeros. Every rank must call. Raises UserError if no rank had an image.
+    """
+    top1, top5, images = all_ranks().all_reduce_(counts.clone()).tolist()
+    if images == 0:
+        raise UserError("evaluation: there is no image to classify")
+    return {"top1": top1 / images, "top5": top5 / images}

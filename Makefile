@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RESULTS := benchmarks/results
 PEER := $(if $(PEER_PATH),--peer arcface_torch --peer-path $(PEER_PATH))
+# Two tests at a time, with a thread each: threads of several processes would wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo test test-slow test-gpu bench bench-loader bench-suite bench-gpu report check format clean
+.PHONY: help setup demo quick test docs wheel test-slow test-gpu bench bench-loader bench-suite bench-gpu report check format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -26,11 +28,14 @@ setup: $(STAMP)  ## make .venv and install megaclass with its pinned dependencie
 demo: $(STAMP)  ## train on characters, test on characters never seen: three minutes on two idle cores
 	$(BIN)/megaclass train glyphs --run.output $(RUN)
 
-test: check  ## lint, types, and every test that needs no GPU and no data set
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+quick: $(STAMP)  ## the tests that start no other process: what to run while you work, under a minute
+	$(PYTEST) -m "not gpu and not slow and not process"
+
+test: check  ## lint, types, and every test that needs no GPU and no data set: five minutes on two idle cores
+	$(PYTEST) -m "not gpu and not slow"
 
 test-slow: $(STAMP)  ## the tests that take longer
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
@@ -54,6 +59,13 @@ report: $(STAMP)  ## a page of the rows under benchmarks/results, or of ROWS=DIR
 bench-gpu: $(STAMP)  ## test and measure everything on a CUDA GPU; PEER_PATH=DIR adds arcface_torch
 	PYTHON=$(BIN)/python RESULTS=$(RESULTS) PEER_PATH=$(PEER_PATH) benchmarks/gpu.sh
 
+docs: $(STAMP)  ## the documentation as a site, in site/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --quiet --strict
+
+wheel: $(STAMP)  ## a wheel, in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 check: $(STAMP)  ## lint and types alone
 	$(BIN)/ruff check src tests examples benchmarks
 	$(BIN)/ruff format --check src tests examples benchmarks
@@ -64,4 +76,4 @@ format: $(STAMP)  ## format the sources
 	$(BIN)/ruff check --fix src tests examples benchmarks
 
 clean:  ## remove what was made here, but no run
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site *.egg-info src/*.egg-info

@@ -9,27 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from megaclass.heads.engine import TorchEngine
-from megaclass.heads.engine_protocol import Engine
 from megaclass.heads.kernels import TritonEngine
 from megaclass.heads.margins import Margin
-from megaclass.heads.softmax import MicroBatch, SGDStep
-from megaclass.heads.storage import DTYPES, Rounding, Rows
-from megaclass.heads.tiles import ActiveRows
-
-FORMATS = tuple(DTYPES)
+from megaclass.heads.softmax import TorchEngine
+from megaclass.heads.step import ActiveRows, MicroBatch, SGDStep
+from megaclass.heads.storage import STORAGES, Rounding, Rows
 
 
 @dataclass(frozen=True)
 class Step:
-    """A table and a batch. which: ``all`` rows, ``listed`` ones, or listed ones ``gathered`` into the table."""
+    """A table and a batch. listed: half of the rows take part, or else all of them."""
 
     dim: int = 24
     batch: int = 5
     rows: int = 33
-    format: str = "fp32"
-    momentum: bool = True
-    which: str = "listed"
+    storage: str = "fp32"
+    listed: bool = True
     margin: Margin = Margin(scale=20.0)
     shift: float = 0.0
     precision: str = "fp32"
@@ -39,7 +34,7 @@ class Step:
     def engines(self) -> tuple[TritonEngine, TorchEngine]:
         device = torch.device(self.device)
         plain = TorchEngine(self.precision, device)
-        return TritonEngine(self.precision, device, self.dim, plain), plain
+        return TritonEngine(self.precision, device, 0.0, self.dim, STORAGES[self.storage]), plain
 
     def _random(self, *shape: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + shape[0])
@@ -47,19 +42,17 @@ class Step:
 
     def active(self) -> ActiveRows:
         """Fresh tables, alike at each call."""
-        listed = self.which == "listed"
-        count = 2 * self.rows + 3 if listed else self.rows
+        storage, count = STORAGES[self.storage], 2 * self.rows + 3 if self.listed else self.rows
         tables = []
-        for factor in (1.0, 0.1)[: 1 + self.momentum]:
-            table = Rows.zeros(count, self.dim, DTYPES[self.format], torch.device(self.device))
+        for factor in (1.0, 0.1)[: 1 + storage.momentum]:
+            table = Rows.zeros(count, self.dim, storage.dtype, torch.device(self.device))
             table.put(slice(None), self._random(count, self.dim) * factor)
             tables.append(table)
         rows_N = None
-        if self.which != "all":
+        if self.listed:
             generator = torch.Generator().manual_seed(self.seed)
-            shard = 2 * self.rows + 3
-            rows_N = torch.randperm(shard, generator=generator)[: self.rows].sort().values.to(self.device)
-        return ActiveRows(tables[0], tables[1] if self.momentum else None, rows_N, self.which == "gathered")
+            rows_N = torch.randperm(count, generator=generator)[: self.rows].sort().values.to(self.device)
+        return ActiveRows(tables[0], tables[1] if storage.momentum else None, rows_N)
 
     def units(self) -> Tensor:
         return normalize(self._random(self.batch, self.dim))
@@ -75,7 +68,7 @@ class Step:
     def rounding(self, table: str) -> Rounding:
         return Rounding(3, 4, table, 1000, self.dim, torch.device(self.device))
 
-    def pass_one(self, engine: Engine) -> tuple[Tensor, Tensor]:
+    def pass_one(self, engine: TorchEngine) -> tuple[Tensor, Tensor]:
         active = self.active()
         return engine.pass_one(self.units(), self.targets(active), active, self.margin, self.shift)
 
@@ -92,7 +85,7 @@ class Step:
             )
         return batches
 
-    def pass_two(self, engine: Engine, skipped: bool = False, sgd: SGDStep | None = None) -> ActiveRows:
+    def pass_two(self, engine: TorchEngine, skipped: bool = False, sgd: SGDStep | None = None) -> ActiveRows:
         active = self.active()
         engine.pass_two(
             self.micro_batches(active),
@@ -104,7 +97,7 @@ class Step:
         )
         return active
 
-    def catch_up(self, engine: Engine, product_N4: Tensor) -> ActiveRows:
+    def catch_up(self, engine: TorchEngine, product_N4: Tensor) -> ActiveRows:
         active = self.active()
         engine.catch_up(active, product_N4.to(self.device), self.rounding)
         return active

@@ -7,9 +7,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from megaclass.errors import UserError
-from megaclass.evaluate.classification import classification_metrics, topk_counts
+from megaclass.evaluate.metrics import classification_metrics, topk_counts
 from megaclass.evaluate.embed import embed
-from megaclass.evaluate.verification import all_pairs_tar
+from megaclass.evaluate.metrics import all_pairs_tar
 from ranks import run_ranks
 
 pytestmark = pytest.mark.dist

@@ -21,13 +21,9 @@ CASES = {
     "full": {},
     "sampled": {"head": {"sample_rate": 0.3}},
     "data_parallel": {"head": {"sample_rate": 0.3, "parallelism": "data"}},
-    "by_node": {
-        "head": {"sample_rate": 0.3, "shard_group": "node"},
-        "speed": {"gradient_reduce": "hierarchical"},
-    },
+    "by_node": {"head": {"sample_rate": 0.3, "shard_group": "node"}},
     "bf16": {"head": {"sample_rate": 0.3, "storage": "bf16"}},
     "int8_rowwise": {"head": {"storage": "int8_rowwise"}},
-    "host": {"head": {"sample_rate": 0.3, "placement": "host"}},
     "linear": {"head": {"kind": "linear", "label_smoothing": 0.1}, "optim": {"name": "adamw", "lr": 3e-3}},
     "mixup": {
         "head": {"kind": "linear", "label_smoothing": 0.1},

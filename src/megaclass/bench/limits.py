@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from megaclass.bench.timing import Stopwatch
-from megaclass.heads.products import Products
+from megaclass.heads.softmax import Products
 
 REPEATS = 3  # the best one counts: a limit is what the machine can do undisturbed
 
@@ -37,7 +37,7 @@ def product_ms(precision: str, side: int, device: torch.device) -> float:
     if precision in ("bf16", "fp16"):
         half = torch.bfloat16 if precision == "bf16" else torch.float16
         # A product of 16-bit operands needs no flag. On a CPU the head's are of fp32 ones that oneDNN may round.
-        forms = [(half, "fp32"), *(forms if device.type == "cpu" else [])]
+        forms = [(half, "fp32"), *(forms if device.type == "cpu" and precision == "bf16" else [])]
     return min(_product_ms(dtype, flag, side, device) for dtype, flag in forms)
 
 

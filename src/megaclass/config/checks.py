@@ -66,10 +66,6 @@ def _check_together(config: Config) -> None:
         )
     if not (schedule.steps or schedule.samples or schedule.epochs):
         raise UserError("schedule.epochs: 0 with schedule.samples 0 and schedule.steps 0 trains nothing")
-    if head.kind == "margin" and head.placement == "host" and head.sample_rate == 1.0:
-        raise UserError(
-            "head.placement: 'host' fetches the rows of a sample: set head.sample_rate below 1 with it, e.g. 0.1"
-        )
     if evaluate.task == "classification" and head.kind != "linear":
         raise UserError("evaluate.task: 'classification' needs head.kind 'linear'")
     if evaluate.task != "none" and data.source != "glyphs" and not evaluate.path:

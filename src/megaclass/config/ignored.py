@@ -14,7 +14,7 @@ def ignored(config: Config) -> list[str]:
     """
     c, source, task = config, config.data.source, config.evaluate.task
     margin_only = ("m1", "m2", "m3", "scale", "gradient", "filter_threshold", "sample_rate", "parallelism",
-                   "precision", "storage", "placement", "kernels",
+                   "precision", "storage", "kernels",
                    "weights", "tile_mb", "shard_group")  # fmt: skip
     pairs_only = ("flip", "pairs", "pairs_file", "folds", "ways", "episodes")
     augmenting = [f"augment.{f.name}" for f in dataclasses.fields(Augment) if f.name != "mixup"]

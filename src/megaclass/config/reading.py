@@ -8,6 +8,12 @@ from megaclass.config.checks import check
 from megaclass.config.sections import SECTIONS, Config, options
 from megaclass.errors import UserError, near_match
 
+# Settings that earlier versions wrote into every config.toml: a recipe that leaves one as it was is still read.
+REMOVED = {
+    "head.placement": ("device", "choose a smaller head.storage for classes that do not fit"),
+    "speed.gradient_reduce": ("flat", "speed.gradient_compression and speed.bucket_mb are left"),
+}
+
 
 def from_mapping(tree: Mapping[str, Any], base: Config | None = None, *, complete: bool = True) -> Config:
     """``base`` (the defaults) with the nested mapping's values put in, checked. Not ``complete``: more is to come, so
@@ -51,7 +57,12 @@ def _typed(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     fields = {f.name: f for f in dataclasses.fields(SECTIONS[section])}
     result = {}
     for name, value in values.items():
-        require_known(f"{section}.{name}")
+        if (key := f"{section}.{name}") in REMOVED:
+            harmless, advice = REMOVED[key]
+            if value != harmless:
+                raise UserError(f"{key}: {value!r} is no longer there; {advice}")
+            continue
+        require_known(key)
         result[name] = _convert(f"{section}.{name}", value, fields[name].type)
     return result
 

@@ -166,17 +166,12 @@ class Head:
         choices=("world", "node"),
     )
     precision: str = option(
-        "fp32", "operands of the head's products; logits are fp32", choices=("fp32", "tf32", "bf16", "fp16")
+        "fp32", "operands of the head's products; logits are fp32", choices=("fp32", "tf32", "bf16")
     )
     storage: str = option(
         "fp32",
-        "of centres and momentum; int8: 8 bits and a scale a row; rowwise: no momentum matrix (docs/heads.md)",
-        choices=("fp32", "bf16", "int8", "fp32_rowwise", "bf16_rowwise", "int8_rowwise"),
-    )
-    placement: str = option(
-        "device",
-        "where centres lie; host: in the machine's memory, for sampled heads larger than the device",
-        choices=("device", "host"),
+        "of centres and momentum; int8_rowwise: 8 bits and a scale a row, no momentum matrix (docs/heads.md)",
+        choices=("fp32", "bf16", "int8_rowwise"),
     )
     kernels: str = option(
         "auto",
@@ -272,10 +267,8 @@ class Speed:
     bucket_mb: float = option(
         0.0, "several ranks: gradients that travel together, MB; 0: as PyTorch has it, 1 and then 25", low=0
     )
-    gradient_reduce: str = option("flat", "over all ranks at once, or within nodes first, then between them",
-                                  choices=("flat", "hierarchical"))  # fmt: skip
     gradient_compression: str = option("none", "of the backbone's gradients as they travel",
-                                       choices=("none", "fp16", "bf16", "powersgd"))  # fmt: skip
+                                       choices=("none", "fp16", "bf16"))  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ A file by class may name more classes than the model has, one by label must have
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,19 @@ _FORMS = 'lines "CLASS NAME" or one name a line, or JSON {"CLASS": "NAME"} or {"
 def read_names(path: str | Path, classes: Sequence[str] | None, num_classes: int) -> list[str]:
     """What the file calls each class, in label order; ``classes`` are the names that the model has for them.
 
-    UserError, naming file and line, for a file that cannot be read, leaves a class out, or names one twice.
+    UserError, naming the file, for one that cannot be read, leaves a class out, or names one twice.
     """
     path = Path(path)
-    text = _read(path)
-    if path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
-        by_class, by_label = _of_json(path, text)
-    else:
-        by_class, by_label = _of_lines(path, text, set(classes or ()))
+    try:
+        text = path.read_text(encoding="utf-8-sig").rstrip()
+    except OSError as error:
+        raise UserError(f"--names: {path} cannot be read: {error.strerror}; name another file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--names: {path} is not a text file in UTF-8; give {_FORMS}") from None
+    if not text:
+        raise UserError(f"--names: {path} is empty; give {_FORMS}")
+    is_json = path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "["))
+    by_class, by_label = _of_json(path, text) if is_json else _of_lines(path, text, set(classes or ()))
     if classes and any(name in by_class for name in classes):
         missing = [name for name in classes if name not in by_class]
         if missing:
@@ -50,65 +55,51 @@ def read_names(path: str | Path, classes: Sequence[str] | None, num_classes: int
     return by_label
 
 
-def _read(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"--names: {path} cannot be read: {error.strerror}; name another file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"--names: {path} is not a text file in UTF-8; give {_FORMS}") from None
-    if not text.strip():
-        raise UserError(f"--names: {path} is empty; give {_FORMS}")
-    return text
-
-
 def _of_lines(path: Path, text: str, classes: set[str]) -> tuple[dict[str, str], list[str]]:
-    by_class: dict[str, str] = {}
-    lines = text.rstrip().split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            raise UserError(
-                f"--names: {path} line {number} is empty, so which class it names is unclear; remove it"
-            )
-        name, _, readable = line.strip().replace("\t", " ", 1).partition(" ")
-        if name in classes and readable.strip():
-            _add(by_class, name, readable.strip(), f"{path} line {number}")
-    return by_class, [line.strip() for line in lines]
+    """Names by class, and by label."""
+    lines = [line.strip() for line in text.split("\n")]
+    if "" in lines:
+        raise UserError(
+            f"--names: {path} line {lines.index('') + 1} is empty, so which class it names is unclear; remove it"
+        )
+    pairs = [line.replace("\t", " ", 1).partition(" ") for line in lines]
+    rows = [(f"{path} line {i}", name, told.strip()) for i, (name, _, told) in enumerate(pairs, 1)]
+    return _once([row for row in rows if row[1] in classes and row[2]]), lines
 
 
 def _of_json(path: Path, text: str) -> tuple[dict[str, str], list[str]]:
-    def whole(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            _add(found, key, value, str(path))
-        return found
-
+    """Names by class, and by label."""
     try:
-        stored = json.loads(text, object_pairs_hook=whole)
+        stored = json.loads(text, object_pairs_hook=lambda pairs: _once([(path, *pair) for pair in pairs]))
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"--names: {path} is not valid JSON ({error}); give {_FORMS}") from None
     if isinstance(stored, list):
         return {}, [_name(path, f"entry {i}", value) for i, value in enumerate(stored)]
-    if not isinstance(stored, Mapping):
+    if not isinstance(stored, dict):
         raise UserError(f"--names: {path} holds {stored!r:.40}; give {_FORMS}")
-    by_class: dict[str, str] = {}
-    by_number: dict[str, str] = {}
-    for key, value in stored.items():
-        if isinstance(value, list) and len(value) == 2:
-            name = _name(path, key, value[1])
-            _add(by_class, _name(path, key, value[0]), name, str(path))
-        else:
-            name = by_class[key] = _name(path, key, value)
-        by_number[key] = name
+    # A pair is a class and its name, under its label; all else a name under its class or its label.
+    rows = [
+        (key, value if isinstance(value, list) and len(value) == 2 else (key, value))
+        for key, value in stored.items()
+    ]
+    found = [(key, _name(path, key, name), _name(path, key, told)) for key, (name, told) in rows]
+    by_class = _once([(path, name, told) for _, name, told in found])
+    by_number = {key: told for key, _, told in found}
     numbers = [str(i) for i in range(len(by_number))]
     return by_class, [by_number[i] for i in numbers] if by_number.keys() == set(numbers) else []
 
 
-def _add(found: dict[str, Any], name: str, value: Any, where: str) -> None:
-    if found.setdefault(name, value) != value:
-        raise UserError(f"--names: {where} names class {name!r} again, {found[name]!r} before; remove one")
+def _once(rows: Sequence[tuple[object, str, Any]]) -> dict[str, Any]:
+    """Rows of (where, name, value) as a dictionary. UserError for a name that comes twice with different values."""
+    found: dict[str, Any] = {}
+    for where, name, value in rows:
+        if found.setdefault(name, value) != value:
+            raise UserError(
+                f"--names: {where} names class {name!r} again, {found[name]!r} before; remove one"
+            )
+    return found
 
 
 def _name(path: Path, key: str, value: Any) -> str:

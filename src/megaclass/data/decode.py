@@ -1,16 +1,19 @@
 """Encoded image files to pixels.
 
-JPEG, the one format of the large data sets, goes to simplejpeg; PNG, WebP, BMP and GIF (its first frame) to
-OpenCV. Both release the GIL. Whatever is stored becomes 8-bit RGB: grey is repeated, CMYK converted, 16 bits
-cut to the upper 8, transparency dropped (the colour below it shows), as Pillow's ``convert("RGB")`` has it.
+JPEG, the one format of the large data sets, goes to simplejpeg; PNG, WebP, BMP, TIFF, PGM and its kin, and GIF to
+OpenCV, of several pictures in a file the first. Both release the GIL. Whatever is stored becomes 8-bit RGB: grey is
+repeated, CMYK converted, 16 bits cut to the upper 8, transparency dropped (the colour below it shows), as Pillow's
+``convert("RGB")`` has it.
 
 EXIF orientation is ignored: pixels come as they are stored, as torchvision's image folders give them, and so
 as most published ImageNet results saw them. Aligned faces and rendered images have none.
 """
 
-import struct
+import functools
+import io
+import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +26,9 @@ from megaclass.data.dataset import DamagedSampleError, first_line
 MAX_PIXELS = 100_000_000
 
 JPEG_START = b"\xff\xd8\xff"
+# What OpenCV is given, and how such files begin.
+_FORMATS = ("PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+_STARTS = (b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8", *(b"P%d" % kind for kind in range(1, 7)))
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -136,16 +142,17 @@ def check_header(encoded: bytes, where: str) -> tuple[int, int]:
     Raises DamagedSampleError for a header that cannot be read, another format, or more than ``MAX_PIXELS``.
     """
     try:
-        height, width = _header_size(encoded)
-    except struct.error:
-        raise _damaged(where, "its header is cut off") from None
-    except ValueError as error:
-        raise _damaged(where, first_line(error)) from None
+        if encoded.startswith(JPEG_START):
+            height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+        else:
+            width, height = _size(encoded)
     except LookupError:
         what = f"starts with {encoded[:8]!r}" if encoded else "is empty"
         raise DamagedSampleError(
-            f"{where}: {what}: not a JPEG, PNG, WebP, BMP or GIF image; convert or remove it"
+            f"{where}: {what}: not a JPEG, PNG, WebP, BMP, TIFF, PGM or GIF image; convert or remove it"
         ) from None
+    except ValueError as error:
+        raise _damaged(where, first_line(error)) from None
     if not 0 < height * width <= MAX_PIXELS:
         raise DamagedSampleError(
             f"{where}: an image of {width} x {height} pixels, the limit is {MAX_PIXELS:,}; resize or remove it"
@@ -153,52 +160,30 @@ def check_header(encoded: bytes, where: str) -> tuple[int, int]:
     return height, width
 
 
+def _size(encoded: bytes) -> tuple[int, int]:
+    """Width and height of what is no JPEG. ValueError if the header is damaged, LookupError for another format."""
+    if not encoded.startswith(_STARTS):
+        raise LookupError
+    Image = _pillow()
+    try:
+        return Image.open(io.BytesIO(encoded), formats=_FORMATS).size
+    except Image.UnidentifiedImageError:
+        raise ValueError("its header cannot be read") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # of some ten types, by the format
+        raise ValueError(first_line(error)) from None
+
+
+@functools.cache
+def _pillow() -> Any:
+    """Pillow's ``Image``, which comes with matplotlib; sets of JPEG files do without."""
+    from PIL import Image
+
+    # Of many pixels and odd tags, across a progress bar: there is a limit of our own, and damage is told.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    return Image
+
+
 def _damaged(where: str, reason: str) -> DamagedSampleError:
     return DamagedSampleError(f"{where}: damaged image ({reason}); replace or remove it")
-
-
-def _header_size(encoded: bytes) -> tuple[int, int]:
-    """Height and width. ValueError or struct.error if the header is damaged, LookupError for another format."""
-    if encoded.startswith(JPEG_START):
-        height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
-        return height, width
-    for magic, at, size_of in _FORMATS:
-        if encoded.startswith(magic, at):
-            return size_of(encoded)
-    raise LookupError
-
-
-def _png_size(encoded: bytes) -> tuple[int, int]:
-    width, height = struct.unpack_from(">II", encoded, 16)
-    return height, width
-
-
-def _bmp_size(encoded: bytes) -> tuple[int, int]:
-    old_header = struct.unpack_from("<I", encoded, 14)[0] == 12
-    width, height = struct.unpack_from("<HH" if old_header else "<ii", encoded, 18)
-    return abs(height), abs(width)  # a negative height means rows from the top
-
-
-def _gif_size(encoded: bytes) -> tuple[int, int]:
-    width, height = struct.unpack_from("<HH", encoded, 6)
-    return height, width
-
-
-def _webp_size(encoded: bytes) -> tuple[int, int]:
-    chunk = encoded[12:16]
-    if chunk == b"VP8X":  # two 24-bit numbers, less one
-        low_w, high_w, low_h, high_h = struct.unpack_from("<HBHB", encoded, 24)
-        return 1 + low_h + (high_h << 16), 1 + low_w + (high_w << 16)
-    if chunk == b"VP8L":  # two 14-bit numbers, less one
-        (bits,) = struct.unpack_from("<I", encoded, 21)
-        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
-    width, height = struct.unpack_from("<HH", encoded, 26)
-    return height & 0x3FFF, width & 0x3FFF
-
-
-_FORMATS: list[tuple[bytes, int, Callable[[bytes], tuple[int, int]]]] = [
-    (b"\x89PNG\r\n\x1a\n", 0, _png_size),
-    (b"WEBP", 8, _webp_size),
-    (b"BM", 0, _bmp_size),
-    (b"GIF8", 0, _gif_size),
-]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,18 @@ from megaclass.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif"),
+    *(".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".pbm"),
+)
 
 
 class FolderDataset:
     """The images under ``root``: each sub-directory is a class, numbered in the order of sorted names.
 
     ``class_depth`` 2 takes the directories two levels down as classes, named ``alphabet/character``.
-    Images are found at any depth, in sorted order; hidden files and directories are left out.
+    Images are found at any depth, in sorted order; hidden files and directories are left out, and a warning tells
+    how many files of which other suffixes are no images.
     ``classes`` are the names in label order. Raises UserError where there is no class or no image.
     """
 
@@ -36,22 +41,33 @@ class FolderDataset:
         self.classes = sorted(directory.relative_to(self.root).as_posix() for directory in found)
         if not self.classes:
             _refuse_half_packed(self.root)
+            if class_depth == 1 and images_under(self.root):
+                raise UserError(
+                    f"{self.root}: its images lie in no class directories; put those of each class into one, or "
+                    "pack them with their labels (megaclass data pack --labels FILE)"
+                )
             below = "sub-directories" if class_depth == 1 else f"directories {class_depth} levels down"
             raise UserError(f"{self.root} has no {below}; put the images of each class into one")
         self.num_classes = len(self.classes)
         self._paths: list[str] = []  # relative to root: strings are a third of the size of Path objects
         counts = []
+        others: Counter[str] = Counter()
         for name in self.classes:
-            images = images_under(self.root, name)
+            images = images_under(self.root, name, others)
             if not images:
                 # The class keeps its number: training and validation folders must agree on numbers.
                 logger.warning("%s holds no images", self.root / name)
             self._paths += images
             counts.append(len(images))
+        left_out = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
         if not self._paths:
             raise UserError(
-                f"{self.root}: no images in its {len(counts)} sub-directories; "
+                f"{self.root}: no images in its {len(counts)} sub-directories{left_out and f', but {left_out}'}; "
                 f"{', '.join(IMAGE_SUFFIXES)} are read"
+            )
+        if left_out:
+            logger.warning(
+                "%s: files that are left out, being no images by their suffix: %s", self.root, left_out
             )
         self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
         self._labels.flags.writeable = False
@@ -61,15 +77,7 @@ class FolderDataset:
 
     def read(self, index: int) -> Sample:
         """Return sample ``index``. Safe to call from several threads."""
-        try:
-            encoded = self.path(index).read_bytes()
-        except OSError as error:
-            raise DamagedSampleError(
-                f"{self.describe(index)} cannot be read: {error.strerror}; mend that"
-            ) from None
-        if not encoded:
-            raise DamagedSampleError(f"{self.describe(index)} is an empty file; remove it or copy it again")
-        return Sample(encoded, int(self._labels[index]))
+        return Sample(read_file(self.path(index)), int(self._labels[index]))
 
     def labels(self) -> np.ndarray:
         """All labels, read-only int64 of shape (len,)."""
@@ -83,22 +91,39 @@ class FolderDataset:
 
 
 def _refuse_half_packed(root: Path) -> None:
-    """UserError if packing a record set into ``root`` was interrupted: it has no name yet, see RecordWriter."""
-    if any(root.glob(".*.journal")):
+    """UserError if a record set was begun in ``root`` and has no name yet, see RecordWriter."""
+    if any(root.glob(".*.rec.part")):
         raise UserError(
-            f"{root}: packing a record set into it was interrupted; give the same command again, which goes on"
+            f"{root}: a record set was begun in it and not finished; give the same command again, which writes it anew"
         )
 
 
-def images_under(root: Path, name: str) -> list[str]:
-    """Sorted paths, relative to ``root``, of the images at any depth of its sub-directory ``name``."""
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file. Raises DamagedSampleError."""
+    try:
+        encoded = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DamagedSampleError(f"{path} cannot be read: {reason}; mend that") from None
+    if not encoded:
+        raise DamagedSampleError(f"{path} is an empty file; remove it or copy it again")
+    return encoded
+
+
+def images_under(root: Path, name: str = ".", others: Counter[str] | None = None) -> list[str]:
+    """Sorted paths, relative to ``root``, of the images at any depth of its sub-directory ``name``.
+
+    ``others`` counts the suffixes of the files that are no images. Hidden files are neither.
+    """
     found = []
     for directory, subdirectories, files in os.walk(root / name):
         subdirectories[:] = [sub for sub in subdirectories if not sub.startswith(".")]
         relative = Path(directory).relative_to(root)
-        found += [
-            str(relative / file)
-            for file in files
-            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith(".")
-        ]
+        for file in files:
+            if file.startswith("."):
+                continue
+            if file.lower().endswith(IMAGE_SUFFIXES):
+                found.append(str(relative / file))
+            elif others is not None:
+                others[os.path.splitext(file)[1].lower() or "without suffix"] += 1  # noqa: PTH122 - as fast as can be
     return sorted(found)

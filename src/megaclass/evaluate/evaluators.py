@@ -20,19 +20,20 @@ from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.subset import Subset
-from megaclass.data.verification_bin.dataset import VerificationBin
+from megaclass.data.verification_bin import VerificationBin
 from megaclass.errors import UserError
-from megaclass.evaluate.classification import classification_metrics, topk_counts
 from megaclass.evaluate.embed import embed, evaluating
-from megaclass.evaluate.pairlists import is_numbered, read_lfw_pairs, read_numbered_pairs
-from megaclass.evaluate.pairs import PairSet, generate_pairs
-from megaclass.evaluate.verification import (
+from megaclass.evaluate.metrics import (
     all_pairs_tar,
+    classification_metrics,
     one_shot_accuracy,
     pair_scores,
     roc_points,
+    topk_counts,
     verification_metrics,
 )
+from megaclass.evaluate.pairlists import is_numbered, read_lfw_pairs, read_numbered_pairs
+from megaclass.evaluate.pairs import PairSet, generate_pairs
 from megaclass.heads.linear import LinearHead
 from megaclass.parallel import groups
 

@@ -24,23 +24,14 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from megaclass.errors import UserError
-from megaclass.heads.engine import make_engine
-from megaclass.heads.hostshard import HostShard
 from megaclass.heads.margins import Margin, static_shift
 from megaclass.heads.sampling import sample_classes
-from megaclass.heads.shard import Shard
-from megaclass.heads.softmax import NORM_FLOOR, MicroBatch, inverse_norms
+from megaclass.heads.shard import Shard, draw_centres, make_engine
+from megaclass.heads.step import NORM_FLOOR, ActiveRows, HeadOptions, MicroBatch, SGDStep, inverse_norms
 from megaclass.heads.storage import Rows, Storage
-from megaclass.heads.tiles import ActiveRows
 from megaclass.parallel.groups import Group, Grouping, all_ranks
 from megaclass.parallel.seeding import derive_key
 
-PARALLELISMS = ("model", "data")
-SHARD_GROUPS = ("world", "node")
-PLACEMENTS = ("device", "host")
-
-INIT_STD = 0.01  # as arcface_torch draws its centres
-_INIT_ROWS = 4096  # centres are drawn in chunks of this many, each from its own seed
 _MAX_PENDING = 256  # micro-batches without an optimizer step: nobody accumulates that many by intention
 
 
@@ -57,26 +48,18 @@ class PartialFC(nn.Module):
         sample_rate: the fraction of all classes scored in a step: the classes of the batch and a uniform
             sample of the others. The sample depends on ``seed`` and the number of optimizer steps taken,
             not on the number of ranks.
-        parallelism: ``model`` (classes sharded over ranks) or ``data`` (every rank holds them all).
-        shard_group: with ``model``: sharded over the ranks of the ``world``, or of a ``node``, each node with all.
-        precision: rounding of the operands of products, ``fp32``, ``tf32``, ``bf16`` or ``fp16``; logits stay
-            fp32.
-        storage: of centres and momentum, see :mod:`megaclass.heads.storage`.
-        placement: ``device``, or ``host``: centres and momentum lie in the machine's memory, and the rows of a step
-            travel to the device and back (for ``sample_rate`` below 1).
-        kernels: ``triton``, ``torch``, or ``auto``: Triton on CUDA where it works.
         group: the ranks of the job, which make the same calls; None: all of the world.
-        tile_mb: memory for one tile's intermediates in plain PyTorch, MB; 0 picks 16 on a CPU, 256 on a GPU.
+        options: the fields of :class:`HeadOptions`, such as ``storage="bf16"``.
 
     Attributes:
         weight: the centres of this rank as they are stored, (C, D); :meth:`centres` gives them in fp32. It
             never receives a dense ``.grad``: use :class:`megaclass.heads.sgd.HeadSGD`.
         weight_scale: with 8-bit storage, the fp32 scale of each row (C,).
         class_range: the half-open range of classes that this rank owns.
+        shard: what owns these rows and computes on them.
     """
 
     weight_scale: Tensor | None
-    shard: Shard
 
     def __init__(
         self,
@@ -85,16 +68,10 @@ class PartialFC(nn.Module):
         *,
         margin: Margin | None = None,
         sample_rate: float = 1.0,
-        parallelism: str = "model",
-        shard_group: str = "world",
-        precision: str = "fp32",
-        storage: str = "fp32",
-        placement: str = "device",
-        kernels: str = "auto",
         seed: int = 0,
-        tile_mb: float = 0.0,
         device: torch.device | str = "cpu",
         group: Group | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         if num_classes < 1 or embedding_dim < 1:
@@ -103,73 +80,48 @@ class PartialFC(nn.Module):
             )
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate must lie in (0, 1], got {sample_rate}")
-        if not tile_mb >= 0:
-            raise ValueError(f"tile_mb must not be negative, got {tile_mb}")
-        if parallelism not in PARALLELISMS:
-            raise ValueError(f"parallelism must be one of {PARALLELISMS}, got {parallelism!r}")
-        if shard_group not in SHARD_GROUPS:
-            raise ValueError(f"shard_group must be one of {SHARD_GROUPS}, got {shard_group!r}")
-        if placement not in PLACEMENTS:
-            raise ValueError(f"placement must be one of {PLACEMENTS}, got {placement!r}")
-        if placement == "host" and sample_rate == 1.0:
-            raise ValueError("placement 'host' fetches the rows of a sample: it needs a sample_rate below 1")
-        self._group = group
-        self.device = torch.empty(0, device=device).device  # with its index
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.margin = margin or Margin()
         self.sample_rate, self.seed = sample_rate, seed
-        self.parallelism, self.shard_group = parallelism, shard_group
-        self.class_range = self.grouping.within.share(num_classes)
-        self.precision, self.placement, self.kernels, self.tile_mb = precision, placement, kernels, tile_mb
-        self.storage_name, self.storage = storage, Storage.named(storage)
-        centres = self.empty_rows()
-        draw_centres(centres, self.class_range[0], seed)
+        self.options = HeadOptions(**options)
+        self.storage = Storage.named(self.options.storage)
+        self._group = group
+        start, stop = self.class_range = self.grouping.within.share(num_classes)
+        centres = Rows.zeros(stop - start, embedding_dim, self.storage.dtype, torch.device(device))
+        draw_centres(centres, start, seed)
         self.weight = nn.Parameter(centres.data, requires_grad=centres.data.is_floating_point())
         self.register_buffer("weight_scale", centres.scale)
-        self.pending: list[MicroBatch] = []
-        self.is_trained: bool | None = None  # by a HeadSGD; False: warned that it is not
-        self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
-        self._scored = False  # whether a forward pass has used them
-        self._make_shard()
+        self.register_state_dict_pre_hook(_bring_up_to_date)
+        self.register_load_state_dict_pre_hook(_take_any_storage)
+        self._warned = False
+        self._begin(self._make_shard())
 
     @property
     def grouping(self) -> Grouping:
         """``within``: the ranks that share the classes; ``across``: the replicas, which hold the same ones."""
-        everyone = self._group or all_ranks()
-        return everyone.split("rank" if self.parallelism == "data" else self.shard_group)
+        unit = "rank" if self.options.parallelism == "data" else self.options.shard_group
+        return (self._group or all_ranks()).split(unit)
 
-    def empty_rows(self) -> Rows:
-        """A table of zeros for the classes of this rank, as ``storage`` and ``placement`` say."""
-        on_host = self.placement == "host"
-        return Rows.zeros(
-            self.class_range[1] - self.class_range[0],
-            self.embedding_dim,
-            self.storage.dtype,
-            torch.device("cpu") if on_host else self.device,
-            pinned=on_host and self.device.type == "cuda",
-        )
-
-    def _make_shard(self) -> None:
-        """What computes on the centres, on the device where the head is now."""
+    def _make_shard(self) -> Shard:
+        """What owns the rows, and computes on them on the device where they are now."""
         centres = Rows(self.weight.data, self.weight_scale)
-        engine = make_engine(
-            self.kernels, self.precision, self.device, self.embedding_dim, self.tile_mb, self.storage
-        )
-        first = self.class_range[0]
-        if self.placement == "host":
-            self.shard = HostShard(centres, engine, first, self.seed, self.device)
-        else:
-            self.shard = Shard(centres, engine, first, self.seed, tracks_age=self.sample_rate < 1.0)
+        engine = make_engine(self.options, self.storage, self.embedding_dim, centres.data.device)
+        return Shard(centres, engine, self.class_range[0], self.seed, tracks_age=self.sample_rate < 1.0)
+
+    def _begin(self, shard: Shard) -> None:
+        self.shard = shard
+        self.pending: list[MicroBatch] = []  # since the last optimizer step
+        self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
+        self._scored = False  # whether a forward pass has used them
 
     def extra_repr(self) -> str:
         start, stop = self.class_range
         return (
             f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, classes=[{start}, {stop}), "
-            f"sample_rate={self.sample_rate}, parallelism={self.parallelism!r}, shard_group={self.shard_group!r}, "
-            f"storage={self.storage_name!r}, {self.margin}"
+            f"sample_rate={self.sample_rate}, {self.options}, {self.margin}"
         )
 
-    # -- one step -------------------------------------------------------------------------------------
+    # -- pass 1 ---------------------------------------------------------------------------------------
 
     def draw(self, labels_b: Tensor) -> None:
         """Fix this step's sample from all its labels, before the first of several micro-batches.
@@ -207,9 +159,8 @@ class PartialFC(nn.Module):
             raise UserError(
                 f"{_MAX_PENDING} backward passes without an optimizer step: HeadSGD.step was not called"
             )
-        loss: Tensor = _MarginSoftmax.apply(
-            embeddings_bD.float(), torch.zeros((), requires_grad=True), labels_b, self
-        )
+        anchor = torch.zeros((), requires_grad=True)
+        loss: Tensor = _MarginSoftmax.apply(embeddings_bD.float(), anchor, labels_b, self)
         return loss
 
     def _check_labels(self, labels_b: Tensor) -> None:
@@ -222,110 +173,21 @@ class PartialFC(nn.Module):
             if low < 0 or high >= self.num_classes:
                 raise UserError(f"label {low if low < 0 else high} is outside [0, {self.num_classes})")
 
-    def centres(self, rows: slice | Tensor = slice(None)) -> Tensor:
-        """A copy of rows of this rank's centres, (N, D) fp32, whatever their storage.
-
-        What sampled steps left out is still owed: ``HeadSGD.catch_up`` brings all rows up to date.
-        """
-        return self.shard.read(rows)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "PartialFC":
-        """Moving to another device (``head.cuda()``) takes the work space along; the storage stays."""
-        probes = [t.new_empty(0, device=self.device) for t in self.shard.centres.tensors.values()]
-        moved = fn(probes[0])
-        if any(fn(probe).dtype != probe.dtype for probe in probes):
-            raise TypeError(
-                f"the storage of the head's centres is {self.storage_name}: move it by device only, and choose the "
-                "type by storage="
-            )
-        if moved.device != self.device and (self.shard.momentum is not None or self.shard.steps):
-            raise RuntimeError("move the head to its device before HeadSGD is made for it")
-        if self.placement == "device":
-            super()._apply(fn, recurse)
-        if moved.device == self.device:
-            self.shard.centres = Rows(self.weight.data, self.weight_scale)
-        else:
-            self.device = moved.device
-            self._make_shard()
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For ``copy.deepcopy`` and pickle: the centres, up to date, without the step in progress and the momentum,
-        which is HeadSGD's."""
-        self.shard.catch_up()
-        left_out = ("shard", "pending", "_active", "_scored")
-        return {key: v for key, v in self.__dict__.items() if key not in left_out} | {
-            "steps": self.shard.steps
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        steps = state.pop("steps")
-        super().__setstate__(state)
-        self.pending, self._active, self._scored = [], None, False
-        self._make_shard()
-        self.shard.restored(steps)
-
-    def _save_to_state_dict(self, *args: Any) -> None:
-        """With every row up to date."""
-        self.shard.catch_up()
-        super()._save_to_state_dict(*args)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Centres of any storage are taken, fp32 ones of arcface_torch too: rounded where theirs is another."""
-        if rest and rest[0].get("assign_to_params_buffers"):
-            raise UserError("load_state_dict(assign=True): the head's tables are copied into, not replaced")
-        weight, scale = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}weight_scale")
-        ours = self.shard.centres
-        self.shard.catch_up()  # or what rows owe would move the centres that now come
-        if weight is not None and weight.shape == ours.data.shape:
-            try:
-                ours.take(Rows(weight, scale))
-            except ValueError as error:
-                raise UserError(f"{prefix}weight: {error}") from None
-            state_dict = {key: v for key, v in state_dict.items() if key != f"{prefix}weight_scale"}
-            state_dict |= {f"{prefix}weight": ours.data}
-            if ours.scale is not None:
-                state_dict |= {f"{prefix}weight_scale": ours.scale}
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
     def score(self, embeddings_bD: Tensor, labels_b: Tensor) -> tuple[Tensor, Tensor, MicroBatch]:
-        """Pass 1: the loss, d(loss * ranks) / d(embeddings) of shape (b, D), and what pass 2 needs."""
+        """The loss, d(loss * ranks) / d(embeddings) of shape (b, D), and what pass 2 needs."""
         sharers, replicas = self.grouping.within, self.grouping.across
         norm_b1 = torch.linalg.vector_norm(embeddings_bD, dim=1, keepdim=True).clamp(min=NORM_FLOOR)
         unit_bD = embeddings_bD / norm_b1
         unit_BD, labels_B = sharers.all_gather_rows(unit_bD), sharers.all_gather_rows(labels_b)
-        active = self._active
-        if active is None:
-            if self.sample_rate < 1.0:
-                active = self._draw(replicas.all_gather_rows(labels_B))
-            else:
-                active = self.shard.activate(None)
-        active = self.shard.ready(active)
-        if self._active is not None:
-            self._active, self._scored = active, True
+        active = self._rows_of_step(labels_B, replicas)
         row_B = labels_B - self.class_range[0]
         shift = static_shift(self.margin.scale, self.num_classes)
         sum_B, values_BD = self.shard.engine.pass_one(unit_BD, row_B, active, self.margin, shift)
 
         # The targets, exactly: B rows in fp64 cost nothing and carry the whole margin.
-        position_B = active.positions(row_B)
-        owned_B = position_B >= 0
-        if row_B.device.type == "cpu":  # on a GPU this check would be a host sync
-            missing_B = (row_B >= 0) & (row_B < len(self.weight)) & ~owned_B
-            if missing_B.any():
-                label = int(labels_B[missing_B][0])
-                raise UserError(
-                    f"label {label} is not in the sample that was drawn: draw with this step's labels"
-                )
-        if len(active):
-            target_BD = active.centres_at(position_B.clamp(min=0))
-        else:  # more ranks than classes: this rank owns none
-            target_BD = torch.zeros_like(unit_BD)
-        target_BD = target_BD * inverse_norms(target_BD)[:, None]
-        target_BD.masked_fill_(~owned_B[:, None], 0.0)
+        target_BD = self._unit_targets(row_B, active)
         cos_B = (unit_BD.double() * target_BD.double()).sum(1)
         sum_B, cos_B = sharers.all_reduce_(torch.stack([sum_B, cos_B]))
-
         logit_B, slope_B = self.margin.target(cos_B)
         log_sum_B = sum_B.clamp(min=1e-300).log() + shift
         gap_B = log_sum_B - logit_B
@@ -346,21 +208,65 @@ class PartialFC(nn.Module):
         batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight)
         return loss.float(), gradient_bD, batch
 
-    def warn_if_untrained(self) -> None:
-        """Once, where a backward pass comes and no HeadSGD was made: an optimizer of torch moves nothing here."""
-        if self.is_trained is None:
-            self.is_trained = False
-            warnings.warn(
-                "a backward pass of a head without HeadSGD: its centres will not move, whatever optimizer holds "
-                "head.parameters(); make HeadSGD(head, lr=...) and step it",
-                stacklevel=4,
-            )
+    def _rows_of_step(self, labels_B: Tensor, replicas: Group) -> ActiveRows:
+        """Those that were drawn for the step, else those that this micro-batch draws; all at rate 1."""
+        if self._active is not None:
+            self._active, self._scored = self.shard.ready(self._active), True
+            return self._active
+        if self.sample_rate < 1.0:
+            return self._draw(replicas.all_gather_rows(labels_B))
+        return self.shard.activate(None)
+
+    def _unit_targets(self, row_B: Tensor, active: ActiveRows) -> Tensor:
+        """The normalised centres of the labels, (B, D) fp32; 0 where another rank owns them."""
+        position_B = active.positions(row_B)
+        owned_B = position_B >= 0
+        if row_B.device.type == "cpu":  # on a GPU this check would be a host sync
+            missing_B = (row_B >= 0) & (row_B < len(self.weight)) & ~owned_B
+            if missing_B.any():
+                label = int(row_B[missing_B][0]) + self.class_range[0]
+                raise UserError(
+                    f"label {label} is not in the sample that was drawn: draw with this step's labels"
+                )
+        if len(active) == 0:  # more ranks than classes: this rank owns none
+            return torch.zeros(len(row_B), self.embedding_dim, device=row_B.device)
+        target_BD = active.centres_at(position_B.clamp(min=0))
+        target_BD = target_BD * inverse_norms(target_BD)[:, None]
+        return target_BD.masked_fill_(~owned_B[:, None], 0.0)
+
+    # -- pass 2, which HeadSGD calls ------------------------------------------------------------------
+
+    @torch.no_grad()
+    def update(self, sgd: SGDStep, grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
+        """One step of the centres by the micro-batches since the last one, which it consumes.
+
+        grad_scale: what the losses were multiplied by. found_inf: a loss scaler's, above 0 to skip the step. A step
+        with micro-batches that are not finite is skipped too, alike on every rank.
+        """
+        if self.pending:
+            batches = self.pending
+            if grad_scale is not None:
+                batches = [replace(batch, weight=batch.weight / grad_scale) for batch in batches]
+            replicas = self.grouping.across
+            # The centres have no ``.grad`` in which a scaler could look.
+            looked_at = [t for b in batches for t in (b.weight, b.log_share_B, b.target_B)]
+            bad = ~torch.stack([torch.isfinite(t).all() for t in looked_at]).all()
+            if found_inf is not None:
+                bad = bad | (torch.as_tensor(found_inf, device=bad.device) > 0)
+            # Replicas have looked at different parts of the batch.
+            skipped = replicas.all_reduce_(bad.float(), "max") > 0
+            self.shard.update(batches, self.margin, sgd, skipped, replicas)
+        self.end_step()
+
+    def begin_optimizer(self) -> int:
+        """A HeadSGD takes over: momentum starts at zero. Returns its number, see :class:`Shard`."""
+        self.end_step()
+        return self.shard.begin_optimizer(self.storage.momentum)
 
     def end_step(self) -> None:
         """Forget the micro-batches and the sample of this step."""
         self.pending.clear()
         self._active, self._scored = None, False
-        self.shard.forget()
 
     def drop_scored(self) -> None:
         """Forget the micro-batches, and a sample that they have used; one that was just drawn stays."""
@@ -368,6 +274,82 @@ class PartialFC(nn.Module):
             self.pending.clear()
         else:
             self.end_step()
+
+    def warn_if_untrained(self) -> None:
+        """Once, where a backward pass comes and no HeadSGD was made: an optimizer of torch moves nothing here."""
+        if not self._warned and self.shard.optimizers == 0:
+            self._warned = True
+            warnings.warn(
+                "a backward pass of a head without HeadSGD: its centres will not move, whatever optimizer holds "
+                "head.parameters(); make HeadSGD(head, lr=...) and step it",
+                stacklevel=4,
+            )
+
+    # -- state ----------------------------------------------------------------------------------------
+
+    def centres(self, rows: slice | Tensor = slice(None)) -> Tensor:
+        """A copy of rows of this rank's centres, (N, D) fp32, whatever their storage.
+
+        What sampled steps left out is still owed: ``HeadSGD.catch_up`` brings all rows up to date.
+        """
+        return self.shard.centres.fp32(rows)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "PartialFC":
+        """Moving to another device (``head.cuda()``) takes the work space along; the storage stays."""
+        before = self.weight.device
+        probes = [t.new_empty(0) for t in self.shard.centres.tensors.values()]
+        if any(fn(probe).dtype != probe.dtype for probe in probes):
+            raise TypeError(
+                f"the storage of the head's centres is {self.options.storage}: move it by device only, and choose "
+                "the type by storage="
+            )
+        if fn(probes[0]).device != before and (self.shard.optimizers or self.shard.steps):
+            raise RuntimeError("move the head to its device before HeadSGD is made for it")
+        super()._apply(fn, recurse)
+        if self.weight.device == before:
+            self.shard.centres = Rows(self.weight.data, self.weight_scale)
+        else:
+            self.shard = self._make_shard()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``copy.deepcopy`` and pickle: the centres, up to date, without the step in progress and the momentum,
+        which is HeadSGD's."""
+        self.shard.catch_up()
+        left_out = ("shard", "pending", "_active", "_scored")
+        return {key: v for key, v in self.__dict__.items() if key not in left_out} | {
+            "steps": self.shard.steps
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        steps = state.pop("steps")
+        super().__setstate__(state)
+        self._begin(self._make_shard())
+        self.shard.restored(steps)
+
+
+def _bring_up_to_date(head: PartialFC, *_: Any) -> None:
+    """Before a state dict is made."""
+    head.shard.catch_up()
+
+
+def _take_any_storage(
+    head: PartialFC, state_dict: dict[str, Any], prefix: str, metadata: dict, *_: Any
+) -> None:
+    """Before one is loaded: centres of any storage are taken, fp32 ones of arcface_torch too, rounded where theirs is
+    another."""
+    if metadata.get("assign_to_params_buffers"):
+        raise UserError("load_state_dict(assign=True): the head's tables are copied into, not replaced")
+    ours, weight = head.shard.centres, state_dict.get(f"{prefix}weight")
+    head.shard.catch_up()  # or what rows owe would move the centres that now come
+    if weight is not None and weight.shape == ours.data.shape:
+        try:
+            ours.take(Rows(weight, state_dict.pop(f"{prefix}weight_scale", None)))
+        except ValueError as error:
+            raise UserError(f"{prefix}weight: {error}") from None
+        state_dict[f"{prefix}weight"] = ours.data
+        if ours.scale is not None:
+            state_dict[f"{prefix}weight_scale"] = ours.scale
 
 
 class _MarginSoftmax(torch.autograd.Function):
@@ -388,17 +370,3 @@ class _MarginSoftmax(torch.autograd.Function):
         ctx.head.warn_if_untrained()
         ctx.head.pending.append(replace(batch, weight=batch.weight * grads[0]))
         return gradient_bD * grads[0], None, None, None
-
-
-@torch.no_grad()
-def draw_centres(centres: Rows, first_class: int, seed: int) -> None:
-    """Fill the table with its part of the initial centres, N(0, 0.01), whatever the number of ranks."""
-    start, stop, dim = first_class, first_class + len(centres), centres.data.shape[1]
-    device = centres.data.device
-    generator = torch.Generator(device)
-    for chunk in range(start // _INIT_ROWS, -(-stop // _INIT_ROWS)):
-        generator.manual_seed(derive_key("centres", seed, chunk))
-        rows = torch.empty(_INIT_ROWS, dim, device=device).normal_(0, INIT_STD, generator=generator)
-        first = chunk * _INIT_ROWS
-        low, high = max(start, first), min(stop, first + _INIT_ROWS)
-        centres.put(slice(low - start, high - start), rows[low - first : high - first])

@@ -8,8 +8,6 @@ classes, and a run continued on another number of ranks draws the same classes.
 Shapes: G = labels of the whole step, P = distinct classes among them, N = sampled classes of the shard.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
@@ -18,30 +16,20 @@ from megaclass.parallel.seeding import KeyedPermutation
 _WALK = 1 << 16  # places walked at a time on a CPU: each takes a dozen integers meanwhile
 
 
-class Walker(Protocol):
-    """How a device evaluates the permutation.
+class TorchWalker:
+    """How a device evaluates the permutation: on any; on CUDA each turn of cycle walking is a host sync.
 
     A mark is a bool tensor with an element for each class of the shard, from class ``start`` on, and one more.
     """
 
     def inverse(self, permutation: KeyedPermutation, element_N: Tensor) -> Tensor:
         """The places of the elements, int64."""
-
-    def mark(
-        self, permutation: KeyedPermutation, window: Tensor, limit: int, start: int, mark: Tensor
-    ) -> None:
-        """Mark the classes at places below ``window``, an int64 scalar of at most ``limit``."""
-
-
-class TorchWalker:
-    """On any device; on CUDA each turn of cycle walking is a host sync."""
-
-    def inverse(self, permutation: KeyedPermutation, element_N: Tensor) -> Tensor:
         return permutation.inverse(element_N)
 
     def mark(
         self, permutation: KeyedPermutation, window: Tensor, limit: int, start: int, mark: Tensor
     ) -> None:
+        """Mark the classes at places below ``window``, an int64 scalar of at most ``limit``."""
         step = _WALK if mark.device.type == "cpu" else max(1, limit)
         for first in range(0, limit, step):
             place_N = torch.arange(first, min(first + step, limit), device=mark.device)
@@ -62,7 +50,7 @@ def sample_classes(
     key: int,
     start: int,
     stop: int,
-    walker: Walker | None = None,
+    walker: TorchWalker | None = None,
 ) -> Tensor:
     """The sampled classes within ``[start, stop)``, sorted, int64 of shape (N,), on the labels' device.
 

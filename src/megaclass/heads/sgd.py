@@ -8,20 +8,19 @@ from torch import Tensor
 
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
-from megaclass.heads.softmax import SGDStep
+from megaclass.heads.step import SGDStep
 from megaclass.heads.storage import Rows
-from megaclass.heads.tiles import ActiveRows
 
 
 class HeadSGD(torch.optim.Optimizer):
     """``v = momentum * v + gradient + weight_decay * w``, ``w = w - lr * v``, as torch.optim.SGD computes it.
 
     Sampled heads touch only the rows that a step scored, and still give every row what dense SGD would:
-    skipped steps are caught up exactly when a row is next touched (see :mod:`megaclass.heads.skipped`).
+    skipped steps are caught up exactly when a row is next touched (see :mod:`megaclass.heads.shard`).
 
     Row-wise storage keeps no momentum: a gradient is then applied at once with the tail that momentum would
     give it, ``lr / (1 - momentum)``, and damped where that would turn a centre far
-    (:class:`megaclass.heads.softmax.SGDStep`).
+    (:class:`megaclass.heads.step.SGDStep`).
 
     Shaped like any torch optimizer: schedulers change ``param_groups[0]["lr"]``; GradScaler sets ``grad_scale``
     and ``found_inf``, and a step with a non-finite gradient is skipped whole. ``step`` consumes the
@@ -40,22 +39,17 @@ class HeadSGD(torch.optim.Optimizer):
             )
         if not isinstance(head, PartialFC):
             raise TypeError(f"HeadSGD takes the head itself, a PartialFC, not {type(head).__name__}")
-        head.is_trained = True
         super().__init__([head.weight], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.head = head
-        head.shard.catch_up()  # what an earlier optimizer still owes is its own
-        head.end_step()
-        head.shard.momentum = self._momentum = head.empty_rows() if head.storage.momentum else None
+        self._number = head.begin_optimizer()
         self._show_state()
 
     def _show_state(self) -> None:
         """Put the momentum where torch optimizers keep theirs."""
         state = self.state[self.head.weight]
         state.clear()
-        if (momentum := self.head.shard.momentum) is not None:
-            state["momentum_buffer"] = momentum.data
-            if momentum.scale is not None:
-                state["momentum_scale"] = momentum.scale
+        if self.momentum_buffer is not None:
+            state["momentum_buffer"] = self.momentum_buffer
 
     @property
     def momentum_buffer(self) -> Tensor | None:
@@ -69,63 +63,21 @@ class HeadSGD(torch.optim.Optimizer):
             raise ValueError(
                 "HeadSGD takes no closure: the gradient belongs to the backward pass that was made"
             )
-        head = self.head
-        if head.shard.momentum is not self._momentum:
+        if self.head.shard.optimizers != self._number:
             raise UserError("another HeadSGD was made for this head since: step that one")
         # A loss scaler sets the two for the time of a step.
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if found_inf is not None and grad_scale is None:
             raise UserError("HeadSGD divides by the loss scale itself: do not call scaler.unscale_ with it")
-        if head.pending:
-            if grad_scale is not None:
-                for batch in head.pending:
-                    batch.weight = batch.weight / grad_scale
-            active = self._active_rows()
-            skipped = self._must_skip(found_inf)
-            replicas = head.grouping.across
-            sgd = self._sgd()
-            head.shard.engine.pass_two(
-                head.pending,
-                active,
-                head.margin,
-                sgd,
-                head.shard.rounding("step"),
-                skipped,
-                replicas.all_reduce_ if replicas.size > 1 else None,
-            )
-            head.shard.settle(active, sgd, skipped)
-        head.end_step()
-
-    def _sgd(self) -> SGDStep:
         group = self.param_groups[0]
-        lr, momentum, decay = float(group["lr"]), group["momentum"], group["weight_decay"]
-        if self.head.storage.momentum:
-            return SGDStep(lr, momentum, decay)
-        return SGDStep(lr / (1.0 - momentum), 0.0, decay)
-
-    def _must_skip(self, found_inf: Tensor | None) -> Tensor:
-        """Whether the scaler or the micro-batches themselves are not finite, a bool scalar: alike on every rank.
-
-        The centres have no ``.grad`` in which a scaler could look.
-        """
-        looked_at = [t for b in self.head.pending for t in (b.weight, b.log_share_B, b.target_B)]
-        bad = ~torch.stack([torch.isfinite(t).all() for t in looked_at]).all()
-        if found_inf is not None:
-            bad = bad | (torch.as_tensor(found_inf, device=bad.device) > 0)
-        # Replicas have looked at different parts of the batch.
-        return self.head.grouping.across.all_reduce_(bad.float(), "max") > 0
+        step = SGDStep(float(group["lr"]), group["momentum"], group["weight_decay"])
+        if not self.head.storage.momentum:
+            step = SGDStep(step.lr / (1.0 - step.momentum), 0.0, step.weight_decay)
+        self.head.update(step, grad_scale, found_inf)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the micro-batches that no step has consumed."""
         self.head.drop_scored()
-
-    def _active_rows(self) -> ActiveRows:
-        """The rows that any micro-batch of this step has scored."""
-        scored = [batch.active for batch in self.head.pending]
-        samples = [active.rows_N for active in scored if active.rows_N is not None]
-        if not samples or all(active.rows_N is scored[0].rows_N for active in scored):
-            return self.head.shard.ready(scored[0])
-        return self.head.shard.ready(self.head.shard.activate(torch.unique(torch.cat(samples))))
 
     # -- state ----------------------------------------------------------------------------------------
 
@@ -144,14 +96,11 @@ class HeadSGD(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the momentum of any storage; it starts at zero where none was kept."""
-        # Ours to take: torch would cast 8-bit rows to the type of the centres, without their scales.
+        # Ours to take: torch would cast rows of another storage to the type of the centres, without their scales.
         own: dict[str, Any] = next(iter(state_dict["state"].values()), {})
-        momentum, stored = self.head.shard.momentum, self._stored_momentum(own)
+        stored = self._stored_momentum(own)
         super().load_state_dict({**state_dict, "state": {}})
-        if momentum is not None:
-            momentum.data.zero_()
-            if stored is not None:
-                momentum.take(stored)
+        self.head.shard.load_momentum(stored)
         self._show_state()
         self.restored(int(own.get("step", 0)))
 

@@ -1,33 +1,42 @@
-"""The rows that a rank owns: centres, momentum, and when each row was last touched.
+"""The rows that a rank owns: centres, momentum, and when each row was last touched. The one owner of that state.
 
-A sampled step touches few rows. Those it leaves out owe it their momentum and weight decay, and pay when they
-are next touched (:mod:`megaclass.heads.skipped`): ``activate`` says what the rows of a step owe, or has it paid, and
-``settle`` notes that they took part.
+A sampled step touches few rows. Those it leaves out owe it their momentum and weight decay, and pay when they are
+next touched. Under SGD with momentum mu, weight decay wd and learning rate lr, a row without a loss gradient follows
 
-Shapes: C = rows of the shard, N = rows that take part, D = embedding columns.
+    v <- mu * v + wd * w          (v, w) <- M (v, w),   M = [[mu,          wd        ],
+    w <- w - lr * v                                          [-lr * mu, 1 - lr * wd ]]
+
+which is linear. A row left out for k steps is brought up to date by the product of the last k matrices: one integer
+a row and one table of products give the dense optimizer's result at the sampled cost.
+
+Shapes: C = rows of the shard, N = rows that take part, K = ages in the table of products, D = embedding columns.
 """
 
-from collections.abc import Callable
+import warnings
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from megaclass.heads.engine import Engine
-from megaclass.heads.skipped import StepProducts
-from megaclass.heads.softmax import SGDStep
-from megaclass.heads.storage import Rounding, Rows
-from megaclass.heads.tiles import ActiveRows
-from megaclass.parallel import groups
+from megaclass.errors import UserError
+from megaclass.heads.margins import Margin
+from megaclass.heads.softmax import TorchEngine
+from megaclass.heads.step import ActiveRows, HeadOptions, MicroBatch, Roundings, SGDStep
+from megaclass.heads.storage import Rounding, Rows, Storage
+from megaclass.parallel.groups import Group, shard_range
+from megaclass.parallel.seeding import derive_key
 
 _CHUNK = 1 << 18  # rows caught up at a time: what they owe takes some 60 bytes each meanwhile
+
+INIT_STD = 0.01  # as arcface_torch draws its centres
+_INIT_ROWS = 4096  # centres are drawn in chunks of this many, each from its own seed
 
 # Rows skipped for longer than this are brought up to date in passing, 1 / LIMIT of the shard a step.
 AGE_LIMIT = 1024
 
 
 class Shard:
-    """Rows in the memory of the device that computes.
+    """Centres and momentum in the memory of the device that computes.
 
     Args:
         first_class: the class of row 0.
@@ -35,69 +44,81 @@ class Shard:
 
     Attributes:
         steps: optimizer steps taken, skipped ones too.
+        optimizers: how many were made for these rows; the last one's momentum is here.
     """
 
-    def __init__(self, centres: Rows, engine: Engine, first_class: int, seed: int, tracks_age: bool) -> None:
+    def __init__(
+        self, centres: Rows, engine: TorchEngine, first_class: int, seed: int, tracks_age: bool
+    ) -> None:
         self.centres = centres
         self.momentum: Rows | None = None
-        self.engine = self._table_engine = engine
+        self.engine = engine
         self.first_class, self.seed = first_class, seed
-        self.steps = 0
-        self.version = 0  # rises with every change of the tables, so that no debt is paid twice
-        self.device = centres.data.device
+        self.steps = self.optimizers = 0
+        self._version = 0  # rises with every change of the tables, so that no debt is paid twice
         self._touched_C = self._products = None
         if tracks_age:
-            self._touched_C = torch.zeros(len(centres), dtype=torch.int32, device=self.device)
-            self._products = StepProducts(AGE_LIMIT, self.device)
+            device = centres.data.device
+            self._touched_C = torch.zeros(len(centres), dtype=torch.int32, device=device)
+            self._products = StepProducts(AGE_LIMIT, device)
+
+    def begin_optimizer(self, keeps_momentum: bool) -> int:
+        """Another optimizer takes over, with a momentum of zeros. Returns its number."""
+        self.catch_up()  # what an earlier one still owes is its own
+        (count, dim), data = self.centres.data.shape, self.centres.data
+        self.momentum = Rows.zeros(count, dim, data.dtype, data.device) if keeps_momentum else None
+        self.optimizers += 1
+        return self.optimizers
 
     # -- a step ---------------------------------------------------------------------------------------
 
     def activate(self, rows_N: Tensor | None) -> ActiveRows:
         """The rows of a step (int64, sorted; None: all), to be used through :meth:`ready`."""
-        active = ActiveRows(self.centres, self.momentum, rows_N, version=self.version)
+        active = ActiveRows(self.centres, self.momentum, rows_N, version=self._version)
         if rows_N is None or self._touched_C is None or self._products is None:
             return active
         if self.engine.reads_owed:
             return replace(active, owed_N4=self._products.of_ages(self.steps - self._touched_C[rows_N]))
-        self._catch_up(rows_N, self.steps, "catch up")
-        return replace(active, version=self.version)
+        self._catch_up(rows_N, "catch up")
+        return replace(active, version=self._version)
 
     def ready(self, active: ActiveRows) -> ActiveRows:
-        """The same rows, there and fit for use; called before each use.
+        """The same rows, fit for use; called before each use.
 
         Whoever saves, copies or steps between the draw and the use changes what rows owe: they are activated anew.
         """
-        return active if active.version == self.version else self.ready(self.activate(active.rows_N))
+        return active if active.version == self._version else self.activate(active.rows_N)
 
-    def settle(self, active: ActiveRows, sgd: SGDStep, skipped: Tensor) -> None:
-        """The active rows took part in a step, which ``skipped`` (a bool scalar) made one of no effect."""
+    def update(
+        self, micro_batches: list[MicroBatch], margin: Margin, sgd: SGDStep, skipped: Tensor, replicas: Group
+    ) -> None:
+        """Pass 2: an optimizer step of the rows that any micro-batch has scored, which ``skipped`` (a bool scalar)
+        makes one of no effect. ``replicas``: the ranks that hold the same rows."""
+        active = self._scored_by(micro_batches)
+        reduce_ = replicas.all_reduce_ if replicas.size > 1 else None
+        self.engine.pass_two(micro_batches, active, margin, sgd, self._rounding("step"), skipped, reduce_)
         self.steps += 1
-        self.version += 1
-        if self._touched_C is None or self._products is None:
-            return
-        self._products.append(sgd, skipped)
-        self._touch(active.shard_rows(slice(0, len(active))), self.steps, skipped)
-        self._sweep(self.steps)
+        self._version += 1
+        if self._touched_C is not None and self._products is not None:
+            self._products.append(sgd, skipped)
+            # After a skipped step rows still owe what they owed.
+            rows_N = active.shard_rows(slice(0, len(active)))
+            self._touched_C[rows_N] = torch.where(skipped, self._touched_C[rows_N], self.steps)
+            self._sweep()
 
-    def _touch(self, rows_N: Tensor, steps: int, skipped: Tensor) -> None:
-        """The rows are up to date, unless the step was skipped: then they still owe what they owed."""
-        assert self._touched_C is not None
-        self._touched_C[rows_N] = torch.where(skipped, self._touched_C[rows_N], steps)
+    def _scored_by(self, micro_batches: list[MicroBatch]) -> ActiveRows:
+        first = micro_batches[0].active
+        samples = [m.active.rows_N for m in micro_batches if m.active.rows_N is not None]
+        if all(rows_N is first.rows_N for rows_N in samples):
+            return self.ready(first)
+        return self.activate(torch.unique(torch.cat(samples)))
 
-    def forget(self) -> None:
-        """Active rows that were not settled are not needed any more."""
-
-    def rounding(
-        self, purpose: str, steps: int | None = None, device: torch.device | None = None
-    ) -> Callable[[str], Rounding]:
-        """The random numbers of a write in this step, by the table that is written."""
-        steps, dim = self.steps if steps is None else steps, self.centres.data.shape[1]
-
-        def of_table(table: str) -> Rounding:
-            words = f"{purpose} {table}"
-            return Rounding(self.seed, steps, words, self.first_class, dim, device or self.device)
-
-        return of_table
+    def _rounding(self, purpose: str) -> Roundings:
+        """The random numbers of the writes of this step, by the table that is written."""
+        dim, device = self.centres.data.shape[1], self.centres.data.device
+        return lambda table: Rounding(
+            self.seed, self.steps, f"{purpose} {table}", self.first_class, dim, device
+        )
 
     # -- rows that steps left out ---------------------------------------------------------------------
 
@@ -106,38 +127,99 @@ class Shard:
         if self._touched_C is not None and self.steps > 0:
             for start in range(0, len(self.centres), _CHUNK):
                 stop = min(start + _CHUNK, len(self.centres))
-                self._catch_up(
-                    torch.arange(start, stop, device=self._touched_C.device), self.steps, "catch up"
-                )
+                self._catch_up(torch.arange(start, stop, device=self._touched_C.device), "catch up")
 
-    def _sweep(self, steps: int) -> None:
+    def _sweep(self) -> None:
         """Bound the ages: bring the next 1 / AGE_LIMIT of the shard up to date."""
         assert self._touched_C is not None
-        start, stop = groups.shard_range(len(self.centres), steps % AGE_LIMIT, AGE_LIMIT)
-        self._catch_up(torch.arange(start, stop, device=self._touched_C.device), steps, "sweep")
+        start, stop = shard_range(len(self.centres), self.steps % AGE_LIMIT, AGE_LIMIT)
+        self._catch_up(torch.arange(start, stop, device=self._touched_C.device), "sweep")
 
-    def _catch_up(self, rows_N: Tensor, steps: int, purpose: str) -> None:
-        if self._touched_C is None or self._products is None:
-            return
-        self.version += 1
-        rounding = self.rounding(purpose, steps, self.centres.data.device)
+    def _catch_up(self, rows_N: Tensor, purpose: str) -> None:
+        assert self._touched_C is not None and self._products is not None
+        self._version += 1
+        rounding = self._rounding(purpose)
         for chunk_N in rows_N.split(_CHUNK):
-            product_N4 = self._products.of_ages(steps - self._touched_C[chunk_N])
-            self._table_engine.catch_up(
-                ActiveRows(self.centres, self.momentum, chunk_N), product_N4, rounding
-            )
-            self._touched_C[chunk_N] = steps
-
-    def read(self, rows: slice | Tensor) -> Tensor:
-        """A copy of rows of the centres as they stand in the table, (N, D) fp32."""
-        return self.centres.fp32(rows)
+            product_N4 = self._products.of_ages(self.steps - self._touched_C[chunk_N])
+            self.engine.catch_up(ActiveRows(self.centres, self.momentum, chunk_N), product_N4, rounding)
+            self._touched_C[chunk_N] = self.steps
 
     # -- state ----------------------------------------------------------------------------------------
+
+    def load_momentum(self, stored: Rows | None) -> None:
+        """Take rows of any storage, where momentum is kept; None: it starts at zero."""
+        if self.momentum is not None:
+            self.momentum.data.zero_()
+            if stored is not None:
+                self.momentum.take(stored)
 
     def restored(self, steps: int) -> None:
         """The tables now hold the state after this many steps, with every row up to date."""
         self.steps = steps
-        self.version += 1
+        self._version += 1
         if self._touched_C is not None and self._products is not None:
             self._touched_C.fill_(steps)
             self._products.clear()
+
+
+class StepProducts:
+    """``table_K4[k]`` is the product of the matrices of the last k steps, row-major, fp64.
+
+    The table is bounded: ages go to ``limit``, and whoever uses it must see every row at least once in
+    ``limit`` steps.
+    """
+
+    def __init__(self, limit: int, device: torch.device) -> None:
+        self.table_K4 = torch.zeros(limit + 1, 4, dtype=torch.float64, device=device)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the past: right when every row is up to date."""
+        self.table_K4.copy_(torch.eye(2, dtype=torch.float64).flatten())
+
+    def append(self, sgd: SGDStep, skipped: Tensor) -> None:
+        """A step was taken: age 0 is "up to date" again and every older product grows by one factor.
+
+        skipped: a bool scalar on any device; a step that was skipped moved nothing (no host sync).
+        """
+        lr, mu, decay = sgd.lr, sgd.momentum, sgd.weight_decay
+        older_K4 = self.table_K4[:-1].clone()
+        v_K2, w_K2 = older_K4[:, :2], older_K4[:, 2:]
+        grown_K4 = torch.cat([mu * v_K2 + decay * w_K2, (1 - lr * decay) * w_K2 - lr * mu * v_K2], 1)
+        self.table_K4[1:] = torch.where(skipped.to(older_K4.device), older_K4, grown_K4)
+
+    def of_ages(self, age_N: Tensor) -> Tensor:
+        """The products for these ages (int, at most ``limit``), fp32 of shape (N, 4)."""
+        return self.table_K4[age_N.long()].float()
+
+
+@torch.no_grad()
+def draw_centres(centres: Rows, first_class: int, seed: int) -> None:
+    """Fill the table with its part of the initial centres, N(0, 0.01), whatever the number of ranks."""
+    start, stop, dim = first_class, first_class + len(centres), centres.data.shape[1]
+    device = centres.data.device
+    generator = torch.Generator(device)
+    for chunk in range(start // _INIT_ROWS, -(-stop // _INIT_ROWS)):
+        generator.manual_seed(derive_key("centres", seed, chunk))
+        rows = torch.empty(_INIT_ROWS, dim, device=device).normal_(0, INIT_STD, generator=generator)
+        first = chunk * _INIT_ROWS
+        low, high = max(start, first), min(stop, first + _INIT_ROWS)
+        centres.put(slice(low - start, high - start), rows[low - first : high - first])
+
+
+def make_engine(options: HeadOptions, storage: Storage, dim: int, device: torch.device) -> TorchEngine:
+    """For ``dim`` columns. ``kernels`` ``auto`` takes Triton on CUDA where it works, and warns once where not."""
+    if options.kernels == "triton" or (options.kernels == "auto" and device.type == "cuda"):
+        try:
+            from megaclass.heads.kernels import TritonEngine
+
+            return TritonEngine(options.precision, device, options.tile_mb, dim, storage)
+        except Exception as error:  # no Triton, no compiler, a GPU too old, ...
+            if options.kernels == "triton":
+                raise UserError(f"kernels 'triton': {error}; use auto or torch") from error
+            warnings.warn(
+                f"the head's Triton kernels do not work here ({error}); using plain PyTorch, which is slower",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return TorchEngine(options.precision, device, options.tile_mb)

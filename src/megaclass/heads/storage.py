@@ -1,12 +1,9 @@
-"""How the rows of a shard are stored: centres and momentum in fp32, bf16 or 8 bits.
+"""How the rows of a shard are stored: centres and momentum in fp32 or bf16, or centres alone in 8 bits.
 
 | storage | a centre | its momentum | bytes a class at D = 512, without and with sampling |
 |---|---|---|---|
 | fp32 | fp32 | fp32 | 4,096 / 4,100 |
 | bf16 | bf16 | bf16 | 2,048 / 2,052 |
-| int8 | 8 bits, a scale | 8 bits, a scale | 1,032 / 1,036 |
-| fp32_rowwise | fp32 | none | 2,048 / 2,052 |
-| bf16_rowwise | bf16 | none | 1,024 / 1,028 |
 | int8_rowwise | 8 bits, a scale | none | 516 / 520 |
 
 Row-wise storage keeps no momentum matrix: a gradient is applied at once with the whole tail that momentum
@@ -31,9 +28,6 @@ from torch import Tensor
 from megaclass.errors import lookup
 from megaclass.parallel.seeding import derive_key, mix32
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-STORAGES = tuple(f"{name}{suffix}" for name in DTYPES for suffix in ("", "_rowwise"))
-
 # 8-bit rows: the scale, a power of two, changes where the largest number would leave this range of steps.
 # Shrinking it is exact and growing rounds once; the gap between the two keeps a row from alternating.
 INT8_MOST = 127
@@ -45,16 +39,21 @@ _CHUNK = 1 << 16  # rows converted at a time
 
 @dataclass(frozen=True)
 class Storage:
-    """One of ``STORAGES``: the type of the rows, and whether momentum is kept."""
+    """The type of the rows, and whether momentum is kept."""
 
     dtype: torch.dtype
     momentum: bool
 
     @classmethod
     def named(cls, name: str) -> "Storage":
-        lookup(dict.fromkeys(STORAGES), name, "storage")
-        rows, _, rowwise = name.partition("_")
-        return cls(DTYPES[rows], not rowwise)
+        return lookup(STORAGES, name, "storage")
+
+
+STORAGES = {
+    "fp32": Storage(torch.float32, momentum=True),
+    "bf16": Storage(torch.bfloat16, momentum=True),
+    "int8_rowwise": Storage(torch.int8, momentum=False),
+}
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,9 @@ class Rows:
             raise ValueError(f"rows of {self.data.dtype}; they are fp32, bf16, or 8 bits with a scale")
 
     @classmethod
-    def zeros(
-        cls, count: int, dim: int, dtype: torch.dtype, device: torch.device, pinned: bool = False
-    ) -> "Rows":
-        scale = None
-        if dtype == torch.int8:
-            scale = torch.full((count,), _NO_SCALE, device=device, pin_memory=pinned)
-        return cls(torch.zeros(count, dim, dtype=dtype, device=device, pin_memory=pinned), scale)
+    def zeros(cls, count: int, dim: int, dtype: torch.dtype, device: torch.device) -> "Rows":
+        scale = torch.full((count,), _NO_SCALE, device=device) if dtype == torch.int8 else None
+        return cls(torch.zeros(count, dim, dtype=dtype, device=device), scale)
 
     def __len__(self) -> int:
         return len(self.data)

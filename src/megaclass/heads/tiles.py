@@ -1,103 +1,39 @@
 """The rows that take part in a step, tile by tile as fp32, in reused memory.
 
-Shapes: C = rows of the shard, N = rows that take part, T = rows of a tile, B = rows of the batch,
-D = embedding columns.
+Shapes: T = rows of a tile, D = embedding columns.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from megaclass.heads.step import ActiveRows, columns
 from megaclass.heads.storage import Rounding, Rows, round_to_bf16, round_to_int8
 
 
 class Workspace:
     """Named buffers that live as long as the head: no allocation, and no page fault, per tile."""
 
-    def __init__(self, device: torch.device, pinned: bool = False) -> None:
-        self.device, self.pinned = device, pinned
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._flat: dict[str, Tensor] = {}
 
     def get(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """An uninitialised tensor; the same name gives the same memory."""
-        size = 1
-        for length in shape:
-            size *= length
+        size = math.prod(shape)
         flat = self._flat.get(name)
         if flat is None or flat.numel() < size or flat.dtype != dtype:
-            flat = self._flat[name] = torch.empty(
-                size, dtype=dtype, device=self.device, pin_memory=self.pinned
-            )
+            flat = self._flat[name] = torch.empty(size, dtype=dtype, device=self.device)
         return flat[:size].view(shape)
-
-
-@dataclass(frozen=True)
-class ActiveRows:
-    """The rows of a shard that take part in a step.
-
-    centres, momentum: the tables that hold them (momentum None: none is kept).
-    rows_N: which rows of the shard they are, int64, sorted; None: all of them.
-    gathered: whether the tables hold just these rows, in this order, instead of the whole shard.
-    owed_N4: what the rows owe for steps that left them out: each row's product of step matrices, fp32 (N, 4), see
-        :mod:`megaclass.heads.skipped`. None: they are up to date.
-    """
-
-    centres: Rows
-    momentum: Rows | None
-    rows_N: Tensor | None
-    gathered: bool = False
-    owed_N4: Tensor | None = None
-    version: int = 0  # of the shard when this was made: a later one's rows may owe something else
-
-    def __len__(self) -> int:
-        return len(self.centres) if self.rows_N is None else len(self.rows_N)
-
-    def index(self, tile: slice) -> slice | Tensor:
-        """Where the tables hold a tile."""
-        return tile if self.rows_N is None or self.gathered else self.rows_N[tile]
-
-    def shard_rows(self, tile: slice) -> Tensor:
-        """A tile's rows of the shard, int64."""
-        if self.rows_N is None:
-            return torch.arange(tile.start, tile.stop, device=self.centres.data.device)
-        return self.rows_N[tile]
-
-    def positions(self, row_B: Tensor) -> Tensor:
-        """Where each shard row sits among the rows that take part, (B,); -1 where it does not."""
-        if self.rows_N is None:
-            inside_B = (row_B >= 0) & (row_B < len(self))
-            return torch.where(inside_B, row_B, -1)
-        if len(self) == 0:
-            return torch.full_like(row_B, -1)
-        position_B = torch.searchsorted(self.rows_N, row_B).clamp(max=len(self) - 1)
-        return torch.where(self.rows_N[position_B] == row_B, position_B, -1)
-
-    def centres_at(self, position_N: Tensor) -> Tensor:
-        """A copy of the centres at these positions among the active rows, up to date, (N, D) fp32."""
-        rows_N = position_N if self.rows_N is None or self.gathered else self.rows_N[position_N]
-        w_ND = self.centres.fp32(rows_N)
-        if self.owed_N4 is not None:
-            _, _, wv_N1, ww_N1 = columns(self.owed_N4[position_N])
-            w_ND *= ww_N1
-            if self.momentum is not None:
-                w_ND.addcmul_(self.momentum.fp32(rows_N), wv_N1)
-        return w_ND
-
-
-def columns(product_N4: Tensor) -> tuple[Tensor, ...]:
-    """The entries vv, vw, wv, ww of step matrices, each (N, 1): v <- vv v + vw w, w <- wv v + ww w."""
-    return product_N4[:, :, None].unbind(1)
 
 
 class Tiles:
     """Reads and writes active rows by tiles of ``tile_rows``."""
 
     def __init__(self, active: ActiveRows, tile_rows: int, workspace: Workspace) -> None:
-        self.active = active
-        self.tile_rows = tile_rows
-        self.workspace = workspace
+        self.active, self.tile_rows, self.workspace = active, tile_rows, workspace
 
     def __iter__(self) -> Iterator[slice]:
         count = len(self.active)

@@ -109,7 +109,7 @@ def place() -> tuple[int, int] | None:
 def node_table(places: list[tuple[int, int] | None]) -> list[list[int]]:
     """The ranks of each node by their place on it; ``places`` is (node, place) by rank. UserError if that is no
     table."""
-    what = "ranks grouped by node (head.shard_group, speed.gradient_reduce)"
+    what = "ranks grouped by node (head.shard_group)"
     if None in places:
         raise UserError(
             f"{what}: rank {places.index(None)} lacks GROUP_RANK or LOCAL_RANK; start with torchrun, or set them"

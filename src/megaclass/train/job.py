@@ -1,7 +1,6 @@
 """From a configuration to the objects of a run: the one file that knows every registry."""
 
 import contextlib
-import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from megaclass.heads.sgd import HeadSGD
 from megaclass.heads.storage import Rows
 from megaclass.models.norm import SynchronisedBatchNorm
 from megaclass.parallel import groups
-from megaclass.parallel.gradients import communication_hook
+from megaclass.parallel.gradients import averaging
 from megaclass.parallel.groups import Group, World
 from megaclass.train.arithmetic import Arithmetic
 from megaclass.train.average import WeightAverage
@@ -270,7 +269,6 @@ def _build_head(
         shard_group=head.shard_group,
         precision=head.precision,
         storage=head.storage,
-        placement=head.placement,
         kernels=head.kernels,
         seed=config.run.seed,
         tile_mb=head.tile_mb,
@@ -315,20 +313,8 @@ def _capture(
 
 
 def _averaging_gradients(module: nn.Module, config: Config, world: World) -> nn.Module:
-    if groups.world_size() == 1:
-        return module
-    device_ids = [world.device] if world.device.type == "cuda" else None
-    # PyTorch 2.13 renamed the option; 2.11 knows only the second name.
-    known = inspect.signature(DistributedDataParallel).parameters
-    sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {sync_buffers: False}
-    if config.speed.bucket_mb:  # to say the default would give up PyTorch's small first bucket
-        options["bucket_cap_mb"] = config.speed.bucket_mb
-    model = DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, **options)
-    hook = communication_hook(config.speed.gradient_reduce, config.speed.gradient_compression)
-    if hook is not None:
-        model.register_comm_hook(*hook)
-    return model
+    speed = config.speed
+    return averaging(module, world.device, speed.bucket_mb, speed.gradient_compression)
 
 
 # -- evaluation ---------------------------------------------------------------------------------------

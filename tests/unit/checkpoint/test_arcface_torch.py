@@ -279,7 +279,7 @@ def test_a_state_dict_of_theirs_goes_straight_into_the_head() -> None:
     assert torch.equal(head.weight, theirs.centres)
 
 
-@pytest.mark.parametrize("storage", ["fp32", "int8", "bf16_rowwise"])
+@pytest.mark.parametrize("storage", ["fp32", "int8_rowwise"])
 def test_a_run_of_megaclass_becomes_their_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], storage: str
 ) -> None:

@@ -2,8 +2,6 @@
 
 import gc
 
-import torch
-
 from megaclass.data.buffers import Buffers
 
 SHAPE = (4, 8, 8, 3)
@@ -31,20 +29,6 @@ def test_what_anybody_holds_is_not():
     del views, fresh
     again = [buffers.take(SHAPE) for _ in range(4)]
     assert {tensor.data_ptr() for tensor in again} == seen | {place}
-
-
-def test_a_storage_outlives_its_tensor():
-    buffers = Buffers()
-    storage = buffers.take(SHAPE).untyped_storage()
-    assert buffers.take(SHAPE).data_ptr() != storage.data_ptr()
-
-
-def test_another_shape_is_other_memory():
-    buffers = Buffers()
-    batch = buffers.take(SHAPE).fill_(7)
-    last = buffers.take((2, 8, 8, 3)).fill_(1)
-    assert batch.shape == SHAPE and last.shape == (2, 8, 8, 3)
-    assert torch.all(batch == 7)
 
 
 def test_memory_that_was_needed_once_is_given_back():

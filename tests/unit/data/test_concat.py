@@ -1,7 +1,6 @@
 """Several sets as one: what is at which place, and sets that cannot be joined."""
 
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,9 @@ from hypothesis import strategies as st
 import tiny
 from megaclass.data.concat import ConcatDataset
 from megaclass.data.dataset import Sample
-from megaclass.data.open import open_dataset, set_titles, split_paths
+from megaclass.data.open import open_dataset, set_titles
 from megaclass.data.records.writer import RecordWriter
-from megaclass.data.rotated_classes import OrientedClasses
 from megaclass.errors import UserError
-from megaclass.evaluate.evaluators import build_verifier
 from megaclass.parallel.groups import started
 from megaclass.train.job import build_job
 from megaclass.train.loop import run as train
@@ -87,12 +84,6 @@ def test_a_label_outside_its_set_is_refused_and_not_taken_for_a_class_of_the_nex
         joined.labels()
 
 
-def test_it_can_be_pickled_and_turned():
-    joined = pickle.loads(pickle.dumps(ConcatDataset([Listed("a", [0, 1]), Listed("b", [0])])))
-    assert joined.read(2) == (b"b0", 2)
-    assert OrientedClasses(joined, 2).labels().tolist() == [0, 1, 2, 3, 4, 5]
-
-
 # ---- from paths -------------------------------------------------------------------------------------
 
 
@@ -111,11 +102,6 @@ def test_paths_joined_by_the_path_separator_open_as_one_set(tmp_path):
     joined = open_dataset(os.pathsep.join(map(str, (one, two / "train.rec", folder))))
     assert joined.labels().tolist() == [0, 0, 1, 2, 3, 4, 5] and joined.num_classes == 6
     assert joined.read(4) == (b"two1", 3) and joined.describe(6) == f"{folder}/k/1.jpg"
-
-
-def test_a_path_with_the_separator_in_its_name_is_one_set_where_it_exists(tmp_path):
-    path = write_set(tmp_path / f"a{os.pathsep}b", [0, 1])
-    assert len(open_dataset(path)) == 2 and split_paths(path) == [path]
 
 
 @pytest.mark.parametrize(
@@ -151,14 +137,6 @@ def test_a_run_trains_on_two_sets(tmp_path):
         assert job.num_classes == 7 and job.epoch_samples == 28
         _, result = train(config, world)
     assert result["samples"] == 24
-
-
-def test_a_verification_draws_its_pairs_from_two_sets(tmp_path):
-    one = tiny.write_records(tmp_path / "one", classes=3)
-    two = tiny.write_records(tmp_path / "two", classes=4)
-    config = tiny.config(tmp_path, evaluate={"pairs": 40, "folds": 2})
-    verifier = build_verifier(config, Path(f"{one}:{two}"), images=None)
-    assert sorted(set(verifier.labels.tolist())) == list(range(7)) and len(verifier.dataset) == 28
 
 
 @pytest.mark.parametrize("path", ["lfw.bin", f"faces{os.pathsep}lfw.bin"])

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import threading
 
 import cv2
 import numpy as np
@@ -122,12 +121,6 @@ def test_without_dali_one_line_tells(monkeypatch):
 # --- what comes back ----------------------------------------------------------------------------------
 
 
-def test_faces_are_those_of_our_loader_to_the_bit(installed):
-    dataset = InMemory(low=SIZE, high=SIZE)
-    ours, theirs = loaders(dataset, shuffled(dataset), flip=True)
-    assert_alike(collected(theirs), collected(ours))
-
-
 # The smaller the square, the more pixels of the source make one of it.
 @pytest.mark.parametrize("size, low, high, most", [(64, 20, 60, 2), (32, 33, 60, 3), (32, 150, 300, 16)])
 def test_crops_are_those_of_our_loader_up_to_rounding(installed, size, low, high, most):
@@ -160,13 +153,6 @@ def test_formats_decode_as_ours_do(installed):
     ours, theirs = loaders(dataset)
     assert theirs.gathered(0) is not None
     assert_alike(collected(theirs, 0, 1), collected(ours, 0, 1), mean=0.01, most=1)
-
-
-def test_dropping_the_iterator_ends_the_threads(installed):
-    steps = loaders(InMemory())[1].steps(0, 5)
-    next(steps)
-    steps.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("dali-reader")]
 
 
 # --- damage -------------------------------------------------------------------------------------------

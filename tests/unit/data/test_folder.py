@@ -18,7 +18,7 @@ def touch(root, *names):
 
 def test_classes_and_images_are_sorted_and_found_at_any_depth(tmp_path):
     touch(tmp_path, "b/2.JPEG", "b/1.jpg", "a/deep/x.PNG", "a/z.webp", "c/i.gif", "c/h.Bmp", "c/k.jpeg")
-    touch(tmp_path, "a/notes.txt", "a/x.ppm", "a/._z.jpg", "a/.cache/i.jpg", ".git/i.jpg", "stray.jpg")
+    touch(tmp_path, "a/notes.txt", "a/x.heic", "a/._z.jpg", "a/.cache/i.jpg", ".git/i.jpg", "stray.jpg")
     dataset = pickle.loads(pickle.dumps(FolderDataset(tmp_path)))
     assert dataset.classes == ["a", "b", "c"] and dataset.num_classes == 3
     names = ["a/deep/x.PNG", "a/z.webp", "b/1.jpg", "b/2.JPEG", "c/h.Bmp", "c/i.gif", "c/k.jpeg"]
@@ -39,8 +39,10 @@ def test_a_class_without_images_keeps_its_number(tmp_path, caplog):
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere is not a directory"):
         FolderDataset(tmp_path / "nowhere")
-    touch(tmp_path, "1.jpg")
     with pytest.raises(UserError, match="has no sub-directories"):
+        FolderDataset(tmp_path)
+    touch(tmp_path, "1.jpg")
+    with pytest.raises(UserError, match="its images lie in no class directories; put those of each class"):
         FolderDataset(tmp_path)
     touch(tmp_path, "a/readme.txt")
     with pytest.raises(UserError, match="no images in its 1 sub-directories"):

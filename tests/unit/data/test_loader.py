@@ -12,7 +12,7 @@ import torch
 from megaclass.data.augment import EvalTransform, TrainTransform
 from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.data.decode import decode
-from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, Loader, eval_batches, to_model_input
+from megaclass.data.loader import Loader, eval_batches, to_model_input
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.writer import RecordWriter
 from megaclass.data.rotated_classes import OrientedClasses
@@ -203,21 +203,6 @@ def test_leaving_early_ends_the_threads():
     assert not loader_threads()
 
 
-def test_an_iterator_left_open_does_not_hold_up_the_exit():
-    code = (
-        "import numpy as np, test_loader as t\n"
-        "steps = t.Loader(t.InMemory(), t.EvalTransform(24), t.in_order(10), workers=2).steps(0, 5)\n"
-        "next(steps)\n"
-        "print('left')\n"
-    )
-    path = [__file__.rpartition("/")[0], *sys.path]
-    code = f"import sys; sys.path[:0] = {path!r}\n" + code
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
-
-
 @pytest.mark.parametrize("options", [{"workers": 0}, {"prefetch": 0}, {"on_error": "ignore"}])
 def test_a_bad_option_is_named(options):
     with pytest.raises(UserError, match=f"^{next(iter(options))}: "):
@@ -251,12 +236,6 @@ def test_oriented_copies_are_classes_of_their_own(orientations):
         np.testing.assert_array_equal(batch.images[index].numpy(), np.rot90(image, orientation % 4))
 
 
-def test_orientations_of_an_image_all_differ():
-    dataset = OrientedClasses(InMemory(count=1), 8)
-    (batch,) = eval_batches(dataset, EvalTransform(SIZE), 8)
-    assert len({image.numpy().tobytes() for image in batch.images}) == 8
-
-
 def test_oriented_copies_name_the_record_and_refuse_other_numbers():
     dataset = OrientedClasses(InMemory(count=5, damaged=[3]), 4)
     assert dataset.describe(13) == "memory record 3 in orientation 2"
@@ -273,22 +252,32 @@ def test_oriented_copies_name_the_record_and_refuse_other_numbers():
 
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_model_input_is_normalised_nchw(channels_last, dtype):
+@pytest.mark.parametrize(("mean", "std"), [(None, None), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+def test_model_input_is_normalised_nchw(channels_last, dtype, mean, std):
     images = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).reshape(2, 4, 5, 3)
     kept = images.clone()
-    model_input = to_model_input(images, "cpu", dtype, channels_last)
-    expected = (images.double().permute(0, 3, 1, 2) - 127.5) / 127.5
+    model_input = to_model_input(images, "cpu", dtype, channels_last, mean, std)
+    shift, scale = (torch.tensor(values or (0.5,), dtype=torch.float64) for values in (mean, std))
+    expected = ((images.double() / 255 - shift) / scale).permute(0, 3, 1, 2)
     assert model_input.shape == (2, 3, 4, 5) and model_input.dtype == dtype
     torch.testing.assert_close(
-        model_input, expected.to(dtype), rtol=0, atol=0 if dtype != torch.float32 else 1e-7
+        model_input, expected.to(dtype), rtol=0, atol=0.02 if dtype != torch.float32 else 2e-6
     )
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     assert model_input.is_contiguous(memory_format=memory_format)
     assert torch.equal(images, kept)
 
 
-def test_model_input_takes_a_mean_and_std_a_channel():
-    images = torch.randint(256, (2, 4, 4, 3), dtype=torch.uint8)
-    model_input = to_model_input(images, "cpu", mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    expected = (images.double() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
-    torch.testing.assert_close(model_input.double(), expected.permute(0, 3, 1, 2), rtol=1e-5, atol=1e-5)
+def test_an_iterator_left_open_does_not_hold_up_the_exit():
+    code = (
+        "import numpy as np, test_loader as t\n"
+        "steps = t.Loader(t.InMemory(), t.EvalTransform(24), t.in_order(10), workers=2).steps(0, 5)\n"
+        "next(steps)\n"
+        "print('left')\n"
+    )
+    path = [__file__.rpartition("/")[0], *sys.path]
+    code = f"import sys; sys.path[:0] = {path!r}\n" + code
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")

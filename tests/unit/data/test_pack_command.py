@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from megaclass.cli import main
+from megaclass.data.decode import decode
 from megaclass.data.pack import packer
 from megaclass.data.records.reader import RecordDataset
 
@@ -49,37 +50,16 @@ def test_images_left_out_are_counted_and_the_first_ten_named(folder, capsys):
     assert len((folder / "out/skipped.txt").read_text().splitlines()) == 12
 
 
-def test_interrupted_it_says_how_to_go_on_and_does(folder, capsys, monkeypatch):
-    known = packer.to_jpeg
-
+def test_interrupted_it_says_that_nothing_was_written_and_packs_again(folder, capsys, monkeypatch):
     def stops(image, where, encoding):
-        if where.endswith("20.png"):
-            raise KeyboardInterrupt
-        return known(image, where, encoding)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(packer, "to_jpeg", stops)
-        patch.setattr(packer, "CHECKPOINT_S", 0.0)
         assert main(["data", "pack", "in", "out"]) == 130
-    assert capsys.readouterr().err == "megaclass: interrupted; the same command continues\n"
-    assert main(["data", "pack", "in", "out", "--quality", "50"]) == 2
-    error = capsys.readouterr().err
-    assert "quality (95 there, 50 now)" in error and "--restart" in error and error.count("\n") == 1
-    assert main(["data", "pack", "in", "out"]) == 0
-    assert "10 of them packed before" in capsys.readouterr().out
-    assert len(RecordDataset(folder / "out")) == 24
-
-
-def test_restart_begins_anew(folder, capsys, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(packer, "CHECKPOINT_S", 0.0)
-        (folder / "in/b/23.png").write_bytes(b"damaged")
-        assert main(["data", "pack", "in", "out"]) == 2
-    (folder / "in/b/23.png").unlink()
-    assert main(["data", "pack", "in", "out"]) == 2
-    assert "images (24 there, 23 now)" in capsys.readouterr().err
-    assert main(["data", "pack", "in", "out", "--restart"]) == 0
-    assert "packed before" not in capsys.readouterr().out and len(RecordDataset(folder / "out")) == 23
+    assert capsys.readouterr().err == "megaclass: interrupted; nothing was written\n"
+    assert not list((folder / "out").iterdir())
+    assert main(["data", "pack", "in", "out"]) == 0 and len(RecordDataset(folder / "out")) == 24
 
 
 def test_file_names_in_another_encoding_are_told(folder, capsys):
@@ -95,7 +75,7 @@ def test_file_names_in_another_encoding_are_told(folder, capsys):
         ("in out --image-size 100000", "error: --image-size: 100000 makes images of 10,000,000,000 pixels"),
         ("in out --unpack-bits 7", "--unpack-bits: '7' is not HEIGHTxWIDTH"),
         ("in out --layout rows", "--layout"),
-        ("in out --labels x", "in is a folder; labels is for a tar, leave it out"),
+        ("in out --where x=1", "in is a folder; where is for an .npz, leave it out"),
         (
             "nowhere out",
             "nowhere: no such file or directory; name an image folder, or an .npz, .csv, .tsv or tar file",
@@ -124,14 +104,34 @@ def test_a_directory_of_train_and_val_packs_with_a_hint(folder, caplog):
     assert "did you mean both/train, or --class-depth 2?" in caplog.text
 
 
-def test_what_an_interrupted_pack_left_is_told_from_an_empty_folder(folder, capsys, monkeypatch):
-    monkeypatch.setattr(packer, "CHECKPOINT_S", 0.0)
-    (folder / "in/b/23.png").write_bytes(b"damaged")
-    assert main(["data", "pack", "in", "out"]) == 2
-    assert main(["data", "info", "out"]) == 2
-    assert (
-        "out: packing a record set into it was interrupted; give the same command" in capsys.readouterr().err
-    )
-    assert (
-        main(["data", "pack", "in", "out", "--on-error", "skip"]) == 0 and main(["data", "info", "out"]) == 0
-    )
+def test_images_in_directories_within_those_of_the_classes_need_no_hint(folder, caplog):
+    """As in Tiny ImageNet: train/n01443537/images/n01443537_0.JPEG."""
+    for name in "ab":
+        shutil.copytree(folder / "in" / name, folder / "tiny" / name / "images")
+    assert main(["data", "pack", "tiny", "out"]) == 0 and not caplog.text
+    assert RecordDataset(folder / "out").classes == ["a", "b"]
+
+
+def test_a_flat_folder_is_told_of_labels_and_packed_with_them(folder, capsys):
+    words = ["data", "pack", "in/a", "out"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "its images lie in no class directories; put" in error and "--labels FILE" in error
+    (folder / "labels.txt").write_text("cat\ndog\n" * 6)
+    assert main([*words, "--labels", "labels.txt"]) == 0
+    dataset = RecordDataset(folder / "out")
+    assert dataset.classes == ["cat", "dog"] and dataset.labels().tolist() == [0] * 6 + [1] * 6
+
+
+def test_images_of_any_suffix_that_can_be_read_are_packed_and_others_are_counted(folder, caplog):
+    image = np.arange(200, dtype=np.uint8).reshape(10, 20)
+    for name in ("x.tif", "x.tiff", "x.pgm", "x.ppm", "x.pnm"):
+        cv2.imwrite(str(folder / "in/a" / name), image if name != "x.ppm" else np.dstack([image] * 3))
+    for name in ("1.heic", "2.HEIC", "3.txt", "README"):
+        (folder / "in/b" / name).write_bytes(b"x")
+    assert main(["data", "pack", "in", "out", "--quality", "100"]) == 0
+    assert "no images by their suffix: 2 .heic, 1 " in caplog.text
+    dataset = RecordDataset(folder / "out")
+    assert len(dataset) == 24 + 5
+    for number in range(12, 17):
+        assert np.abs(decode(dataset.read(number).encoded, "x")[:, :, 0] - image.astype(int)).max() < 3

@@ -83,24 +83,6 @@ def test_the_shorter_side_shrinks_and_never_grows(size, shorter_side, wanted):
     assert packed_size == wanted == simplejpeg.decode_jpeg_header(packed)[:2]
 
 
-def test_a_jpeg_of_the_size_asked_for_is_not_encoded_again():
-    assert to_jpeg(simplejpeg.encode_jpeg(SMOOTH[:, :40].copy(), 50), "x", Encoding(image_size=40))[0] == (
-        simplejpeg.encode_jpeg(SMOOTH[:, :40].copy(), 50)
-    )
-
-
-def test_sizes_that_make_no_sense_are_told(tmp_path):
-    for options, message in (
-        ({"shorter_side": 0}, "shorter_side: 0 is not a size"),
-        ({"shorter_side": 8, "image_size": 8}, "give one of them"),
-        ({"image_size": 30_000}, "image_size: 30000 makes images of 900,000,000 pixels; use 10,000 or less"),
-        ({"on_error": "ignore"}, "on_error: 'ignore' is neither"),
-        ({"workers": -1}, "workers: -1"),
-    ):
-        with pytest.raises(UserError, match=message):
-            pack(tmp_path, tmp_path / "out", **options)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Three classes of 10 images, all different, of several kinds and sizes."""
@@ -127,10 +109,10 @@ def test_few_images_are_in_memory_at_a_time(tmp_path, folder, monkeypatch):
     begun, most, written = set(), [], []
 
     class Counting(RecordWriter):
-        def write(self, encoded, label):
+        def write(self, encoded, label, size):
             most.append(len(begun) - len(written))
             written.append(label)
-            super().write(encoded, label)
+            super().write(encoded, label, size)
 
     def counting(image, where, encoding):
         begun.add(where)
@@ -185,13 +167,12 @@ def test_a_class_whose_images_are_all_left_out_keeps_its_number(tmp_path, folder
     assert list((tmp_path / "none").iterdir()) == []
 
 
-@pytest.mark.parametrize("resumable", [False, True])
-def test_the_last_class_of_a_set_without_names_stays_though_its_images_are_damaged(tmp_path, resumable):
+def test_the_last_class_of_a_set_without_names_stays_though_its_images_are_damaged(tmp_path):
     lines = [f"{number}.jpg,{number // 2}\n" for number in range(6)]
     (tmp_path / "t.csv").write_text("".join(lines))
     for number in range(6):
         (tmp_path / f"{number}.jpg").write_bytes(KINDS["jpeg"] if number < 4 else b"damaged")
-    pack(tmp_path / "t.csv", tmp_path / "out", on_error="skip", resumable=resumable)
+    pack(tmp_path / "t.csv", tmp_path / "out", on_error="skip")
     dataset = RecordDataset(tmp_path / "out")
     assert dataset.classes is None and (len(dataset), dataset.num_classes) == (4, 3)
 
@@ -209,9 +190,3 @@ def test_an_array_too_large_for_any_reader_is_told_before_it_is_encoded(monkeypa
     monkeypatch.setattr("megaclass.data.pack.encode.simplejpeg.encode_jpeg", None)
     with pytest.raises(UserError, match=r"row 0 cannot be packed: 50 x 40 pixels, the limit is 1,999"):
         to_jpeg(SMOOTH, "row 0", Encoding())
-
-
-def test_what_jpeg_cannot_hold_is_told(tmp_path):
-    np.savez(tmp_path / "in.npz", images=np.zeros((1, 1, 70_000), np.uint8), labels=[0])
-    with pytest.raises(UserError, match=r"in\.npz row 0 cannot be packed"):
-        pack(tmp_path / "in.npz", tmp_path / "out")

@@ -255,7 +255,11 @@ def test_other_files_beside_the_set_are_left_alone(tmp_path):
     ("records", "message"),
     [
         (FACE_SET[1:], "identity records"),  # record 0 is lost
-        ([*FACE_SET, FACE_SET[3]], "states 3 images and 2 identities"),  # two sets in one index
+        (
+            [*FACE_SET, FACE_SET[3]],
+            "lists 1 keys more than once, 3 the first; remove it",
+        ),  # two sets in one index
+        ([*FACES, FACES[0]], "lists 1 keys more than once, 1 the first; remove it"),  # the same of im2rec's
         ([(0, [4.0], b""), *FACES], "record 0 .* damaged: there is no image"),  # labels of another layout
         ([(0, [4.0, math.nan], b""), *FACES], "record 0 "),
     ],

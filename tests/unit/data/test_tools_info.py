@@ -27,19 +27,23 @@ def mixed(tmp_path):
     return tmp_path / "mixed"
 
 
+def spread(*values):
+    return dict(zip(("min", "median", "mean", "max"), values, strict=True))
+
+
 def test_what_is_told_of_a_set(mixed):
     found, dataset = info(mixed)
-    assert len(dataset) == 5 and (found.kind, found.images, found.classes) == ("record set", 5, 4)
-    assert found.images_per_class == (1, 1.0, 5 / 3, 3)
-    assert (found.classes_without_images, found.classes_with_one_image) == (1, 2)
-    assert (found.looked_at, found.damaged) == (5, 1)
-    assert found.formats == {"JPEG": 2, "PNG": 1, "WebP": 1}
-    assert found.common_sizes == [(10, 20, 3), (40, 30, 1)]
-    assert found.height == (10, 10, 17.5, 40) and found.width == (20, 20, 22.5, 30)
-    assert found.encoded_bytes.min == len(encode(40, 30, ".webp"))
-    assert (found.class_names, found.index) == ("classes.txt", "train.idx")
+    assert len(dataset) == 5 and (found["kind"], found["images"], found["classes"]) == ("record set", 5, 4)
+    assert found["images_per_class"] == spread(1, 1.0, 5 / 3, 3)
+    assert (found["classes_without_images"], found["classes_with_one_image"]) == (1, 2)
+    assert (found["looked_at"], found["damaged"]) == (5, 1)
+    assert found["formats"] == {"JPEG": 2, "PNG": 1, "WebP": 1}
+    assert found["common_sizes"] == [(10, 20, 3), (40, 30, 1)]
+    assert found["height"] == spread(10, 10, 17.5, 40) and found["width"] == spread(20, 20, 22.5, 30)
+    assert found["encoded_bytes"]["min"] == len(encode(40, 30, ".webp"))
+    assert (found["class_names"], found["index"]) == ("classes.txt", "train.idx")
     sizes = sum((mixed / name).stat().st_size for name in ("train.rec", "train.idx"))
-    assert found.total_bytes == sizes
+    assert found["total_bytes"] == sizes
 
 
 def test_large_sets_are_sampled(tmp_path):
@@ -48,9 +52,9 @@ def test_large_sets_are_sampled(tmp_path):
             writer.write(encode(8, 8 + number % 3), number // 10)
     shown = []
     found, _ = info(tmp_path, sampled=100, progress=lambda *now: shown.append(now))
-    assert found.looked_at == 100 == sum(found.formats.values()) and shown[-1] == (100, 100)
-    assert found.images == 300 and found.images_per_class == (10, 10, 10, 10)
-    assert 8.8 < found.width.mean < 9.2
+    assert found["looked_at"] == 100 == sum(found["formats"].values()) and shown[-1] == (100, 100)
+    assert found["images"] == 300 and found["images_per_class"] == spread(10, 10, 10, 10)
+    assert 8.8 < found["width"]["mean"] < 9.2
     assert info(tmp_path, sampled=100)[0] == found  # the same images each time
 
 
@@ -60,12 +64,12 @@ def test_an_image_folder_and_several_sets(tmp_path, mixed):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(12, 12))
     found, _ = info(tmp_path / "folder")
-    assert (found.kind, found.class_names, found.index) == ("image folder", "directories", "")
-    assert found.total_bytes == 3 * len(encode(12, 12)) == 3 * found.encoded_bytes.mean
+    assert (found["kind"], found["class_names"], found["index"]) == ("image folder", "directories", "")
+    assert found["total_bytes"] == 3 * len(encode(12, 12)) == 3 * found["encoded_bytes"]["mean"]
     both, _ = info(f"{mixed}:{tmp_path}/folder")
-    assert (both.kind, both.images, both.classes) == ("record set + image folder", 8, 6)
-    assert both.class_names == "classes.txt and directories" and both.index == "train.idx"
-    assert both.total_bytes == info(mixed)[0].total_bytes + found.total_bytes
+    assert (both["kind"], both["images"], both["classes"]) == ("record set + image folder", 8, 6)
+    assert both["class_names"] == "classes.txt and directories" and both["index"] == "train.idx"
+    assert both["total_bytes"] == info(mixed)[0]["total_bytes"] + found["total_bytes"]
 
 
 def test_samples_of_classes_fit_their_square_and_damage_shows(mixed):

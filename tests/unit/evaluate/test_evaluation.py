@@ -15,7 +15,7 @@ import tiny
 from megaclass.cli import main
 from megaclass.config import from_mapping, ignored
 from megaclass.data.records.reader import RecordDataset
-from megaclass.data.verification_bin.writer import write_bin
+from megaclass.data.verification_bin import write_bin
 from megaclass.errors import UserError
 from megaclass.evaluate import evaluators
 from megaclass.evaluate.embed import embed

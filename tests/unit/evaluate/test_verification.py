@@ -11,12 +11,13 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import KFold
 
 from megaclass.errors import UserError
-from megaclass.evaluate.classification import classification_metrics, topk_counts
-from megaclass.evaluate.verification import (
+from megaclass.evaluate.metrics import (
     all_pairs_tar,
+    classification_metrics,
     far_key,
     one_shot_accuracy,
     roc_points,
+    topk_counts,
     verification_metrics,
 )
 

@@ -74,7 +74,7 @@ def earlier(finished, tmp_path):
         (["trian"], ["unknown command 'trian'", "did you mean 'train'"]),
         (["train"], ["recipe", "--help"]),
         (["bench"], ["which benchmark", "head"]),
-        (["train", "synthetic_618k", "--head.placement", "host"], ["head.placement", "sample_rate"]),
+        (["train", "synthetic_618k", "--head.placement", "host"], ["head.placement"]),
         (["train", "synthetic_618k", "--head.kernels", "tritn"], ["head.kernels", "tritn"]),
         (["train", "glyph"], ["no recipe 'glyph'", "did you mean 'glyphs'", "`megaclass recipes`", ".toml"]),
         (["train", "mine.toml"], ["mine.toml", "no such file"]),

@@ -92,7 +92,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "before, after", [("fp32", "int8_rowwise"), ("bf16_rowwise", "fp32"), ("int8", "bf16")]
+    "before, after", [("fp32", "int8_rowwise"), ("int8_rowwise", "fp32"), ("int8_rowwise", "bf16")]
 )
 def test_a_run_goes_on_in_another_storage(tmp_path, before, after):
     run(tmp_path, head={"storage": before, "sample_rate": 0.5})

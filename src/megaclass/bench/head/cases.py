@@ -7,9 +7,7 @@ from typing import Any, ClassVar
 
 from megaclass.bench.arguments import check_counts, crowded
 from megaclass.errors import UserError, lookup
-from megaclass.heads.engine import KERNELS
-from megaclass.heads.partial_fc import PLACEMENTS
-from megaclass.heads.products import PRECISIONS
+from megaclass.heads.step import KERNELS, PRECISIONS
 from megaclass.heads.storage import STORAGES
 
 MARGINS = ("arcface", "cosface")
@@ -35,7 +33,6 @@ class HeadCase:
     simulate_ranks: int = 1
     margin: str = "arcface"
     kernels: str = "auto"
-    placement: str = "device"
     device: str = "cpu"
     threads: int = 1
     steps: int = 20
@@ -65,7 +62,7 @@ class HeadCase:
 
     def check(self) -> None:
         """What no machine could run is the user's mistake."""
-        for name in ("precision", "storage", "margin", "kernels", "placement"):
+        for name in ("precision", "storage", "margin", "kernels"):
             lookup(dict.fromkeys(_CHOICES[name]), getattr(self, name), name)
         check_counts(self, ("warmup", "seed"))
         if not 0 < self.sample_rate <= 1:
@@ -85,8 +82,6 @@ class HeadCase:
             return "tf32 exists on CUDA only"
         if self.device == "cpu" and self.kernels == "triton":
             return "Triton kernels exist on CUDA only"
-        if self.placement == "host" and self.sample_rate == 1:
-            return "centres in host memory need a sample rate below 1"
         return ""
 
 
@@ -95,7 +90,6 @@ _CHOICES = {
     "storage": STORAGES,
     "margin": MARGINS,
     "kernels": KERNELS,
-    "placement": PLACEMENTS,
 }
 
 

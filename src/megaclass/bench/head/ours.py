@@ -11,13 +11,11 @@ from torch.nn.functional import normalize
 
 from megaclass.bench.head.cases import HeadCase
 from megaclass.bench.head.contender import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Inputs, classes_of_process
-from megaclass.heads.engine import TorchEngine
 from megaclass.heads.margins import ArcFace, CosFace
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
+from megaclass.heads.storage import Storage
 from megaclass.parallel.groups import Simulated, World
-
-_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
 class Megaclass:
@@ -39,7 +37,6 @@ class Megaclass:
             seed=case.seed,
             device=world.device,
             storage=case.storage,
-            placement=case.placement,
             kernels=case.kernels,
             group=Simulated(case.simulate_ranks, self._gathered) if case.simulate_ranks > 1 else None,
         )
@@ -65,8 +62,7 @@ class Megaclass:
         return loss.detach()
 
     def facts(self) -> dict[str, Any]:
-        plain = isinstance(self.head.shard.engine, TorchEngine)
-        return {"kernels": "torch" if plain else "triton"}
+        return {"kernels": self.head.shard.engine.name}
 
 
 def work(case: HeadCase) -> dict[str, float]:
@@ -77,9 +73,9 @@ def work(case: HeadCase) -> dict[str, float]:
     writes it and its momentum.
     """
     _, scored = classes_of_process(case)
-    rows, _, rowwise = case.storage.partition("_")
-    momentum = 0 if rowwise else 2
+    storage = Storage.named(case.storage)
+    momentum = 2 if storage.momentum else 0
     return {
         "flops": 8 * case.batch_size * case.embedding_dim * scored,
-        "bytes": (3 + momentum) * _BYTES[rows] * case.embedding_dim * scored,
+        "bytes": (3 + momentum) * storage.dtype.itemsize * case.embedding_dim * scored,
     }

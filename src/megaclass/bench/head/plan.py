@@ -35,7 +35,6 @@ def planned(options: Any) -> list[Planned]:
         simulate_ranks=options.simulate_ranks,
         margin=options.margin,
         kernels=options.kernels,
-        placement=options.placement,
         device=device,
         steps=options.steps,
         warmup=options.warmup,

@@ -51,7 +51,6 @@ def parameters(case: HeadCase) -> dict[str, Any]:
         "precision": "fp16" if half else "fp32",
         "storage": "fp32",
         "kernels": "torch",
-        "placement": "device",
     }
 
 

@@ -42,7 +42,7 @@ def why_not(case: TrainCase, config: Config) -> str:
         return f"it has no such backbone; it has {', '.join(sorted(set(NETWORKS.values())))}"
     if case.image_size != _IMAGE_SIZE:
         return f"its backbones take images of {_IMAGE_SIZE} px"
-    if head.storage != "fp32" or head.placement != "device":
+    if head.storage != "fp32":
         return "it holds centres and momentum in fp32 on the device"
     if head.parallelism != "model" and case.world_size > 1:
         return "it divides the classes among the ranks"

@@ -66,7 +66,7 @@ def in_memory(case: Any, machine: Machine) -> Fitted:
         return Fitted(
             case,
             f"{head / _GIB:,.1f} GiB of centres and momentum do not fit into the {machine.memory_bytes / _GIB:,.1f} "
-            "GiB that a case can have here; --storage bf16_rowwise takes a quarter of what fp32 takes",
+            "GiB that a case can have here; --storage int8_rowwise takes an eighth of what fp32 takes",
         )
     kept = cost.kept_bytes * (_HALF_KEPT if case.precision in ("fp16", "bf16") else 1.0)
     room = machine.memory_bytes - head - model

@@ -116,7 +116,7 @@ def config_of(case: TrainCase) -> Config:
         "precision": {"compute": case.precision, "tf32": case.tf32},
     }
     if recipe.head.kind == "margin":
-        given["head"]["precision"] = case.precision
+        given["head"]["precision"] = "bf16" if case.precision == "fp16" else case.precision
     said = {
         section: {
             name: value for name, value in values.items() if value not in ("", 0, 0.0) or value is False

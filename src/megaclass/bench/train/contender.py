@@ -14,7 +14,6 @@ from megaclass.bench.benchmark import Tell
 from megaclass.bench.epochs import device_clock, run_epoch
 from megaclass.bench.train.cases import TrainCase, config_of
 from megaclass.data.loader import Batch
-from megaclass.heads.engine import TorchEngine
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.parallel import groups
 from megaclass.parallel.groups import Simulated, World
@@ -76,8 +75,7 @@ class Training:
             "num_classes": job.num_classes,
         }
         if isinstance(job.head, PartialFC):
-            plain = isinstance(job.head.shard.engine, TorchEngine)
-            facts |= {"kernels": "torch" if plain else "triton"}
+            facts |= {"kernels": job.head.shard.engine.name}
         if self._case.ranks > 1:
             facts |= {"collectives": "none" if self._case.simulate_ranks > 1 else "included"}
         return facts

@@ -28,8 +28,8 @@ def options_of_head(parser: Any) -> None:
         "embedding-dim": ("512", "columns of an embedding"),
         "batch-size": ("128", "rows of the global batch: what every shard of the classes sees"),
         "sample-rate": ("1", "fraction of the classes scored in a step"),
-        "precision": ("fp32", "operands of products: fp32, tf32, bf16 or fp16"),
-        "storage": ("fp32", "centres and momentum: fp32, bf16, int8; with _rowwise behind it no momentum"),
+        "precision": ("fp32", "operands of products: fp32, tf32 or bf16"),
+        "storage": ("fp32", "centres and momentum: fp32, bf16 or int8_rowwise, which keeps no momentum"),
         "world-size": ("1", "processes, each with its share of classes, batch, and cores or GPUs"),
     }
     for name, (default, text) in lists.items():
@@ -42,7 +42,6 @@ def options_of_head(parser: Any) -> None:
         "warmup": (3, "steps before them that are not timed"),
         "margin": ("arcface", "arcface or cosface"),
         "kernels": ("auto", "auto, triton or torch"),
-        "placement": ("device", "of the centres: device, or host for host memory"),
         "seed": (0, "of embeddings, labels and centres"),
         "peer": ("", "another implementation that takes turns with ours, step by step: arcface_torch"),
         "peer-path": ("", "directory with the peer's code, which is not changed"),

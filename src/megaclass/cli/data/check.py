@@ -5,32 +5,30 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from megaclass.cli.parsing import make_parser, new_file, parse
+from megaclass.cli.data.options import SET, Options, read_options
+from megaclass.cli.parsing import new_file
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
-    from megaclass.data.tools.findings import Finding
+    from megaclass.data.tools.entries import Finding
+
+
+_OPTIONS: Options = {
+    "limit": (10, "how many findings of each kind are printed; 0: none"),
+    "output": ("", "write all findings to this file, a line of JSON each"),
+    "workers": (0, "decoding threads; 0: one for each core"),
+}
 
 
 def check(words: list[str]) -> int:
-    parser = make_parser(
+    options = read_options(
+        words,
         "megaclass data check SET [--limit N] [--output FILE.jsonl]",
         "Decode every image, and list damaged, duplicate and mislabelled ones, labels out of range, and what in the "
         "index or the identity records of a record set disagrees. Exit status 0: sound; 1: something was found.",
+        {"set": f"{SET} are searched for common images too"},
+        {"": _OPTIONS},
     )
-    parser.add_argument(
-        "set",
-        type=str,
-        help="record set or image folder; several with ':' between them are searched for common images too",
-    )
-    parser.add_argument(
-        "--limit", type=int, default=10, help="how many findings of each kind are printed; 0: none"
-    )
-    parser.add_argument(
-        "--output", type=str, default="", help="write all findings to this file, a line of JSON each"
-    )
-    parser.add_argument("--workers", type=int, default=0, help="decoding threads; 0: one for each core")
-    options = parse(parser, words)
     for name in ("limit", "workers"):
         if options[name] < 0:
             raise UserError(f"--{name}: {options[name]} is below 0")
@@ -41,7 +39,7 @@ def check(words: list[str]) -> int:
     from megaclass.cli.data.bar import progress_bar
     from megaclass.cli.data.files import NewLines
     from megaclass.data.tools import check as tool
-    from megaclass.data.tools.findings import KINDS
+    from megaclass.data.tools.entries import KINDS
     from megaclass.report.dataset import check_table
 
     first: defaultdict[str, list[Finding]] = defaultdict(list)

@@ -2,36 +2,37 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.parsing import make_parser, parse
+from megaclass.cli.data.options import SET, Options, read_options
+from megaclass.cli.parsing import new_file
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset
-    from megaclass.data.tools.info import SetInfo
 
 _CLASSES, _PER_CLASS, _SIDE = 10, 8, 96
 
 
+_OPTIONS: Options = {
+    "sheet": ("", "draw samples of some classes into this PNG file, which is new"),
+    "seed": (0, "of the sheet: other classes and images with another one"),
+    "json": (False, "print JSON instead of a table"),
+}
+
+
 def info(words: list[str]) -> None:
-    parser = make_parser(
+    options = read_options(
+        words,
         "megaclass data info SET [--sheet FILE.png] [--json]",
         "Tell what a data set holds: images, classes, images a class, sizes and formats. Of a large set a sample "
         "is read, and the table says so; `megaclass data check` reads every image.",
+        {"set": SET},
+        {"": _OPTIONS},
     )
-    parser.add_argument("set", type=str, help="record set or image folder; several with ':' between them")
-    parser.add_argument(
-        "--sheet", type=str, default="", help="draw samples of some classes into this PNG file, which is new"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the sheet: other classes and images with another one"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parse(parser, words)
-    sheet = Path(options.sheet) if options.sheet else None
-    if sheet is not None:
-        _check_new(sheet)
+    sheet = new_file(options.sheet, "--sheet")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise UserError(f"--sheet: {sheet} is not a .png file; that is what is drawn")
 
     from rich.console import Console
 
@@ -42,25 +43,16 @@ def info(words: list[str]) -> None:
     with progress_bar("reading", "nothing was written") as show:
         found, dataset = tool.info(options.set, progress=show)
     if options.json:
-        print(json.dumps(found.row(), indent=2))
+        print(json.dumps(found, indent=2))
     else:
-        Console().print(info_table(found.row()))
+        Console().print(info_table(found))
     if sheet is not None:
         _draw(sheet, found, dataset, options.seed)
         if not options.json:
             print(f"sheet     {sheet}")
 
 
-def _check_new(sheet: Path) -> None:
-    if sheet.suffix.lower() != ".png":
-        raise UserError(f"--sheet: {sheet} is not a .png file; that is what is drawn")
-    if sheet.exists():
-        raise UserError(f"--sheet: {sheet} exists; name another file")
-    if not sheet.parent.is_dir():
-        raise UserError(f"--sheet: {sheet.parent} is not a directory; make it, or name another file")
-
-
-def _draw(sheet: Path, found: "SetInfo", dataset: "Dataset", seed: int) -> None:
+def _draw(sheet: Path, found: dict[str, Any], dataset: "Dataset", seed: int) -> None:
     import numpy as np
 
     from megaclass.cli.data.files import new_picture
@@ -69,9 +61,9 @@ def _draw(sheet: Path, found: "SetInfo", dataset: "Dataset", seed: int) -> None:
     from megaclass.report.sheet import draw_sheet
 
     rows = sample_classes(dataset, _CLASSES, _PER_CLASS, _SIDE, seed)
-    shown = f"{len(rows)} of {found.classes:,} classes" if len(rows) < found.classes else "all classes"
-    title = " + ".join(set_titles(split_paths(found.path)))
-    headline = f"{title}\n{found.images:,} images of {found.classes:,} classes; {shown} shown"
+    shown = f"{len(rows)} of {found['classes']:,} classes" if len(rows) < found["classes"] else "all classes"
+    title = " + ".join(set_titles(split_paths(found["path"])))
+    headline = f"{title}\n{found['images']:,} images of {found['classes']:,} classes; {shown} shown"
     counts_K = np.bincount(dataset.labels(), minlength=dataset.num_classes)
     with new_picture("--sheet", sheet) as part:
         draw_sheet(part, headline, rows, counts_K)

@@ -6,18 +6,62 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.parsing import make_parser, parse
+from megaclass.cli.data.options import OUTPUT, Options, read_options
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
     from megaclass.data.pack import PackSummary
 
 _SHOWN_SKIPS = 10
-_INTERRUPTED = "the same command continues"
+_GROUPS: dict[str, Options] = {
+    "images; without a size, JPEG files keep their very bytes": {
+        "image-size": (0, "resize to a square of this many pixels"),
+        "shorter-side": (0, "shrink to this many pixels on the shorter side, never enlarge"),
+        "quality": (95, "JPEG quality of images that are encoded anew"),
+        "invert": (False, "swap dark and bright"),
+        "on-error": (["fail", "skip"], "skip: leave damaged images out, and name them in OUTPUT/skipped.txt"),
+    },
+    "reading the source": {
+        "class-depth": (1, "folder, tar: 2 for alphabet/character/image.png"),
+        "root": (
+            "",
+            "table: directory where its paths begin, if not its own; tar: directory in it with the classes",
+        ),
+        "labels": (
+            "",
+            "folder, tar: labels, a name a line in the order of the sorted files, or lines 'file,class'",
+        ),
+        "label-names": (
+            "",
+            "names of the numbers in --labels: a name a line in their order, or lines 'name number'",
+        ),
+        "classes": ("", "classes.txt of the training set, to number classes as it does"),
+        "where": ("", ".npz: rows with name=value, e.g. background=true"),
+        "unpack-bits": ("", ".npz: HEIGHTxWIDTH of images stored by np.packbits"),
+    },
+    "writing": {
+        "layout": (
+            ["faces", "im2rec"],
+            "faces: as the public face sets, with an index record and identity records; im2rec: images alone, as "
+            "DALI's and MXNet's readers want them",
+        ),
+        "workers": (0, "threads; 0: one a core"),
+    },
+}
 
 
 def pack(words: list[str]) -> None:
-    options = parse(_parser(), words)
+    options = read_options(
+        words,
+        "megaclass data pack SOURCE OUTPUT [OPTIONS]",
+        "Pack images into record files (train.rec, train.idx, property, classes.txt). They appear whole or not at all.",
+        {
+            "source": "directory of class directories; .csv or .tsv of path,label; .npz of images and labels; tar of "
+            "class directories or class tars; directory or tar of images with --labels",
+            "output": OUTPUT,
+        },
+        _GROUPS,
+    )
 
     from megaclass.data.pack import pack as pack_images
 
@@ -41,96 +85,14 @@ def pack(words: list[str]) -> None:
                 index_record=options.layout == "faces",
                 on_error=options.on_error,
                 workers=options.workers,
-                resumable=True,
-                restart=options.restart,
                 progress=_bar(bars, "packing"),
                 scanning=_bar(bars, "reading names", of_bytes=True),
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_INTERRUPTED) from None
+            raise KeyboardInterrupt("nothing was written") from None
         except UserError as error:
             raise UserError(_with_dashes(str(error), options)) from None
     _tell(summary, time.perf_counter() - started)
-
-
-def _parser() -> Any:
-    parser = make_parser(
-        "megaclass data pack SOURCE OUTPUT [OPTIONS]",
-        "Pack images into record files (train.rec, train.idx, property, classes.txt). Interrupted, the same command "
-        "continues.",
-    )
-    parser.add_argument(
-        "source",
-        type=str,
-        help="directory of class directories; .csv or .tsv of path,label; .npz of images and labels; tar of class "
-        "directories, of class tars, or of images with --labels",
-    )
-    parser.add_argument("output", type=str, help="directory for the record set; must not hold one")
-    images = parser.add_argument_group("images; without a size, JPEG files keep their very bytes")
-    images.add_argument("--image-size", type=int, default=0, help="resize to a square of this many pixels")
-    images.add_argument(
-        "--shorter-side",
-        type=int,
-        default=0,
-        help="shrink to this many pixels on the shorter side, never enlarge",
-    )
-    images.add_argument(
-        "--quality", type=int, default=95, help="JPEG quality of images that are encoded anew"
-    )
-    images.add_argument("--invert", action="store_true", help="swap dark and bright")
-    images.add_argument(
-        "--on-error",
-        choices=["fail", "skip"],
-        default="fail",
-        help="skip: leave damaged images out, and name them in OUTPUT/skipped.txt",
-    )
-    reading = parser.add_argument_group("reading the source")
-    reading.add_argument(
-        "--class-depth", type=int, default=1, help="folder, tar: 2 for alphabet/character/image.png"
-    )
-    reading.add_argument(
-        "--root",
-        type=str,
-        default="",
-        help="table: directory at which its paths begin, if not its own; tar: directory in it that holds the classes",
-    )
-    reading.add_argument(
-        "--labels",
-        type=str,
-        default="",
-        help="tar: file of labels, a class name a line in the order of the sorted file names, or lines 'file,class'",
-    )
-    reading.add_argument(
-        "--label-names",
-        type=str,
-        default="",
-        help="names of the numbers in --labels: a name a line in their order, or lines 'name number'",
-    )
-    reading.add_argument(
-        "--classes",
-        type=str,
-        default="",
-        help="classes.txt of the training set, to number classes as it does",
-    )
-    reading.add_argument(
-        "--where", type=str, default="", help=".npz: rows with name=value, e.g. background=true"
-    )
-    reading.add_argument(
-        "--unpack-bits", type=str, default="", help=".npz: HEIGHTxWIDTH of images stored by np.packbits"
-    )
-    writing = parser.add_argument_group("writing")
-    writing.add_argument(
-        "--layout",
-        choices=["faces", "im2rec"],
-        default="faces",
-        help="faces: as the public face sets, with an index record and identity records; im2rec: images alone, as "
-        "DALI's and MXNet's readers want them",
-    )
-    writing.add_argument("--workers", type=int, default=0, help="threads; 0: one a core")
-    writing.add_argument(
-        "--restart", action="store_true", help="throw away what an interrupted pack left in OUTPUT"
-    )
-    return parser
 
 
 def _bar(bars: ExitStack, doing: str, of_bytes: bool = False) -> Callable[[int, int], None]:
@@ -143,7 +105,7 @@ def _bar(bars: ExitStack, doing: str, of_bytes: bool = False) -> Callable[[int, 
         nonlocal show
         if show is None:
             bars.close()
-            show = bars.enter_context(progress_bar(doing, _INTERRUPTED, of_bytes))
+            show = bars.enter_context(progress_bar(doing, "nothing was written", of_bytes))
         show(done, total)
 
     return update
@@ -152,14 +114,13 @@ def _bar(bars: ExitStack, doing: str, of_bytes: bool = False) -> Callable[[int, 
 def _tell(summary: "PackSummary", seconds: float) -> None:
     for line in summary.skipped[:_SHOWN_SKIPS]:
         print(f"left out: {line}")
-    if len(summary.skipped) > _SHOWN_SKIPS:
-        print(
-            f"left out: {len(summary.skipped) - _SHOWN_SKIPS} more, see {summary.path.with_name('skipped.txt')}"
-        )
-    now = summary.images - summary.resumed
-    notes = [f"{summary.rec_bytes / 1e6:.1f} MB", f"{seconds:.1f} s", f"{now / seconds:,.0f} images/s"]
-    if summary.resumed:
-        notes.append(f"{summary.resumed:,} of them packed before")
+    if (more := len(summary.skipped) - _SHOWN_SKIPS) > 0:
+        print(f"left out: {more} more, see {summary.path.with_name('skipped.txt')}")
+    notes = [
+        f"{summary.rec_bytes / 1e6:.1f} MB",
+        f"{seconds:.1f} s",
+        f"{summary.images / seconds:,.0f} images/s",
+    ]
     if summary.skipped:
         notes.append(f"{len(summary.skipped):,} left out")
     print(

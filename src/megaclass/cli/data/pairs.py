@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.parsing import make_parser, new_file, parse
+from megaclass.cli.data.options import Options, read_options
+from megaclass.cli.parsing import new_file
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,34 +14,25 @@ if TYPE_CHECKING:
 _DRAWING = {"pairs": 6000, "folds": 10, "seed": 0}
 
 
+_OPTIONS: Options = {
+    "output": ("", "file to write, .bin or .txt; must not exist"),
+    "from": ("", "pairs.txt as LFW's, or of numbers; without it pairs are drawn"),
+    "pairs": (_DRAWING["pairs"], "how many to draw, half of one identity"),
+    "folds": (_DRAWING["folds"], "folds that share no identity if possible"),
+    "seed": (_DRAWING["seed"], "one seed draws one list"),
+    "numbered": (False, ".txt of sample numbers, which also holds for records packed from the same folder"),
+}
+
+
 def pairs(words: list[str]) -> None:
-    parser = make_parser(
+    options = read_options(
+        words,
         "megaclass data pairs SOURCE --output FILE.bin|FILE.txt [--from PAIRS.txt] [OPTIONS]",
         "Draw verification pairs from a labelled set, or take those of a list, and write them: FILE.bin with their "
         "images, as lfw.bin has them, FILE.txt as a list.",
+        {"source": "directory of class directories, or record set; images of --from (a zip too)"},
+        {"": _OPTIONS},
     )
-    parser.add_argument(
-        "source",
-        type=str,
-        help="directory of class directories, or record set; images of --from (a zip too)",
-    )
-    parser.add_argument("--output", type=str, default="", help="file to write, .bin or .txt; must not exist")
-    parser.add_argument(
-        "--from", type=str, default="", help="pairs.txt as LFW's, or of numbers; without it pairs are drawn"
-    )
-    parser.add_argument(
-        "--pairs", type=int, default=_DRAWING["pairs"], help="how many to draw, half of one identity"
-    )
-    parser.add_argument(
-        "--folds", type=int, default=_DRAWING["folds"], help="folds that share no identity if possible"
-    )
-    parser.add_argument("--seed", type=int, default=_DRAWING["seed"], help="one seed draws one list")
-    parser.add_argument(
-        "--numbered",
-        action="store_true",
-        help=".txt of sample numbers, which also holds for records packed from the same folder",
-    )
-    options = parse(parser, words)
     output = new_file(options.output)
     if output is None or output.suffix not in (".bin", ".txt"):
         raise UserError(f"--output: {options.output!r} is no .bin (pairs and images) and no .txt (pairs)")
@@ -90,7 +82,7 @@ def _listed(options: Any) -> "tuple[Dataset, PairSet]":
 
 def _write_bin(output: Path, dataset: "Dataset", found: "PairSet") -> None:
     from megaclass.data.decode import check_header
-    from megaclass.data.verification_bin.writer import write_bin
+    from megaclass.data.verification_bin import write_bin
 
     used, listed = found.over_used()
     images = []

@@ -1,18 +1,17 @@
 """``megaclass data shuffle``: a record set in a random order."""
 
-from megaclass.cli.parsing import make_parser, parse
+from megaclass.cli.data.options import OUTPUT, SET, read_options
 
 
 def shuffle(words: list[str]) -> None:
-    parser = make_parser(
+    options = read_options(
+        words,
         "megaclass data shuffle SET OUTPUT [--seed N]",
         "Write a set as a record set in a random order: for readers that take records as they lie in the file (DALI, "
         "MXNet). Training here shuffles by itself and needs none of it.",
+        {"set": SET, "output": OUTPUT},
+        {"": {"seed": (0, "of the order")}},
     )
-    parser.add_argument("set", type=str, help="record set or image folder; several with ':' between them")
-    parser.add_argument("output", type=str, help="directory for the record set; must not hold one")
-    parser.add_argument("--seed", type=int, default=0, help="of the order")
-    options = parse(parser, words)
 
     from megaclass.cli.data.bar import progress_bar
     from megaclass.data.tools import rewrite

@@ -4,27 +4,22 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from megaclass.cli.parsing import make_parser, parse
+from megaclass.cli.data.options import SET, read_options
 
 if TYPE_CHECKING:
     from megaclass.data.tools.stage import Staged
 
 
 def stage(words: list[str]) -> None:
-    parser = make_parser(
+    options = read_options(
+        words,
         "megaclass data stage SET DIRECTORY [--verify]",
-        "Copy a set to a local disk before training, each block read back and compared. What is there already is "
+        "Copy a set to a local disk before training, each file read back and compared. What is there already is "
         "kept; a copy that was broken off goes on; several processes of a machine may call this at once. Standard "
         "output gets the path to train on and nothing else: --data.path $(megaclass data stage SET DIRECTORY).",
+        {"set": SET, "directory": "where to; the set gets a directory of its own name in it"},
+        {"": {"verify": (False, "compare what is there already with the source, byte for byte")}},
     )
-    parser.add_argument("set", type=str, help="record set or image folder; several with ':' between them")
-    parser.add_argument(
-        "directory", type=str, help="where to; the set gets a directory of its own name in it"
-    )
-    parser.add_argument(
-        "--verify", action="store_true", help="compare what is there already with the source, byte for byte"
-    )
-    options = parse(parser, words)
 
     from megaclass.cli.data.bar import progress_bar
     from megaclass.data.tools import stage as tool

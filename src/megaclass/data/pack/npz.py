@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from megaclass.data.dataset import first_line
-from megaclass.data.pack.source import Source, stamp
+from megaclass.data.pack.source import Source
 from megaclass.errors import UserError, near_match
 
 
@@ -37,12 +37,10 @@ def open_npz(path: Path, where: str | None, unpack_bits: tuple[int, int] | None)
         return np.unpackbits(stored, count=math.prod(unpack_bits)).reshape(unpack_bits) * np.uint8(255)
 
     return Source(
-        kind=".npz",
         labels=labels[rows],
         classes=classes,
         read=image,
         describe=lambda row: f"{path} row {rows[row]}",
-        identity=lambda: stamp(path),
     )
 
 
@@ -104,22 +102,8 @@ def _select(path: Path, names: list[str], count: int, where: str) -> np.ndarray:
         raise UserError(
             f"where: {name} has the shape {column.shape}, but one value a row, {count}, is needed"
         )
-    value: bool | int | str = text
-    if column.dtype.kind == "b":
-        known = {"true": True, "1": True, "false": False, "0": False}
-        if text.lower() not in known:
-            raise UserError(f"where: {name} holds true and false, {text!r} is neither")
-        value = known[text.lower()]
-    elif column.dtype.kind in "iu":
-        try:
-            value = int(text)
-        except ValueError:
-            raise UserError(f"where: {name} holds whole numbers, {text!r} is not one") from None
-    elif column.dtype.kind != "U":
-        raise UserError(
-            f"where: {name} holds {column.dtype}; true/false, whole numbers or text can be selected"
-        )
-    rows = np.flatnonzero(column == value)
+    # As numbers, true and false are written: text serves for all kinds.
+    rows = np.flatnonzero(np.char.lower(column.astype(str)) == text.lower())
     if len(rows) == 0:
         raise UserError(f"where: no row of {path} has {name}={text}")
     return rows

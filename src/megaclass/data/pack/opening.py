@@ -10,7 +10,7 @@ from megaclass.data.pack.tar import TAR_SUFFIXES, Scanning, open_tar
 from megaclass.errors import UserError
 
 _TAKES = {
-    "a folder": {"class_depth"},
+    "a folder": {"class_depth", "labels", "label_names"},
     "an .npz": {"where", "unpack_bits"},
     "a table": {"root"},
     "a tar": {"root", "class_depth", "labels", "label_names"},
@@ -33,7 +33,7 @@ def open_source(
     if options.label_names is not None and options.labels is None:
         raise UserError("label_names says what the numbers of labels mean; give labels too, or leave it out")
     if kind == "a folder":
-        return open_folder(path, options.class_depth)
+        return open_folder(path, options, known)
     if kind == "an .npz":
         return open_npz(path, options.where, options.unpack_bits)
     if kind == "a table":
@@ -45,12 +45,10 @@ def _kind(path: Path) -> str:
     name = path.name.lower()
     if path.is_dir():
         return "a folder"
-    if path.is_file() and name.endswith(".npz"):
-        return "an .npz"
-    if path.is_file() and name.endswith((".csv", ".tsv")):
-        return "a table"
-    if path.is_file() and name.endswith(TAR_SUFFIXES):
-        return "a tar"
+    if path.is_file():
+        for kind, suffixes in (("an .npz", ".npz"), ("a table", (".csv", ".tsv")), ("a tar", TAR_SUFFIXES)):
+            if name.endswith(suffixes):
+                return kind
     takes = "an image folder, or an .npz, .csv, .tsv or tar file"
     if not path.exists():
         raise UserError(f"{path}: no such file or directory; name {takes}")

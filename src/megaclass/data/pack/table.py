@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.dataset import DamagedSampleError, first_line
-from megaclass.data.pack.names import are_numbers
-from megaclass.data.pack.source import Source, digest, stamp
+from megaclass.data.dataset import first_line
+from megaclass.data.folder import read_file
+from megaclass.data.pack.labels import are_numbers
+from megaclass.data.pack.source import Source
 from megaclass.errors import UserError
 
 _PATHS = ("path", "file", "filename", "file_name", "image", "image_path")
@@ -46,23 +47,11 @@ def open_table(path: Path, root: str | None) -> Source:
         different, labels = np.unique(np.array(names, object), return_inverse=True)
         classes = different.tolist()
 
-    def describe(row: int) -> str:
-        return str(base / paths[row])
-
-    def read(row: int) -> bytes:
-        try:
-            return (base / paths[row]).read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            reason = error.strerror if isinstance(error, OSError) else first_line(error)
-            raise DamagedSampleError(f"{describe(row)} cannot be read: {reason}; mend that") from None
-
     return Source(
-        kind="table",
         labels=labels,
         classes=classes,
-        read=read,
-        describe=describe,
-        identity=lambda: digest(f"{file} {stamp(base / file)}" for file in paths),
+        read=lambda row: read_file(base / paths[row]),
+        describe=lambda row: str(base / paths[row]),
     )
 
 
@@ -108,7 +97,7 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
 
 def _is_like_header(base: Path, paths: list[str], names: list[str]) -> bool:
     """Whether the first row is no image, and unlike the others: in its label, or in having no suffix."""
-    if len(paths) < 2 or stamp(base / paths[0]) != "missing":
+    if len(paths) < 2 or (base / paths[0]).exists():
         return False
     if not are_numbers(names[:1]) and are_numbers(itertools.islice(names, 1, None)):
         return True

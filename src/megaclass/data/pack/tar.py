@@ -2,29 +2,50 @@
 
 A tar within a tar counts as a directory of its name, so that ``n01440764.tar`` with ``n01440764_18.JPEG`` in it is
 ``n01440764/n01440764_18.JPEG``. The names of all members are read first, header by header: only then it is known how
-many classes there are and which number each has. Memory: some 150 bytes an image.
+many classes there are and which number each has. Memory: some 150 bytes an image. Nothing is ever written by a
+member's name.
 """
 
 import array
+import contextlib
 import itertools
 import logging
+import lzma
+import os
+import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from megaclass.data.dataset import DamagedSampleError
+from megaclass.data.dataset import DamagedSampleError, first_line
 from megaclass.data.folder import IMAGE_SUFFIXES
 from megaclass.data.imagelist import MAX_BYTES
-from megaclass.data.pack.labelfile import class_names
-from megaclass.data.pack.source import Source, SourceOptions, digest, stamp
-from megaclass.data.pack.tarwalk import Archive, Member, shown, walk
+from megaclass.data.pack.labels import label_by_file
+from megaclass.data.pack.source import Source, SourceOptions
 from megaclass.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+MAX_EXTENSION = 1 << 16  # bytes of long names and pax headers of one member; names end at some 4,096
+_MAX_SIZE = 1 << 60  # beyond any file system
 _NOTE_EVERY = 1000
+_AFTER_END = 1 << 16  # bytes looked at behind an end: archives are padded to 10,240
+_TAR_ERRORS = (
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    zlib.error,
+    lzma.LZMAError,
+)
+_EXTENSIONS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_VOLUME_LABEL = b"V"
 Scanning = Callable[[int, int], None]
 
 
@@ -36,74 +57,141 @@ def open_tar(
     ``known``: the names of all classes, if they were given. ``scanning`` is called with (bytes passed, bytes in
     all) while names are read.
     """
-    archive = Archive(path)
     try:
-        contents = _Contents(archive, scanning)
-        contents.require_images()
+        raw = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; mend that and try again") from None
+    try:
+        contents = _Contents(path, raw, scanning)
         contents.select(options.root)
-        if not archive.compressed:
+        if not contents.compressed:
             contents.sort()  # as packing the folder would have them; a compressed one is read as it lies
         contents.refuse_twins()
         if options.labels is not None:
-            names = class_names(options.labels, contents.names, options.label_names, known)
-            classes = sorted(set(names))
-            number_of = {name: number for number, name in enumerate(classes)}
-            labels = np.fromiter((number_of[name] for name in names), np.int64, len(names))
+            labels, classes = label_by_file(contents.names, options, known)
         else:
             labels, classes = contents.classify(options.class_depth)
     except BaseException:
-        archive.close()
+        raw.close()
         raise
-
-    def describe(row: int) -> str:
-        return f"{path}/{shown(contents.names[row])}"
-
-    def read(row: int) -> bytes:
-        size = contents.sizes[row]
-        if size > MAX_BYTES:
-            raise DamagedSampleError(
-                f"{describe(row)} states {size:,} bytes, the limit is {MAX_BYTES:,}; remove it"
-            )
-        content = archive.read(contents.offsets[row], size)
-        if len(content) < size:
-            # Not damage to one image: it was whole when its headers were read, and all that follows is gone too.
-            raise UserError(f"{describe(row)} ends early: {path} was cut short meanwhile; copy it again")
-        return content
-
     return Source(
-        kind="tar",
         labels=labels,
         classes=classes,
-        read=read,
-        describe=describe,
-        identity=lambda: digest([stamp(path), *contents.names]),
-        in_order=archive.compressed,
-        close=archive.close,
+        read=contents.read,
+        describe=contents.describe,
+        in_order=contents.compressed,
+        close=raw.close,
     )
 
 
-class _Contents:
-    """The images of an archive: names and where their bytes lie, row by row."""
+class _RefusedError(Exception):
+    """What is wrong with an archive, in words that follow its name."""
 
-    def __init__(self, archive: Archive, scanning: Scanning | None) -> None:
-        self.path = archive.path
+
+class _Header(tarfile.TarInfo):
+    """A header that is refused before anything is read by what it claims, and never passed over in silence."""
+
+    @classmethod
+    def fromtarfile(cls, archive: Any) -> Any:
+        """As tarfile's, which takes a damaged header for the end of the archive."""
+        at = archive.offset
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            archive.ended = True
+            raise
+        except tarfile.HeaderError as error:
+            if at == 0:
+                raise  # it may be compressed
+            raise _RefusedError(
+                f"has no sound tar header at byte {at:,} ({error}): damaged or cut short; copy it again"
+            ) from None
+
+    def _proc_member(self, archive: Any) -> Any:
+        """Sums up what extended headers take: tarfile reads them into memory, whatever size they state."""
+        if self.type == tarfile.XGLTYPE:
+            archive.global_bytes += self.size
+        elif self.type in _EXTENSIONS:
+            archive.extended_bytes += self.size
+        else:
+            archive.extended_bytes = 0
+        found = archive.extended_bytes + archive.global_bytes
+        if found > MAX_EXTENSION or (self.size < 0 and not self.isreg()):
+            raise _RefusedError(
+                f"has extended headers of {found:,} bytes at byte {archive.offset:,}, the limit is {MAX_EXTENSION:,}; "
+                "make the archive anew"
+            )
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+    def _refuse_sparse(self, *_: Any) -> Any:
+        raise _RefusedError(f"has {shown(self.name)}, a sparse file, which cannot be packed; pack the folder")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+class _Archive(tarfile.TarFile):
+    tarinfo = _Header
+    ended = False  # whether the end mark was met
+    extended_bytes = global_bytes = 0
+
+
+class _Member(NamedTuple):
+    """A file or directory: its name with forward slashes, and where its bytes lie in the archive."""
+
+    name: str
+    offset: int
+    size: int
+    is_dir: bool
+
+
+class _Contents:
+    """Where the images of an archive lie; names, offsets and sizes go by row."""
+
+    def __init__(self, path: Path, raw: BinaryIO, scanning: Scanning | None) -> None:
+        self.path, self._raw = path, raw
         self.names: list[str] = []
-        self.offsets: array.array[int] = array.array("q")
-        self.sizes: array.array[int] = array.array("q")
+        self._offsets, self._sizes = array.array("q"), array.array("q")
         self._directories: set[str] = set()
-        for member in _members(archive):
+        size = path.stat().st_size
+        with _told(path):
+            archive = _Archive.open(fileobj=raw, mode="r:*", encoding="utf-8", errors="surrogateescape")
+        assert archive.fileobj is not None
+        self._file = archive.fileobj
+        self.compressed = self._file is not raw
+        for member in _members(archive, path):
             if member.is_dir:
                 self._directories.add(member.name)
             elif member.name.lower().endswith(IMAGE_SUFFIXES):
                 self.names.append(member.name)
-                self.offsets.append(member.offset)
-                self.sizes.append(member.size)
+                self._offsets.append(member.offset)
+                self._sizes.append(member.size)
                 if scanning is not None and len(self.names) % _NOTE_EVERY == 0:
-                    scanning(archive.position if archive.compressed else member.offset, archive.file_bytes)
-
-    def require_images(self) -> None:
+                    scanning(raw.tell(), size)
         if not self.names:
             raise UserError(f"{self.path} holds no images; {', '.join(IMAGE_SUFFIXES)} are read")
+
+    def describe(self, row: int) -> str:
+        return f"{self.path}/{shown(self.names[row])}"
+
+    def read(self, row: int) -> bytes:
+        """The bytes of an image; of a compressed archive in the order of the rows, by one thread."""
+        offset, size = self._offsets[row], self._sizes[row]
+        if size > MAX_BYTES:
+            raise DamagedSampleError(
+                f"{self.describe(row)} states {size:,} bytes, the limit is {MAX_BYTES:,}; remove it"
+            )
+        with _told(self.path):
+            if not self.compressed:
+                content = os.pread(self._raw.fileno(), size, offset)
+            else:
+                self._file.seek(offset)
+                content = self._file.read(size)
+        if len(content) < size:
+            # Not damage to one image: it was whole when its headers were read, and all that follows is gone too.
+            raise UserError(
+                f"{self.describe(row)} ends early: {self.path} was cut short meanwhile; copy it again"
+            )
+        return content
 
     def select(self, root: str | None) -> None:
         """Leave what lies below the directory ``root`` of the archive, which goes from the names."""
@@ -156,53 +244,111 @@ class _Contents:
             )
             self._take(rows)
         classes = sorted(set(class_of.values()))
-        self._warn_of_empty_classes(classes, deep[0][:top], class_depth)
+        below = [
+            "/".join(parts[top:]) for d in self._directories if (parts := d.split("/"))[:top] == deep[0][:top]
+        ]
+        for name in sorted({name for name in below if name.count("/") == class_depth - 1} - {"", *classes}):
+            logger.warning("%s: the class %s holds no images", self.path, shown(name))
         number_of = {name: number for number, name in enumerate(classes)}
         labels = (number_of[class_of[name.rpartition("/")[0]]] for name in self.names)
         return np.fromiter(labels, np.int64, len(self.names)), classes
 
-    def _warn_of_empty_classes(self, classes: list[str], top: list[str], class_depth: int) -> None:
-        empty = set()
-        for directory in self._directories:
-            parts = directory.split("/")
-            if len(parts) == len(top) + class_depth and parts[: len(top)] == top:
-                empty.add("/".join(parts[len(top) :]))
-        for name in sorted(empty - set(classes)):
-            logger.warning("%s: the class %s holds no images", self.path, shown(name))
-
     def _take(self, rows: list[int]) -> None:
         self.names = [self.names[row] for row in rows]
-        self.offsets = array.array("q", (self.offsets[row] for row in rows))
-        self.sizes = array.array("q", (self.sizes[row] for row in rows))
+        self._offsets = array.array("q", (self._offsets[row] for row in rows))
+        self._sizes = array.array("q", (self._sizes[row] for row in rows))
 
 
-def _members(archive: Archive) -> Iterator[Member]:
+def _members(archive: _Archive, path: Path) -> Iterator[_Member]:
     """All members that are not hidden, those of tars within the tar by their full names."""
-    for member in walk(archive):
-        if _is_hidden(member):
+    for info in _walk(archive, str(path)):
+        low = info.name.lower()
+        if info.isdir() or not low.endswith(TAR_SUFFIXES):
+            yield _Member(info.name, info.offset_data, info.size, info.isdir())
             continue
-        low = member.name.lower()
-        if member.is_dir or not low.endswith(TAR_SUFFIXES):
-            yield member
-            continue
-        where = f"{archive.path}/{shown(member.name)}"
+        where = f"{path}/{shown(info.name)}"
         if not low.endswith(".tar"):
             raise UserError(
                 f"{where} is compressed; a tar within a tar must not be: expand it, or pack it alone"
             )
-        directory = member.name[: -len(".tar")]
-        yield Member(directory, member.offset, 0, is_dir=True)
-        for inner in walk(archive, member):
-            if _is_hidden(inner):
-                continue
-            if not inner.is_dir and inner.name.lower().endswith(TAR_SUFFIXES):
+        directory = info.name[: -len(".tar")]
+        yield _Member(directory, info.offset_data, 0, is_dir=True)
+        with _told(where):
+            nested = _Archive(fileobj=archive.extractfile(info), encoding="utf-8", errors="surrogateescape")
+        for inner in _walk(nested, where):
+            if not inner.isdir() and inner.name.lower().endswith(TAR_SUFFIXES):
                 raise UserError(
                     f"{where}/{shown(inner.name)} is a tar within a tar within a tar; tars may be nested once: pack "
-                    f"{shown(member.name)} alone"
+                    f"{shown(info.name)} alone"
                 )
-            yield inner._replace(name=f"{directory}/{inner.name}")
+            offset = info.offset_data + inner.offset_data
+            yield _Member(f"{directory}/{inner.name}", offset, inner.size, inner.isdir())
 
 
-def _is_hidden(member: Member) -> bool:
-    """What macOS adds is, among others: ``._n01440764.tar`` is no tar."""
-    return any(part.startswith(".") for part in member.name.split("/"))
+def _walk(archive: _Archive, where: str) -> Iterator[tarfile.TarInfo]:
+    """The files and directories of ``archive`` as they lie, without hidden ones, their names made plain.
+
+    Raises UserError for links, devices and sparse files, names that leave the archive or are no UTF-8, sizes that
+    do not fit, damaged headers and a missing end.
+    """
+    while True:
+        with _told(where):
+            info = archive.next()
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+            if info is None:
+                _check_end(archive)
+                return
+            if info.type == _VOLUME_LABEL:
+                continue
+            info.name = _plain_name(info)
+        # What macOS adds is hidden, among others: ``._n01440764.tar`` is no tar.
+        if not any(part.startswith(".") for part in info.name.split("/")):
+            yield info
+
+
+def _plain_name(info: tarfile.TarInfo) -> str:
+    parts = [part for part in info.name.split("/") if part not in ("", ".")]
+    if not 0 <= info.size <= _MAX_SIZE:
+        what = f"states {info.size:,} bytes"
+    elif info.name.startswith("/") or ".." in parts:
+        what = "has a name that leads out of the archive"
+    elif "\0" in info.name or any("\udc80" <= letter <= "\udcff" for letter in info.name):
+        what = "has a name that is no UTF-8"
+    elif info.issym() or info.islnk():
+        what = f"is a {'symbolic' if info.issym() else 'hard'} link, which cannot be packed"
+    elif not info.isreg() and not info.isdir():
+        what = f"is no file but of the type {info.type!a}, which cannot be packed"
+    else:
+        return "/".join(parts)
+    raise _RefusedError(
+        f"has {shown(info.name)}, which {what}; make the archive anew without it, or pack the folder"
+    )
+
+
+def _check_end(archive: _Archive) -> None:
+    assert archive.fileobj is not None
+    if not archive.ended:
+        raise _RefusedError(f"has no end mark at byte {archive.offset:,}; it was cut short: copy it again")
+    if archive.fileobj.read(_AFTER_END).strip(b"\0"):
+        raise _RefusedError(
+            f"goes on behind its end mark at byte {archive.offset:,}; archives that were joined by cat must be packed "
+            "one by one, or joined by tar --concatenate"
+        )
+
+
+@contextlib.contextmanager
+def _told(where: object) -> Iterator[None]:
+    """Within the block, whatever ``tarfile`` makes of a damaged archive is a UserError that begins with ``where``."""
+    try:
+        yield
+    except _RefusedError as refused:
+        raise UserError(f"{where} {refused}") from None
+    except _TAR_ERRORS as error:
+        if "could not be opened" in str(error):  # a line for each way that was tried
+            raise UserError(f"{where} has no sound tar header at byte 0; copy it again") from None
+        raise UserError(f"{where} is damaged or was cut short ({first_line(error)}); copy it again") from None
+
+
+def shown(name: str) -> str:
+    """A member's name for a message: whatever would not print in one line is escaped."""
+    return name if name.isprintable() else ascii(name)

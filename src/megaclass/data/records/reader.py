@@ -15,7 +15,7 @@ import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.data.records import recordio
-from megaclass.data.records.index import Index, read_index
+from megaclass.data.records.index import Index, compact, read_index
 from megaclass.data.records.recordfile import RecordFile
 from megaclass.data.records.recordio import DamageError
 from megaclass.errors import UserError
@@ -36,15 +36,14 @@ class RecordDataset:
     file. A record that is damaged is an error when it is read; damage that leaves open which records are
     images, or how many classes there are, is one at once.
 
-    Memory: 8 bytes a record (16 if the keys have gaps), and 8 more once ``labels`` was called.
+    Memory: 8 bytes a record (16 if the keys have gaps; a few times that while it is opened), and 8 more once
+    ``labels`` was called.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.path = _find_rec(Path(root))
         self._labels: np.ndarray | None = None
         self._identity_offsets = np.empty(0, np.int64)
-        self._keys: Index | range | np.ndarray
-        self._offsets: np.ndarray
         self._file = RecordFile(self.path)
         if self._file.size < recordio.PART.size + recordio.HEADER.size:
             raise UserError(
@@ -52,7 +51,8 @@ class RecordDataset:
             )
         # Every record at first; what is no image leaves below.
         index = self._read_index()
-        self._keys, self._offsets = index, index.offsets_N
+        self._keys: range | np.ndarray = index.keys_N
+        self._offsets = index.offsets_N
         self.num_classes = MAX_EXACT  # until it is known
         # A file cut short, or an index of another file, shows at the ends: better now than in an hour.
         for place in (int(self._offsets.argmin()), int(self._offsets.argmax())):
@@ -144,6 +144,11 @@ class RecordDataset:
             index = read_index(path)
             if len(index) == 0:
                 raise UserError(f"{path} lists no records; remove it to have {self.path.name} scanned")
+            if len(twice := index.double_keys()):
+                raise UserError(
+                    f"{path} lists {len(twice):,} keys more than once, {twice[0]} the first; remove it to have "
+                    f"{self.path.name} scanned"
+                )
             return index
         logger.warning("%s is missing; the records are found by a scan of %s", path, self.path.name)
         index = scan(self._file)
@@ -164,21 +169,22 @@ class RecordDataset:
                 "copy or pack the set again"
             )
         if stated is None:
-            self._keys = index.keys
+            self._keys = compact(index.keys_N)
             return
         first, last = stated
         end = self._first_identity(index, first) if last > first else _BEYOND
         images, identities = index.between(1, end), index.between(end, _BEYOND)
         slack = _rounding(last)
-        differ = abs(len(images) - (first - 1)) > slack
-        if differ or (len(identities) and abs(len(identities) - (last - first)) > slack):
+        counts = len(images), len(identities)
+        differ = abs(counts[0] - (first - 1)) > slack
+        if differ or (counts[1] and abs(counts[1] - (last - first)) > slack):
             raise UserError(
                 f"{self.path}: record 0 states {first - 1} images and {last - first} identities, the "
-                f"index lists {len(images)} and {len(identities)}; copy the set again, or remove "
+                f"index lists {counts[0]} and {counts[1]}; copy the set again, or remove "
                 f"{self.path.with_suffix('.idx').name} to have the records scanned"
             )
         self._identity_offsets = identities.offsets_N
-        self._keys, self._offsets = images.keys, images.offsets_N
+        self._keys, self._offsets = compact(images.keys_N), images.offsets_N
 
     def _first_identity(self, index: Index, stated: int) -> int:
         """The key of the first identity record: ``stated``, or what float32 rounded to it."""
@@ -186,7 +192,7 @@ class RecordDataset:
         near = index.between(stated - slack, stated + slack)
         found = (
             key
-            for key, offset in zip(near.keys, near.offsets_N, strict=True)
+            for key, offset in zip(near.keys_N, near.offsets_N, strict=True)
             if index_range(self._file, offset)
         )
         return int(next(found, stated + slack))
@@ -237,13 +243,11 @@ class RecordDataset:
 
 def scan(file: RecordFile) -> Index:
     """All records of a file, for want of an index. Empty if there is none."""
-    if file.size == 0:
-        return Index([], np.empty(0, np.int64))
     words_W = file.words_W
     offsets_N = recordio.find_records(words_W)
     # Writers of face sets give a record its key as its id, and put record 0 behind the images.
     ids_N = recordio.ids_in_some_order(words_W, offsets_N)
-    return Index([range(len(offsets_N))] if ids_N is None else ids_N, offsets_N)
+    return Index(np.arange(len(offsets_N)) if ids_N is None else ids_N, offsets_N)
 
 
 def index_range(file: RecordFile, offset: int, pictured: int = 0) -> tuple[int, int] | None:

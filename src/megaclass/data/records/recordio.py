@@ -89,6 +89,11 @@ def frame(payload: bytes) -> bytes:
     return b"".join([*framed, bytes(-len(payload) % 4)])
 
 
+def payload_bytes(labels: int, image_bytes: int) -> int:
+    """The size of a payload: a single label goes into the header."""
+    return HEADER.size + (4 * labels if labels != 1 else 0) + image_bytes
+
+
 def pack_payload(key: int, labels: Sequence[float], image: bytes) -> bytes:
     """Header, labels (a single one goes into the header) and image."""
     if len(labels) == 1:

@@ -3,12 +3,13 @@
 Shapes: N = entries of all sets.
 """
 
+import hashlib
 import itertools
 import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +18,26 @@ from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import decode
 from megaclass.data.open import check_paths, split_paths
 from megaclass.data.records.recordio import DamageError
-from megaclass.data.tools.duplicates import HASH, duplicates, image_hash
-from megaclass.data.tools.entries import Entries, open_entries, reason_of
-from megaclass.data.tools.findings import Finding, Place
-from megaclass.data.tools.opencv import one_silent_thread
-from megaclass.data.tools.threads import in_order, ranges
+from megaclass.data.threads import in_order, one_silent_thread, ranges
+from megaclass.data.tools.entries import Entries, Finding, open_entries, reason_of
 from megaclass.errors import UserError
 
 # Enough that handing out work costs nothing, few enough that the bar moves.
 _PIECE_IMAGES = 64
+_HASH = np.dtype(
+    [("high", "<u8"), ("low", "<u8")]
+)  # 128 bits that two images share only if their bytes are the same
 
 
-@dataclass(frozen=True)
+@dataclass
 class CheckSummary:
     """What was looked at, and how many findings of each kind there were."""
 
-    images: int  # what should be one: index and identity records are none
-    decoded: int
-    encoded_bytes: int
-    seconds: float
-    found: dict[str, int]
+    images: int = 0  # what should be one: index and identity records are none
+    decoded: int = 0
+    encoded_bytes: int = 0
+    seconds: float = 0.0
+    found: Counter[str] = field(default_factory=Counter)
 
     @property
     def images_per_second(self) -> float:
@@ -52,38 +53,39 @@ def check(
 ) -> CheckSummary:
     """Decode every image of the set under ``path`` (or of several, see ``open_dataset``).
 
-    - ``report``: called in this thread with each finding (see ``findings.KINDS``), in the order of the files;
+    - ``report``: called in this thread with each finding (see ``entries.KINDS``), in the order of the files;
       what shows only when all was read comes last.
     - ``workers``: threads; 0: one a core.
     - ``progress``: called with (entries done, entries in all).
 
     Classes of several sets are different classes: an image that is in two sets is told as mislabelled. Memory:
-    about 33 bytes a record, and what the threads decode. Raises UserError where there is no set to check.
+    about 60 bytes a record, and what the threads decode. Raises UserError where there is no set to check.
     """
     started = time.perf_counter()
-    found: Counter[str] = Counter()
+    summary = CheckSummary()
 
     def tell(finding: Finding) -> None:
-        found[finding.kind] += 1
+        summary.found[finding.kind] += 1
         report(finding)
 
     paths = split_paths(path)
     check_paths(paths)
     work = _Work([open_entries(part, tell) for part in paths])
-    images = decoded = encoded_bytes = done = 0
+    done = 0
     with one_silent_thread():
         for piece in in_order(work, ranges(work.count, _PIECE_IMAGES), workers):
             for finding in piece.findings:
                 tell(finding)
-            images += piece.images
-            decoded += piece.decoded
-            encoded_bytes += piece.encoded_bytes
+            summary.images += piece.images
+            summary.decoded += piece.decoded
+            summary.encoded_bytes += piece.encoded_bytes
             done += piece.entries
             if progress is not None:
                 progress(done, work.count)
     for finding in work.conclude():
         tell(finding)
-    return CheckSummary(images, decoded, encoded_bytes, time.perf_counter() - started, dict(found))
+    summary.seconds = time.perf_counter() - started
+    return summary
 
 
 @dataclass
@@ -91,10 +93,10 @@ class _Piece:
     """What one task found."""
 
     entries: int
-    images: int
-    decoded: int
-    encoded_bytes: int
-    findings: list[Finding]
+    images: int = 0
+    decoded: int = 0
+    encoded_bytes: int = 0
+    findings: list[Finding] = field(default_factory=list)
 
 
 class _Work:
@@ -104,12 +106,12 @@ class _Work:
         self.parts = parts
         self.starts = [0, *itertools.accumulate(map(len, parts))]
         self.count = self.starts[-1]
-        self.hashes_N = np.zeros(self.count, HASH)
+        self.hashes_N = np.zeros(self.count, _HASH)
         self.known_N = np.zeros(self.count, bool)  # which have a hash
         self.labels_N = np.full(self.count, -1, np.int64)  # within the part
 
     def __call__(self, numbers: range) -> _Piece:
-        piece = _Piece(len(numbers), 0, 0, 0, [])
+        piece = _Piece(len(numbers))
         pixels_HWC = None
         for number in numbers:
             pixels_HWC = self._look(number, piece, pixels_HWC)
@@ -120,32 +122,31 @@ class _Work:
         part, index = self._entry(number)
         place = part.place(index)
         try:
-            entry = part.read(index, piece.findings.append)
+            entry = part.read(index)
             if entry is None:
                 return buffer_HWC
             piece.encoded_bytes += len(entry.encoded)
-            self._note(number, part, place, entry.label, piece)
-            self.hashes_N[number], self.known_N[number] = image_hash(entry.encoded), True
+            if wrong := self._label(number, part, entry.label):
+                piece.findings.append(Finding("label", place, wrong))
+            digest = hashlib.sha256(entry.encoded).digest()[: _HASH.itemsize]
+            self.hashes_N[number], self.known_N[number] = np.frombuffer(digest, _HASH)[0], True
             buffer_HWC = decode(entry.encoded, str(place), buffer_HWC)
             piece.decoded += 1
-        except DamageError as damage:
-            piece.findings.append(Finding("damaged", place, str(damage)))
-        except DamagedSampleError as error:
+        except (DamageError, DamagedSampleError) as error:
             piece.findings.append(Finding("damaged", place, reason_of(error, str(place))))
         except UserError as error:
             piece.findings.append(Finding("set", place, reason_of(error, str(place))))
         piece.images += 1
         return buffer_HWC
 
-    def _note(self, number: int, part: Entries, place: Place, label: float, piece: _Piece) -> None:
+    def _label(self, number: int, part: Entries, label: float) -> str:
+        """Note a label; what is wrong with it, if anything is."""
         if not float(label).is_integer() or label < 0:
-            reason = f"the label {label:g} is no whole number from 0 on"
-        elif part.num_classes is not None and label >= part.num_classes:
-            reason = f"the label {int(label)} is outside 0..{part.num_classes - 1}"
-        else:
-            self.labels_N[number] = int(label)
-            return
-        piece.findings.append(Finding("label", place, reason))
+            return f"the label {label:g} is no whole number from 0 on"
+        if part.num_classes is not None and label >= part.num_classes:
+            return f"the label {int(label)} is outside 0..{part.num_classes - 1}"
+        self.labels_N[number] = int(label)
+        return ""
 
     def _entry(self, number: int) -> tuple[Entries, int]:
         part = bisect_right(self.starts, number) - 1
@@ -157,13 +158,27 @@ class _Work:
         for first, other in duplicates(self.hashes_N, self.known_N):
             (one, at), (two, there) = self._entry(first), self._entry(other)
             labels = int(self.labels_N[first]), int(self.labels_N[other])
+            kind, text = (
+                "mislabelled",
+                f"the same image as {one.place(at)} of another set: it would be in two classes",
+            )
             if one is two and labels[0] == labels[1]:
-                yield Finding("duplicate", two.place(there), f"the same image as {one.place(at)}")
+                kind, text = "duplicate", f"the same image as {one.place(at)}"
             elif one is two:
                 text = (
                     f"the label is {labels[1]}, but that of the same image in {one.place(at)} is {labels[0]}"
                 )
-                yield Finding("mislabelled", two.place(there), text)
-            else:
-                text = f"the same image as {one.place(at)} of another set: it would be in two classes"
-                yield Finding("mislabelled", two.place(there), text)
+            yield Finding(kind, two.place(there), text)
+
+
+def duplicates(hashes_N: np.ndarray, known_N: np.ndarray) -> list[tuple[int, int]]:
+    """(first, other) for every image that was there before, by the number of the first one.
+
+    ``known_N`` says for which images there is a hash.
+    """
+    images_N = np.flatnonzero(known_N)
+    order_N = images_N[np.lexsort((hashes_N["low"][images_N], hashes_N["high"][images_N]))]  # stable
+    same_N = np.zeros(len(order_N), bool)
+    same_N[1:] = hashes_N[order_N[1:]] == hashes_N[order_N[:-1]]
+    first_N = np.maximum.accumulate(np.where(same_N, 0, np.arange(len(order_N))))
+    return sorted(zip(order_N[first_N][same_N].tolist(), order_N[same_N].tolist(), strict=True))

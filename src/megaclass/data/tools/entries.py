@@ -1,13 +1,13 @@
 """The images of a set one by one, as far as they can be had: a check goes on where training would stop.
 
-Shapes: N = entries (records or files).
+Shapes: N = entries (records or files), I = identity records.
 """
 
 import array
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,14 +16,46 @@ from megaclass.data.folder import FolderDataset
 from megaclass.data.open import record_file
 from megaclass.data.records import recordio
 from megaclass.data.records.index import Index, read_index
-from megaclass.data.records.reader import RecordDataset, index_range, scan
+from megaclass.data.records.reader import MAX_EXACT, RecordDataset, index_range, scan
 from megaclass.data.records.recordfile import RecordFile
 from megaclass.data.records.recordio import DamageError
-from megaclass.data.tools.findings import Finding, Place
-from megaclass.data.tools.identities import disagreements
 from megaclass.errors import UserError
 
-Report = Callable[[Finding], None]
+# What a check can find, in the order in which it is told.
+KINDS = {
+    "set": "the set as a whole",
+    "damaged": "images that cannot be read or decoded",
+    "label": "labels that are no class of the set",
+    "index": "index lines and records that disagree",
+    "identity": "identity records that disagree with the labels",
+    "mislabelled": "the same image under another label",
+    "duplicate": "the same image again in its class",
+}
+
+
+class Place(NamedTuple):
+    """Where something lies: a file, and the key of the record if the file holds many."""
+
+    file: str
+    record: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.record is None else f"{self.file} record {self.record}"
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong: its kind (of ``KINDS``), where, and why."""
+
+    kind: str
+    place: Place
+    reason: str
+
+    def row(self) -> dict[str, Any]:
+        """For a line of JSON."""
+        return {"kind": self.kind, **self.place._asdict(), "reason": self.reason}
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
 
 
 class Entry(NamedTuple):
@@ -42,8 +74,8 @@ class Entries(Protocol):
 
     def place(self, index: int) -> Place: ...
 
-    def read(self, index: int, report: Report) -> Entry | None:
-        """Entry ``index``, or None if it holds no image. Raises DamageError; ``report`` hears of the rest."""
+    def read(self, index: int) -> Entry | None:
+        """Entry ``index``, or None if it holds no image. Raises DamageError."""
         ...
 
     def conclude(self, labels_N: np.ndarray) -> Iterator[Finding]:
@@ -51,7 +83,7 @@ class Entries(Protocol):
         ...
 
 
-def open_entries(path: Path, report: Report) -> Entries:
+def open_entries(path: Path, report: Callable[[Finding], None]) -> Entries:
     """The entries of the set under ``path``. Raises UserError where there is nothing to check."""
     return FileEntries(FolderDataset(path)) if record_file(path) is None else RecordEntries(path, report)
 
@@ -69,7 +101,7 @@ class FileEntries:
     def place(self, index: int) -> Place:
         return Place(self._dataset.describe(index))
 
-    def read(self, index: int, report: Report) -> Entry | None:
+    def read(self, index: int) -> Entry | None:
         try:
             return Entry(*self._dataset.read(index))
         except DamagedSampleError as error:
@@ -83,10 +115,10 @@ class RecordEntries:
     """All records that the index names (or a scan finds, without one), in the order in which they lie.
 
     The set need not open as a whole: what keeps it from that is reported, and its records are read all the
-    same. Memory: 8 to 16 bytes a record.
+    same. Memory: 16 bytes a record.
     """
 
-    def __init__(self, path: Path, report: Report) -> None:
+    def __init__(self, path: Path, report: Callable[[Finding], None]) -> None:
         self.num_classes: int | None = None
         self._path = record_file(path) or path
         refused: UserError | None = None
@@ -103,65 +135,52 @@ class RecordEntries:
         index = self._index(report)
         if len(index) == 0:
             raise refused or UserError(f"{self._path} holds no records; pack or copy the set again")
-        place, self._first_identity = self._stated(index)
-        self._keys, self._offsets_N = index.keys, index.offsets_N
-        self._zero_offset = None if place is None else int(self._offsets_N[place])
-        if (self._offsets_N[1:] < self._offsets_N[:-1]).any():
-            order = np.argsort(self._offsets_N, kind="stable")
-            self._keys, self._offsets_N = self._all_keys()[order], self._offsets_N[order]
-        self._identities: array.array[int] = array.array(
-            "q"
-        )  # index, first key, one past the last; and so on
+        zero = index.find(0)
+        # Some converters put a picture into the index record.
+        stated = None if zero is None else index_range(self._file, index.offsets_N[zero], pictured=len(index))
+        self._first_identity = stated and stated[0]
+        self._zero_offset = None if zero is None or stated is None else int(index.offsets_N[zero])
+        order = np.argsort(index.offsets_N, kind="stable")
+        self._keys_N, self._offsets_N = index.keys_N[order], index.offsets_N[order]
+        # Index, first key, one past the last; and so on.
+        self._identities: array.array[int] = array.array("q")
         self._lock = threading.Lock()
-        if self._offsets_N[0] > 0:
-            self._between(0, int(self._offsets_N[0]), report)
 
     def __len__(self) -> int:
         return len(self._offsets_N)
 
     def place(self, index: int) -> Place:
-        return Place(str(self._path), int(self._keys[index]))
+        return Place(str(self._path), int(self._keys_N[index]))
 
-    def read(self, index: int, report: Report) -> Entry | None:
+    def read(self, index: int) -> Entry | None:
         offset = int(self._offsets_N[index])
         following = self._file.size if index + 1 == len(self) else int(self._offsets_N[index + 1])
-        plain = self._file.plain(offset, following - offset)
-        if plain is not None and _end(offset, recordio.HEADER.size + len(plain[1])) == following:
-            label, encoded = plain
-            return Entry(encoded, label)
-        payload = self._file.payload(offset)
-        end = _end(offset, len(payload))
-        if end != following:
-            end = offset + len(recordio.frame(bytes(payload)))  # it may lie in parts
-        if end != following:
-            self._disagree(index, end, following, report)
         if offset == self._zero_offset:
             return None
-        labels, image = recordio.unpack_payload(payload)
-        if len(image) == 0:
-            if self._is_identity(index, labels):
-                return None
+        if plain := self._file.plain(offset, following - offset):
+            label, encoded = plain
+            return Entry(encoded, label)
+        labels, image = recordio.unpack_payload(self._file.payload(offset))
+        if len(image):
+            return Entry(bytes(image), labels[0])
+        if not self._is_identity(index, labels):
             raise DamageError("there is no image in it")
-        return Entry(bytes(image), labels[0])
+        return None
 
     def conclude(self, labels_N: np.ndarray) -> Iterator[Finding]:
-        yield from self._double_keys()
+        yield from self._index_findings()
         if not self._identities:
             return
         identities = np.array(self._identities, np.int64).reshape(-1, 3)
         identities = identities[np.argsort(identities[:, 0])]
-        keys_N, image_N = self._all_keys(), np.ones(len(self), bool)
+        image_N = self._offsets_N != self._zero_offset
         image_N[identities[:, 0]] = False
-        image_N &= self._offsets_N != self._zero_offset
-        order = np.argsort(keys_N[image_N], kind="stable")
-        for number, reason in disagreements(
-            identities[:, 1:], keys_N[image_N][order], labels_N[image_N][order]
-        ):
+        keys_N, labels_N = self._keys_N[image_N], labels_N[image_N]
+        order = np.argsort(keys_N, kind="stable")
+        for number, reason in disagreements(identities[:, 1:], keys_N[order], labels_N[order]):
             yield Finding("identity", self.place(int(identities[number, 0])), reason)
 
-    # ---- the index --------------------------------------------------------------------------------
-
-    def _index(self, report: Report) -> Index:
+    def _index(self, report: Callable[[Finding], None]) -> Index:
         path = self._path.with_suffix(".idx")
         if path.exists():
             try:
@@ -172,22 +191,22 @@ class RecordEntries:
                 report(Finding("index", Place(str(path)), reason_of(error, str(path))))
         return scan(self._file)
 
-    def _all_keys(self) -> np.ndarray:
-        keys = self._keys
-        return np.arange(keys.start, keys.stop) if isinstance(keys, range) else np.asarray(keys)
-
-    def _stated(self, index: Index) -> tuple[int | None, int | None]:
-        """Which line is that of the index record, and the key from which on it says that identity records lie."""
-        place = index.find(0)
-        if place is None:
-            return None, None
-        # Some converters put a picture into it.
-        stated = index_range(self._file, index.offsets_N[place], pictured=len(index))
-        return (None, None) if stated is None else (place, stated[0])
+    def _index_findings(self) -> Iterator[Finding]:
+        for key in Index(self._keys_N, self._offsets_N).double_keys().tolist():
+            yield Finding("index", Place(str(self._path), key), "more than one index line has this key")
+        for index in np.flatnonzero(self._offsets_N[1:] == self._offsets_N[:-1]).tolist():
+            key = self._keys_N[index + 1]
+            yield Finding(
+                "index", self.place(index), f"the index line of record {key} points at this one too"
+            )
+        unnamed = np.setdiff1d(recordio.find_records(self._file.words_W), self._offsets_N)
+        if len(unnamed):
+            text = f"{len(unnamed):,} records that no index line names, the first at byte {unnamed[0]}"
+            yield Finding("index", Place(str(self._path)), text)
 
     def _is_identity(self, index: int, labels: tuple[float, ...]) -> bool:
         """Whether a record without an image may be so. Identity records are noted for ``conclude``."""
-        key, first = int(self._keys[index]), self._first_identity
+        key, first = int(self._keys_N[index]), self._first_identity
         if len(labels) < 2 or not all(0 <= label < 2**31 for label in labels):
             return False
         if first is not None and key < first - int(np.spacing(np.float32(first))):
@@ -196,35 +215,44 @@ class RecordEntries:
             self._identities.extend((index, int(labels[0]), int(labels[1])))
         return True
 
-    def _double_keys(self) -> Iterator[Finding]:
-        if isinstance(self._keys, range):
-            return
-        keys_N = np.sort(np.asarray(self._keys))
-        for key in np.unique(keys_N[1:][keys_N[1:] == keys_N[:-1]]).tolist():
-            yield Finding("index", Place(str(self._path), key), "more than one index line has this key")
 
-    def _disagree(self, index: int, end: int, following: int, report: Report) -> None:
-        if following < end and index + 1 == len(self):
-            return  # bytes of padding that nobody needs
-        if following < end:
-            key = int(self._keys[index + 1])
-            again = following == int(self._offsets_N[index])
-            what = "at this very record too" if again else "into the middle of this record"
-            report(Finding("index", self.place(index), f"the index line of record {key} points {what}"))
-        else:
-            self._between(end, following, report)
+def disagreements(
+    bounds_I2: np.ndarray, keys_N: np.ndarray, labels_N: np.ndarray
+) -> Iterator[tuple[int, str]]:
+    """(number of the identity record, what is wrong) for each that disagrees with the images.
 
-    def _between(self, start: int, stop: int, report: Report) -> None:
-        """Report bytes of the file that belong to no record of the index."""
-        unnamed = len(recordio.find_records(self._file.words_W[start // 4 : stop // 4]))
-        held = f"{unnamed:,} records that no index line names" if unnamed else "no record"
-        text = f"the {stop - start:,} bytes from byte {start} on hold {held}"
-        report(Finding("index", Place(str(self._path)), text))
-
-
-def _end(offset: int, payload_bytes: int) -> int:
-    """Where a record at ``offset`` ends that is one part."""
-    return offset + recordio.PART.size + payload_bytes + -payload_bytes % 4
+    ``bounds_I2``: the first key and one past the last of each identity's images; ``keys_N``: of all images,
+    ascending; ``labels_N``: theirs, -1 where it is unknown. (A label may have several identities: some public sets
+    do.) Keys from 2**24 on are not looked at: as float32 has it, the bounds are rounded there.
+    """
+    if len(keys_N) == 0 or int(keys_N[-1]) >= MAX_EXACT:
+        return
+    low, stop = int(keys_N[0]), int(keys_N[-1]) + 1
+    known_N = labels_N >= 0
+    known_keys_N, known_labels_N = keys_N[known_N], labels_N[known_N]
+    places_I2 = np.searchsorted(known_keys_N, bounds_I2)
+    expected, number = low, 0
+    for number in np.argsort(bounds_I2[:, 0], kind="stable").tolist():
+        first, last = bounds_I2[number].tolist()
+        if not low <= first <= last <= stop:
+            yield number, f"states the keys {first} to {last - 1}, images have {low} to {stop - 1}"
+            continue
+        if first != expected:
+            one, other = sorted((first, expected))
+            whose = "no identity" if expected < first else "two identities"
+            yield number, f"before its images, the keys {one} to {other - 1} belong to {whose}"
+        expected = last
+        begin, end = places_I2[number].tolist()
+        labels = known_labels_N[begin:end]
+        if len(labels) and (other := int(np.argmax(labels != labels[0]))):
+            one, other = begin, begin + other
+            yield (
+                number,
+                f"of its images, record {known_keys_N[one]} has the label {labels[0]}, record {known_keys_N[other]} "
+                f"the label {known_labels_N[other]}",
+            )
+    if expected < stop:
+        yield number, f"behind its images, the keys {expected} to {stop - 1} belong to no identity"
 
 
 def reason_of(error: Exception, where: str) -> str:

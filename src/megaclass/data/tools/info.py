@@ -3,12 +3,11 @@
 Shapes: N = images, K = classes, S = side of a picture in pixels.
 """
 
-import os
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import cv2
@@ -20,7 +19,7 @@ from megaclass.data.dataset import DamagedSampleError, Dataset, class_names
 from megaclass.data.decode import JPEG_START, check_header, decode
 from megaclass.data.folder import FolderDataset
 from megaclass.data.open import open_dataset, record_file, split_paths
-from megaclass.data.tools.threads import in_order
+from megaclass.data.threads import in_order
 from megaclass.parallel.seeding import KeyedPermutation, derive_key
 
 FORMATS = {
@@ -36,76 +35,43 @@ _DRAWS = 100  # of images, for each class of a sheet: of a few classes, nearly s
 _NETWORK_READS = 16  # at once: on a network file system each one waits
 
 
-class Spread(NamedTuple):
-    """The distribution of a number."""
-
-    min: float
-    median: float
-    mean: float
-    max: float
-
-
-@dataclass(frozen=True)
-class SetInfo:
-    """What ``megaclass data info`` tells. Sizes are (height, width) in pixels, of the images looked at."""
-
-    path: str
-    kind: str
-    images: int
-    classes: int
-    total_bytes: int  # of the files; estimated from the images looked at where those are not all, in a folder
-    images_per_class: Spread
-    classes_without_images: int
-    classes_with_one_image: int
-    looked_at: int
-    damaged: int  # of those: cannot be read, or no header
-    formats: dict[str, int]
-    encoded_bytes: Spread
-    height: Spread
-    width: Spread
-    common_sizes: list[tuple[int, int, int]]  # height, width, images: the three commonest
-    class_names: str  # where they come from; empty: classes have none
-    index: str
-
-    def row(self) -> dict[str, Any]:
-        """For JSON."""
-        spreads = {name: value._asdict() for name, value in vars(self).items() if isinstance(value, Spread)}
-        return asdict(self) | spreads
-
-
 def info(
     path: str | Path, *, sampled: int = SAMPLED, progress: Callable[[int, int], None] | None = None
-) -> tuple[SetInfo, Dataset]:
+) -> tuple[dict[str, Any], Dataset]:
     """Describe the set under ``path`` (or several, see ``open_dataset``), and return it opened as well.
 
-    Of sets with more than ``sampled`` images so many are read, chosen at random, always the same ones. Memory
-    is that of the index and the labels. Raises UserError for a set that does not open or has lost a label.
+    Of sets with more than ``sampled`` images so many are read, chosen at random, always the same ones: ``looked_at``
+    says how many, and sizes, formats and damage are of these. Sizes are in pixels and bytes; ``total_bytes`` of a
+    large folder is estimated. A spread has the keys ``min``, ``median``, ``mean`` and ``max``. Memory is that of the
+    index and the labels. Raises UserError for a set that does not open or has lost a label.
     """
     dataset = open_dataset(path)
     paths = split_paths(path)
+    records = [record_file(part) for part in paths]
     counts_K = np.bincount(dataset.labels(), minlength=dataset.num_classes)
-    held_K = counts_K[counts_K > 0]
     looks = _look(dataset, sampled, progress)
-    sizes = Counter((look.height, look.width) for look in looks if look.height)
-    found = SetInfo(
-        path=str(path),
-        kind=" + ".join(_kind(part) for part in paths),
-        images=len(dataset),
-        classes=dataset.num_classes,
-        total_bytes=_total_bytes(dataset, paths, looks),
-        images_per_class=_spread(held_K),
-        classes_without_images=int((counts_K == 0).sum()),
-        classes_with_one_image=int((counts_K == 1).sum()),
-        looked_at=len(looks),
-        damaged=sum(not look.height for look in looks),
-        formats=dict(Counter(look.format for look in looks if look.height).most_common()),
-        encoded_bytes=_spread([look.encoded_bytes for look in looks if look.height]),
-        height=_spread([look.height for look in looks if look.height]),
-        width=_spread([look.width for look in looks if look.height]),
-        common_sizes=[(height, width, count) for (height, width), count in sizes.most_common(3)],
-        class_names=_names_from(dataset, paths),
-        index=", ".join(filter(None, map(_index, paths))),
-    )
+    sound = [look for look in looks if look.height]
+    sizes = Counter((look.height, look.width) for look in sound)
+    names = {"classes.txt" if rec else "directories" for rec in records}
+    found = {
+        "path": str(path),
+        "kind": " + ".join("record set" if rec else "image folder" for rec in records),
+        "images": len(dataset),
+        "classes": dataset.num_classes,
+        "total_bytes": _total_bytes(dataset, records, looks),
+        "images_per_class": _spread(counts_K[counts_K > 0]),
+        "classes_without_images": int((counts_K == 0).sum()),
+        "classes_with_one_image": int((counts_K == 1).sum()),
+        "looked_at": len(looks),
+        "damaged": len(looks) - len(sound),
+        "formats": dict(Counter(look.format for look in sound).most_common()),
+        "encoded_bytes": _spread([look.encoded_bytes for look in sound]),
+        "height": _spread([look.height for look in sound]),
+        "width": _spread([look.width for look in sound]),
+        "common_sizes": [(height, width, count) for (height, width), count in sizes.most_common(3)],
+        "class_names": "" if class_names(dataset) is None else " and ".join(sorted(names)),
+        "index": ", ".join(_index(rec) for rec in records if rec),
+    }
     return found, dataset
 
 
@@ -178,45 +144,32 @@ def _format(encoded: bytes) -> str:
     return next((name for name, (at, magic) in FORMATS.items() if encoded.startswith(magic, at)), "other")
 
 
-def _spread(values: Any) -> Spread:
-    if len(values) == 0:
-        return Spread(0, 0, 0, 0)
-    if isinstance(values, np.ndarray):
-        return Spread(int(values.min()), float(np.median(values)), float(values.mean()), int(values.max()))
-    return Spread(min(values), float(median(values)), fmean(values), max(values))
+def _spread(values: Sequence[int] | np.ndarray) -> dict[str, float]:
+    numbers = np.asarray(values if len(values) else [0])
+    return {
+        "min": int(numbers.min()),
+        "median": float(np.median(numbers)),
+        "mean": float(numbers.mean()),
+        "max": int(numbers.max()),
+    }
 
 
-def _kind(path: Path) -> str:
-    return "image folder" if record_file(path) is None else "record set"
-
-
-def _total_bytes(dataset: Dataset, paths: list[Path], looks: list[_Look]) -> int:
+def _total_bytes(dataset: Dataset, records: list[Path | None], looks: list[_Look]) -> int:
+    """Of record sets that of their files; of large folders an estimate."""
     parts = dataset.parts if isinstance(dataset, ConcatDataset) else [dataset]
     mean = fmean(look.encoded_bytes for look in looks)
     total = 0.0
-    for path, part in zip(paths, parts, strict=True):
-        rec = record_file(path)
+    for rec, part in zip(records, parts, strict=True):
         if rec is not None:
-            idx = rec.with_suffix(".idx")
-            total += rec.stat().st_size + (idx.stat().st_size if idx.exists() else 0)
+            total += sum(file.stat().st_size for file in (rec, rec.with_suffix(".idx")) if file.exists())
         elif isinstance(part, FolderDataset) and len(part) <= SAMPLED:
-            total += sum(os.path.getsize(part.path(index)) for index in range(len(part)))  # noqa: PTH202 - faster
+            total += sum(part.path(index).stat().st_size for index in range(len(part)))
         else:
             total += mean * len(part)
     return round(total)
 
 
-def _names_from(dataset: Dataset, paths: list[Path]) -> str:
-    if class_names(dataset) is None:
-        return ""
-    kinds = {"directories" if record_file(path) is None else "classes.txt" for path in paths}
-    return " and ".join(sorted(kinds))
-
-
-def _index(path: Path) -> str:
-    rec = record_file(path)
-    if rec is None:
-        return ""
+def _index(rec: Path) -> str:
     index = rec.with_suffix(".idx")
     return index.name if index.exists() else f"none ({index.name} is missing: records are found by a scan)"
 

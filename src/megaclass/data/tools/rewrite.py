@@ -17,7 +17,7 @@ from megaclass.data.dataset import DamagedSampleError, Dataset, Sample, class_na
 from megaclass.data.decode import check_header
 from megaclass.data.open import open_dataset, open_together, split_paths
 from megaclass.data.records.writer import RecordWriter
-from megaclass.data.tools.threads import in_order, ranges
+from megaclass.data.threads import in_order, ranges
 from megaclass.errors import UserError, make_room
 from megaclass.parallel.seeding import KeyedPermutation, derive_key
 
@@ -57,11 +57,9 @@ def shuffle(
     )
     writer = RecordWriter(output, index_record=False, classes=class_names(dataset))
     writer.num_classes = dataset.num_classes
-    with _Copy(writer) as copy:
-        for done, (encoded, label) in enumerate(_read(dataset, order), 1):
-            copy.write(encoded, label)
-            _tell(progress, done, len(dataset))
-    return copy.written
+    with writer:
+        _copy(dataset, order, lambda label: (writer, label), progress)
+    return _written(writer)
 
 
 def merge(
@@ -79,11 +77,9 @@ def merge(
     dataset = open_together([part for path in paths for part in split_paths(path)], same_classes=same_classes)
     writer = RecordWriter(output, classes=class_names(dataset))
     writer.num_classes = dataset.num_classes
-    with _Copy(writer) as copy:
-        for done, (encoded, label) in enumerate(_read(dataset, range(len(dataset))), 1):
-            copy.write(encoded, label)
-            _tell(progress, done, len(dataset))
-    return copy.written
+    with writer:
+        _copy(dataset, range(len(dataset)), lambda label: (writer, label), progress)
+    return _written(writer)
 
 
 def split(
@@ -126,10 +122,13 @@ def split(
     ]
     unnamed = table.with_name(f".{_TABLE}.{os.getpid()}.part")
     try:
-        with _Copy(writers[0]) as first, _Copy(writers[1]) as second:
-            for done, (encoded, label) in enumerate(_read(dataset, range(len(dataset))), 1):
-                (second if second_K[label] else first).write(encoded, int(numbers_K[label]))
-                _tell(progress, done, len(dataset))
+        with writers[0] as first, writers[1] as second:
+            _copy(
+                dataset,
+                range(len(dataset)),
+                lambda label: (second if second_K[label] else first, int(numbers_K[label])),
+                progress,
+            )
             # All is written before anything gets its name: a part alone, or without the table, would look whole.
             first.prepare()
             second.prepare()
@@ -138,42 +137,29 @@ def split(
     finally:
         with contextlib.suppress(OSError):
             unnamed.unlink()
-    return first.written, second.written
+    return _written(first), _written(second)
 
 
-class _Copy(contextlib.AbstractContextManager):
-    """A RecordWriter that finds out whether all images have the same size."""
+def _copy(
+    dataset: Dataset,
+    order: Iterable[int],
+    place: Callable[[int], tuple[RecordWriter, int]],
+    progress: Progress | None,
+) -> None:
+    """Write the samples ``order``: ``place`` says to which writer those of a label go, and under which label."""
+    for done, (encoded, label) in enumerate(_read(dataset, order), 1):
+        size = None
+        # An image that is damaged is copied as it is: training decides what to do about it.
+        with contextlib.suppress(DamagedSampleError):
+            size = check_header(encoded, "")
+        writer, number = place(label)
+        writer.write(encoded, number, size)
+        if progress is not None and (done % _TELL_EVERY == 0 or done == len(dataset)):
+            progress(done, len(dataset))
 
-    def __init__(self, writer: RecordWriter) -> None:
-        self._writer = writer
-        self._sizes: set[tuple[int, int]] = set()
 
-    def __enter__(self) -> "_Copy":
-        self._writer.__enter__()
-        return self
-
-    def write(self, encoded: bytes, label: int) -> None:
-        if len(self._sizes) < 2:
-            # An image that is damaged is copied as it is: training decides what to do about it.
-            with contextlib.suppress(DamagedSampleError):
-                self._sizes.add(check_header(encoded, ""))
-        self._writer.write(encoded, label)
-
-    def prepare(self) -> None:
-        self._note_size()
-        self._writer.prepare()
-
-    def _note_size(self) -> None:
-        if len(self._sizes) == 1:
-            self._writer.image_size = next(iter(self._sizes))
-
-    def __exit__(self, *error: object) -> None:
-        self._note_size()
-        self._writer.__exit__(*error)  # type: ignore[arg-type]
-
-    @property
-    def written(self) -> Written:
-        return Written(self._writer.path, self._writer.count, self._writer.num_classes)
+def _written(writer: RecordWriter) -> Written:
+    return Written(writer.path, writer.count, writer.num_classes)
 
 
 def _read(dataset: Dataset, indices: Iterable[int]) -> Iterator[Sample]:
@@ -186,11 +172,6 @@ def _read(dataset: Dataset, indices: Iterable[int]) -> Iterator[Sample]:
     pieces = iter(lambda: list(itertools.islice(following, _PIECE_IMAGES)), [])
     for samples in in_order(read, pieces, _READS):
         yield from samples
-
-
-def _tell(progress: Progress | None, done: int, total: int) -> None:
-    if progress is not None and (done % _TELL_EVERY == 0 or done == total):
-        progress(done, total)
 
 
 def _drawn_classes(

@@ -39,6 +39,5 @@ def candidates(dim: int, precision: str) -> list[Blocks]:
     if columns <= 256:
         return [Blocks(128, 32 if precision == "tf32" else 64, 8, 2), Blocks(64, 32, 8, 2), small]
     if columns <= 512:
-        turn = {"bf16": 64, "fp16": 32, "tf32": 16}[precision]
-        return [Blocks(64, turn, 8, 2), Blocks(32, 32, 8, 2), small]
+        return [Blocks(64, 64 if precision == "bf16" else 16, 8, 2), Blocks(32, 32, 8, 2), small]
     return [small] if precision == "tf32" else [Blocks(16, 32, 8, 1), small]

@@ -10,71 +10,59 @@ import torch
 import triton
 from torch import Tensor
 
-from megaclass.heads.engine_protocol import Engine
-from megaclass.heads.kernels import self_check as works
 from megaclass.heads.kernels.blocks import MAX_DIM, Blocks, block_dim, candidates
 from megaclass.heads.kernels.catch_up import catch_up_kernel
 from megaclass.heads.kernels.launch import on_device, signed
 from megaclass.heads.kernels.pass_one import pass_one_kernel
 from megaclass.heads.kernels.pass_two import pass_two_kernel
 from megaclass.heads.kernels.sample import TritonWalker
+from megaclass.heads.kernels.self_check import choose_blocks
 from megaclass.heads.kernels.unit import unit_kernel
 from megaclass.heads.margins import Margin
-from megaclass.heads.sampling import Walker
-from megaclass.heads.softmax import MOST_TURN, NORM_FLOOR, MicroBatch, SGDStep
-from megaclass.heads.storage import Rounding, Rows, Storage
-from megaclass.heads.tiles import ActiveRows, Workspace
+from megaclass.heads.softmax import TorchEngine
+from megaclass.heads.step import MOST_TURN, NORM_FLOOR, ActiveRows, MicroBatch, Roundings, SGDStep
+from megaclass.heads.storage import Rows, Storage
 
 # TRITON_INTERPRET=1 was set when Triton was imported: the kernels run on a CPU, for tests.
 INTERPRETED = not isinstance(unit_kernel, triton.runtime.JITFunction)
 
 FORMATS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "int8"}
-OPERANDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OPERANDS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 _CHUNK_BYTES = 32 << 20  # of unit rows: they stay in the L2 cache of an H100 (50 MB)
 
 
-class TritonEngine:
-    """The passes as kernels, for tables on ``device`` with ``dim`` columns. See :mod:`megaclass.heads.engine_protocol`.
+class TritonEngine(TorchEngine):
+    """The passes as kernels, for tables on ``device`` with ``dim`` columns.
 
-    Args:
-        plain: computes what the kernels do not: sums over ranks within a pass, and micro-batches that
-            scored different samples. Its results judge the kernels before they are used.
-        storage: of the tables; None: fp32.
+    Plain PyTorch computes what the kernels do not, sums over ranks within a pass and micro-batches that scored
+    different samples, and judges the kernels before they are used.
 
     Raises:
         RuntimeError: there is no GPU, or no blocks work on it.
     """
 
+    name = "triton"
     reads_owed = False  # a kernel of its own pays, in one pass
 
     def __init__(
-        self,
-        precision: str,
-        device: torch.device,
-        dim: int,
-        plain: Engine,
-        storage: Storage | None = None,
+        self, precision: str, device: torch.device, tile_mb: float, dim: int, storage: Storage
     ) -> None:
-        if precision not in OPERANDS:
-            raise ValueError(f"precision must be one of {tuple(OPERANDS)}, got {precision!r}")
         if device.type != "cuda" and not INTERPRETED:
             raise RuntimeError(
                 f"Triton kernels need a CUDA device, not {device}; to test them on a CPU set TRITON_INTERPRET=1"
             )
         if dim > MAX_DIM:
             raise RuntimeError(f"the Triton kernels hold at most {MAX_DIM} columns, not {dim}")
-        self.precision, self.device, self.dim, self.plain = precision, device, dim, plain
-        self.walker: Walker = TritonWalker()
-        self.workspace = Workspace(device)
-        self.blocks = candidates(dim, precision)[0]
-        self.block_dim = block_dim(dim)
+        super().__init__(precision, device, tile_mb)
+        self.walker, self.dim, self.block_dim = TritonWalker(), dim, block_dim(dim)
         self.operand = torch.float32 if INTERPRETED else OPERANDS[precision]
         self.chunk_rows = _CHUNK_BYTES // (self.block_dim * self.operand.itemsize)
         self.multiprocessors = 2
         if device.type == "cuda":
             self.multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-        self.blocks = works.choose_blocks(self, candidates(dim, precision), storage or Storage.named("fp32"))
+        self.blocks = candidates(dim, precision)[0]
+        self.blocks = choose_blocks(self, candidates(dim, precision), storage)
 
     # -- pass 1 ---------------------------------------------------------------------------------------
 
@@ -97,45 +85,21 @@ class TritonEngine:
                 count = min(chunk_rows, len(active) - start)
                 self._unit_rows(active, start, count, unit_ND, blocks.turn)
                 pass_one_kernel[(batch_blocks, splits)](
-                    scaled_BD,
-                    unit_ND,
-                    position_B,
-                    sums,
-                    values,
-                    batch,
-                    start,
-                    count,
-                    shift,
-                    _threshold(margin),
-                    1,
-                    BLOCK_D=self.block_dim,
-                    BLOCK_B=blocks.rows,
-                    BLOCK_T=blocks.turn,
-                    **self._products(blocks),
-                    num_warps=blocks.warps,
-                    num_stages=blocks.stages,
-                )
+                    scaled_BD, unit_ND, position_B, sums, values,
+                    batch, start, count, shift, _threshold(margin), 1,
+                    BLOCK_D=self.block_dim, BLOCK_B=blocks.rows, BLOCK_T=blocks.turn, **self._products(blocks),
+                    num_warps=blocks.warps, num_stages=blocks.stages,
+                )  # fmt: skip
         rows = len(unit_BD)
         return sums.sum(0)[:rows], values.sum(0)[:rows, : self.dim]
 
     def _unit_rows(self, active: ActiveRows, start: int, count: int, unit_ND: Tensor, turn: int) -> None:
-        data, scale = _pointers(active.centres)
         block = self._moved_rows(turn)
         unit_kernel[(triton.cdiv(count, turn) * turn // block,)](
-            data,
-            scale,
-            *_where(active)[:1],
-            unit_ND,
-            start,
-            count,
-            *_where(active)[1:],
-            NORM_FLOOR,
-            D=self.dim,
-            BLOCK_D=self.block_dim,
-            BLOCK_T=block,
-            FORMAT=FORMATS[active.centres.data.dtype],
-            **self._rounded(),
-        )
+            *_pointers(active.centres), *_listed(active), unit_ND, start, count, NORM_FLOOR,
+            D=self.dim, BLOCK_D=self.block_dim, BLOCK_T=block,
+            FORMAT=FORMATS[active.centres.data.dtype], **self._rounded(),
+        )  # fmt: skip
 
     # -- pass 2 ---------------------------------------------------------------------------------------
 
@@ -145,94 +109,56 @@ class TritonEngine:
         active: ActiveRows,
         margin: Margin,
         sgd: SGDStep,
-        rounding: Callable[[str], Rounding],
+        rounding: Roundings,
         skipped: Tensor,
         reduce_: Callable[[Tensor], object] | None = None,
     ) -> None:
         if reduce_ is not None or not all(_scored_all(m, active) for m in micro_batches):
-            self.plain.pass_two(micro_batches, active, margin, sgd, rounding, skipped, reduce_)
+            super().pass_two(micro_batches, active, margin, sgd, rounding, skipped, reduce_)
             return
         if len(active) == 0:
             return
         blocks, space = self.blocks, self.workspace
         batch = triton.cdiv(sum(len(m.unit_BD) for m in micro_batches), blocks.turn) * blocks.turn
         weights = [m.weight.expand(len(m.unit_BD)) for m in micro_batches]
-        has_momentum = active.momentum is not None
-        of_centres, of_momentum = rounding("centres"), rounding("momentum")
-        rows_N, listed, gathered = _where(active)
         programs = min(triton.cdiv(len(active), blocks.rows), self.multiprocessors * blocks.resident)
         scratch_rows = programs * blocks.rows
         with on_device(self.device):
             pass_two_kernel[(programs,)](
-                *_pointers(active.centres),
-                *_pointers(active.momentum or active.centres),
-                rows_N,
+                *_tables(active, rounding),
+                *_listed(active),
                 self._scaled([m.unit_BD for m in micro_batches], margin, batch),
                 _filled(batch, -1, [active.positions(m.row_B) for m in micro_batches], torch.int32),
                 _filled(batch, -torch.inf, [m.log_share_B for m in micro_batches]),
                 _filled(batch, 0.0, [m.target_B for m in micro_batches]),
                 _filled(batch, 0.0, weights),
-                of_centres.column_D,
-                of_momentum.column_D,
                 skipped.to(torch.int32),
                 space.get("unit rows", scratch_rows, self.block_dim, dtype=self.operand),
                 space.get("gradients", scratch_rows, self.block_dim),
                 space.get("inverse norms", scratch_rows),
                 space.get("radial", scratch_rows),
-                len(active),
-                batch,
-                listed,
-                gathered,
-                of_centres.first_class,
-                signed(of_centres.key),
-                signed(of_momentum.key),
-                sgd.lr,
-                sgd.momentum,
-                sgd.weight_decay,
-                MOST_TURN,
-                _threshold(margin),
-                NORM_FLOOR,
-                1,
-                D=self.dim,
-                BLOCK_D=self.block_dim,
-                BLOCK_B=blocks.turn,
-                BLOCK_T=blocks.rows,
+                len(active), batch, rounding("centres").first_class,
+                sgd.lr, sgd.momentum, sgd.weight_decay, MOST_TURN, _threshold(margin), NORM_FLOOR, 1,
+                D=self.dim, BLOCK_D=self.block_dim, BLOCK_B=blocks.turn, BLOCK_T=blocks.rows,
                 BLOCK_R=self._moved_rows(blocks.rows, blocks.warps),
-                FORMAT=FORMATS[active.centres.data.dtype],
-                HAS_MOMENTUM=has_momentum,
+                FORMAT=FORMATS[active.centres.data.dtype], HAS_MOMENTUM=active.momentum is not None,
                 **self._products(blocks),
-                num_warps=blocks.warps,
-                num_stages=blocks.stages,
-            )
+                num_warps=blocks.warps, num_stages=blocks.stages,
+            )  # fmt: skip
 
     # -- rows that steps left out ---------------------------------------------------------------------
 
-    def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Callable[[str], Rounding]) -> None:
+    def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Roundings) -> None:
         if len(active) == 0:
             return
-        of_centres, of_momentum = rounding("centres"), rounding("momentum")
-        rows_N, listed, gathered = _where(active)
         block = self._moved_rows(self.blocks.turn)
         with on_device(self.device):
             catch_up_kernel[(triton.cdiv(len(active), block),)](
-                *_pointers(active.centres),
-                *_pointers(active.momentum or active.centres),
-                rows_N,
-                product_N4,
-                of_centres.column_D,
-                of_momentum.column_D,
-                len(active),
-                listed,
-                gathered,
-                of_centres.first_class,
-                signed(of_centres.key),
-                signed(of_momentum.key),
-                D=self.dim,
-                BLOCK_D=self.block_dim,
-                BLOCK_T=block,
-                FORMAT=FORMATS[active.centres.data.dtype],
-                HAS_MOMENTUM=active.momentum is not None,
-            )
+                *_tables(active, rounding), *_listed(active), product_N4,
+                len(active), rounding("centres").first_class,
+                D=self.dim, BLOCK_D=self.block_dim, BLOCK_T=block,
+                FORMAT=FORMATS[active.centres.data.dtype], HAS_MOMENTUM=active.momentum is not None,
+            )  # fmt: skip
 
     # -- arguments ------------------------------------------------------------------------------------
 
@@ -262,11 +188,20 @@ def _pointers(table: Rows) -> tuple[Tensor, Tensor]:
     return data, data if table.scale is None else table.scale
 
 
-def _where(active: ActiveRows) -> tuple[Tensor, int, int]:
-    """``rows_ptr`` (any pointer where all rows take part), ``listed`` and ``gathered`` of ``rows_at``."""
+def _tables(active: ActiveRows, rounding: Roundings) -> list[Any]:
+    """Pointers and rounding of centres and momentum, as the kernels take them; without momentum any table serves."""
+    arguments: list[Any] = []
+    for name, table in (("centres", active.centres), ("momentum", active.momentum or active.centres)):
+        random = rounding(name)
+        arguments += [*_pointers(table), random.column_D, signed(random.key)]
+    return arguments
+
+
+def _listed(active: ActiveRows) -> tuple[Tensor, int]:
+    """``rows_ptr`` (any pointer where all rows take part) and ``listed`` of ``rows_at``."""
     if active.rows_N is None:
-        return torch.empty(1, dtype=torch.int64, device=active.centres.data.device), 0, 0
-    return active.rows_N, len(active), len(active) if active.gathered else 0
+        return torch.empty(1, dtype=torch.int64, device=active.centres.data.device), 0
+    return active.rows_N, len(active)
 
 
 def _scored_all(batch: MicroBatch, active: ActiveRows) -> bool:

@@ -8,34 +8,14 @@ import triton.language as tl
 
 from megaclass.heads.kernels.rows import LOG2_E, as_operand, product
 
-# fp16 ends below 2 ** 16, and its normal numbers begin at 2 ** -14. Exponentials are kept in units in which the
-# largest of a row so far lies between 2 ** 5 and 2 ** 15; the units, and the sums in them, change only when a larger
-# one comes, which is rare after the first tiles. What lies 2 ** 19 below the largest is still a normal number.
-_FP16_SET = tl.constexpr(5.0)
-_FP16_MOST = tl.constexpr(15.0)
-_BELOW_LOGITS = tl.constexpr(-128.0)  # |logit| <= MAX_SCALE = 75, in units of ln 2 below 109
-
 
 @triton.jit(do_not_specialize=["batch", "start", "count", "yes"])
 def pass_one_kernel(
-    scaled_ptr,
-    unit_ptr,
-    position_ptr,
-    sums_ptr,
-    values_ptr,
-    batch,
-    start,
-    count,
-    shift,
-    threshold,
-    yes,
-    BLOCK_D: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    SPLIT_COLUMNS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    EMULATE: tl.constexpr,
-):
+    scaled_ptr, unit_ptr, position_ptr, sums_ptr, values_ptr,
+    batch, start, count, shift, threshold, yes,
+    BLOCK_D: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_T: tl.constexpr,
+    SPLIT_COLUMNS: tl.constexpr, PRECISION: tl.constexpr, EMULATE: tl.constexpr,
+):  # fmt: skip
     """Add a chunk of classes to the partial sums ``S`` (splits, batch) fp64 and ``U`` (splits, batch, BLOCK_D) fp32.
 
     scaled_ptr: s * e, (batch, BLOCK_D); unit_ptr: unit centres, at least count rows in whole tiles; both operands.
@@ -57,10 +37,9 @@ def pass_one_kernel(
     target_B = tl.load(position_ptr + row_B) - start
     values_BD = tl.zeros((BLOCK_B, BLOCK_D), tl.float32)
     sum_B = tl.zeros((BLOCK_B,), tl.float32)
-    # Exponentials are kept in units of 2 ** unit_B: the shift, or with fp16 what the row's largest asks for.
-    unit_B = tl.zeros((BLOCK_B,), tl.float32) + shift * LOG2_E
-    if PRECISION == "fp16":
-        unit_B = tl.zeros((BLOCK_B,), tl.float32) + _BELOW_LOGITS
+    unit_B = (
+        tl.zeros((BLOCK_B,), tl.float32) + shift * LOG2_E
+    )  # exponentials are kept in units of 2 ** unit_B
 
     for tile in tl.range(begin, end, BLOCK_T):
         class_T = tile + offset_T
@@ -77,22 +56,10 @@ def pass_one_kernel(
             (class_T < end)[None, :] & (class_T[None, :] != target_B[:, None]) & (logits_BT <= threshold)
         )
         logits_BT *= LOG2_E
-        if PRECISION == "fp16":
-            most_B = tl.max(tl.where(counts_BT, logits_BT, _BELOW_LOGITS), axis=1)
-            if tl.max(most_B - unit_B, axis=0) > _FP16_MOST:
-                new_unit_B = tl.maximum(unit_B, most_B - _FP16_SET)
-                rescale_B = tl.exp2(unit_B - new_unit_B)
-                sum_B *= rescale_B
-                values_BD *= rescale_B[:, None]
-                unit_B = new_unit_B
         exp_BT = tl.where(counts_BT, tl.exp2(logits_BT - unit_B[:, None]), 0.0)
         sum_B += tl.sum(exp_BT, axis=1)
         values_BD = product(as_operand(exp_BT, PRECISION, EMULATE), unit_TD, values_BD, PRECISION)
 
-    if PRECISION == "fp16":
-        to_shift_B = tl.exp2(unit_B - shift * LOG2_E)
-        sum_B *= to_shift_B
-        values_BD *= to_shift_B[:, None]
     sums_at = sums_ptr + split * batch + row_B
     tl.store(sums_at, tl.load(sums_at) + sum_B.to(tl.float64))
     values_at = values_ptr + (split.to(tl.int64) * batch + row_B)[:, None] * BLOCK_D + column_D[None, :]

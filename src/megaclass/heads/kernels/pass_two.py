@@ -1,6 +1,7 @@
 """Pass 2: a tile of classes computes its gradient, and momentum and centres move, in one kernel.
 
-Shapes: T = rows of a tile, B = rows of the batch, D = embedding columns, all padded to their blocks.
+Shapes: T = rows of a tile, B = rows of the batch, D = embedding columns, all padded to their blocks. w: centres, v:
+momentum.
 """
 
 import triton
@@ -17,69 +18,20 @@ from megaclass.heads.kernels.rows import (
 )
 from megaclass.heads.softmax import MOST_TURN
 
-# With fp16, slopes are kept in units in which the largest of a row so far lies between 2 ** 5 and 2 ** 15, as the
-# exponentials of pass 1 are.
-FP16_SET = tl.constexpr(2.0**5)
-FP16_MOST = tl.constexpr(2.0**15)
-_FP16_LEAST = tl.constexpr(2.0**-100)
 _MOST_TURN = tl.constexpr(MOST_TURN)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "count",
-        "batch",
-        "listed",
-        "gathered",
-        "first_class",
-        "centre_key",
-        "momentum_key",
-        "yes",
-    ]
-)
+@triton.jit(do_not_specialize=["count", "batch", "listed", "first_class", "w_key", "v_key", "yes"])
 def pass_two_kernel(
-    centre_ptr,
-    centre_scale_ptr,
-    momentum_ptr,
-    momentum_scale_ptr,
-    rows_ptr,
-    scaled_ptr,
-    position_ptr,
-    log_share_ptr,
-    target_ptr,
-    weight_ptr,
-    centre_noise_ptr,
-    momentum_noise_ptr,
-    skipped_ptr,
-    unit_ptr,
-    gradient_ptr,
-    inverse_ptr,
-    radial_ptr,
-    count,
-    batch,
-    listed,
-    gathered,
-    first_class,
-    centre_key,
-    momentum_key,
-    lr,
-    momentum,
-    weight_decay,
-    most_turn,
-    threshold,
-    floor,
-    yes,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    FORMAT: tl.constexpr,
-    HAS_MOMENTUM: tl.constexpr,
-    SPLIT_COLUMNS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    EMULATE: tl.constexpr,
-):
+    w_ptr, w_scale_ptr, w_noise_ptr, w_key,
+    v_ptr, v_scale_ptr, v_noise_ptr, v_key,
+    rows_ptr, listed, scaled_ptr, position_ptr, log_share_ptr, target_ptr, weight_ptr, skipped_ptr,
+    unit_ptr, gradient_ptr, inverse_ptr, radial_ptr,
+    count, batch, first_class, lr, momentum, weight_decay, most_turn, threshold, floor, yes,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_R: tl.constexpr,
+    FORMAT: tl.constexpr, HAS_MOMENTUM: tl.constexpr,
+    SPLIT_COLUMNS: tl.constexpr, PRECISION: tl.constexpr, EMULATE: tl.constexpr,
+):  # fmt: skip
     """One SGD step of ``count`` active rows, in place; nothing where ``skipped_ptr`` (int32) holds 1.
 
     Over the rows of all micro-batches, padded to a multiple of BLOCK_B: scaled_ptr: s * e, (batch, BLOCK_D),
@@ -108,11 +60,10 @@ def pass_two_kernel(
         for first in tl.range(0, BLOCK_T, BLOCK_R):
             position_R = tile * BLOCK_T + first + offset_R
             inside_R = position_R < count
-            mask_RD = inside_R[:, None] & (column_D < D)[None, :]
-            _, row_R = rows_at(position_R, inside_R, rows_ptr, listed, gathered)
-            centre_RD = load_rows(centre_ptr, centre_scale_ptr, row_R, mask_RD, inside_R, D, column_D, FORMAT)
-            inverse_R = inverse_norms(centre_RD, floor)
-            unit_RD = as_operand(centre_RD * inverse_R[:, None], PRECISION, EMULATE)
+            row_R = rows_at(position_R, inside_R, rows_ptr, listed)
+            w_RD = load_rows(w_ptr, w_scale_ptr, row_R, inside_R, D, BLOCK_D, FORMAT)
+            inverse_R = inverse_norms(w_RD, floor)
+            unit_RD = as_operand(w_RD * inverse_R[:, None], PRECISION, EMULATE)
             tl.store(unit_ptr + (first + offset_R)[:, None] * BLOCK_D + column_D[None, :], unit_RD)
             tl.store(inverse_ptr + first + offset_R, inverse_R)
         tl.debug_barrier()
@@ -121,7 +72,6 @@ def pass_two_kernel(
         position_T = tile * BLOCK_T + offset_T
         gradient_TD = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
         radial_T = tl.zeros((BLOCK_T,), tl.float32)
-        unit_T = tl.zeros((BLOCK_T,), tl.float32) + _FP16_LEAST
         for begin in tl.range(0, batch, BLOCK_B):
             row_B = begin + offset_B
             scaled_BD = tl.load(scaled_ptr + row_B[:, None] * BLOCK_D + column_D[None, :])
@@ -139,16 +89,7 @@ def pass_two_kernel(
             slope_TB = tl.where(position_T[:, None] == target_at_B[None, :], target_B[None, :], slope_TB)
             slope_TB *= weight_B[None, :]
             radial_T += tl.sum(slope_TB * logits_TB, axis=1)
-            if PRECISION == "fp16":
-                peak_T = tl.max(tl.abs(slope_TB), axis=1)
-                if tl.max(peak_T / unit_T, axis=0) > FP16_MOST:
-                    new_unit_T = tl.maximum(unit_T, peak_T * (1.0 / FP16_SET))
-                    gradient_TD *= (unit_T / new_unit_T)[:, None]
-                    unit_T = new_unit_T
-                slope_TB *= (1.0 / unit_T)[:, None]
             gradient_TD = product(as_operand(slope_TB, PRECISION, EMULATE), scaled_BD, gradient_TD, PRECISION)
-        if PRECISION == "fp16":
-            gradient_TD *= unit_T[:, None]
         tl.store(gradient_ptr + offset_T[:, None] * BLOCK_D + column_D[None, :], gradient_TD)
         tl.store(radial_ptr + offset_T, radial_T)
         tl.debug_barrier()
@@ -156,51 +97,34 @@ def pass_two_kernel(
         for first in tl.range(0, BLOCK_T, BLOCK_R):
             position_R = tile * BLOCK_T + first + offset_R
             inside_R = position_R < count
-            mask_RD = inside_R[:, None] & (column_D < D)[None, :]
-            shard_row_R, row_R = rows_at(position_R, inside_R, rows_ptr, listed, gathered)
+            row_R = rows_at(position_R, inside_R, rows_ptr, listed)
             inverse_R = tl.load(inverse_ptr + first + offset_R)
             along_R = -tl.load(radial_ptr + first + offset_R) * inverse_R * inverse_R  # normalisation
             change_RD = tl.load(gradient_ptr + (first + offset_R)[:, None] * BLOCK_D + column_D[None, :])
-            centre_RD = load_rows(centre_ptr, centre_scale_ptr, row_R, mask_RD, inside_R, D, column_D, FORMAT)
-            change_RD = change_RD * inverse_R[:, None] + along_R[:, None] * centre_RD
+            w_RD = load_rows(w_ptr, w_scale_ptr, row_R, inside_R, D, BLOCK_D, FORMAT)
+            change_RD = change_RD * inverse_R[:, None] + along_R[:, None] * w_RD
             if HAS_MOMENTUM:
-                momentum_RD = load_rows(
-                    momentum_ptr, momentum_scale_ptr, row_R, mask_RD, inside_R, D, column_D, FORMAT
-                )
-                change_RD += weight_decay * centre_RD + momentum * momentum_RD
-                centre_RD -= lr * change_RD
+                v_RD = load_rows(v_ptr, v_scale_ptr, row_R, inside_R, D, BLOCK_D, FORMAT)
+                v_RD = change_RD + (weight_decay * w_RD + momentum * v_RD)
+                w_RD -= lr * v_RD
                 store_rows(
-                    momentum_ptr,
-                    momentum_scale_ptr,
+                    v_ptr,
+                    v_scale_ptr,
                     row_R,
-                    mask_RD,
                     inside_R,
-                    change_RD,
-                    shard_row_R,
+                    v_RD,
                     first_class,
-                    momentum_key,
-                    momentum_noise_ptr,
+                    v_key,
+                    v_noise_ptr,
                     D,
-                    column_D,
+                    BLOCK_D,
                     FORMAT,
                 )
             else:
                 turn_R = lr * tl.sqrt_rn(tl.sum(change_RD * change_RD, axis=1)) * inverse_R
                 lr_R = lr / (1.0 + turn_R / most_turn)
-                centre_RD = (1.0 - lr * weight_decay) * centre_RD - lr_R[:, None] * change_RD
+                w_RD = (1.0 - lr * weight_decay) * w_RD - lr_R[:, None] * change_RD
             store_rows(
-                centre_ptr,
-                centre_scale_ptr,
-                row_R,
-                mask_RD,
-                inside_R,
-                centre_RD,
-                shard_row_R,
-                first_class,
-                centre_key,
-                centre_noise_ptr,
-                D,
-                column_D,
-                FORMAT,
+                w_ptr, w_scale_ptr, row_R, inside_R, w_RD, first_class, w_key, w_noise_ptr, D, BLOCK_D, FORMAT
             )
         tl.debug_barrier()

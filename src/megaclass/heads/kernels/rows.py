@@ -3,10 +3,11 @@
 Tables are read and written as fp32, as bf16 through its 16 bits (an int16 view: no conversion depends on the
 compiler), or as 8 bits with a scale a row. Writing repeats :mod:`megaclass.heads.storage` bit by bit.
 
-Triton's interpreter, which runs the kernels on a CPU for tests, multiplies bf16 and fp16 wrongly or slowly: under
-``EMULATE`` operands are rounded to them and stay fp32.
+Triton's interpreter, which runs the kernels on a CPU for tests, multiplies bf16 wrongly: under ``EMULATE`` operands are
+rounded to it and stay fp32.
 
-Shapes: T = rows of a tile, D = embedding columns, BLOCK_D = D rounded up to a power of two, masked.
+Shapes: T = rows of a tile, D = embedding columns, BLOCK_D = D rounded up to a power of two, masked. w: centres, v:
+momentum.
 """
 
 import triton
@@ -29,10 +30,6 @@ def as_operand(values, PRECISION: tl.constexpr, EMULATE: tl.constexpr):
         values = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
     elif PRECISION == "bf16":
         values = values.to(tl.bfloat16)
-    elif PRECISION == "fp16" and EMULATE:
-        values = values.to(tl.float16).to(tl.float32)
-    elif PRECISION == "fp16":
-        values = values.to(tl.float16)
     return values
 
 
@@ -46,25 +43,27 @@ def product(a, b, accumulator, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def rows_at(position_T, inside_T, rows_ptr, listed, gathered):
-    """Of positions among the active rows: the row of the shard, and where the tables hold it (int64).
+def rows_at(position_T, inside_T, rows_ptr, listed):
+    """The row of the table for each position among the active rows, int64.
 
-    listed: how many positions ``rows_ptr`` (int64) lists, all or 0. gathered: how many rows the tables hold in the
-    order of the positions, all or 0. Numbers, not flags of the compiler: each kernel is compiled once.
+    Positions below ``listed`` are looked up in rows_ptr (int64), others are the row itself: ``listed`` is the number
+    of active rows, or 0 where all of the shard take part. A number and not a choice of the compiler: each kernel is
+    compiled once.
     """
     position_T = position_T.to(tl.int64)
     listed_T = position_T < listed
-    shard_row_T = tl.load(rows_ptr + position_T, mask=inside_T & listed_T, other=0)
-    shard_row_T = tl.where(listed_T, shard_row_T, position_T)
-    return shard_row_T, tl.where(position_T < gathered, position_T, shard_row_T)
+    row_T = tl.load(rows_ptr + position_T, mask=inside_T & listed_T, other=0)
+    return tl.where(listed_T, row_T, position_T)
 
 
 # -- reading ------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def load_rows(data_ptr, scale_ptr, row_T, mask_TD, inside_T, D, column_D, FORMAT: tl.constexpr):
-    """Rows of a table as fp32, (T, BLOCK_D), 0 beyond the mask."""
+def load_rows(data_ptr, scale_ptr, row_T, inside_T, D, BLOCK_D: tl.constexpr, FORMAT: tl.constexpr):
+    """Rows of a table as fp32, (T, BLOCK_D), 0 outside."""
+    column_D = tl.arange(0, BLOCK_D)
+    mask_TD = inside_T[:, None] & (column_D < D)[None, :]
     raw_TD = tl.load(data_ptr + row_T[:, None] * D + column_D[None, :], mask=mask_TD, other=0)
     if FORMAT == "fp32":
         values_TD = raw_TD
@@ -107,29 +106,20 @@ def settled_scale(peak_T, scale_T):
 
 @triton.jit
 def store_rows(
-    data_ptr,
-    scale_ptr,
-    row_T,
-    mask_TD,
-    inside_T,
-    values_TD,
-    shard_row_T,
-    first_class,
-    key,
-    noise_ptr,
-    D,
-    column_D,
-    FORMAT: tl.constexpr,
-):
+    data_ptr, scale_ptr, row_T, inside_T, values_TD, first_class, key, noise_ptr,
+    D, BLOCK_D: tl.constexpr, FORMAT: tl.constexpr,
+):  # fmt: skip
     """Store fp32 rows; bf16 and 8 bits by stochastic rounding with the numbers of a ``storage.Rounding``.
 
     noise_ptr: its ``column_D`` (int32). key: its key, as the int32 of the same bits.
     """
+    column_D = tl.arange(0, BLOCK_D)
+    mask_TD = inside_T[:, None] & (column_D < D)[None, :]
     place_TD = row_T[:, None] * D + column_D[None, :]
     if FORMAT == "fp32":
         tl.store(data_ptr + place_TD, values_TD, mask=mask_TD)
     else:
-        class_T = (shard_row_T + first_class).to(tl.uint32)
+        class_T = (row_T + first_class).to(tl.uint32)
         summand_T = mix32(class_T, key.to(tl.uint32, bitcast=True)).to(tl.int32, bitcast=True)
         noise_D = tl.load(noise_ptr + column_D, mask=column_D < D, other=0)
         noise_TD = (noise_D[None, :] + summand_T[:, None]) & 0xFFFF

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megaclass.heads.kernels.launch import on_device, signed
 from megaclass.heads.kernels.rows import mix32
+from megaclass.heads.sampling import TorchWalker
 from megaclass.parallel.seeding import ROUNDS, KeyedPermutation
 
 BLOCK_N = 1024
@@ -71,22 +72,9 @@ _NUMBERS = ["n", "left_size", "right_size", "k0", "k1", "k2", "k3", "k4", "k5"]
 
 @triton.jit(do_not_specialize=["start", "stop", "limit", *_NUMBERS])
 def _mark_kernel(
-    mark_ptr,
-    window_ptr,
-    limit,
-    start,
-    stop,
-    n,
-    left_size,
-    right_size,
-    k0,
-    k1,
-    k2,
-    k3,
-    k4,
-    k5,
-    BLOCK: tl.constexpr,
-):
+    mark_ptr, window_ptr, limit, start, stop,
+    n, left_size, right_size, k0, k1, k2, k3, k4, k5, BLOCK: tl.constexpr,
+):  # fmt: skip
     place_N = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside_N = (place_N < tl.load(window_ptr)) & (place_N < limit)
     place_N = tl.where(inside_N, place_N, 0)
@@ -97,20 +85,9 @@ def _mark_kernel(
 
 @triton.jit(do_not_specialize=["count", *_NUMBERS])
 def _inverse_kernel(
-    element_ptr,
-    place_ptr,
-    count,
-    n,
-    left_size,
-    right_size,
-    k0,
-    k1,
-    k2,
-    k3,
-    k4,
-    k5,
-    BLOCK: tl.constexpr,
-):
+    element_ptr, place_ptr, count,
+    n, left_size, right_size, k0, k1, k2, k3, k4, k5, BLOCK: tl.constexpr,
+):  # fmt: skip
     at_N = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside_N = at_N < count
     element_N = tl.load(element_ptr + at_N, mask=inside_N, other=0)
@@ -118,11 +95,10 @@ def _inverse_kernel(
     tl.store(place_ptr + at_N, place_N, mask=inside_N)
 
 
-class TritonWalker:
-    """See :class:`megaclass.heads.sampling.TorchWalker`, which it equals."""
+class TritonWalker(TorchWalker):
+    """The same answers without a host sync."""
 
     def inverse(self, permutation: KeyedPermutation, element_N: Tensor) -> Tensor:
-        """The places of the elements, int64."""
         place_N = torch.empty_like(element_N)
         count, numbers = len(element_N), _numbers(permutation)
         with on_device(element_N.device):
@@ -134,7 +110,6 @@ class TritonWalker:
     def mark(
         self, permutation: KeyedPermutation, window: Tensor, limit: int, start: int, mark: Tensor
     ) -> None:
-        """Mark the classes at places below ``window``, an int64 scalar of at most ``limit``."""
         numbers, stop = _numbers(permutation), start + len(mark) - 1
         with on_device(mark.device):
             _mark_kernel[(triton.cdiv(limit, BLOCK_N),)](

@@ -86,8 +86,8 @@ def test_a_head_that_does_not_fit_is_left_out_and_says_how_large_it_is():
     large = replace(FACES, num_classes=80_000_000, world_size=1, simulate_ranks=8, sample_rate=0.1)
     assert "38.1 GiB" in in_memory(large, CPU).skip
     assert not in_memory(large, GPU).skip
-    assert not in_memory(replace(large, storage="bf16_rowwise"), CPU).skip
-    assert head_bytes(replace(large, storage="bf16_rowwise")) == head_bytes(large) / 4
+    assert not in_memory(replace(large, storage="int8_rowwise"), CPU).skip
+    assert head_bytes(replace(large, storage="int8_rowwise")) == head_bytes(large) / 8
     assert head_bytes(replace(large, parallelism="data")) == 8 * head_bytes(large)
 
 

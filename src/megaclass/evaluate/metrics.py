@@ -1,4 +1,6 @@
-"""Verification: how well a cosine tells two images of one identity from images of two.
+"""Metrics, as functions on arrays: of verification and of classification.
+
+Verification is how well a cosine tells two images of one identity from images of two.
 
 Everything follows from one count: at each threshold, how many same-identity ("genuine") and how many
 different-identity ("impostor") pairs score at or above it. Scores enter only by their order, so no figure
@@ -9,7 +11,7 @@ A NaN score is a comparison that failed. It counts as wrong at every threshold: 
 genuine pair, the highest for an impostor pair, so that a broken model cannot gain by it.
 
 Shapes: P = pairs, N = images, M = images that are counted, D = embedding columns,
-T = thresholds (from accepting none to accepting all).
+T = thresholds (from accepting none to accepting all), B = images of a batch, C = classes.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from megaclass.errors import UserError
 from megaclass.evaluate.pairs import PairSet
 from megaclass.parallel.groups import all_ranks, collective_device, rank, world_size
 
@@ -250,3 +254,30 @@ def _thinned(genuine_T: np.ndarray, impostor_T: np.ndarray, max_points: int) -> 
     allowed = np.concatenate([[0], np.geomspace(1, impostors, max_points - 1).round()])
     at = np.unique(np.searchsorted(impostor_T, allowed, side="right") - 1)
     return {"far": (impostor_T[at] / impostors).tolist(), "tar": (genuine_T[at] / genuine).tolist()}
+
+
+# -- classification --------------------------------------------------------------------------------
+
+
+def topk_counts(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """Return the int64 counts ``[top-1 hits, top-5 hits, images]`` of one batch, on the logits' device.
+
+    Counts of batches add up. With fewer than five classes, "top 5" means all of them. A row that holds a
+    NaN is a miss (a plain top-k would rank the NaN first).
+    """
+    best_BK = logits_BC.topk(min(5, logits_BC.shape[1]), dim=1).indices
+    hits_BK = (best_BK == labels_B[:, None]) & ~logits_BC.isnan().any(dim=1, keepdim=True)
+    images = torch.tensor(len(labels_B), device=logits_BC.device)
+    return torch.stack([hits_BK[:, 0].sum(), hits_BK.sum(), images])
+
+
+def classification_metrics(counts: Tensor) -> dict[str, float]:
+    """Return ``{"top1", "top5"}`` in 0..1 over the images of all ranks, from each rank's summed counts.
+
+    ``counts`` is what :func:`topk_counts` returned, summed over this rank's batches; a rank without images
+    brings zeros. Every rank must call. Raises UserError if no rank had an image.
+    """
+    top1, top5, images = all_ranks().all_reduce_(counts.clone()).tolist()
+    if images == 0:
+        raise UserError("evaluation: there is no image to classify")
+    return {"top1": top1 / images, "top5": top5 / images}

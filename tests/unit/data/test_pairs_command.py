@@ -13,7 +13,7 @@ import simplejpeg
 import tiny
 from megaclass.cli import main
 from megaclass.data.folder import FolderDataset
-from megaclass.data.verification_bin.dataset import VerificationBin
+from megaclass.data.verification_bin import VerificationBin
 
 PEOPLE, IMAGES = 24, 5
 LFW = os.environ.get("MEGACLASS_LFW", "")
@@ -83,13 +83,6 @@ def test_drawn_pairs_are_the_same_in_every_form(tmp_path, faces, capsys):
     assert (tmp_path / "named.txt").read_text() == names.read_text()
 
 
-def test_another_seed_draws_other_pairs(tmp_path, faces, capsys):
-    for seed in (0, 1):
-        words = ("--pairs", 80, "--seed", seed, "--numbered", "--output", tmp_path / f"{seed}.txt")
-        said(capsys, "data", "pairs", faces, *words)
-    assert (tmp_path / "0.txt").read_text() != (tmp_path / "1.txt").read_text()
-
-
 def test_every_form_is_evaluated_to_the_last_digit_alike(tmp_path, faces, capsys):
     recipe = tiny.recipe(
         tmp_path, evaluate={"task": "verification", "path": "x", "batch_size": 7, "flip": True}
@@ -109,24 +102,6 @@ def test_every_form_is_evaluated_to_the_last_digit_alike(tmp_path, faces, capsys
     # And a .bin made from records is that of the folder.
     said(capsys, "data", "pairs", records, "--from", numbers, "--output", tmp_path / "of_records.bin")
     assert (tmp_path / "of_records.bin").read_bytes() == packed.read_bytes()
-
-
-def test_records_are_drawn_from_by_number(tmp_path, faces, capsys):
-    said(capsys, "data", "pack", faces, tmp_path / "packed")
-    for source in (faces, tmp_path / "packed"):
-        words = ("--numbered",) if source == faces else ()
-        said(
-            capsys,
-            "data",
-            "pairs",
-            source,
-            "--pairs",
-            80,
-            *words,
-            "--output",
-            tmp_path / f"{source.name}.txt",
-        )
-    assert (tmp_path / "packed.txt").read_text() == (tmp_path / "faces.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -157,37 +132,3 @@ def test_images_that_are_none_do_not_get_into_a_bin(tmp_path, faces, capsys):
         image.write_bytes(b"no image at all")
     error = said(capsys, "data", "pairs", faces, "--pairs", 80, "--output", tmp_path / "x.bin", status=2)
     assert "not a JPEG, PNG" in error and not (tmp_path / "x.bin").exists()
-
-
-def test_names_are_no_pairs_of_records(tmp_path, faces, capsys):
-    said(capsys, "data", "pack", faces, tmp_path / "packed")
-    said(capsys, "data", "pairs", faces, "--pairs", 80, "--output", tmp_path / "names.txt")
-    words = ("--from", tmp_path / "names.txt", "--output", tmp_path / "x.bin")
-    error = said(capsys, "data", "pairs", tmp_path / "packed", *words, status=2)
-    assert "have no names" in error and "--numbered" in error
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not LFW, reason="MEGACLASS_LFW names no folder of lfw_pairs_aligned_112.zip and pairs.txt"
-)
-def test_aligned_lfw_is_evaluated_from_zip_records_and_bin_alike(tmp_path, capsys):
-    archive, listed = Path(LFW) / "lfw_pairs_aligned_112.zip", Path(LFW) / "pairs.txt"
-    folder, records, packed = tmp_path / "faces", tmp_path / "records", tmp_path / "lfw.bin"
-    with zipfile.ZipFile(archive) as images:
-        images.extractall(folder)
-    said(capsys, "data", "pack", folder, records)
-    said(capsys, "data", "pairs", archive, "--from", listed, "--output", packed)
-    said(
-        capsys, "data", "pairs", folder, "--from", listed, "--numbered", "--output", tmp_path / "numbers.txt"
-    )
-    recipe = tiny.recipe(
-        tmp_path,
-        data={"image_size": 112},
-        model={"name": "convnet", "width": 8, "embedding_dim": 64},
-        evaluate={"task": "verification", "path": "x", "flip": True},
-    )
-    found = metrics_of(tmp_path, capsys, recipe, packed)
-    assert found["pairs"] == 6000 and found["pair_accuracy"] > 0.5
-    assert found == metrics_of(tmp_path, capsys, recipe, archive, "--pairs", listed)
-    assert found == metrics_of(tmp_path, capsys, recipe, records, "--pairs", tmp_path / "numbers.txt")

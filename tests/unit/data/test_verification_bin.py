@@ -1,13 +1,10 @@
 """Verification sets as they are found, by whatever they were written, and as they are written here."""
 
-import errno
 import hashlib
 import json
-import os
 import pickle
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import cv2
@@ -15,11 +12,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from megaclass.data.dataset import DamagedSampleError
+from megaclass.data import verification_bin
 from megaclass.data.decode import decode
-from megaclass.data.verification_bin import writer
-from megaclass.data.verification_bin.dataset import VerificationBin
-from megaclass.data.verification_bin.writer import write_bin
+from megaclass.data.verification_bin import VerificationBin, write_bin
 from megaclass.errors import UserError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "binset"
@@ -42,24 +37,16 @@ def test_every_way_of_pickling_gives_the_same_images_and_pairs(way):
     assert digests == EXPECTED["images"]
     assert found.first.tolist() == [0, 2] and found.second.tolist() == [1, 3]
     assert found.same.tolist() == EXPECTED["same"] and found.same.dtype == np.bool_
-    assert found.labels().tolist() == [0] * 4 and found.num_classes == 1 and found.name == way
-
-
-def test_there_is_a_fixture_for_each_way():
-    assert len(WAYS) == 13
-
-
-def test_plain_pickle_reads_what_was_put_together_by_hand():
-    for way in WAYS:
-        images, same = pickle.loads((FIXTURES / f"{way}.bin").read_bytes(), encoding="bytes")
-        assert [hashlib.sha256(bytes(image)).hexdigest() for image in images] == EXPECTED["images"]
-        assert list(same) == EXPECTED["same"]
+    assert (
+        len(WAYS) == 13
+        and found.labels().tolist() == [0] * 4
+        and found.num_classes == 1
+        and found.name == way
+    )
 
 
 def test_mxnet_arrays_are_refused_with_a_way_out():
-    with pytest.raises(
-        UserError, match=r"mxnet\.bin: .*mxnet\.ndarray\.ndarray\.NDArray.*asnumpy\(\)"
-    ) as refused:
+    with pytest.raises(UserError, match=r"mxnet\.bin: .*holds mxnet arrays.*asnumpy\(\)") as refused:
         VerificationBin(FIXTURES / "mxnet.bin")
     assert "\n" not in str(refused.value)
 
@@ -86,12 +73,6 @@ def test_pixels_are_read_without_loss(tmp_path, protocol):
     assert found.same.tolist() == [True, False]
 
 
-def test_one_array_of_all_images_and_one_of_all_answers(tmp_path):
-    found = VerificationBin(dumped(tmp_path, RGB, np.array([True, False])))
-    assert len(found) == 4 and found.same.tolist() == [True, False]
-    np.testing.assert_array_equal(decode(found.read(3).encoded, "here"), RGB[3])
-
-
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("kind", ["<i8", ">i8", "<i4", ">u2", "u1", "i1", "?"])
 def test_answers_are_numpys_numbers_of_any_kind(tmp_path, protocol, kind):
@@ -99,12 +80,6 @@ def test_answers_are_numpys_numbers_of_any_kind(tmp_path, protocol, kind):
     for given in (np.array([1, 0], kind), [np.array(number, kind)[()] for number in (1, 0)]):
         found = VerificationBin(dumped(tmp_path, JPEGS, given, protocol=protocol))
         assert found.same.tolist() == wanted and found.same.dtype == np.bool_
-
-
-def test_grey_pixels_may_have_a_channel_of_their_own(tmp_path):
-    found = VerificationBin(dumped(tmp_path, RGB[..., :1], [True, False]))
-    for index, grey in enumerate(RGB[..., :1]):
-        np.testing.assert_array_equal(decode(found.read(index).encoded, "here"), np.repeat(grey, 3, 2))
 
 
 def test_images_as_opencv_encodes_them(tmp_path):
@@ -130,12 +105,6 @@ def test_images_as_opencv_encodes_them(tmp_path):
         (([*JPEGS[:3], "text"], [True, False]), "image 3 is text; it takes encoded bytes"),
         (([*JPEGS[:3], b""], [True, False]), "image 3 has 0 bytes, too few for an image"),
         (([*JPEGS[:3], RGB[0, :3, :3]], [True, False]), "image 3 has 27 bytes, too few for an image"),
-        (
-            (RGB[:, :3, :3], [True, False]),
-            r"are an array \(4, 3, 3, 3\) of u1, too few bytes for an image each",
-        ),
-        ((np.asfortranarray(RGB), [True, False]), "one array in Fortran's order; write it with"),
-        ((RGB, [True]), "4 images for 1 pairs"),
         (([*JPEGS[:3], RGB], [True, False]), r"image 3 is an array \(4, 12, 10, 3\)"),
         (([*JPEGS[:3], RGB[0].transpose(2, 0, 1)], [True, False]), r"image 3 is an array \(3, 12, 10\)"),
         (([*JPEGS[:3], RGB[0, 0, 0] > 3], [True, False]), "image 3 is an array"),
@@ -149,7 +118,10 @@ def test_images_as_opencv_encodes_them(tmp_path):
         ((JPEGS, [np.int64(1), np.int64(256)]), "answer 1 is a number other than"),
         ((JPEGS, np.array([[1], [0]])), r"its answers are an array \(2, 1\) of i8, not a list"),
         ((JPEGS, np.array([1.0, 0.0])), "an array of 'f8'; images are uint8, answers bool or whole numbers"),
-        ((RGB.astype(np.int64), [True, False]), r"image 0 is an array \(12, 10, 3\) of i8; it takes"),
+        (
+            (RGB.astype(np.int64), [True, False]),
+            r"its images are an array \(4, 12, 10, 3\) of i8, not a list",
+        ),
         (([*JPEGS[:3], RGB[0].astype(np.float32)], [True, False]), "an array of 'f4'"),
         (([*JPEGS[:3], Path("x")], [True, False]), r"asks for pathlib\.\w+, which no verification set needs"),
     ],
@@ -170,41 +142,6 @@ def test_what_is_no_file_is_refused(tmp_path):
     (tmp_path / "empty.bin").touch()
     with pytest.raises(UserError, match=r"empty\.bin is an empty file"):
         VerificationBin(tmp_path / "empty.bin")
-
-
-def test_another_process_opens_the_file_anew(tmp_path):
-    found = VerificationBin(dumped(tmp_path, JPEGS, [True, False]))
-    again = pickle.loads(pickle.dumps(found))
-    assert len(pickle.dumps(found)) < 1000
-    assert again.read(2) == found.read(2) and np.array_equal(again.second, found.second)
-
-
-def test_a_file_cut_while_it_is_open_is_damage_not_the_end(tmp_path):
-    path = dumped(tmp_path, [os.urandom(10_000) for _ in range(4)], [True, False])
-    found = VerificationBin(path)
-    whole = found.read(0)
-    os.truncate(path, 12_000)
-    assert found.read(0) == whole
-    for index in (1, 3):
-        with pytest.raises(
-            DamagedSampleError, match=rf"image {index} \(of pair .\): the file was cut short while"
-        ):
-            found.read(index)
-
-
-def test_images_are_read_from_many_threads(tmp_path):
-    images = [os.urandom(1000) for _ in range(100)]
-    found, wrong = VerificationBin(dumped(tmp_path, images, [True] * 50)), []
-
-    def read_all():
-        wrong.extend(index for index, image in enumerate(images) if found.read(index).encoded != image)
-
-    threads = [threading.Thread(target=read_all) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
 
 
 def test_what_is_written_is_read_here_and_by_plain_pickle(tmp_path):
@@ -237,27 +174,17 @@ def test_nothing_is_overwritten_and_nothing_left_half_done(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["set.bin"]
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_what_another_wrote_meanwhile_is_not_overwritten(tmp_path, monkeypatch, links):
+def test_what_another_wrote_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     path, dump = tmp_path / "set.bin", pickle.dump
-
-    def no_links(*_):
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    if not links:
-        monkeypatch.setattr(os, "link", no_links)
-    write_bin(tmp_path / "other.bin", JPEGS, [True, False])
-    assert len(VerificationBin(tmp_path / "other.bin")) == 4
 
     def late(*content, **options):
         path.write_bytes(b"mine")
         dump(*content, **options)
 
-    monkeypatch.setattr(writer.pickle, "dump", late)
+    monkeypatch.setattr(verification_bin.pickle, "dump", late)
     with pytest.raises(UserError, match="exists and is not overwritten"):
         write_bin(path, JPEGS, [True, False])
-    assert path.read_bytes() == b"mine"
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["other.bin", "set.bin"]
+    assert path.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("content", [b"hello, pairs\n", b"a.jpg b.jpg 1\n", b"\xff\xd8\xff\xe0 image", b"\n"])
@@ -266,16 +193,3 @@ def test_a_file_of_another_kind_is_no_pickle(tmp_path, content):
     with pytest.raises(UserError, match=r"text\.bin is no pickle, and so no verification set") as refused:
         VerificationBin(tmp_path / "text.bin")
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("number", "advice"), [(errno.ENOSPC, "make room there or name"), (errno.EROFS, "; name")]
-)
-def test_only_a_full_disk_asks_for_room(tmp_path, monkeypatch, number, advice):
-    def fails(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("megaclass.data.verification_bin.writer.pickle.dump", fails)
-    with pytest.raises(UserError, match=f"x.bin cannot be written: .*{advice} another file"):
-        write_bin(tmp_path / "x.bin", [b"a", b"b"], [True])
-    assert not list(tmp_path.iterdir())

@@ -1,9 +1,13 @@
 """Work handed to threads piece by piece."""
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+import cv2
+from cv2.utils import logging as cv2_logging
 
 from megaclass.results.machine import usable_cores
 
@@ -36,3 +40,20 @@ def in_order(
 def ranges(count: int, size: int) -> Iterator[range]:
     """``range(count)`` in consecutive pieces of ``size``, the last one smaller."""
     return (range(start, min(start + size, count)) for start in range(0, count, size))
+
+
+@contextlib.contextmanager
+def one_silent_thread() -> Iterator[None]:
+    """Within the block OpenCV starts no threads and prints nothing.
+
+    The threads here are enough: its own would wait for one another on the same cores. What it says of damaged
+    images would run across the progress bar, and is told anyway.
+    """
+    threads, level = cv2.getNumThreads(), cv2_logging.getLogLevel()
+    cv2.setNumThreads(1)
+    cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+        cv2_logging.setLogLevel(level)

@@ -1,0 +1,315 @@
+"""What a pickle may do here, and what it may not: build anything else, run anything, or cost more than its size."""
+
+import os
+import pickle
+import pickletools
+import struct
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megaclass.data import plain_pickle
+from megaclass.data.plain_pickle import Array, RefusedError, load
+from megaclass.data.verification_bin import VerificationBin
+from megaclass.errors import UserError
+
+
+def plain(value):
+    """The same with lists for arrays, to compare."""
+    if isinstance(value, Array):
+        found = value.numpy()
+        return (found.astype(bool) if value.dtype.name == "b1" else found).tolist()
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return type(value)(map(plain, value))
+    return value
+
+
+arrays = st.builds(
+    lambda shape, fortran, kind: np.asarray(
+        np.arange(np.prod(shape)).reshape(shape) % 127, kind, order="F" if fortran else "C"
+    ),
+    st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    st.booleans(),
+    st.sampled_from(["u1", "b1", "i1", "<i2", ">i4", "<i8", ">u2", "<u8"]),
+)
+numbers = st.builds(
+    lambda kind, value: np.dtype(kind).type(value),
+    st.sampled_from(["?", "u1", "i2", "i8"]),
+    st.integers(0, 99),
+)
+leaves = (
+    st.binary(max_size=400)
+    | st.text(max_size=20)
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.booleans()
+    | st.none()
+    | arrays
+    | numbers
+)
+values = st.recursive(
+    leaves, lambda inner: st.lists(inner, max_size=5) | st.tuples(inner, inner), max_leaves=20
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(values, st.integers(0, pickle.HIGHEST_PROTOCOL), st.booleans())
+def test_what_python_3_writes_is_read_as_pickle_reads_it(value, protocol, optimised):
+    written = pickle.dumps(value, protocol)
+    if optimised:  # leaves out what the memo keeps for nobody
+        written = pickletools.optimize(written)
+    assert plain(load(written)) == plain(pickle.loads(written))
+
+
+# Hostile ones. Their effect, if any, would be a file called "ran".
+
+
+class Calls:
+    def __init__(self, function, *arguments):
+        self.parts = function, arguments
+
+    def __reduce__(self):
+        return self.parts
+
+
+def array_pickle(shape, data, times=1):
+    sizes = b"".join(b"K" + bytes([size]) for size in shape)
+    state = (
+        b"(K\x01" + sizes + {1: b"\x85", 2: b"\x86"}[len(shape)]
+        + b"cnumpy\ndtype\n\x8c\x02u1\x85R\x89C" + bytes([len(data)]) + data
+    )  # fmt: skip
+    return b"cnumpy.core.multiarray\n_reconstruct\n)))\x87R" + (state + b"tb") * times + b"."
+
+
+DAMAGED = r"damaged"
+HOSTILE = {
+    "os.system": (pickle.dumps(Calls(os.system, "touch ran")), r"system, which no verification set needs"),
+    "eval": (pickle.dumps(Calls(eval, "open('ran', 'w')"), 2), r"__builtin__\.eval"),
+    "exec": (pickle.dumps(([Calls(exec, "open('ran', 'w')")], [True]), 0), r"__builtin__\.exec"),
+    "getattr": (b"cbuiltins\ngetattr\n(cos\npath\nX\x06\x00\x00\x00systemtR.", r"builtins\.getattr"),
+    "nested": (b"c_codecs\nencode\n(c_codecs\nencode\n(cos\nsystem\nttt.", r"os\.system"),
+    "numpy inner": (b"cnumpy.core.multiarray\nfromfile\n.", r"numpy\.core\.multiarray\.fromfile"),
+    "dotted": (b"\x8c\x05numpy\x8c\x16core.multiarray.scalar\x93.", r"numpy\.core\.multiarray\.scalar"),
+    "dotted attribute": (b"\x8c\x08builtins\x8c\x10bytes.fromhex.x0\x93.", r"builtins\.bytes\.fromhex"),
+    "a class": (b"c__main__\nThing\n)b.", r"__main__\.Thing"),
+    "a copied class": (b"ccopy_reg\n_reconstructor\n(c__main__\nThing\nt.", r"copy_reg\._reconstructor"),
+    "line breaks in a name": (b"\x8c\x02os\x8c\x05a\nb\rc\x93.", r"os\.a\\nb\\rc"),
+    "a very long name": (b"cos\n" + b"x" * 10_000 + b"\n.", r"asks for os\.x+, which"),
+    "a name of bytes": (b"U\x02osU\x06system\x93.", DAMAGED),
+    "mxnet": (b"cmxnet.ndarray\nNDArray\n.", "mxnet arrays, which only mxnet"),
+    "instance": (b"(ios\nsystem\n.", "the operation INST at byte 1"),
+    "object": (b"(cnumpy\ndtype\no.", "the operation OBJ at byte"),
+    "new object": (b"cnumpy\ndtype\n)\x81.", "the operation NEWOBJ at byte"),
+    "dictionary for a state": (b"cnumpy\ndtype\n}b.", "the operation EMPTY_DICT at byte"),
+    "dictionary by a mark": (b"cnumpy\ndtype\n(db.", "the operation DICT at byte"),
+    "extension": (b"\x82\x01.", "the operation EXT1 at byte 0"),
+    "long extension": (b"\x84\xff\xff\xff\x7f.", "the operation EXT4 at byte 0"),
+    "persistent": (b"Pfile:///x\n.", "the operation PERSID at byte 0"),
+    "binary persistent": (b"K\x01Q.", "the operation BINPERSID at byte 2"),
+    "out of band": (b"\x97.", "the operation NEXT_BUFFER at byte 0"),
+    "no operation": (b"\xff", r"the operation b'\\xff' at byte 0"),
+    "state of a function": (b"c_codecs\nencode\n(K\x01tb.", DAMAGED),
+    "slots of a function": (b"c_codecs\nencode\n(NK\x01tb.", DAMAGED),
+    "state of a list": (b"](K\x01tb.", DAMAGED),
+    "state of a dtype": (b"cnumpy\ndtype\nU\x02u1\x85RNb.", "a dtype in it has a state that is none"),
+    "state of an array": (b"cnumpy.core.multiarray\n_reconstruct\n)))\x87R)b.", "an array in it has a state"),
+    "call of a list": (b"])R.", DAMAGED),
+    "call of an array": (b"cnumpy\nndarray\n)R.", r"calls numpy\.ndarray"),
+    "call with a list": (b"c_codecs\nencode\n]R.", DAMAGED),
+    "too few arguments": (b"c_codecs\nencode\n)R.", DAMAGED),
+    "another codec": (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00zlitR.", "than text as Latin-1"),
+    "no Latin-1": (b"c_codecs\nencode\n(X\x03\x00\x00\x00\xe2\x82\xacX\x06\x00\x00\x00latin1tR.", DAMAGED),
+    "bytes of a number": (b"cbuiltins\nbytes\n(M\xff\xfftR.", "bytes of something else than bytes"),
+    "objects in an array": (b"cnumpy\ndtype\n(X\x02\x00\x00\x00O8tR.", "an array of 'O8'"),
+    "floats in an array": (b"cnumpy\ndtype\n(X\x02\x00\x00\x00f4tR.", "an array of 'f4'"),
+    "a larger shape": (array_pickle((200, 200), b"abc"), "has 3 bytes, which is not what its shape says"),
+    "filled twice": (array_pickle((3,), b"abc", 2), "filled twice"),
+    "a number of 256 bytes": (b"\x8b\x00\x01\x00\x00" + b"\x01" * 256 + b".", "a number of 2041 bits"),
+    "a number of 4300 digits": (b"L" + b"9" * 9000 + b"L\n.", DAMAGED),
+    "text that is no UTF-8": (b"X\x02\x00\x00\x00\xff\xfe.", DAMAGED),
+    "text with half an escape": (b"V\\u00\n.", DAMAGED),
+    "quotes left open": (b"S'abc\n.", DAMAGED),
+    "an escape of the end": (b"S'\\'\n.", DAMAGED),
+    "a length below 0": (b"T\xff\xff\xff\xff.", DAMAGED),
+    "a huge length": (b"\x8e" + struct.pack("<Q", 2**63 - 1), DAMAGED),
+    "a huge array": (b"\x96" + struct.pack("<Q", 2**40), DAMAGED),
+    "a huge frame": (b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b".", "a number of 61 bits"),
+    "a huge memo index": (b"Nr" + struct.pack("<I", 2**32 - 1) + b".", "the memo's number 4294967295"),
+    "a huge memo index in digits": (b"Np99999999999\n.", "the memo's number 99999999999"),
+    "no end": (b"]", "ends early, at byte 1"),
+    "empty": (b"", "ends early, at byte 0"),
+    "nothing to give": (b".", DAMAGED),
+    "no mark": (b"K\x01t.", DAMAGED),
+    "no list": (b"K\x01K\x02a.", DAMAGED),
+    "a mark between": (b"](K\x02a.", DAMAGED),
+    "nothing remembered": (b"h\x07.", DAMAGED),
+    "nothing to remember": (b"q\x07.", DAMAGED),
+    "a memo of letters": (b"Npx\n.", DAMAGED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_or_damaged_pickle_is_refused_in_a_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content, message = HOSTILE[name]
+    with pytest.raises(RefusedError, match=message) as refused:
+        load(content)
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 300
+    assert not list(tmp_path.iterdir())
+
+
+def test_python_itself_would_have_run_the_hostile_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(HOSTILE["eval"][0])
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_sound_array_is_read_also_if_its_bytes_grow_afterwards():
+    assert plain(load(array_pickle((3, 1), b"abc"))) == [[97], [98], [99]]
+    grown = numpy_array((3,), b"abc", memo=b"q\x07") + b"h\x07K\x01a\x86."
+    assert plain(load(grown)) == ([97, 98, 99], bytearray(b"abc\x01"))
+
+
+def numpy_array(shape, data, memo=b""):
+    """As protocol 5 writes it in band."""
+    sizes = b"".join(b"J" + struct.pack("<i", size) for size in shape)
+    return (
+        b"cnumpy._core.numeric\n_frombuffer\n(\x96" + struct.pack("<Q", len(data)) + data + memo
+        + b"cnumpy\ndtype\n(X\x02\x00\x00\x00u1\x89\x88tR(" + sizes + b"tX\x01\x00\x00\x00CtR"
+    )  # fmt: skip
+
+
+def answers(count):
+    return numpy_array((count,), bytes(count))
+
+
+LARGE = 1 << 18
+TWICE = (
+    b"c_codecs\nencode\nq\x00X" + struct.pack("<I", LARGE) + b"x" * LARGE + b"X\x06\x00\x00\x00latin1\x86q\x01"
+)  # fmt: skip
+BOMBS = {
+    "lists": b"]" * LARGE + b".",
+    "lists in the memo": b"]\x94" * (LARGE // 2) + b".",
+    "marks": b"(" * LARGE + b".",
+    "nested tuples": b")" + b"\x85" * LARGE + b".",
+    "nested lists": b"(" * (LARGE // 2) + b"l" * (LARGE // 2) + b".",
+    "large memo indices": b"".join(b"Nr" + struct.pack("<I", 2**32 - 1 - i) for i in range(LARGE // 6)) + b".",
+    "empty bytes": b"B\x00\x00\x00\x00" * (LARGE // 5) + b".",
+    "doubled": b"]" + b"2" * LARGE + b".",
+    "bytes made again and again": TWICE + b"h\x00h\x01R" * 1000 + b".",
+    "four bytes a letter": b"X" + struct.pack("<I", LARGE + 4) + b"x" * LARGE + "\U0001f600".encode() + b".",
+    "quoted": b"S'" + b"\\x00" * (LARGE // 4) + b"'\n.",
+    "a list of itself, over and over": b"]q\x00" + b"".join(b"(h%ch%ctq%c" % (i, i, i + 1) for i in range(200)) + b".",
+    "a call with many arguments": b"(" + b"N" * 100_000 + b"tq\x00c_codecs\nencode\nq\x01" + b"h\x01h\x00R" * 50_000,
+}  # fmt: skip
+IMAGE = b"B" + struct.pack("<I", 4 * LARGE) + bytes(4 * LARGE)
+FIRST_ARRAY = (
+    b"cnumpy.core.multiarray\n_reconstruct\nq\x00)))\x87R(K\x01J" + struct.pack("<i", 4 * LARGE)
+    + b"\x85cnumpy\ndtype\n\x8c\x02u1\x85R\x89" + IMAGE + b"tq\x01b"
+)  # fmt: skip
+FEW = LARGE // 64
+# What costs here is what is made of a sound pickle.
+SETS = {
+    "one image in many places": b"((" + IMAGE + b"q\x00" + b"h\x00" * 39_999 + b"l(" + b"\x88" * 20_000 + b"lt.",
+    "one array's bytes in many arrays":
+        b"((" + FIRST_ARRAY + b"h\x00)))\x87Rh\x01b" * 4_999 + b"l" + answers(2_500) + b"t.",
+    "the smallest images in a list":
+        b"(" + b"".join(b"C " + os.urandom(32) for _ in range(FEW)) + b"l" + answers(FEW // 2) + b"\x86.",
+}  # fmt: skip
+NO_SETS = {
+    "images of a byte": numpy_array((LARGE, 1, 1, 1), bytes(LARGE)) + answers(LARGE // 2) + b"\x86.",
+    "images of a byte without answers": numpy_array((LARGE, 1, 1, 1), bytes(LARGE)) + b"]\x86.",
+    "answers alone": b"]" + answers(LARGE) + b"\x86.",
+}
+
+
+@pytest.mark.parametrize("limits", [True, False])
+@pytest.mark.parametrize("name", BOMBS | SETS | NO_SETS)
+def test_time_and_memory_are_bounded_by_the_size(name, limits, tmp_path, monkeypatch):
+    if limits:  # what every file may cost, however small, would hide what a byte more costs
+        monkeypatch.setattr(plain_pickle, "_MIN_OPERATIONS", 0)
+        monkeypatch.setattr(plain_pickle, "_MIN_COPIED", 0)
+    content = (BOMBS | SETS | NO_SETS)[name]
+    path = tmp_path / "set.bin"
+    path.write_bytes(content)
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        VerificationBin(path)
+    except UserError as error:
+        assert str(error).isprintable() and len(str(error)) < 400 and name not in SETS
+    else:
+        assert name in SETS
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * len(content) + (200_000 if limits else 120 << 20)
+    assert time.process_time() - began < 5
+
+
+# Fuzzing: from sound pickles, and from nothing.
+
+SEEDS = [
+    pickle.dumps(([b"a" * 300, b"b"] * 2, [True, False]), protocol) for protocol in range(6)
+] + [
+    pickle.dumps(([np.arange(9, dtype=np.uint8)] * 2, [np.bool_(True)]), protocol) for protocol in range(6)
+]  # fmt: skip
+NAMES = [
+    b"_codecs\nencode\n",
+    b"numpy\ndtype\n",
+    b"numpy.core.multiarray\n_reconstruct\n",
+    b"builtins\nbytes\n",
+]
+pieces = (
+    st.sampled_from([opcode.code.encode("latin-1") for opcode in pickletools.opcodes])
+    | st.sampled_from(NAMES).map(lambda name: b"c" + name)
+    | st.binary(max_size=9)
+    | st.sampled_from(
+        [b"\x8c\x06latin1", b"\x8c\x02u1", b"\x8c\x03abc", b"K\x01", b"]", b"(", b"q\x01", b"h\x01"]
+    )
+)
+
+
+def survives(content):
+    try:
+        found = load(content)
+    except RefusedError as refused:
+        assert str(refused).isprintable()
+        return
+    ours = plain_pickle.__name__
+    waiting, seen = [found], set()
+    while waiting:
+        value = waiting.pop()
+        plain_type = type(value) in (bytes, bytearray, str, int, bool, type(None), list, tuple)
+        assert plain_type or type(value).__module__ == ours or value.__module__ == ours
+        if type(value) in (list, tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(SEEDS), st.data())
+def test_a_changed_pickle_gives_plain_values_or_is_refused(seed, data):
+    content = bytearray(seed)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content)))
+        cut = data.draw(st.integers(0, 6))
+        content[at : at + cut] = data.draw(pieces)
+    survives(bytes(content))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(pieces, max_size=40))
+def test_random_operations_give_plain_values_or_are_refused(operations):
+    survives(b"".join(operations) + b".")
+
+
+def test_a_pickle_cut_anywhere_is_refused():
+    for seed in SEEDS:
+        for stop in range(len(seed)):
+            with pytest.raises(RefusedError):
+                load(seed[:stop])

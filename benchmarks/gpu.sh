@@ -123,7 +123,7 @@ sizes() {
 }
 
 share() {
-    bench --num-classes 80M --simulate-ranks 8 --sample-rate 0.1,1 --storage fp32,bf16,bf16_rowwise,int8_rowwise
+    bench --num-classes 80M --simulate-ranks 8 --sample-rate 0.1,1 --storage fp32,bf16,int8_rowwise
 }
 
 # Its centres are drawn on the CPU, a minute and 20 GB for 10 M; so it is measured beside one storage only.

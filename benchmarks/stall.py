@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from megaclass.bench.loader.cases import WORKLOADS
-from megaclass.bench.loader.images import write_images
+from megaclass.bench.old_loader.cases import WORKLOADS
+from megaclass.bench.old_loader.images import write_images
 from megaclass.errors import UserError, lookup
 from megaclass.results.events import Event, StartEvent, StepEvent, read_events
 from megaclass.results.machine import usable_cores

@@ -20,8 +20,8 @@ OURS = """
 import json, sys, torch
 import arcface_torch_loop
 from megaclass.bench.peers import arcface_torch_loop as peer
-from megaclass.bench.train.cases import TrainCase, resolved
-from megaclass.bench.train.peer import PeerTraining
+from megaclass.bench.old_train.cases import TrainCase, resolved
+from megaclass.bench.old_train.peer import PeerTraining
 from megaclass.parallel.groups import World
 
 job = json.loads(sys.argv[1])

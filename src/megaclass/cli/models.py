@@ -160,7 +160,7 @@ def _show_result(path: Any, result: dict[str, Any]) -> None:
 def _print_metrics(kind: str, metrics: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from megaclass.report.table import classification_table, verification_table
+    from megaclass.report.console import classification_table, verification_table
 
     if kind == "classification":
         Console().print(classification_table(metrics))

@@ -163,7 +163,8 @@ def _print(image: str, rows: list[dict[str, Any]], error: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from megaclass.report.table import prediction_table, printable
+    from megaclass.report.console import prediction_table
+    from megaclass.report.table import printable
 
     if not error:
         console = Console()

@@ -13,7 +13,7 @@ def ignored(config: Config) -> list[str]:
     Those that are as the defaults or the embedded recipe have them are passed over: nobody asked for them.
     """
     c, source, task = config, config.data.source, config.evaluate.task
-    margin_only = ("m1", "m2", "m3", "scale", "gradient", "filter_threshold", "sample_rate", "parallelism",
+    margin_only = ("margin", "m1", "m2", "m3", "scale", "gradient", "filter_threshold", "sample_rate", "parallelism",
                    "precision", "storage", "kernels",
                    "weights", "tile_mb", "shard_group")  # fmt: skip
     pairs_only = ("flip", "pairs", "pairs_file", "folds", "ways", "episodes")
@@ -31,6 +31,7 @@ def ignored(config: Config) -> list[str]:
     rules: list[tuple[bool, str, list[str]]] = [
         (c.head.kind == "linear", "head.kind 'linear'", [f"head.{n}" for n in margin_only] + ["optim.head_lr_factor"]),
         (c.head.kind == "margin", "head.kind 'margin'", ["head.label_smoothing"]),
+        (c.head.margin != "combined", f"head.margin {c.head.margin!r}", ["head.m1", "head.m2", "head.m3"]),
         (c.schedule.kind != "polynomial", f"schedule.kind {c.schedule.kind!r}", ["schedule.power"]),
         (c.schedule.kind != "multistep", f"schedule.kind {c.schedule.kind!r}",
          ["schedule.milestones", "schedule.gamma"]),

@@ -145,6 +145,7 @@ class Head:
     """What turns embeddings and labels into a loss."""
 
     kind: str = option("margin", "margin: identities; linear: classification", choices=("margin", "linear"))
+    margin: str = option("combined", "combined: of m1, m2, m3; arcface, cosface, sphereface: as published")
     m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", low=0.1, high=4)
     m2: float = option(0.5, "ArcFace: 0.5", low=0, high=2)
     m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", low=0, high=1)

@@ -59,15 +59,10 @@ class FolderDataset:
                 logger.warning("%s holds no images", self.root / name)
             self._paths += images
             counts.append(len(images))
-        left_out = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
+        tell_left_out(self.root, others)
         if not self._paths:
             raise UserError(
-                f"{self.root}: no images in its {len(counts)} sub-directories{left_out and f', but {left_out}'}; "
-                f"{', '.join(IMAGE_SUFFIXES)} are read"
-            )
-        if left_out:
-            logger.warning(
-                "%s: files that are left out, being no images by their suffix: %s", self.root, left_out
+                f"{self.root}: no images in its {len(counts)} sub-directories; {', '.join(IMAGE_SUFFIXES)} are read"
             )
         self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
         self._labels.flags.writeable = False
@@ -125,5 +120,16 @@ def images_under(root: Path, name: str = ".", others: Counter[str] | None = None
             if file.lower().endswith(IMAGE_SUFFIXES):
                 found.append(str(relative / file))
             elif others is not None:
-                others[os.path.splitext(file)[1].lower() or "without suffix"] += 1  # noqa: PTH122 - as fast as can be
+                others[suffix_of(file)] += 1
     return sorted(found)
+
+
+def suffix_of(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or "without suffix"  # noqa: PTH122 - as fast as can be
+
+
+def tell_left_out(where: object, others: Counter[str]) -> None:
+    """Warn of files that were passed over, counted by suffix."""
+    if others:
+        counts = ", ".join(f"{count:,} {suffix}" for suffix, count in others.most_common(5))
+        logger.warning("%s: files that are left out, being no images by their suffix: %s", where, counts)

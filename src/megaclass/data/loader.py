@@ -9,6 +9,7 @@ Shapes: B = images of this rank in a step, S = image size, C = 3 channels (RGB).
 import functools
 import itertools
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +23,8 @@ import torch
 from torch import Tensor
 
 from megaclass.data.augment import Transform
-from megaclass.data.buffers import Buffers
 from megaclass.data.dataset import DamagedSampleError, Dataset, first_line
-from megaclass.data.decode import Decoded, Need, decode, decode_part
+from megaclass.data.decode import Decoded, decode, decode_part
 from megaclass.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # With on_error="skip": so many damaged samples on end are no accident, and a search for a sound one has to end.
 MAX_DAMAGED_IN_A_ROW = 100
+# Idle arrays that are kept: more were needed once, and may never be again.
+_SPARE = 3
 # Images that a thread takes at a time: few, so that the threads finish a batch together.
 _TAKEN_IMAGES = 4
 
@@ -146,29 +148,27 @@ class Loader:
             if begin >= len(work.indices):
                 break
             for position in range(begin, min(begin + _TAKEN_IMAGES, len(work.indices))):
-                index = work.indices[position]
-                frame = _Frame(work.transform, work.plan_BK[position], work.images_BSSC[position])
-                work.labels_B[position] = self._make_sound(index, frame, done)
+                work.labels_B[position] = self._make_sound(work, position, done)
         done.decode_s = time.perf_counter() - began - done.read_s
         return done
 
-    def _make_sound(self, index: int, frame: "_Frame", done: "_Done") -> int:
-        """Make sample ``index``, or with ``skip`` the first sound one from there on, and return its label."""
+    def _make_sound(self, work: "_Work", position: int, done: "_Done") -> int:
+        """Make the image at ``position``, with ``skip`` of the first sound sample from its own on; its label."""
         count = min(MAX_DAMAGED_IN_A_ROW, len(self._dataset))
         for step in range(count):
-            candidate = (index + step) % len(self._dataset)
+            candidate = (work.indices[position] + step) % len(self._dataset)
             try:
-                return self._make(candidate, frame, done)
+                return self._make(candidate, work, position, done)
             except DamagedSampleError as error:
                 if self._on_error == "fail":
                     raise
-                done.damages.append(_Damage(candidate, str(error)))
+                done.damages.append((candidate, str(error)))
         raise UserError(
-            f"{count} damaged samples in a row, too many to skip; the first: {done.damages[-count].message}"
+            f"{count} damaged samples in a row, too many to skip; the first: {done.damages[-count][1]}"
         )
 
-    def _make(self, index: int, frame: "_Frame", done: "_Done") -> int:
-        """Write the image of sample ``index`` into ``frame`` and return its label."""
+    def _make(self, index: int, work: "_Work", position: int, done: "_Done") -> int:
+        """Write the image of sample ``index`` to its ``position`` and return its label."""
         began = time.perf_counter()
         sample = self._dataset.read(index)
         done.read_s += time.perf_counter() - began
@@ -179,9 +179,12 @@ class Loader:
                 "correct the label or the number of classes"
             )
 
-        transform, plan_K, out_SSC = frame
-        need = partial(transform.need, plan_K=plan_K)
-        decoded = self._decode(index, sample.encoded, where, need, done.picture_SSC)
+        transform, plan_K, out_SSC = work.transform, work.plan_BK[position], work.images_BSSC[position]
+        if self._orient is None:
+            need = partial(transform.need, plan_K=plan_K)
+            decoded = decode_part(sample.encoded, where, done.picture_SSC, need)
+        else:
+            decoded = Decoded.whole(self._orient(index, decode(sample.encoded, where, done.picture_SSC)))
         try:
             transform(decoded, plan_K, out_SSC)
         except (cv2.error, MemoryError, RuntimeError) as error:
@@ -192,24 +195,12 @@ class Loader:
             ) from None
         return sample.label
 
-    def _decode(
-        self,
-        index: int,
-        encoded: bytes,
-        where: str,
-        need: Callable[[int, int], Need],
-        picture_SSC: np.ndarray,
-    ) -> Decoded:
-        if self._orient is None:
-            return decode_part(encoded, where, picture_SSC, need)
-        return Decoded.whole(self._orient(index, decode(encoded, where, picture_SSC)))
-
     def _finish(self, pending: "_Pending") -> Batch:
         made = [task.result() for task in pending.tasks]
-        for damage in (damage for done in made for damage in done.damages):
-            if damage.sample not in self._damaged:
-                self._damaged.add(damage.sample)
-                logger.warning("%s; skipped, the next sound sample stands in for it", damage.message)
+        for sample, message in itertools.chain.from_iterable(done.damages for done in made):
+            if sample not in self._damaged:
+                self._damaged.add(sample)
+                logger.warning("%s; skipped, the next sound sample stands in for it", message)
         read_s, decode_s = sum(done.read_s for done in made), sum(done.decode_s for done in made)
         return Batch(pending.images, pending.labels, 0.0, 1e3 * read_s, 1e3 * decode_s)
 
@@ -231,21 +222,6 @@ class _Work:
         self.begins = itertools.count(0, _TAKEN_IMAGES)  # each number goes to one thread
 
 
-class _Frame(NamedTuple):
-    """Where an image goes, and by which transform and plan."""
-
-    transform: Transform
-    plan_K: np.ndarray
-    out_SSC: np.ndarray
-
-
-class _Damage(NamedTuple):
-    """A sample that cannot be used (its number in the dataset), and why."""
-
-    sample: int
-    message: str
-
-
 class _Done:
     """What one thread did for a step: the damage that it met, and its time.
 
@@ -254,8 +230,38 @@ class _Done:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.picture_SSC = np.empty(shape, np.uint8)
-        self.damages: list[_Damage] = []
+        self.damages: list[tuple[int, str]] = []  # the sample's number, and what is wrong with it
         self.read_s = self.decode_s = 0.0
+
+
+class Buffers:
+    """Memory for batches, used again: a fresh page costs as much time as a tenth of the image decoded into it.
+
+    Gives uint8 tensors of one shape. What the receiver, or a view of it, still holds is never given again.
+
+    ``pin``: page-locked, for copies to a GPU that overlap with its work; PyTorch reuses those itself, and not
+    before a copy from them is done.
+    """
+
+    def __init__(self, pin: bool = False) -> None:
+        self._pin = pin
+        self._arrays: list[np.ndarray] = []
+        (self._idle,) = (sys.getrefcount(array) for array in [np.empty(1, np.uint8)])
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """A tensor that nobody else holds; what is in it is left over."""
+        if self._pin:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        if self._arrays and self._arrays[0].shape != shape:
+            self._arrays.clear()
+        # A tensor's storage refers to its array as long as any view of it lives.
+        counts = [sys.getrefcount(array) for array in self._arrays]
+        idle = [place for place, count in enumerate(counts) if count == self._idle]
+        for place in reversed(idle[_SPARE:]):
+            del self._arrays[place]
+        if not idle:
+            self._arrays.append(np.empty(shape, np.uint8))
+        return torch.from_numpy(self._arrays[idle[0] if idle else -1])
 
 
 class _Pending(NamedTuple):

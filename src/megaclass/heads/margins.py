@@ -4,6 +4,7 @@ Shapes: B = rows of the batch.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +78,15 @@ def SphereFace(margin: float = 1.35, scale: float = 64.0, **options) -> Margin: 
     cos(margin * theta) itself, without the paper's piecewise continuation: keep margin * pi below 2 * pi.
     """
     return Margin(m1=margin, m2=0.0, scale=scale, **options)
+
+
+# What ``head.margin`` chooses from. Another loss is another class with ``target``, and its line here.
+MARGINS: dict[str, Callable[..., Margin]] = {
+    "combined": Margin,
+    "arcface": ArcFace,
+    "cosface": CosFace,
+    "sphereface": SphereFace,
+}
 
 
 def static_shift(scale: float, num_classes: int) -> float:

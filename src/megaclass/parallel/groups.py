@@ -176,8 +176,10 @@ def _make_node_groups(everyone: Group) -> Grouping:
         return everyone.split("world" if len(table) == 1 else "rank")
     mine = []
     for rows in (table, [list(column) for column in zip(*table, strict=True)]):
-        made = [(ranks, dist.new_group(ranks, timeout=_timeout)) for ranks in rows]
-        mine += [Group(ranks.index(rank()), len(ranks), group) for ranks, group in made if rank() in ranks]
+        group, _ = dist.new_subgroups_by_enumeration(rows, timeout=_timeout)
+        (ranks,) = (ranks for ranks in rows if rank() in ranks)
+        # The place in the table, which PyTorch's own numbers, by rank, need not be: replicas share a place.
+        mine.append(Group(ranks.index(rank()), len(ranks), group))
     return Grouping(*mine)
 
 

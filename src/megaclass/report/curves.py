@@ -1,8 +1,10 @@
-"""The pictures of a run: its loss and its ROC curves, drawn from ``events.jsonl`` alone."""
+"""The pictures of runs, drawn from ``events.jsonl`` alone: loss and ROC curves of one, and the curves of seeds."""
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,6 +17,7 @@ from megaclass.results.events import EvaluationEvent, Event, StepEvent, read_eve
 # Hues that stay apart for colour-blind readers (Okabe and Ito, Color Universal Design, 2008).
 BLUE, ORANGE = "#0072B2", "#D55E00"
 EVALUATION_COLOURS = "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
+Curve = dict[int, float]  # by optimizer step
 
 
 def draw_run(run_dir: str | Path) -> list[Path]:
@@ -102,6 +105,48 @@ def _roc_figure(evaluations: list[EvaluationEvent]) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes.legend(loc="lower right")
     return figure
+
+
+def draw_seeds(path: str | Path, runs: Mapping[int, str | Path], metric: str, title: str) -> Path | None:
+    """Draw the run directories of ``runs``, by seed, each thin and their mean bold: the metric where all evaluated it
+    several times on the way, else the loss. Returns the path, or None where nothing is to be drawn."""
+    curves, of = seed_curves(runs, metric)
+    if not curves:
+        return None
+    figure = _figure()
+    axes = figure.subplots()
+    label = f"{len(curves)} seeds"
+    for curve in curves.values():
+        axes.plot([*curve], [*curve.values()], color=EVALUATION_COLOURS[2], linewidth=0.9, label=label)
+        label = ""
+    common = sorted(set.intersection(*map(set, curves.values())))
+    mean = [fmean(curve[step] for curve in curves.values()) for step in common]
+    marker = "o" if len(common) < 20 else None
+    axes.plot(common, mean, color=BLUE, linewidth=2.6, label="their mean", marker=marker)
+    axes.set(xlabel="optimizer step", ylabel="loss (nats)" if of == "loss" else of.replace("_", " "))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.legend()
+    return _save(figure, Path(path))
+
+
+def seed_curves(runs: Mapping[int, str | Path], metric: str) -> tuple[dict[int, Curve], str]:
+    """The curve of each seed, and what it is of: the metric (of the first set that was evaluated) or ``loss``."""
+    evaluated: dict[int, Curve] = {}
+    losses: dict[int, Curve] = {}
+    for seed, run in runs.items():
+        events = read_events(Path(run) / "events.jsonl")
+        found = _evaluations(events)
+        evaluated[seed] = {
+            event.step: event.metrics[metric]
+            for event in found
+            if event.name == found[0].name and event.metrics.get(metric) is not None
+        }
+        steps = [event for event in events if isinstance(event, StepEvent)]
+        losses[seed] = {event.step: math.nan if event.loss is None else event.loss for event in steps}
+    if evaluated and all(len(curve) > 1 for curve in evaluated.values()):
+        return evaluated, metric
+    return {seed: curve for seed, curve in losses.items() if curve}, "loss"
 
 
 def _caption(event: EvaluationEvent) -> str:

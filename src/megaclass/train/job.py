@@ -22,10 +22,10 @@ from megaclass.data.mixup import Mixup
 from megaclass.data.open import open_dataset
 from megaclass.data.rotated_classes import OrientedClasses
 from megaclass.data.sampler import rank_slice
-from megaclass.errors import UserError
+from megaclass.errors import UserError, lookup
 from megaclass.evaluate.evaluators import Classifier, Evaluation, ImageReader, build_verifier
 from megaclass.heads.linear import LinearHead
-from megaclass.heads.margins import Margin
+from megaclass.heads.margins import MARGINS
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
 from megaclass.heads.storage import Rows
@@ -252,13 +252,9 @@ def _build_head(
     head = config.head
     if head.kind == "linear":
         return LinearHead(num_classes, embedding_dim, head.label_smoothing).to(world.device)
-    margin = Margin(
-        m1=head.m1,
-        m2=head.m2,
-        m3=head.m3,
-        scale=head.scale,
-        gradient=head.gradient,
-        filter_threshold=head.filter_threshold,
+    numbers = {"m1": head.m1, "m2": head.m2, "m3": head.m3} if head.margin == "combined" else {}
+    margin = lookup(MARGINS, head.margin, "head.margin")(
+        scale=head.scale, gradient=head.gradient, filter_threshold=head.filter_threshold, **numbers
     )
     margin_head = PartialFC(
         num_classes,

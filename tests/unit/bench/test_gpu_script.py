@@ -11,9 +11,9 @@ import torch
 
 import fake_peer
 from megaclass.bench import arguments as words
-from megaclass.bench.head import plan as head
-from megaclass.bench.loader import plan
-from megaclass.bench.train import plan as train
+from megaclass.bench.old_head import plan as head
+from megaclass.bench.old_loader import plan
+from megaclass.bench.old_train import plan as train
 from megaclass.cli import parsing
 from megaclass.cli.bench import collectives, infer, roofline, suite
 from megaclass.cli.bench import train as train_words

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from megaclass.bench import runner
-from megaclass.bench.head.cases import HeadCase
+from megaclass.bench.old_head.cases import HeadCase
 from megaclass.bench.processes import Crew
 from megaclass.bench.runner import Entry, run_case
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from megaclass.bench.head.cases import HeadCase
+from megaclass.bench.old_head.cases import HeadCase
 from megaclass.bench.runner import Entry, skipped
 from megaclass.bench.sweep import Measured, Planned, measure
 from megaclass.results import machine

@@ -2,7 +2,7 @@
 
 import gc
 
-from megaclass.data.buffers import Buffers
+from megaclass.data.loader import Buffers
 
 SHAPE = (4, 8, 8, 3)
 

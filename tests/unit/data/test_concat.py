@@ -14,9 +14,6 @@ from megaclass.data.dataset import Sample
 from megaclass.data.open import open_dataset, set_titles
 from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError
-from megaclass.parallel.groups import started
-from megaclass.train.job import build_job
-from megaclass.train.loop import run as train
 
 
 class Listed:
@@ -126,17 +123,6 @@ def test_sets_are_called_by_what_tells_them_apart(tmp_path):
     assert titles("a") == ["a"]
     assert titles("ms1m/train", "glint/train") == ["ms1m", "glint"]
     assert titles("a/x", "a/y", "b/x") == [str(tmp_path / name) for name in ("a/x", "a/y", "b/x")]
-
-
-def test_a_run_trains_on_two_sets(tmp_path):
-    one = tiny.write_records(tmp_path / "one", classes=3)
-    two = tiny.write_records(tmp_path / "two", classes=4)
-    config = tiny.config(tmp_path, data={"path": f"{one}:{two}"}, schedule={"steps": 2})
-    with started("cpu", 60.0) as world:
-        job = build_job(config, world)
-        assert job.num_classes == 7 and job.epoch_samples == 28
-        _, result = train(config, world)
-    assert result["samples"] == 24
 
 
 @pytest.mark.parametrize("path", ["lfw.bin", f"faces{os.pathsep}lfw.bin"])

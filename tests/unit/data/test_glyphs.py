@@ -48,19 +48,6 @@ def test_the_same_seed_gives_the_same_bytes(small_set, tmp_path):
         assert (again / name).read_bytes() == (small_set / name).read_bytes()
 
 
-def test_progress_ends_at_the_total(tmp_path):
-    calls = []
-    glyphs.ensure(
-        tmp_path / "set", 16, held_out=2, seed=1, max_characters=20, progress=lambda *c: calls.append(c)
-    )
-    assert calls[-1][0] == calls[-1][1] and calls == sorted(calls)
-
-
-def test_a_set_that_is_there_is_kept(small_set, monkeypatch):
-    monkeypatch.setattr(glyphs, "_build", lambda *args: pytest.fail("built again"))
-    assert glyphs.ensure(small_set, **SMALL) == small_set
-
-
 def test_other_parameters_are_refused_by_name(small_set):
     with pytest.raises(UserError, match="held_out 20 instead of 21"):
         glyphs.ensure(small_set, **SMALL | {"held_out": 21})
@@ -71,12 +58,6 @@ def test_a_directory_with_something_else_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a glyphs data set"):
         glyphs.ensure(tmp_path, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_too_many_held_out_identities_are_refused(tmp_path):
-    with pytest.raises(UserError, match="held_out: 500 of"):
-        glyphs.ensure(tmp_path / "set", held_out=500, max_characters=20)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):

@@ -38,11 +38,6 @@ def test_neighbours_are_mixed_as_by_hand():
         np.testing.assert_allclose(targets[main], expected, atol=1e-6)
 
 
-def test_alpha_zero_changes_nothing():
-    images, labels = batch()
-    assert Mixup(0, CLASSES, seed=1)(images, labels, 0) == (images, labels)
-
-
 def test_shares_depend_on_seed_and_step_and_never_change():
     # A resumed run must draw what the run before it drew, whatever version wrote the checkpoint.
     mixup = Mixup(1.0, CLASSES, seed=7)

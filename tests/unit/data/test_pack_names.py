@@ -280,12 +280,3 @@ def test_label_files_that_do_not_fit_are_told(flat, labels, label_names, message
     assert "\n" not in str(caught.value) and not (flat / "out").exists()
     with pytest.raises(UserError, match="label_names says what the numbers of labels mean"):
         pack(flat / "flat.tar", flat / "out", label_names="names")
-
-
-def test_numbers_without_names_in_an_npz_keep_what_they_were(tmp_path):
-    np.savez(tmp_path / "in.npz", images=np.zeros((3, 8, 8), np.uint8), labels=[30, 4, 30])
-    pack(tmp_path / "in.npz", tmp_path / "out")
-    assert classes(tmp_path / "out") == ["4", "30"]
-    np.savez(tmp_path / "in.npz", images=np.zeros((3, 8, 8), np.uint8), labels=[1, 0, 1])
-    pack(tmp_path / "in.npz", tmp_path / "dense")
-    assert classes(tmp_path / "dense") is None

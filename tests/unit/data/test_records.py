@@ -90,13 +90,6 @@ def test_reads_a_face_set_whose_index_is_out_of_order_or_without_identities(tmp_
     assert dataset.labels().tolist() == [0, 1, 1] and dataset.num_classes == 2
 
 
-def test_reads_a_plain_set_with_gaps_in_its_keys(tmp_path):
-    pieces = {k: part(0, header(0, float(k // 10), k) + b"image") for k in (0, 7, 30, 12)}
-    dataset = RecordDataset(lay_out(tmp_path, pieces) / "train.rec")
-    assert dataset.labels().tolist() == [0, 0, 3, 1] and dataset.num_classes == 4
-    assert "record 30 " in dataset.describe(2)
-
-
 def test_identity_labels_are_those_of_the_images_whatever_the_order(tmp_path):
     pieces = face_set()
     pieces[4], pieces[5] = pieces[5], pieces[4]
@@ -135,15 +128,6 @@ def test_writes_the_bytes_of_a_face_set(tmp_path):
     (tmp_path / "classes.txt").write_text("a\n")
     with pytest.raises(UserError, match="names 1 classes, the records have 2"):
         _ = RecordDataset(tmp_path).classes
-
-
-def test_round_trip_in_both_layouts(tmp_path):
-    for index_record in (True, False):
-        with RecordWriter(tmp_path / str(index_record), index_record=index_record) as writer:
-            samples = grouped(writer)
-        dataset = RecordDataset(tmp_path / str(index_record))
-        assert all_samples(dataset) == samples and dataset.num_classes == 3
-        assert dataset.labels().tolist() == [label for _, label in samples]
 
 
 @pytest.mark.parametrize("labels", [[1, 0], [0, 1, 0], [0, 2], [3, 3]])
@@ -320,11 +304,6 @@ def test_paths_and_options_are_checked(tmp_path):
         RecordDataset(tmp_path)
     with pytest.raises(IndexError):
         RecordDataset(lay_out(tmp_path, face_set())).read(3)
-
-
-def test_missing_index_is_said(tmp_path, caplog):
-    RecordDataset(lay_out(tmp_path, face_set(), index=False))
-    assert "train.idx is missing" in caplog.text
 
 
 def test_pickles_and_reads_from_many_threads(tmp_path):

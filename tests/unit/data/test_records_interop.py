@@ -158,11 +158,6 @@ FACE_SET = [(0, [4.0, 6.0], b""), *FACES, *IDENTITIES]
 FACE_SAMPLES = [(b"a", 0), (b"b", 0), (b"c", 1)]
 
 
-@pytest.mark.parametrize("line", ["{key}\t{offset}\r\n", "{key} {offset}\n", "{key}\t\t{offset} \n"])
-def test_the_index_may_come_from_windows_or_have_other_blanks(line, tmp_path):
-    assert contents(RecordDataset(write_set(tmp_path, FACE_SET, line=line))) == FACE_SAMPLES
-
-
 @pytest.mark.parametrize(
     "properties",
     [
@@ -244,13 +239,6 @@ def test_offsets_may_be_beyond_4_gb(tmp_path):
     assert contents(RecordDataset(tmp_path)) == [(b"near", 0), (b"far", 1)]
 
 
-def test_other_files_beside_the_set_are_left_alone(tmp_path):
-    write_set(tmp_path, FACE_SET)
-    for name in ("train.lst", "train.tsv", "train.meta", "lfw.bin"):
-        (tmp_path / name).write_text("0\t0.000000\tclass/image.jpg\n")
-    assert contents(RecordDataset(tmp_path)) == FACE_SAMPLES
-
-
 @pytest.mark.parametrize(
     ("records", "message"),
     [
@@ -279,14 +267,6 @@ def test_offsets_that_mxnet_could_not_tell_are_refused(offset, tmp_path):
     with pytest.raises(UserError, match=r"train\.(idx|rec)") as caught:
         RecordDataset(tmp_path)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "line", ["{key}\t{offset}.0\n", "key{key}\t{offset}\n", "{key},{offset}\n", "{key}\n"]
-)
-def test_an_index_of_another_form_is_refused(line, tmp_path):
-    with pytest.raises(UserError, match="not every line is 'key<TAB>offset'"):
-        RecordDataset(write_set(tmp_path, FACES, line=line))
 
 
 def test_an_index_that_is_mixed_up_gives_no_image_the_label_of_another(tmp_path):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import struct
 from collections import Counter
 
@@ -258,16 +257,6 @@ def test_the_exit_status_says_whether_something_was_found(tmp_path, capsys):
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [(row["kind"], row["record"]) for row in rows] == [("mislabelled", key) for key in (2, 3, 4)]
     assert rows[0]["file"] == f"{tmp_path}/double/train.rec" and "record 1" in rows[0]["reason"]
-
-
-def test_a_file_name_in_another_encoding_can_be_told(tmp_path, capsys):
-    path = tmp_path / "a" / os.fsdecode(b"caf\xe9.jpg")
-    path.parent.mkdir()
-    path.write_bytes(b"no image")
-    assert main(["data", "check", str(tmp_path), "--output", str(tmp_path / "found.jsonl")]) == 1
-    assert r"caf\udce9.jpg: starts with b'no image'" in capsys.readouterr().out
-    (row,) = map(json.loads, (tmp_path / "found.jsonl").read_text().splitlines())
-    assert row["file"] == str(path)
 
 
 def test_opencv_says_nothing_of_damaged_images_itself(tmp_path, capfd):

@@ -126,11 +126,6 @@ def contents(folder):
         ("split set out --classes 3", "3 classes are wanted, but only 2 have the two images"),
         ("split set out --classes 0", "0 of its 4 classes"),
         ("split set out --share 1.5", "share: 1.5 is not between 0 and 1"),
-        ("split set out --classes 1 --train-name test", "are both called 'test'"),
-        ("split set out --classes 1 --test-name ../test", "'../test' is no name for a part"),
-        ("split set out --classes 1 --test-name /test", "'/test' is no name for a part"),
-        ("split set out --classes 1 --train-name ..", "'..' is no name for a part"),
-        ("split set out --classes 1 --train-name split.tsv", "'split.tsv' is no name for a part"),
         ("split set done --classes 1", "split.tsv exists and is not overwritten"),
         ("shuffle damaged out", "record 3"),
         ("split damaged out --classes 1", "record 3"),
@@ -173,26 +168,6 @@ def test_a_split_that_fails_at_its_end_leaves_neither_part(tmp_path, monkeypatch
     with pytest.raises(UserError, match="cannot be written: No s"):
         rewrite.split(tmp_path / "set", tmp_path / "out", classes=1)
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-
-
-def test_few_images_are_in_memory_at_a_time(tmp_path, monkeypatch):
-    write_set(tmp_path / "set", np.repeat(range(20), 50).tolist())
-    reads, most, writes = [], [], []
-    read, write = RecordDataset.read, RecordWriter.write
-
-    def counted_read(self, index):
-        reads.append(index)
-        return read(self, index)
-
-    def counted_write(self, encoded, label, size):
-        writes.append(label)
-        most.append(len(reads) - len(writes))
-        write(self, encoded, label, size)
-
-    monkeypatch.setattr(RecordDataset, "read", counted_read)
-    monkeypatch.setattr(RecordWriter, "write", counted_write)
-    rewrite.shuffle(tmp_path / "set", tmp_path / "out")
-    assert sorted(reads) == list(range(1000)) and max(most) <= 128
 
 
 def test_the_commands_tell_what_they_wrote(tmp_path, capsys, monkeypatch):

@@ -68,6 +68,20 @@ def test_embeddings_opposed_to_every_centre() -> None:
     ).item() < 1e-3  # cos near -1: nothing is left
 
 
+class Further(Margin):
+    """A loss of one's own: a class that says what happens to the target's cosine."""
+
+    def target(self, cos_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.scale * (cos_B - 0.5), torch.ones_like(cos_B)
+
+
+def test_a_loss_of_ones_own() -> None:
+    torch.manual_seed(0)
+    embeddings, labels = torch.randn(4, 8), torch.arange(4)
+    losses = [PartialFC(10, 8, margin=margin)(embeddings, labels) for margin in (Further(), CosFace(0.5))]
+    assert torch.equal(*losses)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"gradient": "none"}, {"scale": 0.0}, {"scale": 76.0}, {"m1": 0.0}, {"filter_threshold": 2.0}],

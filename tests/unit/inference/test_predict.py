@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     for kind, steps in (("linear", 60), ("margin", 30)):
         sections = {
             "data": {"source": "folder", "path": str(root / "images")},
-            "head": {"kind": kind} if kind == "linear" else {"scale": 16.0, "storage": "int8"},
+            "head": {"kind": kind} if kind == "linear" else {"scale": 16.0, "storage": "int8_rowwise"},
             "run": {"output": str(root / kind), "checkpoint_every": steps},
             "optim": {"lr": 0.05},
             "schedule": {"steps": steps},

@@ -7,9 +7,11 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
+from made_rows import row
+from megaclass import report
 from megaclass.errors import UserError
-from megaclass.report.curves import draw_run
-from megaclass.report.table import classification_table, verification_table
+from megaclass.report.console import classification_table, verification_table
+from megaclass.report.curves import draw_run, seed_curves
 from megaclass.results.events import EvaluationEvent, EventWriter, StartEvent, StepEvent
 
 METRICS = {
@@ -137,7 +139,27 @@ def test_the_classification_table():
 
 
 def test_reports_need_no_torch():
-    code = "import sys, megaclass.report.curves, megaclass.report.table; sys.exit('torch' in sys.modules)"
+    names = ", ".join(f"megaclass.report.{name}" for name in ("curves", "console", "sheet", "page"))
+    code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
     )
+
+
+def test_the_curves_of_seeds_are_the_metric_where_all_evaluated_it_several_times_else_the_loss(tmp_path):
+    def evaluated(*steps):
+        return [
+            EvaluationEvent(step=n, name="a", metrics={"top1": 0.1 * n + 0.01 * len(steps)}) for n in steps
+        ]
+
+    for seed, evaluations in ((0, evaluated(1, 2)), (1, evaluated(1, 2, 3)), (2, evaluated(3))):
+        (tmp_path / f"seed-{seed}").mkdir()
+        write_run(tmp_path / f"seed-{seed}", [(1, 3.0), (2, None), (3, 2.0)], evaluations)
+    runs = {seed: tmp_path / f"seed-{seed}" for seed in range(3)}
+    curves, of = seed_curves({seed: runs[seed] for seed in (0, 1)}, "top1")
+    assert of == "top1" and [*curves[0]] == [1, 2] and [*curves[1]] == [1, 2, 3]
+    assert seed_curves(runs, "top1")[1] == "loss"
+    rows = [row("stability", {"seed": s, "metric": "top1", "recipe": "tiny"}, 1.0) for s in range(3)]
+    (path,) = report.draw_seeds(tmp_path, rows)
+    assert imread(path).shape[:2] == (500, 900) and path.name == "curves.png"
+    assert report.draw_seeds(tmp_path, []) == []

@@ -16,6 +16,7 @@ import tiny
 from megaclass import checkpoint
 from megaclass.config import from_mapping
 from megaclass.errors import UserError
+from megaclass.heads.storage import STORAGES, Storage
 from megaclass.models import registry
 from megaclass.parallel.groups import World
 from megaclass.results.events import CheckpointEvent, EndEvent, EvaluationEvent, StepEvent, read_events
@@ -92,14 +93,32 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "before, after", [("fp32", "int8_rowwise"), ("int8_rowwise", "fp32"), ("int8_rowwise", "bf16")]
+    "before, after",
+    [
+        (STORAGES["fp32"], "int8_rowwise"),
+        (STORAGES["int8_rowwise"], "fp32"),
+        (Storage(torch.bfloat16, momentum=False), "fp32"),  # as earlier versions had it, and the next two
+        (Storage(torch.int8, momentum=True), "bf16"),
+        (Storage(torch.float32, momentum=False), "int8_rowwise"),
+    ],
+    ids=str,
 )
-def test_a_run_goes_on_in_another_storage(tmp_path, before, after):
-    run(tmp_path, head={"storage": before, "sample_rate": 0.5})
+def test_a_run_goes_on_in_another_storage(tmp_path, monkeypatch, before, after):
+    with monkeypatch.context() as patch:
+        patch.setitem(STORAGES, "fp32", before)
+        run(tmp_path, head={"storage": "fp32", "sample_rate": 0.5})
     longer = {"steps": 14}
     _, events = run(tmp_path, resume=True, head={"storage": after, "sample_rate": 0.5}, schedule=longer)
     curve = [event.loss for event in steps(events)]
     assert len(curve) == 14 and max(curve[10:]) < 0.1 * curve[0]  # it has not begun anew
+
+
+def test_a_margin_by_its_name_and_by_its_numbers(tmp_path):
+    named, _ = run(tmp_path / "named", head={"margin": "cosface"})
+    numbers, _ = run(tmp_path / "numbers", head={"m2": 0.0, "m3": 0.4})
+    assert named["final_loss"] == numbers["final_loss"]
+    with pytest.raises(UserError, match="did you mean 'cosface'"):
+        build_job(tiny.config(tmp_path, head={"margin": "cosfase"}), WORLD)
 
 
 def test_a_linear_head_learns_to_classify(tmp_path):

@@ -40,7 +40,7 @@ def check(words: list[str]) -> int:
     from megaclass.cli.data.files import NewLines
     from megaclass.data.tools import check as tool
     from megaclass.data.tools.entries import KINDS
-    from megaclass.report.dataset import check_table
+    from megaclass.report.console import check_table
 
     first: defaultdict[str, list[Finding]] = defaultdict(list)
     with contextlib.ExitStack() as stack:

@@ -6,8 +6,6 @@ _OPTIONS: Options = {
     "classes": (int, "how many classes the test set gets"),
     "share": (float, "or what part of them, between 0 and 1"),
     "seed": (0, "of the draw; classes with one image are not drawn"),
-    "train-name": ("train", "name of the first set"),
-    "test-name": ("test", "name of the second set"),
 }
 
 
@@ -31,7 +29,6 @@ def split(words: list[str]) -> None:
             classes=options.classes,
             share=options.share,
             seed=options.seed,
-            names=(options.train_name, options.test_name),
             progress=show,
         )
     for part in parts:

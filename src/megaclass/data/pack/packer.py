@@ -14,14 +14,23 @@ import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.pack.encode import Encoding, Size, to_jpeg
+from megaclass.data.pack.folder import open_folder
 from megaclass.data.pack.labels import number_classes, read_names
-from megaclass.data.pack.opening import open_source
+from megaclass.data.pack.npz import open_npz
 from megaclass.data.pack.source import Source, SourceOptions
+from megaclass.data.pack.table import open_table
+from megaclass.data.pack.tar import TAR_SUFFIXES, open_tar
 from megaclass.data.records.writer import RecordWriter
 from megaclass.data.threads import in_order, one_silent_thread
 from megaclass.errors import UserError
 
 SKIPPED = "skipped.txt"
+_TAKES = {
+    "a folder": {"class_depth", "labels", "label_names"},
+    "an .npz": {"where", "unpack_bits"},
+    "a table": {"root"},
+    "a tar": {"root", "class_depth", "labels", "label_names"},
+}
 Progress = Callable[[int, int], None]
 
 
@@ -91,7 +100,7 @@ def pack(
     encoding = Encoding(image_size, shorter_side, quality, invert)
     options = SourceOptions(where, unpack_bits, class_depth, root, _path(labels), _path(label_names))
     given = None if classes is None else read_names(Path(classes), "classes")
-    found = open_source(Path(source), options, given, scanning)
+    found = _open_source(Path(source), options, given, scanning)
     with contextlib.closing(found):
         labels_N, names = number_classes(found.labels, found.classes, given)
         writer = RecordWriter(output, index_record=index_record, classes=names)
@@ -112,6 +121,44 @@ def pack(
 
 def _path(name: str | Path | None) -> Path | None:
     return None if name is None else Path(name)
+
+
+def _open_source(
+    path: Path, options: SourceOptions, known: list[str] | None, scanning: Progress | None
+) -> Source:
+    """The images at ``path``. Raises UserError for what is no source, and for options that it does not take."""
+    kind = _kind(path)
+    for name, value in vars(options).items():
+        if value != getattr(SourceOptions, name) and name not in _TAKES[kind]:
+            others = " and ".join(other for other, names in _TAKES.items() if name in names)
+            raise UserError(f"{path} is {kind}; {name} is for {others}, leave it out")
+    if options.class_depth < 1:
+        raise UserError(
+            f"class_depth: {options.class_depth} is too few; 1 takes the sub-directories as classes"
+        )
+    if options.label_names is not None and options.labels is None:
+        raise UserError("label_names says what the numbers of labels mean; give labels too, or leave it out")
+    if kind == "a folder":
+        return open_folder(path, options, known)
+    if kind == "an .npz":
+        return open_npz(path, options.where, options.unpack_bits)
+    if kind == "a table":
+        return open_table(path, options.root)
+    return open_tar(path, options, known, scanning)
+
+
+def _kind(path: Path) -> str:
+    name = path.name.lower()
+    if path.is_dir():
+        return "a folder"
+    if path.is_file():
+        for kind, suffixes in (("an .npz", ".npz"), ("a table", (".csv", ".tsv")), ("a tar", TAR_SUFFIXES)):
+            if name.endswith(suffixes):
+                return kind
+    takes = "an image folder, or an .npz, .csv, .tsv or tar file"
+    if not path.exists():
+        raise UserError(f"{path}: no such file or directory; name {takes}")
+    raise UserError(f"{path} is not {takes}; if it is an archive, unpack it, and name the folder")
 
 
 def _write(

@@ -14,6 +14,7 @@ import lzma
 import os
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError, first_line
-from megaclass.data.folder import IMAGE_SUFFIXES
+from megaclass.data.folder import IMAGE_SUFFIXES, suffix_of, tell_left_out
 from megaclass.data.imagelist import MAX_BYTES
 from megaclass.data.pack.labels import label_by_file
 from megaclass.data.pack.source import Source, SourceOptions
@@ -158,6 +159,7 @@ class _Contents:
         assert archive.fileobj is not None
         self._file = archive.fileobj
         self.compressed = self._file is not raw
+        others: Counter[str] = Counter()
         for member in _members(archive, path):
             if member.is_dir:
                 self._directories.add(member.name)
@@ -167,6 +169,9 @@ class _Contents:
                 self._sizes.append(member.size)
                 if scanning is not None and len(self.names) % _NOTE_EVERY == 0:
                     scanning(raw.tell(), size)
+            else:
+                others[suffix_of(member.name)] += 1
+        tell_left_out(path, others)
         if not self.names:
             raise UserError(f"{self.path} holds no images; {', '.join(IMAGE_SUFFIXES)} are read")
 

@@ -135,6 +135,8 @@ class RecordWriter:
             raise UserError(
                 f"{self.path}: another process is writing this set; wait for it or name another directory"
             ) from None
+        except OSError:
+            pass  # a file system without locks, as some over a network
         self._owned = [_part(target) for target in self._targets]
         self._rec.truncate(0)
         for part in self._owned[:-1]:

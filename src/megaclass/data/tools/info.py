@@ -22,12 +22,14 @@ from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.threads import in_order
 from megaclass.parallel.seeding import KeyedPermutation, derive_key
 
-FORMATS = {
+FORMATS: dict[str, tuple[int, bytes | tuple[bytes, ...]]] = {
     "JPEG": (0, JPEG_START),
     "PNG": (0, b"\x89PNG"),
     "WebP": (8, b"WEBP"),
     "BMP": (0, b"BM"),
     "GIF": (0, b"GIF8"),
+    "TIFF": (0, (b"II*\0", b"MM\0*")),
+    "PNM": (0, b"P"),
 }
 # Sets up to this size are looked at whole; of larger ones, so many images.
 SAMPLED = 4096

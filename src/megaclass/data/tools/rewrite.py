@@ -27,7 +27,7 @@ _READS = 16  # at once: the images of a shuffled set lie all over the disk
 _PIECE_IMAGES = 4  # a read; twice as many pieces as reads are in memory, and images may be large
 _TELL_EVERY = 64
 _DRAWN = 4096  # numbers of a permutation at once
-_TABLE = "split.tsv"
+_PARTS, _TABLE = ("train", "test"), "split.tsv"
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,15 @@ def split(
     classes: int | None = None,
     share: float | None = None,
     seed: int = 0,
-    names: tuple[str, str] = ("train", "test"),
     progress: Progress | None = None,
 ) -> tuple[Written, Written]:
-    """Split the set under ``path`` by class into ``output/train`` and ``output/test``, or other ``names``.
+    """Split the set under ``path`` by class into ``output/train`` and ``output/test``.
 
     ``classes`` of them, or that ``share``, go to the second part, drawn by ``seed`` among those with two images
     or more: pairs of one identity need two. The others go to the first part. Classes are numbered from 0 in
     both, in their old order; those without images are left out. ``output/split.tsv`` tells which went where.
     Raises UserError as :func:`shuffle` does, and where there are too few classes; ``output`` then holds neither part.
     """
-    for name in names:
-        if name in ("", ".", "..", _TABLE) or "/" in name:
-            raise UserError(
-                f"{name!r} is no name for a part: it becomes a directory in {output}; give another"
-            )
-    if names[0] == names[1]:
-        raise UserError(f"the two parts are both called {names[0]!r}; give them different names")
     dataset = open_dataset(path)
     labels_N = dataset.labels()
     counts_K = np.bincount(labels_N, minlength=dataset.num_classes)
@@ -118,7 +110,7 @@ def split(
         raise UserError(f"{table} exists and is not overwritten; remove it or name another directory")
     writers = [
         RecordWriter(Path(output) / name, classes=_names_of(dataset, held_K & (second_K == bool(part))))
-        for part, name in enumerate(names)
+        for part, name in enumerate(_PARTS)
     ]
     unnamed = table.with_name(f".{_TABLE}.{os.getpid()}.part")
     try:
@@ -132,7 +124,7 @@ def split(
             # All is written before anything gets its name: a part alone, or without the table, would look whole.
             first.prepare()
             second.prepare()
-            _write_table(unnamed, names, class_names(dataset), held_K, second_K, numbers_K)
+            _write_table(unnamed, class_names(dataset), held_K, second_K, numbers_K)
         unnamed.replace(table)
     finally:
         with contextlib.suppress(OSError):
@@ -206,7 +198,6 @@ def _names_of(dataset: Dataset, chosen_K: np.ndarray) -> list[str] | None:
 
 def _write_table(
     path: Path,
-    parts: tuple[str, str],
     names: list[str] | None,
     held_K: np.ndarray,
     second_K: np.ndarray,
@@ -217,7 +208,7 @@ def _write_table(
             file.write("class\tpart\tnew_class\tname\n")
             for label in np.flatnonzero(held_K).tolist():
                 name = names[label] if names else ""
-                file.write(f"{label}\t{parts[int(second_K[label])]}\t{numbers_K[label]}\t{name}\n")
+                file.write(f"{label}\t{_PARTS[int(second_K[label])]}\t{numbers_K[label]}\t{name}\n")
     except OSError as error:
         raise UserError(
             f"{path} cannot be written: {error.strerror}; {make_room(error)}name another directory"

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megaclass.bench.arguments import counts, rates
-from megaclass.bench.head.cases import HeadCase, sweep
-from megaclass.bench.head.plan import entries
+from megaclass.bench.old_head.cases import HeadCase, sweep
+from megaclass.bench.old_head.plan import entries
 from megaclass.bench.runner import Entry
 from megaclass.errors import UserError
 

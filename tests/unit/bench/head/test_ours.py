@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from megaclass.bench.head.cases import HeadCase
-from megaclass.bench.head.contender import Inputs
-from megaclass.bench.head.ours import Megaclass
+from megaclass.bench.old_head.cases import HeadCase
+from megaclass.bench.old_head.contender import Inputs
+from megaclass.bench.old_head.ours import Megaclass
 from megaclass.parallel.groups import Simulated, World
 
 WORLD = World(0, 1, torch.device("cpu"))

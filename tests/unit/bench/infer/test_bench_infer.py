@@ -2,7 +2,7 @@
 
 import pytest
 
-from megaclass.bench.infer import onnx_engine
+from megaclass.bench.old_infer import onnx_engine
 from megaclass.cli import main
 from megaclass.results.rows import read_rows
 

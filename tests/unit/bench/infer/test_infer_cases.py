@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from megaclass.bench.infer import onnx_engine
-from megaclass.bench.infer.benchmark import InferBenchmark
-from megaclass.bench.infer.cases import ENGINES, InferCase, config_of, infer_cases, resolved
-from megaclass.bench.infer.engines import BUILDERS
-from megaclass.bench.infer.plan import plan_of
+from megaclass.bench.old_infer import onnx_engine
+from megaclass.bench.old_infer.benchmark import InferBenchmark
+from megaclass.bench.old_infer.cases import ENGINES, InferCase, config_of, infer_cases, resolved
+from megaclass.bench.old_infer.engines import BUILDERS
+from megaclass.bench.old_infer.plan import plan_of
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from megaclass.bench.infer.cases import InferCase, config_of, resolved
-from megaclass.bench.infer.images import host_batches
-from megaclass.bench.infer.model import build_scorer, cast_weights
+from megaclass.bench.old_infer.cases import InferCase, config_of, resolved
+from megaclass.bench.old_infer.images import host_batches
+from megaclass.bench.old_infer.model import build_scorer, cast_weights
 from megaclass.data.augment import EvalTransform
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from megaclass.bench.infer import onnx_engine
-from megaclass.bench.infer.cases import InferCase, config_of, resolved
-from megaclass.bench.infer.engines import build_engine
-from megaclass.bench.infer.model import build_scorer
+from megaclass.bench.old_infer import onnx_engine
+from megaclass.bench.old_infer.cases import InferCase, config_of, resolved
+from megaclass.bench.old_infer.engines import build_engine
+from megaclass.bench.old_infer.model import build_scorer
 from megaclass.train.model import input_function
 
 CPU = torch.device("cpu")

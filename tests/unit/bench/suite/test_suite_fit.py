@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megaclass.bench.infer.cases import InferCase
-from megaclass.bench.infer.cases import resolved as resolved_infer
-from megaclass.bench.suite import plan as suite_plan
-from megaclass.bench.suite.fit import in_memory, in_time, on_devices
-from megaclass.bench.suite.machine import Machine
-from megaclass.bench.suite.plan import planned
+from megaclass.bench.old_infer.cases import InferCase
+from megaclass.bench.old_infer.cases import resolved as resolved_infer
+from megaclass.bench.old_suite import plan as suite_plan
+from megaclass.bench.old_suite.fit import in_memory, in_time, on_devices
+from megaclass.bench.old_suite.machine import Machine
+from megaclass.bench.old_suite.plan import planned
 from megaclass.bench.sweep import Planned
-from megaclass.bench.train.cases import TrainCase, resolved
-from megaclass.bench.train.cost import head_bytes, step_flops
+from megaclass.bench.old_train.cases import TrainCase, resolved
+from megaclass.bench.old_train.cost import head_bytes, step_flops
 from megaclass.cli import parsing
 from megaclass.cli.bench.suite import options_of_suite
 from megaclass.errors import UserError
@@ -74,9 +74,9 @@ def test_ranks_of_a_linear_head_are_left_out_unless_told():
 
 
 def test_a_processor_without_half_precision_takes_what_it_has(monkeypatch):
-    monkeypatch.setattr("megaclass.bench.suite.machine.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("megaclass.bench.old_suite.machine.cpu_has_bf16", lambda: True)
     assert on_devices(PHOTOS, CPU, simulate=False, whole_job=False).case.precision == "bf16"
-    monkeypatch.setattr("megaclass.bench.suite.machine.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("megaclass.bench.old_suite.machine.cpu_has_bf16", lambda: False)
     assert on_devices(PHOTOS, CPU, simulate=False, whole_job=False).case.precision == "fp32"
     assert on_devices(PHOTOS, GPU, simulate=False, whole_job=False).case.precision == "fp16"
     assert "CUDA" in on_devices(replace(PHOTOS, precision="tf32"), CPU, simulate=False, whole_job=False).skip

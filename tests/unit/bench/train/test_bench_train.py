@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from megaclass.bench.sweep import measure
-from megaclass.bench.train.cases import TrainCase, resolved
-from megaclass.bench.train.plan import plan_of
+from megaclass.bench.old_train.cases import TrainCase, resolved
+from megaclass.bench.old_train.plan import plan_of
 from megaclass.cli import main
 from megaclass.results.rows import read_rows
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 import tiny
-from megaclass.bench.train.cases import TrainCase, config_of, resolved
-from megaclass.bench.train.plan import planned
+from megaclass.bench.old_train.cases import TrainCase, config_of, resolved
+from megaclass.bench.old_train.plan import planned
 from megaclass.cli import parsing
 from megaclass.cli.bench.train import options_of_train, settings_of
 from megaclass.errors import UserError

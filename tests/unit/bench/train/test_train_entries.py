@@ -7,9 +7,9 @@ from torch import nn
 import fake_peer
 from megaclass.bench.peers import LOOPS, pytorch_loop
 from megaclass.bench.peers.arcface_torch_loop import NETWORKS
-from megaclass.bench.train.cases import TrainCase, config_of, resolved
-from megaclass.bench.train.peer import PeerTraining
-from megaclass.bench.train.plan import planned
+from megaclass.bench.old_train.cases import TrainCase, config_of, resolved
+from megaclass.bench.old_train.peer import PeerTraining
+from megaclass.bench.old_train.plan import planned
 from megaclass.cli import parsing
 from megaclass.cli.bench.train import options_of_train, settings_of
 from megaclass.errors import UserError
@@ -231,7 +231,7 @@ def test_a_loss_that_is_not_finite_ends_a_peer(monkeypatch):
 
 
 def test_a_peer_is_given_our_labels():
-    from megaclass.bench.train.contender import Training
+    from megaclass.bench.old_train.contender import Training
 
     case = resolved(
         TrainCase(backbone="resnet18", num_classes=10, image_size=16, global_batch_size=8, iterations=2)

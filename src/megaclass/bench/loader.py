@@ -7,11 +7,14 @@ Shapes: B = images of a batch, K = numbers a sample, S = image size, C = 3 chann
 """
 
 import itertools
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,15 +22,30 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from megaclass.bench.case import Benchmark, Metric, parameter
+from megaclass.bench.arguments import names
+from megaclass.bench.case import (
+    MEMORY,
+    SPEED,
+    Answers,
+    Benchmark,
+    Case,
+    Flag,
+    Implementation,
+    Metric,
+    Planned,
+    parameter,
+    samples_ms,
+    value_of,
+)
 from megaclass.bench.peers import dali
 from megaclass.data.decode import Decoded, decode_part
 from megaclass.data.open import open_dataset
-from megaclass.results.rows import Row
-from megaclass.results.rows import timed as timed_row
+from megaclass.errors import lookup
+from megaclass.results import rows
 
 BARE = "simplejpeg"
 EVALUATION = "imagenet-eval"
+SOURCES = ("records", "folder")
 STAGES = ("read", "decode", "augment", "assemble", "copy")
 _TAKEN_IMAGES = 4  # that a thread takes at a time, as those of our loader do
 
@@ -36,36 +54,31 @@ _TAKEN_IMAGES = 4  # that a thread takes at a time, as those of our loader do
 class Workload:
     """What a loader has to do.
 
-    image_size: of the square that it delivers. what: for a person. look: of the photographs that stand for the data set.
-    crop: the least share of an image that a random crop takes, 1 for none. images: how many distinct ones. batches: of a
-    pass, about a second of CPU time.
+    image_size: of the square that it delivers. crops: whether from images of any size. crop: the least share of their
+    area that a random crop takes. look: of the photographs that stand for the data set. images: how many distinct ones.
+    batches: of a pass, about a second of CPU time.
     """
 
     image_size: int
-    what: str
     look: str
-    crop: float
+    crops: bool
+    crop: float = 1.0
     images: int
     batches: int
 
 
 WORKLOADS = {
-    "faces": Workload(image_size=112, what="flip", look="face", crop=1.0, images=2000, batches=100),
-    "imagenet": Workload(
-        image_size=224, what="random resized crop, flip", look="photograph", crop=0.08, images=500, batches=10
-    ),
-    EVALUATION: Workload(
-        image_size=224, what="resize 256, crop 224", look="photograph", crop=1.0, images=500, batches=10
-    ),
+    "faces": Workload(image_size=112, look="face", crops=False, images=2000, batches=100),
+    "imagenet": Workload(image_size=224, look="photograph", crops=True, crop=0.08, images=500, batches=10),
+    EVALUATION: Workload(image_size=224, look="photograph", crops=True, images=500, batches=10),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderCase:
+class LoaderCase(Case):
     """One measurement of a loader: passes of ``batches`` batches by ``threads`` threads.
 
-    device: where the batches are delivered; what knows no device has ``cpu`` here. prefetch: batches that are made
-    ahead.
+    device: where the batches are delivered; what knows no device has ``cpu`` here.
     """
 
     benchmark: ClassVar[str] = "loader"
@@ -75,9 +88,16 @@ class LoaderCase:
         "faces",
         "faces (112 px, flip), imagenet (random crop 224), imagenet-eval",
         sweeps=True,
+        given="faces,imagenet",
         choices=[*WORKLOADS],
     )
     source: str = parameter("records")
+    data: str = parameter(
+        "", "record set or image folder to take images from; without it photographs are made up"
+    )
+    distinct_images: int = parameter(
+        0, "distinct images; 0: 2000 faces, 500 photographs", flags=("--images",), low=0
+    )
     batch_size: int = parameter(128, "images of a batch", low=1)
     batches: int = parameter(0, "batches of a pass; 0: as many as take about a second", low=0)
     threads: int = parameter(0, "of a loader; 0: as many as there are cores", low=0)
@@ -89,12 +109,10 @@ class LoaderCase:
 
     @property
     def steps(self) -> int:
-        """Timed turns of every implementation."""
         return self.rounds
 
     @property
-    def images(self) -> int:
-        """Of a pass."""
+    def samples(self) -> int:
         return self.batch_size * self.batches
 
     @property
@@ -106,18 +124,12 @@ class LoaderCase:
         """In stored order, with nothing random."""
         return self.workload == EVALUATION
 
-    @property
-    def text(self) -> str:
-        """For a person, in a line."""
-        kind = WORKLOADS[self.workload]
-        return (
-            f"{self.workload}, {kind.image_size} px ({kind.what}), {self.rounds} passes of {self.batches} batches "
-            f"of {self.batch_size}, {self.threads} threads"
-        )
-
-    def parameters(self) -> dict[str, Any]:
-        """For a row."""
-        return asdict(self)
+    def resolved(self) -> "LoaderCase":
+        usual = WORKLOADS[self.workload]
+        if self.data:
+            open_dataset(self.data)
+        images = self.distinct_images or usual.images
+        return replace(self, batches=self.batches or usual.batches, distinct_images=images)
 
     def transform(self) -> Any:
         """This project's transform for the workload."""
@@ -126,10 +138,8 @@ class LoaderCase:
 
         if self.evaluates:
             return EvalTransform(self.image_size, resize=256)
-        crop = WORKLOADS[self.workload].crop
-        return TrainTransform(
-            self.image_size, flip=True, crop_scale_min=crop, seed=derive_key("augment", self.seed)
-        )
+        crop, seed = WORKLOADS[self.workload].crop, derive_key("augment", self.seed)
+        return TrainTransform(self.image_size, flip=True, crop_scale_min=crop, seed=seed)
 
 
 class Time(NamedTuple):
@@ -301,18 +311,93 @@ class Dali(Passes):
         return {"version": dali.version()}
 
 
-IMPLEMENTATIONS = {BARE: BareDecode, "megaclass": Megaclass, "dali": Dali}
+IMPLEMENTATIONS: dict[str, type[Passes]] = {BARE: BareDecode, "megaclass": Megaclass, dali.NAME: Dali}
 
 
-def measures(case: LoaderCase, turns: list[list[dict[str, Any]]]) -> dict[str, Any]:
+def prepare(case: LoaderCase, world: Any, name: str, options: dict[str, Any]) -> Passes:
+    return IMPLEMENTATIONS[name](case, world.device, options["directory"])
+
+
+def measures(name: str, case: LoaderCase, turns: Answers, limits: list[dict[str, float]]) -> dict[str, Any]:
     """The fields of a row that follow from the passes. ``work`` has the CPU time of an image, of the median pass, and
     what each stage adds to the one before it."""
     answers = [answer for (answer,) in turns]
     cpu_ms = [round(answer["cpu_ms"], 4) for answer in answers]
-    cpu_us = 1000 * median(cpu_ms) / case.images
+    cpu_us = 1000 * median(cpu_ms) / case.samples
     work = {"cpu_us": round(cpu_us, 3), "samples_per_cpu_second": round(1e6 / cpu_us, 3)}
-    for before, name in itertools.pairwise(["", *STAGES]):
-        if all(name in answer["stages"] for answer in answers):
-            passes_ms = [answer["stages"][name] - answer["stages"].get(before, 0.0) for answer in answers]
-            work[f"cpu_us_{name}"] = round(1000 * median(passes_ms) / case.images, 3)
-    return timed_row([answer["ms"] for answer in answers], case.images) | {"cpu_ms": cpu_ms, "work": work}
+    for before, stage in itertools.pairwise(["", *STAGES]):
+        if stage in answers[0]["stages"]:
+            added_ms = [answer["stages"][stage] - answer["stages"].get(before, 0.0) for answer in answers]
+            work[f"cpu_us_{stage}"] = round(1000 * median(added_ms) / case.samples, 3)
+    return rows.timed(samples_ms(turns), case.samples) | {"cpu_ms": cpu_ms, "work": work}
+
+
+def implementations(case: LoaderCase, options: Any) -> list[Implementation]:
+    """Bare decode; ours from every source; peers from all that they read. What delivers to host memory is to leave the
+    GPU alone."""
+    on_host = {"device": "cpu"} if case.device != "cpu" else {}
+    found = [Implementation(name=BARE, changes={"source": "folder"} | on_host)]
+    for source in names("--source", options.source):
+        lookup(dict.fromkeys(SOURCES), source, "source")
+        found.append(Implementation(changes={"source": source}))
+    for peer in names("--peer", options.peer):
+        lookup(dict.fromkeys((dali.NAME, "none")), peer, "peer")
+        missing = dali.missing()
+        for source in () if peer == "none" else dali.SOURCES[:1] if missing else dali.SOURCES:
+            found.append(Implementation(name=peer, changes={"source": source} | on_host, missing=missing))
+    return found
+
+
+@contextmanager
+def on_images(planned: Planned) -> Iterator[Planned]:
+    """The case with the images that all its loaders read, on disk meanwhile. UserError: a set that cannot be
+    measured."""
+    from megaclass.bench.photographs import write_images
+
+    case, workload = planned.case, WORKLOADS[planned.case.workload]
+    with tempfile.TemporaryDirectory(prefix="megaclass-loader-") as directory:
+        facts = write_images(
+            Path(directory),
+            workload.look,
+            case.distinct_images,
+            only_size=0 if workload.crops else workload.image_size,
+            data=case.data,
+            seed=case.seed,
+            threads=case.threads,
+        )
+        told = [
+            replace(who, extra=facts, options={"directory": f"{directory}/{who.changes['source']}"})
+            for who in planned.implementations
+        ]
+        yield replace(planned, implementations=tuple(told))
+
+
+METRICS = (
+    SPEED,
+    Metric(
+        "samples_per_cpu_second", "Images a CPU second", value_of("work", "samples_per_cpu_second"), "higher"
+    ),
+    Metric("cpu_us", "CPU µs an image", value_of("work", "cpu_us"), "lower"),
+    *(
+        Metric(f"cpu_us_{stage}", f"{stage}, CPU µs", value_of("work", f"cpu_us_{stage}"), "lower")
+        for stage in STAGES
+    ),
+    MEMORY,
+)
+
+BENCHMARK = Benchmark(
+    "loader",
+    "Loader",
+    "images to batches, by stage, beside bare decode and DALI",
+    LoaderCase,
+    METRICS,
+    "samples_per_cpu_second",
+    prepare=prepare,
+    measures=measures,
+    flags=(
+        Flag("records,folder", "what our loader reads", ("--source",), lists=True),
+        Flag("dali", "other loaders that take turns with ours, where installed; none for none", ("--peer",)),
+    ),
+    implementations=implementations,
+    surroundings=on_images,
+)

@@ -53,7 +53,7 @@ LOOKS = {
 
 def write_images(
     directory: Path,
-    look: Look,
+    look: str,
     count: int,
     *,
     only_size: int = 0,
@@ -67,7 +67,7 @@ def write_images(
     They are samples of the set ``data`` at even distances, or photographs that are made. Raises UserError for a set
     that cannot be measured: with an image that is no JPEG, or that is no square of ``only_size`` where that is given.
     """
-    samples = _of_set(data, count) if data else _made(look, count, seed, threads)
+    samples = _of_set(data, count) if data else _made(LOOKS[look], count, seed, threads)
     pixels = [_checked(sample.encoded, where, only_size) for where, sample in samples]
     # Grouped by class, as a folder has them: sample i is the same in both.
     found = sorted((sample for _, sample in samples), key=lambda sample: sample.label)

@@ -1,8 +1,8 @@
 """``megaclass bench stability``: one recipe trained with several seeds, and how far apart they end.
 
 A study has a directory: ``recipe.toml`` is the complete configuration that every seed is trained with, ``seed-K`` the
-run directory of a seed, ``seed-K.log`` what its training said, and ``rows.jsonl`` gets a row when a seed is done. A case
-is a seed, and its one turn is a whole training, which goes on where an earlier one of it has stopped.
+run directory of a seed, ``seed-K.log`` what its training said, and ``rows.jsonl`` gets a row when a seed is done. A
+case is a seed, and its one turn is a whole training, which goes on where an earlier one of it has stopped.
 """
 
 import contextlib
@@ -10,38 +10,43 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from megaclass.bench.case import Benchmark, Metric, parameter
-from megaclass.config import Config, load_recipe, to_mapping, to_toml
+from megaclass.bench.arguments import counts, crowded
+from megaclass.bench.case import (
+    SPEED,
+    Answers,
+    Benchmark,
+    Case,
+    Flag,
+    Implementation,
+    Metric,
+    parameter,
+    samples_ms,
+    value_of,
+)
+from megaclass.config import Config, from_mapping, load_recipe, to_mapping, to_toml
 from megaclass.errors import UserError
 from megaclass.results.events import StartEvent, StepEvent, read_events
 from megaclass.results.rows import Row
 from megaclass.results.rundir import DEFAULT_ROOT, RunDirectory
 from megaclass.results.stats import summary
 
-MOST_SEEDS = 1000
 _METRICS = {"verification": "pair_accuracy", "classification": "top1", "none": "final_loss"}
+_MOST_SEEDS = 1000
 _LOOK_S = 0.5  # between two looks at how far a training is
 _TAIL_BYTES = 1 << 14  # of the events, in which the last step is looked for
-
 # Settings that a case has a field for, or that change nothing of what is trained.
 _TOLD = (
-    "schedule.epochs",
-    "precision.compute",
-    "data.global_batch_size",
-    "data.image_size",
-    "data.source",
-    "data.path",
-    "evaluate.path",
-    "evaluate.every",
-)
+    "schedule.epochs", "precision.compute", "data.global_batch_size", "data.image_size", "data.source", "data.path",
+    "evaluate.path", "evaluate.every",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class StabilityCase:
+class StabilityCase(Case):
     """The training of a recipe with one of its seeds.
 
     metric: the name of the final metric in ``Row.result``. epochs_trained: passes over the data, None where steps are
@@ -50,7 +55,7 @@ class StabilityCase:
     """
 
     benchmark: ClassVar[str] = "stability"
-    steps: ClassVar[int] = 1  # turns
+    steps: ClassVar[int] = 1
     warmup: ClassVar[int] = 0
 
     recipe: str = parameter("")
@@ -63,74 +68,106 @@ class StabilityCase:
     data: str = parameter("")
     evaluation_data: str = parameter("")
     settings: dict[str, Any] = parameter({})
-    world_size: int = parameter(1, "processes of each training", flags=("-n", "--world-size"), low=1)
-    device: str = parameter("cpu")
-    threads: int = parameter(1)
+    world_size: int = parameter(
+        1, "processes of each training", flags=("-n", "--world-size"), low=1, title="devices"
+    )
+    device: str = parameter("auto")
+    threads: int = parameter(0)
 
     @property
     def text(self) -> str:
-        """For a person, in a line."""
         ranks = f", {self.world_size} ranks" if self.world_size > 1 else ""
         return f"{self.recipe}, seed {self.seed}{ranks}, {self.device}"
 
-    def parameters(self) -> dict[str, Any]:
-        """For a row."""
-        return asdict(self)
+    def check(self) -> None:
+        super().check()
+        if self.global_batch_size % self.world_size:
+            raise UserError(
+                f"--world-size: a global batch of {self.global_batch_size} does not divide into {self.world_size} ranks"
+            )
+
+    def why_skipped(self, gpus: int) -> str:
+        return crowded(self.device, self.world_size, gpus)
+
+
+# -- the study ----------------------------------------------------------------------------------------
+
+
+def cases(options: Any) -> list[StabilityCase]:
+    """A case a seed; the directory of the study is made ready for them. UserError: seeds, settings or a directory that
+    make no study."""
+    recipe = load_recipe(options.recipe)
+    config = from_mapping(_nested(options.settings), recipe)
+    for key, flag in (("run.seed", "--seeds"), ("run.output", "--output")):
+        if key in options.settings:
+            raise UserError(f"--{key}: the seeds of a study have it from {flag}")
+    for key, given in (("model.weights", config.model.weights), ("head.weights", config.head.weights)):
+        if given:
+            raise UserError(
+                f"--{key}: seeds that start from the same weights do not show how stable a recipe is"
+            )
+    (world_size,) = counts("--world-size", options.world_size)
+    found = [case_of(config, recipe, seed, max(1, world_size)) for seed in seeds(options.seeds)]
+    found = [replace(case, world_size=world_size) for case in found]
+    for case in found:
+        case.check()
+    directory = Path(options.output) if options.output else DEFAULT_ROOT / f"stability-{config.recipe}"
+    open_study(directory, config, found)
+    options.device, options.output = config.run.device, str(directory / "rows.jsonl")
+    return found
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    given: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        given.setdefault(section, {})[name] = value
+    return given
 
 
 def seeds(text: str) -> list[int]:
     """``5`` is 0 to 4; ``3,7,9`` are these."""
-    from megaclass.bench.arguments import counts
-
-    found = counts("seeds", text)
-    if len(found) == 1 and not 1 <= found[0] <= MOST_SEEDS:
-        raise UserError(f"--seeds: {found[0]} is outside [1, {MOST_SEEDS}]; a list of seeds has commas")
+    found = counts("--seeds", text)
+    if len(found) == 1 and not 1 <= found[0] <= _MOST_SEEDS:
+        raise UserError(f"--seeds: {found[0]} is outside [1, {_MOST_SEEDS}]; a list of seeds has commas")
     return found if len(found) > 1 else [*range(found[0])]
 
 
-def first_case(config: Config, recipe: Config, world_size: int) -> StabilityCase:
-    """UserError: a configuration that this machine cannot train, or settings that belong to the study."""
-    from megaclass.bench.arguments import share_of_cores
+def case_of(config: Config, recipe: Config, seed: int, world_size: int) -> StabilityCase:
+    """The case of a configuration that has come from the recipe. UserError: this machine cannot train it."""
     from megaclass.parallel import groups
     from megaclass.train.arithmetic import pick_arithmetic
 
-    given = differences(recipe, config)
-    for key, flag in (("run.seed", "--seeds"), ("run.output", "--output")):
-        if key in given:
-            raise UserError(f"--{key}: the seeds of a study have it from {flag}")
-    if config.model.weights or config.head.weights:
-        key = "model.weights" if config.model.weights else "head.weights"
-        raise UserError(f"--{key}: seeds that start from the same weights do not show how stable a recipe is")
-    device = groups.pick_device(config.run.device)
-    batch = config.data.global_batch_size
-    if batch % world_size:
-        raise UserError(f"--world-size: a global batch of {batch} does not divide into {world_size} ranks")
+    precision, device = config.precision, groups.pick_device(config.run.device)
     return StabilityCase(
         recipe=config.recipe,
+        seed=seed,
         metric=_METRICS[config.evaluate.task],
         epochs_trained=None if config.schedule.steps else config.schedule.epochs,
-        precision=pick_arithmetic(config.precision.compute, config.precision.channels_last, device).compute,
+        precision=pick_arithmetic(precision.compute, precision.channels_last, device).compute,
         image_size=config.data.image_size,
-        global_batch_size=batch,
+        global_batch_size=config.data.global_batch_size,
         data=config.data.path or config.data.source,
         evaluation_data=config.evaluate.path,
-        settings={key: new for key, (_, new) in given.items() if _matters(key)},
+        settings={key: new for key, (_, new) in differences(recipe, config).items() if _matters(key)},
         world_size=world_size,
-        device=device.type,
-        threads=config.run.threads or share_of_cores(world_size),
+        threads=config.run.threads,
     )
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """By ``section.key`` the settings of both where they differ."""
-    before, after = to_mapping(old), to_mapping(new)
-    return {
-        f"{section}.{key}": (before[section].get(key), value)
-        for section, values in after.items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-        if value != before[section].get(key)
-    }
+    """By ``section.key`` the settings of both where they differ; None for what one of them does not have."""
+    before, after = (
+        {
+            f"{section}.{key}": value
+            for section, values in to_mapping(config).items()
+            if isinstance(values, dict)
+            for key, value in values.items()
+        }
+        for config in (old, new)
+    )
+    every = {key: (before.get(key), after.get(key)) for key in [*before, *after]}
+    return {key: both for key, both in every.items() if both[0] != both[1]}
 
 
 def _matters(key: str) -> bool:
@@ -138,15 +175,12 @@ def _matters(key: str) -> bool:
 
 
 def open_study(directory: Path, config: Config, cases: Sequence[StabilityCase]) -> None:
-    """Write the recipe for the seeds. UserError: the directory is another's, or holds seeds of other settings."""
+    """Write the recipe for the seeds. UserError: the directory is another's, or holds seeds of other settings, or the
+    result of one was damaged."""
     config = replace(config, run=replace(config.run, output="", seed=0))
     path = directory / "recipe.toml"
     if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        if others := sorted(p.name for p in directory.iterdir()):
-            raise UserError(
-                f"--output: {directory} holds other files ({others[0]}); name a directory of its own"
-            )
+        _make_directory(directory)
         part = path.with_suffix(".toml.part")
         part.write_text(to_toml(config), encoding="utf-8")
         part.replace(path)
@@ -166,20 +200,35 @@ def open_study(directory: Path, config: Config, cases: Sequence[StabilityCase]) 
             )
 
 
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: cannot write into {directory}: {error.strerror}; name another") from None
+    if others := sorted(path.name for path in directory.iterdir()):
+        raise UserError(f"--output: {directory} holds other files ({others[0]}); name a directory of its own")
+
+
+# -- a seed -------------------------------------------------------------------------------------------
+
+
 class Training:
     """``megaclass train`` of one seed, by the processes of a case."""
 
-    def __init__(self, case: StabilityCase, world: Any, options: dict[str, Any]) -> None:
-        self._case, self._world, directory = case, world, Path(options["directory"])
-        self._run = RunDirectory(directory / f"seed-{case.seed}")
-        self._log = directory / f"seed-{case.seed}.log"
+    def __init__(self, case: StabilityCase, world: Any, name: str, options: dict[str, Any]) -> None:
+        directory = Path(options["directory"])
+        self._case, self._world = case, world
+        self._run, self._log = (
+            RunDirectory(directory / f"seed-{case.seed}"),
+            directory / f"seed-{case.seed}.log",
+        )
         config = load_recipe(str(directory / "recipe.toml"))
         run = replace(config.run, seed=case.seed, output=str(self._run.path), threads=case.threads)
         self._config = replace(config, run=run)
 
     def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
-        """The training to its end; nothing where it has come there before. The answer has the ``result`` of the run, and
-        the time of a step in each interval between two log lines: evaluations and checkpoints do not count."""
+        """The training to its end; nothing where it has come there before. The answer has the ``result`` of the run,
+        and the time of a step in each interval between two log lines: evaluations and checkpoints do not count."""
         from megaclass.parallel import groups
         from megaclass.train import loop
 
@@ -189,8 +238,9 @@ class Training:
                     log.fileno(), 1
                 )  # what it and its libraries say; the answers have a pipe of their own
                 os.dup2(log.fileno(), 2)
-            with _told(self._run.events, tell) if self._world.is_main else contextlib.nullcontext():
-                loop.run(self._config, self._world, resume=self._run.config.exists())
+            resume = groups.broadcast_object(self._run.config.exists())
+            with _told(self._run.events, tell if self._world.is_main else lambda done: None):
+                loop.run(self._config, self._world, resume=resume)
         groups.barrier()
         speeds = (event.samples_per_second for event in _events(self._run, StepEvent))
         samples_ms = [round(self._case.global_batch_size / speed * 1000, 4) for speed in speeds if speed]
@@ -229,12 +279,9 @@ def _share_done(events: Path) -> float:
 
 
 def _events(run: RunDirectory, kind: type) -> list[Any]:
-    """None where there are none yet, or a run has failed before its first."""
-    return (
-        [event for event in read_events(run.events) if isinstance(event, kind)]
-        if run.events.is_file()
-        else []
-    )
+    if not run.events.is_file():
+        return []
+    return [event for event in read_events(run.events) if isinstance(event, kind)]
 
 
 def _result(run: RunDirectory) -> dict[str, Any]:
@@ -259,14 +306,53 @@ def flat_result(result: Mapping[str, Any]) -> dict[str, float | None]:
     return found | {name: result[name] for name in ("final_loss", "seconds", "steps")}
 
 
-def measures(case: StabilityCase, turns: list[list[dict[str, Any]]]) -> dict[str, Any]:
+def measures(
+    name: str, case: StabilityCase, turns: Answers, limits: list[dict[str, float]]
+) -> dict[str, Any]:
     """The fields of a row that follow from what the training left."""
-    answer = turns[0][0]
-    samples_ms, result = answer["samples_ms"], answer["result"]
+    result, steps_ms = turns[0][0]["result"], turns[0][0]["samples_ms"]
     return {
-        "samples_ms": samples_ms,
-        "step_ms": summary(samples_ms) if samples_ms else {},
+        "samples_ms": steps_ms,
+        "step_ms": summary(steps_ms) if steps_ms else {},
         "samples_per_second": result["samples_per_second"],
         "result": flat_result(result),
         "environment": result["environment"],
     }
+
+
+def _final(row: Row) -> float | None:
+    return row.result.get(row.case["metric"])
+
+
+METRICS = (
+    Metric("metric", "Final metric", _final, "higher", always=True),
+    *(
+        Metric(name, title, value_of("result", name), "higher")
+        for name, title in (("top1", "Top 1"), ("top5", "Top 5"), ("pair_accuracy", "Pair accuracy"))
+    ),
+    Metric("final_loss", "Last loss", value_of("result", "final_loss"), "lower"),
+    Metric("seconds", "Time to train, s", value_of("result", "seconds"), "lower"),
+    SPEED,
+)
+
+BENCHMARK = Benchmark(
+    "stability",
+    "Stability",
+    "a recipe trained with several seeds: mean and spread of its metric, time to train, curves",
+    StabilityCase,
+    METRICS,
+    "metric",
+    "seed",
+    prepare=Training,
+    measures=measures,
+    flags=(
+        Flag(None, "name of a recipe (see `megaclass recipes`) or a .toml file", ("recipe",)),
+        Flag("5", "how many, from 0 on, or a list: 3,7,9", ("--seeds",)),
+    ),
+    settings=True,
+    cases=cases,
+    implementations=lambda case, options: [
+        Implementation(options={"directory": str(Path(options.output).parent)})
+    ],
+    timeout_s=7 * 86400.0,
+)

@@ -25,12 +25,12 @@ SMALL = {"batch_size": 4, "batches": 3, "threads": 1}
 
 def made(tmp_path, look="face", images=12, data=""):
     """The directories of the images that were written, by source."""
-    write_images(tmp_path, LOOKS[look], images, data=data, threads=2)
+    write_images(tmp_path, look, images, data=data, threads=2)
     return {source: str(tmp_path / source) for source in ("folder", "records")}
 
 
 def test_folder_and_records_hold_the_same_samples(tmp_path):
-    facts = write_images(tmp_path / "made", LOOKS["face"], 23)
+    facts = write_images(tmp_path / "made", "face", 23)
     folder, records = (open_dataset(tmp_path / "made" / name) for name in ("folder", "records"))
     pairs = [(folder.read(i), records.read(i)) for i in range(23)]
     assert len(folder) == len(records) == 23 and all(a == b for a, b in pairs)
@@ -82,7 +82,7 @@ def test_stages_are_counted_by_what_each_adds(tmp_path, monkeypatch):
         "read": 12, "decode": 12 * 11, "augment": 12 * 111, "assemble": 12 * 101, "copy": 12 * 101,
     }  # fmt: skip
     assert (answer["ms"], answer["cpu_ms"]) == (1.0, 12 * 101)
-    fields = loader.measures(case, [[answer], [answer | {"cpu_ms": 2424.0}]])
+    fields = loader.measures("megaclass", case, [[answer], [answer | {"cpu_ms": 2424.0}]], [{}])
     assert fields["cpu_ms"] == [1212, 2424] and fields["samples_per_second"] == 12_000
     work = fields["work"]
     assert work["cpu_us"] == 1818e3 / 12 and work["samples_per_cpu_second"] == pytest.approx(

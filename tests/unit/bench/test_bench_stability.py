@@ -51,7 +51,12 @@ def test_a_case_holds_what_was_published_of_one():
 
 
 def test_rates_of_one_metric_are_told_apart():
-    verification = {"pair_accuracy": 0.9, "tar_at_far": {"1e-2": 0.8, "1e-4": None}, "name": "lfw", "others": {"x": {}}}
+    verification = {
+        "pair_accuracy": 0.9,
+        "tar_at_far": {"1e-2": 0.8, "1e-4": None},
+        "name": "lfw",
+        "others": {"x": {}},
+    }
     result = {"verification": verification, "final_loss": None, "seconds": 1.0, "steps": 1}
     assert stability.flat_result(result) == {
         "pair_accuracy": 0.9, "tar_at_far_1e-2": 0.8, "tar_at_far_1e-4": None, "final_loss": None, "seconds": 1.0,
@@ -63,6 +68,11 @@ def test_how_far_a_training_is_stands_in_its_events(tmp_path):
     events = tmp_path / "events.jsonl"
     assert stability._share_done(events) == 0
     start = {"event": "start", "total_steps": 40}
-    lines = [start, {"event": "step", "step": 9}, {"event": "step", "step": 10}, {"event": "checkpoint", "step": 10}]
+    lines = [
+        start,
+        {"event": "step", "step": 9},
+        {"event": "step", "step": 10},
+        {"event": "checkpoint", "step": 10},
+    ]
     events.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "step", "ste')
     assert stability._share_done(events) == 0.25

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+NAME = "dali"
 SOURCES = ("records", "folder")
 
 

@@ -63,11 +63,7 @@ class ModelCase(Case):
         flags=("--data-root",),
     )
     iterations: int = parameter(
-        0,
-        "steps of an epoch; 0: 100 on CUDA, 10 on a CPU",
-        flags=("-i", "--iterations"),
-        low=0,
-        effort=True,
+        0, "steps of an epoch; 0: 100 on CUDA, 10 on a CPU", flags=("-i", "--iterations"), low=0, effort=True
     )
     epochs: int = parameter(
         1, "epochs, those of the warm-up included", flags=("-e", "--epochs"), given="2", low=1, effort=True

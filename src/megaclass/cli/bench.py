@@ -73,7 +73,7 @@ def _options(benchmark: Benchmark, words: list[str]) -> Any:
                 *flags_of(f), dest=f.name, type=str, default=text, help=f.metadata["help"], **lists
             )
     _add(parser, benchmark.flags)
-    _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""))
+    _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""), benchmark.timeout_s)
     settings: dict[str, dict[str, Any]] = {}
     if not benchmark.settings:
         options = parse(parser, words)
@@ -103,11 +103,11 @@ def _add(parser: Any, flags: Sequence[Flag]) -> None:
             )
 
 
-def _add_sweep(parser: Any, output: str) -> None:
+def _add_sweep(parser: Any, output: str, timeout_s: float = 600.0) -> None:
     _add(
         parser,
         (
-            Flag(600.0, "seconds that an implementation may take for a case", ("--timeout",)),
+            Flag(timeout_s, "seconds that an implementation may take for a case", ("--timeout",)),
             Flag("", output, ("-o", "--output")),
             Flag(False, "measure what the file has rows of already, too, and append it", ("--again",)),
         ),

@@ -36,7 +36,7 @@ def bench(words: list[str]) -> int | None:
 
 def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     """Measure, print the tables, and write what else the benchmark leaves. Returns 1 where it comes to no result."""
-    options = _options(benchmark, words)
+    options = options_of(benchmark, words)
 
     from megaclass import report
     from megaclass.bench.sweep import plan, sweep
@@ -59,7 +59,7 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     return None
 
 
-def _options(benchmark: Benchmark, words: list[str]) -> Any:
+def options_of(benchmark: Benchmark, words: list[str]) -> Any:
     """What was said, all of it as text where it is of a case's field, and ``settings`` by ``section.key``."""
     parser = make_parser(
         f"megaclass bench {benchmark.name} [...] [--output FILE.jsonl]", f"{benchmark.help}. {_LISTS}"

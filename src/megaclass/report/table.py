@@ -128,7 +128,10 @@ class _Shown:
                 column, more = table.columns[place], max(0, min(whole[place] - least[place], room))
                 justify: Literal["right", "left"] = "right" if column.numeric else "left"
                 made.add_column(
-                    escape(column.title), justify=justify, width=least[place] + more, overflow="fold"
+                    escape(printable(column.title)),
+                    justify=justify,
+                    width=least[place] + more,
+                    overflow="fold",
                 )
                 room -= more
             for line in table.lines:

@@ -6,7 +6,6 @@ import os
 import shutil
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,14 +181,13 @@ def test_the_averaged_weights_are_evaluated_and_training_goes_on_with_its_own(tm
     job = build_job(config, WORLD)
     job.average._decay = 1.0
     job.average.update = lambda step: None  # the average stays what the weights were at first
-    log = SimpleNamespace(evaluated=lambda progress: None)
     progress = loop.Progress()
     norms = loop.NormBuffers(job.backbone)
     for step, batch in enumerate(job.loader.steps(0, 30)):
         loop.set_learning_rate(job, step)
         loss = loop.train_step(job, batch, step, norms).loss
         if step == 14:
-            loop.evaluate(job, log, progress)
+            progress.evaluated(loop.evaluate(job))
     assert float(loss) == steps(events)[-1].loss
     assert progress.evaluation.score < plain["classification"]["top1"]
 

@@ -91,7 +91,7 @@ class LoaderCase(Case):
         given="faces,imagenet",
         choices=[*WORKLOADS],
     )
-    source: str = parameter("records")
+    source: str = parameter("records", sweeps=True)
     data: str = parameter(
         "", "record set or image folder to take images from; without it photographs are made up"
     )
@@ -162,8 +162,8 @@ class Passes:
 
     counts = "whole"
 
-    def __init__(self, case: LoaderCase) -> None:
-        self.case = case
+    def __init__(self, case: LoaderCase, device: Any, directory: str) -> None:
+        self.case, self._device, self._directory = case, device, directory
 
     def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
         times = self.stages(range(index * self.case.batches, (index + 1) * self.case.batches))
@@ -211,7 +211,7 @@ class BareDecode(Passes):
     can be faster."""
 
     def __init__(self, case: LoaderCase, device: Any, directory: str) -> None:
-        super().__init__(case)
+        super().__init__(case, device, directory)
         dataset = open_dataset(directory)
         self._files = [dataset.read(index).encoded for index in range(len(dataset))]
         headers = [simplejpeg.decode_jpeg_header(encoded) for encoded in self._files]
@@ -230,21 +230,21 @@ class BareDecode(Passes):
 class Megaclass(Passes):
     """``Loader`` on records or a folder.
 
-    A turn has a pass for each stage, over the same samples by as many threads, and each does what the one before it does
-    and one thing more: read; decode; augment; assemble (the loader itself, which also draws order and plan of the
-    samples and makes batches); copy (to the device, and normalise there). The pass that counts is the last one that ends
-    on the device of the case: assemble on a CPU, copy on CUDA, where it ends when the device is idle.
+    A turn has a pass for each stage, over the same samples by as many threads, and each does what the one before it
+    does and one thing more: read; decode; augment; assemble (the loader itself, which also draws order and plan of the
+    samples and makes batches); copy (to the device, and normalise there). The pass that counts is assemble on a CPU,
+    copy on CUDA, where it ends when the device is idle.
     """
 
     def __init__(self, case: LoaderCase, device: Any, directory: str) -> None:
         from megaclass.data.feed import DeviceFeed
         from megaclass.data.loader import Loader
 
-        super().__init__(case)
+        super().__init__(case, device, directory)
         self.dataset, self.transform = open_dataset(directory), case.transform()
         self._order = Order(case, len(self.dataset))
         # One for all passes, as a run has one: memory that was copied to is used again on the same stream only.
-        self._device, self._feed = device, DeviceFeed(device)
+        self._feed = DeviceFeed(device)
         self._on_cuda = device.type == "cuda"
         self.counts = "copy" if self._on_cuda else "assemble"
         self.loader = Loader(
@@ -257,7 +257,7 @@ class Megaclass(Passes):
         )
 
     def stages(self, steps: range) -> dict[str, Time]:
-        samples = []  # of the whole pass: index and plan
+        samples: list[tuple[int, np.ndarray]] = []  # of the whole pass: index and plan
         for step in steps:
             indices_B, numbers_B = self._order(step)
             samples += zip(indices_B.tolist(), self.transform.plan(numbers_B), strict=True)
@@ -301,7 +301,7 @@ class Dali(Passes):
     """DALI's CPU pipeline, by its own readers: it knows no order but theirs."""
 
     def __init__(self, case: LoaderCase, device: Any, directory: str) -> None:
-        super().__init__(case)
+        super().__init__(case, device, directory)
         self.pipeline = dali.Pipeline(case, directory)
 
     def stages(self, steps: range) -> dict[str, Time]:

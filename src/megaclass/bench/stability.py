@@ -24,10 +24,10 @@ from megaclass.bench.case import (
     Implementation,
     Metric,
     parameter,
-    samples_ms,
     value_of,
 )
-from megaclass.config import Config, from_mapping, load_recipe, to_mapping, to_toml
+from megaclass.bench.recipes import with_settings
+from megaclass.config import Config, load_recipe, to_mapping, to_toml
 from megaclass.errors import UserError
 from megaclass.results.events import StartEvent, StepEvent, read_events
 from megaclass.results.rows import Row
@@ -97,7 +97,7 @@ def cases(options: Any) -> list[StabilityCase]:
     """A case a seed; the directory of the study is made ready for them. UserError: seeds, settings or a directory that
     make no study."""
     recipe = load_recipe(options.recipe)
-    config = from_mapping(_nested(options.settings), recipe)
+    config = with_settings(recipe, options.settings)
     for key, flag in (("run.seed", "--seeds"), ("run.output", "--output")):
         if key in options.settings:
             raise UserError(f"--{key}: the seeds of a study have it from {flag}")
@@ -107,9 +107,8 @@ def cases(options: Any) -> list[StabilityCase]:
                 f"--{key}: seeds that start from the same weights do not show how stable a recipe is"
             )
     (world_size,) = counts("--world-size", options.world_size)
-    found = [case_of(config, recipe, seed, max(1, world_size)) for seed in seeds(options.seeds)]
-    found = [replace(case, world_size=world_size) for case in found]
-    for case in found:
+    found = [case_of(config, recipe, seed, world_size) for seed in seeds(options.seeds)]
+    for case in found:  # before anything is written
         case.check()
     directory = Path(options.output) if options.output else DEFAULT_ROOT / f"stability-{config.recipe}"
     open_study(directory, config, found)
@@ -117,19 +116,13 @@ def cases(options: Any) -> list[StabilityCase]:
     return found
 
 
-def _nested(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    given: dict[str, dict[str, Any]] = {}
-    for key, value in settings.items():
-        section, _, name = key.partition(".")
-        given.setdefault(section, {})[name] = value
-    return given
-
-
 def seeds(text: str) -> list[int]:
     """``5`` is 0 to 4; ``3,7,9`` are these."""
     found = counts("--seeds", text)
     if len(found) == 1 and not 1 <= found[0] <= _MOST_SEEDS:
         raise UserError(f"--seeds: {found[0]} is outside [1, {_MOST_SEEDS}]; a list of seeds has commas")
+    if min(found) < 0:
+        raise UserError(f"--seeds: {min(found)} is below 0")
     return found if len(found) > 1 else [*range(found[0])]
 
 
@@ -218,10 +211,8 @@ class Training:
     def __init__(self, case: StabilityCase, world: Any, name: str, options: dict[str, Any]) -> None:
         directory = Path(options["directory"])
         self._case, self._world = case, world
-        self._run, self._log = (
-            RunDirectory(directory / f"seed-{case.seed}"),
-            directory / f"seed-{case.seed}.log",
-        )
+        self._run = RunDirectory(directory / f"seed-{case.seed}")
+        self._log = directory / f"seed-{case.seed}.log"
         config = load_recipe(str(directory / "recipe.toml"))
         run = replace(config.run, seed=case.seed, output=str(self._run.path), threads=case.threads)
         self._config = replace(config, run=run)

@@ -3,21 +3,24 @@
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import simplejpeg
 import torch
+from rich.console import Console
 
 from megaclass.bench import loader
 from megaclass.bench.loader import WORKLOADS, LoaderCase, Time
 from megaclass.bench.peers import dali
 from megaclass.bench.photographs import LOOKS, encoded_photograph, write_images
+from megaclass.cli import main
 from megaclass.data import feed
 from megaclass.data import loader as data_loader
 from megaclass.data.open import open_dataset
+from megaclass.report import console_tables
+from megaclass.results.rows import read_rows
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SMALL = {"batch_size": 4, "batches": 3, "threads": 1}
@@ -93,7 +96,7 @@ def test_stages_are_counted_by_what_each_adds(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_sample_is_worked_on_once_and_an_error_is_raised(threads):
-    seen, passes = [], loader.Passes(LoaderCase(threads=threads))
+    seen, passes = [], loader.Passes(LoaderCase(threads=threads), CPU, "")
     passes.in_threads(lambda sample, scratch: seen.append(sample), range(15), [1])
     assert sorted(seen) == [*range(15)]
     with pytest.raises(ZeroDivisionError):
@@ -179,7 +182,7 @@ def test_dali_delivers_what_we_do(tmp_path, workload, source):
             assert abs(statistic(theirs_NSSC) - statistic(ours_NSSC)) < 15
         return
     # Mean differences, mirrored or not: of two images that have nothing in common some 60, of one whose cut begins a
-    # pixel further 10. Of 341 columns DALI leaves 59 at the left, where torchvision's rounding, which is ours, leaves 58.
+    # pixel further 10. Of 341 columns DALI leaves 59 at the left; torchvision's rounding, which is ours, leaves 58.
     differences_NN = np.array([[differs(a, b) for b in ours_NSSC] for a in theirs_NSSC.astype(float)])
     same_N = differences_NN.argmin(1)
     assert sorted(same_N.tolist()) == [*range(12)]  # each once an epoch
@@ -189,3 +192,90 @@ def test_dali_delivers_what_we_do(tmp_path, workload, source):
 
 def differs(image_SSC, like_SSC):
     return min(np.abs(either - like_SSC).mean() for either in (image_SSC, image_SSC[:, ::-1]))
+
+
+# -- the command --------------------------------------------------------------------------------------
+
+TINY = [
+    "--images",
+    "12",
+    "--batch-size",
+    "4",
+    "--batches",
+    "3",
+    "--rounds",
+    "2",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+]
+
+
+def bench(*words):
+    return main(["bench", "loader", *TINY, *map(str, words)])
+
+
+@pytest.mark.dist
+def test_rows_and_tables_with_a_peer_that_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dali, "missing", lambda: "not here")
+    monkeypatch.setattr(loader.tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / "rows.jsonl"
+    words = ["--workload", "faces", "--source", "records", "--output", path]
+    assert bench(*words) == 0
+    bare, ours, other = read_rows(path)
+    assert [(row.implementation, row.status) for row in (bare, ours, other)] == [
+        ("simplejpeg", "ok"), ("megaclass", "ok"), ("dali", "skipped"),
+    ], (bare.reason, ours.reason)  # fmt: skip
+    assert other.reason == "not here" and bare.group == ours.group
+    assert ours.case["source"] == "records" and ours.case["data"] == "made"
+    assert ours.case["distinct_images"] == 12 and ours.case["image_pixels"] == 112 * 112
+    assert len(ours.cpu_ms) == len(ours.samples_ms) == 2
+    assert {f"cpu_us_{stage}" for stage in loader.STAGES} < ours.work.keys()
+    assert [*tmp_path.iterdir()] == [path]  # the images are gone
+    said = capsys.readouterr().out
+    assert "times as fast as simplejpeg" in said and "by the time of processors" in said
+    assert bench(*words) == 0 and len(read_rows(path)) == 3  # the same command has nothing left to do
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--workload", "faces,imagenets"], "did you mean 'imagenet'"),
+        (["--source", "record"], "records"),
+        (["--peer", "dally"], "did you mean 'dali'"),
+        (["--rounds", "0"], "--rounds"),
+        (["--batches", "-1"], "--batches"),
+        (["--images", "-1"], "--images"),
+        (["--prefetch", "0"], "--prefetch"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--output", "notes.txt"], "notes.txt"),
+        (["--data", "png"], "0.jpg is no JPEG"),
+        (["--data", "narrow"], "0.jpg has 90 x 112 pixels"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_touched(words, part, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.zeros((112, 90, 3), np.uint8)
+    encoded = {"png": cv2.imencode(".png", pixels)[1].tobytes(), "narrow": simplejpeg.encode_jpeg(pixels)}
+    for name, data in encoded.items():
+        Path(name, "a").mkdir(parents=True)
+        Path(name, "a", "0.jpg").write_bytes(data)
+    Path("notes.txt").write_text("not rows\n")
+    before = sorted(Path().rglob("*"))
+    assert bench("--workload", "faces", *words) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("megaclass: error: ") and part in line
+    assert sorted(Path().rglob("*")) == before and Path("notes.txt").read_text() == "not rows\n"
+
+
+def test_rows_that_were_published_are_read_and_shown(capsys):
+    rows = read_rows(Path(__file__).parents[3] / "benchmarks" / "results" / "loader-cpu.jsonl")
+    Console(width=250).print(console_tables(rows))
+    said = capsys.readouterr().out
+    assert "17,414" in said and "pillow" in said  # of bare decode; of a peer that is no longer measured
+    (fastest,) = (row for row in rows if row.implementation == "megaclass" and row.case["source"] == "records"
+                  and row.case["workload"] == "faces" and row.status == "ok" and "loader" not in row.case)  # fmt: skip
+    read = {metric.key: metric.read(fastest) for metric in loader.METRICS}
+    assert all(read[f"cpu_us_{stage}"] is not None for stage in loader.STAGES)
+    assert round(read["samples_per_cpu_second"]) == 13_987

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from megaclass.bench.old_train.cases import TrainCase
-from megaclass.bench.old_train.contender import Training
-from megaclass.bench.old_train.plan import planned
-from megaclass.cli.bench.train import options_of_train, settings_of
-from megaclass.cli.parsing import make_parser, parse_with_settings
+from megaclass.bench import BENCHMARKS
+from megaclass.bench.sweep import plan
+from megaclass.bench.train import TrainCase, Training
+from megaclass.cli.bench import options_of
 from megaclass.errors import UserError
 from megaclass.parallel import groups
 from megaclass.results import machine as environment
@@ -38,11 +37,8 @@ PARTS = (
 
 
 def main(words: list[str]) -> None:
-    parser = make_parser("profile_step [options of bench train]", "Profile a training step.")
-    options_of_train(parser)
-    options, given = parse_with_settings(parser, words)
-    options.settings = settings_of(given)
-    cases = [one.case for one in planned(options)]
+    options = options_of(BENCHMARKS["train"], words)
+    cases = [one.case for one in plan(BENCHMARKS["train"], options)]
     if len(cases) != 1 or not options.output:
         raise UserError("profile_step takes one case, and --output FILE.txt")
     Path(options.output).write_text(profiled(cases[0]))
@@ -55,10 +51,10 @@ def profiled(case: TrainCase) -> str:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with groups.started(case.device) as world:
         training = Training(case, world)
-        for _ in range(case.warmup):
-            training.epoch(lambda done: None)
+        for index in range(case.warmup):
+            training.turn(index, lambda done: None)
         with profile(activities=activities) as found:
-            training.epoch(lambda done: None)
+            training.turn(case.warmup, lambda done: None)
     averages = found.key_averages()
     table = averages.table(sort_by=f"self_{'device' if on_gpu else 'cpu'}_time_total", row_limit=ROWS)
     machine = environment.snapshot()

@@ -69,9 +69,7 @@ def options_of(benchmark: Benchmark, words: list[str]) -> Any:
             usual = f.default if f.metadata["given"] == "" else f.metadata["given"]
             text = f"{usual:g}" if isinstance(usual, int | float) else usual
             lists = {"metavar": "LIST"} if f.metadata["sweeps"] else {}
-            parser.add_argument(
-                *flags_of(f), dest=f.name, type=str, default=text, help=f.metadata["help"], **lists
-            )
+            parser.add_argument(*flags_of(f), type=str, default=text, help=f.metadata["help"], **lists)
     _add(parser, benchmark.flags)
     _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""))
     settings: dict[str, dict[str, Any]] = {}
@@ -138,7 +136,7 @@ def _measured(sweep: Any, found: Sequence[Any], options: Any, heading: Any = Non
     return rows
 
 
-def _suite(words: list[str]) -> None:
+def options_of_suite(words: list[str]) -> Any:
     from megaclass.bench import suite
 
     parser = make_parser(
@@ -149,7 +147,11 @@ def _suite(words: list[str]) -> None:
     )
     _add(parser, suite.FLAGS)
     _add_sweep(parser, "directory of rows and report; default: runs/suite-NAME")
-    options = parse(parser, words)
+    return parse(parser, words)
+
+
+def _suite(words: list[str]) -> None:
+    options = options_of_suite(words)
     if not options.name:
         _list_suites()
         return
@@ -160,6 +162,7 @@ def _suite(words: list[str]) -> None:
     from rich.console import Console
 
     from megaclass import report
+    from megaclass.bench import suite
     from megaclass.bench.sweep import sweep
 
     found = suite.plan(options)

@@ -22,7 +22,7 @@ def test_a_profile_of_a_step(tmp_path, capsys):
     path = tmp_path / "profile.txt"
     script.main([*WORDS, "--output", str(path)])
     text = path.read_text()
-    assert "glyphs convnet 16 px" in text and "2 steps after 1 epochs" in text
+    assert "glyphs, convnet" in text and "2 steps after 1 epochs" in text
     assert "aten::convolution_backward" in text and "%  convolution" in text
     assert str(path) in capsys.readouterr().out
 

@@ -3,7 +3,7 @@
 # $RESULTS/head-gpu.jsonl, the others to loader-NAME.jsonl and so on there, NAME being that of the GPU; a suite gets a
 # directory with its report. A part that was interrupted goes on where it stopped.
 #
-#   benchmarks/gpu.sh [tests|suites|train|ablation|profile|infer|collectives|loader|stall|sizes|share|peer|largest ...]
+#   benchmarks/gpu.sh [tests|suites|train|ablation|profile|infer|loader|sizes|share|peer|largest ...]
 #
 # Without a part: all of them. docs/performance.md is made from the rows of train, ablation and infer.
 #
@@ -11,13 +11,11 @@
 #   suites    every published report: one rank's share on one GPU, then the whole job of eight GPUs on it
 #   train     whole steps: IResNet-50 and 100 with 618 K and 2 M classes, full and sampled, beside arcface_torch
 #             (PEER_PATH=directory with its code); ResNet-50 at 224 px beside a plain PyTorch loop, and its inference;
-#             one rank of 1, 2, 8 and 64; the roofline of this GPU
+#             one rank of 1, 2, 8 and 64
 #   ablation  every setting that may bring speed, one at a time
 #   profile   kernels of a step by time, as text
 #   infer     ResNet-50 by batch size in every engine
-#   collectives  bandwidth by size, where there are several GPUs
-#   loader    images a second on the device, decoded by our threads, by DALI and by nvJPEG: four minutes on 16 cores
-#   stall     for how much of its time training waits for data, faces and photographs: three minutes
+#   loader    images a second on the device, beside bare decode and DALI: two minutes on 16 cores
 #   sizes     heads of 77 K to 10 M classes on one GPU, full and sampled
 #   share     one rank's share of 80 M classes over 8 ranks (10 M x 512), batch 1,024, in every storage
 #   peer      the same share and smaller ones beside arcface_torch; needs PEER_PATH=directory with its code
@@ -66,8 +64,6 @@ train() {
     else
         echo "PEER_PATH is not set: arcface_torch is left out"
     fi
-    "$PYTHON" -m megaclass bench roofline --device cuda --dtype bfloat16,float16,float32 -b 256 \
-        --output "$RESULTS/roofline-${gpu:-gpu}.jsonl"
     faces --backbone iresnet50,iresnet100 --num-classes 618K,2M --sample-rate 1,0.1 ${beside[@]+"${beside[@]}"}
     steps --recipe resnet50_imagenet -b 256 -i 50 -e 6 --peer pytorch
     steps --recipe faces_r50 --num-classes 618K --sample-rate 0.1 -b 128 -i 50 -e 4 --simulate-ranks 1,2,8,64
@@ -102,20 +98,12 @@ infer() {
         --output "$RESULTS/infer-${gpu:-gpu}.jsonl"
 }
 
-collectives() {
-    "$PYTHON" -m megaclass bench collectives --device cuda --output "$RESULTS/collectives-${gpu:-gpu}.jsonl"
-}
-
 # A pass is to take long beside the batches that are in the making when it begins: about half a second on 16 cores.
 loader() {
     for pass in "faces 200" "imagenet 30"; do
         "$PYTHON" -m megaclass bench loader --device cuda --workload "${pass% *}" --source records --batch-size 256 \
             --batches "${pass#* }" --rounds 7 --output "$RESULTS/loader-${gpu:-gpu}.jsonl"
     done
-}
-
-stall() {
-    "$PYTHON" benchmarks/stall.py --device cuda --output "$RESULTS/stall-${gpu:-gpu}.jsonl"
 }
 
 sizes() {
@@ -145,7 +133,7 @@ largest() {
     done
 }
 
-parts="tests suites train ablation profile infer collectives loader stall sizes share peer largest"
+parts="tests suites train ablation profile infer loader sizes share peer largest"
 for part in "${@:-$parts}"; do
     for name in $part; do
         if [[ " $parts " != *" $name "* ]]; then

@@ -157,7 +157,6 @@ def test_what_counts_on_a_gpu_is_what_it_was_delivered_when_it_is_idle(tmp_path,
     assert done == ["feed to cuda", *["clock"] * 4, "cuda", "cuda", "cuda", "idle", "clock"]
 
 
-@pytest.mark.dist
 @pytest.mark.parametrize("source", dali.SOURCES)
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_dali_delivers_what_we_do(tmp_path, workload, source):
@@ -216,7 +215,7 @@ def bench(*words):
     return main(["bench", "loader", *TINY, *map(str, words)])
 
 
-@pytest.mark.dist
+@pytest.mark.process
 def test_rows_and_tables_with_a_peer_that_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dali, "missing", lambda: "not here")
     monkeypatch.setattr(loader.tempfile, "tempdir", str(tmp_path))

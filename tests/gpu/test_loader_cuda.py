@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from megaclass.bench.loader import WORKLOADS, LoaderCase, Megaclass, Order
+from megaclass.bench.loader import WORKLOADS, LoaderCase, Megaclass
 from megaclass.bench.peers import dali
 from megaclass.bench.photographs import write_images
 from megaclass.cli import main
 from megaclass.data.dali import CropTransform, DaliLoader
 from megaclass.data.feed import DeviceFeed
-from megaclass.data.loader import Loader
 from megaclass.data.open import open_dataset
 from megaclass.parallel.seeding import derive_key
 from megaclass.results.rows import read_rows
@@ -38,8 +37,7 @@ def records(case, tmp_path):
 
 
 def on_cpu(case, records):
-    dataset = open_dataset(records)
-    loader = Loader(dataset, case.transform(), Order(case, len(dataset)), workers=case.threads)
+    loader = Megaclass(case, torch.device("cpu"), str(records)).loader
     return [*loader.steps(0, STEPS)]
 
 
@@ -67,7 +65,8 @@ def test_what_dali_decodes_on_the_gpu_is_near(case, records):
     dataset, kind = open_dataset(records), WORKLOADS[case.workload]
     seed = derive_key("augment", case.seed)
     transform = CropTransform(case.image_size, flip=True, crop_scale_min=kind.crop, seed=seed)
-    loader = DaliLoader(dataset, transform, Order(case, len(dataset)), device=DEVICE, workers=4)
+    order = Megaclass(case, DEVICE, str(records)).order
+    loader = DaliLoader(dataset, transform, order, device=DEVICE, workers=4)
     found = on_device(loader.steps(0, STEPS))
     for (images, labels), batch in zip(found, on_cpu(case, records), strict=True):
         assert torch.equal(labels, batch.labels)

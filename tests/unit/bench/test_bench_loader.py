@@ -95,8 +95,9 @@ def test_stages_are_counted_by_what_each_adds(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_every_sample_is_worked_on_once_and_an_error_is_raised(threads):
-    seen, passes = [], loader.Passes(LoaderCase(threads=threads), CPU, "")
+def test_every_sample_is_worked_on_once_and_an_error_is_raised(threads, tmp_path):
+    images = made(tmp_path, images=1)["folder"]
+    seen, passes = [], loader.Passes(LoaderCase(threads=threads), CPU, images)
     passes.in_threads(lambda sample, scratch: seen.append(sample), range(15), [1])
     assert sorted(seen) == [*range(15)]
     with pytest.raises(ZeroDivisionError):

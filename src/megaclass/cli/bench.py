@@ -36,7 +36,7 @@ def bench(words: list[str]) -> int | None:
 
 def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     """Measure, print the tables, and write what else the benchmark leaves. Returns 1 where it comes to no result."""
-    options = _options(benchmark, words)
+    options = options_of(benchmark, words)
 
     from megaclass import report
     from megaclass.bench.sweep import plan, sweep
@@ -59,7 +59,7 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     return None
 
 
-def _options(benchmark: Benchmark, words: list[str]) -> Any:
+def options_of(benchmark: Benchmark, words: list[str]) -> Any:
     """What was said, all of it as text where it is of a case's field, and ``settings`` by ``section.key``."""
     parser = make_parser(
         f"megaclass bench {benchmark.name} [...] [--output FILE.jsonl]", f"{benchmark.help}. {_LISTS}"
@@ -68,7 +68,7 @@ def _options(benchmark: Benchmark, words: list[str]) -> Any:
         if f.metadata["help"]:
             usual = f.default if f.metadata["given"] == "" else f.metadata["given"]
             text = f"{usual:g}" if isinstance(usual, int | float) else usual
-            lists = {"metavar": "LIST"} if f.metadata["sweeps"] else {}
+            lists: dict[str, Any] = {"metavar": "LIST"} if f.metadata["sweeps"] else {}
             parser.add_argument(
                 *flags_of(f), dest=f.name, type=str, default=text, help=f.metadata["help"], **lists
             )
@@ -77,15 +77,8 @@ def _options(benchmark: Benchmark, words: list[str]) -> Any:
     settings: dict[str, dict[str, Any]] = {}
     if not benchmark.settings:
         options = parse(parser, words)
-    elif {"-h", "--help"} & {*words}:
-        parser.epilog = (
-            "--help-all shows the settings (--section.key VALUE) too, which are those of `megaclass train`."
-        )
-        options = parse(parser, words)
     else:
-        options, settings = parse_with_settings(
-            parser, ["--help" if word == "--help-all" else word for word in words]
-        )
+        options, settings = parse_with_settings(parser, words)
     options.settings = {
         f"{section}.{key}": value for section, values in settings.items() for key, value in values.items()
     }

@@ -41,7 +41,7 @@ _TAIL_BYTES = 1 << 14  # of the events, in which the last step is looked for
 # Settings that a case has a field for, or that change nothing of what is trained.
 _TOLD = (
     "schedule.epochs", "precision.compute", "data.global_batch_size", "data.image_size", "data.source", "data.path",
-    "evaluate.path", "evaluate.every",
+    "evaluate.path", "evaluate.every", "evaluate.every_epochs",
 )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_a_number_of_seeds_or_a_list():
 
 def test_a_case_holds_what_was_published_of_one():
     changed = {"data": {"path": "images", "global_batch_size": 1536}, "schedule": {"epochs": 250.0},
-               "augment": {"mixup": 0.3}, "evaluate": {"every": 7}, "run": {"device": "cpu"}}  # fmt: skip
+               "augment": {"mixup": 0.3}, "evaluate": {"every_epochs": 7.0}, "run": {"device": "cpu"}}  # fmt: skip
     case = stability.case_of(from_mapping(changed, RECIPE), RECIPE, 3, 8)
     assert case.settings == {"augment.mixup": 0.3} and case.precision in ("fp32", "bf16")
     assert (case.seed, case.world_size, case.metric, case.image_size) == (3, 8, "top1", 224)

@@ -1,8 +1,7 @@
 """Draw the pictures of the head's rows: python benchmarks/pictures.py [ROWS.jsonl] [DIRECTORY]
 
-From ``benchmarks/results/head-cpu.jsonl`` into ``benchmarks/``: cost against the number of classes, the
-crossover of full and sampled, and what each storage costs. Every point is the median of a row's samples; the
-bar is from the 10th to the 90th percentile.
+From ``benchmarks/results/head-cpu.jsonl`` into ``docs/assets``: cost against the number of classes, and the crossover
+of full and sampled. Every point is the median of a row's samples; the bar is from the 10th to the 90th percentile.
 """
 
 import sys
@@ -22,7 +21,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 def main() -> None:
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results" / "head-cpu.jsonl"
-    target = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE
+    target = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE.parent / "docs" / "assets"
     rows = [row for row in read_rows(source) if row.status == "ok" and row.benchmark == "head"]
     machine = rows[-1].environment
     note = (
@@ -31,7 +30,6 @@ def main() -> None:
     )
     save(classes_figure(rows), target / "head-classes.png", note)
     save(crossover_figure(rows), target / "head-crossover.png", note)
-    save(storage_figure(rows), target / "head-storage.png", note)
 
 
 def points(
@@ -104,27 +102,6 @@ def crossover_figure(rows: list[Row]) -> Figure:
     )
     axes.grid(alpha=0.3)
     axes.legend()
-    return figure
-
-
-def storage_figure(rows: list[Row]) -> Figure:
-    names = ("fp32", "bf16", "int8_rowwise")
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    time_axes, memory_axes = figure.subplots(1, 2)
-    for shift, rate, colour in ((-0.2, 1.0, BLUE), (0.2, 0.1, GREEN)):
-        label = "all classes" if rate == 1.0 else f"rate {rate:g}"
-        for place, name in enumerate(names):
-            for _, row in points(rows, "num_classes", sample_rate=rate, storage=name, num_classes=100_000):
-                time_axes.bar(place + shift, row.step_ms["p50"], 0.4, color=colour, label=label)
-                memory_axes.bar(place + shift, row.memory_mb["process"], 0.4, color=colour, label=label)
-                label = ""
-    time_axes.set(title="100,000 classes: time of a step", ylabel="ms")
-    memory_axes.set(title="Peak memory above the idle process", ylabel="MiB")
-    for axes in (time_axes, memory_axes):
-        axes.set_xticks(range(len(names)), names)
-        axes.grid(alpha=0.3, axis="y")
-        axes.margins(y=0.2)
-        axes.legend(loc="upper left", ncols=2)
     return figure
 
 

@@ -21,14 +21,14 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from megaclass.bench.old_loader.cases import WORKLOADS
-from megaclass.bench.old_loader.images import write_images
+from megaclass.bench.loader import WORKLOADS
+from megaclass.bench.photographs import write_images
 from megaclass.errors import UserError, lookup
 from megaclass.results.events import Event, StartEvent, StepEvent, read_events
 from megaclass.results.machine import usable_cores
 from megaclass.results.rows import Row, RowWriter, timed
-from megaclass.train.stall import CAUSES
 
+CAUSES = ("disk", "decode", "copy")  # as events name what was waited for
 LIMIT_PERCENT = 2.0  # what is claimed
 LOG_EVERY = 10
 CLASSES = "10"
@@ -83,9 +83,9 @@ def row_of_run(case: dict[str, Any], events: list[Event], warmup: int) -> Row:
     )
 
 
-def trained(case: str, source: str, directory: Path, records: Path, options: Any) -> Row:
+def trained(case: str, source: str, directory: Path, options: Any) -> Row:
     """The row of one run."""
-    made = {"data.source": source, "data.path": str(records.parent)}
+    made = {"data.source": source, "data.path": str(directory / "records")}
     if source == "synthetic":
         made = {"data.source": source, "data.num_classes": CLASSES}
     data = [word for name, value in made.items() for word in (f"--{name}", value)]
@@ -163,16 +163,11 @@ def main(words: list[str]) -> None:
     with RowWriter(options.output) as writer:
         for case in options.case.split(","):
             with tempfile.TemporaryDirectory(prefix="megaclass-stall-") as name:
-                images = write_images(
-                    WORKLOADS[case],
-                    Path(name),
-                    data="",
-                    images=options.images,
-                    seed=0,
-                    threads=usable_cores(),
-                )
-                noise = trained(case, "synthetic", Path(name), images.records, options)
-                row = trained(case, "records", Path(name), images.records, options)
+                kind = WORKLOADS[case]
+                count = options.images or kind.images
+                write_images(Path(name), kind.look, count, threads=usable_cores())
+                noise = trained(case, "synthetic", Path(name), options)
+                row = trained(case, "records", Path(name), options)
             for found in (noise, with_noise(row, noise)):
                 writer.write(found)
                 print(verdict(found), flush=True)

@@ -68,22 +68,15 @@ def options_of(benchmark: Benchmark, words: list[str]) -> Any:
         if f.metadata["help"]:
             usual = f.default if f.metadata["given"] == "" else f.metadata["given"]
             text = f"{usual:g}" if isinstance(usual, int | float) else usual
-            lists = {"metavar": "LIST"} if f.metadata["sweeps"] else {}
+            lists: dict[str, Any] = {"metavar": "LIST"} if f.metadata["sweeps"] else {}
             parser.add_argument(*flags_of(f), type=str, default=text, help=f.metadata["help"], **lists)
     _add(parser, benchmark.flags)
-    _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""))
+    _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""), benchmark.timeout_s)
     settings: dict[str, dict[str, Any]] = {}
     if not benchmark.settings:
         options = parse(parser, words)
-    elif {"-h", "--help"} & {*words}:
-        parser.epilog = (
-            "--help-all shows the settings (--section.key VALUE) too, which are those of `megaclass train`."
-        )
-        options = parse(parser, words)
     else:
-        options, settings = parse_with_settings(
-            parser, ["--help" if word == "--help-all" else word for word in words]
-        )
+        options, settings = parse_with_settings(parser, words)
     options.settings = {
         f"{section}.{key}": value for section, values in settings.items() for key, value in values.items()
     }
@@ -108,11 +101,11 @@ def _add(parser: Any, flags: Sequence[Flag]) -> None:
             )
 
 
-def _add_sweep(parser: Any, output: str) -> None:
+def _add_sweep(parser: Any, output: str, timeout_s: float = 600.0) -> None:
     _add(
         parser,
         (
-            Flag(600.0, "seconds that an implementation may take for a case", ("--timeout",)),
+            Flag(timeout_s, "seconds that an implementation may take for a case", ("--timeout",)),
             Flag("", output, ("-o", "--output")),
             Flag(False, "measure what the file has rows of already, too, and append it", ("--again",)),
         ),

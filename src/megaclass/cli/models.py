@@ -140,7 +140,11 @@ def _run_or_recipe(options: Any, given: Given) -> Config:
         )
     if options.checkpoint != "best" and not options.run_dir:
         raise UserError("--checkpoint goes with --run-dir")
-    return load_recipe(f"{options.run_dir}/config.toml" if options.run_dir else options.recipe)
+    if options.run_dir:
+        config = load_recipe(f"{options.run_dir}/config.toml", stored=True)
+    else:
+        config = load_recipe(options.recipe, complete=False)
+    return replace(config, evaluate=replace(config.evaluate, task="none"))  # KIND says what is measured
 
 
 def _show_result(path: Any, result: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ def _of_run(options: Any, given: Given) -> Config:
             f"--run-dir: {directory.path} is no directory of a run: there is no config.toml in it; name one that "
             "`megaclass train` wrote"
         )
-    return load_recipe(str(directory.config))
+    return load_recipe(str(directory.config), stored=True)
 
 
 def _run(

@@ -5,6 +5,7 @@ from statistics import median
 from typing import Any
 
 from megaclass.report.sources import Source
+from megaclass.report.table import printable
 from megaclass.report.words import (
     OURS,
     case_text,
@@ -99,7 +100,7 @@ def comparisons(rows: Sequence[Row]) -> list[str]:
         by_cpu = times_as_fast(mine, other, "cpu_ms")
         more = f" ({ratio_text(by_cpu)} by the time of processors)" if by_cpu else ""
         lines.append(f"{who}: {ratio_text(ratio)} times as fast as {beside_whom}{more}{_memory(mine, other)}")
-    return lines
+    return list(map(printable, lines))
 
 
 def _chosen(row: Row, case: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,12 +109,13 @@ def _what(case: dict[str, Any]) -> dict[str, Any]:
 def _ended(source: Source, after: Iterable[Source]) -> Source | None:
     """The row of the same case that failed: it lacks those parameters that only a finished measurement knows, such as
     the version of a peer."""
-    row = source.row
-    for other in (other.row for other in after if not other.ok):
-        same = (other.benchmark, other.implementation) == (row.benchmark, row.implementation)
-        keyed = bool(other.key and row.key)
-        if same and (other.key == row.key if keyed else _what(other.case).items() <= _what(row.case).items()):
-            return next(one for one in after if one.row is other)
+    mine = source.row
+    for other in (other for other in after if not other.ok):
+        row = other.row
+        if (row.benchmark, row.implementation) == (mine.benchmark, mine.implementation):
+            keyed = row.key and mine.key
+            if row.key == mine.key if keyed else _what(row.case).items() <= _what(mine.case).items():
+                return other
     return None
 
 

@@ -57,23 +57,19 @@ class Match:
         return any(scaled_down(source.row) for source in self.sources)
 
     @property
-    def told(self) -> str:
-        """How many rows there are besides, for a note."""
-        if not self.others:
-            return ""
-        if self.repeated:
-            return f"{self.others} more rows of this case are earlier ones of a seed, or of another training"
-        return f"{self.others + 1} rows measured this case; the latest is shown"
-
-    @property
-    def changes(self) -> str:
-        """In words, for a note; empty where nothing was changed."""
-        row = self.source.row
-        changed = changes(row.asked, row.case)
-        if not changed:
-            return ""
-        scaled = f"scaled down to fit: {changed}; not the published case"
-        return scaled if self.scaled else f"as published, but: {changed}"
+    def notes(self) -> tuple[str, ...]:
+        """What was changed of the published case, and how many rows there are besides."""
+        row, found = self.source.row, []
+        if changed := changes(row.asked, row.case):
+            scaled = f"scaled down to fit: {changed}; not the published case"
+            found.append(scaled if self.scaled else f"as published, but: {changed}")
+        if self.others and self.repeated:
+            found.append(
+                f"{self.others} more rows of this case are earlier ones of a seed, or of another training"
+            )
+        elif self.others:
+            found.append(f"{self.others + 1} rows measured this case; the latest is shown")
+        return tuple(found)
 
 
 class Matches:

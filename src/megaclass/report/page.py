@@ -1,4 +1,4 @@
-"""``megaclass report``: rows of benchmarks as a page (page.html), as Markdown and as CSV, beside published numbers."""
+"""``megaclass report``: rows of benchmarks as a page, as Markdown and as CSV, beside published numbers."""
 
 import base64
 import csv
@@ -71,6 +71,11 @@ def write(document: Document, directory: Path) -> list[Path]:
     return [directory / name for name in writers]
 
 
+def write_page(paths: Sequence[str], directory: Path) -> list[Path]:
+    """The three files of rows that lie in these files and directories."""
+    return write(collect(paths), directory)
+
+
 def _replace(path: Path, content: bytes) -> None:
     """Write it whole, or leave what was there. A link is replaced, and not what it names."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -102,13 +107,13 @@ def render_html(document: Document, directory: Path) -> str:
 
     # Everything that comes from rows is escaped; the style and the script are ours, and in the package.
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("megaclass.report", ""),
+        loader=jinja2.PackageLoader("megaclass.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    here = Path(__file__).parent
+    here = Path(__file__).parent / "templates"
     script = (here / "page.js").read_text(encoding="utf-8").strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(

@@ -1,6 +1,7 @@
 """Curves of a benchmark's headline metric over the numbers that were swept, beside published ones, as SVG."""
 
 import base64
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,17 +154,11 @@ def _ideal(series: Series) -> Series:
 
 def legend(picture: Picture) -> list[tuple[str, str, str]]:
     """Colour, kind (``own``, ``published``, ``ideal``) and label of each curve; all ideal lines are one entry."""
-    places = {False: 0, True: 0}
-    entries = []
-    for one in picture.series:
-        if one.ideal:
-            entries.append((PUBLISHED[0], "ideal", one.label))
-            continue
-        hues = PUBLISHED if one.published else COLOURS
-        kind = "published" if one.published else "own"
-        entries.append((hues[places[one.published] % len(hues)], kind, one.label))
-        places[one.published] += 1
-    return list(dict.fromkeys(entries)) if picture.series[-1:] and picture.series[-1].ideal else entries
+    hues = {"own": itertools.cycle(COLOURS), "published": itertools.cycle(PUBLISHED)}
+    kinds = ["published" if one.published else "own" for one in picture.series if not one.ideal]
+    entries = [(next(hues[kind]), kind, one.label) for kind, one in zip(kinds, picture.series, strict=False)]
+    ideal = [(PUBLISHED[0], "ideal", one.label) for one in picture.series if one.ideal]
+    return entries + ideal[:1]
 
 
 def draw(picture: Picture, scheme: str) -> str:

@@ -184,7 +184,7 @@ class _Writer:
         found = measured(match, column.measure, column.unit)
         if found is None:
             return Cell("not taken", None, match.sources), Cell()
-        notes = tuple(filter(None, (match.changes, match.told, *found.notes)))
+        notes = (*match.notes, *found.notes)
         own = Cell(digits(found.value) + "*" * match.scaled, found.value, found.sources, notes)
         self.scaled |= match.scaled
         if match.scaled or not cell.value:

@@ -1,5 +1,5 @@
 """One table for everything that is reported, and one renderer for each place: console, Markdown, CSV (HTML is the
-template's, page.html). Text is plain text: escaping is the renderers' affair, each in its own language."""
+template's, templates/page.html). Text is plain text: escaping is the renderers' affair, each in its own language."""
 
 import itertools
 import re
@@ -128,7 +128,10 @@ class _Shown:
                 column, more = table.columns[place], max(0, min(whole[place] - least[place], room))
                 justify: Literal["right", "left"] = "right" if column.numeric else "left"
                 made.add_column(
-                    escape(column.title), justify=justify, width=least[place] + more, overflow="fold"
+                    escape(printable(column.title)),
+                    justify=justify,
+                    width=least[place] + more,
+                    overflow="fold",
                 )
                 room -= more
             for line in table.lines:

@@ -1,8 +1,11 @@
 """One's own tables, derived from what a benchmark declares: a line a row, scaling, and repeats."""
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
+
+from rich.console import Group
 
 from megaclass.bench.case import Metric
 from megaclass.report.compared import (
@@ -15,7 +18,7 @@ from megaclass.report.compared import (
     times_as_fast,
 )
 from megaclass.report.sources import Source
-from megaclass.report.table import Cell, Column, Line, Table, without_empty
+from megaclass.report.table import Cell, Column, Line, Table, to_rich, without_empty
 from megaclass.report.words import (
     changes,
     declared,
@@ -29,6 +32,15 @@ from megaclass.report.words import (
     unfolded,
     value_text,
 )
+from megaclass.results.rows import Row
+
+
+def console_tables(rows: Iterable[Row]) -> Group:
+    """The tables of rows for a console, one benchmark after another."""
+    groups: dict[str, list[Source]] = {}
+    for place, row in enumerate(rows, start=1):
+        groups.setdefault(row.benchmark, []).append(Source(Path(), 0, row, place))
+    return Group(*(to_rich(table) for group in groups.values() for table in own_tables(group)))
 
 
 def own_tables(sources: Sequence[Source], machine: str = "") -> list[Table]:

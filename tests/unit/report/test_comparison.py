@@ -227,18 +227,15 @@ def test_a_case_that_is_not_there_any_more_fails_a_build_and_a_directory_stands_
 
 
 def test_rows_that_somebody_wrote_command_no_terminal(files, capsys):
-    bad = {
-        "implementation": "a\x1b[31mb",
-        "case": {"recipe": "\x1b]0;title\x07\u202e"},
-        "step_ms": {"p50": "x"},
-    }
-    earlier = files(
-        "a.jsonl", row(**bad), row(**bad | {"benchmark": "infer"}), row(batch=16, step_ms={"p50": "x"})
-    )
-    later = lost(**{name: bad[name] for name in ("implementation", "case")})
-    assert main(["compare", earlier, files("b.jsonl", row(**bad | {"benchmark": "infer"}), later)]) == 0
+    def bad(n, **fields):
+        case = {"recipe": "\x1b]0;title\x07\u202e", "\x1b[2Jkey": f"\x1b[31m{n}"}
+        return row(implementation=f"a\x1b[31mb{n}", case=case, step_ms={"p50": "x"}, **fields)
+
+    earlier = files("a.jsonl", bad(1), bad(2), bad(3), row(batch=16, step_ms={"p50": "x"}))
+    gone = lost(implementation="a\x1b[31mb2", case=bad(2).case)
+    assert main(["compare", earlier, files("b.jsonl", bad(1), gone)]) == 0
     out = capsys.readouterr().out
-    assert "31mb" in out and all(c.isprintable() or c == "\n" for c in out)
+    assert "31mb" in out and "key" in out and all(c.isprintable() or c == "\n" for c in out)
 
 
 @pytest.mark.parametrize("text", ["5", "x%", "%", "nan%", "inf%", "0.05"])

@@ -13,8 +13,7 @@ from megaclass.data.decode import Decoded
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.loader import Batch, Loader
 from megaclass.results.events import StepEvent
-from megaclass.train.console import training_line
-from megaclass.train.stall import StallMeter
+from megaclass.train.log import Waits, training_line
 
 NOTHING = torch.empty(0)
 
@@ -30,17 +29,17 @@ NOTHING = torch.empty(0)
     ],
 )
 def test_the_longest_wait_is_named(waits, copy_ms, percent, cause):
-    meter = StallMeter(lambda: copy_ms)
+    meter = Waits()
     for wait_ms, read_ms, decode_ms in waits:
         meter.add(Batch(NOTHING, NOTHING, wait_ms, read_ms, decode_ms))
-    assert meter.read(elapsed_s=0.1) == (pytest.approx(percent), cause)
+    assert meter.read(0.1, copy_ms) == (pytest.approx(percent), cause)
 
 
 def test_reading_starts_anew():
-    meter = StallMeter(lambda: 0.0)
+    meter = Waits()
     meter.add(Batch(NOTHING, NOTHING, 10.0, 99.0, 1.0))
-    meter.read(1.0)
-    assert meter.read(1.0) == (0.0, None)
+    meter.read(1.0, 0.0)
+    assert meter.read(1.0, 0.0) == (0.0, None)
 
 
 class Slow:
@@ -71,12 +70,12 @@ def test_the_loader_tells_what_its_threads_did(monkeypatch, read_s, decode_s, ca
     monkeypatch.setattr(loading, "decode_part", decode_part)
     loader = Loader(Slow(read_s), EvalTransform(8), lambda step: (np.arange(4), np.arange(4)), workers=2)
     feed = DeviceFeed(torch.device("cpu"))
-    meter = StallMeter(feed.take_wait_ms)
+    meter = Waits()
     began = time.perf_counter()
     for batch in feed(loader.steps(0, 3)):
         assert batch.read_ms + batch.decode_ms >= 4 * 10
         meter.add(batch)
-    percent, found = meter.read(time.perf_counter() - began)
+    percent, found = meter.read(time.perf_counter() - began, feed.take_wait_ms())
     assert found == cause and percent > 50
 
 

@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from megaclass.bench.loader import WORKLOADS, LoaderCase, Order
+from megaclass.bench.loader import WORKLOADS, LoaderCase, Megaclass
 from megaclass.bench.peers import dali
 from megaclass.bench.photographs import write_images
 from megaclass.cli import main
 from megaclass.data.dali import CropTransform, DaliLoader
 from megaclass.data.feed import DeviceFeed
-from megaclass.data.loader import Loader
 from megaclass.data.open import open_dataset
 from megaclass.parallel.seeding import derive_key
 from megaclass.results.rows import read_rows
@@ -37,9 +36,9 @@ def records(case, tmp_path):
     return tmp_path / "records"
 
 
-def loader(case, records, pin):
-    dataset = open_dataset(records)
-    return Loader(dataset, case.transform(), Order(case, len(dataset)), workers=case.threads, pin_memory=pin)
+def on_cpu(case, records):
+    loader = Megaclass(case, torch.device("cpu"), str(records)).loader
+    return [*loader.steps(0, STEPS)]
 
 
 def on_device(batches):
@@ -53,30 +52,27 @@ def on_device(batches):
     return [(images.cpu(), labels.cpu()) for images, labels in found]
 
 
-def assert_near(found, case, records):
-    wanted = [*loader(case, records, pin=False).steps(0, STEPS)]
-    assert len(found) == len(wanted) == STEPS
-    for (images, labels), batch in zip(found, wanted, strict=True):
-        assert torch.equal(labels, batch.labels)
-        assert images.dtype == torch.uint8 and images.shape == batch.images.shape
-        difference_B = (images.float() - batch.images.float()).abs().mean(dim=(1, 2, 3))
-        assert difference_B.max() < NEAR, difference_B
-
-
 def test_batches_are_those_of_a_cpu_bit_for_bit(case, records):
-    found = on_device(loader(case, records, pin=True).steps(0, STEPS))
-    for (images, labels), batch in zip(found, loader(case, records, pin=False).steps(0, STEPS), strict=True):
+    ours = Megaclass(case, DEVICE, str(records))
+    found = on_device(ours.loader.steps(0, STEPS))
+    for (images, labels), batch in zip(found, on_cpu(case, records), strict=True):
         assert torch.equal(images, batch.images) and torch.equal(labels, batch.labels)
 
 
 def test_what_dali_decodes_on_the_gpu_is_near(case, records):
     if missing := dali.missing():
         pytest.skip(missing)
-    dataset = open_dataset(records)
-    seed, crop = derive_key("augment", case.seed), WORKLOADS[case.workload].crop
-    transform = CropTransform(case.image_size, flip=True, crop_scale_min=crop, seed=seed)
-    found = DaliLoader(dataset, transform, Order(case, len(dataset)), device=DEVICE, workers=4)
-    assert_near(on_device(found.steps(0, STEPS)), case, records)
+    dataset, kind = open_dataset(records), WORKLOADS[case.workload]
+    seed = derive_key("augment", case.seed)
+    transform = CropTransform(case.image_size, flip=True, crop_scale_min=kind.crop, seed=seed)
+    order = Megaclass(case, DEVICE, str(records)).order
+    loader = DaliLoader(dataset, transform, order, device=DEVICE, workers=4)
+    found = on_device(loader.steps(0, STEPS))
+    for (images, labels), batch in zip(found, on_cpu(case, records), strict=True):
+        assert torch.equal(labels, batch.labels)
+        assert images.dtype == torch.uint8 and images.shape == batch.images.shape
+        difference_B = (images.float() - batch.images.float()).abs().mean(dim=(1, 2, 3))
+        assert difference_B.max() < NEAR, difference_B
 
 
 def test_the_benchmark_delivers_to_the_gpu(tmp_path):

@@ -129,7 +129,7 @@ def _measured(sweep: Any, found: Sequence[Any], options: Any, heading: Any = Non
     return rows
 
 
-def options_of_suite(words: list[str]) -> Any:
+def _suite(words: list[str]) -> None:
     from megaclass.bench import suite
 
     parser = make_parser(
@@ -140,11 +140,7 @@ def options_of_suite(words: list[str]) -> Any:
     )
     _add(parser, suite.FLAGS)
     _add_sweep(parser, "directory of rows and report; default: runs/suite-NAME")
-    return parse(parser, words)
-
-
-def _suite(words: list[str]) -> None:
-    options = options_of_suite(words)
+    options = parse(parser, words)
     if not options.name:
         _list_suites()
         return
@@ -155,7 +151,6 @@ def _suite(words: list[str]) -> None:
     from rich.console import Console
 
     from megaclass import report
-    from megaclass.bench import suite
     from megaclass.bench.sweep import sweep
 
     found = suite.plan(options)

@@ -310,10 +310,11 @@ class Benchmark:
     load, which is no memory of an implementation; prepare(case, world, name, options) makes it ready for its first
     turn; limits(case, world) measures what the machine can do at most when it is gone. In the sweep: flags are
     options that are no fields; settings: ``--section.key`` values of a recipe are taken too, as ``options.settings``;
-    cases(options) are asked for, by default :func:`cases_of`, and may set ``options.output`` to the file of the rows;
-    implementations(case, options) take turns in each; flops(case) is the work of a process, for the time left;
-    surroundings(planned) holds while the case is measured, and gives what is measured; measures(name, case, turns,
-    limits) are the fields of an ``ok`` row.
+    cases(options) are asked for, by default :func:`cases_of`, and may set ``options.device`` and ``options.output``
+    (the file of the rows); implementations(case, options) take turns in each; flops(case) is the work of a process,
+    for the time left; surroundings(planned) holds while the case is measured, and gives what is measured;
+    measures(name, case, turns, limits) are the fields of an ``ok`` row; timeout_s: what an implementation may take for
+    a case, where no other time is given.
     """
 
     name: str
@@ -336,6 +337,7 @@ class Benchmark:
     )
     flops: Callable[[Any], float] = lambda case: 0.0
     surroundings: Callable[[Planned], AbstractContextManager[Planned]] = nullcontext
+    timeout_s: float = 600.0
 
     def metric(self, key: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.key == key), None)

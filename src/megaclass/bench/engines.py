@@ -57,10 +57,7 @@ class Scorer(nn.Module):
     """images_BCHW, normalised -> logits_BC of a linear head, in fp32 as in training, or embeddings_BD in fp32."""
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        head: LinearHead | None,
-        autocast: Callable[[], AbstractContextManager],
+        self, backbone: nn.Module, head: LinearHead | None, autocast: Callable[[], AbstractContextManager]
     ) -> None:
         super().__init__()
         self.backbone, self.head, self._autocast = backbone, head, autocast

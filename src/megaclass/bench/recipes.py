@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,11 +64,7 @@ class ModelCase(Case):
         flags=("--data-root",),
     )
     iterations: int = parameter(
-        0,
-        "steps of an epoch; 0: 100 on CUDA, 10 on a CPU",
-        flags=("-i", "--iterations"),
-        low=0,
-        effort=True,
+        0, "steps of an epoch; 0: 100 on CUDA, 10 on a CPU", flags=("-i", "--iterations"), low=0, effort=True
     )
     epochs: int = parameter(
         1, "epochs, those of the warm-up included", flags=("-e", "--epochs"), given="2", low=1, effort=True
@@ -122,8 +119,13 @@ def config_of(case: Any) -> Config:
         given = {key: value for key, value in given.items() if not key.startswith("head.")}
     if "embedding_dim" not in backbone_options(recipe.model.name):  # there it is fixed
         given.pop("model.embedding_dim", None)
+    return with_settings(recipe, given | _data_of(case, recipe) | case.settings)
+
+
+def with_settings(recipe: Config, settings: Mapping[str, Any]) -> Config:
+    """The recipe with other values, by ``section.key``. UserError: a value that there is not."""
     nested: dict[str, dict[str, Any]] = {}
-    for key, value in (given | _data_of(case, recipe) | case.settings).items():
+    for key, value in settings.items():
         section, _, name = key.partition(".")
         nested.setdefault(section, {})[name] = value
     return from_mapping(nested, recipe)

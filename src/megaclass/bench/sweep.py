@@ -29,8 +29,8 @@ _START_FLOPS = 2e12  # what could be computed while a process starts: only for t
 
 def plan(benchmark: Benchmark, options: Any) -> list[Planned]:
     """Every case that the options ask for, and who takes turns in it. UserError: options that make no sense."""
-    device = device_type(options.device)
     cases = benchmark.cases(options) if benchmark.cases else cases_of(benchmark.case, options)
+    device = device_type(options.device)
     found = []
     for case in cases:
         case = resolved(case, device)

@@ -24,6 +24,7 @@ import torch
 from megaclass.bench.case import Benchmark
 from megaclass.bench.memory import PeakMemory, limit_memory
 from megaclass.bench.turns import Tell
+from megaclass.errors import UserError
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
 from megaclass.results import machine
@@ -96,7 +97,8 @@ def _work(
 def _told(error: Exception) -> dict[str, Any]:
     lines = str(error).strip().splitlines() or [""]
     status = "oom" if _out_of_memory(error) else "failed"
-    return {"status": status, "reason": f"{type(error).__name__}: {lines[0]}"}
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return {"status": status, "reason": f"{kind}{lines[0]}"}
 
 
 def _take_stdout() -> TextIO:

@@ -36,7 +36,7 @@ def bench(words: list[str]) -> int | None:
 
 def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     """Measure, print the tables, and write what else the benchmark leaves. Returns 1 where it comes to no result."""
-    options = _options(benchmark, words)
+    options = options_of(benchmark, words)
 
     from megaclass import report
     from megaclass.bench.sweep import plan, sweep
@@ -59,7 +59,7 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     return None
 
 
-def _options(benchmark: Benchmark, words: list[str]) -> Any:
+def options_of(benchmark: Benchmark, words: list[str]) -> Any:
     """What was said, all of it as text where it is of a case's field, and ``settings`` by ``section.key``."""
     parser = make_parser(
         f"megaclass bench {benchmark.name} [...] [--output FILE.jsonl]", f"{benchmark.help}. {_LISTS}"
@@ -73,7 +73,7 @@ def _options(benchmark: Benchmark, words: list[str]) -> Any:
                 *flags_of(f), dest=f.name, type=str, default=text, help=f.metadata["help"], **lists
             )
     _add(parser, benchmark.flags)
-    _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""))
+    _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""), benchmark.timeout_s)
     settings: dict[str, dict[str, Any]] = {}
     if not benchmark.settings:
         options = parse(parser, words)
@@ -103,11 +103,11 @@ def _add(parser: Any, flags: Sequence[Flag]) -> None:
             )
 
 
-def _add_sweep(parser: Any, output: str) -> None:
+def _add_sweep(parser: Any, output: str, timeout_s: float = 600.0) -> None:
     _add(
         parser,
         (
-            Flag(600.0, "seconds that an implementation may take for a case", ("--timeout",)),
+            Flag(timeout_s, "seconds that an implementation may take for a case", ("--timeout",)),
             Flag("", output, ("-o", "--output")),
             Flag(False, "measure what the file has rows of already, too, and append it", ("--again",)),
         ),

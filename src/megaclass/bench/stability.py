@@ -41,7 +41,7 @@ _TAIL_BYTES = 1 << 14  # of the events, in which the last step is looked for
 # Settings that a case has a field for, or that change nothing of what is trained.
 _TOLD = (
     "schedule.epochs", "precision.compute", "data.global_batch_size", "data.image_size", "data.source", "data.path",
-    "evaluate.path", "evaluate.every",
+    "evaluate.path", "evaluate.every", "evaluate.every_epochs",
 )  # fmt: skip
 
 
@@ -180,7 +180,7 @@ def open_study(directory: Path, config: Config, cases: Sequence[StabilityCase]) 
         part = path.with_suffix(".toml.part")
         part.write_text(to_toml(config), encoding="utf-8")
         part.replace(path)
-    stored = load_recipe(str(path))
+    stored = load_recipe(str(path), stored=True)
     compared = {"recipe": (stored.recipe, config.recipe)} | differences(stored, config)
     for case in cases:
         run = RunDirectory(directory / f"seed-{case.seed}")

@@ -80,7 +80,7 @@ def earlier(finished, tmp_path):
         (["train", "mine.toml"], ["mine.toml", "no such file"]),
         (["train", "glyphs", "--optim.lrr", "1"], ["unknown key 'optim.lrr'", "did you mean 'optim.lr'"]),
         (["train", "glyphs", "--optm.lr=1"], ["unknown key 'optm.lr'", "did you mean 'optim.lr'"]),
-        (["train", "glyphs", "--resum"], ["--resum"]),
+        (["train", "glyphs", "--resum"], ["--resum", "did you mean '--resume'"]),
         (["train", "glyphs", "--optim.lr", "fast"], ["optim.lr", "fast"]),
         (["train", "glyphs", "--optim.lr", "-1"], ["optim.lr", "-1", "below 0"]),
         (["train", "glyphs", "--optim.lr", "nan"], ["optim.lr", "nan"]),

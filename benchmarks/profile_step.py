@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
-
 from megaclass.bench.old_train.cases import TrainCase
 from megaclass.bench.old_train.contender import Training
 from megaclass.bench.old_train.plan import planned
 from megaclass.cli.bench.train import options_of_train, settings_of
+from torch.profiler import ProfilerActivity, profile
+
 from megaclass.cli.parsing import make_parser, parse_with_settings
 from megaclass.errors import UserError
 from megaclass.parallel import groups

@@ -23,11 +23,12 @@ from typing import Any
 
 from megaclass.bench.old_loader.cases import WORKLOADS
 from megaclass.bench.old_loader.images import write_images
+from megaclass.train.stall import CAUSES
+
 from megaclass.errors import UserError, lookup
 from megaclass.results.events import Event, StartEvent, StepEvent, read_events
 from megaclass.results.machine import usable_cores
 from megaclass.results.rows import Row, RowWriter, timed
-from megaclass.train.stall import CAUSES
 
 LIMIT_PERCENT = 2.0  # what is claimed
 LOG_EVERY = 10

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-
 from megaclass.bench.old_loader.cases import WORKLOADS, LoaderCase
 from megaclass.bench.old_loader.contender import Order
 from megaclass.bench.old_loader.images import write_images
 from megaclass.bench.old_loader.ours import WithDali
+
 from megaclass.bench.peers import dali, nvjpeg
 from megaclass.cli import main
 from megaclass.data.dali import DaliLoader

@@ -94,7 +94,7 @@ def without_empty(table: Table, keep: Iterable[str] = ()) -> Table:
 def printable(text: str) -> str:
     """A name that comes from elsewhere, on one line and without what a terminal would obey."""
     return "".join(
-        letter if letter.isprintable() else " " if letter.isspace() else ascii(letter)[1:-1]
+        letter if letter.isprintable() else ascii(letter)[1:-1]
         for letter in text
     )
 

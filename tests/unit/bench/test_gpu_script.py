@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-
-import fake_peer
-from megaclass.bench import arguments as words
 from megaclass.bench.old_head import plan as head
 from megaclass.bench.old_loader import plan
 from megaclass.bench.old_train import plan as train
+from megaclass.cli.bench.head import options_of_head
+from megaclass.cli.bench.loader import options_of_loader
+
+import fake_peer
+from megaclass.bench import arguments as words
 from megaclass.cli import parsing
 from megaclass.cli.bench import collectives, infer, roofline, suite
 from megaclass.cli.bench import train as train_words
-from megaclass.cli.bench.head import options_of_head
-from megaclass.cli.bench.loader import options_of_loader
 from megaclass.results import published
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu.sh"

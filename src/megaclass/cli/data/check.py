@@ -30,8 +30,8 @@ def check(words: list[str]) -> int:
         {"": _OPTIONS},
     )
     for name in ("limit", "workers"):
-        if options[name] < 0:
-            raise UserError(f"--{name}: {options[name]} is below 0")
+        if getattr(options, name) < 0:
+            raise UserError(f"--{name}: {getattr(options, name)} is below 0")
     output = new_file(options.output)
 
     from rich.console import Console

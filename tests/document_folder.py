@@ -92,6 +92,8 @@ def shortened(recipe: str, given: list[str]) -> list[str]:
     """Settings that make a training of that recipe short, without those that the command gives itself."""
     config = load_recipe(recipe)
     short = dict(SHORT)
+    if "--schedule.epochs" in given:  # the data is small
+        del short["schedule.steps"]
     if config.model.name.startswith("resnet"):
         short |= {"model.name": "resnet18", "model.width": "8"}
     else:

@@ -62,21 +62,13 @@ def parsed_training(arguments: list[str]) -> None:
 
 
 def trained(arguments: list[str]) -> None:
-    recipe, arguments = arguments[0], without_length(arguments)
+    recipe = arguments[0]
     if "--resume" in arguments:  # with the settings of its run
         run("train", *arguments, "--schedule.steps", "3")
     else:
         keys = [word.partition("=")[0] for word in arguments]
         output = [] if "--run.output" in keys else ["--run.output", f"runs/of-{abs(hash(tuple(arguments)))}"]
         run("train", *arguments, *shortened(recipe, keys), *output)
-
-
-def without_length(arguments: list[str]) -> list[str]:
-    """A length in epochs is not given beside one in steps."""
-    if "--schedule.epochs" not in arguments:
-        return arguments
-    place = arguments.index("--schedule.epochs")
-    return [*arguments[:place], *arguments[place + 2 :]]
 
 
 def remove_outputs(arguments: list[str]) -> None:

@@ -92,7 +92,7 @@ class Case:
     def check(self) -> None:
         """UserError: a value that no machine could run."""
         for f in fields_of(self):
-            value, flag, most = getattr(self, f.name), flags_of(f)[-1], f.metadata["high"] or _MOST
+            value, flag, most = getattr(self, f.name), long_flag(f), f.metadata["high"] or _MOST
             if choices := f.metadata["choices"]:
                 lookup(dict.fromkeys(choices.values()), value, flag.lstrip("-").replace("-", " "))
             low = f.metadata["low"]
@@ -116,6 +116,11 @@ def flags_of(f: "dataclasses.Field[Any]") -> tuple[str, ...]:
     return f.metadata["flags"] or (f"--{f.name.replace('_', '-')}",)
 
 
+def long_flag(f: "dataclasses.Field[Any]") -> str:
+    """The first of its flags with two dashes: it is what messages say, and the name that options have it by."""
+    return next(flag for flag in flags_of(f) if flag.startswith("--"))
+
+
 def brief(value: Any) -> str:
     """A value of a case, for a person."""
     if isinstance(value, dict):
@@ -131,12 +136,12 @@ def cases_of(case: type[Case], options: Any, **instead: Sequence[Any]) -> list[A
         if f.name in instead:
             lists[f.name] = instead[f.name]
         elif f.metadata["help"]:
-            lists[f.name] = _read(f, getattr(options, f.name))
+            lists[f.name] = _read(f, getattr(options, long_flag(f)[2:].replace("-", "_")))
     return [case(**dict(zip(lists, values, strict=True))) for values in itertools.product(*lists.values())]
 
 
 def _read(f: "dataclasses.Field[Any]", text: str) -> list[Any]:
-    flag = flags_of(f)[-1]
+    flag = long_flag(f)
     if f.type is bool:
         return [text]
     readers: dict[Any, Callable[[str, str], list[Any]]] = {int: counts, float: numbers}

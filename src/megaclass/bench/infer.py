@@ -203,8 +203,8 @@ def measures(name: str, case: InferCase, turns: Answers, limits: list[dict[str, 
 
 def cases(options: Any) -> list[InferCase]:
     check_settings(InferCase, list(options.settings))
-    if options.data != SYNTHETIC:
-        open_images(options.data)
+    if options.data_root != SYNTHETIC:
+        open_images(options.data_root)
     return cases_of(InferCase, options, epochs=timed_epochs(options), settings=[options.settings])
 
 

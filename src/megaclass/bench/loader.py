@@ -163,7 +163,16 @@ class Passes:
     counts = "whole"
 
     def __init__(self, case: LoaderCase, device: Any, directory: str) -> None:
-        self.case, self._device, self._directory = case, device, directory
+        from megaclass.data.sampler import EpochSampler
+
+        self.case, self._device, self.dataset = case, device, open_dataset(directory)
+        self._sampler = EpochSampler(len(self.dataset), case.seed, shuffle=not case.evaluates)
+
+    def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and global numbers of the samples of a step, int64 (B,) each: shuffled as in training, in stored
+        order for an evaluation."""
+        start, count = step * self.case.batch_size, self.case.batch_size
+        return self._sampler.indices(start, count), np.arange(start, start + count)
 
     def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
         times = self.stages(range(index * self.case.batches, (index + 1) * self.case.batches))
@@ -191,36 +200,19 @@ class Passes:
                 done.result()
 
 
-class Order:
-    """Which sample comes when: shuffled as in training, in stored order for an evaluation."""
-
-    def __init__(self, case: LoaderCase, num_samples: int) -> None:
-        from megaclass.data.sampler import EpochSampler
-
-        self._batch_size = case.batch_size
-        self._sampler = EpochSampler(num_samples, case.seed, shuffle=not case.evaluates)
-
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and global numbers of the samples of a step, int64 (B,) each, as ``Loader`` wants them."""
-        start, count = step * self._batch_size, self._batch_size
-        return self._sampler.indices(start, count), np.arange(start, start + count)
-
-
 class BareDecode(Passes):
     """simplejpeg on files that lie in memory: whole images, nothing else. No loader that decodes whole images with it
     can be faster."""
 
     def __init__(self, case: LoaderCase, device: Any, directory: str) -> None:
         super().__init__(case, device, directory)
-        dataset = open_dataset(directory)
-        self._files = [dataset.read(index).encoded for index in range(len(dataset))]
+        self._files = [self.dataset.read(index).encoded for index in range(len(self.dataset))]
         headers = [simplejpeg.decode_jpeg_header(encoded) for encoded in self._files]
         self._sizes = [3 * height * width for height, width, _, _ in headers]
-        self._order = Order(case, len(dataset))
 
     def stages(self, steps: range) -> dict[str, Time]:
         # The order is drawn beforehand: here nothing but decoding counts.
-        samples = [sample for step in steps for sample in self._order(step)[0].tolist()]
+        samples = [sample for step in steps for sample in self.order(step)[0].tolist()]
         return {"whole": timed(lambda: self.in_threads(self._decode, samples, [max(self._sizes)]))}
 
     def _decode(self, sample: int, pixels: np.ndarray) -> None:
@@ -241,8 +233,7 @@ class Megaclass(Passes):
         from megaclass.data.loader import Loader
 
         super().__init__(case, device, directory)
-        self.dataset, self.transform = open_dataset(directory), case.transform()
-        self._order = Order(case, len(self.dataset))
+        self.transform = case.transform()
         # One for all passes, as a run has one: memory that was copied to is used again on the same stream only.
         self._feed = DeviceFeed(device)
         self._on_cuda = device.type == "cuda"
@@ -250,7 +241,7 @@ class Megaclass(Passes):
         self.loader = Loader(
             self.dataset,
             self.transform,
-            self._order,
+            self.order,
             workers=case.threads,
             prefetch=case.prefetch,
             pin_memory=self._on_cuda,
@@ -259,7 +250,7 @@ class Megaclass(Passes):
     def stages(self, steps: range) -> dict[str, Time]:
         samples: list[tuple[int, np.ndarray]] = []  # of the whole pass: index and plan
         for step in steps:
-            indices_B, numbers_B = self._order(step)
+            indices_B, numbers_B = self.order(step)
             samples += zip(indices_B.tolist(), self.transform.plan(numbers_B), strict=True)
         shape = (self.case.image_size, self.case.image_size, 3)
         return {

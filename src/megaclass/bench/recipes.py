@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaclass.bench.case import Case, fields_of, flags_of, parameter
+from megaclass.bench.case import Case, fields_of, long_flag, parameter
 from megaclass.config import Config, Model, find_recipe, from_mapping, load_recipe
 from megaclass.errors import UserError, lookup
 
@@ -189,7 +189,7 @@ def open_images(data: str) -> "Dataset":
 
 def check_settings(case: type[Any], keys: list[str]) -> None:
     """UserError: settings that the case has a flag for, or that no benchmark knows."""
-    flags = {f.metadata["setting"]: flags_of(f)[-1] for f in fields_of(case) if f.metadata["help"]}
+    flags = {f.metadata["setting"]: long_flag(f) for f in fields_of(case) if f.metadata["help"]}
     flags |= dict.fromkeys(("data.source", "data.path"), "--data-root")
     for key in keys:
         if key in flags:

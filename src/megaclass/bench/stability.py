@@ -41,7 +41,7 @@ _TAIL_BYTES = 1 << 14  # of the events, in which the last step is looked for
 # Settings that a case has a field for, or that change nothing of what is trained.
 _TOLD = (
     "schedule.epochs", "precision.compute", "data.global_batch_size", "data.image_size", "data.source", "data.path",
-    "evaluate.path", "evaluate.every",
+    "evaluate.path", "evaluate.every", "evaluate.every_epochs",
 )  # fmt: skip
 
 
@@ -79,14 +79,9 @@ class StabilityCase(Case):
         ranks = f", {self.world_size} ranks" if self.world_size > 1 else ""
         return f"{self.recipe}, seed {self.seed}{ranks}, {self.device}"
 
-    def check(self) -> None:
-        super().check()
-        if self.global_batch_size % self.world_size:
-            raise UserError(
-                f"--world-size: a global batch of {self.global_batch_size} does not divide into {self.world_size} ranks"
-            )
-
     def why_skipped(self, gpus: int) -> str:
+        if self.global_batch_size % self.world_size:
+            return f"a global batch of {self.global_batch_size} does not divide into {self.world_size} ranks"
         return crowded(self.device, self.world_size, gpus)
 
 
@@ -108,8 +103,7 @@ def cases(options: Any) -> list[StabilityCase]:
             )
     (world_size,) = counts("--world-size", options.world_size)
     found = [case_of(config, recipe, seed, world_size) for seed in seeds(options.seeds)]
-    for case in found:  # before anything is written
-        case.check()
+    found[0].check()  # before anything is written
     directory = Path(options.output) if options.output else DEFAULT_ROOT / f"stability-{config.recipe}"
     open_study(directory, config, found)
     options.device, options.output = config.run.device, str(directory / "rows.jsonl")
@@ -173,7 +167,16 @@ def open_study(directory: Path, config: Config, cases: Sequence[StabilityCase]) 
     config = replace(config, run=replace(config.run, output="", seed=0))
     path = directory / "recipe.toml"
     if not path.exists():
-        _make_directory(directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--output: cannot write into {directory}: {error.strerror}; name another"
+            ) from None
+        if others := sorted(other.name for other in directory.iterdir()):
+            raise UserError(
+                f"--output: {directory} holds other files ({others[0]}); name a directory of its own"
+            )
         part = path.with_suffix(".toml.part")
         part.write_text(to_toml(config), encoding="utf-8")
         part.replace(path)
@@ -191,15 +194,6 @@ def open_study(directory: Path, config: Config, cases: Sequence[StabilityCase]) 
                 f"--output: {directory} holds seeds with {key} {old!r}, and now it is {new!r}; name another "
                 "directory, or say the same again"
             )
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: cannot write into {directory}: {error.strerror}; name another") from None
-    if others := sorted(path.name for path in directory.iterdir()):
-        raise UserError(f"--output: {directory} holds other files ({others[0]}); name a directory of its own")
 
 
 # -- a seed -------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ _REACHED = {"cpu": 0.25, "cuda": 0.25}
 _START_S = {"cpu": 7.0, "cuda": 20.0}
 # Of its memory a device can give to one case.
 _USABLE = {"cpu": 0.8, "cuda": 0.9}
-_PRECISIONS = {"cpu": ("fp32", "bf16", "fp16"), "cuda": ("fp32", "tf32", "bf16", "fp16")}
+_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16", "fp16")}
 _SIDE = {"cpu": 1024, "cuda": 8192}
 _PROBE = (sys.executable, "-P", "-m", "megaclass.bench.suite")
 

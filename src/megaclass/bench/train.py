@@ -81,12 +81,15 @@ class TrainCase(ModelCase):
         sweeps=True,
         title="rate",
         setting="head.sample_rate",
+        low=0,
+        high=1,
     )
     parallelism: str = parameter(
         "",
         "of a margin head: model (classes sharded) or data (all on each); default: the recipe's",
         sweeps=True,
         title="head parallelism",
+        choices=("", "model", "data"),
         setting="head.parallelism",
     )
     storage: str = parameter(
@@ -94,6 +97,7 @@ class TrainCase(ModelCase):
         "of a margin head's centres and momentum; default: the recipe's",
         sweeps=True,
         setting="head.storage",
+        choices=("", "fp32", "bf16", "int8_rowwise"),
     )
     world_size: int = parameter(
         1,
@@ -324,14 +328,14 @@ def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
     """The same networks without training, on one device: NVIDIA's ``--mode val``."""
     if not options.batch_size:
         raise UserError(f"--mode {options.mode}: inference needs --batch-size, of a device")
-    ignored = ("world_size", "sample_rate", "parallelism", "storage", "simulate_ranks")
-    for name in ignored if options.mode == "val" else ():
-        if getattr(options, name) != str(TrainCase.__dataclass_fields__[name].default).removesuffix(".0"):
+    ignored = {"ngpus": "1", "sample_rate": "0", "parallelism": "", "storage": "", "simulate_ranks": "1"}
+    for name, usual in ignored.items() if options.mode == "val" else ():
+        if getattr(options, name) != usual:
             raise UserError(
                 f"--{name.replace('_', '-')} has no effect with --mode val, which measures one device"
             )
-    if options.data != SYNTHETIC:
-        open_images(options.data)
+    if options.data_root != SYNTHETIC:
+        open_images(options.data_root)
     classes = counts("--num-classes", options.num_classes)[:1]
     return cases_of(InferCase, options, **common, num_classes=classes, engine=["eager"])
 

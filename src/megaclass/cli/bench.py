@@ -69,9 +69,7 @@ def options_of(benchmark: Benchmark, words: list[str]) -> Any:
             usual = f.default if f.metadata["given"] == "" else f.metadata["given"]
             text = f"{usual:g}" if isinstance(usual, int | float) else usual
             lists: dict[str, Any] = {"metavar": "LIST"} if f.metadata["sweeps"] else {}
-            parser.add_argument(
-                *flags_of(f), dest=f.name, type=str, default=text, help=f.metadata["help"], **lists
-            )
+            parser.add_argument(*flags_of(f), type=str, default=text, help=f.metadata["help"], **lists)
     _add(parser, benchmark.flags)
     _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""), benchmark.timeout_s)
     settings: dict[str, dict[str, Any]] = {}

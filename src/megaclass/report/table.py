@@ -93,10 +93,7 @@ def without_empty(table: Table, keep: Iterable[str] = ()) -> Table:
 
 def printable(text: str) -> str:
     """A name that comes from elsewhere, on one line and without what a terminal would obey."""
-    return "".join(
-        letter if letter.isprintable() else ascii(letter)[1:-1]
-        for letter in text
-    )
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 # -- console --------------------------------------------------------------------------------------------

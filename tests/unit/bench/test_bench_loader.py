@@ -95,8 +95,9 @@ def test_stages_are_counted_by_what_each_adds(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_every_sample_is_worked_on_once_and_an_error_is_raised(threads):
-    seen, passes = [], loader.Passes(LoaderCase(threads=threads), CPU, "")
+def test_every_sample_is_worked_on_once_and_an_error_is_raised(threads, tmp_path):
+    images = made(tmp_path, images=1)["folder"]
+    seen, passes = [], loader.Passes(LoaderCase(threads=threads), CPU, images)
     passes.in_threads(lambda sample, scratch: seen.append(sample), range(15), [1])
     assert sorted(seen) == [*range(15)]
     with pytest.raises(ZeroDivisionError):
@@ -157,7 +158,6 @@ def test_what_counts_on_a_gpu_is_what_it_was_delivered_when_it_is_idle(tmp_path,
     assert done == ["feed to cuda", *["clock"] * 4, "cuda", "cuda", "cuda", "idle", "clock"]
 
 
-@pytest.mark.dist
 @pytest.mark.parametrize("source", dali.SOURCES)
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_dali_delivers_what_we_do(tmp_path, workload, source):
@@ -216,7 +216,7 @@ def bench(*words):
     return main(["bench", "loader", *TINY, *map(str, words)])
 
 
-@pytest.mark.dist
+@pytest.mark.process
 def test_rows_and_tables_with_a_peer_that_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dali, "missing", lambda: "not here")
     monkeypatch.setattr(loader.tempfile, "tempdir", str(tmp_path))

@@ -67,7 +67,9 @@ def _listed(options: Any) -> "tuple[Dataset, PairSet]":
 
     changed = [name for name, default in _DRAWING.items() if getattr(options, name) != default]
     if changed:
-        raise UserError(f"--{changed[0]} is for drawn pairs; those of --from {vars(options)['from']} are fixed")
+        raise UserError(
+            f"--{changed[0]} is for drawn pairs; those of --from {vars(options)['from']} are fixed"
+        )
     dataset, found = open_listed_pairs(vars(options)["from"], Path(options.source))
     if options.numbered and isinstance(dataset, ImageList):
         folder = FolderDataset(options.source)

@@ -87,6 +87,15 @@ def meaning(field: dataclasses.Field) -> str:
     return known.get("doc", "").replace("|", "\\|").replace("<", "&lt;") + allowed
 
 
+def where(only: Any, of_section: Any) -> str:
+    """The settings with which it exists; of a field that says nothing, those of its section."""
+    conditions = []
+    for key, values in (of_section if only is None else only).items():
+        allowed = " or ".join(f"`{value}`" if value != "" else "empty" for value in values) or "set"
+        conditions.append(f"`{key}` {allowed}")
+    return f"; only with {' and '.join(conditions)}" if conditions else ""
+
+
 # -- what recipes set -------------------------------------------------------------------------------------
 
 

@@ -118,8 +118,6 @@ def parsed_benchmark(arguments: list[str]) -> None:
     if arguments[0] == "suite":
         assert arguments[1] in published.names()
         place = "megaclass.bench.suite.plan"
-    if arguments[0] == "stability" and not BENCHMARKS["stability"].flags:
-        return
     with mock.patch(place, side_effect=NotMeasuredError), pytest.raises(NotMeasuredError):
         run("bench", *arguments)
 

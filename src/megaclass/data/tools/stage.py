@@ -65,9 +65,7 @@ def stage(
     return [_stage_one(source, Path(directory), verify, progress) for source in sources]
 
 
-def _stage_one(
-    source: Path, directory: Path, verify: bool, progress: Callable[[int, int], None]
-) -> Staged:
+def _stage_one(source: Path, directory: Path, verify: bool, progress: Callable[[int, int], None]) -> Staged:
     root, rec = _root(source), record_file(source)
     target = directory / root.resolve().name
     if target.resolve().is_relative_to(root.resolve()):
@@ -190,7 +188,9 @@ def _alone(target: Path) -> Iterator[None]:
     """Be the only process that stages into ``target``; wait for one that does. What the system refuses: UserError."""
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with (target / ".stage.lock").open("a") as lock:  # closing, or the end of the process, gives the lock back
+        with (target / ".stage.lock").open(
+            "a"
+        ) as lock:  # closing, or the end of the process, gives the lock back
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as error:

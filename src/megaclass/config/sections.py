@@ -219,7 +219,7 @@ class Head:
     )
     storage: str = option(
         "fp32",
-        "of centres and momentum; int8_rowwise: 8 bits and a scale a row, no momentum matrix (docs/heads.md)",
+        "of centres and momentum; int8_rowwise: 8 bits and a scale a row, no momentum matrix",
         choices=("fp32", "bf16", "int8_rowwise"),
     )
     kernels: str = option(
@@ -301,7 +301,7 @@ class Precision:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What a step costs: the same numbers sooner, but for compression. docs/performance.md says where each one wins."""
+    """What a step costs: the same numbers sooner, but for compression."""
 
     compile: str = option(
         "auto",

@@ -156,28 +156,6 @@ def test_one_unknown_number_does_not_make_the_others_positions(images, names, ta
 
 
 @pytest.mark.parametrize(
-    "table",
-    [
-        "img,id\n1.jpg,0\n2.jpg,1\n",
-        "photo.name,id\n1.jpg,0\n2.jpg,1\n",
-        "img,person\n1.jpg,a\n2.jpg,b\n",
-    ],
-)
-def test_a_header_that_is_not_known_is_no_image(images, table):
-    (images / "images/t.csv").write_text(table)
-    with pytest.raises(UserError, match=r"line 1 looks like a header.*path, file, .*label, class") as caught:
-        pack(images / "images/t.csv", images / "out", on_error="skip")
-    assert "\n" not in str(caught.value) and not (images / "out").exists()
-
-
-@pytest.mark.parametrize("table", ["gone.jpg,a\n1.jpg,b\n", "path,label\ngone,a\n1.jpg,b\n", "gone,a\n"])
-def test_a_first_image_that_is_gone_is_no_header(images, table):
-    (images / "images/t.csv").write_text(table)
-    with pytest.raises(UserError, match=r"gone.* cannot be read"):
-        pack(images / "images/t.csv", images / "out")
-
-
-@pytest.mark.parametrize(
     ("text", "table", "message"),
     [
         ("", "1.jpg,a\n", "classes: .* is empty"),

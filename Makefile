@@ -29,7 +29,7 @@ demo: $(STAMP)  ## train on characters, test on characters never seen: three min
 	$(BIN)/megaclass train glyphs --run.output $(RUN)
 
 quick: $(STAMP)  ## the tests that start no other process: what to run while you work, under a minute
-	$(PYTEST) -m "not gpu and not slow and not process"
+	$(PYTEST) -m "not gpu and not slow and not process and not dist"
 
 test: check  ## lint, types, and every test that needs no GPU and no data set: five minutes on two idle cores
 	$(PYTEST) -m "not gpu and not slow"

@@ -53,7 +53,7 @@ def compare(words: list[str]) -> int:
     console.print(to_rich(comparison_table("", comparison, more_memory)))
     console.print(summary(comparison.pairs, threshold), markup=False)
     failed = failures(
-        comparison,
+        comparison.pairs,
         more_memory,
         slower=slower is not None,
         unclear=options.fail_if_unclear,

@@ -84,7 +84,7 @@ def _by_machine(
 def _summary(
     sources: Sequence[Source], machines: Mapping[Identity, Machine], strangers: Sequence[Path]
 ) -> Section:
-    steps = sum(len(source.samples_ms) for source in sources)
+    steps = sum(len(source.row.samples_ms) for source in sources)
     files = len({source.path for source in sources})
     status = Counter(source.row.status for source in sources)
     days = sorted({str(source.row.measured_at)[:10] for source in sources if source.row.measured_at})
@@ -145,18 +145,19 @@ def _fit_to_lead(rated: list[tuple[Source, float]]) -> list[tuple[Source, float]
 
 def _ratio_headlines(group: Sequence[Source], machine: str) -> list[Headline]:
     """For every other implementation, beside the first of ours that took turns with it, at the most classes."""
-    rows = [source.row for source in sorted(group, key=_classes, reverse=True)]
-    sources = {id(source.row): source for source in group}
     found: dict[str, Headline] = {}
-    for row in (row for row in rows if row.implementation != OURS):
-        mine = reference_of(row, rows)
-        ratio = times_as_fast(mine, row) if mine else None
-        if mine and ratio and row.implementation not in found:
-            first, precisions = sources[id(mine)], [one.case.get("precision") for one in (mine, row)]
+    ordered = sorted(group, key=_classes, reverse=True)
+    for source in (one for one in ordered if one.row.implementation not in {OURS, *found}):
+        first = reference_of(source, ordered)
+        if first and (ratio := times_as_fast(first.row, source.row)):
+            name, precisions = (
+                source.row.implementation,
+                [s.row.case.get("precision") for s in (first, source)],
+            )
             beside = ", {} beside its {}".format(*precisions) if all(precisions) else ""
-            detail = f"{declared(row.benchmark).title} {ratio_text(ratio)}{beside}: {_case(first)}"
-            text, unit = quotient_text(ratio.value), f"times as fast as {row.implementation}"
-            found[row.implementation] = Headline(text, unit, detail, machine, _basis(first, ""), first)
+            detail = f"{declared(first.row.benchmark).title} {ratio_text(ratio)}{beside}: {_case(first)}"
+            text, unit = quotient_text(ratio.value), f"times as fast as {name}"
+            found[name] = Headline(text, unit, detail, machine, _basis(first, ""), first)
     return list(found.values())
 
 
@@ -166,7 +167,7 @@ def _classes(source: Source) -> float:
 
 def _case(source: Source) -> str:
     """What a reader needs to know of a case: what the benchmark lets one sweep, and settings, where unusual."""
-    fields = declared(source.row.benchmark).fields
+    fields = declared(source.row.benchmark).fields()
     keys = [name for name, data in fields.items() if data.get("sweeps") and name != "seed"]
     keys += ["recipe", "backbone", "num_classes", "world_size", "precision", "settings"]
     case = {
@@ -179,7 +180,7 @@ def _case(source: Source) -> str:
 
 def _basis(source: Source, more: str) -> str:
     """Versions, and of how many steps."""
-    environment, steps = source.row.environment, len(source.samples_ms)
+    environment, steps = source.row.environment, len(source.row.samples_ms)
     revision = re.sub(
         r"^([0-9a-f]{9})[0-9a-f]{31}(-dirty)?.*", r"\1\2", str(environment.get("revision") or "")
     )

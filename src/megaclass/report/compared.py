@@ -9,7 +9,9 @@ from megaclass.report.table import printable
 from megaclass.report.words import (
     OURS,
     case_text,
+    chosen,
     declared,
+    differing,
     effort,
     key_of,
     number,
@@ -32,11 +34,12 @@ def ratio_text(ratio: Ratio) -> str:
 # -- rows that took turns -------------------------------------------------------------------------------
 
 
-def reference_of(row: Row, rows: Iterable[Row]) -> Row | None:
+def reference_of(source: Source, sources: Iterable[Source]) -> Source | None:
     """The first of our rows that a row took turns with; None where it is that one, or where there is none."""
-    group = [other for other in rows if other.group and other.group == row.group and other.status == "ok"]
-    ours = [other for other in group if other.implementation == OURS]
-    return ours[0] if ours and ours[0] is not row else None
+    mine = source.row.group
+    ours = (o for o in sources if o.ok and o.row.group == mine != "" and o.row.implementation == OURS)
+    first = next(ours, source)
+    return None if first is source else first
 
 
 def times_as_fast(mine: Row, other: Row, field: str = "samples_ms") -> Ratio | None:
@@ -44,8 +47,8 @@ def times_as_fast(mine: Row, other: Row, field: str = "samples_ms") -> Ratio | N
     side are drawn together. None: no times in one of them. field: ``cpu_ms`` compares the time of processors."""
     theirs, ours = round_medians(other, field), round_medians(mine, field)
     if len(theirs) != len(ours) or len(theirs) < 2:
-        theirs, ours = _times(other, field), _times(mine, field)
-    if not theirs or not ours:
+        theirs, ours = getattr(other, field), getattr(mine, field)
+    if not theirs or not ours or not all((*theirs, *ours)):
         return None
     together = bool(mine.group) and mine.group == other.group and len(theirs) == len(ours)
     return ratio_of_medians(theirs, ours, paired=together)
@@ -53,11 +56,11 @@ def times_as_fast(mine: Row, other: Row, field: str = "samples_ms") -> Ratio | N
 
 def round_medians(row: Row, field: str = "samples_ms") -> list[float]:
     """The median step of every timed epoch, ms: what takes turns does so epoch by epoch."""
-    steps, rounds = _times(row, field), len(row.epochs)
-    if not rounds or not steps or len(steps) % rounds:
+    steps, rounds = getattr(row, field), len(row.epochs)
+    if not rounds or len(steps) % rounds:
         return []
     size = len(steps) // rounds
-    return [median(steps[i : i + size]) for i in range(0, len(steps), size)]
+    return [median(steps[i : i + size]) for i in range(0, len(steps), size or 1)]
 
 
 def spread_percent(row: Row) -> float | None:
@@ -66,62 +69,49 @@ def spread_percent(row: Row) -> float | None:
     return 100 * (max(found) - min(found)) / median(found) if len(found) > 1 else None
 
 
-def _times(row: Row, field: str) -> list[float]:
-    """The times, or none where not all are: rows are read from files that anyone may have written."""
-    values = getattr(row, field)
-    known = [found for value in values if (found := number(value)) is not None and found > 0]
-    return known if len(known) == len(values) else []
-
-
 def comparisons(rows: Sequence[Row]) -> list[str]:
     """A line for each of our rows and each other that took turns with it; of ours alone the first beside the rest."""
     found = [row for row in rows if row.status == "ok"]
     whole = unfolded([row.case for row in found])
-    cases = {id(row): _chosen(row, case) for row, case in zip(found, whole, strict=True)}
+    cases = {
+        id(row): {key: case[key] for key in case if chosen(row, key)}
+        for row, case in zip(found, whole, strict=True)
+    }
+    pairs, lines = _pairs(found), []
+    told = differing([cases[id(mine)] for mine, _ in pairs])
+    for mine, other in pairs:
+        if ratio := times_as_fast(mine, other):
+            one, two = cases[id(mine)], cases[id(other)]
+            differ = differing([one, two])
+            mine_told = case_text(one, dict.fromkeys([*told, *differ]))
+            who = ", ".join(filter(None, (mine.implementation, mine_told)))
+            name = other.implementation if other.implementation != OURS else ""
+            whom = ", ".join(filter(None, (name, case_text(two, differ)))) or "the same again"
+            by_cpu = times_as_fast(mine, other, "cpu_ms")
+            more = f" ({ratio_text(by_cpu)} by the time of processors)" if by_cpu else ""
+            if (part := memory_ratio(mine, other)) is not None:
+                more += f", with {quotient_text(part)} of its memory"
+            lines.append(printable(f"{who}: {ratio_text(ratio)} times as fast as {whom}{more}"))
+    return lines
+
+
+def _pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
     pairs: list[tuple[Row, Row]] = []
-    for group in dict.fromkeys(row.group for row in found if row.group):
-        members = [row for row in found if row.group == group]
-        ours = [row for row in members if row.implementation == OURS]
-        others = [row for row in members if row.implementation != OURS]
+    for group in dict.fromkeys(row.group for row in rows if row.group):
+        ours = [row for row in rows if row.group == group and row.implementation == OURS]
+        others = [row for row in rows if row.group == group and row.implementation != OURS]
         beside = [(mine, other) for mine in ours for other in others]
         pairs += beside or [(ours[0], other) for other in ours[1:]]
-    told = _differing([cases[id(mine)] for mine, _ in pairs])
-    lines = []
-    for mine, other in pairs:
-        if (ratio := times_as_fast(mine, other)) is None:
-            continue
-        both = [cases[id(mine)], cases[id(other)]]
-        differ = _differing(both)
-        who = ", ".join(
-            filter(None, (mine.implementation, case_text(both[0], dict.fromkeys([*told, *differ]))))
-        )
-        name = other.implementation if other.implementation != OURS else ""
-        beside_whom = ", ".join(filter(None, (name, case_text(both[1], differ)))) or "the same again"
-        by_cpu = times_as_fast(mine, other, "cpu_ms")
-        more = f" ({ratio_text(by_cpu)} by the time of processors)" if by_cpu else ""
-        lines.append(f"{who}: {ratio_text(ratio)} times as fast as {beside_whom}{more}{_memory(mine, other)}")
-    return list(map(printable, lines))
+    return pairs
 
 
-def _chosen(row: Row, case: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an unfolded case what somebody chose: parameters that sweep, and settings."""
-    fields = declared(row.benchmark).fields
-    return {
-        key: value for key, value in case.items() if key not in row.case or fields.get(key, {}).get("sweeps")
-    }
-
-
-def _differing(cases: Sequence[Mapping[str, Any]]) -> list[str]:
-    keys = dict.fromkeys(key for case in cases for key in case)
-    return [key for key in keys if len({key_of(case.get(key)) for case in cases}) > 1]
-
-
-def _memory(mine: Row, other: Row) -> str:
+def memory_ratio(over: Row, under: Row) -> float | None:
+    """Of the GPU, or of the process on a CPU; None where either did not measure it."""
     for name in ("allocated", "process"):
-        ours, theirs = number(mine.memory_mb.get(name)), number(other.memory_mb.get(name))
-        if ours is not None and theirs:
-            return f", with {quotient_text(ours / theirs)} of its memory"
-    return ""
+        one, two = over.memory_mb.get(name), under.memory_mb.get(name)
+        if one is not None and two:
+            return one / two
+    return None
 
 
 # -- scaling --------------------------------------------------------------------------------------------
@@ -142,8 +132,7 @@ def scaling_groups(sources: Sequence[Source], *, weak: bool) -> list[list[Source
         aside = {"world_size", "global_batch_size", "collectives", declared(source.row.benchmark).repeats}
         aside |= set() if case.get("device") == "cpu" else {"threads"}
         kept = {key: value for key, value in case.items() if key not in aside | effort()}
-        kept["per"] = batch / devices if weak else batch
-        key = key_of([kept, source.row.implementation, source.machine])
+        key = key_of([kept, batch / devices if weak else batch, source.row.implementation, source.machine])
         found.setdefault(key, {})[devices] = source
     return [[group[n] for n in sorted(group)] for group in found.values() if len(group) > 1]
 
@@ -157,9 +146,9 @@ def speed(row: Row) -> float | None:
 def speedup(source: Source, reference: Source) -> Ratio:
     """Speed over that of the reference, with the interval of the median steps: both were measured apart."""
     value = (speed(source.row) or 0.0) / (speed(reference.row) or 1.0)
-    if not source.samples_ms or not reference.samples_ms:
-        return Ratio(value, value, value)
-    found = ratio_of_medians(reference.samples_ms, source.samples_ms)
+    found = Ratio(1.0, 1.0, 1.0)
+    if source.row.samples_ms and reference.row.samples_ms:
+        found = ratio_of_medians(reference.row.samples_ms, source.row.samples_ms)
     return Ratio(value, value * found.low / found.value, value * found.high / found.value)
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from megaclass.errors import UserError
+from megaclass.report.compared import memory_ratio
 from megaclass.report.machines import IDENTITY
-from megaclass.report.sources import Source, steps_of
+from megaclass.report.sources import Source
 from megaclass.report.table import Cell, Column, Line, Table, printable
 from megaclass.report.tables import case_columns, number_cell
-from megaclass.report.words import case_text, changes, effort, key_of, number
-from megaclass.results.verdict import FASTER, SLOWER, UNCLEAR, Verdict, judge
+from megaclass.report.words import changes, effort
+from megaclass.results.verdict import FASTER, SLOWER, UNCLEAR, Steps, Verdict, judge
 
 THRESHOLD = 0.05
 _LOST = "no longer measured"
@@ -33,12 +34,7 @@ class Pair:
 
     @property
     def memory_ratio(self) -> float | None:
-        """Of the GPU, or that of the process on a CPU; None where either did not measure it."""
-        for name in ("allocated", "process") if self.later else ():
-            before, after = (number(s.row.memory_mb.get(name)) for s in (self.earlier, self.later) if s)
-            if before is not None and after is not None and before > 0:
-                return after / before
-        return None
+        return memory_ratio(self.later.row, self.earlier.row) if self.later else None
 
     def needs_more(self, threshold: float | None) -> bool:
         return threshold is not None and (self.memory_ratio or 0.0) > 1 + threshold
@@ -50,10 +46,6 @@ class Comparison:
 
     pairs: list[Pair]
     only_later: int
-
-    @property
-    def missing(self) -> list[Pair]:
-        return [pair for pair in self.pairs if pair.later is None]
 
 
 def compare_sources(
@@ -81,16 +73,14 @@ def compare_sources(
         elif not found.ok:
             pairs.append(Pair(source, found, None, f"{found.row.status}: {found.row.reason}"))
         else:
-            steps = [_steps(one) for one in (source, found)]
-            pairs.append(Pair(source, found, judge(steps[0], steps[1], threshold)))
-    comparison = Comparison(pairs, len(new))
-    if len(comparison.missing) == len(pairs):
+            pairs.append(Pair(source, found, judge(_steps(source), _steps(found), threshold)))
+    if all(pair.later is None for pair in pairs):
         counts = f"{_counted(len(before), 'case')} earlier, {_counted(len(after), 'case')} later"
         raise UserError(
             f"no case in common: {counts}; a case is the same where benchmark, implementation and every parameter are, "
             f"but for how often it is measured{printable(''.join(f'; {p.reason}' for p in pairs[:1]))}"
         )
-    return comparison
+    return Comparison(pairs, len(new))
 
 
 def _last(sources: Iterable[Source]) -> dict[str, Source]:
@@ -102,6 +92,14 @@ def _last(sources: Iterable[Source]) -> dict[str, Source]:
     return found
 
 
+def _steps(source: Source) -> Steps:
+    return Steps(source.row.samples_ms, source.row.data_ms, source.row.cpu_wait_percent)
+
+
+def _who(source: Source) -> tuple[str, str]:
+    return source.row.benchmark, source.row.implementation
+
+
 def _what(case: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in case.items() if key not in effort()}
 
@@ -109,27 +107,21 @@ def _what(case: dict[str, Any]) -> dict[str, Any]:
 def _ended(source: Source, after: Iterable[Source]) -> Source | None:
     """The row of the same case that failed: it lacks those parameters that only a finished measurement knows, such as
     the version of a peer."""
-    mine = source.row
-    for other in (other for other in after if not other.ok):
-        row = other.row
-        if (row.benchmark, row.implementation) == (mine.benchmark, mine.implementation):
-            keyed = row.key and mine.key
-            if row.key == mine.key if keyed else _what(row.case).items() <= _what(mine.case).items():
-                return other
-    return None
+    mine = _what(source.row.case).items()
+    failed = (other for other in after if not other.ok and _who(other) == _who(source))
+    return next((other for other in failed if _what(other.row.case).items() <= mine), None)
 
 
 def _why_missing(source: Source, new: Iterable[Source]) -> str:
     """new: what only the later measurement has. A suite fitted anew may have made another case of what was asked."""
-
-    def asked(one: Source) -> str:
-        row = one.row
-        return key_of([row.suite, row.benchmark, row.implementation, _what(row.asked or row.case)])
-
-    for other in new:
-        if (source.row.asked or other.row.asked) and asked(source) == asked(other):
-            changed = changes(_what(source.row.case), _what(other.row.case)) or "another size"
-            return f"the suite was fitted otherwise ({changed})"
+    case, asked = (_what(found) for found in (source.row.case, source.row.asked or source.row.case))
+    for other in (
+        other for other in new if other.row.suite == source.row.suite and _who(other) == _who(source)
+    ):
+        if (source.row.asked or other.row.asked) and _what(other.row.asked or other.row.case) == asked:
+            return (
+                f"the suite was fitted otherwise ({changes(case, _what(other.row.case)) or 'another size'})"
+            )
     return "not in the later rows"
 
 
@@ -138,13 +130,6 @@ def _require_same_machine(earlier: Source, later: Source) -> None:
         if before != after:
             told = f"measured on different machines: {name} was {before or 'none'}, then {after or 'none'}; "
             raise UserError(printable(told) + "--allow-other-machine compares them all the same")
-
-
-def _steps(source: Source) -> Any:
-    if (found := steps_of(source.row)) is None:
-        text = printable(f"{source.row.benchmark} {source.row.implementation} {case_text(source.row.case)}")
-        raise UserError(f"samples_ms of {text}: not all of them are times above 0")
-    return found
 
 
 def comparison_table(title: str, comparison: Comparison, more_memory: float | None = None) -> Table:
@@ -166,13 +151,13 @@ def comparison_table(title: str, comparison: Comparison, more_memory: float | No
 
 
 def _numbers(pair: Pair) -> list[Cell]:
-    earlier = number_cell(pair.earlier, number(pair.earlier.row.step_ms.get("p50")))
+    earlier = number_cell(pair.earlier, pair.earlier.row.step_ms.get("p50"))
     if pair.later is None or pair.verdict is None:
         return [earlier, Cell(), Cell(), Cell()]
     both, memory, ratio = (pair.later, pair.earlier), pair.memory_ratio, pair.verdict.ratio
     return [
         earlier,
-        number_cell(pair.later, number(pair.later.row.step_ms.get("p50"))),
+        number_cell(pair.later, pair.later.row.step_ms.get("p50")),
         Cell(str(ratio), ratio.value, both) if ratio else Cell(),
         Cell() if memory is None else Cell(f"{memory - 1:+.1%}", memory, both),
     ]
@@ -186,7 +171,7 @@ def summary(pairs: Sequence[Pair], threshold: float) -> str:
 
 
 def failures(
-    comparison: Comparison,
+    pairs: Sequence[Pair],
     more_memory: float | None,
     *,
     slower: bool,
@@ -195,11 +180,11 @@ def failures(
 ) -> int:
     """How many cases a build fails for. slower: those that became so, came to no number, or, unless
     ``allow_missing``, are no longer there."""
+    words = {SLOWER, _LOST} if slower else set()
+    words |= {UNCLEAR} if unclear else set()
     return sum(
-        (slower and pair.word in (SLOWER, _LOST) and not (allow_missing and pair.later is None))
-        or (unclear and pair.word == UNCLEAR)
-        or pair.needs_more(more_memory)
-        for pair in comparison.pairs
+        (pair.word in words and not (allow_missing and pair.later is None)) or pair.needs_more(more_memory)
+        for pair in pairs
     )
 
 

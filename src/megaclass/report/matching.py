@@ -7,7 +7,7 @@ from typing import Any
 from megaclass.report.compared import repeats, settings_of
 from megaclass.report.machines import Identity
 from megaclass.report.sources import Source
-from megaclass.report.words import changes, declared, key_of, number, scaled_down
+from megaclass.report.words import changes, declared, number, scaled_down
 
 # What a published case may leave open and a row of one's own decides: each gets a line of its own.
 _OPEN = ("engine", "storage", "device", "data")
@@ -25,7 +25,7 @@ class Variant:
     open: tuple[tuple[str, str], ...]
 
 
-def variant_of(source: Source, case: Mapping[str, Any]) -> Variant:
+def _variant(source: Source, case: Mapping[str, Any]) -> Variant:
     """case: the published one."""
     row = source.row
     way = [(key, str(row.case[key])) for key in _OPEN if key in row.case]
@@ -72,49 +72,31 @@ class Match:
         return tuple(found)
 
 
-class Matches:
-    """Finds rows by case, as a suite of that name asked for them or as anybody measured them."""
+def matches_of(
+    suite: str, benchmark: str, case: Mapping[str, Any], sources: Iterable[Source]
+) -> dict[Variant, Match]:
+    """What stands for a case, as a suite of that name asked for it or as anybody measured it, by variant: of its rows
+    one with a number, of the suite itself, as published, the latest; or all repeats of it."""
 
-    def __init__(self, sources: Iterable[Source], suite: str) -> None:
-        self._suite = suite
-        self._sources = list(sources)
-        self._found: dict[str, dict[Variant, list[Source]]] = {}
+    def rank(source: Source) -> tuple[Any, ...]:
+        return source.ok, source.row.suite == suite, not scaled_down(source.row), source.age
 
-    def variants(self, benchmark: str, cases: Sequence[Mapping[str, Any]]) -> list[Variant]:
-        """Those that measured at least one of the cases."""
-        return list(dict.fromkeys(variant for case in cases for variant in self._all(benchmark, case)))
+    groups: dict[Variant, list[Source]] = {}
+    for source in (source for source in sources if source.row.benchmark == benchmark):
+        # Where no batch is stated, that of another report is another case.
+        other = _states_no_batch(benchmark, case) and source.row.suite not in ("", suite)
+        if not other and _measures(case, source.row.asked or source.row.case):
+            groups.setdefault(_variant(source, case), []).append(source)
+    again = bool(declared(benchmark).repeats)
+    return {variant: _match(sorted(found, key=rank), again) for variant, found in groups.items()}
 
-    def find(self, benchmark: str, case: Mapping[str, Any], variant: Variant) -> Match | None:
-        """The row that stands for the case: one with a number, of the suite itself, as published, the latest."""
-        found = sorted(self._all(benchmark, case).get(variant, []), key=self._rank)
-        if not found:
-            return None
-        if declared(benchmark).repeats:
-            done = [source for source in found if source.ok]
-            seeds = repeats(done)[-1] if done else found[-1:]
-            return Match(tuple(seeds), len(done) - len(seeds) if done else 0, repeated=True)
-        return Match((found[-1],), sum(source.ok for source in found[:-1]))
 
-    def _all(self, benchmark: str, case: Mapping[str, Any]) -> Mapping[Variant, list[Source]]:
-        """The rows of the case, each once looked up."""
-        key = key_of([benchmark, case])
-        if key not in self._found:
-            found: dict[Variant, list[Source]] = {}
-            for source in self._sources:
-                if source.row.benchmark == benchmark and self._is_of(case, source):
-                    found.setdefault(variant_of(source, case), []).append(source)
-            self._found[key] = found
-        return self._found[key]
-
-    def _is_of(self, case: Mapping[str, Any], source: Source) -> bool:
-        row = source.row
-        if _states_no_batch(row.benchmark, case) and row.suite not in ("", self._suite):
-            return False  # another report's batch
-        return _measures(case, row.asked or row.case)
-
-    def _rank(self, source: Source) -> tuple[Any, ...]:
-        row = source.row
-        return source.ok, row.suite == self._suite, not scaled_down(row), source.age
+def _match(found: Sequence[Source], repeated: bool) -> Match:
+    done = [source for source in found if source.ok]
+    if not repeated or not done:
+        return Match((found[-1],), sum(source.ok for source in found[:-1]), repeated)
+    seeds = repeats(done)[-1]
+    return Match(tuple(seeds), len(done) - len(seeds), repeated)
 
 
 def _measures(case: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:

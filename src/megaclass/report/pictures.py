@@ -55,7 +55,7 @@ def pictures(
     """Of each benchmark, and of each recipe, a picture for every swept number of which a curve has several values."""
     found: list[Picture] = []
     for benchmark in dict.fromkeys(source.row.benchmark for source in sources):
-        fields = declared(benchmark).fields
+        fields = declared(benchmark).fields()
         for x in (name for name, data in fields.items() if data.get("sweeps")):
             points = list(_own(benchmark, x, sources, machines))
             theirs = [point for report in reports for point in _published(benchmark, x, report)]

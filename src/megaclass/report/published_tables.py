@@ -1,18 +1,18 @@
 """Published tables in their own shape, with one's own numbers below each published line."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from megaclass.report.compared import ratio_text
 from megaclass.report.document import Section
 from megaclass.report.machines import Identity, Machine
-from megaclass.report.matching import BATCH, Match, Matches, Variant, no_ratio_of
+from megaclass.report.matching import BATCH, Match, Variant, matches_of, no_ratio_of
 from megaclass.report.sources import Source
 from megaclass.report.table import Cell, Column, Line, Table, text_table
 from megaclass.report.tables import values_of
-from megaclass.report.words import OURS, declared, digits, number, quotient_text, short, value_text
+from megaclass.report.words import OURS, declared, digits, quotient_text, value_text
 from megaclass.results import published
 from megaclass.results.stats import Ratio, percentile
 
@@ -27,9 +27,8 @@ _OVER_REPEATS: dict[str, Callable[[list[float]], float]] = {"": fmean, "std": st
 def published_section(
     report: published.Report, sources: Sequence[Source], machines: Mapping[Identity, Machine]
 ) -> Section:
-    matches = Matches(sources, report.name)
     source = ", ".join(filter(None, map(report.source.get, ("project", "document"))))
-    tables = [_Writer(report, table, matches, machines).table() for table in report.tables]
+    tables = [_table(report, table, sources, machines) for table in report.tables]
     tables.sort(key=lambda table: table.remarks == [_NONE])  # those with numbers of both first
     tables += [
         text_table(f"Published server spec: {machine.title}", ("Key", "Value"), machine.spec, "published")
@@ -83,16 +82,16 @@ def _kind_of_memory(source: Source) -> str:
         "process": "memory of the process: measured on a CPU",
     }
     held = source.row.memory_mb
-    return next((note for name, note in told.items() if number(held.get(name)) is not None), "")
+    return next((note for name, note in told.items() if held.get(name) is not None), "")
 
 
 def ratio_to_published(found: _Measured, measure: str, reference: float) -> Ratio | None:
     """With the interval of the steps that the number is of; None where it is not of steps, or of one alone."""
     source = found.sources[-1]
     metric = declared(source.row.benchmark).metric(measure)
-    if metric is None or not metric.statistic or len(found.sources) > 1 or len(source.samples_ms) < 2:
+    if metric is None or not metric.statistic or len(found.sources) > 1 or len(source.row.samples_ms) < 2:
         return None
-    samples, statistic = source.samples_ms, metric.statistic
+    samples, statistic = source.row.samples_ms, metric.statistic
     centre = fmean(samples) if statistic == "mean" else percentile(samples, float(statistic[1:]))
     low, high = (end / centre for end in source.step_interval(statistic))
     if metric.better == "higher":  # the longer a step, the fewer samples in a second
@@ -101,129 +100,111 @@ def ratio_to_published(found: _Measured, measure: str, reference: float) -> Rati
     return Ratio(value, value * low, value * high)
 
 
-@dataclass
-class _Writer:
-    report: published.Report
-    about: published.Table
-    matches: Matches
-    machines: Mapping[Identity, Machine]
-    names: dict[Variant, str] = field(default_factory=dict)  # of all that have a line in the table
-    scaled: bool = False  # whether a number of one's own is not of the published case
+@dataclass(frozen=True)
+class _Entry:
+    """A published cell, and what was measured of its case and, for a ratio, of the other one, by variant."""
 
-    def table(self) -> Table:
-        shown = [self._variants(row) for row in self.about.rows]
-        self.names = _names({v for variants in shown for v in variants}, self.machines)
-        self.label_keys = [self._label_key(place) for place in range(len(self.about.columns))]
-        lines: list[Line] = []
-        for row, variants in zip(self.about.rows, shown, strict=True):
-            owner = Cell(f"published: {self.report.machines[row.machine].title}")
-            lines.append(Line((owner, *(Cell(cell.text, cell.value) for cell in row.cells)), "published"))
-            for variant in variants:
-                lines += self._own(row, variant)
-        heads = [Column("Machine", False)]
-        heads += [Column(column.title, column.kind != "label") for column in self.about.columns]
-        remarks = [_NONE] if not self.names else [_SCALED] if self.scaled else []
-        return Table(self.about.title, heads, lines, remarks)
-
-    def _variants(self, row: published.TableRow) -> list[Variant]:
-        cases = [cell.case for cell in row.cells if cell.case and cell.over is None]
-        return self.matches.variants(self.about.benchmark, cases)
-
-    def _label_key(self, place: int) -> str:
-        """The parameter that a column of labels states in every line, so that a scaled line can state its own."""
-        if self.about.columns[place].kind != "label":
-            return ""
-        found = set[str]()
-        for number_of, row in enumerate(self.about.rows):
-            cases = [_with_device_batch(cell.case) for cell in row.cells if cell.case]
-            told = {
-                key
-                for key in (cases[0] if cases else ())
-                if all(_states(row.cells[place].text, case.get(key)) for case in cases)
-            }
-            found = told if number_of == 0 else found & told
-        return sorted(found)[0] if found else ""
-
-    def _own(self, row: published.TableRow, variant: Variant) -> list[Line]:
-        """One's own numbers, and their ratios to the published ones where there are any."""
-        name = self.names[variant]
-        own, ratios = [Cell(name)], [Cell(f"ratio of {name} to published")]
-        cases = self._ran(row, variant)
-        for place, (cell, column) in enumerate(zip(row.cells, self.about.columns, strict=True)):
-            if column.kind == "label":  # the published line above tells it, unless something else ran
-                found, ratio = Cell(self._label(place, cell, cases)), Cell()
-            else:
-                found, ratio = self._cell(cell, column, variant)
-            own.append(found)
-            ratios.append(ratio)
-        lines = [Line(tuple(own), "own")]
-        if any(cell.text for cell in ratios[1:]):
-            lines.append(Line(tuple(ratios), "ratio"))
-        return lines
-
-    def _ran(self, row: published.TableRow, variant: Variant) -> list[dict[str, Any]]:
-        """The cases that were really measured for a line."""
-        found = (self.matches.find(self.about.benchmark, c.case, variant) for c in row.cells if c.case)
-        return [_with_device_batch(match.source.row.case) for match in found if match and match.source.ok]
-
-    def _label(self, place: int, cell: published.Cell, cases: list[dict[str, Any]]) -> str:
-        key = self.label_keys[place]
-        values = {value_text(key, case[key]) for case in cases if key in case}
-        same = len(values) != 1 or any(_states(cell.text, case.get(key)) for case in cases)
-        return "" if same else values.pop()
-
-    def _cell(self, cell: published.Cell, column: published.Column, variant: Variant) -> tuple[Cell, Cell]:
-        match = self.matches.find(self.about.benchmark, cell.case, variant)
-        if match is None:
-            return Cell(), Cell()
-        if cell.over is not None:
-            return self._ratio_column(cell, column, match, variant), Cell()
-        row = match.source.row
-        if not match.source.ok:
-            return Cell(row.status, None, match.sources, (f"{row.status}: {row.reason}",)), Cell()
-        found = measured(match, column.measure, column.unit)
-        if found is None:
-            return Cell("not taken", None, match.sources), Cell()
-        notes = (*match.notes, *found.notes)
-        own = Cell(digits(found.value) + "*" * match.scaled, found.value, found.sources, notes)
-        self.scaled |= match.scaled
-        if match.scaled or not cell.value:
-            return own, Cell()
-        ratio = ratio_to_published(found, column.measure, cell.value)
-        if ratio is not None:
-            return own, Cell(ratio_text(ratio), ratio.value, found.sources)
-        value = found.value / cell.value
-        return own, Cell(quotient_text(value), value, found.sources, (_PLAIN,))
-
-    def _ratio_column(
-        self, cell: published.Cell, column: published.Column, match: Match, variant: Variant
-    ) -> Cell:
-        other = self.matches.find(self.about.benchmark, cell.case | (cell.over or {}), variant)
-        if other is None:
-            return Cell()
-        if why := no_ratio_of(match, other):
-            return Cell("–", None, (), (why,))
-        mine, reference = (measured(one, column.measure, "") for one in (match, other))
-        if mine is None or reference is None or not mine.value or not reference.value:
-            return Cell()
-        value = reference.value / mine.value if column.inverse else mine.value / reference.value
-        scaled = match.scaled or other.scaled
-        notes = ("of numbers that were scaled down to fit; not the published case",) if scaled else ()
-        sources = tuple(dict.fromkeys((*mine.sources, *reference.sources)))
-        return Cell(quotient_text(value) + "*" * scaled, value, sources, (*notes, *match.source.busy))
+    cell: published.Cell
+    column: published.Column
+    matches: Mapping[Variant, Match]
+    others: Mapping[Variant, Match]
 
 
-def _with_device_batch(case: Mapping[str, Any]) -> dict[str, Any]:
-    batch = number(case.get("global_batch_size"))
-    devices = (number(case.get("world_size")) or 1) * (number(case.get("simulate_ranks")) or 1)
-    return dict(case) | ({"batch of a device": batch / devices} if batch else {})
+def _table(
+    report: published.Report,
+    about: published.Table,
+    sources: Sequence[Source],
+    machines: Mapping[Identity, Machine],
+) -> Table:
+    def found(case: Mapping[str, Any]) -> Mapping[Variant, Match]:
+        return matches_of(report.name, about.benchmark, case, sources) if case else {}
+
+    entries = [
+        [
+            _Entry(cell, column, found(cell.case), found(cell.case | cell.over if cell.over else {}))
+            for cell, column in zip(row.cells, about.columns, strict=True)
+        ]
+        for row in about.rows
+    ]
+    shown = [
+        dict.fromkeys(variant for entry in line if entry.cell.over is None for variant in entry.matches)
+        for line in entries
+    ]
+    names = _names({variant for variants in shown for variant in variants}, machines)
+    lines: list[Line] = []
+    for row, line, variants in zip(about.rows, entries, shown, strict=True):
+        owner = Cell(f"published: {report.machines[row.machine].title}")
+        lines.append(Line((owner, *(Cell(cell.text, cell.value) for cell in row.cells)), "published"))
+        for variant in variants:
+            lines += _own_lines(line, variant, names[variant])
+    heads = [Column(column.title, column.kind != "label") for column in about.columns]
+    own = [cell for line in lines if line.kind == "own" for cell in line.cells[1:]]
+    scaled = [_SCALED] if any(cell.text.endswith("*") for cell in own) else []
+    return Table(about.title, [Column("Machine", False), *heads], lines, scaled if names else [_NONE])
 
 
-def _states(text: str, value: Any) -> bool:
-    """Whether a label is that value, as reports write it."""
-    if (known := number(value)) is None:
-        return isinstance(value, str) and text == value
-    return text.replace(",", "") in (f"{known:g}", f"{known:.0f}", short(known))
+def _own_lines(entries: Sequence[_Entry], variant: Variant, name: str) -> list[Line]:
+    """One's own numbers, and their ratios to the published ones where there are any."""
+    own, ratios = [Cell(name)], [Cell(f"ratio of {name} to published")]
+    for entry in entries:
+        match, ratio = entry.matches.get(variant), Cell()
+        if entry.column.kind == "label":
+            cell = Cell(_label(entry.column.measure, entries, variant))
+        elif match is None:
+            cell = Cell()
+        elif entry.cell.over is not None:
+            cell = _of_own(entry.column, match, entry.others.get(variant))
+        else:
+            cell, ratio = _number(entry, match)
+        own.append(cell)
+        ratios.append(ratio)
+    lines = [Line(tuple(own), "own")]
+    return [*lines, Line(tuple(ratios), "ratio")] if any(cell.text for cell in ratios[1:]) else lines
+
+
+def _label(key: str, entries: Sequence[_Entry], variant: Variant) -> str:
+    """What ran, where that is one thing and another than the published line above says."""
+    wanted, ran = set[str](), set[str]()
+    for entry in entries:
+        match = entry.matches.get(variant)
+        if match and match.source.ok and key in match.source.row.case:
+            wanted.add(value_text(key, entry.cell.case.get(key)))
+            ran.add(value_text(key, match.source.row.case[key]))
+    return ran.pop() if len(ran) == 1 and ran != wanted else ""
+
+
+def _number(entry: _Entry, match: Match) -> tuple[Cell, Cell]:
+    """One's own number of a published one, and the ratio of the two."""
+    row, column, reference = match.source.row, entry.column, entry.cell.value
+    if not match.source.ok:
+        return Cell(row.status, None, match.sources, (f"{row.status}: {row.reason}",)), Cell()
+    found = measured(match, column.measure, column.unit)
+    if found is None:
+        return Cell("not taken", None, match.sources), Cell()
+    text = digits(found.value) + "*" * match.scaled
+    own = Cell(text, found.value, found.sources, (*match.notes, *found.notes))
+    if match.scaled or not reference:
+        return own, Cell()
+    value, ratio = found.value / reference, ratio_to_published(found, column.measure, reference)
+    if ratio is not None:
+        return own, Cell(ratio_text(ratio), value, found.sources)
+    return own, Cell(quotient_text(value), value, found.sources, (_PLAIN,))
+
+
+def _of_own(column: published.Column, match: Match, other: Match | None) -> Cell:
+    """The ratio of two of one's own numbers, where the published column has one of two published."""
+    if other is None:
+        return Cell()
+    if why := no_ratio_of(match, other):
+        return Cell("–", None, (), (why,))
+    mine, reference = (measured(one, column.measure, "") for one in (match, other))
+    if mine is None or reference is None or not mine.value or not reference.value:
+        return Cell()
+    value = reference.value / mine.value if column.inverse else mine.value / reference.value
+    scaled = match.scaled or other.scaled
+    notes = ("of numbers that were scaled down to fit; not the published case",) if scaled else ()
+    sources = tuple(dict.fromkeys((*mine.sources, *reference.sources)))
+    return Cell(quotient_text(value) + "*" * scaled, value, sources, (*notes, *match.source.busy))
 
 
 def _names(variants: Iterable[Variant], machines: Mapping[Identity, Machine]) -> dict[Variant, str]:

@@ -1,5 +1,6 @@
 """One's own tables, derived from what a benchmark declares: a line a row, scaling, and repeats."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -20,15 +21,17 @@ from megaclass.report.compared import (
 from megaclass.report.sources import Source
 from megaclass.report.table import Cell, Column, Line, Table, to_rich, without_empty
 from megaclass.report.words import (
+    case_text,
     changes,
+    chosen,
     declared,
+    differing,
     digits,
+    effort,
     key_of,
     name_of,
-    number,
     read,
     scaled_down,
-    split_case,
     unfolded,
     value_text,
 )
@@ -53,40 +56,32 @@ def own_tables(sources: Sequence[Source], machine: str = "") -> list[Table]:
 
 
 def case_columns(
-    sources: Sequence[Source], *, brief: bool = False
+    sources: Sequence[Source], *, brief: bool = False, but: str = ""
 ) -> tuple[list[Column], list[list[Cell]], list[str]]:
     """What differs between the cases: heads, and the cells of each row; and as remarks what is the same. brief: no
-    more than tells them apart, and what somebody chose."""
+    more than what somebody chose, and what else tells them apart. but: a key to leave out."""
     named = len({source.row.implementation for source in sources}) > 1
     cases = unfolded([source.row.case for source in sources])
-    keys, same = split_case(cases)
+    every = [{key: case[key] for key in case if key not in {but, *effort()}} for case in cases]
+    differ = keys = differing(every)
     if brief:
-        keys = _telling(sources, cases, keys)
+        keys = [key for key in differ if chosen(sources[0].row, key)]
+        for key in differ:
+            if key not in keys and _distinct(sources, cases, [*keys, key]) > _distinct(sources, cases, keys):
+                keys.append(key)
     heads = ["Implementation"] * named + [name_of(key)[:1].upper() + name_of(key)[1:] for key in keys]
     cells = [
         [Cell(source.row.implementation)] * named
         + [Cell(value_text(key, case[key]) if key in case else "") for key in keys]
         for source, case in zip(sources, cases, strict=True)
     ]
-    remarks = [f"The same in all: {same}."] if same else []
-    return [Column(head, False) for head in heads], cells, remarks
+    same = case_text(every[0], [key for key in dict.fromkeys(itertools.chain(*every)) if key not in differ])
+    return [Column(head, False) for head in heads], cells, [f"The same in all: {same}."] if same else []
 
 
-def _telling(sources: Sequence[Source], cases: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
-    fields = declared(sources[0].row.benchmark).fields
-    chosen = [key for key in keys if fields.get(key, {}).get("sweeps") or key not in sources[0].row.case]
-
-    def distinct(kept: Sequence[str]) -> int:
-        told = (
-            [source.row.implementation, *map(case.get, kept)]
-            for source, case in zip(sources, cases, strict=True)
-        )
-        return len(set(map(key_of, told)))
-
-    for key in keys:
-        if key not in chosen and distinct([*chosen, key]) > distinct(chosen):
-            chosen.append(key)
-    return chosen
+def _distinct(sources: Sequence[Source], cases: Sequence[dict[str, Any]], keys: Sequence[str]) -> int:
+    told = ([s.row.implementation, *map(case.get, keys)] for s, case in zip(sources, cases, strict=True))
+    return len(set(map(key_of, told)))
 
 
 def number_cell(source: Source, value: float | None, notes: tuple[str, ...] = ()) -> Cell:
@@ -100,77 +95,54 @@ def rows_table(title: str, sources: Sequence[Source], *, brief: bool = False) ->
     """A line for each row, whatever its status: what differs, the metrics, and what rows that took turns say."""
     metrics = declared(sources[0].row.benchmark).metrics
     labels, cases, remarks = case_columns(sources, brief=brief)
-    measures = [(metric.title, _read(metric)) for metric in metrics]
-    measures += [
-        ("Weak scaling", _scaling(sources, weak=True)),
-        ("Strong scaling", _scaling(sources, weak=False)),
+    firsts = [
+        {source: group[0] for group in scaling_groups(sources, weak=weak) for source in group}
+        for weak in (True, False)
     ]
-    measures += [] if brief else _beside(sources)
+    heads = [*(metric.title for metric in metrics), "Weak scaling", "Strong scaling"]
+    heads += [] if brief else _MORE
     lines = []
     for source, case in zip(sources, cases, strict=True):
+        reason = f"{source.row.status}: {source.row.reason}"
+        cells = [Cell(source.row.status, None, (source,), (reason,)), *[Cell()] * (len(heads) - 1)]
         if source.ok:
-            cells = _marked(source, [read_cell(source) for _, read_cell in measures])
-        else:
-            reason = (f"{source.row.status}: {source.row.reason}",)
-            cells = [Cell(source.row.status, None, (source,), reason), *[Cell()] * (len(measures) - 1)]
+            cells = [number_cell(source, read(metric, source.row)) for metric in metrics]
+            cells += [_scaling(source, first.get(source, source)) for first in firsts]
+            cells += [] if brief else _more(source, sources)
+            cells = _marked(source, cells)
         lines.append(Line((*case, *cells)))
-    table = Table(title, [*labels, *(Column(name) for name, _ in measures)], lines, remarks)
-    always = [metric.title for metric in metrics if metric.always]
-    return without_empty(table, [metrics[0].title, *always])
+    table = Table(title, [*labels, *map(Column, heads)], lines, remarks)
+    return without_empty(table, [heads[0], *(metric.title for metric in metrics if metric.always)])
 
 
-def _read(metric: Metric) -> Callable[[Source], Cell]:
-    return lambda source: number_cell(source, read(metric, source.row))
-
-
-def _scaling(sources: Sequence[Source], *, weak: bool) -> Callable[[Source], Cell]:
+def _scaling(source: Source, first: Source) -> Cell:
     """Throughput over that of the fewest devices that did the same."""
-    kept = "batch of a device" if weak else "global batch"
-    firsts = {source: group[0] for group in scaling_groups(sources, weak=weak) for source in group}
-
-    def cell(source: Source) -> Cell:
-        first = firsts.get(source, source)
-        if first is source:
-            return Cell()
-        ratio, devices = speedup(source, first), [one.row.case["world_size"] for one in (source, first)]
-        note = f"throughput over that of {devices[1]} devices at the same {kept}, and of how much is ideal"
-        percent = 100 * ratio.value * devices[1] / devices[0]
-        return Cell(f"{ratio_text(ratio)}, {percent:.1f}%", ratio.value, (source, first), (note,))
-
-    return cell
+    if first is source:
+        return Cell()
+    ratio, cases = speedup(source, first), (source.row.case, first.row.case)
+    more, fewer = (case["world_size"] for case in cases)
+    kept = "global batch" if len({case["global_batch_size"] for case in cases}) == 1 else "batch of a device"
+    note = f"throughput over that of {fewer} devices at the same {kept}, and of how much is ideal"
+    percent = 100 * ratio.value * fewer / more
+    return Cell(f"{ratio_text(ratio)}, {percent:.1f}%", ratio.value, (source, first), (note,))
 
 
-def _beside(sources: Sequence[Source]) -> list[tuple[str, Callable[[Source], Cell]]]:
-    """Columns that no benchmark declares, as every row may have them."""
-    rows = {id(source.row): source for source in sources}
+# Columns that no benchmark declares, as every row may have them.
+_MORE = ["Spread of rounds, %", "Ours, times as fast", "by CPU time", "Steps", "CPU wait, %"]
 
-    def times(field: str) -> Callable[[Source], Cell]:
-        def cell(source: Source) -> Cell:
-            mine = reference_of(source.row, [other.row for other in sources])
-            ratio = times_as_fast(mine, source.row, field) if mine else None
-            if mine is None or ratio is None:
-                return Cell()
-            first = rows[id(mine)]
-            note = f"how many times as fast row {first.number} ({mine.implementation}) is, by medians"
-            return Cell(ratio_text(ratio), ratio.value, (first, source), (note,))
 
-        return cell
-
-    def steps(source: Source) -> Cell:
-        count = len(source.samples_ms)
-        return Cell(f"{count:,}", count, (source,)) if count else Cell()
-
-    def waited(source: Source) -> Cell:
-        value = number(source.row.cpu_wait_percent)
-        return Cell() if value is None else Cell(f"{value:.1f}", value, (source,), source.busy)
-
-    return [
-        ("Spread of rounds, %", lambda source: number_cell(source, spread_percent(source.row))),
-        ("Ours, times as fast", times("samples_ms")),
-        ("by CPU time", times("cpu_ms")),
-        ("Steps", steps),
-        ("CPU wait, %", waited),
-    ]
+def _more(source: Source, sources: Sequence[Source]) -> list[Cell]:
+    first, cells = reference_of(source, sources), []
+    for field in ("samples_ms", "cpu_ms"):
+        if first and (ratio := times_as_fast(first.row, source.row, field)):
+            note = f"how many times as fast row {first.number} ({first.row.implementation}) is, by medians"
+            cells.append(Cell(ratio_text(ratio), ratio.value, (first, source), (note,)))
+        else:
+            cells.append(Cell())
+    count, waited = len(source.row.samples_ms), source.row.cpu_wait_percent
+    cells.append(Cell(f"{count:,}", count, (source,)) if count else Cell())
+    cells.append(Cell() if waited is None else Cell(f"{waited:.1f}", waited, (source,), source.busy))
+    return [number_cell(source, spread_percent(source.row)), *cells]
 
 
 def _marked(source: Source, cells: list[Cell]) -> list[Cell]:
@@ -202,20 +174,15 @@ def _repeats_tables(sources: Sequence[Source], title: str) -> list[Table]:
     groups = repeats(source for source in sources if source.ok) if what.repeats else []
     if not groups or metric is None:
         return []
-    lasts = [group[-1] for group in groups]
-    labels, cases, remarks = case_columns(lasts)
-    kept = [
-        place for place, label in enumerate(labels) if label.title.lower() != name_of(what.repeats).lower()
-    ]
+    labels, cases, remarks = case_columns([group[-1] for group in groups], but=what.repeats)
     seconds = what.metric("seconds")
-    counted = f"{name_of(what.repeats)}s".capitalize()
-    heads = [*(labels[place] for place in kept), *map(Column, (counted, *_STATISTICS))]
+    heads = [*labels, *map(Column, (f"{name_of(what.repeats)}s".capitalize(), *_STATISTICS))]
     heads += [Column(f"Mean {seconds.title[:1].lower()}{seconds.title[1:]}")] if seconds else []
     lines = []
     for group, case in zip(groups, cases, strict=True):
         cells = [_over(group, metric, len, "d"), *(_over(group, metric, one) for one in _STATISTICS.values())]
         cells += [_over(group, seconds, fmean, ",.4g")] if seconds else []
-        lines.append(Line((*(case[place] for place in kept), *cells)))
+        lines.append(Line((*case, *cells)))
     remark = f"{metric.title}. Standard deviation: of a sample (n - 1). Of what was measured again the latest counts."
     return [Table(title, heads, lines, [remark, *remarks])]
 

@@ -2,22 +2,18 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from megaclass.bench.case import Metric
+from megaclass.bench.case import Benchmark, Case, Metric
 from megaclass.results.rows import Row, setting_text
 
 OURS = "megaclass"
-_LARGEST = 1e100  # beyond, nothing was measured, and sums and quotients run out of a float
 
 
 def number(value: Any) -> float | None:
-    """The number, if it is one that can be reckoned with: rows are read from files that anyone may have written."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
-        return None
-    return float(value) if abs(value) >= 1 / _LARGEST else 0.0
+    """The value of a parameter, if it is a number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def digits(value: float | None) -> str:
@@ -47,21 +43,6 @@ def short(count: float) -> str:
 # -- what benchmarks declare ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Declared:
-    """What reports want to know of a benchmark, see :class:`megaclass.bench.case.Benchmark`. fields: the metadata of
-    its case's fields, by name."""
-
-    title: str
-    metrics: tuple[Metric, ...]
-    headline: str
-    repeats: str
-    fields: Mapping[str, Mapping[str, Any]]
-
-    def metric(self, key: str) -> Metric | None:
-        return next((metric for metric in self.metrics if metric.key == key), None)
-
-
 # What every row may have, for benchmarks that this megaclass does not know.
 _ANY = (
     Metric("latency_p50_ms", "Median step, ms", lambda row: row.step_ms.get("p50"), "lower", "p50"),
@@ -70,14 +51,16 @@ _ANY = (
 
 
 @cache
-def declared(name: str) -> Declared:
+def declared(name: str) -> Benchmark:
     """What the benchmark of that name says of itself."""
     from megaclass.bench import BENCHMARKS
 
-    if name not in BENCHMARKS:
-        return Declared(name, _ANY, "samples_per_second", "", {})
-    found = BENCHMARKS[name]
-    return Declared(found.title, found.metrics, found.headline, found.repeats, found.fields())
+    unknown = Benchmark(name, name, "", Case, _ANY, "samples_per_second", prepare=_not_here)
+    return BENCHMARKS.get(name, unknown)
+
+
+def _not_here(*_: Any) -> Any:
+    raise NotImplementedError("a benchmark of which there are only rows")
 
 
 @cache
@@ -98,10 +81,10 @@ def _titles() -> dict[str, str]:
 
 
 def read(metric: Metric, row: Row) -> float | None:
-    """The number of a row that is ``ok``; None where it has none, or something that is no number."""
+    """The number of a row that is ``ok``; None where it has none."""
     try:
         return number(metric.read(row))
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError):
+    except (KeyError, TypeError, ZeroDivisionError):  # rows of others may lack what ours have
         return None
 
 
@@ -133,19 +116,18 @@ def key_of(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def split_case(cases: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
-    """The keys in which cases differ; and what is the same in all as text. Effort is neither."""
-    keys = dict.fromkeys(key for case in cases for key in case if key not in effort())
-    differ = [key for key in keys if len({key_of(case.get(key)) for case in cases}) > 1]
-    return differ, case_text(cases[0], [key for key in keys if key not in differ]) if cases else ""
+def differing(cases: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys in which cases differ."""
+    found = list(cases)
+    keys = dict.fromkeys(key for case in found for key in case)
+    return [key for key in keys if len({key_of(case.get(key)) for case in found}) > 1]
 
 
 def unfolded(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The cases with the settings (``section.key``) in which they differ as keys of their own, by the last part of
     their names where that is enough."""
     settings = [found if isinstance(found := case.get("settings"), dict) else {} for case in cases]
-    keys = dict.fromkeys(key for one in settings for key in one)
-    differ = [key for key in keys if len({key_of(one.get(key)) for one in settings}) > 1]
+    differ = differing(settings)
     last = [key.rpartition(".")[2] for key in differ]
     taken = {key for case in cases for key in case}
     names = {
@@ -159,6 +141,11 @@ def unfolded(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         whole = {"settings": rest} if isinstance(case.get("settings"), dict) else {}
         made.append({**case, **whole, **told})
     return made
+
+
+def chosen(row: Row, key: str) -> bool:
+    """Whether somebody chose that key of the row's unfolded case: a parameter that sweeps, or a setting."""
+    return key not in row.case or bool(declared(row.benchmark).fields().get(key, {}).get("sweeps"))
 
 
 def changes(asked: Mapping[str, Any], case: Mapping[str, Any]) -> str:

@@ -249,8 +249,15 @@ def test_no_value_of_a_row_breaks_a_report(tmp_path, value):
     rows += [replace(row("infer", INFER, 1.0), samples_ms=[value, 1.0], memory_mb={"driver": value})]
     stability = {"recipe": "x", "metric": "top1"}
     rows += [row("stability", stability | {"seed": n}, 1.0, result={"top1": value}) for n in (0, value)]
-    path = write_rows(tmp_path / "rows.jsonl", rows)
-    assert len(write(collect([str(path)], [*published.names(), str(path)]), tmp_path)) == 3
+    read = 0
+    for number, one in enumerate(rows):  # each is refused with its line, or can be reckoned with
+        path = write_rows(tmp_path / f"{number}.jsonl", [one, ONE])
+        try:
+            assert len(write(collect([str(path)], [*published.names(), str(path)]), tmp_path)) == 3
+            read += 1
+        except UserError as error:
+            assert f"{path} line 1: not a row of a benchmark: " in str(error)
+    assert read > 0 or isinstance(value, int | float)
 
 
 def test_half_a_surrogate_pair_is_no_reason_to_fail(tmp_path):

@@ -173,7 +173,7 @@ def test_the_interval_of_a_scaling_is_that_of_resampled_medians(tmp_path):
         for n in (1, 2)
     ]
     first, second = sources_of(tmp_path / "noisy.jsonl", noisy)
-    found, expected = speedup(second, first), ratio_of_medians(first.samples_ms, second.samples_ms)
+    found, expected = speedup(second, first), ratio_of_medians(first.row.samples_ms, second.row.samples_ms)
     assert found.low < found.value < found.high
     assert found.high / found.low == pytest.approx(expected.high / expected.low)
 

@@ -51,7 +51,7 @@ class Column:
     """What stands in a column.
 
     kind: ``label``; ``value``: the number of the case; or ``ratio``: that number over the number of the other case.
-    measure, unit: of the number, empty for labels; a ratio has no unit.
+    measure, unit: of the number; of labels the parameter that they state, if it is one, and no unit; a ratio has none.
     inverse: a ratio the other way round, as a speed-up of times is.
     """
 

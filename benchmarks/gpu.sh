@@ -2,7 +2,7 @@
 # What a CUDA GPU is to show: its tests, and the rows of every benchmark, in $RESULTS/BENCHMARK-NAME.jsonl, NAME being
 # that of the GPU; a suite gets a directory with its report. A part that was interrupted goes on where it stopped.
 #
-#   benchmarks/gpu.sh [tests|suites|train|ablation|profile|infer|loader|stall|sizes|share|peer|largest ...]
+#   benchmarks/gpu.sh [tests|suites|train|ablation|infer|loader|sizes|share|peer|largest ...]
 #
 # Without a part: all of them. PEER_PATH=directory with arcface_torch's code puts it beside ours.
 #
@@ -11,10 +11,8 @@
 #   train     whole steps: IResNet-50 and 100 with 618 K and 2 M classes, full and sampled; ResNet-50 at 224 px beside a
 #             plain PyTorch loop; one rank of 1, 2, 8 and 64
 #   ablation  every setting that may bring speed, one at a time
-#   profile   kernels of a step by time, as text
 #   infer     ResNet-50 by batch size in every engine
 #   loader    images a second on the device, decoded by our threads and by DALI: four minutes on 16 cores
-#   stall     for how much of its time training waits for data, faces and photographs: three minutes
 #   sizes     heads of 77 K to 10 M classes on one GPU, full and sampled
 #   share     one rank's share of 80 M classes over 8 ranks (10 M x 512), batch 1,024, in every storage
 #   peer      the same share and smaller ones beside arcface_torch
@@ -83,16 +81,6 @@ ablation() {
     done
 }
 
-profile() {
-    local faces="--recipe faces_r50 --num-classes 618K --global-batch-size 1024"
-    for words in "iresnet50 $faces" "iresnet50-sampled $faces --sample-rate 0.1" \
-        "resnet50 --recipe resnet50_imagenet -b 256"; do
-        # shellcheck disable=SC2086
-        "$PYTHON" benchmarks/profile_step.py --device cuda --dtype bfloat16 -i 10 -e 3 -w 2 ${words#* } \
-            --output "$RESULTS/profile-${words%% *}-$gpu.txt"
-    done
-}
-
 infer() {
     bench infer -b 1,8,64,256 --dtype float16,bfloat16 --engine eager,compiled,cudagraph
 }
@@ -101,10 +89,6 @@ infer() {
 loader() {
     bench loader --workload faces --batch-size 256 --batches 200 --rounds 7
     bench loader --workload imagenet --batch-size 256 --batches 30 --rounds 7
-}
-
-stall() {
-    "$PYTHON" benchmarks/stall.py --device cuda --output "$RESULTS/stall-$gpu.jsonl"
 }
 
 sizes() {
@@ -131,7 +115,7 @@ largest() {
     done
 }
 
-parts="tests suites train ablation profile infer loader stall sizes share peer largest"
+parts="tests suites train ablation infer loader sizes share peer largest"
 for part in "${@:-$parts}"; do
     for name in $part; do
         if [[ " $parts " != *" $name "* ]]; then

@@ -180,7 +180,7 @@ def open_study(directory: Path, config: Config, cases: Sequence[StabilityCase]) 
         part = path.with_suffix(".toml.part")
         part.write_text(to_toml(config), encoding="utf-8")
         part.replace(path)
-    stored = load_recipe(str(path))
+    stored = load_recipe(str(path), stored=True)
     compared = {"recipe": (stored.recipe, config.recipe)} | differences(stored, config)
     for case in cases:
         run = RunDirectory(directory / f"seed-{case.seed}")

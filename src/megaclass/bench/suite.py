@@ -180,8 +180,11 @@ def in_time(case: Any, machine: Machine, seconds: float) -> Fitted:
         left_s = max(left_s - held / _DRAWN_BYTES_PER_S[machine.device], 1.0)
         # The least that a step moves of the head: pass 1 reads centres, pass 2 reads and writes them and the momentum.
         moved_s = 2.5 * held * case.sample_rate / machine.bytes_per_second
-        case = _halved(case, lambda one: (_step_s(one, machine) + moved_s) * epochs * _LEAST_STEPS <= left_s)
-        step_s = _step_s(case, machine) + moved_s
+        flops = step_flops(case) / case.simulate_ranks / case.global_batch_size
+        image_s = flops / machine.flops_per_second(case.precision)
+        least_s = left_s / epochs / _LEAST_STEPS
+        case = _halved(case, lambda one: one.global_batch_size * image_s + moved_s <= least_s)
+        step_s = case.global_batch_size * image_s + moved_s
     iterations = min(case.iterations, max(_LEAST_STEPS, int(left_s / step_s / epochs)))
     return Fitted(replace(case, iterations=iterations))
 
@@ -206,10 +209,6 @@ def _halved(case: TrainCase, fits: Callable[[TrainCase], bool]) -> TrainCase:
         local //= 2
         case = replace(case, global_batch_size=local * case.ranks)
     return case
-
-
-def _step_s(case: TrainCase, machine: Machine) -> float:
-    return step_flops(case) / case.simulate_ranks / machine.flops_per_second(case.precision)
 
 
 # -- the command ----------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def _measured(sweep: Any, found: Sequence[Any], options: Any, heading: Any = Non
     return rows
 
 
-def _suite(words: list[str]) -> None:
+def options_of_suite(words: list[str]) -> Any:
     from megaclass.bench import suite
 
     parser = make_parser(
@@ -140,7 +140,11 @@ def _suite(words: list[str]) -> None:
     )
     _add(parser, suite.FLAGS)
     _add_sweep(parser, "directory of rows and report; default: runs/suite-NAME")
-    options = parse(parser, words)
+    return parse(parser, words)
+
+
+def _suite(words: list[str]) -> None:
+    options = options_of_suite(words)
     if not options.name:
         _list_suites()
         return
@@ -151,6 +155,7 @@ def _suite(words: list[str]) -> None:
     from rich.console import Console
 
     from megaclass import report
+    from megaclass.bench import suite
     from megaclass.bench.sweep import sweep
 
     found = suite.plan(options)

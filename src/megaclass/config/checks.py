@@ -1,6 +1,7 @@
 """Which values are allowed, alone and together."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -13,6 +14,7 @@ def value_of(config: Config, key: str) -> Any:
     return getattr(getattr(config, section), name)
 
 
+@functools.cache
 def default_of(key: str) -> Any:
     return value_of(Config(), key)
 

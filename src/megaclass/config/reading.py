@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megaclass.config.checks import absent, check, default_of, value_of
-from megaclass.config.sections import SECTIONS, Config, options
+from megaclass.config.sections import SECTIONS, Config, conditions, options
 from megaclass.errors import UserError, near_match
 
 # Settings that earlier versions wrote into every config.toml: a recipe that leaves one as it was is still read.
@@ -22,7 +22,8 @@ def from_mapping(
     """``base`` (the defaults) with the nested mapping's values put in, checked.
 
     A value in ``tree`` for a key that does not exist beside the others (``head.m2`` of a linear head) is a UserError;
-    one of ``base`` is dropped: the choice that brought it has changed. complete: False where more is to come, so
+    one of ``base`` is dropped: the choice that brought it has changed, or another stands in its place
+    (``schedule.epochs`` given in place of its ``schedule.samples``). complete: False where more is to come, so
     that values are not held against one another yet. stored: what a run wrote, earlier versions with such keys too.
     """
     base = base or Config()
@@ -40,7 +41,11 @@ def from_mapping(
         else:
             known = [*SECTIONS, "recipe", "description"]
             raise UserError(f"unknown section {name!r}{near_match(name, known)}")
-    config = _drop_absent(_put(dataclasses.replace(base, **texts), given), {} if stored else given)
+    replaced = {
+        other: default_of(other) for key, value in given.items() if value for other in _instead_of(key)
+    }
+    config = _put(dataclasses.replace(base, **texts), replaced | given)
+    config = _drop_absent(config, {} if stored else given)
     check(config, together=complete)
     return config
 
@@ -86,6 +91,11 @@ def _put(config: Config, values: Mapping[str, Any]) -> Config:
         sections.setdefault(section, {})[name] = value
     changed = {name: dataclasses.replace(getattr(config, name), **found) for name, found in sections.items()}
     return dataclasses.replace(config, **changed)
+
+
+def _instead_of(key: str) -> list[str]:
+    """The settings that this one is given in place of: it exists where they are 0."""
+    return [other for other, wanted in conditions(key).items() if wanted == (0,)]
 
 
 def _drop_absent(config: Config, given: Mapping[str, Any]) -> Config:

@@ -75,7 +75,7 @@ def test_every_combination_has_a_row_of_its_own():
         ("eager", 1), ("eager", 2), ("eager", 4), ("onnx", 1), ("onnx", 2), ("onnx", 4),
     ]  # fmt: skip
     assert {(one.case.backbone, one.case.image_size, one.case.steps) for one in found} == {("convnet", 48, 3)}
-    found.append(as_planned(replace(found[0].case, tf32=True)))
+    found.append(as_planned(replace(found[0].case, engine="compiled")))
     assert len({key for one in found for key in keys_of(one)}) == 7
     assert len(planned("infer", "--recipe", "glyphs")) == 10  # NVIDIA's batch sizes
 

@@ -53,17 +53,13 @@ def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
     assert calls[0] == ["-m", "pytest", "-m", "gpu"]
     names = [told[3] for told in calls if told[:3] == ["-m", "megaclass", "bench"]]
     assert names == ["suite"] * 6 + ["train"] * 12 + ["infer", "loader", "loader"] + ["head"] * 8
-    assert [told[0] for told in calls[1:] if told[0] != "-m"] == ["benchmarks/profile_step.py"] * 3 + [
-        "benchmarks/stall.py"
-    ]
     assert {told[4] for told in calls if told[3] == "suite"} == {*published.names()}
     measured = 0
     for told in calls[1:]:
         if told[:4] == ["-m", "megaclass", "bench", "suite"]:
             assert options_of_suite(told[4:]).fit
-        elif told[0] != "benchmarks/stall.py":
-            name, words = (told[3], told[4:]) if told[0] == "-m" else ("train", told[1:])
-            plan = sweep.plan(BENCHMARKS[name], options_of(BENCHMARKS[name], words))
+        else:
+            plan = sweep.plan(BENCHMARKS[told[3]], options_of(BENCHMARKS[told[3]], told[4:]))
             assert plan and all(one.case.device == "cuda" for one in plan)
             measured += sum(len(one.implementations) for one in plan)
     assert measured > 80
@@ -77,5 +73,5 @@ def test_a_gpu_gives_its_rows_a_name_and_an_unknown_part_runs_nothing(run, monke
     monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
     result, calls = run("larger")
     assert result.returncode == 2 and "larger" in result.stderr and not calls
-    _, (words,) = run("stall")
-    assert Path(words[words.index("--output") + 1]) == tmp_path / "results" / "stall-h200.jsonl"
+    _, (words,) = run("infer")
+    assert Path(words[words.index("--output") + 1]) == tmp_path / "results" / "infer-h200.jsonl"

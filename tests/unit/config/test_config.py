@@ -167,6 +167,11 @@ def test_what_a_choice_brought_goes_with_it():
     noise = from_mapping(SYNTHETIC, linear)
     assert (noise.data.path, noise.augment.flip, noise.evaluate.every_epochs) == ("", False, 0.0)
     assert noise == from_mapping(tomllib.loads(to_toml(noise)))
+    assert load_recipe("synthetic").schedule.samples
+    by_epochs = from_mapping({"schedule": {"epochs": 20.0}}, load_recipe("synthetic")).schedule
+    assert (by_epochs.epochs, by_epochs.samples) == (20.0, 0)
+    by_steps = from_mapping({"schedule": {"steps": 5}}, load_recipe("synthetic"))
+    assert from_mapping({"schedule": {"samples": 0}}, by_steps).schedule.steps == 5
 
 
 def test_the_configuration_of_an_earlier_run_is_read():

@@ -86,86 +86,91 @@ def array_pickle(shape, data, times=1):
     return b"cnumpy.core.multiarray\n_reconstruct\n)))\x87R" + (state + b"tb") * times + b"."
 
 
-DAMAGED = r"damaged"
 HOSTILE = {
-    "os.system": (pickle.dumps(Calls(os.system, "touch ran")), r"system, which no verification set needs"),
-    "eval": (pickle.dumps(Calls(eval, "open('ran', 'w')"), 2), r"__builtin__\.eval"),
-    "exec": (pickle.dumps(([Calls(exec, "open('ran', 'w')")], [True]), 0), r"__builtin__\.exec"),
-    "getattr": (b"cbuiltins\ngetattr\n(cos\npath\nX\x06\x00\x00\x00systemtR.", r"builtins\.getattr"),
-    "nested": (b"c_codecs\nencode\n(c_codecs\nencode\n(cos\nsystem\nttt.", r"os\.system"),
-    "numpy inner": (b"cnumpy.core.multiarray\nfromfile\n.", r"numpy\.core\.multiarray\.fromfile"),
-    "dotted": (b"\x8c\x05numpy\x8c\x16core.multiarray.scalar\x93.", r"numpy\.core\.multiarray\.scalar"),
-    "dotted attribute": (b"\x8c\x08builtins\x8c\x10bytes.fromhex.x0\x93.", r"builtins\.bytes\.fromhex"),
-    "a class": (b"c__main__\nThing\n)b.", r"__main__\.Thing"),
-    "a copied class": (b"ccopy_reg\n_reconstructor\n(c__main__\nThing\nt.", r"copy_reg\._reconstructor"),
-    "line breaks in a name": (b"\x8c\x02os\x8c\x05a\nb\rc\x93.", r"os\.a\\nb\\rc"),
-    "a very long name": (b"cos\n" + b"x" * 10_000 + b"\n.", r"asks for os\.x+, which"),
-    "a name of bytes": (b"U\x02osU\x06system\x93.", DAMAGED),
-    "mxnet": (b"cmxnet.ndarray\nNDArray\n.", "mxnet arrays, which only mxnet"),
-    "instance": (b"(ios\nsystem\n.", "the operation INST at byte 1"),
-    "object": (b"(cnumpy\ndtype\no.", "the operation OBJ at byte"),
-    "new object": (b"cnumpy\ndtype\n)\x81.", "the operation NEWOBJ at byte"),
-    "dictionary for a state": (b"cnumpy\ndtype\n}b.", "the operation EMPTY_DICT at byte"),
-    "dictionary by a mark": (b"cnumpy\ndtype\n(db.", "the operation DICT at byte"),
-    "extension": (b"\x82\x01.", "the operation EXT1 at byte 0"),
-    "long extension": (b"\x84\xff\xff\xff\x7f.", "the operation EXT4 at byte 0"),
-    "persistent": (b"Pfile:///x\n.", "the operation PERSID at byte 0"),
-    "binary persistent": (b"K\x01Q.", "the operation BINPERSID at byte 2"),
-    "out of band": (b"\x97.", "the operation NEXT_BUFFER at byte 0"),
-    "no operation": (b"\xff", r"the operation b'\\xff' at byte 0"),
-    "state of a function": (b"c_codecs\nencode\n(K\x01tb.", DAMAGED),
-    "slots of a function": (b"c_codecs\nencode\n(NK\x01tb.", DAMAGED),
-    "state of a list": (b"](K\x01tb.", DAMAGED),
-    "state of a dtype": (b"cnumpy\ndtype\nU\x02u1\x85RNb.", "a dtype in it has a state that is none"),
-    "state of an array": (b"cnumpy.core.multiarray\n_reconstruct\n)))\x87R)b.", "an array in it has a state"),
-    "call of a list": (b"])R.", DAMAGED),
-    "call of an array": (b"cnumpy\nndarray\n)R.", r"calls numpy\.ndarray"),
-    "call with a list": (b"c_codecs\nencode\n]R.", DAMAGED),
-    "too few arguments": (b"c_codecs\nencode\n)R.", DAMAGED),
-    "another codec": (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00zlitR.", "than text as Latin-1"),
-    "no Latin-1": (b"c_codecs\nencode\n(X\x03\x00\x00\x00\xe2\x82\xacX\x06\x00\x00\x00latin1tR.", DAMAGED),
-    "bytes of a number": (b"cbuiltins\nbytes\n(M\xff\xfftR.", "bytes of something else than bytes"),
-    "objects in an array": (b"cnumpy\ndtype\n(X\x02\x00\x00\x00O8tR.", "an array of 'O8'"),
-    "floats in an array": (b"cnumpy\ndtype\n(X\x02\x00\x00\x00f4tR.", "an array of 'f4'"),
-    "a larger shape": (array_pickle((200, 200), b"abc"), "has 3 bytes, which is not what its shape says"),
-    "filled twice": (array_pickle((3,), b"abc", 2), "filled twice"),
-    "a number of 256 bytes": (b"\x8b\x00\x01\x00\x00" + b"\x01" * 256 + b".", "a number of 2041 bits"),
-    "a number of 4300 digits": (b"L" + b"9" * 9000 + b"L\n.", DAMAGED),
-    "text that is no UTF-8": (b"X\x02\x00\x00\x00\xff\xfe.", DAMAGED),
-    "text with half an escape": (b"V\\u00\n.", DAMAGED),
-    "quotes left open": (b"S'abc\n.", DAMAGED),
-    "an escape of the end": (b"S'\\'\n.", DAMAGED),
-    "a length below 0": (b"T\xff\xff\xff\xff.", DAMAGED),
-    "a huge length": (b"\x8e" + struct.pack("<Q", 2**63 - 1), DAMAGED),
-    "a huge array": (b"\x96" + struct.pack("<Q", 2**40), DAMAGED),
-    "a huge frame": (b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b".", "a number of 61 bits"),
-    "a huge memo index": (b"Nr" + struct.pack("<I", 2**32 - 1) + b".", "the memo's number 4294967295"),
-    "a huge memo index in digits": (b"Np99999999999\n.", "the memo's number 99999999999"),
-    "no end": (b"]", "ends early, at byte 1"),
-    "empty": (b"", "ends early, at byte 0"),
-    "nothing to give": (b".", DAMAGED),
-    "no mark": (b"K\x01t.", DAMAGED),
-    "no list": (b"K\x01K\x02a.", DAMAGED),
-    "a mark between": (b"](K\x02a.", DAMAGED),
-    "nothing remembered": (b"h\x07.", DAMAGED),
-    "nothing to remember": (b"q\x07.", DAMAGED),
-    "a memo of letters": (b"Npx\n.", DAMAGED),
+    "os.system": pickle.dumps(Calls(os.system, "touch ran")),
+    "eval": pickle.dumps(Calls(eval, "open('ran', 'w')"), 2),
+    "exec": pickle.dumps(([Calls(exec, "open('ran', 'w')")], [True]), 0),
+    "getattr": b"cbuiltins\ngetattr\n(cos\npath\nX\x06\x00\x00\x00systemtR.",
+    "nested": b"c_codecs\nencode\n(c_codecs\nencode\n(cos\nsystem\nttt.",
+    "numpy inner": b"cnumpy.core.multiarray\nfromfile\n.",
+    "dotted": b"\x8c\x05numpy\x8c\x16core.multiarray.scalar\x93.",
+    "dotted attribute": b"\x8c\x08builtins\x8c\x10bytes.fromhex.x0\x93.",
+    "a class": b"c__main__\nThing\n)b.",
+    "a copied class": b"ccopy_reg\n_reconstructor\n(c__main__\nThing\nt.",
+    "line breaks in a name": b"\x8c\x02os\x8c\x05a\nb\rc\x93.",
+    "a very long name": b"cos\n" + b"x" * 10_000 + b"\n.",
+    "a name of bytes": b"U\x02osU\x06system\x93.",
+    "mxnet": b"cmxnet.ndarray\nNDArray\n.",
+    "instance": b"(ios\nsystem\n.",
+    "object": b"(cnumpy\ndtype\no.",
+    "new object": b"cnumpy\ndtype\n)\x81.",
+    "dictionary for a state": b"cnumpy\ndtype\n}b.",
+    "dictionary by a mark": b"cnumpy\ndtype\n(db.",
+    "extension": b"\x82\x01.",
+    "long extension": b"\x84\xff\xff\xff\x7f.",
+    "persistent": b"Pfile:///x\n.",
+    "binary persistent": b"K\x01Q.",
+    "out of band": b"\x97.",
+    "no operation": b"\xff",
+    "state of a function": b"c_codecs\nencode\n(K\x01tb.",
+    "slots of a function": b"c_codecs\nencode\n(NK\x01tb.",
+    "state of a list": b"](K\x01tb.",
+    "state of a dtype": b"cnumpy\ndtype\nU\x02u1\x85RNb.",
+    "state of an array": b"cnumpy.core.multiarray\n_reconstruct\n)))\x87R)b.",
+    "call of a list": b"])R.",
+    "call of an array": b"cnumpy\nndarray\n)R.",
+    "call with a list": b"c_codecs\nencode\n]R.",
+    "too few arguments": b"c_codecs\nencode\n)R.",
+    "another codec": b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00zlitR.",
+    "no Latin-1": b"c_codecs\nencode\n(X\x03\x00\x00\x00\xe2\x82\xacX\x06\x00\x00\x00latin1tR.",
+    "bytes of a number": b"cbuiltins\nbytes\n(M\xff\xfftR.",
+    "objects in an array": b"cnumpy\ndtype\n(X\x02\x00\x00\x00O8tR.",
+    "floats in an array": b"cnumpy\ndtype\n(X\x02\x00\x00\x00f4tR.",
+    "a larger shape": array_pickle((200, 200), b"abc"),
+    "filled twice": array_pickle((3,), b"abc", 2),
+    "a number of 256 bytes": b"\x8b\x00\x01\x00\x00" + b"\x01" * 256 + b".",
+    "a number of 4300 digits": b"L" + b"9" * 9000 + b"L\n.",
+    "text that is no UTF-8": b"X\x02\x00\x00\x00\xff\xfe.",
+    "text with half an escape": b"V\\u00\n.",
+    "quotes left open": b"S'abc\n.",
+    "an escape of the end": b"S'\\'\n.",
+    "a length below 0": b"T\xff\xff\xff\xff.",
+    "a huge length": b"\x8e" + struct.pack("<Q", 2**63 - 1),
+    "a huge array": b"\x96" + struct.pack("<Q", 2**40),
+    "a huge frame": b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b".",
+    "a huge memo index": b"Nr" + struct.pack("<I", 2**32 - 1) + b".",
+    "a huge memo index in digits": b"Np99999999999\n.",
+    "no end": b"]",
+    "empty": b"",
+    "nothing to give": b".",
+    "no mark": b"K\x01t.",
+    "no list": b"K\x01K\x02a.",
+    "a mark between": b"](K\x02a.",
+    "nothing remembered": b"h\x07.",
+    "nothing to remember": b"q\x07.",
+    "a memo of letters": b"Npx\n.",
 }  # fmt: skip
+
+
+NAMED = {
+    "os.system": r"asks for \w+\.system; nothing of it was run",
+    "mxnet": "mxnet arrays, which only mxnet",
+    "floats in an array": "an array of f4; images are uint8",
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_or_damaged_pickle_is_refused_in_a_line(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    content, message = HOSTILE[name]
-    with pytest.raises(RefusedError, match=message) as refused:
-        load(content)
+    with pytest.raises(RefusedError, match=NAMED.get(name, "damaged, or no verification set")) as refused:
+        load(HOSTILE[name])
     assert str(refused.value).isprintable() and len(str(refused.value)) < 300
     assert not list(tmp_path.iterdir())
 
 
 def test_python_itself_would_have_run_the_hostile_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pickle.loads(HOSTILE["eval"][0])
+    pickle.loads(HOSTILE["eval"])
     assert (tmp_path / "ran").exists()
 
 

@@ -11,7 +11,7 @@ import tiny
 from megaclass.cli import main
 from megaclass.data.open import open_dataset
 from megaclass.data.tools import stage as staging
-from megaclass.data.tools.stage import PARTS, stage
+from megaclass.data.tools.stage import stage
 from megaclass.errors import UserError
 
 
@@ -65,7 +65,7 @@ def test_a_record_set_is_copied_and_not_copied_again(tmp_path, faces):
     total = sum(map(len, wanted.values()))
     assert staged.path == tmp_path / "disk/faces" and files(staged.path) == wanted
     assert (staged.files, staged.copied_bytes, staged.kept_bytes) == (4, total, 0)
-    assert staged.megabytes_per_second > 0 and shown[0] == (0, total) and shown[-1] == (total, total)
+    assert shown[0] == (0, total) and shown[-1] == (total, total)
     assert (staged.path / "train.rec").stat().st_mtime_ns == (faces / "train.rec").stat().st_mtime_ns
     assert len(open_dataset(staged.path)) == len(open_dataset(faces))
     for verify in (False, True):
@@ -105,12 +105,11 @@ def test_a_copy_that_was_broken_off_goes_on(tmp_path, folder):
         stage(folder, tmp_path / "disk", progress=stop)
     assert "b/1.jpg" not in files(tmp_path / "disk/images") and "a/1.jpg" in files(tmp_path / "disk/images")
     (folder / "b/1.jpg").write_bytes(os.urandom(50_000))
-    (tmp_path / "disk/images" / PARTS).mkdir()  # as a killed process leaves it
-    (tmp_path / "disk/images" / PARTS / "0").write_bytes(b"half")
+    (tmp_path / "disk/images/b/.1.jpg.part").write_bytes(b"half")  # as a killed process leaves it
     (staged,) = stage(folder, tmp_path / "disk")
     assert staged.kept_bytes > 0 and staged.copied_bytes >= 50_000
     assert (staged.path / "b/1.jpg").read_bytes() == (folder / "b/1.jpg").read_bytes()
-    assert not (staged.path / PARTS).exists()
+    assert not list(staged.path.rglob("*.part"))
 
 
 def test_a_source_that_changes_while_it_is_copied_is_told(tmp_path, faces):
@@ -175,21 +174,10 @@ def test_too_little_room_is_told_before_anything_is_copied(tmp_path, faces, monk
     assert files(tmp_path / "disk/faces") == {}
 
 
-def test_a_disk_that_is_full_after_all_is_told_and_the_copy_can_go_on(tmp_path, faces, monkeypatch):
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match="No space left on device; mend that, and start again"):
-            stage(faces, tmp_path / "disk")
-    assert files(tmp_path / "disk/faces") == {} and stage(faces, tmp_path / "disk")[0].copied_bytes > 0
-
-
 def test_processes_that_stage_at_once_take_turns(tmp_path, faces):
     code = (
         "import sys; from megaclass.data.tools.stage import stage\n"
-        "(s,) = stage(sys.argv[1], sys.argv[2], waiting=lambda _: print('waited'))\n"
+        "(s,) = stage(sys.argv[1], sys.argv[2])\n"
         "print(s.copied_bytes, s.path)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -232,14 +220,3 @@ def test_files_of_another_set_are_not_mixed_in(tmp_path, folder):
     (staged.path / "d/1.jpg").write_bytes(b"of another set")
     with pytest.raises(UserError, match=r"images/d is there, but not in .*images: another"):
         stage(folder, tmp_path / "disk")
-
-
-def test_a_record_set_is_not_mixed_with_a_folder_of_its_name(tmp_path, folder, capsys):
-    records = tiny.write_records(tmp_path / "records/images")
-    for one, other in ((folder, records), (records, folder)):
-        disk = tmp_path / f"disk of {one.parent.name}"
-        (staged,) = stage(one, disk)
-        before = files(staged.path)
-        with pytest.raises(UserError, match=r"disk of .*/images/\S+ is there, but not in .*another set\?"):
-            stage(other, disk)
-        assert files(staged.path) == before

@@ -95,35 +95,23 @@ def test_images_as_opencv_encodes_them(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ((JPEGS,), r"holds a tuple, not the pair"),
-        ((JPEGS, [True, False], []), r"not the pair \(images, same\)"),
-        ((None, [True]), "its images are nothing, not a list"),
-        ((JPEGS, None), "its answers are nothing, not a list"),
+        ((JPEGS,), r"not hold the pair \(images, same\)"),
+        ((None, [True]), "no list of images"),
+        ((JPEGS, None), "its answers are no list"),
         ((JPEGS, [True]), "4 images for 1 pairs, which take two each"),
-        ((JPEGS, [True, False, True]), "4 images for 3 pairs"),
         (([], []), "0 images for 0 pairs"),
-        (([*JPEGS[:3], "text"], [True, False]), "image 3 is text; it takes encoded bytes"),
-        (([*JPEGS[:3], b""], [True, False]), "image 3 has 0 bytes, too few for an image"),
-        (([*JPEGS[:3], RGB[0, :3, :3]], [True, False]), "image 3 has 27 bytes, too few for an image"),
-        (([*JPEGS[:3], RGB], [True, False]), r"image 3 is an array \(4, 12, 10, 3\)"),
-        (([*JPEGS[:3], RGB[0].transpose(2, 0, 1)], [True, False]), r"image 3 is an array \(3, 12, 10\)"),
-        (([*JPEGS[:3], RGB[0, 0, 0] > 3], [True, False]), "image 3 is an array"),
-        (([*JPEGS[:3], [1, 2]], [True, False]), "image 3 is a list"),
-        ((JPEGS, [True, 2]), "answer 1 is a number other than"),
-        ((JPEGS, [True, None]), "answer 1 is nothing"),
-        ((JPEGS, [[True], False]), "answer 0 is a list"),
-        ((JPEGS, np.array([1, 2])), "answer 1 is a number other than"),
-        ((JPEGS, np.array([-1, 0], np.int8)), "answer 0 is a number other than"),
-        ((JPEGS, np.array([1, 256], np.uint16)), "answer 1 is a number other than"),
-        ((JPEGS, [np.int64(1), np.int64(256)]), "answer 1 is a number other than"),
-        ((JPEGS, np.array([[1], [0]])), r"its answers are an array \(2, 1\) of i8, not a list"),
-        ((JPEGS, np.array([1.0, 0.0])), "an array of 'f8'; images are uint8, answers bool or whole numbers"),
-        (
-            (RGB.astype(np.int64), [True, False]),
-            r"its images are an array \(4, 12, 10, 3\) of i8, not a list",
-        ),
-        (([*JPEGS[:3], RGB[0].astype(np.float32)], [True, False]), "an array of 'f4'"),
-        (([*JPEGS[:3], Path("x")], [True, False]), r"asks for pathlib\.\w+, which no verification set needs"),
+        (([*JPEGS[:3], "text"], [True, False]), "image 3 is neither encoded bytes, nor pixels"),
+        (([*JPEGS[:3], RGB[0, :3, :3]], [True, False]), "image 3 is neither"),  # fewer bytes than any image
+        (([*JPEGS[:3], RGB], [True, False]), "image 3 is neither"),
+        (([*JPEGS[:3], RGB[0].transpose(2, 0, 1)], [True, False]), "image 3 is neither"),
+        (([*JPEGS[:3], RGB[0, 0, 0] > 3], [True, False]), "image 3 is neither"),
+        ((JPEGS, [True, 2]), "answer 1 is other than"),
+        ((JPEGS, [[True], False]), "answer 0 is other than"),
+        ((JPEGS, np.array([1, 256], np.uint16)), "answer 1 is other than"),
+        ((JPEGS, [np.int64(1), np.int64(256)]), "answer 1 is other than"),
+        ((JPEGS, np.array([[1], [0]])), "its answers are no list"),
+        ((JPEGS, np.array([1.0, 0.0])), "an array of f8; images are uint8, answers bool or whole numbers"),
+        (([*JPEGS[:3], Path("x")], [True, False]), r"asks for pathlib\.\w+; nothing of it was run"),
     ],
 )
 def test_what_is_no_verification_set_is_refused_in_a_line(tmp_path, content, message):
@@ -133,15 +121,13 @@ def test_what_is_no_verification_set_is_refused_in_a_line(tmp_path, content, mes
     assert str(refused.value).startswith(f"{path}: ") and str(refused.value).isprintable()
 
 
-def test_what_is_no_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"absent\.bin: no such file"):
-        VerificationBin(tmp_path / "absent.bin")
-    (tmp_path / "folder.bin").mkdir()
-    with pytest.raises(UserError, match=r"folder\.bin: no such file"):
-        VerificationBin(tmp_path / "folder.bin")
-    (tmp_path / "empty.bin").touch()
-    with pytest.raises(UserError, match=r"empty\.bin is an empty file"):
-        VerificationBin(tmp_path / "empty.bin")
+@pytest.mark.parametrize("content", [None, b"", b"hello, pairs\n", b"\xff\xd8\xff\xe0 image", b"\n"])
+def test_what_is_no_pickle_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "set.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"set\.bin: no(t read as a verification set| such file)") as refused:
+        VerificationBin(tmp_path / "set.bin")
+    assert "\n" not in str(refused.value)
 
 
 def test_what_is_written_is_read_here_and_by_plain_pickle(tmp_path):
@@ -185,11 +171,3 @@ def test_what_another_wrote_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="exists and is not overwritten"):
         write_bin(path, JPEGS, [True, False])
     assert path.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("content", [b"hello, pairs\n", b"a.jpg b.jpg 1\n", b"\xff\xd8\xff\xe0 image", b"\n"])
-def test_a_file_of_another_kind_is_no_pickle(tmp_path, content):
-    (tmp_path / "text.bin").write_bytes(content)
-    with pytest.raises(UserError, match=r"text\.bin is no pickle, and so no verification set") as refused:
-        VerificationBin(tmp_path / "text.bin")
-    assert "\n" not in str(refused.value)

@@ -201,8 +201,12 @@ def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):
             "lfw.bin has pairs of its own; leave out the list pairs.txt",
         ),
         ("records/train.rec", ["--pairs", "pairs.txt"], "pairs.txt names images, but the records of"),
-        ("not.bin", [], "not.bin: not read as a verification set: it asks for os.system"),
-        ("text.bin", [], "text.bin is no pickle, and so no verification set"),
+        (
+            "not.bin",
+            [],
+            "not.bin: not read as a verification set: damaged, or no verification set (it asks for os.system",
+        ),
+        ("text.bin", [], "text.bin: not read as a verification set"),
     ],
 )
 def test_what_is_no_set_is_told_in_a_line(tmp_path, bins, capsys, monkeypatch, path, words, message):

@@ -50,7 +50,7 @@ def check(words: list[str]) -> int:
             if len(first[finding.kind]) < options.limit:
                 first[finding.kind].append(finding)
             if file:
-                file.write(json.dumps(finding.row()))
+                file.write(json.dumps(finding._asdict()))
 
         kept = f"what was found so far is in {output}" if output else "nothing was written"
         show = stack.enter_context(progress_bar("checking", kept))
@@ -67,7 +67,7 @@ def check(words: list[str]) -> int:
     console.print(check_table(options.set, summary.found, KINDS, summary.images, summary.decoded))
     print(
         f"{summary.images:,} images, {summary.encoded_bytes / 1e6:,.1f} MB in {summary.seconds:,.1f} s: "
-        f"{summary.images_per_second:,.0f} images/s"
+        f"{summary.images / summary.seconds:,.0f} images/s"
     )
     if output:
         print(f"findings  {output}")

@@ -174,7 +174,7 @@ class RecordDataset:
         first, last = stated
         end = self._first_identity(index, first) if last > first else _BEYOND
         images, identities = index.between(1, end), index.between(end, _BEYOND)
-        slack = _rounding(last)
+        slack = rounding(last)
         counts = len(images), len(identities)
         differ = abs(counts[0] - (first - 1)) > slack
         if differ or (counts[1] and abs(counts[1] - (last - first)) > slack):
@@ -188,7 +188,7 @@ class RecordDataset:
 
     def _first_identity(self, index: Index, stated: int) -> int:
         """The key of the first identity record: ``stated``, or what float32 rounded to it."""
-        slack = _rounding(stated)
+        slack = rounding(stated)
         near = index.between(stated - slack, stated + slack)
         found = (
             key
@@ -266,7 +266,7 @@ def index_range(file: RecordFile, offset: int, pictured: int = 0) -> tuple[int, 
     return int(labels[0]), int(labels[1])
 
 
-def _rounding(key: int) -> int:
+def rounding(key: int) -> int:
     """How far a float32 may lie from a key near this one: 0 up to MAX_EXACT."""
     return int(np.spacing(np.float32(key)))
 

@@ -39,17 +39,13 @@ class CheckSummary:
     seconds: float = 0.0
     found: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def images_per_second(self) -> float:
-        return self.images / self.seconds
-
 
 def check(
     path: str | Path,
     report: Callable[[Finding], None],
     *,
     workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CheckSummary:
     """Decode every image of the set under ``path`` (or of several, see ``open_dataset``).
 
@@ -73,15 +69,15 @@ def check(
     work = _Work([open_entries(part, tell) for part in paths])
     done = 0
     with one_silent_thread():
-        for piece in in_order(work, ranges(work.count, _PIECE_IMAGES), workers):
-            for finding in piece.findings:
-                tell(finding)
-            summary.images += piece.images
-            summary.decoded += piece.decoded
-            summary.encoded_bytes += piece.encoded_bytes
-            done += piece.entries
-            if progress is not None:
-                progress(done, work.count)
+        for looks in in_order(work, ranges(work.count, _PIECE_IMAGES), workers):
+            for look in looks:
+                for finding in look.findings:
+                    tell(finding)
+                summary.images += look.is_image
+                summary.decoded += look.decoded
+                summary.encoded_bytes += look.encoded_bytes
+            done += len(looks)
+            progress(done, work.count)
     for finding in work.conclude():
         tell(finding)
     summary.seconds = time.perf_counter() - started
@@ -89,12 +85,11 @@ def check(
 
 
 @dataclass
-class _Piece:
-    """What one task found."""
+class _Look:
+    """What was seen of an entry."""
 
-    entries: int
-    images: int = 0
-    decoded: int = 0
+    is_image: bool = True
+    decoded: bool = False
     encoded_bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
 
@@ -110,43 +105,31 @@ class _Work:
         self.known_N = np.zeros(self.count, bool)  # which have a hash
         self.labels_N = np.full(self.count, -1, np.int64)  # within the part
 
-    def __call__(self, numbers: range) -> _Piece:
-        piece = _Piece(len(numbers))
-        pixels_HWC = None
-        for number in numbers:
-            pixels_HWC = self._look(number, piece, pixels_HWC)
-        return piece
+    def __call__(self, numbers: range) -> list[_Look]:
+        return [self._look(number) for number in numbers]
 
-    def _look(self, number: int, piece: _Piece, buffer_HWC: np.ndarray | None) -> np.ndarray | None:
-        """Look at one entry. Returns its pixels: an image of the same size is decoded into them next."""
+    def _look(self, number: int) -> _Look:
         part, index = self._entry(number)
-        place = part.place(index)
+        place, look = part.place(index), _Look()
         try:
             entry = part.read(index)
             if entry is None:
-                return buffer_HWC
-            piece.encoded_bytes += len(entry.encoded)
-            if wrong := self._label(number, part, entry.label):
-                piece.findings.append(Finding("label", place, wrong))
-            digest = hashlib.sha256(entry.encoded).digest()[: _HASH.itemsize]
+                return _Look(is_image=False)
+            encoded, label = entry
+            look.encoded_bytes = len(encoded)
+            if wrong := _label_fault(label, part.num_classes):
+                look.findings.append(Finding("label", *place, wrong))
+            else:
+                self.labels_N[number] = int(label)
+            digest = hashlib.sha256(encoded).digest()[: _HASH.itemsize]
             self.hashes_N[number], self.known_N[number] = np.frombuffer(digest, _HASH)[0], True
-            buffer_HWC = decode(entry.encoded, str(place), buffer_HWC)
-            piece.decoded += 1
+            decode(encoded, "")
+            look.decoded = True
         except (DamageError, DamagedSampleError) as error:
-            piece.findings.append(Finding("damaged", place, reason_of(error, str(place))))
+            look.findings.append(Finding("damaged", *place, reason_of(error, "")))
         except UserError as error:
-            piece.findings.append(Finding("set", place, reason_of(error, str(place))))
-        piece.images += 1
-        return buffer_HWC
-
-    def _label(self, number: int, part: Entries, label: float) -> str:
-        """Note a label; what is wrong with it, if anything is."""
-        if not float(label).is_integer() or label < 0:
-            return f"the label {label:g} is no whole number from 0 on"
-        if part.num_classes is not None and label >= part.num_classes:
-            return f"the label {int(label)} is outside 0..{part.num_classes - 1}"
-        self.labels_N[number] = int(label)
-        return ""
+            look.findings.append(Finding("set", *place, reason_of(error, place[0])))
+        return look
 
     def _entry(self, number: int) -> tuple[Entries, int]:
         part = bisect_right(self.starts, number) - 1
@@ -157,18 +140,25 @@ class _Work:
             yield from part.conclude(self.labels_N[start:stop])
         for first, other in duplicates(self.hashes_N, self.known_N):
             (one, at), (two, there) = self._entry(first), self._entry(other)
-            labels = int(self.labels_N[first]), int(self.labels_N[other])
-            kind, text = (
-                "mislabelled",
-                f"the same image as {one.place(at)} of another set: it would be in two classes",
-            )
-            if one is two and labels[0] == labels[1]:
-                kind, text = "duplicate", f"the same image as {one.place(at)}"
-            elif one is two:
-                text = (
-                    f"the label is {labels[1]}, but that of the same image in {one.place(at)} is {labels[0]}"
-                )
-            yield Finding(kind, two.place(there), text)
+            label, other_label = int(self.labels_N[first]), int(self.labels_N[other])
+            file, record = one.place(at)
+            where = file if record is None else f"{file} record {record}"
+            kind = "mislabelled"
+            if one is not two:
+                text = f"the same image as {where} of another set: it would be in two classes"
+            elif label == other_label:
+                kind, text = "duplicate", f"the same image as {where}"
+            else:
+                text = f"the label is {other_label}, but that of the same image in {where} is {label}"
+            yield Finding(kind, *two.place(there), text)
+
+
+def _label_fault(label: float, num_classes: int | None) -> str:
+    if not float(label).is_integer() or label < 0:
+        return f"the label {label:g} is no whole number from 0 on"
+    if num_classes is not None and label >= num_classes:
+        return f"the label {int(label)} is outside 0..{num_classes - 1}"
+    return ""
 
 
 def duplicates(hashes_N: np.ndarray, known_N: np.ndarray) -> list[tuple[int, int]]:

@@ -3,11 +3,9 @@
 Shapes: N = entries (records or files), I = identity records.
 """
 
-import array
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +14,7 @@ from megaclass.data.folder import FolderDataset
 from megaclass.data.open import record_file
 from megaclass.data.records import recordio
 from megaclass.data.records.index import Index, read_index
-from megaclass.data.records.reader import MAX_EXACT, RecordDataset, index_range, scan
+from megaclass.data.records.reader import MAX_EXACT, RecordDataset, index_range, rounding, scan
 from megaclass.data.records.recordfile import RecordFile
 from megaclass.data.records.recordio import DamageError
 from megaclass.errors import UserError
@@ -33,93 +31,53 @@ KINDS = {
 }
 
 
-class Place(NamedTuple):
-    """Where something lies: a file, and the key of the record if the file holds many."""
-
-    file: str
-    record: int | None = None
-
-    def __str__(self) -> str:
-        return self.file if self.record is None else f"{self.file} record {self.record}"
-
-
 class Finding(NamedTuple):
-    """One thing that is wrong: its kind (of ``KINDS``), where, and why."""
+    """One thing that is wrong: its kind (of ``KINDS``), the file, the key if that holds many records, and why."""
 
     kind: str
-    place: Place
+    file: str
+    record: int | None
     reason: str
 
-    def row(self) -> dict[str, Any]:
-        """For a line of JSON."""
-        return {"kind": self.kind, **self.place._asdict(), "reason": self.reason}
-
     def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
+        return f"{self.file}{'' if self.record is None else f' record {self.record}'}: {self.reason}"
 
 
-class Entry(NamedTuple):
-    """An image as it is stored, and its label, which need not be a whole number."""
-
-    encoded: bytes
-    label: float
-
-
-class Entries(Protocol):
-    """``read`` and ``place`` are called from several threads at once."""
-
-    num_classes: int | None  # None: nobody knows
-
-    def __len__(self) -> int: ...
-
-    def place(self, index: int) -> Place: ...
-
-    def read(self, index: int) -> Entry | None:
-        """Entry ``index``, or None if it holds no image. Raises DamageError."""
-        ...
-
-    def conclude(self, labels_N: np.ndarray) -> Iterator[Finding]:
-        """What shows once every entry was read. ``labels_N``: int64, -1 for those without a sound one."""
-        ...
-
-
-def open_entries(path: Path, report: Callable[[Finding], None]) -> Entries:
-    """The entries of the set under ``path``. Raises UserError where there is nothing to check."""
-    return FileEntries(FolderDataset(path)) if record_file(path) is None else RecordEntries(path, report)
-
-
-class FileEntries:
-    """The files of an image folder."""
+class Entries:
+    """The files of an image folder. ``read`` and ``place`` are called from several threads at once."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self.num_classes: int | None = dataset.num_classes
+        self.num_classes: int | None = dataset.num_classes  # None: nobody knows
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def place(self, index: int) -> Place:
-        return Place(self._dataset.describe(index))
+    def place(self, index: int) -> tuple[str, int | None]:
+        """File and key of an entry."""
+        return self._dataset.describe(index), None
 
-    def read(self, index: int) -> Entry | None:
+    def read(self, index: int) -> tuple[bytes, float] | None:
+        """Image and label of an entry, or None if it should hold no image. Raises DamageError."""
         try:
-            return Entry(*self._dataset.read(index))
+            return self._dataset.read(index)
         except DamagedSampleError as error:
-            raise DamageError(reason_of(error, str(self.place(index)))) from None
+            raise DamageError(reason_of(error, self._dataset.describe(index))) from None
 
     def conclude(self, labels_N: np.ndarray) -> Iterator[Finding]:
+        """What shows once every entry was read. ``labels_N``: int64, -1 for those without a sound one."""
         return iter(())
 
 
-class RecordEntries:
+class RecordEntries(Entries):
     """All records that the index names (or a scan finds, without one), in the order in which they lie.
 
     The set need not open as a whole: what keeps it from that is reported, and its records are read all the
-    same. Memory: 16 bytes a record.
+    same. Memory: 17 bytes a record.
     """
 
     def __init__(self, path: Path, report: Callable[[Finding], None]) -> None:
-        self.num_classes: int | None = None
+        self.num_classes = None
         self._path = record_file(path) or path
         refused: UserError | None = None
         try:
@@ -130,55 +88,51 @@ class RecordEntries:
             if not self._path.is_file():
                 raise
             refused = error
-            report(Finding("set", Place(str(self._path)), reason_of(error, str(self._path))))
+            report(Finding("set", str(self._path), None, reason_of(error, str(self._path))))
         self._file = RecordFile(self._path)
         index = self._index(report)
         if len(index) == 0:
             raise refused or UserError(f"{self._path} holds no records; pack or copy the set again")
+        order = np.argsort(index.offsets_N, kind="stable")
+        self._keys_N, self._offsets_N = index.keys_N[order], index.offsets_N[order]
+        self._identity_N = np.zeros(len(index), bool)  # noted as they are read
+        self._zero_offset, self._first_identity = -1, 0
         zero = index.find(0)
         # Some converters put a picture into the index record.
         stated = None if zero is None else index_range(self._file, index.offsets_N[zero], pictured=len(index))
-        self._first_identity = stated and stated[0]
-        self._zero_offset = None if zero is None or stated is None else int(index.offsets_N[zero])
-        order = np.argsort(index.offsets_N, kind="stable")
-        self._keys_N, self._offsets_N = index.keys_N[order], index.offsets_N[order]
-        # Index, first key, one past the last; and so on.
-        self._identities: array.array[int] = array.array("q")
-        self._lock = threading.Lock()
+        if zero is not None and stated is not None:
+            self._zero_offset = int(index.offsets_N[zero])
+            self._first_identity = stated[0] - rounding(stated[0])
 
     def __len__(self) -> int:
         return len(self._offsets_N)
 
-    def place(self, index: int) -> Place:
-        return Place(str(self._path), int(self._keys_N[index]))
+    def place(self, index: int) -> tuple[str, int | None]:
+        return str(self._path), int(self._keys_N[index])
 
-    def read(self, index: int) -> Entry | None:
+    def read(self, index: int) -> tuple[bytes, float] | None:
         offset = int(self._offsets_N[index])
-        following = self._file.size if index + 1 == len(self) else int(self._offsets_N[index + 1])
         if offset == self._zero_offset:
             return None
-        if plain := self._file.plain(offset, following - offset):
-            label, encoded = plain
-            return Entry(encoded, label)
         labels, image = recordio.unpack_payload(self._file.payload(offset))
         if len(image):
-            return Entry(bytes(image), labels[0])
-        if not self._is_identity(index, labels):
+            return bytes(image), labels[0]
+        is_range = len(labels) == 2 and all(0 <= label < 2**31 for label in labels)
+        if not is_range or self._keys_N[index] < self._first_identity:
             raise DamageError("there is no image in it")
+        self._identity_N[index] = True
         return None
 
     def conclude(self, labels_N: np.ndarray) -> Iterator[Finding]:
         yield from self._index_findings()
-        if not self._identities:
-            return
-        identities = np.array(self._identities, np.int64).reshape(-1, 3)
-        identities = identities[np.argsort(identities[:, 0])]
-        image_N = self._offsets_N != self._zero_offset
-        image_N[identities[:, 0]] = False
+        identities = np.flatnonzero(self._identity_N)
+        _, first_I, last_I = recordio.peek(self._file.words_W, self._offsets_N[identities])
+        image_N = (self._offsets_N != self._zero_offset) & ~self._identity_N
         keys_N, labels_N = self._keys_N[image_N], labels_N[image_N]
         order = np.argsort(keys_N, kind="stable")
-        for number, reason in disagreements(identities[:, 1:], keys_N[order], labels_N[order]):
-            yield Finding("identity", self.place(int(identities[number, 0])), reason)
+        bounds_I2 = np.stack([first_I, last_I], 1).astype(np.int64)
+        for number, reason in disagreements(bounds_I2, keys_N[order], labels_N[order]):
+            yield Finding("identity", *self.place(int(identities[number])), reason)
 
     def _index(self, report: Callable[[Finding], None]) -> Index:
         path = self._path.with_suffix(".idx")
@@ -188,32 +142,24 @@ class RecordEntries:
                 if len(index):
                     return index
             except UserError as error:
-                report(Finding("index", Place(str(path)), reason_of(error, str(path))))
+                report(Finding("index", str(path), None, reason_of(error, str(path))))
         return scan(self._file)
 
     def _index_findings(self) -> Iterator[Finding]:
         for key in Index(self._keys_N, self._offsets_N).double_keys().tolist():
-            yield Finding("index", Place(str(self._path), key), "more than one index line has this key")
+            yield Finding("index", str(self._path), key, "more than one index line has this key")
         for index in np.flatnonzero(self._offsets_N[1:] == self._offsets_N[:-1]).tolist():
-            key = self._keys_N[index + 1]
-            yield Finding(
-                "index", self.place(index), f"the index line of record {key} points at this one too"
-            )
+            text = f"the index line of record {self._keys_N[index + 1]} points at this one too"
+            yield Finding("index", *self.place(index), text)
         unnamed = np.setdiff1d(recordio.find_records(self._file.words_W), self._offsets_N)
         if len(unnamed):
             text = f"{len(unnamed):,} records that no index line names, the first at byte {unnamed[0]}"
-            yield Finding("index", Place(str(self._path)), text)
+            yield Finding("index", str(self._path), None, text)
 
-    def _is_identity(self, index: int, labels: tuple[float, ...]) -> bool:
-        """Whether a record without an image may be so. Identity records are noted for ``conclude``."""
-        key, first = int(self._keys_N[index]), self._first_identity
-        if len(labels) < 2 or not all(0 <= label < 2**31 for label in labels):
-            return False
-        if first is not None and key < first - int(np.spacing(np.float32(first))):
-            return False
-        with self._lock:
-            self._identities.extend((index, int(labels[0]), int(labels[1])))
-        return True
+
+def open_entries(path: Path, report: Callable[[Finding], None]) -> Entries:
+    """The entries of the set under ``path``. Raises UserError where there is nothing to check."""
+    return Entries(FolderDataset(path)) if record_file(path) is None else RecordEntries(path, report)
 
 
 def disagreements(
@@ -225,12 +171,10 @@ def disagreements(
     ascending; ``labels_N``: theirs, -1 where it is unknown. (A label may have several identities: some public sets
     do.) Keys from 2**24 on are not looked at: as float32 has it, the bounds are rounded there.
     """
-    if len(keys_N) == 0 or int(keys_N[-1]) >= MAX_EXACT:
+    if len(bounds_I2) == 0 or len(keys_N) == 0 or int(keys_N[-1]) >= MAX_EXACT:
         return
     low, stop = int(keys_N[0]), int(keys_N[-1]) + 1
-    known_N = labels_N >= 0
-    known_keys_N, known_labels_N = keys_N[known_N], labels_N[known_N]
-    places_I2 = np.searchsorted(known_keys_N, bounds_I2)
+    places_I2 = np.searchsorted(keys_N, bounds_I2)
     expected, number = low, 0
     for number in np.argsort(bounds_I2[:, 0], kind="stable").tolist():
         first, last = bounds_I2[number].tolist()
@@ -238,19 +182,14 @@ def disagreements(
             yield number, f"states the keys {first} to {last - 1}, images have {low} to {stop - 1}"
             continue
         if first != expected:
-            one, other = sorted((first, expected))
-            whose = "no identity" if expected < first else "two identities"
-            yield number, f"before its images, the keys {one} to {other - 1} belong to {whose}"
-        expected = last
-        begin, end = places_I2[number].tolist()
-        labels = known_labels_N[begin:end]
-        if len(labels) and (other := int(np.argmax(labels != labels[0]))):
-            one, other = begin, begin + other
             yield (
                 number,
-                f"of its images, record {known_keys_N[one]} has the label {labels[0]}, record {known_keys_N[other]} "
-                f"the label {known_labels_N[other]}",
+                f"its images begin at key {first}, those of the identity before end at {expected - 1}",
             )
+        expected = last
+        labels = np.unique(labels_N[slice(*places_I2[number])])
+        if len(labels := labels[labels >= 0]) > 1:
+            yield number, f"its images have the labels {labels[0]} and {labels[1]}"
     if expected < stop:
         yield number, f"behind its images, the keys {expected} to {stop - 1} belong to no identity"
 

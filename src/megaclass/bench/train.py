@@ -1,12 +1,9 @@
 """``megaclass bench train``: whole training steps, data included, by device count, batch, precision and recipe; ours
 with other settings and the loops of others take turns.
-
-Shapes: b = rows of this rank's batch, D = embedding columns.
 """
 
 import itertools
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,7 +27,7 @@ from megaclass.bench.head import libraries
 from megaclass.bench.infer import InferCase
 from megaclass.bench.limits import beside_limits, measure
 from megaclass.bench.peers import LOOPS, arcface_torch
-from megaclass.bench.peers.loop import PeerTraining, why_no_peer
+from megaclass.bench.peers.loop import why_no_peer
 from megaclass.bench.recipes import (
     ITERATIONS,
     SYNTHETIC,
@@ -42,15 +39,12 @@ from megaclass.bench.recipes import (
     open_images,
     timed_epochs,
 )
-from megaclass.bench.timing import device_clock, epoch_measures, run_epoch
+from megaclass.bench.timing import epoch_measures
 from megaclass.config import options as settings
 from megaclass.config import require_known
 from megaclass.errors import UserError, lookup
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from megaclass.data.loader import Batch
     from megaclass.parallel.groups import World
 
 MODES = ("train", "val", "train_val")
@@ -171,115 +165,12 @@ class TrainCase(ModelCase):
         return crowded(self.device, self.world_size, gpus)
 
 
-class Training:
-    """The job that ``megaclass train`` builds, step by step, as rank ``world.rank`` of a job or as rank 0 of a
-    simulated one."""
-
-    def __init__(self, case: TrainCase, world: "World") -> None:
-        import torch
-
-        from megaclass.parallel.groups import Simulated, World
-        from megaclass.train.arithmetic import keep_freed_memory
-        from megaclass.train.job import build_job
-        from megaclass.train.loop import NormBuffers
-
-        self._case = case
-        self._others = OtherRanks(case, world.device)
-        head_group = None
-        if case.simulate_ranks > 1:
-            world = World(0, case.simulate_ranks, world.device)
-            head_group = Simulated(case.simulate_ranks, self._others.gathered)
-        config = config_of(case)
-        if config.speed.keep_memory and world.device.type == "cpu":
-            keep_freed_memory()
-        self._job = build_job(config, world, lambda line: print(line, file=sys.stderr), head_group)
-        self._norms = NormBuffers(self._job.backbone)
-        self._job.model.train()
-        self._clock = device_clock(world.device)
-        self._step = 0
-        # Steps that both optimizers left out, which is less work; those that look for the fp16 scale do not count.
-        self._not_finite = torch.zeros((), dtype=torch.int64, device=world.device)
-        self._batches = self._job.feed(self._job.loader.steps(0, case.all_steps))
-
-    def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
-        """An epoch of ``iterations`` steps; the loss of the last one comes with the times."""
-        from megaclass.parallel import groups
-
-        with self._job.arithmetic.active():
-            groups.barrier()
-            answer = run_epoch(self._batches, self._take, self._case.iterations, self._clock, tell)
-        if skipped := int(self._not_finite):
-            raise ArithmeticError(
-                f"{skipped} of {self._step} steps had a loss or gradient that is not finite, and were left out; lower "
-                "optim.lr"
-            )
-        return answer | {"loss": float(self._loss)}
-
-    def _take(self, batch: "Batch") -> None:
-        from megaclass.train.loop import set_learning_rate, train_step
-
-        self._others.next_step(len(batch.labels), self._step)
-        set_learning_rate(self._job, min(self._step, self._job.total_steps - 1))
-        outcome = train_step(self._job, batch, self._step, self._norms)
-        self._not_finite += outcome.skipped & ~outcome.rescaled
-        self._loss = outcome.loss
-        self._step += 1
-
-    def facts(self) -> dict[str, Any]:
-        job = self._job
-        facts: dict[str, Any] = {
-            "channels_last": job.arithmetic.channels_last,
-            "num_classes": job.num_classes,
-        }
-        if shard := getattr(job.head, "shard", None):
-            facts |= {"kernels": shard.engine.name}
-        if self._case.ranks > 1:
-            facts |= {"collectives": "none" if self._case.simulate_ranks > 1 else "included"}
-        return facts
-
-
-class OtherRanks:
-    """What the ranks that are only simulated bring to a step: embeddings that stay, and labels, which do not."""
-
-    def __init__(self, case: TrainCase, device: Any) -> None:
-        import torch
-
-        self._case, self._device = case, device
-        self._generator = torch.Generator(device)
-        self._unit = torch.empty(0, 0, device=device)
-        self._labels = torch.empty(0, dtype=torch.int64, device=device)
-
-    def next_step(self, rows: int, step: int) -> None:
-        """Draw the labels that go with ``rows`` rows of this rank."""
-        import torch
-
-        from megaclass.parallel.seeding import derive_key
-
-        if self._case.simulate_ranks > 1:
-            self._generator.manual_seed(derive_key("other ranks", self._case.seed, step))
-            shape = ((self._case.simulate_ranks - 1) * rows,)
-            self._labels = torch.randint(
-                self._case.num_classes, shape, device=self._device, generator=self._generator
-            )
-
-    def gathered(self, tensor_b: "Tensor") -> "Tensor":
-        """This rank's rows, labels (b,) or unit embeddings (b, D), and then those of the others."""
-        import torch
-        from torch.nn.functional import normalize
-
-        others = (self._case.simulate_ranks - 1) * len(tensor_b)
-        if not tensor_b.is_floating_point():
-            return torch.cat([tensor_b, self._labels[:others]])
-        if self._unit.shape[0] < others:
-            shape = (others, tensor_b.shape[1])
-            self._unit = normalize(torch.randn(shape, device=self._device, generator=self._generator))
-        return torch.cat([tensor_b, self._unit[:others].to(tensor_b.dtype)])
-
-
 def prepare(case: TrainCase, world: "World", name: str, options: dict[str, Any]) -> Any:
     if name in LOOPS:
-        return PeerTraining(LOOPS[name], case, config_of(case), world, options)
-    return Training(case, world)
+        return LOOPS[name].Loop(case, config_of(case), world, options)
+    from megaclass.bench.training import Training
+
+    return Training(case, config_of(case), world)
 
 
 def step_flops(case: TrainCase, *, ours: bool = True) -> float:

@@ -43,10 +43,9 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
 
     asked = Path(options.output)
     as_nvidia = benchmark.name == "train" and asked.suffix == ".json"
-    if as_nvidia:
-        options.output = str(asked.with_suffix(".jsonl"))
     found = plan(benchmark, options)
     if as_nvidia:
+        options.output = str(asked.with_suffix(".jsonl"))
         report.check_nvidia_report(asked, [one.case for one in found])
     rows = _measured(sweep, found, options)
     if as_nvidia:

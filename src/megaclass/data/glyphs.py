@@ -219,6 +219,9 @@ def identities(faces: list[Typeface], max_characters: int | None = None) -> list
     A character counts if at least ``MIN_DRAWINGS`` typefaces draw it differently: the symbols that one
     font lends to all its cuts would make an identity without any variation.
     """
+    from scipy.sparse import coo_array  # not at import: only the first run draws
+    from scipy.sparse.csgraph import connected_components
+
     seen: dict[int, int] = defaultdict(int)
     for codepoint in itertools.chain.from_iterable(face.codepoints for face in faces):
         seen[codepoint] += 1
@@ -231,8 +234,11 @@ def identities(faces: list[Typeface], max_characters: int | None = None) -> list
     thumbs_FCP = thumbs_FCP[:, usable]
     codepoints = list(itertools.compress(codepoints, usable))
     members: dict[int, list[int]] = defaultdict(list)
-    for i, root in enumerate(_components(len(codepoints), _alike_pairs(codepoints, thumbs_FCP))):
-        members[root].append(i)
+    first_M, second_M = _alike_pairs(codepoints, thumbs_FCP).T
+    shape = (len(codepoints), len(codepoints))
+    alike = coo_array((np.ones(len(first_M)), (first_M, second_M)), shape)
+    for i, component in enumerate(connected_components(alike, directed=False)[1]):
+        members[component].append(i)
     groups = []
     for indices in members.values():
         # Typeface by typeface, so that of equal drawings the one of the first character is kept.
@@ -337,21 +343,6 @@ def _related_pairs(codepoints: list[int]) -> list[tuple[int, int]]:
                 text = unicodedata.lookup(name.replace("LETTER SMALL CAPITAL ", "CAPITAL LETTER "))
         stems[text.casefold()].append(i)
     return [pair for indices in stems.values() for pair in itertools.combinations(indices, 2)]
-
-
-def _components(count: int, pairs_M2: np.ndarray) -> list[int]:
-    """The smallest member of each element's connected component (union-find)."""
-    parent = list(range(count))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
-    for a, b in pairs_M2.tolist():
-        low, high = sorted((find(a), find(b)))
-        parent[high] = low
-    return [find(i) for i in range(count)]
 
 
 # --- images -----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
@@ -38,6 +39,10 @@ MAX_DAMAGED_IN_A_ROW = 100
 _SPARE = 3
 # Images that a thread takes at a time: few, so that the threads finish a batch together.
 _TAKEN_IMAGES = 4
+
+
+# A step that is being made: images, labels, and what the threads do.
+_Pending = tuple[Tensor, Tensor, "list[Future[_Done]]"]
 
 
 class Batch(NamedTuple):
@@ -123,7 +128,7 @@ class Loader:
             pending = deque(self._submit(pool, step) for step in ahead)
             for step in range(start, stop):
                 began = time.perf_counter()
-                batch = self._finish(pending.popleft())
+                batch = self._finish(*pending.popleft())
                 # Begun before this batch is handed out, so that no thread idles meanwhile.
                 if step + self._prefetch < stop:
                     pending.append(self._submit(pool, step + self._prefetch))
@@ -131,18 +136,19 @@ class Loader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(self, pool: ThreadPoolExecutor, step: int) -> "_Pending":
+    def _submit(self, pool: ThreadPoolExecutor, step: int) -> _Pending:
         indices_B, numbers_B = self._indices_of_step(step)
         transform = self._transform_of_step(step)
         size = transform.image_size
         images = self._buffers.take((len(indices_B), size, size, 3))
         labels = torch.empty(len(indices_B), dtype=torch.int64, pin_memory=self._pin_memory)
-        work = _Work(transform, indices_B, transform.plan(numbers_B), images.numpy(), labels.numpy())
-        return _Pending(images, labels, [pool.submit(self._fill, work) for _ in range(self._workers)])
+        plan_BK, begins = transform.plan(numbers_B), itertools.count(0, _TAKEN_IMAGES)
+        work = _Work(transform, indices_B.tolist(), plan_BK, images.numpy(), labels.numpy(), begins)
+        return images, labels, [pool.submit(self._fill, work) for _ in range(self._workers)]
 
     def _fill(self, work: "_Work") -> "_Done":
         """Make images of a step, until other threads have made the rest."""
-        done = _Done(work.images_BSSC.shape[1:])
+        done = _Done(np.empty(work.images_BSSC.shape[1:], np.uint8))
         began = time.perf_counter()
         for begin in work.begins:
             if begin >= len(work.indices):
@@ -195,43 +201,41 @@ class Loader:
             ) from None
         return sample.label
 
-    def _finish(self, pending: "_Pending") -> Batch:
-        made = [task.result() for task in pending.tasks]
+    def _finish(self, images: Tensor, labels: Tensor, tasks: "list[Future[_Done]]") -> Batch:
+        made = [task.result() for task in tasks]
         for sample, message in itertools.chain.from_iterable(done.damages for done in made):
             if sample not in self._damaged:
                 self._damaged.add(sample)
                 logger.warning("%s; skipped, the next sound sample stands in for it", message)
         read_s, decode_s = sum(done.read_s for done in made), sum(done.decode_s for done in made)
-        return Batch(pending.images, pending.labels, 0.0, 1e3 * read_s, 1e3 * decode_s)
+        return Batch(images, labels, 0.0, 1e3 * read_s, 1e3 * decode_s)
 
 
+@dataclass
 class _Work:
     """What the threads of one step share."""
 
-    def __init__(
-        self,
-        transform: Transform,
-        indices_B: np.ndarray,
-        plan_BK: np.ndarray,
-        images_BSSC: np.ndarray,
-        labels_B: np.ndarray,
-    ) -> None:
-        self.transform = transform
-        self.indices = indices_B.tolist()
-        self.plan_BK, self.images_BSSC, self.labels_B = plan_BK, images_BSSC, labels_B
-        self.begins = itertools.count(0, _TAKEN_IMAGES)  # each number goes to one thread
+    transform: Transform
+    indices: list[int]
+    plan_BK: np.ndarray
+    images_BSSC: np.ndarray
+    labels_B: np.ndarray
+    begins: Iterator[int]  # where to make the next images: each number goes to one thread
 
 
+@dataclass
 class _Done:
     """What one thread did for a step: the damage that it met, and its time.
 
     It decodes into ``picture_SSC``, which stays in its caches, and only what is done goes into the batch.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.picture_SSC = np.empty(shape, np.uint8)
-        self.damages: list[tuple[int, str]] = []  # the sample's number, and what is wrong with it
-        self.read_s = self.decode_s = 0.0
+    picture_SSC: np.ndarray
+    damages: list[tuple[int, str]] = field(
+        default_factory=list
+    )  # the sample's number, and what is wrong with it
+    read_s: float = 0.0
+    decode_s: float = 0.0
 
 
 class Buffers:
@@ -262,14 +266,6 @@ class Buffers:
         if not idle:
             self._arrays.append(np.empty(shape, np.uint8))
         return torch.from_numpy(self._arrays[idle[0] if idle else -1])
-
-
-class _Pending(NamedTuple):
-    """A step that is being made."""
-
-    images: Tensor
-    labels: Tensor
-    tasks: "list[Future[_Done]]"
 
 
 def eval_batches(

@@ -12,11 +12,12 @@ import tiny
 from bench_words import cases, on_cpu, planned
 from megaclass.bench.case import benchmark_of
 from megaclass.bench.peers import LOOPS, arcface_torch, pytorch
-from megaclass.bench.peers.loop import PeerTraining, why_no_peer
+from megaclass.bench.peers.loop import why_no_peer
 from megaclass.bench.recipes import config_of
 from megaclass.bench.sweep import keys_of, measure
 from megaclass.bench.sweep import planned as as_planned
-from megaclass.bench.train import TrainCase, Training
+from megaclass.bench.train import TrainCase, step_flops
+from megaclass.bench.training import Training
 from megaclass.cli import main
 from megaclass.errors import UserError
 from megaclass.models.registry import BACKBONES
@@ -111,6 +112,7 @@ def test_the_flags_of_nvidias_script_mean_what_they_mean_there():
     assert {(case.num_examples, case.recipe, case.data) for case in found} == {
         (32000, "resnet50_imagenet", "synthetic")
     }
+    assert step_flops(found[2]) == 8 * step_flops(found[0])  # weak scaling: as much for each device
     dtypes = cases("train", "--dtype", "float32,tf32,float16,bfloat16")
     assert [case.precision for case in dtypes] == ["fp32", "tf32", "fp16", "bf16"]
     found = cases("train", "-n", "1,2", "--global-batch-size", "64")  # strong scaling
@@ -292,7 +294,7 @@ def plain(monkeypatch):
         )
         network = OneLayer()
         monkeypatch.setattr(pytorch, "_network", lambda *what: (network, "one layer"))
-        return PeerTraining(pytorch, case, config_of(case), ALONE, {}), network
+        return pytorch.Loop(case, config_of(case), ALONE, {}), network
 
     return make
 
@@ -311,7 +313,7 @@ def test_the_plain_loop_takes_a_step_of_sgd(plain, precision, tolerance):
     }
     training, network = plain(precision=precision, settings=changed)
     before = [p.detach().clone() for p in network.parameters()]
-    images, labels = next(training._batches)
+    images, labels = next(training.batches)
 
     ones = torch.full((8, 1), 1 - smoothing)
     targets = torch.full((8, 10), smoothing / 10).scatter_add(1, labels[:, None], ones)
@@ -319,8 +321,8 @@ def test_the_plain_loop_takes_a_step_of_sgd(plain, precision, tolerance):
     expected = -(targets * logits.log_softmax(1)).sum(1).mean()
     error = (logits.softmax(1) - targets) / 8
     gradients = [error.T @ images.flatten(1), error.sum(0)]
-    training._take((images, labels))
-    assert training._loss == pytest.approx(expected.item(), rel=tolerance)
+    training.take((images, labels))
+    assert training.loss == pytest.approx(expected.item(), rel=tolerance)
     for was, gradient, now in zip(before, gradients, network.parameters(), strict=True):
         torch.testing.assert_close(now, was - 0.1 * (gradient + decay * was), rtol=0, atol=tolerance)
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -329,8 +331,8 @@ def test_the_plain_loop_takes_a_step_of_sgd(plain, precision, tolerance):
 
 def test_a_peer_is_given_our_labels_and_ends_where_its_loss_is_not_finite(plain):
     theirs, network = plain()
-    labels = [labels for _, labels in theirs._batches]
-    ours = [batch.labels for batch in Training(theirs._case, ALONE)._batches]
+    labels = [labels for _, labels in theirs.batches]
+    ours = [batch.labels for batch in Training(theirs.case, theirs.config, ALONE)._batches]
     assert len(ours) == len(labels) == 4 and all(map(torch.equal, ours, labels))
     network.fc.weight.data.fill_(float("nan"))
     again, broken = plain()
@@ -344,7 +346,7 @@ def test_one_rank_of_several(parallelism):
     case = case_of(
         **TINY | {"global_batch_size": 16}, simulate_ranks=4, sample_rate=0.5, parallelism=parallelism
     )
-    training = Training(case, ALONE)
+    training = Training(case, config_of(case), ALONE)
     turns = [[training.turn(index, lambda done: None)] for index in range(2)]
     assert training.facts()["collectives"] == "none" and training.facts()["kernels"] == "torch"
     row = benchmark_of(case).measures("megaclass", case, turns, [{"limit_flops_per_second": 1e12}])
@@ -357,7 +359,7 @@ def test_one_rank_of_several(parallelism):
 
 def test_a_step_that_is_left_out_fails_the_case():
     case = case_of(**TINY, settings={"optim.lr": 1e30, "optim.clip_grad_norm": 0.0})
-    training = Training(case, ALONE)
+    training = Training(case, config_of(case), ALONE)
     with pytest.raises(ArithmeticError, match=r"not finite.*optim\.lr"):
         for index in range(3):
             training.turn(index, lambda done: None)
@@ -371,36 +373,34 @@ def bench(*words):
 
 
 @pytest.mark.dist
-def test_devices_in_weak_scaling_beside_the_loops_of_others(tmp_path, capsys):
+def test_two_processes_beside_two_of_a_peers_loop(tmp_path, capsys):
     root = fake_peer.write(tmp_path / "peer")
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     words = ["--recipe", "faces_r50", "--backbone", "mbf", "--num-classes", 50, "-b", 4, "-i", 1, "-e", 3,
-             "--dtype", "bfloat16", "--device", "cpu", "--threads", 1, "-n", "1,2", "--peer", "arcface_torch,pytorch",
+             "--dtype", "bfloat16", "--device", "cpu", "--threads", 1, "-n", 2, "--peer", "arcface_torch,pytorch",
              "--peer-path", root, "-o", "rows.jsonl"]  # fmt: skip
     assert bench(*words) == 0
     rows = read_rows("rows.jsonl")
-    assert [row.implementation for row in rows] == ["megaclass", "arcface_torch", "pytorch"] * 2
-    assert len({row.key for row in rows}) == 6
-    for ours, peer, plain in (rows[:3], rows[3:]):
-        assert (ours.status, peer.status) == ("ok", "ok"), (ours.reason, peer.reason)
-        assert plain.status == "skipped" and "linear head" in plain.reason
-        assert ours.group == peer.group and len(ours.samples_ms) == len(peer.samples_ms) == 2
-        assert (ours.case["precision"], peer.case["precision"]) == ("bf16", "fp32")
-        assert peer.case["malloc"] == "tuned" and peer.environment["variables"]["MALLOC_MMAP_MAX_"] == "0"
-        assert 0 < peer.work["flops"] < ours.work["flops"]  # three products of a class, ours takes four
-        assert 0 < ours.work["flops_per_second"] < ours.work["limit_flops_per_second"]
-        assert ours.result["final_loss"] > 0 and peer.result["final_loss"] > 0
-        assert len(ours.epochs) == 2 and ours.rates["total"] <= ours.rates["compute"]
-        assert ours.memory_mb["process"] > 0 and ours.memory_mb["driver"] is None
-    one, two = rows[0], rows[3]
-    assert (one.case["global_batch_size"], two.case["global_batch_size"]) == (4, 8)
-    assert two.work["flops"] == 2 * one.work["flops"] and two.case["collectives"] == "included"
+    assert [row.implementation for row in rows] == ["megaclass", "arcface_torch", "pytorch"]
+    assert len({row.key for row in rows}) == 3
+    ours, peer, plain = rows
+    assert (ours.status, peer.status) == ("ok", "ok"), (ours.reason, peer.reason)
+    assert plain.status == "skipped" and "linear head" in plain.reason
+    assert ours.group == peer.group and len(ours.samples_ms) == len(peer.samples_ms) == 2
+    assert (ours.case["precision"], peer.case["precision"]) == ("bf16", "fp32")
+    assert peer.case["malloc"] == "tuned" and peer.environment["variables"]["MALLOC_MMAP_MAX_"] == "0"
+    assert 0 < peer.work["flops"] < ours.work["flops"]  # three products of a class, ours takes four
+    assert 0 < ours.work["flops_per_second"] < ours.work["limit_flops_per_second"]
+    assert ours.result["final_loss"] > 0 and peer.result["final_loss"] > 0
+    assert len(ours.epochs) == 2 and ours.rates["total"] <= ours.rates["compute"]
+    assert ours.memory_mb["process"] > 0 and ours.memory_mb["driver"] is None
+    assert ours.case["global_batch_size"] == 8 and ours.case["collectives"] == "included"
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before  # no byte code either
     said = capsys.readouterr().out
     assert "times as fast as arcface_torch" in said and "left out" not in said
 
     assert bench(*words) == 0  # once more: nothing to do
-    assert read_rows("rows.jsonl") == rows and "2 of 2 cases are in" in capsys.readouterr().out
+    assert read_rows("rows.jsonl") == rows and "1 of 1 cases are in" in capsys.readouterr().out
 
 
 @pytest.mark.process

@@ -7,13 +7,11 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from megaclass.data.augment import EvalTransform, TrainTransform, resized, uniforms
 from megaclass.data.dataset import DamagedSampleError
-from megaclass.data.decode import Decoded, Need, _upper, decode, decode_part
+from megaclass.data.decode import Decoded, Need, decode, decode_part
 from megaclass.errors import UserError
 
 NUMBERS = np.arange(200)
@@ -53,11 +51,6 @@ def test_uniforms_never_change():
 
 
 # --- training ---------------------------------------------------------------------------------------
-
-
-def test_without_options_pixels_are_copied():
-    image = gradient(48, 48)
-    np.testing.assert_array_equal(apply(TrainTransform(48), image), image)
 
 
 def test_flip_mirrors_about_half_of_the_images_exactly():
@@ -198,11 +191,6 @@ def test_evaluation_of_a_thread_like_image_stays_small(shape, monkeypatch):
     assert (apply(EvalTransform(224, resize=256), image) == (7 if max(shape) > 1 else 9)).all()
 
 
-def test_evaluation_cannot_crop_more_than_it_resized_to():
-    with pytest.raises(UserError, match="resize: 100 is out of range; it must be 0 or at least 112"):
-        EvalTransform(112, resize=100)
-
-
 SIZES = [
     (375, 500, 224, 224),
     (1, 5000, 224, 224),
@@ -299,16 +287,6 @@ def test_an_early_end_is_noticed_though_its_rows_are_not_needed():
     for cut in (len(encoded) - 3, len(encoded) // 2):
         with pytest.raises(DamagedSampleError, match="here: damaged image"):
             decode_part(encoded[:cut], "here", None, lambda *_: Need(40))
-
-
-@given(st.binary(max_size=60), st.integers(1, 100))
-def test_any_header_is_walked_to_its_end(content, rows):
-    upper = _upper(b"\xff\xd8\xff" + content, rows)
-    assert upper is None or len(upper) == len(content) + 3
-
-
-def test_evaluation_sees_all_pixels():
-    assert EvalTransform(8).need(5000, 5000, np.empty(0)) == Need(5000, 1)
 
 
 def test_threads_that_load_start_no_teams_of_their_own():

@@ -129,16 +129,6 @@ def test_crops_are_those_of_our_loader_up_to_rounding(installed, size, low, high
     assert_alike(collected(theirs), collected(ours), mean=0.4, most=most)
 
 
-def test_steps_depend_neither_on_the_start_nor_on_the_number_of_ranks(installed):
-    dataset = InMemory()
-    _, theirs = loaders(dataset, shuffled(dataset), **CROP)
-    whole = collected(theirs)
-    assert_alike(collected(theirs, 3, 5), whole[3:])
-    parts = [collected(loaders(dataset, shuffled(dataset, 8, rank, 2), **CROP)[1]) for rank in (0, 1)]
-    joined = [tuple(map(np.concatenate, zip(*step, strict=True))) for step in zip(*parts, strict=True)]
-    assert_alike(joined, whole)
-
-
 # --- damage -------------------------------------------------------------------------------------------
 
 

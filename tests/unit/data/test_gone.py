@@ -9,7 +9,6 @@ from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.folder import FolderDataset
 from megaclass.data.loader import Loader
 from megaclass.data.records.reader import RecordDataset
-from megaclass.errors import UserError
 
 BATCH = 4
 
@@ -63,13 +62,3 @@ def test_a_record_file_that_is_cut(tmp_path, on_error):
             list(steps)
     else:
         assert all(len(batch.labels) == BATCH for batch in steps)  # those from the half that is left stand in
-
-
-def test_a_record_file_that_is_deleted_is_read_to_its_end(tmp_path):
-    rec = tiny.write_records(tmp_path / "records") / "train.rec"
-    dataset = RecordDataset(rec.parent)
-    wanted = [dataset.read(number) for number in range(len(dataset))]
-    rec.unlink()
-    assert [dataset.read(number) for number in range(len(dataset))] == wanted
-    with pytest.raises(UserError, match=r"holds no train\.rec"):
-        RecordDataset(rec.parent)

@@ -66,9 +66,3 @@ def test_keys_are_found_wherever_they_are_and_told_where_they_come_twice(tmp_pat
     part = found.between(*bounds)
     assert part.keys_N.tolist() == sorted(key for key in keys if bounds[0] <= key < bounds[1])
     assert [keys[offset // 4] for offset in part.offsets_N.tolist()] == part.keys_N.tolist()
-
-
-@pytest.mark.parametrize("content", [b"1 2\r\n-5\t \t70 \r\n", b" 1\t2\n-5\t70"])
-def test_lines_of_other_writers_are_read(tmp_path, content):
-    found = read(tmp_path, content)
-    assert found.keys_N.tolist() == [1, -5] and found.offsets_N.tolist() == [2, 70]

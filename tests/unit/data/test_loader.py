@@ -203,12 +203,6 @@ def test_leaving_early_ends_the_threads():
     assert not loader_threads()
 
 
-@pytest.mark.parametrize("options", [{"workers": 0}, {"prefetch": 0}, {"on_error": "ignore"}])
-def test_a_bad_option_is_named(options):
-    with pytest.raises(UserError, match=f"^{next(iter(options))}: "):
-        Loader(InMemory(), EvalTransform(SIZE), in_order(10), **options)
-
-
 def test_evaluation_passes_a_range_in_order_with_a_smaller_last_batch():
     dataset = InMemory()
     batches = list(eval_batches(dataset, EvalTransform(SIZE), 10, 5, 38, workers=2))
@@ -234,17 +228,6 @@ def test_oriented_copies_are_classes_of_their_own(orientations):
         image = decode(base.read(original).encoded, "")
         image = np.fliplr(image) if orientation >= 4 else image
         np.testing.assert_array_equal(batch.images[index].numpy(), np.rot90(image, orientation % 4))
-
-
-def test_oriented_copies_name_the_record_and_refuse_other_numbers():
-    dataset = OrientedClasses(InMemory(count=5, damaged=[3]), 4)
-    assert dataset.describe(13) == "memory record 3 in orientation 2"
-    with pytest.raises(UserError, match="memory record 3 in orientation 2: damaged"):
-        list(eval_batches(dataset, EvalTransform(SIZE), 1, 13, 14))
-    with pytest.raises(IndexError):
-        dataset.read(20)
-    with pytest.raises(UserError, match="orientations: 3 is not one of"):
-        OrientedClasses(InMemory(), 3)
 
 
 # --- what the model takes ---------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from megaclass.data.decode import decode
 from megaclass.data.pack import pack
 from megaclass.data.pack.encode import Encoding, to_jpeg
 from megaclass.data.records.reader import RecordDataset
-from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -105,25 +104,6 @@ def test_any_number_of_threads_writes_the_same_bytes(tmp_path, folder):
         assert packed(tmp_path / str(workers)) == packed(tmp_path / "1")
 
 
-def test_few_images_are_in_memory_at_a_time(tmp_path, folder, monkeypatch):
-    begun, most, written = set(), [], []
-
-    class Counting(RecordWriter):
-        def write(self, encoded, label, size):
-            most.append(len(begun) - len(written))
-            written.append(label)
-            super().write(encoded, label, size)
-
-    def counting(image, where, encoding):
-        begun.add(where)
-        return to_jpeg(image, where, encoding)
-
-    monkeypatch.setattr("megaclass.data.pack.packer.to_jpeg", counting)
-    monkeypatch.setattr("megaclass.data.pack.packer.RecordWriter", Counting)
-    pack(folder, tmp_path / "out", workers=2)
-    assert len(written) == 30 and max(most) <= 4
-
-
 DAMAGED = {
     "a/00.jpg": (KINDS["jpeg"][: len(KINDS["jpeg"]) // 2], "damaged image"),
     "b/01.jpg": (b"", "is an empty file"),
@@ -165,16 +145,6 @@ def test_a_class_whose_images_are_all_left_out_keeps_its_number(tmp_path, folder
     with pytest.raises(UserError, match=r"none of the 30 images can be packed; .*a/00\.jpg"):
         pack(folder, tmp_path / "none", on_error="skip")
     assert list((tmp_path / "none").iterdir()) == []
-
-
-def test_the_last_class_of_a_set_without_names_stays_though_its_images_are_damaged(tmp_path):
-    lines = [f"{number}.jpg,{number // 2}\n" for number in range(6)]
-    (tmp_path / "t.csv").write_text("".join(lines))
-    for number in range(6):
-        (tmp_path / f"{number}.jpg").write_bytes(KINDS["jpeg"] if number < 4 else b"damaged")
-    pack(tmp_path / "t.csv", tmp_path / "out", on_error="skip")
-    dataset = RecordDataset(tmp_path / "out")
-    assert dataset.classes is None and (len(dataset), dataset.num_classes) == (4, 3)
 
 
 def test_a_list_of_skipped_images_is_not_overwritten(tmp_path, folder):

@@ -53,11 +53,6 @@ def test_a_plan_depends_on_seed_and_sample_number_alone():
     assert (other == whole).all(1).mean() < 0.3  # samples that neither of them changes
 
 
-def test_without_options_nothing_changes():
-    assert not Photometric().changes
-    np.testing.assert_array_equal(apply(picture()), picture())
-
-
 def test_changes_come_as_often_as_asked_and_independently():
     plan_NK = Photometric(**DALI_AUG).plan(NUMBERS)
     low, blur, values = plan_NK[:, 0] > 0, plan_NK[:, 1] > 0, plan_NK[:, 2] > 0
@@ -143,33 +138,6 @@ def test_low_resolution_keeps_what_is_coarse_and_loses_what_is_fine():
     assert_near(apply(checks, **half)[inside, inside], 127.5, tolerance=2)
     dot = apply(picture(), low_resolution_probability=1, low_resolution=(0.01, 0.01))
     assert np.ptp(dot.reshape(-1, 3), axis=0).max() == 0  # one pixel is left
-
-
-def test_pixels_are_those_of_dali():
-    dali = pytest.importorskip("nvidia.dali")
-    fn = dali.fn
-    image = picture(low=20, high=230)
-
-    def by_dali(function):
-        pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None)
-        with pipeline:
-            pipeline.set_outputs(function(fn.external_source(source=[[image]], layout="HWC")))
-        pipeline.build()
-        return np.array(pipeline.run()[0].as_tensor())[0]
-
-    turned = apply(image, colour_probability=1, hue_degrees=(20, 20), saturation=(1.2, 1.2))
-    assert_near(turned, by_dali(lambda x: fn.hsv(x, hue=20.0, saturation=1.2)))
-    assert_near(apply(image, grey_probability=1), by_dali(lambda x: fn.hsv(x, saturation=0.0)))
-    light = apply(image, light_probability=1, brightness=(0.9, 0.9), contrast=(1.2, 1.2))
-    assert_near(light, by_dali(lambda x: fn.brightness_contrast(x, brightness=0.9, contrast=1.2)))
-    blurred = apply(image, blur_probability=1, blur_radius=1)
-    assert_near(blurred, by_dali(lambda x: fn.gaussian_blur(x, window_size=3)))
-
-    def down_and_up(x):
-        return fn.resize(fn.resize(x, resize_x=16.0, resize_y=16.0), size=(SIZE, SIZE))
-
-    lowered = apply(image, low_resolution_probability=1, low_resolution=(0.5, 0.5)).astype(float)
-    assert np.abs(lowered - by_dali(down_and_up)).mean() < 2  # another filter on the way down
 
 
 # --- with a geometry ------------------------------------------------------------------------------------

@@ -158,21 +158,6 @@ def test_any_payload_survives(tmp_path_factory, samples, index):
     assert dataset.labels().tolist() == [label for _, label in samples]
 
 
-@quick
-@given(payloads)
-def test_an_aligned_magic_always_starts_a_part(payload):
-    framed = recordio.frame(payload)
-    assert len(framed) % 4 == 0
-    at = [i for i in range(0, len(framed), 4) if framed[i : i + 4] == MAGIC]
-    parts, offset = [], 0
-    while offset < len(framed):
-        parts.append(offset)
-        (word,) = struct.unpack_from("<I", framed, offset + 4)
-        offset += 8 + -(-(word & 0x1FFFFFFF) // 4) * 4
-    assert at == parts
-    assert bytes(recordio.read_payload(reader_of(framed), len(framed), 0)) == payload
-
-
 def reader_of(content: bytes):
     return lambda offset, count: content[offset : offset + count]
 
@@ -381,18 +366,6 @@ def test_the_largest_record_is_as_large_as_the_format_has_it(tmp_path, monkeypat
             writer.write(bytes(most + 1), label)
 
 
-def test_a_place_that_cannot_be_written_to_is_told(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=r"train\.rec cannot be written: Not a directory"):
-        RecordWriter(tmp_path / "file/set").__enter__()
-    (tmp_path / "set/.train.idx.part").mkdir(parents=True)  # the second file cannot be opened
-    with pytest.raises(UserError, match=r"cannot be written: Is a directory"):
-        RecordWriter(tmp_path / "set").__enter__()
-    assert [path.name for path in (tmp_path / "set").iterdir()] == [
-        ".train.idx.part"
-    ]  # the directory, not ours
-
-
 @pytest.mark.parametrize("name", ["two\nlines", "end\n", "a\u2028b", "\udcff"])
 def test_class_names_that_make_no_line_are_refused_before_the_first_image(tmp_path, name):
     with pytest.raises(UserError, match="is not one line of UTF-8"):
@@ -401,14 +374,6 @@ def test_class_names_that_make_no_line_are_refused_before_the_first_image(tmp_pa
         writer.write(b"image", 0)
         writer.classes = [name]
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("stated", "found"), [(7, 7), (1, 3)])
-def test_the_number_of_classes_is_what_is_stated_but_no_less_than_the_labels_tell(tmp_path, stated, found):
-    with RecordWriter(tmp_path) as writer:
-        writer.num_classes = stated
-        writer.write(b"image", 2)
-    assert RecordDataset(tmp_path).num_classes == writer.num_classes == found
 
 
 @pytest.mark.parametrize("name", ["train.rec", "train.idx", "property", "classes.txt"])

@@ -15,7 +15,6 @@ from PIL import Image
 from megaclass.cli import main
 from megaclass.data.records.writer import RecordWriter
 from megaclass.data.tools.check import _HASH, check, duplicates
-from megaclass.errors import UserError
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -195,28 +194,6 @@ def test_files_that_are_damaged_or_disappear_while_checking_are_told(tmp_path):
     assert "damaged image" in findings[0][3] and findings[1][3].startswith("is an empty file")
     assert findings[3][3] == "cannot be read: No such file or directory; mend that"
     assert (summary.images, summary.decoded) == (140, 136)
-
-
-@quick
-@given(st.lists(st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=8)), max_size=4), st.data())
-def test_any_damage_ends_in_findings_or_one_line(tmp_path, patches, data):
-    folder = tmp_path / "set"
-    if not folder.exists():
-        write_set(folder, (0, 0, 1))
-    name = data.draw(st.sampled_from(["train.rec", "train.idx", "property"]))
-    sound = (folder / name).read_bytes()
-    try:
-        for at, content in patches:
-            patch(folder / name, at % (len(sound) + 1), content)
-        if data.draw(st.booleans()):
-            (folder / name).write_bytes((folder / name).read_bytes()[: data.draw(st.integers(0, len(sound)))])
-        findings, summary = found_in(folder, workers=2)
-        assert summary.decoded <= summary.images
-        assert all("\n" not in finding[3] for finding in findings)
-    except UserError as error:
-        assert "\n" not in str(error)
-    finally:
-        (folder / name).write_bytes(sound)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.booleans()), max_size=30))

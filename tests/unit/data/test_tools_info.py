@@ -120,15 +120,6 @@ def test_a_sheet_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["mixed"]
 
 
-def test_a_sound_set_of_one_size(tmp_path, capsys):
-    folder = tiny.write_records(tmp_path / "set")
-    (folder / "train.idx").unlink()
-    assert main(["data", "info", str(folder)]) == 0
-    printed = capsys.readouterr().out
-    for text in ("0..5, every class has images", "all 16 x 16", "train.idx is missing", "24 of 24"):
-        assert text in printed
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -6,4 +6,4 @@ from typing import Any
 from megaclass.bench.peers import arcface_torch, pytorch
 
 LOOPS: dict[str, Any] = {"arcface_torch": arcface_torch, "pytorch": pytorch}
-"""Modules with a training loop, see :class:`megaclass.bench.peers.loop.Peer`."""
+"""Modules with a training loop, see :class:`megaclass.bench.peers.loop.PeerLoop`."""

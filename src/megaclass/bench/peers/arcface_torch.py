@@ -12,17 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from megaclass.bench.peers.loop import PeerLoop
 from megaclass.config import Config, Model
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from megaclass.bench.peers.loop import PeerJob
     from megaclass.parallel.groups import World
 
 NAME = "arcface_torch"
-CHANNELS_LAST = False  # its loop does not ask for it
 _HEAD_FILES = ("partial_fc_v2.py", "losses.py")
 _LOOP_FILES = (*_HEAD_FILES, "lr_scheduler.py", "backbones/__init__.py")
 
@@ -134,21 +133,21 @@ def changes(case: Any) -> dict[str, Any]:
     return {"precision": _precision(case), "tf32": False}
 
 
-class Loop:
+class Loop(PeerLoop):
     """Backbone under DistributedDataParallel and PartialFC_V2 in one SGD, as train_v2.py puts them together: its head
     computes in fp32 whatever the backbone does, and the loss is read in every step."""
 
-    def __init__(self, job: "PeerJob", options: dict[str, Any]) -> None:
+    def build(self, options: dict[str, Any]) -> None:
         import torch
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
         from torch.nn.parallel import DistributedDataParallel
 
-        case, config, world = job.case, job.config, job.world
+        case, config, world = self.case, self.config, self.world
         _take_verbose()
         backbones, losses, partial_fc, rates = _modules(
             options["path"], world, ("backbones", "losses", "partial_fc_v2", "lr_scheduler")
         )
-        self._fp16, head = job.arithmetic.needs_loss_scale, config.head
+        self._fp16, head = self.arithmetic.needs_loss_scale, config.head
         backbone = backbones.get_model(
             NETWORKS[case.backbone],
             dropout=config.model.dropout,
@@ -173,7 +172,7 @@ class Loop:
         )
         self.head.train().to(world.device)
         groups = [{"params": self.backbone.parameters()}, {"params": self.head.parameters()}]
-        optim, plan = config.optim, job.steps
+        optim, plan = config.optim, self.plan
         self._optimizer = torch.optim.SGD(
             groups, lr=plan.base_lr, momentum=optim.momentum, weight_decay=optim.weight_decay
         )
@@ -203,7 +202,7 @@ class Loop:
         return value
 
     def facts(self) -> dict[str, Any]:
-        return {"kernels": "torch"}
+        return super().facts() | {"kernels": "torch"}
 
 
 # -- its files ----------------------------------------------------------------------------------------

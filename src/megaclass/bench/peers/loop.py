@@ -5,17 +5,15 @@ Shapes: b = rows of this rank's batch, S = image size.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from megaclass.bench.timing import device_clock, run_epoch
-from megaclass.config import Config, Steps, steps_of
+from megaclass.config import Config, steps_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from megaclass.parallel.groups import World
-    from megaclass.train.arithmetic import Arithmetic
 
 _POOL = 2  # batches of images, taken in turns, as our synthetic loader has them
 
@@ -30,59 +28,18 @@ _OURS_ALONE = (
 )
 
 
-class Loop(Protocol):
-    """A peer's loop, ready for its first step."""
+class PeerLoop:
+    """Epochs of a peer's loop, the base of ``Loop`` in modules of :mod:`megaclass.bench.peers`. Besides it they have
+    ``options(path)``, what the loop needs to know of ``--peer-path``; ``why_not(case, config)`` it cannot run a case;
+    and ``changes(case)``, the fields of a case that it runs otherwise.
 
-    def step(self, images: "Tensor", labels: "Tensor") -> float:
-        """All that its loop does with a batch of fp32 images (b, 3, S, S) and labels (b,) int64; returns the loss."""
-        ...
+    Its labels are ours; its images are noise that lies ready as its step takes them, normalised fp32, where our step
+    begins with bytes.
+    """
 
-    def facts(self) -> dict[str, Any]:
-        """Parameters of the case as this loop really ran it."""
-        ...
+    channels_last = False  # the memory format that it wants its images in
 
-
-@dataclass(frozen=True)
-class PeerJob:
-    """What a loop is made from."""
-
-    case: Any
-    config: Config
-    world: "World"
-    arithmetic: "Arithmetic"
-    steps: Steps
-
-
-class Peer(Protocol):
-    """A module of :mod:`megaclass.bench.peers` with the loop of others. ``CHANNELS_LAST``: the memory format that it
-    wants its images in."""
-
-    NAME: str
-    CHANNELS_LAST: bool
-
-    def options(self, path: str) -> dict[str, Any]:
-        """What the loop needs to know of ``--peer-path``. UserError: not what it needs there."""
-        ...
-
-    def why_not(self, case: Any, config: Config) -> str:
-        """Why it cannot run the case, or an empty string."""
-        ...
-
-    def changes(self, case: Any) -> dict[str, Any]:
-        """Fields of the case that it runs otherwise: the same work, its own arithmetic."""
-        ...
-
-    def Loop(self, job: PeerJob, options: dict[str, Any]) -> Loop:  # noqa: N802 - a class
-        ...
-
-
-class PeerTraining:
-    """Epochs of a peer's loop. Its labels are ours; its images are noise that lies ready as its step takes them,
-    normalised fp32, where our step begins with bytes."""
-
-    def __init__(
-        self, peer: Peer, case: Any, config: Config, world: "World", options: dict[str, Any]
-    ) -> None:
+    def __init__(self, case: Any, config: Config, world: "World", options: dict[str, Any]) -> None:
         import torch
 
         from megaclass.train.arithmetic import pick_arithmetic
@@ -90,38 +47,42 @@ class PeerTraining:
         from megaclass.train.model import input_function
 
         plan = steps_of(config, config.data.num_samples)
-        self._case, self._peer, self._clock = case, peer, device_clock(world.device)
-        self._arithmetic = pick_arithmetic(case.precision, peer.CHANNELS_LAST, world.device, case.tf32)
+        self.case, self.config, self.world, self.plan = case, config, world, plan
+        self.arithmetic = pick_arithmetic(case.precision, self.channels_last, world.device, case.tf32)
+        self._clock = device_clock(world.device)
         torch.manual_seed(case.seed)
-        self._loop = peer.Loop(PeerJob(case, config, world, self._arithmetic, plan), options)
+        self.build(options)
         loader = synthetic_loader(config, world, plan.total)
-        to_input = input_function(config, self._arithmetic)
+        to_input = input_function(config, self.arithmetic)
         pool = [to_input(batch.images) for batch in loader.steps(0, _POOL)]
         steps = loader.steps(0, case.all_steps)
-        self._batches = ((pool[i % _POOL], batch.labels) for i, batch in enumerate(steps))
+        self.batches = ((pool[i % _POOL], batch.labels) for i, batch in enumerate(steps))
+
+    def build(self, options: dict[str, Any]) -> None:
+        """Network, head, optimizer and schedule."""
+        raise NotImplementedError
+
+    def step(self, images: "Tensor", labels: "Tensor") -> float:
+        """All that its loop does with a batch of fp32 images (b, 3, S, S) and labels (b,) int64; returns the loss."""
+        raise NotImplementedError
 
     def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
         """An epoch of ``iterations`` steps; the loss of the last one comes with the times."""
         from megaclass.parallel import groups
 
-        with self._arithmetic.active():
+        with self.arithmetic.active():
             groups.barrier()
-            answer = run_epoch(self._batches, self._take, self._case.iterations, self._clock, tell)
-        return answer | {"loss": self._loss}
+            answer = run_epoch(self.batches, self.take, self.case.iterations, self._clock, tell)
+        return answer | {"loss": self.loss}
 
-    def _take(self, batch: "tuple[Tensor, Tensor]") -> None:
-        self._loss = self._loop.step(*batch)
-        if not math.isfinite(self._loss):  # the work of a network that has diverged is another
-            raise ArithmeticError(f"the loss is {self._loss}; lower optim.lr")
+    def take(self, batch: "tuple[Tensor, Tensor]") -> None:
+        self.loss = self.step(*batch)
+        if not math.isfinite(self.loss):  # the work of a network that has diverged is another
+            raise ArithmeticError(f"the loss is {self.loss}; lower optim.lr")
 
     def facts(self) -> dict[str, Any]:
-        common: dict[str, Any] = {
-            "channels_last": self._peer.CHANNELS_LAST,
-            "num_classes": self._case.num_classes,
-        }
-        if self._case.ranks > 1:
-            common |= {"collectives": "included"}
-        return common | self._loop.facts()
+        facts: dict[str, Any] = {"channels_last": self.channels_last, "num_classes": self.case.num_classes}
+        return facts | ({"collectives": "included"} if self.case.ranks > 1 else {})
 
 
 def why_no_peer(case: Any, config: Config) -> str:

@@ -4,15 +4,13 @@ autocast and channels_last as PyTorch's own recipes have them."""
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from megaclass.bench.peers.loop import PeerLoop
 from megaclass.config import Config, Model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from megaclass.bench.peers.loop import PeerJob
-
 NAME = "pytorch"
-CHANNELS_LAST = True
 
 
 def options(path: str) -> dict[str, Any]:
@@ -36,11 +34,13 @@ def changes(case: Any) -> dict[str, Any]:
     return {}
 
 
-class Loop:
+class Loop(PeerLoop):
     """Network, cross-entropy, SGD with weight decay on everything, a scaled loss in fp16; the loss is read in every
     step, for the meter that such loops print."""
 
-    def __init__(self, job: "PeerJob", options: dict[str, Any]) -> None:
+    channels_last = True
+
+    def build(self, options: dict[str, Any]) -> None:
         import torch
         from torch import nn
         from torch.nn.parallel import DistributedDataParallel
@@ -48,7 +48,7 @@ class Loop:
 
         from megaclass.train import schedule
 
-        case, config, world, plan = job.case, job.config, job.world, job.steps
+        case, config, world, plan = self.case, self.config, self.world, self.plan
         network, self._source = _network(case, config, world.device)
         self.model: Any = network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
@@ -61,8 +61,8 @@ class Loop:
             self.model.parameters(), plan.base_lr, momentum=optim.momentum, weight_decay=optim.weight_decay
         )
         self._schedule = LambdaLR(self._optimizer, lambda step: schedule.warmup_factor(step, plan.warmup))
-        self._autocast = job.arithmetic.autocast
-        self._scaler = torch.amp.GradScaler(world.device.type, enabled=job.arithmetic.needs_loss_scale)
+        self._autocast = self.arithmetic.autocast
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=self.arithmetic.needs_loss_scale)
 
     def step(self, images: "Tensor", labels: "Tensor") -> float:
         with self._autocast():
@@ -75,7 +75,7 @@ class Loop:
         return float(loss.item())
 
     def facts(self) -> dict[str, Any]:
-        return {"network": self._source}
+        return super().facts() | {"network": self._source}
 
 
 def _network(case: Any, config: Config, device: Any) -> "tuple[nn.Module, str]":

@@ -6,9 +6,10 @@ there are; a few images for each thread are in memory.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -171,11 +172,31 @@ def _write(
     progress: Progress | None,
 ) -> list[str]:
     """Write all images. Returns what is wrong with each that was left out."""
+
+    def read(row: int) -> bytes | np.ndarray | DamagedSampleError:
+        try:
+            return found.read(row)
+        except DamagedSampleError as error:
+            return error
+
+    def prepared(row: int, image: Any) -> tuple[bytes, Size] | DamagedSampleError:
+        image = read(row) if image is None else image
+        try:
+            return (
+                image
+                if isinstance(image, DamagedSampleError)
+                else to_jpeg(image, found.describe(row), encoding)
+            )
+        except DamagedSampleError as error:
+            return error
+
     count = len(labels_N)
     rows = (np.arange(count) if found.in_order else np.argsort(labels_N, kind="stable")).tolist()
+    # Images that can only be read one after the other are read here.
+    pieces = ((row, read(row) if found.in_order else None) for row in rows)
     skipped: list[str] = []
     with one_silent_thread():
-        results = in_order(lambda piece: _prepared(found, encoding, *piece), _pieces(found, rows), workers)
+        results = in_order(lambda piece: prepared(*piece), pieces, workers)
         for done, (row, result) in enumerate(zip(rows, results, strict=True), 1):
             if not isinstance(result, DamagedSampleError):
                 encoded, size = result
@@ -189,32 +210,3 @@ def _write(
     if writer.count == 0:
         raise UserError(f"none of the {count} images can be packed; {skipped[0]}")
     return skipped
-
-
-_Image = bytes | np.ndarray | DamagedSampleError
-
-
-def _pieces(found: Source, rows: list[int]) -> Iterator[tuple[int, _Image | None]]:
-    """Rows, and their images where these can only be read one after the other."""
-    for row in rows:
-        yield row, _read(found, row) if found.in_order else None
-
-
-def _read(found: Source, row: int) -> _Image:
-    try:
-        return found.read(row)
-    except DamagedSampleError as error:
-        return error
-
-
-def _prepared(
-    found: Source, encoding: Encoding, row: int, image: _Image | None
-) -> tuple[bytes, Size] | DamagedSampleError:
-    if image is None:
-        image = _read(found, row)
-    if isinstance(image, DamagedSampleError):
-        return image
-    try:
-        return to_jpeg(image, found.describe(row), encoding)
-    except DamagedSampleError as error:
-        return error

@@ -1,7 +1,6 @@
 """A table of paths and labels, ``.csv`` or ``.tsv``, as a source."""
 
 import csv
-import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,18 +27,11 @@ def open_table(path: Path, root: str | None) -> Source:
         raise UserError(f"root: {base} is not a directory; name the one that the paths of {path} begin at")
     paths: list[str] = []
     names: list[str] = []
-    begins_at = 0
-    for line, file, label in _rows(path):
-        begins_at = begins_at or line
+    for file, label in _rows(path):
         paths.append(file)
         names.append(sys.intern(label))
     if not paths:
         raise UserError(f"{path} names no images; it needs a line 'path,label' for each")
-    if begins_at == 1 and _is_like_header(base, paths, names):
-        raise UserError(
-            f"{path} line 1 looks like a header, but names no columns that are known: call them one of "
-            f"{', '.join(_PATHS)} and one of {', '.join(_LABELS)}, or remove the line"
-        )
     classes: list[str] | None = None
     if are_numbers(names):
         labels = np.array([int(name) for name in names], np.int64)
@@ -55,8 +47,8 @@ def open_table(path: Path, root: str | None) -> Source:
     )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Number of the line, path and label, of each line but the header."""
+def _rows(path: Path) -> Iterator[tuple[str, str]]:
+    """Path and label of each line but the header."""
     tabs = path.suffix.lower() == ".tsv"
     # A lone quote in a .tsv is a letter: the format has no other way to write one.
     style = (
@@ -90,18 +82,9 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
                     raise UserError(
                         f"{path} line {reader.line_num}: the {'label' if found else 'path'} is empty; mend the line"
                     )
-                yield reader.line_num, found, label
+                yield found, label
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table: {first_line(error)}; mend it") from None
-
-
-def _is_like_header(base: Path, paths: list[str], names: list[str]) -> bool:
-    """Whether the first row is no image, and unlike the others: in its label, or in having no suffix."""
-    if len(paths) < 2 or (base / paths[0]).exists():
-        return False
-    if not are_numbers(names[:1]) and are_numbers(itertools.islice(names, 1, None)):
-        return True
-    return bool(not Path(paths[0]).suffix and Path(paths[1]).suffix)
 
 
 def _header(fields: list[str]) -> tuple[int, int] | None:

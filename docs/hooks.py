@@ -53,11 +53,12 @@ def configuration() -> str:
 
 
 def section_table(name: str, section: type) -> str:
+    exists = getattr(section, "only", {})
     rows = [
-        f"| `{name}.{field.name}` | {default(field)} | {meaning(field)} |"
+        f"| `{name}.{field.name}` | {default(field)} | {meaning(field)}{where(field.metadata['only'], exists)} |"
         for field in dataclasses.fields(section)
     ]
-    first_line = (section.__doc__ or "").strip().splitlines()[0]
+    first_line = (section.__doc__ or "").strip().splitlines()[0] + sentence(exists)
     return "\n".join(
         [f"## {name}", "", first_line, "", "| setting | default | meaning |", "|---|---|---|", *rows]
     )
@@ -88,12 +89,21 @@ def meaning(field: dataclasses.Field) -> str:
 
 
 def where(only: Any, of_section: Any) -> str:
-    """The settings with which it exists; of a field that says nothing, those of its section."""
-    conditions = []
-    for key, values in (of_section if only is None else only).items():
-        allowed = " or ".join(f"`{value}`" if value != "" else "empty" for value in values) or "set"
-        conditions.append(f"`{key}` {allowed}")
-    return f"; only with {' and '.join(conditions)}" if conditions else ""
+    """The settings with which a field exists, where they are others than those of its section."""
+    if only is None or only == of_section:
+        return ""
+    conditions = {key: values for key, values in only.items() if of_section.get(key) != values}
+    return f"; only with {told(conditions)}" if conditions else "; always" if of_section else ""
+
+
+def sentence(exists: Any) -> str:
+    return f" Only with {told(exists)}, unless told otherwise." if exists else ""
+
+
+def told(conditions: Any) -> str:
+    values = {key: " or ".join(f"`{value}`" if value != "" else "empty" for value in allowed) or "set"
+              for key, allowed in conditions.items()}  # fmt: skip
+    return " and ".join(f"`{key}` {allowed}" for key, allowed in values.items())
 
 
 # -- what recipes set -------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 Its training script writes ``checkpoint_gpu_{rank}.pt`` on every rank: the backbone, this rank's class centres
 (``state_dict_softmax_fc``), the state of one SGD over the backbone's parameters and, last of all, the centres
-(``state_optimizer``), the scheduler, epoch and step. A script with our head in it (docs/tutorials/arcface_torch.md) writes the same,
+(``state_optimizer``), the scheduler, epoch and step. A script with our head in it writes the same,
 with the head's optimizer under a key of its own. These two are the *layouts* ``arcface_torch`` and ``dropin``.
 
 Files are opened without running anything in them, and mapped rather than read: only rows asked for are touched.
@@ -11,7 +11,6 @@ Shapes: C = classes of all ranks, N = rows asked for, D = embedding columns.
 """
 
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megaclass.checkpoint.torchfile import read_torch_file
 from megaclass.errors import UserError
 from megaclass.parallel.groups import shard_range
 
@@ -296,11 +296,7 @@ def _rank_paths(source: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     """One file, its tensors mapped, with a head in it that can be used."""
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # torch raises many types for a file that is none of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a PyTorch file that can be opened safely ({reason[:200]})") from None
+    loaded = read_torch_file(path)
     with _blaming(path):
         if isinstance(loaded, Mapping) and isinstance(loaded.get("weight"), Tensor):
             loaded = {HEAD: loaded}

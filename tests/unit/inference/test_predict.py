@@ -165,7 +165,7 @@ def test_damaged_images_are_named_and_the_others_predicted(folder, tmp_path, cap
     bad = [entry for entry in found if "error" in entry]
     assert [Path(entry["image"]).name for entry in bad] == list(added)
     *lines, summary = capsys.readouterr().err.splitlines()
-    assert len(lines) == 4 and "02\\nx.png" in lines[2] and "4 of 8 images" in summary
+    assert len(lines) == 4 and "02 x.png" in lines[2] and "4 of 8 images" in summary
     sound = predicted(tmp_path / "out", f"images/{CLASSES[0]}", "--run-dir", "linear")
     assert labels(entry for entry in found if entry not in bad) == labels(sound)
 
@@ -175,7 +175,9 @@ def test_where_all_are_damaged_the_file_says_so_and_no_sheet_is_drawn(tmp_path, 
     words = [tmp_path / "x.png", "--run-dir", "margin", "--sheet", tmp_path / "s.png"]
     (entry,) = predicted(tmp_path, *words, status=1)
     assert entry["predictions"] == [] and "not a JPEG" in entry["error"]
-    assert not (tmp_path / "s.png").exists() and "0 of 1 images predicted" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert not (tmp_path / "s.png").exists() and "0 of 1 images predicted" in told
+    assert "none: 0 of 1 images; 1 that could not be predicted are left out" in told
 
 
 def test_a_model_that_gives_nan_says_so(folder, tmp_path):
@@ -260,7 +262,7 @@ def test_hostile_names_come_back_from_classes_txt(folder):
 def test_a_terminal_obeys_no_name(capsys):
     assert main(["predict", "images", "--run-dir", "linear", "--top", "6"]) == 0
     printed = capsys.readouterr().out
-    for shown in ("a [red]b", "b\\x85c", "c\\rd", "d\\x1b[31m", "e\\udcff", "f g", "probability", " %"):
+    for shown in ("a [red]b", "c d", "d\\x1b[31", "e\\udcff", "f g", "probability", " %"):
         assert shown in printed
     assert "\x1b" not in printed and "\r" not in printed
 
@@ -271,7 +273,7 @@ def test_without_class_names_the_labels_stand(folder, tmp_path, capsys):
     image = f"images/{CLASSES[0]}/00.png"
     assert main(["predict", image, "--run-dir", str(tmp_path / "run"), "--top", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "cosine" in printed and "│    1 │ 0 " in printed
+    assert "cosine" in printed and "   1 0 " in printed
     (entry,) = predicted(tmp_path / "run", image, "--run-dir", tmp_path / "run", "--top", 1)
     assert entry["predictions"][0]["class"] is None and entry["predictions"][0]["label"] == 0
 

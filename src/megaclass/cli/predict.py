@@ -71,8 +71,9 @@ def predict(words: list[str]) -> int:
             _draw(sheet, model, images, shown)
     if output:
         print(f"{len(images) - damaged:,} of {len(images):,} images predicted\noutput    {output}")
-    if sheet and shown:
-        print(f"sheet     {sheet}")
+    if sheet:
+        left_out = f"; {damaged:,} that could not be predicted are left out" if damaged else ""
+        print(f"sheet     {sheet if shown else 'none'}: {len(shown):,} of {len(images):,} images{left_out}")
     return 1 if damaged else 0
 
 

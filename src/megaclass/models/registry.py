@@ -96,14 +96,22 @@ def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> Non
     module.load_state_dict(given, strict=False)
 
 
+_HOLDERS = ("state_dict_backbone", "state_dict", "model")
+
+
 def _unwrapped(state_dict: Any, where: str) -> dict[str, Tensor]:
-    for key in ("state_dict_backbone", "state_dict", "model"):
+    for key in _HOLDERS:
         if isinstance(state_dict, Mapping) and isinstance(state_dict.get(key), Mapping):
             state_dict = state_dict[key]
     if not isinstance(state_dict, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state_dict.items()
     ):
-        raise UserError(f"{where}: holds no state dict (a dict from parameter name to tensor)")
+        keys = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else []
+        found = f"; its keys are {', '.join(keys[:5])}{', ..' if len(keys) > 5 else ''}" if keys else ""
+        raise UserError(
+            f"{where}: holds no state dict (a dict from parameter name to tensor), itself or under one of "
+            f"{', '.join(_HOLDERS)}{found:.300}; save what you want loaded alone"
+        )
     for prefix in ("module.", "_orig_mod.", "module."):  # DDP of a compiled module, and the other way round
         if all(key.startswith(prefix) for key in state_dict):
             state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}

@@ -1,24 +1,17 @@
 """The events of a run, one JSON object a line: the only contract between runs and reports.
 
-A run appends events to ``events.jsonl`` as they happen and reports read nothing else. JSON has no NaN, so
-a number that is not finite is written as null and read as None. The file is read with the standard library
-alone.
+A run appends events to ``events.jsonl`` as they happen and reports read nothing else.
 
 ``SCHEMA_VERSION`` rises when a field changes its meaning or disappears; a reader refuses what is newer.
 """
 
-import dataclasses
-import json
-import math
-import os
-import types
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megaclass.errors import UserError
+from megaclass.results.jsonl import LineFile, build, check_version, read_lines
 
 SCHEMA_VERSION = 1
 
@@ -50,9 +43,7 @@ class StepEvent:
     skipped_steps: int  # steps left out for a non-finite gradient, since step 0
     time_s: float  # spent training, over all restarts
     wait_cause: str | None = None  # disk, decode or copy: what most of the wait was for
-    damaged_samples: int = (
-        0  # left out with data.on_error skip, over all ranks, since the run was last started
-    )
+    damaged_samples: int = 0  # left out with data.on_error skip, over all ranks, since the last start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +108,12 @@ class EventWriter:
         if resumed_from_step is None and path.exists() and path.stat().st_size > 0:
             raise UserError(f"{path}: holds the events of a run already; resume it, or use another directory")
         kept = _bytes_until(path, resumed_from_step) if resumed_from_step is not None and path.exists() else 0
-        self._file = path.open("ab", buffering=0)
+        self._file = LineFile(path)
         self._file.truncate(kept)
 
     def write(self, event: Event) -> None:
         if self._file is not None:
-            record = {"event": _NAMES[type(event)]} | _plain(vars(event))
-            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            self._file.append({"event": _NAMES[type(event)]} | vars(event))
 
     def close(self) -> None:
         if self._file is not None:
@@ -146,54 +136,22 @@ def read_events(path: str | Path) -> list[Event]:
 
 def _lines(path: Path) -> Iterator[tuple[Event, int]]:
     """Each event and the offset in bytes at which its line ends."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    end = 0
-    for number, line in enumerate(content.splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            return
-        end += len(line)
-        event = _parse(line, f"{path} line {number}")
-        if number == 1 and not isinstance(event, StartEvent):
-            raise UserError(f"{path} line 1: a run begins with a start event, not {_NAMES[type(event)]}")
+    for number, (where, record, end) in enumerate(read_lines(path)):
+        event = _event(record, where)
+        if number == 0 and not isinstance(event, StartEvent):
+            raise UserError(f"{where}: a run begins with a start event, not {_NAMES[type(event)]}")
         yield event, end
 
 
-def _parse(line: bytes, where: str) -> Event:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not a line of JSON ({error})") from None
-    name = record.pop("event", None) if isinstance(record, dict) else None
+def _event(record: dict[str, Any], where: str) -> Event:
+    name = record.pop("event", None)
     kind = KINDS.get(name) if isinstance(name, str) else None
-    version = record.get("schema_version") if name == "start" else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UserError(
-            f"{where}: written with schema {version}, and this megaclass reads {SCHEMA_VERSION}: update it"
-        )
+    if kind is StartEvent:
+        check_version(record.get("schema_version"), SCHEMA_VERSION, where)
     if kind is None:
-        raise UserError(f"{where}: not an event of a run (its kind is {name!r})")
-    hints = typing.get_type_hints(kind)
-    required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
-    for field in [*required, *record]:
-        if field not in record or field not in hints:
-            raise UserError(
-                f"{where}: the {name} event {'lacks' if field in hints else 'has an unknown'} {field!r}"
-            )
-        if not _fits(record[field], hints[field]):
-            raise UserError(f"{where}: {field} of the {name} event is {record[field]!r}, not {hints[field]}")
-    return kind(**record)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value has the annotated type; what a dict or a list holds is not looked at."""
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, typing.get_origin(hint) or hint) and not isinstance(value, bool)
+        raise UserError(f"{where}: not an event of a run (its kind is {name!r:.80})")
+    event: Event = build(kind, record, where, f"the {name} event")
+    return event
 
 
 def _bytes_until(path: Path, step: int) -> int:
@@ -211,16 +169,3 @@ def _step_of(event: Event) -> int | None:
     if isinstance(event, StartEvent):
         return event.resumed_from_step
     return event.steps if isinstance(event, EndEvent) else event.step
-
-
-def _plain(value: Any) -> Any:
-    """The value in JSON's types: arrays as lists, their scalars as numbers, non-finite numbers as None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value

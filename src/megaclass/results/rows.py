@@ -1,22 +1,19 @@
 """The rows of a benchmark, one JSON object a line: the only contract between measurements and reports.
 
-Rows are appended as they are measured and never change. The file is read with the standard library alone.
+Rows are appended as they are measured and never change.
 
 ``SCHEMA_VERSION`` rises when a field is added, changes its meaning or disappears; a reader refuses what is newer.
 """
 
-import dataclasses
 import fcntl
 import json
-import math
-import os
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megaclass.errors import UserError, make_room
+from megaclass.errors import UserError
+from megaclass.results.jsonl import LineFile, build, check_version, parsed, read_lines
 from megaclass.results.stats import summary
 
 SCHEMA_VERSION = 2
@@ -85,9 +82,6 @@ class Row:
         assert self.status in STATUSES and bool(self.reason) == (self.status != "ok"), self
 
 
-_KINDS = {name: typing.get_origin(hint) or hint for name, hint in typing.get_type_hints(Row).items()}
-
-
 def timed(samples_ms: list[float], batch_rows: int) -> dict[str, Any]:
     """The fields of an ``ok`` row that follow from its samples."""
     step_ms = summary(samples_ms)
@@ -105,66 +99,25 @@ class RowWriter:
     """
 
     def __init__(self, path: str | Path | None) -> None:
-        self._file = None
-        if not path:
+        self._file = LineFile(Path(path)) if path else None
+        if self._file is None:
             return
-        self._path = Path(path)
-        made = not self._path.exists()
         try:
-            self._file = self._path.open("ab", buffering=0)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file.truncate(_whole_bytes(self._file.path))
         except OSError:
             self._file.close()
             raise UserError(
                 f"{path}: another sweep is writing into it; wait for it, or name another file"
             ) from None
-        try:
-            if not made:
-                self._mend()
-        except BaseException:
+        except UserError:
             self._file.close()
             raise
-
-    def _mend(self) -> None:
-        """Drop a last line without its line feed, which readers pass over too, and refuse what is nobody's row."""
-        assert self._file is not None
-        read_rows(self._path)
-        content = self._path.read_bytes()
-        kept = content.rfind(b"\n") + 1
-        rest = content[kept:]
-        if not rest:
-            return
-        try:
-            json.loads(rest)
-        except (ValueError, RecursionError):
-            ours = rest.startswith(_BEGINNING[: len(rest)])
-        else:
-            _parse(rest, f"{self._path}: its last line")
-            ours = True
-        if not ours:
-            raise UserError(f"{self._path}: its last line is not a row of a benchmark; name another file")
-        self._file.truncate(kept)
 
     def write(self, row: Row) -> None:
         """Raises UserError where there is no room for it; the file is then as it was."""
         if self._file is not None:
-            record = {"schema_version": SCHEMA_VERSION} | _finite(dataclasses.asdict(row))
-            self._append(json.dumps(record, allow_nan=False).encode() + b"\n")
-
-    def _append(self, line: bytes) -> None:
-        assert self._file is not None
-        before, rest = os.fstat(self._file.fileno()).st_size, line
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            self._file.truncate(before)
-            raise UserError(
-                f"{self._path}: a row cannot be written ({error.strerror}); {make_room(error)}name another file"
-            ) from None
+            self._file.append({"schema_version": SCHEMA_VERSION} | vars(row))
 
     def close(self) -> None:
         if self._file is not None:
@@ -182,35 +135,33 @@ def read_rows(path: str | Path) -> list[Row]:
 
     Raises UserError: an unreadable file, a line that is no row (with its number), a newer schema.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    lines = content.split(b"\n")[:-1]
-    return [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)]
+    return [_row(record, where) for where, record, _ in read_lines(Path(path))]
 
 
-def _parse(line: bytes, where: str) -> Row:
+def _whole_bytes(path: Path) -> int:
+    """The length of a file without a line that a kill has cut. UserError for a file that holds anything but rows."""
+    read_rows(path)
+    content = path.read_bytes()
+    rest = content[content.rfind(b"\n") + 1 :]
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not a line of JSON ({error})") from None
-    version = record.pop("schema_version", None) if isinstance(record, dict) else None
+        record = parsed(rest, "")
+    except UserError:
+        if not rest.startswith(_BEGINNING[: len(rest)]):
+            raise UserError(f"{path}: its last line is not a row of a benchmark; name another file") from None
+    else:
+        _row(record, f"{path}: its last line")
+    return len(content) - len(rest)
+
+
+def _row(record: dict[str, Any], where: str) -> Row:
+    version = record.pop("schema_version", None)
     if not isinstance(version, int):
         raise UserError(f"{where}: not a row of a benchmark")
-    if version > SCHEMA_VERSION:
-        raise UserError(
-            f"{where}: written with schema {version}, and this megaclass reads {SCHEMA_VERSION}: update it"
-        )
+    check_version(version, SCHEMA_VERSION, where)
     try:
-        row = Row(**record)
-    except (TypeError, AssertionError):
-        raise UserError(f"{where}: not a row of a benchmark: fields {sorted(record)}") from None
-    # What else a reader may rely on: that mappings are mappings, lists lists, and names names.
-    for name, kind in _KINDS.items():
-        if kind in (dict, list, str) and not isinstance(getattr(row, name), kind):
-            raise UserError(f"{where}: not a row of a benchmark: {name} is not a {kind.__name__}")
-    return row
+        return build(Row, record, where, "the row of a benchmark")
+    except AssertionError:
+        raise UserError(f"{where}: not a row of a benchmark: its status and reason do not agree") from None
 
 
 def held_mb(memory_mb: Mapping[str, float | None]) -> float | None:
@@ -223,12 +174,3 @@ def held_mb(memory_mb: Mapping[str, float | None]) -> float | None:
 def setting_text(value: Any) -> str:
     """The value of a setting as a command line says it."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: numbers that are not finite as None."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from megaclass.checkpoint.torchfile import read_torch_file
 from megaclass.config import Config, Model
 from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, to_model_input
 from megaclass.errors import UserError
@@ -76,12 +76,7 @@ def read_state_dict(path: Path) -> Any:
     """A PyTorch weight file, opened without running anything in it."""
     if not path.is_file():
         raise UserError(f"{path}: no such weight file")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about pickles that are none of PyTorch's
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a file that is none of its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a PyTorch weight file that can be opened safely ({reason})") from None
+    return read_torch_file(path)
 
 
 def input_function(config: Config, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:

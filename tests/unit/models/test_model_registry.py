@@ -128,7 +128,10 @@ def damaged(change) -> dict:
             "1 not finite",
         ),
         (damaged(lambda w: w.update({3: torch.zeros(1)})), "holds no state dict"),
-        ({"epoch": 3}, "holds no state dict"),
+        (
+            {"net_state_dict": {}, "epoch": 3},
+            "holds no state dict.*; its keys are epoch, net_state_dict; save",
+        ),
         (None, "holds no state dict"),
         ({}, r"\d+ missing \(conv1.weight, "),
     ],

@@ -138,7 +138,7 @@ def test_resuming_without_a_file_starts_one(path):
         ("{", "not a line of JSON"),
         ("", "not a line of JSON"),
         ("\xff", "not a line of JSON"),
-        ("[1]", "not an event"),
+        ("[1]", "not a JSON object"),
         ('{"event": "stop"}', "not an event of a run (its kind is 'stop')"),
         ('{"event": ["step"]}', "not an event"),
         ('{"event": "checkpoint", "step": 1}', "the checkpoint event lacks 'path'"),

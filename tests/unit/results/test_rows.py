@@ -86,7 +86,7 @@ def test_no_file_no_rows():
 def test_a_strangers_last_line_is_not_taken_for_a_cut_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"schema_version": 2, "my": "data"}')
-    with pytest.raises(UserError, match="not a row"):
+    with pytest.raises(UserError, match="its last line: the row of a benchmark lacks"):
         RowWriter(path)
     assert path.read_text() == '{"schema_version": 2, "my": "data"}'
 
@@ -103,7 +103,7 @@ def test_no_room_is_one_line_and_leaves_whole_rows(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     write(path, OK)
     with RowWriter(path) as writer:
-        real = writer._file
+        real = writer._file.file
 
         class Full:
             """Takes some bytes of a line, and then no more."""
@@ -119,7 +119,7 @@ def test_no_room_is_one_line_and_leaves_whole_rows(tmp_path, monkeypatch):
             def __getattr__(self, name):
                 return getattr(real, name)
 
-        writer._file = Full()
+        writer._file.file = Full()
         with pytest.raises(UserError, match=r"No space left on device\); make room"):
             writer.write(OOM)
     assert read_rows(path) == [OK] and path.read_bytes().endswith(b"\n")
@@ -132,7 +132,7 @@ def test_a_field_of_another_kind_is_no_row(tmp_path, change):
     name = change.partition(":")[0]
     record = json.loads(path.read_text()) | json.loads(f"{{{change}}}")
     path.write_text(json.dumps(record) + "\n")
-    with pytest.raises(UserError, match=f"line 1: not a row of a benchmark: {name.strip(chr(34))} is not"):
+    with pytest.raises(UserError, match=f"line 1: {name.strip(chr(34))} of the row of a benchmark is"):
         read_rows(path)
 
 

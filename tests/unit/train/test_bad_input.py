@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import tiny
+from megaclass.checkpoint.torchfile import read_torch_file
 from megaclass.cli import main
 from megaclass.config import options
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.writer import RecordWriter
+from megaclass.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +188,18 @@ def test_a_weight_file_that_would_run_code_does_not(refused, tmp_path, kind):
     else:
         (tmp_path / "model.pt").write_bytes(pickle.dumps(Intruder()))
     words = ["train", tiny.recipe(tmp_path), "--model.weights", "model.pt"]
-    assert not refused(words, "model.pt", "not a PyTorch weight file that can be opened safely")
+    assert not refused(words, "model.pt", "not a PyTorch file that can be opened safely")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("x.onnx", "of another format"), ("net.pt", "an object of torch.nn.")]
+)
+def test_no_advice_to_open_a_weight_file_unsafely(tmp_path, name, why):
+    (tmp_path / "x.onnx").write_bytes(b"\x08\x07\x12\x07pytorch" * 20)
+    torch.save({"net": torch.nn.Linear(2, 2)}, tmp_path / "net.pt")
+    with pytest.raises(UserError, match=why) as caught:
+        read_torch_file(tmp_path / name)
+    assert "weights_only" not in str(caught.value) and "state_dict()" in str(caught.value)
 
 
 def test_weights_of_another_model(refused, tmp_path):

@@ -1,0 +1,125 @@
+"""Files of records, one JSON object a line, appended to as things happen: events of a run, rows of a benchmark.
+
+The standard library alone reads them. JSON has no NaN, so a number that is not finite is written as null and read
+as None. A last line without its line feed was cut by a kill: readers pass over it, writers drop it.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from megaclass.errors import UserError, make_room
+
+T = TypeVar("T")
+
+
+class LineFile:
+    """Appends records to a file, each in one piece: a process that is killed loses no record but the last.
+
+    UserError where the file cannot be opened, or where the disk refuses a record; it then holds whole lines still.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def truncate(self, length: int) -> None:
+        self.file.truncate(length)
+
+    def append(self, record: dict[str, Any]) -> None:
+        rest = json.dumps(plain(record), allow_nan=False).encode() + b"\n"
+        before = os.fstat(self.file.fileno()).st_size
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError as error:
+            self.file.truncate(before)
+            raise UserError(
+                f"{self.path}: a line cannot be written ({error.strerror}); {make_room(error)}name another place"
+            ) from None
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Of each whole line: where it stands, its object, and the offset in bytes at which it ends."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    end = 0
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        end += len(line) + 1
+        yield f"{path} line {number}", parsed(line, f"{path} line {number}"), end
+
+
+def parsed(line: bytes, where: str) -> dict[str, Any]:
+    """The object of a line. UserError, naming ``where``, for anything else."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not a line of JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: not a JSON object")
+    return record
+
+
+def check_version(version: Any, newest: int, where: str) -> None:
+    if isinstance(version, int) and version > newest:
+        raise UserError(
+            f"{where}: written with schema {version}, and this megaclass reads {newest}: update it"
+        )
+
+
+def build(kind: type[T], record: dict[str, Any], where: str, what: str) -> T:
+    """``kind(**record)`` of a dataclass. UserError unless the record has its fields, each of the annotated type."""
+    hints, required = _fields(kind)  # type: ignore[arg-type]  # a class is hashable
+    for name in [*required, *record]:
+        if name not in record or name not in hints:
+            raise UserError(f"{where}: {what} {'lacks' if name in hints else 'has an unknown'} {name!r}")
+        if not _fits(record[name], hints[name]):
+            raise UserError(f"{where}: {name} of {what} is {record[name]!r:.80}, not {hints[name]}")
+    return kind(**record)
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[dict[str, Any], list[str]]:
+    """The types of a dataclass's fields, and the names of those that must be given."""
+    missing = dataclasses.MISSING
+    required = [
+        f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing
+    ]
+    return typing.get_type_hints(kind), required
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value has the annotated type; what a dict or a list holds is not looked at."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, typing.get_origin(hint) or hint) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's types: arrays as lists, their scalars as numbers, non-finite numbers as None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -67,7 +67,7 @@ def pack(
     index_record: bool = True,
     on_error: str = "fail",
     workers: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> PackSummary:
     """Write the images of ``source`` to ``output/train.rec``, grouped by class, labels renumbered 0..K-1.
 
@@ -165,7 +165,7 @@ def _write(
     writer: RecordWriter,
     skips: bool,
     workers: int,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[str]:
     """Write all images. Returns what is wrong with each that was left out."""
 
@@ -201,8 +201,7 @@ def _write(
                 skipped.append(str(result))
             else:
                 raise UserError(f"{result}, or leave such images out (--on-error skip)")
-            if progress is not None:
-                progress(done, count)
+            progress(done, count)
     if writer.count == 0:
         raise UserError(f"none of the {count} images can be packed; {skipped[0]}")
     return skipped

@@ -29,7 +29,7 @@ demo: $(STAMP)  ## train on characters, test on characters never seen: three min
 	$(BIN)/megaclass train glyphs --run.output $(RUN)
 
 quick: $(STAMP)  ## the tests that start no other process: what to run while you work, under a minute
-	$(PYTEST) -m "not gpu and not slow and not process"
+	$(PYTEST) -m "not gpu and not slow and not process and not dist"
 
 test: check  ## lint, types, and every test that needs no GPU and no data set: five minutes on two idle cores
 	$(PYTEST) -m "not gpu and not slow"
@@ -45,7 +45,7 @@ bench: $(STAMP)  ## measure the head on the CPU, into runs/: two minutes; PEER_P
 	$(BIN)/megaclass bench head --device cpu --num-classes 10K,100K --sample-rate 1,0.1 --precision fp32,bf16 \
 		--steps 10 --output runs/head-cpu.jsonl $(PEER)
 
-bench-loader: $(STAMP)  ## measure the loader, beside DALI and Pillow where they are installed, into runs/
+bench-loader: $(STAMP)  ## measure the loader, beside bare decode, and DALI where it is installed, into runs/
 	mkdir -p runs
 	$(BIN)/megaclass bench loader --output runs/loader-cpu.jsonl
 

@@ -1,21 +1,19 @@
 """Draw the pictures of the head's rows: python benchmarks/pictures.py [ROWS.jsonl] [DIRECTORY]
 
-From ``benchmarks/results/head-cpu.jsonl`` into ``benchmarks/``: cost against the number of classes, the
-crossover of full and sampled, and what each storage costs. Every point is the median of a row's samples; the
-bar is from the 10th to the 90th percentile.
+From ``benchmarks/results/head-cpu.jsonl`` into ``docs/assets``: cost against the number of classes, and the crossover
+of full and sampled. Every point is the median of a row's samples; the bar is from the 10th to the 90th percentile.
 """
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from megaclass.report.head import short
+from megaclass.report.words import short
 from megaclass.results.rows import Row, read_rows
-from megaclass.results.stats import summary
+from megaclass.results.stats import percentile
 
 HERE = Path(__file__).parent
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -23,7 +21,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 def main() -> None:
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results" / "head-cpu.jsonl"
-    target = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE
+    target = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE.parent / "docs" / "assets"
     rows = [row for row in read_rows(source) if row.status == "ok" and row.benchmark == "head"]
     machine = rows[-1].environment
     note = (
@@ -32,7 +30,6 @@ def main() -> None:
     )
     save(classes_figure(rows), target / "head-classes.png", note)
     save(crossover_figure(rows), target / "head-crossover.png", note)
-    save(storage_figure(rows), target / "head-storage.png", note)
 
 
 def points(
@@ -54,12 +51,8 @@ def points(
 def draw(axes: Axes, found: list, colour: str, label: str, style: str = "o-") -> None:
     at = [x for x, _ in found]
     middle = [row.step_ms["p50"] for _, row in found]
-    low = [
-        m - sorted(row.samples_ms)[len(row.samples_ms) // 10]
-        for m, (_, row) in zip(middle, found, strict=True)
-    ]
-    high = [summary(row.samples_ms)["p90"] - m for m, (_, row) in zip(middle, found, strict=True)]
-    bars = [[max(0.0, b) for b in side] for side in (low, high)]
+    ends = [[percentile(row.samples_ms, percent) for _, row in found] for percent in (10, 90)]
+    bars = [[abs(end - m) for end, m in zip(side, middle, strict=True)] for side in ends]
     axes.errorbar(at, middle, yerr=bars, fmt=style, color=colour, label=label, markersize=4, capsize=2)
 
 
@@ -110,33 +103,6 @@ def crossover_figure(rows: list[Row]) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
-
-
-def storage_figure(rows: list[Row]) -> Figure:
-    names = ("fp32", "fp32_rowwise", "bf16", "bf16_rowwise", "int8", "int8_rowwise")
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    time_axes, memory_axes = figure.subplots(1, 2)
-    for shift, rate, colour in ((-0.2, 1.0, BLUE), (0.2, 0.1, GREEN)):
-        found = dict(points_by_storage(rows, names, rate))
-        at = [i + shift for i, name in enumerate(names) if name in found]
-        known = [found[name] for name in names if name in found]
-        label = "all classes" if rate == 1.0 else f"rate {rate:g}"
-        time_axes.bar(at, [row.step_ms["p50"] for row in known], 0.4, color=colour, label=label)
-        memory_axes.bar(at, [row.memory_mb["process"] for row in known], 0.4, color=colour, label=label)
-    time_axes.set(title="100,000 classes: time of a step", ylabel="ms")
-    memory_axes.set(title="Peak memory above the idle process", ylabel="MiB")
-    for axes in (time_axes, memory_axes):
-        axes.set_xticks(range(len(names)), names, rotation=20)
-        axes.grid(alpha=0.3, axis="y")
-        axes.margins(y=0.2)
-        axes.legend(loc="upper left", ncols=2)
-    return figure
-
-
-def points_by_storage(rows: list[Row], names: tuple[str, ...], rate: float) -> Iterator[tuple[str, Row]]:
-    for name in names:
-        for _, row in points(rows, "num_classes", sample_rate=rate, storage=name, num_classes=100_000):
-            yield name, row
 
 
 def save(figure: Figure, path: Path, note: str) -> None:

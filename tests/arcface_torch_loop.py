@@ -6,7 +6,8 @@ The request names the peer's directory (nothing of the peer is part of this proj
 ``ours``), the epoch to begin with, settings that differ from the peer's defaults, and the file that receives the
 losses. The script runs as it is, alone or as one rank of a gloo group (RANK and WORLD_SIZE in the environment), but
 for: calls to CUDA, which do nothing; the data, which are patterns under noise from memory; packages it only needs
-for other work (MXNet, TensorBoard, EasyDict, evaluation); and, with ``ours``, the lines of docs/dropin.md.
+for other work (MXNet, TensorBoard, EasyDict, evaluation); and, with ``ours``, the lines of
+docs/tutorials/arcface_torch.md.
 
 Shapes: B = images, C = classes, D = embedding columns.
 """
@@ -33,7 +34,7 @@ FIRST_SCALE = 2.0**22
 
 RANK, WORLD_SIZE = (int(os.environ.get(*pair)) for pair in (("RANK", "0"), ("WORLD_SIZE", "1")))
 
-DOC = Path(__file__).parents[1] / "docs" / "dropin.md"
+DOC = Path(__file__).parents[1] / "docs" / "tutorials" / "arcface_torch.md"
 
 # In our run only, after the head is made: the centres that the peer draws here, by the same call.
 SAME_CENTRES = """

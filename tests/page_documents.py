@@ -1,8 +1,8 @@
 """Documents of reports made from rows in tests, and what to look up in them."""
 
 from made_rows import write_rows
-from megaclass.report.page.build import build
-from megaclass.report.page.sources import read_sources
+from megaclass.report.build import build
+from megaclass.report.sources import read_sources
 from megaclass.results import published
 
 
@@ -22,15 +22,5 @@ def table_of(document, title):
     return found
 
 
-def texts(table):
-    return [[cell.text for cell in line.cells] for line in table.lines]
-
-
-def column(table, title):
-    """The cells of the column whose title begins so."""
-    (place,) = [place for place, one in enumerate(table.columns) if one.title.startswith(title)]
-    return [line.cells[place] for line in table.lines]
-
-
-def notes_of(table, cell):
-    return [table.notes.texts[place - 1] for place in cell.notes]
+def texts(cells):
+    return [cell.text for cell in cells]

@@ -53,9 +53,7 @@ def config(folder: Path, **sections: dict[str, Any]) -> Config:
         "precision": {"compute": "fp32"},
         "evaluate": {"task": "none"},
     }  # fmt: skip
-    return from_mapping(
-        {"recipe": "tiny"} | {name: base.get(name, {}) | sections.get(name, {}) for name in base | sections}
-    )
+    return from_mapping(sections, from_mapping({"recipe": "tiny"} | base))
 
 
 def recipe(folder: Path, **sections: dict[str, Any]) -> str:

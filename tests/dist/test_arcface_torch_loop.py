@@ -1,4 +1,4 @@
-"""arcface_torch's own training script with our head in it, changed as docs/dropin.md says.
+"""arcface_torch's own training script with our head in it, changed as docs/tutorials/arcface_torch.md says.
 
 Needs a copy of arcface_torch: the directory that holds train_v2.py, in MEGACLASS_ARCFACE_TORCH. Nothing of it is part
 of this project. Its script runs on the CPU in a process of its own, see arcface_torch_loop.py.

@@ -40,20 +40,8 @@ def rows_of(path, *words):
 
 
 def test_training_steps_are_timed_by_events_and_add_up(tmp_path):
-    words = [
-        "train",
-        "--recipe",
-        "glyphs",
-        "--num-classes",
-        "1K",
-        "-b",
-        64,
-        "-i",
-        20,
-        "--dtype",
-        "float16,tf32",
-    ]
-    for row in rows_of(tmp_path / "rows.jsonl", *words):
+    words = ["train", "--recipe", "glyphs", "--num-classes", "1K", "-b", 64, "-i", 20]
+    for row in rows_of(tmp_path / "rows.jsonl", *words, "--dtype", "float16,tf32"):
         assert row.status == "ok", row.reason
         whole_ms = 1000 * 20 * 64 / row.epochs[0]["total"]
         assert sum(row.samples_ms) == pytest.approx(whole_ms, rel=0.1)
@@ -77,19 +65,8 @@ def test_inference_in_every_engine(tmp_path, engine):
 
 
 def test_a_suite_scaled_to_this_gpu(tmp_path):
-    words = [
-        "bench",
-        "suite",
-        "resnet50-abci",
-        "--fit",
-        "--minutes",
-        "1",
-        "--iterations",
-        "10",
-        "--device",
-        "cuda",
-    ]
-    assert main([*words, "--output", str(tmp_path / "out")]) == 0
+    words = ["bench", "suite", "resnet50-abci", "--fit", "--minutes", "1", "--iterations", "10"]
+    assert main([*words, "--device", "cuda", "--output", str(tmp_path / "out")]) == 0
     rows = read_rows(tmp_path / "out" / "rows.jsonl")
     assert {row.status for row in rows} <= {"ok", "skipped"} and any(row.status == "ok" for row in rows)
     assert (tmp_path / "out" / "report.html").stat().st_size > 0

@@ -3,17 +3,14 @@
 import pytest
 import torch
 
-from megaclass.bench.loader.cases import WORKLOADS, LoaderCase
-from megaclass.bench.loader.contender import Order
-from megaclass.bench.loader.images import write_images
-from megaclass.bench.loader.ours import WithDali
-from megaclass.bench.peers import dali, nvjpeg
+from megaclass.bench.loader import WORKLOADS, LoaderCase, Megaclass
+from megaclass.bench.peers import dali
+from megaclass.bench.photographs import write_images
 from megaclass.cli import main
-from megaclass.data.dali import DaliLoader
+from megaclass.data.dali import CropTransform, DaliLoader
 from megaclass.data.feed import DeviceFeed
-from megaclass.data.loader import Loader
 from megaclass.data.open import open_dataset
-from megaclass.parallel.groups import World
+from megaclass.parallel.seeding import derive_key
 from megaclass.results.rows import read_rows
 
 pytestmark = [
@@ -22,7 +19,6 @@ pytestmark = [
 ]
 
 DEVICE = torch.device("cuda", 0)
-WORLD = World(0, 1, DEVICE)
 STEPS = 5
 # Mean difference of an image from ours, in steps of 255. Two pictures differ by some 60, of a picture whose cut begins
 # a pixel further 10; decoders round otherwise, and those of a GPU enlarge 4:2:0 colour with another filter.
@@ -36,15 +32,13 @@ def case(request):
 
 @pytest.fixture
 def records(case, tmp_path):
-    made = write_images(WORKLOADS[case.workload], tmp_path, data="", images=40, seed=0, threads=4)
-    return made.records.parent
+    write_images(tmp_path, WORKLOADS[case.workload].look, 40, threads=4)
+    return tmp_path / "records"
 
 
-def loader(case, records, pin):
-    dataset = open_dataset(records)
-    return Loader(
-        dataset, case.transform(), Order(case, len(dataset)).of_step, workers=case.threads, pin_memory=pin
-    )
+def on_cpu(case, records):
+    loader = Megaclass(case, torch.device("cpu"), str(records)).loader
+    return [*loader.steps(0, STEPS)]
 
 
 def on_device(batches):
@@ -58,60 +52,27 @@ def on_device(batches):
     return [(images.cpu(), labels.cpu()) for images, labels in found]
 
 
-def assert_near(found, case, records):
-    wanted = [*loader(case, records, pin=False).steps(0, STEPS)]
-    assert len(found) == len(wanted) == STEPS
-    for (images, labels), batch in zip(found, wanted, strict=True):
+def test_batches_are_those_of_a_cpu_bit_for_bit(case, records):
+    ours = Megaclass(case, DEVICE, str(records))
+    found = on_device(ours.loader.steps(0, STEPS))
+    for (images, labels), batch in zip(found, on_cpu(case, records), strict=True):
+        assert torch.equal(images, batch.images) and torch.equal(labels, batch.labels)
+
+
+def test_what_dali_decodes_on_the_gpu_is_near(case, records):
+    if missing := dali.missing():
+        pytest.skip(missing)
+    dataset, kind = open_dataset(records), WORKLOADS[case.workload]
+    seed = derive_key("augment", case.seed)
+    transform = CropTransform(case.image_size, flip=True, crop_scale_min=kind.crop, seed=seed)
+    order = Megaclass(case, DEVICE, str(records)).order
+    loader = DaliLoader(dataset, transform, order, device=DEVICE, workers=4)
+    found = on_device(loader.steps(0, STEPS))
+    for (images, labels), batch in zip(found, on_cpu(case, records), strict=True):
         assert torch.equal(labels, batch.labels)
         assert images.dtype == torch.uint8 and images.shape == batch.images.shape
         difference_B = (images.float() - batch.images.float()).abs().mean(dim=(1, 2, 3))
         assert difference_B.max() < NEAR, difference_B
-
-
-def test_batches_are_those_of_a_cpu_bit_for_bit(case, records):
-    found = on_device(loader(case, records, pin=True).steps(0, STEPS))
-    for (images, labels), batch in zip(found, loader(case, records, pin=False).steps(0, STEPS), strict=True):
-        assert torch.equal(images, batch.images) and torch.equal(labels, batch.labels)
-
-
-def needs(module, case):
-    if missing := module.missing(case):
-        pytest.skip(missing)
-
-
-def test_what_dali_decodes_on_the_gpu_is_near(case, records):
-    needs(dali, case)
-    dataset = open_dataset(records)
-    found = DaliLoader(
-        dataset, case.crop_transform(), Order(case, len(dataset)).of_step, device=DEVICE, workers=4
-    )
-    assert_near(on_device(found.steps(0, STEPS)), case, records)
-
-
-def test_our_loader_with_dali_makes_passes(case, records):
-    needs(dali, case)
-    contender = WithDali(case, WORLD, {"directory": str(records)})
-    assert all(contender.turn(index).whole.ms > 0 for index in range(2))
-
-
-def test_what_nvjpeg_decodes_is_near(case, records):
-    needs(nvjpeg, case)
-    contender = nvjpeg.NvJpeg(case, WORLD, {"directory": str(records)})
-    assert_near(on_device(contender.batches(range(STEPS))), case, records)
-    assert contender.turn(1).whole.ms > 0 and contender.facts()["version"]
-
-
-def test_memory_that_is_still_read_is_not_decoded_into(records, case):
-    """The step reads a batch late, behind much other work, while the next ones are decoded."""
-    needs(nvjpeg, case)
-    contender, totals = nvjpeg.NvJpeg(case, WORLD, {"directory": str(records)}), []
-    work = torch.randn(8192, 8192, device=DEVICE)
-    for batch in DeviceFeed(DEVICE)(contender.batches(range(20))):
-        for _ in range(5):
-            work @ work
-        totals.append(batch.images.sum(dtype=torch.int64))
-    again = [int(batch.images.sum(dtype=torch.int64)) for batch in contender.batches(range(20))]
-    assert torch.stack(totals).tolist() == again
 
 
 def test_the_benchmark_delivers_to_the_gpu(tmp_path):
@@ -119,8 +80,8 @@ def test_the_benchmark_delivers_to_the_gpu(tmp_path):
     words = ["--workload", "faces", "--source", "records", "--images", "20", "--batch-size", "8", "--batches", "4",
              "--rounds", "2", "--threads", "2", "--device", "cuda", "--output", str(path)]  # fmt: skip
     assert main(["bench", "loader", *words]) == 0
-    rows = {(row.implementation, row.case.get("loader", "")): row for row in read_rows(path)}
+    rows = {row.implementation: row for row in read_rows(path)}
     assert {row.status for row in rows.values()} <= {"ok", "skipped"}, [row.reason for row in rows.values()]
-    ours, bare = rows["megaclass", ""], rows["simplejpeg", ""]
+    ours, bare = rows["megaclass"], rows["simplejpeg"]
     assert (ours.status, ours.case["device"], bare.case["device"]) == ("ok", "cuda", "cpu")
-    assert ours.memory_mb["allocated"] > 0 and rows["nvjpeg", ""].case["device"] == "cuda"
+    assert ours.memory_mb["allocated"] > 0

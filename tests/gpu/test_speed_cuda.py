@@ -1,7 +1,5 @@
 """What is to make a step faster on CUDA leaves its numbers as they are: compilation, graphs, recomputation."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -34,8 +32,7 @@ def curve(folder, compute, **sections):
     merged = {name: BASE.get(name, {}) | sections.get(name, {}) for name in BASE | sections}
     config = tiny.config(folder, **merged, precision={"compute": compute}, evaluate=evaluate_on)
     job = build_job(config, World(0, 1, torch.device("cuda", 0)))
-    norms, progress = NormBuffers(job.backbone), loop.Progress()
-    log = SimpleNamespace(evaluated=lambda progress: None)
+    norms = NormBuffers(job.backbone)
     job.model.train()
     losses = []
     with job.arithmetic.active():
@@ -43,7 +40,7 @@ def curve(folder, compute, **sections):
             loop.set_learning_rate(job, step)
             losses.append(float(loop.train_step(job, batch, step, norms).loss))
             if step == STEPS // 2:
-                evaluate(job, log, progress)
+                evaluate(job)
     return losses, job
 
 

@@ -1,17 +1,24 @@
-"""How a benchmark declares itself, once: its case, its metrics, and what it says of itself.
+"""How a benchmark declares itself, once: its case, its metrics, and what runs it.
 
-A benchmark is one file in this folder, with a frozen :class:`Case` dataclass whose fields say how they stand on the
-command line, ``prepare`` and the turns of what it prepares, and a list of metrics. Flags, sweep, row, console, page,
-curve and headline all follow from these. Declarations are read by reports too, on machines without torch: a
-benchmark's file imports torch inside its functions.
+A benchmark is one file in this folder: a frozen :class:`Case` dataclass whose fields say how they stand on the
+command line, the class that ``prepare`` makes and whose ``turn`` is timed, a list of metrics, and the
+:class:`Benchmark` that names them. Flags, sweep, row, console, page, curve and headline all follow from these.
+Reports read declarations on machines without torch: a benchmark's file imports torch inside its functions.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import importlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from megaclass.results.rows import Row
+from megaclass.bench.arguments import counts, names, numbers
+from megaclass.errors import UserError, lookup
+from megaclass.results.rows import Row, timed
+
+_MOST = 10**15  # beyond it sizes in bytes leave 64 bits
 
 
 def parameter(
@@ -20,34 +27,144 @@ def parameter(
     *,
     sweeps: bool = False,
     flags: Sequence[str] = (),
+    given: str = "",
     title: str = "",
+    setting: str = "",
     low: float | None = None,
     high: float | None = None,
-    choices: Sequence[str] = (),
-    counts: bool = False,
+    choices: Sequence[str] | Mapping[str, str] = (),
     effort: bool = False,
 ) -> Any:
     """A field of a case.
 
     help: what it means, for ``--help``; without one it has no flag. sweeps: the flag takes a list, and every
-    combination is measured. flags: instead of ``--name-with-dashes``. title: what tables call it, by default the name
-    with spaces. low, high, choices: what is allowed. counts: a whole number that may be written 100K. effort: how often
-    something is measured, which makes no other case of it and no column of a table.
+    combination is measured. flags: instead of ``--name-with-dashes``. given: the flag's default as one would write it,
+    where that is not the field's. title: what tables call it, by default the name with spaces. setting: the
+    ``section.key`` of a recipe that it stands for. low, high, choices: what is allowed; a mapping of choices says what
+    each word stands for. effort: how often something is measured, which makes no other case of it and no column of a
+    table.
     """
     metadata = {
         "help": help,
         "sweeps": sweeps,
         "flags": tuple(flags),
+        "given": given,
         "title": title,
+        "setting": setting,
         "low": low,
         "high": high,
-        "choices": tuple(choices),
-        "counts": counts,
+        "choices": choices if isinstance(choices, Mapping) else {name: name for name in choices},
         "effort": effort,
     }
     if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One measurement, of which all implementations take their turns. It travels as JSON.
+
+    Every case says, by fields, class variables or properties: ``device`` (``auto`` until it is planned), ``threads`` of
+    each process (0: its share of the cores), ``world_size`` (processes of an implementation), ``warmup`` (turns that
+    leave no sample), ``steps`` (turns that leave one) and ``samples`` (of a turn, or of each step of a longer one).
+    """
+
+    benchmark: ClassVar[str]
+
+    def parameters(self) -> dict[str, Any]:
+        """For a row."""
+        return dataclasses.asdict(self)
+
+    @property
+    def text(self) -> str:
+        """For a person, in a line: what sweeps, and what is not as usual."""
+        words = []
+        for f in fields_of(self):
+            value = getattr(self, f.name)
+            usual = value == f.default and (not f.metadata["sweeps"] or value in (1, False))
+            if f.metadata["effort"] or usual or value in ("", 0, {}) or f.name in ("threads", "seed"):
+                continue
+            title = f.metadata["title"] or f.name.replace("_", " ")
+            words.append(value if isinstance(value, str) else f"{title} {brief(value)}")
+        return ", ".join(words)
+
+    def check(self) -> None:
+        """UserError: a value that no machine could run."""
+        for f in fields_of(self):
+            value, flag, most = getattr(self, f.name), long_flag(f), f.metadata["high"] or _MOST
+            if choices := f.metadata["choices"]:
+                lookup(dict.fromkeys(choices.values()), value, flag.lstrip("-").replace("-", " "))
+            low = f.metadata["low"]
+            if low is not None and not low <= value <= most:
+                raise UserError(f"{flag}: {value:g} is outside [{low:g}, {most:g}]")
+
+    def resolved(self) -> Any:
+        """The case with everything said that it left open. UserError: it makes no sense."""
+        return self
+
+    def why_skipped(self, gpus: int) -> str:
+        """Why it fits not itself or a machine of so many GPUs, or an empty string."""
+        return ""
+
+
+def fields_of(case: Any) -> "list[dataclasses.Field[Any]]":
+    return [f for f in dataclasses.fields(case) if f.metadata]
+
+
+def flags_of(f: "dataclasses.Field[Any]") -> tuple[str, ...]:
+    return f.metadata["flags"] or (f"--{f.name.replace('_', '-')}",)
+
+
+def long_flag(f: "dataclasses.Field[Any]") -> str:
+    """The first of its flags with two dashes: it is what messages say, and the name that options have it by."""
+    return next(flag for flag in flags_of(f) if flag.startswith("--"))
+
+
+def brief(value: Any) -> str:
+    """A value of a case, for a person."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={brief(item)}" for key, item in value.items())
+    return f"{value:,.12g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def cases_of(case: type[Case], options: Any, **instead: Sequence[Any]) -> list[Any]:
+    """Every combination of what ``options`` say of the case's fields, all as text; the last field varies fastest.
+    ``instead``: lists of values that were read otherwise. UserError: a word that is no value of its field."""
+    lists: dict[str, Sequence[Any]] = {}
+    for f in fields_of(case):
+        if f.name in instead:
+            lists[f.name] = instead[f.name]
+        elif f.metadata["help"]:
+            lists[f.name] = _read(f, getattr(options, long_flag(f)[2:].replace("-", "_")))
+    return [case(**dict(zip(lists, values, strict=True))) for values in itertools.product(*lists.values())]
+
+
+def _read(f: "dataclasses.Field[Any]", text: str) -> list[Any]:
+    flag = long_flag(f)
+    if f.type is bool:
+        return [text]
+    readers: dict[Any, Callable[[str, str], list[Any]]] = {int: counts, float: numbers}
+    found = readers.get(f.type, names)(flag, text)
+    if len(found) > 1 and not f.metadata["sweeps"]:
+        raise UserError(f"{flag}: {text!r} is a list, and it takes one value")
+    what = flag.lstrip("-").replace("-", " ")
+    return [lookup(choices, word, what) for word in found] if (choices := f.metadata["choices"]) else found
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An option of a benchmark's command that is no field of its case. Its default is a text, a number, False of a
+    switch, or an empty tuple of what may be given again; a name without dashes stands in a place of its own."""
+
+    default: Any
+    help: str
+    names: tuple[str, ...]
+    lists: bool = False
+
+    @property
+    def dest(self) -> str:
+        return self.names[-1].lstrip("-").replace("-", "_")
 
 
 @dataclass(frozen=True)
@@ -55,10 +172,10 @@ class Metric:
     """A number that a row of the benchmark has.
 
     key: as published reports name what they measured (``samples_per_second``, ``gpu_memory_mb``, ``latency_p99_ms``),
-    or as ``megaclass compare`` does. title: heads a column, with the unit. read: the number off an ``ok`` row, None where
-    it has none. better: ``higher``, ``lower``, or nothing where neither is. statistic: of the timed steps, which the number
-    follows from (``mean``, ``p50`` .. ``p100``), so that its interval can be resampled; empty where it does not.
-    always: a column even where it is empty in all rows.
+    or as ``megaclass compare`` does. title: heads a column, with the unit. read: the number off an ``ok`` row, None
+    where it has none. better: ``higher``, ``lower``, or nothing where neither is. statistic: of the timed steps,
+    which the number follows from (``mean``, ``p50`` .. ``p100``), so that its interval can be resampled; empty where
+    it does not. always: a column even where it is empty in all rows.
     """
 
     key: str
@@ -67,6 +184,53 @@ class Metric:
     better: str = ""
     statistic: str = ""
     always: bool = False
+
+
+def value_of(part: str, key: str, factor: float = 1.0) -> Callable[[Row], float | None]:
+    """Reads ``factor * row.part[key]``."""
+
+    def read(row: Row) -> float | None:
+        value = getattr(row, part).get(key)
+        return None if value is None else factor * value
+
+    return read
+
+
+def share_of_limit(what: str) -> Callable[[Row], float | None]:
+    """Reads how much of the measured limit of the machine is reached, in percent."""
+
+    def read(row: Row) -> float | None:
+        reached, limit = (row.work.get(f"{name}_per_second") for name in (what, f"limit_{what}"))
+        return 100 * reached / limit if reached and limit else None
+
+    return read
+
+
+def _memory_mb(row: Row) -> float | None:
+    """What the driver reports, else what PyTorch reserved, else what it allocated; on a CPU the process's."""
+    held = (row.memory_mb.get(name) for name in ("driver", "reserved", "allocated", "process"))
+    return next((value for value in held if value is not None), None)
+
+
+def latency(statistic: str, title: str, always: bool = False) -> Metric:
+    """Of a step: ``mean``, ``p50`` .. ``p100``."""
+    return Metric(
+        f"latency_{statistic}_ms", title, value_of("step_ms", statistic), "lower", statistic, always
+    )
+
+
+SPEED = Metric("samples_per_second", "Samples/s", lambda row: row.samples_per_second, "higher", "p50", True)
+EPOCHS_SPEED = Metric(
+    "samples_per_second",
+    "Images/s",
+    lambda row: row.rates.get("total") or row.samples_per_second,
+    "higher",
+    "mean",
+    True,
+)
+MEMORY = Metric("gpu_memory_mb", "Memory, MiB", _memory_mb, "lower")
+FLOPS = Metric("flops_per_second", "GFLOP/s", value_of("work", "flops_per_second", 1e-9), "higher")
+OF_LIMIT = Metric("flops_share", "Of limit, %", share_of_limit("flops"), "higher")
 
 
 class Turns(Protocol):
@@ -82,14 +246,80 @@ class Turns(Protocol):
         ...
 
 
+Answers = list[list[dict[str, Any]]]
+"""Of each timed turn the answers of all ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implementation:
+    """Who takes turns in a case, and how it is run.
+
+    changes: fields of the case that it runs otherwise. extra: parameters of the row that a case has no field for.
+    variables: changes to the environment. options: for ``prepare``. missing: why it cannot take part, if so.
+    """
+
+    name: str = "megaclass"
+    changes: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, str | None] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    missing: str = ""
+
+    @property
+    def text(self) -> str:
+        """For a person: its name, and what it runs otherwise than the case says."""
+        changes = self.changes | self.extra
+        return " ".join([self.name, *(brief(value) for value in changes.values())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A case and who takes turns in it.
+
+    skip: why it cannot be measured here, or an empty string. original_case: the one that was asked for, where this one
+    was scaled down from it. weight: how long it may take, in any unit. identity: what its rows depend on besides.
+    """
+
+    case: Any
+    implementations: tuple[Implementation, ...] = (Implementation(),)
+    skip: str = ""
+    original_case: Any = None
+    suite: str = ""
+    weight: float = 1.0
+    identity: dict[str, Any] = field(default_factory=dict)
+
+
+def samples_ms(turns: Answers) -> list[float]:
+    """A turn, or each of its steps, takes as long as its slowest rank."""
+    return [
+        round(max(ranks), 4)
+        for turn in turns
+        for ranks in zip(*(answer.get("samples_ms", [answer.get("ms")]) for answer in turn), strict=True)
+    ]
+
+
+def _timed(name: str, case: Any, turns: Answers, limits: list[dict[str, float]]) -> dict[str, Any]:
+    return timed(samples_ms(turns), case.samples)
+
+
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark as the command line, the sweep and reports see it.
+    """A benchmark as the command line, the sweep, the worker and reports see it.
 
     name: of the command and in rows. title: of its tables. help: its line in ``megaclass bench --help``. case: the
     frozen dataclass of one measurement. metrics: columns, in order. headline: the key of the metric that a page begins
     with. repeats: the field of which several values are the same measurement again (the seed of a training), whose mean
     and spread are told; empty where none is.
+
+    In the worker, whose process measures one implementation: libraries(case, world) lets what is loaded at first use
+    load, which is no memory of an implementation; prepare(case, world, name, options) makes it ready for its first
+    turn; limits(case, world) measures what the machine can do at most when it is gone. In the sweep: flags are
+    options that are no fields; settings: ``--section.key`` values of a recipe are taken too, as ``options.settings``;
+    cases(options) are asked for, by default :func:`cases_of`, and may set ``options.device`` and ``options.output``
+    (the file of the rows); implementations(case, options) take turns in each; flops(case) is the work of a process,
+    for the time left; surroundings(planned) holds while the case is measured, and gives what is measured;
+    measures(name, case, turns, limits) are the fields of an ``ok`` row; timeout_s: what an implementation may take for
+    a case, where no other time is given.
     """
 
     name: str
@@ -99,20 +329,34 @@ class Benchmark:
     metrics: tuple[Metric, ...]
     headline: str
     repeats: str = ""
+    _: KW_ONLY
+    prepare: Callable[[Any, Any, str, dict[str, Any]], Turns]
+    measures: Callable[[str, Any, Answers, list[dict[str, float]]], dict[str, Any]] = _timed
+    libraries: Callable[[Any, Any], None] = lambda case, world: None
+    limits: Callable[[Any, Any], dict[str, float]] = lambda case, world: {}
+    flags: tuple[Flag, ...] = ()
+    settings: bool = False
+    cases: Callable[[Any], list[Any]] | None = None
+    implementations: Callable[[Any, Any], Sequence[Implementation]] = lambda case, options: (
+        Implementation(),
+    )
+    flops: Callable[[Any], float] = lambda case: 0.0
+    surroundings: Callable[[Planned], AbstractContextManager[Planned]] = nullcontext
+    timeout_s: float = 600.0
 
     def metric(self, key: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.key == key), None)
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Mapping[str, Any]]:
         """The metadata of the case's fields, by name."""
-        return {field.name: field.metadata for field in dataclasses.fields(self.case)}
+        return {f.name: f.metadata for f in dataclasses.fields(self.case)}
 
     def titles(self) -> dict[str, str]:
         """What tables call the case's parameters."""
         return {name: data.get("title") or name.replace("_", " ") for name, data in self.fields().items()}
 
 
-class Named(Protocol):
-    """What every case has besides its fields."""
-
-    benchmark: ClassVar[str]
+def benchmark_of(case: Any) -> Benchmark:
+    """The one that the module of the case declares: a worker is told the module, and needs no list of all."""
+    found: Benchmark = importlib.import_module(type(case).__module__).BENCHMARK
+    return found

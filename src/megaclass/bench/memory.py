@@ -1,7 +1,8 @@
-"""Peak memory since a moment: of the process as the kernel counts it, and of PyTorch's GPU allocator."""
+"""What a measurement needs of the machine: peak memory, and whether it had the processors to itself."""
 
 import contextlib
 import resource
+import time
 from pathlib import Path
 
 import torch
@@ -62,4 +63,29 @@ def _status_mb(name: str) -> float | None:
             key, _, value = line.partition(":")
             if key == name:
                 return int(value.split()[0]) / 1024
+    return None
+
+
+class CpuWait:
+    """For which part of the time since this was made some task of the machine waited for a processor.
+
+    Linux counts it (Documentation/accounting/psi.rst); elsewhere the answer is None. A measurement that is alone
+    has as many threads as there are cores, and hardly ever waits.
+    """
+
+    def __init__(self) -> None:
+        self._begin, self._waited_s = time.monotonic(), _waited_s()
+
+    def percent(self) -> float | None:
+        waited_s, seconds = _waited_s(), time.monotonic() - self._begin
+        if waited_s is None or self._waited_s is None or seconds <= 0:
+            return None
+        return round(min(100.0, 100 * (waited_s - self._waited_s) / seconds), 1)
+
+
+def _waited_s() -> float | None:
+    """The counter of the line ``some avg10=0.00 avg60=0.00 avg300=0.00 total=MICROSECONDS``."""
+    with contextlib.suppress(OSError, ValueError):
+        line = Path("/proc/pressure/cpu").read_text().splitlines()[0]
+        return int(line.rpartition("total=")[2]) / 1e6
     return None

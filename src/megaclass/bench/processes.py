@@ -35,7 +35,7 @@ class Ended(Exception):  # noqa: N818 - an outcome of a case, not an error of ou
         self.status, self.reason = status, reason
 
 
-class Crew:
+class Processes:
     """``world_size`` processes that speak JSON lines; ``variables`` change the environment (None: unset)."""
 
     def __init__(

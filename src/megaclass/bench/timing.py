@@ -1,32 +1,146 @@
-"""Time on a device: the clock is read when the device has finished what it was given."""
+"""Time on a device, and an epoch: a number of steps in a row, timed one by one, with the wait for data told apart.
 
+Epochs are the unit of NVIDIA's ResNet-50 script (DeepLearningExamples, MxNet/Classification/RN50v1.5, benchmark.py): it
+leaves warm-up epochs out and takes the harmonic mean of the speeds of the others.
+"""
+
+import itertools
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from statistics import harmonic_mean
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+from megaclass.bench.case import Answers, samples_ms
+from megaclass.results.rows import timed
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
+_TELL_S = 0.5  # between two words about progress
 
 
-class Stopwatch:
-    """``wait`` returns when the device is idle; on a CPU there is nothing to wait for.
+class HostClock:
+    """Of a CPU, where what was called is done when the call returns."""
 
-    A synchronised clock rather than device events: the time that the host needs to launch the work counts,
-    as it does in training.
+    def now(self) -> float:
+        """Seconds, of the host."""
+        return time.perf_counter()
+
+    def wait(self) -> None:
+        """Returns when the device is idle."""
+
+    def mark(self) -> Any:
+        """The moment at which the device has done what it was given so far, without waiting for it."""
+        return self.now()
+
+    def between_ms(self, first: Any, second: Any) -> float:
+        """Of two marks, when the device is idle."""
+        return float(second - first) * 1000
+
+
+class CudaClock(HostClock):
+    """Of a GPU: marks are events on the current stream, so that timing a step does not stall the next one."""
+
+    def wait(self) -> None:
+        import torch
+
+        torch.cuda.synchronize()
+
+    def mark(self) -> Any:
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between_ms(self, first: Any, second: Any) -> float:
+        return float(first.elapsed_time(second))
+
+
+def device_clock(device: "torch.device") -> HostClock:
+    return CudaClock() if device.type == "cuda" else HostClock()
+
+
+def time_ms(device: "torch.device", work: Callable[[], T]) -> tuple[float, T]:
+    """How long ``work`` took from an idle device to an idle device, and what it returned.
+
+    A synchronised clock rather than device events: the time that the host needs to launch the work counts, as it does
+    in training.
     """
+    clock = device_clock(device)
+    clock.wait()
+    begin = clock.now()
+    result = work()
+    clock.wait()
+    return (clock.now() - begin) * 1000, result
 
-    def __init__(
-        self, device: torch.device, wait: Callable[[], object] | None = None, clock=time.perf_counter
-    ) -> None:
-        if wait is None:
-            wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-        self._wait, self._clock = wait, clock
 
-    def time_ms(self, work: Callable[[], T]) -> tuple[float, T]:
-        """How long ``work`` took, and what it returned."""
-        self._wait()
-        begin = self._clock()
-        result = work()
-        self._wait()
-        return (self._clock() - begin) * 1000, result
+def run_epoch(
+    batches: Iterator[T],
+    step: Callable[[T], object],
+    iterations: int,
+    clock: HostClock,
+    tell: Callable[[float], None] = lambda done: None,
+    *,
+    one_by_one: bool = False,
+) -> dict[str, Any]:
+    """Take ``iterations`` steps from an idle device to an idle device, nothing else in between.
+
+    one_by_one: each step is waited for before the next batch is asked for, as a latency is measured; else the device
+    is kept busy, as in training. Returns ``samples_ms`` and ``data_ms`` of each step, which is what it took from the
+    end of the one before and the part of it in which the device had nothing to do, because the batch was not there;
+    and ``whole_ms``.
+    """
+    arrivals = []
+    clock.wait()
+    begin = told = clock.now()
+    marks = [clock.mark()]
+    for done in range(1, iterations + 1):
+        batch = next(batches)
+        arrivals.append(clock.mark())
+        step(batch)
+        if one_by_one:
+            clock.wait()
+        marks.append(clock.mark())
+        if (now := clock.now()) - told > _TELL_S:
+            told = now
+            tell(done / iterations)
+    clock.wait()
+    whole_ms = (clock.now() - begin) * 1000
+    steps_ms = [clock.between_ms(a, b) for a, b in itertools.pairwise(marks)]
+    data_ms = [clock.between_ms(a, b) for a, b in zip(marks, arrivals, strict=False)]
+    return {
+        "whole_ms": whole_ms,
+        "samples_ms": [round(ms, 4) for ms in steps_ms],
+        "data_ms": [round(ms, 4) for ms in data_ms],
+    }
+
+
+def epoch_measures(turns: Answers, rows_of_step: int) -> dict[str, Any]:
+    """The fields of a row that follow from its timed epochs."""
+    epochs = [_speeds(turn, rows_of_step) for turn in turns]
+    return timed(samples_ms(turns), rows_of_step) | {
+        "data_ms": [round(ms, 4) for turn in turns for ms in _waits_ms(turn)],
+        "epochs": epochs,
+        "rates": {name: _harmonic([epoch[name] for epoch in epochs]) for name in epochs[0]},
+    }
+
+
+def _speeds(turn: list[dict[str, Any]], rows_of_step: int) -> dict[str, float | None]:
+    """Samples a second of an epoch, which takes as long as its slowest rank."""
+    waits_ms = _waits_ms(turn)
+    whole_ms, data_ms = max(answer["whole_ms"] for answer in turn), sum(waits_ms)
+    spent_ms = {"total": whole_ms, "compute": whole_ms - data_ms, "data": data_ms}
+    samples = rows_of_step * len(waits_ms)
+    return {name: round(1000 * samples / ms, 3) if ms > 0 else None for name, ms in spent_ms.items()}
+
+
+def _waits_ms(turn: list[dict[str, Any]]) -> list[float]:
+    """For its data, of every step; of the rank that waited most."""
+    return [max(ranks) for ranks in zip(*(answer["data_ms"] for answer in turn), strict=True)]
+
+
+def _harmonic(speeds: list[float | None]) -> float | None:
+    known = [speed for speed in speeds if speed]
+    return round(harmonic_mean(known), 3) if len(known) == len(speeds) else None

@@ -1,8 +1,8 @@
-"""One process of a case: builds one implementation and takes a step when it is told to. What a step is, the
+"""One process of a case: builds one implementation and takes a turn when it is told to. What a turn is, the
 benchmark knows.
 
-Spoken over pipes, one JSON object a line. In: the job; then ``{"step": i}`` any number of times; then
-``{"finish": true}``. Out: ``{"ready": true}``; ``{"ms": .., ..}`` for each step, with ``{"progress": 0.5}`` any
+Spoken over pipes, one JSON object a line. In: the job; then ``{"turn": i}`` any number of times; then
+``{"finish": true}``. Out: ``{"ready": true}``; ``{"ms": .., ..}`` for each turn, with ``{"progress": 0.5}`` any
 number of times before it; the peaks, the limits and the environment at the end. An error is told as
 ``{"status": .., "reason": ..}``, and ends the process.
 """
@@ -10,6 +10,7 @@ number of times before it; the peaks, the limits and the environment at the end.
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import signal
@@ -20,13 +21,13 @@ from typing import Any, TextIO
 
 import torch
 
-from megaclass.bench.benchmark import Benchmark, Tell
+from megaclass.bench.case import Benchmark
 from megaclass.bench.memory import PeakMemory, limit_memory
-from megaclass.bench.registry import BENCHMARKS
-from megaclass.bench.timing import Stopwatch
+from megaclass.bench.turns import Tell
+from megaclass.errors import UserError
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
-from megaclass.results import machine as environment
+from megaclass.results import machine
 from megaclass.train import arithmetic
 
 # How PyTorch says that memory ran out where it has no exception of its own for it.
@@ -54,8 +55,8 @@ def main() -> None:
 
 
 def _serve(job: dict[str, Any], requests: Iterator[dict[str, Any]], tell: Tell) -> Iterator[dict[str, Any]]:
-    benchmark = BENCHMARKS[job["benchmark"]]
-    case = benchmark.case_type(**job["case"])
+    benchmark: Benchmark = importlib.import_module(job["module"]).BENCHMARK
+    case: Any = benchmark.case(**job["case"])
     _die_first()
     _die_with_parent(job["parent"])
     limit_memory(case.device, case.world_size)
@@ -75,19 +76,18 @@ def _work(
     requests: Iterator[dict[str, Any]],
     tell: Tell,
 ) -> Iterator[dict[str, Any]]:
-    benchmark.load_libraries(case, world)
+    benchmark.libraries(case, world)
     memory = PeakMemory(world.device)
-    contender = benchmark.contender(job["implementation"], case, world, job["options"])
-    watch = Stopwatch(world.device)
+    turns = benchmark.prepare(case, world, job["implementation"], job["options"])
     yield {"ready": True}
     for request in requests:
         if "finish" in request:
             break
-        yield benchmark.turn(contender, request["step"], watch, tell)
+        yield turns.turn(request["turn"], tell)
     else:
         return  # the parent is gone
-    end = {"memory_mb": memory.read(), "facts": contender.facts(), "environment": environment.snapshot()}
-    del contender
+    end = {"memory_mb": memory.read(), "facts": turns.facts(), "environment": machine.snapshot()}
+    del turns
     gc.collect()  # head and optimizer know each other
     if world.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -97,7 +97,8 @@ def _work(
 def _told(error: Exception) -> dict[str, Any]:
     lines = str(error).strip().splitlines() or [""]
     status = "oom" if _out_of_memory(error) else "failed"
-    return {"status": status, "reason": f"{type(error).__name__}: {lines[0]}"}
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return {"status": status, "reason": f"{kind}{lines[0]}"}
 
 
 def _take_stdout() -> TextIO:

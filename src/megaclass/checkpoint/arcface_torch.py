@@ -2,8 +2,9 @@
 
 Its training script writes ``checkpoint_gpu_{rank}.pt`` on every rank: the backbone, this rank's class centres
 (``state_dict_softmax_fc``), the state of one SGD over the backbone's parameters and, last of all, the centres
-(``state_optimizer``), the scheduler, epoch and step. A script with our head in it (docs/dropin.md) writes the same,
-with the head's optimizer under a key of its own. These two are the *layouts* ``arcface_torch`` and ``dropin``.
+(``state_optimizer``), the scheduler, epoch and step. A script with our head in it (docs/tutorials/arcface_torch.md)
+writes the same, with the head's optimizer under a key of its own. These two are the *layouts* ``arcface_torch`` and
+``dropin``.
 
 Files are opened without running anything in them, and mapped rather than read: only rows asked for are touched.
 

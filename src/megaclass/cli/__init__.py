@@ -53,8 +53,6 @@ megaclass: train image recognition models with very many classes, and measure it
         measure latency and throughput of inference, data included, by batch size, precision and engine
   megaclass bench loader [--workload faces,imagenet] [--data SET] [--output FILE.jsonl]
         measure what feeds the device: images a second and a CPU second, by stage, beside bare decode
-  megaclass bench collectives [--op all_reduce,broadcast] [--size 4K,64M] [-n 2] [--output FILE.jsonl]
-        measure what processes exchange: time and bandwidth by size, on gloo and nccl
   megaclass bench stability RECIPE [--seeds 5] [--output DIR] [--section.key value ...]
         train a recipe with several seeds: mean and spread of its metric, time to train, curves
   megaclass report DIR|FILES [--against NAME|FILE|DIR ...] [--output DIR]

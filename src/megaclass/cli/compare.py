@@ -41,16 +41,17 @@ def compare(words: list[str]) -> int:
 
     from rich.console import Console
 
-    from megaclass.report.comparison import compare_rows, comparison_table, failures, summary
-    from megaclass.report.page.sources import read_sources
+    from megaclass.report.comparison import THRESHOLD, compare_sources, comparison_table, failures, summary
+    from megaclass.report.sources import read_sources
+    from megaclass.report.table import to_rich
 
-    earlier, later = ([source.row for source in read_sources([path])[0]] for path in (options.A, options.B))
-    threshold = 0.05 if slower is None else slower
-    comparison = compare_rows(earlier, later, threshold, other_machine=options.allow_other_machine)
+    earlier, later = (read_sources([path])[0] for path in (options.A, options.B))
+    threshold = THRESHOLD if slower is None else slower
+    comparison = compare_sources(earlier, later, threshold, other_machine=options.allow_other_machine)
     # A log has no width, and 80 columns would cut the reasons into pieces.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    console.print(comparison_table(comparison, more_memory))
-    console.print(summary(comparison, 100 * threshold), markup=False)
+    console.print(to_rich(comparison_table("", comparison, more_memory)))
+    console.print(summary(comparison.pairs, threshold), markup=False)
     failed = failures(
         comparison,
         more_memory,

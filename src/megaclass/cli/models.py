@@ -1,11 +1,20 @@
 """Verbs about recipes and models: train, recipes, show, evaluate."""
 
 import json
+import os
 from dataclasses import replace
 from typing import Any
 
 from megaclass.cli.parsing import Given, add_run_options, configured, make_parser, new_file, parse
-from megaclass.config import Config, find_recipe, from_mapping, load_recipe, recipe_names, to_toml
+from megaclass.config import (
+    Config,
+    differences,
+    find_recipe,
+    from_mapping,
+    load_recipe,
+    recipe_names,
+    to_toml,
+)
 from megaclass.errors import UserError, lookup
 from megaclass.results.rundir import choose
 
@@ -122,15 +131,21 @@ def evaluate(words: list[str]) -> None:
 
 def _recipe_or_stored(options: Any, given: Given) -> Config:
     """The recipe; on a resume the settings that the run was started with, so that they need not be repeated."""
-    config = load_recipe(options.recipe, complete=False)
-    if options.resume:
-        directory = choose(from_mapping(given, config, complete=False), resume=True)
-        if directory.config.is_file():
-            stored = load_recipe(str(directory.config))
-            return replace(
-                stored, run=replace(stored.run, output=str(directory.path))
-            )  # it may have been moved
-    return config
+    recipe = load_recipe(options.recipe, complete=False)
+    if not options.resume:
+        return recipe
+    directory = choose(from_mapping(given, recipe, complete=False), resume=True)
+    if not directory.config.is_file():
+        return recipe
+    stored = load_recipe(str(directory.config), complete=False, stored=True)
+    stored = replace(stored, run=replace(stored.run, output=str(directory.path)))  # it may have been moved
+    named = {f"{section}.{name}" for section, values in given.items() for name in values} | {"run.output"}
+    for key, (theirs, ours) in differences(recipe, stored).items():
+        if key not in named and os.environ.get("RANK", "0") == "0":
+            print(
+                f"{key} stays {ours!r} as the run has it ({options.recipe}: {theirs!r}; --{key} changes it)"
+            )
+    return stored
 
 
 def _run_or_recipe(options: Any, given: Given) -> Config:
@@ -140,7 +155,11 @@ def _run_or_recipe(options: Any, given: Given) -> Config:
         )
     if options.checkpoint != "best" and not options.run_dir:
         raise UserError("--checkpoint goes with --run-dir")
-    return load_recipe(f"{options.run_dir}/config.toml" if options.run_dir else options.recipe)
+    if options.run_dir:
+        config = load_recipe(f"{options.run_dir}/config.toml", stored=True)
+    else:
+        config = load_recipe(options.recipe, complete=False)
+    return replace(config, evaluate=replace(config.evaluate, task="none"))  # KIND says what is measured
 
 
 def _show_result(path: Any, result: dict[str, Any]) -> None:
@@ -160,7 +179,7 @@ def _show_result(path: Any, result: dict[str, Any]) -> None:
 def _print_metrics(kind: str, metrics: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from megaclass.report.table import classification_table, verification_table
+    from megaclass.report.console import classification_table, verification_table
 
     if kind == "classification":
         Console().print(classification_table(metrics))

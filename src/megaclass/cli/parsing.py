@@ -1,15 +1,15 @@
 """What the verbs share: parsers with usages of one line, settings given by ``--section.key``, names of parts."""
 
+import argparse
 import importlib
 import itertools
-from argparse import SUPPRESS
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from megaclass.config import SECTIONS, Config, documented, from_mapping, require_known
+from megaclass.config import SECTIONS, Config, documented, from_mapping, from_text, require_known
 from megaclass.config import options as settings
-from megaclass.errors import UserError, lookup
+from megaclass.errors import UserError, lookup, near_match
 
 Given = dict[str, dict[str, Any]]
 Parts = dict[str, str]  # what follows a verb, and what it does in a line
@@ -35,27 +35,31 @@ def run_part(verb: str, what: str, parts: Parts, words: list[str]) -> int | None
     return part(words[1:])
 
 
-def make_parser(usage: str, description: str) -> Any:
+class Parser(argparse.ArgumentParser):
+    """argparse's, with what it refuses told as UserError, and the near match of a flag that there is not."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def make_parser(usage: str, description: str) -> Parser:
     """A parser whose usage is one line: the settings alone would fill a screen."""
-    from jsonargparse import ArgumentParser
-
     words = itertools.takewhile(lambda word: word.islower() and word[0].isalpha(), usage.split())
-    program = " ".join(words)
-    return ArgumentParser(
-        prog=program, usage=usage, description=description, exit_on_error=False, allow_abbrev=False
-    )
+    return Parser(prog=" ".join(words), usage=usage, description=description, allow_abbrev=False)
 
 
-def parse(parser: Any, words: list[str]) -> Any:
-    from jsonargparse import ArgumentError
+def parse(parser: Parser, words: list[str]) -> argparse.Namespace:
+    options, unknown = parser.parse_known_args(words)
+    for word in unknown:
+        flag = word.partition("=")[0]
+        near = near_match(flag, list(parser._option_string_actions)) if flag.startswith("-") else ""
+        parser.error(f"unknown argument {word!r}{near}")
+    return options
 
-    try:
-        return parser.parse_args(words)
-    except ArgumentError as error:
-        raise UserError(f"{_one_line(error)}; see `{parser.prog} --help`") from None
 
-
-def configured(parser: Any, words: list[str], base: Callable[[Any, Given], Config]) -> tuple[Config, Any]:
+def configured(
+    parser: Parser, words: list[str], base: Callable[[Any, Given], Config]
+) -> tuple[Config, argparse.Namespace]:
     """Parse the verb's own options and every ``--section.key``, which is put into what ``base`` returns."""
     try:
         options, given = parse_with_settings(parser, words)
@@ -65,39 +69,39 @@ def configured(parser: Any, words: list[str], base: Callable[[Any, Given], Confi
         raise
 
 
-def parse_with_settings(parser: Any, words: list[str]) -> tuple[Any, Given]:
-    """The verb's own options, and the settings given by ``--section.key`` as a nested mapping."""
+def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Namespace, Given]:
+    """The verb's own options, and the settings given by ``--section.key`` as a nested mapping.
+
+    ``--help`` tells of the verb's own options, ``--help-all`` of every setting too.
+    """
+    in_full = "--help-all" in words
+    parser.add_argument("--help-all", action="help", help="the same with every setting, --section.key VALUE")
     fields = settings()
     for name, section in SECTIONS.items():
         group = parser.add_argument_group(f"{name}: {(section.__doc__ or '').splitlines()[0]}")
         for key, f in fields.items():
             if key.startswith(f"{name}."):
-                group.add_argument(
-                    f"--{key}", type=f.type, default=SUPPRESS, help=documented(f).replace("%", "%%")
-                )
+                told = documented(f).replace("%", "%%") if in_full else argparse.SUPPRESS
+                group.add_argument(f"--{key}", dest=key, default=None, metavar="VALUE", help=told)
     for word in words:
         if word.startswith("--") and "." in (key := word[2:].partition("=")[0]):
             require_known(key)
     options = parse(parser, words)
     given: Given = {}
     for key in fields:
-        if (value := options.get(key)) is not None:
+        text = vars(options).pop(key)
+        if text is not None:
             section_name, option_name = key.split(".")
-            given.setdefault(section_name, {})[option_name] = value
+            given.setdefault(section_name, {})[option_name] = from_text(key, text)
     return options, given
 
 
-def add_run_options(parser: Any, use: str) -> None:
+def add_run_options(parser: Parser, use: str) -> None:
     """``--run-dir`` and ``--checkpoint``: the run whose model is put to ``use`` (``scored``, say)."""
     parser.add_argument("--run-dir", type=str, default="", help=f"run directory whose model is {use}")
     parser.add_argument(
         "--checkpoint", type=str, default="best", help="of that run: best, latest or a step-NNNNNNNN"
     )
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) if lines else type(error).__name__
 
 
 def new_file(name: str, option: str = "--output") -> Path | None:

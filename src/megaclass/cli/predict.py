@@ -87,7 +87,7 @@ def _of_run(options: Any, given: Given) -> Config:
             f"--run-dir: {directory.path} is no directory of a run: there is no config.toml in it; name one that "
             "`megaclass train` wrote"
         )
-    return load_recipe(str(directory.config))
+    return load_recipe(str(directory.config), stored=True)
 
 
 def _run(
@@ -163,7 +163,8 @@ def _print(image: str, rows: list[dict[str, Any]], error: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from megaclass.report.table import prediction_table, printable
+    from megaclass.report.console import prediction_table
+    from megaclass.report.table import printable
 
     if not error:
         console = Console()

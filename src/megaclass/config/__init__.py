@@ -6,12 +6,11 @@ section is a frozen dataclass; every field carries its documentation and its lim
 """
 
 from megaclass.config.checks import check
-from megaclass.config.ignored import ignored
-from megaclass.config.reading import from_mapping, require_known
+from megaclass.config.reading import from_mapping, from_text, require_known
 from megaclass.config.recipes import RECIPES, find_recipe, load_recipe, recipe_names
 from megaclass.config.sections import SECTIONS, Augment, Config, Model, options
 from megaclass.config.steps import Steps, scaled_lr, steps_of
-from megaclass.config.text import documented, to_mapping, to_toml
+from megaclass.config.text import differences, documented, to_mapping, to_toml
 
 __all__ = [
     "RECIPES",
@@ -21,10 +20,11 @@ __all__ = [
     "Model",
     "Steps",
     "check",
+    "differences",
     "documented",
     "find_recipe",
     "from_mapping",
-    "ignored",
+    "from_text",
     "load_recipe",
     "options",
     "recipe_names",

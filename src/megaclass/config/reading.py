@@ -1,11 +1,12 @@
 """From nested mappings to a checked configuration: strict, and with the near match of what is not known."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from megaclass.config.checks import check
-from megaclass.config.sections import SECTIONS, Config, options
+from megaclass.config.checks import absent, check, default_of, value_of
+from megaclass.config.sections import SECTIONS, Config, conditions, options
 from megaclass.errors import UserError, near_match
 
 # Settings that earlier versions wrote into every config.toml: a recipe that leaves one as it was is still read.
@@ -15,24 +16,36 @@ REMOVED = {
 }
 
 
-def from_mapping(tree: Mapping[str, Any], base: Config | None = None, *, complete: bool = True) -> Config:
-    """``base`` (the defaults) with the nested mapping's values put in, checked. Not ``complete``: more is to come, so
-    values are not held against one another yet."""
+def from_mapping(
+    tree: Mapping[str, Any], base: Config | None = None, *, complete: bool = True, stored: bool = False
+) -> Config:
+    """``base`` (the defaults) with the nested mapping's values put in, checked.
+
+    A value in ``tree`` for a key that does not exist beside the others (``head.m2`` of a linear head) is a UserError;
+    one of ``base`` is dropped: the choice that brought it has changed, or another stands in its place
+    (``schedule.epochs`` given in place of its ``schedule.samples``). complete: False where more is to come, so
+    that values are not held against one another yet. stored: what a run wrote, earlier versions with such keys too.
+    """
     base = base or Config()
-    top: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    texts: dict[str, Any] = {}
     for name, value in tree.items():
         if name in SECTIONS:
             if not isinstance(value, Mapping):
                 raise UserError(f"{name} is a section: write [{name}] and its keys below")
-            top[name] = dataclasses.replace(getattr(base, name), **_typed(name, value))
+            given |= _typed(name, value)
         elif name in ("recipe", "description"):
             if not isinstance(value, str):
                 raise UserError(f"{name}: {value!r} is not a text")
-            top[name] = value
+            texts[name] = value
         else:
             known = [*SECTIONS, "recipe", "description"]
             raise UserError(f"unknown section {name!r}{near_match(name, known)}")
-    config = dataclasses.replace(base, **top)
+    replaced = {
+        other: default_of(other) for key, value in given.items() if value for other in _instead_of(key)
+    }
+    config = _put(dataclasses.replace(base, **texts), replaced | given)
+    config = _drop_absent(config, {} if stored else given)
     check(config, together=complete)
     return config
 
@@ -43,18 +56,61 @@ def require_known(key: str) -> None:
     if key not in known:
         section, _, name = key.partition(".")
         # The likelier ones first: names that begin like this one, the same name elsewhere, those of the section.
-        near = near_match(key, [k for k in known if k.startswith(key)])
-        near = (
-            near
-            or near_match(key, [k for k in known if k.endswith(f".{name}")])
-            or near_match(key, [k for k in known if k.startswith(f"{section}.")])
-            or near_match(key, known)
+        groups = (
+            [k for k in known if k.startswith(key)],
+            [k for k in known if k.endswith(f".{name}")],
+            [k for k in known if k.startswith(f"{section}.")],
+            known,
         )
+        near = next(filter(None, (near_match(key, group) for group in groups)), "")
         raise UserError(f"unknown key {key!r}{near}; `megaclass show RECIPE --all` lists them")
 
 
+def from_text(key: str, text: str) -> Any:
+    """The value of a setting as a command line has it. UserError names the key and the value."""
+    kind = options()[key].type
+    if kind == list[float]:
+        return [_number(key, word, float) for word in text.strip("[] ").split(",") if word.strip()]
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    return text if kind is str else _number(key, text, kind)
+
+
+def _number(key: str, text: str, kind: Any) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        return _convert(key, text, kind)
+
+
+def _put(config: Config, values: Mapping[str, Any]) -> Config:
+    """``config`` with the values of these ``section.key``."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, name = key.split(".")
+        sections.setdefault(section, {})[name] = value
+    changed = {name: dataclasses.replace(getattr(config, name), **found) for name, found in sections.items()}
+    return dataclasses.replace(config, **changed)
+
+
+def _instead_of(key: str) -> list[str]:
+    """The settings that this one is given in place of: it exists where they are 0."""
+    return [other for other, wanted in conditions(key).items() if wanted == (0,)]
+
+
+def _drop_absent(config: Config, given: Mapping[str, Any]) -> Config:
+    """``config`` with the defaults where a key does not exist. UserError for one that is ``given`` another value."""
+    while dropped := {
+        key: why for key, why in absent(config).items() if value_of(config, key) != default_of(key)
+    }:
+        for key, why in dropped.items():
+            if key in given:
+                raise UserError(f"{key}: {why}")
+        config = _put(config, {key: default_of(key) for key in dropped})
+    return config
+
+
 def _typed(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {f.name: f for f in dataclasses.fields(SECTIONS[section])}
     result = {}
     for name, value in values.items():
         if (key := f"{section}.{name}") in REMOVED:
@@ -63,21 +119,21 @@ def _typed(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
                 raise UserError(f"{key}: {value!r} is no longer there; {advice}")
             continue
         require_known(key)
-        result[name] = _convert(f"{section}.{name}", value, fields[name].type)
+        field = options()[key]
+        result[key] = _convert(key, value, field.type)
+        if field.metadata["path"] and "~" in result[key]:
+            result[key] = os.pathsep.join(map(os.path.expanduser, result[key].split(os.pathsep)))
     return result
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if (
-        kind is float and number and not (isinstance(value, int) and abs(value) >> 1023)
-    ):  # those are no floats
+    too_long = isinstance(value, int) and bool(abs(value) >> 1023)  # for a float
+    if kind is float and number and not too_long:
         return float(value)
     if kind == list[float] and isinstance(value, list):
         return [_convert(key, v, float) for v in value]
     if kind in (int, bool, str) and type(value) is kind:
         return value
-    wanted = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}.get(
-        kind, "a list of numbers"
-    )
-    raise UserError(f"{key}: {value!r} is not {wanted}")
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    raise UserError(f"{key}: {value!r} is not {names.get(kind, 'a list of numbers')}")

@@ -28,17 +28,18 @@ def find_recipe(name: str) -> Path:
     return _located(name)[0]
 
 
-def load_recipe(name: str, *, complete: bool = True) -> Config:
+def load_recipe(name: str, *, complete: bool = True, stored: bool = False) -> Config:
     """Read and check a recipe, every variant of its file included. UserError names the file and the key that is wrong.
 
-    name: an embedded recipe, ``FILE.toml``, or ``FILE.toml:VARIANT``. Not ``complete``: as for ``from_mapping``.
+    name: an embedded recipe, ``FILE.toml``, or ``FILE.toml:VARIANT``. complete, stored: as for
+    :func:`~megaclass.config.reading.from_mapping`.
     """
     path, variant = _located(name)
     tree = _read(path)
     variants = tree.pop("variants", {})
     at = ""
     try:
-        base = from_mapping({"recipe": path.stem} | tree, complete=complete and not variant)
+        base = from_mapping({"recipe": path.stem} | tree, complete=complete and not variant, stored=stored)
         if variant and variant not in variants:
             raise UserError(f"no variant {variant!r}{near_match(variant, list(variants))}")
         found = {"": base}
@@ -81,7 +82,7 @@ def _embedded() -> dict[str, tuple[Path, str]]:
 
 def _read(path: Path) -> Tree:
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (
         ValueError,
         RecursionError,

@@ -1,47 +1,79 @@
-"""What can be set: a frozen dataclass for each section, every field with its documentation and its limits."""
+"""What can be set: a frozen dataclass for each section, every field with its documentation and its limits.
+
+Some settings choose what else can be set: ``head.kind`` a margin head or a linear one, ``data.source`` a kind of data
+set, ``schedule.kind`` a decay. A field says by ``only`` where it exists: elsewhere it cannot be given, is not written,
+and keeps its default.
+"""
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+SET: tuple[Any, ...] = ()  # in ``only``: any value but 0, false and the empty text
+Only = Mapping[str, tuple[Any, ...]]
 
 
 def option(
     default: Any,
     doc: str,
-    *,
-    choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
+    *,
+    choices: tuple[Any, ...] = (),
     interval: bool = False,
+    path: bool = False,
+    only: Only | None = None,
 ) -> Any:
-    """A documented field; ``low`` and ``high`` are inclusive limits, of each element for a list. An
-    ``interval`` is a list of a lowest and a highest number."""
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "interval": interval}
+    """A documented field.
+
+    low, high: inclusive limits, of each element for a list; the default is allowed beside them. interval: a list of a
+    lowest and a highest number. path: one path, or several with ``:`` between. only: the field exists where each of
+    these keys has one of these values.
+    """
+    limits = {"choices": choices, "low": low, "high": high, "interval": interval}
+    metadata = {"doc": doc, "path": path, "only": only, **limits}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+MARGIN: Only = {"head.kind": ("margin",)}
+COMBINED: Only = {**MARGIN, "head.margin": ("combined",)}
+LINEAR: Only = {"head.kind": ("linear",)}
+IMAGES: Only = {"data.source": ("glyphs", "records", "folder")}
+GROWING: Only = {"data.start_size": SET}
+SCALED_LR: Only = {"optim.lr_batch_size": SET}
+LOW_PRECISION: Only = {"precision.compute": ("auto", "bf16", "fp16")}
+MULTISTEP: Only = {"schedule.kind": ("multistep",)}
+LOW_RESOLUTION: Only = {"augment.low_resolution_probability": SET}
+LIGHT: Only = {"augment.light_probability": SET}
+COLOUR: Only = {"augment.colour_probability": SET}
+MEASURED: Only = {"evaluate.task": ("verification", "classification")}
+PAIRS: Only = {"evaluate.task": ("verification", "none")}  # none: `megaclass evaluate` measures later
+CLASSES: Only = {"evaluate.task": ("classification", "none")}
+DRAWN_PAIRS: Only = {**PAIRS, "evaluate.pairs_file": ("",)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """Where a run lives and how it reports."""
 
-    output: str = option("", "run directory; empty: the next free runs/<recipe>-NNN")
-    seed: int = option(0, "seed of weights, order of samples, augmentation and sampling", low=0)
+    output: str = option("", "run directory; empty: the next free runs/<recipe>-NNN", path=True)
+    seed: int = option(0, "seed of weights, order of samples, augmentation and sampling", 0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     deterministic: bool = option(False, "ask PyTorch for deterministic kernels (slower on a GPU)")
     threads: int = option(
-        0,
-        "CPU threads per process; 0: OMP_NUM_THREADS, or the cores shared by the processes of a machine",
-        low=0,
+        0, "CPU threads per process; 0: OMP_NUM_THREADS, or the cores shared by the processes of a machine", 0
     )
-    log_every: int = option(20, "steps between log lines", low=1)
-    checkpoint_every: int = option(0, "steps between checkpoints; 0: at evaluations and at the end", low=0)
-    keep_last: int = option(2, "how many of the latest checkpoints stay, besides the best", low=1)
-    max_skipped: int = option(10, "stop after so many steps in a row with a non-finite gradient", low=1)
-    timeout_s: float = option(600.0, "seconds until a rank that waits for another gives up", low=1)
+    log_every: int = option(20, "steps between log lines", 1)
+    checkpoint_every: int = option(0, "steps between checkpoints; 0: at evaluations and at the end", 0)
+    keep_last: int = option(2, "how many of the latest checkpoints stay, besides the best", 1)
+    max_skipped: int = option(10, "stop after so many steps in a row with a non-finite gradient", 1)
+    timeout_s: float = option(600.0, "seconds until a rank that waits for another gives up", 1)
     heartbeat_s: float = option(
-        30.0, "several ranks: seconds of silence after which a rank counts as lost; 0: never", low=0
+        30.0, "several ranks: seconds of silence after which a rank counts as lost; 0: never", 0
     )
     tensorboard: bool = option(True, "write TensorBoard events too, where tensorboard is installed")
 
@@ -53,69 +85,78 @@ class Data:
     source: str = option("glyphs", "kind of data set", choices=("glyphs", "records", "folder", "synthetic"))
     path: str = option(
         "",
-        "records: directory with train.rec and train.idx; folder: one directory per class; several: with ':' between",
+        "records: directory with train.rec; folder: one directory per class; several: with ':' between",
+        path=True,
+        only=IMAGES,
     )
-    num_classes: int = option(0, "number of classes; 0: as the data says", low=0)
-    num_samples: int = option(1_000_000, "synthetic: images per epoch", low=1)
-    held_out: int = option(400, "glyphs: characters kept for verification", low=2)
-    image_size: int = option(
-        112, "height and width of the images that the backbone sees, pixels", low=8, high=2048
-    )
-    start_size: int = option(
-        0, "progressive resizing: height and width at the start; 0: image_size throughout", low=0, high=2048
-    )
+    num_classes: int = option(0, "number of classes; 0: as the data says", 0)
+    num_samples: int = option(1_000_000, "images per epoch", 1, only={"data.source": ("synthetic",)})
+    held_out: int = option(400, "characters kept for verification", 2, only={"data.source": ("glyphs",)})
+    image_size: int = option(112, "height and width of the images that the backbone sees, pixels", 8, 2048)
+    start_size: int = option(0, "progressive resizing: height and width at the start; 0: as later", 8, 2048)
     full_size_at: float = option(
-        0.75, "progressive resizing: fraction of the run after which images have image_size", low=0, high=1
+        0.75, "fraction of the run after which images have image_size", 0, 1, only=GROWING
     )
-    global_batch_size: int = option(128, "images per optimizer step, over all ranks and micro-batches", low=1)
-    accumulation: int = option(1, "micro-batches per optimizer step", low=1)
+    global_batch_size: int = option(128, "images per optimizer step, over all ranks and micro-batches", 1)
+    accumulation: int = option(1, "micro-batches per optimizer step", 1)
     orientations: int = option(
         1,
-        "1; 2 or 4: quarter turns of a class are classes too; 8: their mirror images as well",
-        low=1,
-        high=8,
+        "2 or 4: quarter turns of a class are classes too; 8: their mirror images as well",
+        choices=(1, 2, 4, 8),
+        only=IMAGES,
     )
-    normalise: str = option("symmetric", "pixel values to [-1, 1], or by ImageNet's mean and deviation",
-                            choices=("symmetric", "imagenet"))  # fmt: skip
-    workers: int = option(0, "decoding threads per process; 0: one per CPU core of the process", low=0)
+    normalise: str = option(
+        "symmetric",
+        "pixel values to [-1, 1], or by ImageNet's mean and deviation",
+        choices=("symmetric", "imagenet"),
+    )
+    workers: int = option(0, "decoding threads per process; 0: one per CPU core of the process", 0)
     on_error: str = option(
-        "fail", "a damaged image ends the run, or is replaced and counted", choices=("fail", "skip")
+        "fail", "a damaged image ends the run, or is replaced", choices=("fail", "skip"), only=IMAGES
     )
-    loader: str = option("threads", "what decodes: threads of ours, or NVIDIA's DALI (crop, flip and resize only)",
-                         choices=("threads", "dali"))  # fmt: skip
+    loader: str = option(
+        "threads",
+        "what decodes: threads of ours, or NVIDIA's DALI (crop, flip and resize only)",
+        choices=("threads", "dali"),
+        only=IMAGES,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
     """Random changes of training images; each one is drawn from (seed, number of the sample) alone."""
 
+    only: ClassVar[Only] = IMAGES
+
     flip: bool = option(False, "mirror left-right with probability 1/2 (faces, photographs; not characters)")
-    rotate_degrees: float = option(0.0, "rotation, drawn from +- this many degrees", low=0, high=180)
-    scale: float = option(0.0, "size, drawn from 1 +- this", low=0, high=0.9)
-    translate: float = option(0.0, "shift, drawn from +- this fraction of the image", low=0, high=1)
-    shear_degrees: float = option(0.0, "shear, drawn from +- this many degrees", low=0, high=60)
-    stretch: float = option(
-        0.0, "wider and lower, or higher and narrower, by up to this share", low=0, high=0.9
+    rotate_degrees: float = option(0.0, "rotation, drawn from +- this many degrees", 0, 180)
+    scale: float = option(0.0, "size, drawn from 1 +- this", 0, 0.9)
+    translate: float = option(0.0, "shift, drawn from +- this fraction of the image", 0, 1)
+    shear_degrees: float = option(0.0, "shear, drawn from +- this many degrees", 0, 60)
+    stretch: float = option(0.0, "wider and lower, or higher and narrower, by up to this share", 0, 0.9)
+    crop_scale_min: float = option(1.0, "random resized crop: smallest area fraction; 1: no crop", 0.01, 1)
+    low_resolution_probability: float = option(0.0, "share of images scaled down and up again", 0, 1)
+    low_resolution: list[float] = option(
+        [0.5, 0.8], "side on the way, as a share", 0.01, 1, interval=True, only=LOW_RESOLUTION
     )
-    crop_scale_min: float = option(
-        1.0, "random resized crop: smallest area fraction; 1: no crop", low=0.01, high=1
+    blur_probability: float = option(0.0, "share of images under a Gaussian blur", 0, 1)
+    blur_radius: int = option(
+        2, "pixels either side, drawn from 1 to this", 1, 64, only={"augment.blur_probability": SET}
     )
-    low_resolution_probability: float = option(0.0, "share of images scaled down and up again", low=0, high=1)
-    low_resolution: list[float] = option([0.5, 0.8], "side of such an image on the way, as a share",
-                                         low=0.01, high=1, interval=True)  # fmt: skip
-    blur_probability: float = option(0.0, "share of images under a Gaussian blur", low=0, high=1)
-    blur_radius: int = option(2, "of the blur: pixels either side, drawn from 1 to this", low=1, high=64)
-    light_probability: float = option(0.0, "share of images with another brightness and contrast",
-                                      low=0, high=1)  # fmt: skip
-    brightness: list[float] = option([0.8, 1.2], "factor of all values", low=0, high=10, interval=True)
-    contrast: list[float] = option([0.8, 1.2], "factor of distances from mid-grey",
-                                   low=0, high=10, interval=True)  # fmt: skip
-    colour_probability: float = option(0.0, "share of images with another hue and saturation", low=0, high=1)
-    hue_degrees: list[float] = option([0.0, 20.0], "turn of the hue", low=-180, high=180, interval=True)
-    saturation: list[float] = option([1.0, 1.2], "factor of the saturation", low=0, high=10, interval=True)
-    grey_probability: float = option(0.0, "share of images without colour", low=0, high=1)
-    mixup: float = option(0.0, "linear head: alpha of the Beta distribution that mixes pairs of images; 0: none",
-                          low=0, high=100)  # fmt: skip
+    light_probability: float = option(0.0, "share of images with another brightness and contrast", 0, 1)
+    brightness: list[float] = option([0.8, 1.2], "factor of all values", 0, 10, interval=True, only=LIGHT)
+    contrast: list[float] = option(
+        [0.8, 1.2], "factor of distances from mid-grey", 0, 10, interval=True, only=LIGHT
+    )
+    colour_probability: float = option(0.0, "share of images with another hue and saturation", 0, 1)
+    hue_degrees: list[float] = option([0.0, 20.0], "turn of the hue", -180, 180, interval=True, only=COLOUR)
+    saturation: list[float] = option(
+        [1.0, 1.2], "factor of the saturation", 0, 10, interval=True, only=COLOUR
+    )
+    grey_probability: float = option(0.0, "share of images without colour", 0, 1)
+    mixup: float = option(
+        0.0, "alpha of the Beta distribution that mixes pairs of images; 0: none", 0, 100, only=LINEAR
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,20 +164,21 @@ class Model:
     """The backbone."""
 
     name: str = option("iresnet50", "backbone; `megaclass recipes` lists the names")
-    embedding_dim: int = option(512, "columns of an embedding (fixed by the model for resnet50: 2048)", low=1)
-    width: int = option(64, "channels of the first stage; later stages scale with it", low=8)
-    dropout: float = option(0.0, "dropout before the embedding", low=0, high=0.95)
-    stem: str = option("imagenet", "resnet: 7x7 stride 2 and pooling, or 3x3 for small images",
-                       choices=("imagenet", "small"))  # fmt: skip
+    embedding_dim: int = option(512, "columns of an embedding (fixed by the model for resnet50: 2048)", 1)
+    width: int = option(64, "channels of the first stage; later stages scale with it", 8)
+    dropout: float = option(0.0, "dropout before the embedding", 0, 0.95)
+    stem: str = option(
+        "imagenet", "resnet: 7x7 stride 2 and pooling, or 3x3 for small images", choices=("imagenet", "small")
+    )
     checkpoint_activations: bool = option(False, "recompute activations in backward: less memory, more time")
     checkpoint_stages: list[float] = option(
-        [1.0, 2.0, 3.0, 4.0], "of these stages, where checkpoint_activations is true", low=1, high=4
+        [1.0, 2.0, 3.0, 4.0], "of these stages", 1, 4, only={"model.checkpoint_activations": SET}
     )
-    drop_path: float = option(0.0, "vit: share of images that skip a residual branch", low=0, high=0.95)
-    mask_ratio: float = option(0.0, "vit: share of patches left out in training", low=0, high=0.95)
+    drop_path: float = option(0.0, "vit: share of images that skip a residual branch", 0, 0.95)
+    mask_ratio: float = option(0.0, "vit: share of patches left out in training", 0, 0.95)
     sync_norm: bool = option(False, "batch statistics over all ranks: results do not depend on their number")
     weights: str = option(
-        "", "start from these backbone weights (.pt of arcface_torch or torchvision, or ours)"
+        "", "start from these backbone weights (.pt of arcface_torch or torchvision, or ours)", path=True
     )
 
 
@@ -144,48 +186,50 @@ class Model:
 class Head:
     """What turns embeddings and labels into a loss."""
 
-    kind: str = option("margin", "margin: identities; linear: classification", choices=("margin", "linear"))
+    only: ClassVar[Only] = MARGIN
+
+    kind: str = option(
+        "margin", "margin: identities; linear: classification", choices=("margin", "linear"), only={}
+    )
     margin: str = option("combined", "combined: of m1, m2, m3; arcface, cosface, sphereface: as published")
-    m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", low=0.1, high=4)
-    m2: float = option(0.5, "ArcFace: 0.5", low=0, high=2)
-    m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", low=0, high=1)
-    scale: float = option(64.0, "length that the embeddings are scaled to", low=1, high=75)
-    gradient: str = option("straight_through", "of the margin; straight_through is what arcface_torch trains with",
-                           choices=("straight_through", "exact"))  # fmt: skip
+    m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", 0.1, 4, only=COMBINED)
+    m2: float = option(0.5, "ArcFace: 0.5", 0, 2, only=COMBINED)
+    m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", 0, 1, only=COMBINED)
+    scale: float = option(64.0, "length that the embeddings are scaled to", 1, 75)
+    gradient: str = option(
+        "straight_through",
+        "arcface_torch trains with straight_through",
+        choices=("straight_through", "exact"),
+    )
     filter_threshold: float = option(
-        0.0, "negatives with a cosine above this leave the sum; 0: none do", low=-1, high=1
+        0.0, "negatives with a cosine above this leave the sum; 0: none do", -1, 1
     )
-    sample_rate: float = option(
-        1.0, "fraction of the classes scored in a step (Partial FC)", low=1e-9, high=1
-    )
+    sample_rate: float = option(1.0, "fraction of the classes scored in a step (Partial FC)", 1e-9, 1)
     parallelism: str = option(
         "model", "classes sharded over ranks, or all on each", choices=("model", "data")
     )
     shard_group: str = option(
         "world",
-        "model parallel: classes sharded over all ranks, or over those of a node, each node with all classes",
+        "classes sharded over all ranks, or over those of a node, each node with all classes",
         choices=("world", "node"),
+        only={**MARGIN, "head.parallelism": ("model",)},
     )
     precision: str = option(
         "fp32", "operands of the head's products; logits are fp32", choices=("fp32", "tf32", "bf16")
     )
     storage: str = option(
         "fp32",
-        "of centres and momentum; int8_rowwise: 8 bits and a scale a row, no momentum matrix (docs/heads.md)",
+        "of centres and momentum; int8_rowwise: 8 bits and a scale a row, no momentum matrix",
         choices=("fp32", "bf16", "int8_rowwise"),
     )
     kernels: str = option(
-        "auto",
-        "triton, or plain torch; auto: Triton on CUDA where it works",
-        choices=("auto", "triton", "torch"),
+        "auto", "auto: Triton on CUDA where it works, else torch", choices=("auto", "triton", "torch")
     )
     weights: str = option(
-        "", "start from these centres: a directory of arcface_torch's checkpoint_gpu_RANK.pt files"
+        "", "start from these centres: a directory of arcface_torch's checkpoint_gpu_RANK.pt files", path=True
     )
-    tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 16 on a CPU, 256 on a GPU", low=0)
-    label_smoothing: float = option(
-        0.0, "linear head: share of the target spread over all classes", low=0, high=0.9
-    )
+    tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 16 on a CPU, 256 on a GPU", 0)
+    label_smoothing: float = option(0.0, "share of the target spread over all classes", 0, 0.9, only=LINEAR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,46 +239,49 @@ class Optim:
     name: str = option(
         "sgd", "optimizer of the backbone (the margin head uses SGD)", choices=("sgd", "lars", "adamw")
     )
-    lr: float = option(0.1, "base learning rate, for lr_batch_size images a step", low=0)
+    lr: float = option(0.1, "base learning rate, for lr_batch_size images a step", 0)
     lr_batch_size: int = option(
-        0, "images a step that lr is meant for; it is scaled to data.global_batch_size; 0: lr as it is", low=0
+        0, "images a step that lr is meant for; it is scaled to data.global_batch_size; 0: lr as it is", 0
     )
-    lr_scaling: str = option("linear", "lr grows as the batch, or as its square root",
-                             choices=("linear", "sqrt"))  # fmt: skip
-    head_lr_factor: float = option(1.0, "the margin head's learning rate over the backbone's", low=0)
-    momentum: float = option(0.9, "momentum of SGD; first beta of AdamW", low=0, high=0.9999)
-    weight_decay: float = option(5e-4, "weight decay of backbone and head", low=0)
+    lr_scaling: str = option(
+        "linear", "lr grows as the batch or its square root", choices=("linear", "sqrt"), only=SCALED_LR
+    )
+    head_lr_factor: float = option(1.0, "the margin head's learning rate over the backbone's", 0, only=MARGIN)
+    momentum: float = option(0.9, "momentum of SGD; first beta of AdamW", 0, 0.9999)
+    weight_decay: float = option(5e-4, "weight decay of backbone and head", 0)
     decay_norms: bool = option(False, "weight decay on norm parameters and biases too (arcface_torch: true)")
-    trust: float = option(0.001, "lars: step of a layer over the norm of its weights, at lr 1", low=1e-6)
-    ema_decay: float = option(
-        0.0,
-        "exponential moving average of the weights, evaluated in their place; 0: none",
-        low=0,
-        high=0.999999,
+    trust: float = option(
+        0.001, "step of a layer over the norm of its weights, at lr 1", 1e-6, only={"optim.name": ("lars",)}
     )
-    clip_grad_norm: float = option(5.0, "largest norm of the backbone's gradient; 0: no clipping", low=0)
+    ema_decay: float = option(
+        0.0, "exponential moving average of the weights, evaluated in their place; 0: none", 0, 0.999999
+    )
+    clip_grad_norm: float = option(5.0, "largest norm of the backbone's gradient; 0: no clipping", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How long, and the learning rate on the way."""
 
-    epochs: float = option(20.0, "passes over the training set", low=0, high=1e6)
-    samples: int = option(0, "images, instead of epochs, where above 0", low=0, high=10**15)
-    steps: int = option(0, "optimizer steps, instead of epochs or samples, where above 0", low=0)
-    kind: str = option("polynomial", "decay after the warm-up",
-                       choices=("constant", "polynomial", "cosine", "multistep"))  # fmt: skip
-    warmup: float = option(0.0, "linear warm-up, as a fraction of the run", low=0, high=1)
-    warmup_epochs: float = option(
-        0.0, "linear warm-up in epochs, instead of a fraction, where above 0", low=0, high=1e6
+    epochs: float = option(
+        20.0, "passes over the training set", 0, 1e6, only={"schedule.steps": (0,), "schedule.samples": (0,)}
     )
+    samples: int = option(0, "images, instead of epochs", 0, 10**15, only={"schedule.steps": (0,)})
+    steps: int = option(0, "optimizer steps, instead of epochs or samples", 0)
+    kind: str = option(
+        "polynomial", "decay after the warm-up", choices=("constant", "polynomial", "cosine", "multistep")
+    )
+    warmup: float = option(
+        0.0, "linear warm-up, as a fraction of the run", 0, 1, only={"schedule.warmup_epochs": (0,)}
+    )
+    warmup_epochs: float = option(0.0, "linear warm-up in epochs, instead of a fraction", 0, 1e6)
     power: float = option(
-        1.0, "polynomial: power of the decay; 1, a straight line, is arcface_torch's", low=0.01
+        1.0, "power of the decay; arcface_torch: 1", 0.01, only={"schedule.kind": ("polynomial",)}
     )
-    milestones: list[float] = option([0.33, 0.66, 0.9], "multistep: fractions of the run", low=0, high=1)
-    gamma: float = option(0.1, "multistep: factor at a milestone", low=0.0001, high=1)
+    milestones: list[float] = option([0.33, 0.66, 0.9], "fractions of the run", 0, 1, only=MULTISTEP)
+    gamma: float = option(0.1, "factor at a milestone", 0.0001, 1, only=MULTISTEP)
     final_factor: float = option(
-        0.0, "polynomial, cosine: learning rate at the end over the base", low=0, high=1
+        0.0, "learning rate at the end over the base", 0, 1, only={"schedule.kind": ("polynomial", "cosine")}
     )
 
 
@@ -242,16 +289,19 @@ class Schedule:
 class Precision:
     """Arithmetic of the backbone."""
 
-    compute: str = option("auto", "auto: bf16 where the hardware has it, else fp32",
-                          choices=("auto", "fp32", "tf32", "bf16", "fp16"))  # fmt: skip
-    tf32: bool = option(False, "fp16, bf16: products that stay in fp32 may use tf32 (CUDA)")
+    compute: str = option(
+        "auto",
+        "auto: bf16 where the hardware has it, else fp32",
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+    )
+    tf32: bool = option(False, "CUDA: products that stay in fp32 may use tf32", only=LOW_PRECISION)
     channels_last: bool = option(True, "NHWC memory format, faster in low precision")
-    init_scale: float = option(65536.0, "fp16: first loss scale", low=1)
+    init_scale: float = option(65536.0, "first loss scale", 1, only={"precision.compute": ("fp16",)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What a step costs: the same numbers sooner, but for compression. docs/performance.md says where each one wins."""
+    """What a step costs: the same numbers sooner, but for compression."""
 
     compile: str = option(
         "auto",
@@ -263,13 +313,16 @@ class Speed:
         True, "CPU: keep freed memory for the next step (glibc); the process stays as large as it once was"
     )
     overlap_head: bool = option(
-        False, "several ranks: update the class centres while the backbone's last gradients travel"
+        False,
+        "several ranks: update the class centres while the backbone's last gradients travel",
+        only=MARGIN,
     )
     bucket_mb: float = option(
-        0.0, "several ranks: gradients that travel together, MB; 0: as PyTorch has it, 1 and then 25", low=0
+        0.0, "several ranks: gradients that travel together, MB; 0: as PyTorch has it, 1 and then 25", 0
     )
-    gradient_compression: str = option("none", "of the backbone's gradients as they travel",
-                                       choices=("none", "fp16", "bf16"))  # fmt: skip
+    gradient_compression: str = option(
+        "none", "of the backbone's gradients as they travel", choices=("none", "fp16", "bf16")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,22 +330,30 @@ class Evaluate:
     """What is measured during and after training."""
 
     task: str = option("verification", "what to measure", choices=("none", "verification", "classification"))
-    path: str = option("", "data set to evaluate on, or .bin files with ':' between; glyphs make their own")
-    every: int = option(0, "steps between evaluations; 0: only at the end", low=0)
-    every_epochs: float = option(
-        0.0, "epochs between evaluations, instead of steps, where above 0", low=0, high=1e6
+    path: str = option(
+        "",
+        "data set to evaluate on, or .bin files with ':' between; glyphs make their own",
+        path=True,
+        only=MEASURED,
     )
-    batch_size: int = option(256, "images per evaluation batch and rank", low=1)
+    every: int = option(
+        0,
+        "steps between evaluations; 0: only at the end",
+        0,
+        only={**MEASURED, "evaluate.every_epochs": (0,)},
+    )
+    every_epochs: float = option(0.0, "epochs between evaluations, instead of steps", 0, 1e6, only=MEASURED)
+    batch_size: int = option(256, "images per evaluation batch and rank", 1)
     flip: bool = option(False, "verification: add the embedding of the mirrored image (faces)")
-    pairs: int = option(6000, "verification: pairs drawn, half of them the same identity", low=20)
-    pairs_file: str = option("", "verification: a pairs.txt, for images or records under path")
-    folds: int = option(10, "verification: folds of the threshold's cross-validation", low=2)
-    ways: int = option(20, "one-shot: classes per episode", low=2)
-    episodes: int = option(2000, "one-shot: episodes; 0: no one-shot accuracy", low=0)
-    image_size: int = option(0, "height and width of evaluated images; 0: data.image_size", low=0, high=2048)
-    resize: int = option(
-        0, "classification: shorter side before the centre crop; 0: resize to the square", low=0
+    pairs: int = option(
+        6000, "pairs drawn, half of them the same identity; a .bin brings its own", 20, only=DRAWN_PAIRS
     )
+    pairs_file: str = option("", "a pairs.txt, for images or records under path", path=True, only=PAIRS)
+    folds: int = option(10, "folds of the threshold's cross-validation", 2, only=DRAWN_PAIRS)
+    ways: int = option(20, "one-shot: classes per episode", 2, only=DRAWN_PAIRS)
+    episodes: int = option(2000, "one-shot: episodes; 0: no one-shot accuracy", 0, only=DRAWN_PAIRS)
+    image_size: int = option(0, "height and width of evaluated images; 0: data.image_size", 8, 2048)
+    resize: int = option(0, "shorter side before the centre crop; 0: none", 0, only=CLASSES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,6 +381,14 @@ SECTIONS: dict[str, type] = {
 }
 
 
+@functools.cache
 def options() -> dict[str, dataclasses.Field]:
     """Every ``section.key`` with its field, in the order of the file."""
     return {f"{s}.{f.name}": f for s, section in SECTIONS.items() for f in dataclasses.fields(section)}
+
+
+def conditions(key: str) -> Only:
+    """Where ``section.key`` exists: the keys that it depends on, and their values that it exists beside."""
+    section = SECTIONS[key.partition(".")[0]]
+    only = options()[key].metadata["only"]
+    return getattr(section, "only", {}) if only is None else only

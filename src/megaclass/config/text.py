@@ -4,34 +4,40 @@ import dataclasses
 import json
 from typing import Any
 
-from megaclass.config.sections import SECTIONS, Config
+from megaclass.config.checks import absent, value_of
+from megaclass.config.sections import Config, options
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """Every ``section.key`` that has another value, with both."""
+    values = {key: (value_of(before, key), value_of(after, key)) for key in options()}
+    return {key: (old, new) for key, (old, new) in values.items() if old != new}
+
+
 def to_toml(config: Config, *, only_changed: bool = False, docs: bool = False) -> str:
-    """The configuration as TOML: complete, or what differs from the defaults; optionally commented."""
-    default = Config()
+    """The configuration as TOML: every key that exists in it, or what differs from the defaults; optionally
+    commented."""
     lines = [f"{name} = {_literal(getattr(config, name))}" for name in ("recipe", "description")]
-    for section_name, section in SECTIONS.items():
-        ours, theirs = getattr(config, section_name), getattr(default, section_name)
-        body = []
-        for f in dataclasses.fields(section):
-            value = getattr(ours, f.name)
-            if not only_changed or value != getattr(theirs, f.name):
-                comment = f"  # {documented(f)}" if docs else ""
-                body.append(f"{f.name} = {_literal(value)}{comment}")
-        if body:
-            lines += ["", f"[{section_name}]", *body]
+    absent_keys, changed, last = absent(config), differences(Config(), config), ""
+    for key, f in options().items():
+        section, name = key.split(".")
+        if key in (absent_keys if not only_changed else options().keys() - changed):
+            continue
+        lines += ["", f"[{section}]"] * (section != last)
+        lines.append(f"{name} = {_literal(value_of(config, key))}{f'  # {documented(f)}' if docs else ''}")
+        last = section
     return "\n".join(lines) + "\n"
 
 
 def documented(f: dataclasses.Field) -> str:
     """One line about an option: what it means, and its choices or bounds where it has any."""
-    choices = ("lowest, highest",) if f.metadata["interval"] else f.metadata["choices"]
-    return f.metadata["doc"] + (f" ({' | '.join(choices)})" if choices else "")
+    choices = ("lowest, highest",) if f.metadata["interval"] else map(str, f.metadata["choices"])
+    named = " | ".join(choices)
+    return f.metadata["doc"] + (f" ({named})" if named else "")
 
 
 def _literal(value: Any) -> str:

@@ -46,7 +46,10 @@ def to_rank_files(
 
 def _from_run(run_dir: Path, which: str) -> tuple[dict[str, Any], Rows, int, int]:
     """What a checkpoint of a run holds, its rows, the number of classes and of the ranks that wrote it."""
-    config, stored = load_recipe(str(RunDirectory(run_dir).config)), find_checkpoint(run_dir, which)
+    config, stored = (
+        load_recipe(str(RunDirectory(run_dir).config), stored=True),
+        find_checkpoint(run_dir, which),
+    )
     if "head/weight" not in stored.sharded:
         raise UserError(f"{stored.path}: the run has a linear head; only a margin head is exported")
     num_classes, dim = stored.sharded["head/weight"].shape

@@ -1,268 +1,188 @@
 """An earlier and a later measurement of the same cases: what has become slower, and what needs more memory."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
-
 from megaclass.errors import UserError
-from megaclass.report.page.casecolumns import split_case
-from megaclass.report.page.machines import identity
-from megaclass.report.page.measures import steps
-from megaclass.report.page.words import HOW_OFTEN, case_text, changes, digits, key_of, number
-from megaclass.results.rows import Row
-from megaclass.results.verdict import BUSY_PERCENT, FASTER, SLOWER, UNCLEAR, Steps, Verdict, judge
+from megaclass.report.machines import IDENTITY
+from megaclass.report.sources import Source, steps_of
+from megaclass.report.table import Cell, Column, Line, Table, printable
+from megaclass.report.tables import case_columns, number_cell
+from megaclass.report.words import case_text, changes, effort, key_of, number
+from megaclass.results.verdict import FASTER, SLOWER, UNCLEAR, Verdict, judge
 
-# What machines.identity holds, in its order.
-_MACHINE = ("system", "cpu", "cpu_threads", "memory in GiB", "gpu", "gpu_count")
-_STYLES = {SLOWER: "bold red", FASTER: "green"}
+THRESHOLD = 0.05
+_LOST = "no longer measured"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A case of both measurements, ``ok`` in the earlier. verdict: None where it is not in the later one."""
+    """A case that was ``ok`` in the earlier measurement. later: None where it is not in the later one at all.
+    verdict: None where that came to no number. reason: why, for a person."""
 
-    earlier: Row
-    later: Row
-    verdict: Verdict | None
-
-    @property
-    def slower(self) -> bool:
-        """Or came to no number."""
-        return self.verdict is None or self.verdict.word == SLOWER
+    earlier: Source
+    later: Source | None
+    verdict: Verdict | None = None
+    reason: str = ""
 
     @property
-    def unclear(self) -> bool:
-        return self.verdict is not None and self.verdict.word == UNCLEAR
+    def word(self) -> str:
+        return self.verdict.word if self.verdict else _LOST
 
     @property
     def memory_ratio(self) -> float | None:
         """Of the GPU, or that of the process on a CPU; None where either did not measure it."""
-        for name in ("allocated", "process"):
-            before, after = (number(row.memory_mb.get(name)) for row in (self.earlier, self.later))
+        for name in ("allocated", "process") if self.later else ():
+            before, after = (number(s.row.memory_mb.get(name)) for s in (self.earlier, self.later) if s)
             if before is not None and after is not None and before > 0:
                 return after / before
         return None
 
-    def needs_more(self, threshold: float) -> bool:
-        return self.memory_ratio is not None and self.memory_ratio > 1 + threshold
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A case that was ``ok`` in the earlier measurement and is not in the later one. reason: why, for a person.
-    rescaled: what was asked for was measured, at another size."""
-
-    earlier: Row
-    reason: str
-    rescaled: bool = False
+    def needs_more(self, threshold: float | None) -> bool:
+        return threshold is not None and (self.memory_ratio or 0.0) > 1 + threshold
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """missing: the ``ok`` cases that only the earlier measurement has. only_later: how many only the later one has."""
+    """only_later: how many cases only the later measurement has."""
 
     pairs: list[Pair]
-    missing: list[Missing]
     only_later: int
 
+    @property
+    def missing(self) -> list[Pair]:
+        return [pair for pair in self.pairs if pair.later is None]
 
-def compare_rows(
-    earlier: Iterable[Row], later: Iterable[Row], threshold: float = 0.05, *, other_machine: bool = False
+
+def compare_sources(
+    earlier: Iterable[Source],
+    later: Iterable[Source],
+    threshold: float = THRESHOLD,
+    *,
+    other_machine: bool = False,
 ) -> Comparison:
     """Match the cases of both and judge each, in the order of ``earlier``.
 
     threshold: the part by which a step may be longer. other_machine: rows of different machines are compared too.
     Of several rows of a case the last that is ``ok`` counts. UserError: no case in common, different machines.
     """
-    before = {name: row for name, row in _last(earlier).items() if row.status == "ok"}
+    before = {key: source for key, source in _last(earlier).items() if source.ok}
     after = _last(later)
-    matched = {name: found for name, row in before.items() if (found := _match(name, row, after))}
-    new = [row for name, row in after.items() if row.status == "ok" and name not in before]
-    missing = [_missing(row, new) for name, row in before.items() if name not in matched]
-    if not matched:
+    new = [source for key, source in after.items() if source.ok and key not in before]
+    pairs = []
+    for key, source in before.items():
+        found = after.get(key) or _ended(source, after.values())
+        if found and not other_machine:
+            _require_same_machine(source, found)
+        if found is None:
+            pairs.append(Pair(source, None, None, f"{_LOST}: {_why_missing(source, new)}"))
+        elif not found.ok:
+            pairs.append(Pair(source, found, None, f"{found.row.status}: {found.row.reason}"))
+        else:
+            steps = [_steps(one) for one in (source, found)]
+            pairs.append(Pair(source, found, judge(steps[0], steps[1], threshold)))
+    comparison = Comparison(pairs, len(new))
+    if len(comparison.missing) == len(pairs):
         counts = f"{_counted(len(before), 'case')} earlier, {_counted(len(after), 'case')} later"
         raise UserError(
             f"no case in common: {counts}; a case is the same where benchmark, implementation and every parameter are, "
-            f"but for how often it is measured{_rescaled(missing)}"
+            f"but for how often it is measured{printable(''.join(f'; {p.reason}' for p in pairs[:1]))}"
         )
-    pairs = []
-    for name, found in matched.items():
-        if not other_machine:
-            _require_same_machine(before[name], found)
-        lost = found.status != "ok"
-        pairs.append(
-            Pair(before[name], found, None if lost else judge(_steps(before[name]), _steps(found), threshold))
-        )
-    return Comparison(pairs, missing, len(new))
+    return comparison
 
 
-def _last(rows: Iterable[Row]) -> dict[str, Row]:
+def _last(sources: Iterable[Source]) -> dict[str, Source]:
     """By case: the last row that is ``ok``, else the last."""
-    found: dict[str, Row] = {}
-    for row in rows:
-        name = _name(row, row.case)
-        if row.status == "ok" or name not in found or found[name].status != "ok":
-            found[name] = row
+    found: dict[str, Source] = {}
+    for source in sources:
+        if source.ok or source.case_key not in found or not found[source.case_key].ok:
+            found[source.case_key] = source
     return found
 
 
-def _name(row: Row, case: Mapping[str, Any]) -> str:
-    """Equal for what is compared: how many steps there are to judge by is for the verdict to say."""
-    return key_of({"benchmark": row.benchmark, "by": row.implementation, "case": _what(case)})
+def _what(case: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in case.items() if key not in effort()}
 
 
-def _what(case: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in case.items() if key not in HOW_OFTEN}
-
-
-def _match(name: str, row: Row, after: dict[str, Row]) -> Row | None:
-    """The row of the same case. One that failed lacks those parameters that only a finished measurement knows, such as
+def _ended(source: Source, after: Iterable[Source]) -> Source | None:
+    """The row of the same case that failed: it lacks those parameters that only a finished measurement knows, such as
     the version of a peer."""
-    if name in after:
-        return after[name]
-    ended = [
-        other
-        for other in after.values()
-        if other.status != "ok"
-        and (other.benchmark, other.implementation) == (row.benchmark, row.implementation)
-        and (
-            other.key == row.key
-            if other.key and row.key
-            else _what(other.case).items() <= _what(row.case).items()
-        )
-    ]
-    return ended[-1] if ended else None
+    mine = source.row
+    for other in (other for other in after if not other.ok):
+        row = other.row
+        if (row.benchmark, row.implementation) == (mine.benchmark, mine.implementation):
+            keyed = row.key and mine.key
+            if row.key == mine.key if keyed else _what(row.case).items() <= _what(mine.case).items():
+                return other
+    return None
 
 
-def _missing(row: Row, new: Iterable[Row]) -> Missing:
+def _why_missing(source: Source, new: Iterable[Source]) -> str:
     """new: what only the later measurement has. A suite fitted anew may have made another case of what was asked."""
+
+    def asked(one: Source) -> str:
+        row = one.row
+        return key_of([row.suite, row.benchmark, row.implementation, _what(row.asked or row.case)])
+
     for other in new:
-        if (row.asked or other.asked) and _asked(row) == _asked(other):
-            changed = changes(_what(row.case), _what(other.case)) or "another size"
-            return Missing(row, f"the suite was fitted otherwise ({changed})", rescaled=True)
-    return Missing(row, "not in the later rows")
+        if (source.row.asked or other.row.asked) and asked(source) == asked(other):
+            changed = changes(_what(source.row.case), _what(other.row.case)) or "another size"
+            return f"the suite was fitted otherwise ({changed})"
+    return "not in the later rows"
 
 
-def _asked(row: Row) -> str:
-    return row.suite + _name(row, row.asked or row.case)
+def _require_same_machine(earlier: Source, later: Source) -> None:
+    for name, before, after in zip(IDENTITY, earlier.machine, later.machine, strict=True):
+        if before != after:
+            told = f"measured on different machines: {name} was {before or 'none'}, then {after or 'none'}; "
+            raise UserError(printable(told) + "--allow-other-machine compares them all the same")
 
 
-def _rescaled(missing: Sequence[Missing]) -> str:
-    found = [one.reason for one in missing if one.rescaled]
-    return _printable(f"; {_counted(len(found), 'case')} not compared: {found[0]}") if found else ""
-
-
-def _require_same_machine(earlier: Row, later: Row) -> None:
-    machines = (identity(row.environment) for row in (earlier, later))
-    for name, before, after in zip(_MACHINE, *machines, strict=True):
-        # A count that is missing is none.
-        if (before or None) != (after or None):
-            raise UserError(
-                _printable(
-                    f"measured on different machines: {name} was {before or 'none'}, then {after or 'none'}; "
-                )
-                + "--allow-other-machine compares them all the same"
-            )
-
-
-def _steps(row: Row) -> Steps:
-    found = steps(row)
-    if found is None:
-        raise UserError(f"samples_ms of {_text(row)}: not all of them are times above 0")
+def _steps(source: Source) -> Any:
+    if (found := steps_of(source.row)) is None:
+        text = printable(f"{source.row.benchmark} {source.row.implementation} {case_text(source.row.case)}")
+        raise UserError(f"samples_ms of {text}: not all of them are times above 0")
     return found
 
 
-def _text(row: Row, keys: Iterable[str] | None = None) -> str:
-    case = case_text(row.case, keys)
-    return _printable(" ".join(filter(None, (row.benchmark, row.implementation, case))))
-
-
-def _printable(text: str) -> str:
-    """Without what would command a terminal: rows are read from files that anyone may have written."""
-    return "".join(
-        c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
-
-
-def comparison_table(comparison: Comparison, more_memory: float | None = None) -> Group:
-    """A case in a line, then what is the same in all of them, and what was not compared. more_memory: the part
-    above which a case that needs more is marked."""
-    pairs, missing = comparison.pairs, comparison.missing
-    keys, same = split_case([pair.later.case for pair in pairs] + [one.earlier.case for one in missing])
-    table = Table(box=None, padding=(0, 0, 0, 1))
-    table.add_column("case", overflow="fold")
-    for name in ("earlier ms", "later ms", "ratio (95% interval)", "memory"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
-    for pair in pairs:
-        table.add_row(Text(_text(pair.later, keys)), *_numbers(pair), _verdict(pair, more_memory))
-    for one in missing:
-        before = digits(number(one.earlier.step_ms.get("p50")))
-        reason = Text(_printable(f"no longer measured: {one.reason}"), "bold red")
-        table.add_row(Text(_text(one.earlier, keys)), before, "", "", "", reason)
-    return Group(table, *map(Text, _remarks(comparison, same)))
-
-
-def _numbers(pair: Pair) -> list[str]:
-    verdict, memory = pair.verdict, pair.memory_ratio
-    return [
-        digits(number(pair.earlier.step_ms.get("p50"))),
-        digits(number(pair.later.step_ms.get("p50"))) if verdict else "",
-        str(verdict.ratio) if verdict and verdict.ratio else "",
-        f"{memory - 1:+.1%}" if memory is not None and verdict else "",
-    ]
-
-
-def _verdict(pair: Pair, more_memory: float | None) -> Text:
-    if pair.verdict is None:
-        return Text(_printable(f"{pair.later.status}: {pair.later.reason}"), "bold red")
-    text = Text(pair.verdict.word, _STYLES.get(pair.verdict.word, ""))
-    if pair.verdict.reason:
-        text.append(f": {pair.verdict.reason}", "not bold dim")
-    if more_memory is not None and pair.needs_more(more_memory):
-        text.append("; more memory", "bold red")
-    return text
-
-
-def _remarks(comparison: Comparison, same: str) -> list[str]:
-    lines = [_printable(f"The same in all: {same}.")] if same else []
-    waits = [
-        number(row.cpu_wait_percent) or 0.0 for pair in comparison.pairs for row in (pair.earlier, pair.later)
-    ]
-    waits = [percent for percent in waits if percent > BUSY_PERCENT]
-    if waits:
-        lines.append(
-            f"Other programs were busy in {_counted(len(waits), 'measurement')} (processors were waited for in up to "
-            f"{max(waits):.0f}% of the time): that says nothing about the program. Measure again."
-        )
-    if rescaled := sum(one.rescaled for one in comparison.missing):
-        lines.append(
-            f"Not compared: {_counted(rescaled, 'case')} of a suite that was fitted otherwise. What one size "
-            "takes says nothing about another."
-        )
+def comparison_table(title: str, comparison: Comparison, more_memory: float | None = None) -> Table:
+    """A case in a line. more_memory: the part above which a case that needs more is marked."""
+    pairs = comparison.pairs
+    labels, cases, remarks = case_columns([pair.later or pair.earlier for pair in pairs])
+    heads = [*labels, *map(Column, ("Earlier, ms", "Later, ms", "Ratio of times", "Memory"))]
+    lines = []
+    for pair, case in zip(pairs, cases, strict=True):
+        word = pair.word + ("; more memory" if pair.needs_more(more_memory) else "")
+        reason = pair.reason or (pair.verdict.reason if pair.verdict else "")
+        busy = [note for source in (pair.earlier, pair.later) if source for note in source.busy]
+        notes = tuple(dict.fromkeys(filter(None, [reason, *busy])))
+        lines.append(Line((*case, *_numbers(pair), Cell(word, notes=notes))))
     if comparison.only_later:
-        lines.append(
-            f"Not compared: {_counted(comparison.only_later, 'case')} that only the later rows have."
-        )
-    return lines
+        count = _counted(comparison.only_later, "case")
+        remarks = [*remarks, f"Not compared: {count} that only the later rows have."]
+    return Table(title, [*heads, Column("Verdict", False)], lines, remarks)
 
 
-def summary(comparison: Comparison, threshold: float) -> str:
+def _numbers(pair: Pair) -> list[Cell]:
+    earlier = number_cell(pair.earlier, number(pair.earlier.row.step_ms.get("p50")))
+    if pair.later is None or pair.verdict is None:
+        return [earlier, Cell(), Cell(), Cell()]
+    both, memory, ratio = (pair.later, pair.earlier), pair.memory_ratio, pair.verdict.ratio
+    return [
+        earlier,
+        number_cell(pair.later, number(pair.later.row.step_ms.get("p50"))),
+        Cell(str(ratio), ratio.value, both) if ratio else Cell(),
+        Cell() if memory is None else Cell(f"{memory - 1:+.1%}", memory, both),
+    ]
+
+
+def summary(pairs: Sequence[Pair], threshold: float) -> str:
     """``2 cases: 1 slower by more than 5%, 1 equal``."""
-    words: dict[str, int] = {}
-    lost = "no longer measured"
-    for word in [
-        *(pair.verdict.word if pair.verdict else lost for pair in comparison.pairs),
-        *(lost for _ in comparison.missing),
-    ]:
-        said = f"{word} by more than {threshold:.6g}%" if word in (SLOWER, FASTER) else word
-        words[said] = words.get(said, 0) + 1
-    counts = ", ".join(f"{count} {word}" for word, count in words.items())
-    return f"{_counted(sum(words.values()), 'case')}: {counts}"
+    more = f" by more than {100 * threshold:.6g}%"
+    words = Counter(pair.word + more * (pair.word in (SLOWER, FASTER)) for pair in pairs)
+    return f"{_counted(len(pairs), 'case')}: {', '.join(f'{count} {word}' for word, count in words.items())}"
 
 
 def failures(
@@ -275,13 +195,12 @@ def failures(
 ) -> int:
     """How many cases a build fails for. slower: those that became so, came to no number, or, unless
     ``allow_missing``, are no longer there."""
-    found = sum(
-        (slower and pair.slower)
-        or (unclear and pair.unclear)
-        or (more_memory is not None and pair.needs_more(more_memory))
+    return sum(
+        (slower and pair.word in (SLOWER, _LOST) and not (allow_missing and pair.later is None))
+        or (unclear and pair.word == UNCLEAR)
+        or pair.needs_more(more_memory)
         for pair in comparison.pairs
     )
-    return found + (len(comparison.missing) if slower and not allow_missing else 0)
 
 
 def _counted(count: int, what: str) -> str:

@@ -46,7 +46,7 @@ def as_report(rows: Sequence[Row], mode: str) -> dict[str, Any]:
     for row in rows:
         devices, batch = _place(row.benchmark, row.case)
         place = metrics.setdefault(str(devices), {}).setdefault(str(batch), dict.fromkeys(keys))
-        place |= _metrics(row)
+        place |= _metrics(row) if row.status == "ok" else {}
     return {
         "model": " ".join(dict.fromkeys(str(row.case["recipe"]) for row in rows)),
         "ngpus": sorted(int(devices) for devices in metrics),
@@ -65,17 +65,12 @@ def _place(benchmark: str, case: dict[str, Any]) -> tuple[int, int]:
 
 
 def _metrics(row: Row) -> dict[str, float | None]:
-    if row.status != "ok":
-        return {}
+    """Latencies are in seconds, as there."""
     if row.benchmark == "train":
         return {"train.ips": row.rates["total"]}
-    latencies = {
-        f"val.latency_{p}": round(row.step_ms[f"p{p}"] / 1000, 9) for p in PERCENTILES
-    }  # in seconds, as there
-    return {
-        "val.ips": row.rates["total"],
-        "val.latency_avg": round(row.step_ms["mean"] / 1000, 9),
-    } | latencies
+    names = {"avg": "mean"} | {str(p): f"p{p}" for p in PERCENTILES}
+    latencies = {f"val.latency_{name}": round(row.step_ms[key] / 1000, 9) for name, key in names.items()}
+    return {"val.ips": row.rates["total"]} | latencies
 
 
 def _is_report(path: Path) -> bool:

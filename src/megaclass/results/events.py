@@ -31,6 +31,7 @@ class StartEvent:
     environment: dict[str, Any]
     world_size: int
     resumed_from_step: int | None = None
+    total_steps: int | None = None  # of the whole run; earlier versions did not say
     schema_version: int = SCHEMA_VERSION
 
 

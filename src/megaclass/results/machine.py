@@ -18,70 +18,27 @@ from typing import Any
 from megaclass import __version__
 
 PACKAGES = (
-    "numpy",
-    "safetensors",
-    "simplejpeg",
-    "opencv-python-headless",
-    "scikit-learn",
-    "triton",
-    "nvidia-dali-cuda120",
-    "onnxruntime",
-    "onnxruntime-gpu",
+    *("numpy", "safetensors", "simplejpeg", "opencv-python-headless", "scikit-learn"),
+    *("triton", "nvidia-dali-cuda120", "onnxruntime", "onnxruntime-gpu"),
 )
 
 # What is known to change speed or results. An explicit list: other variables may hold names and secrets.
 VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OMP_PROC_BIND",
-    "OMP_PLACES",
-    "MKL_NUM_THREADS",
-    "KMP_AFFINITY",
-    "KMP_BLOCKTIME",
-    "GOMP_CPU_AFFINITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "MALLOC_ARENA_MAX",
-    "MALLOC_CONF",
-    "MALLOC_MMAP_MAX_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TOP_PAD_",
-    "MALLOC_TRIM_THRESHOLD_",
-    "GLIBC_TUNABLES",
-    "LD_PRELOAD",
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_LAUNCH_BLOCKING",
-    "CUDA_DEVICE_MAX_CONNECTIONS",
-    "CUDA_MODULE_LOADING",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "NVIDIA_TF32_OVERRIDE",
-    "NCCL_ALGO",
-    "NCCL_PROTO",
-    "NCCL_P2P_DISABLE",
-    "NCCL_IB_DISABLE",
-    "NCCL_NVLS_ENABLE",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "TORCH_COMPILE_DISABLE",
-    "TORCH_CUDNN_V8_API_DISABLED",
-    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
-    "TRITON_INTERPRET",
+    *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "MKL_NUM_THREADS"),
+    *("KMP_AFFINITY", "KMP_BLOCKTIME", "GOMP_CPU_AFFINITY", "ONEDNN_MAX_CPU_ISA"),
+    *("MALLOC_ARENA_MAX", "MALLOC_CONF", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_"),
+    *("MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_MODULE_LOADING"),
+    *("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "NCCL_ALGO", "NCCL_PROTO"),
+    *("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE", "NCCL_NVLS_ENABLE", "PYTORCH_ALLOC_CONF"),
+    *("PYTORCH_CUDA_ALLOC_CONF", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_COMPILE_DISABLE"),
+    *("TORCH_CUDNN_V8_API_DISABLED", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "TRITON_INTERPRET"),
 )
-
 
 # Instructions that decide how fast a processor multiplies, by their names in /proc/cpuinfo (x86, then ARM).
 CPU_FEATURES = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_bf16",
-    "amx_int8",
-    "amx_fp16",
-    "asimdhp",
-    "sve",
-    "bf16",
-    "i8mm",
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_fp16"),
+    *("asimdhp", "sve", "bf16", "i8mm"),
 )
 
 
@@ -90,8 +47,8 @@ def snapshot() -> dict[str, Any]:
 
     Memory is in MiB (``memory_mb``, ``gpu_memory_mb``). ``cpu_threads`` are those of the machine,
     ``cpu_threads_usable`` those that affinity and container leave to this process; ``cpu_features`` are those of
-    ``CPU_FEATURES`` that it has. Likewise ``memory_mb`` is
-    the smaller of the machine's and the container's. ``gpu_count`` counts the GPUs visible to this process;
+    ``CPU_FEATURES`` that it has. Likewise ``memory_mb`` is the smaller of the machine's and the container's.
+    ``gpu_count`` counts the GPUs visible to this process;
     ``gpu_power_limit_w`` and ``gpu_clock_mhz``, the highest of its multiprocessors, are of the least able one.
     ``revision`` is the git commit of the source, with ``-dirty`` and a hash of the difference if the package differs
     from it, else the installed version.

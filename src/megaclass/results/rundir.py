@@ -5,7 +5,7 @@ import fcntl
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,17 @@ _PART = ".config.toml.part"
 _LINES: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
 
 
-@dataclass(frozen=True)
 class RunDirectory:
     """``config.toml``, ``events.jsonl``, ``checkpoints/``, ``result.json`` and pictures."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.toml"
-
-    @property
-    def events(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def classes(self) -> Path:
-        return self.path / "classes.txt"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def result(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.events = path / "events.jsonl"
+        self.classes = path / "classes.txt"
+        self.checkpoints = path / "checkpoints"
+        self.result = path / "result.json"
+        self.tensorboard = path / "tensorboard"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -1,58 +1,39 @@
 """Whether one run is slower than another of the same work: decided on the time of every step.
 
-Pure functions on lists of numbers, with the standard library alone.
+Steps are not independent: a neighbour slows dozens of them on end, and whole runs of one program differ by more than
+either shows from within (medians of recorded runs on a shared machine: up to 15% apart). A t-test, or a bootstrap of
+single steps, finds most of such pairs different. So:
 
-Why not a t-test, or a bootstrap that draws single steps: both take steps for independent. They are not. A neighbour
-slows dozens of steps on end, and whole runs of one program differ by more than any of them shows from within (where
-its memory came to lie, which core, who else was there): on a shared machine of two cores their medians were up to
-1.25 times one another, over 80 steps in each. A bootstrap of single steps finds 197 of the 253 pairs of such runs
-different, and 113 by more than 5%. What is done instead:
+1. *Slower* is said only where nearly all steps are: the quick steps (10% quantile) of one run took longer than the slow
+   steps (90%) of the other by more than the threshold. What spreads the steps of a run shifts whole runs too, by about
+   as much; on a quiet machine that is next to nothing, and a few percent show.
+2. That ratio has to lie beyond the threshold in 95 of 100 resamples (scipy.stats.bootstrap) of *stretches* of steps, an
+   eighth of a run each: what changes slowly is in its interval (moving blocks: Künsch, Ann. Statist. 17, 1989).
+3. *Waiting for data is looked at alone*, where it was measured, as if both runs had computed equally fast: a loader
+   that became slower shows through disturbed computing. Whole steps must have become longer all the same.
+4. *Where other programs held the processors*, nothing is said but ``unclear``.
 
-1. *Stretches are drawn, not steps* (moving blocks: Künsch, Ann. Statist. 17, 1989), each an eighth of the run: so a
-   quantile's uncertainty has in it what changes slowly.
-2. *A run is trusted no further than its own steps agree.* What spreads the steps of a run shifts whole runs too, by
-   about as much: the distance from the quickest steps to the median is taken as the standard deviation between runs.
-   On a quiet machine that is next to nothing, so a few percent show there. The quickest are the 2% quantile, but at
-   most twice as far as the 10% one: a few odd steps shall not blind the verdict. A run of fewer than 80 steps may lie
-   in one disturbance altogether and look even, so it is trusted less: as many times less as it is shorter.
-3. *Three quantiles have to say the same.* A slower program is slower in nearly every step, so in its quicker ones; a
-   neighbour moves the median first, the lower quartile less, and the quickest tenth hardly. "Slower" is said only where
-   the intervals of all three lie beyond the threshold.
-4. *Waiting for data is looked at alone*, where it was measured. That the processor computes more slowly for a while
-   hardly moves it, so a loader that has become slower is seen through disturbances of the same size: the steps are
-   compared as if both runs had computed equally fast. The median of whole steps must lie beyond the threshold all the
-   same: a loader that waits because the rest became faster is no loss.
-5. *Where other programs held the processors in either run*, nothing is said but ``unclear``: they slow computing, and a
-   loader that decodes beside the training starves too, so its waiting is no better witness.
-
-What it cannot see, and calls ``unclear`` or ``equal``, with the change that would have shown where it can tell:
-anything on a busy machine; fewer than 8 steps, and with fewer than 80 all but large changes; a slowdown of some steps,
-up to about nine in ten of them (look at p95); a change within a run; what runs with uneven steps differ by anyway.
-
-What it may wrongly call slower or faster: runs whose steps are even within each but differ between them for a reason
-outside the program (clocks of a GPU that another job heated, another placement in memory); and on a system that does
-not tell how long tasks waited for a processor (``cpu_wait_percent`` is None), runs beside other programs.
+What it cannot see: a slowdown of some steps only (look at p95). What it may wrongly call slower: runs whose steps are
+even within each but differ for a reason outside the program, such as the clocks of a GPU that another job heated.
 """
 
-import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
-from megaclass.results.stats import Ratio, percentile
+from megaclass.results.stats import Ratio, percentile, resampled
 
 SLOWER, FASTER, EQUAL, UNCLEAR = "slower", "faster", "equal", "unclear"
 
 FEWEST_STEPS = 8
-ENOUGH_STEPS = 80  # of recorded runs; shorter ones are trusted less
+ENOUGH_STEPS = 80  # of the recorded runs; a shorter one may lie in one disturbance altogether
 # Of the time in which some task waited for a processor: at 48 a run was seen to take 1.5 times as long.
 BUSY_PERCENT = 10.0
 BLINDEST = 0.5  # runs between which such a slowdown would not show are not called equal
 
-_PERCENTS = (10, 25, 50)
 _STRETCHES = 8
-_Z = 1.96  # standard deviations on either side that hold 95 of 100
-_FURTHEST = 20  # times the steps: nobody measures for so long
+_QUICK, _SLOW = 10, 90
 
 
 @dataclass(frozen=True)
@@ -68,12 +49,18 @@ class Steps:
     def busy(self) -> bool:
         return (self.cpu_wait_percent or 0.0) > BUSY_PERCENT
 
+    @property
+    def computing_ms(self) -> float:
+        """Of the median step; 0 where waiting was not measured."""
+        if len(self.data_ms) != len(self.samples_ms):
+            return 0.0
+        return max(0.0, median(t - w for t, w in zip(self.samples_ms, self.data_ms, strict=True)))
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """word: ``slower``, ``faster``, ``equal`` or ``unclear``. ratio: of the median steps, later over earlier, with the
-    interval in which two runs of one program would put it 95 times out of 100; None without steps. reason: for a
-    person."""
+    """word: ``slower``, ``faster``, ``equal`` or ``unclear``. ratio: of the median steps, later over earlier, with its
+    interval; None without steps. reason: for a person."""
 
     word: str
     ratio: Ratio | None
@@ -85,166 +72,79 @@ def judge(earlier: Steps, later: Steps, threshold: float = 0.05) -> Verdict:
     give the mirrored verdict."""
     if not earlier.samples_ms or not later.samples_ms:
         return Verdict(UNCLEAR, None, "no timed steps")
-    before, after = _Known(earlier), _Known(later)
-    ratios = [_ratio(a, b) for a, b in zip(after.steps, before.steps, strict=True)]
-    median = ratios[-1]
+    if min(*earlier.samples_ms, *later.samples_ms) <= 0:
+        raise ValueError("steps take time: a sample is not above 0")
+    if _order(later) < _order(earlier):  # the quicker one first, so that exchanged runs mirror the verdict
+        found = judge(later, earlier, threshold)
+        ratio = found.ratio and Ratio(1 / found.ratio.value, 1 / found.ratio.high, 1 / found.ratio.low)
+        return Verdict(FASTER if found.word == SLOWER else found.word, ratio, found.reason)
     fewest = min(len(earlier.samples_ms), len(later.samples_ms))
     if fewest < FEWEST_STEPS:
-        return Verdict(UNCLEAR, median.ratio, f"{fewest} steps: measure {ENOUGH_STEPS} or more")
+        value = median(later.samples_ms) / median(earlier.samples_ms)
+        return Verdict(UNCLEAR, Ratio(value, value, value), f"{fewest} steps: measure {ENOUGH_STEPS} or more")
+    ratio = _ratio(later.samples_ms, earlier.samples_ms, 50, 50)
     if earlier.busy or later.busy:
-        return Verdict(UNCLEAR, median.ratio, "other programs were busy, measure again")
-    waiting = _ratios_of_waiting(before, after)
-    waits = ""
-    if waiting:
-        times = f"{before.waits[-1][0]:.3g}, then {after.waits[-1][0]:.3g} ms"
-        waits = f"waited for data {times}: {waiting[-1].ratio} by that alone"
-    for word, sign in ((SLOWER, 1), (FASTER, -1)):
-        longer = sign * median.log > math.log1p(threshold)
-        waited = bool(waiting) and all(ratio.beyond(sign, threshold) for ratio in waiting)
-        computed = all(ratio.beyond(sign, threshold) for ratio in ratios)
-        if longer and (waited or computed):
-            return Verdict(word, median.ratio, waits if waited else "")
-        if waited:
-            return Verdict(UNCLEAR, median.ratio, f"{waits}, and whole steps do not show it")
-    return _undecided(ratios, threshold, fewest)
+        return Verdict(UNCLEAR, ratio, "other programs were busy, measure again")
+    if fewest < ENOUGH_STEPS:
+        threshold = max(threshold, 2 / fewest)  # of recorded runs, short stretches are apart by half of that
+    longer = ratio.value > 1 + threshold
+    if _ratio(later.samples_ms, earlier.samples_ms, _QUICK, _SLOW).low > 1 + threshold:
+        return Verdict(SLOWER, ratio)
+    waits = _waiting(earlier, later, threshold)
+    if waits:
+        hidden = "" if longer else ", and whole steps do not show it"
+        return Verdict(SLOWER if longer else UNCLEAR, ratio, waits + hidden)
+    return _undecided(earlier, later, ratio, threshold)
 
 
-@dataclass(frozen=True)
-class _Log:
-    """A logarithm, and how far its interval reaches down and up: for want of samples, and by what runs differ."""
-
-    log: float
-    down: float
-    up: float
-    drift: float
-
-    @property
-    def low(self) -> float:
-        return self.log - math.hypot(self.down, self.drift)
-
-    @property
-    def high(self) -> float:
-        return self.log + math.hypot(self.up, self.drift)
-
-    @property
-    def ratio(self) -> Ratio:
-        return Ratio(math.exp(self.log), math.exp(self.low), math.exp(self.high))
-
-    def beyond(self, sign: int, threshold: float) -> bool:
-        return (self.low if sign > 0 else -self.high) > math.log1p(threshold)
+def _order(run: Steps) -> tuple[float, Sequence[float]]:
+    return median(run.samples_ms), list(run.samples_ms)
 
 
-def _ratio(over: _Log, under: _Log) -> _Log:
-    """Each end from the ends of both (Zou and Donner, Stat. Med. 27, 2008): no draws of pairs, and exact when they
-    are exchanged."""
-    return _Log(
-        over.log - under.log,
-        math.hypot(over.down, under.up),
-        math.hypot(over.up, under.down),
-        math.hypot(over.drift, under.drift),
+def _waiting(earlier: Steps, later: Steps, threshold: float) -> str:
+    """What to say where one of them waited longer for its data, as if both had computed for as long; else nothing."""
+    computing = (earlier.computing_ms * later.computing_ms) ** 0.5
+    if not computing:
+        return ""
+    before, after = ([computing + wait for wait in run.data_ms] for run in (earlier, later))
+    if max(_ratio(a, b, _QUICK, _SLOW).low for a, b in ((after, before), (before, after))) <= 1 + threshold:
+        return ""
+    times = f"{median(earlier.data_ms):.3g} and {median(later.data_ms):.3g} ms"
+    return f"waited for data {times} a step: that alone is {median(after) / median(before):.2f} times"
+
+
+def _undecided(earlier: Steps, later: Steps, ratio: Ratio, threshold: float) -> Verdict:
+    """Not slower for certain: equal, or too little is known."""
+    runs = earlier.samples_ms, later.samples_ms
+    slow = [percentile(run, _SLOW) / percentile(run, 50) for run in runs]
+    quick = [percentile(run, 50) / percentile(run, _QUICK) for run in runs]
+    shows = (1 + threshold) * max(slow[0] * quick[1], slow[1] * quick[0]) - 1
+    if ratio.high < 1 + threshold:
+        return Verdict(EQUAL, ratio)
+    if shows > BLINDEST:
+        return Verdict(UNCLEAR, ratio, f"only a change of {shows:.0%} would show; a quieter machine may tell")
+    if ratio.value < 1 + max(threshold, shows / 2):
+        return Verdict(EQUAL, ratio, f"a change of {shows:.0%} would show")
+    more = f"; measure {ENOUGH_STEPS} steps or more" if min(map(len, runs)) < ENOUGH_STEPS else ""
+    return Verdict(
+        UNCLEAR, ratio, f"{ratio.value - 1:+.1%}, and only a change of {shows:.0%} would show{more}"
     )
 
 
-class _Known:
-    """What is known of a run: its quantiles and their intervals."""
+def _ratio(over: Sequence[float], under: Sequence[float], percent_over: float, percent_under: float) -> Ratio:
+    """Of a quantile of one run to one of another, with the interval of resampled stretches."""
+    import numpy as np
 
-    def __init__(self, run: Steps) -> None:
-        times = run.samples_ms
-        if min(times) <= 0:
-            raise ValueError("steps take time: a sample is not above 0")
-        self.drift = _Z * _spread(times) / math.sqrt(2)  # of one run: two of them differ by the spread
-        stretches = _drawn(len(times))
-        self.steps = [_log(*ends, self.drift) for ends in _quantiles(times, stretches)]
-        self.waits: list[tuple[float, float, float]] = []
-        if len(run.data_ms) == len(times):
-            self.waits = _quantiles(run.data_ms, stretches)
-            self.computing = [
-                percentile([t - w for t, w in zip(times, run.data_ms, strict=True)], p) for p in _PERCENTS
-            ]
+    stretches = [np.array_split(np.asarray(run), _STRETCHES) for run in (over, under)]
+    blocks = [np.array([part[: min(map(len, parts))] for part in parts]) for parts in stretches]
 
+    def quantile(one: int, places: Any, percent: float) -> Any:
+        return np.percentile(blocks[one][places].reshape(*places.shape[:-1], -1), percent, axis=-1)
 
-def _spread(times: Sequence[float]) -> float:
-    """The standard deviation between runs, as a part: from the quickest steps to the median."""
-    quickest, quick = (math.log(percentile(times, 50) / percentile(times, p)) for p in (2, 10))
-    return min(quickest, 2 * quick) * max(1.0, ENOUGH_STEPS / len(times))
+    def statistic(a: Any, b: Any, axis: int = -1) -> Any:
+        return quantile(0, a, percent_over) / quantile(1, b, percent_under)
 
-
-def _log(value: float, low: float, high: float, drift: float) -> _Log:
-    # The quantile of the samples need not lie between those of what was drawn.
-    return _Log(math.log(value), max(0.0, math.log(value / low)), max(0.0, math.log(high / value)), drift)
-
-
-def _ratios_of_waiting(before: _Known, after: _Known) -> list[_Log]:
-    """Of whole steps, quantile by quantile, as if both had computed for as long: the geometric mean of their times."""
-    if not before.waits or not after.waits:
-        return []
-    ratios = []
-    for i in range(len(_PERCENTS)):
-        computing = math.sqrt(max(0.0, before.computing[i]) * max(0.0, after.computing[i]))
-        if not computing:
-            return []
-        sides = []
-        for run in (after, before):
-            value, low, high = (computing + wait for wait in run.waits[i])
-            sides.append(_log(value, low, high, run.drift * run.waits[i][0] / value))
-        ratios.append(_ratio(*sides))
-    return ratios
-
-
-def _drawn(count: int) -> list[list[int]]:
-    """The first steps of stretches that together are as long as a run of ``count`` steps, for each resample: the same
-    for every run of that length, so that a verdict is the same every time."""
-    draw = random.Random(0)
-    last = count - _length(count)
-    resamples = max(200, min(500, 200_000 // count))
-    return [
-        [draw.randint(0, last) for _ in range(math.ceil(count / _length(count)))] for _ in range(resamples)
-    ]
-
-
-def _length(count: int) -> int:
-    return max(1, count // _STRETCHES)
-
-
-def _quantiles(times: Sequence[float], drawn: list[list[int]]) -> list[tuple[float, float, float]]:
-    """For each of ``_PERCENTS``: the quantile, and where 95 of 100 resamples have it."""
-    length = _length(len(times))
-    found: list[list[float]] = []
-    for starts in drawn:
-        chosen = sorted([time for start in starts for time in times[start : start + length]][: len(times)])
-        found.append([percentile(chosen, p) for p in _PERCENTS])
-    columns = zip(_PERCENTS, zip(*found, strict=True), strict=True)
-    return [(percentile(times, p), percentile(of, 2.5), percentile(of, 97.5)) for p, of in columns]
-
-
-def _undecided(ratios: list[_Log], threshold: float, steps: int) -> Verdict:
-    """Neither slower nor faster for certain: equal, or too little is known."""
-    median = ratios[-1]
-    low, high = min(r.low for r in ratios), max(r.high for r in ratios)
-    limit = math.log1p(threshold)
-    if -limit < low and high < limit:
-        return Verdict(EQUAL, median.ratio)
-    shows = limit + max(r.high - r.low for r in ratios) / 2
-    wanted = [math.log1p(BLINDEST) - limit] * len(ratios)
-    reason = f"only a change of {math.expm1(shows):.0%} would show"
-    if low <= 0 <= high:
-        if shows <= math.log1p(BLINDEST):
-            return Verdict(EQUAL, median.ratio, f"a change of {math.expm1(shows):.0%} would show")
-    else:
-        wanted = [abs(abs(r.log) - limit) for r in ratios]
-        reason = f"{math.expm1(median.log):+.1%}, not for certain beyond {100 * threshold:.3g}%"
-    return Verdict(UNCLEAR, median.ratio, f"{reason}; {_advice(ratios, wanted, steps)}")
-
-
-def _advice(ratios: list[_Log], wanted: list[float], steps: int) -> str:
-    """How many more steps bring every interval to ``wanted`` on either side. What runs differ by stays in it."""
-    if steps < ENOUGH_STEPS:
-        return f"measure {ENOUGH_STEPS} steps or more"
-    times = 1.0
-    for ratio, half in zip(ratios, wanted, strict=True):
-        room = half**2 - ratio.drift**2
-        times = max(times, ((ratio.down + ratio.up) / 2) ** 2 / room if room > 0 else math.inf)
-    if times > _FURTHEST:
-        return "more steps will hardly tell, a quieter machine may"
-    more = max(10, steps * (times - 1))
-    return f"about {float(f'{more:.1g}'):,.0f} more steps may tell"
+    places = np.arange(_STRETCHES)
+    value = percentile(over, percent_over) / percentile(under, percent_under)
+    low, high = resampled((places, places), statistic, resamples=500, batch=max(1, 500_000 // len(over)))
+    return Ratio(value, min(low, value), max(high, value))

@@ -1,22 +1,100 @@
-"""From a configuration to what loads the batches of a run: their order, and their random changes."""
+"""From a configuration to the training set, and to what loads its batches: their order, and their random changes."""
 
+import dataclasses
+import fcntl
 import functools
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from megaclass.config import Config
+from megaclass.config import Config, Steps, steps_of
+from megaclass.data import glyphs
 from megaclass.data.augment import TrainTransform, Transform
 from megaclass.data.dali import CropTransform, DaliLoader
-from megaclass.data.dataset import Dataset
-from megaclass.data.loader import Loader
+from megaclass.data.dataset import Dataset, class_names
+from megaclass.data.loader import BatchSource, Loader
+from megaclass.data.open import open_dataset
 from megaclass.data.photometric import Composed, Photometric
+from megaclass.data.rotated_classes import OrientedClasses
 from megaclass.data.sampler import EpochSampler, rank_slice
 from megaclass.data.synthetic import SyntheticLoader
+from megaclass.errors import UserError
 from megaclass.parallel.groups import World
 from megaclass.parallel.seeding import derive_key
 from megaclass.train import schedule
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """``glyph_set``: where the glyphs lie, if these are trained on; their ``test`` is no part of it."""
+
+    loader: BatchSource
+    epoch_samples: int
+    num_classes: int
+    class_names: list[str] | None
+    steps: Steps
+    glyph_set: Path | None = None
+
+
+def training_data(config: Config, world: World, say: Callable[[str], None]) -> TrainingData:
+    """What a rank trains on. ``say`` receives a line before work that takes a while."""
+    data = config.data
+    if data.source == "synthetic":
+        steps = steps_of(config, data.num_samples)
+        loader: BatchSource = synthetic_loader(config, world, steps.total)
+        return TrainingData(loader, data.num_samples, data.num_classes, None, steps)
+    glyph_set = _glyph_set(config, say) if data.source == "glyphs" else None
+    dataset = _training_set(config, glyph_set / "train" if glyph_set else Path(data.path))
+    steps = steps_of(config, len(dataset))
+    loader = training_loader(config, world, dataset, steps.total)
+    return TrainingData(loader, len(dataset), dataset.num_classes, class_names(dataset), steps, glyph_set)
+
+
+def cache_directory() -> Path:
+    """Where data sets made by megaclass itself lie: ``$MEGACLASS_CACHE``, else the user's cache."""
+    if named := os.environ.get("MEGACLASS_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "megaclass"
+
+
+def _glyph_set(config: Config, say: Callable[[str], None]) -> Path:
+    """Render the glyphs where they are missing: the first rank of a machine does, its others wait for it."""
+    size, held_out = config.data.image_size, config.data.held_out
+    directory = Path(config.data.path or cache_directory() / f"glyphs-{size}px-{held_out}")
+    if directory.exists():
+        return glyphs.ensure(directory, image_size=size, held_out=held_out)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        lock = directory.with_name(f".{directory.name}.lock").open("w")
+    except OSError as error:
+        raise UserError(f"data.path: {directory} cannot be made: {error.strerror}; name another") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            say(f"Rendering the glyph data set into {directory} (once, about half a minute)")
+        return glyphs.ensure(directory, image_size=size, held_out=held_out)
+
+
+def _training_set(config: Config, path: Path) -> Dataset:
+    try:
+        dataset = open_dataset(path)
+    except UserError as error:
+        raise UserError(f"data.path: {error}") from None
+    wanted = config.data.num_classes
+    if wanted and wanted != dataset.num_classes:
+        raise UserError(
+            f"data.num_classes: {wanted}, but {path} has {dataset.num_classes} classes; "
+            "leave it 0 to take the data's"
+        )
+    if config.data.orientations > 1:
+        return OrientedClasses(dataset, config.data.orientations)
+    return dataset
 
 
 def training_loader(config: Config, world: World, dataset: Dataset, total_steps: int) -> Loader | DaliLoader:
@@ -29,67 +107,18 @@ def training_loader(config: Config, world: World, dataset: Dataset, total_steps:
         return sampler.indices(start, count), np.arange(start, start + count)
 
     options: dict[str, Any] = {"workers": data.workers or torch.get_num_threads(), "on_error": data.on_error}
-    if data.loader == "dali":
-        return DaliLoader(dataset, crop_transform(config), indices_of_step, device=world.device, **options)
-    pin_memory = world.device.type == "cuda"
+    if data.loader == "dali":  # what it lacks is not asked for: the check of the configuration sees to it
+        crop = _transform(CropTransform, config, data.image_size)
+        return DaliLoader(dataset, crop, indices_of_step, device=world.device, **options)
     transform = functools.cache(functools.partial(train_transform, config))
     size_of_step = functools.partial(image_size_of_step, config, total_steps=total_steps)
     return Loader(
         dataset,
         transform(data.image_size),
         indices_of_step,
-        pin_memory=pin_memory,
+        pin_memory=world.device.type == "cuda",
         transform_of_step=lambda step: transform(size_of_step(step)),
         **options,
-    )
-
-
-def image_size_of_step(config: Config, step: int, total_steps: int) -> int:
-    """``data.image_size``, or on the way there."""
-    data = config.data
-    if not data.start_size:
-        return data.image_size
-    return schedule.image_size(step, total_steps, data.start_size, data.image_size, data.full_size_at)
-
-
-def train_transform(config: Config, image_size: int = 0) -> Transform:
-    """What happens to training images; ``image_size`` 0: the configuration's."""
-    augment = config.augment
-    geometry = TrainTransform(
-        image_size or config.data.image_size,
-        flip=augment.flip,
-        rotate_degrees=augment.rotate_degrees,
-        scale=augment.scale,
-        translate=augment.translate,
-        shear_degrees=augment.shear_degrees,
-        stretch=augment.stretch,
-        crop_scale_min=augment.crop_scale_min,
-        seed=derive_key("augment", config.run.seed),
-    )
-    photometric = Photometric(
-        low_resolution_probability=augment.low_resolution_probability,
-        low_resolution=augment.low_resolution,
-        blur_probability=augment.blur_probability,
-        blur_radius=augment.blur_radius,
-        light_probability=augment.light_probability,
-        brightness=augment.brightness,
-        contrast=augment.contrast,
-        colour_probability=augment.colour_probability,
-        hue_degrees=augment.hue_degrees,
-        saturation=augment.saturation,
-        grey_probability=augment.grey_probability,
-        seed=derive_key("photometric", config.run.seed),
-    )
-    return Composed(geometry, photometric) if photometric.changes else geometry
-
-
-def crop_transform(config: Config) -> CropTransform:
-    """What :func:`train_transform` gives, where nothing is asked for that DALI lacks (config.check sees to it)."""
-    return CropTransform(
-        config.data.image_size,
-        flip=config.augment.flip,
-        crop_scale_min=config.augment.crop_scale_min,
-        seed=derive_key("augment", config.run.seed),
     )
 
 
@@ -106,3 +135,25 @@ def synthetic_loader(config: Config, world: World, total_steps: int) -> Syntheti
         device=world.device,
         size_of_step=functools.partial(image_size_of_step, config, total_steps=total_steps),
     )
+
+
+def image_size_of_step(config: Config, step: int, total_steps: int) -> int:
+    """``data.image_size``, or on the way there."""
+    data = config.data
+    if not data.start_size:
+        return data.image_size
+    return schedule.image_size(step, total_steps, data.start_size, data.image_size, data.full_size_at)
+
+
+def train_transform(config: Config, image_size: int = 0) -> Transform:
+    """What happens to training images; ``image_size`` 0: the configuration's."""
+    geometry: TrainTransform = _transform(TrainTransform, config, image_size or config.data.image_size)
+    photometric: Photometric = _transform(Photometric, config, stream="photometric")
+    return Composed(geometry, photometric) if photometric.changes else geometry
+
+
+def _transform(kind: Any, config: Config, *arguments: Any, stream: str = "augment") -> Any:
+    """A transform, given the settings of ``[augment]`` by their names: those that ``kind`` knows."""
+    known = inspect.signature(kind).parameters
+    settings = {key: value for key, value in dataclasses.asdict(config.augment).items() if key in known}
+    return kind(*arguments, **settings, seed=derive_key(stream, config.run.seed))

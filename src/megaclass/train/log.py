@@ -1,109 +1,106 @@
 """What a run tells: to the person at the console, to events.jsonl, to TensorBoard."""
 
-import contextlib
-import time
-from collections.abc import Iterator
+import datetime
+import os
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
+from rich import progress as bars
+from rich.console import Console
 from torch import Tensor
 
-from megaclass.config import ignored, to_mapping
+from megaclass.config import Config, differences, from_mapping, to_mapping
 from megaclass.data.loader import Batch
+from megaclass.data.open import split_paths
+from megaclass.errors import UserError
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.machine import snapshot
 from megaclass.results.rundir import RunDirectory
-from megaclass.train.console import RunConsole, training_line
 from megaclass.train.job import Job
 from megaclass.train.progress import Progress
-from megaclass.train.stall import StallMeter
+
+_PLOTTED = ("loss", "learning_rate", "samples_per_second", "grad_norm")
+_HEADLINES = ("pair_accuracy", "auc", "top1", "top5")
 
 
 class RunLog:
-    """Measures the pace between log lines and tells it. Ranks other than the main one stay silent.
+    """Tells how ``progress`` moves, which it only reads. Ranks other than the main one stay silent.
 
     A context manager: leaving it closes the files and writes why the run ended.
     """
 
-    def __init__(self, job: Job, directory: RunDirectory, resumed_from_step: int | None) -> None:
+    def __init__(self, job: Job, directory: RunDirectory, progress: Progress, resume: bool) -> None:
         is_main = groups.rank() == 0
         self.directory = directory
-        self._device = job.world.device
-        self._config, self._epoch_samples, self._total_steps = job.config, job.epoch_samples, job.total_steps
-        self._console = RunConsole(job.total_steps, resumed_from_step or 0, is_main)
-        self._writer = events.EventWriter(directory.events, resumed_from_step, enabled=is_main)
-        self._tensorboard = (
-            _summary_writer(directory, resumed_from_step or 0)
-            if is_main and job.config.run.tensorboard
-            else None
-        )
-        self._began = self._mark = time.perf_counter()  # moved on by the time the clock is stopped
-        self._before_s = 0.0
-        self._mark_step = 0
-        self._stalls = StallMeter(job.feed.take_wait_ms)
-        self._steps = 0
+        self._job, self._config, self._progress = job, job.config, progress
+        self._waits = Waits()
+        self._told_step, self._told_s = progress.step, progress.seconds
+        resumed_from = progress.step if resume else None
+        changed = _changed_since_last_start(directory, job.config) if is_main and resume else []
+        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not is_main)
+        self._bar = _bar(self._console) if self._console.is_terminal else None
+        self._task = self._bar.add_task("training", total=job.total_steps) if self._bar else None
+        self._writer = events.EventWriter(directory.events, resumed_from, enabled=is_main)
+        self._tensorboard = None
         if is_main:
+            if job.config.run.tensorboard:
+                self._tensorboard = _summary_writer(directory, progress.step)
             self._writer.write(
                 events.StartEvent(
                     config=to_mapping(job.config),
                     environment=snapshot(),
                     world_size=job.world.size,
-                    resumed_from_step=resumed_from_step,
+                    resumed_from_step=resumed_from,
+                    total_steps=job.total_steps,
                 )
             )
-            for message in ignored(job.config):
-                self.warn(message)
-            if job.steps.warmup >= job.steps.total > 1:
-                self.warn(f"the warm-up takes all {job.steps.total} steps; shorten it, or train longer")
+            for line in changed:
+                self.say(line)
+            for message in _warnings(job):
+                self.say(f"Warning: {message}")
+                self._writer.write(events.WarningEvent(message=message))
 
     def __enter__(self) -> "RunLog":
-        self._console.__enter__()
+        if self._bar:
+            self._bar.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._console.__exit__(kind, error, trace)
+        if self._bar:
+            self._bar.stop()
         reason = "finished" if error is None else f"{type(error).__name__}: {error}"
-        self._writer.write(events.EndEvent(reason=reason, steps=self._steps, seconds=self._seconds()))
+        end = events.EndEvent(reason=reason, steps=self._progress.step, seconds=self._progress.seconds)
+        self._writer.write(end)
         self._writer.close()
         if self._tensorboard:
             self._tensorboard.close()
 
-    def say(self, line: object) -> None:
-        self._console.print(line)
-
-    def warn(self, message: str) -> None:
-        self._console.print(f"Warning: {message}")
-        self._writer.write(events.WarningEvent(message=message))
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False)
 
     # -- training -------------------------------------------------------------------------------------
 
-    def training_starts(self, progress: Progress) -> None:
-        self._before_s, self._mark_step, self._steps = progress.seconds, progress.step, progress.step
-        self._began = self._mark = time.perf_counter()
+    def step_done(self, batch: Batch) -> None:
+        self._waits.add(batch)
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=self._progress.step)
 
-    def is_due(self, step: int) -> bool:
-        return step % self._config.run.log_every == 0 or step == self._total_steps
-
-    def step_done(self, progress: Progress, rate: float, grad_norm: Tensor, batch: Batch) -> None:
-        self._stalls.add(batch)
-        self._steps = progress.step
-        self._console.advance(progress.step)
-        progress.seconds = self._seconds()
-        if not self.is_due(progress.step):
-            return
-        size = self._config.data.global_batch_size
-        elapsed_s = max(time.perf_counter() - self._mark, 1e-9)
-        wait_percent, wait_cause = self._stalls.read(elapsed_s)
+    def tell(self, rate: float, grad_norm: Tensor) -> None:
+        """The line of the steps since the last one."""
+        progress, size = self._progress, self._config.data.global_batch_size
+        elapsed_s = max(progress.seconds - self._told_s, 1e-9)
+        steps = progress.step - self._told_step
+        wait_percent, wait_cause = self._waits.read(elapsed_s, self._job.feed.take_wait_ms())
         event = events.StepEvent(
             step=progress.step,
-            epoch=(progress.step * size - 1) // self._epoch_samples,
+            epoch=(progress.step * size - 1) // self._job.epoch_samples,
             samples=progress.step * size,
             loss=progress.loss,
             learning_rate=rate,
-            samples_per_second=(progress.step - self._mark_step) * size / elapsed_s,
+            samples_per_second=steps * size / elapsed_s,
             wait_percent=wait_percent,
             wait_cause=wait_cause,
             damaged_samples=progress.damaged_samples,
@@ -112,64 +109,123 @@ class RunLog:
             time_s=progress.seconds,
         )
         self._writer.write(event)
-        self._console.print(training_line(event))
-        self._plot("train", {name: getattr(event, name) for name in _PLOTTED}, event.step)
-        self._mark, self._mark_step = time.perf_counter(), progress.step
+        left_s = (self._job.total_steps - progress.step) * elapsed_s / steps
+        self.say(training_line(event) + ("" if self._bar else _bar_in_words(self._job.total_steps, left_s)))
+        self._plot("train", {name: getattr(event, name) for name in _PLOTTED})
+        self._told_step, self._told_s = progress.step, progress.seconds
 
-    @contextlib.contextmanager
-    def clock_stopped(self, progress: Progress) -> Iterator[None]:
-        """What happens inside is not training time."""
-        self._synchronise()  # what the device still has to do is training time
-        stopped = time.perf_counter()
-        progress.seconds = self._seconds()
-        yield
-        self._synchronise()
-        away = time.perf_counter() - stopped
-        self._began += away
-        self._mark += away
-
-    def _synchronise(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-    def _seconds(self) -> float:
-        return self._before_s + time.perf_counter() - self._began
-
-    # -- milestones -----------------------------------------------------------------------------------
-
-    def evaluated(self, progress: Progress) -> None:
-        found = progress.evaluation
+    def evaluated(self) -> None:
+        step, found = self._progress.step, self._progress.evaluation
         assert found is not None
         several = "others" in found.metrics
         for name, metrics, roc in found.sets():
-            self._writer.write(
-                events.EvaluationEvent(step=progress.step, name=name, metrics=metrics, roc=roc)
-            )
+            self._writer.write(events.EvaluationEvent(step=step, name=name, metrics=metrics, roc=roc))
             numbers = {k: v for k, v in metrics.items() if k in _HEADLINES or k.endswith("way")}
             line = "   ".join(f"{key} {value:.4f}" for key, value in numbers.items() if value is not None)
-            told = f"step {progress.step}   {f'{name}   ' if several else ''}{line}"
-            self._console.print(f"Evaluation: {told}")
+            self.say(f"Evaluation: step {step}   {f'{name}   ' if several else ''}{line}")
             if several:  # arcface_torch's line, for scripts that read it
                 flip = "-Flip" if self._config.evaluate.flip else ""
-                self._console.print(
-                    f"[{name}][{progress.step}]Accuracy{flip}: "
+                self.say(
+                    f"[{name}][{step}]Accuracy{flip}: "
                     f"{metrics['pair_accuracy']:.5f}+-{metrics['pair_accuracy_std']:.5f}"
                 )
-            self._plot(name, numbers, progress.step)
+            self._plot(name, numbers)
 
-    def saved(self, progress: Progress, path: Path) -> None:
+    def saved(self, path: Path) -> None:
         relative = path.relative_to(self.directory.path)
-        self._writer.write(events.CheckpointEvent(step=progress.step, path=str(relative)))
+        self._writer.write(events.CheckpointEvent(step=self._progress.step, path=str(relative)))
 
-    def _plot(self, group: str, numbers: dict[str, float | None], step: int) -> None:
+    def _plot(self, group: str, numbers: dict[str, float | None]) -> None:
         if self._tensorboard:
             for name, value in numbers.items():
                 if value is not None:
-                    self._tensorboard.add_scalar(f"{group}/{name}", value, step)
+                    self._tensorboard.add_scalar(f"{group}/{name}", value, self._progress.step)
 
 
-_PLOTTED = ("loss", "learning_rate", "samples_per_second", "grad_norm")
-_HEADLINES = ("pair_accuracy", "auc", "top1", "top5")
+class Waits:
+    """What the loop and the device waited for, added up until it is read.
+
+    The loop's wait is put down to the disk where the loader's threads spent more time on reading than on all the
+    rest, else to decoding.
+    """
+
+    def __init__(self) -> None:
+        self._wait_ms = self._read_ms = self._decode_ms = 0.0
+
+    def add(self, batch: Batch) -> None:
+        self._wait_ms += batch.wait_ms
+        self._read_ms += batch.read_ms
+        self._decode_ms += batch.decode_ms
+
+    def read(self, elapsed_s: float, copy_ms: float) -> tuple[float, str | None]:
+        """Percent of ``elapsed_s`` spent waiting, ``copy_ms`` of it for copies to the device, and the cause of most of
+        it (disk, decode or copy; None: there was no wait); starts anew."""
+        total_ms = self._wait_ms + copy_ms
+        cause = "disk" if self._read_ms > self._decode_ms else "decode"
+        if copy_ms > self._wait_ms:
+            cause = "copy"
+        self._wait_ms = self._read_ms = self._decode_ms = 0.0
+        return min(100.0, total_ms / 10 / elapsed_s), cause if total_ms else None
+
+
+def training_line(event: events.StepEvent) -> str:
+    """arcface_torch's line, so that scripts which read it go on working, and what it lacks behind it."""
+    loss = "nan" if event.loss is None else f"{event.loss:.4f}"
+    line = (
+        f"Training: Speed {event.samples_per_second or 0:.2f} samples/sec   Loss {loss}   "
+        f"LearningRate {event.learning_rate:.4f}   Epoch: {event.epoch}   Global Step: {event.step}   "
+        f"Wait: {event.wait_percent or 0:.0f}%"
+    )
+    if event.wait_cause and (event.wait_percent or 0) >= 0.5:
+        line += f" ({event.wait_cause})"
+    if event.skipped_steps:
+        line += f"   Skipped: {event.skipped_steps}"
+    if event.damaged_samples:
+        line += f"   Damaged: {event.damaged_samples}"
+    return line
+
+
+def _bar(console: Console) -> bars.Progress:
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    return bars.Progress(*columns, console=console, transient=True)
+
+
+def _bar_in_words(total_steps: int, left_s: float) -> str:
+    """The end of a line that goes to a file: what the bar would say, and when."""
+    left = datetime.timedelta(seconds=round(left_s))
+    return f"   Of: {total_steps}   Left: {left}   {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+
+
+def _changed_since_last_start(directory: RunDirectory, config: Config) -> list[str]:
+    """A line of each setting that is another than when the run was last started; none where that is unknown."""
+    try:
+        starts = [e for e in events.read_events(directory.events) if isinstance(e, events.StartEvent)]
+        before = from_mapping(starts[-1].config, complete=False, stored=True)
+    except (UserError, IndexError):
+        return []
+    return [
+        f"Changed: {key} is {new!r}, and was {old!r} when the run was last started"
+        for key, (old, new) in differences(before, config).items()
+        if key not in ("run.output", "model.weights", "head.weights")  # a resume needs no start weights
+    ]
+
+
+def _warnings(job: Job) -> list[str]:
+    data, evaluation, steps = job.config.data, job.config.evaluate, job.steps
+    found = []
+    if steps.warmup >= steps.total > 1:
+        found.append(f"the warm-up takes all {steps.total} steps; shorten it, or train longer")
+    if data.path and evaluation.path:
+        trained, tested = ({os.path.realpath(p) for p in split_paths(s.path)} for s in (data, evaluation))
+        found += [
+            f"{path} is trained on and evaluated on: its scores say little" for path in trained & tested
+        ]
+    return found
 
 
 def _summary_writer(directory: RunDirectory, first_step: int) -> Any:

@@ -16,6 +16,7 @@ from megaclass import checkpoint
 from megaclass.config import Config
 from megaclass.data.loader import Batch
 from megaclass.errors import UserError
+from megaclass.evaluate.evaluators import Evaluation
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
 from megaclass.results.machine import snapshot
@@ -25,7 +26,7 @@ from megaclass.train.arithmetic import keep_freed_memory, seed_step, use_determi
 from megaclass.train.compilation import uncompiled
 from megaclass.train.job import Job, build_job
 from megaclass.train.log import RunLog
-from megaclass.train.progress import Progress
+from megaclass.train.progress import Clock, Progress
 from megaclass.train.resume import agree_on_norms, restore, save
 
 
@@ -42,30 +43,44 @@ class Outcome:
 def fit(job: Job, log: RunLog, progress: Progress) -> None:
     """Train from ``progress.step`` to the end, evaluating and saving on the way and at the end."""
     norms = NormBuffers(job.backbone)
-    counts = SkipCounter(progress, job.world.device)
+    skips = SkipCounter(progress.skipped_steps, progress.skipped_in_a_row, job.world.device)
+    clock = Clock(job.world.device, progress.seconds)
     job.model.train()
-    log.training_starts(progress)
     for batch in job.feed(job.loader.steps(progress.step, job.total_steps)):
         rate = set_learning_rate(job, progress.step)
         outcome = train_step(job, batch, progress.step, norms)
-        counts.add(outcome)
+        skips.add(outcome)
         progress.step += 1
-        is_last = progress.step == job.total_steps
-        evaluates = is_last or _due(progress.step, job.steps.between_evaluations)
-        saves = is_last or _due(progress.step, job.steps.between_checkpoints)
-        if log.is_due(progress.step):
+        tells, evaluates, saves = due(job, progress.step)
+        if tells:
             progress.damaged_samples = len(set().union(*groups.gather_objects(job.loader.damaged)))
         # On a CPU reading costs nothing; on a GPU it is a host sync, so it waits for somebody who needs it.
-        if log.is_due(progress.step) or evaluates or saves or job.world.device.type == "cpu":
-            counts.read(progress, job.config.run.max_skipped)
+        if tells or evaluates or saves or job.world.device.type == "cpu":
             progress.loss = float(outcome.loss)
-        log.step_done(progress, rate, outcome.grad_norm, batch)
+            progress.skipped_steps, progress.skipped_in_a_row = skips.read()
+            stop_where_nothing_moves(progress, job.config.run.max_skipped)
+        progress.seconds = clock.seconds()
+        log.step_done(batch)
+        if tells:
+            log.tell(rate, outcome.grad_norm)
         if evaluates or saves:
-            with log.clock_stopped(progress):
-                if evaluates:
-                    evaluate(job, log, progress)
+            with clock.stopped() as progress.seconds:
+                if evaluates and job.evaluator is not None:
+                    began = time.perf_counter()
+                    progress.evaluated(evaluate(job))
+                    progress.evaluation_seconds += time.perf_counter() - began
+                    log.evaluated()
                 if saves:
-                    log.saved(progress, save(job, progress, log.directory.checkpoints))
+                    log.saved(save(job, progress, log.directory.checkpoints))
+
+
+def due(job: Job, step: int) -> tuple[bool, bool, bool]:
+    """Whether after ``step`` steps a line is told, the model evaluated, and a checkpoint written."""
+    cadences = (job.config.run.log_every, job.steps.between_evaluations, job.steps.between_checkpoints)
+    tells, evaluates, saves = (
+        step == job.total_steps or (every > 0 and step % every == 0) for every in cadences
+    )
+    return tells, evaluates, saves
 
 
 def train_step(job: Job, batch: Batch, step: int, norms: "NormBuffers") -> Outcome:
@@ -161,24 +176,18 @@ def set_learning_rate(job: Job, step: int) -> float:
     return rate
 
 
-def evaluate(job: Job, log: RunLog, progress: Progress) -> None:
-    if job.evaluator is None:
-        return
-    began = time.perf_counter()
+def evaluate(job: Job) -> Evaluation:
+    """What the job's evaluator finds of the model as it is: of its averaged weights, where they are kept."""
+    assert job.evaluator is not None
     agree_on_norms(job)
     with contextlib.ExitStack() as stack:
         if job.compiled != "none":
             stack.enter_context(uncompiled())
         if job.average is not None:
             stack.enter_context(job.average.in_place())
-        progress.evaluated(job.evaluator(job.backbone, job.head))
-    progress.evaluation_seconds += time.perf_counter() - began
+        found = job.evaluator(job.backbone, job.head)
     job.model.train()
-    log.evaluated(progress)
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+    return found
 
 
 # -- steps that are not finite ------------------------------------------------------------------------
@@ -204,25 +213,27 @@ class NormBuffers:
 class SkipCounter:
     """Counts skipped steps on the device, so that nobody waits for it."""
 
-    def __init__(self, progress: Progress, device: torch.device) -> None:
-        self._total = torch.tensor(progress.skipped_steps, device=device)
-        self._in_a_row = torch.tensor(progress.skipped_in_a_row, device=device)
+    def __init__(self, total: int, in_a_row: int, device: torch.device) -> None:
+        self._counts = torch.tensor([total, in_a_row], device=device)
 
     def add(self, outcome: Outcome) -> None:
-        self._total += outcome.skipped
+        self._counts += outcome.skipped
         # Finding the loss scale takes a few skipped steps by design: they end a run no more than good ones do.
-        self._in_a_row = (self._in_a_row + 1) * (outcome.skipped & ~outcome.rescaled)
+        self._counts[1] *= outcome.skipped & ~outcome.rescaled
 
-    def read(self, progress: Progress, limit: int) -> None:
-        """Bring ``progress`` up to date (a host sync). UserError at ``limit`` skipped steps in a row."""
-        progress.skipped_steps, progress.skipped_in_a_row = torch.stack(
-            [self._total, self._in_a_row]
-        ).tolist()
-        if progress.skipped_in_a_row >= limit:
-            raise UserError(
-                f"step {progress.step}: {progress.skipped_in_a_row} steps in a row had a non-finite loss or gradient "
-                "(run.max_skipped); the last checkpoint is unharmed: lower optim.lr, or look at the data"
-            )
+    def read(self) -> tuple[int, int]:
+        """Skipped steps since step 0, and in a row (a host sync)."""
+        total, in_a_row = self._counts.tolist()
+        return total, in_a_row
+
+
+def stop_where_nothing_moves(progress: Progress, limit: int) -> None:
+    """UserError at ``limit`` skipped steps in a row."""
+    if progress.skipped_in_a_row >= limit:
+        raise UserError(
+            f"step {progress.step}: {progress.skipped_in_a_row} steps in a row had a non-finite loss or gradient "
+            "(run.max_skipped); the last checkpoint is unharmed: lower optim.lr, or look at the data"
+        )
 
 
 # -- a whole run --------------------------------------------------------------------------------------
@@ -239,13 +250,13 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
     if config.run.deterministic:
         use_deterministic_kernels()
     # A checkpoint brings the weights: those that the run once started from may be gone.
-    job = groups.together(lambda: build_job(_without_start_weights(config) if latest else config, world))
+    job = build_job(_without_start_weights(config) if latest else config, world)
     with contextlib.ExitStack() as held:
         groups.on_main_rank(lambda: held.enter_context(directory.locked()))
         progress = groups.together(lambda: restore(job, latest)) if latest else Progress()
         # First, for it is what tells a run from other people's files, whenever a kill may come.
         groups.on_main_rank(lambda: directory.write_config(config, job.class_names))
-        log = groups.together(lambda: RunLog(job, directory, progress.step if resume else None))
+        log = groups.together(lambda: RunLog(job, directory, progress, resume))
         with log, job.arithmetic.active():
             log.say(_greeting(job, directory, progress, threads))
             if resume and not latest:

@@ -1,15 +1,20 @@
-"""How far a run is: the scalars that a checkpoint restores."""
+"""How far a run is, the scalars that a checkpoint restores, and the clock of its training."""
 
+import contextlib
 import math
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from megaclass.evaluate.evaluators import Evaluation
 
 
 @dataclass
 class Progress:
-    """Counted in optimizer steps from the start of the run, across restarts."""
+    """Counted in optimizer steps from the start of the run, across restarts. Only the loop writes it."""
 
     step: int = 0
     skipped_steps: int = 0
@@ -67,3 +72,27 @@ class Progress:
     def score(self) -> float | None:
         """The score of the model as it is now, if it was evaluated at this very step."""
         return self.evaluation.score if self.evaluation and self.evaluated_at == self.step else None
+
+
+class Clock:
+    """Seconds spent training, those before a restart included."""
+
+    def __init__(self, device: torch.device, before_s: float) -> None:
+        self._device = device
+        self._began = time.perf_counter() - before_s
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[float]:
+        """What happens inside is not training time; gives the time until then, at which the clock goes on."""
+        self._synchronise()  # what the device still has to do is training time
+        seconds = self.seconds()
+        yield seconds
+        self._synchronise()
+        self._began = time.perf_counter() - seconds
+
+    def _synchronise(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)

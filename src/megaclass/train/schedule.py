@@ -12,8 +12,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from megaclass.errors import UserError, lookup
-
 KINDS = ("constant", "polynomial", "cosine", "multistep")
 
 
@@ -58,18 +56,8 @@ def factor(
 
     kind: one of :data:`KINDS`. ``power`` belongs to polynomial, ``milestones`` and ``gamma`` to multistep,
     ``final_factor`` to polynomial and cosine.
-
-    Raises UserError naming the argument and its value.
     """
-    _require(step >= 0, "step", step, "0 or more")
-    _require(total_steps >= 1, "total_steps", total_steps, "1 or more")
-    _require(
-        0 <= warmup_steps <= total_steps, "warmup_steps", warmup_steps, f"in 0..{total_steps} (total_steps)"
-    )
-    _require(power > 0, "power", power, "more than 0")
-    _require(all(0 <= m <= 1 for m in milestones), "milestones", milestones, "fractions of the run, in 0..1")
-    _require(gamma > 0, "gamma", gamma, "more than 0")
-    _require(0 <= final_factor <= 1, "final_factor", final_factor, "in 0..1")
+    assert step >= 0 and 0 <= warmup_steps <= total_steps, "the configuration's limits see to it"
     share = progress(step, total_steps, warmup_steps)
     decays: dict[str, Any] = {
         "constant": lambda: 1.0,
@@ -77,7 +65,7 @@ def factor(
         "cosine": lambda: cosine(share, final_factor),
         "multistep": lambda: multistep(step, total_steps, milestones, gamma),
     }
-    return warmup_factor(step, warmup_steps) * lookup(decays, kind, "schedule")()
+    return warmup_factor(step, warmup_steps) * decays[kind]()
 
 
 _SIZE_STRIDE = 16  # few sizes: whatever is tuned or compiled for a size is so once for each
@@ -93,8 +81,3 @@ def image_size(step: int, total_steps: int, start: int, full: int, full_at: floa
     if share >= 1.0:
         return full
     return min(full, start + int((full - start) * share / _SIZE_STRIDE) * _SIZE_STRIDE)
-
-
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise UserError(f"{name}: {value!r} must be {wanted}")

@@ -6,25 +6,31 @@ from types import SimpleNamespace
 
 import pytest
 
-from megaclass.bench.head.cases import HeadCase
-from megaclass.bench.runner import Entry, skipped
-from megaclass.bench.sweep import Measured, Planned, measure
+from megaclass.bench import sweep as sweep_module
+from megaclass.bench.case import Implementation, Planned
+from megaclass.bench.head import HeadCase
+from megaclass.bench.sweep import Measured, keys_of, measure
+from megaclass.bench.turns import skipped
+from megaclass.cli import main
 from megaclass.results import machine
-from megaclass.results.rows import Row, RowWriter
+from megaclass.results.rows import Row, RowWriter, read_rows
 
 QUIET = SimpleNamespace(begins=lambda *what: None, step=lambda *what: None)
 
 
-def stand_in(case, entries, timeout_s, on_step):
-    """Runs nothing: rows of what would have been run."""
-    for entry in entries:
-        row = skipped(case, entry, "a stand-in")
-        yield replace(row, status="ok", reason="", samples_ms=[1.0])
+@pytest.fixture(autouse=True)
+def _nothing_runs(monkeypatch):
+    def stand_in(case, found, timeout_s, on_step):
+        """Rows of what would have been run."""
+        for who in found:
+            yield replace(skipped(case, who, "a stand-in"), status="ok", reason="", samples_ms=[1.0])
+
+    monkeypatch.setattr(sweep_module, "run_case", stand_in)
 
 
 def test_a_sweep_goes_on_after_a_case_that_cannot_be():
     told = []
-    watcher = SimpleNamespace(
+    console = SimpleNamespace(
         begins=lambda number, total, case, left_s: told.append((number, total, left_s is None)),
         step=lambda done, total: None,
     )
@@ -33,7 +39,7 @@ def test_a_sweep_goes_on_after_a_case_that_cannot_be():
         Planned(case=HeadCase()),
         Planned(case=HeadCase(seed=1)),
     ]
-    (first,), (second,), _ = measure(plan, 1.0, watcher, stand_in)
+    (first,), (second,), _ = measure(plan, 1.0, console)
     assert first.status == "skipped" and first.reason == "does not divide" and second.status == "ok"
     assert told == [(1, 2, True), (2, 2, False)]  # what is left out does not begin
     json.dumps(first.case)
@@ -46,25 +52,30 @@ def kept(tmp_path):
 
     def write(plan, change=lambda row: row):
         with RowWriter(path) as writer:
-            for rows in measure(plan, 1.0, QUIET, stand_in):
+            for rows in measure(plan, 1.0, QUIET):
                 for row in rows:
                     writer.write(change(row))
-        return lambda planned, **how: Measured(str(path), **how).rows(planned)
+        return lambda one, **how: Measured(str(path), **how).rows(one)
 
     return write
 
 
+PEER = Implementation(name="peer", extra={"malloc": "tuned"})
+
+
 def test_what_a_file_has_is_not_measured_again(kept):
-    peer = [Entry(), Entry(implementation="peer", extra={"malloc": "tuned"})]
-    plan = [Planned(case=HeadCase(), entries=peer), Planned(case=HeadCase(seed=1))]
+    plan = [
+        Planned(case=HeadCase(), implementations=(Implementation(), PEER)),
+        Planned(case=HeadCase(seed=1)),
+    ]
     has = kept(plan)
     assert [row.implementation for row in has(plan[0])] == ["megaclass", "peer"]
     assert [row.case["seed"] for row in has(plan[1])] == [1]
     assert not has(Planned(case=HeadCase(seed=2)))
-    assert not has(
-        Planned(case=HeadCase(), entries=[Entry(), Entry(implementation="another")])
-    )  # one is missing
+    another = Implementation(name="another")  # is missing
+    assert not has(Planned(case=HeadCase(), implementations=(Implementation(), another)))
     assert not has(plan[0], again=True)
+    assert not Measured("").rows(plan[0]) and not Measured("none").rows(plan[0])
 
 
 @pytest.mark.parametrize(
@@ -97,42 +108,66 @@ def test_what_was_left_out_is_decided_again(kept):
     assert not has(Planned(case=HeadCase())) and not has(replace(left_out, skip="another reason"))
 
 
-def test_variables_that_an_entry_sets_are_no_other_environment(kept):
-    tuned = Planned(case=HeadCase(), entries=[Entry(variables={"MALLOC_ARENA_MAX": "1"})])
+def test_variables_that_an_implementation_sets_are_no_other_environment(kept):
+    tuned = Planned(case=HeadCase(), implementations=(Implementation(variables={"MALLOC_ARENA_MAX": "1"}),))
 
     def measured_so(row):
-        return replace(
-            row,
-            environment=row.environment
-            | {"variables": row.environment["variables"] | {"MALLOC_ARENA_MAX": "1"}},
-        )
+        variables = row.environment["variables"] | {"MALLOC_ARENA_MAX": "1"}
+        return replace(row, environment=row.environment | {"variables": variables})
 
     has = kept([tuned], measured_so)
     assert has(tuned) and not has(Planned(case=HeadCase()))
 
 
-def test_a_scaled_case_is_known_by_what_was_asked(kept):
+def test_a_scaled_case_is_known_by_what_was_asked_and_rows_say_what_ran(kept):
     asked = HeadCase(batch_size=1024)
-    plan = [Planned(case=HeadCase(batch_size=64), asked=asked, suite="big")]
-    has = kept(plan)
-    (row,) = has(Planned(case=HeadCase(batch_size=32), asked=asked, suite="big"))
+    has = kept([Planned(case=HeadCase(batch_size=64), original_case=asked, suite="big")])
+    (row,) = has(Planned(case=HeadCase(batch_size=32), original_case=asked, suite="big"))
     assert row.case["batch_size"] == 64 and row.asked["batch_size"] == 1024 and row.suite == "big"
     assert not has(Planned(case=HeadCase(batch_size=64)))
-    assert not has(Planned(case=HeadCase(batch_size=64), asked=asked, suite="small"))
+    assert not has(Planned(case=HeadCase(batch_size=64), original_case=asked, suite="small"))
 
 
-def test_what_rows_depend_on_besides_the_case_tells_them_apart(kept):
-    has = kept([Planned(case=HeadCase(), identity={"data": "a"})])
-    assert has(Planned(case=HeadCase(), identity={"data": "a"}))
-    assert not has(Planned(case=HeadCase(), identity={"data": "b"}))
-
-
-def test_no_file_has_no_rows(tmp_path):
-    one = Planned(case=HeadCase())
-    assert not Measured("").rows(one) and not Measured(str(tmp_path / "none")).rows(one)
+def test_what_rows_depend_on_besides_the_case_tells_them_apart():
+    plan = [Planned(case=HeadCase(), identity={"data": name}) for name in "ab"]
+    plan += [Planned(case=HeadCase()), Planned(case=HeadCase(steps=7))]
+    assert len({key for one in plan for key in keys_of(one)}) == 4
 
 
 def test_a_row_says_where_it_was_left_out():
-    row = skipped(HeadCase(), Entry(changes={"precision": "bf16"}, extra={"malloc": "tuned"}), "no peer")
+    who = Implementation(changes={"precision": "bf16"}, extra={"malloc": "tuned"})
+    row = skipped(HeadCase(), who, "no peer")
     assert isinstance(row, Row) and row.case["precision"] == "bf16" and row.case["malloc"] == "tuned"
-    assert row.environment["cpu"] == machine.snapshot()["cpu"]
+    assert row.environment["cpu"] == machine.snapshot()["cpu"] and who.text == "megaclass bf16 tuned"
+
+
+def test_ctrl_c_and_the_same_command_again_goes_on(monkeypatch, tmp_path, capfd):
+    words = [
+        "bench",
+        "head",
+        "--sample-rate",
+        "1,0.5",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path / "rows.jsonl"),
+    ]
+    rows_of, cases = sweep_module.run_case, []
+
+    def interrupted(case, *rest):
+        cases.append(case)
+        if len(cases) == 2:
+            raise KeyboardInterrupt
+        return rows_of(case, *rest)
+
+    monkeypatch.setattr(sweep_module, "run_case", interrupted)
+    assert main(words) == 130
+    said = capfd.readouterr().err
+    assert "interrupted" in said and "rows.jsonl" in said and "the same command goes on" in said
+    (first,) = read_rows(tmp_path / "rows.jsonl")
+    monkeypatch.setattr(sweep_module, "run_case", rows_of)
+    monkeypatch.setattr("megaclass.report.console_tables", lambda rows: "")  # these rows have no numbers
+    monkeypatch.setattr("megaclass.report.comparisons", lambda rows: [])
+    assert main(words) == 0
+    again, second = read_rows(tmp_path / "rows.jsonl")
+    assert again == first and second.case["sample_rate"] == 0.5

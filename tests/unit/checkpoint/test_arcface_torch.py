@@ -249,7 +249,9 @@ def test_any_range_of_rows_is_read_from_any_files(data: st.DataObject, classes: 
 def test_the_lines_of_the_document_take_over_centres_and_momentum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_rate: float
 ) -> None:
-    document = (Path(__file__).parents[3] / "docs" / "dropin.md").read_text(encoding="utf-8")
+    document = (Path(__file__).parents[3] / "docs" / "tutorials" / "arcface_torch.md").read_text(
+        encoding="utf-8"
+    )
     (block,) = re.findall(
         r"^```python\n(from megaclass.checkpoint.arcface_torch .*?)^```", document, re.M | re.S
     )

@@ -10,7 +10,7 @@ EPOCH = 10_000
 
 def plan(batch=100, **sections):
     base = {"data": {"source": "synthetic", "num_classes": 5, "global_batch_size": batch}}
-    return steps_of(from_mapping({"evaluate": {"task": "none"}} | base | sections), EPOCH)
+    return steps_of(from_mapping({"evaluate": {"path": "x"}} | base | sections), EPOCH)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def plan(batch=100, **sections):
     [
         ({"epochs": 2.5}, 250),
         ({"samples": 30_000}, 300),
-        ({"samples": 30_000, "steps": 7}, 7),
+        ({"steps": 7}, 7),
         ({"epochs": 1e-9}, 1),
     ],
 )
@@ -31,7 +31,7 @@ def test_another_batch_sees_as_many_samples():
         steps = plan(
             batch,
             schedule={"epochs": 8.0, "warmup_epochs": 2.0},
-            evaluate={"task": "none", "every_epochs": 1},
+            evaluate={"path": "x", "every_epochs": 1},
         )
         assert steps.total * batch == 8 * EPOCH and steps.warmup * batch == 2 * EPOCH
         assert steps.between_evaluations * batch == steps.between_checkpoints * batch == EPOCH
@@ -40,7 +40,7 @@ def test_another_batch_sees_as_many_samples():
 def test_steps_that_are_said_are_kept():
     steps = plan(
         schedule={"epochs": 1.0, "warmup": 0.1},
-        evaluate={"task": "none", "every": 7},
+        evaluate={"path": "x", "every": 7},
         run={"checkpoint_every": 3},
     )
     assert (steps.warmup, steps.between_evaluations, steps.between_checkpoints) == (10, 7, 3)

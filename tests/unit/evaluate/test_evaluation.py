@@ -13,7 +13,6 @@ import torch
 
 import tiny
 from megaclass.cli import main
-from megaclass.config import from_mapping, ignored
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.verification_bin import write_bin
 from megaclass.errors import UserError
@@ -219,12 +218,6 @@ def test_what_is_no_set_is_told_in_a_line(tmp_path, bins, capsys, monkeypatch, p
     assert main(["evaluate", "verification", path.format(os.pathsep), "--recipe", recipe, *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "ran").exists()
-
-
-def test_settings_of_drawn_pairs_do_nothing_for_a_bin():
-    for path, count in (("a.bin:b.bin", 1), ("a.bin", 1), ("a.bin:records", 0), ("records", 0)):
-        config = from_mapping({"evaluate": {"path": path.replace(":", os.pathsep), "pairs": 400}})
-        assert sum("evaluate.pairs has no effect with a .bin" in line for line in ignored(config)) == count
 
 
 def test_flipped_embeddings_are_added_and_normalised_as_insightface_does():

@@ -224,19 +224,10 @@ def test_training_agrees_with_plain_pytorch(storage: str) -> None:
 def test_a_head_judges_the_kernels_on_its_storage_and_draws_with_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    judged, drawn = [], []
-    build, mark = TritonEngine.__init__, TritonWalker.mark
-
-    def seen(self: TritonEngine, *arguments: object) -> None:
-        judged.append(arguments[4])
-        build(self, *arguments)
-
-    monkeypatch.setattr(TritonEngine, "__init__", seen)
-    monkeypatch.setattr(TritonWalker, "mark", lambda *arguments: (drawn.append(1), mark(*arguments)))
+    judged, judge = [], kernels_engine.choose_blocks
+    monkeypatch.setattr(kernels_engine, "choose_blocks", lambda *a: (judged.append(a[2]), judge(*a))[1])
     head = PartialFC(40, 24, sample_rate=0.5, storage="int8_rowwise", kernels="triton")
-    judged_by_head, _ = judged[:], drawn.clear()
-    head.draw(torch.arange(4))
-    assert judged_by_head == [STORAGES["int8_rowwise"]] and drawn == [1]
+    assert judged == [STORAGES["int8_rowwise"]] and isinstance(head.shard.engine.walker, TritonWalker)
 
 
 # -- whether they work --------------------------------------------------------------------------------

@@ -6,9 +6,8 @@ import warnings
 import pytest
 import torch
 
-from head_reference import Case, assert_agrees, train_oracle, train_ours
+from head_reference import Case, train_ours
 from megaclass import HeadSGD, PartialFC, UserError
-from megaclass.heads import shard
 
 CLASSES, DIM, BATCH = 40, 8, 6
 
@@ -30,13 +29,6 @@ def train(head: PartialFC, optimizer: HeadSGD, steps: range) -> None:
     for step in steps:
         head(*step_of(step)).backward()
         optimizer.step()
-
-
-def test_ages_stay_within_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard, "AGE_LIMIT", 5)
-    case = Case(sample_rate=0.1, batch=4, steps=30)
-    ours = train_ours(case)
-    assert_agrees(ours, train_oracle(case, ours.samples))
 
 
 def test_torch_schedulers_drive_it() -> None:
@@ -109,27 +101,6 @@ def test_zero_grad_drops_what_was_not_stepped() -> None:
     optimizer.zero_grad()
     optimizer.step()
     assert torch.equal(head.weight, weight)
-
-
-def test_micro_batches_with_samples_of_their_own() -> None:
-    """Without draw(), the second micro-batch scores other classes: the gradient is the sum of both."""
-    head, optimizer = make()
-    dense = head.weight.detach().double().requires_grad_()
-    reference = torch.optim.SGD([dense], lr=0.05, momentum=0.9, weight_decay=5e-4)
-    from megaclass.heads.oracle import dense_loss
-
-    loss = torch.zeros((), dtype=torch.float64)
-    for step in range(2):
-        embeddings, labels = step_of(step)
-        (head(embeddings, labels) / 2).backward()
-        sample = head.pending[-1].active.rows_N
-        loss = loss + dense_loss(embeddings, labels, dense, head.margin, sample) / 2
-    assert not torch.equal(head.pending[0].active.rows_N, head.pending[1].active.rows_N)
-    loss.backward()
-    reference.step()
-    optimizer.step()
-    optimizer.catch_up()
-    assert ((head.weight.double() - dense).norm() / dense.norm()).item() < 1e-5
 
 
 def test_the_weight_never_gets_a_dense_gradient() -> None:

@@ -86,18 +86,14 @@ def test_scales_are_powers_of_two_that_hold_the_peak(peak_log: float, scale_log:
 
 
 def test_the_numbers_are_uniform_and_differ_between_steps_rows_and_columns() -> None:
-    drawn = torch.stack([sum_of(step) for step in range(64)]).double()
+    summands = [noise(step, 32, 64) for step in range(64)]
+    drawn = torch.stack([(column_D + row_T[:, None]) & 0xFFFF for column_D, row_T in summands]).double()
     assert abs(drawn.mean().item() / 65535 - 0.5) < 0.01
     assert abs(drawn.std().item() / 65536 - 12**-0.5) < 0.01
     flat = drawn.flatten(1)
     assert len(torch.unique(flat[0])) > 0.9 * flat.shape[1]
     correlation = torch.corrcoef(flat)
     assert (correlation - torch.eye(64)).abs().max() < 0.2
-
-
-def sum_of(step: int) -> torch.Tensor:
-    column_D, row_T = noise(step, 32, 64)
-    return (column_D + row_T[:, None]) & 0xFFFF
 
 
 def test_bytes_a_class_are_what_the_table_says() -> None:

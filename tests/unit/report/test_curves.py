@@ -1,15 +1,15 @@
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
+from made_rows import lost, row
+from megaclass import report
 from megaclass.errors import UserError
-from megaclass.report.curves import draw_run
-from megaclass.report.table import classification_table, verification_table
+from megaclass.report.console import classification_table, verification_table
+from megaclass.report.curves import draw_run, seed_curves
 from megaclass.results.events import EvaluationEvent, EventWriter, StartEvent, StepEvent
 
 METRICS = {
@@ -112,32 +112,40 @@ def rendered(table):
     return capture.get()
 
 
-def test_the_verification_table():
-    text = rendered(verification_table(METRICS | {"one_shot_20way": 0.9612}, title="glyphs"))
-    for part in ("glyphs (6,000 pairs)", "98.57 % ± 0.42", "97.50 %", "0.99812", "0.3100", "96.12 %"):
-        assert part in text
-    assert "n/a (needs at least 10,000 impostor pairs)" in text
+LABELLED = {"one_shot_5way": 0.9612, "genuine_pairs": 1000, "impostor_pairs": 9000}
+SHOWN = [
+    (
+        {"one_shot_20way": 0.9612},
+        ("Verification (6,000 pairs)", "98.57 % ± 0.42", "97.50 %", "0.99812", "0.3100"),
+    ),
+    ({"one_shot_20way": 0.9612}, ("20-way one-shot 96.12 %", "n/a (needs at least 10,000 impostor pairs)")),
+    (LABELLED, ("5-way one-shot", "Verification (accuracy: 6,000 pairs; TAR and AUC: 10,000 pairs)")),
+    ({"auc": None, "threshold": None}, ("n/a (needs pairs of both kinds)", "threshold (cosine) n/a")),
+]
 
 
-def test_the_verification_table_of_a_labelled_set():
-    shares = {"one_shot_5way": 0.9612, "genuine_pairs": 1000, "impostor_pairs": 9000}
-    text = " ".join(rendered(verification_table(METRICS | shares)).split())
-    assert "5-way one-shot" in text and "20-way" not in text
-    assert "Verification (accuracy: 6,000 pairs; TAR and AUC: 10,000 pairs)" in text
-
-
-def test_the_verification_table_without_figures():
-    text = rendered(verification_table(METRICS | {"auc": None, "threshold": None}))
-    assert "n/a (needs pairs of both kinds)" in text and "one-shot" not in text
-
-
-def test_the_classification_table():
+@pytest.mark.parametrize(("changes", "parts"), SHOWN)
+def test_what_evaluations_are_told_as(changes, parts):
+    text = " ".join(rendered(verification_table(METRICS | changes)).split())
+    assert all(part in text for part in parts) and text.count("-way") == sum("way" in key for key in changes)
     text = rendered(classification_table({"top1": 0.7615, "top5": 0.9287}))
     assert "76.15 %" in text and "92.87 %" in text
 
 
-def test_reports_need_no_torch():
-    code = "import sys, megaclass.report.curves, megaclass.report.table; sys.exit('torch' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
-    )
+def test_the_curves_of_seeds_are_the_metric_where_all_evaluated_it_several_times_else_the_loss(tmp_path):
+    def evaluated(*steps):
+        return [
+            EvaluationEvent(step=n, name="a", metrics={"top1": 0.1 * n + 0.01 * len(steps)}) for n in steps
+        ]
+
+    for seed, evaluations in ((0, evaluated(1, 2)), (1, evaluated(1, 2, 3)), (2, evaluated(3))):
+        (tmp_path / f"seed-{seed}").mkdir()
+        write_run(tmp_path / f"seed-{seed}", [(1, 3.0), (2, None), (3, 2.0)], evaluations)
+    runs = {seed: tmp_path / f"seed-{seed}" for seed in range(3)}
+    curves, of = seed_curves({seed: runs[seed] for seed in (0, 1)}, "top1")
+    assert of == "top1" and [*curves[0]] == [1, 2] and [*curves[1]] == [1, 2, 3]
+    assert seed_curves(runs, "top1")[1] == "loss"
+    rows = [row("stability", {"seed": s, "metric": "top1", "recipe": "tiny"}, 1.0) for s in range(3)]
+    (path,) = report.draw_seeds(tmp_path, rows)
+    assert imread(path).shape[:2] == (500, 900) and path.name == "curves.png"
+    assert report.draw_seeds(tmp_path, [lost("stability", {}, "failed", "x")]) == []

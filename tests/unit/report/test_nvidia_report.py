@@ -1,11 +1,11 @@
 """Rows in the shape of NVIDIA's script, which other people's tools read."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from megaclass.bench.infer.cases import InferCase
-from megaclass.bench.train.cases import TrainCase
+from made_rows import INFER, PHOTOGRAPHS
 from megaclass.errors import UserError
 from megaclass.report.nvidia import as_report, check_report, write_report
 from megaclass.results.rows import Row
@@ -13,7 +13,7 @@ from megaclass.results.stats import summary
 
 
 def train(devices, batch, ips, **change):
-    case = TrainCase(world_size=devices, global_batch_size=devices * batch).parameters()
+    case = PHOTOGRAPHS | {"world_size": devices, "global_batch_size": devices * batch, "simulate_ranks": 1}
     fields = {
         "status": "ok",
         "samples_ms": [1.0],
@@ -24,7 +24,7 @@ def train(devices, batch, ips, **change):
 
 
 def infer(batch, samples_ms, ips):
-    case = InferCase(batch_size=batch).parameters()
+    case = INFER | {"batch_size": batch}
     return Row(
         implementation="megaclass",
         benchmark="infer",
@@ -34,6 +34,11 @@ def infer(batch, samples_ms, ips):
         step_ms=summary(samples_ms),
         rates={"total": ips},
     )
+
+
+def case(one):
+    """As a sweep has it."""
+    return SimpleNamespace(benchmark=one.benchmark, parameters=lambda: one.case)
 
 
 def test_training_by_devices_and_batch_of_a_device():
@@ -67,7 +72,7 @@ def test_both_stand_in_one_place_and_what_came_to_no_number_is_null():
 def test_a_report_is_written_whole_and_replaces_one(tmp_path):
     path = tmp_path / "report.json"
     for ips in (1.0, 2.0):
-        check_report(path, [TrainCase()])
+        check_report(path, [case(train(1, 4, 1.0))])
         write_report(path, [train(1, 4, ips)], "train")
     assert json.loads(path.read_text())["metrics"]["1"]["4"]["train.ips"] == 2.0
     assert [*tmp_path.iterdir()] == [path]
@@ -80,11 +85,12 @@ def test_other_files_are_left_alone(tmp_path, text):
     path = tmp_path / "report.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"report\.json"):
-        check_report(path, [TrainCase()])
+        check_report(path, [case(train(1, 4, 1.0))])
     assert path.read_text() == text
 
 
 def test_two_cases_for_one_place(tmp_path):
+    one, other = case(train(1, 4, 1.0)), case(infer(4, [1.0], 1.0))
     with pytest.raises(UserError, match="--dtype"):
-        check_report(tmp_path / "report.json", [TrainCase(precision="fp32"), TrainCase(precision="bf16")])
-    check_report(tmp_path / "report.json", [TrainCase(), InferCase(batch_size=0)])
+        check_report(tmp_path / "report.json", [one, one])
+    check_report(tmp_path / "report.json", [one, other])

@@ -9,6 +9,7 @@ import torch
 
 import tiny
 from megaclass.cli import main
+from megaclass.config import options
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.writer import RecordWriter
 
@@ -80,7 +81,7 @@ def earlier(finished, tmp_path):
         (["train", "mine.toml"], ["mine.toml", "no such file"]),
         (["train", "glyphs", "--optim.lrr", "1"], ["unknown key 'optim.lrr'", "did you mean 'optim.lr'"]),
         (["train", "glyphs", "--optm.lr=1"], ["unknown key 'optm.lr'", "did you mean 'optim.lr'"]),
-        (["train", "glyphs", "--resum"], ["--resum"]),
+        (["train", "glyphs", "--resum"], ["--resum", "did you mean '--resume'"]),
         (["train", "glyphs", "--optim.lr", "fast"], ["optim.lr", "fast"]),
         (["train", "glyphs", "--optim.lr", "-1"], ["optim.lr", "-1", "below 0"]),
         (["train", "glyphs", "--optim.lr", "nan"], ["optim.lr", "nan"]),
@@ -251,3 +252,15 @@ def test_a_resume_keeps_the_settings_of_the_run(earlier, tmp_path):
     before = (tmp_path / "changed" / "config.toml").read_text()
     assert main([*words, "--resume"]) == 0
     assert (tmp_path / "changed" / "config.toml").read_text() == before
+
+
+@pytest.mark.parametrize("words", [["train"], ["show"], ["predict"], ["bench", "train"]])
+def test_help_is_short_and_help_all_names_every_setting(words, capsys):
+    said = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, flag])
+        assert ended.value.code == 0
+        said[flag] = capsys.readouterr().out
+    assert said["--help"].count("\n") < 100 and "--optim.lr" not in said["--help"]
+    assert all(f"--{key}" in said["--help-all"] for key in options())

@@ -6,7 +6,6 @@ import os
 import shutil
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,14 +181,13 @@ def test_the_averaged_weights_are_evaluated_and_training_goes_on_with_its_own(tm
     job = build_job(config, WORLD)
     job.average._decay = 1.0
     job.average.update = lambda step: None  # the average stays what the weights were at first
-    log = SimpleNamespace(evaluated=lambda progress: None)
     progress = loop.Progress()
     norms = loop.NormBuffers(job.backbone)
     for step, batch in enumerate(job.loader.steps(0, 30)):
         loop.set_learning_rate(job, step)
         loss = loop.train_step(job, batch, step, norms).loss
         if step == 14:
-            loop.evaluate(job, log, progress)
+            progress.evaluated(loop.evaluate(job))
     assert float(loss) == steps(events)[-1].loss
     assert progress.evaluation.score < plain["classification"]["top1"]
 
@@ -212,12 +210,13 @@ def test_a_compiled_backbone_computes_the_same(tmp_path, monkeypatch, how):
         return graph.forward
 
     sections = {
-        "model": {"name": "iresnet18", "width": 16, "checkpoint_stages": [2.0]},
+        "model": {"name": "iresnet18", "width": 16},
         "data": {"image_size": 16},
         "schedule": {"steps": 2},
         "evaluate": {"task": "verification", "path": str(tmp_path / "records"), "pairs": 40, "every": 1},
     }
-    sections["model"]["checkpoint_activations"] = how == "blocks"
+    if how == "blocks":
+        sections["model"] |= {"checkpoint_activations": True, "checkpoint_stages": [2.0]}
     tiny.write_records(tmp_path / "records", classes=24)
     plain = losses(tmp_path, **sections)
     shutil.rmtree(tmp_path / "run")

@@ -1,11 +1,9 @@
-"""Other people's work as contenders: heads and training loops, run from a directory that the user gives, and loaders,
-where they are installed."""
+"""Other people's work that takes turns with ours: heads and training loops, run from a directory that the user gives,
+and loaders and engines, where they are installed."""
 
-from types import ModuleType
 from typing import Any
 
-from megaclass.bench.peers import arcface_torch, arcface_torch_loop, dali, nvjpeg, pillow, pytorch_loop
+from megaclass.bench.peers import arcface_torch, pytorch
 
-PEERS = {"arcface_torch": arcface_torch}
-LOOPS: dict[str, Any] = {"arcface_torch": arcface_torch_loop, "pytorch": pytorch_loop}
-LOADERS: dict[str, ModuleType] = {"dali": dali, "pillow": pillow, "nvjpeg": nvjpeg}
+LOOPS: dict[str, Any] = {"arcface_torch": arcface_torch, "pytorch": pytorch}
+"""Modules with a training loop, see :class:`megaclass.bench.peers.loop.PeerLoop`."""

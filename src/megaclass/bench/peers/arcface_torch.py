@@ -1,36 +1,47 @@
-"""InsightFace's arcface_torch as a contender: its own partial_fc_v2.py and losses.py, run unchanged.
+"""InsightFace's arcface_torch: its own backbones, losses.py, partial_fc_v2.py and lr_scheduler.py, run unchanged; its
+head alone as ``bench head`` measures one, and the loop of its train_v2.py as ``bench train`` does.
 
-Shapes: B = rows of the global batch, b = rows of this rank, D = embedding columns.
+Shapes: b = rows of this rank, S = image size.
 """
 
 import importlib.util
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
-
-from megaclass.bench.head.cases import HeadCase
-from megaclass.bench.head.contender import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Inputs, classes_of_process
+from megaclass.bench.peers.loop import PeerLoop
+from megaclass.config import Config, Model
 from megaclass.errors import UserError
-from megaclass.parallel.groups import World
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from megaclass.parallel.groups import World
 
 NAME = "arcface_torch"
-FILES = ("partial_fc_v2.py", "losses.py")
+_HEAD_FILES = ("partial_fc_v2.py", "losses.py")
+_LOOP_FILES = (*_HEAD_FILES, "lr_scheduler.py", "backbones/__init__.py")
 
 # glibc gives large blocks back to the kernel when they are freed, and every step faults their pages in again.
 # Told to keep them, the peer runs about twice as fast on a CPU.
-TUNED: dict[str, str | None] = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-MALLOC: dict[str, dict[str, str | None]] = {"tuned": TUNED, "untuned": dict.fromkeys(TUNED)}
+_TUNED: dict[str, str | None] = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+MALLOC: dict[str, dict[str, str | None]] = {"tuned": _TUNED, "untuned": dict.fromkeys(_TUNED)}
+
+# Its names of our backbones.
+NETWORKS = {f"iresnet{depth}": f"r{depth}" for depth in (18, 34, 50, 100, 200)}
+NETWORKS |= {"mobilefacenet": "mbf", "mobilefacenet_large": "mbf_large"}
+NETWORKS |= {name: name for name in NETWORKS.values()}  # which we know too
+_IMAGE_SIZE = 112  # its last layers are made for it
+_CLIP = 5
 
 
-def locate(path: str, files: Sequence[str] = FILES) -> Path:
+def locate(path: str, files: Iterable[str] = _HEAD_FILES) -> Path:
     """The directory with the peer's files: ``path`` itself, or below it as the repository has it."""
+    if not path:
+        raise UserError(f"--peer {NAME} needs --peer-path: the directory with its code")
     for folder in (Path(path), Path(path) / "recognition" / NAME):
         if all((folder / file).is_file() for file in files):
             return folder.resolve()
@@ -40,75 +51,180 @@ def locate(path: str, files: Sequence[str] = FILES) -> Path:
     )
 
 
-def parameters(case: HeadCase) -> dict[str, Any]:
-    """The case as the peer runs it: the same work, its own arithmetic and storage.
+def _precision(case: Any) -> str:
+    """On CUDA it has fp16 autocast, which stands against any 16-bit products of ours; on a CPU it computes in fp32."""
+    if case.precision not in ("bf16", "fp16"):
+        return str(case.precision)
+    return "fp16" if case.device == "cuda" else "fp32"
 
-    Its products are fp32 on a CPU. On CUDA it has fp16 autocast, which stands against any 16-bit products of
-    ours; tf32 is left off, as its training script leaves it.
+
+# -- the head -----------------------------------------------------------------------------------------
+
+
+def head_changes(case: Any) -> dict[str, Any]:
+    """The case as its head runs it: the same work, its own arithmetic and storage. tf32 is left off, as its training
+    script leaves it."""
+    precision = _precision(case) if case.precision != "tf32" else "fp32"
+    return {"precision": precision, "storage": "fp32", "kernels": "torch"}
+
+
+def head(case: Any, world: "World", sgd: dict[str, float], options: dict[str, Any]) -> tuple[Any, Any]:
+    """PartialFC_V2 with torch.optim.SGD, as its train_v2.py puts them together.
+
+    Of a simulated job: a process that is alone holds the first shard of the classes and sees the whole batch; a label
+    beyond the shard means to it, as it would there, a class of another rank.
     """
-    half = case.device == "cuda" and case.precision in ("bf16", "fp16")
-    return {
-        "precision": "fp16" if half else "fp32",
-        "storage": "fp32",
-        "kernels": "torch",
-    }
+    import torch
+
+    losses, partial_fc = _modules(options["path"], world, ("losses", "partial_fc_v2"))
+    classes = -(-case.num_classes // case.simulate_ranks)
+    arc = case.margin == "arcface"
+    margin = losses.CombinedMarginLoss(64, 1.0, 0.5 if arc else 0.0, 0.0 if arc else 0.4)
+    made = partial_fc.PartialFC_V2(
+        margin, case.embedding_dim, classes, case.sample_rate, case.precision == "fp16"
+    )
+    made.train().to(world.device)
+    return made, torch.optim.SGD(made.parameters(), **sgd)  # type: ignore[arg-type]
 
 
-class ArcfaceTorch:
-    """PartialFC_V2 with torch.optim.SGD, as its train_v2.py puts them together."""
-
-    def __init__(self, case: HeadCase, world: World, options: dict[str, Any]) -> None:
-        losses, partial_fc = modules(options["path"], world, ("losses", "partial_fc_v2"))
-
-        # One rank of a simulated job: a process that is alone holds the first shard of the classes and sees
-        # the whole batch; a label beyond the shard means to it, as it would there, a class of another rank.
-        rows = case.batch_size // case.world_size
-        self._mine = slice(world.rank * rows, (world.rank + 1) * rows)
-        self._inputs = Inputs(case, world.device)
-        classes = -(-case.num_classes // case.simulate_ranks)
-        arc = case.margin == "arcface"
-        margin = losses.CombinedMarginLoss(64, 1.0, 0.5 if arc else 0.0, 0.0 if arc else 0.4)
-        self.head = partial_fc.PartialFC_V2(
-            margin, case.embedding_dim, classes, case.sample_rate, case.precision == "fp16"
-        )
-        self.head.train().to(world.device)
-        self._optimizer = torch.optim.SGD(
-            self.head.parameters(), LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-        )
-
-    def prepare(self, step: int) -> None:
-        embeddings_BD, labels_B = self._inputs.of_step(step)
-        self._embeddings_bD = embeddings_BD[self._mine].clone().requires_grad_()
-        self._labels_b = labels_B[self._mine].clone()
-
-    def step(self) -> Tensor:
-        loss: Tensor = self.head(self._embeddings_bD, self._labels_b)
-        loss.backward()
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return loss.detach()
-
-    def facts(self) -> dict[str, Any]:
-        return {}
-
-
-def work(case: HeadCase) -> dict[str, float]:
-    """Operations and bytes of a step over all measured processes.
+def work(case: Any) -> dict[str, float]:
+    """Operations and bytes of a step of its head over all measured processes.
 
     A scored class takes 6 B D operations: three products of 2 B D, logits and two gradients. The least that
     its formulation must move, in fp32 rows: two reads of each scored centre for the products; and of every class
     the gradient is written and read, centre and momentum are read and written.
     """
-    held, scored = classes_of_process(case)
+    held = case.num_classes / case.simulate_ranks
+    scored = held * case.sample_rate
     return {
         "flops": 6 * case.batch_size * case.embedding_dim * scored,
         "bytes": 4 * case.embedding_dim * (2 * scored + 6 * held),
     }
 
 
-def modules(path: str, world: World, names: Iterable[str]) -> list[ModuleType]:
+# -- the loop -----------------------------------------------------------------------------------------
+
+
+def options(path: str) -> dict[str, Any]:
+    """What the loop needs to know. UserError: no such files at ``path``."""
+    return {"path": str(locate(path, _LOOP_FILES))}
+
+
+def why_not(case: Any, config: Config) -> str:
+    """Why its loop cannot run the case, or an empty string."""
+    head = config.head
+    if head.kind != "margin":
+        return "it has no linear head"
+    if case.backbone not in NETWORKS or config.model.width != Model().width:
+        return f"it has no such backbone; it has {', '.join(sorted(set(NETWORKS.values())))}"
+    if case.image_size != _IMAGE_SIZE:
+        return f"its backbones take images of {_IMAGE_SIZE} px"
+    if head.storage != "fp32":
+        return "it holds centres and momentum in fp32 on the device"
+    if head.parallelism != "model" and case.world_size > 1:
+        return "it divides the classes among the ranks"
+    if head.margin != "combined" or head.m1 != 1 or (head.m2 and head.m3):
+        return "its margin is that of ArcFace (m1 1, m3 0) or that of CosFace (m1 1, m2 0)"
+    return ""
+
+
+def changes(case: Any) -> dict[str, Any]:
+    """Fields of the case that its loop runs otherwise; there is no tf32 beside 16-bit products, as in its script."""
+    return {"precision": _precision(case), "tf32": False}
+
+
+class Loop(PeerLoop):
+    """Backbone under DistributedDataParallel and PartialFC_V2 in one SGD, as train_v2.py puts them together: its head
+    computes in fp32 whatever the backbone does, and the loss is read in every step."""
+
+    def build(self, options: dict[str, Any]) -> None:
+        import torch
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+        from torch.nn.parallel import DistributedDataParallel
+
+        case, config, world = self.case, self.config, self.world
+        _take_verbose()
+        backbones, losses, partial_fc, rates = _modules(
+            options["path"], world, ("backbones", "losses", "partial_fc_v2", "lr_scheduler")
+        )
+        self._fp16, head = self.arithmetic.needs_loss_scale, config.head
+        backbone = backbones.get_model(
+            NETWORKS[case.backbone],
+            dropout=config.model.dropout,
+            fp16=self._fp16,
+            num_features=case.embedding_dim,
+        )
+        self.backbone = DistributedDataParallel(
+            module=backbone.to(world.device),
+            broadcast_buffers=False,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            bucket_cap_mb=16,
+            find_unused_parameters=True,
+        )
+        self.backbone.register_comm_hook(None, fp16_compress_hook)
+        self.backbone.train()
+        self.backbone._set_static_graph()
+        margin = losses.CombinedMarginLoss(
+            head.scale, head.m1, head.m2, head.m3, max(0, head.filter_threshold)
+        )
+        self.head = partial_fc.PartialFC_V2(
+            margin, case.embedding_dim, case.num_classes, case.sample_rate, False
+        )
+        self.head.train().to(world.device)
+        groups = [{"params": self.backbone.parameters()}, {"params": self.head.parameters()}]
+        optim, plan = config.optim, self.plan
+        self._optimizer = torch.optim.SGD(
+            groups, lr=plan.base_lr, momentum=optim.momentum, weight_decay=optim.weight_decay
+        )
+        self._parts = config.data.accumulation  # its rate moves with every micro-batch
+        self._schedule = rates.PolynomialLRWarmup(
+            optimizer=self._optimizer,
+            warmup_iters=plan.warmup * self._parts,
+            total_iters=plan.total * self._parts,
+        )
+        self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._fp16, growth_interval=100)
+
+    def step(self, images: "Tensor", labels: "Tensor") -> float:
+        from torch.nn.utils import clip_grad_norm_
+
+        parts = zip(images.chunk(self._parts), labels.chunk(self._parts), strict=True)
+        for number, (images_b, labels_b) in enumerate(parts, start=1):
+            loss = self.head(self.backbone(images_b), labels_b)
+            self._scaler.scale(loss).backward()
+            if number == self._parts:
+                self._scaler.unscale_(self._optimizer)
+                clip_grad_norm_(self.backbone.parameters(), _CLIP)
+                self._scaler.step(self._optimizer)
+                self._scaler.update()
+                self._optimizer.zero_grad()
+            self._schedule.step()
+            value = float(loss.item())
+        return value
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"kernels": "torch"}
+
+
+# -- its files ----------------------------------------------------------------------------------------
+
+
+def _take_verbose() -> None:
+    """Let its scheduler give ``verbose`` to PyTorch's, which has dropped it."""
+    from torch.optim import lr_scheduler
+
+    class Scheduler(lr_scheduler.LRScheduler):
+        def __init__(self, optimizer: Any, last_epoch: int = -1, verbose: bool = False) -> None:
+            super().__init__(optimizer, last_epoch)
+
+    lr_scheduler._LRScheduler = Scheduler  # type: ignore[assignment, misc]
+
+
+def _modules(path: str, world: "World", names: Iterable[str]) -> list[ModuleType]:
     """Files and packages of the peer's directory, and this process made ready for them: it has a process group, and
     off CUDA calls of ``.cuda()`` do nothing."""
+    import torch
+    import torch.distributed as dist
+
     folder = Path(path)
     sys.dont_write_bytecode = True  # the user's directory stays as it is
     sys.path.append(str(folder))

@@ -1,21 +1,16 @@
-"""NVIDIA DALI's CPU pipeline as a contender: its own readers, decoders and transforms."""
+"""NVIDIA DALI's CPU pipeline as a peer: its own readers, decoders and transforms."""
 
 import importlib.util
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from megaclass.bench.loader.cases import EVALUATION, LoaderCase
-from megaclass.bench.loader.contender import Turn, whole_pass
-from megaclass.parallel.groups import World
-
 NAME = "dali"
 SOURCES = ("records", "folder")
-ON_DEVICE = False
 
 
-def missing(case: LoaderCase) -> str:
+def missing() -> str:
     """Why it cannot be measured here, or an empty string."""
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
         return ""
@@ -28,10 +23,11 @@ def version() -> str:
     return str(dali.__version__)
 
 
-class Dali:
-    """uint8 batches in host memory, as ours: nothing is normalised, nothing copied to a device."""
+class Pipeline:
+    """uint8 batches in host memory, as ours: nothing is normalised, nothing copied to a device. ``case`` is one of
+    ``bench loader``."""
 
-    def __init__(self, case: LoaderCase, world: World, options: dict[str, Any]) -> None:
+    def __init__(self, case: Any, directory: str) -> None:
         from nvidia.dali import pipeline_def
 
         self._case = case
@@ -42,14 +38,11 @@ class Dali:
             prefetch_queue_depth=case.prefetch,
             seed=case.seed + 1,  # 0 asks for a random one
         )(_graph)
-        self._pipeline = make(case.workload, case.source, options["directory"], case.image_size)
+        self._pipeline = make(case, directory)
         self._pipeline.build()
         self._fresh = True
 
-    def turn(self, index: int) -> Turn:
-        return whole_pass(partial(self.batches, lambda images_BSSC, labels_B: None))
-
-    def batches(self, use: Any) -> None:
+    def batches(self, use: Callable[[np.ndarray, np.ndarray], object]) -> None:
         """Make the batches of a pass, not one more, and call ``use(images_BSSC, labels_B)`` with each of them.
         Both are views of memory that DALI will use again."""
         pipeline, case = self._pipeline, self._case
@@ -67,24 +60,19 @@ class Dali:
             if done + begun < case.batches:
                 pipeline.schedule_run()
 
-    def facts(self) -> dict[str, Any]:
-        return {"version": version()}
 
-
-def _graph(workload: str, source: str, directory: str, size: int) -> tuple[Any, Any]:
+def _graph(case: Any, directory: str) -> tuple[Any, Any]:
     """As in DALI's own example for ResNet-50: only the part of an image that a crop needs is decoded, and it is
     resized with a triangular filter. Flips are drawn for half of the images."""
     from nvidia.dali import fn, types
 
-    shuffle = workload != EVALUATION
-    if source == "records":
+    size, order = case.image_size, {"random_shuffle": not case.evaluates}
+    if case.source == "records":
         path = f"{directory}/train"
-        encoded, labels = fn.readers.mxnet(
-            path=[f"{path}.rec"], index_path=[f"{path}.idx"], random_shuffle=shuffle
-        )
+        encoded, labels = fn.readers.mxnet(path=[f"{path}.rec"], index_path=[f"{path}.idx"], **order)
     else:
-        encoded, labels = fn.readers.file(file_root=directory, random_shuffle=shuffle)
-    if workload == "imagenet":
+        encoded, labels = fn.readers.file(file_root=directory, **order)
+    if case.workload == "imagenet":
         images = fn.decoders.image_random_crop(
             encoded,
             output_type=types.RGB,
@@ -95,7 +83,7 @@ def _graph(workload: str, source: str, directory: str, size: int) -> tuple[Any, 
         images = fn.resize(images, resize_x=size, resize_y=size, interp_type=types.INTERP_TRIANGULAR)
     else:
         images = fn.decoders.image(encoded, output_type=types.RGB)
-    if workload == EVALUATION:
+    if case.evaluates:
         images = fn.resize(images, resize_shorter=256, interp_type=types.INTERP_TRIANGULAR)
         return fn.crop(images, crop=(size, size)), labels
     return fn.flip(images, horizontal=fn.random.coin_flip()), labels

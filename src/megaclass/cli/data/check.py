@@ -30,8 +30,8 @@ def check(words: list[str]) -> int:
         {"": _OPTIONS},
     )
     for name in ("limit", "workers"):
-        if options[name] < 0:
-            raise UserError(f"--{name}: {options[name]} is below 0")
+        if getattr(options, name) < 0:
+            raise UserError(f"--{name}: {getattr(options, name)} is below 0")
     output = new_file(options.output)
 
     from rich.console import Console
@@ -40,7 +40,7 @@ def check(words: list[str]) -> int:
     from megaclass.cli.data.files import new_lines
     from megaclass.data.tools import check as tool
     from megaclass.data.tools.entries import KINDS
-    from megaclass.report.dataset import check_table
+    from megaclass.report.console import check_table
 
     first: defaultdict[str, list[Finding]] = defaultdict(list)
     with contextlib.ExitStack() as stack:

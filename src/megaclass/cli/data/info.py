@@ -38,7 +38,7 @@ def info(words: list[str]) -> None:
 
     from megaclass.cli.data.bar import progress_bar
     from megaclass.data.tools import info as tool
-    from megaclass.report.dataset import info_table
+    from megaclass.report.console import info_table
 
     with progress_bar("reading", "nothing was written") as show:
         found, dataset = tool.info(options.set, progress=show)

@@ -20,7 +20,7 @@ def read_options(
     """
     parser = make_parser(usage, text)
     for name, told in positional.items():
-        more = {"nargs": "+"} if name.endswith("...") else {}
+        more: dict[str, Any] = {"nargs": "+"} if name.endswith("...") else {}
         parser.add_argument(name.removesuffix("..."), type=str, help=told, **more)
     for title, options in groups.items():
         group = parser.add_argument_group(title) if title else parser

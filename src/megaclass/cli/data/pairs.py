@@ -38,7 +38,7 @@ def pairs(words: list[str]) -> None:
         raise UserError(f"--output: {options.output!r} is no .bin (pairs and images) and no .txt (pairs)")
     if options.numbered and output.suffix == ".bin":
         raise UserError("--numbered goes with a .txt; a .bin holds the images themselves")
-    dataset, found = _listed(options) if options["from"] else _drawn(options)
+    dataset, found = _listed(options) if vars(options)["from"] else _drawn(options)
     if output.suffix == ".bin":
         _write_bin(output, dataset, found)
     else:
@@ -65,10 +65,12 @@ def _listed(options: Any) -> "tuple[Dataset, PairSet]":
     from megaclass.evaluate.evaluators import open_listed_pairs
     from megaclass.evaluate.pairs import PairSet
 
-    changed = [name for name, default in _DRAWING.items() if options[name] != default]
+    changed = [name for name, default in _DRAWING.items() if getattr(options, name) != default]
     if changed:
-        raise UserError(f"--{changed[0]} is for drawn pairs; those of --from {options['from']} are fixed")
-    dataset, found = open_listed_pairs(options["from"], Path(options.source))
+        raise UserError(
+            f"--{changed[0]} is for drawn pairs; those of --from {vars(options)['from']} are fixed"
+        )
+    dataset, found = open_listed_pairs(vars(options)["from"], Path(options.source))
     if options.numbered and isinstance(dataset, ImageList):
         folder = FolderDataset(options.source)
         numbers = {_name(folder, index): index for index in range(len(folder))}

@@ -4,7 +4,7 @@ The choice depends on the columns and the precision, and on what the device acce
 kernels start. It is not timed, because the order of the sums follows from it, and a resumed run repeats the bits.
 
 Registers decide. A program keeps BLOCK x BLOCK_D fp32 accumulators through its loop, and a multiprocessor has
-65,536 registers: at D = 512 half of them are the accumulators of 64 rows. docs/kernels.md has the budget.
+65,536 registers: at D = 512 half of them are the accumulators of 64 rows. docs/explanation/kernels.md has more.
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,10 @@
 """Pass 2: a tile of classes computes its gradient, and momentum and centres move, in one kernel.
 
+Programs stay on their multiprocessor and take tile after tile. Only the gradient of a tile lives in registers;
+what comes before and after it, widening, norms, momentum and rounding, walks over BLOCK_R rows at a time,
+because three matrices of a tile's size in registers would be spilled. The gradient crosses through memory
+that stays in L2, and while one program updates rows, the products of the others go on.
+
 Shapes: T = rows of a tile, B = rows of the batch, D = embedding columns, all padded to their blocks. w: centres, v:
 momentum.
 """
@@ -39,11 +44,6 @@ def pass_two_kernel(
     in the padding; target_ptr: -q * slope; weight_ptr: d(final loss) / d(loss of the row), both fp32. threshold: a
     larger logit has left the sum. yes: 1, see pass 1. Scratch memory for each program: unit_ptr (BLOCK_T, BLOCK_D)
     operand, gradient_ptr (BLOCK_T, BLOCK_D), inverse_ptr (BLOCK_T,), radial_ptr (BLOCK_T,) fp32.
-
-    Programs stay on their multiprocessor and take tile after tile. Only the gradient of a tile lives in registers;
-    what comes before and after it, widening, norms, momentum and rounding, walks over BLOCK_R rows at a time,
-    because three matrices of a tile's size in registers would be spilled. The gradient crosses through memory
-    that stays in L2, and while one program updates rows, the products of the others go on.
     """
     if tl.load(skipped_ptr) != 0:
         return
@@ -101,30 +101,32 @@ def pass_two_kernel(
             inverse_R = tl.load(inverse_ptr + first + offset_R)
             along_R = -tl.load(radial_ptr + first + offset_R) * inverse_R * inverse_R  # normalisation
             change_RD = tl.load(gradient_ptr + (first + offset_R)[:, None] * BLOCK_D + column_D[None, :])
-            w_RD = load_rows(w_ptr, w_scale_ptr, row_R, inside_R, D, BLOCK_D, FORMAT)
-            change_RD = change_RD * inverse_R[:, None] + along_R[:, None] * w_RD
-            if HAS_MOMENTUM:
-                v_RD = load_rows(v_ptr, v_scale_ptr, row_R, inside_R, D, BLOCK_D, FORMAT)
-                v_RD = change_RD + (weight_decay * w_RD + momentum * v_RD)
-                w_RD -= lr * v_RD
-                store_rows(
-                    v_ptr,
-                    v_scale_ptr,
-                    row_R,
-                    inside_R,
-                    v_RD,
-                    first_class,
-                    v_key,
-                    v_noise_ptr,
-                    D,
-                    BLOCK_D,
-                    FORMAT,
-                )
-            else:
-                turn_R = lr * tl.sqrt_rn(tl.sum(change_RD * change_RD, axis=1)) * inverse_R
-                lr_R = lr / (1.0 + turn_R / most_turn)
-                w_RD = (1.0 - lr * weight_decay) * w_RD - lr_R[:, None] * change_RD
-            store_rows(
-                w_ptr, w_scale_ptr, row_R, inside_R, w_RD, first_class, w_key, w_noise_ptr, D, BLOCK_D, FORMAT
-            )
+            step_rows(
+                w_ptr, w_scale_ptr, w_noise_ptr, w_key, v_ptr, v_scale_ptr, v_noise_ptr, v_key,
+                row_R, inside_R, inverse_R, along_R, change_RD, first_class,
+                lr, momentum, weight_decay, most_turn, D, BLOCK_D, FORMAT, HAS_MOMENTUM,
+            )  # fmt: skip
         tl.debug_barrier()
+
+
+@triton.jit
+def step_rows(
+    w_ptr, w_scale_ptr, w_noise_ptr, w_key, v_ptr, v_scale_ptr, v_noise_ptr, v_key,
+    row_R, inside_R, inverse_R, along_R, change_RD, first_class, lr, momentum, weight_decay, most_turn,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, FORMAT: tl.constexpr, HAS_MOMENTUM: tl.constexpr,
+):  # fmt: skip
+    """The step of whole rows: change_RD is their gradient times |w|, without what normalisation takes along w."""
+    w_RD = load_rows(w_ptr, w_scale_ptr, row_R, inside_R, D, BLOCK_D, FORMAT)
+    change_RD = change_RD * inverse_R[:, None] + along_R[:, None] * w_RD
+    if HAS_MOMENTUM:
+        v_RD = load_rows(v_ptr, v_scale_ptr, row_R, inside_R, D, BLOCK_D, FORMAT)
+        v_RD = change_RD + (weight_decay * w_RD + momentum * v_RD)
+        w_RD -= lr * v_RD
+        store_rows(
+            v_ptr, v_scale_ptr, row_R, inside_R, v_RD, first_class, v_key, v_noise_ptr, D, BLOCK_D, FORMAT
+        )
+    else:
+        turn_R = lr * tl.sqrt_rn(tl.sum(change_RD * change_RD, axis=1)) * inverse_R
+        lr_R = lr / (1.0 + turn_R / most_turn)
+        w_RD = (1.0 - lr * weight_decay) * w_RD - lr_R[:, None] * change_RD
+    store_rows(w_ptr, w_scale_ptr, row_R, inside_R, w_RD, first_class, w_key, w_noise_ptr, D, BLOCK_D, FORMAT)

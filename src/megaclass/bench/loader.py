@@ -1,0 +1,394 @@
+"""``megaclass bench loader``: images to batches, by stage, beside bare decode and DALI.
+
+All implementations of a case read the same files, and a turn is a pass over some batches of them, from an idle machine
+to an idle machine. CPU time says more than the wall's clock on a shared machine: both are in a row.
+
+Shapes: B = images of a batch, K = numbers a sample, S = image size, C = 3 channels (RGB).
+"""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, ClassVar, NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from megaclass.bench.arguments import names
+from megaclass.bench.case import (
+    MEMORY,
+    SPEED,
+    Answers,
+    Benchmark,
+    Case,
+    Flag,
+    Implementation,
+    Metric,
+    Planned,
+    parameter,
+    samples_ms,
+    value_of,
+)
+from megaclass.bench.peers import dali
+from megaclass.data.decode import Decoded, decode_part
+from megaclass.data.open import open_dataset
+from megaclass.errors import lookup
+from megaclass.results import rows
+
+BARE = "simplejpeg"
+EVALUATION = "imagenet-eval"
+SOURCES = ("records", "folder")
+STAGES = ("read", "decode", "augment", "assemble", "copy")
+_TAKEN_IMAGES = 4  # that a thread takes at a time, as those of our loader do
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a loader has to do.
+
+    image_size: of the square that it delivers. crops: whether from images of any size. crop: the least share of their
+    area that a random crop takes. look: of the photographs that stand for the data set. images: how many distinct ones.
+    batches: of a pass, about a second of CPU time.
+    """
+
+    image_size: int
+    look: str
+    crops: bool
+    crop: float = 1.0
+    images: int
+    batches: int
+
+
+WORKLOADS = {
+    "faces": Workload(image_size=112, look="face", crops=False, images=2000, batches=100),
+    "imagenet": Workload(image_size=224, look="photograph", crops=True, crop=0.08, images=500, batches=10),
+    EVALUATION: Workload(image_size=224, look="photograph", crops=True, images=500, batches=10),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderCase(Case):
+    """One measurement of a loader: passes of ``batches`` batches by ``threads`` threads.
+
+    device: where the batches are delivered; what knows no device has ``cpu`` here.
+    """
+
+    benchmark: ClassVar[str] = "loader"
+    world_size: ClassVar[int] = 1
+
+    workload: str = parameter(
+        "faces",
+        "faces (112 px, flip), imagenet (random crop 224), imagenet-eval",
+        sweeps=True,
+        given="faces,imagenet",
+        choices=[*WORKLOADS],
+    )
+    source: str = parameter("records", sweeps=True)
+    data: str = parameter(
+        "", "record set or image folder to take images from; without it photographs are made up"
+    )
+    distinct_images: int = parameter(
+        0, "distinct images; 0: 2000 faces, 500 photographs", flags=("--images",), low=0
+    )
+    batch_size: int = parameter(128, "images of a batch", low=1)
+    batches: int = parameter(0, "batches of a pass; 0: as many as take about a second", low=0)
+    threads: int = parameter(0, "of a loader; 0: as many as there are cores", low=0)
+    prefetch: int = parameter(2, "batches that are made ahead", low=1)
+    device: str = parameter("auto", "auto, cpu or cuda: where our loader delivers the batches")
+    rounds: int = parameter(10, "timed passes of every loader", low=1, effort=True)
+    warmup: int = parameter(1, "passes before them that are not timed", low=0, effort=True)
+    seed: int = parameter(0, "of images, order and augmentation", low=0)
+
+    @property
+    def steps(self) -> int:
+        return self.rounds
+
+    @property
+    def samples(self) -> int:
+        return self.batch_size * self.batches
+
+    @property
+    def image_size(self) -> int:
+        return WORKLOADS[self.workload].image_size
+
+    @property
+    def evaluates(self) -> bool:
+        """In stored order, with nothing random."""
+        return self.workload == EVALUATION
+
+    def resolved(self) -> "LoaderCase":
+        usual = WORKLOADS[self.workload]
+        if self.data:
+            open_dataset(self.data)
+        images = self.distinct_images or usual.images
+        return replace(self, batches=self.batches or usual.batches, distinct_images=images)
+
+    def transform(self) -> Any:
+        """This project's transform for the workload."""
+        from megaclass.data.augment import EvalTransform, TrainTransform
+        from megaclass.parallel.seeding import derive_key
+
+        if self.evaluates:
+            return EvalTransform(self.image_size, resize=256)
+        crop, seed = WORKLOADS[self.workload].crop, derive_key("augment", self.seed)
+        return TrainTransform(self.image_size, flip=True, crop_scale_min=crop, seed=seed)
+
+
+class Time(NamedTuple):
+    """ms: on the wall. cpu_ms: user and system time of all threads of this process."""
+
+    ms: float
+    cpu_ms: float
+
+
+def timed(work: Callable[[], object]) -> Time:
+    """How long ``work`` takes. Its last thread has to be done when it returns: what comes later is not seen."""
+    cpu_s, begin = time.process_time(), time.perf_counter()
+    work()
+    return Time(1e3 * (time.perf_counter() - begin), 1e3 * (time.process_time() - cpu_s))
+
+
+class Passes:
+    """An implementation at work: turn ``index`` makes the ``case.batches`` batches of a pass, which goes on where the
+    last one ended. ``counts`` names the stage whose time is that of the pass."""
+
+    counts = "whole"
+
+    def __init__(self, case: LoaderCase, device: Any, directory: str) -> None:
+        from megaclass.data.sampler import EpochSampler
+
+        self.case, self._device, self.dataset = case, device, open_dataset(directory)
+        self._sampler = EpochSampler(len(self.dataset), case.seed, shuffle=not case.evaluates)
+
+    def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and global numbers of the samples of a step, int64 (B,) each: shuffled as in training, in stored
+        order for an evaluation."""
+        start, count = step * self.case.batch_size, self.case.batch_size
+        return self._sampler.indices(start, count), np.arange(start, start + count)
+
+    def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
+        times = self.stages(range(index * self.case.batches, (index + 1) * self.case.batches))
+        cpu_ms = {name: found.cpu_ms for name, found in times.items()}
+        return {"ms": times[self.counts].ms, "cpu_ms": cpu_ms[self.counts], "stages": cpu_ms}
+
+    def stages(self, steps: range) -> dict[str, Time]:
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def in_threads(self, work: Callable[..., object], samples: Sequence[Any], scratch: Sequence[int]) -> None:
+        """``work(sample, scratch)`` for every sample; each thread has memory of its own, uint8 of that shape."""
+        begins = itertools.count(0, _TAKEN_IMAGES)  # each number goes to one thread
+
+        def take() -> None:
+            mine = np.empty(scratch, np.uint8)
+            for begin in itertools.takewhile(lambda begin: begin < len(samples), begins):
+                for sample in samples[begin : begin + _TAKEN_IMAGES]:
+                    work(sample, mine)
+
+        with ThreadPoolExecutor(self.case.threads, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+            for done in [pool.submit(take) for _ in range(self.case.threads)]:
+                done.result()
+
+
+class BareDecode(Passes):
+    """simplejpeg on files that lie in memory: whole images, nothing else. No loader that decodes whole images with it
+    can be faster."""
+
+    def __init__(self, case: LoaderCase, device: Any, directory: str) -> None:
+        super().__init__(case, device, directory)
+        self._files = [self.dataset.read(index).encoded for index in range(len(self.dataset))]
+        headers = [simplejpeg.decode_jpeg_header(encoded) for encoded in self._files]
+        self._sizes = [3 * height * width for height, width, _, _ in headers]
+
+    def stages(self, steps: range) -> dict[str, Time]:
+        # The order is drawn beforehand: here nothing but decoding counts.
+        samples = [sample for step in steps for sample in self.order(step)[0].tolist()]
+        return {"whole": timed(lambda: self.in_threads(self._decode, samples, [max(self._sizes)]))}
+
+    def _decode(self, sample: int, pixels: np.ndarray) -> None:
+        simplejpeg.decode_jpeg(self._files[sample], buffer=pixels[: self._sizes[sample]])
+
+
+class Megaclass(Passes):
+    """``Loader`` on records or a folder.
+
+    A turn has a pass for each stage, over the same samples by as many threads, and each does what the one before it
+    does and one thing more: read; decode; augment; assemble (the loader itself, which also draws order and plan of the
+    samples and makes batches); copy (to the device, and normalise there). The pass that counts is assemble on a CPU,
+    copy on CUDA, where it ends when the device is idle.
+    """
+
+    def __init__(self, case: LoaderCase, device: Any, directory: str) -> None:
+        from megaclass.data.feed import DeviceFeed
+        from megaclass.data.loader import Loader
+
+        super().__init__(case, device, directory)
+        self.transform = case.transform()
+        # One for all passes, as a run has one: memory that was copied to is used again on the same stream only.
+        self._feed = DeviceFeed(device)
+        self._on_cuda = device.type == "cuda"
+        self.counts = "copy" if self._on_cuda else "assemble"
+        self.loader = Loader(
+            self.dataset,
+            self.transform,
+            self.order,
+            workers=case.threads,
+            prefetch=case.prefetch,
+            pin_memory=self._on_cuda,
+        )
+
+    def stages(self, steps: range) -> dict[str, Time]:
+        samples: list[tuple[int, np.ndarray]] = []  # of the whole pass: index and plan
+        for step in steps:
+            indices_B, numbers_B = self.order(step)
+            samples += zip(indices_B.tolist(), self.transform.plan(numbers_B), strict=True)
+        shape = (self.case.image_size, self.case.image_size, 3)
+        return {
+            "read": timed(lambda: self.in_threads(self._read, samples, shape)),
+            "decode": timed(lambda: self.in_threads(self._decode, samples, shape)),
+            "augment": timed(lambda: self.in_threads(self._augment, samples, shape)),
+            "assemble": timed(lambda: self.to_host(steps)),
+            "copy": timed(lambda: self.to_model(steps)),
+        }
+
+    def _read(self, sample: tuple[int, np.ndarray], picture_SSC: np.ndarray) -> tuple[bytes, str]:
+        return self.dataset.read(sample[0]).encoded, self.dataset.describe(sample[0])
+
+    def _decode(self, sample: tuple[int, np.ndarray], picture_SSC: np.ndarray) -> Decoded:
+        need = partial(self.transform.need, plan_K=sample[1])
+        return decode_part(*self._read(sample, picture_SSC), picture_SSC, need)
+
+    def _augment(self, sample: tuple[int, np.ndarray], picture_SSC: np.ndarray) -> None:
+        self.transform(self._decode(sample, picture_SSC), sample[1], picture_SSC)
+
+    def to_host(self, steps: range) -> None:
+        """The batches as the loader gives them."""
+        for _ in self.loader.steps(steps.start, steps.stop):
+            pass
+
+    def to_model(self, steps: range) -> None:
+        """Copied to the device one batch ahead, and normalised there."""
+        import torch
+
+        from megaclass.data.loader import to_model_input
+
+        for batch in self._feed(self.loader.steps(steps.start, steps.stop)):
+            to_model_input(batch.images, self._device)
+        if self._on_cuda:
+            torch.cuda.synchronize(self._device)
+
+
+class Dali(Passes):
+    """DALI's CPU pipeline, by its own readers: it knows no order but theirs."""
+
+    def __init__(self, case: LoaderCase, device: Any, directory: str) -> None:
+        super().__init__(case, device, directory)
+        self.pipeline = dali.Pipeline(case, directory)
+
+    def stages(self, steps: range) -> dict[str, Time]:
+        return {"whole": timed(lambda: self.pipeline.batches(lambda images_BSSC, labels_B: None))}
+
+    def facts(self) -> dict[str, Any]:
+        return {"version": dali.version()}
+
+
+IMPLEMENTATIONS: dict[str, type[Passes]] = {BARE: BareDecode, "megaclass": Megaclass, dali.NAME: Dali}
+
+
+def prepare(case: LoaderCase, world: Any, name: str, options: dict[str, Any]) -> Passes:
+    return IMPLEMENTATIONS[name](case, world.device, options["directory"])
+
+
+def measures(name: str, case: LoaderCase, turns: Answers, limits: list[dict[str, float]]) -> dict[str, Any]:
+    """The fields of a row that follow from the passes. ``work`` has the CPU time of an image, of the median pass, and
+    what each stage adds to the one before it."""
+    answers = [answer for (answer,) in turns]
+    cpu_ms = [round(answer["cpu_ms"], 4) for answer in answers]
+    cpu_us = 1000 * median(cpu_ms) / case.samples
+    work = {"cpu_us": round(cpu_us, 3), "samples_per_cpu_second": round(1e6 / cpu_us, 3)}
+    for before, stage in itertools.pairwise(["", *STAGES]):
+        if stage in answers[0]["stages"]:
+            added_ms = [answer["stages"][stage] - answer["stages"].get(before, 0.0) for answer in answers]
+            work[f"cpu_us_{stage}"] = round(1000 * median(added_ms) / case.samples, 3)
+    return rows.timed(samples_ms(turns), case.samples) | {"cpu_ms": cpu_ms, "work": work}
+
+
+def implementations(case: LoaderCase, options: Any) -> list[Implementation]:
+    """Bare decode; ours from every source; peers from all that they read. What delivers to host memory is to leave the
+    GPU alone."""
+    on_host = {"device": "cpu"} if case.device != "cpu" else {}
+    found = [Implementation(name=BARE, changes={"source": "folder"} | on_host)]
+    for source in names("--source", options.source):
+        lookup(dict.fromkeys(SOURCES), source, "source")
+        found.append(Implementation(changes={"source": source}))
+    for peer in names("--peer", options.peer):
+        lookup(dict.fromkeys((dali.NAME, "none")), peer, "peer")
+        missing = dali.missing()
+        for source in () if peer == "none" else dali.SOURCES[:1] if missing else dali.SOURCES:
+            found.append(Implementation(name=peer, changes={"source": source} | on_host, missing=missing))
+    return found
+
+
+@contextmanager
+def on_images(planned: Planned) -> Iterator[Planned]:
+    """The case with the images that all its loaders read, on disk meanwhile. UserError: a set that cannot be
+    measured."""
+    from megaclass.bench.photographs import write_images
+
+    case, workload = planned.case, WORKLOADS[planned.case.workload]
+    with tempfile.TemporaryDirectory(prefix="megaclass-loader-") as directory:
+        facts = write_images(
+            Path(directory),
+            workload.look,
+            case.distinct_images,
+            only_size=0 if workload.crops else workload.image_size,
+            data=case.data,
+            seed=case.seed,
+            threads=case.threads,
+        )
+        told = [
+            replace(who, extra=facts, options={"directory": f"{directory}/{who.changes['source']}"})
+            for who in planned.implementations
+        ]
+        yield replace(planned, implementations=tuple(told))
+
+
+METRICS = (
+    SPEED,
+    Metric(
+        "samples_per_cpu_second", "Images a CPU second", value_of("work", "samples_per_cpu_second"), "higher"
+    ),
+    Metric("cpu_us", "CPU µs an image", value_of("work", "cpu_us"), "lower"),
+    *(
+        Metric(f"cpu_us_{stage}", f"{stage}, CPU µs", value_of("work", f"cpu_us_{stage}"), "lower")
+        for stage in STAGES
+    ),
+    MEMORY,
+)
+
+BENCHMARK = Benchmark(
+    "loader",
+    "Loader",
+    "images to batches, by stage, beside bare decode and DALI",
+    LoaderCase,
+    METRICS,
+    "samples_per_cpu_second",
+    prepare=prepare,
+    measures=measures,
+    flags=(
+        Flag("records,folder", "what our loader reads", ("--source",), lists=True),
+        Flag("dali", "other loaders that take turns with ours, where installed; none for none", ("--peer",)),
+    ),
+    implementations=implementations,
+    surroundings=on_images,
+)

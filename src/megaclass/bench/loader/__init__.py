@@ -1,1 +1,0 @@
-"""``megaclass bench loader``: images to batches, by stage, beside bare decode and other people's loaders."""

@@ -1,1 +1,0 @@
-"""Roofline bounds of backbones: what their layers compute and move, and what a machine could do with that."""

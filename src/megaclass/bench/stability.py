@@ -1,0 +1,343 @@
+"""``megaclass bench stability``: one recipe trained with several seeds, and how far apart they end.
+
+A study has a directory: ``recipe.toml`` is the complete configuration that every seed is trained with, ``seed-K`` the
+run directory of a seed, ``seed-K.log`` what its training said, and ``rows.jsonl`` gets a row when a seed is done. A
+case is a seed, and its one turn is a whole training, which goes on where an earlier one of it has stopped.
+"""
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from megaclass.bench.arguments import counts, crowded
+from megaclass.bench.case import (
+    SPEED,
+    Answers,
+    Benchmark,
+    Case,
+    Flag,
+    Implementation,
+    Metric,
+    parameter,
+    value_of,
+)
+from megaclass.bench.recipes import with_settings
+from megaclass.config import Config, load_recipe, to_mapping, to_toml
+from megaclass.errors import UserError
+from megaclass.results.events import StartEvent, StepEvent, read_events
+from megaclass.results.rows import Row
+from megaclass.results.rundir import DEFAULT_ROOT, RunDirectory
+from megaclass.results.stats import summary
+
+_METRICS = {"verification": "pair_accuracy", "classification": "top1", "none": "final_loss"}
+_MOST_SEEDS = 1000
+_LOOK_S = 0.5  # between two looks at how far a training is
+_TAIL_BYTES = 1 << 14  # of the events, in which the last step is looked for
+# Settings that a case has a field for, or that change nothing of what is trained.
+_TOLD = (
+    "schedule.epochs", "precision.compute", "data.global_batch_size", "data.image_size", "data.source", "data.path",
+    "evaluate.path", "evaluate.every", "evaluate.every_epochs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilityCase(Case):
+    """The training of a recipe with one of its seeds.
+
+    metric: the name of the final metric in ``Row.result``. epochs_trained: passes over the data, None where steps are
+    given. settings: ``section.key`` values that differ from the recipe and have no field here. data, evaluation_data: a
+    path, or the name of a set that makes itself. threads: of each process on a CPU.
+    """
+
+    benchmark: ClassVar[str] = "stability"
+    steps: ClassVar[int] = 1
+    warmup: ClassVar[int] = 0
+
+    recipe: str = parameter("")
+    seed: int = parameter(0)
+    metric: str = parameter("final_loss")
+    epochs_trained: float | None = parameter(None, title="epochs")
+    precision: str = parameter("fp32")
+    image_size: int = parameter(0)
+    global_batch_size: int = parameter(0)
+    data: str = parameter("")
+    evaluation_data: str = parameter("")
+    settings: dict[str, Any] = parameter({})
+    world_size: int = parameter(
+        1, "processes of each training", flags=("-n", "--world-size"), low=1, title="devices"
+    )
+    device: str = parameter("auto")
+    threads: int = parameter(0)
+
+    @property
+    def text(self) -> str:
+        ranks = f", {self.world_size} ranks" if self.world_size > 1 else ""
+        return f"{self.recipe}, seed {self.seed}{ranks}, {self.device}"
+
+    def why_skipped(self, gpus: int) -> str:
+        if self.global_batch_size % self.world_size:
+            return f"a global batch of {self.global_batch_size} does not divide into {self.world_size} ranks"
+        return crowded(self.device, self.world_size, gpus)
+
+
+# -- the study ----------------------------------------------------------------------------------------
+
+
+def cases(options: Any) -> list[StabilityCase]:
+    """A case a seed; the directory of the study is made ready for them. UserError: seeds, settings or a directory that
+    make no study."""
+    recipe = load_recipe(options.recipe)
+    config = with_settings(recipe, options.settings)
+    for key, flag in (("run.seed", "--seeds"), ("run.output", "--output")):
+        if key in options.settings:
+            raise UserError(f"--{key}: the seeds of a study have it from {flag}")
+    for key, given in (("model.weights", config.model.weights), ("head.weights", config.head.weights)):
+        if given:
+            raise UserError(
+                f"--{key}: seeds that start from the same weights do not show how stable a recipe is"
+            )
+    (world_size,) = counts("--world-size", options.world_size)
+    found = [case_of(config, recipe, seed, world_size) for seed in seeds(options.seeds)]
+    found[0].check()  # before anything is written
+    directory = Path(options.output) if options.output else DEFAULT_ROOT / f"stability-{config.recipe}"
+    open_study(directory, config, found)
+    options.device, options.output = config.run.device, str(directory / "rows.jsonl")
+    return found
+
+
+def seeds(text: str) -> list[int]:
+    """``5`` is 0 to 4; ``3,7,9`` are these."""
+    found = counts("--seeds", text)
+    if len(found) == 1 and not 1 <= found[0] <= _MOST_SEEDS:
+        raise UserError(f"--seeds: {found[0]} is outside [1, {_MOST_SEEDS}]; a list of seeds has commas")
+    if min(found) < 0:
+        raise UserError(f"--seeds: {min(found)} is below 0")
+    return found if len(found) > 1 else [*range(found[0])]
+
+
+def case_of(config: Config, recipe: Config, seed: int, world_size: int) -> StabilityCase:
+    """The case of a configuration that has come from the recipe. UserError: this machine cannot train it."""
+    from megaclass.parallel import groups
+    from megaclass.train.arithmetic import pick_arithmetic
+
+    precision, device = config.precision, groups.pick_device(config.run.device)
+    return StabilityCase(
+        recipe=config.recipe,
+        seed=seed,
+        metric=_METRICS[config.evaluate.task],
+        epochs_trained=None if config.schedule.steps else config.schedule.epochs,
+        precision=pick_arithmetic(precision.compute, precision.channels_last, device).compute,
+        image_size=config.data.image_size,
+        global_batch_size=config.data.global_batch_size,
+        data=config.data.path or config.data.source,
+        evaluation_data=config.evaluate.path,
+        settings={key: new for key, (_, new) in differences(recipe, config).items() if _matters(key)},
+        world_size=world_size,
+        threads=config.run.threads,
+    )
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """By ``section.key`` the settings of both where they differ; None for what one of them does not have."""
+    before, after = (
+        {
+            f"{section}.{key}": value
+            for section, values in to_mapping(config).items()
+            if isinstance(values, dict)
+            for key, value in values.items()
+        }
+        for config in (old, new)
+    )
+    every = {key: (before.get(key), after.get(key)) for key in [*before, *after]}
+    return {key: both for key, both in every.items() if both[0] != both[1]}
+
+
+def _matters(key: str) -> bool:
+    return key not in _TOLD and (not key.startswith("run.") or key == "run.deterministic")
+
+
+def open_study(directory: Path, config: Config, cases: Sequence[StabilityCase]) -> None:
+    """Write the recipe for the seeds. UserError: the directory is another's, or holds seeds of other settings, or the
+    result of one was damaged."""
+    config = replace(config, run=replace(config.run, output="", seed=0))
+    path = directory / "recipe.toml"
+    if not path.exists():
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--output: cannot write into {directory}: {error.strerror}; name another"
+            ) from None
+        if others := sorted(other.name for other in directory.iterdir()):
+            raise UserError(
+                f"--output: {directory} holds other files ({others[0]}); name a directory of its own"
+            )
+        part = path.with_suffix(".toml.part")
+        part.write_text(to_toml(config), encoding="utf-8")
+        part.replace(path)
+    stored = load_recipe(str(path), stored=True)
+    compared = {"recipe": (stored.recipe, config.recipe)} | differences(stored, config)
+    for case in cases:
+        run = RunDirectory(directory / f"seed-{case.seed}")
+        ranks = next((event.world_size for event in _events(run, StartEvent)), case.world_size)
+        compared[f"--world-size (seed {case.seed})"] = (ranks, case.world_size)
+        if run.result.is_file():
+            _result(run)
+    for key, (old, new) in compared.items():
+        if old != new:
+            raise UserError(
+                f"--output: {directory} holds seeds with {key} {old!r}, and now it is {new!r}; name another "
+                "directory, or say the same again"
+            )
+
+
+# -- a seed -------------------------------------------------------------------------------------------
+
+
+class Training:
+    """``megaclass train`` of one seed, by the processes of a case."""
+
+    def __init__(self, case: StabilityCase, world: Any, name: str, options: dict[str, Any]) -> None:
+        directory = Path(options["directory"])
+        self._case, self._world = case, world
+        self._run = RunDirectory(directory / f"seed-{case.seed}")
+        self._log = directory / f"seed-{case.seed}.log"
+        config = load_recipe(str(directory / "recipe.toml"))
+        run = replace(config.run, seed=case.seed, output=str(self._run.path), threads=case.threads)
+        self._config = replace(config, run=run)
+
+    def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
+        """The training to its end; nothing where it has come there before. The answer has the ``result`` of the run,
+        and the time of a step in each interval between two log lines: evaluations and checkpoints do not count."""
+        from megaclass.parallel import groups
+        from megaclass.train import loop
+
+        if not groups.broadcast_object(self._run.result.is_file()):
+            with self._log.open("ab", buffering=0) as log:
+                os.dup2(
+                    log.fileno(), 1
+                )  # what it and its libraries say; the answers have a pipe of their own
+                os.dup2(log.fileno(), 2)
+            resume = groups.broadcast_object(self._run.config.exists())
+            with _told(self._run.events, tell if self._world.is_main else lambda done: None):
+                loop.run(self._config, self._world, resume=resume)
+        groups.barrier()
+        speeds = (event.samples_per_second for event in _events(self._run, StepEvent))
+        samples_ms = [round(self._case.global_batch_size / speed * 1000, 4) for speed in speeds if speed]
+        return {"samples_ms": samples_ms, "result": _result(self._run)}
+
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+
+@contextlib.contextmanager
+def _told(events: Path, tell: Callable[[float], None]) -> Iterator[None]:
+    """Tell how far a training is, by its events, while it runs."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(_LOOK_S):
+            tell(_share_done(events))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _share_done(events: Path) -> float:
+    """The last step that was logged, of how many there will be; 0 where that is not known."""
+    with contextlib.suppress(OSError, ValueError, LookupError), events.open("rb") as file:
+        total = json.loads(file.readline())["total_steps"]
+        file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        steps = [line for line in file.read().split(b"\n")[:-1] if line.startswith(b'{"event": "step"')]
+        return float(json.loads(steps[-1])["step"] / total)
+    return 0.0
+
+
+def _events(run: RunDirectory, kind: type) -> list[Any]:
+    if not run.events.is_file():
+        return []
+    return [event for event in read_events(run.events) if isinstance(event, kind)]
+
+
+def _result(run: RunDirectory) -> dict[str, Any]:
+    """What a training ended with."""
+    try:
+        result: dict[str, Any] = json.loads(run.result.read_text(encoding="utf-8"))
+        flat_result(result), float(result["samples_per_second"]), result["environment"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        raise UserError(
+            f"{run.result}: not the result of a run; remove {run.path} to train it again"
+        ) from None
+    return result
+
+
+def flat_result(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """Metrics by their names, those by rate with the rate behind (``tar_at_far_1e-2``), loss and time to train."""
+    found: dict[str, float | None] = {}
+    for kind in ("verification", "classification"):
+        for name, value in result.get(kind, {}).items():
+            inner = {name: value} if name != "tar_at_far" else {f"{name}_{k}": v for k, v in value.items()}
+            found |= {k: v for k, v in inner.items() if v is None or isinstance(v, int | float)}
+    return found | {name: result[name] for name in ("final_loss", "seconds", "steps")}
+
+
+def measures(
+    name: str, case: StabilityCase, turns: Answers, limits: list[dict[str, float]]
+) -> dict[str, Any]:
+    """The fields of a row that follow from what the training left."""
+    result, steps_ms = turns[0][0]["result"], turns[0][0]["samples_ms"]
+    return {
+        "samples_ms": steps_ms,
+        "step_ms": summary(steps_ms) if steps_ms else {},
+        "samples_per_second": result["samples_per_second"],
+        "result": flat_result(result),
+        "environment": result["environment"],
+    }
+
+
+def _final(row: Row) -> float | None:
+    return row.result.get(row.case["metric"])
+
+
+METRICS = (
+    Metric("metric", "Final metric", _final, "higher", always=True),
+    *(
+        Metric(name, title, value_of("result", name), "higher")
+        for name, title in (("top1", "Top 1"), ("top5", "Top 5"), ("pair_accuracy", "Pair accuracy"))
+    ),
+    Metric("final_loss", "Last loss", value_of("result", "final_loss"), "lower"),
+    Metric("seconds", "Time to train, s", value_of("result", "seconds"), "lower"),
+    SPEED,
+)
+
+BENCHMARK = Benchmark(
+    "stability",
+    "Stability",
+    "a recipe trained with several seeds: mean and spread of its metric, time to train, curves",
+    StabilityCase,
+    METRICS,
+    "metric",
+    "seed",
+    prepare=Training,
+    measures=measures,
+    flags=(
+        Flag(None, "name of a recipe (see `megaclass recipes`) or a .toml file", ("recipe",)),
+        Flag("5", "how many, from 0 on, or a list: 3,7,9", ("--seeds",)),
+    ),
+    settings=True,
+    cases=cases,
+    implementations=lambda case, options: [
+        Implementation(options={"directory": str(Path(options.output).parent)})
+    ],
+    timeout_s=7 * 86400.0,
+)

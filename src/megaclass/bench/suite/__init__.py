@@ -1,1 +1,0 @@
-"""``megaclass bench suite``: the cases of a published report, as published or scaled down to this machine."""

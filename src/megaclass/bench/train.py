@@ -1,0 +1,354 @@
+"""``megaclass bench train``: whole training steps, data included, by device count, batch, precision and recipe; ours
+with other settings and the loops of others take turns.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from megaclass.bench.arguments import counts, crowded, names
+from megaclass.bench.case import (
+    EPOCHS_SPEED,
+    FLOPS,
+    MEMORY,
+    OF_LIMIT,
+    Answers,
+    Benchmark,
+    Flag,
+    Implementation,
+    Metric,
+    cases_of,
+    latency,
+    parameter,
+    value_of,
+)
+from megaclass.bench.head import libraries
+from megaclass.bench.infer import InferCase
+from megaclass.bench.limits import beside_limits, measure
+from megaclass.bench.peers import LOOPS, arcface_torch
+from megaclass.bench.peers.loop import why_no_peer
+from megaclass.bench.recipes import (
+    ITERATIONS,
+    SYNTHETIC,
+    ModelCase,
+    backbone_cost,
+    check_settings,
+    classes_of,
+    config_of,
+    open_images,
+    timed_epochs,
+)
+from megaclass.bench.timing import epoch_measures
+from megaclass.config import options as settings
+from megaclass.config import require_known
+from megaclass.errors import UserError, lookup
+
+if TYPE_CHECKING:
+    from megaclass.parallel.groups import World
+
+MODES = ("train", "val", "train_val")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCase(ModelCase):
+    """One measurement of training.
+
+    global_batch_size and num_classes are those of the whole job: with ``world_size`` ranks, or ``simulate_ranks``, each
+    has its share.
+    """
+
+    benchmark: ClassVar[str] = "train"
+
+    num_classes: int = parameter(
+        0,
+        "of the whole job, with K, M or B; 0: the recipe's or its data's, else 1000 (margin head: 100K)",
+        sweeps=True,
+        low=0,
+        title="classes",
+        setting="data.num_classes",
+    )
+    embedding_dim: int = parameter(0, setting="model.embedding_dim")
+    sample_rate: float = parameter(
+        0.0,
+        "Partial FC: fraction of the classes scored in a step; 0: the recipe's",
+        sweeps=True,
+        title="rate",
+        setting="head.sample_rate",
+        low=0,
+        high=1,
+    )
+    parallelism: str = parameter(
+        "",
+        "of a margin head: model (classes sharded) or data (all on each); default: the recipe's",
+        sweeps=True,
+        title="head parallelism",
+        choices=("", "model", "data"),
+        setting="head.parallelism",
+    )
+    storage: str = parameter(
+        "",
+        "of a margin head's centres and momentum; default: the recipe's",
+        sweeps=True,
+        setting="head.storage",
+        choices=("", "fp32", "bf16", "int8_rowwise"),
+    )
+    world_size: int = parameter(
+        1,
+        "devices, a process each; on a CPU processes that share its cores",
+        sweeps=True,
+        flags=("-n", "--ngpus"),
+        low=1,
+        title="devices",
+    )
+    simulate_ranks: int = parameter(
+        1,
+        "one process does the share of one rank of N: 1/N of batch and classes",
+        sweeps=True,
+        low=1,
+        title="simulated ranks",
+    )
+    global_batch_size: int = parameter(
+        0,
+        "images of a step over all devices; 0: the recipe's",
+        sweeps=True,
+        low=0,
+        title="global batch",
+        setting="data.global_batch_size",
+    )
+    num_examples: int = parameter(
+        0,
+        "synthetic images of an epoch of the learning rate's schedule; 0: the recipe's",
+        low=0,
+        effort=True,
+        setting="data.num_samples",
+    )
+
+    @property
+    def ranks(self) -> int:
+        """Among how many the batch and the classes are divided."""
+        return self.world_size * self.simulate_ranks
+
+    def check(self) -> None:
+        super().check()
+        if self.world_size > 1 and self.simulate_ranks > 1:
+            raise UserError("--simulate-ranks stands for the other ranks: it goes with one process (-n 1)")
+
+    def resolved(self) -> "TrainCase":
+        """UserError besides: no set of images there, or one of other classes."""
+        config = config_of(self)
+        classes, head = config.data.num_classes, config.head
+        if self.data != SYNTHETIC:
+            classes = classes_of(config)
+            if self.num_classes not in (0, classes):
+                raise UserError(
+                    f"--num-classes: {self.num_classes}, but {self.data} has {classes} classes; leave it out"
+                )
+        return replace(
+            self,
+            backbone=config.model.name,
+            num_classes=classes,
+            embedding_dim=backbone_cost(config).embedding_dim,
+            image_size=config.data.image_size,
+            global_batch_size=config.data.global_batch_size,
+            sample_rate=getattr(head, "sample_rate", 1.0),
+            parallelism=getattr(head, "parallelism", "model"),
+            storage=getattr(head, "storage", "fp32"),
+            iterations=self.iterations or ITERATIONS[self.device],
+        )
+
+    def why_skipped(self, gpus: int) -> str:
+        if self.global_batch_size % self.ranks:
+            return f"a global batch of {self.global_batch_size} does not divide into {self.ranks} ranks"
+        if self.device == "cpu" and (self.precision == "tf32" or self.tf32):
+            return "tf32 exists on CUDA only"
+        return crowded(self.device, self.world_size, gpus)
+
+
+def prepare(case: TrainCase, world: "World", name: str, options: dict[str, Any]) -> Any:
+    if name in LOOPS:
+        return LOOPS[name].Loop(case, config_of(case), world, options)
+    from megaclass.bench.training import Training
+
+    return Training(case, config_of(case), world)
+
+
+def step_flops(case: TrainCase, *, ours: bool = True) -> float:
+    """Operations of a whole step of the job: the backward pass of the backbone takes twice its forward pass. A scored
+    class takes four products with the rows that its rank sees in our margin head, three in a linear one and in those
+    of others."""
+    config = config_of(case)
+    body = backbone_cost(config)
+    products = 4 if ours and config.head.kind == "margin" else 3
+    scored = case.num_classes * case.sample_rate
+    return case.global_batch_size * (3 * body.flops + 2 * products * body.embedding_dim * scored)
+
+
+def measures(name: str, case: TrainCase, turns: Answers, limits: list[dict[str, float]]) -> dict[str, Any]:
+    found = epoch_measures(turns, case.global_batch_size)
+    flops = step_flops(case, ours=name not in LOOPS) / case.simulate_ranks  # of the processes that ran
+    work = beside_limits({"flops": flops}, found["step_ms"]["p50"], limits)
+    return found | {"work": work, "result": {"final_loss": turns[-1][0]["loss"]}}
+
+
+def cases(options: Any) -> list[Any]:
+    """Every combination of the lists; with ``--mode`` inference too. UserError: options that make no sense."""
+    lookup(dict.fromkeys(MODES), options.mode, "mode")
+    check_settings(TrainCase, [*options.settings, *swept(options.set)])
+    if options.one_at_a_time and not options.set:
+        raise UserError("--one-at-a-time goes with --set section.key=VALUE,VALUE")
+    if (options.set or options.peer) and options.mode != "train":
+        raise UserError(f"--set and --peer are of training: they go with --mode train, not {options.mode}")
+    if (options.set or options.peer) and options.output.endswith(".json"):
+        raise UserError("--set and --peer: a report in .json has one place a case; name a file in .jsonl")
+    if options.batch_size and options.global_batch_size != "0":
+        raise UserError("--batch-size is of each device, --global-batch-size of all of them: give one")
+    common = {"epochs": timed_epochs(options), "settings": [options.settings]}
+    found: list[Any] = []
+    if options.mode != "val":
+        if not options.batch_size:
+            found = cases_of(TrainCase, options, **common)
+        else:
+            batches = counts("--batch-size", options.batch_size)
+            each = cases_of(TrainCase, options, **common, global_batch_size=batches)
+            found = [replace(case, global_batch_size=case.global_batch_size * case.ranks) for case in each]
+    return found + (_inference(options, common) if options.mode != "train" else [])
+
+
+def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
+    """The same networks without training, on one device: NVIDIA's ``--mode val``."""
+    if not options.batch_size:
+        raise UserError(f"--mode {options.mode}: inference needs --batch-size, of a device")
+    ignored = {"ngpus": "1", "sample_rate": "0", "parallelism": "", "storage": "", "simulate_ranks": "1"}
+    for name, usual in ignored.items() if options.mode == "val" else ():
+        if getattr(options, name) != usual:
+            raise UserError(
+                f"--{name.replace('_', '-')} has no effect with --mode val, which measures one device"
+            )
+    if options.data_root != SYNTHETIC:
+        open_images(options.data_root)
+    classes = counts("--num-classes", options.num_classes)[:1]
+    return cases_of(InferCase, options, **common, num_classes=classes, engine=["eager"])
+
+
+def implementations(case: TrainCase, options: Any) -> list[Implementation]:
+    """Ours in every combination of what ``--set`` says, or as the case is and then with one value changed at a time,
+    each with all settings that are swept; and the loops of others on the case as it is, which on a CPU keep freed
+    memory as ours does. UserError: a value that does not go with the case."""
+    values, config = swept(options.set), config_of(case)
+    base = {key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in values}
+    if options.one_at_a_time:
+        changed = [{key: value} for key in values for value in values[key] if value != base[key]]
+        variants = [base, *(base | change for change in changed)]
+    else:
+        variants = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    on_cpu = case.device == "cpu"
+    return [
+        *(Implementation(changes=_changes(case, variant)) for variant in variants),
+        *(
+            Implementation(
+                name=name,
+                changes=LOOPS[name].changes(case),
+                extra={"malloc": "tuned"} if on_cpu else {},
+                variables=arcface_torch.MALLOC["tuned"] if on_cpu else {},
+                options=given,
+                missing=why_no_peer(case, config) or LOOPS[name].why_not(case, config),
+            )
+            for name, given in _peers(options).items()
+        ),
+    ]
+
+
+def _changes(case: TrainCase, variant: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, and what follows from them."""
+    if not variant:
+        return {}
+    changed = replace(case, settings=case.settings | dict(variant)).resolved()
+    before, after = asdict(case), asdict(changed)
+    return {name: value for name, value in after.items() if value != before[name]}
+
+
+def swept(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """``section.key=a,b`` as key and values, in their order. UserError: no such setting, or no such value."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals or not values:
+            raise UserError(f"--set: {text!r} is not section.key=VALUE,VALUE")
+        require_known(key)
+        if key in found:
+            raise UserError(f"--set {key}: given twice; put all its values into one")
+        found[key] = list(dict.fromkeys(_value(key, word) for word in names(f"--set {key}", values)))
+    return found
+
+
+def _value(key: str, word: str) -> Any:
+    kind: Any = settings()[key].type
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[word.lower()]
+        if kind in (int, float, str):
+            return kind(word)
+    except (KeyError, ValueError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise UserError(f"--set {key}: {word!r} is not {wanted}") from None
+    raise UserError(f"--set {key}: a list of numbers cannot be swept; measure it with --{key}, once for each")
+
+
+def _peers(options: Any) -> dict[str, dict[str, Any]]:
+    """The peers by name, with what their loops need to know. UserError: none of that name, or not its code."""
+    asked = names("--peer", options.peer) if options.peer else []
+    if options.peer_path and arcface_torch.NAME not in asked:
+        raise UserError("--peer-path goes with --peer arcface_torch")
+    return {name: lookup(LOOPS, name, "peer").options(options.peer_path) for name in asked}
+
+
+METRICS = (
+    EPOCHS_SPEED,
+    Metric("compute_per_second", "Images/s, compute", value_of("rates", "compute"), "higher"),
+    latency("p50", "Median step, ms", always=True),
+    latency("p99", "p99 step, ms"),
+    MEMORY,
+    FLOPS,
+    OF_LIMIT,
+    Metric("final_loss", "Last loss", value_of("result", "final_loss")),
+)
+
+BENCHMARK = Benchmark(
+    "train",
+    "Training",
+    "whole training steps, by devices, batch, precision and recipe",
+    TrainCase,
+    METRICS,
+    "samples_per_second",
+    prepare=prepare,
+    measures=measures,
+    libraries=libraries,
+    limits=measure,
+    flags=(
+        Flag(
+            "",
+            "images of a step on each device, instead of --global-batch-size",
+            ("-b", "--batch-size"),
+            lists=True,
+        ),
+        Flag("train", "train, val (inference, as `bench infer` measures it) or train_val", ("--mode",)),
+        Flag(
+            "",
+            "loops of others that take turns with ours, epoch by epoch: arcface_torch, pytorch",
+            ("--peer",),
+            lists=True,
+        ),
+        Flag("", "directory with arcface_torch's code, which is not changed", ("--peer-path",)),
+        Flag(
+            (),
+            "section.key=LIST: values of a setting that take turns, epoch by epoch; given again, in every combination",
+            ("--set",),
+        ),
+        Flag(False, "with --set: the case as it is, and each value changed alone", ("--one-at-a-time",)),
+    ),
+    settings=True,
+    cases=cases,
+    implementations=implementations,
+    flops=lambda case: step_flops(case) / case.simulate_ranks * case.all_steps,
+)

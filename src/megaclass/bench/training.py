@@ -1,0 +1,106 @@
+"""The training that ``bench train`` measures, in a worker.
+
+Shapes: b = rows of this rank's batch, D = embedding columns.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from megaclass.bench.timing import device_clock, run_epoch
+from megaclass.config import Config
+from megaclass.data.loader import Batch
+from megaclass.parallel import groups
+from megaclass.parallel.groups import Simulated, World
+from megaclass.parallel.seeding import derive_key
+from megaclass.train.arithmetic import keep_freed_memory
+from megaclass.train.job import build_job
+from megaclass.train.loop import NormBuffers, set_learning_rate, train_step
+
+
+class Training:
+    """The job that ``megaclass train`` builds, step by step, as rank ``world.rank`` of a job or as rank 0 of a
+    simulated one."""
+
+    def __init__(self, case: Any, config: Config, world: World) -> None:
+        self._case = case
+        self._others = OtherRanks(case, world.device)
+        head_group = None
+        if case.simulate_ranks > 1:
+            world = World(0, case.simulate_ranks, world.device)
+            head_group = Simulated(case.simulate_ranks, self._others.gathered)
+        if config.speed.keep_memory and world.device.type == "cpu":
+            keep_freed_memory()
+        self._job = build_job(config, world, lambda line: print(line, file=sys.stderr), head_group)
+        self._norms = NormBuffers(self._job.backbone)
+        self._job.model.train()
+        self._clock = device_clock(world.device)
+        self._step = 0
+        # Steps that both optimizers left out, which is less work; those that look for the fp16 scale do not count.
+        self._not_finite = torch.zeros((), dtype=torch.int64, device=world.device)
+        self._batches = self._job.feed(self._job.loader.steps(0, case.all_steps))
+
+    def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
+        """An epoch of ``iterations`` steps; the loss of the last one comes with the times."""
+        with self._job.arithmetic.active():
+            groups.barrier()
+            answer = run_epoch(self._batches, self._take, self._case.iterations, self._clock, tell)
+        if skipped := int(self._not_finite):
+            raise ArithmeticError(
+                f"{skipped} of {self._step} steps had a loss or gradient that is not finite, and were left out; lower "
+                "optim.lr"
+            )
+        return answer | {"loss": float(self._loss)}
+
+    def _take(self, batch: Batch) -> None:
+        self._others.next_step(len(batch.labels), self._step)
+        set_learning_rate(self._job, min(self._step, self._job.total_steps - 1))
+        outcome = train_step(self._job, batch, self._step, self._norms)
+        self._not_finite += outcome.skipped & ~outcome.rescaled
+        self._loss = outcome.loss
+        self._step += 1
+
+    def facts(self) -> dict[str, Any]:
+        job = self._job
+        facts: dict[str, Any] = {
+            "channels_last": job.arithmetic.channels_last,
+            "num_classes": job.num_classes,
+        }
+        if shard := getattr(job.head, "shard", None):
+            facts |= {"kernels": shard.engine.name}
+        if self._case.ranks > 1:
+            facts |= {"collectives": "none" if self._case.simulate_ranks > 1 else "included"}
+        return facts
+
+
+class OtherRanks:
+    """What the ranks that are only simulated bring to a step: embeddings that stay, and labels, which do not."""
+
+    def __init__(self, case: Any, device: torch.device) -> None:
+        self._case, self._device = case, device
+        self._generator = torch.Generator(device)
+        self._unit = torch.empty(0, 0, device=device)
+        self._labels = torch.empty(0, dtype=torch.int64, device=device)
+
+    def next_step(self, rows: int, step: int) -> None:
+        """Draw the labels that go with ``rows`` rows of this rank."""
+        if self._case.simulate_ranks > 1:
+            self._generator.manual_seed(derive_key("other ranks", self._case.seed, step))
+            shape = ((self._case.simulate_ranks - 1) * rows,)
+            self._labels = torch.randint(
+                self._case.num_classes, shape, device=self._device, generator=self._generator
+            )
+
+    def gathered(self, tensor_b: Tensor) -> Tensor:
+        """This rank's rows, labels (b,) or unit embeddings (b, D), and then those of the others."""
+        others = (self._case.simulate_ranks - 1) * len(tensor_b)
+        if not tensor_b.is_floating_point():
+            return torch.cat([tensor_b, self._labels[:others]])
+        if self._unit.shape[0] < others:
+            shape = (others, tensor_b.shape[1])
+            self._unit = normalize(torch.randn(shape, device=self._device, generator=self._generator))
+        return torch.cat([tensor_b, self._unit[:others].to(tensor_b.dtype)])

@@ -1,0 +1,237 @@
+"""`megaclass bench head`: its cases, its steps, and the command as a user meets it."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import fake_peer
+from bench_words import on_cpu, planned
+from megaclass.bench.case import Implementation
+from megaclass.bench.head import HeadCase, Steps, work
+from megaclass.bench.peers import arcface_torch
+from megaclass.cli import main
+from megaclass.errors import UserError
+from megaclass.heads.step import KERNELS, PRECISIONS
+from megaclass.heads.storage import STORAGES
+from megaclass.parallel.groups import Simulated, World
+from megaclass.results.rows import Row, RowWriter, read_rows
+
+SMALL = ["--embedding-dim", "8", "--batch-size", "16", "--steps", "2", "--warmup", "1", "--device", "cpu"]
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch, tmp_path):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+def bench(*words):
+    return main(["bench", "head", *SMALL, *map(str, words)])
+
+
+def test_choices_are_those_of_the_head():
+    fields = HeadCase.__dataclass_fields__
+    for name, known in (("precision", PRECISIONS), ("storage", STORAGES), ("kernels", KERNELS)):
+        assert {*fields[name].metadata["choices"]} == {*known}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_classes": 0}, "num-classes"),
+        ({"num_classes": 10**16}, "num-classes"),
+        ({"warmup": -1}, "warmup"),
+        ({"sample_rate": 0.0}, "sample-rate"),
+        ({"sample_rate": float("nan")}, "sample-rate"),
+        ({"precision": "bf15"}, "bf16"),
+        ({"storage": "int4"}, "int8_rowwise"),
+        ({"world_size": 2, "simulate_ranks": 2}, "simulate-ranks"),
+    ],
+)
+def test_what_makes_no_sense(change, named):
+    with pytest.raises(UserError, match=named):
+        on_cpu(HeadCase(**change))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, ""),
+        ({"batch_size": 7, "simulate_ranks": 2}, "does not divide"),
+        ({"device": "cuda", "world_size": 2}, "GPUs"),
+        ({"world_size": 1000, "batch_size": 1000}, "too many"),
+        ({"precision": "tf32"}, "CUDA"),
+        ({"kernels": "triton"}, "CUDA"),
+    ],
+)
+def test_what_a_machine_cannot_do_is_skipped(change, reason):
+    found = HeadCase(**{"device": "cpu", **change}).why_skipped(gpus=1)
+    assert reason in found and bool(found) == bool(reason)
+
+
+def test_a_row_says_whether_collectives_are_in_its_time():
+    assert HeadCase(world_size=2).parameters()["collectives"] == "included"
+    assert HeadCase(simulate_ranks=2).parameters()["collectives"] == "none"
+
+
+def test_the_peer_of_a_cpu_runs_on_both_allocators(tmp_path):
+    root = fake_peer.write(tmp_path)
+    words = [
+        "--precision",
+        "bf16",
+        "--storage",
+        "int8_rowwise",
+        "--peer",
+        "arcface_torch",
+        "--peer-path",
+        root,
+    ]
+    ((ours, tuned, untuned),) = (one.implementations for one in planned("head", *words))
+    assert ours == Implementation()
+    assert tuned.variables["MALLOC_MMAP_MAX_"] == "0" and untuned.variables["MALLOC_MMAP_MAX_"] is None
+    assert (tuned.extra, untuned.extra) == ({"malloc": "tuned"}, {"malloc": "untuned"})
+    assert tuned.changes["precision"] == "fp32" and tuned.changes["storage"] == "fp32"
+    assert len(planned("head", *words, "--peer-malloc", "tuned")[0].implementations) == 2
+
+
+def test_the_work_of_a_step_is_what_its_processes_do():
+    case = HeadCase(num_classes=1000, embedding_dim=8, batch_size=4, sample_rate=0.5, simulate_ranks=2)
+    assert work("megaclass", case) == {"flops": 8 * 4 * 8 * 250, "bytes": 5 * 4 * 8 * 250}
+    narrow = HeadCase(num_classes=1000, embedding_dim=8, batch_size=4, storage="int8_rowwise")
+    assert work("megaclass", narrow)["bytes"] == 3 * 8 * 1000
+    assert work("arcface_torch", case) == {"flops": 6 * 4 * 8 * 250, "bytes": 4 * 8 * (2 * 250 + 6 * 500)}
+
+
+def test_a_simulated_group_gives_what_a_rank_of_many_would_get():
+    tensor = torch.arange(8.0).reshape(4, 2)
+    group = Simulated(4, lambda tensor_b: torch.cat([tensor_b] * 4))
+    assert group.share(401) == (0, 101)
+    assert group.all_gather_rows(tensor[:1]).tolist() == [[0, 1]] * 4
+    assert group.all_reduce_(tensor.clone(), "mean").equal(tensor)
+    assert group.reduce_scatter_rows(tensor).tolist() == [[0, 1]]
+    assert group.split("node").within is group and group.split("rank").across is group
+
+
+@pytest.mark.parametrize("sample_rate", [1.0, 0.3])
+def test_a_simulated_rank_holds_its_shard_and_sees_the_whole_batch(sample_rate):
+    case = HeadCase(
+        num_classes=401, embedding_dim=8, batch_size=16, simulate_ranks=4, sample_rate=sample_rate
+    )
+    steps = Steps(case, WORLD, "megaclass", {})
+    assert steps.head.class_range == (0, 101)
+    answer = steps.turn(0, lambda done: None)
+    assert answer["ms"] > 0 and answer["loss"] > 0 and steps.head.shard.steps == 1
+    assert steps._embeddings_bD.grad.shape == (4, 8)
+    unit_BD, labels_B = steps._gathered(steps._embeddings_bD), steps._gathered(steps._labels_b)
+    assert unit_BD.shape == (16, 8) and labels_B.equal(steps._whole[1])
+    assert unit_BD[4:].norm(dim=1).allclose(torch.ones(12))
+    assert steps.facts() == {"kernels": "torch"}
+
+
+def test_inputs_depend_on_seed_and_step_alone():
+    case = HeadCase(num_classes=1000, batch_size=64, embedding_dim=4)
+    first, again = (Steps(case, WORLD, "megaclass", {}) for _ in range(2))
+    drawn = []
+    for steps, index in ((first, 0), (again, 0), (first, 1)):
+        steps._draw(index)
+        drawn.append(steps._whole)
+    assert all(a.equal(b) for a, b in zip(drawn[0], drawn[1], strict=True))
+    assert not drawn[2][0].equal(drawn[0][0]) and drawn[2][1].max() > 500
+
+
+@pytest.mark.process
+def test_a_sweep_appends_a_row_for_each_case_and_goes_on_without_memory(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    before = Row(implementation="x", benchmark="head", case={}, status="skipped", reason="of an earlier day")
+    with RowWriter(path) as writer:
+        writer.write(before)
+    assert bench("--num-classes", "1000B,0.05K", "--sample-rate", "0.5", "--output", path) == 0
+    earlier, oom, ok = read_rows(path)
+    assert earlier == before
+    assert oom.status == "oom" and "memory" in oom.reason and oom.case["num_classes"] == 10**12
+    assert ok.status == "ok" and ok.case["num_classes"] == 50 and len(ok.samples_ms) == 2
+    assert ok.samples_per_second == pytest.approx(16 / ok.step_ms["p50"] * 1000, rel=1e-4)
+    assert ok.memory_mb.keys() == {"allocated", "reserved", "driver", "process"}
+    assert ok.work["limit_flops_per_second"] > 0 and ok.work["limit_bytes_per_second"] > 0
+    assert ok.environment["torch_threads"] == ok.case["threads"] == 1
+    said = capsys.readouterr().out
+    assert "case 2 of 2" in said and "left" in said and "oom" in said and str(path) in said
+
+
+@pytest.mark.dist
+def test_two_processes_beside_two_of_a_peer(tmp_path, capsys):
+    root = fake_peer.write(tmp_path / "peer")
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    path = tmp_path / "rows.jsonl"
+    assert bench("--num-classes", 50, "--world-size", 2, "--peer", "arcface_torch", "--peer-path", root,
+                 "--peer-malloc", "tuned", "--output", path) == 0  # fmt: skip
+    ours, peer = read_rows(path)
+    assert (ours.status, peer.status) == ("ok", "ok"), (ours.reason, peer.reason)
+    assert (ours.implementation, peer.implementation) == ("megaclass", "arcface_torch")
+    assert ours.group == peer.group and ours.case["world_size"] == peer.case["world_size"] == 2
+    assert peer.case["malloc"] == "tuned" and peer.environment["variables"]["MALLOC_MMAP_MAX_"] == "0"
+    assert "MALLOC_MMAP_MAX_" not in ours.environment["variables"]
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before  # no byte code either
+    assert "times as fast as arcface_torch" in capsys.readouterr().out
+
+
+@pytest.mark.skipif("MEGACLASS_ARCFACE_TORCH" not in os.environ, reason="needs a copy of arcface_torch")
+@pytest.mark.parametrize("words", [("--sample-rate", 0.5), ("--simulate-ranks", 4, "--margin", "cosface")])
+def test_the_real_peer(tmp_path, words):
+    path, folder = tmp_path / "rows.jsonl", os.environ["MEGACLASS_ARCFACE_TORCH"]
+    asked = ["--num-classes", 100, "--peer", "arcface_torch", "--peer-path", folder, *words, "--output", path]
+    assert bench(*asked) == 0
+    assert [(row.status, row.case.get("malloc")) for row in read_rows(path)] == [
+        ("ok", None), ("ok", "tuned"), ("ok", "untuned"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--num-classes", "many"], "--num-classes: 'many'"),
+        (["--sample-rate", "2"], "--sample-rate"),
+        (["--precision", "fp8"], "fp8"),
+        (["--steps", "0"], "--steps"),
+        (["--steps", "few"], "few"),
+        (["--steps", "1,2"], "one value"),
+        (["--world-size", "0"], "--world-size: 0"),
+        (["--device", "tpu"], "--device: 'tpu'"),
+        (["--device", "cuda:1"], "CUDA_VISIBLE_DEVICES"),
+        (["--timeout", "0"], "--timeout"),
+        (["--threads", "-1"], "--threads"),
+        (["--peer", "arcface_torch"], "--peer-path"),
+        (["--peer", "arcface", "--peer-path", "."], "arcface_torch"),
+        (["--peer", "arcface_torch", "--peer-path", "nowhere"], "partial_fc_v2.py"),
+        (["--peer-path", "."], "--peer"),
+        (["--peer-malloc", "some"], "untuned"),
+        (["--output", "nowhere/rows.jsonl"], "nowhere/rows.jsonl"),
+        (["--output", "notes.txt"], "notes.txt"),
+        (["--no-such-flag"], "no-such-flag"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_touched(words, part, capfd):
+    notes = Path("notes.txt")
+    notes.write_text("not rows\n")
+    assert bench(*words) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("megaclass: error: ") and part in lines[0]
+    assert [*Path().iterdir()] == [notes] and notes.read_text() == "not rows\n"
+
+
+def test_an_unknown_benchmark_has_a_near_one(capfd):
+    assert main(["bench"]) == main(["bench", "hed"]) == 2
+    assert "did you mean 'head'" in capfd.readouterr().err
+
+
+def test_arcface_torch_computes_as_its_script_does():
+    for device, precision, theirs in (
+        ("cpu", "bf16", "fp32"),
+        ("cuda", "bf16", "fp16"),
+        ("cuda", "tf32", "fp32"),
+    ):
+        case = HeadCase(device=device, precision=precision)
+        assert arcface_torch.head_changes(case)["precision"] == theirs

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megaclass.data.dataset import read_text
 from megaclass.errors import UserError
 
 _FORMS = 'lines "CLASS NAME" or one name a line, or JSON {"CLASS": "NAME"} or {"0": ["CLASS", "NAME"]}'
@@ -26,12 +27,7 @@ def read_names(path: str | Path, classes: Sequence[str] | None, num_classes: int
     UserError, naming the file, for one that cannot be read, leaves a class out, or names one twice.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig").rstrip()
-    except OSError as error:
-        raise UserError(f"--names: {path} cannot be read: {error.strerror}; name another file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"--names: {path} is not a text file in UTF-8; give {_FORMS}") from None
+    text = read_text(path, "--names").rstrip()
     if not text:
         raise UserError(f"--names: {path} is empty; give {_FORMS}")
     is_json = path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "["))

@@ -1,5 +1,6 @@
 """What every image source looks like to the loader."""
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -48,3 +49,13 @@ def first_line(error: Exception) -> str:
     """What a library says went wrong, for a message of one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def read_text(path: Path, option: str) -> str:
+    """The text of a file that an option names. Raises UserError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{option}: {path} cannot be read: {error.strerror}; name another file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{option}: {path} is not a text file in UTF-8; convert it") from None

@@ -40,7 +40,6 @@ class FolderDataset:
             ]
         self.classes = sorted(directory.relative_to(self.root).as_posix() for directory in found)
         if not self.classes:
-            _refuse_half_packed(self.root)
             if class_depth == 1 and images_under(self.root):
                 raise UserError(
                     f"{self.root}: its images lie in no class directories; put those of each class into one, or "
@@ -83,14 +82,6 @@ class FolderDataset:
 
     def describe(self, index: int) -> str:
         return str(self.path(index))
-
-
-def _refuse_half_packed(root: Path) -> None:
-    """UserError if a record set was begun in ``root`` and has no name yet, see RecordWriter."""
-    if any(root.glob(".*.rec.part")):
-        raise UserError(
-            f"{root}: a record set was begun in it and not finished; give the same command again, which writes it anew"
-        )
 
 
 def read_file(path: Path) -> bytes:

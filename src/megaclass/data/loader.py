@@ -94,12 +94,6 @@ class Loader:
         pin_memory: bool = False,
         transform_of_step: Callable[[int], Transform] | None = None,
     ) -> None:
-        if workers < 1:
-            raise UserError(f"workers: {workers} is too few; use 1 or more")
-        if prefetch < 1:
-            raise UserError(f"prefetch: {prefetch} is too few; use 1 or more")
-        if on_error not in ("fail", "skip"):
-            raise UserError(f"on_error: {on_error!r} is not known; use fail or skip")
         self._dataset = dataset
         self._transform_of_step = transform_of_step or (lambda step: transform)
         self._indices_of_step = indices_of_step

@@ -29,12 +29,3 @@ def test_what_anybody_holds_is_not():
     del views, fresh
     again = [buffers.take(SHAPE) for _ in range(4)]
     assert {tensor.data_ptr() for tensor in again} == seen | {place}
-
-
-def test_memory_that_was_needed_once_is_given_back():
-    buffers = Buffers()
-    held = [buffers.take(SHAPE) for _ in range(50)]
-    del held
-    gc.collect()
-    buffers.take(SHAPE)
-    assert len(buffers._arrays) < 5

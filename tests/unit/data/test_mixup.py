@@ -119,9 +119,3 @@ def test_a_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
 def test_micro_batches_mix_as_the_whole_batch_does(tmp_path, monkeypatch):
     monkeypatch.setitem(registry.BACKBONES, "plain", Plain)
     assert losses(tmp_path / "three", accumulation=3) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
-
-
-@pytest.mark.parametrize("alpha", [-0.1, 1e-300, float("inf"), float("nan")])
-def test_an_alpha_without_a_share_is_refused(alpha):
-    with pytest.raises(UserError, match="mixup"):
-        Mixup(alpha, 4, 0)

@@ -153,10 +153,3 @@ def test_a_list_of_skipped_images_is_not_overwritten(tmp_path, folder):
     with pytest.raises(UserError, match=r"skipped\.txt exists and is not overwritten"):
         pack(folder, tmp_path / "out")
     assert packed(tmp_path / "out") == {"skipped.txt": b"precious"}
-
-
-def test_an_array_too_large_for_any_reader_is_told_before_it_is_encoded(monkeypatch):
-    monkeypatch.setattr("megaclass.data.pack.encode.MAX_PIXELS", 1999)
-    monkeypatch.setattr("megaclass.data.pack.encode.simplejpeg.encode_jpeg", None)
-    with pytest.raises(UserError, match=r"row 0 cannot be packed: 50 x 40 pixels, the limit is 1,999"):
-        to_jpeg(SMOOTH, "row 0", Encoding())

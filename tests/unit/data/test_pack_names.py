@@ -233,7 +233,7 @@ def test_labels_in_a_file(flat, labels, label_names, source):
         ("1\n2\n3\n1\n2\n3\n", "", "label_names: .* is empty"),
         ("a\na\na\na\na\na\n", "a\n", "label_names is for numbers, but .* holds names"),
         ('1.jpg,"' + "x" * 200_000, None, "labels: .* cannot be read as a table"),
-        ("\udcff", None, "is not text in UTF-8"),
+        ("\udcff", None, "is not a text file in UTF-8"),
     ],
 )
 def test_label_files_that_do_not_fit_are_told(flat, labels, label_names, message):

@@ -92,11 +92,8 @@ HOSTILE = {
     "exec": pickle.dumps(([Calls(exec, "open('ran', 'w')")], [True]), 0),
     "getattr": b"cbuiltins\ngetattr\n(cos\npath\nX\x06\x00\x00\x00systemtR.",
     "nested": b"c_codecs\nencode\n(c_codecs\nencode\n(cos\nsystem\nttt.",
-    "numpy inner": b"cnumpy.core.multiarray\nfromfile\n.",
     "dotted": b"\x8c\x05numpy\x8c\x16core.multiarray.scalar\x93.",
-    "dotted attribute": b"\x8c\x08builtins\x8c\x10bytes.fromhex.x0\x93.",
     "a class": b"c__main__\nThing\n)b.",
-    "a copied class": b"ccopy_reg\n_reconstructor\n(c__main__\nThing\nt.",
     "line breaks in a name": b"\x8c\x02os\x8c\x05a\nb\rc\x93.",
     "a very long name": b"cos\n" + b"x" * 10_000 + b"\n.",
     "a name of bytes": b"U\x02osU\x06system\x93.",
@@ -107,19 +104,14 @@ HOSTILE = {
     "dictionary for a state": b"cnumpy\ndtype\n}b.",
     "dictionary by a mark": b"cnumpy\ndtype\n(db.",
     "extension": b"\x82\x01.",
-    "long extension": b"\x84\xff\xff\xff\x7f.",
     "persistent": b"Pfile:///x\n.",
-    "binary persistent": b"K\x01Q.",
     "out of band": b"\x97.",
     "no operation": b"\xff",
     "state of a function": b"c_codecs\nencode\n(K\x01tb.",
-    "slots of a function": b"c_codecs\nencode\n(NK\x01tb.",
-    "state of a list": b"](K\x01tb.",
     "state of a dtype": b"cnumpy\ndtype\nU\x02u1\x85RNb.",
     "state of an array": b"cnumpy.core.multiarray\n_reconstruct\n)))\x87R)b.",
     "call of a list": b"])R.",
     "call of an array": b"cnumpy\nndarray\n)R.",
-    "call with a list": b"c_codecs\nencode\n]R.",
     "too few arguments": b"c_codecs\nencode\n)R.",
     "another codec": b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00zlitR.",
     "no Latin-1": b"c_codecs\nencode\n(X\x03\x00\x00\x00\xe2\x82\xacX\x06\x00\x00\x00latin1tR.",
@@ -131,21 +123,17 @@ HOSTILE = {
     "a number of 256 bytes": b"\x8b\x00\x01\x00\x00" + b"\x01" * 256 + b".",
     "a number of 4300 digits": b"L" + b"9" * 9000 + b"L\n.",
     "text that is no UTF-8": b"X\x02\x00\x00\x00\xff\xfe.",
-    "text with half an escape": b"V\\u00\n.",
     "quotes left open": b"S'abc\n.",
     "an escape of the end": b"S'\\'\n.",
     "a length below 0": b"T\xff\xff\xff\xff.",
     "a huge length": b"\x8e" + struct.pack("<Q", 2**63 - 1),
-    "a huge array": b"\x96" + struct.pack("<Q", 2**40),
     "a huge frame": b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b".",
     "a huge memo index": b"Nr" + struct.pack("<I", 2**32 - 1) + b".",
-    "a huge memo index in digits": b"Np99999999999\n.",
     "no end": b"]",
     "empty": b"",
     "nothing to give": b".",
     "no mark": b"K\x01t.",
     "no list": b"K\x01K\x02a.",
-    "a mark between": b"](K\x02a.",
     "nothing remembered": b"h\x07.",
     "nothing to remember": b"q\x07.",
     "a memo of letters": b"Npx\n.",
@@ -193,10 +181,8 @@ TWICE = (
 )  # fmt: skip
 BOMBS = {
     "lists": b"]" * LARGE + b".",
-    "lists in the memo": b"]\x94" * (LARGE // 2) + b".",
     "marks": b"(" * LARGE + b".",
     "nested tuples": b")" + b"\x85" * LARGE + b".",
-    "nested lists": b"(" * (LARGE // 2) + b"l" * (LARGE // 2) + b".",
     "large memo indices": b"".join(b"Nr" + struct.pack("<I", 2**32 - 1 - i) for i in range(LARGE // 6)) + b".",
     "empty bytes": b"B\x00\x00\x00\x00" * (LARGE // 5) + b".",
     "doubled": b"]" + b"2" * LARGE + b".",
@@ -222,7 +208,6 @@ SETS = {
 }  # fmt: skip
 NO_SETS = {
     "images of a byte": numpy_array((LARGE, 1, 1, 1), bytes(LARGE)) + answers(LARGE // 2) + b"\x86.",
-    "images of a byte without answers": numpy_array((LARGE, 1, 1, 1), bytes(LARGE)) + b"]\x86.",
     "answers alone": b"]" + answers(LARGE) + b"\x86.",
 }
 
@@ -299,12 +284,6 @@ def test_a_changed_pickle_gives_plain_values_or_is_refused(seed, data):
         cut = data.draw(st.integers(0, 6))
         content[at : at + cut] = data.draw(pieces)
     survives(bytes(content))
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.lists(pieces, max_size=40))
-def test_random_operations_give_plain_values_or_are_refused(operations):
-    survives(b"".join(operations) + b".")
 
 
 def test_a_pickle_cut_anywhere_is_refused():

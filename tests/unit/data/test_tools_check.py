@@ -8,15 +8,13 @@ from collections import Counter
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from megaclass.cli import main
 from megaclass.data.records.writer import RecordWriter
 from megaclass.data.tools.check import _HASH, check, duplicates
-
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def jpeg(number: int, size: int = 16) -> bytes:

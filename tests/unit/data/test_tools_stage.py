@@ -121,14 +121,6 @@ def test_a_source_that_changes_while_it_is_copied_is_told(tmp_path, faces):
     assert "train.rec" not in files(tmp_path / "disk/faces")
 
 
-def test_a_path_that_is_no_utf8_comes_out_as_it_is(tmp_path, capfdbinary):
-    source = tmp_path / os.fsdecode(b"caf\xe9")
-    (source / "k").mkdir(parents=True)
-    (source / "k/1.jpg").write_bytes(b"image")
-    assert main(["data", "stage", str(source), str(tmp_path / "disk")]) == 0
-    assert capfdbinary.readouterr().out == os.fsencode(tmp_path) + b"/disk/caf\xe9\n"
-
-
 @pytest.mark.parametrize("size", ["same", "other"])
 def test_what_is_there_and_differs_is_refused_and_stays(tmp_path, faces, size):
     target = tmp_path / "disk/faces"

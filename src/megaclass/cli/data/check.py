@@ -37,20 +37,20 @@ def check(words: list[str]) -> int:
     from rich.console import Console
 
     from megaclass.cli.data.bar import progress_bar
-    from megaclass.cli.data.files import NewLines
+    from megaclass.cli.data.files import new_lines
     from megaclass.data.tools import check as tool
     from megaclass.data.tools.entries import KINDS
     from megaclass.report.console import check_table
 
     first: defaultdict[str, list[Finding]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(NewLines(output)) if output else None
+        write = stack.enter_context(new_lines("--output", output)) if output else None
 
         def report(finding: "Finding") -> None:
             if len(first[finding.kind]) < options.limit:
                 first[finding.kind].append(finding)
-            if file:
-                file.write(json.dumps(finding._asdict()))
+            if write:
+                write(json.dumps(finding._asdict()))
 
         kept = f"what was found so far is in {output}" if output else "nothing was written"
         show = stack.enter_context(progress_bar("checking", kept))

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from megaclass.errors import UserError, make_room
@@ -24,24 +24,11 @@ def new_picture(option: str, path: Path) -> Iterator[Path]:
                 part.unlink()
 
 
-class NewLines(contextlib.AbstractContextManager["NewLines"]):
-    """A text file that grows line by line: what was written stays, however the block ends. Raises UserError."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with self._told():
-            self._file = path.open("x", encoding="utf-8")
-
-    def write(self, line: str) -> None:
-        with self._told():
-            self._file.write(f"{line}\n")
-
-    def __exit__(self, *_: object) -> None:
-        with self._told():
-            self._file.close()
-
-    def _told(self) -> contextlib.AbstractContextManager[None]:
-        return _failures("--output", self._path)
+@contextlib.contextmanager
+def new_lines(option: str, path: Path) -> Iterator[Callable[[str], None]]:
+    """Yields what appends a line to a new text file: what was written stays, however the block ends."""
+    with _failures(option, path), path.open("x", encoding="utf-8") as file:
+        yield lambda line: print(line, file=file)
 
 
 @contextlib.contextmanager

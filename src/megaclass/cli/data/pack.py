@@ -2,8 +2,6 @@
 
 import re
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from megaclass.cli.data.options import OUTPUT, Options, read_options
@@ -63,11 +61,12 @@ def pack(words: list[str]) -> None:
         _GROUPS,
     )
 
+    from megaclass.cli.data.bar import progress_bar
     from megaclass.data.pack import pack as pack_images
 
     started = time.perf_counter()
-    with ExitStack() as bars:
-        try:
+    try:
+        with progress_bar("packing", "nothing was written") as show:
             summary = pack_images(
                 options.source,
                 options.output,
@@ -85,30 +84,11 @@ def pack(words: list[str]) -> None:
                 index_record=options.layout == "faces",
                 on_error=options.on_error,
                 workers=options.workers,
-                progress=_bar(bars, "packing"),
-                scanning=_bar(bars, "reading names", of_bytes=True),
+                progress=show,
             )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("nothing was written") from None
-        except UserError as error:
-            raise UserError(_with_dashes(str(error), options)) from None
+    except UserError as error:
+        raise UserError(_with_dashes(str(error), options)) from None
     _tell(summary, time.perf_counter() - started)
-
-
-def _bar(bars: ExitStack, doing: str, of_bytes: bool = False) -> Callable[[int, int], None]:
-    """A bar that appears in place of the one before it when it has something to show."""
-    from megaclass.cli.data.bar import progress_bar
-
-    show: Callable[[int, int], None] | None = None
-
-    def update(done: int, total: int) -> None:
-        nonlocal show
-        if show is None:
-            bars.close()
-            show = bars.enter_context(progress_bar(doing, "nothing was written", of_bytes))
-        show(done, total)
-
-    return update
 
 
 def _tell(summary: "PackSummary", seconds: float) -> None:

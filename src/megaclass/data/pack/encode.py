@@ -1,6 +1,5 @@
 """Images to the JPEG bytes that go into a record: passed through, or decoded, resized and encoded anew."""
 
-import math
 from dataclasses import dataclass
 
 import cv2
@@ -36,11 +35,6 @@ class Encoding:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name}: {value} is not a size; use 1 or more pixels")
-        if self.image_size is not None and self.image_size**2 > MAX_PIXELS:
-            raise UserError(
-                f"image_size: {self.image_size} makes images of {self.image_size**2:,} pixels; use "
-                f"{math.isqrt(MAX_PIXELS):,} or less"
-            )
         if self.image_size is not None and self.shorter_side is not None:
             raise UserError("image_size makes squares, shorter_side keeps the aspect; give one of them")
         if not 1 <= self.quality <= 100:

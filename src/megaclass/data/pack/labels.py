@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.dataset import first_line
+from megaclass.data.dataset import first_line, read_text
 from megaclass.data.pack.source import SourceOptions
 from megaclass.errors import UserError, near_match
 
@@ -119,12 +119,7 @@ def read_names(path: Path, option: str) -> list[str]:
 
 def _read_lines(path: Path, option: str) -> list[str]:
     """The lines of a text file, without empty ones at its end."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"{option}: {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{option}: {path} is not text in UTF-8; convert it") from None
+    lines = read_text(path, option).splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     return lines

@@ -73,19 +73,17 @@ def _unreadable(path: Path, error: Exception, name: str = "") -> UserError:
 
 
 def _check_images(path: Path, images: np.ndarray, count: int, unpack_bits: tuple[int, int] | None) -> None:
-    if unpack_bits is not None:
-        if min(unpack_bits) < 1:
-            raise UserError(f"unpack_bits: {unpack_bits} is not a height and a width; use 1 or more pixels")
-        row_bytes = -(-math.prod(unpack_bits) // 8)
-        sound = images.ndim == 2 and images.shape[1] == row_bytes
-        wanted = f"uint8 (N, {row_bytes}), which is {unpack_bits[0]} x {unpack_bits[1]} bits a row"
-    else:
+    if unpack_bits is None:
         sound = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
         wanted = "uint8 (N, H, W) or (N, H, W, 3)"
-    if not sound or images.dtype != np.uint8 or 0 in images.shape:
-        raise UserError(f"{path}: images must be {wanted}, not {images.dtype} {images.shape}")
-    if len(images) != count:
-        raise UserError(f"{path}: {len(images)} images, but {count} labels; they must be as many")
+    else:
+        row_bytes = -(-math.prod(unpack_bits) // 8)
+        sound = images.ndim == 2 and images.shape[1] == row_bytes and min(unpack_bits) > 0
+        wanted = f"uint8 (N, {row_bytes}), which is {unpack_bits[0]} x {unpack_bits[1]} bits a row"
+    if not sound or images.dtype != np.uint8 or 0 in images.shape or len(images) != count:
+        raise UserError(
+            f"{path}: images must be {wanted}, as many as labels ({count}), not {images.dtype} {images.shape}"
+        )
 
 
 def _select(path: Path, names: list[str], count: int, where: str) -> np.ndarray:

@@ -67,8 +67,7 @@ def pack(
     index_record: bool = True,
     on_error: str = "fail",
     workers: int = 0,
-    progress: Progress | None = None,
-    scanning: Progress | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> PackSummary:
     """Write the images of ``source`` to ``output/train.rec``, grouped by class, labels renumbered 0..K-1.
 
@@ -89,8 +88,7 @@ def pack(
     - ``index_record``: the layout, see RecordWriter.
     - ``on_error``: "fail", or "skip" to leave out images that are damaged, which ``output/skipped.txt`` then names.
     - ``workers``: threads; 0: one a core.
-    - ``progress``: called with (images done, images in all); ``scanning``: with the bytes of a tar passed in search
-      of names, and in all.
+    - ``progress``: called with (images done, images in all).
 
     Raises UserError for a source that cannot be packed; ``output`` then holds nothing new.
     """
@@ -101,7 +99,7 @@ def pack(
     encoding = Encoding(image_size, shorter_side, quality, invert)
     options = SourceOptions(where, unpack_bits, class_depth, root, _path(labels), _path(label_names))
     given = None if classes is None else read_names(Path(classes), "classes")
-    found = _open_source(Path(source), options, given, scanning)
+    found = _open_source(Path(source), options, given)
     with contextlib.closing(found):
         labels_N, names = number_classes(found.labels, found.classes, given)
         writer = RecordWriter(output, index_record=index_record, classes=names)
@@ -124,9 +122,7 @@ def _path(name: str | Path | None) -> Path | None:
     return None if name is None else Path(name)
 
 
-def _open_source(
-    path: Path, options: SourceOptions, known: list[str] | None, scanning: Progress | None
-) -> Source:
+def _open_source(path: Path, options: SourceOptions, known: list[str] | None) -> Source:
     """The images at ``path``. Raises UserError for what is no source, and for options that it does not take."""
     kind = _kind(path)
     for name, value in vars(options).items():
@@ -145,7 +141,7 @@ def _open_source(
         return open_npz(path, options.where, options.unpack_bits)
     if kind == "a table":
         return open_table(path, options.root)
-    return open_tar(path, options, known, scanning)
+    return open_tar(path, options, known)
 
 
 def _kind(path: Path) -> str:
@@ -169,7 +165,7 @@ def _write(
     writer: RecordWriter,
     skips: bool,
     workers: int,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[str]:
     """Write all images. Returns what is wrong with each that was left out."""
 
@@ -205,8 +201,7 @@ def _write(
                 skipped.append(str(result))
             else:
                 raise UserError(f"{result}, or leave such images out (--on-error skip)")
-            if progress is not None:
-                progress(done, count)
+            progress(done, count)
     if writer.count == 0:
         raise UserError(f"none of the {count} images can be packed; {skipped[0]}")
     return skipped

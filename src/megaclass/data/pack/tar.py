@@ -14,7 +14,7 @@ import os
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,6 @@ _TAR_ERRORS = (
 )
 _EXTENSIONS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _VOLUME_LABEL = b"V"
-Scanning = Callable[[int, int], None]
 
 
 class _Image(NamedTuple):
@@ -56,13 +55,10 @@ class _Image(NamedTuple):
     size: int
 
 
-def open_tar(
-    path: Path, options: SourceOptions, known: list[str] | None, scanning: Scanning | None = None
-) -> Source:
-    """The images of the archive at ``path``; see ``pack``. Raises UserError.
+def open_tar(path: Path, options: SourceOptions, known: list[str] | None) -> Source:
+    """The images of the archive at ``path``; see ``pack``. ``known``: the names of all classes, if they were given.
 
-    ``known``: the names of all classes, if they were given. ``scanning`` is called with (bytes passed, bytes in
-    all) while names are read.
+    Raises UserError.
     """
     try:
         raw = path.open("rb")
@@ -73,8 +69,8 @@ def open_tar(
             archive = _Archive.open(fileobj=raw, mode="r:*", encoding="utf-8", errors="surrogateescape")
         file = archive.fileobj
         assert file is not None
-        size, compressed = path.stat().st_size, file is not raw
-        images = _images(path, archive, lambda: scanning and scanning(raw.tell(), size))
+        compressed = file is not raw
+        images = _images(path, archive)
         if options.root is not None:
             images = _below(path, images, options.root)
         by_name = sorted(images)
@@ -165,15 +161,13 @@ class _Archive(tarfile.TarFile):
     extended_bytes = global_bytes = 0
 
 
-def _images(path: Path, archive: _Archive, note: Callable[[], object]) -> list[_Image]:
+def _images(path: Path, archive: _Archive) -> list[_Image]:
     """All images that are not hidden, those of tars within the tar by their full names."""
     images: list[_Image] = []
     others: Counter[str] = Counter()
     for info, name, start in _files(archive, path):
         if name.lower().endswith(IMAGE_SUFFIXES):
             images.append(_Image(name, start + info.offset_data, info.size))
-            if len(images) % 1000 == 0:
-                note()
         else:
             others[suffix_of(name)] += 1
     tell_left_out(path, others)

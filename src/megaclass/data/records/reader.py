@@ -277,17 +277,14 @@ def side_file(rec_path: Path, kind: str) -> Path:
 
 
 def _find_rec(root: Path) -> Path:
-    if root.is_dir():
-        if not (root / "train.rec").is_file():
-            raise UserError(
-                f"{root} holds no train.rec; name the directory of a record set, or its .rec file"
-            )
-        return root / "train.rec"
-    if not root.is_file():
-        raise UserError(f"{root} does not exist; name the directory of a record set, or its .rec file")
-    if root.suffix != ".rec":
-        raise UserError(f"{root} is not a .rec file; name the directory of a record set, or its .rec file")
-    return root
+    if root.is_dir() and not (root / "train.rec").is_file():
+        raise UserError(f"{root} holds no train.rec; name the directory of a record set, or its .rec file")
+    rec = root / "train.rec" if root.is_dir() else root
+    if not rec.is_file() or rec.suffix != ".rec":
+        raise UserError(
+            f"{root} does not exist or is no .rec file; name the directory of a record set, or its .rec file"
+        )
+    return rec
 
 
 def _read_property(rec_path: Path) -> int | None:

@@ -38,7 +38,10 @@ _NETWORK_READS = 16  # at once: on a network file system each one waits
 
 
 def info(
-    path: str | Path, *, sampled: int = SAMPLED, progress: Callable[[int, int], None] | None = None
+    path: str | Path,
+    *,
+    sampled: int = SAMPLED,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, Any], Dataset]:
     """Describe the set under ``path`` (or several, see ``open_dataset``), and return it opened as well.
 
@@ -114,7 +117,7 @@ class _Look(NamedTuple):
     width: int
 
 
-def _look(dataset: Dataset, sampled: int, progress: Callable[[int, int], None] | None) -> list[_Look]:
+def _look(dataset: Dataset, sampled: int, progress: Callable[[int, int], None]) -> list[_Look]:
     if len(dataset) <= sampled:
         indices = np.arange(len(dataset))
     else:
@@ -131,8 +134,7 @@ def _look(dataset: Dataset, sampled: int, progress: Callable[[int, int], None] |
     looks = []
     for done, found in enumerate(in_order(look, indices.tolist(), _NETWORK_READS), 1):
         looks.append(found)
-        if progress is not None:
-            progress(done, len(indices))
+        progress(done, len(indices))
     return looks
 
 

@@ -40,7 +40,7 @@ class Written:
 
 
 def shuffle(
-    path: str | Path, output: str | Path, *, seed: int = 0, progress: Progress | None = None
+    path: str | Path, output: str | Path, *, seed: int = 0, progress: Progress = lambda done, total: None
 ) -> Written:
     """Write the images of the set under ``path`` to ``output/train.rec`` in an order that ``seed`` gives.
 
@@ -67,7 +67,7 @@ def merge(
     output: str | Path,
     *,
     same_classes: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> Written:
     """Write the sets under ``paths`` to ``output/train.rec``: what ``open_dataset`` of all of them gives.
 
@@ -89,7 +89,7 @@ def split(
     classes: int | None = None,
     share: float | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[Written, Written]:
     """Split the set under ``path`` by class into ``output/train`` and ``output/test``.
 
@@ -108,23 +108,20 @@ def split(
     table = Path(output) / _TABLE
     if table.exists():
         raise UserError(f"{table} exists and is not overwritten; remove it or name another directory")
-    writers = [
-        RecordWriter(Path(output) / name, classes=_names_of(dataset, held_K & (second_K == bool(part))))
-        for part, name in enumerate(_PARTS)
-    ]
+    names = class_names(dataset)
+    writers = []
+    for name, chosen_K in zip(_PARTS, (held_K & ~second_K, second_K), strict=True):
+        kept = [names[label] for label in np.flatnonzero(chosen_K)] if names else None
+        writers.append(RecordWriter(Path(output) / name, classes=kept))
     unnamed = table.with_name(f".{_TABLE}.{os.getpid()}.part")
     try:
         with writers[0] as first, writers[1] as second:
-            _copy(
-                dataset,
-                range(len(dataset)),
-                lambda label: (second if second_K[label] else first, int(numbers_K[label])),
-                progress,
-            )
+            both, order = (first, second), range(len(dataset))
+            _copy(dataset, order, lambda label: (both[int(second_K[label])], int(numbers_K[label])), progress)
             # All is written before anything gets its name: a part alone, or without the table, would look whole.
             first.prepare()
             second.prepare()
-            _write_table(unnamed, class_names(dataset), held_K, second_K, numbers_K)
+            _write_table(unnamed, names, held_K, second_K, numbers_K)
         unnamed.replace(table)
     finally:
         with contextlib.suppress(OSError):
@@ -136,7 +133,7 @@ def _copy(
     dataset: Dataset,
     order: Iterable[int],
     place: Callable[[int], tuple[RecordWriter, int]],
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     """Write the samples ``order``: ``place`` says to which writer those of a label go, and under which label."""
     for done, (encoded, label) in enumerate(_read(dataset, order), 1):
@@ -146,7 +143,7 @@ def _copy(
             size = check_header(encoded, "")
         writer, number = place(label)
         writer.write(encoded, number, size)
-        if progress is not None and (done % _TELL_EVERY == 0 or done == len(dataset)):
+        if done % _TELL_EVERY == 0 or done == len(dataset):
             progress(done, len(dataset))
 
 
@@ -191,11 +188,6 @@ def _drawn_classes(
     return second_K
 
 
-def _names_of(dataset: Dataset, chosen_K: np.ndarray) -> list[str] | None:
-    names = class_names(dataset)
-    return None if names is None else [names[label] for label in np.flatnonzero(chosen_K)]
-
-
 def _write_table(
     path: Path,
     names: list[str] | None,
@@ -203,12 +195,12 @@ def _write_table(
     second_K: np.ndarray,
     numbers_K: np.ndarray,
 ) -> None:
+    lines = ["class\tpart\tnew_class\tname"]
+    for label in np.flatnonzero(held_K).tolist():
+        name = names[label] if names else ""
+        lines.append(f"{label}\t{_PARTS[int(second_K[label])]}\t{numbers_K[label]}\t{name}")
     try:
-        with path.open("w", encoding="utf-8") as file:
-            file.write("class\tpart\tnew_class\tname\n")
-            for label in np.flatnonzero(held_K).tolist():
-                name = names[label] if names else ""
-                file.write(f"{label}\t{_PARTS[int(second_K[label])]}\t{numbers_K[label]}\t{name}\n")
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{path} cannot be written: {error.strerror}; {make_room(error)}name another directory"

@@ -57,6 +57,7 @@ BENCHMARK = Benchmark(
 '''
 
 
+@pytest.mark.process
 def test_a_benchmark_in_one_file_is_on_the_command_line_in_rows_and_on_the_page(
     tmp_path, monkeypatch, capsys
 ):

@@ -209,6 +209,7 @@ def test_ctrl_c_ends_all_of_them(measured):
     assert len(begun) >= 2 and not any(process.is_running() for process in begun)
 
 
+@pytest.mark.process
 def test_a_worker_that_loses_its_parent_ends(tmp_path):
     """However a sweep is killed, its processes end with it."""
     parent = tmp_path / "parent.py"

@@ -12,7 +12,6 @@ Shapes: C = classes of all ranks, N = rows asked for, D = embedding columns.
 """
 
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megaclass.checkpoint.torchfile import read_torch_file
 from megaclass.errors import UserError
 from megaclass.parallel.groups import shard_range
 
@@ -297,11 +297,7 @@ def _rank_paths(source: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     """One file, its tensors mapped, with a head in it that can be used."""
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # torch raises many types for a file that is none of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not a PyTorch file that can be opened safely ({reason[:200]})") from None
+    loaded = read_torch_file(path)
     with _blaming(path):
         if isinstance(loaded, Mapping) and isinstance(loaded.get("weight"), Tensor):
             loaded = {HEAD: loaded}

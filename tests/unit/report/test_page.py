@@ -222,8 +222,8 @@ DEEP = json.loads('{"":' * 60 + "1" + "}" * 60)
         ('{"event": "step"}\n', "line 1: not a row"),
         (_line() + "{\n", "line 2: not a line of JSON"),
         (_line() + _line(schema_version=99), "line 2: written with schema 99"),
-        (_line(memory_mb=5), "line 1: memory_mb of the row of a benchmark is 5, not"),
-        (_line(samples_ms={}), "samples_ms of the row of a benchmark is {}, not"),
+        (_line(memory_mb=5), "line 1: memory_mb of the row of a benchmark is 5, not dict"),
+        (_line(samples_ms={}), "line 1: samples_ms of the row of a benchmark is {}, not list"),
         (_line(work=DEEP), "line 1: not a row of a benchmark: nested more than 50 deep"),
     ],
 )
@@ -256,7 +256,8 @@ def test_no_value_of_a_row_breaks_a_report(tmp_path, value):
             assert len(write(collect([str(path)], [*published.names(), str(path)]), tmp_path)) == 3
             read += 1
         except UserError as error:
-            assert f"{path} line 1: " in str(error) and "row of a benchmark" in str(error)
+            said = r"line 1: (not a row of a benchmark: |\w+ of the row of a benchmark is .*, not )"
+            assert re.match(rf"{re.escape(str(path))} {said}", str(error))
     assert read > 0 or isinstance(value, int | float)
 
 

@@ -237,6 +237,7 @@ def test_bad_rows_end_with_one_line(tmp_path, capsys, content, told):
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("value", [10**400, 1e308, 5e-324, -(10**400), 0, "text", [1], True])
 def test_no_value_of_a_row_breaks_a_report(tmp_path, value):
     case = PHOTOGRAPHS | {"num_classes": value, "iterations": value}
@@ -270,6 +271,7 @@ def test_half_a_surrogate_pair_is_no_reason_to_fail(tmp_path):
 # -- the command ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_three_files_lie_beside_the_rows_and_are_the_same_again(tmp_path, capsys):
     rows = write_rows(tmp_path / "rows.jsonl", every_row())
     found = []
@@ -298,6 +300,7 @@ def test_a_file_of_somebody_else_is_left_as_it_is_and_a_link_is_replaced(tmp_pat
     assert (tmp_path / "report.md").read_text() == "my own words"
 
 
+@pytest.mark.process
 def test_a_report_needs_no_torch(tmp_path):
     write_rows(tmp_path / "rows.jsonl", [ONE, row("infer", INFER, 9.0, environment=LAPTOP)])
     code = (

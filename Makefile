@@ -28,8 +28,8 @@ setup: $(STAMP)  ## make .venv and install megaclass with its pinned dependencie
 demo: $(STAMP)  ## train on characters, test on characters never seen: three minutes on two idle cores
 	$(BIN)/megaclass train glyphs --run.output $(RUN)
 
-quick: $(STAMP)  ## the tests that start no other process: what to run while you work, under a minute
-	$(PYTEST) -m "not gpu and not slow and not process and not dist"
+quick: $(STAMP)  ## the short tests that start no other process: what to run while you work, about a minute
+	$(PYTEST) -m "not (gpu or slow or dist or process or long)"
 
 test: check  ## lint, types, and every test that needs no GPU and no data set: five minutes on two idle cores
 	$(PYTEST) -m "not gpu and not slow"

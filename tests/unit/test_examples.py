@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_loop.py"
 
 
+@pytest.mark.long
 def test_the_example_learns() -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLE)],

@@ -27,7 +27,7 @@ from megaclass.bench.case import (
     value_of,
 )
 from megaclass.bench.recipes import with_settings
-from megaclass.config import Config, load_recipe, to_mapping, to_toml
+from megaclass.config import Config, differences, load_recipe, to_toml
 from megaclass.errors import UserError
 from megaclass.results.events import StartEvent, StepEvent, read_events
 from megaclass.results.rows import Row
@@ -140,21 +140,6 @@ def case_of(config: Config, recipe: Config, seed: int, world_size: int) -> Stabi
         world_size=world_size,
         threads=config.run.threads,
     )
-
-
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """By ``section.key`` the settings of both where they differ; None for what one of them does not have."""
-    before, after = (
-        {
-            f"{section}.{key}": value
-            for section, values in to_mapping(config).items()
-            if isinstance(values, dict)
-            for key, value in values.items()
-        }
-        for config in (old, new)
-    )
-    every = {key: (before.get(key), after.get(key)) for key in [*before, *after]}
-    return {key: both for key, both in every.items() if both[0] != both[1]}
 
 
 def _matters(key: str) -> bool:

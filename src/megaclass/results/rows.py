@@ -7,7 +7,6 @@ Rows are appended as they are measured and never change.
 
 import fcntl
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,13 +150,6 @@ def _row(record: dict[str, Any], where: str) -> Row:
         return build(Row, record, where, "the row of a benchmark")
     except AssertionError:
         raise UserError(f"{where}: not a row of a benchmark: its status and reason do not agree") from None
-
-
-def held_mb(memory_mb: Mapping[str, float | None]) -> float | None:
-    """What a reader wants to know of a row's memory: what PyTorch holds of a device, else that of the process."""
-    return next(
-        (memory_mb[name] for name in ("reserved", "process") if memory_mb.get(name) is not None), None
-    )
 
 
 def setting_text(value: Any) -> str:

@@ -83,6 +83,7 @@ def test_a_head_that_does_not_fit_is_left_out_and_a_batch_is_halved_until_it_fit
     assert in_memory(PHOTOS, replace(CPU, memory_bytes=1000 * GIB)).case == PHOTOS
 
 
+@pytest.mark.long
 @given(seconds=st.floats(12, 1e5), batch=st.integers(2, 10_000), speed=st.floats(1e9, 1e15))
 def test_a_case_takes_the_time_it_is_given_or_is_as_small_as_can_be(seconds, batch, speed):
     asked = replace(PHOTOS, precision="bf16", global_batch_size=batch)
@@ -108,6 +109,7 @@ def test_a_large_head_takes_time_and_a_batch_of_an_inference_is_what_it_is():
     assert not fitted.skip and fitted.case.batch_size == 256 and fitted.case.iterations < 500
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", published.names())
 def test_every_case_of_a_report_is_measured_or_left_out_with_a_reason(on, name):
     report = published.load(name)

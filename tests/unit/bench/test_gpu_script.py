@@ -46,6 +46,7 @@ def run(tmp_path):
     return call
 
 
+@pytest.mark.process
 def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
     result, calls = run()
     assert result.returncode == 0, result.stderr

@@ -81,6 +81,7 @@ def test_a_kill_that_the_kernel_counted_was_for_memory(monkeypatch):
     assert status == "oom" and "SIGKILL" in reason
 
 
+@pytest.mark.process
 def test_a_process_that_hangs_is_given_up_and_ended_with_what_it_started(tmp_path):
     child = tmp_path / "child"
     script = f"""
@@ -184,6 +185,7 @@ def test_one_that_ends_early_stops_nobody(measured, fails_by, status, reason):
     assert other.samples_ms == [3] and not other.step_ms and other.samples_per_second is None
 
 
+@pytest.mark.process
 def test_a_timeout_is_a_row_that_says_how_far_it_came(measured):
     (ours, other), _ = measured({}, {"fails_at": 3, "fails_by": "time.sleep(60)"}, timeout_s=2.0)
     assert ours.status == "ok"

@@ -18,6 +18,8 @@ from megaclass.checkpoint import writer
 from megaclass.errors import UserError
 from ranks import SERVER
 
+pytestmark = pytest.mark.long
+
 
 class Killed(BaseException):
     """Not an Exception: nothing may clean up after it, as after SIGKILL."""

@@ -289,6 +289,7 @@ def test_an_early_end_is_noticed_though_its_rows_are_not_needed():
             decode_part(encoded[:cut], "here", None, lambda *_: Need(40))
 
 
+@pytest.mark.process
 def test_threads_that_load_start_no_teams_of_their_own():
     """PyTorch's copy of a cut-out picture would, one for each thread."""
     code = """

@@ -251,6 +251,7 @@ def test_model_input_is_normalised_nchw(channels_last, dtype, mean, std):
     assert torch.equal(images, kept)
 
 
+@pytest.mark.process
 def test_an_iterator_left_open_does_not_hold_up_the_exit():
     code = (
         "import numpy as np, test_loader as t\n"

@@ -30,6 +30,8 @@ from megaclass.heads.kernels import engine as kernels_engine
 from megaclass.heads.kernels.blocks import Blocks, candidates
 from megaclass.heads.kernels.sample import TritonWalker
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 SMALL = [Blocks(32, 32, 8, 1), Blocks(16, 64, 4, 1)]
 SHAPES = [(24, 1, 0), (24, 5, 1), (252, 1, 63), (507, 5, 64), (123, 67, 65), (24, 5, 129)]

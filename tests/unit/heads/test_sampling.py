@@ -1,5 +1,6 @@
 """The sample of Partial FC: its size, its content, its independence of the number of shards."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ def test_holds_the_positives_and_has_the_size(
     assert torch.equal(torch.cat(parts), sample)
 
 
+@pytest.mark.long
 def test_negatives_are_uniform_and_change_with_the_key() -> None:
     classes, size, draws = 50, 15, 4000
     labels = torch.tensor([3, 3, 7])

@@ -6,6 +6,8 @@ import torch
 from megaclass.models.registry import build_backbone, load_backbone_weights
 from unit.models import reference
 
+pytestmark = pytest.mark.long
+
 # As arcface_torch saves a whole run, DistributedDataParallel and all, or the backbone alone.
 RUN = {"epoch": 3, "global_step": 7}
 

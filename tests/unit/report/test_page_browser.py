@@ -15,9 +15,12 @@ WINDOWS = [
     (width, height, scheme) for width, height in ((1280, 900), (390, 844)) for scheme in ("light", "dark")
 ]
 
-pytestmark = pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: on the path, or named by $MEGACLASS_CHROMIUM"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        find_chromium() is None, reason="needs Chromium: on the path, or named by $MEGACLASS_CHROMIUM"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

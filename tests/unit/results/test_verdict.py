@@ -70,6 +70,7 @@ def test_an_overloaded_machine_says_nothing_about_computing():
     assert judge(*(dataclasses.replace(run, cpu_wait_percent=0.0) for run in both)).word == SLOWER
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [10, 20, 40])
 def test_parts_of_recorded_runs_of_one_program_are_not_slower(steps):
     parts = [

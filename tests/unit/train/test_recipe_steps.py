@@ -20,6 +20,8 @@ from megaclass.parallel.groups import World
 from megaclass.train import loop
 from megaclass.train.job import build_job
 
+pytestmark = pytest.mark.long
+
 WORLD = World(0, 1, torch.device("cpu"))
 IMAGENET = {"resnet50_imagenet": 90, "resnet50_imagenet_50ep": 50, "resnet50_imagenet_250ep": 250}
 CLASSES, SIDE, BATCH, STEPS = 8, 16, 32, 50

@@ -201,6 +201,7 @@ def test_a_backbone_of_one_size_takes_no_other(tmp_path, key, value):
         build_job(tiny.config(tmp_path, **{section: {name: value}}), WORLD)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["blocks", "whole"])
 def test_a_compiled_backbone_computes_the_same(tmp_path, monkeypatch, how):
     graphs = []

@@ -73,11 +73,13 @@ def test_paths_of_a_table_begin_at_it_or_at_the_root(images):
     [
         (b"", {}, "names no images; it needs a line 'path,label' for each"),
         (b"path,label\n", {}, "names no images"),
-        (b"1.jpg\n", {}, "line 1: 1 fields; 'path,label' is needed, or a header"),
-        (b"1.jpg,a,b\n", {}, "line 1: 3 fields"),
-        (b"1.jpg,a\n2.jpg\n", {}, "line 2: 1 fields, too few"),
-        (b"1.jpg,a\n2.jpg,\n", {}, "line 2: the label is empty"),
-        (b"1.jpg,a\n,b\n", {}, "line 2: the path is empty"),
+        (b"1.jpg\n", {}, "line 1 is neither 'path,label' of an image nor a header"),
+        (b"1.jpg,a,b\n", {}, "line 1 is neither"),
+        # No class may be made of a header, however damaged images are treated.
+        (b"img,kind\n1.jpg,a\n", {"on_error": "skip"}, "line 1 is neither"),
+        (b"1.jpg,a\n2.jpg\n", {}, "line 2 lacks a path or a label"),
+        (b"1.jpg,a\n2.jpg,\n", {}, "line 2 lacks"),
+        (b"1.jpg,a\n,b\n", {}, "line 2 lacks"),
         (b"1.jpg,\xff\n", {}, "cannot be read as a table: 'utf-8' codec"),
         (b"1.jpg," + b"x" * 200_000 + b"\n", {}, "cannot be read as a table: field larger"),
         (b"1.jpg,a\n7.jpg,a\n", {}, "7.jpg cannot be read: No such file"),

@@ -54,6 +54,11 @@ def label_by_file(
         names = [by_number[number] for number in numbers]
     else:
         raise UserError(f"label_names is for numbers, but {path} holds names; leave it out")
+    return number_names(names)
+
+
+def number_names(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Labels, int64, of the sorted names, and these."""
     classes = sorted(set(names))
     number_of = {name: number for number, name in enumerate(classes)}
     return np.fromiter((number_of[name] for name in names), np.int64, len(names)), classes

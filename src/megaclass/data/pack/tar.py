@@ -23,7 +23,7 @@ import numpy as np
 from megaclass.data.dataset import DamagedSampleError, first_line
 from megaclass.data.folder import IMAGE_SUFFIXES, suffix_of, tell_left_out
 from megaclass.data.imagelist import MAX_BYTES
-from megaclass.data.pack.labels import label_by_file
+from megaclass.data.pack.labels import label_by_file, number_names
 from megaclass.data.pack.source import Source, SourceOptions
 from megaclass.errors import UserError
 
@@ -215,10 +215,7 @@ def _classify(
             len(images) - len(taken),
             shown(left),
         )
-    classes = sorted(set(class_of.values()))
-    number_of = {name: number for number, name in enumerate(classes)}
-    labels = (number_of[class_of[image.name.rpartition("/")[0]]] for image in taken)
-    return taken, np.fromiter(labels, np.int64, len(taken)), classes
+    return taken, *number_names([class_of[image.name.rpartition("/")[0]] for image in taken])
 
 
 def _files(archive: _Archive, path: Path) -> Iterator[tuple[tarfile.TarInfo, str, int]]:

@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from megaclass.data import verification_bin
-from megaclass.data.decode import decode
 from megaclass.data.verification_bin import VerificationBin, write_bin
 from megaclass.errors import UserError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "binset"
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
-WAYS = sorted(path.stem for path in FIXTURES.glob("*.bin") if path.stem != "mxnet")
+WAYS = sorted(path.stem for path in FIXTURES.glob("*.bin"))
 RGB = np.random.default_rng(0).integers(0, 256, (4, 12, 10, 3), dtype=np.uint8)
 JPEGS = [simplejpeg.encode_jpeg(pixels) for pixels in RGB]
 
@@ -37,18 +35,7 @@ def test_every_way_of_pickling_gives_the_same_images_and_pairs(way):
     assert digests == EXPECTED["images"]
     assert found.first.tolist() == [0, 2] and found.second.tolist() == [1, 3]
     assert found.same.tolist() == EXPECTED["same"] and found.same.dtype == np.bool_
-    assert (
-        len(WAYS) == 13
-        and found.labels().tolist() == [0] * 4
-        and found.num_classes == 1
-        and found.name == way
-    )
-
-
-def test_mxnet_arrays_are_refused_with_a_way_out():
-    with pytest.raises(UserError, match=r"mxnet\.bin: .*holds mxnet arrays.*asnumpy\(\)") as refused:
-        VerificationBin(FIXTURES / "mxnet.bin")
-    assert "\n" not in str(refused.value)
+    assert found.labels().tolist() == [0] * 4 and found.num_classes == 1 and found.name == way
 
 
 def test_an_image_of_many_pairs_is_kept_once_in_order_of_its_first(tmp_path):
@@ -64,15 +51,6 @@ def test_an_image_of_many_pairs_is_kept_once_in_order_of_its_first(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_pixels_are_read_without_loss(tmp_path, protocol):
-    grey, fortran = RGB[3, :, :, 0], np.asfortranarray(RGB[1])
-    found = VerificationBin(dumped(tmp_path, [RGB[0], fortran, RGB[2], grey], (1, 0), protocol=protocol))
-    for index, expected in enumerate([RGB[0], RGB[1], RGB[2], np.repeat(grey[:, :, None], 3, 2)]):
-        np.testing.assert_array_equal(decode(found.read(index).encoded, "here"), expected)
-    assert found.same.tolist() == [True, False]
-
-
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("kind", ["<i8", ">i8", "<i4", ">u2", "u1", "i1", "?"])
 def test_answers_are_numpys_numbers_of_any_kind(tmp_path, protocol, kind):
@@ -83,11 +61,9 @@ def test_answers_are_numpys_numbers_of_any_kind(tmp_path, protocol, kind):
 
 
 def test_images_as_opencv_encodes_them(tmp_path):
-    """(N, 1) in older versions, (N,) in newer ones; and a bytearray."""
+    """(N, 1) in older versions, (N,) in newer ones."""
     row = cv2.imencode(".png", RGB[0])[1].reshape(-1)
-    path = dumped(
-        tmp_path, [row, row[:, None], row[None], bytearray(row.tobytes())], [True, True], protocol=2
-    )
+    path = dumped(tmp_path, [row, row[:, None], row[None], row.tobytes()], [True, True], protocol=2)
     found = VerificationBin(path)
     assert {found.read(index).encoded for index in range(len(found))} == {row.tobytes()}
 
@@ -96,20 +72,18 @@ def test_images_as_opencv_encodes_them(tmp_path):
     ("content", "message"),
     [
         ((JPEGS,), r"not hold the pair \(images, same\)"),
-        ((None, [True]), "no list of images"),
-        ((JPEGS, None), "its answers are no list"),
-        ((JPEGS, [True]), "4 images for 1 pairs, which take two each"),
-        (([], []), "0 images for 0 pairs"),
-        (([*JPEGS[:3], "text"], [True, False]), "image 3 is neither encoded bytes, nor pixels"),
-        (([*JPEGS[:3], RGB[0, :3, :3]], [True, False]), "image 3 is neither"),  # fewer bytes than any image
-        (([*JPEGS[:3], RGB], [True, False]), "image 3 is neither"),
-        (([*JPEGS[:3], RGB[0].transpose(2, 0, 1)], [True, False]), "image 3 is neither"),
-        (([*JPEGS[:3], RGB[0, 0, 0] > 3], [True, False]), "image 3 is neither"),
-        ((JPEGS, [True, 2]), "answer 1 is other than"),
-        ((JPEGS, [[True], False]), "answer 0 is other than"),
-        ((JPEGS, np.array([1, 256], np.uint16)), "answer 1 is other than"),
-        ((JPEGS, [np.int64(1), np.int64(256)]), "answer 1 is other than"),
-        ((JPEGS, np.array([[1], [0]])), "its answers are no list"),
+        ((None, [True]), "not hold a list of two images for each of 1 pairs"),
+        ((JPEGS, [True]), "not hold a list of two images for each of 1 pairs"),
+        (([], []), "not hold a list of two images"),
+        ((JPEGS, None), "its answers are no list of true and false"),
+        ((JPEGS, [True, 2]), "its answers are no list"),
+        ((JPEGS, [[True], False]), "its answers are no list"),
+        ((JPEGS, np.array([1, 256], np.uint16)), "its answers are no list"),
+        ((JPEGS, [np.int64(1), np.int64(256)]), "its answers are no list"),
+        (([*JPEGS[:3], "text"], [True, False]), "image 3 is no encoded image"),
+        (([*JPEGS[:3], JPEGS[3][:31]], [True, False]), "image 3 is no encoded"),  # fewer bytes than any image
+        (([*JPEGS[:3], RGB[0, 0, 0] > 3], [True, False]), "image 3 is no encoded"),
+        (([*JPEGS[:3], RGB[0]], [True, False]), r"and the shape \(12, 10, 3\); images are encoded"),
         ((JPEGS, np.array([1.0, 0.0])), "an array of f8; images are uint8, answers bool or whole numbers"),
         (([*JPEGS[:3], Path("x")], [True, False]), r"asks for pathlib\.\w+; nothing of it was run"),
     ],
@@ -154,20 +128,4 @@ def test_nothing_is_overwritten_and_nothing_left_half_done(tmp_path):
     assert path.read_bytes() == b"mine"
     with pytest.raises(UserError, match=r"cannot be written: No such file or directory"):
         write_bin(tmp_path / "absent" / "set.bin", JPEGS, [True, False])
-    for same in ([], [True]):
-        with pytest.raises(ValueError, match="4 images for"):
-            write_bin(tmp_path / "other.bin", JPEGS, same)
     assert [entry.name for entry in tmp_path.iterdir()] == ["set.bin"]
-
-
-def test_what_another_wrote_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
-    path, dump = tmp_path / "set.bin", pickle.dump
-
-    def late(*content, **options):
-        path.write_bytes(b"mine")
-        dump(*content, **options)
-
-    monkeypatch.setattr(verification_bin.pickle, "dump", late)
-    with pytest.raises(UserError, match="exists and is not overwritten"):
-        write_bin(path, JPEGS, [True, False])
-    assert path.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [path]

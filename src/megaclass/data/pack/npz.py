@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from megaclass.data.dataset import first_line
-from megaclass.data.pack.source import Source
+from megaclass.data.pack.source import Source, SourceOptions
 from megaclass.errors import UserError, near_match
 
 
-def open_npz(path: Path, where: str | None, unpack_bits: tuple[int, int] | None) -> Source:
+def open_npz(path: Path, options: SourceOptions, _known: list[str] | None) -> Source:
     """The rows of an ``.npz``; see ``pack``. Raises UserError."""
+    unpack_bits = options.unpack_bits
     names = _array_names(path)
     labels = _array(path, names, "label", "labels")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -28,7 +29,7 @@ def open_npz(path: Path, where: str | None, unpack_bits: tuple[int, int] | None)
                 f"{path}: labels go from {labels.min()} to {labels.max()}, but classes names {len(classes)}; "
                 "leave classes out or name them all"
             )
-    rows = np.arange(len(labels)) if where is None else _select(path, names, len(labels), where)
+    rows = _select(path, names, len(labels), options.where) if options.where else np.arange(len(labels))
 
     def image(row: int) -> np.ndarray:
         stored = images[rows[row]]

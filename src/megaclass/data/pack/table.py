@@ -9,19 +9,19 @@ import numpy as np
 from megaclass.data.dataset import first_line
 from megaclass.data.folder import IMAGE_SUFFIXES, read_file
 from megaclass.data.pack.labels import are_numbers, number_names
-from megaclass.data.pack.source import Source
+from megaclass.data.pack.source import Source, SourceOptions
 from megaclass.errors import UserError
 
 _PATHS = ("path", "file", "filename", "file_name", "image", "image_path")
 _LABELS = ("label", "class", "class_name", "identity", "target")
 
 
-def open_table(path: Path, root: str | None) -> Source:
-    """The images that a table names; paths are relative to ``root``, or else to where the table lies.
+def open_table(path: Path, options: SourceOptions, _known: list[str] | None) -> Source:
+    """The images that a table names; paths are relative to the root of options, or else to where the table lies.
 
     Labels are numbers if all are written as whole numbers. Raises UserError.
     """
-    base = Path(root) if root is not None else path.parent
+    base = Path(options.root) if options.root is not None else path.parent
     if not base.is_dir():
         raise UserError(f"root: {base} is not a directory; name the one that the paths of {path} begin at")
     try:

@@ -32,9 +32,7 @@ def plain_record(record: bytes) -> tuple[float, bytes] | None:
     """Label and image of a record as nearly all are: one part, one label. None for any other, or a damaged one."""
     if len(record) < _PLAIN.size:
         return None
-    magic, length, flag, label = _PLAIN.unpack_from(
-        record
-    )  # a part's flag of 0 leaves the length as the whole word
+    magic, length, flag, label = _PLAIN.unpack_from(record)  # a part's flag of 0 leaves the length alone
     if magic != MAGIC or flag != 0 or not HEADER.size < length <= len(record) - PART.size:
         return None
     return label, record[PART.size + HEADER.size : PART.size + length]
@@ -87,11 +85,6 @@ def frame(payload: bytes) -> bytes:
         framed += [PART.pack(MAGIC, flag << 29 | (stop - start)), payload[start:stop]]
         start = stop + len(MAGIC_BYTES)
     return b"".join([*framed, bytes(-len(payload) % 4)])
-
-
-def payload_bytes(labels: int, image_bytes: int) -> int:
-    """The size of a payload: a single label goes into the header."""
-    return HEADER.size + (4 * labels if labels != 1 else 0) + image_bytes
 
 
 def pack_payload(key: int, labels: Sequence[float], image: bytes) -> bytes:

@@ -5,10 +5,8 @@ import contextlib
 import fcntl
 import itertools
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -30,8 +28,7 @@ class RecordWriter:
 
     Files get their names when the block ends well: otherwise nothing is left, and what a killed process left under
     hidden names the next writer replaces. Existing files are never overwritten. Raises UserError for what the format
-    cannot hold, where there is no room, and where another process is writing the same set. ``prepare`` does all but
-    the naming, for those who write several sets of which all or none should be there.
+    cannot hold, where there is no room, and where another process is writing the same set.
     """
 
     def __init__(
@@ -69,7 +66,9 @@ class RecordWriter:
         try:
             with self._writing():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._rec = self._files.enter_context(_open_or_make(_part(self.path)))
+                part = _part(self.path)
+                part.touch()  # what is in it stays until it is known that nobody else writes it
+                self._rec = self._files.enter_context(part.open("r+b"))
                 self._claim()
                 self._idx = self._files.enter_context(_part(self._targets[0]).open("w"))
                 if self._index_record:
@@ -92,7 +91,7 @@ class RecordWriter:
                 f"{self.path}: the label {label} of image {self.count} is not a whole number from 0 to "
                 f"{MAX_EXACT - 1}, which is what a record can hold; number the classes from 0 on"
             )
-        most = recordio.MAX_LENGTH - recordio.payload_bytes(len(values), 0)
+        most = recordio.MAX_LENGTH - len(recordio.pack_payload(0, values, b""))
         if not 0 < len(encoded) <= most:
             raise UserError(
                 f"{self.path}: image {self.count} has {len(encoded)} bytes; a record holds from 1 to {most} of them"
@@ -107,12 +106,23 @@ class RecordWriter:
         self._next_key += 1
 
     def prepare(self) -> None:
-        """Write all that is still wanting, so that only names are: what can fail has failed by then."""
+        """Write what is still wanting, so that only names are: for those who write several sets, or none of them."""
         if self._prepared:
             return
         self._check_classes()
+        if self.count == 0:
+            raise UserError(f"{self.path}: there are no images to write")
         with self._writing():
-            self._finish()
+            if self._index_record:
+                self._finish()
+            height, width = self.image_size or (min(self._sizes) if len(self._sizes) == 1 else (0, 0))
+            self.num_classes = max(self.num_classes, len(self.classes or ()))
+            _idx, properties, names, _rec = self._targets
+            _part(properties).write_text(f"{self.num_classes},{height},{width}\n")
+            if self.classes is not None:
+                _part(names).write_text("".join(f"{name}\n" for name in self.classes), encoding="utf-8")
+            self._rec.flush()
+            self._idx.flush()
         self._prepared = True
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -185,33 +195,16 @@ class RecordWriter:
         self._rec.write(recordio.frame(recordio.pack_payload(key, labels, encoded)))
 
     def _finish(self) -> None:
-        """Write what comes last, and the small files."""
-        if self.count == 0:
-            raise UserError(f"{self.path}: there are no images to write")
-        if self._index_record:
-            first_key = stop_key = self._next_key
-            if self._first_keys is not None and first_key + len(self._first_keys) < MAX_EXACT:
-                for bounds in itertools.pairwise([*self._first_keys, first_key]):
-                    self._append(stop_key, bounds, b"")
-                    stop_key += 1
-            self._rec.seek(0)
-            self._rec.write(recordio.frame(recordio.pack_payload(0, (first_key, stop_key), b"")))
-        height, width = self.image_size or (min(self._sizes) if len(self._sizes) == 1 else (0, 0))
-        _idx, properties, names, _rec = self._targets
-        classes = self.classes or ()
-        self.num_classes = max(self.num_classes, len(classes))
-        _part(properties).write_text(f"{self.num_classes},{height},{width}\n")
-        if self.classes is not None:
-            _part(names).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-        self._rec.flush()
-        self._idx.flush()
+        """Write the identity records, where labels came grouped, and say in record 0 where they are."""
+        first_key = stop_key = self._next_key
+        if self._first_keys is not None and first_key + len(self._first_keys) < MAX_EXACT:
+            for bounds in itertools.pairwise([*self._first_keys, first_key]):
+                self._append(stop_key, bounds, b"")
+                stop_key += 1
+        self._rec.seek(0)
+        self._rec.write(recordio.frame(recordio.pack_payload(0, (first_key, stop_key), b"")))
 
 
 def _part(target: Path) -> Path:
     """The hidden name of a file that is not finished."""
     return target.with_name(f".{target.name}.part")
-
-
-def _open_or_make(path: Path) -> IO[bytes]:
-    """For reading and writing; what is in it stays until it is known that nobody else writes it."""
-    return open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666))

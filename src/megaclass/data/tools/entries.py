@@ -13,9 +13,8 @@ from megaclass.data.dataset import DamagedSampleError, Dataset, class_names
 from megaclass.data.folder import FolderDataset
 from megaclass.data.open import record_file
 from megaclass.data.records import recordio
-from megaclass.data.records.index import Index, read_index
-from megaclass.data.records.reader import MAX_EXACT, RecordDataset, index_range, rounding, scan
-from megaclass.data.records.recordfile import RecordFile
+from megaclass.data.records.reader import MAX_EXACT, RecordDataset
+from megaclass.data.records.recordfile import Index, RecordFile, read_index, rounding, scan
 from megaclass.data.records.recordio import DamageError
 from megaclass.errors import UserError
 
@@ -97,9 +96,7 @@ class RecordEntries(Entries):
         self._keys_N, self._offsets_N = index.keys_N[order], index.offsets_N[order]
         self._identity_N = np.zeros(len(index), bool)  # noted as they are read
         self._zero_offset, self._first_identity = -1, 0
-        zero = index.find(0)
-        # Some converters put a picture into the index record.
-        stated = None if zero is None else index_range(self._file, index.offsets_N[zero], pictured=len(index))
+        zero, stated = index.find(0), index.index_range(self._file)
         if zero is not None and stated is not None:
             self._zero_offset = int(index.offsets_N[zero])
             self._first_identity = stated[0] - rounding(stated[0])

@@ -150,8 +150,7 @@ class RecordWriter:
         self._owned = [_part(target) for target in self._targets]
         self._rec.truncate(0)
         for part in self._owned[:-1]:
-            if not part.is_dir():
-                part.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
 
     def _leave(self) -> None:
         """Close all; remove what has no name."""
@@ -179,12 +178,8 @@ class RecordWriter:
 
     def _check_classes(self) -> None:
         for name in self.classes or ():
-            try:
-                name.encode()  # not so a file name in another encoding
-                sound = name.splitlines() in ([name], [])
-            except UnicodeEncodeError:
-                sound = False
-            if not sound:
+            # A file name in another encoding does not come back as it was.
+            if name.encode(errors="replace").decode().splitlines() not in ([name], []):
                 raise UserError(
                     f"{self.path}: the class name {name!a} is not one line of UTF-8, as classes.txt holds "
                     "them; rename the class"

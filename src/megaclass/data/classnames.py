@@ -47,7 +47,7 @@ def read_names(path: str | Path, classes: Sequence[str] | None, num_classes: int
         by_class = {str(name): told for _, name, told in rows}
         by_label = {label: told for label, _, told in rows}
         if known.isdisjoint(by_class):
-            found = [by_label.get(str(label)) for label in range(len(by_label))]
+            found: list[Any] = [by_label.get(str(label)) for label in range(len(by_label))]
         else:
             found = [by_class.get(name) for name in classes or ()]
     else:

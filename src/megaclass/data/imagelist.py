@@ -16,7 +16,7 @@ from megaclass.errors import UserError
 MAX_BYTES = 1 << 28
 # What zipfile lets through of a damaged file.
 _ZIP_ERRORS = (
-    KeyError,
+    LookupError,
     OSError,
     EOFError,
     RuntimeError,

@@ -44,10 +44,6 @@ class RecordDataset:
         self._labels: np.ndarray | None = None
         self._identity_offsets = np.empty(0, np.int64)
         self._file = RecordFile(self.path)
-        if self._file.size < recordio.PART.size + recordio.HEADER.size:
-            raise UserError(
-                f"{self.path} has {self._file.size} bytes, too few for a record; copy or pack the set again"
-            )
         # Every record at first; what is no image leaves below.
         index = self._read_index()
         self._keys: range | np.ndarray = index.keys_N
@@ -158,9 +154,7 @@ class RecordDataset:
         if stated is None:
             zero = index.find(0)
             if zero is not None:
-                self._sound(
-                    zero, self._sample
-                )  # if it is no sound image either, nobody knows what are images
+                self._sound(zero, self._sample)  # else nobody knows what are images
             if self._file.key_range(index.offsets_N.max()):
                 raise UserError(
                     f"{self.path} ends with identity records, but record 0 does not say where they begin; "

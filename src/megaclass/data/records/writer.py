@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import itertools
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -47,10 +48,10 @@ class RecordWriter:
         self._sizes: set[tuple[int, int]] = set()
         self._index_record = index_record
         self._next_key = int(index_record)
-        self._files = contextlib.ExitStack()
+        self._cleanup = contextlib.ExitStack()
         self._first_keys: array.array[int] | None = array.array("q")  # of each class; None: not grouped
         self._prepared = False
-        self._owned: list[Path] = []  # hidden files to remove in the end
+        self._hidden = self.path.with_name(f".{name}.part")  # a directory for files that are not finished
         sides = (side_file(self.path, kind) for kind in ("property", "classes.txt"))
         # The .rec comes last into place: where it stands, the set is whole.
         self._targets = (self.path.with_suffix(".idx"), *sides, self.path)
@@ -63,19 +64,28 @@ class RecordWriter:
     def __enter__(self) -> "RecordWriter":
         self._refuse_to_overwrite()
         self._check_classes()
-        try:
-            with self._writing():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                part = _part(self.path)
-                part.touch()  # what is in it stays until it is known that nobody else writes it
-                self._rec = self._files.enter_context(part.open("r+b"))
-                self._claim()
-                self._idx = self._files.enter_context(_part(self._targets[0]).open("w"))
-                if self._index_record:
-                    self._append(0, (1.0, 1.0), b"")  # holds the place: its numbers are known at the end
-        except BaseException:
-            self._leave()
-            raise
+        with self._writing(), contextlib.ExitStack() as stack:
+            self._hidden.mkdir(parents=True, exist_ok=True)
+            rec = self._hidden / self.path.name
+            rec.touch()  # what is in it stays until it is known that nobody else writes it
+            self._rec = stack.enter_context(rec.open("r+b"))
+            try:
+                fcntl.flock(self._rec, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: another process is writing this set; wait for it or name another directory"
+                ) from None
+            except OSError:
+                pass  # a file system without locks, as some over a network
+            stack.callback(shutil.rmtree, self._hidden, ignore_errors=True)
+            # What a killed process left.
+            self._rec.truncate(0)
+            for left in {*self._hidden.iterdir()} - {rec}:
+                left.unlink()
+            self._idx = stack.enter_context((self._hidden / self._targets[0].name).open("w"))
+            if self._index_record:
+                self._append(0, (1.0, 1.0), b"")  # holds the place: its numbers are known at the end
+            self._cleanup = stack.pop_all()
         return self
 
     def write(
@@ -117,10 +127,10 @@ class RecordWriter:
                 self._finish()
             height, width = self.image_size or (min(self._sizes) if len(self._sizes) == 1 else (0, 0))
             self.num_classes = max(self.num_classes, len(self.classes or ()))
-            _idx, properties, names, _rec = self._targets
-            _part(properties).write_text(f"{self.num_classes},{height},{width}\n")
+            properties, names = (self._hidden / target.name for target in self._targets[1:3])
+            properties.write_text(f"{self.num_classes},{height},{width}\n")
             if self.classes is not None:
-                _part(names).write_text("".join(f"{name}\n" for name in self.classes), encoding="utf-8")
+                names.write_text("".join(f"{name}\n" for name in self.classes), encoding="utf-8")
             self._rec.flush()
             self._idx.flush()
         self._prepared = True
@@ -132,33 +142,11 @@ class RecordWriter:
                 self._refuse_to_overwrite()  # what another writer may have finished meanwhile
                 with self._writing():
                     for target in self._targets:
-                        if _part(target).exists():
-                            _part(target).replace(target)
+                        if (finished := self._hidden / target.name).exists():
+                            finished.replace(target)
         finally:
-            self._leave()
-
-    def _claim(self) -> None:
-        """Be the only writer of this set, and begin anew where one was killed."""
-        try:
-            fcntl.flock(self._rec, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{self.path}: another process is writing this set; wait for it or name another directory"
-            ) from None
-        except OSError:
-            pass  # a file system without locks, as some over a network
-        self._owned = [_part(target) for target in self._targets]
-        self._rec.truncate(0)
-        for part in self._owned[:-1]:
-            part.unlink(missing_ok=True)
-
-    def _leave(self) -> None:
-        """Close all; remove what has no name."""
-        for part in self._owned:
-            with contextlib.suppress(OSError):
-                part.unlink()
-        with contextlib.suppress(OSError):  # of bytes still to be written, to a file that is gone
-            self._files.close()
+            with contextlib.suppress(OSError):  # of bytes still to be written, to a file that is gone
+                self._cleanup.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -198,8 +186,3 @@ class RecordWriter:
                 stop_key += 1
         self._rec.seek(0)
         self._rec.write(recordio.frame(recordio.pack_payload(0, (first_key, stop_key), b"")))
-
-
-def _part(target: Path) -> Path:
-    """The hidden name of a file that is not finished."""
-    return target.with_name(f".{target.name}.part")

@@ -30,7 +30,6 @@ HEAD, OPTIMIZER, HEAD_OPTIMIZER = "state_dict_softmax_fc", "state_optimizer", "s
 BACKBONE, SCHEDULER = "state_dict_backbone", "state_lr_scheduler"
 
 _NAME = re.compile(r"checkpoint_gpu_(\d{1,6})\.pt")
-_BLOCK_BYTES = 64 << 20  # rows are copied and looked through in blocks of this size
 
 Rows = Callable[[str, int, int], Tensor]
 """("weight" or "momentum", start, stop) -> rows [start, stop) of all classes, fp32 (N, D)."""
@@ -47,8 +46,6 @@ def to_dropin(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """
     if HEAD_OPTIMIZER in checkpoint:
         return dict(checkpoint)
-    if OPTIMIZER not in checkpoint:
-        raise UserError(f"no {OPTIMIZER} in it; the head alone has centres, but no momentum")
     with _expecting(f"{OPTIMIZER} is not what arcface_torch writes"):
         groups = [dict(group) for group in checkpoint[OPTIMIZER]["param_groups"]]
         state = dict(checkpoint[OPTIMIZER]["state"])
@@ -141,82 +138,74 @@ class RankFiles:
         self.source = Path(source)
         self.paths = _rank_paths(self.source)
         self._open: tuple[int, dict[str, Any]] | None = None
-        sizes, steps = [], set()
-        for rank, path in enumerate(self.paths):
+        shapes, steps = [], set()
+        for rank in range(len(self.paths)):
             checkpoint = self._checkpoint(rank)
-            rows, columns = checkpoint[HEAD]["weight"].shape
-            if rank == 0:
-                self.embedding_dim: int = columns
-            elif columns != self.embedding_dim:
-                raise UserError(
-                    f"{path}: centres of {columns} columns, those of rank 0 have {self.embedding_dim}"
-                )
-            sizes.append(rows)
+            shapes.append(tuple(checkpoint[HEAD]["weight"].shape))
             steps.add(str(checkpoint.get("global_step")))
-        self.num_classes = sum(sizes)
+        self.embedding_dim: int = shapes[0][1]
+        self.num_classes = sum(rows for rows, _ in shapes)
+        self._ranges = [shard_range(self.num_classes, rank, len(shapes)) for rank in range(len(shapes))]
         if len(steps) > 1:
             raise UserError(
                 f"{self.source}: files of different saves, at the global steps {', '.join(sorted(steps))}"
             )
-        self._ranges = [shard_range(self.num_classes, rank, len(sizes)) for rank in range(len(sizes))]
-        for path, rows, (start, stop) in zip(self.paths, sizes, self._ranges, strict=True):
-            if rows != stop - start:
+        for path, shape, (start, stop) in zip(self.paths, shapes, self._ranges, strict=True):
+            if shape != (stop - start, self.embedding_dim):
                 raise UserError(
-                    f"{path}: {rows} centres, where rank {len(sizes)} files with {self.num_classes} have "
-                    f"{stop - start} here; a file is missing, or of another run"
+                    f"{path}: centres of shape {shape}, where {(stop - start, self.embedding_dim)} would go with the "
+                    f"{len(shapes)} files here; a file is missing, or of another run"
                 )
-        if num_classes is not None and num_classes != self.num_classes:
+        if num_classes not in (None, self.num_classes):
             raise UserError(
-                f"{self.source}: {self.num_classes} centres in {len(sizes)} files, but {num_classes} classes; "
+                f"{self.source}: {self.num_classes} centres in {len(shapes)} files, but {num_classes} classes; "
                 "a file is missing, or they are of another data set"
             )
 
-    def centres(self, start: int = 0, stop: int | None = None, out: Tensor | None = None) -> Tensor:
-        """Rows ``[start, stop)`` of the centres of all ranks, fp32 (N, D) on the CPU, or ``out`` filled."""
-        return self._rows("weight", start, stop, out)
+    def centres(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows ``[start, stop)`` of the centres of all ranks, fp32 (N, D) on the CPU; without a range all."""
+        return self.rows("weight", start, stop)
 
-    def momentum(self, start: int = 0, stop: int | None = None, out: Tensor | None = None) -> Tensor:
+    def momentum(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Their momentum, likewise, 0 where none was kept. UserError where there is AdamW's state or no state."""
-        return self._rows("momentum", start, stop, out)
+        return self.rows("momentum", start, stop)
+
+    @torch.no_grad()
+    def rows(self, name: str, start: int, stop: int | None) -> Tensor:
+        """See :data:`Rows`."""
+        stop = self.num_classes if stop is None else stop
+        if not 0 <= start <= stop <= self.num_classes:
+            raise ValueError(f"rows [{start}, {stop}) of {self.num_classes}")
+        result = torch.zeros(stop - start, self.embedding_dim)
+        for rank, (low, high) in enumerate(self._ranges):
+            first, last = max(start, low), min(stop, high)
+            if first >= last:
+                continue
+            with _blaming(self.paths[rank]):
+                data, scale = _table(self._checkpoint(rank), name)
+                if data is None:
+                    continue
+                found = result[first - start : last - start].copy_(data[first - low : last - low])
+                if scale is not None:
+                    found.mul_(scale[first - low : last - low, None])
+                # In fp32, in which a large fp64 number is infinite; a NaN is the smallest and the largest.
+                if not torch.stack(found.aminmax()).isfinite().all():
+                    raise UserError(f"{name} is not finite; the run had diverged, or the file is damaged")
+        return result
 
     def shared(self) -> dict[str, Any]:
         """What is not the head's, from rank 0's file, in the layout ``dropin``; norm statistics are that rank's."""
         with _blaming(self.paths[0]):
             checkpoint = to_dropin(self._checkpoint(0))
-            if not isinstance(checkpoint.get(BACKBONE), Mapping):
-                raise UserError("holds the head alone; a whole checkpoint is needed here")
-        group = checkpoint[HEAD_OPTIMIZER]["param_groups"]
-        step = checkpoint[HEAD_OPTIMIZER]["state"].get(0, {}).get("step", 0)
-        return {**checkpoint, HEAD: {}, HEAD_OPTIMIZER: {"state": {0: {"step": step}}, "param_groups": group}}
+        optimizer = checkpoint[HEAD_OPTIMIZER]
+        step = optimizer["state"].get(0, {}).get("step", 0)
+        return {**checkpoint, HEAD: {}, HEAD_OPTIMIZER: {**optimizer, "state": {0: {"step": step}}}}
 
     def _checkpoint(self, rank: int) -> dict[str, Any]:
         # One file stays open: neighbouring ranges are asked for in turn.
         if self._open is None or self._open[0] != rank:
             self._open = rank, _read(self.paths[rank])
         return self._open[1]
-
-    def _rows(self, name: str, start: int, stop: int | None, out: Tensor | None) -> Tensor:
-        stop = self.num_classes if stop is None else stop
-        if not 0 <= start <= stop <= self.num_classes:
-            raise ValueError(f"rows [{start}, {stop}) of {self.num_classes}")
-        result = torch.empty(stop - start, self.embedding_dim) if out is None else out
-        if result.shape != (stop - start, self.embedding_dim):
-            raise ValueError(
-                f"out is {tuple(result.shape)}, the rows are {(stop - start, self.embedding_dim)}"
-            )
-        for rank, (low, high) in enumerate(self._ranges):
-            first, last = max(start, low), min(stop, high)
-            if first >= last:
-                continue
-            target = result[first - start : last - start]
-            with _blaming(self.paths[rank]):
-                data, scale = _table(self._checkpoint(rank), name)
-                if data is None:
-                    target.zero_()
-                else:
-                    rows = slice(first - low, last - low)
-                    _copy_finite(data[rows], None if scale is None else scale[rows], target, name)
-        return result
 
 
 def write_rank_files(
@@ -228,8 +217,6 @@ def write_rank_files(
     in memory at a time. layout: ``arcface_torch`` or ``dropin``.
     """
     output = Path(output)
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
     if not 1 <= ranks <= num_classes:
         raise UserError(f"--ranks: {ranks} for {num_classes} classes; every rank needs one")
     paths = [output / f"checkpoint_gpu_{rank}.pt" for rank in range(ranks)]
@@ -241,7 +228,7 @@ def write_rank_files(
         output.mkdir(parents=True, exist_ok=True)
         for rank, path in enumerate(paths):
             start, stop = shard_range(num_classes, rank, ranks)
-            state = {**head_optimizer["state"].get(0, {}), "momentum_buffer": rows("momentum", start, stop)}
+            state = {**head_optimizer["state"][0], "momentum_buffer": rows("momentum", start, stop)}
             checkpoint = {
                 **shared,
                 HEAD: {"weight": rows("weight", start, stop)},
@@ -273,35 +260,26 @@ def _rank_paths(source: Path) -> list[Path]:
     if not source.is_dir():
         raise UserError(f"{source}: no such file or directory")
     found = {int(match[1]): path for path in source.iterdir() if (match := _NAME.fullmatch(path.name))}
-    if not found:
-        raise UserError(
-            f"{source}: no checkpoint_gpu_0.pt there; arcface_torch writes it with save_all_states"
-        )
-    missing = [rank for rank in range(max(found) + 1) if rank not in found]
-    if missing:
-        raise UserError(
-            f"{source}: checkpoint_gpu_{missing[0]}.pt is missing, {len(found)} others are there; "
-            "copy the files of all ranks"
-        )
-    return [found[rank] for rank in range(len(found))]
+    for rank in range(max(found, default=0) + 1):
+        if rank not in found:
+            raise UserError(
+                f"{source}: checkpoint_gpu_{rank}.pt is missing; arcface_torch writes one on each rank, with "
+                "save_all_states; copy them all"
+            )
+    return [found[rank] for rank in sorted(found)]
 
 
 def _read(path: Path) -> dict[str, Any]:
     """One file, its tensors mapped, with a head in it that can be used."""
     loaded = read_torch_file(path)
-    with _blaming(path):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get("weight"), Tensor):
-            loaded = {HEAD: loaded}
-        head = loaded.get(HEAD) if isinstance(loaded, Mapping) else None
-        weight = head.get("weight") if isinstance(head, Mapping) else None
-        if not isinstance(weight, Tensor):
-            raise UserError(
-                f"no head in it ({HEAD}.weight); model.pt and backbone.pth hold the backbone alone"
-            )
-        if weight.ndim != 2 or 0 in weight.shape:
-            raise UserError(f"centres of shape {tuple(weight.shape)}; a head has (classes, columns)")
-        _table(loaded, "weight")
-    return dict(loaded)
+    nothing = f"no head in it ({HEAD}.weight); model.pt and backbone.pth hold the backbone alone"
+    with _blaming(path), _expecting(nothing):
+        checkpoint = {HEAD: loaded} if "weight" in loaded else dict(loaded)
+        shape = tuple(checkpoint[HEAD]["weight"].shape)
+        if len(shape) != 2 or 0 in shape:
+            raise UserError(f"centres of shape {shape}; a head has (classes, columns)")
+        _table(checkpoint, "weight")
+    return checkpoint
 
 
 def _table(checkpoint: Mapping[str, Any], name: str) -> tuple[Tensor | None, Tensor | None]:
@@ -313,26 +291,12 @@ def _table(checkpoint: Mapping[str, Any], name: str) -> tuple[Tensor | None, Ten
         if key not in holder:
             return None, None
     data, scale, shape = holder[key], holder.get(f"{name}_scale"), checkpoint[HEAD]["weight"].shape
-    for tensor, wanted, integer_too in ((data, shape, scale is not None), (scale, shape[:1], False)):
-        if tensor is None and tensor is scale:
-            continue
+    for tensor, wanted in [(data, shape)] + ([] if scale is None else [(scale, shape[:1])]):
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.shape != wanted:
             raise UserError(f"{name} is not a dense tensor of shape {tuple(wanted)}, one row a centre")
-        if not tensor.dtype.is_floating_point and not (integer_too and tensor.dtype == torch.int8):
+        if not (tensor.dtype.is_floating_point or (tensor.dtype == torch.int8 and scale is not None)):
             raise UserError(f"{name} is {tensor.dtype}, not floating point")
         # A tensor of strides 0 claims rows that the file does not hold: nothing is allocated for these.
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
             raise UserError(f"{name} claims {tuple(tensor.shape)} numbers, more than the file holds")
     return data, scale
-
-
-@torch.no_grad()
-def _copy_finite(rows_ND: Tensor, scale_N: Tensor | None, out_ND: Tensor, name: str) -> None:
-    block = max(1, _BLOCK_BYTES // (4 * rows_ND.shape[1]))
-    for first in range(0, len(rows_ND), block):
-        rows = slice(first, first + block)
-        # In fp32, in which a large fp64 number is infinite.
-        part_ND = _fp32(rows_ND[rows], None if scale_N is None else scale_N[rows])
-        if not part_ND.isfinite().all():
-            raise UserError(f"{name} is not finite; the run had diverged, or the file is damaged")
-        out_ND[rows].copy_(part_ND)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from megaclass.checkpoint import manifest, tensorfile, tree
 from megaclass.checkpoint.manifest import Manifest, ShardedEntry, blaming
-from megaclass.errors import UserError, near_match
+from megaclass.errors import UserError, lookup
 
 
 class Checkpoint:
@@ -39,10 +39,7 @@ class Checkpoint:
         Each file that is touched is checked against its CRC32 once. UserError for an unknown name or
         damage, ValueError for rows outside the tensor.
         """
-        if name not in self.sharded:
-            near = near_match(name, list(self.sharded))
-            raise UserError(f"{self.path} holds no sharded tensor {name!r}{near}")
-        dtype, (total, *columns) = self.sharded[name].dtype, self.sharded[name].shape
+        dtype, (total, *columns) = lookup(self.sharded, name, "sharded tensor")
         stop = total if stop is None else stop
         if not 0 <= start <= stop <= total:
             raise ValueError(f"rows [{start}, {stop}) of {name!r}, which has {total}")
@@ -69,7 +66,7 @@ def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint
     """Open a checkpoint that any number of ranks wrote.
 
     Each rank calls this, and ``rows``, on its own. Damage may show on one rank only, so a caller of several
-    ranks shares the outcome (``distributed.agree_or_raise``).
+    ranks shares the outcome (:func:`megaclass.parallel.groups.together`).
 
     identity: what this run expects; keys that are not in it are not compared.
 
@@ -88,10 +85,8 @@ def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint
     with blaming(path, manifest.REPLICATED) as file:
         tensorfile.check_crc32(file, contents.files[manifest.REPLICATED])
         tensors = tensorfile.read_tensors(file)
-    try:
+    with blaming(path, manifest.NAME):
         return Checkpoint(path, contents, tree.unflatten(contents.state, tensors))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise manifest.damaged(path, manifest.NAME, f"is malformed ({error})") from None
 
 
 def _compare_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from megaclass.checkpoint.tensorfile import DTYPE_NAMES
 
-_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-
 
 def flatten(state: Any) -> tuple[Any, dict[str, Tensor]]:
     """Split ``state`` into a JSON skeleton and its tensors, named by their path (``backbone/bn1.weight``).
@@ -64,32 +62,28 @@ def _unused_name(path: str, used: Mapping[str, Tensor]) -> str:
 
 
 def unflatten(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Undo :func:`flatten`. ValueError where the skeleton is malformed or does not use each tensor once."""
+    """Undo :func:`flatten`. Raises ValueError or TypeError unless the skeleton is sound and uses each tensor once."""
     unused = dict(tensors)
 
     def decode(node: Any) -> Any:
-        if isinstance(node, list):
-            return [decode(value) for value in node]
-        if not isinstance(node, dict):
-            return node
-        if not any(key.startswith("$") for key in node):
-            return {key: decode(value) for key, value in node.items()}
         match node:
-            case {"$tensor": str(name)} if len(node) == 1:
-                if name not in unused:
-                    raise ValueError(
-                        f"tensor {name!r:.80} is named in the state, but not (or twice) in the file"
-                    )
+            case list():
+                return [decode(value) for value in node]
+            case dict() if not any(key.startswith("$") for key in node):
+                return {key: decode(value) for key, value in node.items()}
+            case {"$tensor": str(name), **more} if name in unused and not more:
                 return unused.pop(name)
-            case {"$float": str(text)} if len(node) == 1 and text in _FLOATS:
-                return _FLOATS[text]
-            case {"$tuple": list(values)} if len(node) == 1:
+            case {"$float": ("nan" | "inf" | "-inf") as text, **more} if not more:
+                return float(text)
+            case {"$tuple": list(values), **more} if not more:
                 return tuple(decode(value) for value in values)
-            case {"$items": list(pairs)} if len(node) == 1:
-                if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-                    raise ValueError("the state holds an $items entry that is not a list of pairs")
+            case {"$items": list(pairs), **more} if not more:
                 return {decode(key): decode(value) for key, value in pairs}
-        raise ValueError(f"the state holds an unknown entry {str(node)!r:.80}")
+            case dict():
+                raise ValueError(
+                    f"the state holds {str(node)!r:.80}, which is unknown, or a tensor not in the file"
+                )
+        return node
 
     state = decode(skeleton)
     if unused:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from megaclass.config import Config
 from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import Dataset, class_names
-from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.subset import Subset
@@ -94,16 +93,12 @@ class Verifier:
         if self.labels is not None:
             # A labelled set has far more impostor pairs than the drawn ones: enough for a low FAR.
             every = all_pairs_tar(embeddings_ND, self.labels)
-            metrics |= {
-                key: every[key] for key in ("tar_at_far", "auc", "genuine_pairs", "impostor_pairs", "images")
-            }
-            roc = every["roc"]
+            roc = every.pop("roc")
+            metrics |= every
             if self.settings.episodes:
-                shot = one_shot_accuracy(
-                    embeddings_ND, self.labels, self.settings.ways, self.settings.episodes, PROTOCOL_SEED
-                )
-                metrics[f"one_shot_{self.settings.ways}way"] = shot["accuracy"]
-                metrics["one_shot_standard_error"] = shot["standard_error"]
+                ways, episodes = self.settings.ways, self.settings.episodes
+                found = one_shot_accuracy(embeddings_ND, self.labels, ways, episodes, PROTOCOL_SEED)
+                metrics[f"one_shot_{ways}way"], metrics["one_shot_standard_error"] = found
         return Evaluation("verification", metrics, roc)
 
 
@@ -208,8 +203,7 @@ def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier 
     """Pairs of a ``.bin`` file, of ``evaluate.pairs_file``, or drawn from the labels of the set under ``path``.
 
     Where ``path`` names several, with ``:`` between them, and a ``.bin`` is among these, each is a set of its own,
-    called by its name without suffix, or by its path where two names are the same; otherwise they are one
-    labelled set. Raises UserError for what cannot be opened.
+    see :func:`_names`; otherwise they are one labelled set. Raises UserError for what cannot be opened.
     """
     if config.evaluate.pairs_file:
         if path.suffix == ".bin":
@@ -222,11 +216,19 @@ def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier 
         return _verifier(config, path, images)
     if len({part.resolve() for part in paths}) < len(paths):
         raise UserError(f"evaluate.path: {path} names a set twice; name each once")
-    names = [part.stem if part.suffix == ".bin" else part.name for part in paths]
-    names = [name if names.count(name) == 1 else str(part) for name, part in zip(names, paths, strict=True)]
-    return SeveralSets(
-        {name: _verifier(config, part, images) for name, part in zip(names, paths, strict=True)}
-    )
+    named = zip(_names(paths), paths, strict=True)
+    return SeveralSets({name: _verifier(config, part, images) for name, part in named})
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The ends of the paths, as long as it takes to tell them apart: ``lfw`` and ``cfp_fp`` for .bin files of these
+    names, or ``aligned/lfw`` and ``raw/lfw``."""
+    plain = [Path(str(path.absolute()).removesuffix(".bin")) for path in paths]
+    for length in range(1, max(len(path.parts) for path in plain)):
+        names = ["/".join(path.parts[-length:]) for path in plain]
+        if len(set(names)) == len(names):
+            return names
+    return list(map(str, paths))  # a .bin beside a directory of its name
 
 
 def _verifier(config: Config, path: Path, images: ImageReader) -> Verifier:
@@ -254,5 +256,4 @@ def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[Dataset, PairSet]:
             f"{pairs_txt} names images, but the records of {path} have no names; make a list of numbers from the "
             "folder they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --numbered --output LIST.txt"
         )
-    names, pairs = read_lfw_pairs(pairs_txt, path)
-    return ImageList(path, names), pairs
+    return read_lfw_pairs(pairs_txt, path)

@@ -26,6 +26,7 @@ from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
 from megaclass.data.subset import Subset
 from megaclass.errors import UserError
+from megaclass.evaluate.embed import features
 from megaclass.evaluate.evaluators import ImageReader
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.load import find_checkpoint, trained_backbone, trained_head
@@ -202,10 +203,7 @@ class Identities(Predictor):
 
     def features(self, images_BCHW: Tensor) -> Tensor:
         with self.images.precision():
-            rows_BD = self.backbone(images_BCHW).float()
-            if self.flip:
-                rows_BD = rows_BD + self.backbone(images_BCHW.flip(-1)).float()
-        return F.normalize(rows_BD)
+            return F.normalize(features(self.backbone, images_BCHW, self.flip))
 
     def best(self, features_ND: Tensor) -> tuple[Tensor, Tensor]:
         best_NK = features_ND.new_empty((len(features_ND), 0))

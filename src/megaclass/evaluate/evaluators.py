@@ -6,6 +6,7 @@ Shapes: B = images of a batch, N = images of the set, D = embedding columns.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,14 +77,9 @@ class Verifier:
         self.labels = dataset.labels() if labelled else None
 
     def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
-        def embedded(images_BCHW: Tensor) -> Tensor:
-            with self.images.precision():
-                return backbone(images_BCHW)
-
+        model, batches = partial(self.images.features, backbone), partial(self.images.batches, self.dataset)
         with evaluating(backbone):
-            embeddings = embed(
-                embedded, self.images.ranges(self.dataset), len(self.dataset), self.settings.flip
-            )
+            embeddings = embed(model, batches, len(self.dataset), self.settings.flip)
         return self._judge(embeddings.numpy())
 
     def _judge(self, embeddings_ND: np.ndarray) -> Evaluation:
@@ -140,10 +136,10 @@ class Classifier:
         counts = torch.zeros(3, dtype=torch.int64, device=self.images.device)
         done = start
         with evaluating(backbone):
-            for images_BCHW in self.images.ranges(self.dataset)(start, stop):
-                with self.images.precision():
-                    features_BD = backbone(images_BCHW)
-                logits_BC = head.logits(features_BD.float())  # in fp32, as in training
+            for images_BCHW in self.images.batches(self.dataset, start, stop):
+                logits_BC = head.logits(
+                    self.images.features(backbone, images_BCHW)
+                )  # in fp32, as in training
                 labels_B = self.labels[done : done + len(images_BCHW)].to(logits_BC.device)
                 counts += topk_counts(logits_BC, labels_B)
                 done += len(images_BCHW)
@@ -174,7 +170,7 @@ def _trained_labels(dataset: Dataset, num_classes: int, names: Sequence[str] | N
 
 @dataclass(frozen=True)
 class ImageReader:
-    """From an index range of a data set to the normalised batches that the model takes."""
+    """From an index range of a data set to normalised batches, and to what the model makes of them."""
 
     transform: EvalTransform
     batch_size: int
@@ -183,20 +179,18 @@ class ImageReader:
     to_input: Callable[[Tensor], Tensor]
     precision: Callable[[], AbstractContextManager]
 
-    def ranges(self, dataset: Dataset) -> Callable[[int, int], Iterator[Tensor]]:
-        def batches(start: int, stop: int) -> Iterator[Tensor]:
-            for batch in eval_batches(
-                dataset,
-                self.transform,
-                self.batch_size,
-                start,
-                stop,
-                workers=self.workers,
-                pin_memory=self.device.type == "cuda",
-            ):
-                yield self.to_input(batch.images)
+    def batches(self, dataset: Dataset, start: int, stop: int) -> Iterator[Tensor]:
+        size, pin = self.batch_size, self.device.type == "cuda"
+        for batch in eval_batches(
+            dataset, self.transform, size, start, stop, workers=self.workers, pin_memory=pin
+        ):
+            yield self.to_input(batch.images)
 
-        return batches
+    def features(self, backbone: nn.Module, images_BCHW: Tensor) -> Tensor:
+        """What the backbone gives, fp32 (B, D), computed as in training."""
+        with self.precision():
+            features_BD: Tensor = backbone(images_BCHW)
+        return features_BD.float()
 
 
 def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier | SeveralSets:

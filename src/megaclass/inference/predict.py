@@ -6,8 +6,9 @@ C = classes, K = guesses an image.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
 from megaclass.data.subset import Subset
 from megaclass.errors import UserError
-from megaclass.evaluate.embed import features
+from megaclass.evaluate.embed import evaluating, features
 from megaclass.evaluate.evaluators import ImageReader
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.load import find_checkpoint, trained_backbone, trained_head
@@ -94,25 +95,19 @@ def thumbnails(dataset: Dataset, images: ImageReader, numbers: Sequence[int], si
 # -- models ----------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class Predictor:
-    """What both kinds of heads share. Called with images, it gives a prediction of each, in order."""
+    """A backbone and what a head says of its features. Called with images, it gives a prediction of each, in order."""
 
+    backbone: nn.Module
+    images: ImageReader
+    flip: bool  # see megaclass.evaluate.embed.features
+    num_classes: int
     measure: str  # what a score is
-
-    def __init__(
-        self, backbone: nn.Module, images: ImageReader, num_classes: int, top: int, pass_images: int
-    ) -> None:
-        self.backbone, self.images = backbone.eval(), images
-        self.num_classes, self.top = num_classes, min(top, num_classes)
-        self.pass_images = pass_images
-
-    def features(self, images_BCHW: Tensor) -> Tensor:
-        """What the head compares, fp32 (B, D)."""
-        raise NotImplementedError
-
-    def best(self, features_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels and scores, (N, K) each, the best first."""
-        raise NotImplementedError
+    best: Callable[
+        [Tensor], tuple[Tensor, Tensor]
+    ]  # features (N, D) -> labels, scores (N, K), the best first
+    pass_images: int  # which it takes at once
 
     def __call__(self, dataset: Dataset) -> Iterator[Prediction]:
         for start in range(0, len(dataset), self.pass_images):
@@ -123,13 +118,14 @@ class Predictor:
         sound: list[int] = []
         rows: list[Tensor] = []
         guesses: dict[int, list[tuple[int, float]]] = {}
-        with torch.inference_mode():
+        model = partial(self.images.features, self.backbone)
+        with torch.inference_mode(), evaluating(self.backbone):
             for number, found in self._batches(dataset, start, stop):
                 if isinstance(found, DamagedSampleError):
                     errors[number] = str(found)
                 else:
                     sound += range(number, number + len(found))
-                    rows.append(self.features(found))
+                    rows.append(features(model, found, self.flip))
             if rows:
                 labels_NK, scores_NK = (table.tolist() for table in self.best(torch.cat(rows)))
                 for number, labels, scores in zip(sound, labels_NK, scores_NK, strict=True):
@@ -150,7 +146,7 @@ class Predictor:
         size = stop
         while start < stop:
             try:
-                for images_BCHW in self.images.ranges(dataset)(start, min(start + size, stop)):
+                for images_BCHW in self.images.batches(dataset, start, min(start + size, stop)):
                     yield start, images_BCHW
                     start += len(images_BCHW)
             except DamagedSampleError as error:
@@ -158,66 +154,6 @@ class Predictor:
                 if size == 0:
                     yield start, error
                     start, size = start + 1, stop
-
-
-class Classes(Predictor):
-    """A linear head: the most probable classes."""
-
-    measure = "probability"
-
-    def __init__(self, backbone: nn.Module, head: LinearHead, images: ImageReader, top: int) -> None:
-        super().__init__(backbone, images, head.out_features, top, images.batch_size)
-        self.head = head
-
-    def features(self, images_BCHW: Tensor) -> Tensor:
-        with self.images.precision():
-            features_BD: Tensor = self.backbone(images_BCHW)
-        return features_BD.float()  # the head in fp32, as in training
-
-    def best(self, features_ND: Tensor) -> tuple[Tensor, Tensor]:
-        logits_NC = self.head.logits(features_ND)
-        # Ordered by logits: of probabilities that round to 0 or 1, many are equal.
-        labels_NK = logits_NC.topk(self.top).indices
-        return labels_NK, logits_NC.softmax(1).gather(1, labels_NK)
-
-
-class Identities(Predictor):
-    """A margin head: the classes whose centres are nearest, by cosine.
-
-    The centres are read from the checkpoint block by block, once for every ``pass_images`` images.
-    """
-
-    measure = "cosine"
-
-    def __init__(
-        self, backbone: nn.Module, stored: Checkpoint, images: ImageReader, flip: bool, top: int
-    ) -> None:
-        entry = stored.sharded.get("head/weight")
-        if entry is None or entry.shape[1:] != (backbone.embedding_dim,):
-            shape = "missing" if entry is None else entry.shape
-            raise UserError(
-                f"{stored.path}: checkpoint of another model (centres: {shape}, embeddings {backbone.embedding_dim})"
-            )
-        super().__init__(backbone, images, entry.shape[0], top, _PASS_IMAGES)
-        self.stored, self.flip = stored, flip
-
-    def features(self, images_BCHW: Tensor) -> Tensor:
-        with self.images.precision():
-            return F.normalize(features(self.backbone, images_BCHW, self.flip))
-
-    def best(self, features_ND: Tensor) -> tuple[Tensor, Tensor]:
-        best_NK = features_ND.new_empty((len(features_ND), 0))
-        labels_NK = torch.empty_like(best_NK, dtype=torch.int64)
-        for start in range(0, self.num_classes, _BLOCK_CENTRES):
-            stop = min(start + _BLOCK_CENTRES, self.num_classes)
-            centres_TD = stored_rows(self.stored, "head/weight", start, stop).fp32()
-            centres_TD = F.normalize(centres_TD.to(features_ND.device))
-            found = (features_ND @ centres_TD.T).clamp_(-1, 1).topk(min(self.top, stop - start))
-            best_NK = torch.cat([best_NK, found.values], 1)
-            labels_NK = torch.cat([labels_NK, found.indices + start], 1)
-            best_NK, kept_NK = best_NK.topk(min(self.top, stop))
-            labels_NK = labels_NK.gather(1, kept_NK)
-        return labels_NK, best_NK
 
 
 def load(config: Config, world: World, run_dir: Path, which: str, top: int) -> Predictor:
@@ -232,8 +168,44 @@ def load(config: Config, world: World, run_dir: Path, which: str, top: int) -> P
     backbone, arithmetic = trained_backbone(config, stored, world.device)
     images = image_reader(config, arithmetic, input_function(config, arithmetic))
     if "head" in stored.state:  # a linear one; rows of a margin head are sharded
-        return Classes(backbone, trained_head(stored, backbone, world.device), images, top)
-    return Identities(backbone, stored, images, config.evaluate.flip, top)
+        head = trained_head(stored, backbone, world.device)
+        classes = head.out_features
+        best = partial(_most_probable, head, min(top, classes))
+        return Predictor(backbone, images, False, classes, "probability", best, images.batch_size)
+    entry = stored.sharded.get("head/weight")
+    if entry is None or entry.shape[1:] != (backbone.embedding_dim,):
+        shape = "missing" if entry is None else entry.shape
+        raise UserError(
+            f"{stored.path}: checkpoint of another model (centres: {shape}, embeddings {backbone.embedding_dim})"
+        )
+    classes = entry.shape[0]
+    best = partial(_nearest, stored, classes, min(top, classes))
+    return Predictor(backbone, images, config.evaluate.flip, classes, "cosine", best, _PASS_IMAGES)
+
+
+def _most_probable(head: LinearHead, top: int, features_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Classes and their probabilities."""
+    logits_NC = head.logits(features_ND)
+    # Ordered by logits: of probabilities that round to 0 or 1, many are equal.
+    labels_NK = logits_NC.topk(top).indices
+    return labels_NK, logits_NC.softmax(1).gather(1, labels_NK)
+
+
+def _nearest(stored: Checkpoint, classes: int, top: int, features_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Classes and the cosines of their centres, which are read from the checkpoint block by block."""
+    features_ND = F.normalize(features_ND)
+    best_NK = features_ND.new_empty((len(features_ND), 0))
+    labels_NK = torch.empty_like(best_NK, dtype=torch.int64)
+    for start in range(0, classes, _BLOCK_CENTRES):
+        stop = min(start + _BLOCK_CENTRES, classes)
+        centres_TD = stored_rows(stored, "head/weight", start, stop).fp32()
+        centres_TD = F.normalize(centres_TD.to(features_ND.device))
+        found = (features_ND @ centres_TD.T).clamp_(-1, 1).topk(min(top, stop - start))
+        best_NK = torch.cat([best_NK, found.values], 1)
+        labels_NK = torch.cat([labels_NK, found.indices + start], 1)
+        best_NK, kept_NK = best_NK.topk(min(top, stop))
+        labels_NK = labels_NK.gather(1, kept_NK)
+    return labels_NK, best_NK
 
 
 # -- names -----------------------------------------------------------------------------------------------

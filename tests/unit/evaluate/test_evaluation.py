@@ -152,7 +152,7 @@ def test_batches_for_a_gpu_are_pinned(monkeypatch, kind):
 
     monkeypatch.setattr(evaluators, "eval_batches", eval_batches)
     reader = evaluators.ImageReader(None, 4, 1, torch.device(kind), None, contextlib.nullcontext)
-    assert list(reader.ranges(None)(0, 4)) == [] and asked == [kind == "cuda"]
+    assert list(reader.batches(None, 0, 4)) == [] and asked == [kind == "cuda"]
 
 
 def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from megaclass.checkpoint.torchfile import read_torch_file
+from megaclass.data.dataset import first_line
 from megaclass.errors import UserError
+from megaclass.heads.storage import Rows
 from megaclass.parallel.groups import shard_range
 
 LAYOUTS = ("arcface_torch", "dropin")
@@ -31,7 +33,7 @@ BACKBONE, SCHEDULER = "state_dict_backbone", "state_lr_scheduler"
 
 _NAME = re.compile(r"checkpoint_gpu_(\d{1,6})\.pt")
 
-Rows = Callable[[str, int, int], Tensor]
+ReadRows = Callable[[str, int, int], Tensor]
 """("weight" or "momentum", start, stop) -> rows [start, stop) of all classes, fp32 (N, D)."""
 
 
@@ -42,7 +44,7 @@ def to_dropin(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The checkpoint of one rank of their script, for the same script with our head in it, at the same ranks.
 
     The last parameter of the optimizer's state becomes that of HeadSGD; one already converted comes back as it
-    is. No tensor is copied. UserError where the optimizer was not SGD over backbone and centres.
+    is. UserError where the optimizer was not SGD over backbone and centres.
     """
     if HEAD_OPTIMIZER in checkpoint:
         return dict(checkpoint)
@@ -57,11 +59,10 @@ def to_dropin(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
                 "was trained with AdamW; HeadSGD can take its centres over, but not its optimizer state"
             )
         own = state.pop(last, {})
-        head_state: dict[str, Any] = {"step": int(checkpoint["global_step"])}
-        if isinstance(own.get("momentum_buffer"), Tensor):
-            head_state["momentum_buffer"] = own["momentum_buffer"]
-        else:  # saved before the first step, or trained without momentum
-            head_state["momentum_buffer"] = torch.zeros_like(checkpoint[HEAD]["weight"])
+        momentum = own.get("momentum_buffer")
+        if momentum is None:  # saved before the first step, or trained without momentum
+            momentum = torch.zeros_like(checkpoint[HEAD]["weight"])
+        head_state = {"step": int(checkpoint["global_step"]), "momentum_buffer": momentum}
         kept = ("lr", "momentum", "weight_decay", "initial_lr")
         group = {key: float(groups[-1][key]) for key in kept if key in groups[-1]}
         return {
@@ -87,11 +88,11 @@ def to_arcface_torch(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         group = {key: value for key, value in group.items() if key in groups[-1]}
         state = dict(checkpoint[OPTIMIZER]["state"])
         if "momentum_buffer" in own:  # row-wise storage has none: every gradient has had its whole effect
-            state[last] = {"momentum_buffer": _fp32(own["momentum_buffer"], own.get("momentum_scale"))}
+            state[last] = {"momentum_buffer": Rows(own["momentum_buffer"], own.get("momentum_scale")).fp32()}
         head = checkpoint[HEAD]
         converted = {
             **checkpoint,
-            HEAD: {"weight": _fp32(head["weight"], head.get("weight_scale"))},
+            HEAD: {"weight": Rows(head["weight"], head.get("weight_scale")).fp32()},
             OPTIMIZER: {"state": state, "param_groups": [*groups, group]},
             SCHEDULER: _schedule_of(checkpoint[SCHEDULER], lambda rates: [*rates, rates[-1]]),
         }
@@ -106,13 +107,8 @@ def _expecting(otherwise: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"{otherwise} ({type(error).__name__}: {error})") from None
-
-
-def _fp32(data: Tensor, scale: Tensor | None) -> Tensor:
-    """Rows of any of our storages; a copy only where they are not fp32 already."""
-    return data.float() if scale is None else data.float() * scale.float()[:, None]
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{otherwise} ({type(error).__name__}: {first_line(error)})") from None
 
 
 def _schedule_of(schedule: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
@@ -172,7 +168,7 @@ class RankFiles:
 
     @torch.no_grad()
     def rows(self, name: str, start: int, stop: int | None) -> Tensor:
-        """See :data:`Rows`."""
+        """See :data:`ReadRows`."""
         stop = self.num_classes if stop is None else stop
         if not 0 <= start <= stop <= self.num_classes:
             raise ValueError(f"rows [{start}, {stop}) of {self.num_classes}")
@@ -181,13 +177,14 @@ class RankFiles:
             first, last = max(start, low), min(stop, high)
             if first >= last:
                 continue
-            with _blaming(self.paths[rank]):
-                data, scale = _table(self._checkpoint(rank), name)
-                if data is None:
+            with _blaming(self.paths[rank]), _expecting(f"{name} cannot be used"):
+                table = _table(self._checkpoint(rank), name)
+                if table is None:
                     continue
-                found = result[first - start : last - start].copy_(data[first - low : last - low])
-                if scale is not None:
-                    found.mul_(scale[first - low : last - low, None])
+                part = table[first - low : last - low]
+                found = result[first - start : last - start].copy_(part.data)
+                if part.scale is not None:
+                    found.mul_(part.scale[:, None])
                 # In fp32, in which a large fp64 number is infinite; a NaN is the smallest and the largest.
                 if not torch.stack(found.aminmax()).isfinite().all():
                     raise UserError(f"{name} is not finite; the run had diverged, or the file is damaged")
@@ -209,11 +206,17 @@ class RankFiles:
 
 
 def write_rank_files(
-    output: Path | str, *, ranks: int, num_classes: int, shared: Mapping[str, Any], rows: Rows, layout: str
+    output: Path | str,
+    *,
+    ranks: int,
+    num_classes: int,
+    shared: Mapping[str, Any],
+    rows: ReadRows,
+    layout: str,
 ) -> list[Path]:
     """Write ``checkpoint_gpu_{rank}.pt`` for each of ``ranks`` processes into ``output``; returns the paths.
 
-    shared: everything but the head's rows, in the layout ``dropin``. rows: see :data:`Rows`; one rank's rows are
+    shared: everything but the head's rows, in the layout ``dropin``. rows: see :data:`ReadRows`; one rank's rows are
     in memory at a time. layout: ``arcface_torch`` or ``dropin``.
     """
     output = Path(output)
@@ -272,8 +275,7 @@ def _rank_paths(source: Path) -> list[Path]:
 def _read(path: Path) -> dict[str, Any]:
     """One file, its tensors mapped, with a head in it that can be used."""
     loaded = read_torch_file(path)
-    nothing = f"no head in it ({HEAD}.weight); model.pt and backbone.pth hold the backbone alone"
-    with _blaming(path), _expecting(nothing):
+    with _blaming(path), _expecting(f"no {HEAD}.weight in it that can be used"):
         checkpoint = {HEAD: loaded} if "weight" in loaded else dict(loaded)
         shape = tuple(checkpoint[HEAD]["weight"].shape)
         if len(shape) != 2 or 0 in shape:
@@ -282,21 +284,17 @@ def _read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _table(checkpoint: Mapping[str, Any], name: str) -> tuple[Tensor | None, Tensor | None]:
-    """The rows of one file and, where they have 8 bits, their scales. (None, None) for momentum not kept."""
-    if name == "weight":
-        holder, key = checkpoint[HEAD], "weight"
-    else:
+def _table(checkpoint: Mapping[str, Any], name: str) -> Rows | None:
+    """The rows of one file; None for momentum that was not kept."""
+    holder, key, shape = checkpoint[HEAD], "weight", checkpoint[HEAD]["weight"].shape
+    if name == "momentum":
         holder, key = to_dropin(checkpoint)[HEAD_OPTIMIZER]["state"].get(0, {}), "momentum_buffer"
         if key not in holder:
-            return None, None
-    data, scale, shape = holder[key], holder.get(f"{name}_scale"), checkpoint[HEAD]["weight"].shape
-    for tensor, wanted in [(data, shape)] + ([] if scale is None else [(scale, shape[:1])]):
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.shape != wanted:
-            raise UserError(f"{name} is not a dense tensor of shape {tuple(wanted)}, one row a centre")
-        if not (tensor.dtype.is_floating_point or (tensor.dtype == torch.int8 and scale is not None)):
-            raise UserError(f"{name} is {tensor.dtype}, not floating point")
-        # A tensor of strides 0 claims rows that the file does not hold: nothing is allocated for these.
-        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-            raise UserError(f"{name} claims {tuple(tensor.shape)} numbers, more than the file holds")
-    return data, scale
+            return None
+    rows = Rows(holder[key], holder.get(f"{name}_scale"))
+    if rows.data.layout != torch.strided or rows.data.shape != shape:
+        raise UserError(f"{name} is not a dense tensor of shape {tuple(shape)}, one row a centre")
+    # A tensor of strides 0 claims rows that the file does not hold: nothing is allocated for these.
+    if rows.data.untyped_storage().nbytes() < rows.data.numel() * rows.data.element_size():
+        raise UserError(f"{name} claims {tuple(shape)} numbers, more than the file holds")
+    return rows

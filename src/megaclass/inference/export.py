@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megaclass.checkpoint import arcface_torch
-from megaclass.checkpoint.arcface_torch import RankFiles, Rows
+from megaclass.checkpoint.arcface_torch import RankFiles, ReadRows
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
 from megaclass.inference.load import find_checkpoint
@@ -39,7 +39,7 @@ def to_rank_files(
     )
 
 
-def _from_run(run_dir: Path, which: str) -> tuple[dict[str, Any], Rows, int, int]:
+def _from_run(run_dir: Path, which: str) -> tuple[dict[str, Any], ReadRows, int, int]:
     """What a checkpoint of a run holds, its rows, the number of classes and of the ranks that wrote it."""
     config = load_recipe(str(RunDirectory(run_dir).config), stored=True)
     stored = find_checkpoint(run_dir, which)

@@ -320,13 +320,14 @@ def put(**head: Any) -> Any:
     return lambda checkpoint: checkpoint[HEAD].update(head)
 
 
+NO_HEAD = "no state_dict_softmax_fc.weight in it"
 FAULTS = {
     "missing": (lambda path: path.unlink(), "checkpoint_gpu_1.pt is missing"),
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-200]), "checkpoint_gpu_1.pt: not a PyTorch file"),
     "empty": (lambda path: path.write_bytes(b""), "not a PyTorch file"),
     "runs code": (lambda path: torch.save(Bomb(), path), "opened safely"),
-    "a list": (lambda path: torch.save([1], path), "no state_dict_softmax_fc.weight in it"),
-    "backbone alone": (lambda path: torch.save({"conv1.weight": torch.ones(1)}, path), "no state_dict_softmax_fc.weight in it"),
+    "a list": (lambda path: torch.save([1], path), NO_HEAD),
+    "backbone alone": (lambda path: torch.save({"conv1.weight": torch.ones(1)}, path), NO_HEAD),
     "columns": (lambda path: edit(path, put(weight=torch.ones(8, 5))), "shape (8, 5), where (8, 4) would go with"),
     "rows": (lambda path: edit(path, put(weight=torch.ones(12, DIM))), "a file is missing, or of another run"),
     "one axis": (lambda path: edit(path, put(weight=torch.ones(8))), "centres of shape (8,)"),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from megaclass.checkpoint import manifest, tensorfile, tree
-from megaclass.checkpoint.manifest import Manifest, ShardedEntry, blaming
+from megaclass.checkpoint.manifest import Manifest, blaming
 from megaclass.errors import UserError, lookup
 
 
@@ -21,15 +21,10 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, contents: Manifest, state: Any) -> None:
-        self.path = path
-        self.state = state
-        self.step = contents.step
-        self.world_size = contents.world_size
-        self.metric = contents.metric
-        self.identity: dict[str, Any] = tree.unflatten(contents.identity, {})
-        self.sharded: dict[str, ShardedEntry] = contents.sharded
-        self._files = contents.files
-        self._shards = contents.shards()
+        self.path, self.state = path, state
+        self.step, self.world_size, self.metric = contents.step, contents.world_size, contents.metric
+        self.identity, self.sharded = contents.identity, contents.sharded
+        self._files, self._shards = contents.files, contents.shards()
         self._checked: set[str] = set()
 
     def rows(self, name: str, start: int = 0, stop: int | None = None, out: Tensor | None = None) -> Tensor:
@@ -77,8 +72,17 @@ def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint
     if not path.is_dir():
         raise UserError(f"{path} is not a checkpoint directory; give the path of a step-NNNNNNNN directory")
     contents = manifest.read(path)
-    if identity is not None:
-        _compare_identity(path, contents.identity, identity)
+    found = contents.identity
+    differing = [
+        f"{key} is {repr(found[key]) if key in found else 'absent'} there and {value!r} in this run"
+        for key, value in (identity or {}).items()
+        if key not in found or found[key] != value
+    ]
+    if differing:
+        raise UserError(
+            f"{path} is a checkpoint of another model: {'; '.join(differing)}; "
+            "restore these settings, or choose another run directory"
+        )
     for name, entry in contents.files.items():
         with blaming(path, name) as file:
             tensorfile.check_size(file, entry)
@@ -87,17 +91,3 @@ def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint
         tensors = tensorfile.read_tensors(file)
     with blaming(path, manifest.NAME):
         return Checkpoint(path, contents, tree.unflatten(contents.state, tensors))
-
-
-def _compare_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    wanted, _ = tree.flatten(dict(expected))
-    differing = [
-        f"{key} is {repr(found[key]) if key in found else 'absent'} there and {value!r} in this run"
-        for key, value in wanted.items()
-        if key not in found or found[key] != value
-    ]
-    if differing:
-        raise UserError(
-            f"{path} is a checkpoint of another model: {'; '.join(differing)}; "
-            "restore these settings, or choose another run directory"
-        )

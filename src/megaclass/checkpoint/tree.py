@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass.checkpoint.tensorfile import DTYPE_NAMES
-
 
 def flatten(state: Any) -> tuple[Any, dict[str, Tensor]]:
     """Split ``state`` into a JSON skeleton and its tensors, named by their path (``backbone/bn1.weight``).
@@ -30,10 +28,7 @@ def flatten(state: Any) -> tuple[Any, dict[str, Tensor]]:
             return node
         if isinstance(node, float):
             return float(node) if math.isfinite(node) else {"$float": str(float(node))}
-        if isinstance(node, Tensor):
-            if node.dtype not in DTYPE_NAMES or node.layout != torch.strided or node.is_meta:
-                kind = f"{node.dtype} {node.layout} tensor on {node.device}"
-                raise TypeError(f"checkpoint: cannot store the {kind} at {'/'.join(path)!r}")
+        if isinstance(node, Tensor) and node.layout == torch.strided and not node.is_meta:
             name = _unused_name("/".join(path), tensors)
             tensors[name] = node
             return {"$tensor": name}
@@ -45,7 +40,7 @@ def flatten(state: Any) -> tuple[Any, dict[str, Tensor]]:
         if isinstance(node, (list, tuple)):
             values = [encode(value, (*path, str(index))) for index, value in enumerate(node)]
             return values if isinstance(node, list) else {"$tuple": values}
-        raise TypeError(f"checkpoint: cannot store a {type(node).__name__} at {'/'.join(path)!r}")
+        raise TypeError(f"checkpoint: cannot store {node!r:.80} at {'/'.join(path)!r}")
 
     return encode(state, ()), tensors
 

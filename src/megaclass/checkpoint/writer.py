@@ -51,7 +51,7 @@ def save(
     state: nested dicts, lists and tuples of tensors and scalars. Rank 0's is stored: what differs between
         ranks (random state) is gathered by the caller into a list.
     sharded: name -> this rank's rows. All tensors of one rank have the same row range; a rank may have none.
-    identity: scalars by which :func:`megaclass.checkpoint.load` recognises the model.
+    identity: JSON scalars by which :func:`megaclass.checkpoint.load` recognises the model.
     keep_last: 1 or more.
     metric: higher is better; the best so far is kept too. Not-a-number counts as None.
 
@@ -80,9 +80,7 @@ def save(
     def publish() -> None:
         if is_main:
             score = float(metric) if metric is not None and math.isfinite(metric) else None
-            whole = Manifest(
-                step, len(parts), score, tree.flatten(identity)[0], skeleton, *_joined(temporary, parts)
-            )
+            whole = Manifest(step, len(parts), score, dict(identity), skeleton, *_joined(temporary, parts))
             manifest.write(temporary, whole)
             directory.sync_directory(temporary)
             directory.publish(temporary, final)

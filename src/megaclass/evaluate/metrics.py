@@ -40,9 +40,9 @@ def pair_scores(embeddings_ND: np.ndarray, pairs: PairSet) -> np.ndarray:
 def verification_metrics(
     scores: np.ndarray, same: np.ndarray, folds: int = 10, far_targets: Sequence[float] = FAR_TARGETS
 ) -> dict[str, Any]:
-    """Score pairs by the protocol of LFW's view 2 (UMass technical report 07-49).
+    """Score P pairs by the protocol of LFW's view 2 (UMass technical report 07-49).
 
-    ``scores`` (P,) are similarities, ``same`` (P,) is true for pairs of one identity, in fold order. Returns
+    ``scores`` are similarities, ``same`` is true for pairs of one identity, in fold order; 2 <= folds <= P. Returns
 
     - ``pair_accuracy`` and ``pair_accuracy_std``: each fold is judged at the threshold that is best on the
       other folds; mean and standard deviation over the folds, in 0..1. All thresholds are tried. InsightFace
@@ -52,10 +52,7 @@ def verification_metrics(
     - ``threshold``: the best one over all pairs (accept a score at or above it); None if that is to accept
       no pair.
     - ``auc``: the area under the ROC curve; None without pairs of both kinds.
-    - ``tar_at_far``: ``{"1e-2": ..}``: see :func:`tar_at_far`.
-    - ``pairs``: P.
-
-    2 <= folds <= P.
+    - ``tar_at_far``: see :func:`tar_at_far`; ``pairs``: P.
     """
     values, ranks = _ranked(scores, same)
     genuine_T, impostor_T = _accepted(*_histograms(ranks, same, len(values)))
@@ -81,11 +78,8 @@ def verification_metrics(
 
 
 def roc_points(scores: np.ndarray, same: np.ndarray) -> dict[str, list[float]]:
-    """Points ``{"far": [..], "tar": [..]}`` of the ROC curve, at most ``ROC_POINTS``, FAR rising.
-
-    FARs are evenly spaced on a logarithmic axis, and each point is exact: the highest TAR at that FAR or
-    below. Empty without pairs of both kinds.
-    """
+    """Points ``{"far": [..], "tar": [..]}`` of the ROC curve, at most ``ROC_POINTS``, FAR rising evenly on a
+    logarithmic axis. Each is exact: the highest TAR at that FAR or below. Empty without pairs of both kinds."""
     values, ranks = _ranked(scores, same)
     return _thinned(*_accepted(*_histograms(ranks, same, len(values))))
 
@@ -102,12 +96,9 @@ def all_pairs_tar(
     ``roc`` (as :func:`roc_points`), ``genuine_pairs``, ``impostor_pairs`` and ``images``: of a set with more than
     ``max_images``, that many are counted, always the same ones.
 
-    Every rank must call it, with the same arguments: each counts its share of the pairs, and all of them
-    return the same.
-
+    Every rank must call it, with the same arguments: each counts its share of the pairs, and all return the same.
     Cosines are counted in 2**20 bins of 1.9e-6, the size of their rounding error in fp32, and a bin is
-    accepted as a whole: the FAR is never understated. Memory is a copy of the embeddings and
-    one block of scores.
+    accepted as a whole: the FAR is never understated. Memory is a copy of the embeddings and one block of scores.
     """
     counted = _counted_images(labels_N, max_images)
     embeddings_MD = embeddings_ND[counted].astype(np.float32, copy=False)  # a copy by the indexing
@@ -166,10 +157,9 @@ def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray, part: int, par
 def tar_at_far(
     genuine_T: np.ndarray, impostor_T: np.ndarray, far_targets: Sequence[float]
 ) -> dict[str, float | None]:
-    """The share of genuine pairs accepted where at most each target share of impostor pairs is: exact.
+    """``{"1e-2": ..}``: the exact share of genuine pairs accepted where at most the target share of impostor pairs is.
 
     A target of 1e-4 needs 10,000 impostor pairs to mean one of them; below 1/FAR pairs the value is None.
-    ``genuine_T`` and ``impostor_T`` are the accepted counts from accepting none to accepting all.
     """
     genuine, impostors = int(genuine_T[-1]), int(impostor_T[-1])
     result: dict[str, float | None] = {}
@@ -253,10 +243,9 @@ def _thinned(genuine_T: np.ndarray, impostor_T: np.ndarray) -> dict[str, list[fl
 
 
 def topk_counts(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
-    """Return the int64 counts ``[top-1 hits, top-5 hits, images]`` of one batch, on the logits' device.
+    """The int64 counts ``[top-1 hits, top-5 hits, images]`` of one batch, on the logits' device.
 
-    Counts of batches add up. With fewer than five classes, "top 5" means all of them. A row that holds a
-    NaN is a miss (a plain top-k would rank the NaN first).
+    With fewer than five classes, "top 5" means all. A row that holds a NaN is a miss (top-k would rank it first).
     """
     best_BK = logits_BC.topk(min(5, logits_BC.shape[1]), dim=1).indices
     hits_BK = (best_BK == labels_B[:, None]) & ~logits_BC.isnan().any(dim=1, keepdim=True)
@@ -265,11 +254,8 @@ def topk_counts(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def classification_metrics(counts: Tensor) -> dict[str, float]:
-    """Return ``{"top1", "top5"}`` in 0..1 over the images of all ranks, from each rank's summed counts.
-
-    ``counts`` is what :func:`topk_counts` returned, summed over this rank's batches; a rank without images
-    brings zeros. Every rank must call. Raises UserError if no rank had an image.
-    """
+    """``{"top1", "top5"}`` in 0..1 over the images of all ranks, from each rank's sum of :func:`topk_counts`, zeros
+    of one without images. Every rank must call. Raises UserError if no rank had an image."""
     top1, top5, images = all_ranks().all_reduce_(counts.clone()).tolist()
     if images == 0:
         raise UserError("evaluation: there is no image to classify")

@@ -109,7 +109,6 @@ HOSTILE = {
     "unhashable": lambda c: c.update(state={"$items": [[[], 1]]}),
     "unknown tensor": lambda c: c["state"].update(w={"$tensor": "v"}),
     "tensor unused": lambda c: c.update(state={}),
-    "identity tag": lambda c: c.update(identity={"$tensor": "w"}),
     "deep": lambda c: c.update(state=functools.reduce(lambda inner, _: [inner], range(800), [])),
     "no state": lambda c: c.pop("state"),
     "format": lambda c: c.update(format="zip"),

@@ -4,13 +4,10 @@ Runtime (https://onnxruntime.ai) on what PyTorch's own exporter writes.
 Shapes: B = images of a batch, C = classes, D = embedding columns, HW = image.
 """
 
-import copy
 import importlib
 import importlib.util
-import logging
-import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -59,14 +56,13 @@ class Scorer(nn.Module):
         self, backbone: nn.Module, head: LinearHead | None, autocast: Callable[[], AbstractContextManager]
     ) -> None:
         super().__init__()
-        self.backbone, self.head, self._autocast = backbone, head, autocast
+        self.backbone, self.head, self.autocast = backbone, head, autocast
+        self.dtype = torch.float32  # in which the backbone takes its images
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        with self._autocast():
-            features_BD = self.backbone(images_BCHW)
-        if self.head is None:
-            return features_BD.float()
-        return self.head.logits(features_BD.float())
+        with self.autocast():
+            features_BD = self.backbone(images_BCHW.to(self.dtype)).float()
+        return features_BD if self.head is None else self.head.logits(features_BD)
 
 
 def build_scorer(config: Config, device: torch.device) -> tuple[Scorer, Arithmetic]:
@@ -128,15 +124,22 @@ def _onnx(scorer: Scorer, images_BCHW: Tensor, case: Any) -> Forward:
     """A session that runs ``scorer`` on batches like ``images_BCHW``, which are contiguous fp32 on the case's device.
     Input and output stay there, in memory of PyTorch's.
 
-    In fp16 the whole backbone is cast, norms included (they become part of the convolutions); the head stays in fp32.
+    The exporter does not carry autocast over whole: in fp16 the whole backbone is cast, norms included (they become
+    part of the convolutions); the head stays in fp32.
     """
     import onnxruntime
 
-    half = torch.float16 if case.precision == "fp16" else torch.float32
+    scorer.autocast = nullcontext
+    scorer.dtype = torch.float16 if case.precision == "fp16" else torch.float32
+    scorer.backbone.to(scorer.dtype)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            scorer, (images_BCHW,), dynamo=True, input_names=[_INPUT], output_names=[_OUTPUT], verbose=False
+        )
+    assert program is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
-    options.log_severity_level = 3  # errors
-    model = _exported(_WithoutAutocast(scorer, half), images_BCHW)
+    model = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=[provider(case)])
     device = images_BCHW.device
     result = torch.empty([int(size) for size in session.get_outputs()[0].shape], device=device)
@@ -161,37 +164,3 @@ def provider(case: Any) -> tuple[str, dict[str, str]]:
     if case.device == "cpu":
         return "CPUExecutionProvider", {}
     return "CUDAExecutionProvider", {"use_tf32": str(int(case.precision == "tf32" or case.tf32))}
-
-
-def _exported(module: nn.Module, images_BCHW: Tensor) -> bytes:
-    """``module`` as an ONNX model of one input, ``images`` of this shape, and one output, ``result``."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)  # it names every package that it could know and that is not installed
-    try:
-        with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                (images_BCHW,),
-                dynamo=True,
-                input_names=[_INPUT],
-                output_names=[_OUTPUT],
-                verbose=False,
-            )
-    finally:
-        exporter.setLevel(level)
-    assert program is not None
-    return program.model_proto.SerializeToString()
-
-
-class _WithoutAutocast(nn.Module):
-    """A scorer without autocast, which the exporter does not carry over whole, in one ``dtype`` up to the head."""
-
-    def __init__(self, scorer: Scorer, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.backbone = copy.deepcopy(scorer.backbone).to(dtype)
-        self.head, self._dtype = scorer.head, dtype
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        features_BD = self.backbone(images_BCHW.to(self._dtype)).float()
-        return features_BD if self.head is None else self.head.logits(features_BD)

@@ -95,7 +95,7 @@ def _run(
     model: "Classes | Identities", images: "ImageFiles", names: "Names", output: Path | None
 ) -> tuple[list[tuple[int, list[dict[str, Any]]]], int]:
     """Predict all images. Returns the first that a sheet shows, with what was guessed, and how many are damaged."""
-    from megaclass.cli.data.bar import progress_bar
+    from megaclass.cli.data.common import progress_bar
     from megaclass.report.table import printable
 
     # Tables on a terminal show how far it is.
@@ -125,10 +125,10 @@ def _writer(output: Path | None, measure: str) -> Iterator[Write]:
     if output is None:
         yield _print
         return
-    from megaclass.cli.data.files import new_picture
+    from megaclass.cli.data.common import whole_file
 
     with (
-        new_picture("--output", output) as part,
+        whole_file("--output", output) as part,
         part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         if output.suffix.lower() == ".csv":
@@ -174,7 +174,7 @@ def _draw(
     images: "ImageFiles",
     shown: Sequence[tuple[int, list[dict[str, Any]]]],
 ) -> None:
-    from megaclass.cli.data.files import new_picture
+    from megaclass.cli.data.common import whole_file
     from megaclass.inference.predict import thumbnails
     from megaclass.report.sheet import draw_predictions
 
@@ -184,5 +184,5 @@ def _draw(
     cards = [
         (images.paths[number], picture, rows) for (number, rows), picture in zip(shown, pictures, strict=True)
     ]
-    with new_picture("--sheet", sheet) as part:
+    with whole_file("--sheet", sheet) as part:
         draw_predictions(part, cards)

@@ -24,7 +24,7 @@ from megaclass.data.dataset import DamagedSampleError, Dataset, Sample
 from megaclass.data.folder import IMAGE_SUFFIXES, images_under
 from megaclass.data.imagelist import MAX_BYTES
 from megaclass.data.loader import eval_batches
-from megaclass.data.subset import Subset
+from megaclass.data.views import Subset
 from megaclass.errors import UserError
 from megaclass.evaluate.evaluators import ImageReader
 from megaclass.heads.linear import LinearHead

@@ -21,9 +21,9 @@ from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.loader import BatchSource, Loader
 from megaclass.data.open import open_dataset
 from megaclass.data.photometric import Composed, Photometric
-from megaclass.data.rotated_classes import OrientedClasses
 from megaclass.data.sampler import EpochSampler, rank_slice
 from megaclass.data.synthetic import SyntheticLoader
+from megaclass.data.views import OrientedClasses
 from megaclass.errors import UserError
 from megaclass.parallel.groups import World
 from megaclass.parallel.seeding import derive_key

@@ -15,8 +15,8 @@ from megaclass.data.decode import decode
 from megaclass.data.loader import Loader, eval_batches, to_model_input
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.writer import RecordWriter
-from megaclass.data.rotated_classes import OrientedClasses
 from megaclass.data.sampler import EpochSampler
+from megaclass.data.views import OrientedClasses
 from megaclass.errors import UserError
 
 SIZE = 24

@@ -263,7 +263,6 @@ def eval_batches(
     stop: int | None = None,
     *,
     workers: int = 1,
-    prefetch: int = 2,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """The samples ``start`` to ``stop - 1`` in order, the last batch smaller. Damage is an error here:
@@ -275,9 +274,7 @@ def eval_batches(
         indices_B = np.arange(begin, min(begin + batch_size, stop))
         return indices_B, indices_B
 
-    loader = Loader(
-        dataset, transform, indices_of_step, workers=workers, prefetch=prefetch, pin_memory=pin_memory
-    )
+    loader = Loader(dataset, transform, indices_of_step, workers=workers, pin_memory=pin_memory)
     return loader.steps(0, -(-(stop - start) // batch_size))
 
 

@@ -34,7 +34,6 @@ def info(words: list[str]) -> None:
         {"set": SET},
         {
             "sheet": ("", "draw samples of some classes into this PNG file, which is new"),
-            "seed": (0, "of the sheet: other classes and images with another one"),
             "json": (False, "print JSON instead of a table"),
         },
     )
@@ -54,17 +53,17 @@ def info(words: list[str]) -> None:
     else:
         Console().print(info_table(found))
     if sheet is not None:
-        _draw(sheet, found, dataset, options.seed)
+        _draw(sheet, found, dataset)
 
 
-def _draw(sheet: Path, found: dict[str, Any], dataset: "Dataset", seed: int) -> None:
+def _draw(sheet: Path, found: dict[str, Any], dataset: "Dataset") -> None:
     import numpy as np
 
     from megaclass.data.open import set_titles, split_paths
     from megaclass.data.tools.info import sample_classes
     from megaclass.report.sheet import draw_sheet
 
-    rows = sample_classes(dataset, _CLASSES, _PER_CLASS, _SIDE, seed)
+    rows = sample_classes(dataset, _CLASSES, _PER_CLASS, _SIDE)
     title = " + ".join(set_titles(split_paths(found["path"])))
     headline = f"{title}\n{found['images']:,} images; {len(rows)} of {found['classes']:,} classes shown"
     counts_K = np.bincount(dataset.labels(), minlength=dataset.num_classes)

@@ -84,20 +84,18 @@ class ClassSample:
     images: list[np.ndarray]
 
 
-def sample_classes(
-    dataset: Dataset, classes: int, per_class: int, side: int, seed: int = 0
-) -> list[ClassSample]:
+def sample_classes(dataset: Dataset, classes: int, per_class: int, side: int) -> list[ClassSample]:
     """Up to ``per_class`` images of each of up to ``classes`` classes, in label order.
 
-    The classes are those of images drawn by ``seed``: of a long tail few have but one image, as in training.
+    The classes are those of images drawn at random: of a long tail few have but one image, as in training.
     Images are scaled to fit ``side`` pixels, on white. Damaged ones are grey with a cross.
     """
     labels_N, names = dataset.labels(), class_names(dataset)
-    seen = labels_N[drawn(len(labels_N), _DRAWS * classes, "sheet classes", seed)].tolist()
+    seen = labels_N[drawn(len(labels_N), _DRAWS * classes, "sheet classes", 0)].tolist()
     samples = []
     for label in sorted(list(dict.fromkeys(seen))[:classes]):
         images = np.flatnonzero(labels_N == label)
-        taken = images[drawn(len(images), per_class, "sheet images", seed)].tolist()
+        taken = images[drawn(len(images), per_class, "sheet images", 0)].tolist()
         pictures = [_thumbnail(dataset, index, side) for index in taken]
         samples.append(ClassSample(names[label] if names else f"class {label}", len(images), pictures))
     return samples

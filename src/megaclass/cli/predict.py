@@ -91,7 +91,7 @@ def _run(
     model: "Predictor", images: "ImageFiles", names: "Names", output: Path | None
 ) -> tuple[dict[int, Rows], int]:
     """Predict all images. Returns what was guessed of the first, by number, for a sheet, and how many are damaged."""
-    from megaclass.cli.data.bar import progress_bar
+    from megaclass.cli.data.common import progress_bar
     from megaclass.report.table import printable
 
     # Tables on a terminal show how far it is.
@@ -119,10 +119,10 @@ def _writer(output: Path | None, measure: str) -> Iterator[Callable[[str, Rows, 
     if output is None:
         yield _print
         return
-    from megaclass.cli.data.files import new_picture
+    from megaclass.cli.data.common import whole_file
 
     with (
-        new_picture("--output", output) as part,
+        whole_file("--output", output) as part,
         part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         if output.suffix.lower() == ".csv":
@@ -160,7 +160,7 @@ def _print(image: str, rows: Rows, error: str) -> None:
 
 
 def _draw(sheet: Path, model: "Predictor", images: "ImageFiles", shown: dict[int, Rows]) -> None:
-    from megaclass.cli.data.files import new_picture
+    from megaclass.cli.data.common import whole_file
     from megaclass.inference.predict import thumbnails
     from megaclass.report.sheet import draw_predictions
 
@@ -169,5 +169,5 @@ def _draw(sheet: Path, model: "Predictor", images: "ImageFiles", shown: dict[int
         (images.names[number], picture, rows)
         for (number, rows), picture in zip(shown.items(), pictures, strict=True)
     ]
-    with new_picture("--sheet", sheet) as part:
+    with whole_file("--sheet", sheet) as part:
         draw_predictions(part, cards)

@@ -67,8 +67,7 @@ def info_table(found: Mapping[str, Any]) -> RenderableType:
         ("kind", found["kind"]),
         ("images", f"{found['images']:,}"),
         ("classes", f"{found['classes']:,}"),
-        ("class names", found["class_names"] or "none"),
-        ("index", found["index"] or ""),
+        ("class names", "yes" if found["class_names"] else "none"),
         ("bytes", f"{found['total_bytes'] / 1e6:,.1f} MB"),
         (
             "images a class",
@@ -94,10 +93,10 @@ def info_table(found: Mapping[str, Any]) -> RenderableType:
 
 
 def check_table(
-    path: str, counts: Mapping[str, int], kinds: Mapping[str, str], images: int, decoded: int
+    path: str, counts: Mapping[str, int], kinds: Mapping[str, str], images: int
 ) -> RenderableType:
     """How many findings of each of the ``kinds`` (name -> what it means) there are."""
-    lines = [("images", f"{images:,}"), ("of these decoded", f"{decoded:,}")]
+    lines = [("images", f"{images:,}")]
     lines += [(text, f"{counts[kind]:,}") for kind, text in kinds.items() if counts.get(kind)]
     return _pairs(path, [*lines, ("result", "something was found" if any(counts.values()) else "sound")])
 

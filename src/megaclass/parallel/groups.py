@@ -83,10 +83,6 @@ class Group:
                 tensor.div_(self.size)
         return tensor
 
-    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """A differentiable sum over the ranks."""
-        return _AllReduceSum.apply(tensor, self) if self.size > 1 else tensor
-
     def split(self, unit: str) -> "Grouping":
         """The ranks in units of all (``world``), of those of a ``node``, or of one (``rank``).
 
@@ -113,18 +109,6 @@ _OPS = {
     "max": dist.ReduceOp.MAX,
     "min": dist.ReduceOp.MIN,
 }
-
-
-class _AllReduceSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return group.all_reduce_(tensor.clone())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        # Every rank's output is the same sum, so each input receives the sum of all output gradients.
-        return ctx.group.all_reduce_(grads[0].contiguous().clone()), None
 
 
 class Simulated(Group):

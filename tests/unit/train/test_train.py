@@ -19,7 +19,7 @@ from megaclass.heads.storage import STORAGES, Storage
 from megaclass.models import registry
 from megaclass.parallel.groups import World
 from megaclass.results.events import CheckpointEvent, EndEvent, EvaluationEvent, StepEvent, read_events
-from megaclass.train import compilation, loop
+from megaclass.train import loop, model
 from megaclass.train.job import build_job
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tiny_losses.json"
@@ -221,7 +221,7 @@ def test_a_compiled_backbone_computes_the_same(tmp_path, monkeypatch, how):
     tiny.write_records(tmp_path / "records", classes=24)
     plain = losses(tmp_path, **sections)
     shutil.rmtree(tmp_path / "run")
-    monkeypatch.setattr(compilation, "BACKEND", counted)
+    monkeypatch.setattr(model, "BACKEND", counted)
     compiled = losses(tmp_path, **sections, speed={"compile": how})
     assert compiled == pytest.approx(plain, rel=1e-4)
     # Two kinds of blocks in each of the stages; and an evaluation compiles nothing.
@@ -360,6 +360,7 @@ def everything_trained(job):
         {"head": {"sample_rate": 0.5}},
         {"data": {"accumulation": 2}},
         {"optim": {"name": "adamw", "lr": 1e-3}},
+        {"optim": {"name": "lars"}},
         {"head": {"kind": "linear"}},
         {"precision": {"compute": "fp16", "init_scale": 1024.0}},
     ],

@@ -1,5 +1,6 @@
 """What a run tells: to the person at the console, to events.jsonl, to TensorBoard."""
 
+import dataclasses
 import datetime
 import os
 import sys
@@ -12,7 +13,7 @@ from rich import progress as bars
 from rich.console import Console
 from torch import Tensor
 
-from megaclass.config import Config, differences, from_mapping, to_mapping
+from megaclass.config import Config, differences, from_mapping
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
 from megaclass.errors import UserError
@@ -57,7 +58,7 @@ class RunLog:
                 self._tensorboard = _summary_writer(directory, progress.step)
             self._writer.write(
                 events.StartEvent(
-                    config=to_mapping(job.config),
+                    config=dataclasses.asdict(job.config),
                     environment=snapshot(),
                     world_size=job.world.size,
                     resumed_from_step=resumed_from,

@@ -1,4 +1,4 @@
-"""LARS against its algorithm, written out in fp64; and a stored state. Skipped steps: test_train.py."""
+"""LARS and the average of the weights against their algorithms, written out in fp64; and a stored state."""
 
 import copy
 
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from megaclass.config import Optim
+from megaclass.train.average import WeightAverage
 from megaclass.train.optimizer import build_optimizer, restore_optimizer
 
 LR, MOMENTUM, DECAY, TRUST = 0.7, 0.9, 0.01, 0.02
@@ -69,3 +70,19 @@ def test_a_stored_state_goes_on_to_the_bit(name):
     step(first, one, 1)
     step(second, other, 1)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_the_average_is_the_recurrence_with_its_ramp():
+    network, optimizer = built("sgd")
+    average = WeightAverage({"net": network}, 0.3)
+    expected = {name: value.double() for name, value in network.state_dict().items()}
+    for number in range(6):
+        step(network, optimizer, number)
+        network[1](torch.randn(8, 4, 2, 2))  # moves the running statistics
+        average.update(number)
+        kept = min(0.3, (1 + number) / (10 + number))
+        for name, value in network.state_dict().items():
+            expected[name] = kept * expected[name] + (1 - kept) * value.double()
+    expected["1.num_batches_tracked"] = torch.tensor(6.0)  # the last one, not a mean
+    for name, value in average.state_dict()["net"].items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-6, atol=1e-6, check_dtype=False)

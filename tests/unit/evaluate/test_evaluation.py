@@ -113,7 +113,7 @@ def test_an_evaluation_of_several_sets_survives_a_checkpoint():
     progress = Progress(
         evaluation=Evaluation("verification", metrics, roc, {"b": None}), evaluated_at=3, step=3
     )
-    again = Progress.from_state(json.loads(json.dumps(progress.state())))
+    again = Progress.from_state(json.loads(json.dumps(dataclasses.asdict(progress))))
     assert again.evaluation == progress.evaluation and again.score == 0.9
     assert list(again.evaluation.sets()) == [("a", metrics, roc), ("b", {"pair_accuracy": 0.8}, None)]
     (alone,) = Evaluation("verification", {"pair_accuracy": 0.9}).sets()

@@ -134,6 +134,14 @@ def test_the_committed_suites_render_as_they_are_committed(suite):
     assert found[0] == found[1] != [], "make it again: megaclass report DIR"
 
 
+def test_every_committed_file_of_rows_is_read_and_every_row_shown():
+    files = sorted(RESULTS.rglob("*.jsonl"))
+    document = collect([str(path) for path in files])
+    assert len(files) > 10 and {source.path for source in document.sources} == {*files}
+    shown = {s for table in document.tables() for line in table.lines for c in line.cells for s in c.sources}
+    assert shown == {*document.sources}
+
+
 # -- Markdown and CSV -----------------------------------------------------------------------------------
 
 

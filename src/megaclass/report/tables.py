@@ -103,13 +103,14 @@ def rows_table(title: str, sources: Sequence[Source], *, brief: bool = False) ->
     heads += [] if brief else _MORE
     lines = []
     for source, case in zip(sources, cases, strict=True):
-        reason = f"{source.row.status}: {source.row.reason}"
-        cells = [Cell(source.row.status, None, (source,), (reason,)), *[Cell()] * (len(heads) - 1)]
+        reasons = () if source.ok else (f"{source.row.status}: {source.row.reason}",)
+        without = [Cell(source.row.status, None, (source,), reasons), *[Cell()] * (len(heads) - 1)]
+        cells = without
         if source.ok:
             cells = [number_cell(source, read(metric, source.row)) for metric in metrics]
             cells += [_scaling(source, first.get(source, source)) for first in firsts]
             cells += [] if brief else _more(source, sources)
-            cells = _marked(source, cells)
+            cells = _marked(source, cells) if any(cell.text for cell in cells) else without
         lines.append(Line((*case, *cells)))
     table = Table(title, [*labels, *map(Column, heads)], lines, remarks)
     return without_empty(table, [heads[0], *(metric.title for metric in metrics if metric.always)])

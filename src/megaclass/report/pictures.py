@@ -101,9 +101,7 @@ def _own(
 
 def _published(benchmark: str, x: str, report: Report) -> Iterator[_Point]:
     for table in (table for table in report.tables if table.benchmark == benchmark):
-        for cell, column in (
-            pair for row in table.rows for pair in zip(row.cells, table.columns, strict=True)
-        ):
+        for cell, column in (pair for row in table.rows for pair in zip(row, table.columns, strict=True)):
             at, headline = number(cell.case.get(x)), column.measure == declared(benchmark).headline
             if column.kind == "value" and headline and at and cell.value:
                 owner = f"published: {report.machines[cell.machine].title}"

@@ -122,7 +122,7 @@ def _table(
     entries = [
         [
             _Entry(cell, column, found(cell.case), found(cell.case | cell.over if cell.over else {}))
-            for cell, column in zip(row.cells, about.columns, strict=True)
+            for cell, column in zip(row, about.columns, strict=True)
         ]
         for row in about.rows
     ]
@@ -133,8 +133,8 @@ def _table(
     names = _names({variant for variants in shown for variant in variants}, machines)
     lines: list[Line] = []
     for row, line, variants in zip(about.rows, entries, shown, strict=True):
-        owner = Cell(f"published: {report.machines[row.machine].title}")
-        lines.append(Line((owner, *(Cell(cell.text, cell.value) for cell in row.cells)), "published"))
+        owner = Cell(f"published: {report.machines[row[0].machine].title}")
+        lines.append(Line((owner, *(Cell(cell.text, cell.value) for cell in row)), "published"))
         for variant in variants:
             lines += _own_lines(line, variant, names[variant])
     heads = [Column(column.title, column.kind != "label") for column in about.columns]

@@ -96,7 +96,7 @@ def _run(
 ) -> tuple[list[tuple[int, list[dict[str, Any]]]], int]:
     """Predict all images. Returns the first that a sheet shows, with what was guessed, and how many are damaged."""
     from megaclass.cli.data.bar import progress_bar
-    from megaclass.report.table import printable
+    from megaclass.report.console import printable
 
     # Tables on a terminal show how far it is.
     nothing = contextlib.nullcontext(lambda done, total: None)
@@ -159,8 +159,7 @@ def _print(image: str, rows: list[dict[str, Any]], error: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from megaclass.report.console import prediction_table
-    from megaclass.report.table import printable
+    from megaclass.report.console import prediction_table, printable
 
     if not error:
         console = Console()

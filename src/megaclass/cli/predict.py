@@ -92,7 +92,7 @@ def _run(
 ) -> tuple[dict[int, Rows], int]:
     """Predict all images. Returns what was guessed of the first, by number, for a sheet, and how many are damaged."""
     from megaclass.cli.data.common import progress_bar
-    from megaclass.report.table import printable
+    from megaclass.report.console import printable
 
     # Tables on a terminal show how far it is.
     nothing = contextlib.nullcontext(lambda done, total: None)
@@ -150,8 +150,7 @@ def _print(image: str, rows: Rows, error: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from megaclass.report.console import prediction_table
-    from megaclass.report.table import printable
+    from megaclass.report.console import prediction_table, printable
 
     if not error:
         console = Console()

@@ -4,11 +4,11 @@ Shapes: B = rows of the global batch, b = rows of this rank, D = embedding colum
 """
 
 import math
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from megaclass.bench.arguments import crowded
 from megaclass.bench.case import (
     FLOPS,
     MEMORY,
@@ -17,19 +17,18 @@ from megaclass.bench.case import (
     Answers,
     Benchmark,
     Case,
-    Flag,
     Implementation,
     Metric,
+    crowded,
     latency,
     parameter,
     samples_ms,
     share_of_limit,
     value_of,
 )
-from megaclass.bench.limits import beside_limits, measure, product_ms
 from megaclass.bench.peers import arcface_torch
-from megaclass.bench.timing import time_ms
-from megaclass.errors import UserError, lookup
+from megaclass.bench.timing import beside_limits, measure, product_flops, time_ms
+from megaclass.errors import UserError
 from megaclass.results.rows import timed
 
 if TYPE_CHECKING:
@@ -240,17 +239,15 @@ def libraries(case: Any, world: "World") -> None:
     a = torch.nn.Parameter(torch.randn(64, 64, device=world.device))
     (a @ a).exp().sum().backward()
     torch.optim.SGD([a], 0.1, momentum=0.9).step()
-    product_ms(case.precision, 64, world.device)
+    product_flops(case.precision, 64, world.device)
 
 
 def implementations(case: HeadCase, options: Any) -> list[Implementation]:
     """Ours, and the peer if one is asked for: on a CPU once for each way to run its allocator."""
-    ways = lookup(_MALLOC, options.peer_malloc, "--peer-malloc")
     if not options.peer:
         if options.peer_path:
             raise UserError("--peer-path goes with --peer arcface_torch")
         return [Implementation()]
-    lookup({arcface_torch.NAME: None}, options.peer, "peer")
     common: dict[str, Any] = {
         "name": options.peer,
         "changes": arcface_torch.head_changes(case),
@@ -262,9 +259,27 @@ def implementations(case: HeadCase, options: Any) -> list[Implementation]:
         Implementation(),
         *(
             Implementation(**common, extra={"malloc": way}, variables=arcface_torch.MALLOC[way])
-            for way in ways
+            for way in _MALLOC[options.peer_malloc]
         ),
     ]
+
+
+def flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--peer",
+        default="",
+        choices=("", arcface_torch.NAME),
+        help="another implementation that takes turns with ours, step by step: arcface_torch",
+    )
+    parser.add_argument(
+        "--peer-path", default="", help="directory with the peer's code, which is not changed"
+    )
+    parser.add_argument(
+        "--peer-malloc",
+        default="both",
+        choices=_MALLOC,
+        help="the peer's allocator on a CPU: tuned to keep freed memory, untuned, or both",
+    )
 
 
 METRICS = (
@@ -289,17 +304,7 @@ BENCHMARK = Benchmark(
     measures=measures,
     libraries=libraries,
     limits=measure,
-    flags=(
-        Flag(
-            "", "another implementation that takes turns with ours, step by step: arcface_torch", ("--peer",)
-        ),
-        Flag("", "directory with the peer's code, which is not changed", ("--peer-path",)),
-        Flag(
-            "both",
-            "the peer's allocator on a CPU: tuned to keep freed memory, untuned, or both",
-            ("--peer-malloc",),
-        ),
-    ),
+    flags=flags,
     implementations=implementations,
     flops=lambda case: work("megaclass", case)["flops"] * (case.steps + case.warmup),
 )

@@ -197,7 +197,7 @@ def test_the_real_peer(tmp_path, words):
         (["--precision", "fp8"], "fp8"),
         (["--steps", "0"], "--steps"),
         (["--steps", "few"], "few"),
-        (["--steps", "1,2"], "one value"),
+        (["--steps", "1,2"], "--steps: '1,2'"),
         (["--world-size", "0"], "--world-size: 0"),
         (["--device", "tpu"], "--device: 'tpu'"),
         (["--device", "cuda:1"], "CUDA_VISIBLE_DEVICES"),

@@ -6,9 +6,10 @@ import gc
 import pytest
 import torch
 
-from megaclass.bench import limits, memory, timing
-from megaclass.bench.memory import CpuWait, PeakMemory
+from megaclass.bench import timing, turns
+from megaclass.bench.head import HeadCase
 from megaclass.bench.timing import epoch_measures, run_epoch, time_ms
+from megaclass.bench.worker import PeakMemory
 from megaclass.parallel.groups import World
 
 CPU = torch.device("cpu")
@@ -132,18 +133,15 @@ def test_the_peak_counts_what_was_given_back():
 
 
 def test_how_long_processors_were_waited_for(monkeypatch):
-    waited, now = iter([2.0, 3.0, None]), iter([10.0, 14.0, 15.0])
-    monkeypatch.setattr(memory, "_waited_s", lambda: next(waited))
-    monkeypatch.setattr(memory.time, "monotonic", lambda: next(now))
-    found = CpuWait()
-    assert found.percent() == 25 and found.percent() is None
+    waited, now = iter([3.0, None]), iter([14.0, 15.0])
+    monkeypatch.setattr(turns, "_cpu_wait_s", lambda: next(waited))
+    monkeypatch.setattr(turns.time, "monotonic", lambda: next(now))
+    assert turns._share_waited(10.0, 2.0) == 25 and turns._share_waited(10.0, 2.0) is None
 
 
 def test_limits_are_those_of_a_large_product_and_a_large_copy(monkeypatch):
-    monkeypatch.setattr(limits, "_best_ms", lambda work, device: work() is None or 2.0)
-    from megaclass.bench.head import HeadCase
-
-    found = limits.measure(HeadCase(precision="bf16"), World(0, 1, CPU))
+    monkeypatch.setattr(timing, "_best_ms", lambda work, device: work() is None or 2.0)
+    found = timing.measure(HeadCase(precision="bf16"), World(0, 1, CPU))
     assert found == {"limit_flops_per_second": 2048**3 * 1000, "limit_bytes_per_second": 2**28 * 1000}
-    beside = limits.beside_limits({"flops": 10.0}, 2.0, [found, {"limit_flops_per_second": 1.0}])
+    beside = timing.beside_limits({"flops": 10.0}, 2.0, [found, {"limit_flops_per_second": 1.0}])
     assert beside == {"flops": 10.0, "flops_per_second": 5000, "limit_flops_per_second": 2048**3 * 1000 + 1}

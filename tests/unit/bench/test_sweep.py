@@ -1,7 +1,6 @@
-import re
-
 """Sweeps that go on after a case that cannot be, and where an earlier go has stopped."""
 
+import re
 from dataclasses import replace
 
 import pytest

@@ -265,16 +265,15 @@ def implementations(case: HeadCase, options: Any) -> list[Implementation]:
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--peer",
         default="",
         choices=("", arcface_torch.NAME),
         help="another implementation that takes turns with ours, step by step: arcface_torch",
     )
-    parser.add_argument(
-        "--peer-path", default="", help="directory with the peer's code, which is not changed"
-    )
-    parser.add_argument(
+    add("--peer-path", default="", help="directory with the peer's code, which is not changed")
+    add(
         "--peer-malloc",
         default="both",
         choices=_MALLOC,
@@ -306,5 +305,4 @@ BENCHMARK = Benchmark(
     limits=measure,
     flags=flags,
     implementations=implementations,
-    flops=lambda case: work("megaclass", case)["flops"] * (case.steps + case.warmup),
 )

@@ -364,12 +364,9 @@ def on_images(planned: Planned) -> Iterator[Planned]:
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--source", type=names, default="records,folder", metavar="LIST", help="what our loader reads"
-    )
-    parser.add_argument(
-        "--peer", type=names, default="dali", help="loaders that take turns with ours, or none"
-    )
+    add = parser.add_argument
+    add("--source", type=names, default="records,folder", metavar="LIST", help="what our loader reads")
+    add("--peer", type=names, default="dali", help="loaders that take turns with ours, or none")
 
 
 METRICS = (

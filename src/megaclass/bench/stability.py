@@ -294,8 +294,9 @@ def _final(row: Row) -> float | None:
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument("recipe", help="name of a recipe (see `megaclass recipes`) or a .toml file")
-    parser.add_argument("--seeds", type=counts, default="5", help="how many, from 0 on, or a list: 3,7,9")
+    add = parser.add_argument
+    add("recipe", help="name of a recipe (see `megaclass recipes`) or a .toml file")
+    add("--seeds", type=counts, default="5", help="how many, from 0 on, or a list: 3,7,9")
 
 
 METRICS = (

@@ -305,7 +305,8 @@ def _peers(options: Any) -> dict[str, dict[str, Any]]:
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "-b",
         "--batch-size",
         type=counts,
@@ -313,29 +314,27 @@ def flags(parser: ArgumentParser) -> None:
         metavar="LIST",
         help="images of a step on each device, instead of --global-batch-size",
     )
-    parser.add_argument(
+    add(
         "--mode",
         default="train",
         choices=MODES,
         help="train, val (inference, as `bench infer` measures it) or train_val",
     )
-    parser.add_argument(
+    add(
         "--peer",
         type=names,
         default=[],
         metavar="LIST",
         help="loops of others that take turns with ours, epoch by epoch: arcface_torch, pytorch",
     )
-    parser.add_argument(
-        "--peer-path", default="", help="directory with arcface_torch's code, which is not changed"
-    )
-    parser.add_argument(
+    add("--peer-path", default="", help="directory with arcface_torch's code, which is not changed")
+    add(
         "--set",
         action="append",
         default=[],
         help="section.key=LIST: values of a setting that take turns, epoch by epoch; given again, in every combination",
     )
-    parser.add_argument(
+    add(
         "--one-at-a-time",
         action="store_true",
         help="with --set: the case as it is, and each value changed alone",
@@ -368,5 +367,4 @@ BENCHMARK = Benchmark(
     settings=True,
     cases=cases,
     implementations=implementations,
-    flops=lambda case: step_flops(case) / case.simulate_ranks * case.all_steps,
 )

@@ -6,8 +6,8 @@ from typing import Any
 
 from megaclass.bench.case import Benchmark
 from megaclass.bench.flags import add_flags
-from megaclass.cli.parsing import Parser, make_parser, parse, parse_with_settings
-from megaclass.errors import UserError, lookup
+from megaclass.cli.parsing import Parser, make_parser, parse, parse_with_settings, part_of
+from megaclass.errors import UserError
 
 _SUITE = "all cases of a published report, as published or scaled to this machine, and a page of them"
 _LISTS = "LIST is one value or several with commas between: every combination is measured, in processes of its own."
@@ -21,17 +21,11 @@ def bench(words: list[str]) -> int | None:
     from megaclass.bench import BENCHMARKS
 
     helps = {name: benchmark.help for name, benchmark in BENCHMARKS.items()} | {"suite": _SUITE}
-    if words[:1] in (["-h"], ["--help"], ["help"]):
-        width = max(map(len, helps))
-        print("\n".join(f"  megaclass bench {name:{width}}  {text}" for name, text in helps.items()))
-        print("\n`megaclass bench head --help` says more, as for each of them.")
-        return None
-    if not words:
-        raise UserError(f"which benchmark? known: {', '.join(helps)}")
-    lookup(helps, words[0], "benchmark")
-    if words[0] != "suite":
-        return _run(BENCHMARKS[words[0]], words[1:])
-    _suite(words[1:])
+    name = part_of("bench", "benchmark", helps, words)
+    if name == "suite":
+        _suite(words[1:])
+    elif name:
+        return _run(BENCHMARKS[name], words[1:])
     return None
 
 

@@ -15,11 +15,8 @@ Given = dict[str, dict[str, Any]]
 Parts = dict[str, str]  # what follows a verb, and what it does in a line
 
 
-def run_part(verb: str, what: str, parts: Parts, words: list[str]) -> int | None:
-    """Run the part of ``verb`` that the first word names: the function of that name in the module of that name.
-
-    Returns its exit status, None being 0.
-    """
+def part_of(verb: str, what: str, parts: Parts, words: list[str]) -> str | None:
+    """The part of ``verb`` that the first word names, or None where help was asked for, which is printed."""
     if words[:1] in (["-h"], ["--help"], ["help"]):
         width = max(map(len, parts))
         lines = [f"  megaclass {verb} {name:{width}}  {text}" for name, text in parts.items()]
@@ -30,8 +27,18 @@ def run_part(verb: str, what: str, parts: Parts, words: list[str]) -> int | None
     if not words:
         raise UserError(f"which {what}? known: {', '.join(parts)}")
     lookup(parts, words[0], what)
-    module = importlib.import_module(f"megaclass.cli.{verb}.{words[0]}")
-    part: Callable[[list[str]], int | None] = getattr(module, words[0])
+    return words[0]
+
+
+def run_part(verb: str, what: str, parts: Parts, words: list[str]) -> int | None:
+    """Run the part of ``verb`` that the first word names: the function of that name in the module of that name.
+
+    Returns its exit status, None being 0.
+    """
+    if not (name := part_of(verb, what, parts, words)):
+        return None
+    module = importlib.import_module(f"megaclass.cli.{verb}.{name}")
+    part: Callable[[list[str]], int | None] = getattr(module, name)
     return part(words[1:])
 
 

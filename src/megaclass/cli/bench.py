@@ -6,8 +6,8 @@ from typing import Any
 
 from megaclass.bench.case import Benchmark
 from megaclass.bench.flags import add_flags
-from megaclass.cli.parsing import Parser, make_parser, parse, parse_with_settings, part_of
-from megaclass.errors import UserError
+from megaclass.cli.parsing import Parser, make_parser, parse, parse_with_settings
+from megaclass.errors import UserError, lookup
 
 _SUITE = "all cases of a published report, as published or scaled to this machine, and a page of them"
 _LISTS = "LIST is one value or several with commas between: every combination is measured, in processes of its own."
@@ -21,11 +21,17 @@ def bench(words: list[str]) -> int | None:
     from megaclass.bench import BENCHMARKS
 
     helps = {name: benchmark.help for name, benchmark in BENCHMARKS.items()} | {"suite": _SUITE}
-    name = part_of("bench", "benchmark", helps, words)
-    if name == "suite":
-        _suite(words[1:])
-    elif name:
-        return _run(BENCHMARKS[name], words[1:])
+    if words[:1] in (["-h"], ["--help"], ["help"]):
+        width = max(map(len, helps))
+        print("\n".join(f"  megaclass bench {name:{width}}  {text}" for name, text in helps.items()))
+        print("\n`megaclass bench head --help` says more, as for each of them.")
+        return None
+    if not words:
+        raise UserError(f"which benchmark? known: {', '.join(helps)}")
+    lookup(helps, words[0], "benchmark")
+    if words[0] != "suite":
+        return _run(BENCHMARKS[words[0]], words[1:])
+    _suite(words[1:])
     return None
 
 
@@ -33,21 +39,23 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     """Measure, print the tables, and write what else the benchmark leaves. Returns 1 where it comes to no result."""
     options = options_of(benchmark, words)
 
-    from megaclass import report
     from megaclass.bench.sweep import plan
+    from megaclass.report import nvidia
 
     asked = Path(options.output)
     as_nvidia = benchmark.name == "train" and asked.suffix == ".json"
     found = plan(benchmark, options)
     if as_nvidia:
         options.output = str(asked.with_suffix(".jsonl"))
-        report.check_nvidia_report(asked, [one.case for one in found])
+        nvidia.check_report(asked, [one.case for one in found])
     rows = _measured(found, options)
     if as_nvidia:
-        report.write_nvidia_report(asked, rows, options.mode)
+        nvidia.write_report(asked, rows, options.mode)
         print(f"report in {asked}")
     if benchmark.name == "stability":
-        for path in report.draw_seeds(Path(options.output).parent, rows):
+        from megaclass.report.curves import draw_seeds
+
+        for path in draw_seeds(Path(options.output).parent, rows):
             print(f"picture in {path}")
         return None if any(row.status == "ok" for row in rows) else 1
     return None
@@ -74,30 +82,23 @@ def options_of(benchmark: Benchmark, words: list[str]) -> Any:
 
 
 def _add_sweep(parser: Parser, output: str, timeout_s: float = 600.0) -> None:
-    parser.add_argument(
-        "--timeout", type=float, default=timeout_s, help="seconds that an implementation may take for a case"
-    )
+    limit = "seconds that an implementation may take for a case"
+    parser.add_argument("--timeout", type=float, default=timeout_s, help=limit)
     parser.add_argument("-o", "--output", default="", help=output)
-    parser.add_argument(
-        "--again", action="store_true", help="measure what the file has rows of already, too, and append it"
-    )
+    again = "measure what the file has rows of already, too, and append it"
+    parser.add_argument("--again", action="store_true", help=again)
 
 
 def _measured(found: Sequence[Any], options: Any, heading: Any = None) -> list[Any]:
     from rich.console import Console
 
-    from megaclass import report
     from megaclass.bench.sweep import sweep
+    from megaclass.report import own
 
     rows: list[Any] = sweep(
-        found,
-        options.output,
-        options.timeout,
-        again=options.again,
-        heading=heading,
-        remarks=report.comparisons,
+        found, options.output, options.timeout, again=options.again, heading=heading, remarks=own.comparisons
     )
-    Console(highlight=False).print(report.console_tables(rows))
+    Console(highlight=False).print(own.console_tables(rows))
     return rows
 
 
@@ -124,18 +125,19 @@ def _suite(words: list[str]) -> None:
 
     from rich.console import Console
 
-    from megaclass import report
     from megaclass.bench import suite
+    from megaclass.report import page
+    from megaclass.report.console import plan_tables
 
     found = suite.plan(options)
-    heading = report.plan_tables(found)
+    heading = plan_tables(found)
     if options.plan:
         Console(highlight=False).print(heading)
         return
-    report.require_room(directory)  # before hours of measuring
+    page.require_room(directory)  # before hours of measuring
     options.output = str(directory / "rows.jsonl")
     _measured(found, options, heading)
-    for path in report.write_page([str(directory)], directory):
+    for path in page.write_page([str(directory)], directory):
         print(path)
 
 

@@ -11,7 +11,6 @@ from megaclass.bench import BENCHMARKS
 from megaclass.bench.flags import counts
 from megaclass.cli import main
 from megaclass.cli.bench import options_of
-from megaclass.report import words
 from megaclass.results.rows import read_rows
 
 TOY = '''
@@ -66,8 +65,6 @@ def test_a_benchmark_in_one_file_is_on_the_command_line_in_rows_and_on_the_page(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setitem(BENCHMARKS, "toy", __import__("toy_benchmark").BENCHMARK)
-    for kept in (words.declared, words.effort, words._titles):  # of the benchmarks that there were
-        kept.cache_clear()
     path = tmp_path / "rows.jsonl"
     assert main(["bench", "--help"]) == 0 and "how fast numbers are summed" in capsys.readouterr().out
     assert main(["bench", "toy", "--numbers", "0"]) == 2 and "--numbers: 0" in capsys.readouterr().err

@@ -34,7 +34,7 @@ def test_a_sweep_goes_on_after_a_case_that_cannot_be(tmp_path, capsys):
     assert first.status == "skipped" and first.reason == "does not divide" and second.status == "ok"
     assert read_rows(tmp_path / "rows.jsonl")[:2] == [first, second]
     said = capsys.readouterr().out
-    assert "batch 3, fp32, fp32, devices 2: does not divide" in said
+    assert "batch 3, fp32, fp32: does not divide" in said
     assert "case 1 of 2: " in said  # what is left out does not begin
     assert "case 2 of 2, 0:00:00 left: " in said
 
@@ -148,8 +148,8 @@ def test_ctrl_c_and_the_same_command_again_goes_on(monkeypatch, tmp_path, capfd)
     assert "interrupted" in said and "rows.jsonl" in said and "the same command goes on" in said
     (first,) = read_rows(path)
     monkeypatch.setattr(sweep_module, "run_case", rows_of)
-    monkeypatch.setattr("megaclass.report.console_tables", lambda rows: "")  # these rows have no numbers
-    monkeypatch.setattr("megaclass.report.comparisons", lambda rows: [])
+    monkeypatch.setattr("megaclass.report.own.console_tables", lambda rows: "")  # these rows have no numbers
+    monkeypatch.setattr("megaclass.report.own.comparisons", lambda rows: [])
     assert main(words) == 0
     again, second = read_rows(path)
     assert again == first and second.case["sample_rate"] == 0.5

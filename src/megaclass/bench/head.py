@@ -266,15 +266,14 @@ def implementations(case: HeadCase, options: Any) -> list[Implementation]:
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
+    add, name = parser.add_argument, arcface_torch.NAME
+    add(
         "--peer",
         default="",
-        choices=("", arcface_torch.NAME),
-        help="another implementation that takes turns with ours, step by step: arcface_torch",
+        choices=("", name),
+        help=f"a head that takes turns with ours, step by step: {name}",
     )
-    parser.add_argument(
-        "--peer-path", default="", help="directory with the peer's code, which is not changed"
-    )
+    add("--peer-path", default="", help="directory with the peer's code, which is not changed")
 
 
 METRICS = (
@@ -301,5 +300,4 @@ BENCHMARK = Benchmark(
     limits=measure,
     flags=flags,
     implementations=implementations,
-    flops=lambda case: work("megaclass", case)["flops"] * (case.steps + case.warmup),
 )

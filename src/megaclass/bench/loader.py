@@ -344,14 +344,13 @@ def on_images(planned: Planned) -> Iterator[Planned]:
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--source", type=names, default="records,folder", metavar="LIST", help="what our loader reads"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--source", type=names, default="records,folder", metavar="LIST", help="what our loader reads")
+    add(
         "--peer",
         default=dali.NAME,
         choices=(dali.NAME, "none"),
-        help="another loader that takes turns with ours, where installed",
+        help="who takes turns with ours, where installed",
     )
 
 

@@ -244,41 +244,18 @@ def _peers(options: Any) -> dict[str, dict[str, Any]]:
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "-b",
-        "--batch-size",
-        type=counts,
-        default=[],
-        metavar="LIST",
-        help="images of a step on each device, instead of --global-batch-size",
-    )
-    parser.add_argument(
-        "--mode",
-        default="train",
-        choices=MODES,
-        help="train, val (inference, as `bench infer` measures it) or train_val",
-    )
-    parser.add_argument(
-        "--peer",
-        type=names,
-        default=[],
-        metavar="LIST",
-        help="loops of others that take turns with ours, epoch by epoch: arcface_torch, pytorch",
-    )
-    parser.add_argument(
-        "--peer-path", default="", help="directory with arcface_torch's code, which is not changed"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        help="section.key=LIST: values of a setting that take turns, epoch by epoch; given again, in every combination",
-    )
-    parser.add_argument(
-        "--one-at-a-time",
-        action="store_true",
-        help="with --set: the case as it is, and each value changed alone",
-    )
+    add = parser.add_argument
+    batch = "images of a step on each device, instead of --global-batch-size"
+    add("-b", "--batch-size", type=counts, default=[], metavar="LIST", help=batch)
+    mode = "train, val (inference, as `bench infer` measures it) or train_val"
+    add("--mode", default="train", choices=MODES, help=mode)
+    peer = "loops that take turns with ours, epoch by epoch: arcface_torch, pytorch"
+    add("--peer", type=names, default=[], metavar="LIST", help=peer)
+    add("--peer-path", default="", help="directory with arcface_torch's code, which is not changed")
+    values = "section.key=LIST: values of a setting that take turns; given again: all combinations"
+    add("--set", action="append", default=[], help=values)
+    alone = "with --set: the case as it is, and each value changed alone"
+    add("--one-at-a-time", action="store_true", help=alone)
 
 
 METRICS = (
@@ -307,5 +284,4 @@ BENCHMARK = Benchmark(
     settings=True,
     cases=cases,
     implementations=implementations,
-    flops=lambda case: step_flops(case) / case.simulate_ranks * case.all_steps,
 )

@@ -215,7 +215,6 @@ def test_each_of_them_has_a_key_of_its_own(tmp_path):
     assert len(set(keys_of(one))) == len(found) == 4
     assert [who.name for who in found[2:]] == ["arcface_torch", "pytorch"]
     assert "settings" not in found[2].changes and not found[2].missing and found[3].missing
-    assert one.weight == 3 * planned("train", "--recipe", "faces_r50")[0].weight
 
 
 @pytest.mark.parametrize(
@@ -331,8 +330,7 @@ def test_one_rank_of_several(parallelism):
     row = benchmark_of(case).measures("megaclass", case, turns, [{"limit_flops_per_second": 1e12}])
     assert row["samples_per_second"] == pytest.approx(16 / row["step_ms"]["p50"] * 1000, rel=1e-3)
     assert row["rates"]["total"] <= row["rates"]["compute"] and row["result"]["final_loss"] > 0
-    whole = benchmark_of(case).flops(replace(case, simulate_ranks=1))
-    assert row["work"]["flops"] == pytest.approx(whole / case.all_steps / 4)
+    assert row["work"]["flops"] == pytest.approx(step_flops(replace(case, simulate_ranks=1)) / 4)
     assert "simulated ranks 4" in case.text
 
 
@@ -412,7 +410,6 @@ def test_a_report_in_nvidias_shape_of_images_of_ones_own(tmp_path, monkeypatch):
 def test_a_batch_that_does_not_fit_is_a_row_without_memory():
     # 100,000 images of 224 px: 15 GB in bytes, 60 in numbers, 2,500 in activations.
     large = case_of(num_classes=10, global_batch_size=100_000, iterations=1)
-
     (row,) = measure(as_planned(large), 240.0)
     assert row.status == "oom", row.reason
     assert not row.step_ms and row.reason

@@ -43,12 +43,8 @@ def install(monkeypatch) -> None:
     """Have ``from timm.models.vision_transformer import Block`` give the one above."""
     module = ModuleType(MODULE)
     module.Block = Block
-    for name, found in (
-        ("timm", ModuleType("timm")),
-        ("timm.models", ModuleType("timm.models")),
-        (MODULE, module),
-    ):
-        monkeypatch.setitem(sys.modules, name, found)
+    for name in ("timm", "timm.models", MODULE):
+        monkeypatch.setitem(sys.modules, name, module)
 
 
 def forget(monkeypatch) -> None:

@@ -17,7 +17,7 @@ from megaclass.cli import main
 from megaclass.data import feed
 from megaclass.data import loader as data_loader
 from megaclass.data.open import open_dataset
-from megaclass.report import console_tables
+from megaclass.report.own import console_tables
 from megaclass.results.rows import read_rows
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)

@@ -124,11 +124,6 @@ class HeadCase(RanksCase):
         if not 0 < self.sample_rate <= 1:
             raise UserError(f"--sample-rate: {self.sample_rate} is outside (0, 1]")
 
-    def why_skipped(self, gpus: int) -> str:
-        if self.device == "cpu" and self.kernels == "triton":
-            return "Triton kernels exist on CUDA only"
-        return super().why_skipped(gpus)
-
 
 class Steps:
     """A head and its optimizer at work. The inputs of a step are a function of seed and step, so that all

@@ -74,14 +74,7 @@ class TrainCase(RanksCase, ModelCase):
         low=0,
         high=1,
     )
-    parallelism: str = parameter(
-        "",
-        "of a margin head: model (classes sharded) or data (all on each); default: the recipe's",
-        sweeps=True,
-        title="head parallelism",
-        choices=("", "model", "data"),
-        setting="head.parallelism",
-    )
+    parallelism: str = parameter("", title="head parallelism", setting="head.parallelism")
     storage: str = parameter(
         "",
         "of a margin head's centres and momentum; default: the recipe's",

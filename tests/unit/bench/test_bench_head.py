@@ -46,7 +46,6 @@ def test_choices_are_those_of_the_head():
         (HeadCase(device="cuda", world_size=2), "GPUs"),
         (HeadCase(world_size=1000, batch_size=1000), "too many"),
         (HeadCase(precision="tf32"), "CUDA"),
-        (HeadCase(kernels="triton"), "CUDA"),
         (TrainCase(global_batch_size=7, simulate_ranks=2), "does not divide"),
         (TrainCase(precision="fp16", tf32=True), "CUDA"),
     ],

@@ -61,7 +61,7 @@ def test_what_a_machine_cannot_do_is_skipped(case, reason):
 )
 def test_arcface_torch_computes_as_its_script_does(tmp_path, device, precision, theirs):
     case = HeadCase(device=device, precision=precision, storage="int8_rowwise")
-    options = SimpleNamespace(peer="arcface_torch", peer_path=str(fake_peer.write(tmp_path)))
+    options = SimpleNamespace(peer=["arcface_torch"], peer_path=str(fake_peer.write(tmp_path)))
     ours, peer = implementations(case, options)
     assert ours == Implementation() and (peer.changes["precision"], peer.changes["storage"]) == (
         theirs,

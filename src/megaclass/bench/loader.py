@@ -348,10 +348,7 @@ def flags(parser: ArgumentParser) -> None:
         "--source", type=names, default="records,folder", metavar="LIST", help="what our loader reads"
     )
     parser.add_argument(
-        "--peer",
-        default=dali.NAME,
-        choices=(dali.NAME, "none"),
-        help="another loader that takes turns with ours, where installed",
+        "--peer", default=dali.NAME, choices=(dali.NAME, "none"), help="that takes turns with ours"
     )
 
 

@@ -17,7 +17,7 @@ from megaclass import __version__
 from megaclass.errors import UserError
 from megaclass.report.build import collect
 from megaclass.report.document import Cell, Document, Table
-from megaclass.report.pictures import draw, legend
+from megaclass.report.pictures import draw
 from megaclass.report.sources import Source
 
 CSV_HEADER = ("section", "table", "line", "kind", "labels", "column", "text", "value", "notes", "source")
@@ -98,7 +98,6 @@ def render_html(document: Document, directory: Path) -> str:
         # Nothing is fetched from anywhere, and no script runs but ours, whatever stands in the rows.
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:",
         draw=draw,
-        legend=legend,
         rows=[(source, source.file_from(directory), *_raw(source)) for source in document.sources],
         most=_MOST_SAMPLES,
     )

@@ -132,7 +132,7 @@ def test_of_rows_measured_again_the_latest_stands_and_a_failure_gives_way(tmp_pa
     ]
     _, (own,), _ = _beside(tmp_path, rows)
     assert own.cells[SPEED].sources[0].line == 1
-    assert any("2 rows measured this case" in note for note in own.cells[SPEED].notes)
+    assert any("1 more of the case" in note for note in own.cells[SPEED].notes)
 
 
 def test_ways_to_run_have_a_line_each(tmp_path):
@@ -299,7 +299,7 @@ def test_seeds_of_other_trainings_are_not_pooled(tmp_path):
     assert [source.line for source in other.cells[2].sources] == [4]
     assert [source.line for source in own.cells[2].sources] == [2, 6]
     assert own.cells[2].value == pytest.approx(75.0) and "of 2 seeds" in own.cells[2].notes
-    assert any(note.startswith("2 more rows of this case") for note in own.cells[2].notes)
+    assert any(note.startswith("2 more of the case") for note in own.cells[2].notes)
 
 
 def test_a_setting_that_is_published_is_asked_for(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from made_rows import INFER, LAPTOP, SERVER
+from made_rows import INFER, LAPTOP, SERVER, document_of, table_of, texts
 from made_rows import row as made_row
 from megaclass.cli import main
 from megaclass.errors import UserError
@@ -13,7 +13,6 @@ from megaclass.report.comparison import compare_sources
 from megaclass.report.sources import Source
 from megaclass.results.rows import Row, RowWriter, timed
 from megaclass.results.verdict import EQUAL, SLOWER
-from page_documents import document_of, table_of, texts
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "compare"
 STEPS = [10 + i % 7 / 100 for i in range(80)]

@@ -15,14 +15,13 @@ from pathlib import Path
 import pytest
 
 import megaclass
-from made_rows import INFER, LAPTOP, PHOTOGRAPHS, SERVER, every_row, lost, row, write_rows
+from made_rows import INFER, LAPTOP, PHOTOGRAPHS, SERVER, document_of, every_row, lost, row, write_rows
 from megaclass.cli import main
 from megaclass.errors import UserError
 from megaclass.report.build import collect
 from megaclass.report.page import CSV_HEADER, render_csv, render_html, render_markdown, write
 from megaclass.report.sources import identity, machines_of, read_sources
 from megaclass.results import published
-from page_documents import document_of
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>|a `b` *c* [d](http://e) \n=1+1\x0c &amp; \\ {{7}}"
 VOID = {"meta", "link", "br", "img", "input", "hr", "source"}

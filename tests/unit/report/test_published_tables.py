@@ -5,10 +5,9 @@ from io import StringIO
 
 import pytest
 
-from made_rows import FACES, INFER, LAPTOP, PHOTOGRAPHS, every_row, lost, row
+from made_rows import FACES, INFER, LAPTOP, PHOTOGRAPHS, document_of, every_row, lost, row, table_of, texts
 from megaclass.report.page import render_csv
 from megaclass.results import published
-from page_documents import document_of, table_of, texts
 
 ARCFACE = ("arcface-a100", "Experiments on arcface_torch")
 TRAIN_A100 = ("resnet50-nvidia", "Training performance: DGX A100")

@@ -8,11 +8,22 @@ import pytest
 from rich.console import Console
 
 import megaclass.bench
-from made_rows import FACES, INFER, LAPTOP, PHOTOGRAPHS, SERVER, every_row, lost, row
+from made_rows import (
+    FACES,
+    INFER,
+    LAPTOP,
+    PHOTOGRAPHS,
+    SERVER,
+    document_of,
+    every_row,
+    lost,
+    row,
+    table_of,
+    texts,
+)
 from megaclass.bench.case import Metric, parameter
 from megaclass.report.own import comparisons, console_tables, spread_percent
 from megaclass.report.pictures import COLOURS, draw
-from page_documents import document_of, table_of, texts
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from megaclass.errors import UserError
 from megaclass.results.rows import Row
+from megaclass.results.rundir import write_whole
 
 PERCENTILES = (50, 90, 95, 99, 100)
 _KEYS = {
@@ -40,9 +41,7 @@ def check_report(path: Path, cases: Sequence[Any]) -> None:
 
 def write_report(path: Path, rows: Sequence[Row], mode: str) -> None:
     """Write what ``rows`` say, replacing an earlier report."""
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(as_report(rows, mode), indent=4) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(as_report(rows, mode), indent=4) + "\n")
 
 
 def as_report(rows: Sequence[Row], mode: str) -> dict[str, Any]:

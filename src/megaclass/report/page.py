@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import StringIO
@@ -19,6 +18,7 @@ from megaclass.report.build import collect
 from megaclass.report.document import Cell, Document, Table
 from megaclass.report.pictures import draw
 from megaclass.report.sources import Source
+from megaclass.results.rundir import write_whole
 
 CSV_HEADER = ("section", "table", "line", "kind", "labels", "column", "text", "value", "notes", "source")
 # By file: what its beginning has in it, so that a report of ours is known from somebody's file.
@@ -45,13 +45,8 @@ def write(document: Document, directory: Path) -> list[Path]:
     writers = {"report.html": render_html, "report.md": render_markdown, "report.csv": render_csv}
     try:
         for name, render in writers.items():
-            partial = directory / f".{name}.{os.getpid()}"  # whole, or what was there stays
-            try:
-                # A row may hold half of a surrogate pair: written as a question mark.
-                partial.write_bytes(render(document, directory).encode("utf-8", errors="replace"))
-                partial.replace(directory / name)
-            finally:
-                partial.unlink(missing_ok=True)
+            # A row may hold half of a surrogate pair: written as a question mark.
+            write_whole(directory / name, render(document, directory), errors="replace")
     except OSError as error:
         raise UserError(f"--output {directory}: cannot be written ({error.strerror})") from None
     return [directory / name for name in writers]

@@ -110,9 +110,8 @@ def test_every_row_of_every_benchmark_stands_in_a_table(tmp_path):
 
 
 def test_a_case_without_a_number_says_why_and_a_disturbed_one_that_it_was(tmp_path):
-    rows = [
-        row("infer", INFER | {"batch_size": b}, 1.0, cpu_wait_percent=w) for b, w in ((1, 10.0), (2, 10.1))
-    ]
+    cases = ((1, 10.0), (2, 10.1))
+    rows = [row("infer", INFER | {"batch_size": b}, 1.0, cpu_wait_percent=wait) for b, wait in cases]
     rows.append(lost("infer", INFER, "oom", "too large"))
     table = table_of(document_of(tmp_path, rows), "Inference:")
     assert [line.cells[-1].notes != () for line in table.lines] == [False, True, False]

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -30,16 +29,6 @@ def test_it_has_every_key_and_is_json():
     assert 1 <= found["cpu_threads_usable"] <= found["cpu_threads"]
     assert found["torch_threads"] == torch.get_num_threads()
     assert found["gpu_count"] >= torch.cuda.device_count()
-
-
-def test_it_is_quick():
-    import pynvml  # noqa: F401  what is measured is the look-up, not Python's imports
-
-    machine.snapshot()
-    machine._git_revision.cache_clear()
-    start = time.process_time()  # of this process alone: the machine may be busy with others
-    machine.snapshot()
-    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(

@@ -148,8 +148,7 @@ def info_table(found: Mapping[str, Any]) -> RenderableType:
         ("kind", found["kind"]),
         ("images", f"{found['images']:,}"),
         ("classes", f"{found['classes']:,}"),
-        ("class names", found["class_names"] or "none"),
-        ("index", found["index"] or ""),
+        ("class names", "yes" if found["class_names"] else "none"),
         ("bytes", f"{found['total_bytes'] / 1e6:,.1f} MB"),
         ("images a class", of_classes),
         ("labels", "" if empty else f"{covered}, every class has images"),
@@ -182,10 +181,10 @@ def _sizes(found: Mapping[str, Any]) -> str:
 
 
 def check_table(
-    path: str, counts: Mapping[str, int], kinds: Mapping[str, str], images: int, decoded: int
+    path: str, counts: Mapping[str, int], kinds: Mapping[str, str], images: int
 ) -> RenderableType:
     """How many findings of each of the ``kinds`` (name -> what it means) there are."""
-    lines = [("images", f"{images:,}"), ("of these decoded", f"{decoded:,}")]
+    lines = [("images", f"{images:,}")]
     lines += [(text, f"{counts[kind]:,}") for kind, text in kinds.items() if counts.get(kind)]
     return _numbers(path, [*lines, ("result", "something was found" if any(counts.values()) else "sound")])
 

@@ -71,7 +71,7 @@ def all_samples(dataset: RecordDataset) -> list[tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("index", [True, False])
-@pytest.mark.parametrize("properties", [None, "2,112,112", "2,112,112\n"])
+@pytest.mark.parametrize("properties", [None, "2,112,112"])
 def test_reads_a_face_set_laid_out_by_hand(tmp_path, index, properties):
     dataset = RecordDataset(lay_out(tmp_path, face_set(), index, properties))
     assert all_samples(dataset) == FACE_SAMPLES
@@ -80,14 +80,9 @@ def test_reads_a_face_set_laid_out_by_hand(tmp_path, index, properties):
     assert dataset.describe(1) == f"{tmp_path}/train.rec record 2 (offset {40 + 40})"
 
 
-def test_reads_a_face_set_whose_index_is_out_of_order_or_without_identities(tmp_path):
-    pieces = face_set()
-    backwards = dict(reversed(pieces.items()))
-    assert all_samples(RecordDataset(lay_out(tmp_path / "a", backwards))) == FACE_SAMPLES
-    del pieces[4], pieces[5]
-    dataset = RecordDataset(lay_out(tmp_path / "b", pieces))
-    assert all_samples(dataset) == FACE_SAMPLES
-    assert dataset.labels().tolist() == [0, 1, 1] and dataset.num_classes == 2
+def test_reads_a_face_set_whose_index_is_out_of_order(tmp_path):
+    backwards = dict(reversed(face_set().items()))
+    assert all_samples(RecordDataset(lay_out(tmp_path, backwards))) == FACE_SAMPLES
 
 
 def test_a_rounded_image_count_is_corrected(tmp_path, monkeypatch):
@@ -243,6 +238,8 @@ def test_a_record_of_very_many_parts_takes_no_more_memory_than_the_file():
         ),
         (lambda d: (d / "train.idx").write_text(""), "train.idx lists no records"),
         (lambda d: (d / "train.idx").write_text("0\t0\n1\n"), "key<TAB>offset"),
+        # Older MXNet wrote this where it failed to find the position.
+        (lambda d: (d / "train.idx").write_text(f"0\t{2**64 - 1}\n"), "key<TAB>offset"),
         (lambda d: (d / "train.idx").write_text("0\t0\n1\t40\n"), "states 3 images and 2 identities"),
         (lambda d: (d / "train.idx").write_text("9\t1000\n"), "record 9 .offset 1000. is damaged"),
         (lambda d: (d / "property").write_text("two,8,8"), "property must be one line"),

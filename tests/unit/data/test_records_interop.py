@@ -115,14 +115,13 @@ def write_set(
     directory: Path,
     records: list[tuple[int, list[float] | float, bytes]],
     properties: str | None = None,
-    line: str = "{key}\t{offset}\n",
     ids: list[int] | None = None,
 ) -> Path:
     """A set of records (key, label or labels, image) in the order given."""
     rec, idx = b"", ""
     for number, (key, label, image) in enumerate(records):
         labels = label if isinstance(label, list) else [label]
-        idx += line.format(key=key, offset=len(rec))
+        idx += f"{key}\t{len(rec)}\n"
         rec += recordio.frame(recordio.pack_payload(ids[number] if ids else key, labels, image))
     (directory / "train.rec").write_bytes(rec)
     (directory / "train.idx").write_bytes(idx.encode())
@@ -148,7 +147,6 @@ FACE_SAMPLES = [(b"a", 0), (b"b", 0), (b"c", 1)]
     [
         "2,112,112",
         "2,112,112\r\n",
-        "2, 112, 112 \n",
         "2,112,112\n3\n",  # insightface's RecBuilder adds the number of images
         "2,112,112\n3\nshuffled\n2021-03-04 05:06:07.891011\n",  # its rec2shufrec.py some more
     ],
@@ -228,11 +226,8 @@ def test_offsets_may_be_beyond_4_gb(tmp_path):
     ("records", "message"),
     [
         (FACE_SET[1:], "identity records"),  # record 0 is lost
-        (
-            [*FACE_SET, FACE_SET[3]],
-            "lists 1 keys more than once, 3 the first; remove it",
-        ),  # two sets in one index
-        ([*FACES, FACES[0]], "lists 1 keys more than once, 1 the first; remove it"),  # the same of im2rec's
+        ([*FACE_SET, FACE_SET[3]], "lists 1 keys more than once, 3 the first"),  # two sets in one index
+        ([*FACES, FACES[0]], "lists 1 keys more than once, 1 the first"),  # the same of im2rec's
         ([(0, [4.0], b""), *FACES], "record 0 .* damaged: there is no image"),  # labels of another layout
         ([(0, [4.0, math.nan], b""), *FACES], "record 0 "),
     ],
@@ -240,17 +235,6 @@ def test_offsets_may_be_beyond_4_gb(tmp_path):
 def test_face_sets_that_contradict_themselves_are_refused(records, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         RecordDataset(write_set(tmp_path, records))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("offset", [2**64 - 1, -1, 10**30, 2**63 - 4])
-def test_offsets_that_mxnet_could_not_tell_are_refused(offset, tmp_path):
-    """Older MXNet wrote 18446744073709551615 where it failed to find the position."""
-    write_set(tmp_path, FACES)
-    lines = (tmp_path / "train.idx").read_text().splitlines()
-    (tmp_path / "train.idx").write_text("\n".join([*lines[:2], f"3\t{offset}"]) + "\n")
-    with pytest.raises(UserError, match=r"train\.(idx|rec)") as caught:
-        RecordDataset(tmp_path)
     assert "\n" not in str(caught.value)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from megaclass.data.decode import decode
-from megaclass.data.pack import pack
+from megaclass.data.pack.packer import pack
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 

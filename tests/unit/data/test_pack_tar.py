@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from megaclass.data.pack import pack
+from megaclass.data.pack.packer import pack
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 
@@ -215,7 +215,7 @@ HOSTILE = {
     "pax sparse": (GOOD + member("x", PAX_SPARSE, **PAX) + member("a/2.jpg") + END, "a sparse file"),
     "pax sparse map": (GOOD + member("x", b"22 GNU.sparse.map=0,1\n", **PAX) + member("b.jpg") + END, "a sparse file"),
     "size beyond": (GOOD + member("a/2.jpg", b"", size=1 << 40) + END, CUT),
-    "size beyond all": (GOOD + member("a/2.jpg", b"", size=1 << 80) + END, "states 1,208,.* bytes"),
+    "size beyond all": (GOOD + member("a/2.jpg", b"", size=1 << 80) + END, CUT),
     "negative size": (GOOD + member("a/2.jpg", b"", size=-1024) + END, "states -1,024 bytes"),
     "negative extension": (GOOD + member("x", b"", size=-1024, **LONG) + END, "an extended header of"),
     "pax size": (GOOD + member("x", b"18 size=999999999\n", **PAX) + member("a/2.jpg") + END, CUT),

@@ -8,7 +8,7 @@ from megaclass.cli.data.options import OUTPUT, Options, read_options
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
-    from megaclass.data.pack import PackSummary
+    from megaclass.data.pack.packer import PackSummary
 
 _SHOWN_SKIPS = 10
 _GROUPS: dict[str, Options] = {
@@ -56,7 +56,7 @@ def pack(words: list[str]) -> None:
     )
 
     from megaclass.cli.data.bar import progress_bar
-    from megaclass.data.pack import pack as pack_images
+    from megaclass.data.pack.packer import pack as pack_images
 
     started = time.perf_counter()
     try:

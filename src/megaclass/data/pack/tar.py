@@ -28,7 +28,6 @@ from megaclass.errors import UserError
 logger = logging.getLogger(__name__)
 
 MAX_EXTENSION = 1 << 16  # bytes of a long name or of pax headers; names end at some 4,096
-_MAX_SIZE = 1 << 60  # beyond any file system
 _AFTER_END = 1 << 16  # bytes looked at behind an end: archives are padded to 10,240
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError)
@@ -195,7 +194,7 @@ def _files(file: IO[bytes], where: str, start: int = 0, directory: str = "") -> 
 
 def _plain_name(info: tarfile.TarInfo) -> str:
     parts = [part for part in info.name.split("/") if part not in ("", ".")]
-    if not 0 <= info.size <= _MAX_SIZE:
+    if info.size < 0:
         what = f"states {info.size:,} bytes"
     elif info.name.startswith("/") or ".." in parts:
         what = "has a name that leads out of the archive"

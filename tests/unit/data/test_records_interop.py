@@ -54,7 +54,7 @@ def check(dataset: RecordDataset, name: str) -> None:
 @pytest.mark.parametrize("name", IMAGE_SETS)
 @pytest.mark.parametrize("leave_out", ["", "property", "train.idx"])
 def test_reads_what_mxnet_wrote(name, leave_out, tmp_path):
-    """Record 0 is not always the first of the file: face2rec2 puts it behind the images, rec_builder last."""
+    """Record 0 is not always the first of the file: face2rec2 puts it behind the images."""
     check(RecordDataset(copy(name, tmp_path, leave_out=leave_out)), name)
 
 
@@ -62,7 +62,7 @@ def offsets(name: str) -> list[int]:
     return [int(line.split("\t")[1]) for line in (FIXTURES / name / "train.idx").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED.keys() - {"without_index"}))
+@pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_a_scan_finds_every_record_and_nothing_else(name):
     words = np.frombuffer((FIXTURES / name / "train.rec").read_bytes(), "<u4")
     assert recordio.find_records(words).tolist() == offsets(name)

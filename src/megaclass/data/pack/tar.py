@@ -31,13 +31,6 @@ MAX_EXTENSION = 1 << 16  # bytes of a long name or of pax headers; names end at 
 _AFTER_END = 1 << 16  # bytes looked at behind an end: archives are padded to 10,240
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError)
-_EXTENSIONS = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
 
 
 class _File(NamedTuple):
@@ -141,7 +134,7 @@ class _Header(tarfile.TarInfo):
 
     def _proc_member(self, archive: Any) -> Any:
         """Tarfile reads extended headers into memory, whatever size they state."""
-        if self.type in _EXTENSIONS and not 0 <= self.size <= MAX_EXTENSION:
+        if not self.isreg() and not 0 <= self.size <= MAX_EXTENSION:
             raise _RefusedError(
                 f"has an extended header of {self.size:,} bytes at byte {archive.offset:,}, the limit is "
                 f"{MAX_EXTENSION:,}; make the archive anew"

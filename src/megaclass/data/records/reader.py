@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from megaclass.data.dataset import DamagedSampleError, Sample
+from megaclass.data.dataset import DamagedSampleError, Sample, read_text
 from megaclass.data.records import recordio
 from megaclass.data.records.recordfile import Index, RecordFile, read_index, rounding, scan
 from megaclass.data.records.recordio import DamageError
@@ -65,10 +65,7 @@ class RecordDataset:
     def classes(self) -> list[str] | None:
         """The names of the classes in label order, where ``classes.txt`` beside the records has them."""
         path = side_file(self.path, "classes.txt")
-        try:
-            names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read as text: {error}; mend or remove it") from None
+        names = read_text(path, "names of classes").splitlines() if path.is_file() else []
         if names and len(names) != self.num_classes:
             raise UserError(
                 f"{path} names {len(names)} classes, the records have {self.num_classes}; mend or remove it"

@@ -135,19 +135,16 @@ class Index:
 def read_index(path: Path) -> Index:
     """The index in the order of its lines: ten million of them take about a second. Raises UserError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a file without lines: whoever needs some tells it
+        with warnings.catch_warnings(action="ignore"):  # of a file without lines: whoever needs some tells it
             table_N2 = np.loadtxt(path, np.int64, comments=None, ndmin=2)
+        keys_N, offsets_N = table_N2.T.copy() if table_N2.size else np.empty((2, 0), np.int64)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; mend that and try again") from None
     except (ValueError, OverflowError, MemoryError):
-        table_N2 = np.empty((1, 0), np.int64)
-    if (table_N2.size and table_N2.shape[1] != 2) or table_N2.shape == (1, 0):
         raise UserError(
             f"{path}: not every line is 'key<TAB>offset'; remove the file to have the records scanned"
-        )
-    keys_N, offsets_N = table_N2.reshape(-1, 2).T
-    return Index(keys_N.copy(), offsets_N.copy())
+        ) from None
+    return Index(keys_N, offsets_N)
 
 
 def scan(file: RecordFile) -> Index:

@@ -102,7 +102,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_whole_and_the_next_one_replac
     assert [*(tmp_path / "set").iterdir()] == [hidden]
     assert sorted(path.name for path in hidden.iterdir()) == ["train.idx", "train.rec"]
     (hidden / "classes.txt").write_text("of one that was killed later\n")
-    with pytest.raises(UserError, match="no sub-directories"):
+    with pytest.raises(UserError, match="no class directories"):
         open_dataset(tmp_path / "set")
     write(tmp_path / "set")
     assert all_samples(tmp_path / "set") == SAMPLES

@@ -128,7 +128,7 @@ def _open_source(path: Path, options: SourceOptions, known: list[str] | None) ->
             raise UserError(f"{path} is {kind}; {option} is for {others}, leave it out")
     if options.class_depth < 1 or (options.labels is not None and options.class_depth > 1):
         raise UserError(
-            f"class_depth: {options.class_depth}; it is 1 or more for images in class directories, and left out with labels"
+            f"class_depth: {options.class_depth}; it is 1 or more for class directories, and left out with labels"
         )
     if options.label_names is not None and options.labels is None:
         raise UserError("label_names says what the numbers of labels mean; give labels too, or leave it out")

@@ -146,11 +146,7 @@ def test_validation_labels_that_are_numbers_get_the_numbers_of_training(images, 
     [
         ("", "1.jpg,a\n", "classes: .* is empty"),
         ("a\nb\na\n", "1.jpg,a\n", "has 'a' 2 times"),
-        (
-            "alpha\nbeta\n",
-            "1.jpg,alpah\n2.jpg,x\n",
-            r"'alpah' \(and 1 more\) is not among the 2 .*did you mean 'alpha'",
-        ),
+        ("alpha\nbeta\n", "1.jpg,alpah\n2.jpg,x\n", r"'alpah' \(and 1 more\) is not .*did you mean 'alpha'"),
         ("a\nb\n", "1.jpg,2\n", "labels go from 2 to 2, but 2 classes are named, from 0 on"),
         ("a\nb\n", "1.jpg,-1\n", "labels go from -1 to -1"),
         # One unknown number does not make the others positions.
@@ -180,6 +176,15 @@ def flat(images):
     return images
 
 
+def written(folder: Path, labels: str, label_names: str | None) -> dict[str, Path]:
+    """Options of ``pack`` that name files with these contents."""
+    contents = {"labels": labels, "label_names": label_names}
+    options = {name: folder / name for name, content in contents.items() if content is not None}
+    for name, path in options.items():
+        path.write_text(contents[name], errors="surrogateescape")
+    return options
+
+
 LETTERS = [(2, 0), (3, 0), (1, 1), (5, 1), (4, 2), (6, 2)]  # b a a c b c
 
 
@@ -196,23 +201,14 @@ LETTERS = [(2, 0), (3, 0), (1, 1), (5, 1), (4, 2), (6, 2)]  # b a a c b c
 )
 @pytest.mark.parametrize("source", ["flat.tar", "."])
 def test_labels_in_a_file(flat, labels, label_names, source):
-    (flat / "labels").write_text(labels)
-    options = {"labels": flat / "labels"}
-    if label_names is not None:
-        (flat / "names").write_text(label_names)
-        options["label_names"] = flat / "names"
-    pack(flat / source, flat / "out", **options)
+    pack(flat / source, flat / "out", **written(flat, labels, label_names))
     assert rows(flat / "out") == LETTERS and classes(flat / "out") == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
     ("labels", "label_names", "message"),
     [
-        (
-            "a\nb\n",
-            None,
-            "has 2 lines for 6 images; it needs a class name a line in the order of the sorted file",
-        ),
+        ("a\nb\n", None, "has 2 lines for 6 images; it needs a class name a line in the order of the sorted"),
         ("a\n\na\na\na\na\n", None, "has an empty label"),
         ("1.jpg,a\n2.jpg,a\n", None, "has no label for 4 images, images/3.jpg the first"),
         ("1.jpg,a\n2.jpg,a\n1.jpg,b\n", None, "line 3 has another label for 1.jpg"),
@@ -228,13 +224,8 @@ def test_labels_in_a_file(flat, labels, label_names, source):
     ],
 )
 def test_label_files_that_do_not_fit_are_told(flat, labels, label_names, message):
-    (flat / "labels").write_text(labels, errors="surrogateescape")
-    options = {"labels": flat / "labels"}
-    if label_names is not None:
-        (flat / "names").write_text(label_names)
-        options["label_names"] = flat / "names"
     with pytest.raises(UserError, match=message) as caught:
-        pack(flat / "flat.tar", flat / "out", **options)
+        pack(flat / "flat.tar", flat / "out", **written(flat, labels, label_names))
     assert "\n" not in str(caught.value) and not (flat / "out").exists()
     with pytest.raises(UserError, match="label_names says what the numbers of labels mean"):
         pack(flat / "flat.tar", flat / "out", label_names="names")

@@ -11,7 +11,7 @@ from megaclass.cli.data.common import OUTPUT, SET, Options, progress_bar, read_o
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
-    from megaclass.data.pack import PackSummary
+    from megaclass.data.pack.packer import PackSummary
 
 _SHOWN_SKIPS = 10
 _PACK: Options = {
@@ -55,7 +55,7 @@ def pack(words: list[str]) -> None:
         _PACK,
     )
 
-    from megaclass.data.pack import pack as pack_images
+    from megaclass.data.pack.packer import pack as pack_images
 
     started = time.perf_counter()
     try:

@@ -65,7 +65,7 @@ def test_what_dali_decodes_on_the_gpu_is_near(case, records):
         pytest.skip(missing)
     dataset, kind = open_dataset(records), WORKLOADS[case.workload]
     seed = derive_key("augment", case.seed)
-    transform = TrainTransform(case.image_size, flip=True, crop_scale_min=kind.crop, seed=seed)
+    transform = TrainTransform(case.work.image_size, flip=True, crop_scale_min=kind.crop, seed=seed)
     order = Megaclass(case, DEVICE, str(records)).order
     loader = DaliLoader(dataset, transform, order, device=DEVICE, workers=4)
     found = on_device(loader.steps(0, STEPS))

@@ -54,19 +54,18 @@ def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Name
     """
     in_full = "--help-all" in words
     parser.add_argument("--help-all", action="help", help="the same with every setting, --section.key VALUE")
-    fields = settings()
     for name, section in SECTIONS.items():
         group = parser.add_argument_group(f"{name}: {(section.__doc__ or '').splitlines()[0]}")
-        for key, f in fields.items():
+        for key, f in settings().items():
             if key.startswith(f"{name}."):
                 told = documented(f).replace("%", "%%") if in_full else argparse.SUPPRESS
-                group.add_argument(f"--{key}", dest=key, default=None, metavar="VALUE", help=told)
+                group.add_argument(f"--{key}", dest=key, metavar="VALUE", help=told)
     for word in words:
         if word.startswith("--") and "." in (key := word[2:].partition("=")[0]):
             require_known(key)
     options = parse(parser, words)
     given: Given = {}
-    for key in fields:
+    for key in settings():
         text = vars(options).pop(key)
         if text is not None:
             section_name, option_name = key.split(".")
@@ -76,10 +75,8 @@ def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Name
 
 def add_run_options(parser: Parser, use: str) -> None:
     """``--run-dir`` and ``--checkpoint``: the run whose model is put to ``use`` (``scored``, say)."""
-    parser.add_argument("--run-dir", type=str, default="", help=f"run directory whose model is {use}")
-    parser.add_argument(
-        "--checkpoint", type=str, default="best", help="of that run: best, latest or a step-NNNNNNNN"
-    )
+    parser.add_argument("--run-dir", default="", help=f"run directory whose model is {use}")
+    parser.add_argument("--checkpoint", default="best", help="of that run: best, latest or a step-NNNNNNNN")
 
 
 def new_file(name: str, option: str = "--output") -> Path | None:

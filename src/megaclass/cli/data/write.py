@@ -24,18 +24,12 @@ _PACK: Options = {
     "invert": (False, "swap dark and bright"),
     "on-error": (["fail", "skip"], "skip: leave damaged images out, and name them in OUTPUT/skipped.txt"),
     "class-depth": (1, "folder, tar: 2 for alphabet/character/image.png"),
-    "root": (
-        "",
-        "table: directory where its paths begin, if not its own; tar: directory in it with the classes",
-    ),
+    "root": ("", "table: directory where its paths begin, if not its own"),
     "labels": (
         "",
         "folder, tar: labels, a name a line in the order of the sorted files, or lines 'file,class'",
     ),
-    "label-names": (
-        "",
-        "names of the numbers in --labels: a name a line in their order, or lines 'name number'",
-    ),
+    "label-names": ("", "names of the numbers in --labels: lines 'name number', as map_clsloc.txt"),
     "classes": ("", "classes.txt of the training set, to number classes as it does"),
     "where": ("", ".npz: rows with name=value, e.g. background=true"),
     "unpack-bits": ("", ".npz: HEIGHTxWIDTH of images stored by np.packbits"),

@@ -14,8 +14,7 @@ from megaclass.data.dataset import DamagedSampleError, Dataset, class_names
 from megaclass.data.decode import decode
 from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.records import recordio
-from megaclass.data.records.index import read_index
-from megaclass.data.records.recordfile import RecordFile
+from megaclass.data.records.recordfile import RecordFile, read_index
 from megaclass.data.threads import in_order, one_silent_thread, ranges
 from megaclass.errors import UserError
 

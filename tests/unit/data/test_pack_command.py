@@ -72,7 +72,7 @@ def test_file_names_in_another_encoding_are_told(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("in out --image-size 0 --quality 0", "error: --quality: 0 is not a JPEG quality"),
+        ("in out --quality 0", "error: --quality: 0 is not a JPEG quality"),
         ("in out --unpack-bits 7", "--unpack-bits: '7' is not HEIGHTxWIDTH"),
         ("in out --layout rows", "--layout"),
         ("in out --where x=1", "in is a folder; where is for an .npz, leave it out"),

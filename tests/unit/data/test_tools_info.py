@@ -37,7 +37,7 @@ def test_what_is_told_of_a_set(mixed):
     assert found["images_per_class"] == spread(1, 1.0, 5 / 3, 3)
     assert (found["classes_without_images"], found["classes_with_one_image"]) == (1, 2)
     assert (found["looked_at"], found["damaged"]) == (5, 1)
-    assert found["formats"] == {"JPEG": 2, "PNG": 1, "WebP": 1}
+    assert found["formats"] == {"JPEG": 2, "PNG": 1, "WEBP": 1}
     assert found["common_sizes"] == [(10, 20, 3), (40, 30, 1)]
     assert found["height"] == spread(10, 10, 17.5, 40) and found["width"] == spread(20, 20, 22.5, 30)
     assert found["encoded_bytes"]["min"] == len(b"no image") and found["class_names"]
@@ -90,7 +90,7 @@ def test_the_command_prints_a_table_or_json_and_draws(tmp_path, mixed, capsys, m
     printed = capsys.readouterr().out
     for text in (
         "1: labels do not cover 0..3",
-        "JPEG 2, PNG 1, WebP 1",
+        "JPEG 2, PNG 1, WEBP 1",
         "20 x 10 (75%)",
         "1; `megaclass data",
     ):

@@ -108,7 +108,7 @@ def contents(folder):
     ("words", "message"),
     [
         ("shuffle set set", "exists and is not overwritten"),
-        ("merge out set gone", "gone: no such file or directory .number 2 of 2 sets"),
+        ("merge out set gone", "gone: no such file or directory"),
         ("merge set set other", "exists and is not overwritten"),
         ("merge out set other --same-classes", "its classes need a name each"),
         ("split set out --share 0.9", "0.9 is 4 of its 4 classes"),

@@ -177,7 +177,7 @@ def test_processes_that_stage_at_once_take_turns(tmp_path, faces):
     ("words", "message"),
     [
         (("gone", "disk"), "gone: no such file or directory"),
-        (("faces:gone", "disk"), "gone: no such file or directory (number 2 of 2 sets)"),
+        (("faces:gone", "disk"), "gone: no such file or directory; give"),
         (("faces", "."), "lies within faces"),
         (("images", "images/a"), "lies within images"),
         (("faces", "elsewhere/3.jpg"), "elsewhere/3.jpg/faces: Not a directory"),

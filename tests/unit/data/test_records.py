@@ -324,7 +324,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_whole_and_the_next_one_replac
         other.kill()
         other.communicate()
     assert [path.name for path in (tmp_path / "set").iterdir()] == [".train.part"]
-    with pytest.raises(UserError, match="no sub-directories"):
+    with pytest.raises(UserError, match="no class directories"):
         open_dataset(tmp_path / "set")
     with RecordWriter(tmp_path / "set") as writer:
         samples = grouped(writer)

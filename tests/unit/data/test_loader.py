@@ -1,3 +1,4 @@
+import gc
 import logging
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from in_memory import InMemory, collected, in_order, shuffled
 from megaclass.data.augment import EvalTransform, TrainTransform
 from megaclass.data.decode import decode
-from megaclass.data.loader import Loader, eval_batches, to_model_input
+from megaclass.data.loader import Buffers, Loader, eval_batches, to_model_input
 from megaclass.data.views import OrientedClasses
 from megaclass.errors import UserError
 
@@ -140,6 +141,29 @@ def test_evaluation_passes_a_range_in_order_with_a_smaller_last_batch():
     assert torch.cat([batch.labels for batch in batches]).tolist() == dataset.labels()[5:38].tolist()
     assert list(eval_batches(dataset, EvalTransform(SIZE), 10, 7, 7)) == []
     assert sum(len(batch.labels) for batch in eval_batches(dataset, EvalTransform(SIZE), 16)) == 50
+
+
+# --- memory is used again, and never while somebody can see it -------------------------------------
+
+
+def test_what_nobody_holds_is_given_again():
+    buffers = Buffers()
+    place = buffers.take((4, 8, 8, 3)).data_ptr()
+    assert all(buffers.take((4, 8, 8, 3)).data_ptr() == place for _ in range(5))
+
+
+def test_what_anybody_holds_is_not():
+    buffers = Buffers()
+    held = [buffers.take((4, 8, 8, 3)) for _ in range(3)]
+    views = [held[0][1], held[1].numpy(), held[2].permute(3, 0, 1, 2).chunk(2)[1], iter(held[0])]
+    seen = {tensor.data_ptr() for tensor in held}
+    del held
+    gc.collect()
+    fresh = buffers.take((4, 8, 8, 3))
+    place = fresh.data_ptr()
+    assert len(seen) == 3 and place not in seen
+    del views, fresh
+    assert {tensor.data_ptr() for tensor in [buffers.take((4, 8, 8, 3)) for _ in range(4)]} == seen | {place}
 
 
 # --- oriented copies --------------------------------------------------------------------------------

@@ -13,8 +13,7 @@ from head_reference import Case, assert_agrees, train_oracle, train_ours
 from kernel_cases import Step, error, most_error, steps_apart, tensors
 from megaclass.errors import UserError
 from megaclass.heads.margins import ArcFace, CosFace, Margin
-from megaclass.heads.partial_fc import PartialFC
-from megaclass.heads.sampling import TorchWalker, sample_classes
+from megaclass.heads.sampling import TorchWalker
 from megaclass.heads.shard import make_engine
 from megaclass.heads.softmax import TorchEngine
 from megaclass.heads.step import HeadOptions, SGDStep
@@ -25,9 +24,9 @@ if torch.cuda.is_available():
     pytest.skip("tests/gpu runs the kernels on the device", allow_module_level=True)
 pytest.importorskip("triton")
 
-from megaclass.heads.kernels import TritonEngine
 from megaclass.heads.kernels import engine as kernels_engine
-from megaclass.heads.kernels.blocks import Blocks, candidates
+from megaclass.heads.kernels.engine import TritonEngine
+from megaclass.heads.kernels.launch import Blocks
 from megaclass.heads.kernels.sample import TritonWalker
 
 pytestmark = pytest.mark.long
@@ -180,16 +179,6 @@ def test_walker(n: int) -> None:
     assert n > 5000 or marks[1].any()
 
 
-def test_samples_are_the_same() -> None:
-    labels = torch.tensor([5, 900, 5, 17, 333])
-    for start, stop in ((0, 1000), (300, 640)):
-        samples = [
-            sample_classes(labels, 1000, 250, 11, start, stop, walker)
-            for walker in (TorchWalker(), TritonWalker())
-        ]
-        assert torch.equal(*samples)
-
-
 # -- a head -------------------------------------------------------------------------------------------
 
 CASES = {
@@ -223,15 +212,6 @@ def test_training_agrees_with_plain_pytorch(storage: str) -> None:
     assert error(torch.tensor(ours.losses), torch.tensor(plain.losses)) < 1e-3
 
 
-def test_a_head_judges_the_kernels_on_its_storage_and_draws_with_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    judged, judge = [], kernels_engine.choose_blocks
-    monkeypatch.setattr(kernels_engine, "choose_blocks", lambda *a: (judged.append(a[2]), judge(*a))[1])
-    head = PartialFC(40, 24, sample_rate=0.5, storage="int8_rowwise", kernels="triton")
-    assert judged == [STORAGES["int8_rowwise"]] and isinstance(head.shard.engine.walker, TritonWalker)
-
-
 # -- whether they work --------------------------------------------------------------------------------
 
 
@@ -259,10 +239,3 @@ def test_wrong_results_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(RuntimeError, match="sums differ"):
         Step().engines()
-
-
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-def test_every_dimension_has_blocks(precision: str) -> None:
-    for dim in (1, 16, 128, 129, 256, 507, 512, 513, 1024):
-        for blocks in candidates(dim, precision):
-            assert blocks.rows >= 16 and blocks.turn >= 16

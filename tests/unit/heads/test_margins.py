@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from head_reference import dense_loss
 from megaclass.heads.margins import MAX_SCALE, ArcFace, CosFace, Margin, SphereFace, static_shift
-from megaclass.heads.oracle import dense_loss
 from megaclass.heads.partial_fc import PartialFC
 
 

@@ -21,7 +21,9 @@ def save(root, step, whole=WHOLE, **changes):
     start, stop = groups.all_ranks().share(len(whole))
     sharded = {"head/centres": Sharded(whole[start:stop], start, len(whole))}
     state = {"random": groups.gather_objects(groups.rank())}
-    return checkpoint.save(root, step, state=state, identity={}, keep_last=2, **{"sharded": sharded, **changes})
+    return checkpoint.save(
+        root, step, state=state, identity={}, keep_last=2, **{"sharded": sharded, **changes}
+    )
 
 
 def save_on_a_full_disk(root, rank):

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from megaclass.checkpoint.torchfile import read_torch_file
+from megaclass.data.dataset import first_line
 from megaclass.errors import UserError
+from megaclass.heads.storage import Rows
 from megaclass.parallel.groups import shard_range
 
 LAYOUTS = ("arcface_torch", "dropin")
@@ -30,9 +32,8 @@ HEAD, OPTIMIZER, HEAD_OPTIMIZER = "state_dict_softmax_fc", "state_optimizer", "s
 BACKBONE, SCHEDULER = "state_dict_backbone", "state_lr_scheduler"
 
 _NAME = re.compile(r"checkpoint_gpu_(\d{1,6})\.pt")
-_BLOCK_BYTES = 64 << 20  # rows are copied and looked through in blocks of this size
 
-Rows = Callable[[str, int, int], Tensor]
+ReadRows = Callable[[str, int, int], Tensor]
 """("weight" or "momentum", start, stop) -> rows [start, stop) of all classes, fp32 (N, D)."""
 
 
@@ -43,12 +44,10 @@ def to_dropin(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The checkpoint of one rank of their script, for the same script with our head in it, at the same ranks.
 
     The last parameter of the optimizer's state becomes that of HeadSGD; one already converted comes back as it
-    is. No tensor is copied. UserError where the optimizer was not SGD over backbone and centres.
+    is. UserError where the optimizer was not SGD over backbone and centres.
     """
     if HEAD_OPTIMIZER in checkpoint:
         return dict(checkpoint)
-    if OPTIMIZER not in checkpoint:
-        raise UserError(f"no {OPTIMIZER} in it; the head alone has centres, but no momentum")
     with _expecting(f"{OPTIMIZER} is not what arcface_torch writes"):
         groups = [dict(group) for group in checkpoint[OPTIMIZER]["param_groups"]]
         state = dict(checkpoint[OPTIMIZER]["state"])
@@ -60,11 +59,10 @@ def to_dropin(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
                 "was trained with AdamW; HeadSGD can take its centres over, but not its optimizer state"
             )
         own = state.pop(last, {})
-        head_state: dict[str, Any] = {"step": int(checkpoint["global_step"])}
-        if isinstance(own.get("momentum_buffer"), Tensor):
-            head_state["momentum_buffer"] = own["momentum_buffer"]
-        else:  # saved before the first step, or trained without momentum
-            head_state["momentum_buffer"] = torch.zeros_like(checkpoint[HEAD]["weight"])
+        momentum = own.get("momentum_buffer")
+        if momentum is None:  # saved before the first step, or trained without momentum
+            momentum = torch.zeros_like(checkpoint[HEAD]["weight"])
+        head_state = {"step": int(checkpoint["global_step"]), "momentum_buffer": momentum}
         kept = ("lr", "momentum", "weight_decay", "initial_lr")
         group = {key: float(groups[-1][key]) for key in kept if key in groups[-1]}
         return {
@@ -90,11 +88,11 @@ def to_arcface_torch(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         group = {key: value for key, value in group.items() if key in groups[-1]}
         state = dict(checkpoint[OPTIMIZER]["state"])
         if "momentum_buffer" in own:  # row-wise storage has none: every gradient has had its whole effect
-            state[last] = {"momentum_buffer": _fp32(own["momentum_buffer"], own.get("momentum_scale"))}
+            state[last] = {"momentum_buffer": Rows(own["momentum_buffer"], own.get("momentum_scale")).fp32()}
         head = checkpoint[HEAD]
         converted = {
             **checkpoint,
-            HEAD: {"weight": _fp32(head["weight"], head.get("weight_scale"))},
+            HEAD: {"weight": Rows(head["weight"], head.get("weight_scale")).fp32()},
             OPTIMIZER: {"state": state, "param_groups": [*groups, group]},
             SCHEDULER: _schedule_of(checkpoint[SCHEDULER], lambda rates: [*rates, rates[-1]]),
         }
@@ -109,13 +107,8 @@ def _expecting(otherwise: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"{otherwise} ({type(error).__name__}: {error})") from None
-
-
-def _fp32(data: Tensor, scale: Tensor | None) -> Tensor:
-    """Rows of any of our storages; a copy only where they are not fp32 already."""
-    return data.float() if scale is None else data.float() * scale.float()[:, None]
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{otherwise} ({type(error).__name__}: {first_line(error)})") from None
 
 
 def _schedule_of(schedule: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
@@ -141,53 +134,69 @@ class RankFiles:
         self.source = Path(source)
         self.paths = _rank_paths(self.source)
         self._open: tuple[int, dict[str, Any]] | None = None
-        sizes, steps = [], set()
-        for rank, path in enumerate(self.paths):
+        shapes, steps = [], set()
+        for rank in range(len(self.paths)):
             checkpoint = self._checkpoint(rank)
-            rows, columns = checkpoint[HEAD]["weight"].shape
-            if rank == 0:
-                self.embedding_dim: int = columns
-            elif columns != self.embedding_dim:
-                raise UserError(
-                    f"{path}: centres of {columns} columns, those of rank 0 have {self.embedding_dim}"
-                )
-            sizes.append(rows)
+            shapes.append(tuple(checkpoint[HEAD]["weight"].shape))
             steps.add(str(checkpoint.get("global_step")))
-        self.num_classes = sum(sizes)
+        self.embedding_dim: int = shapes[0][1]
+        self.num_classes = sum(rows for rows, _ in shapes)
+        self._ranges = [shard_range(self.num_classes, rank, len(shapes)) for rank in range(len(shapes))]
         if len(steps) > 1:
             raise UserError(
                 f"{self.source}: files of different saves, at the global steps {', '.join(sorted(steps))}"
             )
-        self._ranges = [shard_range(self.num_classes, rank, len(sizes)) for rank in range(len(sizes))]
-        for path, rows, (start, stop) in zip(self.paths, sizes, self._ranges, strict=True):
-            if rows != stop - start:
+        for path, shape, (start, stop) in zip(self.paths, shapes, self._ranges, strict=True):
+            if shape != (stop - start, self.embedding_dim):
                 raise UserError(
-                    f"{path}: {rows} centres, where rank {len(sizes)} files with {self.num_classes} have "
-                    f"{stop - start} here; a file is missing, or of another run"
+                    f"{path}: centres of shape {shape}, where {(stop - start, self.embedding_dim)} would go with the "
+                    f"{len(shapes)} files here; a file is missing, or of another run"
                 )
-        if num_classes is not None and num_classes != self.num_classes:
+        if num_classes not in (None, self.num_classes):
             raise UserError(
-                f"{self.source}: {self.num_classes} centres in {len(sizes)} files, but {num_classes} classes; "
+                f"{self.source}: {self.num_classes} centres in {len(shapes)} files, but {num_classes} classes; "
                 "a file is missing, or they are of another data set"
             )
 
-    def centres(self, start: int = 0, stop: int | None = None, out: Tensor | None = None) -> Tensor:
-        """Rows ``[start, stop)`` of the centres of all ranks, fp32 (N, D) on the CPU, or ``out`` filled."""
-        return self._rows("weight", start, stop, out)
+    def centres(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows ``[start, stop)`` of the centres of all ranks, fp32 (N, D) on the CPU; without a range all."""
+        return self.rows("weight", start, stop)
 
-    def momentum(self, start: int = 0, stop: int | None = None, out: Tensor | None = None) -> Tensor:
+    def momentum(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Their momentum, likewise, 0 where none was kept. UserError where there is AdamW's state or no state."""
-        return self._rows("momentum", start, stop, out)
+        return self.rows("momentum", start, stop)
+
+    @torch.no_grad()
+    def rows(self, name: str, start: int, stop: int | None) -> Tensor:
+        """See :data:`ReadRows`."""
+        stop = self.num_classes if stop is None else stop
+        if not 0 <= start <= stop <= self.num_classes:
+            raise ValueError(f"rows [{start}, {stop}) of {self.num_classes}")
+        result = torch.zeros(stop - start, self.embedding_dim)
+        for rank, (low, high) in enumerate(self._ranges):
+            first, last = max(start, low), min(stop, high)
+            if first >= last:
+                continue
+            with _blaming(self.paths[rank]), _expecting(f"{name} cannot be used"):
+                table = _table(self._checkpoint(rank), name)
+                if table is None:
+                    continue
+                part = table[first - low : last - low]
+                found = result[first - start : last - start].copy_(part.data)
+                if part.scale is not None:
+                    found.mul_(part.scale[:, None])
+                # In fp32, in which a large fp64 number is infinite; a NaN is the smallest and the largest.
+                if not torch.stack(found.aminmax()).isfinite().all():
+                    raise UserError(f"{name} is not finite; the run had diverged, or the file is damaged")
+        return result
 
     def shared(self) -> dict[str, Any]:
         """What is not the head's, from rank 0's file, in the layout ``dropin``; norm statistics are that rank's."""
         with _blaming(self.paths[0]):
             checkpoint = to_dropin(self._checkpoint(0))
-            if not isinstance(checkpoint.get(BACKBONE), Mapping):
-                raise UserError("holds the head alone; a whole checkpoint is needed here")
-        group = checkpoint[HEAD_OPTIMIZER]["param_groups"]
-        step = checkpoint[HEAD_OPTIMIZER]["state"].get(0, {}).get("step", 0)
-        return {**checkpoint, HEAD: {}, HEAD_OPTIMIZER: {"state": {0: {"step": step}}, "param_groups": group}}
+        optimizer = checkpoint[HEAD_OPTIMIZER]
+        step = optimizer["state"].get(0, {}).get("step", 0)
+        return {**checkpoint, HEAD: {}, HEAD_OPTIMIZER: {**optimizer, "state": {0: {"step": step}}}}
 
     def _checkpoint(self, rank: int) -> dict[str, Any]:
         # One file stays open: neighbouring ranges are asked for in turn.
@@ -195,41 +204,22 @@ class RankFiles:
             self._open = rank, _read(self.paths[rank])
         return self._open[1]
 
-    def _rows(self, name: str, start: int, stop: int | None, out: Tensor | None) -> Tensor:
-        stop = self.num_classes if stop is None else stop
-        if not 0 <= start <= stop <= self.num_classes:
-            raise ValueError(f"rows [{start}, {stop}) of {self.num_classes}")
-        result = torch.empty(stop - start, self.embedding_dim) if out is None else out
-        if result.shape != (stop - start, self.embedding_dim):
-            raise ValueError(
-                f"out is {tuple(result.shape)}, the rows are {(stop - start, self.embedding_dim)}"
-            )
-        for rank, (low, high) in enumerate(self._ranges):
-            first, last = max(start, low), min(stop, high)
-            if first >= last:
-                continue
-            target = result[first - start : last - start]
-            with _blaming(self.paths[rank]):
-                data, scale = _table(self._checkpoint(rank), name)
-                if data is None:
-                    target.zero_()
-                else:
-                    rows = slice(first - low, last - low)
-                    _copy_finite(data[rows], None if scale is None else scale[rows], target, name)
-        return result
-
 
 def write_rank_files(
-    output: Path | str, *, ranks: int, num_classes: int, shared: Mapping[str, Any], rows: Rows, layout: str
+    output: Path | str,
+    *,
+    ranks: int,
+    num_classes: int,
+    shared: Mapping[str, Any],
+    rows: ReadRows,
+    layout: str,
 ) -> list[Path]:
     """Write ``checkpoint_gpu_{rank}.pt`` for each of ``ranks`` processes into ``output``; returns the paths.
 
-    shared: everything but the head's rows, in the layout ``dropin``. rows: see :data:`Rows`; one rank's rows are
+    shared: everything but the head's rows, in the layout ``dropin``. rows: see :data:`ReadRows`; one rank's rows are
     in memory at a time. layout: ``arcface_torch`` or ``dropin``.
     """
     output = Path(output)
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
     if not 1 <= ranks <= num_classes:
         raise UserError(f"--ranks: {ranks} for {num_classes} classes; every rank needs one")
     paths = [output / f"checkpoint_gpu_{rank}.pt" for rank in range(ranks)]
@@ -241,7 +231,7 @@ def write_rank_files(
         output.mkdir(parents=True, exist_ok=True)
         for rank, path in enumerate(paths):
             start, stop = shard_range(num_classes, rank, ranks)
-            state = {**head_optimizer["state"].get(0, {}), "momentum_buffer": rows("momentum", start, stop)}
+            state = {**head_optimizer["state"][0], "momentum_buffer": rows("momentum", start, stop)}
             checkpoint = {
                 **shared,
                 HEAD: {"weight": rows("weight", start, stop)},
@@ -273,66 +263,38 @@ def _rank_paths(source: Path) -> list[Path]:
     if not source.is_dir():
         raise UserError(f"{source}: no such file or directory")
     found = {int(match[1]): path for path in source.iterdir() if (match := _NAME.fullmatch(path.name))}
-    if not found:
-        raise UserError(
-            f"{source}: no checkpoint_gpu_0.pt there; arcface_torch writes it with save_all_states"
-        )
-    missing = [rank for rank in range(max(found) + 1) if rank not in found]
-    if missing:
-        raise UserError(
-            f"{source}: checkpoint_gpu_{missing[0]}.pt is missing, {len(found)} others are there; "
-            "copy the files of all ranks"
-        )
-    return [found[rank] for rank in range(len(found))]
+    for rank in range(max(found, default=0) + 1):
+        if rank not in found:
+            raise UserError(
+                f"{source}: checkpoint_gpu_{rank}.pt is missing; arcface_torch writes one on each rank, with "
+                "save_all_states; copy them all"
+            )
+    return [found[rank] for rank in sorted(found)]
 
 
 def _read(path: Path) -> dict[str, Any]:
     """One file, its tensors mapped, with a head in it that can be used."""
     loaded = read_torch_file(path)
-    with _blaming(path):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get("weight"), Tensor):
-            loaded = {HEAD: loaded}
-        head = loaded.get(HEAD) if isinstance(loaded, Mapping) else None
-        weight = head.get("weight") if isinstance(head, Mapping) else None
-        if not isinstance(weight, Tensor):
-            raise UserError(
-                f"no head in it ({HEAD}.weight); model.pt and backbone.pth hold the backbone alone"
-            )
-        if weight.ndim != 2 or 0 in weight.shape:
-            raise UserError(f"centres of shape {tuple(weight.shape)}; a head has (classes, columns)")
-        _table(loaded, "weight")
-    return dict(loaded)
+    with _blaming(path), _expecting(f"no {HEAD}.weight in it that can be used"):
+        checkpoint = {HEAD: loaded} if "weight" in loaded else dict(loaded)
+        shape = tuple(checkpoint[HEAD]["weight"].shape)
+        if len(shape) != 2 or 0 in shape:
+            raise UserError(f"centres of shape {shape}; a head has (classes, columns)")
+        _table(checkpoint, "weight")
+    return checkpoint
 
 
-def _table(checkpoint: Mapping[str, Any], name: str) -> tuple[Tensor | None, Tensor | None]:
-    """The rows of one file and, where they have 8 bits, their scales. (None, None) for momentum not kept."""
-    if name == "weight":
-        holder, key = checkpoint[HEAD], "weight"
-    else:
+def _table(checkpoint: Mapping[str, Any], name: str) -> Rows | None:
+    """The rows of one file; None for momentum that was not kept."""
+    holder, key, shape = checkpoint[HEAD], "weight", checkpoint[HEAD]["weight"].shape
+    if name == "momentum":
         holder, key = to_dropin(checkpoint)[HEAD_OPTIMIZER]["state"].get(0, {}), "momentum_buffer"
         if key not in holder:
-            return None, None
-    data, scale, shape = holder[key], holder.get(f"{name}_scale"), checkpoint[HEAD]["weight"].shape
-    for tensor, wanted, integer_too in ((data, shape, scale is not None), (scale, shape[:1], False)):
-        if tensor is None and tensor is scale:
-            continue
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.shape != wanted:
-            raise UserError(f"{name} is not a dense tensor of shape {tuple(wanted)}, one row a centre")
-        if not tensor.dtype.is_floating_point and not (integer_too and tensor.dtype == torch.int8):
-            raise UserError(f"{name} is {tensor.dtype}, not floating point")
-        # A tensor of strides 0 claims rows that the file does not hold: nothing is allocated for these.
-        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-            raise UserError(f"{name} claims {tuple(tensor.shape)} numbers, more than the file holds")
-    return data, scale
-
-
-@torch.no_grad()
-def _copy_finite(rows_ND: Tensor, scale_N: Tensor | None, out_ND: Tensor, name: str) -> None:
-    block = max(1, _BLOCK_BYTES // (4 * rows_ND.shape[1]))
-    for first in range(0, len(rows_ND), block):
-        rows = slice(first, first + block)
-        # In fp32, in which a large fp64 number is infinite.
-        part_ND = _fp32(rows_ND[rows], None if scale_N is None else scale_N[rows])
-        if not part_ND.isfinite().all():
-            raise UserError(f"{name} is not finite; the run had diverged, or the file is damaged")
-        out_ND[rows].copy_(part_ND)
+            return None
+    rows = Rows(holder[key], holder.get(f"{name}_scale"))
+    if rows.data.layout != torch.strided or rows.data.shape != shape:
+        raise UserError(f"{name} is not a dense tensor of shape {tuple(shape)}, one row a centre")
+    # A tensor of strides 0 claims rows that the file does not hold: nothing is allocated for these.
+    if rows.data.untyped_storage().nbytes() < rows.data.numel() * rows.data.element_size():
+        raise UserError(f"{name} claims {tuple(shape)} numbers, more than the file holds")
+    return rows

@@ -5,6 +5,7 @@ Names: ``step-00000100`` is complete; ``.tmp-*`` is being written or deleted and
 """
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -20,21 +21,15 @@ def step_directory(root: Path, step: int) -> Path:
     return root / f"step-{step:08d}"
 
 
-def _by_step(root: Path) -> dict[int, Path]:
+def list_checkpoints(root: Path) -> list[Path]:
+    """The complete checkpoints in ``root``, by rising step; empty if ``root`` does not exist."""
     found: dict[int, Path] = {}
-    if not root.is_dir():
-        return found
     # ".old-" sorts before "step-": it counts only while the new one of that step is missing.
-    for path in sorted(root.iterdir()):
+    for path in sorted(Path(root).glob("*")):
         match = _COMPLETE.fullmatch(path.name)
         if match and (path / manifest.NAME).is_file():
             found[int(match[1])] = path
-    return dict(sorted(found.items()))
-
-
-def list_checkpoints(root: Path) -> list[Path]:
-    """The complete checkpoints in ``root``, by rising step; empty if ``root`` does not exist."""
-    return list(_by_step(Path(root)).values())
+    return [found[step] for step in sorted(found)]
 
 
 def latest(root: Path) -> Path | None:
@@ -45,13 +40,13 @@ def latest(root: Path) -> Path | None:
 
 def best(root: Path) -> Path | None:
     """The checkpoint of the highest metric, the later one of equals; None if none has a metric."""
-    scored = []
-    for step, path in _by_step(Path(root)).items():
+    found, highest = None, -math.inf
+    for path in list_checkpoints(root):
         with contextlib.suppress(UserError):  # a damaged one cannot be the best
             metric = manifest.read(path).metric
-            if metric is not None:
-                scored.append((metric, step, path))
-    return max(scored)[2] if scored else None
+            if metric is not None and metric >= highest:
+                found, highest = path, metric
+    return found
 
 
 def remove_unfinished(root: Path) -> None:
@@ -70,10 +65,10 @@ def publish(temporary: Path, final: Path) -> None:
     sync_directory(final.parent)
 
 
-def prune(root: Path, *, keep_last: int, keep_best: bool, saved: Path) -> None:
+def prune(root: Path, *, keep_last: int, saved: Path) -> None:
     """Delete all but the last ``keep_last`` checkpoints, the best one and the one just ``saved``."""
     complete = list_checkpoints(root)
-    keep = {saved, *complete[-keep_last:]} | ({best(root)} if keep_best else set())
+    keep = {saved, best(root), *complete[-keep_last:]}
     for path in [*complete, *root.glob(".old-*")]:
         if path not in keep:
             # Renamed first: one that is half deleted must not look complete. One that cannot be deleted

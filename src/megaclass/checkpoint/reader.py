@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from megaclass.checkpoint import manifest, tensorfile, tree
-from megaclass.checkpoint.manifest import Manifest, ShardedEntry, blaming
-from megaclass.errors import UserError, near_match
+from megaclass.checkpoint.manifest import Manifest, blaming
+from megaclass.errors import UserError, lookup
 
 
 class Checkpoint:
@@ -21,15 +21,10 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, contents: Manifest, state: Any) -> None:
-        self.path = path
-        self.state = state
-        self.step = contents.step
-        self.world_size = contents.world_size
-        self.metric = contents.metric
-        self.identity: dict[str, Any] = tree.unflatten(contents.identity, {})
-        self.sharded: dict[str, ShardedEntry] = contents.sharded
-        self._files = contents.files
-        self._shards = contents.shards()
+        self.path, self.state = path, state
+        self.step, self.world_size, self.metric = contents.step, contents.world_size, contents.metric
+        self.identity, self.sharded = contents.identity, contents.sharded
+        self._files, self._shards = contents.files, contents.shards()
         self._checked: set[str] = set()
 
     def rows(self, name: str, start: int = 0, stop: int | None = None, out: Tensor | None = None) -> Tensor:
@@ -39,10 +34,7 @@ class Checkpoint:
         Each file that is touched is checked against its CRC32 once. UserError for an unknown name or
         damage, ValueError for rows outside the tensor.
         """
-        if name not in self.sharded:
-            near = near_match(name, list(self.sharded))
-            raise UserError(f"{self.path} holds no sharded tensor {name!r}{near}")
-        dtype, (total, *columns) = self.sharded[name].dtype, self.sharded[name].shape
+        dtype, (total, *columns) = lookup(self.sharded, name, "sharded tensor")
         stop = total if stop is None else stop
         if not 0 <= start <= stop <= total:
             raise ValueError(f"rows [{start}, {stop}) of {name!r}, which has {total}")
@@ -69,7 +61,7 @@ def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint
     """Open a checkpoint that any number of ranks wrote.
 
     Each rank calls this, and ``rows``, on its own. Damage may show on one rank only, so a caller of several
-    ranks shares the outcome (``distributed.agree_or_raise``).
+    ranks shares the outcome (``groups.together``).
 
     identity: what this run expects; keys that are not in it are not compared.
 
@@ -80,25 +72,10 @@ def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint
     if not path.is_dir():
         raise UserError(f"{path} is not a checkpoint directory; give the path of a step-NNNNNNNN directory")
     contents = manifest.read(path)
-    if identity is not None:
-        _compare_identity(path, contents.identity, identity)
-    for name, entry in contents.files.items():
-        with blaming(path, name) as file:
-            tensorfile.check_size(file, entry)
-    with blaming(path, manifest.REPLICATED) as file:
-        tensorfile.check_crc32(file, contents.files[manifest.REPLICATED])
-        tensors = tensorfile.read_tensors(file)
-    try:
-        return Checkpoint(path, contents, tree.unflatten(contents.state, tensors))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise manifest.damaged(path, manifest.NAME, f"is malformed ({error})") from None
-
-
-def _compare_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    wanted, _ = tree.flatten(dict(expected))
+    found = contents.identity
     differing = [
         f"{key} is {repr(found[key]) if key in found else 'absent'} there and {value!r} in this run"
-        for key, value in wanted.items()
+        for key, value in (identity or {}).items()
         if key not in found or found[key] != value
     ]
     if differing:
@@ -106,3 +83,11 @@ def _compare_identity(path: Path, found: Mapping[str, Any], expected: Mapping[st
             f"{path} is a checkpoint of another model: {'; '.join(differing)}; "
             "restore these settings, or choose another run directory"
         )
+    for name, entry in contents.files.items():
+        with blaming(path, name) as file:
+            tensorfile.check_size(file, entry)
+    with blaming(path, manifest.REPLICATED) as file:
+        tensorfile.check_crc32(file, contents.files[manifest.REPLICATED])
+        tensors = tensorfile.read_tensors(file)
+    with blaming(path, manifest.NAME):
+        return Checkpoint(path, contents, tree.unflatten(contents.state, tensors))

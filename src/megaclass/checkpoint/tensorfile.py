@@ -2,21 +2,20 @@
 
 The files are written here rather than by the safetensors package, because a head shard may fill most of a
 machine: tensors leave their device in blocks, the CRC32 is that of the bytes in memory instead of those read
-back, and a full disk is an OSError with its cause. Reading goes through the package, which checks the header.
+back, and a full disk is an OSError with its cause. Reading goes through the package, which checks the header; what is
+damaged raises any of :data:`megaclass.checkpoint.manifest.DAMAGE`.
 """
 
-import contextlib
 import json
 import os
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 BLOCK_BYTES = 16 << 20
@@ -41,16 +40,11 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-@dataclass(frozen=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """What the manifest knows of a file."""
 
     bytes: int
     crc32: int
-
-
-class DamageError(Exception):
-    """A file is not what the manifest says; the text is the reason, without the file's name."""
 
 
 def write_bytes(path: Path, blocks: Iterator[Any]) -> FileEntry:
@@ -96,62 +90,47 @@ def _blocks(tensor: Tensor) -> Iterator[Any]:
         yield raw[start : start + BLOCK_BYTES].cpu().numpy()
 
 
-def check_size(path: Path, entry: FileEntry) -> None:
-    """A link could lead anywhere and a pipe would block: only a regular file of the right size passes."""
-    try:
-        found = path.lstat()
-    except OSError as error:
-        raise DamageError(f"cannot be read ({error.strerror})") from None
+def size_of(path: Path) -> int:
+    """A link could lead anywhere and a pipe would block: only a regular file has a size."""
+    found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
-        raise DamageError("is a link or a special file, not a regular file")
-    if found.st_size != entry.bytes:
-        raise DamageError(f"has {found.st_size} bytes instead of {entry.bytes}")
+        raise ValueError("is a link or a special file, not a regular file")
+    return found.st_size
+
+
+def check_size(path: Path, entry: FileEntry) -> None:
+    if (size := size_of(path)) != entry.bytes:
+        raise ValueError(f"has {size} bytes instead of {entry.bytes}")
 
 
 def check_crc32(path: Path, entry: FileEntry) -> None:
     """Read the whole file (3.9 GB/s from the page cache) and compare its checksum."""
     crc32 = 0
-    try:
-        with path.open("rb", buffering=0) as file:
-            block = bytearray(BLOCK_BYTES)
-            while count := file.readinto(block):
-                crc32 = zlib.crc32(memoryview(block)[:count], crc32)
-    except OSError as error:
-        raise DamageError(f"cannot be read ({error.strerror})") from None
+    with path.open("rb", buffering=0) as file:
+        block = bytearray(BLOCK_BYTES)
+        while count := file.readinto(block):
+            crc32 = zlib.crc32(memoryview(block)[:count], crc32)
     if crc32 != entry.crc32:
-        raise DamageError(f"has checksum {crc32:08x} instead of {entry.crc32:08x}")
-
-
-@contextlib.contextmanager
-def _opened(path: Path, name: str = "") -> Iterator[Any]:
-    """The file by the safetensors package; what that finds wrong with it, or with tensor ``name``, as damage."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except torch.OutOfMemoryError:  # of the device that takes the rows
-        raise
-    except (SafetensorError, OSError, KeyError, RuntimeError, ValueError) as error:
-        what = f"holds no readable tensor {name!r}" if name else "is not a readable safetensors file"
-        raise DamageError(f"{what} ({error})") from None
+        raise ValueError(f"has checksum {crc32:08x} instead of {entry.crc32:08x}")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, on the CPU, in memory of their own."""
-    with _opened(path) as file:
+    with safe_open(path, framework="pt") as file:
         # get_tensor returns a view of the mapped file; a clone outlives the file's deletion.
         return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 def check_rows(path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Compare the file's own header with what the manifest says of a tensor, without reading its data."""
-    with _opened(path, name) as file:
+    with safe_open(path, framework="pt") as file:
         rows = file.get_slice(name)
         found = rows.get_dtype(), tuple(rows.get_shape())
     if found != (DTYPE_NAMES[dtype], shape):
-        raise DamageError(f"holds {name!r} as {found}, not as {(DTYPE_NAMES[dtype], shape)}")
+        raise ValueError(f"holds {name!r} as {found}, not as {(DTYPE_NAMES[dtype], shape)}")
 
 
 def copy_rows(path: Path, name: str, start: int, stop: int, out: Tensor) -> None:
     """Copy rows ``[start, stop)``, counted within the file, to ``out`` on any device."""
-    with _opened(path, name) as file:
+    with safe_open(path, framework="pt") as file:
         out.copy_(file.get_slice(name)[start:stop])

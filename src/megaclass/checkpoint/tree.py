@@ -14,10 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass.checkpoint.tensorfile import DTYPE_NAMES
-
-_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-
 
 def flatten(state: Any) -> tuple[Any, dict[str, Tensor]]:
     """Split ``state`` into a JSON skeleton and its tensors, named by their path (``backbone/bn1.weight``).
@@ -32,10 +28,7 @@ def flatten(state: Any) -> tuple[Any, dict[str, Tensor]]:
             return node
         if isinstance(node, float):
             return float(node) if math.isfinite(node) else {"$float": str(float(node))}
-        if isinstance(node, Tensor):
-            if node.dtype not in DTYPE_NAMES or node.layout != torch.strided or node.is_meta:
-                kind = f"{node.dtype} {node.layout} tensor on {node.device}"
-                raise TypeError(f"checkpoint: cannot store the {kind} at {'/'.join(path)!r}")
+        if isinstance(node, Tensor) and node.layout == torch.strided and not node.is_meta:
             name = _unused_name("/".join(path), tensors)
             tensors[name] = node
             return {"$tensor": name}
@@ -47,7 +40,7 @@ def flatten(state: Any) -> tuple[Any, dict[str, Tensor]]:
         if isinstance(node, (list, tuple)):
             values = [encode(value, (*path, str(index))) for index, value in enumerate(node)]
             return values if isinstance(node, list) else {"$tuple": values}
-        raise TypeError(f"checkpoint: cannot store a {type(node).__name__} at {'/'.join(path)!r}")
+        raise TypeError(f"checkpoint: cannot store {node!r:.80} at {'/'.join(path)!r}")
 
     return encode(state, ()), tensors
 
@@ -64,32 +57,28 @@ def _unused_name(path: str, used: Mapping[str, Tensor]) -> str:
 
 
 def unflatten(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Undo :func:`flatten`. ValueError where the skeleton is malformed or does not use each tensor once."""
+    """Undo :func:`flatten`. Raises ValueError or TypeError unless the skeleton is sound and uses each tensor once."""
     unused = dict(tensors)
 
     def decode(node: Any) -> Any:
-        if isinstance(node, list):
-            return [decode(value) for value in node]
-        if not isinstance(node, dict):
-            return node
-        if not any(key.startswith("$") for key in node):
-            return {key: decode(value) for key, value in node.items()}
         match node:
-            case {"$tensor": str(name)} if len(node) == 1:
-                if name not in unused:
-                    raise ValueError(
-                        f"tensor {name!r:.80} is named in the state, but not (or twice) in the file"
-                    )
+            case list():
+                return [decode(value) for value in node]
+            case dict() if not any(key.startswith("$") for key in node):
+                return {key: decode(value) for key, value in node.items()}
+            case {"$tensor": str(name), **more} if name in unused and not more:
                 return unused.pop(name)
-            case {"$float": str(text)} if len(node) == 1 and text in _FLOATS:
-                return _FLOATS[text]
-            case {"$tuple": list(values)} if len(node) == 1:
+            case {"$float": ("nan" | "inf" | "-inf") as text, **more} if not more:
+                return float(text)
+            case {"$tuple": list(values), **more} if not more:
                 return tuple(decode(value) for value in values)
-            case {"$items": list(pairs)} if len(node) == 1:
-                if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-                    raise ValueError("the state holds an $items entry that is not a list of pairs")
+            case {"$items": list(pairs), **more} if not more:
                 return {decode(key): decode(value) for key, value in pairs}
-        raise ValueError(f"the state holds an unknown entry {str(node)!r:.80}")
+            case dict():
+                raise ValueError(
+                    f"the state holds {str(node)!r:.80}, which is unknown, or a tensor not in the file"
+                )
+        return node
 
     state = decode(skeleton)
     if unused:

@@ -30,10 +30,6 @@ class Sharded:
     start: int
     total: int
 
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.tensor)
-
 
 # What one rank wrote, as rank 0 needs it for the manifest: its files, and the tensors whose rows they hold.
 _Written = tuple[dict[str, FileEntry], dict[str, ShardedEntry]]
@@ -48,7 +44,6 @@ def save(
     identity: Mapping[str, Any],
     keep_last: int,
     metric: float | None = None,
-    keep_best: bool = True,
 ) -> Path:
     """Write ``root/step-NNNNNNNN`` and delete checkpoints that are no longer wanted. Called by all ranks.
 
@@ -56,14 +51,13 @@ def save(
     state: nested dicts, lists and tuples of tensors and scalars. Rank 0's is stored: what differs between
         ranks (random state) is gathered by the caller into a list.
     sharded: name -> this rank's rows. All tensors of one rank have the same row range; a rank may have none.
-    identity: scalars by which :func:`megaclass.checkpoint.load` recognises the model.
-    metric: higher is better; the best so far is kept if ``keep_best``. Not-a-number counts as None.
+    identity: JSON scalars by which :func:`megaclass.checkpoint.load` recognises the model.
+    keep_last: 1 or more.
+    metric: higher is better; the best so far is kept too. Not-a-number counts as None.
 
     The new checkpoint appears whole or not at all: a kill or a power cut at any moment leaves the earlier
     ones as they were. An error on one rank is raised on all: UserError for what the disk refuses.
     """
-    if keep_last < 1:
-        raise UserError(f"keep_last: {keep_last} would delete every checkpoint; use 1 or more")
     root = Path(root)
     final = directory.step_directory(root, step)
     temporary = root / f".tmp-{final.name}"
@@ -86,10 +80,11 @@ def save(
     def publish() -> None:
         if is_main:
             score = float(metric) if metric is not None and math.isfinite(metric) else None
-            manifest.write(temporary, _assemble(temporary, step, parts, skeleton, identity, score))
+            whole = Manifest(step, len(parts), score, dict(identity), skeleton, *_joined(temporary, parts))
+            manifest.write(temporary, whole)
             directory.sync_directory(temporary)
             directory.publish(temporary, final)
-            directory.prune(root, keep_last=keep_last, keep_best=keep_best, saved=final)
+            directory.prune(root, keep_last=keep_last, saved=final)
 
     try:
         _together(prepare, final)
@@ -124,12 +119,9 @@ def _write_rows(temporary: Path, sharded: Mapping[str, Sharded]) -> _Written:
         for name, part in sharded.items()
     }
     files: dict[str, FileEntry] = {}
-    ranges = {(part.start, part.stop, part.total) for part in sharded.values()}
-    if len(ranges) > 1:
-        raise ValueError(f"sharded tensors of one rank differ in (start, stop, total): {sorted(ranges)}")
-    for start, stop, _ in ranges:
-        row_bytes = sum(part.tensor[:1].numel() * part.tensor.element_size() for part in sharded.values())
-        rows_per_file = max(1, MAX_SHARD_BYTES // max(1, row_bytes))
+    row_bytes = sum(part.tensor[:1].numel() * part.tensor.element_size() for part in sharded.values())
+    rows_per_file = max(1, MAX_SHARD_BYTES // max(1, row_bytes))
+    for start, stop in {(part.start, part.start + len(part.tensor)) for part in sharded.values()}:
         for first in range(start, stop, rows_per_file):
             last = min(first + rows_per_file, stop)
             name = manifest.shard_name(first, last)
@@ -139,15 +131,8 @@ def _write_rows(temporary: Path, sharded: Mapping[str, Sharded]) -> _Written:
     return files, table
 
 
-def _assemble(
-    temporary: Path,
-    step: int,
-    parts: list[_Written],
-    skeleton: Any,
-    identity: Mapping[str, Any],
-    metric: float | None,
-) -> Manifest:
-    """Join what the ranks wrote. ValueError where they do not fit together."""
+def _joined(temporary: Path, parts: list[_Written]) -> _Written:
+    """What the ranks wrote, together."""
     _, sharded = parts[0]
     for rank, (_, theirs) in enumerate(parts):
         if theirs != sharded:
@@ -159,9 +144,4 @@ def _assemble(
                 f"{temporary / name}: written by one rank, but rank 0 does not see it; "
                 "choose a run directory on a file system that all machines share"
             )
-    identity_json, tensors = tree.flatten(dict(identity))
-    if tensors:
-        raise TypeError(f"identity holds a tensor: {next(iter(tensors))}")
-    joined = Manifest(step, len(parts), metric, identity_json, skeleton, files, sharded)
-    joined.shards()  # raises unless the ranks' rows fit together
-    return joined
+    return files, sharded

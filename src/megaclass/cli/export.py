@@ -3,16 +3,14 @@
 from megaclass.cli.parsing import make_parser, parse
 from megaclass.errors import lookup
 
-FORMATS = ("arcface_torch",)
-
 
 def export(words: list[str]) -> None:
     parser = make_parser(
-        "megaclass export FORMAT SOURCE OUTPUT [OPTIONS]",
+        "megaclass export arcface_torch SOURCE OUTPUT [OPTIONS]",
         "Write a run, or checkpoints of arcface_torch, as the checkpoint_gpu_RANK.pt files from which arcface_torch's "
         "training script resumes.",
     )
-    parser.add_argument("format", type=str, help=" or ".join(FORMATS))
+    parser.add_argument("format", type=str, help="arcface_torch")
     parser.add_argument(
         "source", type=str, help="run directory, or directory of checkpoint_gpu_RANK.pt files"
     )
@@ -27,11 +25,11 @@ def export(words: list[str]) -> None:
         "--checkpoint", type=str, default="latest", help="of a run: best, latest or a step-NNNNNNNN"
     )
     options = parse(parser, words)
-    lookup(dict.fromkeys(FORMATS), options.format, "format")
 
     from megaclass.checkpoint.arcface_torch import LAYOUTS
     from megaclass.inference.export import to_rank_files
 
+    lookup({"arcface_torch": None}, options.format, "format")
     lookup(dict.fromkeys(LAYOUTS), options.layout, "layout")
     paths = to_rank_files(
         options.source, options.output, ranks=options.ranks, layout=options.layout, which=options.checkpoint

@@ -1,7 +1,6 @@
-"""What the verbs share: parsers with usages of one line, settings given by ``--section.key``, names of parts."""
+"""What the verbs share: parsers with usages of one line, settings given by ``--section.key``."""
 
 import argparse
-import importlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -9,30 +8,9 @@ from typing import Any, NoReturn
 
 from megaclass.config import SECTIONS, Config, documented, from_mapping, from_text, require_known
 from megaclass.config import options as settings
-from megaclass.errors import UserError, lookup, near_match
+from megaclass.errors import UserError, near_match
 
 Given = dict[str, dict[str, Any]]
-Parts = dict[str, str]  # what follows a verb, and what it does in a line
-
-
-def run_part(verb: str, what: str, parts: Parts, words: list[str]) -> int | None:
-    """Run the part of ``verb`` that the first word names: the function of that name in the module of that name.
-
-    Returns its exit status, None being 0.
-    """
-    if words[:1] in (["-h"], ["--help"], ["help"]):
-        width = max(map(len, parts))
-        lines = [f"  megaclass {verb} {name:{width}}  {text}" for name, text in parts.items()]
-        print(
-            "\n".join([*lines, "", f"`megaclass {verb} {min(parts)} --help` says more, as for each of them."])
-        )
-        return None
-    if not words:
-        raise UserError(f"which {what}? known: {', '.join(parts)}")
-    lookup(parts, words[0], what)
-    module = importlib.import_module(f"megaclass.cli.{verb}.{words[0]}")
-    part: Callable[[list[str]], int | None] = getattr(module, words[0])
-    return part(words[1:])
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,9 +2,10 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ from megaclass.errors import UserError
 from megaclass.results.rundir import RunDirectory
 
 if TYPE_CHECKING:
-    from megaclass.inference.predict import Classes, Identities, ImageFiles, Names
+    from megaclass.inference.predict import ImageFiles, Names, Predictor
 
 _SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
 _SUFFIXES = (".json", ".jsonl", ".csv")
 
-Write = Callable[[str, list[dict[str, Any]], str], None]
-"""What takes the image, its guesses, and what is wrong with it."""
+Rows = list[dict[str, Any]]
+"""The guesses for an image."""
 
 
 def predict(words: list[str]) -> int:
@@ -46,17 +47,14 @@ def predict(words: list[str]) -> int:
         help="write to this new file instead: .json (one list), .jsonl (a line an image) or .csv (a line a guess)",
     )  # fmt: skip
     parser.add_argument(
-        "--sheet",
-        type=str,
-        default="",
+        "--sheet", type=str, default="",
         help=f"draw the first {_SHOWN} images and their classes into this PNG file",
-    )
+    )  # fmt: skip
     config, options = configured(parser, words, _of_run)
     output, sheet = new_file(options.output), new_file(options.sheet, "--sheet")
-    if output and output.suffix.lower() not in _SUFFIXES:
-        raise UserError(f"--output: {output} ends with none of {', '.join(_SUFFIXES)}; name such a file")
-    if sheet and sheet.suffix.lower() != ".png":
-        raise UserError(f"--sheet: {sheet} is not a .png file; that is what is drawn")
+    for option, path, suffixes in (("--output", output, _SUFFIXES), ("--sheet", sheet, (".png",))):
+        if path and path.suffix.lower() not in suffixes:
+            raise UserError(f"{option}: {path} ends with none of {', '.join(suffixes)}; name such a file")
 
     from megaclass.inference.predict import Names, find_images, load
     from megaclass.parallel import groups
@@ -67,13 +65,17 @@ def predict(words: list[str]) -> int:
         model = load(config, world, run_dir, options.checkpoint, options.top)
         names = Names(RunDirectory(run_dir), model.num_classes, options.names)
         shown, damaged = _run(model, images, names, output)
-        if sheet:
+        if sheet and shown:
             _draw(sheet, model, images, shown)
+    if damaged:
+        print(
+            f"megaclass: {damaged:,} of {len(images):,} images could not be predicted",
+            file=sys.stderr,
+        )
     if output:
         print(f"{len(images) - damaged:,} of {len(images):,} images predicted\noutput    {output}")
     if sheet:
-        left_out = f"; {damaged:,} that could not be predicted are left out" if damaged else ""
-        print(f"sheet     {sheet if shown else 'none'}: {len(shown):,} of {len(images):,} images{left_out}")
+        print(f"sheet     {sheet if shown else 'none'}: {len(shown):,} of {len(images):,} images")
     return 1 if damaged else 0
 
 
@@ -82,26 +84,20 @@ def _of_run(options: Any, given: Given) -> Config:
         raise UserError(
             "--run-dir: name the directory of the run whose model is asked, such as runs/mine-001"
         )
-    directory = RunDirectory(Path(options.run_dir))
-    if not directory.config.is_file():
-        raise UserError(
-            f"--run-dir: {directory.path} is no directory of a run: there is no config.toml in it; name one that "
-            "`megaclass train` wrote"
-        )
-    return load_recipe(str(directory.config), stored=True)
+    return load_recipe(f"{options.run_dir}/config.toml", stored=True)
 
 
 def _run(
-    model: "Classes | Identities", images: "ImageFiles", names: "Names", output: Path | None
-) -> tuple[list[tuple[int, list[dict[str, Any]]]], int]:
-    """Predict all images. Returns the first that a sheet shows, with what was guessed, and how many are damaged."""
-    from megaclass.cli.data.bar import progress_bar
-    from megaclass.report.table import printable
+    model: "Predictor", images: "ImageFiles", names: "Names", output: Path | None
+) -> tuple[dict[int, Rows], int]:
+    """Predict all images. Returns what was guessed of the first, by number, for a sheet, and how many are damaged."""
+    from megaclass.cli.data.common import progress_bar
+    from megaclass.report.console import printable
 
     # Tables on a terminal show how far it is.
     nothing = contextlib.nullcontext(lambda done, total: None)
     bar = progress_bar("predicting", "nothing was written") if output else nothing
-    shown: list[tuple[int, list[dict[str, Any]]]] = []
+    shown: dict[int, Rows] = {}
     damaged = 0
     with _writer(output, model.measure) as write, bar as show:
         for number, prediction in enumerate(model(images)):
@@ -110,25 +106,23 @@ def _run(
                 damaged += 1
                 print(f"megaclass: {printable(prediction.error)}", file=sys.stderr)
             elif len(shown) < _SHOWN:
-                shown.append((number, rows))
+                shown[number] = rows
             write(prediction.image, rows, prediction.error)
             show(number + 1, len(images))
-    if damaged:
-        many = f"{damaged:,} of {len(images):,} images could not be predicted"
-        print(f"megaclass: {many}", file=sys.stderr)
     return shown, damaged
 
 
 @contextlib.contextmanager
-def _writer(output: Path | None, measure: str) -> Iterator[Write]:
-    """Where predictions go: tables on the terminal, or a file that appears whole or not at all."""
+def _writer(output: Path | None, measure: str) -> Iterator[Callable[[str, Rows, str], None]]:
+    """Yields what takes an image, its guesses, and what is wrong with it: for the terminal, or for a file that
+    appears whole or not at all."""
     if output is None:
         yield _print
         return
-    from megaclass.cli.data.files import new_picture
+    from megaclass.cli.data.common import whole_file
 
     with (
-        new_picture("--output", output) as part,
+        whole_file("--output", output) as part,
         part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         if output.suffix.lower() == ".csv":
@@ -141,26 +135,22 @@ def _writer(output: Path | None, measure: str) -> Iterator[Write]:
             )
             return
         as_list = output.suffix.lower() == ".json"
-        count = 0
+        before, between, after = ("[\n", ",\n", "\n]\n") if as_list else ("", "\n", "\n")
+        leads = itertools.chain([before], itertools.repeat(between))
 
-        def write(image: str, rows: list[dict[str, Any]], error: str) -> None:
-            nonlocal count
-            before = ("[\n", ",\n")[count > 0] if as_list else ""
+        def write(image: str, rows: Rows, error: str) -> None:
             entry = {"image": image, "predictions": rows} | ({"error": error} if error else {})
-            file.write(f"{before}{json.dumps(entry)}{'' if as_list else chr(10)}")
-            count += 1
+            file.write(next(leads) + json.dumps(entry))
 
         yield write
-        if as_list:
-            file.write("\n]\n")
+        file.write(after)
 
 
-def _print(image: str, rows: list[dict[str, Any]], error: str) -> None:
+def _print(image: str, rows: Rows, error: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from megaclass.report.console import prediction_table
-    from megaclass.report.table import printable
+    from megaclass.report.console import prediction_table, printable
 
     if not error:
         console = Console()
@@ -168,21 +158,15 @@ def _print(image: str, rows: list[dict[str, Any]], error: str) -> None:
         console.print(prediction_table(rows))
 
 
-def _draw(
-    sheet: Path,
-    model: "Classes | Identities",
-    images: "ImageFiles",
-    shown: Sequence[tuple[int, list[dict[str, Any]]]],
-) -> None:
-    from megaclass.cli.data.files import new_picture
+def _draw(sheet: Path, model: "Predictor", images: "ImageFiles", shown: dict[int, Rows]) -> None:
+    from megaclass.cli.data.common import whole_file
     from megaclass.inference.predict import thumbnails
     from megaclass.report.sheet import draw_predictions
 
-    if not shown:
-        return
-    pictures = thumbnails(images, model.images, [number for number, _ in shown], _SIDE)
+    pictures = thumbnails(images, model.images, list(shown), _SIDE)
     cards = [
-        (images.paths[number], picture, rows) for (number, rows), picture in zip(shown, pictures, strict=True)
+        (images.names[number], picture, rows)
+        for (number, rows), picture in zip(shown.items(), pictures, strict=True)
     ]
-    with new_picture("--sheet", sheet) as part:
+    with whole_file("--sheet", sheet) as part:
         draw_predictions(part, cards)

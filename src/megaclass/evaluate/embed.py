@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megaclass.errors import UserError
 from megaclass.parallel.groups import all_ranks, rank, shard_range, together, world_size
 
 logger = logging.getLogger(__name__)
@@ -26,20 +25,23 @@ def embed(model: Model, batches_of_range: BatchesOfRange, count: int, flip: bool
     ``model`` maps normalised images (B, channels, height, width) to embeddings (B, D). Pass the bare
     module: a DistributedDataParallel wrapper talks to the other ranks in every forward pass, and ranks may
     differ in their number of batches. ``batches_of_range(start, stop)`` yields those images in order, on
-    the model's device. ``flip`` adds the embedding of the mirrored image before normalising, as the
-    verification of InsightFace does.
+    the model's device. ``flip``: see :func:`features`.
 
     A row with a NaN or an infinity becomes all NaN and is counted in a warning; the metrics take every
     comparison with it as wrong. An error of one rank (an unreadable image) is raised on all ranks.
     """
-    if count < 1:
-        raise UserError("evaluation: there is no image to embed")
     ranges = [shard_range(count, part, world_size()) for part in range(world_size())]
     start, stop = ranges[rank()]
     # More ranks than images: a rank without any embeds the first one all the same, to learn D and the device.
     first, last = (start, stop) if start < stop else (0, 1)
 
-    rows_LD = together(lambda: _embed_range(model, batches_of_range, first, last, flip))
+    def mine() -> Tensor:
+        with torch.inference_mode():
+            batches = [features(model, images, flip) for images in batches_of_range(first, last)]
+        return torch.cat(batches)  # outside inference mode, so that the caller receives ordinary tensors
+
+    rows_LD = together(mine)
+    rows_LD = torch.where(rows_LD.isfinite().all(dim=1, keepdim=True), F.normalize(rows_LD), torch.nan)
     longest = ranges[0][1]  # the collective wants equal shapes, and rank 0 holds the longest range
     padded = F.pad(rows_LD, (0, 0, 0, longest - len(rows_LD)))
     gathered = all_ranks().all_gather_rows(padded).cpu()
@@ -52,36 +54,21 @@ def embed(model: Model, batches_of_range: BatchesOfRange, count: int, flip: bool
     return embeddings_ND
 
 
-def _embed_range(model: Model, batches_of_range: BatchesOfRange, start: int, stop: int, flip: bool) -> Tensor:
-    """The normalised embeddings of images ``start .. stop-1``: (L, D), fp32, where the model put them."""
-    batches: list[Tensor] = []
-    with torch.inference_mode(), evaluating(model):
-        for images in batches_of_range(start, stop):
-            rows_BD = model(images).float()
-            if flip:
-                rows_BD = rows_BD + model(images.flip(-1)).float()
-            batches.append(rows_BD)
-    found = sum(len(rows_BD) for rows_BD in batches)
-    if found != stop - start:
-        raise UserError(
-            f"evaluation: images {start} to {stop - 1} gave {found} embeddings; is one unreadable?"
-        )
-    # Outside inference mode, so that the caller receives ordinary tensors.
-    rows_LD = torch.cat(batches)
-    finite_L1 = rows_LD.isfinite().all(dim=1, keepdim=True)
-    return torch.where(finite_L1, F.normalize(rows_LD), torch.nan)
+def features(model: Model, images_BCHW: Tensor, flip: bool) -> Tensor:
+    """Embeddings before they are normalised, fp32 (B, D). ``flip`` adds those of the mirrored images, as the
+    verification of InsightFace does."""
+    rows_BD = model(images_BCHW).float()
+    return rows_BD + model(images_BCHW.flip(-1)).float() if flip else rows_BD
 
 
 @contextlib.contextmanager
-def evaluating(model: Model) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode within, and afterwards, also after an error, each submodule as it was: some may be
-    frozen on purpose. A ``model`` that is no module has no modes."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
+    frozen on purpose."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
+        for module, mode in modes:
             module.training = mode

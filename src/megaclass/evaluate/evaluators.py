@@ -6,6 +6,7 @@ Shapes: B = images of a batch, N = images of the set, D = embedding columns.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +17,10 @@ from torch import Tensor, nn
 from megaclass.config import Config
 from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import Dataset, class_names
-from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset, record_file, split_paths
-from megaclass.data.subset import Subset
 from megaclass.data.verification_bin import VerificationBin
+from megaclass.data.views import Subset
 from megaclass.errors import UserError
 from megaclass.evaluate.embed import embed, evaluating
 from megaclass.evaluate.metrics import (
@@ -77,14 +77,9 @@ class Verifier:
         self.labels = dataset.labels() if labelled else None
 
     def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
-        def embedded(images_BCHW: Tensor) -> Tensor:
-            with self.images.precision():
-                return backbone(images_BCHW)
-
+        model, batches = partial(self.images.features, backbone), partial(self.images.batches, self.dataset)
         with evaluating(backbone):
-            embeddings = embed(
-                embedded, self.images.ranges(self.dataset), len(self.dataset), self.settings.flip
-            )
+            embeddings = embed(model, batches, len(self.dataset), self.settings.flip)
         return self._judge(embeddings.numpy())
 
     def _judge(self, embeddings_ND: np.ndarray) -> Evaluation:
@@ -94,16 +89,12 @@ class Verifier:
         if self.labels is not None:
             # A labelled set has far more impostor pairs than the drawn ones: enough for a low FAR.
             every = all_pairs_tar(embeddings_ND, self.labels)
-            metrics |= {
-                key: every[key] for key in ("tar_at_far", "auc", "genuine_pairs", "impostor_pairs", "images")
-            }
-            roc = every["roc"]
+            roc = every.pop("roc")
+            metrics |= every
             if self.settings.episodes:
-                shot = one_shot_accuracy(
-                    embeddings_ND, self.labels, self.settings.ways, self.settings.episodes, PROTOCOL_SEED
-                )
-                metrics[f"one_shot_{self.settings.ways}way"] = shot["accuracy"]
-                metrics["one_shot_standard_error"] = shot["standard_error"]
+                ways, episodes = self.settings.ways, self.settings.episodes
+                found = one_shot_accuracy(embeddings_ND, self.labels, ways, episodes, PROTOCOL_SEED)
+                metrics[f"one_shot_{ways}way"], metrics["one_shot_standard_error"] = found
         return Evaluation("verification", metrics, roc)
 
 
@@ -145,10 +136,10 @@ class Classifier:
         counts = torch.zeros(3, dtype=torch.int64, device=self.images.device)
         done = start
         with evaluating(backbone):
-            for images_BCHW in self.images.ranges(self.dataset)(start, stop):
-                with self.images.precision():
-                    features_BD = backbone(images_BCHW)
-                logits_BC = head.logits(features_BD.float())  # in fp32, as in training
+            for images_BCHW in self.images.batches(self.dataset, start, stop):
+                logits_BC = head.logits(
+                    self.images.features(backbone, images_BCHW)
+                )  # in fp32, as in training
                 labels_B = self.labels[done : done + len(images_BCHW)].to(logits_BC.device)
                 counts += topk_counts(logits_BC, labels_B)
                 done += len(images_BCHW)
@@ -179,7 +170,7 @@ def _trained_labels(dataset: Dataset, num_classes: int, names: Sequence[str] | N
 
 @dataclass(frozen=True)
 class ImageReader:
-    """From an index range of a data set to the normalised batches that the model takes."""
+    """From an index range of a data set to normalised batches, and to what the model makes of them."""
 
     transform: EvalTransform
     batch_size: int
@@ -188,28 +179,25 @@ class ImageReader:
     to_input: Callable[[Tensor], Tensor]
     precision: Callable[[], AbstractContextManager]
 
-    def ranges(self, dataset: Dataset) -> Callable[[int, int], Iterator[Tensor]]:
-        def batches(start: int, stop: int) -> Iterator[Tensor]:
-            for batch in eval_batches(
-                dataset,
-                self.transform,
-                self.batch_size,
-                start,
-                stop,
-                workers=self.workers,
-                pin_memory=self.device.type == "cuda",
-            ):
-                yield self.to_input(batch.images)
+    def batches(self, dataset: Dataset, start: int, stop: int) -> Iterator[Tensor]:
+        size, pin = self.batch_size, self.device.type == "cuda"
+        for batch in eval_batches(
+            dataset, self.transform, size, start, stop, workers=self.workers, pin_memory=pin
+        ):
+            yield self.to_input(batch.images)
 
-        return batches
+    def features(self, backbone: nn.Module, images_BCHW: Tensor) -> Tensor:
+        """What the backbone gives, fp32 (B, D), computed as in training."""
+        with self.precision():
+            features_BD: Tensor = backbone(images_BCHW)
+        return features_BD.float()
 
 
 def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier | SeveralSets:
     """Pairs of a ``.bin`` file, of ``evaluate.pairs_file``, or drawn from the labels of the set under ``path``.
 
     Where ``path`` names several, with ``:`` between them, and a ``.bin`` is among these, each is a set of its own,
-    called by its name without suffix, or by its path where two names are the same; otherwise they are one
-    labelled set. Raises UserError for what cannot be opened.
+    see :func:`_names`; otherwise they are one labelled set. Raises UserError for what cannot be opened.
     """
     if config.evaluate.pairs_file:
         if path.suffix == ".bin":
@@ -222,11 +210,19 @@ def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier 
         return _verifier(config, path, images)
     if len({part.resolve() for part in paths}) < len(paths):
         raise UserError(f"evaluate.path: {path} names a set twice; name each once")
-    names = [part.stem if part.suffix == ".bin" else part.name for part in paths]
-    names = [name if names.count(name) == 1 else str(part) for name, part in zip(names, paths, strict=True)]
-    return SeveralSets(
-        {name: _verifier(config, part, images) for name, part in zip(names, paths, strict=True)}
-    )
+    named = zip(_names(paths), paths, strict=True)
+    return SeveralSets({name: _verifier(config, part, images) for name, part in named})
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The ends of the paths, as long as it takes to tell them apart: ``lfw`` and ``cfp_fp`` for .bin files of these
+    names, or ``aligned/lfw`` and ``raw/lfw``."""
+    plain = [Path(str(path.absolute()).removesuffix(".bin")) for path in paths]
+    for length in range(1, max(len(path.parts) for path in plain)):
+        names = ["/".join(path.parts[-length:]) for path in plain]
+        if len(set(names)) == len(names):
+            return names
+    return list(map(str, paths))  # a .bin beside a directory of its name
 
 
 def _verifier(config: Config, path: Path, images: ImageReader) -> Verifier:
@@ -251,8 +247,7 @@ def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[Dataset, PairSet]:
         return dataset, read_numbered_pairs(pairs_txt, dataset.labels())
     if record_file(path) is not None:
         raise UserError(
-            f"{pairs_txt} names images, but the records of {path} have no names; make a list of numbers from the "
-            "folder they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --numbered --output LIST.txt"
+            f"{pairs_txt} names images, but the records of {path} have no names; name the folder they "
+            "were packed from"
         )
-    names, pairs = read_lfw_pairs(pairs_txt, path)
-    return ImageList(path, names), pairs
+    return read_lfw_pairs(pairs_txt, path)

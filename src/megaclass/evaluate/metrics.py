@@ -26,6 +26,7 @@ from megaclass.evaluate.pairs import PairSet
 from megaclass.parallel.groups import all_ranks, collective_device, rank, world_size
 
 FAR_TARGETS = (1e-2, 1e-3, 1e-4)
+ROC_POINTS = 400
 # All pairs of so many images are 1.25e9, half a minute on one core; the FARs above are sharp long before.
 MAX_IMAGES = 50_000
 _BINS = 1 << 20
@@ -33,16 +34,15 @@ _BINS = 1 << 20
 
 def pair_scores(embeddings_ND: np.ndarray, pairs: PairSet) -> np.ndarray:
     """The cosine of each pair, fp32 (P,), from normalised embeddings."""
-    embeddings_ND = np.asarray(embeddings_ND)
     return np.einsum("pd,pd->p", embeddings_ND[pairs.first], embeddings_ND[pairs.second])
 
 
 def verification_metrics(
     scores: np.ndarray, same: np.ndarray, folds: int = 10, far_targets: Sequence[float] = FAR_TARGETS
 ) -> dict[str, Any]:
-    """Score pairs by the protocol of LFW's view 2 (UMass technical report 07-49).
+    """Score P pairs by the protocol of LFW's view 2 (UMass technical report 07-49).
 
-    ``scores`` (P,) are similarities, ``same`` (P,) is true for pairs of one identity, in fold order. Returns
+    ``scores`` are similarities, ``same`` is true for pairs of one identity, in fold order; 2 <= folds <= P. Returns
 
     - ``pair_accuracy`` and ``pair_accuracy_std``: each fold is judged at the threshold that is best on the
       other folds; mean and standard deviation over the folds, in 0..1. All thresholds are tried. InsightFace
@@ -52,14 +52,8 @@ def verification_metrics(
     - ``threshold``: the best one over all pairs (accept a score at or above it); None if that is to accept
       no pair.
     - ``auc``: the area under the ROC curve; None without pairs of both kinds.
-    - ``tar_at_far``: ``{"1e-2": ..}``: see :func:`tar_at_far`.
-    - ``pairs``: P.
-
-    Raises ValueError unless 2 <= folds <= P.
+    - ``tar_at_far``: see :func:`tar_at_far`; ``pairs``: P.
     """
-    same = np.asarray(same, dtype=bool)
-    if not 2 <= folds <= len(same):
-        raise ValueError(f"folds: {len(same)} pairs cannot be cut into {folds} folds")
     values, ranks = _ranked(scores, same)
     genuine_T, impostor_T = _accepted(*_histograms(ranks, same, len(values)))
     accuracies = []
@@ -83,46 +77,38 @@ def verification_metrics(
     }
 
 
-def roc_points(scores: np.ndarray, same: np.ndarray, max_points: int = 400) -> dict[str, list[float]]:
-    """Points ``{"far": [..], "tar": [..]}`` of the ROC curve, at most ``max_points``, FAR rising.
-
-    FARs are evenly spaced on a logarithmic axis, and each point is exact: the highest TAR at that FAR or
-    below. Empty without pairs of both kinds.
-    """
-    same = np.asarray(same, dtype=bool)
+def roc_points(scores: np.ndarray, same: np.ndarray) -> dict[str, list[float]]:
+    """Points ``{"far": [..], "tar": [..]}`` of the ROC curve, at most ``ROC_POINTS``, FAR rising evenly on a
+    logarithmic axis. Each is exact: the highest TAR at that FAR or below. Empty without pairs of both kinds."""
     values, ranks = _ranked(scores, same)
-    return _thinned(*_accepted(*_histograms(ranks, same, len(values))), max_points)
+    return _thinned(*_accepted(*_histograms(ranks, same, len(values))))
 
 
 def all_pairs_tar(
-    embeddings: np.ndarray,
-    labels: np.ndarray,
+    embeddings_ND: np.ndarray,
+    labels_N: np.ndarray,
     far_targets: Sequence[float] = FAR_TARGETS,
-    max_points: int = 400,
     max_images: int = MAX_IMAGES,
 ) -> dict[str, Any]:
     """Verify every pair of a labelled set, so that a small set still has the impostors for a low FAR.
 
-    ``embeddings`` (N, D) normalised (rows with a NaN count as wrong in every pair), ``labels`` (N,). Returns
-    ``tar_at_far``, ``auc``, ``roc`` (as :func:`roc_points`), ``genuine_pairs``, ``impostor_pairs`` and
-    ``images``: of a set with more than ``max_images``, that many are counted, always the same ones.
+    The embeddings are normalised; rows with a NaN count as wrong in every pair. Returns ``tar_at_far``, ``auc``,
+    ``roc`` (as :func:`roc_points`), ``genuine_pairs``, ``impostor_pairs`` and ``images``: of a set with more than
+    ``max_images``, that many are counted, always the same ones.
 
-    Every rank must call it, with the same arguments: each counts its share of the pairs, and all of them
-    return the same.
-
+    Every rank must call it, with the same arguments: each counts its share of the pairs, and all return the same.
     Cosines are counted in 2**20 bins of 1.9e-6, the size of their rounding error in fp32, and a bin is
-    accepted as a whole: the FAR is never understated. Memory is a copy of the embeddings and
-    one block of scores.
+    accepted as a whole: the FAR is never understated. Memory is a copy of the embeddings and one block of scores.
     """
-    counted = _counted_images(np.asarray(labels), max_images)
-    embeddings_MD = np.asarray(embeddings)[counted].astype(np.float32, copy=False)  # a copy by the indexing
-    labels_M = np.asarray(labels)[counted]
+    counted = _counted_images(labels_N, max_images)
+    embeddings_MD = embeddings_ND[counted].astype(np.float32, copy=False)  # a copy by the indexing
+    labels_M = labels_N[counted]
     counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M, rank(), world_size()))
     genuine_T, impostor_T = _accepted(*all_ranks().all_reduce_(counts.to(collective_device())).cpu().numpy())
     return {
         "tar_at_far": tar_at_far(genuine_T, impostor_T, far_targets),
         "auc": _auc(genuine_T, impostor_T),
-        "roc": _thinned(genuine_T, impostor_T, max_points),
+        "roc": _thinned(genuine_T, impostor_T),
         "genuine_pairs": int(genuine_T[-1]),
         "impostor_pairs": int(impostor_T[-1]),
         "images": len(labels_M),
@@ -171,10 +157,9 @@ def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray, part: int, par
 def tar_at_far(
     genuine_T: np.ndarray, impostor_T: np.ndarray, far_targets: Sequence[float]
 ) -> dict[str, float | None]:
-    """The share of genuine pairs accepted where at most each target share of impostor pairs is: exact.
+    """``{"1e-2": ..}``: the exact share of genuine pairs accepted where at most the target share of impostor pairs is.
 
     A target of 1e-4 needs 10,000 impostor pairs to mean one of them; below 1/FAR pairs the value is None.
-    ``genuine_T`` and ``impostor_T`` are the accepted counts from accepting none to accepting all.
     """
     genuine, impostors = int(genuine_T[-1]), int(impostor_T[-1])
     result: dict[str, float | None] = {}
@@ -192,23 +177,21 @@ def far_key(far: float) -> str:
 
 
 def one_shot_accuracy(
-    embeddings: np.ndarray, labels: np.ndarray, ways: int = 20, episodes: int = 2000, seed: int = 0
-) -> dict[str, Any]:
+    embeddings_ND: np.ndarray, labels_N: np.ndarray, ways: int = 20, episodes: int = 2000, seed: int = 0
+) -> tuple[float | None, float | None]:
     """k-way one-shot classification (Lake, Salakhutdinov, Tenenbaum, Science 350, 2015), over the whole set.
 
     An episode draws ``ways`` classes from those with two images or more, one support image of each, and
     as query another image of the first class; the nearest support image by cosine is the answer. A tie or
-    a NaN is a wrong answer. ``embeddings`` (N, D) normalised, ``labels`` (N,). Returns ``accuracy``,
-    ``standard_error`` (both None if fewer than ``ways`` classes have two images), ``ways``, ``episodes``.
+    a NaN is a wrong answer. The embeddings are normalised. Returns accuracy and standard error, both None if
+    fewer than ``ways`` classes have two images.
     """
-    embeddings_ND = np.asarray(embeddings)
     rng = np.random.default_rng(seed)
-    _, class_of, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    _, class_of, sizes = np.unique(labels_N, return_inverse=True, return_counts=True)
     starts, order = np.cumsum(sizes) - sizes, np.argsort(class_of, kind="stable")
     eligible = np.flatnonzero(sizes > 1)
-    result: dict[str, Any] = {"accuracy": None, "standard_error": None, "ways": ways, "episodes": episodes}
     if len(eligible) < ways:
-        return result
+        return None, None
     correct = 0
     for _ in range(episodes):
         classes = rng.choice(eligible, size=ways, replace=False)
@@ -218,12 +201,12 @@ def one_shot_accuracy(
         scores = support @ embeddings_ND[order[starts[classes[0]] + asked]]
         correct += bool((scores[0] > scores[1:]).all())
     accuracy = correct / episodes
-    return result | {"accuracy": accuracy, "standard_error": (accuracy * (1 - accuracy) / episodes) ** 0.5}
+    return accuracy, (accuracy * (1 - accuracy) / episodes) ** 0.5
 
 
 def _ranked(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct scores, rising, and the rank of each pair's score among them; NaN counts as wrong."""
-    scores = np.asarray(scores, dtype=np.float64)
+    scores = scores.astype(np.float64)
     scores = np.where(np.isnan(scores), np.where(same, -np.inf, np.inf), scores)
     return np.unique(scores, return_inverse=True)
 
@@ -247,11 +230,11 @@ def _auc(genuine_T: np.ndarray, impostor_T: np.ndarray) -> float | None:
     return float(np.dot(np.diff(impostor_T).astype(float), genuine_T[1:] + genuine_T[:-1]) / 2 / possible)
 
 
-def _thinned(genuine_T: np.ndarray, impostor_T: np.ndarray, max_points: int) -> dict[str, list[float]]:
+def _thinned(genuine_T: np.ndarray, impostor_T: np.ndarray) -> dict[str, list[float]]:
     genuine, impostors = int(genuine_T[-1]), int(impostor_T[-1])
     if genuine == 0 or impostors == 0:
         return {"far": [], "tar": []}
-    allowed = np.concatenate([[0], np.geomspace(1, impostors, max_points - 1).round()])
+    allowed = np.concatenate([[0], np.geomspace(1, impostors, ROC_POINTS - 1).round()])
     at = np.unique(np.searchsorted(impostor_T, allowed, side="right") - 1)
     return {"far": (impostor_T[at] / impostors).tolist(), "tar": (genuine_T[at] / genuine).tolist()}
 
@@ -260,10 +243,9 @@ def _thinned(genuine_T: np.ndarray, impostor_T: np.ndarray, max_points: int) -> 
 
 
 def topk_counts(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
-    """Return the int64 counts ``[top-1 hits, top-5 hits, images]`` of one batch, on the logits' device.
+    """The int64 counts ``[top-1 hits, top-5 hits, images]`` of one batch, on the logits' device.
 
-    Counts of batches add up. With fewer than five classes, "top 5" means all of them. A row that holds a
-    NaN is a miss (a plain top-k would rank the NaN first).
+    With fewer than five classes, "top 5" means all. A row that holds a NaN is a miss (top-k would rank it first).
     """
     best_BK = logits_BC.topk(min(5, logits_BC.shape[1]), dim=1).indices
     hits_BK = (best_BK == labels_B[:, None]) & ~logits_BC.isnan().any(dim=1, keepdim=True)
@@ -272,11 +254,8 @@ def topk_counts(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def classification_metrics(counts: Tensor) -> dict[str, float]:
-    """Return ``{"top1", "top5"}`` in 0..1 over the images of all ranks, from each rank's summed counts.
-
-    ``counts`` is what :func:`topk_counts` returned, summed over this rank's batches; a rank without images
-    brings zeros. Every rank must call. Raises UserError if no rank had an image.
-    """
+    """``{"top1", "top5"}`` in 0..1 over the images of all ranks, from each rank's sum of :func:`topk_counts`, zeros
+    of one without images. Every rank must call. Raises UserError if no rank had an image."""
     top1, top5, images = all_ranks().all_reduce_(counts.clone()).tolist()
     if images == 0:
         raise UserError("evaluation: there is no image to classify")

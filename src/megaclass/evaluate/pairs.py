@@ -26,10 +26,6 @@ class PairSet:
     same: np.ndarray  # bool (P,): both images show one identity
     folds: int = 10
 
-    def __post_init__(self) -> None:
-        assert self.first.shape == self.second.shape == self.same.shape and self.first.ndim == 1
-        assert self.first.dtype == self.second.dtype == np.int64 and self.same.dtype == np.bool_
-
     def __len__(self) -> int:
         return len(self.first)
 
@@ -42,6 +38,11 @@ class PairSet:
         return images[order], PairSet(numbers[0::2], numbers[1::2], self.same, self.folds)
 
 
+def balanced(folds: int, per_fold: int) -> np.ndarray:
+    """Which pairs are of one identity, as lists have them: in each fold the first half. Bool (P,)."""
+    return np.tile(np.repeat([True, False], per_fold), folds)
+
+
 def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -> PairSet:
     """Draw ``count`` different pairs from a labelled set (labels: (N,)), half of them of one identity.
 
@@ -50,8 +51,7 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
     pair are drawn uniformly. One seed gives one list of pairs.
 
     - ``count`` is rounded down to a multiple of ``2 * folds``. Where a fold has fewer different pairs than
-      its share, every fold gets that fewer, so the result may be shorter: ask ``len``. A warning says what
-      bounded it.
+      its share, every fold gets that fewer, and a warning says so.
     - The identities are dealt to the folds, so that folds share none, if each fold can then hold two
       identities and one of them has two images. With fewer identities than that, folds are dealt pairs of
       the whole set instead: no pair occurs twice, but a threshold is then chosen on identities of the tested
@@ -64,7 +64,6 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
             f"{count} pairs cannot fill {folds} folds; use two folds or more, and two pairs or more for each"
         )
     rng = np.random.default_rng(seed)
-    labels = np.asarray(labels)
     identities = _images_by_identity(labels, rng)
     pairable = sum(len(images) > 1 for images in identities)
     if len(identities) < 2 or pairable == 0:
@@ -72,12 +71,9 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
             f"verification: pairs need two identities and two images of one; the set has {len(identities)} "
             f"identities, {pairable} of them with two images or more"
         )
-    wanted = count // (2 * folds)
+    groups = [identities]
     if pairable >= folds and len(identities) >= 2 * folds:
         groups = [_dealt(identities, fold, folds) for fold in range(folds)]
-        wanted = _within(wanted, groups, folds, shared=False)
-        positives = [_draw_positives(group, wanted, rng) for group in groups]
-        negatives = [_draw_negatives(group, wanted, rng) for group in groups]
     else:
         logger.warning(
             "verification: %d identities (%d with two images) are too few for %d folds without a common one; "
@@ -86,42 +82,25 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
             pairable,
             folds,
         )
-        if min(_positives(identities), _negatives(identities)) < folds:
-            raise UserError(f"verification: the set has too few different pairs for {folds} folds")
-        wanted = _within(wanted, [identities], folds, shared=True)
-        positives = np.split(_draw_positives(identities, wanted * folds, rng), folds)
-        negatives = np.split(_draw_negatives(identities, wanted * folds, rng), folds)
-
-    pairs = np.concatenate([half for fold in zip(positives, negatives, strict=True) for half in fold])
-    same = np.tile(np.repeat([True, False], wanted), folds)
-    return PairSet(pairs[:, 0].copy(), pairs[:, 1].copy(), same, folds)
-
-
-def _within(wanted: int, groups: list[list[np.ndarray]], folds: int, *, shared: bool) -> int:
-    """``wanted`` pairs of each kind in each fold, or as many as there are, and then a warning of what bounds them.
-
-    ``groups`` are the identities of each fold; where all folds have their pairs from the same identities
-    (``shared``), the one group of these.
-    """
-    of_one, of_two = [_positives(group) for group in groups], [_negatives(group) for group in groups]
-    least = min(*of_one, *of_two)
-    bound = least // folds if shared else least
-    if bound >= wanted:
-        return wanted
-    kind, counts = ("genuine", of_one) if least == min(of_one) else ("impostor", of_two)
-    there = (
-        f"the set has {sum(counts):,} {kind} pairs"
-        if shared
-        else f"the set has {sum(counts):,} {kind} pairs within its folds, fold {counts.index(least) + 1} of {folds} "
-        f"only {least:,}, and each fold gets as many"
-    )
-    logger.warning(
-        "verification: %s pairs asked for, %s drawn: %s",
-        f"{2 * folds * wanted:,}",
-        f"{2 * folds * bound:,}",
-        there,
-    )
-    return bound
+    shared = folds // len(groups)  # folds that have their pairs from one group
+    possible = min(min(_positives(group), _negatives(group)) for group in groups) // shared
+    if possible == 0:
+        raise UserError(f"verification: the set has too few different pairs for {folds} folds")
+    wanted = count // (2 * folds)
+    if possible < wanted:
+        logger.warning(
+            "verification: %s pairs asked for, %s drawn: there are no more different ones, genuine or impostor, of "
+            "the identities of some fold",
+            f"{2 * folds * wanted:,}",
+            f"{2 * folds * possible:,}",
+        )
+        wanted = possible
+    halves = [
+        [part for group in groups for part in np.split(draw(group, wanted * shared, rng), shared)]
+        for draw in (_draw_positives, _draw_negatives)
+    ]
+    pairs = np.concatenate([half for fold in zip(*halves, strict=True) for half in fold])
+    return PairSet(pairs[:, 0], pairs[:, 1], balanced(folds, wanted), folds)
 
 
 def _images_by_identity(labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:

@@ -3,7 +3,6 @@
 Shapes: N = rows asked for, D = embedding columns.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from megaclass.checkpoint import arcface_torch
-from megaclass.checkpoint.arcface_torch import RankFiles, Rows
-from megaclass.config import Config, load_recipe
+from megaclass.checkpoint.arcface_torch import RankFiles, ReadRows
+from megaclass.config import load_recipe
 from megaclass.errors import UserError
 from megaclass.inference.load import find_checkpoint
 from megaclass.results.rundir import RunDirectory
@@ -34,22 +33,16 @@ def to_rank_files(
         shared, rows, num_classes, writers = _from_run(source, which)
     else:
         files = RankFiles(source)
-        shared, num_classes, writers = files.shared(), files.num_classes, len(files.paths)
-
-        def rows(name: str, start: int, stop: int) -> Tensor:
-            return files.centres(start, stop) if name == "weight" else files.momentum(start, stop)
-
+        shared, rows, num_classes, writers = files.shared(), files.rows, files.num_classes, len(files.paths)
     return arcface_torch.write_rank_files(
         output, ranks=ranks or writers, num_classes=num_classes, shared=shared, rows=rows, layout=layout
     )
 
 
-def _from_run(run_dir: Path, which: str) -> tuple[dict[str, Any], Rows, int, int]:
+def _from_run(run_dir: Path, which: str) -> tuple[dict[str, Any], ReadRows, int, int]:
     """What a checkpoint of a run holds, its rows, the number of classes and of the ranks that wrote it."""
-    config, stored = (
-        load_recipe(str(RunDirectory(run_dir).config), stored=True),
-        find_checkpoint(run_dir, which),
-    )
+    config = load_recipe(str(RunDirectory(run_dir).config), stored=True)
+    stored = find_checkpoint(run_dir, which)
     if "head/weight" not in stored.sharded:
         raise UserError(f"{stored.path}: the run has a linear head; only a margin head is exported")
     num_classes, dim = stored.sharded["head/weight"].shape
@@ -59,35 +52,29 @@ def _from_run(run_dir: Path, which: str) -> tuple[dict[str, Any], Rows, int, int
             return torch.zeros(stop - start, dim)
         return stored_rows(stored, f"head/{name}", start, stop).fp32()
 
-    step = stored.step
+    step, backbone = stored.step, stored.state["backbone"]
+    # A fresh SGD at the learning rate that was reached: our groups of parameters are others than arcface_torch's one,
+    # so the momentum of the backbone starts at 0 there.
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    sgd = torch.optim.SGD(
+        [parameter],
+        lr=float(stored.state["optimizer"]["param_groups"][0]["lr"]),
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+    )
+    group = sgd.state_dict()["param_groups"][0]
+    of_head = {key: group[key] for key in ("lr", "momentum", "weight_decay")}
+    of_head["lr"] *= config.optim.head_lr_factor
+    count = sum(not name.endswith(_BUFFERS) for name in backbone)
     shared = {
         "epoch": step * config.data.global_batch_size // int(stored.identity["training_samples"]),
         "global_step": step,
-        arcface_torch.BACKBONE: stored.state["backbone"],
-        arcface_torch.OPTIMIZER: _fresh_sgd(stored.state["backbone"], stored.state["optimizer"], config),
+        arcface_torch.BACKBONE: backbone,
+        arcface_torch.OPTIMIZER: {"state": {}, "param_groups": [{**group, "params": list(range(count))}]},
         arcface_torch.SCHEDULER: {"last_epoch": step, "_step_count": step + 1},
         arcface_torch.HEAD_OPTIMIZER: {
             "state": {0: {"step": stored.state["head_steps"]}},
-            "param_groups": [],
+            "param_groups": [{**of_head, "params": [0]}],
         },
     }
-    group = dict(shared[arcface_torch.OPTIMIZER]["param_groups"][0])
-    group["lr"] *= config.optim.head_lr_factor
-    kept = {key: group[key] for key in ("lr", "momentum", "weight_decay")}
-    shared[arcface_torch.HEAD_OPTIMIZER]["param_groups"] = [{**kept, "params": [0]}]
     return shared, rows, num_classes, stored.world_size
-
-
-def _fresh_sgd(backbone: Mapping[str, Any], optimizer: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """The state of an SGD over the backbone that has not stepped yet, at the learning rate that was reached.
-
-    Our groups of parameters are others than arcface_torch's one, so its momentum starts at 0 there.
-    """
-    count = sum(not name.endswith(_BUFFERS) for name in backbone)
-    parameter = torch.nn.Parameter(torch.zeros(()))
-    sgd = torch.optim.SGD(
-        [parameter], lr=1.0, momentum=config.optim.momentum, weight_decay=config.optim.weight_decay
-    )
-    group = {**sgd.state_dict()["param_groups"][0], "params": list(range(count))}
-    group["lr"] = float(optimizer["param_groups"][0]["lr"])
-    return {"state": {}, "param_groups": [group]}

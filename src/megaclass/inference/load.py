@@ -1,7 +1,8 @@
 """Score one model once, outside training; and the model that a checkpoint holds."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from megaclass import checkpoint
 from megaclass.checkpoint import Checkpoint
 from megaclass.config import Config, check
 from megaclass.data.open import open_dataset
-from megaclass.errors import UserError, near_match
+from megaclass.errors import UserError, lookup
 from megaclass.evaluate.evaluators import Classifier, Evaluation, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.parallel.groups import World
@@ -48,7 +49,7 @@ def score(
     reader = image_reader(config, arithmetic, input_function(config, arithmetic))
     if kind == "verification":
         return build_verifier(config, Path(images), reader)(backbone)
-    if stored is None or not has_linear_head(stored):
+    if stored is None or "head" not in stored.state:
         raise UserError("classification needs --run-dir with a run of a linear head")
     head = trained_head(stored, backbone, world.device)
     names = RunDirectory(Path(run_dir)).read_classes()
@@ -57,32 +58,12 @@ def score(
 
 def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
     root = run_dir / "checkpoints"
-    known = [path.name for path in checkpoint.list_checkpoints(root)] if root.is_dir() else []
+    known = {path.name: path for path in checkpoint.list_checkpoints(root)}
     if not known:
         raise UserError(f"{run_dir}: no checkpoint there; give the directory of a run")
-    if which == "best":
-        path = checkpoint.best(root) or checkpoint.latest(root)
-    elif which == "latest":
-        path = checkpoint.latest(root)
-    elif which in known:
-        path = root / which
-    else:
-        near = near_match(which, ["best", "latest", *known])
-        raise UserError(f"no checkpoint {which!r}{near} in {root}; there are {', '.join(known)}")
-    assert path is not None
-    return checkpoint.load(path)
-
-
-def averaged_or_last(stored: Checkpoint) -> dict[str, Any]:
-    """The state dicts of a checkpoint's ``backbone`` and, of a linear head, ``head``: the moving averages of their
-    weights where the run kept them (``ema``), else the weights of the last step."""
-    last = {part: stored.state[part] for part in ("backbone", "head") if part in stored.state}
-    averages = stored.state.get("ema") or {}
-    if not isinstance(averages, Mapping):
-        raise UserError(
-            f"{stored.path}: checkpoint of another model (its averages are {type(averages).__name__})"
-        )
-    return last | {part: averages[part] for part in last if averages.get(part)}
+    latest = max(known.values())
+    known |= {"latest": latest, "best": checkpoint.best(root) or latest}
+    return checkpoint.load(lookup(known, which, "checkpoint"))
 
 
 def trained_backbone(
@@ -92,31 +73,25 @@ def trained_backbone(
     # What a run started from need not lie here any more, and would be overwritten.
     bare = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
     backbone, arithmetic = build_model(bare, device)
-    _load(backbone, stored, "backbone")
+    with _fitting(stored, "backbone") as weights:
+        backbone.load_state_dict(weights)
     return backbone, arithmetic
-
-
-def has_linear_head(stored: Checkpoint) -> bool:
-    return "head" in stored.state
 
 
 def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) -> LinearHead:
     """The linear head of a checkpoint."""
-    weight = stored.state["head"].get("weight") if isinstance(stored.state["head"], Mapping) else None
-    width = backbone.embedding_dim
-    if not isinstance(weight, torch.Tensor) or weight.shape[1:] != (width,):
-        shape = tuple(weight.shape) if isinstance(weight, torch.Tensor) else "missing"
-        raise UserError(
-            f"{stored.path}: checkpoint of another model (head: weight is {shape}, features {width})"
-        )
-    head = LinearHead(*weight.shape).to(device)
-    _load(head, stored, "head")
-    return head
+    with _fitting(stored, "head") as weights:
+        head = LinearHead(len(weights["weight"]), int(backbone.embedding_dim)).to(device)  # type: ignore[arg-type]
+        head.load_state_dict(weights)
+        return head
 
 
-def _load(module: nn.Module, stored: Checkpoint, part: str) -> None:
+@contextlib.contextmanager
+def _fitting(stored: Checkpoint, part: str) -> Iterator[Any]:
+    """Yields a part's weights of the last step, or the moving average of them where the run kept it (``ema``). What
+    does not fit becomes a UserError."""
     try:
-        module.load_state_dict(averaged_or_last(stored)[part])
+        yield (stored.state.get("ema") or {}).get(part) or stored.state[part]
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{stored.path}: checkpoint of another model ({part}: {reason})") from None

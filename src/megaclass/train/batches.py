@@ -16,14 +16,14 @@ import torch
 from megaclass.config import Config, Steps, steps_of
 from megaclass.data import glyphs
 from megaclass.data.augment import TrainTransform, Transform
-from megaclass.data.dali import CropTransform, DaliLoader
+from megaclass.data.dali import DaliLoader
 from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.loader import BatchSource, Loader
 from megaclass.data.open import open_dataset
 from megaclass.data.photometric import Composed, Photometric
-from megaclass.data.rotated_classes import OrientedClasses
 from megaclass.data.sampler import EpochSampler, rank_slice
 from megaclass.data.synthetic import SyntheticLoader
+from megaclass.data.views import OrientedClasses
 from megaclass.errors import UserError
 from megaclass.parallel.groups import World
 from megaclass.parallel.seeding import derive_key
@@ -112,7 +112,7 @@ def training_loader(config: Config, world: World, dataset: Dataset, total_steps:
 
     options: dict[str, Any] = {"workers": data.workers or torch.get_num_threads(), "on_error": data.on_error}
     if data.loader == "dali":  # what it lacks is not asked for: the check of the configuration sees to it
-        crop = _transform(CropTransform, config, data.image_size)
+        crop = _transform(TrainTransform, config, data.image_size)
         return DaliLoader(dataset, crop, indices_of_step, device=world.device, **options)
     transform = functools.cache(functools.partial(train_transform, config))
     return Loader(

@@ -1,6 +1,7 @@
 """Checkpoints of arcface_torch: any number of ranks in and out, training that goes on, and hostile files."""
 
 import copy
+import functools
 import os
 import re
 import tempfile
@@ -98,20 +99,7 @@ def trained(classes: int = CLASSES, steps: int = 3) -> Theirs:
     return theirs
 
 
-def assert_same(a: Any, b: Any) -> None:
-    assert type(a) is type(b) or isinstance(a, dict) == isinstance(b, dict)
-    if isinstance(a, Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list):
-        assert len(a) == len(b)
-        for one, other in zip(a, b, strict=True):
-            assert_same(one, other)
-    else:
-        assert a == b
+assert_same = functools.partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 # -- one checkpoint as a dict -----------------------------------------------------------------------------
@@ -202,7 +190,7 @@ def test_a_dict_that_lacks_a_part_is_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["arcface_torch", "dropin"])
-@pytest.mark.parametrize(("written", "wanted"), [(1, 3), (2, 5), (3, 2), (5, 1), (5, 5)])
+@pytest.mark.parametrize(("written", "wanted"), [(1, 3), (3, 2), (5, 5)])
 def test_rows_survive_any_number_of_ranks(tmp_path: Path, written: int, wanted: int, layout: str) -> None:
     theirs = trained()
     source = theirs.save(tmp_path / "source", written)
@@ -212,20 +200,14 @@ def test_rows_survive_any_number_of_ranks(tmp_path: Path, written: int, wanted: 
     assert files.embedding_dim == DIM
     assert torch.equal(files.centres(), theirs.centres) and torch.equal(files.momentum(), theirs.momentum)
     for rank, path in enumerate(paths):
-        stored = torch.load(path, weights_only=True)
-        assert (HEAD_OPTIMIZER in stored) == (layout == "dropin")
         expected = theirs.checkpoint(rank, wanted)
-        assert_same(stored, expected if layout == "arcface_torch" else to_dropin(expected))
-
-
-def test_files_of_the_drop_in_become_theirs_again(tmp_path: Path) -> None:
-    theirs = trained()
-    source = theirs.save(tmp_path / "source", 2)
-    to_rank_files(source, tmp_path / "ours", ranks=3, layout="dropin", which="latest")
-    to_rank_files(tmp_path / "ours", tmp_path / "back", ranks=2, layout="arcface_torch", which="latest")
-    for name in ("checkpoint_gpu_0.pt", "checkpoint_gpu_1.pt"):
-        a, b = (torch.load(tmp_path / where / name, weights_only=True) for where in ("source", "back"))
-        assert_same(b, a)
+        expected = expected if layout == "arcface_torch" else to_dropin(expected)
+        assert_same(torch.load(path, weights_only=True), expected)
+    back = to_rank_files(
+        paths[0].parent, tmp_path / "back", ranks=written, layout="arcface_torch", which="latest"
+    )
+    for path in back:
+        assert_same(torch.load(path, weights_only=True), torch.load(source / path.name, weights_only=True))
 
 
 @settings(max_examples=25, deadline=None)
@@ -240,25 +222,20 @@ def test_any_range_of_rows_is_read_from_any_files(data: st.DataObject, classes: 
             rows = slice(*shard_range(classes, rank, ranks))
             torch.save({"weight": centres[rows].clone()}, Path(folder) / f"checkpoint_gpu_{rank}.pt")
         files = RankFiles(folder, classes)
-        out = torch.full((stop - start, DIM), torch.nan)
-        assert files.centres(start, stop, out=out) is out
-    assert torch.equal(out, centres[start:stop])
+        assert torch.equal(files.centres(start, stop), centres[start:stop])
 
 
-@pytest.mark.parametrize("sample_rate", [1.0, 0.3])
 def test_the_lines_of_the_document_take_over_centres_and_momentum(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_rate: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document = (Path(__file__).parents[3] / "docs" / "tutorials" / "arcface_torch.md").read_text(
-        encoding="utf-8"
-    )
+    document = (Path(__file__).parents[3] / "docs/tutorials/arcface_torch.md").read_text(encoding="utf-8")
     (block,) = re.findall(
         r"^```python\n(from megaclass.checkpoint.arcface_torch .*?)^```", document, re.M | re.S
     )
     theirs = trained()
     theirs.save(tmp_path / "OLD", 3)
     monkeypatch.chdir(tmp_path)
-    head = PartialFC(CLASSES, DIM, sample_rate=sample_rate)
+    head = PartialFC(CLASSES, DIM, sample_rate=0.3)
     head_opt = HeadSGD(head, lr=0.1)
     exec(block, {"head": head, "head_opt": head_opt})
     assert torch.equal(head.weight, theirs.centres)
@@ -343,23 +320,23 @@ def put(**head: Any) -> Any:
     return lambda checkpoint: checkpoint[HEAD].update(head)
 
 
+NO_HEAD = "no state_dict_softmax_fc.weight in it"
 FAULTS = {
     "missing": (lambda path: path.unlink(), "checkpoint_gpu_1.pt is missing"),
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-200]), "checkpoint_gpu_1.pt: not a PyTorch file"),
     "empty": (lambda path: path.write_bytes(b""), "not a PyTorch file"),
     "runs code": (lambda path: torch.save(Bomb(), path), "opened safely"),
-    "a list": (lambda path: torch.save([1], path), "no head in it"),
-    "backbone alone": (lambda path: torch.save({"conv1.weight": torch.ones(1)}, path), "no head in it"),
-    "columns": (lambda path: edit(path, put(weight=torch.ones(8, 5))), "5 columns, those of rank 0 have 4"),
+    "a list": (lambda path: torch.save([1], path), NO_HEAD),
+    "backbone alone": (lambda path: torch.save({"conv1.weight": torch.ones(1)}, path), NO_HEAD),
+    "columns": (lambda path: edit(path, put(weight=torch.ones(8, 5))), "shape (8, 5), where (8, 4) would go with"),
     "rows": (lambda path: edit(path, put(weight=torch.ones(12, DIM))), "a file is missing, or of another run"),
     "one axis": (lambda path: edit(path, put(weight=torch.ones(8))), "centres of shape (8,)"),
     "none": (lambda path: edit(path, put(weight=torch.ones(0, DIM))), "centres of shape (0, 4)"),
-    "integers": (lambda path: edit(path, put(weight=torch.ones(8, DIM).int())), "not floating point"),
+    "integers": (lambda path: edit(path, put(weight=torch.ones(8, DIM).int())), "rows of torch.int32"),
     "sparse": (lambda path: edit(path, put(weight=torch.ones(8, DIM).to_sparse())), "dense"),
     "stretched": (lambda path: edit(path, put(weight=torch.ones(1, 1).expand(8, DIM))), "more than the file holds"),
     "scales": (
-        lambda path: edit(path, put(weight=torch.ones(8, DIM).char(), weight_scale=torch.ones(3))),
-        "one row a centre",
+        lambda path: edit(path, put(weight=torch.ones(8, DIM).char(), weight_scale=torch.ones(3))), "scales of (3,)",
     ),
     "another save": (lambda path: edit(path, lambda c: c.update(global_step=9)), "at the global steps 3, 9"),
 }  # fmt: skip
@@ -396,8 +373,7 @@ def momentum_of(checkpoint: dict[str, Any]) -> Tensor:
         (lambda c: c[HEAD]["weight"][0].fill_(torch.nan), "weight is not finite"),
         (lambda c: momentum_of(c)[-1].fill_(torch.inf), "momentum is not finite"),
         (lambda c: c[OPTIMIZER]["state"][4].update(momentum_buffer=torch.ones(2, 2)), "one row a centre"),
-        (lambda c: c.pop(OPTIMIZER), "no state_optimizer"),
-        (lambda c: c[OPTIMIZER].pop("param_groups"), "not what arcface_torch writes"),
+        (lambda c: c.pop(OPTIMIZER), "not what arcface_torch writes"),
         (lambda c: c.update(state_optimizer=[1]), "not what arcface_torch writes"),
         (lambda c: c[OPTIMIZER]["param_groups"].reverse(), "not the last parameter group"),
     ],
@@ -426,11 +402,11 @@ def test_adamw_gives_its_centres_but_no_momentum(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["nowhere", "out"], "nowhere: no such file or directory"),
-        (["empty", "out"], "no checkpoint_gpu_0.pt there"),
+        (["empty", "out"], "checkpoint_gpu_0.pt is missing"),
         (["source", "source"], "exists; name another directory"),
         (["source", "out", "--ranks", "24"], "24 for 23 classes"),
         (["source", "out", "--layout", "drop"], "did you mean 'dropin'"),
-        (["head.pt", "out"], "a whole checkpoint is needed|no state_optimizer"),
+        (["head.pt", "out"], "not what arcface_torch writes"),
     ],
 )
 def test_the_command_refuses_in_one_line(

@@ -3,7 +3,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from megaclass.errors import UserError
 from megaclass.evaluate.embed import embed, evaluating
 
 
@@ -26,10 +25,10 @@ def network():
 
 
 def test_embeddings_are_normalised_and_keep_the_order():
-    x, model = images(23), network()
+    x, model = images(23), network().eval()
     result = embed(model, in_batches(x, 5), 23, flip=False)
     with torch.no_grad():
-        expected = F.normalize(model.eval()(x))
+        expected = F.normalize(model(x))
     torch.testing.assert_close(result, expected)
     assert result.dtype == torch.float32 and not result.is_inference()
 
@@ -38,13 +37,6 @@ def test_half_precision_is_summed_in_fp32():
     x = images(4)
     result = embed(lambda x: x.flatten(1).bfloat16(), in_batches(x, 4), 4, flip=False)
     torch.testing.assert_close(result.norm(dim=1), torch.ones(4))
-
-
-def test_evaluation_moves_no_statistics():
-    model = network().train()
-    statistics = model[1].running_mean.clone()
-    embed(model, in_batches(images(4), 2), 4, flip=True)
-    assert model.training and torch.equal(model[1].running_mean, statistics)
 
 
 def test_embeddings_that_are_not_finite_are_nan_and_counted(caplog):
@@ -57,14 +49,6 @@ def test_embeddings_that_are_not_finite_are_nan_and_counted(caplog):
     assert result.isnan().all(dim=1).tolist() == [False, True, False, True, False, False]
     assert not result[[0, 2, 4, 5]].isnan().any()
     assert "2 of 6 embeddings are not finite" in caplog.text
-
-
-def test_a_lost_image_and_an_empty_set_are_errors():
-    x = images(5)
-    with pytest.raises(UserError, match="images 0 to 5 gave 5 embeddings"):
-        embed(network(), in_batches(x, 2), 6, flip=False)
-    with pytest.raises(UserError, match="no image"):
-        embed(network(), in_batches(x, 2), 0, flip=False)
 
 
 def test_evaluating_puts_back_every_mode_also_after_an_error():

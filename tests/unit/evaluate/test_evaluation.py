@@ -32,20 +32,22 @@ class Named:
         return self._labels
 
 
-def test_names_decide():
-    validation = Named([0, 0, 1], 2, ["b", "c"])  # class a is missing: numbers are shifted
-    assert _trained_labels(validation, 3, ["a", "b", "c"]).tolist() == [1, 1, 2]
-
-
-def test_an_unknown_name_is_refused():
-    with pytest.raises(UserError, match="knows no class 'd'"):
-        _trained_labels(Named([0], 1, ["d"]), 3, ["a", "b", "c"])
-
-
-def test_without_names_the_counts_must_agree():
-    assert _trained_labels(Named([0, 2], 3), 3, None).tolist() == [0, 2]
-    with pytest.raises(UserError, match="has 2 classes, the model 3"):
-        _trained_labels(Named([0, 1], 2), 3, None)
+@pytest.mark.parametrize(
+    ("labels", "classes", "names", "expected"),
+    [
+        ([0, 0, 1], ["b", "c"], ["a", "b", "c"], [1, 1, 2]),  # class a is missing: numbers are shifted
+        ([0], ["d"], ["a", "b", "c"], "knows no class 'd'"),
+        ([0, 2, 1], None, None, [0, 2, 1]),
+        ([0, 1], None, None, "has 2 classes, the model 3"),
+    ],
+)
+def test_labels_are_matched_by_name_or_by_the_number_of_classes(labels, classes, names, expected):
+    validation = Named(labels, len(set(labels)), classes)
+    if isinstance(expected, list):
+        assert _trained_labels(validation, 3, names).tolist() == expected
+        return
+    with pytest.raises(UserError, match=expected):
+        _trained_labels(validation, 3, names)
 
 
 # Verification sets
@@ -88,15 +90,14 @@ def test_several_sets_are_evaluated_in_training_each_by_its_name(tmp_path, bins)
     # Evaluated one by one, the trained model gets the same; a resumed run goes on with what it knows.
     for path, metrics in zip(bins, (found, *found["others"].values()), strict=True):
         words = [
-            "evaluate",
-            "verification",
-            str(path),
             "--run-dir",
             str(tmp_path / "run"),
             "--checkpoint",
             "latest",
+            "--output",
+            str(tmp_path / f"{path.stem}.json"),
         ]
-        assert main([*words, "--output", str(tmp_path / f"{path.stem}.json")]) == 0
+        assert main(["evaluate", "verification", str(path), *words]) == 0
         alone = json.loads((tmp_path / f"{path.stem}.json").read_text())["verification"]
         assert alone == {key: value for key, value in metrics.items() if key not in ("name", "others")}
     with started("cpu", 60.0) as world:
@@ -129,7 +130,7 @@ def test_each_set_is_a_table_of_its_own(tmp_path, bins, capsys):
     assert "Verification (20 pairs)" in capsys.readouterr().out
 
 
-def test_sets_of_one_name_are_called_by_their_paths(tmp_path, bins, capsys):
+def test_sets_of_one_name_are_called_by_the_ends_of_their_paths(tmp_path, bins, capsys):
     twin = tmp_path / "other" / "lfw.bin"
     twin.parent.mkdir()
     twin.write_bytes(bins[0].read_bytes())
@@ -137,8 +138,8 @@ def test_sets_of_one_name_are_called_by_their_paths(tmp_path, bins, capsys):
     words = ["evaluate", "verification", joined([bins[0], twin]), "--recipe", tiny.recipe(tmp_path)]
     assert main([*words, "--evaluate.folds", "2", "--output", str(output)]) == 0
     found = json.loads(output.read_text())["verification"]
-    assert found["name"] == str(bins[0]) and list(found["others"]) == [str(twin)]
-    assert {**found, "name": 0, "others": 0} == {**found["others"][str(twin)], "name": 0, "others": 0}
+    assert found.pop("name") == "lfw/lfw"
+    assert found.pop("others") == {"other/lfw": found}
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
@@ -151,19 +152,22 @@ def test_batches_for_a_gpu_are_pinned(monkeypatch, kind):
 
     monkeypatch.setattr(evaluators, "eval_batches", eval_batches)
     reader = evaluators.ImageReader(None, 4, 1, torch.device(kind), None, contextlib.nullcontext)
-    assert list(reader.ranges(None)(0, 4)) == [] and asked == [kind == "cuda"]
+    assert list(reader.batches(None, 0, 4)) == [] and asked == [kind == "cuda"]
 
 
 def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):
     output = tmp_path / "metrics.json"
     words = [
-        "evaluate",
-        "verification",
-        joined([tmp_path / "records", bins[0]]),
         "--recipe",
         tiny.recipe(tmp_path),
+        "--evaluate.folds",
+        "2",
+        "--evaluate.pairs",
+        "20",
+        "--output",
+        str(output),
     ]
-    assert main([*words, "--evaluate.folds", "2", "--evaluate.pairs", "20", "--output", str(output)]) == 0
+    assert main(["evaluate", "verification", joined([tmp_path / "records", bins[0]]), *words]) == 0
     found = json.loads(output.read_text())["verification"]
     assert found["name"] == "records" and found["impostor_pairs"] and list(found["others"]) == ["lfw"]
 

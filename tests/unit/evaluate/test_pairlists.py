@@ -1,5 +1,5 @@
-import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -43,13 +43,12 @@ def write(tmp_path, lines):
 
 
 def test_lfw_pairs_and_their_images_are_read(tmp_path, images):
-    names, pairs = read_lfw_pairs(write(tmp_path, PAIRS), images)
-    assert names == NAMES
+    faces, pairs = read_lfw_pairs(write(tmp_path, PAIRS), images)
+    assert faces.names == NAMES
     assert pairs.first.tolist() == [0, 2, 3, 1]
     assert pairs.second.tolist() == [1, 3, 4, 2]
     assert pairs.same.tolist() == [True, False, True, False]
     assert pairs.folds == 2
-    faces = ImageList(images, names)
     assert len(faces) == 5 and faces.labels().tolist() == [0] * 5
     assert [faces.read(index).encoded.decode() for index in range(5)] == NAMES
 
@@ -57,36 +56,28 @@ def test_lfw_pairs_and_their_images_are_read(tmp_path, images):
 @pytest.mark.parametrize(
     ("line", "text", "message"),
     [
-        (1, "300", "line 1: expected the number of folds"),
-        (1, "two 1", "line 1: expected the number of folds"),
-        (1, "1 2", "line 1: 1 fold; two are needed"),
-        (1, f"2 {'9' * 5000}", "line 1: expected the number of folds"),
-        (4, f"Cy\t12\t{'9' * 5000}", f"image numbers are whole numbers from 1, found 12 and {'9' * 20}"),
-        (2, "Ann\t1", "line 2: expected 3 columns 'name n1 n2', found 2"),
-        (3, "Bob\t1\t2", "line 3: expected 4 columns 'name1 n1 name2 n2', found 3"),
-        (4, "Cy\t12\tthree", "line 4: image numbers are whole numbers from 1, found 12 and three"),
-        (4, "Cy\t3\t3", "line 4: the pair names Cy/Cy_0003.jpg"),
-        (5, "Ann\t2\tAnn\t1", "line 5: the pair names Ann/Ann_0002.jpg"),
+        *[(1, text, "line 1: expected the number of folds") for text in ("300", "two 1", "1 2", f"2 {'9' * 5000}")],
+        (2, "Ann\t1", "line 2: expected 'name n1 n2', the numbers of two images from 1 on, of one person, found"),
+        (3, "Bob\t1\t2", "line 3: expected 'name1 n1 name2 n2', the numbers of two images from 1 on, of two, found"),
+        (4, f"Cy\t12\t{'9' * 5000}", "line 4: expected 'name n1 n2'"),
+        (4, "Cy\t12\tthree", "found 'Cy\\t12\\tthree'"),
+        (4, "Cy\t3\t3", "line 4: expected 'name n1 n2'"),
+        (5, "Ann\t2\tAnn\t1", "line 5: expected 'name1 n1 name2 n2'"),
         (5, "", "3 pairs, but line 1 announces 2 x 2 x 1 = 4"),
     ],
-)
-def test_a_damaged_line_is_named(tmp_path, images, line, text, message):
+)  # fmt: skip
+def test_a_damaged_line_is_named(tmp_path, line, text, message):
     lines = PAIRS.copy()
     lines[line - 1] = text
     with pytest.raises(UserError) as caught:
-        read_lfw_pairs(write(tmp_path, lines), images)
+        read_lfw_pairs(write(tmp_path, lines), tmp_path)
     assert message in str(caught.value) and "pairs.txt" in str(caught.value)
 
 
-def test_missing_images_are_named_and_counted(tmp_path, images):
-    lines = [line.replace("Bob", "Bo").replace("Cy\t12\t3", "Cy\t12\t4") for line in PAIRS]
-    with pytest.raises(UserError, match=r"Bo/Bo_0001.jpg is missing, and 1 more of 5 images"):
-        read_lfw_pairs(write(tmp_path, lines), images)
-
-
-def test_an_impossible_name_is_a_missing_image(tmp_path, images):
-    lines = [line.replace("Bob", "B" * 5000) for line in PAIRS]
-    with pytest.raises(UserError, match=r"BB_0001.jpg is missing, and 0 more of 5 images"):
+@pytest.mark.parametrize("bob", ["Bo", "B" * 5000])
+def test_missing_images_are_named_and_counted(tmp_path, images, bob):
+    lines = [line.replace("Bob", bob).replace("Cy\t12\t3", "Cy\t12\t4") for line in PAIRS]
+    with pytest.raises(UserError, match=rf"{bob}_0001.jpg is missing, and 1 more of 5 images"):
         read_lfw_pairs(write(tmp_path, lines), images)
 
 
@@ -94,28 +85,15 @@ def test_what_is_no_list_or_no_zip_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_lfw_pairs(tmp_path / "absent.txt", tmp_path)
     path = write(tmp_path, PAIRS)
-    with pytest.raises(UserError, match="neither a folder nor a readable zip"):
-        read_lfw_pairs(path, path)
     with pytest.raises(UserError, match="not a readable zip"):
-        ImageList(path, NAMES)
+        read_lfw_pairs(path, path)
     with pytest.raises(UserError, match="no such folder"):
-        ImageList(tmp_path / "absent", NAMES)
+        read_lfw_pairs(path, tmp_path / "absent")
 
 
 def test_an_unreadable_image_is_named(images):
     with pytest.raises(UserError, match="Dee/Dee_0001"):
         ImageList(images, ["Dee/Dee_0001.jpg"]).read(0)
-
-
-def test_a_damaged_zip_member_is_named(tmp_path):
-    path = tmp_path / "faces.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a.jpg", b"pixels" * 100)
-    content = bytearray(path.read_bytes())
-    content[60] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a.jpg: cannot be read \(Bad CRC"):
-        ImageList(path, ["a.jpg"]).read(0)
 
 
 def zip_with(path, flag_bits=0, **changes):
@@ -155,31 +133,16 @@ def test_images_are_read_from_many_threads(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
             archive.writestr(name, name * 500)
-    faces, wrong = ImageList(path, names), []
-
-    def read_all():
-        wrong.extend(
-            name for index, name in enumerate(names) if faces.read(index).encoded != (name * 500).encode()
-        )
-
-    threads = [threading.Thread(target=read_all) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    faces = ImageList(path, names)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(faces.read, 8 * list(range(50))))
+    assert [sample.encoded.decode() for sample in read] == 8 * [name * 500 for name in names]
 
 
 # Numbers
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 NUMBERS = ["2 1", "0\t2", "0\t3", "3 4", " 5  1 "]
-
-
-def same_pairs(one, other):
-    return all(
-        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("first", "second", "same")
-    )
 
 
 def test_numbered_pairs_are_read(tmp_path):
@@ -195,17 +158,17 @@ def test_numbered_pairs_are_read(tmp_path):
     ("line", "text", "message"),
     [
         (1, "2", "line 1: expected the number of folds"),
-        (3, "0 3 1", "line 3: expected two sample numbers, found '0 3 1'"),
-        (3, "0 -3", "line 3: expected two sample numbers"),
-        (3, f"0 {'9' * 500}", "line 3: expected two sample numbers"),
-        (4, "3 6", "line 4: sample 6, but the set has 6; was the list made for another set"),
-        (4, "3 3", "line 4: a pair of sample 3 with itself"),
         (
-            4,
-            "3 5",
-            "line 4: samples 3 and 5 are of the classes 1 and 2, but stand among the pairs of one identity",
+            3,
+            "0 3 1",
+            "line 3: expected two samples of two classes, numbers below 6, found '0 3 1'; was the list",
         ),
-        (5, "4 3", "line 5: samples 4 and 3 are of the classes 1 and 1, but stand among the pairs of two"),
+        (3, "0 -3", "line 3: expected two samples"),
+        (3, f"0 {'9' * 500}", "line 3: expected two samples"),
+        (4, "3 6", "line 4: expected two samples of one class, numbers below 6"),
+        (4, "3 3", "line 4: expected two samples of one class"),
+        (4, "3 5", "line 4: expected two samples of one class"),
+        (5, "4 3", "line 5: expected two samples of two classes"),
         (5, "", "3 pairs, but line 1 announces 2 x 2 x 1 = 4"),
     ],
 )
@@ -240,18 +203,17 @@ def test_what_is_written_is_read(tmp_path):
     labels = np.repeat(np.arange(30), 4)
     pairs = generate_pairs(labels, 80, seed=0, folds=4)
     write_numbered_pairs(tmp_path / "numbers.txt", pairs)
-    again = read_numbered_pairs(tmp_path / "numbers.txt", labels)
-    assert same_pairs(again, pairs) and again.folds == 4
-
     names = [f"P{label}/P{label}_{number:04d}.jpg" for label in range(30) for number in (1, 2, 30, 12345)]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     write_lfw_pairs(tmp_path / "names.txt", names, pairs)
-    read, again = read_lfw_pairs(tmp_path / "names.txt", tmp_path)
-    assert [read[index] for index in again.first] == [names[index] for index in pairs.first]
-    assert [read[index] for index in again.second] == [names[index] for index in pairs.second]
-    assert np.array_equal(again.same, pairs.same) and again.folds == 4
+    numbered = read_numbered_pairs(tmp_path / "numbers.txt", labels)
+    faces, named = read_lfw_pairs(tmp_path / "names.txt", tmp_path)
+    for images, again in ((names, numbered), (faces.names, named)):
+        assert again.same.tolist() == pairs.same.tolist() and again.folds == 4
+        for side in ("first", "second"):
+            assert [images[i] for i in getattr(again, side)] == [names[i] for i in getattr(pairs, side)]
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -270,9 +232,3 @@ def test_other_names_than_of_lfw_are_refused(tmp_path, name):
     with pytest.raises(UserError, match=r"names images Name/Name_0001\.jpg; rename them, or write numbers"):
         write_lfw_pairs(tmp_path / "out.txt", [name, "A/A_0002.jpg"], pairs)
     assert not (tmp_path / "out.txt").exists()
-
-
-def test_pairs_in_another_order_are_no_list(tmp_path):
-    pairs = PairSet(np.array([0, 0]), np.array([1, 1]), np.array([False, True]), 1)
-    with pytest.raises(ValueError, match="those first"):
-        write_numbered_pairs(tmp_path / "out.txt", pairs)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-import fake_timm
 from megaclass.config import from_mapping, load_recipe
 from megaclass.models import registry
 from megaclass.models.iresnet import IResNet
@@ -69,7 +68,6 @@ def small_config(recipe: str, folder: Path, changes: dict):
 @pytest.mark.parametrize("name", RECIPES)
 def test_fifty_steps_of_a_recipe(name, photographs, monkeypatch):
     backbone, share, changes = RECIPES[name]
-    fake_timm.install(monkeypatch)
     monkeypatch.setitem(registry.BACKBONES, load_recipe(name).model.name, backbone)
     job = build_job(small_config(name, photographs, changes), WORLD)
     norms, losses = loop.NormBuffers(job.backbone), []

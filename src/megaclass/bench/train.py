@@ -39,7 +39,7 @@ from megaclass.bench.recipes import (
 )
 from megaclass.bench.timing import beside_limits, epoch_measures, measure
 from megaclass.config import from_text, require_known
-from megaclass.config.checks import value_of as value_in
+from megaclass.config import values as settings_of
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def implementations(case: TrainCase, options: Any) -> list[Implementation]:
     each with all settings that are swept; and the loops of others on the case as it is. UserError: a value that does
     not go with the case."""
     values, config = swept(options.set), config_of(case)
-    base = {key: value_in(config, key) for key in values}
+    base = {key: settings_of(config)[key] for key in values}
     if options.one_at_a_time:
         changed = [{key: value} for key in values for value in values[key] if value != base[key]]
         variants = [base, *(base | change for change in changed)]

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from megaclass.bench.case import Implementation
 from megaclass.bench.flags import names
 from megaclass.bench.timing import device_clock, run_epoch
-from megaclass.config import Config, steps_of
-from megaclass.config.checks import value_of
+from megaclass.config import Config, steps_of, values
 from megaclass.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class PeerLoop:
             return "its step is measured on noise: leave out --data-root"
         if config.optim.name != "sgd":
             return "its loop is run with SGD alone"
-        ours = next((key for key in _OURS_ALONE if value_of(config, key)), "")
+        ours = next((key for key in _OURS_ALONE if values(config)[key]), "")
         return ours and f"its loop is run without {ours}"
 
     @staticmethod

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 import tiny
-from megaclass import ArcFace, HeadSGD, PartialFC, UserError
+from megaclass import ArcFace, HeadSGD, PartialFC, UserError, checkpoint
 from megaclass.checkpoint.arcface_torch import (
     HEAD,
     HEAD_OPTIMIZER,
     OPTIMIZER,
+    SCHEDULER,
     RankFiles,
     to_arcface_torch,
     to_dropin,
@@ -126,10 +127,10 @@ def test_their_run_goes_on_with_our_head_and_back() -> None:
     head_opt = HeadSGD(head, lr=0.5)
     schedule = torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)
     backbone.load_state_dict(stored["state_dict_backbone"])
-    head.load_state_dict(stored[HEAD])
-    opt.load_state_dict(stored[OPTIMIZER])
-    head_opt.load_state_dict(stored[HEAD_OPTIMIZER])
-    schedule.load_state_dict(stored["state_lr_scheduler"])
+    for part, key in zip(
+        (head, opt, head_opt, schedule), (HEAD, OPTIMIZER, HEAD_OPTIMIZER, SCHEDULER), strict=True
+    ):
+        part.load_state_dict(stored[key])
     losses = []
     for step in range(3, 6):
         images, labels = batch(step, CLASSES)
@@ -171,18 +172,21 @@ def test_momentum_that_was_not_kept_is_zero() -> None:
     assert 4 not in to_arcface_torch(rowwise)[OPTIMIZER]["state"]
 
 
-def test_a_backbone_under_adamw_has_no_way_back() -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda dropin: dropin[OPTIMIZER]["param_groups"][0].update(betas=(0.9, 0.999)),
+            "do not fit one optimizer",
+        ),
+        (lambda dropin: dropin.update({HEAD: None}), "not the checkpoint of a script with our head"),
+        (lambda dropin: dropin.update({OPTIMIZER: None}), "not the checkpoint of a script with our head"),
+    ],
+)
+def test_what_has_no_way_back_is_refused(change: Any, message: str) -> None:
     dropin = to_dropin(trained().checkpoint())
-    dropin[OPTIMIZER]["param_groups"][0]["betas"] = (0.9, 0.999)
-    with pytest.raises(UserError, match="do not fit one optimizer"):
-        to_arcface_torch(dropin)
-
-
-@pytest.mark.parametrize("key", [HEAD, OPTIMIZER, "state_lr_scheduler"])
-def test_a_dict_that_lacks_a_part_is_refused(key: str) -> None:
-    dropin = to_dropin(trained().checkpoint())
-    dropin[key] = None
-    with pytest.raises(UserError, match="not the checkpoint of a script with our head"):
+    change(dropin)
+    with pytest.raises(UserError, match=message):
         to_arcface_torch(dropin)
 
 
@@ -243,11 +247,8 @@ def test_the_lines_of_the_document_take_over_centres_and_momentum(
 
 
 def test_8_bit_rows_are_read_with_their_scales(tmp_path: Path) -> None:
-    head = {
-        "weight": torch.tensor([[1, -2], [3, 4]], dtype=torch.int8),
-        "weight_scale": torch.tensor([0.5, 2.0]),
-    }
-    torch.save(head, tmp_path / "checkpoint_gpu_0.pt")
+    weight, scale = torch.tensor([[1, -2], [3, 4]], dtype=torch.int8), torch.tensor([0.5, 2.0])
+    torch.save({"weight": weight, "weight_scale": scale}, tmp_path / "checkpoint_gpu_0.pt")
     assert RankFiles(tmp_path).centres().tolist() == [[0.5, -1.0], [6.0, 8.0]]
 
 
@@ -257,13 +258,9 @@ def test_a_run_of_megaclass_becomes_their_checkpoint(
 ) -> None:
     recipe = tiny.recipe(tmp_path, head={"scale": 16.0, "storage": storage})
     assert main(["train", recipe]) == 0
-    assert (
-        main(["export", "arcface_torch", str(tmp_path / "run"), str(tmp_path / "out"), "--ranks", "2"]) == 0
-    )
-    assert "1 more rank" in capsys.readouterr().out
+    words = [str(tmp_path / "run"), str(tmp_path / "out"), "--ranks", "2"]
+    assert main(["export", "arcface_torch", *words]) == 0 and "1 more rank" in capsys.readouterr().out
     files = RankFiles(tmp_path / "out", tiny.CLASSES)
-    from megaclass import checkpoint
-
     stored = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
     for name, found in (("weight", files.centres()), ("momentum", files.momentum())):
         expected = torch.zeros(tiny.CLASSES, 16)  # row-wise storage keeps no momentum
@@ -278,9 +275,8 @@ def test_a_run_of_megaclass_becomes_their_checkpoint(
         backbone = tiny.smooth(embedding_dim=16, image_size=tiny.SIZE, width=8)
         backbone.load_state_dict(one["state_dict_backbone"])
         centres = nn.Parameter(one[HEAD]["weight"])
-        sgd = torch.optim.SGD(
-            [{"params": backbone.parameters()}, {"params": [centres]}], lr=1.0, momentum=0.9
-        )
+        groups = [{"params": backbone.parameters()}, {"params": [centres]}]
+        sgd = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
         sgd.load_state_dict(one[OPTIMIZER])
         assert torch.equal(sgd.state[centres]["momentum_buffer"], files.momentum(3 * rank, 3 * rank + 3))
         assert sgd.param_groups[0]["lr"] == stored.state["optimizer"]["param_groups"][0]["lr"]
@@ -290,16 +286,13 @@ def test_a_run_of_megaclass_becomes_their_checkpoint(
 
 
 def test_a_run_starts_from_their_centres(tmp_path: Path) -> None:
-    centres = torch.randn(tiny.CLASSES, 16)
+    centres, world = torch.randn(tiny.CLASSES, 16), World(0, 1, torch.device("cpu"))
     for rank, part in enumerate(centres.split([2, 2, 1, 1])):
         torch.save({HEAD: {"weight": part}}, tmp_path / f"checkpoint_gpu_{rank}.pt")
-    head = build_job(
-        tiny.config(tmp_path, head={"weights": str(tmp_path)}), World(0, 1, torch.device("cpu"))
-    ).head
-    assert torch.equal(head.weight, centres)
-    wider = tiny.config(tmp_path, head={"weights": str(tmp_path)}, model={"embedding_dim": 24})
+    weights = {"weights": str(tmp_path)}
+    assert torch.equal(build_job(tiny.config(tmp_path, head=weights), world).head.weight, centres)
     with pytest.raises(UserError, match=r"head\.weights: .* 16 columns, the backbone gives 24"):
-        build_job(wider, World(0, 1, torch.device("cpu")))
+        build_job(tiny.config(tmp_path, head=weights, model={"embedding_dim": 24}), world)
 
 
 # -- files from strangers ---------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from megaclass.data.records.reader import RecordDataset
 from megaclass.data.verification_bin import write_bin
 from megaclass.errors import UserError
 from megaclass.evaluate import evaluators
-from megaclass.evaluate.embed import embed
 from megaclass.evaluate.evaluators import Evaluation, _trained_labels
 from megaclass.parallel.groups import started
 from megaclass.report.curves import draw_run
@@ -203,15 +202,3 @@ def test_what_is_no_set_is_told_in_a_line(tmp_path, bins, capsys, monkeypatch, p
     assert main(["evaluate", "verification", path.format(os.pathsep), "--recipe", recipe, *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "ran").exists()
-
-
-def test_flipped_embeddings_are_added_and_normalised_as_insightface_does():
-    """eval/verification.py of arcface_torch: ``normalize(embeddings_list[0] + embeddings_list[1])``, in float64."""
-    images = torch.randn(5, 3, 8, 8, generator=torch.manual_seed(0))
-    layer = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 16))
-    found = embed(layer, lambda start, stop: iter([images[start:stop]]), 5, flip=True).numpy()
-    with torch.no_grad():
-        both = [layer(images).numpy().astype(np.float64), layer(images.flip(3)).numpy().astype(np.float64)]
-    expected = both[0] + both[1]
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -105,16 +105,17 @@ def test_files_come_as_they_are_named_and_directories_sorted(tmp_path):
     assert [entry["image"] for entry in found] == [files[0], *between, files[1], files[1]]
 
 
+def save_again(run, stored, state):
+    checkpoint.save(run / "checkpoints", stored.step + 1, state=state, sharded={}, identity={}, keep_last=9)
+
+
 def test_averaged_weights_are_preferred(folder, tmp_path):
     shutil.copytree("linear", tmp_path / "run")
     stored = find_checkpoint(tmp_path / "run", "latest")
     head = stored.state["head"]
     averaged = {"weight": torch.zeros_like(head["weight"]), "bias": 9.0 * torch.eye(6)[3]}
     ema = {"backbone": stored.state["backbone"], "head": averaged}
-    checkpoint.save(
-        tmp_path / "run/checkpoints", stored.step + 1, state=stored.state | {"ema": ema}, sharded={},
-        identity=stored.identity, keep_last=9,
-    )  # fmt: skip
+    save_again(tmp_path / "run", stored, stored.state | {"ema": ema})
     words = ["images", "--run-dir", tmp_path / "run", "--top", 1, "--checkpoint"]
     (tmp_path / "out").mkdir()
     found = predicted(tmp_path / "out", *words, "latest")
@@ -161,19 +162,10 @@ def test_a_model_that_gives_nan_says_so(folder, tmp_path):
     shutil.copytree("linear", tmp_path / "run")
     stored = find_checkpoint(tmp_path / "run", "latest")
     stored.state["head"]["bias"][2] = torch.nan
-    checkpoint.save(
-        tmp_path / "run/checkpoints",
-        stored.step + 1,
-        state=stored.state,
-        sharded={},
-        identity={},
-        keep_last=9,
-    )
-    image = f"images/{CLASSES[0]}/00.png"
+    save_again(tmp_path / "run", stored, stored.state)
     (tmp_path / "out").mkdir()
-    (entry,) = predicted(
-        tmp_path / "out", image, "--run-dir", tmp_path / "run", "--checkpoint", "latest", status=1
-    )
+    words = [f"images/{CLASSES[0]}/00.png", "--run-dir", tmp_path / "run", "--checkpoint", "latest"]
+    (entry,) = predicted(tmp_path / "out", *words, status=1)
     assert entry["predictions"] == [] and "NaN" in entry["error"]
 
 
@@ -273,31 +265,27 @@ def test_names_of_numbers_serve_a_model_without_class_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "parts"),
+    ("content", "part"),
     [
-        ("", ["empty"]),
-        ("a\n\nb\nc", ["line 2 is empty"]),
-        ("a\nb", ["holds 2 names", "has 3 classes", "CLASS NAME"]),
-        ("n01440764 tench\nn02102040 springer", ["no name for 1 of 3 classes", "'n02979186'"]),
-        ("n01440764 tench\nn01440764 trout", ["line 2", "'n01440764' again", "'tench'"]),
-        ('{"n01440764": "tench", "n01440764": "trout"}', ["'n01440764' again"]),
-        ('{"n01440764": "tench"', ["not valid JSON"]),
-        ('{"n01440764": 3}', ["'n01440764' has 3"]),
-        ('{"n01440764": " "}', ["'n01440764' has ' '"]),
-        ('{"n1": "x"}', ["names no class of the model", "'n01440764'"]),
-        ('{"0": "a", "1": "b"}', ["holds 2 names"]),
-        ("[" * 100_000, ["not valid JSON"]),
-        (b"\xff\xfe\x00", ["not a text file in UTF-8"]),
+        ("", "empty"),
+        ("a\n\nb\nc", "line 2 is empty"),
+        ("a\nb", "holds 2 names"),
+        ("n01440764 tench\nn02102040 springer", "no name for 1 of 3 classes, the first of them 'n02979186'"),
+        ("n01440764 tench\nn01440764 trout", "'n01440764' again"),
+        ('{"n01440764": "tench", "n01440764": "trout"}', "'n01440764' again"),
+        ('{"n01440764": 3}', "'n01440764' has 3"),
+        ('{"n1": "x"}', "names no class of the model"),
+        ('{"0": "a", "1": "b"}', "holds 2 names"),
+        ("[" * 100_000, "not valid JSON"),
+        (b"\xff\xfe\x00", "not a text file in UTF-8"),
     ],
 )
-def test_a_file_of_names_that_does_not_fit(tmp_path, content, parts):
+def test_a_file_of_names_that_does_not_fit(tmp_path, content, part):
     path = tmp_path / "names.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as caught:
         read_names(path, WNIDS, 3)
-    assert "\n" not in str(caught.value) and "names.txt" in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
+    assert "\n" not in str(caught.value) and "names.txt" in str(caught.value) and part in str(caught.value)
 
 
 # -- files and words -------------------------------------------------------------------------------------------

@@ -4,14 +4,11 @@ import copy
 import functools
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -214,21 +211,6 @@ def test_rows_survive_any_number_of_ranks(tmp_path: Path, written: int, wanted: 
         assert_same(torch.load(path, weights_only=True), torch.load(source / path.name, weights_only=True))
 
 
-@settings(max_examples=25, deadline=None)
-@given(data=st.data(), classes=st.integers(1, 40), ranks=st.integers(1, 9))
-def test_any_range_of_rows_is_read_from_any_files(data: st.DataObject, classes: int, ranks: int) -> None:
-    ranks = min(ranks, classes)
-    start = data.draw(st.integers(0, classes))
-    stop = data.draw(st.integers(start, classes))
-    centres = torch.randn(classes, DIM)
-    with tempfile.TemporaryDirectory() as folder:
-        for rank in range(ranks):
-            rows = slice(*shard_range(classes, rank, ranks))
-            torch.save({"weight": centres[rows].clone()}, Path(folder) / f"checkpoint_gpu_{rank}.pt")
-        files = RankFiles(folder, classes)
-        assert torch.equal(files.centres(start, stop), centres[start:stop])
-
-
 def test_the_lines_of_the_document_take_over_centres_and_momentum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,9 +235,7 @@ def test_8_bit_rows_are_read_with_their_scales(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("storage", ["fp32", "int8_rowwise"])
-def test_a_run_of_megaclass_becomes_their_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], storage: str
-) -> None:
+def test_a_run_of_megaclass_becomes_their_checkpoint(tmp_path: Path, capsys: Any, storage: str) -> None:
     recipe = tiny.recipe(tmp_path, head={"scale": 16.0, "storage": storage})
     assert main(["train", recipe]) == 0
     words = [str(tmp_path / "run"), str(tmp_path / "out"), "--ranks", "2"]
@@ -403,16 +383,12 @@ def test_adamw_gives_its_centres_but_no_momentum(tmp_path: Path) -> None:
     ],
 )
 def test_the_command_refuses_in_one_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    message: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     trained().save(tmp_path / "source", 2)
     Path("empty").mkdir()
     torch.save({"weight": torch.ones(3, 2)}, "head.pt")
     assert main(["export", "arcface_torch", *words]) == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    assert len(told) == 1 and re.search(message, told[0])
+    (told,) = capsys.readouterr().err.splitlines()
+    assert message in told

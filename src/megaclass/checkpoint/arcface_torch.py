@@ -49,26 +49,24 @@ def to_dropin(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     if HEAD_OPTIMIZER in checkpoint:
         return dict(checkpoint)
     with _expecting(f"{OPTIMIZER} is not what arcface_torch writes"):
-        groups = [dict(group) for group in checkpoint[OPTIMIZER]["param_groups"]]
-        state = dict(checkpoint[OPTIMIZER]["state"])
-        last = max(index for group in groups for index in group["params"])
-        if len(groups) < 2 or groups[-1]["params"] != [last]:
-            raise UserError("the centres are not the last parameter group of state_optimizer")
-        if "betas" in groups[-1]:
+        *groups, of_centres = (dict(group) for group in checkpoint[OPTIMIZER]["param_groups"])
+        (last,) = of_centres["params"]
+        if "betas" in of_centres:
             raise UserError(
                 "was trained with AdamW; HeadSGD can take its centres over, but not its optimizer state"
             )
+        state = dict(checkpoint[OPTIMIZER]["state"])
         own = state.pop(last, {})
         momentum = own.get("momentum_buffer")
         if momentum is None:  # saved before the first step, or trained without momentum
             momentum = torch.zeros_like(checkpoint[HEAD]["weight"])
         head_state = {"step": int(checkpoint["global_step"]), "momentum_buffer": momentum}
         kept = ("lr", "momentum", "weight_decay", "initial_lr")
-        group = {key: float(groups[-1][key]) for key in kept if key in groups[-1]}
+        group = {key: float(of_centres[key]) for key in kept if key in of_centres}
         return {
             **checkpoint,
-            OPTIMIZER: {"state": state, "param_groups": groups[:-1]},
-            SCHEDULER: _schedule_of(checkpoint[SCHEDULER], lambda rates: rates[: len(groups) - 1]),
+            OPTIMIZER: {"state": state, "param_groups": groups},
+            SCHEDULER: _schedule_of(checkpoint[SCHEDULER], lambda rates: rates[: len(groups)]),
             HEAD_OPTIMIZER: {"state": {0: head_state}, "param_groups": [{**group, "params": [0]}]},
         }
 

@@ -348,7 +348,7 @@ def momentum_of(checkpoint: dict[str, Any]) -> Tensor:
         (lambda c: c[OPTIMIZER]["state"][4].update(momentum_buffer=torch.ones(2, 2)), "one row a centre"),
         (lambda c: c.pop(OPTIMIZER), "not what arcface_torch writes"),
         (lambda c: c.update(state_optimizer=[1]), "not what arcface_torch writes"),
-        (lambda c: c[OPTIMIZER]["param_groups"].reverse(), "not the last parameter group"),
+        (lambda c: c[OPTIMIZER]["param_groups"].reverse(), "not what arcface_torch writes"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused(tmp_path: Path, change: Any, message: str) -> None:

@@ -86,11 +86,11 @@ def to_arcface_torch(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         group = {key: value for key, value in group.items() if key in groups[-1]}
         state = dict(checkpoint[OPTIMIZER]["state"])
         if "momentum_buffer" in own:  # row-wise storage has none: every gradient has had its whole effect
-            state[last] = {"momentum_buffer": Rows(own["momentum_buffer"], own.get("momentum_scale")).fp32()}
+            state[last] = {"momentum_buffer": _fp32(own["momentum_buffer"], own.get("momentum_scale"))}
         head = checkpoint[HEAD]
         converted = {
             **checkpoint,
-            HEAD: {"weight": Rows(head["weight"], head.get("weight_scale")).fp32()},
+            HEAD: {"weight": _fp32(head["weight"], head.get("weight_scale"))},
             OPTIMIZER: {"state": state, "param_groups": [*groups, group]},
             SCHEDULER: _schedule_of(checkpoint[SCHEDULER], lambda rates: [*rates, rates[-1]]),
         }
@@ -107,6 +107,11 @@ def _expecting(otherwise: str) -> Iterator[None]:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{otherwise} ({type(error).__name__}: {first_line(error)})") from None
+
+
+def _fp32(data: Tensor, scale: Tensor | None) -> Tensor:
+    """Rows of any of our storages; a copy only where they are not fp32 already."""
+    return data.float() if scale is None else Rows(data, scale).fp32()
 
 
 def _schedule_of(schedule: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from megaclass.results import published
 
 
 def sources_of(path, rows, first=1):
-    return read_sources([write_rows(path, rows)], first)[0]
+    return read_sources([write_rows(path, rows)], first)
 
 
 def document_of(tmp_path, rows, against=(), earlier=()):

@@ -35,7 +35,7 @@ def _entry(
     rank: int, ranks: int, node_ranks: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"GROUP_RANK": str(rank // node_ranks), "LOCAL_RANK": str(rank % node_ranks)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(node_ranks), "LOCAL_RANK": str(rank % node_ranks)}
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/rendezvous",

@@ -63,7 +63,7 @@ def test_no_module_imports_itself_in_a_circle():
         "from megaclass.cli import main; main(['--help'])",
         "from megaclass.cli import main; main(['show', 'glyphs', '--all'])",
         "from megaclass.cli import main; main(['train', '--optim.lrr', '1'])",
-        "import megaclass.report.table, megaclass.report.curves",
+        "import megaclass.report.page, megaclass.report.curves",
     ],
 )
 def test_no_torch_where_none_is_needed(code):

@@ -6,7 +6,7 @@ The names below are loaded when first used, so that ``import megaclass`` costs m
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _PUBLIC = {
     "ArcFace": "megaclass.heads.margins",

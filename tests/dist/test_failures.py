@@ -74,16 +74,6 @@ def test_a_killed_rank_is_restarted_and_the_curve_goes_on(failed, tmp_path, monk
     assert [loss for _, loss in told] == pytest.approx(alone[:RAISED_AT], rel=1e-4)
 
 
-def test_bad_input_says_that_restarts_are_in_vain(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert main(["train", tiny.recipe(tmp_path), "--head.kind", "tail"]) == 2
-    assert "(torchrun restarts up to 2 times more, in vain: stop it)" in capsys.readouterr().err
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
-    assert main(["train", tiny.recipe(tmp_path), "--head.kind", "tail"]) == 2
-    assert "in vain" not in capsys.readouterr().err
-
-
 def test_a_kill_while_the_settings_are_written_leaves_no_strange_files(tmp_path, monkeypatch):
     config = tiny.config(tmp_path)
     directory = choose(config, resume=True)

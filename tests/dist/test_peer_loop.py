@@ -19,7 +19,7 @@ STEPS, PARTS, BATCH, SEED = 6, 2, 16, 2048
 OURS = """
 import json, sys, torch
 import arcface_torch_loop
-from megaclass.bench.peers import arcface_torch as peer
+from megaclass.bench.peers.arcface_torch import Loop
 from megaclass.bench.recipes import config_of
 from megaclass.bench.sweep import resolved
 from megaclass.bench.train import TrainCase
@@ -28,7 +28,7 @@ from megaclass.parallel.groups import World
 job = json.loads(sys.argv[1])
 torch.set_num_threads(1)
 case, alone = resolved(TrainCase(**job["case"]), "cpu"), World(0, 1, torch.device("cpu"))
-training = peer.Loop(case, config_of(case), alone, peer.options(job["peer"]))
+training = Loop(case, config_of(case), alone, Loop.options(job["peer"]))
 batches = arcface_torch_loop.patterns(job["case"]["num_classes"], job["part"], job["steps"] * job["parts"], 0)
 losses = []
 for first in range(0, len(batches), job["parts"]):

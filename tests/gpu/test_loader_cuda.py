@@ -7,7 +7,8 @@ from megaclass.bench.loader import WORKLOADS, LoaderCase, Megaclass
 from megaclass.bench.peers import dali
 from megaclass.bench.photographs import write_images
 from megaclass.cli import main
-from megaclass.data.dali import CropTransform, DaliLoader
+from megaclass.data.augment import TrainTransform
+from megaclass.data.dali import DaliLoader
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.open import open_dataset
 from megaclass.parallel.seeding import derive_key
@@ -64,7 +65,7 @@ def test_what_dali_decodes_on_the_gpu_is_near(case, records):
         pytest.skip(missing)
     dataset, kind = open_dataset(records), WORKLOADS[case.workload]
     seed = derive_key("augment", case.seed)
-    transform = CropTransform(case.image_size, flip=True, crop_scale_min=kind.crop, seed=seed)
+    transform = TrainTransform(case.work.image_size, flip=True, crop_scale_min=kind.crop, seed=seed)
     order = Megaclass(case, DEVICE, str(records)).order
     loader = DaliLoader(dataset, transform, order, device=DEVICE, workers=4)
     found = on_device(loader.steps(0, STEPS))

@@ -4,16 +4,13 @@ Runtime (https://onnxruntime.ai) on what PyTorch's own exporter writes.
 Shapes: B = images of a batch, C = classes, D = embedding columns, HW = image.
 """
 
-import contextlib
-import copy
 import importlib
 import importlib.util
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +23,6 @@ from megaclass.train.model import build_model
 Forward = Callable[[Tensor], Tensor]
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _INPUT, _OUTPUT = "images", "result"
-_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _BRANCH_GAIN = 0.2
 
@@ -60,14 +56,13 @@ class Scorer(nn.Module):
         self, backbone: nn.Module, head: LinearHead | None, autocast: Callable[[], AbstractContextManager]
     ) -> None:
         super().__init__()
-        self.backbone, self.head, self._autocast = backbone, head, autocast
+        self.backbone, self.head, self.autocast = backbone, head, autocast
+        self.dtype = torch.float32  # in which the backbone takes its images
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        with self._autocast():
-            features_BD = self.backbone(images_BCHW)
-        if self.head is None:
-            return features_BD.float()
-        return self.head.logits(features_BD.float())
+        with self.autocast():
+            features_BD = self.backbone(images_BCHW.to(self.dtype)).float()
+        return features_BD if self.head is None else self.head.logits(features_BD)
 
 
 def build_scorer(config: Config, device: torch.device) -> tuple[Scorer, Arithmetic]:
@@ -125,107 +120,47 @@ def missing(device: str) -> str:
     return ""
 
 
-def _onnx(scorer: Any, images_BCHW: Tensor, case: Any) -> Callable[[Tensor], Tensor]:
+def _onnx(scorer: Scorer, images_BCHW: Tensor, case: Any) -> Forward:
     """A session that runs ``scorer`` on batches like ``images_BCHW``, which are contiguous fp32 on the case's device.
+    Input and output stay there, in memory of PyTorch's.
 
-    In fp16 the whole backbone is cast, norms included (they become part of the convolutions); the head stays in fp32.
+    The exporter does not carry autocast over whole: in fp16 the whole backbone is cast, norms included (they become
+    part of the convolutions); the head stays in fp32.
     """
-    half = torch.float16 if case.precision == "fp16" else torch.float32
-    model = export(_Exported(scorer, half), images_BCHW)
-    session = _session(model, case)
-    return _on_cuda(session, images_BCHW) if case.device == "cuda" else _on_cpu(session)
-
-
-def export(module: nn.Module, images_BCHW: Tensor) -> bytes:
-    """``module`` as an ONNX model of one input, ``images`` of this shape, and one output, ``result``."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)  # it names every package that it could know and that is not installed
-    try:
-        with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                (images_BCHW,),
-                dynamo=True,
-                input_names=[_INPUT],
-                output_names=[_OUTPUT],
-                verbose=False,
-            )
-    finally:
-        exporter.setLevel(level)
-    assert program is not None
-    return program.model_proto.SerializeToString()
-
-
-class _Exported(nn.Module):
-    """A scorer without autocast, which the exporter does not carry over whole, in one ``dtype`` up to the head."""
-
-    def __init__(self, scorer: Any, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.backbone = copy.deepcopy(scorer.backbone).to(dtype)
-        self.head, self._dtype = scorer.head, dtype
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        features_BD = self.backbone(images_BCHW.to(self._dtype)).float()
-        return features_BD if self.head is None else self.head.logits(features_BD)
-
-
-def _session(model: bytes, case: Any) -> Any:
     import onnxruntime
 
+    scorer.autocast = nullcontext
+    scorer.dtype = torch.float16 if case.precision == "fp16" else torch.float32
+    scorer.backbone.to(scorer.dtype)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            scorer, (images_BCHW,), dynamo=True, input_names=[_INPUT], output_names=[_OUTPUT], verbose=False
+        )
+    assert program is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
-    options.log_severity_level = 3  # errors
-    with _memory_errors():
-        return onnxruntime.InferenceSession(model, options, providers=[provider(case)])
+    model = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=[provider(case)])
+    device = images_BCHW.device
+    result = torch.empty([int(size) for size in session.get_outputs()[0].shape], device=device)
+
+    def bind(take: Callable[..., None], name: str, tensor: Tensor) -> None:
+        take(name, device.type, device.index or 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
+
+    def forward(images_BCHW: Tensor) -> Tensor:
+        binding = session.io_binding()
+        bind(binding.bind_input, _INPUT, images_BCHW)
+        bind(binding.bind_output, _OUTPUT, result)
+        if device.type == "cuda":  # the session works on a stream of its own: the images have to be there
+            torch.cuda.current_stream(device).synchronize()
+        session.run_with_iobinding(binding)  # returns when the result is there
+        return result
+
+    return forward
 
 
 def provider(case: Any) -> tuple[str, dict[str, str]]:
     """ONNX Runtime's execution provider and its options: it takes tf32 for fp32 unless it is told not to."""
     if case.device == "cpu":
         return "CPUExecutionProvider", {}
-    tf32 = case.precision == "tf32" or case.tf32
-    return "CUDAExecutionProvider", {"use_tf32": str(int(tf32))}
-
-
-def _on_cpu(session: Any) -> Callable[[Tensor], Tensor]:
-    def forward(images_BCHW: Tensor) -> Tensor:
-        with _memory_errors():
-            (result,) = session.run([_OUTPUT], {_INPUT: images_BCHW.numpy()})
-        return torch.from_numpy(result)
-
-    return forward
-
-
-def _on_cuda(session: Any, images_BCHW: Tensor) -> Callable[[Tensor], Tensor]:
-    """Input and output stay on the device, in memory of PyTorch's."""
-    import numpy as np
-
-    shape = [int(size) for size in session.get_outputs()[0].shape]
-    result = torch.empty(shape, device=images_BCHW.device)
-    device = {"device_type": "cuda", "device_id": images_BCHW.device.index or 0, "element_type": np.float32}
-
-    def forward(images_BCHW: Tensor) -> Tensor:
-        binding = session.io_binding()
-        binding.bind_input(
-            _INPUT, shape=tuple(images_BCHW.shape), buffer_ptr=images_BCHW.data_ptr(), **device
-        )
-        binding.bind_output(_OUTPUT, shape=shape, buffer_ptr=result.data_ptr(), **device)
-        # The session works on a stream of its own: the images have to be there before it begins.
-        torch.cuda.current_stream(images_BCHW.device).synchronize()
-        with _memory_errors():
-            session.run_with_iobinding(binding)  # returns when the result is there
-        return result
-
-    return forward
-
-
-@contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Tell a want of memory as Python does: ONNX Runtime has no exception of its own for it."""
-    try:
-        yield
-    except Exception as error:
-        if any(words in str(error) for words in _NO_MEMORY):
-            raise MemoryError(str(error).strip().splitlines()[0]) from None
-        raise
+    return "CUDAExecutionProvider", {"use_tf32": str(int(case.precision == "tf32" or case.tf32))}

@@ -28,6 +28,7 @@ from megaclass.bench.case import (
 )
 from megaclass.bench.limits import beside_limits, measure, product_ms
 from megaclass.bench.peers import arcface_torch
+from megaclass.bench.peers.loop import implementation
 from megaclass.bench.timing import time_ms
 from megaclass.errors import UserError, lookup
 from megaclass.results.rows import timed
@@ -38,16 +39,51 @@ if TYPE_CHECKING:
     from megaclass.parallel.groups import World
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
-_MALLOC = {"tuned": ("tuned",), "untuned": ("untuned",), "both": ("tuned", "untuned")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadCase(Case):
-    """One measurement of a head.
+class RanksCase(Case):
+    """A job of ``world_size`` ranks, or one process that does the share of one of ``simulate_ranks``: classes and batch
+    (``samples``) are those of the whole job."""
 
-    num_classes and batch_size are those of the whole job; with ``world_size`` ranks, or ``simulate_ranks``, each rank
-    holds its share of both.
-    """
+    world_size: int = parameter(
+        1,
+        "devices, a process each; on a CPU processes that share its cores",
+        sweeps=True,
+        flags=("-n", "--world-size", "--ngpus"),
+        low=1,
+        title="devices",
+    )
+    simulate_ranks: int = parameter(
+        1,
+        "one process does the share of one rank of N: 1/N of the classes and the batch",
+        sweeps=True,
+        low=1,
+        title="simulated ranks",
+    )
+
+    @property
+    def ranks(self) -> int:
+        """Among how many the batch and the classes are divided."""
+        return self.world_size * self.simulate_ranks
+
+    def check(self) -> None:
+        super().check()
+        if self.world_size > 1 and self.simulate_ranks > 1:
+            raise UserError("--simulate-ranks stands for the other ranks: it goes with one process (-n 1)")
+
+    def why_skipped(self, gpus: int) -> str:
+        case: Any = self
+        if case.samples % self.ranks:
+            return f"a batch of {case.samples} does not divide into {self.ranks} ranks"
+        if case.device == "cpu" and case.precision == "tf32":
+            return "tf32 exists on CUDA only"
+        return crowded(case.device, self.world_size, gpus)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadCase(RanksCase):
+    """One measurement of a head."""
 
     benchmark: ClassVar[str] = "head"
 
@@ -56,11 +92,7 @@ class HeadCase(Case):
     )
     embedding_dim: int = parameter(512, "columns of an embedding", sweeps=True, low=1)
     batch_size: int = parameter(
-        128,
-        "rows of the global batch: what every shard of the classes sees",
-        sweeps=True,
-        low=1,
-        title="batch",
+        128, "rows of the global batch: what every shard sees", sweeps=True, low=1, title="batch"
     )
     sample_rate: float = parameter(1.0, "fraction of the classes scored in a step", sweeps=True, title="rate")
     precision: str = parameter(
@@ -72,20 +104,6 @@ class HeadCase(Case):
         sweeps=True,
         choices=("fp32", "bf16", "int8_rowwise"),
     )
-    world_size: int = parameter(
-        1,
-        "processes, each with its share of classes, batch, and cores or GPUs",
-        sweeps=True,
-        low=1,
-        title="devices",
-    )
-    simulate_ranks: int = parameter(
-        1,
-        "one process does one rank's share of N: 1/N of the classes, the whole batch",
-        sweeps=True,
-        low=1,
-        title="simulated ranks",
-    )
     margin: str = parameter("arcface", "arcface or cosface", choices=("arcface", "cosface"))
     kernels: str = parameter("auto", "auto, triton or torch", choices=("auto", "triton", "torch"))
     device: str = parameter("auto", "auto, cpu or cuda")
@@ -93,11 +111,6 @@ class HeadCase(Case):
     steps: int = parameter(20, "timed steps", low=1, effort=True)
     warmup: int = parameter(3, "steps before them that are not timed", low=0, effort=True)
     seed: int = parameter(0, "of embeddings, labels and centres", low=0)
-
-    @property
-    def ranks(self) -> int:
-        """Among how many the classes and the batch are divided."""
-        return self.world_size * self.simulate_ranks
 
     @property
     def samples(self) -> int:
@@ -110,17 +123,11 @@ class HeadCase(Case):
         super().check()
         if not 0 < self.sample_rate <= 1:
             raise UserError(f"--sample-rate: {self.sample_rate} is outside (0, 1]")
-        if self.world_size > 1 and self.simulate_ranks > 1:
-            raise UserError("--simulate-ranks stands for the other ranks: it goes with --world-size 1")
 
     def why_skipped(self, gpus: int) -> str:
-        if self.batch_size % self.ranks:
-            return f"a batch of {self.batch_size} does not divide into {self.ranks} ranks"
-        if self.device == "cpu" and self.precision == "tf32":
-            return "tf32 exists on CUDA only"
         if self.device == "cpu" and self.kernels == "triton":
             return "Triton kernels exist on CUDA only"
-        return crowded(self.device, self.world_size, gpus)
+        return super().why_skipped(gpus)
 
 
 class Steps:
@@ -211,19 +218,22 @@ class Steps:
 def work(name: str, case: HeadCase) -> dict[str, float]:
     """Operations and bytes of a step over all measured processes.
 
-    A scored class takes 8 B D operations: four products of 2 B D, logits and embedding gradient in pass 1, logits and
-    centre gradient in pass 2; a peer's takes three. The least that must move: pass 1 reads a centre, pass 2 reads and
-    writes it and its momentum.
+    A scored class takes four products of 2 B D operations: logits and embedding gradient in pass 1, logits and centre
+    gradient in pass 2; arcface_torch's takes three. The least that must move: our pass 1 reads a scored centre, pass 2
+    reads and writes it and its momentum. arcface_torch reads each scored centre twice for its products; and of every
+    class the gradient is written and read, centre and momentum are read and written.
     """
-    if name == arcface_torch.NAME:
-        return arcface_torch.work(case)
     from megaclass.heads.storage import Storage
 
-    scored = case.sample_rate * case.num_classes / case.simulate_ranks
     storage = Storage.named(case.storage)
+    held = case.num_classes / case.simulate_ranks
+    scored = held * case.sample_rate
+    products, rows = 4, (5 if storage.momentum else 3) * scored
+    if name == arcface_torch.NAME:
+        products, rows = 3, 2 * scored + 6 * held
     return {
-        "flops": 8 * case.batch_size * case.embedding_dim * scored,
-        "bytes": (5 if storage.momentum else 3) * storage.dtype.itemsize * case.embedding_dim * scored,
+        "flops": 2 * products * case.batch_size * case.embedding_dim * scored,
+        "bytes": storage.dtype.itemsize * case.embedding_dim * rows,
     }
 
 
@@ -244,26 +254,16 @@ def libraries(case: Any, world: "World") -> None:
 
 
 def implementations(case: HeadCase, options: Any) -> list[Implementation]:
-    """Ours, and the peer if one is asked for: on a CPU once for each way to run its allocator."""
-    ways = lookup(_MALLOC, options.peer_malloc, "--peer-malloc")
+    """Ours, and the peer if one is asked for."""
     if not options.peer:
         if options.peer_path:
             raise UserError("--peer-path goes with --peer arcface_torch")
         return [Implementation()]
     lookup({arcface_torch.NAME: None}, options.peer, "peer")
-    common: dict[str, Any] = {
-        "name": options.peer,
-        "changes": arcface_torch.head_changes(case),
-        "options": {"path": str(arcface_torch.locate(options.peer_path))},
-    }
-    if case.device != "cpu":
-        return [Implementation(), Implementation(**common)]
+    path, changes = arcface_torch.locate(options.peer_path), arcface_torch.head_changes(case)
     return [
         Implementation(),
-        *(
-            Implementation(**common, extra={"malloc": way}, variables=arcface_torch.MALLOC[way])
-            for way in ways
-        ),
+        implementation(options.peer, case, changes=changes, options={"path": str(path)}),
     ]
 
 
@@ -290,15 +290,8 @@ BENCHMARK = Benchmark(
     libraries=libraries,
     limits=measure,
     flags=(
-        Flag(
-            "", "another implementation that takes turns with ours, step by step: arcface_torch", ("--peer",)
-        ),
+        Flag("", "another head that takes turns with ours, step by step: arcface_torch", ("--peer",)),
         Flag("", "directory with the peer's code, which is not changed", ("--peer-path",)),
-        Flag(
-            "both",
-            "the peer's allocator on a CPU: tuned to keep freed memory, untuned, or both",
-            ("--peer-malloc",),
-        ),
     ),
     implementations=implementations,
     flops=lambda case: work("megaclass", case)["flops"] * (case.steps + case.warmup),

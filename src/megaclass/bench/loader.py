@@ -9,6 +9,7 @@ Shapes: B = images of a batch, K = numbers a sample, S = image size, C = 3 chann
 import itertools
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -44,33 +45,29 @@ from megaclass.errors import lookup
 from megaclass.results import rows
 
 BARE = "simplejpeg"
-EVALUATION = "imagenet-eval"
-SOURCES = ("records", "folder")
 STAGES = ("read", "decode", "augment", "assemble", "copy")
-_TAKEN_IMAGES = 4  # that a thread takes at a time, as those of our loader do
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workload:
+class Workload(NamedTuple):
     """What a loader has to do.
 
-    image_size: of the square that it delivers. crops: whether from images of any size. crop: the least share of their
-    area that a random crop takes. look: of the photographs that stand for the data set. images: how many distinct ones.
-    batches: of a pass, about a second of CPU time.
+    image_size: of the square that it delivers. look: of the photographs that stand for the data set. images: how many
+    distinct ones. batches: of a pass, about a second of CPU time. crop: the least share of their area that a random
+    crop takes. evaluates: in stored order, with nothing random.
     """
 
     image_size: int
     look: str
-    crops: bool
-    crop: float = 1.0
     images: int
     batches: int
+    crop: float = 1.0
+    evaluates: bool = False
 
 
 WORKLOADS = {
-    "faces": Workload(image_size=112, look="face", crops=False, images=2000, batches=100),
-    "imagenet": Workload(image_size=224, look="photograph", crops=True, crop=0.08, images=500, batches=10),
-    EVALUATION: Workload(image_size=224, look="photograph", crops=True, images=500, batches=10),
+    "faces": Workload(112, "face", images=2000, batches=100),
+    "imagenet": Workload(224, "photograph", images=500, batches=10, crop=0.08),
+    "imagenet-eval": Workload(224, "photograph", images=500, batches=10, evaluates=True),
 }
 
 
@@ -92,9 +89,7 @@ class LoaderCase(Case):
         choices=[*WORKLOADS],
     )
     source: str = parameter("records", sweeps=True)
-    data: str = parameter(
-        "", "record set or image folder to take images from; without it photographs are made up"
-    )
+    data: str = parameter("", "record set or image folder to take images from, instead of made photographs")
     distinct_images: int = parameter(
         0, "distinct images; 0: 2000 faces, 500 photographs", flags=("--images",), low=0
     )
@@ -116,30 +111,24 @@ class LoaderCase(Case):
         return self.batch_size * self.batches
 
     @property
-    def image_size(self) -> int:
-        return WORKLOADS[self.workload].image_size
-
-    @property
-    def evaluates(self) -> bool:
-        """In stored order, with nothing random."""
-        return self.workload == EVALUATION
+    def work(self) -> Workload:
+        return WORKLOADS[self.workload]
 
     def resolved(self) -> "LoaderCase":
-        usual = WORKLOADS[self.workload]
         if self.data:
             open_dataset(self.data)
-        images = self.distinct_images or usual.images
-        return replace(self, batches=self.batches or usual.batches, distinct_images=images)
+        images, batches = self.distinct_images or self.work.images, self.batches or self.work.batches
+        return replace(self, batches=batches, distinct_images=images)
 
     def transform(self) -> Any:
         """This project's transform for the workload."""
         from megaclass.data.augment import EvalTransform, TrainTransform
         from megaclass.parallel.seeding import derive_key
 
-        if self.evaluates:
-            return EvalTransform(self.image_size, resize=256)
-        crop, seed = WORKLOADS[self.workload].crop, derive_key("augment", self.seed)
-        return TrainTransform(self.image_size, flip=True, crop_scale_min=crop, seed=seed)
+        size, seed = self.work.image_size, derive_key("augment", self.seed)
+        if self.work.evaluates:
+            return EvalTransform(size, resize=256)
+        return TrainTransform(size, flip=True, crop_scale_min=self.work.crop, seed=seed)
 
 
 class Time(NamedTuple):
@@ -166,7 +155,7 @@ class Passes:
         from megaclass.data.sampler import EpochSampler
 
         self.case, self._device, self.dataset = case, device, open_dataset(directory)
-        self._sampler = EpochSampler(len(self.dataset), case.seed, shuffle=not case.evaluates)
+        self._sampler = EpochSampler(len(self.dataset), case.seed, shuffle=not case.work.evaluates)
 
     def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices and global numbers of the samples of a step, int64 (B,) each: shuffled as in training, in stored
@@ -187,13 +176,12 @@ class Passes:
 
     def in_threads(self, work: Callable[..., object], samples: Sequence[Any], scratch: Sequence[int]) -> None:
         """``work(sample, scratch)`` for every sample; each thread has memory of its own, uint8 of that shape."""
-        begins = itertools.count(0, _TAKEN_IMAGES)  # each number goes to one thread
+        left = iter(samples)  # each goes to the thread that is free
 
         def take() -> None:
             mine = np.empty(scratch, np.uint8)
-            for begin in itertools.takewhile(lambda begin: begin < len(samples), begins):
-                for sample in samples[begin : begin + _TAKEN_IMAGES]:
-                    work(sample, mine)
+            for sample in left:
+                work(sample, mine)
 
         with ThreadPoolExecutor(self.case.threads, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             for done in [pool.submit(take) for _ in range(self.case.threads)]:
@@ -252,13 +240,13 @@ class Megaclass(Passes):
         for step in steps:
             indices_B, numbers_B = self.order(step)
             samples += zip(indices_B.tolist(), self.transform.plan(numbers_B), strict=True)
-        shape = (self.case.image_size, self.case.image_size, 3)
+        shape = (self.case.work.image_size, self.case.work.image_size, 3)
         return {
             "read": timed(lambda: self.in_threads(self._read, samples, shape)),
             "decode": timed(lambda: self.in_threads(self._decode, samples, shape)),
             "augment": timed(lambda: self.in_threads(self._augment, samples, shape)),
-            "assemble": timed(lambda: self.to_host(steps)),
-            "copy": timed(lambda: self.to_model(steps)),
+            "assemble": timed(lambda: deque(self.loader.steps(steps.start, steps.stop), maxlen=0)),
+            "copy": timed(lambda: self._copy(steps)),
         }
 
     def _read(self, sample: tuple[int, np.ndarray], picture_SSC: np.ndarray) -> tuple[bytes, str]:
@@ -271,12 +259,7 @@ class Megaclass(Passes):
     def _augment(self, sample: tuple[int, np.ndarray], picture_SSC: np.ndarray) -> None:
         self.transform(self._decode(sample, picture_SSC), sample[1], picture_SSC)
 
-    def to_host(self, steps: range) -> None:
-        """The batches as the loader gives them."""
-        for _ in self.loader.steps(steps.start, steps.stop):
-            pass
-
-    def to_model(self, steps: range) -> None:
+    def _copy(self, steps: range) -> None:
         """Copied to the device one batch ahead, and normalised there."""
         import torch
 
@@ -329,13 +312,12 @@ def implementations(case: LoaderCase, options: Any) -> list[Implementation]:
     on_host = {"device": "cpu"} if case.device != "cpu" else {}
     found = [Implementation(name=BARE, changes={"source": "folder"} | on_host)]
     for source in names("--source", options.source):
-        lookup(dict.fromkeys(SOURCES), source, "source")
+        lookup(dict.fromkeys(dali.SOURCES), source, "source")
         found.append(Implementation(changes={"source": source}))
-    for peer in names("--peer", options.peer):
-        lookup(dict.fromkeys((dali.NAME, "none")), peer, "peer")
-        missing = dali.missing()
-        for source in () if peer == "none" else dali.SOURCES[:1] if missing else dali.SOURCES:
-            found.append(Implementation(name=peer, changes={"source": source} | on_host, missing=missing))
+    lookup(dict.fromkeys((dali.NAME, "none")), options.peer, "peer")
+    missing = dali.missing()
+    for source in () if options.peer == "none" else dali.SOURCES[:1] if missing else dali.SOURCES:
+        found.append(Implementation(name=dali.NAME, changes={"source": source} | on_host, missing=missing))
     return found
 
 
@@ -345,13 +327,12 @@ def on_images(planned: Planned) -> Iterator[Planned]:
     measured."""
     from megaclass.bench.photographs import write_images
 
-    case, workload = planned.case, WORKLOADS[planned.case.workload]
+    case = planned.case
     with tempfile.TemporaryDirectory(prefix="megaclass-loader-") as directory:
         facts = write_images(
             Path(directory),
-            workload.look,
+            case.work.look,
             case.distinct_images,
-            only_size=0 if workload.crops else workload.image_size,
             data=case.data,
             seed=case.seed,
             threads=case.threads,
@@ -387,7 +368,7 @@ BENCHMARK = Benchmark(
     measures=measures,
     flags=(
         Flag("records,folder", "what our loader reads", ("--source",), lists=True),
-        Flag("dali", "other loaders that take turns with ours, where installed; none for none", ("--peer",)),
+        Flag("dali", "another loader that takes turns with ours, where installed; or none", ("--peer",)),
     ),
     implementations=implementations,
     surroundings=on_images,

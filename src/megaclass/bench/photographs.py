@@ -5,7 +5,7 @@ have what a decoder notices of photographs: opaque things of all sizes before on
 makes a picture look the same at any scale ("dead leaves": Lee, Mumford, Huang, Int. J. Comput. Vision 41, 2001),
 with texture of a 1/f spectrum, through a lens that blurs a little.
 
-Shapes: H, W = size of an image, C = 3 channels (RGB).
+Shapes: H, W = size of an image, C = 3 channels (RGB), K = fields of noise.
 """
 
 import math
@@ -33,7 +33,8 @@ _TEXTURE_SPREAD = 0.35  # standard deviation of its logarithm from image to imag
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """leaves: how many things are in the picture. texture: its standard deviation in grey values."""
+    """leaves: how many things are in the picture. texture: its standard deviation in grey values. other_sizes: whether
+    images of a set may have another size."""
 
     height: int
     width: int
@@ -41,77 +42,72 @@ class Look:
     texture: float
     quality: int
     subsampling: str
+    other_sizes: bool
 
 
 LOOKS = {
-    "face": Look(height=112, width=112, leaves=60, texture=8.0, quality=95, subsampling="420"),
+    "face": Look(
+        height=112, width=112, leaves=60, texture=8.0, quality=95, subsampling="420", other_sizes=False
+    ),
     # As most of ImageNet: quality 96, no chroma subsampling (counted in all its files, "Compression in the ImageNet
     # Dataset", terryalanunlimited.com, 2021), about 110 KB, 500 x 375 more often than any other size.
-    "photograph": Look(height=375, width=500, leaves=250, texture=15.0, quality=96, subsampling="444"),
+    "photograph": Look(
+        height=375, width=500, leaves=250, texture=15.0, quality=96, subsampling="444", other_sizes=True
+    ),
 }
 
 
 def write_images(
-    directory: Path,
-    look: str,
-    count: int,
-    *,
-    only_size: int = 0,
-    data: str = "",
-    seed: int = 0,
-    threads: int = 1,
+    directory: Path, kind: str, count: int, *, data: str = "", seed: int = 0, threads: int = 1
 ) -> dict[str, str | float]:
     """Write ``count`` JPEG files as ``directory/folder``, a directory a class, and as records in ``directory/records``,
     the same samples in the same order; returns what a row says of them.
 
-    They are samples of the set ``data`` at even distances, or photographs that are made. Raises UserError for a set
-    that cannot be measured: with an image that is no JPEG, or that is no square of ``only_size`` where that is given.
+    They are photographs of this kind that are made, or samples of the set ``data`` at even distances. Raises UserError
+    for a set that cannot be measured: with an image that is no JPEG, or of a size that the kind does not take.
     """
-    samples = _of_set(data, count) if data else _made(LOOKS[look], count, seed, threads)
-    pixels = [_checked(sample.encoded, where, only_size) for where, sample in samples]
-    # Grouped by class, as a folder has them: sample i is the same in both.
-    found = sorted((sample for _, sample in samples), key=lambda sample: sample.label)
+    look = LOOKS[kind]
+    if data:
+        dataset = open_dataset(data)
+        count = min(count, len(dataset))
+        indices = [place * len(dataset) // count for place in range(count)]
+        samples = [dataset.read(index) for index in indices]
+        pixels = [
+            _checked(one.encoded, dataset.describe(i), look) for i, one in zip(indices, samples, strict=True)
+        ]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            made = pool.map(partial(encoded_photograph, look, seed), range(count))
+            samples = [Sample(jpeg, number % _CLASSES) for number, jpeg in enumerate(made)]
+        pixels = [look.height * look.width] * count
+    # Grouped by class and numbered, as a folder has them: sample i is the same in both.
+    samples.sort(key=lambda sample: sample.label)
+    number_of = {label: number for number, label in enumerate(dict.fromkeys(one.label for one in samples))}
     # Keys from 0 and nothing but images, as DALI's reader wants it.
     with RecordWriter(directory / "records", index_record=False) as writer:
-        for number, sample in enumerate(found):
-            kind = directory / "folder" / f"{sample.label:010d}"
-            kind.mkdir(parents=True, exist_ok=True)
-            (kind / f"{number:010d}.jpg").write_bytes(sample.encoded)
-            writer.write(sample.encoded, sample.label)
+        for number, sample in enumerate(samples):
+            label = number_of[sample.label]
+            folder = directory / "folder" / f"{label:010d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number:010d}.jpg").write_bytes(sample.encoded)
+            writer.write(sample.encoded, label)
     return {
         "data": Path(data).name if data else "made",
-        "distinct_images": len(found),
-        "image_bytes": round(sum(len(sample.encoded) for sample in found) / len(found)),
-        "image_pixels": round(sum(pixels) / len(pixels)),
+        "distinct_images": count,
+        "image_bytes": round(sum(len(sample.encoded) for sample in samples) / count),
+        "image_pixels": round(sum(pixels) / count),
     }
 
 
-def _of_set(data: str, count: int) -> list[tuple[str, Sample]]:
-    """Where each sample is from, and its file."""
-    dataset = open_dataset(data)
-    count = min(count, len(dataset))
-    indices = [place * len(dataset) // count for place in range(count)]
-    found = [(dataset.describe(index), dataset.read(index)) for index in indices]
-    # A folder numbers the classes that it has.
-    number = {label: n for n, label in enumerate(sorted({sample.label for _, sample in found}))}
-    return [(where, sample._replace(label=number[sample.label])) for where, sample in found]
-
-
-def _made(look: Look, count: int, seed: int, threads: int) -> list[tuple[str, Sample]]:
-    with ThreadPoolExecutor(threads) as pool:
-        made = pool.map(partial(encoded_photograph, look, seed), range(count))
-        return [(f"image {number}", Sample(jpeg, number % _CLASSES)) for number, jpeg in enumerate(made)]
-
-
-def _checked(encoded: bytes, where: str, only_size: int) -> int:
-    """The number of pixels. ``only_size``: the one side that is allowed, 0 for any."""
+def _checked(encoded: bytes, where: str, look: Look) -> int:
+    """The number of pixels."""
     if not encoded.startswith(JPEG_START):
         raise UserError(f"--data: {where} is no JPEG, the one format that all loaders read; name another set")
     height, width = check_header(encoded, where)
-    if only_size and (height, width) != (only_size, only_size):
+    if not look.other_sizes and (height, width) != (look.height, look.width):
         raise UserError(
-            f"--data: {where} has {width} x {height} pixels, and the workload only flips images of {only_size} x "
-            f"{only_size}; name another set or --workload imagenet"
+            f"--data: {where} has {width} x {height} pixels, and the workload only flips images of {look.width} x "
+            f"{look.height}; name another set or --workload imagenet"
         )
     return height * width
 
@@ -122,10 +118,7 @@ def encoded_photograph(look: Look, seed: int, number: int) -> bytes:
     image_HWC = _leaves(look, generator) + _texture(look, generator)
     image_HWC = cv2.GaussianBlur(image_HWC, (0, 0), _BLUR_PX)
     pixels_HWC = np.clip(image_HWC, 0, 255).astype(np.uint8)
-    encoded: bytes = simplejpeg.encode_jpeg(
-        pixels_HWC, look.quality, colorspace="RGB", colorsubsampling=look.subsampling
-    )
-    return encoded
+    return bytes(simplejpeg.encode_jpeg(pixels_HWC, look.quality, colorsubsampling=look.subsampling))
 
 
 def _leaves(look: Look, generator: np.random.Generator) -> np.ndarray:
@@ -148,17 +141,10 @@ def _leaves(look: Look, generator: np.random.Generator) -> np.ndarray:
 def _texture(look: Look, generator: np.random.Generator) -> np.ndarray:
     """Noise with an amplitude of 1/f, most of it grey, float32 HxWxC."""
     amplitude = look.texture * math.exp(_TEXTURE_SPREAD * generator.normal())
-    grey_HW = _one_over_f(look, generator)
-    colour_HWC = np.stack([_one_over_f(look, generator) for _ in range(3)], axis=2)
-    texture_HWC: np.ndarray = amplitude * (grey_HW[:, :, None] + 0.3 * colour_HWC)
-    return texture_HWC.astype(np.float32)
-
-
-def _one_over_f(look: Look, generator: np.random.Generator) -> np.ndarray:
-    """HxW of standard deviation 1."""
     frequency = np.hypot(np.fft.fftfreq(look.height)[:, None], np.fft.rfftfreq(look.width)[None, :])
     frequency = np.maximum(frequency, 1 / max(look.height, look.width))
-    real, imaginary = generator.normal(size=(2, *frequency.shape))
-    noise_HW = np.fft.irfft2((real + 1j * imaginary) / frequency, s=(look.height, look.width))
-    normed: np.ndarray = noise_HW / noise_HW.std()
-    return normed
+    real, imaginary = generator.normal(size=(4, 2, *frequency.shape)).swapaxes(0, 1)
+    noise_KHW = np.fft.irfft2((real + 1j * imaginary) / frequency, s=(look.height, look.width))
+    noise_KHW /= noise_KHW.std(axis=(1, 2), keepdims=True)
+    grey_HW, colour_HWC = noise_KHW[0], np.moveaxis(noise_KHW[1:], 0, 2)
+    return (amplitude * (grey_HW[:, :, None] + 0.3 * colour_HWC)).astype(np.float32)

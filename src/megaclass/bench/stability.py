@@ -10,6 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,12 +31,11 @@ from megaclass.bench.recipes import with_settings
 from megaclass.config import Config, differences, load_recipe, to_toml
 from megaclass.errors import UserError
 from megaclass.results.events import StartEvent, StepEvent, read_events
-from megaclass.results.rows import Row
 from megaclass.results.rundir import DEFAULT_ROOT, RunDirectory
 from megaclass.results.stats import summary
 
 _METRICS = {"verification": "pair_accuracy", "classification": "top1", "none": "final_loss"}
-_MOST_SEEDS = 1000
+_MOST_SEEDS = 1000  # counted: a larger number was meant as a seed
 _LOOK_S = 0.5  # between two looks at how far a training is
 _TAIL_BYTES = 1 << 14  # of the events, in which the last step is looked for
 # Settings that a case has a field for, or that change nothing of what is trained.
@@ -85,9 +85,6 @@ class StabilityCase(Case):
         return crowded(self.device, self.world_size, gpus)
 
 
-# -- the study ----------------------------------------------------------------------------------------
-
-
 def cases(options: Any) -> list[StabilityCase]:
     """A case a seed; the directory of the study is made ready for them. UserError: seeds, settings or a directory that
     make no study."""
@@ -96,11 +93,6 @@ def cases(options: Any) -> list[StabilityCase]:
     for key, flag in (("run.seed", "--seeds"), ("run.output", "--output")):
         if key in options.settings:
             raise UserError(f"--{key}: the seeds of a study have it from {flag}")
-    for key, given in (("model.weights", config.model.weights), ("head.weights", config.head.weights)):
-        if given:
-            raise UserError(
-                f"--{key}: seeds that start from the same weights do not show how stable a recipe is"
-            )
     (world_size,) = counts("--world-size", options.world_size)
     found = [case_of(config, recipe, seed, world_size) for seed in seeds(options.seeds)]
     found[0].check()  # before anything is written
@@ -147,41 +139,34 @@ def _matters(key: str) -> bool:
 
 
 def open_study(directory: Path, config: Config, cases: Sequence[StabilityCase]) -> None:
-    """Write the recipe for the seeds. UserError: the directory is another's, or holds seeds of other settings, or the
-    result of one was damaged."""
+    """Write the recipe for the seeds. UserError: the directory is another's, or holds seeds of other settings."""
     config = replace(config, run=replace(config.run, output="", seed=0))
     path = directory / "recipe.toml"
     if not path.exists():
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            if others := sorted(other.name for other in directory.iterdir()):
+                raise UserError(
+                    f"--output: {directory} holds other files ({others[0]}); name a directory of its own"
+                )
+            part = path.with_suffix(".toml.part")
+            part.write_text(to_toml(config), encoding="utf-8")
+            part.replace(path)
         except OSError as error:
             raise UserError(
                 f"--output: cannot write into {directory}: {error.strerror}; name another"
             ) from None
-        if others := sorted(other.name for other in directory.iterdir()):
-            raise UserError(
-                f"--output: {directory} holds other files ({others[0]}); name a directory of its own"
-            )
-        part = path.with_suffix(".toml.part")
-        part.write_text(to_toml(config), encoding="utf-8")
-        part.replace(path)
     stored = load_recipe(str(path), stored=True)
     compared = {"recipe": (stored.recipe, config.recipe)} | differences(stored, config)
     for case in cases:
-        run = RunDirectory(directory / f"seed-{case.seed}")
-        ranks = next((event.world_size for event in _events(run, StartEvent)), case.world_size)
-        compared[f"--world-size (seed {case.seed})"] = (ranks, case.world_size)
-        if run.result.is_file():
-            _result(run)
+        for start in _events(RunDirectory(directory / f"seed-{case.seed}"), StartEvent)[:1]:
+            compared[f"--world-size (seed {case.seed})"] = (start.world_size, case.world_size)
     for key, (old, new) in compared.items():
         if old != new:
             raise UserError(
                 f"--output: {directory} holds seeds with {key} {old!r}, and now it is {new!r}; name another "
                 "directory, or say the same again"
             )
-
-
-# -- a seed -------------------------------------------------------------------------------------------
 
 
 class Training:
@@ -197,45 +182,52 @@ class Training:
         self._config = replace(config, run=run)
 
     def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
-        """The training to its end; nothing where it has come there before. The answer has the ``result`` of the run,
-        and the time of a step in each interval between two log lines: evaluations and checkpoints do not count."""
+        """The training to its end; nothing where it has come there before. The answer has the fields of its row."""
         from megaclass.parallel import groups
         from megaclass.train import loop
 
         if not groups.broadcast_object(self._run.result.is_file()):
             with self._log.open("ab", buffering=0) as log:
-                os.dup2(
-                    log.fileno(), 1
-                )  # what it and its libraries say; the answers have a pipe of their own
-                os.dup2(log.fileno(), 2)
+                for stream in (1, 2):  # what it and its libraries say; the answers have a pipe of their own
+                    os.dup2(log.fileno(), stream)
             resume = groups.broadcast_object(self._run.config.exists())
-            with _told(self._run.events, tell if self._world.is_main else lambda done: None):
+            with self._telling(tell) if self._world.is_main else contextlib.nullcontext():
                 loop.run(self._config, self._world, resume=resume)
         groups.barrier()
+        return self._left()
+
+    def _left(self) -> dict[str, Any]:
+        """What the run says of itself. The time of a step is that of each interval between two log lines: evaluations
+        and checkpoints do not count."""
         speeds = (event.samples_per_second for event in _events(self._run, StepEvent))
         samples_ms = [round(self._case.global_batch_size / speed * 1000, 4) for speed in speeds if speed]
-        return {"samples_ms": samples_ms, "result": _result(self._run)}
+        try:
+            result: dict[str, Any] = json.loads(self._run.result.read_text(encoding="utf-8"))
+            left = {key: result[key] for key in ("samples_per_second", "environment")}
+            return left | {"samples_ms": samples_ms, "result": flat_result(result)}
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise UserError(
+                f"{self._run.result}: not the result of a run; remove {self._run.path} to train it again"
+            ) from None
+
+    @contextlib.contextmanager
+    def _telling(self, tell: Callable[[float], None]) -> Iterator[None]:
+        """How far the training is, by its events, while it runs."""
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.wait(_LOOK_S):
+                tell(_share_done(self._run.events))
+
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(look)
+            try:
+                yield
+            finally:
+                done.set()
 
     def facts(self) -> dict[str, Any]:
         return {}
-
-
-@contextlib.contextmanager
-def _told(events: Path, tell: Callable[[float], None]) -> Iterator[None]:
-    """Tell how far a training is, by its events, while it runs."""
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(_LOOK_S):
-            tell(_share_done(events))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def _share_done(events: Path) -> float:
@@ -254,18 +246,6 @@ def _events(run: RunDirectory, kind: type) -> list[Any]:
     return [event for event in read_events(run.events) if isinstance(event, kind)]
 
 
-def _result(run: RunDirectory) -> dict[str, Any]:
-    """What a training ended with."""
-    try:
-        result: dict[str, Any] = json.loads(run.result.read_text(encoding="utf-8"))
-        flat_result(result), float(result["samples_per_second"]), result["environment"].keys()
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        raise UserError(
-            f"{run.result}: not the result of a run; remove {run.path} to train it again"
-        ) from None
-    return result
-
-
 def flat_result(result: Mapping[str, Any]) -> dict[str, float | None]:
     """Metrics by their names, those by rate with the rate behind (``tar_at_far_1e-2``), loss and time to train."""
     found: dict[str, float | None] = {}
@@ -280,22 +260,12 @@ def measures(
     name: str, case: StabilityCase, turns: Answers, limits: list[dict[str, float]]
 ) -> dict[str, Any]:
     """The fields of a row that follow from what the training left."""
-    result, steps_ms = turns[0][0]["result"], turns[0][0]["samples_ms"]
-    return {
-        "samples_ms": steps_ms,
-        "step_ms": summary(steps_ms) if steps_ms else {},
-        "samples_per_second": result["samples_per_second"],
-        "result": flat_result(result),
-        "environment": result["environment"],
-    }
-
-
-def _final(row: Row) -> float | None:
-    return row.result.get(row.case["metric"])
+    (left,) = turns[0][:1]
+    return left | {"step_ms": summary(left["samples_ms"]) if left["samples_ms"] else {}}
 
 
 METRICS = (
-    Metric("metric", "Final metric", _final, "higher", always=True),
+    Metric("metric", "Final metric", lambda row: row.result.get(row.case["metric"]), "higher", always=True),
     *(
         Metric(name, title, value_of("result", name), "higher")
         for name, title in (("top1", "Top 1"), ("top5", "Top 5"), ("pair_accuracy", "Pair accuracy"))

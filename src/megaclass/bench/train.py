@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from megaclass.bench.arguments import counts, crowded, names
+from megaclass.bench.arguments import counts, names
 from megaclass.bench.case import (
     EPOCHS_SPEED,
     FLOPS,
@@ -23,11 +23,11 @@ from megaclass.bench.case import (
     parameter,
     value_of,
 )
-from megaclass.bench.head import libraries
+from megaclass.bench.head import RanksCase, libraries
 from megaclass.bench.infer import InferCase
 from megaclass.bench.limits import beside_limits, measure
 from megaclass.bench.peers import LOOPS, arcface_torch
-from megaclass.bench.peers.loop import why_no_peer
+from megaclass.bench.peers.loop import implementation
 from megaclass.bench.recipes import (
     ITERATIONS,
     SYNTHETIC,
@@ -40,8 +40,8 @@ from megaclass.bench.recipes import (
     timed_epochs,
 )
 from megaclass.bench.timing import epoch_measures
-from megaclass.config import options as settings
-from megaclass.config import require_known
+from megaclass.config import from_text, require_known
+from megaclass.config.checks import value_of as value_in
 from megaclass.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -51,12 +51,8 @@ MODES = ("train", "val", "train_val")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCase(ModelCase):
-    """One measurement of training.
-
-    global_batch_size and num_classes are those of the whole job: with ``world_size`` ranks, or ``simulate_ranks``, each
-    has its share.
-    """
+class TrainCase(RanksCase, ModelCase):
+    """One measurement of training."""
 
     benchmark: ClassVar[str] = "train"
 
@@ -93,21 +89,6 @@ class TrainCase(ModelCase):
         setting="head.storage",
         choices=("", "fp32", "bf16", "int8_rowwise"),
     )
-    world_size: int = parameter(
-        1,
-        "devices, a process each; on a CPU processes that share its cores",
-        sweeps=True,
-        flags=("-n", "--ngpus"),
-        low=1,
-        title="devices",
-    )
-    simulate_ranks: int = parameter(
-        1,
-        "one process does the share of one rank of N: 1/N of batch and classes",
-        sweeps=True,
-        low=1,
-        title="simulated ranks",
-    )
     global_batch_size: int = parameter(
         0,
         "images of a step over all devices; 0: the recipe's",
@@ -125,14 +106,8 @@ class TrainCase(ModelCase):
     )
 
     @property
-    def ranks(self) -> int:
-        """Among how many the batch and the classes are divided."""
-        return self.world_size * self.simulate_ranks
-
-    def check(self) -> None:
-        super().check()
-        if self.world_size > 1 and self.simulate_ranks > 1:
-            raise UserError("--simulate-ranks stands for the other ranks: it goes with one process (-n 1)")
+    def samples(self) -> int:
+        return self.global_batch_size
 
     def resolved(self) -> "TrainCase":
         """UserError besides: no set of images there, or one of other classes."""
@@ -158,16 +133,14 @@ class TrainCase(ModelCase):
         )
 
     def why_skipped(self, gpus: int) -> str:
-        if self.global_batch_size % self.ranks:
-            return f"a global batch of {self.global_batch_size} does not divide into {self.ranks} ranks"
-        if self.device == "cpu" and (self.precision == "tf32" or self.tf32):
+        if self.device == "cpu" and self.tf32:
             return "tf32 exists on CUDA only"
-        return crowded(self.device, self.world_size, gpus)
+        return super().why_skipped(gpus)
 
 
 def prepare(case: TrainCase, world: "World", name: str, options: dict[str, Any]) -> Any:
     if name in LOOPS:
-        return LOOPS[name].Loop(case, config_of(case), world, options)
+        return LOOPS[name](case, config_of(case), world, options)
     from megaclass.bench.training import Training
 
     return Training(case, config_of(case), world)
@@ -219,12 +192,8 @@ def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
     """The same networks without training, on one device: NVIDIA's ``--mode val``."""
     if not options.batch_size:
         raise UserError(f"--mode {options.mode}: inference needs --batch-size, of a device")
-    ignored = {"ngpus": "1", "sample_rate": "0", "parallelism": "", "storage": "", "simulate_ranks": "1"}
-    for name, usual in ignored.items() if options.mode == "val" else ():
-        if getattr(options, name) != usual:
-            raise UserError(
-                f"--{name.replace('_', '-')} has no effect with --mode val, which measures one device"
-            )
+    if options.mode == "val" and (options.world_size, options.simulate_ranks) != ("1", "1"):
+        raise UserError("--mode val measures one device: leave out -n and --simulate-ranks")
     if options.data_root != SYNTHETIC:
         open_images(options.data_root)
     classes = counts("--num-classes", options.num_classes)[:1]
@@ -233,43 +202,33 @@ def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
 
 def implementations(case: TrainCase, options: Any) -> list[Implementation]:
     """Ours in every combination of what ``--set`` says, or as the case is and then with one value changed at a time,
-    each with all settings that are swept; and the loops of others on the case as it is, which on a CPU keep freed
-    memory as ours does. UserError: a value that does not go with the case."""
+    each with all settings that are swept; and the loops of others on the case as it is. UserError: a value that does
+    not go with the case."""
     values, config = swept(options.set), config_of(case)
-    base = {key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in values}
+    base = {key: value_in(config, key) for key in values}
     if options.one_at_a_time:
         changed = [{key: value} for key in values for value in values[key] if value != base[key]]
         variants = [base, *(base | change for change in changed)]
     else:
         variants = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
-    on_cpu = case.device == "cpu"
-    return [
-        *(Implementation(changes=_changes(case, variant)) for variant in variants),
-        *(
-            Implementation(
-                name=name,
-                changes=LOOPS[name].changes(case),
-                extra={"malloc": "tuned"} if on_cpu else {},
-                variables=arcface_torch.MALLOC["tuned"] if on_cpu else {},
-                options=given,
-                missing=why_no_peer(case, config) or LOOPS[name].why_not(case, config),
-            )
-            for name, given in _peers(options).items()
-        ),
-    ]
+    found = [Implementation(changes=_changes(case, variant)) for variant in variants]
+    for name, given in _peers(options).items():
+        loop = LOOPS[name]
+        missing = loop.why_not(case, config)
+        found.append(implementation(name, case, changes=loop.changes(case), options=given, missing=missing))
+    return found
 
 
 def _changes(case: TrainCase, variant: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, and what follows from them."""
     if not variant:
         return {}
-    changed = replace(case, settings=case.settings | dict(variant)).resolved()
-    before, after = asdict(case), asdict(changed)
+    before, after = asdict(case), asdict(replace(case, settings=case.settings | dict(variant)).resolved())
     return {name: value for name, value in after.items() if value != before[name]}
 
 
 def swept(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """``section.key=a,b`` as key and values, in their order. UserError: no such setting, or no such value."""
+    """``section.key=a,b`` as key and values, in their order. UserError: no such setting."""
     found: dict[str, list[Any]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
@@ -278,21 +237,8 @@ def swept(texts: Sequence[str]) -> dict[str, list[Any]]:
         require_known(key)
         if key in found:
             raise UserError(f"--set {key}: given twice; put all its values into one")
-        found[key] = list(dict.fromkeys(_value(key, word) for word in names(f"--set {key}", values)))
+        found[key] = [from_text(key, word) for word in names(f"--set {key}", values)]
     return found
-
-
-def _value(key: str, word: str) -> Any:
-    kind: Any = settings()[key].type
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[word.lower()]
-        if kind in (int, float, str):
-            return kind(word)
-    except (KeyError, ValueError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-        raise UserError(f"--set {key}: {word!r} is not {wanted}") from None
-    raise UserError(f"--set {key}: a list of numbers cannot be swept; measure it with --{key}, once for each")
 
 
 def _peers(options: Any) -> dict[str, dict[str, Any]]:
@@ -330,19 +276,16 @@ BENCHMARK = Benchmark(
             "",
             "images of a step on each device, instead of --global-batch-size",
             ("-b", "--batch-size"),
-            lists=True,
+            True,
         ),
         Flag("train", "train, val (inference, as `bench infer` measures it) or train_val", ("--mode",)),
         Flag(
-            "",
-            "loops of others that take turns with ours, epoch by epoch: arcface_torch, pytorch",
-            ("--peer",),
-            lists=True,
+            "", "loops that take turns with ours, epoch by epoch: arcface_torch, pytorch", ("--peer",), True
         ),
         Flag("", "directory with arcface_torch's code, which is not changed", ("--peer-path",)),
         Flag(
             (),
-            "section.key=LIST: values of a setting that take turns, epoch by epoch; given again, in every combination",
+            "section.key=LIST: values of a setting that take turns; given again: all combinations",
             ("--set",),
         ),
         Flag(False, "with --set: the case as it is, and each value changed alone", ("--one-at-a-time",)),

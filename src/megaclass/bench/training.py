@@ -27,12 +27,12 @@ class Training:
     simulated one."""
 
     def __init__(self, case: Any, config: Config, world: World) -> None:
-        self._case = case
-        self._others = OtherRanks(case, world.device)
-        head_group = None
+        self._case, self._device, head_group = case, world.device, None
         if case.simulate_ranks > 1:
             world = World(0, case.simulate_ranks, world.device)
-            head_group = Simulated(case.simulate_ranks, self._others.gathered)
+            head_group = Simulated(case.simulate_ranks, self._gathered)
+            self._generator = torch.Generator(world.device)
+            self._others_unit = torch.empty(0, 0, device=world.device)
         if config.speed.keep_memory and world.device.type == "cpu":
             keep_freed_memory()
         self._job = build_job(config, world, lambda line: print(line, file=sys.stderr), head_group)
@@ -57,7 +57,8 @@ class Training:
         return answer | {"loss": float(self._loss)}
 
     def _take(self, batch: Batch) -> None:
-        self._others.next_step(len(batch.labels), self._step)
+        if self._case.simulate_ranks > 1:
+            self._draw_labels((self._case.simulate_ranks - 1) * len(batch.labels))
         set_learning_rate(self._job, min(self._step, self._job.total_steps - 1))
         outcome = train_step(self._job, batch, self._step, self._norms)
         self._not_finite += outcome.skipped & ~outcome.rescaled
@@ -76,31 +77,18 @@ class Training:
             facts |= {"collectives": "none" if self._case.simulate_ranks > 1 else "included"}
         return facts
 
+    def _draw_labels(self, count: int) -> None:
+        """Of the ranks that are only simulated, for this step; their embeddings stay."""
+        self._generator.manual_seed(derive_key("other ranks", self._case.seed, self._step))
+        classes = self._case.num_classes
+        self._others_labels = torch.randint(classes, (count,), device=self._device, generator=self._generator)
 
-class OtherRanks:
-    """What the ranks that are only simulated bring to a step: embeddings that stay, and labels, which do not."""
-
-    def __init__(self, case: Any, device: torch.device) -> None:
-        self._case, self._device = case, device
-        self._generator = torch.Generator(device)
-        self._unit = torch.empty(0, 0, device=device)
-        self._labels = torch.empty(0, dtype=torch.int64, device=device)
-
-    def next_step(self, rows: int, step: int) -> None:
-        """Draw the labels that go with ``rows`` rows of this rank."""
-        if self._case.simulate_ranks > 1:
-            self._generator.manual_seed(derive_key("other ranks", self._case.seed, step))
-            shape = ((self._case.simulate_ranks - 1) * rows,)
-            self._labels = torch.randint(
-                self._case.num_classes, shape, device=self._device, generator=self._generator
-            )
-
-    def gathered(self, tensor_b: Tensor) -> Tensor:
+    def _gathered(self, tensor_b: Tensor) -> Tensor:
         """This rank's rows, labels (b,) or unit embeddings (b, D), and then those of the others."""
         others = (self._case.simulate_ranks - 1) * len(tensor_b)
         if not tensor_b.is_floating_point():
-            return torch.cat([tensor_b, self._labels[:others]])
-        if self._unit.shape[0] < others:
+            return torch.cat([tensor_b, self._others_labels[:others]])
+        if self._others_unit.shape[0] < others:
             shape = (others, tensor_b.shape[1])
-            self._unit = normalize(torch.randn(shape, device=self._device, generator=self._generator))
-        return torch.cat([tensor_b, self._unit[:others].to(tensor_b.dtype)])
+            self._others_unit = normalize(torch.randn(shape, device=self._device, generator=self._generator))
+        return torch.cat([tensor_b, self._others_unit[:others].to(tensor_b.dtype)])

@@ -38,6 +38,9 @@ _NO_MEMORY = (
     "ALLOC_FAILED",
     "unable to find a valid cuDNN algorithm",  # what cuDNN says where its work space does not fit
     "size calculation overflowed",
+    "failed to allocate memory",  # ONNX Runtime, as the next two
+    "bad_alloc",
+    "bad allocation",
 )
 
 

@@ -61,7 +61,7 @@ def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint
     """Open a checkpoint that any number of ranks wrote.
 
     Each rank calls this, and ``rows``, on its own. Damage may show on one rank only, so a caller of several
-    ranks shares the outcome (:func:`megaclass.parallel.groups.together`).
+    ranks shares the outcome (``groups.together``).
 
     identity: what this run expects; keys that are not in it are not compared.
 

@@ -38,21 +38,23 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     """Measure, print the tables, and write what else the benchmark leaves. Returns 1 where it comes to no result."""
     options = options_of(benchmark, words)
 
-    from megaclass import report
     from megaclass.bench.sweep import plan, sweep
+    from megaclass.report import nvidia
 
     asked = Path(options.output)
     as_nvidia = benchmark.name == "train" and asked.suffix == ".json"
     found = plan(benchmark, options)
     if as_nvidia:
         options.output = str(asked.with_suffix(".jsonl"))
-        report.check_nvidia_report(asked, [one.case for one in found])
+        nvidia.check_report(asked, [one.case for one in found])
     rows = _measured(sweep, found, options)
     if as_nvidia:
-        report.write_nvidia_report(asked, rows, options.mode)
+        nvidia.write_report(asked, rows, options.mode)
         print(f"report in {asked}")
     if benchmark.name == "stability":
-        for path in report.draw_seeds(Path(options.output).parent, rows):
+        from megaclass.report.curves import draw_seeds
+
+        for path in draw_seeds(Path(options.output).parent, rows):
             print(f"picture in {path}")
         return None if any(row.status == "ok" for row in rows) else 1
     return None
@@ -114,17 +116,12 @@ def _add_sweep(parser: Any, output: str, timeout_s: float = 600.0) -> None:
 def _measured(sweep: Any, found: Sequence[Any], options: Any, heading: Any = None) -> list[Any]:
     from rich.console import Console
 
-    from megaclass import report
+    from megaclass.report import own
 
     rows: list[Any] = sweep(
-        found,
-        options.output,
-        options.timeout,
-        again=options.again,
-        heading=heading,
-        remarks=report.comparisons,
+        found, options.output, options.timeout, again=options.again, heading=heading, remarks=own.comparisons
     )
-    Console(highlight=False).print(report.console_tables(rows))
+    Console(highlight=False).print(own.console_tables(rows))
     return rows
 
 
@@ -153,19 +150,20 @@ def _suite(words: list[str]) -> None:
 
     from rich.console import Console
 
-    from megaclass import report
     from megaclass.bench import suite
     from megaclass.bench.sweep import sweep
+    from megaclass.report import page
+    from megaclass.report.console import plan_tables
 
     found = suite.plan(options)
-    heading = report.plan_tables(found)
+    heading = plan_tables(found)
     if options.plan:
         Console(highlight=False).print(heading)
         return
-    report.require_room(directory)  # before hours of measuring
+    page.require_room(directory)  # before hours of measuring
     options.output = str(directory / "rows.jsonl")
     _measured(sweep, found, options, heading)
-    for path in report.write_page([str(directory)], directory):
+    for path in page.write_page([str(directory)], directory):
         print(path)
 
 

@@ -42,18 +42,18 @@ def compare(words: list[str]) -> int:
     from rich.console import Console
 
     from megaclass.report.comparison import THRESHOLD, compare_sources, comparison_table, failures, summary
+    from megaclass.report.console import ConsoleTable
     from megaclass.report.sources import read_sources
-    from megaclass.report.table import to_rich
 
-    earlier, later = (read_sources([path])[0] for path in (options.A, options.B))
+    earlier, later = (read_sources([path]) for path in (options.A, options.B))
     threshold = THRESHOLD if slower is None else slower
-    comparison = compare_sources(earlier, later, threshold, other_machine=options.allow_other_machine)
+    pairs = compare_sources(earlier, later, threshold, other_machine=options.allow_other_machine)
     # A log has no width, and 80 columns would cut the reasons into pieces.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    console.print(to_rich(comparison_table("", comparison, more_memory)))
-    console.print(summary(comparison.pairs, threshold), markup=False)
+    console.print(ConsoleTable(comparison_table("", pairs, more_memory)))
+    console.print(summary(pairs, threshold), markup=False)
     failed = failures(
-        comparison.pairs,
+        pairs,
         more_memory,
         slower=slower is not None,
         unclear=options.fail_if_unclear,

@@ -1,5 +1,6 @@
 """Verbs about recipes and models: train, recipes, show, evaluate."""
 
+import itertools
 import json
 import os
 from dataclasses import replace
@@ -24,7 +25,7 @@ def train(words: list[str]) -> None:
         "megaclass train RECIPE [--resume] [--section.key VALUE ...]",
         "Train a model by a recipe; every setting can be changed by --section.key value.",
     )
-    parser.add_argument("recipe", type=str, help="name of a recipe (see `megaclass recipes`) or a .toml file")
+    parser.add_argument("recipe", help="name of a recipe (see `megaclass recipes`) or a .toml file")
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in run.output, or the recipe's last"
     )
@@ -49,30 +50,19 @@ def recipes(words: list[str]) -> None:
     parser.add_argument("--all", action="store_true", help="what each variant of a file trains, a line each")
     options = parse(parser, words)
     table = Table(Column("recipe", no_wrap=True), "what it trains", box=None)
-    for name, variants in _by_file().items():
+    for path, names in itertools.groupby(recipe_names(), find_recipe):
+        name, *variants = names
         table.add_row(name, load_recipe(name).description)
         if options.all:
             for variant in variants:
                 table.add_row(f"  {variant}", load_recipe(variant).description, style="dim")
         elif variants:
-            table.add_row("", " ".join(variant.removeprefix(name) for variant in variants), style="dim")
+            table.add_row("", " ".join(variant.removeprefix(path.stem) for variant in variants), style="dim")
     console = Console(highlight=False)
     console.print(table)
     if not options.all:
-        console.print(
-            "\n_NAME is a variant, as in glint360k_r100; `megaclass recipes --all` says what each trains."
-        )
+        console.print("\n_NAME is a variant, as in glint360k_r100; --all says what each trains.")
     console.print(f"\nbackbones (model.name): {', '.join(BACKBONES)}")
-
-
-def _by_file() -> dict[str, list[str]]:
-    """The recipe of every embedded file, with its variants."""
-    files: dict[str, list[str]] = {}
-    for name in recipe_names():
-        variants = files.setdefault(find_recipe(name).stem, [])
-        if name != find_recipe(name).stem:
-            variants.append(name)
-    return files
 
 
 def show(words: list[str]) -> None:
@@ -80,7 +70,7 @@ def show(words: list[str]) -> None:
         "megaclass show RECIPE [--all] [--section.key VALUE ...]",
         "Print a recipe as TOML: what differs from the defaults.",
     )
-    parser.add_argument("recipe", type=str, help="name of a recipe or a .toml file")
+    parser.add_argument("recipe", help="name of a recipe or a .toml file")
     parser.add_argument("--all", action="store_true", help="every setting, with what it means")
     config, options = configured(
         parser, words, lambda options, _: load_recipe(options.recipe, complete=False)
@@ -89,28 +79,24 @@ def show(words: list[str]) -> None:
 
 
 def evaluate(words: list[str]) -> None:
-    kinds: dict[str, Any] = {"verification": None, "classification": None}
     if words and not words[0].startswith("-"):
-        lookup(kinds, words[0], "evaluation")
+        lookup(dict.fromkeys(("verification", "classification")), words[0], "evaluation")
     parser = make_parser(
         "megaclass evaluate KIND IMAGES [--pairs FILE] [--run-dir DIR | --recipe RECIPE] [--section.key VALUE ...]",
         "Score a model: `verification` by pairs of images, `classification` by top-1 and top-5 accuracy.",
     )
-    parser.add_argument("kind", type=str, help="verification or classification")
+    parser.add_argument("kind", help="verification or classification")
     parser.add_argument(
         "images",
-        type=str,
         help="record set, directory of class directories, .bin file (several with ':' between), or images of --pairs "
         "(zip too)",
     )
     parser.add_argument(
-        "--pairs", type=str, default="", help="pairs.txt, of names or numbers; without it pairs are drawn"
+        "--pairs", default="", help="pairs.txt, of names or numbers; without it pairs are drawn"
     )
     add_run_options(parser, "scored")
-    parser.add_argument("--output", type=str, default="", help="write the metrics to this JSON file too")
-    parser.add_argument(
-        "--recipe", type=str, default="", help="recipe instead of a run: an untrained model, or model.weights"
-    )
+    parser.add_argument("--output", default="", help="write the metrics to this JSON file too")
+    parser.add_argument("--recipe", default="", help="instead of a run: an untrained model, or model.weights")
     config, options = configured(parser, words, _run_or_recipe)
     if options.pairs and options.kind == "classification":
         raise UserError("--pairs goes with verification")
@@ -119,10 +105,9 @@ def evaluate(words: list[str]) -> None:
     from megaclass.inference.load import score
     from megaclass.parallel import groups
 
+    model = (options.run_dir, options.checkpoint)
     with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s) as world:
-        found = score(
-            config, world, options.kind, options.images, options.pairs, options.run_dir, options.checkpoint
-        )
+        found = score(config, world, options.kind, options.images, options.pairs, *model)
         if world.is_main:
             _print_metrics(found.kind, found.metrics)
             if output:
@@ -150,9 +135,7 @@ def _recipe_or_stored(options: Any, given: Given) -> Config:
 
 def _run_or_recipe(options: Any, given: Given) -> Config:
     if bool(options.run_dir) == bool(options.recipe):
-        raise UserError(
-            "name the model by one of --run-dir (a trained one) and --recipe (untrained, or model.weights)"
-        )
+        raise UserError("name the model by one of --run-dir and --recipe (untrained, or model.weights)")
     if options.checkpoint != "best" and not options.run_dir:
         raise UserError("--checkpoint goes with --run-dir")
     if options.run_dir:

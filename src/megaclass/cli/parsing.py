@@ -1,7 +1,6 @@
-"""What the verbs share: parsers with usages of one line, settings given by ``--section.key``, names of parts."""
+"""What the verbs share: parsers with usages of one line, settings given by ``--section.key``."""
 
 import argparse
-import importlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -9,30 +8,9 @@ from typing import Any, NoReturn
 
 from megaclass.config import SECTIONS, Config, documented, from_mapping, from_text, require_known
 from megaclass.config import options as settings
-from megaclass.errors import UserError, lookup, near_match
+from megaclass.errors import UserError, near_match
 
 Given = dict[str, dict[str, Any]]
-Parts = dict[str, str]  # what follows a verb, and what it does in a line
-
-
-def run_part(verb: str, what: str, parts: Parts, words: list[str]) -> int | None:
-    """Run the part of ``verb`` that the first word names: the function of that name in the module of that name.
-
-    Returns its exit status, None being 0.
-    """
-    if words[:1] in (["-h"], ["--help"], ["help"]):
-        width = max(map(len, parts))
-        lines = [f"  megaclass {verb} {name:{width}}  {text}" for name, text in parts.items()]
-        print(
-            "\n".join([*lines, "", f"`megaclass {verb} {min(parts)} --help` says more, as for each of them."])
-        )
-        return None
-    if not words:
-        raise UserError(f"which {what}? known: {', '.join(parts)}")
-    lookup(parts, words[0], what)
-    module = importlib.import_module(f"megaclass.cli.{verb}.{words[0]}")
-    part: Callable[[list[str]], int | None] = getattr(module, words[0])
-    return part(words[1:])
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,19 +54,18 @@ def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Name
     """
     in_full = "--help-all" in words
     parser.add_argument("--help-all", action="help", help="the same with every setting, --section.key VALUE")
-    fields = settings()
     for name, section in SECTIONS.items():
         group = parser.add_argument_group(f"{name}: {(section.__doc__ or '').splitlines()[0]}")
-        for key, f in fields.items():
+        for key, f in settings().items():
             if key.startswith(f"{name}."):
                 told = documented(f).replace("%", "%%") if in_full else argparse.SUPPRESS
-                group.add_argument(f"--{key}", dest=key, default=None, metavar="VALUE", help=told)
+                group.add_argument(f"--{key}", dest=key, metavar="VALUE", help=told)
     for word in words:
         if word.startswith("--") and "." in (key := word[2:].partition("=")[0]):
             require_known(key)
     options = parse(parser, words)
     given: Given = {}
-    for key in fields:
+    for key in settings():
         text = vars(options).pop(key)
         if text is not None:
             section_name, option_name = key.split(".")
@@ -98,10 +75,8 @@ def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Name
 
 def add_run_options(parser: Parser, use: str) -> None:
     """``--run-dir`` and ``--checkpoint``: the run whose model is put to ``use`` (``scored``, say)."""
-    parser.add_argument("--run-dir", type=str, default="", help=f"run directory whose model is {use}")
-    parser.add_argument(
-        "--checkpoint", type=str, default="best", help="of that run: best, latest or a step-NNNNNNNN"
-    )
+    parser.add_argument("--run-dir", default="", help=f"run directory whose model is {use}")
+    parser.add_argument("--checkpoint", default="best", help="of that run: best, latest or a step-NNNNNNNN")
 
 
 def new_file(name: str, option: str = "--output") -> Path | None:

@@ -91,8 +91,8 @@ def _run(
     model: "Predictor", images: "ImageFiles", names: "Names", output: Path | None
 ) -> tuple[dict[int, Rows], int]:
     """Predict all images. Returns what was guessed of the first, by number, for a sheet, and how many are damaged."""
-    from megaclass.cli.data.bar import progress_bar
-    from megaclass.report.table import printable
+    from megaclass.cli.data.common import progress_bar
+    from megaclass.report.console import printable
 
     # Tables on a terminal show how far it is.
     nothing = contextlib.nullcontext(lambda done, total: None)
@@ -119,10 +119,10 @@ def _writer(output: Path | None, measure: str) -> Iterator[Callable[[str, Rows, 
     if output is None:
         yield _print
         return
-    from megaclass.cli.data.files import new_picture
+    from megaclass.cli.data.common import whole_file
 
     with (
-        new_picture("--output", output) as part,
+        whole_file("--output", output) as part,
         part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         if output.suffix.lower() == ".csv":
@@ -150,8 +150,7 @@ def _print(image: str, rows: Rows, error: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from megaclass.report.console import prediction_table
-    from megaclass.report.table import printable
+    from megaclass.report.console import prediction_table, printable
 
     if not error:
         console = Console()
@@ -160,7 +159,7 @@ def _print(image: str, rows: Rows, error: str) -> None:
 
 
 def _draw(sheet: Path, model: "Predictor", images: "ImageFiles", shown: dict[int, Rows]) -> None:
-    from megaclass.cli.data.files import new_picture
+    from megaclass.cli.data.common import whole_file
     from megaclass.inference.predict import thumbnails
     from megaclass.report.sheet import draw_predictions
 
@@ -169,5 +168,5 @@ def _draw(sheet: Path, model: "Predictor", images: "ImageFiles", shown: dict[int
         (images.names[number], picture, rows)
         for (number, rows), picture in zip(shown.items(), pictures, strict=True)
     ]
-    with new_picture("--sheet", sheet) as part:
+    with whole_file("--sheet", sheet) as part:
         draw_predictions(part, cards)

@@ -27,9 +27,9 @@ def report(words: list[str]) -> None:
     )
     options = parse(parser, words)
 
-    from megaclass.report.page import collect, write
+    from megaclass.report.page import write_page
 
     first = Path(options.rows[0])
     directory = Path(options.output) if options.output else first if first.is_dir() else first.parent
-    for path in write(collect(options.rows, options.against), directory):
+    for path in write_page(options.rows, directory, options.against):
         print(path)

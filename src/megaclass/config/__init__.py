@@ -8,16 +8,19 @@ section is a frozen dataclass; every field carries its documentation and its lim
 from megaclass.config.checks import check
 from megaclass.config.reading import from_mapping, from_text, require_known
 from megaclass.config.recipes import RECIPES, find_recipe, load_recipe, recipe_names
-from megaclass.config.sections import SECTIONS, Augment, Config, Model, options
+from megaclass.config.sections import SECTIONS, Augment, Config, Data, Model, Optim, Schedule, options
 from megaclass.config.steps import Steps, scaled_lr, steps_of
-from megaclass.config.text import differences, documented, to_mapping, to_toml
+from megaclass.config.text import differences, documented, to_toml
 
 __all__ = [
     "RECIPES",
     "SECTIONS",
     "Augment",
     "Config",
+    "Data",
     "Model",
+    "Optim",
+    "Schedule",
     "Steps",
     "check",
     "differences",
@@ -31,6 +34,5 @@ __all__ = [
     "require_known",
     "scaled_lr",
     "steps_of",
-    "to_mapping",
     "to_toml",
 ]

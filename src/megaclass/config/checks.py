@@ -5,7 +5,7 @@ import functools
 import math
 from typing import Any
 
-from megaclass.config.sections import Augment, Config, conditions, options
+from megaclass.config.sections import Augment, Config, Interval, conditions, options
 from megaclass.errors import UserError, near_match
 
 
@@ -36,34 +36,32 @@ def check(config: Config, together: bool = True) -> None:
     """UserError for the first value outside its limits, or, ``together``, at odds with another."""
     for key, f in options().items():
         if value_of(config, key) != default_of(key):
-            _check_alone(key, value_of(config, key), f.metadata)
-    if together:
-        for at_odds, message in _together(config):
-            if at_odds:
-                raise UserError(message)
+            _check_alone(key, value_of(config, key), f)
+    for at_odds, message in _together(config) if together else []:
+        if at_odds:
+            raise UserError(message)
 
 
-def _check_alone(key: str, value: Any, limits: Any) -> None:
-    choices, low, high = limits["choices"], limits["low"], limits["high"]
+def _check_alone(key: str, value: Any, f: dataclasses.Field) -> None:
+    choices, low, high = (f.metadata[name] for name in ("choices", "low", "high"))
     if choices and value not in choices:
         names = [str(choice) for choice in choices]
         raise UserError(f"{key}: {value!r} is not one of {', '.join(names)}{near_match(str(value), names)}")
-    for number in value if isinstance(value, list) else [value]:
+    for number in value if isinstance(value, tuple) else [value]:
         if isinstance(number, float) and not math.isfinite(number):
             raise UserError(f"{key}: {number!r} is not a number to work with")
         if low is not None and number < low:
             raise UserError(f"{key}: {number!r} is below {low}")
         if high is not None and number > high:
             raise UserError(f"{key}: {number!r} is above {high}")
-    if limits["interval"] and (len(value) != 2 or value[0] > value[1]):
+    if f.type == Interval and (len(value) != 2 or value[0] > value[1]):
         raise UserError(f"{key}: {value!r} is not a lowest and a highest number")
 
 
 def _together(config: Config) -> list[tuple[bool, str]]:
     """(whether values are at odds, what to say of it)"""
     data, evaluate, schedule, speed = config.data, config.evaluate, config.schedule, config.speed
-    task, stages, lacks = evaluate.task, config.model.checkpoint_stages, _lacking_in_dali(config)
-    clashes = _clashes_with_graphs(config)
+    task, lacks, clashes = evaluate.task, _lacking_in_dali(config), _clashes_with_graphs(config)
     return [
         (data.source in ("records", "folder") and not data.path,
          f"data.path: needed for data.source {data.source!r}; set --data.path DIRECTORY"),
@@ -76,8 +74,6 @@ def _together(config: Config) -> list[tuple[bool, str]]:
          f"data.global_batch_size: {data.global_batch_size} is no multiple of data.accumulation {data.accumulation}"),
         (data.start_size > data.image_size,
          f"data.start_size: {data.start_size} is above data.image_size {data.image_size}"),
-        (not stages or any(stage != int(stage) for stage in stages),
-         f"model.checkpoint_stages: {stages} are not one or more whole numbers"),
         (config.model.checkpoint_activations and speed.compile == "whole",
          "speed.compile: 'whole' does not go with model.checkpoint_activations; compile 'blocks', or neither"),
         (speed.cuda_graphs and bool(clashes), f"speed.cuda_graphs: does not go with {clashes}; leave one out"),
@@ -86,14 +82,10 @@ def _together(config: Config) -> list[tuple[bool, str]]:
          "move the centres; use bf16"),
         (not (schedule.steps or schedule.samples or schedule.epochs),
          "schedule.epochs: 0 with schedule.samples 0 and schedule.steps 0 trains nothing"),
-        (schedule.warmup_epochs > schedule.epochs and not (schedule.steps or schedule.samples),
-         f"schedule.warmup_epochs: {schedule.warmup_epochs:g} are more than schedule.epochs {schedule.epochs:g}"),
         (task == "classification" and config.head.kind != "linear",
          "evaluate.task: 'classification' needs head.kind 'linear'"),
-        (task != "none" and data.source != "glyphs" and not evaluate.path,
+        (not evaluate.path and (task == "classification" or (task == "verification" and data.source != "glyphs")),
          f"evaluate.path: needed for evaluate.task {task!r}, or set --evaluate.task none"),
-        (task == "classification" and not evaluate.path,
-         "evaluate.path: the held-out glyphs are of other classes; name a set of the trained ones"),
         (evaluate.pairs < 2 * evaluate.folds,
          f"evaluate.pairs: {evaluate.pairs} cannot fill evaluate.folds {evaluate.folds} with two each"),
     ]  # fmt: skip

@@ -1,12 +1,13 @@
 """From nested mappings to a checked configuration: strict, and with the near match of what is not known."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from megaclass.config.checks import absent, check, default_of, value_of
-from megaclass.config.sections import SECTIONS, Config, conditions, options
+from megaclass.config.sections import SECTIONS, Config, Interval, Numbers, conditions, options
 from megaclass.errors import UserError, near_match
 
 # Settings that earlier versions wrote into every config.toml: a recipe that leaves one as it was is still read.
@@ -52,14 +53,12 @@ def from_mapping(
 
 def require_known(key: str) -> None:
     """UserError, with the near match, unless ``key`` is a ``section.key`` that exists."""
-    known = list(options())
+    known, name = list(options()), key.rpartition(".")[2]
     if key not in known:
-        section, _, name = key.partition(".")
-        # The likelier ones first: names that begin like this one, the same name elsewhere, those of the section.
+        # The likelier ones first: names that begin like this one, and the same name elsewhere.
         groups = (
             [k for k in known if k.startswith(key)],
             [k for k in known if k.endswith(f".{name}")],
-            [k for k in known if k.startswith(f"{section}.")],
             known,
         )
         near = next(filter(None, (near_match(key, group) for group in groups)), "")
@@ -68,19 +67,18 @@ def require_known(key: str) -> None:
 
 def from_text(key: str, text: str) -> Any:
     """The value of a setting as a command line has it. UserError names the key and the value."""
-    kind = options()[key].type
-    if kind == list[float]:
-        return [_number(key, word, float) for word in text.strip("[] ").split(",") if word.strip()]
+    kind: Any = options()[key].type
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
+    if kind in (Interval, Numbers):
+        return [_number(key, word, float) for word in text.strip("[] ").split(",") if word.strip()]
     return text if kind is str else _number(key, text, kind)
 
 
 def _number(key: str, text: str, kind: Any) -> Any:
-    try:
+    with contextlib.suppress(ValueError):
         return kind(text)
-    except ValueError:
-        return _convert(key, text, kind)
+    return _convert(key, text, kind)
 
 
 def _put(config: Config, values: Mapping[str, Any]) -> Config:
@@ -131,8 +129,8 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
     too_long = isinstance(value, int) and bool(abs(value) >> 1023)  # for a float
     if kind is float and number and not too_long:
         return float(value)
-    if kind == list[float] and isinstance(value, list):
-        return [_convert(key, v, float) for v in value]
+    if kind in (Interval, Numbers) and isinstance(value, list | tuple):
+        return tuple(_convert(key, v, float) for v in value)
     if kind in (int, bool, str) and type(value) is kind:
         return value
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 SET: tuple[Any, ...] = ()  # in ``only``: any value but 0, false and the empty text
 Only = Mapping[str, tuple[Any, ...]]
+Interval = tuple[float, float]  # a lowest and a highest number
+Numbers = tuple[float, ...]
 
 
 def option(
@@ -22,20 +24,15 @@ def option(
     high: float | None = None,
     *,
     choices: tuple[Any, ...] = (),
-    interval: bool = False,
     path: bool = False,
     only: Only | None = None,
 ) -> Any:
     """A documented field.
 
-    low, high: inclusive limits, of each element for a list; the default is allowed beside them. interval: a list of a
-    lowest and a highest number. path: one path, or several with ``:`` between. only: the field exists where each of
-    these keys has one of these values.
+    low, high: inclusive limits, of each element of several; the default is allowed beside them. path: one path, or
+    several with ``:`` between. only: the field exists where each of these keys has one of these values.
     """
-    limits = {"choices": choices, "low": low, "high": high, "interval": interval}
-    metadata = {"doc": doc, "path": path, "only": only, **limits}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "path": path, "only": only}
     return field(default=default, metadata=metadata)
 
 
@@ -43,11 +40,18 @@ MARGIN: Only = {"head.kind": ("margin",)}
 COMBINED: Only = {**MARGIN, "head.margin": ("combined",)}
 LINEAR: Only = {"head.kind": ("linear",)}
 IMAGES: Only = {"data.source": ("glyphs", "records", "folder")}
+GLYPHS: Only = {"data.source": ("glyphs",)}
+NOISE: Only = {"data.source": ("synthetic",)}
 GROWING: Only = {"data.start_size": SET}
+RECOMPUTED: Only = {"model.checkpoint_activations": SET}
+LARS: Only = {"optim.name": ("lars",)}
 SCALED_LR: Only = {"optim.lr_batch_size": SET}
-LOW_PRECISION: Only = {"precision.compute": ("auto", "bf16", "fp16")}
+EPOCHS: Only = {"schedule.steps": (0,), "schedule.samples": (0,)}
 MULTISTEP: Only = {"schedule.kind": ("multistep",)}
+DECAY: Only = {"schedule.kind": ("polynomial", "cosine")}
+LOW_PRECISION: Only = {"precision.compute": ("auto", "bf16", "fp16")}
 LOW_RESOLUTION: Only = {"augment.low_resolution_probability": SET}
+BLUR: Only = {"augment.blur_probability": SET}
 LIGHT: Only = {"augment.light_probability": SET}
 COLOUR: Only = {"augment.colour_probability": SET}
 MEASURED: Only = {"evaluate.task": ("verification", "classification")}
@@ -64,17 +68,13 @@ class Run:
     seed: int = option(0, "seed of weights, order of samples, augmentation and sampling", 0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     deterministic: bool = option(False, "ask PyTorch for deterministic kernels (slower on a GPU)")
-    threads: int = option(
-        0, "CPU threads per process; 0: OMP_NUM_THREADS, or the cores shared by the processes of a machine", 0
-    )
+    threads: int = option(0, "CPU threads per process; 0: OMP_NUM_THREADS, or its share of the cores", 0)
     log_every: int = option(20, "steps between log lines", 1)
     checkpoint_every: int = option(0, "steps between checkpoints; 0: at evaluations and at the end", 0)
     keep_last: int = option(2, "how many of the latest checkpoints stay, besides the best", 1)
     max_skipped: int = option(10, "stop after so many steps in a row with a non-finite gradient", 1)
     timeout_s: float = option(600.0, "seconds until a rank that waits for another gives up", 1)
-    heartbeat_s: float = option(
-        30.0, "several ranks: seconds of silence after which a rank counts as lost; 0: never", 0
-    )
+    heartbeat_s: float = option(30.0, "seconds of silence after which a rank counts as lost; 0: never", 0)
     tensorboard: bool = option(True, "write TensorBoard events too, where tensorboard is installed")
 
 
@@ -83,42 +83,29 @@ class Data:
     """What is trained on."""
 
     source: str = option("glyphs", "kind of data set", choices=("glyphs", "records", "folder", "synthetic"))
-    path: str = option(
-        "",
-        "records: directory with train.rec; folder: one directory per class; several: with ':' between",
-        path=True,
-        only=IMAGES,
-    )
+    path: str = option("", "directory of the set; several: with ':' between", path=True, only=IMAGES)
     num_classes: int = option(0, "number of classes; 0: as the data says", 0)
-    num_samples: int = option(1_000_000, "images per epoch", 1, only={"data.source": ("synthetic",)})
-    held_out: int = option(400, "characters kept for verification", 2, only={"data.source": ("glyphs",)})
+    num_samples: int = option(1_000_000, "images per epoch", 1, only=NOISE)
+    held_out: int = option(400, "characters kept for verification", 2, only=GLYPHS)
     image_size: int = option(112, "height and width of the images that the backbone sees, pixels", 8, 2048)
     start_size: int = option(0, "progressive resizing: height and width at the start; 0: as later", 8, 2048)
-    full_size_at: float = option(
-        0.75, "fraction of the run after which images have image_size", 0, 1, only=GROWING
-    )
+    full_size_at: float = option(0.75, "part of the run until images have image_size", 0, 1, only=GROWING)
     global_batch_size: int = option(128, "images per optimizer step, over all ranks and micro-batches", 1)
     accumulation: int = option(1, "micro-batches per optimizer step", 1)
     orientations: int = option(
-        1,
-        "2 or 4: quarter turns of a class are classes too; 8: their mirror images as well",
-        choices=(1, 2, 4, 8),
-        only=IMAGES,
+        1, "2, 4: turns of a class are classes too; 8: mirrored as well", choices=(1, 2, 4, 8), only=IMAGES
     )
     normalise: str = option(
         "symmetric",
-        "pixel values to [-1, 1], or by ImageNet's mean and deviation",
+        "pixels to [-1, 1], or by ImageNet's mean and deviation",
         choices=("symmetric", "imagenet"),
     )
     workers: int = option(0, "decoding threads per process; 0: one per CPU core of the process", 0)
     on_error: str = option(
-        "fail", "a damaged image ends the run, or is replaced", choices=("fail", "skip"), only=IMAGES
+        "fail", "at a damaged image: end, or take another", choices=("fail", "skip"), only=IMAGES
     )
     loader: str = option(
-        "threads",
-        "what decodes: threads of ours, or NVIDIA's DALI (crop, flip and resize only)",
-        choices=("threads", "dali"),
-        only=IMAGES,
+        "threads", "NVIDIA's DALI crops, flips and resizes only", choices=("threads", "dali"), only=IMAGES
     )
 
 
@@ -136,26 +123,18 @@ class Augment:
     stretch: float = option(0.0, "wider and lower, or higher and narrower, by up to this share", 0, 0.9)
     crop_scale_min: float = option(1.0, "random resized crop: smallest area fraction; 1: no crop", 0.01, 1)
     low_resolution_probability: float = option(0.0, "share of images scaled down and up again", 0, 1)
-    low_resolution: list[float] = option(
-        [0.5, 0.8], "side on the way, as a share", 0.01, 1, interval=True, only=LOW_RESOLUTION
-    )
+    low_resolution: Interval = option((0.5, 0.8), "side on the way, as a share", 0.01, 1, only=LOW_RESOLUTION)
     blur_probability: float = option(0.0, "share of images under a Gaussian blur", 0, 1)
-    blur_radius: int = option(
-        2, "pixels either side, drawn from 1 to this", 1, 64, only={"augment.blur_probability": SET}
-    )
+    blur_radius: int = option(2, "pixels either side, drawn from 1 to this", 1, 64, only=BLUR)
     light_probability: float = option(0.0, "share of images with another brightness and contrast", 0, 1)
-    brightness: list[float] = option([0.8, 1.2], "factor of all values", 0, 10, interval=True, only=LIGHT)
-    contrast: list[float] = option(
-        [0.8, 1.2], "factor of distances from mid-grey", 0, 10, interval=True, only=LIGHT
-    )
+    brightness: Interval = option((0.8, 1.2), "factor of all values", 0, 10, only=LIGHT)
+    contrast: Interval = option((0.8, 1.2), "factor of distances from mid-grey", 0, 10, only=LIGHT)
     colour_probability: float = option(0.0, "share of images with another hue and saturation", 0, 1)
-    hue_degrees: list[float] = option([0.0, 20.0], "turn of the hue", -180, 180, interval=True, only=COLOUR)
-    saturation: list[float] = option(
-        [1.0, 1.2], "factor of the saturation", 0, 10, interval=True, only=COLOUR
-    )
+    hue_degrees: Interval = option((0.0, 20.0), "turn of the hue", -180, 180, only=COLOUR)
+    saturation: Interval = option((1.0, 1.2), "factor of the saturation", 0, 10, only=COLOUR)
     grey_probability: float = option(0.0, "share of images without colour", 0, 1)
     mixup: float = option(
-        0.0, "alpha of the Beta distribution that mixes pairs of images; 0: none", 0, 100, only=LINEAR
+        0.0, "alpha of the Beta distribution that mixes pairs of images", 0, 100, only=LINEAR
     )
 
 
@@ -167,19 +146,13 @@ class Model:
     embedding_dim: int = option(512, "columns of an embedding (fixed by the model for resnet50: 2048)", 1)
     width: int = option(64, "channels of the first stage; later stages scale with it", 8)
     dropout: float = option(0.0, "dropout before the embedding", 0, 0.95)
-    stem: str = option(
-        "imagenet", "resnet: 7x7 stride 2 and pooling, or 3x3 for small images", choices=("imagenet", "small")
-    )
+    stem: str = option("imagenet", "resnet: small is 3x3, for small images", choices=("imagenet", "small"))
     checkpoint_activations: bool = option(False, "recompute activations in backward: less memory, more time")
-    checkpoint_stages: list[float] = option(
-        [1.0, 2.0, 3.0, 4.0], "of these stages", 1, 4, only={"model.checkpoint_activations": SET}
-    )
+    checkpoint_stages: Numbers = option((1.0, 2.0, 3.0, 4.0), "of these stages", 1, 4, only=RECOMPUTED)
     drop_path: float = option(0.0, "vit: share of images that skip a residual branch", 0, 0.95)
     mask_ratio: float = option(0.0, "vit: share of patches left out in training", 0, 0.95)
     sync_norm: bool = option(False, "batch statistics over all ranks: results do not depend on their number")
-    weights: str = option(
-        "", "start from these backbone weights (.pt of arcface_torch or torchvision, or ours)", path=True
-    )
+    weights: str = option("", "weights to start from: ours, torchvision's or arcface_torch's .pt", path=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,35 +161,27 @@ class Head:
 
     only: ClassVar[Only] = MARGIN
 
-    kind: str = option(
-        "margin", "margin: identities; linear: classification", choices=("margin", "linear"), only={}
-    )
+    kind: str = option("margin", "identities, or classification", choices=("margin", "linear"), only={})
     margin: str = option("combined", "combined: of m1, m2, m3; arcface, cosface, sphereface: as published")
     m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", 0.1, 4, only=COMBINED)
     m2: float = option(0.5, "ArcFace: 0.5", 0, 2, only=COMBINED)
     m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", 0, 1, only=COMBINED)
     scale: float = option(64.0, "length that the embeddings are scaled to", 1, 75)
     gradient: str = option(
-        "straight_through",
-        "arcface_torch trains with straight_through",
-        choices=("straight_through", "exact"),
+        "straight_through", "straight_through: as arcface_torch", choices=("straight_through", "exact")
     )
-    filter_threshold: float = option(
-        0.0, "negatives with a cosine above this leave the sum; 0: none do", -1, 1
-    )
+    filter_threshold: float = option(0.0, "negatives with a cosine above this leave the sum; 0: none", -1, 1)
     sample_rate: float = option(1.0, "fraction of the classes scored in a step (Partial FC)", 1e-9, 1)
     parallelism: str = option(
         "model", "classes sharded over ranks, or all on each", choices=("model", "data")
     )
     shard_group: str = option(
         "world",
-        "classes sharded over all ranks, or over those of a node, each node with all classes",
+        "classes sharded over all ranks, or over those of each node",
         choices=("world", "node"),
         only={**MARGIN, "head.parallelism": ("model",)},
     )
-    precision: str = option(
-        "fp32", "operands of the head's products; logits are fp32", choices=("fp32", "tf32", "bf16")
-    )
+    precision: str = option("fp32", "operands of products; logits are fp32", choices=("fp32", "tf32", "bf16"))
     storage: str = option(
         "fp32",
         "of centres and momentum; int8_rowwise: 8 bits and a scale a row, no momentum matrix",
@@ -225,9 +190,7 @@ class Head:
     kernels: str = option(
         "auto", "auto: Triton on CUDA where it works, else torch", choices=("auto", "triton", "torch")
     )
-    weights: str = option(
-        "", "start from these centres: a directory of arcface_torch's checkpoint_gpu_RANK.pt files", path=True
-    )
+    weights: str = option("", "centres to start from: arcface_torch's checkpoint directory", path=True)
     tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 16 on a CPU, 256 on a GPU", 0)
     label_smoothing: float = option(0.0, "share of the target spread over all classes", 0, 0.9, only=LINEAR)
 
@@ -236,13 +199,9 @@ class Head:
 class Optim:
     """How the weights move."""
 
-    name: str = option(
-        "sgd", "optimizer of the backbone (the margin head uses SGD)", choices=("sgd", "lars", "adamw")
-    )
+    name: str = option("sgd", "of the backbone (the margin head uses SGD)", choices=("sgd", "lars", "adamw"))
     lr: float = option(0.1, "base learning rate, for lr_batch_size images a step", 0)
-    lr_batch_size: int = option(
-        0, "images a step that lr is meant for; it is scaled to data.global_batch_size; 0: lr as it is", 0
-    )
+    lr_batch_size: int = option(0, "images a step that lr is for, scaled to the batch; 0: lr as it is", 0)
     lr_scaling: str = option(
         "linear", "lr grows as the batch or its square root", choices=("linear", "sqrt"), only=SCALED_LR
     )
@@ -250,12 +209,8 @@ class Optim:
     momentum: float = option(0.9, "momentum of SGD; first beta of AdamW", 0, 0.9999)
     weight_decay: float = option(5e-4, "weight decay of backbone and head", 0)
     decay_norms: bool = option(False, "weight decay on norm parameters and biases too (arcface_torch: true)")
-    trust: float = option(
-        0.001, "step of a layer over the norm of its weights, at lr 1", 1e-6, only={"optim.name": ("lars",)}
-    )
-    ema_decay: float = option(
-        0.0, "exponential moving average of the weights, evaluated in their place; 0: none", 0, 0.999999
-    )
+    trust: float = option(0.001, "step of a layer over the norm of its weights, at lr 1", 1e-6, only=LARS)
+    ema_decay: float = option(0.0, "moving average of the weights, evaluated in their place", 0, 0.999999)
     clip_grad_norm: float = option(5.0, "largest norm of the backbone's gradient; 0: no clipping", 0)
 
 
@@ -263,26 +218,22 @@ class Optim:
 class Schedule:
     """How long, and the learning rate on the way."""
 
-    epochs: float = option(
-        20.0, "passes over the training set", 0, 1e6, only={"schedule.steps": (0,), "schedule.samples": (0,)}
-    )
+    epochs: float = option(20.0, "passes over the training set", 0, 1e6, only=EPOCHS)
     samples: int = option(0, "images, instead of epochs", 0, 10**15, only={"schedule.steps": (0,)})
     steps: int = option(0, "optimizer steps, instead of epochs or samples", 0)
     kind: str = option(
         "polynomial", "decay after the warm-up", choices=("constant", "polynomial", "cosine", "multistep")
     )
     warmup: float = option(
-        0.0, "linear warm-up, as a fraction of the run", 0, 1, only={"schedule.warmup_epochs": (0,)}
+        0.0, "linear warm-up, part of the run", 0, 1, only={"schedule.warmup_epochs": (0,)}
     )
     warmup_epochs: float = option(0.0, "linear warm-up in epochs, instead of a fraction", 0, 1e6)
     power: float = option(
-        1.0, "power of the decay; arcface_torch: 1", 0.01, only={"schedule.kind": ("polynomial",)}
+        1.0, "of the decay; arcface_torch: 1", 0.01, only={"schedule.kind": ("polynomial",)}
     )
-    milestones: list[float] = option([0.33, 0.66, 0.9], "fractions of the run", 0, 1, only=MULTISTEP)
+    milestones: Numbers = option((0.33, 0.66, 0.9), "fractions of the run", 0, 1, only=MULTISTEP)
     gamma: float = option(0.1, "factor at a milestone", 0.0001, 1, only=MULTISTEP)
-    final_factor: float = option(
-        0.0, "learning rate at the end over the base", 0, 1, only={"schedule.kind": ("polynomial", "cosine")}
-    )
+    final_factor: float = option(0.0, "learning rate at the end over the base", 0, 1, only=DECAY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,9 +241,7 @@ class Precision:
     """Arithmetic of the backbone."""
 
     compute: str = option(
-        "auto",
-        "auto: bf16 where the hardware has it, else fp32",
-        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+        "auto", "auto: bf16, or fp32 where that is emulated", choices=("auto", "fp32", "tf32", "bf16", "fp16")
     )
     tf32: bool = option(False, "CUDA: products that stay in fp32 may use tf32", only=LOW_PRECISION)
     channels_last: bool = option(True, "NHWC memory format, faster in low precision")
@@ -305,21 +254,13 @@ class Speed:
 
     compile: str = option(
         "auto",
-        "torch.compile the backbone by blocks, or whole; auto: blocks on CUDA where it works, for images of one size",
+        "torch.compile the backbone; auto: by blocks on CUDA where it works, for images of one size",
         choices=("auto", "none", "blocks", "whole"),
     )
     cuda_graphs: bool = option(False, "CUDA: replay the backbone's kernels as one graph, for small batches")
-    keep_memory: bool = option(
-        True, "CPU: keep freed memory for the next step (glibc); the process stays as large as it once was"
-    )
-    overlap_head: bool = option(
-        False,
-        "several ranks: update the class centres while the backbone's last gradients travel",
-        only=MARGIN,
-    )
-    bucket_mb: float = option(
-        0.0, "several ranks: gradients that travel together, MB; 0: as PyTorch has it, 1 and then 25", 0
-    )
+    keep_memory: bool = option(True, "CPU: freed memory is kept for the next step, not given back (glibc)")
+    overlap_head: bool = option(False, "ranks: centres move while the last gradients travel", only=MARGIN)
+    bucket_mb: float = option(0.0, "ranks: gradients that travel together, MB; 0: as PyTorch has it", 0)
     gradient_compression: str = option(
         "none", "of the backbone's gradients as they travel", choices=("none", "fp16", "bf16")
     )
@@ -331,23 +272,15 @@ class Evaluate:
 
     task: str = option("verification", "what to measure", choices=("none", "verification", "classification"))
     path: str = option(
-        "",
-        "data set to evaluate on, or .bin files with ':' between; glyphs make their own",
-        path=True,
-        only=MEASURED,
+        "", "data set, or .bin files with ':' between (not of glyphs)", path=True, only=MEASURED
     )
     every: int = option(
-        0,
-        "steps between evaluations; 0: only at the end",
-        0,
-        only={**MEASURED, "evaluate.every_epochs": (0,)},
+        0, "steps between evaluations; 0: at the end", 0, only={**MEASURED, "evaluate.every_epochs": (0,)}
     )
     every_epochs: float = option(0.0, "epochs between evaluations, instead of steps", 0, 1e6, only=MEASURED)
     batch_size: int = option(256, "images per evaluation batch and rank", 1)
     flip: bool = option(False, "verification: add the embedding of the mirrored image (faces)")
-    pairs: int = option(
-        6000, "pairs drawn, half of them the same identity; a .bin brings its own", 20, only=DRAWN_PAIRS
-    )
+    pairs: int = option(6000, "drawn, half of the same identity; a .bin has its own", 20, only=DRAWN_PAIRS)
     pairs_file: str = option("", "a pairs.txt, for images or records under path", path=True, only=PAIRS)
     folds: int = option(10, "folds of the threshold's cross-validation", 2, only=DRAWN_PAIRS)
     ways: int = option(20, "one-shot: classes per episode", 2, only=DRAWN_PAIRS)

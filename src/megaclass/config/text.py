@@ -1,15 +1,11 @@
-"""The configuration as mappings and as TOML."""
+"""The configuration as TOML, and beside another."""
 
 import dataclasses
 import json
 from typing import Any
 
 from megaclass.config.checks import absent, value_of
-from megaclass.config.sections import Config, options
-
-
-def to_mapping(config: Config) -> dict[str, Any]:
-    return dataclasses.asdict(config)
+from megaclass.config.sections import Config, Interval, options
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
@@ -35,7 +31,7 @@ def to_toml(config: Config, *, only_changed: bool = False, docs: bool = False) -
 
 def documented(f: dataclasses.Field) -> str:
     """One line about an option: what it means, and its choices or bounds where it has any."""
-    choices = ("lowest, highest",) if f.metadata["interval"] else map(str, f.metadata["choices"])
+    choices = ("lowest, highest",) if f.type == Interval else map(str, f.metadata["choices"])
     named = " | ".join(choices)
     return f.metadata["doc"] + (f" ({named})" if named else "")
 

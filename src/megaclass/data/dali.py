@@ -26,39 +26,23 @@ from torch import Tensor
 
 from megaclass.data.augment import TrainTransform
 from megaclass.data.dataset import Dataset, first_line
-from megaclass.data.decode import Need, check_header
+from megaclass.data.decode import check_header
 from megaclass.data.loader import Batch, Loader
 from megaclass.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# So many steps on end that only our own loader can make are no accident, and slower than that loader alone.
-MAX_FAILURES_IN_A_ROW = 10
+_PREFETCH = 2  # steps that DALI works on at once
 _GIF = b"GIF8"  # the one format of ours that DALI lacks
-
-
-class CropTransform(TrainTransform):
-    """What DALI can do of the random geometry: a random box, resized to the square, perhaps mirrored."""
-
-    def __init__(
-        self, image_size: int, *, flip: bool = False, crop_scale_min: float = 1.0, seed: int = 0
-    ) -> None:
-        super().__init__(image_size, flip=flip, crop_scale_min=crop_scale_min, seed=seed)
-
-    def need(self, height: int, width: int, plan_K: np.ndarray) -> Need:
-        return Need(height)  # DALI decodes all pixels, so the steps that our loader makes see them too
-
-    def flips(self, plan_NK: np.ndarray) -> np.ndarray:
-        """Which images are mirrored, bool (N,)."""
-        return plan_NK[:, 0] != 0
 
 
 class DaliLoader:
     """Turns a dataset into batches as :class:`~megaclass.data.loader.Loader` does, and takes what that takes.
 
-    Pixels differ from that loader's by rounding, by a few steps of 255 where that one decodes at a reduced size,
-    and on a GPU by its decoder. On CUDA the images of a batch lie on the ``device`` already. ``workers``
-    threads read, and as many of DALI's decode. A batch's ``decode_ms`` is how long the loop waited for DALI.
+    Of the ``transform``, crop and flip are done, nothing else. Pixels differ from that loader's by rounding, by a few
+    steps of 255 where that one decodes at a reduced size, and on a GPU by its decoder. On CUDA the images of a batch
+    lie on the ``device`` already. ``workers`` threads read, and as many of DALI's decode. A batch's ``decode_ms`` is
+    how long the loop waited for DALI.
 
     Raises UserError if DALI is not installed.
     """
@@ -66,29 +50,23 @@ class DaliLoader:
     def __init__(
         self,
         dataset: Dataset,
-        transform: CropTransform,
+        transform: TrainTransform,
         indices_of_step: Callable[[int], tuple[np.ndarray, np.ndarray]],
         *,
         device: torch.device,
         workers: int = 1,
-        prefetch: int = 2,
         on_error: Literal["fail", "skip"] = "fail",
     ) -> None:
         _import_dali("pipeline")
+        pin_memory = device.type == "cuda"
         self._ours = Loader(
-            dataset,
-            transform,
-            indices_of_step,
-            workers=workers,
-            on_error=on_error,
-            pin_memory=device.type == "cuda",
+            dataset, transform, indices_of_step, workers=workers, on_error=on_error, pin_memory=pin_memory
         )
         self._dataset = dataset
         self._transform = transform
         self._indices_of_step = indices_of_step
         self._device = device
         self._workers = workers
-        self._prefetch = prefetch
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @property
@@ -99,23 +77,32 @@ class DaliLoader:
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the steps ``start`` to ``stop - 1``, in order. Errors are raised at their step."""
         pool = ThreadPoolExecutor(self._workers, "dali-reader")
+        begun: dict[int, Future[Inputs | None]] = {}
+
+        def inputs(step: int) -> Inputs | None:
+            # Read ahead: DALI takes them some steps before the loop does.
+            for later in range(step, min(step + 2 * _PREFETCH, stop)):
+                if later not in begun:
+                    begun[later] = pool.submit(self.gathered, later)
+            return begun[step].result()
+
         try:
-            inputs = _Ahead(lambda step: pool.submit(self.gathered, step), stop, 2 * self._prefetch)
-            pipeline, failures = None, 0
+            pipeline = None
             for step in range(start, stop):
                 began = time.perf_counter()
-                images, given = None, inputs.at(step)
+                images, given = None, inputs(step)
                 decodes = time.perf_counter()
                 if given is not None:
-                    pipeline = pipeline or self._pipeline(inputs, step, len(given.labels_B))
+                    if pipeline is None:
+                        able = (found[:4] for later in range(step, stop) if (found := inputs(later)))
+                        pipeline = self._pipeline(able, len(given.labels_B))
                     try:
                         images = self._images(pipeline)
-                        failures = 0
                     except RuntimeError as error:
                         # A pipeline that failed is no longer valid, so the next step gets another.
-                        pipeline, failures = None, failures + 1
-                        self._tell(step, error, failures)
-                inputs.forget(step)
+                        pipeline = None
+                        _tell(step, error)
+                del begun[step]
                 if given is None or images is None:
                     (batch,) = self._ours.steps(step, step + 1)
                 else:
@@ -136,7 +123,7 @@ class DaliLoader:
             for index, plan_K in zip(indices_B.tolist(), plan_BK, strict=True):
                 sample = self._dataset.read(index)
                 height, width = check_header(sample.encoded, "")
-                if sample.encoded.startswith(_GIF) or not 0 <= sample.label < self._dataset.num_classes:
+                if sample.encoded.startswith(_GIF):
                     return None
                 encoded.append(np.frombuffer(sample.encoded, np.uint8))
                 labels.append(sample.label)
@@ -148,13 +135,13 @@ class DaliLoader:
             encoded,
             np.stack([top, left], 1),
             np.stack([height_B, width_B], 1),
-            self._transform.flips(plan_BK).astype(np.int32),
+            plan_BK[:, 0].astype(np.int32),
             np.array(labels, np.int64),
             1e3 * (time.perf_counter() - began),
         )
 
-    def _pipeline(self, inputs: "_Ahead", start: int, batch_size: int) -> Any:
-        """DALI's pipeline for the steps from ``start`` on. UserError if it cannot be set up."""
+    def _pipeline(self, inputs: Iterator[tuple[Any, ...]], batch_size: int) -> Any:
+        """DALI's pipeline for these steps. UserError if it cannot be set up."""
         size, on_gpu = self._transform.image_size, self._device.type == "cuda"
         fn, types = _import_dali("fn"), _import_dali("types")
         try:
@@ -162,11 +149,11 @@ class DaliLoader:
                 batch_size=batch_size,
                 num_threads=self._workers,
                 device_id=(self._device.index or 0) if on_gpu else None,
-                prefetch_queue_depth=self._prefetch,
+                prefetch_queue_depth=_PREFETCH,
             )
             with pipeline:
                 encoded, anchor, shape, flip = fn.external_source(
-                    source=inputs.for_dali(start),
+                    source=inputs,
                     num_outputs=4,
                     dtype=[types.UINT8, types.INT32, types.INT32, types.INT32],
                     ndim=[1, 1, 1, 0],
@@ -205,16 +192,6 @@ class DaliLoader:
         _import_dali("plugin.pytorch").feed_ndarray(output.as_tensor(), images)
         return images
 
-    def _tell(self, step: int, error: Exception, failures: int) -> None:
-        # Between the place in this file and a remark about the pipeline.
-        told = str(error).partition("encountered:")[2].partition("Current pipeline")[0]
-        reason = " ".join(told.split()).rstrip(" :") or first_line(error)
-        if failures >= MAX_FAILURES_IN_A_ROW:
-            raise UserError(
-                f"DALI failed in {failures} steps in a row ({reason}); set data.loader to 'threads'"
-            ) from None
-        logger.warning("DALI cannot decode step %d (%s); our own loader makes it", step, reason)
-
 
 class Inputs(NamedTuple):
     """One step, as DALI gets it."""
@@ -227,30 +204,11 @@ class Inputs(NamedTuple):
     read_ms: float  # how long reading took
 
 
-class _Ahead:
-    """Inputs of steps, read ahead: DALI takes them some steps before the loop does."""
-
-    def __init__(self, submit: Callable[[int], "Future[Inputs | None]"], stop: int, ahead: int) -> None:
-        self._submit = submit
-        self._stop = stop
-        self._ahead = ahead
-        self._begun: dict[int, Future[Inputs | None]] = {}
-
-    def at(self, step: int) -> Inputs | None:
-        for later in range(step, min(step + self._ahead, self._stop)):
-            if later not in self._begun:
-                self._begun[later] = self._submit(later)
-        return self._begun[step].result()
-
-    def forget(self, step: int) -> None:
-        del self._begun[step]
-
-    def for_dali(self, start: int) -> Iterator[tuple[Any, ...]]:
-        """What DALI can do of the steps from ``start`` on."""
-        for step in range(start, self._stop):
-            inputs = self.at(step)
-            if inputs is not None:
-                yield inputs[:4]
+def _tell(step: int, error: Exception) -> None:
+    # Between the place in this file and a remark about the pipeline.
+    told = str(error).partition("encountered:")[2].partition("Current pipeline")[0]
+    reason = " ".join(told.split()).rstrip(" :") or first_line(error)
+    logger.warning("DALI cannot decode step %d (%s); our own loader makes it", step, reason)
 
 
 def _import_dali(module: str) -> Any:

@@ -26,23 +26,18 @@ class DeviceFeed:
             yield from batches
             return
         ahead: tuple[Batch, torch.cuda.Event] | None = None
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                failure = None
-                break
-            except Exception as error:
-                failure = error
-                break
-            copied = self._copy(batch, self._stream)
+        try:
+            for batch in batches:
+                copied = self._copy(batch, self._stream)
+                if ahead:
+                    yield self._ready(*ahead)
+                ahead = copied
+        except Exception:
             if ahead:
                 yield self._ready(*ahead)
-            ahead = copied
+            raise
         if ahead:
             yield self._ready(*ahead)
-        if failure:
-            raise failure
 
     def take_wait_ms(self) -> float:
         """How long the device waited for copies since the last call, as far as it has got. No host sync."""

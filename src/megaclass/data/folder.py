@@ -33,20 +33,14 @@ class FolderDataset:
             raise UserError(f"{self.root} is not a directory; name one that holds a sub-directory a class")
         if class_depth < 1:
             raise UserError(f"class_depth: {class_depth} is too few; 1 takes the sub-directories as classes")
-        found = [self.root]
-        for _ in range(class_depth):
-            found = [
-                d for parent in found for d in parent.iterdir() if d.is_dir() and not d.name.startswith(".")
-            ]
-        self.classes = sorted(directory.relative_to(self.root).as_posix() for directory in found)
+        found = (path for path in self.root.glob("/".join("*" * class_depth)) if path.is_dir())
+        names = (path.relative_to(self.root).as_posix() for path in found)
+        self.classes = sorted(name for name in names if not name.startswith(".") and "/." not in name)
         if not self.classes:
-            if class_depth == 1 and images_under(self.root):
-                raise UserError(
-                    f"{self.root}: its images lie in no class directories; put those of each class into one, or "
-                    "pack them with their labels (megaclass data pack --labels FILE)"
-                )
-            below = "sub-directories" if class_depth == 1 else f"directories {class_depth} levels down"
-            raise UserError(f"{self.root} has no {below}; put the images of each class into one")
+            raise UserError(
+                f"{self.root}: there are no class directories {class_depth} levels down; put the images of each class "
+                "into one, or pack them with their labels (megaclass data pack --labels FILE)"
+            )
         self.num_classes = len(self.classes)
         self._paths: list[str] = []  # relative to root: strings are a third of the size of Path objects
         counts = []
@@ -60,10 +54,8 @@ class FolderDataset:
             counts.append(len(images))
         tell_left_out(self.root, others)
         if not self._paths:
-            raise UserError(
-                f"{self.root}: no images in its {len(counts)} sub-directories; {', '.join(IMAGE_SUFFIXES)} are read"
-            )
-        self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+            raise UserError(f"{self.root} holds no images; {', '.join(IMAGE_SUFFIXES)} are read")
+        self._labels = np.repeat(np.arange(len(counts)), counts)
         self._labels.flags.writeable = False
 
     def __len__(self) -> int:

@@ -13,11 +13,10 @@ N = drawings in all, V = variants of a drawing.
 import contextlib
 import itertools
 import json
-import os
 import shutil
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError
 
 VERSION = 1  # raise it when the same parameters would give other images
+_SEED = 0
 STAMP = "glyphs.json"
 VARIANTS = 3  # affine variants of each drawing
 MIN_DRAWINGS = 6  # an identity needs at least as many typefaces that draw it differently
@@ -60,7 +60,6 @@ class Typeface:
     def __init__(self, path: Path) -> None:
         from matplotlib.ft2font import FT2Font  # not at import: only the first run draws
 
-        self.name = path.stem
         self._font = FT2Font(str(path))
         codepoints = [c for c, glyph in self._font.get_charmap().items() if glyph != 0 and _is_printable(c)]
         if path.stem.startswith("cm"):
@@ -92,25 +91,16 @@ class Typeface:
         return canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def ensure(
-    directory: str | os.PathLike,
-    image_size: int = 48,
-    held_out: int = 400,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-    max_characters: int | None = None,
-) -> Path:
+def ensure(directory: Path, image_size: int, held_out: int, max_characters: int | None = None) -> Path:
     """Make the data set under ``directory`` unless it is there already, and return that path.
 
     ``directory/train`` and ``directory/test`` are record sets of grey JPEG images of ``image_size`` pixels
     square; ``test`` holds ``held_out`` identities that ``train`` has not. ``classes.txt`` in each names the
-    characters, one line a class. ``progress(done, total)`` is called with numbers of images.
-    ``max_characters`` takes the first code points only: a small set for tests.
+    characters, one line a class. ``max_characters`` takes the first code points only: a small set for tests.
 
-    The set appears in one rename, so a killed or a second process leaves no half of it. Raises UserError
-    if the directory holds something else or a set made with other parameters.
+    The set appears in one rename, so a killed process leaves no half of it. Raises UserError if the directory holds
+    something else or a set made with other parameters. One process at a time may call this.
     """
-    directory = Path(directory)
     if image_size < 16:
         raise UserError(f"image_size: {image_size} is too small to draw a character; use 16 or more")
     parameters = {
@@ -118,67 +108,47 @@ def ensure(
         "version": VERSION,
         "image_size": image_size,
         "held_out": held_out,
-        "seed": seed,
+        "seed": _SEED,
         "max_characters": max_characters,
     }
-    if _is_complete(directory, parameters):
+    if directory.exists():
+        _require_same(directory, parameters)
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
-    building = directory.with_name(f".{directory.name}.{os.getpid()}.part")
-    shutil.rmtree(building, ignore_errors=True)  # of a killed process that had this number
+    building = directory.with_name(f".{directory.name}.part")
+    shutil.rmtree(building, ignore_errors=True)  # of a killed process
     building.mkdir()
     try:
-        counts = _build(building, image_size, held_out, seed, progress, max_characters)
+        counts = _build(building, image_size, held_out, max_characters)
         (building / STAMP).write_text(json.dumps(parameters | counts, indent=2) + "\n", encoding="utf-8")
-        try:
-            building.rename(directory)
-        except OSError:
-            # Another process was first. Its set is as good if it has the same parameters.
-            if not _is_complete(directory, parameters):
-                raise
+        building.rename(directory)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return directory
 
 
-def _is_complete(directory: Path, parameters: dict) -> bool:
-    """Whether the set is there. UserError if something else is in its place."""
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return False
+def _require_same(directory: Path, parameters: dict[str, object]) -> None:
+    """UserError unless a set of these parameters is there."""
     try:
-        stamp = json.loads((directory / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        stamp = None
-    if not isinstance(stamp, dict) or stamp.get("format") != parameters["format"]:
-        raise UserError(
-            f"{directory} exists and is not a glyphs data set (no valid {STAMP}); name another directory"
-        )
+        stamp = dict(json.loads((directory / STAMP).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        stamp = {}
     differing = [f"{k} {stamp.get(k)} instead of {v}" for k, v in parameters.items() if stamp.get(k) != v]
     if differing:
         raise UserError(
-            f"{directory} holds a glyphs data set with {', '.join(differing)}; "
-            "remove it or name another directory"
+            f"{directory} is not this glyphs data set ({', '.join(differing)}); remove it or name another directory"
         )
-    return True
 
 
-def _build(
-    directory: Path,
-    image_size: int,
-    held_out: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-    max_characters: int | None,
-) -> dict[str, int]:
+def _build(directory: Path, image_size: int, held_out: int, max_characters: int | None) -> dict[str, int]:
     """Draw, group, split and write. Returns the counts that the stamp records."""
     faces = typefaces()
     groups = identities(faces, max_characters)
     if not 0 < held_out < len(groups):
         raise UserError(f"held_out: {held_out} of {len(groups)} identities cannot be held out")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     is_test = np.zeros(len(groups), bool)
     is_test[rng.permutation(len(groups))[:held_out]] = True
-    total, done = sum(map(len, groups)) * VARIANTS, 0
     counts: dict[str, int] = {}
     for name, chosen in (("train", np.flatnonzero(~is_test)), ("test", np.flatnonzero(is_test))):
         classes = [_class_name(drawing.codepoint for drawing in groups[group]) for group in chosen]
@@ -189,9 +159,6 @@ def _build(
                 for drawing, matrices_V23 in zip(groups[group], matrices_NV23, strict=True):
                     for encoded in _encode_variants(faces, drawing, matrices_V23, image_size):
                         writer.write(encoded, label)
-                if progress:
-                    progress(done + writer.count, total)
-        done += writer.count
         counts |= {f"{name}_identities": len(chosen), f"{name}_images": writer.count}
     return counts
 

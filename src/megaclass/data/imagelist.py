@@ -1,7 +1,6 @@
 """Images named one by one, in a folder or a zip file: the input of an evaluation."""
 
 import struct
-import threading
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -10,12 +9,22 @@ from pathlib import Path
 import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError, Sample, first_line
+from megaclass.data.folder import read_file
 from megaclass.errors import UserError
 
 # More than any image takes, and little enough to hold: a few kilobytes of zip file can expand without end.
 MAX_BYTES = 1 << 28
 # What zipfile lets through of a damaged file.
-_ZIP_ERRORS = (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error)
+_ZIP_ERRORS = (
+    LookupError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class ImageList:
@@ -29,9 +38,12 @@ class ImageList:
     def __init__(self, root_or_zip: str | Path, names: Sequence[str]) -> None:
         self.root = Path(root_or_zip)
         self.names = list(names)
-        self._thread = threading.local()  # a ZipFile seeks, so each thread opens its own
+        self._archive: zipfile.ZipFile | None = None
         if self.root.is_file():
-            self._zip()  # fail now, not at the first read
+            try:
+                self._archive = zipfile.ZipFile(self.root)
+            except _ZIP_ERRORS as error:
+                raise UserError(f"{self.root}: not a readable zip file ({first_line(error)})") from None
         elif not self.root.is_dir():
             raise UserError(f"{self.root}: no such folder or zip file of images")
 
@@ -41,17 +53,14 @@ class ImageList:
     def read(self, index: int) -> Sample:
         """Return image ``index``, still encoded. Raises DamagedSampleError that names what cannot be read."""
         name = self.names[index]
+        if self._archive is None:
+            return Sample(read_file(self.root / name), 0)
         try:
-            encoded = (self.root / name).read_bytes() if self.root.is_dir() else self._unzipped(name)
-        except KeyError:
-            raise DamagedSampleError(f"{self.describe(index)}: no such image in the zip file") from None
-        except UserError:
-            raise
+            return Sample(_unzipped(self._archive, name), 0)
         except _ZIP_ERRORS as error:
             raise DamagedSampleError(
                 f"{self.describe(index)}: cannot be read ({first_line(error)})"
             ) from None
-        return Sample(encoded, 0)
 
     def labels(self) -> np.ndarray:
         """Zeros, int64 of shape (len,)."""
@@ -60,21 +69,13 @@ class ImageList:
     def describe(self, index: int) -> str:
         return f"{self.root}/{self.names[index]}"
 
-    def _unzipped(self, name: str) -> bytes:
-        archive = self._zip()
-        member = archive.getinfo(name)
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            # The other methods cannot be expanded piece by piece, so a small member could fill the memory.
-            raise ValueError("neither stored nor deflated; pack it again")
-        if member.file_size > MAX_BYTES:
-            raise ValueError(f"it states {member.file_size:,} bytes, the limit is {MAX_BYTES:,}")
-        with archive.open(member) as file:
-            return file.read(member.file_size + 1)  # the one more makes it look at the checksum
 
-    def _zip(self) -> zipfile.ZipFile:
-        if not hasattr(self._thread, "archive"):
-            try:
-                self._thread.archive = zipfile.ZipFile(self.root)
-            except _ZIP_ERRORS as error:
-                raise UserError(f"{self.root}: not a readable zip file ({first_line(error)})") from None
-        return self._thread.archive
+def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
+    member = archive.getinfo(name)
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # The other methods cannot be expanded piece by piece, so a small member could fill the memory.
+        raise ValueError("neither stored nor deflated; pack it again")
+    if member.file_size > MAX_BYTES:
+        raise ValueError(f"it states {member.file_size:,} bytes, the limit is {MAX_BYTES:,}")
+    with archive.open(member) as file:
+        return file.read(member.file_size + 1)  # the one more makes it look at the checksum

@@ -78,8 +78,7 @@ class Loader:
     that overlap with its work. ``transform_of_step`` gives, in place of ``transform``, that of each step: images
     may grow in the course of a run.
 
-    A label outside the dataset's classes is a UserError whatever ``on_error`` says. The first batch sets
-    OpenCV's own threads to one in this process: the loader's threads use the cores better.
+    The first batch sets OpenCV's own threads to one in this process: the loader's threads use the cores better.
     """
 
     def __init__(
@@ -173,12 +172,6 @@ class Loader:
         sample = self._dataset.read(index)
         done.read_s += time.perf_counter() - began
         where = self._dataset.describe(index)
-        if not 0 <= sample.label < self._dataset.num_classes:
-            raise UserError(
-                f"{where}: the label {sample.label} is outside 0..{self._dataset.num_classes - 1}; "
-                "correct the label or the number of classes"
-            )
-
         transform, plan_K, out_SSC = work.transform, work.plan_BK[position], work.images_BSSC[position]
         if self._orient is None:
             need = partial(transform.need, plan_K=plan_K)
@@ -270,7 +263,6 @@ def eval_batches(
     stop: int | None = None,
     *,
     workers: int = 1,
-    prefetch: int = 2,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """The samples ``start`` to ``stop - 1`` in order, the last batch smaller. Damage is an error here:
@@ -282,9 +274,7 @@ def eval_batches(
         indices_B = np.arange(begin, min(begin + batch_size, stop))
         return indices_B, indices_B
 
-    loader = Loader(
-        dataset, transform, indices_of_step, workers=workers, prefetch=prefetch, pin_memory=pin_memory
-    )
+    loader = Loader(dataset, transform, indices_of_step, workers=workers, pin_memory=pin_memory)
     return loader.steps(0, -(-(stop - start) // batch_size))
 
 

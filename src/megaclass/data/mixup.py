@@ -40,12 +40,10 @@ class Mixup:
     def __call__(self, images: Tensor, labels_b: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Normalised images (b, ...) and int64 labels to mixed images and probabilities (b, C), fp32.
 
-        Without mixing both come back as they are. ValueError if b is odd.
+        Without mixing both come back as they are. b is even.
         """
         if not self._alpha:
             return images, labels_b
-        if len(images) % 2:
-            raise ValueError(f"{len(images)} images do not pair up")
         share = self.share(step)
         targets_bC = torch.zeros(len(labels_b), self._num_classes, device=labels_b.device)
         targets_bC.scatter_(1, labels_b[:, None], 1.0)

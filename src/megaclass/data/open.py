@@ -4,10 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from megaclass.data.concat import ConcatDataset
 from megaclass.data.dataset import Dataset
 from megaclass.data.folder import FolderDataset
 from megaclass.data.records.reader import RecordDataset
+from megaclass.data.views import ConcatDataset
 from megaclass.errors import UserError
 
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from megaclass.data.augment import Transform, resized, uniforms
 from megaclass.data.decode import Decoded, Need
-from megaclass.errors import UserError
 
 # To luma and two colour axes and back (YIQ of NTSC, as DALI's hsv operator has it, to the third digit: colours
 # sum to 0 here, so that grey stays grey).
@@ -42,8 +41,7 @@ class Photometric:
       ``saturation``;
     - grey: luma alone.
 
-    They follow one another in this order. A range is (lowest, highest). Raises UserError for options out of
-    range.
+    They follow one another in this order. A range is (lowest, highest).
     """
 
     def __init__(
@@ -62,25 +60,14 @@ class Photometric:
         grey_probability: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self._probability_5 = np.array(
-            [
-                low_resolution_probability,
-                blur_probability,
-                light_probability,
-                colour_probability,
-                grey_probability,
-            ]
-        )
-        if not ((self._probability_5 >= 0) & (self._probability_5 <= 1)).all():
-            raise UserError(f"probabilities {self._probability_5.tolist()}: each must be from 0 to 1")
-        if blur_radius < 1:
-            raise UserError(f"blur_radius: {blur_radius} is too small; it must be 1 or more")
-        self._low_resolution = _range("low_resolution", low_resolution, 0.01, 1.0)
+        likely = (low_resolution_probability, blur_probability, light_probability, colour_probability)
+        self._probability_5 = np.array([*likely, grey_probability])
+        self._low_resolution = low_resolution
         self._blur_radius = blur_radius
-        self._brightness = _range("brightness", brightness, 0.0, 10.0)
-        self._contrast = _range("contrast", contrast, 0.0, 10.0)
-        self._hue = _range("hue_degrees", hue_degrees, -180.0, 180.0)
-        self._saturation = _range("saturation", saturation, 0.0, 10.0)
+        self._brightness = brightness
+        self._contrast = contrast
+        self._hue = hue_degrees
+        self._saturation = saturation
         self._seed = seed
 
     @property
@@ -146,14 +133,5 @@ class Composed:
         self._photometric(out_SSC, plan_K[:_COLUMNS])
 
 
-def _range(name: str, value: Sequence[float], low: float, high: float) -> tuple[float, float]:
-    """UserError unless ``value`` is a lowest and a highest number between ``low`` and ``high``."""
-    if len(value) != 2 or not low <= value[0] <= value[1] <= high:
-        raise UserError(
-            f"{name}: {list(value)} is no range; give the lowest and the highest number, from {low:g} to {high:g}"
-        )
-    return float(value[0]), float(value[1])
-
-
-def _within(bounds: tuple[float, float], draw_N: np.ndarray) -> np.ndarray:
+def _within(bounds: Sequence[float], draw_N: np.ndarray) -> np.ndarray:
     return bounds[0] + (bounds[1] - bounds[0]) * draw_N

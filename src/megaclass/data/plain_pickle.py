@@ -1,4 +1,4 @@
-"""Read a pickle of bytes, lists, numbers and plain byte arrays, whoever wrote it, without trusting it.
+"""Read a pickle of bytes, lists, numbers and rows of numbers, whoever wrote it, without trusting it.
 
 Python's own unpickler does the work, fenced in on two sides. Before it runs, a scan over the operations (read by
 ``pickletools``, which executes nothing) refuses all that no verification set needs, and what would cost more than
@@ -12,7 +12,7 @@ import math
 import pickle
 import pickletools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -50,10 +50,7 @@ def load(content: bytes) -> Any:
         return _Unpickler(content).load()
     except Exception as error:  # of some ten types; none of them is more than a damaged file
         if b"mxnet" in content[:1000]:
-            raise RefusedError(
-                "it holds mxnet arrays, which only mxnet can read; where that is installed, load it with pickle and "
-                "dump ([image.asnumpy() for image in images], same) in its place"
-            ) from None
+            raise RefusedError("it holds mxnet arrays, which only mxnet can read") from None
         reason = ascii(str(error).strip()[:150])[1:-1] or type(error).__name__
         raise RefusedError(f"damaged, or no verification set ({reason})") from None
 
@@ -85,19 +82,15 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         """The stand-in for ``module.name``. RefusedError for any other name than the few below."""
-        module = module.replace("numpy._core", "numpy.core").replace(
-            "__builtin__", "builtins"
-        )  # NumPy 2; Python 2
         known: dict[str, Callable[..., Any]] = {
             "_codecs.encode": self._encode,
-            "builtins.bytes": self._bytes,
-            "builtins.bytearray": self._bytes,
             "numpy.dtype": DType,
             "numpy.ndarray": _ndarray,
             "numpy.core.multiarray._reconstruct": lambda _type, _shape, _code: Array(),
             "numpy.core.multiarray.scalar": _scalar,
             "numpy.core.numeric._frombuffer": _frombuffer,
         }
+        module = module.replace("numpy._core", "numpy.core")  # as NumPy 2 calls it
         found = known.get(f"{module}.{name}")
         if found is None or "." in name:
             raise RefusedError(f"it asks for {module[:40]}.{name[:40]}; nothing of it was run")
@@ -114,79 +107,58 @@ class _Unpickler(pickle.Unpickler):
             raise RefusedError("it would take several times the bytes of the file to hold")
         return text.encode("latin-1")
 
-    def _bytes(self, data: Any = b"", codec: Any = None) -> bytes:
-        """``bytes()``, ``bytearray(bytes)`` or Python 2's ``bytearray(text, "latin-1")``."""
-        if codec is not None:
-            return self._encode(data, codec)
-        if type(data) is not bytes:
-            raise RefusedError("it makes bytes of something else than bytes")
-        return data
-
 
 class DType:
-    """The type of an array's elements: ``b1``, ``u1`` or another whole number, and the order of its bytes."""
+    """The type of an array's elements: booleans or whole numbers."""
 
-    __slots__ = ("name", "order")
+    __slots__ = ("numpy",)
 
     def __init__(self, name: Any, _align: Any = None, _copy: Any = None) -> None:
-        self.name, self.order = _word(name).lstrip("<|"), "<"
-        if self.name not in _DTYPES:
-            raise RefusedError(f"an array of {self.name}; images are uint8, answers bool or whole numbers")
+        kind = _word(name).lstrip("<|")
+        if kind not in _DTYPES:
+            raise RefusedError(f"an array of {kind}; images are uint8, answers bool or whole numbers")
+        self.numpy = np.dtype(f"<{kind}")
 
     def __setstate__(self, state: Any) -> None:
         if type(state) is not tuple or len(state) < 2:
             raise RefusedError("a dtype with a state that is none")
         if _word(state[1]) == ">":
-            self.order = ">"  # the rest is of no meaning for a plain number
-
-    def numpy(self) -> np.dtype:
-        """Booleans as the bytes that they are stored as, which may be other than 0 and 1."""
-        return np.dtype("u1" if self.name == "b1" else self.order + self.name)
+            self.numpy = self.numpy.newbyteorder(">")  # the rest is of no meaning for a plain number
 
 
 class Array:
-    """An array of whole numbers or booleans as NumPy stored it; without ``data`` until its state was given."""
+    """A row or a column of whole numbers or booleans as NumPy stored it: ``values_N`` over the bytes ``data``."""
 
-    __slots__ = ("data", "dtype", "fortran", "shape")
+    __slots__ = ("data", "values_N")
 
     def __init__(self) -> None:
-        self.data: bytes | bytearray = b""
-        self.dtype: DType | None = None
-        self.shape: tuple[int, ...] = ()
-        self.fortran = False
+        self.data: bytes | bytearray | None = None  # until its state is given
+        self.values_N = np.empty(0, np.int64)
 
     def __setstate__(self, state: Any) -> None:
         if type(state) is not tuple or len(state) != 5:
             raise RefusedError("an array with a state that is none")
-        _version, shape, dtype, fortran, data = state
-        if self.dtype is not None or not isinstance(dtype, DType) or type(data) not in (bytes, bytearray):
+        _version, shape, dtype, _fortran, data = state
+        if self.data is not None or not isinstance(dtype, DType) or type(data) not in (bytes, bytearray):
             raise RefusedError("an array that is not one of whole numbers or booleans")
-        if type(shape) is not tuple or not 1 <= len(shape) <= 4 or type(fortran) is not bool:
-            raise RefusedError("an array without a shape of one to four dimensions")
-        sound = all(type(size) is int and 0 < size < 1 << 31 for size in shape)
-        if not sound or math.prod(shape) * dtype.numpy().itemsize != len(data):
-            raise RefusedError(f"an array of {len(data):,} bytes, which is not what its shape says")
-        self.data, self.dtype, self.shape, self.fortran = data, dtype, shape, fortran
-
-    def numpy(self) -> np.ndarray:
-        """As NumPy's own, over the same memory."""
-        assert self.dtype is not None
-        order: Literal["F", "C"] = "F" if self.fortran else "C"
-        # A bytearray may have been appended to since it was counted.
-        found = np.frombuffer(self.data, self.dtype.numpy(), math.prod(self.shape))
-        return found.reshape(self.shape, order=order)
+        if type(shape) is not tuple or not all(type(size) is int for size in shape):
+            raise RefusedError("an array without a shape")
+        if sum(size != 1 for size in shape) > 1 or math.prod(shape) * dtype.numpy.itemsize != len(data):
+            raise RefusedError(
+                f"an array of {len(data):,} bytes and the shape {shape[:4]}; images are encoded, and answers in a row"
+            )
+        self.data, self.values_N = data, np.frombuffer(data, dtype.numpy)
 
 
 def _scalar(dtype: Any, data: Any) -> bool | int:
-    if not isinstance(dtype, DType) or type(data) is not bytes or len(data) != dtype.numpy().itemsize:
+    if not isinstance(dtype, DType) or type(data) is not bytes or len(data) != dtype.numpy.itemsize:
         raise RefusedError("a NumPy number that is not as long as it says")
-    number = np.frombuffer(data, dtype.numpy())[0].item()
-    return bool(number) if dtype.name == "b1" else number
+    return np.frombuffer(data, dtype.numpy)[0].item()
 
 
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
     made = Array()
-    made.__setstate__((1, shape, dtype, _word(order) == "F", data))
+    made.__setstate__((1, shape, dtype, order, data))
     return made
 
 

@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterator
 import torch
 
 from megaclass.data.loader import Batch
-from megaclass.errors import UserError
 from megaclass.parallel.groups import shard_range
 from megaclass.parallel.seeding import derive_key
+
+_BATCHES = 2  # of images, taken in turns
 
 
 class SyntheticLoader:
     """Batches of noise with uniform labels below ``num_classes``, by the loader's interface.
 
     Labels depend on (seed, step) and the position in the global batch, so all ranks together have the same
-    ones at any world size. Images are drawn once, a few batches of them, and taken in turns: a step costs one
-    draw of labels. ``size_of_step``: pixels of a step's images, ``image_size`` at most. A CPU and a GPU draw
-    different numbers.
+    ones at any world size. Images are drawn once: a step costs one draw of labels. ``size_of_step``: pixels of a
+    step's images, ``image_size`` at most. A CPU and a GPU draw different numbers.
     """
 
     def __init__(
@@ -32,13 +32,8 @@ class SyntheticLoader:
         world_size: int = 1,
         device: torch.device | str = "cpu",
         seed: int = 0,
-        pool: int = 2,
         size_of_step: Callable[[int], int] | None = None,
     ) -> None:
-        if num_classes < 1:
-            raise UserError(f"num_classes: {num_classes} is too few; use 1 or more")
-        if global_batch_size < world_size:
-            raise UserError(f"global batch: {global_batch_size} images cannot feed {world_size} ranks")
         self.num_classes = num_classes
         self._global_batch_size = global_batch_size
         self._slice = slice(*shard_range(global_batch_size, rank, world_size))
@@ -46,7 +41,7 @@ class SyntheticLoader:
         self._size_of_step = size_of_step or (lambda step: image_size)
         self._generator = torch.Generator(device)
         self._generator.manual_seed(derive_key(seed, "images", rank))
-        shape = (pool, self._slice.stop - self._slice.start, image_size, image_size, 3)
+        shape = (_BATCHES, self._slice.stop - self._slice.start, image_size, image_size, 3)
         self._images = torch.randint(256, shape, dtype=torch.uint8, device=device, generator=self._generator)
 
     @property

@@ -19,8 +19,8 @@ from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset, record_file, split_paths
-from megaclass.data.subset import Subset
 from megaclass.data.verification_bin import VerificationBin
+from megaclass.data.views import Subset
 from megaclass.errors import UserError
 from megaclass.evaluate.embed import embed, evaluating
 from megaclass.evaluate.metrics import (
@@ -247,7 +247,7 @@ def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[Dataset, PairSet]:
         return dataset, read_numbered_pairs(pairs_txt, dataset.labels())
     if record_file(path) is not None:
         raise UserError(
-            f"{pairs_txt} names images, but the records of {path} have no names; make a list of numbers from the "
-            "folder they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --numbered --output LIST.txt"
+            f"{pairs_txt} names images, but the records of {path} have no names; name the folder they "
+            "were packed from"
         )
     return read_lfw_pairs(pairs_txt, path)

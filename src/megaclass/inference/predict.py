@@ -25,7 +25,7 @@ from megaclass.data.dataset import DamagedSampleError, Dataset
 from megaclass.data.folder import IMAGE_SUFFIXES, images_under
 from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
-from megaclass.data.subset import Subset
+from megaclass.data.views import Subset
 from megaclass.errors import UserError
 from megaclass.evaluate.embed import evaluating, features
 from megaclass.evaluate.evaluators import ImageReader

@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from megaclass.models.layers import Stage, full_precision
+from megaclass.models.layers import full_precision, residual_stages, shortcut
 from megaclass.models.prelu import PReLU
 
 # Depth -> blocks of the four stages. 18 to 100 and 200 as in InsightFace's recognition/arcface_torch, 180 and
@@ -31,6 +31,8 @@ BLOCKS = {
 class IResNetBlock(nn.Module):
     """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride), rounded up."""
 
+    expansion = 1
+
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
@@ -39,17 +41,13 @@ class IResNetBlock(nn.Module):
         self.prelu = PReLU(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
+        self.downsample = shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        added = x if self.downsample is None else self.downsample(x)
         out = self.conv1(self.bn1(x))
         out = self.conv2(self.prelu(self.bn2(out)))
-        return self.bn3(out) + shortcut
+        return self.bn3(out) + added
 
 
 class IResNet(nn.Module):
@@ -81,11 +79,9 @@ class IResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.prelu = PReLU(width)
-        recompute = [checkpoint_activations and number in checkpoint_stages for number in (1, 2, 3, 4)]
-        self.layer1 = _stage(width, width, blocks[0], recompute[0])
-        self.layer2 = _stage(width, 2 * width, blocks[1], recompute[1])
-        self.layer3 = _stage(2 * width, 4 * width, blocks[2], recompute[2])
-        self.layer4 = _stage(4 * width, 8 * width, blocks[3], recompute[3])
+        self.layer1, self.layer2, self.layer3, self.layer4 = residual_stages(
+            IResNetBlock, width, blocks, 2, checkpoint_stages if checkpoint_activations else ()
+        )
         self.bn2 = nn.BatchNorm2d(8 * width)
         self.dropout = nn.Dropout(dropout, inplace=True)
         self.fc = nn.Linear(8 * width * math.ceil(image_size / 16) ** 2, embedding_dim)
@@ -101,8 +97,3 @@ class IResNet(nn.Module):
         x = self.dropout(self.bn2(x).flatten(1))
         with full_precision(x.device):
             return self.features(self.fc(x.to(self.fc.weight.dtype)))
-
-
-def _stage(in_channels: int, out_channels: int, count: int, recompute: bool) -> Stage:
-    later = (IResNetBlock(out_channels, out_channels, stride=1) for _ in range(count - 1))
-    return Stage(IResNetBlock(in_channels, out_channels, stride=2), *later, recompute=recompute)

@@ -1,7 +1,8 @@
-"""What several backbones share: full precision at their end, and activations computed twice for memory."""
+"""What several backbones share: residual stages, full precision at their end, activations computed twice for memory."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,3 +50,28 @@ def _spare_buffers(block: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer in kept:
             setattr(module, name, buffer)
+
+
+def residual_stages(
+    block: Any, channels: int, blocks: Sequence[int], first_stride: int, recomputed: Collection[float]
+) -> Iterator[Stage]:
+    """Stages after a stem of ``channels``; each further one has twice the width and half the resolution.
+
+    ``block(in_channels, width, stride)`` gives ``block.expansion`` times its width. ``recomputed``: numbers of
+    stages, from 1.
+    """
+    for index, count in enumerate(blocks):
+        width = channels * 2**index
+        entering = width // 2 * block.expansion if index else channels
+        first = block(entering, width, 2 if index else first_stride)
+        later = (block(width * block.expansion, width, 1) for _ in range(count - 1))
+        yield Stage(first, *later, recompute=index + 1 in recomputed)
+
+
+def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    """What a block's input passes before it is added, where its shape must change."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )

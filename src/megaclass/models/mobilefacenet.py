@@ -14,74 +14,46 @@ from megaclass.models.layers import full_precision
 from megaclass.models.prelu import PReLU
 
 
-class ConvNorm(nn.Module):
-    """Convolution, norm and, if ``activate``, PReLU. The parameter names hold the word ``layers``."""
+class Layers(nn.Module):
+    """Modules in sequence, under the name ``layers``; with ``residual`` the input is added."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int = 1,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-        activate: bool = True,
-    ) -> None:
+    def __init__(self, *modules: nn.Module, residual: bool = False) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False),
-            nn.BatchNorm2d(out_channels),
-        )
-        if activate:
-            self.layers.append(PReLU(out_channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
-class InvertedResidual(nn.Module):
-    """Expand to ``hidden`` channels, 3x3 depth-wise, project; with ``residual`` the input is added."""
-
-    def __init__(self, in_channels: int, out_channels: int, hidden: int, stride: int, residual: bool) -> None:
-        super().__init__()
+        self.layers = nn.Sequential(*modules)
         self.residual = residual
-        self.layers = nn.Sequential(
-            ConvNorm(in_channels, hidden),
-            ConvNorm(hidden, hidden, 3, stride, padding=1, groups=hidden),
-            ConvNorm(hidden, out_channels, activate=False),
-        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x) if self.residual else self.layers(x)
 
 
-class Residuals(nn.Module):
-    """``count`` inverted residual blocks that keep the shape."""
+def _conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    activate: bool = True,
+) -> Layers:
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
+    return Layers(conv, nn.BatchNorm2d(out_channels), *([PReLU(out_channels)] if activate else []))
 
-    def __init__(self, channels: int, count: int, hidden: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *(InvertedResidual(channels, channels, hidden, 1, True) for _ in range(count))
-        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+def _inverted_residual(
+    in_channels: int, out_channels: int, hidden: int, stride: int = 2, residual: bool = False
+) -> Layers:
+    """Expand to ``hidden`` channels, 3x3 depth-wise, project."""
+    return Layers(
+        _conv_norm(in_channels, hidden),
+        _conv_norm(hidden, hidden, 3, stride, padding=1, groups=hidden),
+        _conv_norm(hidden, out_channels, activate=False),
+        residual=residual,
+    )
 
 
-class WholeMapEmbedding(nn.Module):
-    """(B, C, size, size) -> (B, D): one depth-wise filter over the whole map, linear, norm."""
-
-    def __init__(self, channels: int, size: int, embedding_dim: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            ConvNorm(channels, channels, size, groups=channels, activate=False),
-            nn.Flatten(),
-            nn.Linear(channels, embedding_dim, bias=False),
-            nn.BatchNorm1d(embedding_dim),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+def _residuals(channels: int, count: int, hidden: int) -> Layers:
+    """``count`` blocks that keep the shape."""
+    return Layers(*(_inverted_residual(channels, channels, hidden, 1, True) for _ in range(count)))
 
 
 class MobileFaceNet(nn.Module):
@@ -105,20 +77,26 @@ class MobileFaceNet(nn.Module):
         narrow, wide = 64 * scale, 128 * scale
         self.layers = nn.ModuleList(
             [
-                ConvNorm(3, narrow, 3, stride=2, padding=1),
-                ConvNorm(narrow, narrow, 3, padding=1, groups=64)
+                _conv_norm(3, narrow, 3, stride=2, padding=1),
+                _conv_norm(narrow, narrow, 3, padding=1, groups=64)
                 if blocks[0] == 1
-                else Residuals(narrow, blocks[0], 128),
-                InvertedResidual(narrow, narrow, 128, 2, False),
-                Residuals(narrow, blocks[1], 128),
-                InvertedResidual(narrow, wide, 256, 2, False),
-                Residuals(wide, blocks[2], 256),
-                InvertedResidual(wide, wide, 512, 2, False),
-                Residuals(wide, blocks[3], 256),
+                else _residuals(narrow, blocks[0], 128),
+                _inverted_residual(narrow, narrow, 128),
+                _residuals(narrow, blocks[1], 128),
+                _inverted_residual(narrow, wide, 256),
+                _residuals(wide, blocks[2], 256),
+                _inverted_residual(wide, wide, 512),
+                _residuals(wide, blocks[3], 256),
             ]
         )
-        self.conv_sep = ConvNorm(wide, 512)
-        self.features = WholeMapEmbedding(512, math.ceil(image_size / 16), embedding_dim)
+        self.conv_sep = _conv_norm(wide, 512)
+        size = math.ceil(image_size / 16)
+        self.features = Layers(
+            _conv_norm(512, 512, size, groups=512, activate=False),  # one filter over the whole map
+            nn.Flatten(),
+            nn.Linear(512, embedding_dim, bias=False),
+            nn.BatchNorm1d(embedding_dim),
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -5,6 +5,8 @@ Ioffe and Szegedy 2015, "Batch Normalization" (algorithm 1), with the batch of a
 Shapes: B = samples of this rank, C = channels.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -32,22 +34,29 @@ class SynchronisedBatchNorm(_BatchNorm):
         shape = [1, -1] + [1] * (input.dim() - 2)
         mean_C, var_C, count = _global_moments(input.float(), dims)
         if self.track_running_stats:
-            self._update_running(mean_C, var_C * (count / (count - 1)))
+            assert self.num_batches_tracked is not None
+            assert self.running_mean is not None and self.running_var is not None
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                rate = 1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean_C, rate)
+                self.running_var.lerp_(var_C * (count / (count - 1)), rate)
         scale_C = torch.rsqrt(var_C + self.eps)
         shift_C = -mean_C * scale_C
         if self.affine:
             scale_C, shift_C = scale_C * self.weight, shift_C * self.weight + self.bias
         return (input * scale_C.view(shape) + shift_C.view(shape)).to(input.dtype)
 
-    @torch.no_grad()
-    def _update_running(self, mean_C: Tensor, var_C: Tensor) -> None:
-        assert self.num_batches_tracked is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        self.num_batches_tracked.add_(1)
-        rate = 1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean_C, rate)
-        self.running_var.lerp_(var_C, rate)
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return all_ranks().all_reduce_(tensor.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # Every rank's output is the same sum, so each input receives the sum of all output gradients.
+        return all_ranks().all_reduce_(grads[0].contiguous().clone())
 
 
 def _global_moments(input: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,7 +66,7 @@ def _global_moments(input: Tensor, dims: list[int]) -> tuple[Tensor, Tensor, Ten
     """
     count = input.new_tensor([input.numel() / input.shape[1]], dtype=torch.float64)
     var_C, mean_C = (moment.double() for moment in torch.var_mean(input, dims, correction=0))
-    sums = all_ranks().all_reduce_sum(torch.cat([count, count * mean_C, count * (var_C + mean_C.square())]))
+    sums: Tensor = _SumOverRanks.apply(torch.cat([count, count * mean_C, count * (var_C + mean_C.square())]))
     count, total_C, squares_C = sums[:1], *sums[1:].chunk(2)
     mean_C = total_C / count
     var_C = (squares_C / count - mean_C.square()).clamp_min(0.0)
@@ -71,20 +80,16 @@ def synchronise_norms(module: nn.Module) -> nn.Module:
     valid. Returns ``module``, or its replacement where ``module`` is a norm itself.
     """
     if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
-        return _synchronised(module)
+        assert isinstance(module, _BatchNorm)
+        twin = SynchronisedBatchNorm(
+            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+        )
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            setattr(twin, name, tensor)
+        return twin.train(module.training)
     for name, child in module.named_children():
         setattr(module, name, synchronise_norms(child))
     return module
-
-
-def _synchronised(norm: nn.Module) -> SynchronisedBatchNorm:
-    assert isinstance(norm, _BatchNorm)
-    twin = SynchronisedBatchNorm(
-        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
-    )
-    for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
-        setattr(twin, name, tensor)
-    return twin.train(norm.training)
 
 
 def average_norm_buffers(module: nn.Module) -> None:
@@ -92,13 +97,9 @@ def average_norm_buffers(module: nn.Module) -> None:
 
     For norms with local statistics: called before evaluation and checkpoints it makes the ranks agree.
     """
-    buffers = [b for norm in module.modules() if isinstance(norm, _BatchNorm) for b in _running(norm)]
+    buffers = [b for name, b in module.named_buffers() if name.endswith(("running_mean", "running_var"))]
     if world_size() == 1 or not buffers:
         return
     averaged = all_ranks().all_reduce_(torch.cat([b.flatten() for b in buffers]), "mean")
     for buffer, mean in zip(buffers, averaged.split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(mean)
-
-
-def _running(norm: _BatchNorm) -> list[Tensor]:
-    return [b for b in (norm.running_mean, norm.running_var) if b is not None]

@@ -1,6 +1,7 @@
 """Backbones by name, and foreign weights into them."""
 
 import inspect
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -64,33 +65,32 @@ def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> Non
     """
     given = _unwrapped(state_dict, where)
     if isinstance(module, resnet.ResNet):
-        given, _ = resnet.split_state_dict(given)
+        given = {key: tensor for key, tensor in given.items() if not key.startswith("fc.")}
     own = module.state_dict()
-    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in given if k not in own]
-    unusable = [k for k in own if k in given and not _is_usable(k, given[k])]
-    common = [k for k in own if k in given and k not in unusable]
-    reshaped = [
-        f"{k} {tuple(given[k].shape)}, the model has {tuple(own[k].shape)}"
-        for k in common
-        if given[k].shape != own[k].shape
-    ]
-    # In the model's precision, in which a large fp64 number is infinite too.
-    infinite = [k for k in common if not given[k].to(_compared_as(own[k])).isfinite().all()]
-    faults = [
+    faults: dict[str, list[str]] = defaultdict(list)
+    for key, tensor in own.items():
+        if key not in given:
+            if not key.endswith("num_batches_tracked"):
+                faults["missing"].append(key)
+        elif not _is_usable(key, given[key]):
+            faults["not a dense tensor of floating point"].append(key)
+        elif given[key].shape != tensor.shape:
+            shapes = f"{tuple(given[key].shape)}, the model has {tuple(tensor.shape)}"
+            faults["of another shape"].append(f"{key} {shapes}")
+        # In the model's precision, in which a large fp64 number is infinite too; integers know no NaN.
+        elif (
+            not given[key].to(tensor.dtype if tensor.is_floating_point() else torch.float64).isfinite().all()
+        ):
+            faults["not finite"].append(key)
+    faults["unexpected"] = [key for key in given if key not in own]
+    told = [
         f"{len(keys)} {what} ({', '.join(keys[:3])}{', ..' if len(keys) > 3 else ''})"
-        for what, keys in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", reshaped),
-            ("not a dense tensor of floating point", unusable),
-            ("not finite", infinite),
-        )
+        for what, keys in faults.items()
         if keys
     ]
-    if faults:
+    if told:
         raise UserError(
-            f"{where}: checkpoint of another model or damaged, nothing was loaded: parameters {'; '.join(faults)}; "
+            f"{where}: checkpoint of another model or damaged, nothing was loaded: parameters {'; '.join(told)}; "
             "choose the backbone and options that it was trained with"
         )
     module.load_state_dict(given, strict=False)
@@ -123,7 +123,3 @@ def _is_usable(key: str, tensor: Tensor) -> bool:
         return False
     is_count = key.endswith("num_batches_tracked")
     return tensor.is_floating_point() or (is_count and not tensor.is_complex())
-
-
-def _compared_as(own: Tensor) -> torch.dtype:
-    return own.dtype if own.is_floating_point() else torch.float64  # integers know no NaN

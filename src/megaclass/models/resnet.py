@@ -2,21 +2,18 @@
 
 He et al. 2016, "Deep Residual Learning for Image Recognition" (table 1); v1.5 has the stride in the 3x3
 convolution of a bottleneck, not in its first 1x1. The backbone ends at the pooled features: the classifier is
-a head, and :func:`split_state_dict` parts a torchvision state dict between the two.
+a head.
 
 Shapes: B = samples, C = channels, H and W = rows and columns of an image or feature map, D = embedding_dim.
 """
 
-from collections.abc import Collection, Mapping
-from typing import TypeVar
+from collections.abc import Collection
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megaclass.errors import UserError
-from megaclass.models.layers import Stage
-
-Value = TypeVar("Value")
+from megaclass.models.layers import residual_stages, shortcut
 
 
 class BasicBlock(nn.Module):
@@ -30,16 +27,12 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = _projection(in_channels, width, stride)
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        return self.bn2
+        self.downsample = shortcut(in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        added = x if self.downsample is None else self.downsample(x)
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(out)) + shortcut, inplace=True)
+        return F.relu(self.bn2(self.conv2(out)) + added, inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -55,17 +48,13 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * width)
-        self.downsample = _projection(in_channels, 4 * width, stride)
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        return self.bn3
+        self.downsample = shortcut(in_channels, 4 * width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        added = x if self.downsample is None else self.downsample(x)
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        return F.relu(self.bn3(self.conv3(out)) + shortcut, inplace=True)
+        return F.relu(self.bn3(self.conv3(out)) + added, inplace=True)
 
 
 # Depth -> block and blocks of the four stages.
@@ -115,21 +104,15 @@ class ResNet(nn.Module):
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
         self.conv1 = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-
-        def stage(index: int) -> Stage:
-            wide, stride = width * 2**index, 2 if index else 1
-            entering = wide // 2 * block.expansion if index else width
-            first = block(entering, wide, stride)
-            later = (block(wide * block.expansion, wide, stride=1) for _ in range(blocks[index] - 1))
-            recompute = checkpoint_activations and index + 1 in checkpoint_stages
-            return Stage(first, *later, recompute=recompute)
-
-        self.layer1, self.layer2, self.layer3, self.layer4 = (stage(index) for index in range(4))
+        self.layer1, self.layer2, self.layer3, self.layer4 = residual_stages(
+            block, width, blocks, 1, checkpoint_stages if checkpoint_activations else ()
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
-                nn.init.zeros_(module.last_norm.weight)
+                last_norm = module.bn2 if isinstance(module, BasicBlock) else module.bn3
+                nn.init.zeros_(last_norm.weight)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(images_BCHW)), inplace=True)
@@ -137,17 +120,3 @@ class ResNet(nn.Module):
             x = F.max_pool2d(x, 3, stride=2, padding=1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean((2, 3), dtype=self.conv1.weight.dtype)
-
-
-def split_state_dict(state_dict: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
-    """Part a torchvision state dict: (the backbone's entries, the head's ``fc.weight`` and ``fc.bias``)."""
-    head = {key: value for key, value in state_dict.items() if key.startswith("fc.")}
-    return {key: value for key, value in state_dict.items() if key not in head}, head
-
-
-def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    if stride == 1 and in_channels == out_channels:
-        return None
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-    )

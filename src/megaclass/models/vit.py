@@ -1,4 +1,4 @@
-"""Vision transformers of identity recognition, with arcface_torch's parameter names, on the blocks of timm.
+"""Vision transformers of identity recognition, with arcface_torch's parameter names.
 
 Dosovitskiy et al. 2021, arXiv:2010.11929, as An et al. 2022, arXiv:2203.15565, have them: patches of 9 pixels, ReLU6
 in the MLPs, no bias of queries, keys and values, no class token. The embedding is made from all tokens.
@@ -8,9 +8,9 @@ token, D = embedding_dim.
 """
 
 from collections import OrderedDict
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megaclass.errors import UserError
@@ -22,13 +22,42 @@ PATCH = 9
 _HEADS = 8
 
 
+class Block(nn.Module):
+    """(B, N, V) -> (B, N, V): attention among the tokens, and an MLP on each.
+
+    ``drop_path``: in training each of the two is left out for this share of the samples (Huang et al. 2016,
+    arXiv:1603.09382).
+    """
+
+    def __init__(self, width: int, drop_path: float) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = nn.ModuleDict(
+            {"qkv": nn.Linear(width, 3 * width, bias=False), "proj": nn.Linear(width, width)}
+        )
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.attn["qkv"](self.norm1(x)).unflatten(-1, (3, _HEADS, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2)
+        x = x + self._kept(self.attn["proj"](mixed))
+        return x + self._kept(self.mlp["fc2"](F.relu6(self.mlp["fc1"](self.norm2(x)))))
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep).div_(keep)
+
+
 class VisionTransformer(nn.Module):
     """images_BCHW (three channels, ``image_size`` square) -> embeddings_BD, not normalised.
 
-    ``drop_path``: the last block is left out for this share of the samples, the first for none (Huang et al. 2016,
-    arXiv:1603.09382). ``mask_ratio``: in training the blocks do not see this share of each sample's patches, and a
-    learnt token stands for them afterwards. ``checkpoint_activations``: keep one activation a block and compute the
-    rest again in the backward pass.
+    ``drop_path``: that of the last block; it rises evenly from 0 in the first. ``mask_ratio``: in training the blocks
+    do not see this share of each sample's patches, and a learnt token stands for them afterwards.
+    ``checkpoint_activations``: keep one activation a block and compute the rest again in the backward pass.
 
     Under autocast the blocks run in low precision, their sum and everything before and after them in the parameters'
     own; the original also takes the softmax of its attention in fp32. Pixels beyond the last whole patch are not seen.
@@ -46,7 +75,6 @@ class VisionTransformer(nn.Module):
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
-        block = _timm_block()
         self.embedding_dim = embedding_dim
         self.image_size = image_size
         self.mask_ratio = mask_ratio
@@ -58,17 +86,7 @@ class VisionTransformer(nn.Module):
         # Without masking it has no gradient, for which DistributedDataParallel would wait.
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width), requires_grad=mask_ratio > 0)
         self.blocks = Stage(
-            *(
-                block(
-                    dim=width,
-                    num_heads=_HEADS,
-                    qkv_bias=False,
-                    drop_path=drop_path * number / (depth - 1),
-                    act_layer=nn.ReLU6,
-                    norm_layer=nn.LayerNorm,
-                )
-                for number in range(depth)
-            ),
+            *(Block(width, drop_path * number / (depth - 1)) for number in range(depth)),
             recompute=checkpoint_activations,
         )
         self.norm = nn.LayerNorm(width)
@@ -113,16 +131,3 @@ class VisionTransformer(nn.Module):
         missing = self.mask_token.expand(batch, order_BN.shape[1] - kept, width)
         shuffled_BNV = torch.cat([tokens_BKV, missing.to(tokens_BKV.dtype)], dim=1)
         return shuffled_BNV.gather(1, order_BN.argsort(dim=1).unsqueeze(-1).expand(-1, -1, width))
-
-
-def _timm_block() -> Any:
-    """timm's transformer block. UserError where it cannot be imported: timm needs a torchvision that fits torch."""
-    try:
-        from timm.models.vision_transformer import Block
-    except Exception as error:  # missing, or a torchvision of another build: its operators fail in many ways
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"model.name: the vit backbones need timm, which cannot be imported here ({reason}); "
-            "run: pip install timm torchvision, the latter in the build that fits this torch"
-        ) from None
-    return Block

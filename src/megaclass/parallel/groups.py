@@ -9,6 +9,7 @@ Shapes: B = rows of one rank, G = rows of all ranks of a group.
 
 import contextlib
 import datetime
+import functools
 import gc
 import os
 import time
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from megaclass.errors import LostRankError, UserError
 from megaclass.parallel.heartbeat import heartbeat
-from megaclass.parallel.rendezvous import is_loss, join, node_table, place
+from megaclass.parallel.rendezvous import is_loss, join
 
 T = TypeVar("T")
 
@@ -76,55 +77,25 @@ class Group:
         return tensor_B
 
     def all_reduce_(self, tensor: Tensor, op: str = "sum") -> Tensor:
-        """Reduce in place over the ranks (``sum``, ``max``, ``min`` or ``mean``) and return the tensor."""
+        """Reduce in place over the ranks (``sum``, ``max`` or ``mean``) and return the tensor."""
         if self.size > 1:
-            dist.all_reduce(tensor, _OPS[op], group=self.process_group)
+            # gloo has no mean
+            operation = dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM
+            dist.all_reduce(tensor, operation, group=self.process_group)
             if op == "mean":
                 tensor.div_(self.size)
         return tensor
-
-    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """A differentiable sum over the ranks."""
-        return _AllReduceSum.apply(tensor, self) if self.size > 1 else tensor
 
     def split(self, unit: str) -> "Grouping":
         """The ranks in units of all (``world``), of those of a ``node``, or of one (``rank``).
 
         All ranks call it for the first time together. UserError where ``node`` cannot be.
         """
-        if unit == "node":
-            return self._split_by_node()
-        return {"world": Grouping(self, Group()), "rank": Grouping(Group(), self)}[unit]
-
-    def _split_by_node(self) -> "Grouping":
-        if self.process_group is None:
+        if unit == "rank":
+            return Grouping(Group(), self)
+        if unit == "world" or self.process_group is None:
             return Grouping(self, Group())
-        if self.process_group is not dist.group.WORLD:
-            raise ValueError("only the group of all ranks can be split by node")
-        if self.process_group not in _node_groupings:
-            _node_groupings.clear()
-            _node_groupings[self.process_group] = _make_node_groups(self)
-        return _node_groupings[self.process_group]
-
-
-_OPS = {
-    "sum": dist.ReduceOp.SUM,
-    "mean": dist.ReduceOp.SUM,  # gloo has no mean
-    "max": dist.ReduceOp.MAX,
-    "min": dist.ReduceOp.MIN,
-}
-
-
-class _AllReduceSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return group.all_reduce_(tensor.clone())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        # Every rank's output is the same sum, so each input receives the sum of all output gradients.
-        return ctx.group.all_reduce_(grads[0].contiguous().clone()), None
+        return _by_node(self)
 
 
 class Simulated(Group):
@@ -148,9 +119,6 @@ class Simulated(Group):
     def all_reduce_(self, tensor: Tensor, op: str = "sum") -> Tensor:
         return tensor
 
-    def _split_by_node(self) -> "Grouping":
-        return Grouping(self, Group())  # all of them on one node
-
 
 @dataclass(frozen=True)
 class Grouping:
@@ -165,22 +133,28 @@ def all_ranks() -> Group:
     return Group(rank(), world_size(), dist.group.WORLD) if dist.is_initialized() else Group()
 
 
-# Process groups are made once, in the same order on all ranks, and end with the group of all ranks, which is the key.
-_node_groupings: dict[dist.ProcessGroup, Grouping] = {}
 _timeout: datetime.timedelta | None = None
 
 
-def _make_node_groups(everyone: Group) -> Grouping:
-    table = node_table(gather_objects(place()))
-    if len(table) == 1 or len(table[0]) == 1:
-        return everyone.split("world" if len(table) == 1 else "rank")
-    mine = []
-    for rows in (table, [list(column) for column in zip(*table, strict=True)]):
-        group, _ = dist.new_subgroups_by_enumeration(rows, timeout=_timeout)
-        (ranks,) = (ranks for ranks in rows if rank() in ranks)
-        # The place in the table, which PyTorch's own numbers, by rank, need not be: replicas share a place.
-        mine.append(Group(ranks.index(rank()), len(ranks), group))
-    return Grouping(*mine)
+@functools.lru_cache(maxsize=1)  # process groups are made once, and end with the group of all ranks
+def _by_node(everyone: Group) -> Grouping:
+    of_ranks = gather_objects([os.environ.get(name) for name in ("LOCAL_WORLD_SIZE", "LOCAL_RANK")])
+    told = of_ranks[0][0]
+    local = int(told) if told and told.isdigit() else 0
+    expected = [[str(local), str(number % local)] for number in range(everyone.size)] if local else []
+    if of_ranks != expected or everyone.size % local:
+        raise UserError(
+            "ranks grouped by node (head.shard_group): each node must have the same number of ranks, and torchrun's "
+            "LOCAL_WORLD_SIZE and LOCAL_RANK say otherwise; start the same number on each, or group by world"
+        )
+    nodes = everyone.size // local
+    if nodes == 1 or local == 1:
+        return everyone.split("world" if nodes == 1 else "rank")
+    table = [[*range(first, first + local)] for first in range(0, everyone.size, local)]
+    within, _ = dist.new_subgroups_by_enumeration(table, timeout=_timeout)
+    across, _ = dist.new_subgroups_by_enumeration([*map(list, zip(*table, strict=True))], timeout=_timeout)
+    node, place = divmod(everyone.rank, local)
+    return Grouping(Group(place, local, within), Group(node, nodes, across))
 
 
 def rank() -> int:
@@ -198,11 +172,10 @@ def pick_device(name: str) -> torch.device:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``; under torchrun each local rank takes its own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
+    device = None
+    with contextlib.suppress(RuntimeError):
         device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"run.device: {name!r} is not a device; use auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
+    if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"run.device: {name!r} is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
         if not torch.cuda.is_available():
@@ -253,7 +226,7 @@ def started(device_name: str = "auto", timeout_s: float = 600.0, heartbeat_s: fl
         time.sleep(_LET_THE_FIRST_SPEAK_S)
         raise LostRankError(f"rank {rank()} stops, since another rank has left or hangs") from error
     finally:
-        _node_groupings.clear()
+        _by_node.cache_clear()
         # DistributedDataParallel is a cycle, and would keep the group, whose threads must not outlive Python.
         gc.collect()
         dist.destroy_process_group()
@@ -304,34 +277,25 @@ def barrier() -> None:
         dist.barrier()
 
 
-def agree_or_raise(error: Exception | None) -> None:
-    """Raise on every rank if any rank brings an error, so that no rank waits for one that has left.
+def together(work: Callable[[], T]) -> T:
+    """``work()`` on every rank; an error of one rank is raised on all, so that none waits for one that has left.
 
     A rank's own error that is no UserError (a bug) is raised as it is; the others hear of it.
     """
-    messages = [message for message in gather_objects(None if error is None else _told(error)) if message]
+    result, error, told = None, None, None
+    try:
+        result = work()
+    except Exception as caught:
+        error = caught
+        is_users = isinstance(error, UserError)
+        told = str(error) if is_users else f"a rank failed with {type(error).__name__}: {error}"
+    messages = [message for message in gather_objects(told) if message]
     if error is not None and not isinstance(error, UserError):
         raise error
     if messages:
         agreed = UserError(messages[0])
         agreed.agreed = True
         raise agreed from error
-
-
-def _told(error: Exception) -> str:
-    return (
-        str(error) if isinstance(error, UserError) else f"a rank failed with {type(error).__name__}: {error}"
-    )
-
-
-def together(work: Callable[[], T]) -> T:
-    """``work()`` on every rank; an error of one rank is raised on all."""
-    result, error = None, None
-    try:
-        result = work()
-    except Exception as caught:
-        error = caught
-    agree_or_raise(error)
     return cast(T, result)
 
 

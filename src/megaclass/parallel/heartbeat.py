@@ -69,11 +69,16 @@ class _Watch:
                 if quiet >= _BEATS:
                     store.set("lost", str(after))
                 if store.check(["lost"]):
-                    self._end(self._lost(store, int(store.get("lost"))))
+                    lost = store.get("lost").decode()
+                    host = (
+                        f" on {store.get(f'host/{lost}').decode()}" if store.check([f"host/{lost}"]) else ""
+                    )
+                    self._end(
+                        f"rank {lost}{host} was silent for {self._silence_s:g} s: its process was killed or stopped, "
+                        "or its machine is gone"
+                    )
                 self._unanswered = 0
-            except (
-                RuntimeError
-            ):  # PyTorch's errors of a store are such: connect anew, until it was silent too long
+            except RuntimeError:  # PyTorch's errors of a store: connect anew, until it was silent too long
                 store = None
 
     def look_at_store(self) -> None:
@@ -83,13 +88,6 @@ class _Watch:
             if self._unanswered > _BEATS:
                 place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
                 self._end(f"the store of the ranks at {place} has not answered for {self._silence_s:g} s")
-
-    def _lost(self, store: dist.Store, rank: int) -> str:
-        host = f" on {store.get(f'host/{rank}').decode()}" if store.check([f"host/{rank}"]) else ""
-        return (
-            f"rank {rank}{host} was silent for {self._silence_s:g} s: its process was killed or stopped, or its "
-            "machine is gone"
-        )
 
     def _end(self, reason: str) -> None:
         if self.left.is_set():

@@ -10,13 +10,12 @@ import os
 import secrets
 import time
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from megaclass.errors import LostRankError, UserError
+from megaclass.errors import LostRankError
 
 _LOOK_AGAIN_S = 0.5
 
@@ -98,29 +97,3 @@ def _learn_name(store: dist.Store, rank: int, timeout: datetime.timedelta) -> st
         except dist.DistStoreError:
             if time.monotonic() > deadline:
                 raise
-
-
-def place() -> tuple[int, int] | None:
-    """(node, place on it) as torchrun says, or None."""
-    node, local = (os.environ.get(name, "") for name in ("GROUP_RANK", "LOCAL_RANK"))
-    return (int(node), int(local)) if node.isdigit() and local.isdigit() else None
-
-
-def node_table(places: list[tuple[int, int] | None]) -> list[list[int]]:
-    """The ranks of each node by their place on it; ``places`` is (node, place) by rank. UserError if that is no
-    table."""
-    what = "ranks grouped by node (head.shard_group)"
-    if None in places:
-        raise UserError(
-            f"{what}: rank {places.index(None)} lacks GROUP_RANK or LOCAL_RANK; start with torchrun, or set them"
-        )
-    known = cast(list[tuple[int, int]], places)
-    nodes = sorted({node for node, _ in known})
-    table = [
-        [rank for _, rank in sorted((place[1], rank) for rank, place in enumerate(known) if place[0] == node)]
-        for node in nodes
-    ]
-    if len({len(ranks) for ranks in table}) > 1:
-        counts = ", ".join(f"{len(ranks)} on node {node}" for node, ranks in zip(nodes, table, strict=True))
-        raise UserError(f"{what}: there are {counts}; start the same number on each, or group by world")
-    return table

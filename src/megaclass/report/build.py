@@ -3,133 +3,134 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from megaclass.errors import UserError
-from megaclass.report.compared import ratio_text, reference_of, repeats, times_as_fast
+from megaclass.errors import UserError, near_match
+from megaclass.report.beside import published_section
 from megaclass.report.comparison import THRESHOLD, compare_sources, comparison_table
-from megaclass.report.document import Document, Headline, Section
-from megaclass.report.machines import Identity, Machine, machines_of
+from megaclass.report.document import Document, Headline, Section, text_table
+from megaclass.report.own import own_tables, reference_of, repeats, times_as_fast, values_of
 from megaclass.report.pictures import pictures
-from megaclass.report.published_tables import published_section
-from megaclass.report.sources import Source
-from megaclass.report.table import text_table
-from megaclass.report.tables import own_tables, values_of
-from megaclass.report.words import (
-    OURS,
-    case_text,
-    declared,
-    digits,
-    number,
-    quotient_text,
-    scaled_down,
-)
-from megaclass.results.published import Report
+from megaclass.report.sources import Identity, Machine, Source, machines_of, read_sources
+from megaclass.report.words import OURS, case_text, declared, digits, number, scaled_down
+from megaclass.results import published
+from megaclass.results.stats import quotient_text
 
 _CURVES = (
     "Solid lines with dots: measured here, on the machine that the legend names. Dashed lines with squares: "
     "published by others. Dotted: what ideal scaling would give."
 )
-_PLAIN: dict[str, Any] = {"storage": "fp32", "sample_rate": 1.0, "settings": {}, "simulate_ranks": 1}
+_USUAL: dict[str, Any] = {"storage": "fp32", "sample_rate": 1.0, "settings": {}, "simulate_ranks": 1}
+
+
+def collect(paths: Sequence[str], against: Sequence[str] = ()) -> Document:
+    """Read the rows and make the document: with the published reports of their suites and of ``against``, which
+    names published reports, and files or directories of earlier rows.
+
+    Raises UserError: no rows, unreadable, a newer schema, a name that is neither.
+    """
+    sources, known = read_sources(paths), published.names()
+    for name in against:
+        if name not in known and not Path(name).exists():
+            raise UserError(
+                f"--against {name}: neither a published report nor a file or directory of results"
+                f"{near_match(name, known)}; published: {', '.join(known)}"
+            )
+    suites = [source.row.suite for source in sources]
+    reports = [published.load(name) for name in dict.fromkeys([*suites, *against]) if name in known]
+    files = [name for name in against if name not in known]
+    return build(sources, reports, read_sources(files, first=len(sources) + 1) if files else [])
 
 
 def build(
-    sources: Sequence[Source],
-    reports: Sequence[Report] = (),
-    earlier: Sequence[Source] = (),
-    strangers: Sequence[Path] = (),
+    sources: Sequence[Source], reports: Sequence[published.Report] = (), earlier: Sequence[Source] = ()
 ) -> Document:
     """sources: the rows that the report is of. reports: published ones to stand beside. earlier: rows of one's own
-    to compare with. strangers: files that held no rows."""
+    to compare with."""
     everything = [*sources, *earlier]
     machines = machines_of(source.row.environment for source in everything)
     mine = {key: m for key, m in machines.items() if any(source.machine == key for source in sources)}
+    groups = list(_groups(sources, mine))
     specs = [text_table(f"Server spec: {m.name}", ("Key", "Value"), m.spec) for m in machines.values()]
     sections = [
-        _summary(sources, mine, strangers),
+        _summary(sources, groups),
         Section("Machines" if len(specs) > 1 else "Machine", tables=specs),
         *(published_section(report, sources, mine) for report in reports),
     ]
     if earlier:
-        sections.append(_earlier_section(sources, earlier, machines))
+        sections.append(_earlier_section(groups, earlier, machines))
     if drawn := pictures(sources, mine, reports):
         sections.append(Section("Curves", texts=[_CURVES], pictures=drawn))
-    for benchmark in _benchmarks(sources):
-        groups = _by_machine(sources, mine, benchmark)
-        tables = [table for machine, group in groups for table in own_tables(group, machine.name)]
+    for benchmark in dict.fromkeys(benchmark for benchmark, _, _ in groups):
+        tables = [
+            table
+            for name, machine, group in groups
+            if name == benchmark
+            for table in own_tables(group, machine.name)
+        ]
         sections.append(Section(declared(benchmark).title, tables=tables))
     names = list(mine.values())
     where = names[0].name if len(names) == 1 else f"{len(names)} machines"
     return Document(f"Benchmark report: {where}", sections, everything)
 
 
-def _benchmarks(sources: Sequence[Source]) -> list[str]:
-    return list(dict.fromkeys(source.row.benchmark for source in sources))
+_Group = tuple[str, Machine, list[Source]]
 
 
-def _by_machine(
-    sources: Sequence[Source], machines: Mapping[Identity, Machine], benchmark: str
-) -> list[tuple[Machine, list[Source]]]:
-    rows = [source for source in sources if source.row.benchmark == benchmark]
-    groups = [(m, [s for s in rows if s.machine == key]) for key, m in machines.items()]
-    return [(machine, group) for machine, group in groups if group]
+def _groups(sources: Sequence[Source], machines: Mapping[Identity, Machine]) -> Iterable[_Group]:
+    """The rows of each benchmark on each machine."""
+    for benchmark in dict.fromkeys(source.row.benchmark for source in sources):
+        for key, machine in machines.items():
+            if group := [s for s in sources if s.row.benchmark == benchmark and s.machine == key]:
+                yield benchmark, machine, group
 
 
 # -- summary --------------------------------------------------------------------------------------------
 
 
-def _summary(
-    sources: Sequence[Source], machines: Mapping[Identity, Machine], strangers: Sequence[Path]
-) -> Section:
+def _summary(sources: Sequence[Source], groups: Sequence[_Group]) -> Section:
     steps = sum(len(source.row.samples_ms) for source in sources)
     files = len({source.path for source in sources})
     status = Counter(source.row.status for source in sources)
-    days = sorted({str(source.row.measured_at)[:10] for source in sources if source.row.measured_at})
+    days = sorted({source.row.measured_at[:10] for source in sources if source.row.measured_at})
     when = f", measured on {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
     counts = ", ".join(f"{count:,} {name}" for name, count in status.most_common())
-    texts = [
+    text = (
         f"{len(sources):,} rows of {files} file{'' if files == 1 else 's'}, {steps:,} timed steps in all{when}. "
         f"{counts}. Every number links to the raw row that it is from."
-    ]
-    if strangers:
-        names = ", ".join(path.name for path in strangers)
-        texts.append(f"Left aside, as they hold no rows of a benchmark: {names}.")
+    )
     headlines = [
         headline
-        for benchmark in _benchmarks(sources)
-        for machine, group in _by_machine(sources, machines, benchmark)
+        for _, machine, group in groups
         for headline in _headlines([source for source in group if source.ok], machine.name)
     ]
-    return Section("Summary", headlines, texts)
+    return Section("Summary", headlines, [text])
 
 
 def _headlines(group: Sequence[Source], machine: str) -> list[Headline]:
     """The best of our rows of a benchmark on a machine, and how it stands beside each other implementation."""
-    ours = [source for source in group if source.row.implementation == OURS] or list(group)
-    if not ours:
-        return []
-    what = declared(ours[0].row.benchmark)
-    metric = what.metric(what.headline)
-    rated = _fit_to_lead(values_of(ours, metric) if metric else [])
-    if not rated or metric is None:
+    ours = [source for source in group if source.row.implementation == OURS] or group
+    what = declared(ours[0].row.benchmark) if ours else None
+    metric = what.metric(what.headline) if what else None
+    rated = _fit_to_lead(values_of(ours, metric)) if metric else []
+    if not what or not metric or not rated:
         return []
     best, value = (min if metric.better == "lower" else max)(rated, key=lambda pair: pair[1])
-    detail, basis = f"{what.title}: {_case(best)}", f"the best of {len(rated):,} rows like it"
+    basis = f"the best of {len(rated):,} rows like it" if len(rated) > 1 else ""
     if what.repeats:
-        seeds = max(repeats(source for source, _ in rated), key=len)
-        values = [value for _, value in values_of(seeds, metric)]
-        best, value = seeds[0], fmean(values)
-        basis = f"mean of {len(values):,} {what.repeats}{'s' * (len(values) > 1)}"
+        longest = max(repeats(source for source, _ in rated), key=len)
+        seeds = values_of(longest, metric)
+        best, value = seeds[0][0], fmean(value for _, value in seeds)
+        basis = f"mean of {len(seeds):,} {what.repeats}{'s' * (len(seeds) > 1)}"
+    detail, unit = f"{what.title}: {_case(best)}", metric.title
     ranks = number(best.row.case.get("simulate_ranks", 1)) or 1
-    unit = metric.title
     if ranks != 1 and metric.key == "samples_per_second":  # the others did not run
         value, unit = value / ranks, f"{unit} a rank"
         detail += f", one of {ranks:,.12g} ranks, the others simulated"
     detail += " (scaled down to fit)" if scaled_down(best.row) else ""
-    basis = basis if what.repeats or len(rated) > 1 else ""
     found = [Headline(digits(value), unit, detail, machine, _basis(best, basis), best)]
     return found + _ratio_headlines(group, machine)
 
@@ -150,14 +151,12 @@ def _ratio_headlines(group: Sequence[Source], machine: str) -> list[Headline]:
     for source in (one for one in ordered if one.row.implementation not in {OURS, *found}):
         first = reference_of(source, ordered)
         if first and (ratio := times_as_fast(first.row, source.row)):
-            name, precisions = (
-                source.row.implementation,
-                [s.row.case.get("precision") for s in (first, source)],
-            )
-            beside = ", {} beside its {}".format(*precisions) if all(precisions) else ""
-            detail = f"{declared(first.row.benchmark).title} {ratio_text(ratio)}{beside}: {_case(first)}"
+            name = source.row.implementation
+            one, two = (s.row.case.get("precision") for s in (first, source))
+            beside = f", {one} beside its {two}" if one and two else ""
+            detail = f"{declared(first.row.benchmark).title} {ratio}{beside}: {_case(first)}"
             text, unit = quotient_text(ratio.value), f"times as fast as {name}"
-            found[name] = Headline(text, unit, detail, machine, _basis(first, ""), first)
+            found[name] = Headline(text, unit, detail, machine, _basis(first), first)
     return list(found.values())
 
 
@@ -168,22 +167,19 @@ def _classes(source: Source) -> float:
 def _case(source: Source) -> str:
     """What a reader needs to know of a case: what the benchmark lets one sweep, and settings, where unusual."""
     fields = declared(source.row.benchmark).fields()
-    keys = [name for name, data in fields.items() if data.get("sweeps") and name != "seed"]
-    keys += ["recipe", "backbone", "num_classes", "world_size", "precision", "settings"]
-    case = {
-        key: value
-        for key, value in source.row.case.items()
-        if key in keys and (key not in _PLAIN or _PLAIN[key] != value)
-    }
-    return case_text(case)
+    keys = {name for name, data in fields.items() if data.get("sweeps") and name != "seed"}
+    keys |= {"recipe", "backbone", "num_classes", "world_size", "precision", "settings"}
+    case = source.row.case
+    return case_text(
+        case, [key for key in case if key in keys and (key not in _USUAL or _USUAL[key] != case[key])]
+    )
 
 
-def _basis(source: Source, more: str) -> str:
+def _basis(source: Source, more: str = "") -> str:
     """Versions, and of how many steps."""
     environment, steps = source.row.environment, len(source.row.samples_ms)
-    revision = re.sub(
-        r"^([0-9a-f]{9})[0-9a-f]{31}(-dirty)?.*", r"\1\2", str(environment.get("revision") or "")
-    )
+    revision = str(environment.get("revision") or "")
+    revision = re.sub(r"^([0-9a-f]{9})[0-9a-f]{31}(-dirty)?.*", r"\1\2", revision)
     named = {"PyTorch": environment.get("pytorch"), "CUDA": environment.get("cuda"), "revision": revision}
     words = [f"{name} {value}" for name, value in named.items() if value]
     words.append(f"n = {steps:,} step{'' if steps == 1 else 's'}" if steps else "n = 1 run")
@@ -194,16 +190,16 @@ def _basis(source: Source, more: str) -> str:
 
 
 def _earlier_section(
-    new: Sequence[Source], earlier: Sequence[Source], machines: Mapping[Identity, Machine]
+    groups: Sequence[_Group], earlier: Sequence[Source], machines: Mapping[Identity, Machine]
 ) -> Section:
     """Cases that were measured both times on one machine: those of two would be compared as machines."""
+    before = _groups(sorted(earlier, key=lambda source: source.age), machines)
+    old = {(benchmark, machine.name): group for benchmark, machine, group in before}
     tables = []
-    for benchmark in _benchmarks(new):
-        before = dict(_by_machine(sorted(earlier, key=lambda source: source.age), machines, benchmark))
-        for machine, group in _by_machine(new, machines, benchmark):
-            with contextlib.suppress(UserError):  # no case in common
-                found = compare_sources(before.get(machine, []), group)
-                tables.append(comparison_table(f"{benchmark}: {machine.name}", found))
+    for benchmark, machine, group in groups:
+        with contextlib.suppress(UserError):  # no case in common
+            found = compare_sources(old.get((benchmark, machine.name), []), group)
+            tables.append(comparison_table(f"{benchmark}: {machine.name}", found))
     intro = (
         f"Cases of the same machine, in {len(earlier)} earlier rows. The ratio is that of the median steps, later over "
         "earlier: below 1 is faster. Its interval is that of resampled stretches of steps, and the verdict is that of "

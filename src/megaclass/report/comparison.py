@@ -3,15 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from megaclass.errors import UserError
-from megaclass.report.compared import memory_ratio
-from megaclass.report.machines import IDENTITY
-from megaclass.report.sources import Source
-from megaclass.report.table import Cell, Column, Line, Table, printable
-from megaclass.report.tables import case_columns, number_cell
-from megaclass.report.words import changes, effort
+from megaclass.report.console import printable
+from megaclass.report.document import Cell, Column, Line, Table
+from megaclass.report.own import case_columns, memory_ratio, number_cell
+from megaclass.report.sources import IDENTITY, Source
+from megaclass.report.words import effort, key_of
 from megaclass.results.verdict import FASTER, SLOWER, UNCLEAR, Steps, Verdict, judge
 
 THRESHOLD = 0.05
@@ -40,21 +38,13 @@ class Pair:
         return threshold is not None and (self.memory_ratio or 0.0) > 1 + threshold
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """only_later: how many cases only the later measurement has."""
-
-    pairs: list[Pair]
-    only_later: int
-
-
 def compare_sources(
     earlier: Iterable[Source],
     later: Iterable[Source],
     threshold: float = THRESHOLD,
     *,
     other_machine: bool = False,
-) -> Comparison:
+) -> list[Pair]:
     """Match the cases of both and judge each, in the order of ``earlier``.
 
     threshold: the part by which a step may be longer. other_machine: rows of different machines are compared too.
@@ -62,67 +52,40 @@ def compare_sources(
     """
     before = {key: source for key, source in _last(earlier).items() if source.ok}
     after = _last(later)
-    new = [source for key, source in after.items() if source.ok and key not in before]
     pairs = []
     for key, source in before.items():
-        found = after.get(key) or _ended(source, after.values())
-        if found and not other_machine:
-            _require_same_machine(source, found)
+        found = after.get(key)
         if found is None:
-            pairs.append(Pair(source, None, None, f"{_LOST}: {_why_missing(source, new)}"))
-        elif not found.ok:
-            pairs.append(Pair(source, found, None, f"{found.row.status}: {found.row.reason}"))
-        else:
+            pairs.append(Pair(source, None, None, f"{_LOST}: not in the later rows"))
+            continue
+        if not other_machine:
+            _require_same_machine(source, found)
+        if found.ok:
             pairs.append(Pair(source, found, judge(_steps(source), _steps(found), threshold)))
+        else:
+            pairs.append(Pair(source, found, None, f"{found.row.status}: {found.row.reason}"))
     if all(pair.later is None for pair in pairs):
-        counts = f"{_counted(len(before), 'case')} earlier, {_counted(len(after), 'case')} later"
         raise UserError(
-            f"no case in common: {counts}; a case is the same where benchmark, implementation and every parameter are, "
-            f"but for how often it is measured{printable(''.join(f'; {p.reason}' for p in pairs[:1]))}"
+            f"no case in common: {_counted(len(before))} earlier, {_counted(len(after))} later; a case is the same "
+            "where benchmark, implementation and every parameter are, but for how often it is measured"
         )
-    return Comparison(pairs, len(new))
+    return pairs
 
 
 def _last(sources: Iterable[Source]) -> dict[str, Source]:
-    """By case: the last row that is ``ok``, else the last."""
-    found: dict[str, Source] = {}
+    """By case, which says nothing of how often it was measured: the last row that is ``ok``, else the last."""
+    aside, found = effort(), dict[str, Source]()
     for source in sources:
-        if source.ok or source.case_key not in found or not found[source.case_key].ok:
-            found[source.case_key] = source
+        row = source.row
+        case = {key: value for key, value in row.case.items() if key not in aside}
+        key = key_of([row.benchmark, row.implementation, case])
+        if source.ok or key not in found or not found[key].ok:
+            found[key] = source
     return found
 
 
 def _steps(source: Source) -> Steps:
     return Steps(source.row.samples_ms, source.row.data_ms, source.row.cpu_wait_percent)
-
-
-def _who(source: Source) -> tuple[str, str]:
-    return source.row.benchmark, source.row.implementation
-
-
-def _what(case: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in case.items() if key not in effort()}
-
-
-def _ended(source: Source, after: Iterable[Source]) -> Source | None:
-    """The row of the same case that failed: it lacks those parameters that only a finished measurement knows, such as
-    the version of a peer."""
-    mine = _what(source.row.case).items()
-    failed = (other for other in after if not other.ok and _who(other) == _who(source))
-    return next((other for other in failed if _what(other.row.case).items() <= mine), None)
-
-
-def _why_missing(source: Source, new: Iterable[Source]) -> str:
-    """new: what only the later measurement has. A suite fitted anew may have made another case of what was asked."""
-    case, asked = (_what(found) for found in (source.row.case, source.row.asked or source.row.case))
-    for other in (
-        other for other in new if other.row.suite == source.row.suite and _who(other) == _who(source)
-    ):
-        if (source.row.asked or other.row.asked) and _what(other.row.asked or other.row.case) == asked:
-            return (
-                f"the suite was fitted otherwise ({changes(case, _what(other.row.case)) or 'another size'})"
-            )
-    return "not in the later rows"
 
 
 def _require_same_machine(earlier: Source, later: Source) -> None:
@@ -132,21 +95,17 @@ def _require_same_machine(earlier: Source, later: Source) -> None:
             raise UserError(printable(told) + "--allow-other-machine compares them all the same")
 
 
-def comparison_table(title: str, comparison: Comparison, more_memory: float | None = None) -> Table:
+def comparison_table(title: str, pairs: Sequence[Pair], more_memory: float | None = None) -> Table:
     """A case in a line. more_memory: the part above which a case that needs more is marked."""
-    pairs = comparison.pairs
     labels, cases, remarks = case_columns([pair.later or pair.earlier for pair in pairs])
     heads = [*labels, *map(Column, ("Earlier, ms", "Later, ms", "Ratio of times", "Memory"))]
     lines = []
     for pair, case in zip(pairs, cases, strict=True):
         word = pair.word + ("; more memory" if pair.needs_more(more_memory) else "")
-        reason = pair.reason or (pair.verdict.reason if pair.verdict else "")
+        reason = pair.verdict.reason if pair.verdict else pair.reason
         busy = [note for source in (pair.earlier, pair.later) if source for note in source.busy]
         notes = tuple(dict.fromkeys(filter(None, [reason, *busy])))
-        lines.append(Line((*case, *_numbers(pair), Cell(word, notes=notes))))
-    if comparison.only_later:
-        count = _counted(comparison.only_later, "case")
-        remarks = [*remarks, f"Not compared: {count} that only the later rows have."]
+        lines.append(Line([*case, *_numbers(pair), Cell(word, notes=notes)]))
     return Table(title, [*heads, Column("Verdict", False)], lines, remarks)
 
 
@@ -167,7 +126,7 @@ def summary(pairs: Sequence[Pair], threshold: float) -> str:
     """``2 cases: 1 slower by more than 5%, 1 equal``."""
     more = f" by more than {100 * threshold:.6g}%"
     words = Counter(pair.word + more * (pair.word in (SLOWER, FASTER)) for pair in pairs)
-    return f"{_counted(len(pairs), 'case')}: {', '.join(f'{count} {word}' for word, count in words.items())}"
+    return f"{_counted(len(pairs))}: {', '.join(f'{count} {word}' for word, count in words.items())}"
 
 
 def failures(
@@ -188,5 +147,5 @@ def failures(
     )
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
+def _counted(cases: int) -> str:
+    return f"{cases} case{'s' * (cases != 1)}"

@@ -1,13 +1,93 @@
-"""What evaluations, predictions and data sets are told as on the console."""
+"""For a console: tables of any kind, and what evaluations, predictions, data sets and suites are told as."""
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.markup import escape
+from rich.table import Table as RichTable
+from rich.text import Text
 
-from megaclass.report.table import Cell, Column, Line, Table, text_table, to_rich
+from megaclass.report.document import Cell, Column, Line, Table, text_table
 from megaclass.report.words import changes
+
+_RAISED = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
+
+
+def printable(text: str) -> str:
+    """A name that comes from elsewhere, on one line and without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+@dataclass(frozen=True)
+class ConsoleTable:
+    """A table that learns the width of the console when it is shown: heads and words wrap, numbers do not, columns that
+    find no room stand in a further part below with the labels repeated, and what has to be said follows."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table, notes = self.table, self.table.notes
+        if table.title:
+            yield Text(printable(table.title), "bold")
+        heads = any(column.title for column in table.columns)
+        for places in self._parts(options.max_width):
+            made = RichTable(show_header=heads, box=None, padding=(0, 1, 0, 0))
+            narrow = sum(self._whole(place) + 1 for place in places) > options.max_width
+            for place in places:
+                column = table.columns[place]
+                made.add_column(
+                    escape(printable(column.title)),
+                    justify="right" if column.numeric else "left",
+                    width=self._least(place) if column.numeric and narrow else None,
+                    overflow="fold",
+                )
+            for line in table.lines:
+                made.add_row(*(_shown(line.cells[place], notes) for place in places))
+            yield made
+        below = [*table.remarks, *(f"{place}. {note}" for place, note in enumerate(notes, start=1))]
+        yield from (Text(printable(text), "dim") for text in below)
+
+    def _parts(self, width: int) -> Iterator[list[int]]:
+        """The places of columns that fit beside one another: labels, which lead, and as many others as find room."""
+        every = range(len(self.table.columns))
+        labels = list(itertools.takewhile(lambda place: not self.table.columns[place].numeric, every))
+        part = labels
+        for place in every[len(labels) :]:
+            if part != labels and sum(self._least(one) + 1 for one in (*part, place)) > width:
+                yield part
+                part = labels
+            part = [*part, place]
+        yield part
+
+    def _least(self, place: int) -> int:
+        """The width below which a column would break a number, or a word."""
+        column, cells = self.table.columns[place], [line.cells[place] for line in self.table.lines]
+        head = min(14, max(map(len, column.title.split()), default=1))
+        if column.numeric:
+            return max([head, *map(_length, cells)])
+        return max(head, min(30, max((len(word) for cell in cells for word in cell.text.split()), default=1)))
+
+    def _whole(self, place: int) -> int:
+        """The width in which nothing of a column wraps."""
+        cells = (_length(line.cells[place]) for line in self.table.lines)
+        return max([len(self.table.columns[place].title), *cells])
+
+
+def _length(cell: Cell) -> int:
+    return len(cell.text) + 2 * len(cell.notes)
+
+
+def _shown(cell: Cell, notes: list[str]) -> Text:
+    places = ",".join(str(notes.index(note) + 1) for note in cell.notes)
+    text = Text(printable(cell.text), "bold red" if cell.bad else "")
+    return text.append(places.translate(_RAISED), "dim")
+
+
+# -- what evaluations, predictions, data sets and suites are told as ------------------------------------
 
 
 def verification_table(metrics: Mapping[str, Any], title: str = "Verification") -> RenderableType:
@@ -29,12 +109,12 @@ def verification_table(metrics: Mapping[str, Any], title: str = "Verification") 
         ways = re.fullmatch(r"one_shot_(\d+)way", key)
         if ways and accuracy is not None:
             lines.append((f"{ways[1]}-way one-shot", _percent(accuracy)))
-    return _pairs(f"{title} ({pairs})", lines)
+    return _numbers(f"{title} ({pairs})", lines)
 
 
 def classification_table(metrics: Mapping[str, Any], title: str = "Classification") -> RenderableType:
     """The table of ``classification_metrics``."""
-    return _pairs(title, [(f"top {k}", _percent(metrics[f"top{k}"])) for k in (1, 5)])
+    return _numbers(title, [(f"top {k}", _percent(metrics[f"top{k}"])) for k in (1, 5)])
 
 
 def prediction_table(guesses: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -48,9 +128,9 @@ def prediction_table(guesses: Sequence[Mapping[str, Any]]) -> RenderableType:
     lines = []
     for guess in guesses:
         known = guess["label"] if guess["class"] is None else guess["class"]
-        words = [guess["rank"], known, *([guess["name"]] if named else []), score_text(guess)]
-        lines.append(Line(tuple(Cell(str(word)) for word in words)))
-    return to_rich(Table("", heads, lines))
+        words = [guess["rank"], known, *[guess["name"]] * named, score_text(guess)]
+        lines.append(Line([Cell(str(word)) for word in words]))
+    return ConsoleTable(Table("", heads, lines))
 
 
 def score_text(guess: Mapping[str, Any]) -> str:
@@ -63,80 +143,74 @@ def info_table(found: Mapping[str, Any]) -> RenderableType:
     spread, empty = found["images_per_class"], found["classes_without_images"]
     covered = f"0..{found['classes'] - 1:,}"
     sampled = ", drawn at random" if found["looked_at"] < found["images"] else ""
+    of_classes = "{min:,} to {max:,}, mean {mean:,.1f}, median {median:,.0f}".format(**spread)
     lines = [
         ("kind", found["kind"]),
         ("images", f"{found['images']:,}"),
         ("classes", f"{found['classes']:,}"),
-        ("class names", found["class_names"] or "none"),
-        ("index", found["index"] or ""),
+        ("class names", "yes" if found["class_names"] else "none"),
         ("bytes", f"{found['total_bytes'] / 1e6:,.1f} MB"),
-        (
-            "images a class",
-            f"{spread['min']:,} to {spread['max']:,}, mean {spread['mean']:,.1f}, median {spread['median']:,.0f}",
-        ),
+        ("images a class", of_classes),
         ("labels", "" if empty else f"{covered}, every class has images"),
         ("classes without images", f"{empty:,}: labels do not cover {covered}" if empty else ""),
         ("classes with one image", f"{found['classes_with_one_image']:,}"),
         ("headers read", f"{found['looked_at']:,} of {found['images']:,}{sampled}"),
     ]
     if found["formats"]:
-        height, width, encoded = found["height"], found["width"], found["encoded_bytes"]
-        kilobytes = (encoded[name] / 1e3 for name in ("mean", "min", "max"))
+        height, width = found["height"], found["width"]
+        mean, least, most = (found["encoded_bytes"][name] / 1e3 for name in ("mean", "min", "max"))
         lines += [
             ("formats", ", ".join(f"{name} {n:,}" for name, n in found["formats"].items())),
             ("mean size", f"{width['mean']:,.0f} x {height['mean']:,.0f} pixels (width x height)"),
             ("sizes", _sizes(found)),
-            ("encoded", "mean {:,.1f} kB, {:,.1f} to {:,.1f}".format(*kilobytes)),
+            ("encoded", f"mean {mean:,.1f} kB, {least:,.1f} to {most:,.1f}"),
         ]
     if found["damaged"]:
         lines.append(("damaged", f"{found['damaged']:,}; `megaclass data check` lists them"))
-    return to_rich(text_table(found["path"], ("", ""), [line for line in lines if line[1]]))
+    return ConsoleTable(text_table(found["path"], ("", ""), [line for line in lines if line[1]]))
+
+
+def _sizes(found: Mapping[str, Any]) -> str:
+    common, heights, widths = found["common_sizes"], found["height"], found["width"]
+    if len(common) == 1:
+        return f"all {common[0][1]} x {common[0][0]}"
+    looked_at = max(1, found["looked_at"] - found["damaged"])
+    shares = ", ".join(f"{width} x {height} ({count / looked_at:.0%})" for height, width, count in common)
+    smallest, largest = (f"{widths[end]} x {heights[end]}" for end in ("min", "max"))
+    return f"{smallest} to {largest}; commonest {shares}"
 
 
 def check_table(
-    path: str, counts: Mapping[str, int], kinds: Mapping[str, str], images: int, decoded: int
+    path: str, counts: Mapping[str, int], kinds: Mapping[str, str], images: int
 ) -> RenderableType:
     """How many findings of each of the ``kinds`` (name -> what it means) there are."""
-    lines = [("images", f"{images:,}"), ("of these decoded", f"{decoded:,}")]
+    lines = [("images", f"{images:,}")]
     lines += [(text, f"{counts[kind]:,}") for kind, text in kinds.items() if counts.get(kind)]
-    return _pairs(path, [*lines, ("result", "something was found" if any(counts.values()) else "sound")])
+    return _numbers(path, [*lines, ("result", "something was found" if any(counts.values()) else "sound")])
 
 
 def plan_tables(plan: Sequence[Any]) -> Group:
     """The cases of a suite: those to be measured, and how they were scaled down; then what is left out, by reason."""
-    measured = [
-        (
-            one.case.text,
-            changes(asked.parameters(), one.case.parameters()) if (asked := one.original_case) else "",
-        )
-        for one in plan
-        if not one.skip
-    ]
-    left_out = [((one.original_case or one.case).text, one.skip) for one in plan if one.skip]
+    measured, left_out = [], []
+    for one in plan:
+        asked = one.original_case
+        if one.skip:
+            left_out.append(((asked or one.case).text, one.skip))
+        else:
+            scaled = changes(asked.parameters(), one.case.parameters()) if asked else ""
+            measured.append((one.case.text, scaled))
     tables = (
         text_table("To be measured", ("case", "scaled down from what was published"), measured),
         text_table("Left out", ("case", "reason"), left_out),
     )
-    return Group(*(to_rich(table) for table in tables if table.lines))
+    return Group(*(ConsoleTable(table) for table in tables if table.lines))
 
 
-def _pairs(title: str, lines: Iterable[Sequence[str]]) -> RenderableType:
+def _numbers(title: str, lines: Sequence[Sequence[str]]) -> RenderableType:
     """Names, and numbers to the right."""
     table = text_table(title, ("", ""), lines)
-    return to_rich(Table(title, [Column("", False), Column("")], table.lines))
+    return ConsoleTable(Table(title, [Column("", False), Column("")], table.lines))
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
-
-
-def _sizes(found: Mapping[str, Any]) -> str:
-    looked_at = max(1, found["looked_at"] - found["damaged"])
-    common = [
-        f"{width} x {height} ({count / looked_at:.0%})" for height, width, count in found["common_sizes"]
-    ]
-    if len(common) == 1:
-        return "all " + common[0].partition(" (")[0]
-    widths, heights = found["width"], found["height"]
-    text = f"{widths['min']} x {heights['min']} to {widths['max']} x {heights['max']}"
-    return f"{text}; commonest {', '.join(common)}"

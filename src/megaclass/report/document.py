@@ -1,10 +1,72 @@
-"""The report before it is written: sections of text, tables and pictures."""
+"""What a report is before it is written: sections of text, tables and pictures. Text is plain text: escaping is the
+affair of what writes it, each in its own language."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from megaclass.report.sources import Source
-from megaclass.report.table import Table
+
+_BAD = ("oom", "timeout", "failed", "skipped", "slower", "no longer measured")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """sources: the rows that the number is from; the first is what it links to. notes: what has to be said about it.
+    value: unrounded."""
+
+    text: str = ""
+    value: float | None = None
+    sources: tuple[Source, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bad(self) -> bool:
+        """Whether it says that something went wrong."""
+        return self.text.partition(";")[0] in _BAD and bool(self.sources or self.notes)
+
+
+@dataclass(frozen=True)
+class Line:
+    """kind: ``own``, ``published`` (somebody's numbers), or ``ratio`` (of the two). Labels that an own or a ratio line
+    leaves empty are those of the published line above it."""
+
+    cells: Sequence[Cell]
+    kind: str = "own"
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """remarks: sentences about the whole table, between its title and its lines."""
+
+    title: str
+    columns: Sequence[Column]
+    lines: Sequence[Line]
+    remarks: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        assert all(len(line.cells) == len(self.columns) for line in self.lines), self.title
+
+    @property
+    def notes(self) -> list[str]:
+        """Those of all cells, each once, in order: a cell shows its notes by their places in it, from 1."""
+        return list(dict.fromkeys(note for line in self.lines for cell in line.cells for note in cell.notes))
+
+    def column(self, title: str) -> list[Cell]:
+        """The cells below a head."""
+        place = [column.title for column in self.columns].index(title)
+        return [line.cells[place] for line in self.lines]
+
+
+def text_table(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]], kind: str = "own") -> Table:
+    """A table of words alone."""
+    made = [Line([Cell(word) for word in line], kind) for line in lines]
+    return Table(title, [Column(head, False) for head in heads], made)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``megaclass report``: rows of benchmarks as a page, as Markdown and as CSV, beside published numbers."""
+"""``megaclass report`` writes a document as a page, as Markdown and as CSV."""
 
 import base64
 import csv
@@ -6,21 +6,21 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from megaclass import __version__
-from megaclass.errors import UserError, near_match
-from megaclass.report.build import build
-from megaclass.report.document import Document
+from megaclass.errors import UserError
+from megaclass.report.build import collect
+from megaclass.report.document import Cell, Document, Table
 from megaclass.report.pictures import draw, legend
-from megaclass.report.sources import Source, read_sources
-from megaclass.report.table import CSV_HEADER, markdown_text, to_csv, to_markdown
-from megaclass.results import published
+from megaclass.report.sources import Source
 
+CSV_HEADER = ("section", "table", "line", "kind", "labels", "column", "text", "value", "notes", "source")
 # By file: what its beginning has in it, so that a report of ours is known from somebody's file.
 _MARKS = {
     "report.html": '<meta name="generator" content="megaclass report">',
@@ -31,28 +31,9 @@ _LOOKED_AT = 4096  # bytes of an existing file that tell who made it
 _MOST_SAMPLES = 2000  # of a row in the page
 
 
-def collect(paths: Sequence[str], against: Sequence[str] = ()) -> Document:
-    """Read the rows and make the document: with the published reports of their suites and of ``against``, which
-    names published reports, and files or directories of earlier rows.
-
-    Raises UserError: no rows, unreadable, a newer schema, a name that is neither.
-    """
-    sources, strangers = read_sources(paths)
-    known = published.names()
-    for name in against:
-        if name not in known and not Path(name).exists():
-            raise UserError(
-                f"--against {name}: neither a published report nor a file or directory of results"
-                f"{near_match(name, known)}; published: {', '.join(known)}"
-            )
-    suites = [source.row.suite for source in sources if source.row.suite in known]
-    names = dict.fromkeys([*suites, *(name for name in against if name in known)])
-    files = [name for name in against if name not in known]
-    earlier: list[Source] = []
-    if files:
-        earlier, others = read_sources(files, first=len(sources) + 1)
-        strangers += others
-    return build(sources, [published.load(name) for name in names], earlier, strangers)
+def write_page(paths: Sequence[str], directory: Path, against: Sequence[str] = ()) -> list[Path]:
+    """The three files of rows that lie in these files and directories, see :func:`collect`."""
+    return write(collect(paths, against), directory)
 
 
 def write(document: Document, directory: Path) -> list[Path]:
@@ -64,26 +45,16 @@ def write(document: Document, directory: Path) -> list[Path]:
     writers = {"report.html": render_html, "report.md": render_markdown, "report.csv": render_csv}
     try:
         for name, render in writers.items():
-            # A row may hold half of a surrogate pair: written as a question mark.
-            _replace(directory / name, render(document, directory).encode("utf-8", errors="replace"))
+            partial = directory / f".{name}.{os.getpid()}"  # whole, or what was there stays
+            try:
+                # A row may hold half of a surrogate pair: written as a question mark.
+                partial.write_bytes(render(document, directory).encode("utf-8", errors="replace"))
+                partial.replace(directory / name)
+            finally:
+                partial.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"--output {directory}: cannot be written ({error.strerror})") from None
     return [directory / name for name in writers]
-
-
-def write_page(paths: Sequence[str], directory: Path) -> list[Path]:
-    """The three files of rows that lie in these files and directories."""
-    return write(collect(paths), directory)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write it whole, or leave what was there. A link is replaced, and not what it names."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def require_room(directory: Path) -> None:
@@ -98,6 +69,9 @@ def require_room(directory: Path) -> None:
                 )
     except OSError as error:
         raise UserError(f"--output {directory}: cannot be written ({error.strerror})") from None
+
+
+# -- HTML -----------------------------------------------------------------------------------------------
 
 
 def render_html(document: Document, directory: Path) -> str:
@@ -139,10 +113,11 @@ def _raw(source: Source) -> tuple[str, list[str]]:
             step = -(-len(value) // _MOST_SAMPLES)
             record[key] = value[::step]
             told.append(f"{key}: one of {step:,} of {len(value):,}; line {source.line} of the file has all.")
-    entries = (
-        f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()
-    )
+    entries = (f"  {json.dumps(key)}: {json.dumps(item, ensure_ascii=False)}" for key, item in record.items())
     return "{\n" + ",\n".join(entries) + "\n}", told
+
+
+# -- Markdown -------------------------------------------------------------------------------------------
 
 
 def render_markdown(document: Document, directory: Path) -> str:
@@ -154,37 +129,100 @@ def _markdown(document: Document, directory: Path) -> Iterator[str]:
     def target(source: Source) -> str:
         return f"{quote(source.file_from(directory), errors='surrogateescape')}#L{source.line}"
 
-    yield from (_MARKS["report.md"], "", f"# {markdown_text(document.title)}", "")
+    yield from (_MARKS["report.md"], "", f"# {_escaped(document.title)}", "")
     yield from (f"Made by megaclass {__version__} from raw rows.", "")
     for section in document.sections:
-        yield from (f"## {markdown_text(section.title)}", "")
+        yield from (f"## {_escaped(section.title)}", "")
         for item in section.headlines:
-            number = f"[{markdown_text(item.number)}]({target(item.source)})"
-            words = "; ".join(map(markdown_text, (item.detail, item.machine, item.basis)))
-            yield f"- **{number} {markdown_text(item.unit)}**: {words}"
+            number = f"[{_escaped(item.number)}]({target(item.source)})"
+            words = "; ".join(map(_escaped, (item.detail, item.machine, item.basis)))
+            yield f"- **{number} {_escaped(item.unit)}**: {words}"
         if section.headlines:
             yield ""
         for text in section.texts:
-            yield from (markdown_text(text), "")
+            yield from (_escaped(text), "")
         for table in section.tables:
-            yield from (*to_markdown(table, target), "")
+            yield from (*_markdown_table(table, target), "")
         for picture in section.pictures:
-            yield from (f"### {markdown_text(picture.title)}", "")
-            yield from (f"The picture is in report.html. {markdown_text(picture.alt)}", "")
+            yield from (f"### {_escaped(picture.title)}", "")
+            yield from (f"The picture is in report.html. {_escaped(picture.alt)}", "")
         if section.bullets:
-            yield from (*(f"- {markdown_text(text)}" for text in section.bullets), "")
+            yield from (*(f"- {_escaped(text)}" for text in section.bullets), "")
+
+
+def _markdown_table(table: Table, target: Callable[[Source], str]) -> Iterator[str]:
+    notes = table.notes
+    yield from (f"### {_escaped(table.title)}", "")
+    for remark in table.remarks:
+        yield from (_escaped(remark), "")
+    yield _bars(_escaped(column.title) for column in table.columns)
+    yield _bars("---:" if column.numeric else "---" for column in table.columns)
+    for line in table.lines:
+        yield _bars(_markdown_cell(cell, notes, target) for cell in line.cells)
+    if notes:
+        yield ""
+        yield from (f"{place}. {_escaped(text)}" for place, text in enumerate(notes, start=1))
+
+
+def _bars(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _markdown_cell(cell: Cell, notes: list[str], target: Callable[[Source], str]) -> str:
+    text = _escaped(cell.text)
+    if cell.sources and text:
+        first, *more = cell.sources
+        text = f"[{text}]({target(first)})"
+        text += "".join(f" [{place}]({target(source)})" for place, source in enumerate(more, start=2))
+    places = ",".join(str(notes.index(note) + 1) for note in cell.notes)
+    return text + (f"<sup>{places}</sup>" if places else "")
+
+
+def _escaped(text: str) -> str:
+    """One line in which no character means anything but itself."""
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", text)
+    return re.sub(r"^([-+#=]|\d+(?=[.)](\s|$)))", r"\\\1", text)
+
+
+# -- CSV ------------------------------------------------------------------------------------------------
 
 
 def render_csv(document: Document, directory: Path) -> str:
     """The numbers, one a line; ``source`` is FILE:LINE as seen from ``directory``, or several with spaces between."""
-
-    def where(source: Source) -> str:
-        return f"{source.file_from(directory)}:{source.line}"
-
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_HEADER)
     for section in document.sections:
         for table in section.tables:
-            writer.writerows(to_csv(section.title, table, where))
+            for entry in _csv_lines(table, directory):
+                writer.writerow([_no_formula(field) for field in (section.title, table.title, *entry)])
     return text.getvalue()
+
+
+def _csv_lines(table: Table, directory: Path) -> Iterator[tuple[str, ...]]:
+    """For each cell of a number, or, where a table has none, for each cell but the first."""
+    numeric = [place for place, column in enumerate(table.columns) if column.numeric]
+    places = numeric or list(range(1, len(table.columns)))
+    above: Sequence[Cell] = [Cell()] * len(table.columns)  # of the published line
+    for number, line in enumerate(table.lines, start=1):
+        above = line.cells if line.kind == "published" else above
+        labels = "; ".join(
+            f"{column.title} {cell.text or other.text}"
+            for place, (column, cell, other) in enumerate(zip(table.columns, line.cells, above, strict=True))
+            if place not in places and (cell.text or other.text)
+        )
+        for place in places:
+            cell = line.cells[place]
+            if cell.text:
+                value = "" if cell.value is None else repr(cell.value)
+                rows = " ".join(f"{source.file_from(directory)}:{source.line}" for source in cell.sources)
+                title, notes = table.columns[place].title, "; ".join(cell.notes)
+                yield str(number), line.kind, labels, title, cell.text, value, notes, rows
+
+
+def _no_formula(text: str) -> str:
+    """A spreadsheet takes what begins so for a formula; a number or a lone sign is none."""
+    harmless = text in ("-", "+") or re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?", text)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") and not harmless else text

@@ -9,19 +9,19 @@ from io import BytesIO
 from typing import Any
 
 from megaclass.report.document import Picture, Series
-from megaclass.report.machines import Identity, Machine
-from megaclass.report.sources import Source
+from megaclass.report.sources import Identity, Machine, Source
 from megaclass.report.words import (
     OURS,
     declared,
     effort,
+    flat,
     key_of,
     name_of,
     number,
+    per_device,
     read,
     scaled_down,
     short,
-    unfolded,
     value_text,
 )
 from megaclass.results.published import Report
@@ -87,10 +87,9 @@ def _own(
     """Of what was measured again the latest comes last."""
     what = declared(benchmark)
     metric = what.metric(what.headline)
-    found = sorted(
-        (s for s in sources if s.ok and s.row.benchmark == benchmark), key=lambda source: source.age
-    )
-    for source, case in zip(found, unfolded([source.row.case for source in found]), strict=True):
+    found = (source for source in sources if source.ok and source.row.benchmark == benchmark)
+    for source in sorted(found, key=lambda source: source.age):
+        case = flat(source.row.case)
         at, value = number(case.get(x)), read(metric, source.row) if metric else None
         simulated = x == "world_size" and case.get("simulate_ranks", 1) != 1
         if at and value and min(at, value) > 0 and not simulated:
@@ -101,9 +100,7 @@ def _own(
 
 def _published(benchmark: str, x: str, report: Report) -> Iterator[_Point]:
     for table in (table for table in report.tables if table.benchmark == benchmark):
-        for cell, column in (
-            pair for row in table.rows for pair in zip(row.cells, table.columns, strict=True)
-        ):
+        for cell, column in (pair for row in table.rows for pair in zip(row, table.columns, strict=True)):
             at, headline = number(cell.case.get(x)), column.measure == declared(benchmark).headline
             if column.kind == "value" and headline and at and cell.value:
                 owner = f"published: {report.machines[cell.machine].title}"
@@ -113,9 +110,8 @@ def _published(benchmark: str, x: str, report: Report) -> Iterator[_Point]:
 def _params(x: str, case: Mapping[str, Any]) -> dict[str, Any]:
     """What the curve is of: the case without x. Weak scaling keeps the batch of a device."""
     params = {key: value for key, value in case.items() if key not in (x, *_ASIDE, *effort())}
-    batch, devices = number(case.get("global_batch_size")), number(case.get("world_size"))
-    if x == "world_size" and batch and devices:
-        params["batch a device"] = batch / devices
+    if x == "world_size" and (batch := per_device(case)):
+        params["batch a device"] = batch
         del params["global_batch_size"]
     return params
 

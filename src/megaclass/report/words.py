@@ -1,11 +1,11 @@
 """Numbers and cases in words, and what benchmarks declare of them."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from megaclass.bench.case import Benchmark, Case, Metric
+from megaclass.bench import BENCHMARKS
+from megaclass.bench.case import SPEED, Benchmark, Case, Metric, latency
 from megaclass.results.rows import Row, setting_text
 
 OURS = "megaclass"
@@ -27,11 +27,6 @@ def digits(value: float | None) -> str:
     return f"{value:.{places}f}" if size >= 1 or not size else f"{value:.3g}"
 
 
-def quotient_text(value: float) -> str:
-    """Two digits behind the point; below 0.1 three that count."""
-    return f"{value:.2f}" if abs(value) >= 0.1 or not value else f"{value:.3g}"
-
-
 def short(count: float) -> str:
     """100000 as 100K, 1500000 as 1.5M: all its digits, fewer zeros."""
     for size, suffix in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
@@ -43,19 +38,10 @@ def short(count: float) -> str:
 # -- what benchmarks declare ----------------------------------------------------------------------------
 
 
-# What every row may have, for benchmarks that this megaclass does not know.
-_ANY = (
-    Metric("latency_p50_ms", "Median step, ms", lambda row: row.step_ms.get("p50"), "lower", "p50"),
-    Metric("samples_per_second", "Samples/s", lambda row: row.samples_per_second, "higher", "p50"),
-)
-
-
-@cache
 def declared(name: str) -> Benchmark:
-    """What the benchmark of that name says of itself."""
-    from megaclass.bench import BENCHMARKS
-
-    unknown = Benchmark(name, name, "", Case, _ANY, "samples_per_second", prepare=_not_here)
+    """What the benchmark of that name says of itself; of one that this megaclass does not know, what all have."""
+    metrics = (latency("p50", "Median step, ms"), SPEED)
+    unknown = Benchmark(name, name, "", Case, metrics, "samples_per_second", prepare=_not_here)
     return BENCHMARKS.get(name, unknown)
 
 
@@ -63,21 +49,10 @@ def _not_here(*_: Any) -> Any:
     raise NotImplementedError("a benchmark of which there are only rows")
 
 
-@cache
-def effort() -> frozenset[str]:
+def effort() -> set[str]:
     """How often and in what portions something was measured, whatever the benchmark: no other case, and no column."""
-    from megaclass.bench import BENCHMARKS
-
-    return frozenset(
-        name for one in BENCHMARKS.values() for name, data in one.fields().items() if data.get("effort")
-    )
-
-
-@cache
-def _titles() -> dict[str, str]:
-    from megaclass.bench import BENCHMARKS
-
-    return {name: title for one in BENCHMARKS.values() for name, title in one.titles().items()}
+    fields = (item for one in BENCHMARKS.values() for item in one.fields().items())
+    return {name for name, data in fields if data.get("effort")}
 
 
 def read(metric: Metric, row: Row) -> float | None:
@@ -92,7 +67,10 @@ def read(metric: Metric, row: Row) -> float | None:
 
 
 def name_of(key: str) -> str:
-    return _titles().get(key) or key.replace("_", " ")
+    """What tables call the parameter: as the last benchmark that has it says."""
+    titles = (one.titles() for one in reversed(BENCHMARKS.values()))
+    name = key if "." in key else key.replace("_", " ")  # a setting is called what a command line calls it
+    return next((found[key] for found in titles if key in found), name)
 
 
 def value_text(key: str, value: Any) -> str:
@@ -123,48 +101,41 @@ def differing(cases: Iterable[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len({key_of(case.get(key)) for case in found}) > 1]
 
 
-def unfolded(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The cases with the settings (``section.key``) in which they differ as keys of their own, by the last part of
-    their names where that is enough."""
-    settings = [found if isinstance(found := case.get("settings"), dict) else {} for case in cases]
-    differ = differing(settings)
-    last = [key.rpartition(".")[2] for key in differ]
-    taken = {key for case in cases for key in case}
-    names = {
-        key: name if last.count(name) == 1 and name not in taken else key
-        for key, name in zip(differ, last, strict=True)
-    }
-    made = []
-    for case, one in zip(cases, settings, strict=True):
-        rest = {key: value for key, value in one.items() if key not in differ}
-        told = {names[key]: one[key] for key in differ if key in one}
-        whole = {"settings": rest} if isinstance(case.get("settings"), dict) else {}
-        made.append({**case, **whole, **told})
-    return made
+def flat(case: Mapping[str, Any]) -> dict[str, Any]:
+    """The case with its settings (``section.key``) as keys of their own."""
+    settings = case.get("settings")
+    if not isinstance(settings, dict):
+        return dict(case)
+    return {key: value for key, value in case.items() if key != "settings"} | settings
 
 
 def chosen(row: Row, key: str) -> bool:
-    """Whether somebody chose that key of the row's unfolded case: a parameter that sweeps, or a setting."""
+    """Whether somebody chose that key of the row's flat case: a parameter that sweeps, or a setting."""
     return key not in row.case or bool(declared(row.benchmark).fields().get(key, {}).get("sweeps"))
+
+
+def per_device(case: Mapping[str, Any]) -> float | None:
+    """The batch of a device."""
+    batch, devices = number(case.get("global_batch_size")), number(case.get("world_size", 1))
+    return batch / devices if batch and devices else None
 
 
 def changes(asked: Mapping[str, Any], case: Mapping[str, Any]) -> str:
     """What a suite changed of the case that was asked for, to fit it to the machine; empty where nothing."""
     changed = []
-    for key, wanted in asked.items():
-        if key == "world_size" and case.get(key) != wanted and case.get("simulate_ranks") == wanted:
+    for key in (key for key, wanted in asked.items() if case.get(key) != wanted):
+        wanted, got = asked[key], case.get(key)
+        if key == "world_size" and case.get("simulate_ranks") == wanted:
             changed.append(f"1 of {wanted} simulated ranks")
-        elif key == "simulate_ranks" and case.get("world_size") != asked.get("world_size"):
-            continue
-        elif key == "world_size" and case.get(key) != wanted:
-            changed.append(f"the whole job on {case.get(key)} instead of {wanted} devices")
-        elif case.get(key) != wanted:
-            got = value_text(key, case[key]) if key in case else "left out"
-            changed.append(f"{name_of(key)} {value_text(key, wanted)} → {got}")
+        elif key == "world_size":
+            changed.append(f"the whole job on {got} instead of {wanted} devices")
+        elif key != "simulate_ranks" or case.get("world_size") == asked.get("world_size"):
+            told = value_text(key, got) if key in case else "left out"
+            changed.append(f"{name_of(key)} {value_text(key, wanted)} → {told}")
     return ", ".join(changed)
 
 
 def scaled_down(row: Row) -> bool:
     """Whether a suite changed what was measured, not only in how many steps, or that fewer devices did all of it."""
-    free = (*effort(), "threads", "world_size")
+    free = {*effort(), "threads", "world_size"}
     return any(key not in free and row.case.get(key) != value for key, value in row.asked.items())

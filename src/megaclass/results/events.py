@@ -127,36 +127,28 @@ def read_events(path: str | Path) -> list[Event]:
 
 def _lines(path: Path) -> Iterator[tuple[Event, int]]:
     """Each event and the offset in bytes at which its line ends."""
-    for number, (where, record, end) in enumerate(read_lines(path)):
-        event = _event(record, where)
-        if number == 0 and not isinstance(event, StartEvent):
-            raise UserError(f"{where}: a run begins with a start event, not {_NAMES[type(event)]}")
-        yield event, end
-
-
-def _event(record: dict[str, Any], where: str) -> Event:
-    name = record.pop("event", None)
-    kind = KINDS.get(name) if isinstance(name, str) else None
-    if kind is StartEvent:
-        check_version(record.get("schema_version"), SCHEMA_VERSION, where)
-    if kind is None:
-        raise UserError(f"{where}: not an event of a run (its kind is {name!r:.80})")
-    event: Event = build(kind, record, where, f"the {name} event")
-    return event
+    first = True
+    for where, record, end in read_lines(path):
+        name = record.pop("event", None)
+        kind = KINDS.get(name) if isinstance(name, str) else None
+        if kind is None:
+            raise UserError(f"{where}: not an event of a run (its kind is {name!r:.80})")
+        if first and kind is not StartEvent:
+            raise UserError(f"{where}: a run begins with a start event, not {name}")
+        if kind is StartEvent:
+            check_version(record.get("schema_version"), SCHEMA_VERSION, where)
+        first = False
+        yield build(kind, record, where, f"the {name} event"), end
 
 
 def _bytes_until(path: Path, step: int) -> int:
     """The length of the part of the file that a run resumed from ``step`` keeps."""
     kept = 0
     for event, end in _lines(path):
+        values = vars(event)
+        at = next((values[name] for name in ("step", "steps", "resumed_from_step") if name in values), None)
         # Events lie in order, so what follows the first later one is later too.
-        if (_step_of(event) or 0) > step:
+        if (at or 0) > step:
             break
         kept = end
     return kept
-
-
-def _step_of(event: Event) -> int | None:
-    if isinstance(event, StartEvent):
-        return event.resumed_from_step
-    return event.steps if isinstance(event, EndEvent) else event.step

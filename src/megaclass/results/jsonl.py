@@ -70,18 +70,14 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any], int]]:
     end = 0
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         end += len(line) + 1
-        yield f"{path} line {number}", parsed(line, f"{path} line {number}"), end
-
-
-def parsed(line: bytes, where: str) -> dict[str, Any]:
-    """The object of a line. UserError, naming ``where``, for anything else."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not a line of JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: not a JSON object")
-    return record
+        where = f"{path} line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not a line of JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: not a JSON object")
+        yield where, record, end
 
 
 def check_version(version: Any, newest: int, where: str) -> None:
@@ -113,12 +109,18 @@ def _fields(kind: Any) -> tuple[dict[str, Any], list[str]]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value has the annotated type; what a dict or a list holds is not looked at."""
+    """Whether a JSON value has the annotated type, and all that it holds too."""
+    if hint is Any:
+        return True
     if isinstance(hint, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, typing.get_origin(hint) or hint) and not isinstance(value, bool)
+    if not isinstance(value, typing.get_origin(hint) or hint) or isinstance(value, bool):
+        return False
+    held = typing.get_args(hint)[-1:]
+    items = value.values() if isinstance(value, dict) else value
+    return all(_fits(item, kind) for kind in held for item in items)
 
 
 def plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,37 +18,35 @@ from typing import Any
 from megaclass import __version__
 
 PACKAGES = (
-    *("numpy", "safetensors", "simplejpeg", "opencv-python-headless", "scikit-learn"),
-    *("triton", "nvidia-dali-cuda120", "onnxruntime", "onnxruntime-gpu"),
-)
+    "numpy", "safetensors", "simplejpeg", "opencv-python-headless", "scikit-learn", "triton", "nvidia-dali-cuda120",
+    "onnxruntime", "onnxruntime-gpu",
+)  # fmt: skip
 
 # What is known to change speed or results. An explicit list: other variables may hold names and secrets.
 VARIABLES = (
-    *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "MKL_NUM_THREADS"),
-    *("KMP_AFFINITY", "KMP_BLOCKTIME", "GOMP_CPU_AFFINITY", "ONEDNN_MAX_CPU_ISA"),
-    *("MALLOC_ARENA_MAX", "MALLOC_CONF", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_"),
-    *("MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"),
-    *("CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_MODULE_LOADING"),
-    *("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "NCCL_ALGO", "NCCL_PROTO"),
-    *("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE", "NCCL_NVLS_ENABLE", "PYTORCH_ALLOC_CONF"),
-    *("PYTORCH_CUDA_ALLOC_CONF", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_COMPILE_DISABLE"),
-    *("TORCH_CUDNN_V8_API_DISABLED", "TORCH_NCCL_ASYNC_ERROR_HANDLING", "TRITON_INTERPRET"),
-)
+    "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "MKL_NUM_THREADS", "KMP_AFFINITY", "KMP_BLOCKTIME",
+    "GOMP_CPU_AFFINITY", "ONEDNN_MAX_CPU_ISA", "MALLOC_ARENA_MAX", "MALLOC_CONF", "MALLOC_MMAP_MAX_",
+    "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD",
+    "CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_MODULE_LOADING",
+    "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "NCCL_ALGO", "NCCL_PROTO", "NCCL_P2P_DISABLE",
+    "NCCL_IB_DISABLE", "NCCL_NVLS_ENABLE", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_COMPILE_DISABLE", "TORCH_CUDNN_V8_API_DISABLED",
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING", "TRITON_INTERPRET",
+)  # fmt: skip
 
 # Instructions that decide how fast a processor multiplies, by their names in /proc/cpuinfo (x86, then ARM).
 CPU_FEATURES = (
-    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_fp16"),
-    *("asimdhp", "sve", "bf16", "i8mm"),
-)
+    "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "amx_fp16",
+    "asimdhp", "sve", "bf16", "i8mm",
+)  # fmt: skip
 
 
 def snapshot() -> dict[str, Any]:
     """Describe machine, software and settings as a flat dict of JSON values; never raises.
 
     Memory is in MiB (``memory_mb``, ``gpu_memory_mb``). ``cpu_threads`` are those of the machine,
-    ``cpu_threads_usable`` those that affinity and container leave to this process; ``cpu_features`` are those of
-    ``CPU_FEATURES`` that it has. Likewise ``memory_mb`` is the smaller of the machine's and the container's.
-    ``gpu_count`` counts the GPUs visible to this process;
+    ``cpu_threads_usable`` those that affinity and container leave to this process. Likewise ``memory_mb`` is the
+    smaller of the machine's and the container's. ``gpu_count`` counts the GPUs visible to this process;
     ``gpu_power_limit_w`` and ``gpu_clock_mhz``, the highest of its multiprocessors, are of the least able one.
     ``revision`` is the git commit of the source, with ``-dirty`` and a hash of the difference if the package differs
     from it, else the installed version.
@@ -60,15 +58,11 @@ def snapshot() -> dict[str, Any]:
         ),
         "memory_mb": _quiet(_memory_mb),
         **_fixed(_gpu, "gpu", "gpu_count", "gpu_memory_mb", "gpu_power_limit_w", "gpu_clock_mhz", "driver"),
-        "os": _quiet(_os_name),
+        "os": _quiet(lambda: platform.freedesktop_os_release()["PRETTY_NAME"]) or platform.platform(),
         "kernel": platform.release(),
         "python": platform.python_version(),
         **_fixed(_torch, "pytorch", "cuda", "cudnn", "nccl", "torch_threads", "torch_interop_threads"),
-        "packages": {
-            name: version
-            for name in PACKAGES
-            if (version := _quiet(functools.partial(metadata.version, name)))
-        },
+        "packages": {name: found for name in PACKAGES if (found := _quiet(metadata.version, name))},
         "revision": _quiet(_git_revision) or __version__,
         "variables": {name: _value(name) for name in VARIABLES if name in os.environ},
     }
@@ -94,10 +88,10 @@ def available_memory() -> int:
     return available
 
 
-def _quiet(probe: Callable[[], Any]) -> Any:
+def _quiet(probe: Callable[..., Any], *arguments: Any) -> Any:
     # Exception rather than a list of types: a probe reads files, libraries and drivers of any state.
     with contextlib.suppress(Exception):
-        return probe()
+        return probe(*arguments)
     return None
 
 
@@ -111,17 +105,8 @@ def _read(path: str) -> str:
 
 
 def _system() -> str:
-    with contextlib.suppress(OSError):
-        names = [_read(f"/sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name")]
-        if any(names):
-            return " ".join(filter(None, names))
-    return f"{platform.system()} {platform.machine()}"
-
-
-def _os_name() -> str:
-    with contextlib.suppress(OSError):
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    return platform.platform()
+    names = [_quiet(_read, f"/sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name")]
+    return " ".join(filter(None, names)) or f"{platform.system()} {platform.machine()}"
 
 
 @functools.cache
@@ -147,20 +132,16 @@ def _cpu_name() -> str:
 def _cpu() -> dict[str, Any]:
     import psutil
 
+    entries = _cpu_entries()
+    flags = " ".join(entries.get("flags", [])[:1] + entries.get("Features", [])[:1]).split()
     return {
         "cpu": _quiet(_cpu_name),
-        "cpu_sockets": len(set(_cpu_entries().get("physical id", []))) or None,
+        "cpu_sockets": len(set(entries.get("physical id", []))) or None,
         "cpu_cores": psutil.cpu_count(logical=False),
         "cpu_threads": psutil.cpu_count(),
         "cpu_threads_usable": usable_cores(),
-        "cpu_features": _cpu_features(),
+        "cpu_features": [name for name in CPU_FEATURES if name in flags],
     }
-
-
-def _cpu_features() -> list[str]:
-    entries = _cpu_entries()
-    flags = " ".join(entries.get("flags", [])[:1] + entries.get("Features", [])[:1]).split()
-    return [name for name in CPU_FEATURES if name in flags]
 
 
 def _memory_mb() -> int:
@@ -181,59 +162,51 @@ def _gpu() -> dict[str, Any]:
     except pynvml.NVMLError:  # no driver
         return {"gpu_count": 0}
     try:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if visible is None:
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        else:
-            handles = [
-                pynvml.nvmlDeviceGetHandleByIndex(int(name))
-                if name.strip().isdigit()
-                else pynvml.nvmlDeviceGetHandleByUUID(name.strip())
-                for name in visible.split(",")
-                if name.strip() not in ("", "-1")
-            ]
-        names = dict.fromkeys(pynvml.nvmlDeviceGetName(handle) for handle in handles)
-        memory = [pynvml.nvmlDeviceGetMemoryInfo(handle).total >> 20 for handle in handles]
+        every = ",".join(map(str, range(pynvml.nvmlDeviceGetCount())))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", every).replace(" ", "").split(",")
+        gpus = [_handle(name) for name in visible if name not in ("", "-1")]
+        limit, clock = pynvml.nvmlDeviceGetEnforcedPowerLimit, pynvml.nvmlDeviceGetMaxClockInfo
         return {
-            "gpu": ", ".join(names) or None,
-            "gpu_count": len(handles),
-            "gpu_memory_mb": min(memory, default=None),
-            "gpu_power_limit_w": _least(lambda h: pynvml.nvmlDeviceGetEnforcedPowerLimit(h) / 1000, handles),
-            "gpu_clock_mhz": _least(
-                lambda h: pynvml.nvmlDeviceGetMaxClockInfo(h, pynvml.NVML_CLOCK_SM), handles
+            "gpu": ", ".join(dict.fromkeys(map(pynvml.nvmlDeviceGetName, gpus))) or None,
+            "gpu_count": len(gpus),
+            "gpu_memory_mb": min(
+                (pynvml.nvmlDeviceGetMemoryInfo(gpu).total >> 20 for gpu in gpus), default=None
             ),
+            # None where a GPU gives no answer, as some do.
+            "gpu_power_limit_w": _quiet(lambda: min(map(limit, gpus)) / 1000),
+            "gpu_clock_mhz": _quiet(lambda: min(clock(gpu, pynvml.NVML_CLOCK_SM) for gpu in gpus)),
             "driver": pynvml.nvmlSystemGetDriverVersion(),
         }
     finally:
         pynvml.nvmlShutdown()
 
 
-def _least(probe: Callable[[Any], float], handles: Sequence[Any]) -> float | None:
-    """The smallest answer; None where a GPU gives none, as some do."""
-    return _quiet(lambda: min(map(probe, handles)))
+def _handle(name: str) -> Any:
+    """Of a GPU by its number or its UUID, which CUDA_VISIBLE_DEVICES holds."""
+    import pynvml
+
+    return (
+        pynvml.nvmlDeviceGetHandleByIndex(int(name))
+        if name.isdigit()
+        else pynvml.nvmlDeviceGetHandleByUUID(name)
+    )
 
 
 def _torch() -> dict[str, Any]:
     import torch
 
-    has_cuda = torch.version.cuda is not None
-    nccl = _quiet(torch.cuda.nccl.version) if has_cuda else None
+    cudnn = _quiet(torch.backends.cudnn.version)
+    nccl = _quiet(torch.cuda.nccl.version) if torch.version.cuda else None
     return {
         "pytorch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cudnn": _cudnn_text(_quiet(torch.backends.cudnn.version)),
+        "cudnn": f"{cudnn // 10_000}.{cudnn % 10_000 // 100}.{cudnn % 100}"
+        if cudnn
+        else None,  # 91002: 9.10.2
         "nccl": ".".join(map(str, nccl)) if nccl else None,
         "torch_threads": torch.get_num_threads(),
         "torch_interop_threads": torch.get_num_interop_threads(),
     }
-
-
-def _cudnn_text(number: int | None) -> str | None:
-    """91002 -> 9.10.2; before version 9 a digit less: 8902 -> 8.9.2."""
-    if number is None:
-        return None
-    base = 10_000 if number >= 90_000 else 1_000
-    return f"{number // base}.{number % base // 100}.{number % 100}"
 
 
 @functools.cache

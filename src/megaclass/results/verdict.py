@@ -72,8 +72,6 @@ def judge(earlier: Steps, later: Steps, threshold: float = 0.05) -> Verdict:
     give the mirrored verdict."""
     if not earlier.samples_ms or not later.samples_ms:
         return Verdict(UNCLEAR, None, "no timed steps")
-    if min(*earlier.samples_ms, *later.samples_ms) <= 0:
-        raise ValueError("steps take time: a sample is not above 0")
     if _order(later) < _order(earlier):  # the quicker one first, so that exchanged runs mirror the verdict
         found = judge(later, earlier, threshold)
         ratio = found.ratio and Ratio(1 / found.ratio.value, 1 / found.ratio.high, 1 / found.ratio.low)
@@ -115,20 +113,15 @@ def _waiting(earlier: Steps, later: Steps, threshold: float) -> str:
 
 def _undecided(earlier: Steps, later: Steps, ratio: Ratio, threshold: float) -> Verdict:
     """Not slower for certain: equal, or too little is known."""
+    if ratio.high < 1 + threshold:
+        return Verdict(EQUAL, ratio)
     runs = earlier.samples_ms, later.samples_ms
     slow = [percentile(run, _SLOW) / percentile(run, 50) for run in runs]
     quick = [percentile(run, 50) / percentile(run, _QUICK) for run in runs]
     shows = (1 + threshold) * max(slow[0] * quick[1], slow[1] * quick[0]) - 1
-    if ratio.high < 1 + threshold:
-        return Verdict(EQUAL, ratio)
-    if shows > BLINDEST:
-        return Verdict(UNCLEAR, ratio, f"only a change of {shows:.0%} would show; a quieter machine may tell")
-    if ratio.value < 1 + max(threshold, shows / 2):
-        return Verdict(EQUAL, ratio, f"a change of {shows:.0%} would show")
-    more = f"; measure {ENOUGH_STEPS} steps or more" if min(map(len, runs)) < ENOUGH_STEPS else ""
-    return Verdict(
-        UNCLEAR, ratio, f"{ratio.value - 1:+.1%}, and only a change of {shows:.0%} would show{more}"
-    )
+    equal = shows <= BLINDEST and ratio.value < 1 + max(threshold, shows / 2)
+    more = "" if min(map(len, runs)) >= ENOUGH_STEPS else f"; measure {ENOUGH_STEPS} steps or more"
+    return Verdict(EQUAL if equal else UNCLEAR, ratio, f"only a change of {shows:.0%} would show{more}")
 
 
 def _ratio(over: Sequence[float], under: Sequence[float], percent_over: float, percent_under: float) -> Ratio:

@@ -1,6 +1,6 @@
 """From a configuration to the training set, and to what loads its batches: their order, and their random changes."""
 
-import dataclasses
+import contextlib
 import fcntl
 import functools
 import inspect
@@ -16,28 +16,28 @@ import torch
 from megaclass.config import Config, Steps, steps_of
 from megaclass.data import glyphs
 from megaclass.data.augment import TrainTransform, Transform
-from megaclass.data.dali import CropTransform, DaliLoader
+from megaclass.data.dali import DaliLoader
 from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.loader import BatchSource, Loader
 from megaclass.data.open import open_dataset
 from megaclass.data.photometric import Composed, Photometric
-from megaclass.data.rotated_classes import OrientedClasses
 from megaclass.data.sampler import EpochSampler, rank_slice
 from megaclass.data.synthetic import SyntheticLoader
+from megaclass.data.views import OrientedClasses
 from megaclass.errors import UserError
 from megaclass.parallel.groups import World
 from megaclass.parallel.seeding import derive_key
 from megaclass.train import schedule
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class TrainingData:
-    """``glyph_set``: where the glyphs lie, if these are trained on; their ``test`` is no part of it."""
+    """What a rank trains on. ``glyph_set``: where the glyphs lie, if these are; their ``test`` is no part of it."""
 
-    loader: BatchSource
+    loader: BatchSource  # this rank's part of each step
     epoch_samples: int
     num_classes: int
-    class_names: list[str] | None
+    class_names: list[str] | None = None  # where the data names its classes
     steps: Steps
     glyph_set: Path | None = None
 
@@ -47,35 +47,39 @@ def training_data(config: Config, world: World, say: Callable[[str], None]) -> T
     data = config.data
     if data.source == "synthetic":
         steps = steps_of(config, data.num_samples)
-        loader: BatchSource = synthetic_loader(config, world, steps.total)
-        return TrainingData(loader, data.num_samples, data.num_classes, None, steps)
+        noise = synthetic_loader(config, world, steps.total)
+        return TrainingData(
+            loader=noise, epoch_samples=data.num_samples, num_classes=data.num_classes, steps=steps
+        )
     glyph_set = _glyph_set(config, say) if data.source == "glyphs" else None
     dataset = _training_set(config, glyph_set / "train" if glyph_set else Path(data.path))
     steps = steps_of(config, len(dataset))
-    loader = training_loader(config, world, dataset, steps.total)
-    return TrainingData(loader, len(dataset), dataset.num_classes, class_names(dataset), steps, glyph_set)
-
-
-def cache_directory() -> Path:
-    """Where data sets made by megaclass itself lie: ``$MEGACLASS_CACHE``, else the user's cache."""
-    if named := os.environ.get("MEGACLASS_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "megaclass"
+    return TrainingData(
+        loader=training_loader(config, world, dataset, steps.total),
+        epoch_samples=len(dataset),
+        num_classes=dataset.num_classes,
+        class_names=class_names(dataset),
+        steps=steps,
+        glyph_set=glyph_set,
+    )
 
 
 def _glyph_set(config: Config, say: Callable[[str], None]) -> Path:
     """Render the glyphs where they are missing: the first rank of a machine does, its others wait for it."""
     size, held_out = config.data.image_size, config.data.held_out
-    directory = Path(config.data.path or cache_directory() / f"glyphs-{size}px-{held_out}")
-    if directory.exists():
-        return glyphs.ensure(directory, image_size=size, held_out=held_out)
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        lock = directory.with_name(f".{directory.name}.lock").open("w")
-    except OSError as error:
-        raise UserError(f"data.path: {directory} cannot be made: {error.strerror}; name another") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    users = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "megaclass"
+    cache = Path(os.environ.get("MEGACLASS_CACHE") or users)
+    directory = Path(config.data.path or cache / f"glyphs-{size}px-{held_out}")
+    with contextlib.ExitStack() as held:
+        if not directory.exists():
+            try:
+                directory.parent.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context(directory.with_name(f".{directory.name}.lock").open("w"))
+            except OSError as error:
+                raise UserError(
+                    f"data.path: {directory} cannot be made: {error.strerror}; name another"
+                ) from None
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.exists():
             say(f"Rendering the glyph data set into {directory} (once, about half a minute)")
         return glyphs.ensure(directory, image_size=size, held_out=held_out)
@@ -108,16 +112,15 @@ def training_loader(config: Config, world: World, dataset: Dataset, total_steps:
 
     options: dict[str, Any] = {"workers": data.workers or torch.get_num_threads(), "on_error": data.on_error}
     if data.loader == "dali":  # what it lacks is not asked for: the check of the configuration sees to it
-        crop = _transform(CropTransform, config, data.image_size)
+        crop = _transform(TrainTransform, config, data.image_size)
         return DaliLoader(dataset, crop, indices_of_step, device=world.device, **options)
     transform = functools.cache(functools.partial(train_transform, config))
-    size_of_step = functools.partial(image_size_of_step, config, total_steps=total_steps)
     return Loader(
         dataset,
         transform(data.image_size),
         indices_of_step,
         pin_memory=world.device.type == "cuda",
-        transform_of_step=lambda step: transform(size_of_step(step)),
+        transform_of_step=lambda step: transform(schedule.image_size(data, step, total_steps)),
         **options,
     )
 
@@ -133,16 +136,8 @@ def synthetic_loader(config: Config, world: World, total_steps: int) -> Syntheti
         world_size=world.size,
         seed=config.run.seed,
         device=world.device,
-        size_of_step=functools.partial(image_size_of_step, config, total_steps=total_steps),
+        size_of_step=lambda step: schedule.image_size(data, step, total_steps),
     )
-
-
-def image_size_of_step(config: Config, step: int, total_steps: int) -> int:
-    """``data.image_size``, or on the way there."""
-    data = config.data
-    if not data.start_size:
-        return data.image_size
-    return schedule.image_size(step, total_steps, data.start_size, data.image_size, data.full_size_at)
 
 
 def train_transform(config: Config, image_size: int = 0) -> Transform:
@@ -155,5 +150,5 @@ def train_transform(config: Config, image_size: int = 0) -> Transform:
 def _transform(kind: Any, config: Config, *arguments: Any, stream: str = "augment") -> Any:
     """A transform, given the settings of ``[augment]`` by their names: those that ``kind`` knows."""
     known = inspect.signature(kind).parameters
-    settings = {key: value for key, value in dataclasses.asdict(config.augment).items() if key in known}
+    settings = {key: value for key, value in vars(config.augment).items() if key in known}
     return kind(*arguments, **settings, seed=derive_key(stream, config.run.seed))

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from megaclass.checkpoint.arcface_torch import RankFiles
-from megaclass.config import Config, Steps
+from megaclass.config import Config
 from megaclass.data.augment import EvalTransform
 from megaclass.data.feed import DeviceFeed
-from megaclass.data.loader import BatchSource
 from megaclass.data.mixup import Mixup
 from megaclass.data.open import open_dataset
 from megaclass.data.sampler import rank_slice
@@ -32,26 +31,20 @@ from megaclass.parallel.groups import Group, World
 from megaclass.train.arithmetic import Arithmetic
 from megaclass.train.average import WeightAverage
 from megaclass.train.batches import TrainingData, training_data
-from megaclass.train.compilation import capture_graphs, compile_backbone
-from megaclass.train.model import build_model, input_function
+from megaclass.train.model import build_model, capture_graphs, compile_backbone, input_function
 from megaclass.train.optimizer import build_optimizer
 
 Evaluator = Callable[[nn.Module, nn.Module], Evaluation]
 
 
 @dataclass(kw_only=True)
-class LocalParts:
+class LocalParts(TrainingData):
     """What a rank makes for itself, without a word to the others."""
 
     config: Config
     world: World
     arithmetic: Arithmetic
-    loader: BatchSource  # this rank's part of each step
     to_input: Callable[[Tensor], Tensor]
-    epoch_samples: int
-    steps: Steps
-    num_classes: int
-    class_names: list[str] | None  # where the data names its classes
     backbone: nn.Module
     compiled: str  # none, blocks or whole
     evaluator: Evaluator | None
@@ -118,33 +111,27 @@ def build_job(
     what the ranks make together. ``say`` receives lines about work that takes a while. ``head_group``: the ranks that
     share a margin head, where that is not the world.
     """
-    parts, centres = groups.together(lambda: _local_parts(config, world, say))
-    backbone, optim = parts.backbone, config.optim
+    parts = groups.together(lambda: _local_parts(config, world, say))
+    backbone, optim, lr = parts.backbone, config.optim, parts.steps.base_lr
     head = _build_head(config, parts.num_classes, int(backbone.embedding_dim), world, head_group)  # type: ignore[arg-type]
-    if centres is not None:
-        groups.together(lambda: _load_centres(head, centres))
-    by_gradient = {"backbone": backbone} | ({"head": head} if isinstance(head, LinearHead) else {})
-    optimizer = build_optimizer(
-        optim.name,
-        list(by_gradient.values()),
-        lr=parts.steps.base_lr,
-        momentum=optim.momentum,
-        weight_decay=optim.weight_decay,
-        decay_norms=optim.decay_norms,
-        trust=optim.trust,
-    )
     head_optimizer = None
+    scorer: nn.Module = head
+    by_gradient: dict[str, nn.Module] = {"backbone": backbone}
     if isinstance(head, PartialFC):
-        rate = parts.steps.base_lr * optim.head_lr_factor
-        head_optimizer = HeadSGD(head, rate, optim.momentum, optim.weight_decay)
+        if config.head.weights:
+            groups.together(lambda: _load_centres(head, Path(config.head.weights)))
+        head_optimizer = HeadSGD(head, lr * optim.head_lr_factor, optim.momentum, optim.weight_decay)
+    else:
+        by_gradient["head"] = head
+        scorer = _over_ranks(head, config, world)
     return Job(
         **vars(parts),
         feed=DeviceFeed(world.device),
         mix=Mixup(config.augment.mixup, parts.num_classes, config.run.seed),
         head=head,
-        model=_averaging_gradients(backbone, config, world),
-        scorer=head if isinstance(head, PartialFC) else _averaging_gradients(head, config, world),
-        optimizer=optimizer,
+        model=_over_ranks(backbone, config, world),
+        scorer=scorer,
+        optimizer=build_optimizer(optim, by_gradient.values(), lr),
         head_optimizer=head_optimizer,
         average=WeightAverage(by_gradient, optim.ema_decay) if optim.ema_decay else None,
         scaler=torch.amp.GradScaler(
@@ -158,37 +145,29 @@ def build_job(
 # -- by each rank for itself: no collectives ------------------------------------------------------------
 
 
-def _local_parts(
-    config: Config, world: World, say: Callable[[str], None]
-) -> tuple[LocalParts, RankFiles | None]:
-    """What a rank makes for itself, and the files of the centres that the head starts from, if any."""
+def _local_parts(config: Config, world: World, say: Callable[[str], None]) -> LocalParts:
     # The model first: its errors come at once, and to make a data set may take a while.
     backbone, arithmetic = build_model(config, world.device)
     to_input = input_function(config, arithmetic)
     _check_batch(config, world, backbone)
     data = training_data(config, world, say)
-    centres = None
-    if config.head.weights:
-        centres = _open_centres(Path(config.head.weights), data.num_classes, int(backbone.embedding_dim))  # type: ignore[arg-type]
-    compiled = compile_backbone(backbone, _compilation(config), world.device)
+    how = config.speed.compile
+    if how == "auto" and config.data.start_size:  # it would be compiled for many sizes
+        how = "none"
+    compiled = compile_backbone(backbone, how, world.device)
     if config.speed.cuda_graphs:
         arithmetic = replace(arithmetic, keeps_casts=False)
-        _capture(config, world, backbone, arithmetic, compiled)
-    parts = LocalParts(
+        capture_graphs(config, backbone, arithmetic, compiled, world.size)
+    return LocalParts(
+        **vars(data),
         config=config,
         world=world,
         arithmetic=arithmetic,
-        loader=data.loader,
         to_input=to_input,
-        epoch_samples=data.epoch_samples,
-        steps=data.steps,
-        num_classes=data.num_classes,
-        class_names=data.class_names,
         backbone=backbone,
         compiled=compiled,
         evaluator=_evaluator(config, arithmetic, to_input, data),
     )
-    return parts, centres
 
 
 def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
@@ -209,40 +188,14 @@ def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
         )
 
 
-def _open_centres(path: Path, num_classes: int, embedding_dim: int) -> RankFiles:
-    files = RankFiles(path, num_classes)
-    if files.embedding_dim != embedding_dim:
-        raise UserError(
-            f"head.weights: {path} has centres of {files.embedding_dim} columns, the backbone gives {embedding_dim}"
-        )
-    return files
-
-
-def _load_centres(head: PartialFC | LinearHead, files: RankFiles) -> None:
+def _load_centres(head: PartialFC, path: Path) -> None:
     """This rank's part of centres that arcface_torch trained, at any number of ranks."""
-    assert isinstance(head, PartialFC)
-    head.shard.centres.fill(head.class_range[0], lambda start, stop: Rows(files.centres(start, stop)))
-
-
-def _compilation(config: Config) -> str:
-    """``speed.compile``, of which ``auto`` leaves out what would be compiled for many sizes."""
-    growing = config.data.start_size > 0
-    return "none" if growing and config.speed.compile == "auto" else config.speed.compile
-
-
-def _capture(
-    config: Config, world: World, backbone: nn.Module, arithmetic: Arithmetic, compiled: str
-) -> None:
-    if world.device.type != "cuda":
-        raise UserError("speed.cuda_graphs: there are none on a CPU; leave it out")
-    if compiled == "whole":
+    files, columns = RankFiles(path, head.num_classes), head.weight.shape[1]
+    if files.embedding_dim != columns:
         raise UserError(
-            f"speed.cuda_graphs: {config.model.name} has no blocks to compile; set speed.compile to none"
+            f"head.weights: {path} has centres of {files.embedding_dim} columns, the backbone gives {columns}"
         )
-    size = config.data.image_size
-    shape = (config.data.global_batch_size // world.size, 3, size, size)
-    images = torch.zeros(shape, device=world.device).to(memory_format=arithmetic.memory_format)
-    capture_graphs(backbone, images, arithmetic)
+    head.shard.centres.fill(head.class_range[0], lambda start, stop: Rows(files.centres(start, stop)))
 
 
 def image_reader(config: Config, arithmetic: Arithmetic, to_input: Callable[[Tensor], Tensor]) -> ImageReader:
@@ -299,6 +252,6 @@ def _build_head(
     )
 
 
-def _averaging_gradients(module: nn.Module, config: Config, world: World) -> nn.Module:
-    speed = config.speed
-    return averaging(module, world.device, speed.bucket_mb, speed.gradient_compression)
+def _over_ranks(module: nn.Module, config: Config, world: World) -> nn.Module:
+    """The module, its gradients averaged over the ranks."""
+    return averaging(module, world.device, config.speed.bucket_mb, config.speed.gradient_compression)

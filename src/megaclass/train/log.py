@@ -1,8 +1,10 @@
 """What a run tells: to the person at the console, to events.jsonl, to TensorBoard."""
 
+import dataclasses
 import datetime
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +13,7 @@ from rich import progress as bars
 from rich.console import Console
 from torch import Tensor
 
-from megaclass.config import Config, differences, from_mapping, to_mapping
+from megaclass.config import Config, differences, from_mapping
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
 from megaclass.errors import UserError
@@ -36,13 +38,19 @@ class RunLog:
         is_main = groups.rank() == 0
         self.directory = directory
         self._job, self._config, self._progress = job, job.config, progress
-        self._waits = Waits()
+        self._waited_ms = [0.0, 0.0, 0.0]  # as ``wait`` takes them, since the last line
         self._told_step, self._told_s = progress.step, progress.seconds
         resumed_from = progress.step if resume else None
         changed = _changed_since_last_start(directory, job.config) if is_main and resume else []
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not is_main)
-        self._bar = _bar(self._console) if self._console.is_terminal else None
-        self._task = self._bar.add_task("training", total=job.total_steps) if self._bar else None
+        columns = (
+            bars.TextColumn("training"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeRemainingColumn(),
+        )
+        self._bar = bars.Progress(*columns, console=self._console, transient=True)
+        self._task = self._bar.add_task("", total=job.total_steps)
         self._writer = events.EventWriter(directory.events, resumed_from, enabled=is_main)
         self._tensorboard = None
         if is_main:
@@ -50,7 +58,7 @@ class RunLog:
                 self._tensorboard = _summary_writer(directory, progress.step)
             self._writer.write(
                 events.StartEvent(
-                    config=to_mapping(job.config),
+                    config=dataclasses.asdict(job.config),
                     environment=snapshot(),
                     world_size=job.world.size,
                     resumed_from_step=resumed_from,
@@ -64,12 +72,12 @@ class RunLog:
                 self._writer.write(events.WarningEvent(message=message))
 
     def __enter__(self) -> "RunLog":
-        if self._bar:
+        if self._console.is_terminal:
             self._bar.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar:
+        if self._console.is_terminal:
             self._bar.stop()
         reason = "finished" if error is None else f"{type(error).__name__}: {error}"
         end = events.EndEvent(reason=reason, steps=self._progress.step, seconds=self._progress.seconds)
@@ -81,19 +89,17 @@ class RunLog:
     def say(self, line: str) -> None:
         self._console.print(line, markup=False)
 
-    # -- training -------------------------------------------------------------------------------------
-
     def step_done(self, batch: Batch) -> None:
-        self._waits.add(batch)
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=self._progress.step)
+        spent_ms = (batch.wait_ms, batch.read_ms, batch.decode_ms)
+        self._waited_ms = [a + b for a, b in zip(self._waited_ms, spent_ms, strict=True)]
+        self._bar.update(self._task, completed=self._progress.step)
 
     def tell(self, rate: float, grad_norm: Tensor) -> None:
         """The line of the steps since the last one."""
         progress, size = self._progress, self._config.data.global_batch_size
         elapsed_s = max(progress.seconds - self._told_s, 1e-9)
         steps = progress.step - self._told_step
-        wait_percent, wait_cause = self._waits.read(elapsed_s, self._job.feed.take_wait_ms())
+        wait_percent, wait_cause = wait(self._waited_ms, self._job.feed.take_wait_ms(), elapsed_s)
         event = events.StepEvent(
             step=progress.step,
             epoch=(progress.step * size - 1) // self._job.epoch_samples,
@@ -109,10 +115,14 @@ class RunLog:
             time_s=progress.seconds,
         )
         self._writer.write(event)
-        left_s = (self._job.total_steps - progress.step) * elapsed_s / steps
-        self.say(training_line(event) + ("" if self._bar else _bar_in_words(self._job.total_steps, left_s)))
+        line = training_line(event)
+        if not self._console.is_terminal:  # what the bar would say, and when
+            total = self._job.total_steps
+            left = datetime.timedelta(seconds=round((total - progress.step) * elapsed_s / steps))
+            line += f"   Of: {total}   Left: {left}   {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+        self.say(line)
         self._plot("train", {name: getattr(event, name) for name in _PLOTTED})
-        self._told_step, self._told_s = progress.step, progress.seconds
+        self._told_step, self._told_s, self._waited_ms = progress.step, progress.seconds, [0.0, 0.0, 0.0]
 
     def evaluated(self) -> None:
         step, found = self._progress.step, self._progress.evaluation
@@ -142,30 +152,18 @@ class RunLog:
                     self._tensorboard.add_scalar(f"{group}/{name}", value, self._progress.step)
 
 
-class Waits:
-    """What the loop and the device waited for, added up until it is read.
+def wait(waited_ms: Iterable[float], copy_ms: float, elapsed_s: float) -> tuple[float, str | None]:
+    """Percent of ``elapsed_s`` spent waiting, and for most of it on what: disk, decode or copy (None: no wait).
 
-    The loop's wait is put down to the disk where the loader's threads spent more time on reading than on all the
-    rest, else to decoding.
+    ``waited_ms``: of the loop, and what the loader's threads spent on reading and on all the rest, which says why;
+    ``copy_ms``: of the device.
     """
-
-    def __init__(self) -> None:
-        self._wait_ms = self._read_ms = self._decode_ms = 0.0
-
-    def add(self, batch: Batch) -> None:
-        self._wait_ms += batch.wait_ms
-        self._read_ms += batch.read_ms
-        self._decode_ms += batch.decode_ms
-
-    def read(self, elapsed_s: float, copy_ms: float) -> tuple[float, str | None]:
-        """Percent of ``elapsed_s`` spent waiting, ``copy_ms`` of it for copies to the device, and the cause of most of
-        it (disk, decode or copy; None: there was no wait); starts anew."""
-        total_ms = self._wait_ms + copy_ms
-        cause = "disk" if self._read_ms > self._decode_ms else "decode"
-        if copy_ms > self._wait_ms:
-            cause = "copy"
-        self._wait_ms = self._read_ms = self._decode_ms = 0.0
-        return min(100.0, total_ms / 10 / elapsed_s), cause if total_ms else None
+    loop_ms, read_ms, decode_ms = waited_ms
+    if not loop_ms + copy_ms:
+        return 0.0, None
+    of_loop = "disk" if read_ms > decode_ms else "decode"
+    cause = "copy" if copy_ms > loop_ms else of_loop
+    return min(100.0, (loop_ms + copy_ms) / 10 / elapsed_s), cause
 
 
 def training_line(event: events.StepEvent) -> str:
@@ -183,22 +181,6 @@ def training_line(event: events.StepEvent) -> str:
     if event.damaged_samples:
         line += f"   Damaged: {event.damaged_samples}"
     return line
-
-
-def _bar(console: Console) -> bars.Progress:
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    return bars.Progress(*columns, console=console, transient=True)
-
-
-def _bar_in_words(total_steps: int, left_s: float) -> str:
-    """The end of a line that goes to a file: what the bar would say, and when."""
-    left = datetime.timedelta(seconds=round(left_s))
-    return f"   Of: {total_steps}   Left: {left}   {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
 
 
 def _changed_since_last_start(directory: RunDirectory, config: Config) -> list[str]:

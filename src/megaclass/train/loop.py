@@ -19,11 +19,11 @@ from megaclass.errors import UserError
 from megaclass.evaluate.evaluators import Evaluation
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
+from megaclass.parallel.seeding import derive_key
 from megaclass.results.machine import snapshot
 from megaclass.results.rundir import RunDirectory, choose
 from megaclass.train import schedule
-from megaclass.train.arithmetic import keep_freed_memory, seed_step, use_deterministic_kernels, use_threads
-from megaclass.train.compilation import uncompiled
+from megaclass.train.arithmetic import keep_freed_memory, use_deterministic_kernels, use_threads
 from megaclass.train.job import Job, build_job
 from megaclass.train.log import RunLog
 from megaclass.train.progress import Clock, Progress
@@ -43,7 +43,7 @@ class Outcome:
 def fit(job: Job, log: RunLog, progress: Progress) -> None:
     """Train from ``progress.step`` to the end, evaluating and saving on the way and at the end."""
     norms = NormBuffers(job.backbone)
-    skips = SkipCounter(progress.skipped_steps, progress.skipped_in_a_row, job.world.device)
+    skips = SkipCounter(progress, job.world.device)
     clock = Clock(job.world.device, progress.seconds)
     job.model.train()
     for batch in job.feed(job.loader.steps(progress.step, job.total_steps)):
@@ -52,16 +52,14 @@ def fit(job: Job, log: RunLog, progress: Progress) -> None:
         skips.add(outcome)
         progress.step += 1
         tells, evaluates, saves = due(job, progress.step)
-        if tells:
-            progress.damaged_samples = len(set().union(*groups.gather_objects(job.loader.damaged)))
         # On a CPU reading costs nothing; on a GPU it is a host sync, so it waits for somebody who needs it.
         if tells or evaluates or saves or job.world.device.type == "cpu":
             progress.loss = float(outcome.loss)
-            progress.skipped_steps, progress.skipped_in_a_row = skips.read()
-            stop_where_nothing_moves(progress, job.config.run.max_skipped)
+            skips.read(progress, job.config.run.max_skipped)
         progress.seconds = clock.seconds()
         log.step_done(batch)
         if tells:
+            progress.damaged_samples = len(set().union(*groups.gather_objects(job.loader.damaged)))
             log.tell(rate, outcome.grad_norm)
         if evaluates or saves:
             with clock.stopped() as progress.seconds:
@@ -85,7 +83,8 @@ def due(job: Job, step: int) -> tuple[bool, bool, bool]:
 
 def train_step(job: Job, batch: Batch, step: int, norms: "NormBuffers") -> Outcome:
     """Forward and backward over the micro-batches of one step, and the optimizers' steps."""
-    seed_step(job.config.run.seed, step, job.world.rank)
+    # Dropout becomes a function of the step, so that a resumed run needs no stored generator state.
+    torch.manual_seed(derive_key("step", job.config.run.seed, step, job.world.rank))
     norms.keep()
     parts = job.config.data.accumulation
     labels = batch.labels.to(job.world.device, non_blocking=True)
@@ -111,28 +110,6 @@ def train_step(job: Job, batch: Batch, step: int, norms: "NormBuffers") -> Outco
     return outcome
 
 
-def _step_head_before_gradients_arrive(job: Job, embeddings: Tensor, loss: Tensor) -> None:
-    """Have the head step when the backward pass that now comes is computed, while DistributedDataParallel's last
-    gradients still travel: it waits for them in a callback of its own, which comes after this one."""
-
-    def step() -> None:
-        _step_head(job, ~torch.isfinite(loss), _loss_scale(job))
-
-    queue: Any = torch.autograd.Variable._execution_engine
-    embeddings.register_hook(lambda grad: queue.queue_callback(step))
-
-
-def _loss_scale(job: Job) -> Tensor:
-    return job.scaler.scale(torch.ones((), device=job.world.device))
-
-
-def _step_head(job: Job, skipped: Tensor, loss_scale: Tensor) -> None:
-    if job.head_optimizer is not None:
-        job.head_optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-        job.head_optimizer.grad_scale = loss_scale  # type: ignore[attr-defined]
-        job.head_optimizer.step()
-
-
 def update(job: Job, loss: Tensor) -> Outcome:
     """Clip, and step both optimizers, unless the loss or the gradient is not finite: then neither moves.
 
@@ -156,23 +133,36 @@ def update(job: Job, loss: Tensor) -> Outcome:
     return Outcome(loss, grad_norm, skipped, rescaled)
 
 
+def _step_head_before_gradients_arrive(job: Job, embeddings: Tensor, loss: Tensor) -> None:
+    """Have the head step when the backward pass that now comes is computed, while DistributedDataParallel's last
+    gradients still travel: it waits for them in a callback of its own, which comes after this one."""
+
+    def step() -> None:
+        _step_head(job, ~torch.isfinite(loss), _loss_scale(job))
+
+    queue: Any = torch.autograd.Variable._execution_engine
+    embeddings.register_hook(lambda grad: queue.queue_callback(step))
+
+
+def _step_head(job: Job, skipped: Tensor, loss_scale: Tensor) -> None:
+    if job.head_optimizer is not None:
+        job.head_optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+        job.head_optimizer.grad_scale = loss_scale  # type: ignore[attr-defined]
+        job.head_optimizer.step()
+
+
+def _loss_scale(job: Job) -> Tensor:
+    return job.scaler.scale(torch.ones((), device=job.world.device))
+
+
 def set_learning_rate(job: Job, step: int) -> float:
     """Give both optimizers the rate of this step; returns the backbone's."""
-    plan, optim = job.config.schedule, job.config.optim
-    rate = job.steps.base_lr * schedule.factor(
-        plan.kind,
-        step,
-        job.total_steps,
-        job.steps.warmup,
-        power=plan.power,
-        milestones=plan.milestones,
-        gamma=plan.gamma,
-        final_factor=plan.final_factor,
-    )
+    config, steps = job.config, job.steps
+    rate = steps.base_lr * schedule.factor(config.schedule, step, steps.total, steps.warmup)
     for group in job.optimizer.param_groups:
         group["lr"] = rate
     if job.head_optimizer is not None:
-        job.head_optimizer.param_groups[0]["lr"] = rate * optim.head_lr_factor
+        job.head_optimizer.param_groups[0]["lr"] = rate * config.optim.head_lr_factor
     return rate
 
 
@@ -181,8 +171,8 @@ def evaluate(job: Job) -> Evaluation:
     assert job.evaluator is not None
     agree_on_norms(job)
     with contextlib.ExitStack() as stack:
-        if job.compiled != "none":
-            stack.enter_context(uncompiled())
+        if job.compiled != "none":  # an evaluation has other shapes, and is not worth their compilation
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         if job.average is not None:
             stack.enter_context(job.average.in_place())
         found = job.evaluator(job.backbone, job.head)
@@ -213,27 +203,22 @@ class NormBuffers:
 class SkipCounter:
     """Counts skipped steps on the device, so that nobody waits for it."""
 
-    def __init__(self, total: int, in_a_row: int, device: torch.device) -> None:
-        self._counts = torch.tensor([total, in_a_row], device=device)
+    def __init__(self, progress: Progress, device: torch.device) -> None:
+        self._counts = torch.tensor([progress.skipped_steps, progress.skipped_in_a_row], device=device)
 
     def add(self, outcome: Outcome) -> None:
         self._counts += outcome.skipped
         # Finding the loss scale takes a few skipped steps by design: they end a run no more than good ones do.
         self._counts[1] *= outcome.skipped & ~outcome.rescaled
 
-    def read(self) -> tuple[int, int]:
-        """Skipped steps since step 0, and in a row (a host sync)."""
-        total, in_a_row = self._counts.tolist()
-        return total, in_a_row
-
-
-def stop_where_nothing_moves(progress: Progress, limit: int) -> None:
-    """UserError at ``limit`` skipped steps in a row."""
-    if progress.skipped_in_a_row >= limit:
-        raise UserError(
-            f"step {progress.step}: {progress.skipped_in_a_row} steps in a row had a non-finite loss or gradient "
-            "(run.max_skipped); the last checkpoint is unharmed: lower optim.lr, or look at the data"
-        )
+    def read(self, progress: Progress, limit: int) -> None:
+        """Put the counts into ``progress`` (a host sync). UserError at ``limit`` skipped steps in a row."""
+        progress.skipped_steps, progress.skipped_in_a_row = self._counts.tolist()
+        if progress.skipped_in_a_row >= limit:
+            raise UserError(
+                f"step {progress.step}: {progress.skipped_in_a_row} steps in a row had a non-finite loss or gradient "
+                "(run.max_skipped); the last checkpoint is unharmed: lower optim.lr, or look at the data"
+            )
 
 
 # -- a whole run --------------------------------------------------------------------------------------
@@ -250,7 +235,8 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
     if config.run.deterministic:
         use_deterministic_kernels()
     # A checkpoint brings the weights: those that the run once started from may be gone.
-    job = build_job(_without_start_weights(config) if latest else config, world)
+    weightless = {part: replace(getattr(config, part), weights="") for part in ("model", "head")}
+    job = build_job(replace(config, **weightless) if latest else config, world)
     with contextlib.ExitStack() as held:
         groups.on_main_rank(lambda: held.enter_context(directory.locked()))
         progress = groups.together(lambda: restore(job, latest)) if latest else Progress()
@@ -265,10 +251,6 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
         result = _result(job, progress)
         groups.on_main_rank(lambda: directory.write_result(result))
     return directory, result
-
-
-def _without_start_weights(config: Config) -> Config:
-    return replace(config, model=replace(config.model, weights=""), head=replace(config.head, weights=""))
 
 
 def _greeting(job: Job, directory: RunDirectory, progress: Progress, threads: int) -> str:

@@ -1,6 +1,5 @@
 """From a configuration to the backbone on its device: weights, arithmetic, compilation."""
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -12,8 +11,10 @@ from torch import Tensor, nn
 
 from megaclass.checkpoint.torchfile import read_torch_file
 from megaclass.config import Config, Model
+from megaclass.data.dataset import first_line
 from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, to_model_input
 from megaclass.errors import UserError
+from megaclass.models.layers import Stage
 from megaclass.models.registry import backbone_options, build_backbone, load_backbone_weights
 from megaclass.parallel import groups
 from megaclass.parallel.seeding import derive_key
@@ -21,24 +22,29 @@ from megaclass.train.arithmetic import Arithmetic, pick_arithmetic
 
 logger = logging.getLogger(__name__)
 
+BACKEND = "inductor"
+# Blocks of one class share their code where shapes agree; a ResNet-50 has eight kinds, and images may grow.
+_RECOMPILE_LIMIT = 128
+
 
 def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithmetic]:
     """The backbone on its device, with the weights that ``run.seed`` or ``model.weights`` says, and how it computes."""
     model = config.model
-    taken, defaults = backbone_options(model.name), Model()
-    options: dict[str, Any] = {"image_size": config.data.image_size}
-    for f in dataclasses.fields(Model):
-        value = getattr(model, f.name)
-        # An option that this backbone lacks is refused only where somebody has set it.
-        if f.name not in ("name", "sync_norm", "weights") and (
-            f.name in taken or value != getattr(defaults, f.name)
-        ):
-            options[f.name] = value
+    taken, defaults = backbone_options(model.name), vars(Model())
+    # An option that this backbone lacks is refused only where somebody has set it.
+    options: dict[str, Any] = {
+        name: value
+        for name, value in vars(model).items()
+        if name not in ("name", "sync_norm", "weights") and (name in taken or value != defaults[name])
+    }
     torch.manual_seed(derive_key("weights", config.run.seed))
-    backbone = build_backbone(model.name, norm="sync" if model.sync_norm else "batch", **options)
+    norm, size = "sync" if model.sync_norm else "batch", config.data.image_size
+    backbone = build_backbone(model.name, norm=norm, image_size=size, **options)
     _check_sizes(config, backbone)
     if model.weights:
-        load_backbone_weights(backbone, read_state_dict(Path(model.weights)), model.weights)
+        if not Path(model.weights).is_file():
+            raise UserError(f"{model.weights}: no such weight file")
+        load_backbone_weights(backbone, read_torch_file(Path(model.weights)), model.weights)
     channels_last = config.precision.channels_last
     if channels_last and device.type == "cpu" and _breaks_channels_last(backbone):
         if groups.rank() == 0:
@@ -54,10 +60,8 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
 def _check_sizes(config: Config, backbone: nn.Module) -> None:
     """UserError where images of another size than the backbone's own are asked for, and it takes no other."""
     size = config.data.image_size
-    for key, value in (
-        ("data.start_size", config.data.start_size),
-        ("evaluate.image_size", config.evaluate.image_size),
-    ):
+    others = {"data.start_size": config.data.start_size, "evaluate.image_size": config.evaluate.image_size}
+    for key, value in others.items():
         if value not in (0, size) and not getattr(backbone, "takes_any_size", False):
             raise UserError(
                 f"{key}: {value}, but {config.model.name} is made for images of {size} pixels alone; "
@@ -72,13 +76,6 @@ def _breaks_channels_last(backbone: nn.Module) -> bool:
     return any(m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 16 for m in found)
 
 
-def read_state_dict(path: Path) -> Any:
-    """A PyTorch weight file, opened without running anything in it."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such weight file")
-    return read_torch_file(path)
-
-
 def input_function(config: Config, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
     """uint8 (B, S, S, 3) on any device -> normalised fp32 (B, 3, S, S) on the run's device."""
     by_imagenet = config.data.normalise == "imagenet"
@@ -90,3 +87,55 @@ def input_function(config: Config, arithmetic: Arithmetic) -> Callable[[Tensor],
         mean=IMAGENET_MEAN if by_imagenet else None,
         std=IMAGENET_STD if by_imagenet else None,
     )
+
+
+def compile_backbone(backbone: nn.Module, how: str, device: torch.device) -> str:
+    """Compile ``backbone`` in place: ``none``, ``blocks`` (regional: a block of each kind once, so training starts
+    sooner), ``whole``, or ``auto``, which is blocks on CUDA where it works. A backbone without stages has no blocks:
+    it is compiled whole, but by ``auto`` not at all. Returns what was done. Parameter names stay as they are.
+    """
+    blocks = [block for stage in backbone.modules() if isinstance(stage, Stage) for block in stage]
+    if how == "auto":
+        how = "blocks" if blocks and device.type == "cuda" and _compiles_on(device) else "none"
+    elif how == "blocks" and not blocks:
+        how = "whole"
+    if how != "none":
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
+        for part in blocks if how == "blocks" else [backbone]:
+            part.compile(backend=BACKEND, dynamic=False)
+    return how
+
+
+def _compiles_on(device: torch.device) -> bool:
+    """Whether a small function compiles and computes there."""
+    try:
+        values = torch.arange(64.0, device=device)
+        doubled = torch.compile(lambda x: torch.relu(x) * 2, backend=BACKEND)(values)
+        return bool(torch.equal(doubled, 2 * values))
+    except Exception as error:  # no Triton, no compiler, an unknown GPU, ...
+        logger.warning("speed.compile is off: torch.compile fails here (%s)", first_line(error))
+        return False
+
+
+def capture_graphs(
+    config: Config, backbone: nn.Module, arithmetic: Arithmetic, compiled: str, ranks: int
+) -> None:
+    """Make the training passes of ``backbone`` on CUDA one graph each, replayed for images of the configured shape.
+
+    Evaluation goes on without. Warm-up passes leave no trace in the running statistics.
+    """
+    if arithmetic.device.type != "cuda":
+        raise UserError("speed.cuda_graphs: there are none on a CPU; leave it out")
+    if compiled == "whole":
+        raise UserError(
+            f"speed.cuda_graphs: {config.model.name} has no blocks to compile; set speed.compile to none"
+        )
+    size = config.data.image_size
+    shape = (config.data.global_batch_size // ranks, 3, size, size)
+    images = torch.zeros(shape, device=arithmetic.device).to(memory_format=arithmetic.memory_format)
+    kept = [buffer.clone() for buffer in backbone.buffers()]
+    backbone.train()
+    with arithmetic.active(), arithmetic.autocast():
+        torch.cuda.make_graphed_callables(backbone, (images,))
+    for buffer, value in zip(backbone.buffers(), kept, strict=True):
+        buffer.copy_(value)

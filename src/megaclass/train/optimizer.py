@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megaclass.errors import lookup
+from megaclass.config import Optim
 
 
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float, decay_norms: bool) -> list[dict]:
@@ -22,30 +22,16 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float, decay_no
     return [group for group in groups if group["params"]]
 
 
-# Fused: one kernel for all parameters, and a step that is skipped on the device where found_inf says so.
-OPTIMIZERS = {
-    "sgd": lambda groups, lr, momentum, trust: torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True),
-    "lars": lambda groups, lr, momentum, trust: Lars(groups, lr=lr, momentum=momentum, trust=trust),
-    "adamw": lambda groups, lr, momentum, trust: torch.optim.AdamW(
-        groups, lr=lr, betas=(momentum, 0.999), fused=True
-    ),
-}
-
-
-def build_optimizer(
-    name: str,
-    modules: Iterable[nn.Module],
-    *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    decay_norms: bool,
-    trust: float = 0.001,
-) -> torch.optim.Optimizer:
-    """``sgd``, ``lars`` or ``adamw`` over the modules' trainable parameters. ``trust`` belongs to ``lars``."""
-    groups = parameter_groups(modules, weight_decay, decay_norms)
-    optimizer: torch.optim.Optimizer = lookup(OPTIMIZERS, name, "optimizer")(groups, lr, momentum, trust)
-    if name == "sgd" and momentum:
+def build_optimizer(optim: Optim, modules: Iterable[nn.Module], lr: float) -> torch.optim.Optimizer:
+    """``optim.name`` over the modules' trainable parameters: a step of it that ``found_inf`` marks changes nothing."""
+    groups = parameter_groups(modules, optim.weight_decay, optim.decay_norms)
+    if optim.name == "lars":
+        return Lars(groups, lr, optim.momentum, optim.trust)
+    # Fused: one kernel for all parameters, and a step that is skipped on the device where found_inf says so.
+    if optim.name == "adamw":
+        return torch.optim.AdamW(groups, lr, (optim.momentum, 0.999), fused=True)
+    optimizer = torch.optim.SGD(groups, lr, optim.momentum, fused=True)
+    if optim.momentum:
         # Fused SGD makes its momentum in the first step, and leaves it uninitialised where found_inf skips it.
         for parameter in (p for group in groups for p in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -60,18 +46,16 @@ class Lars(torch.optim.Optimizer):
     MLPerf's reference. A step with ``found_inf`` above 0 changes nothing; nothing waits for the host.
     """
 
-    found_inf: Tensor
+    found_inf: Tensor  # set before each step
 
-    def __init__(self, params: Any, lr: float, momentum: float = 0.9, trust: float = 0.001) -> None:
+    def __init__(self, params: Any, lr: float, momentum: float, trust: float) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "trust": trust})
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        if closure is not None:
-            raise ValueError("Lars takes no closure")
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if weights:
@@ -90,12 +74,7 @@ class Lars(torch.optim.Optimizer):
                 move.mul_(torch.where((w_norm == 0) | (g_norm == 0), 1.0, rate))
         moves = torch._foreach_mul(moves, group["lr"])
         torch._foreach_add_(moves, momenta, alpha=group["momentum"])
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is None:
-            torch._foreach_copy_(momenta, moves)
-            torch._foreach_sub_(weights, moves)
-            return
-        skipped = found_inf > 0
+        skipped = self.found_inf > 0
         for weight, momentum, move in zip(weights, momenta, moves, strict=True):
             momentum.copy_(torch.where(skipped, momentum, move))
             weight.sub_(torch.where(skipped, torch.zeros_like(move), move))

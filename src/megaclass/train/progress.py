@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -28,44 +28,29 @@ class Progress:
     best_score: float | None = None  # of all evaluations
     best_step: int = -1
 
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return asdict(self)
-
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Progress":
-        """ValueError for what :meth:`state` never gives: the file may come from anywhere."""
+        """What ``asdict`` gave. ValueError or TypeError for anything else: the file may come from anywhere."""
         found = state["evaluation"]
         progress = cls(**state | {"evaluation": Evaluation(**found) if found else None})
-        counts = (
-            progress.step,
-            progress.skipped_steps,
-            progress.skipped_in_a_row,
-            progress.damaged_samples,
-        )
-        if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
-            raise ValueError(f"its progress counts are {counts}")
-        for seconds in (progress.seconds, progress.evaluation_seconds):
-            if not (isinstance(seconds, float) and 0 <= seconds < 1e12):
-                raise ValueError(f"its training time is {seconds!r}")
         if "best_score" not in state and progress.evaluation is not None:  # of a version that did not keep it
             progress.best_score, progress.best_step = progress.evaluation.score, progress.evaluated_at
-        for number in (progress.loss, progress.best_score):
-            if number is not None and not isinstance(number, float):
-                raise ValueError(f"its loss or best score is {number!r}")
-        if type(progress.best_step) is not int:
-            raise ValueError(f"its best step is {progress.best_step!r}")
+        for f in fields(cls):
+            value = getattr(progress, f.name)
+            lowest = -1 if f.name in ("evaluated_at", "best_step") else 0
+            if (
+                (f.type is int and not (type(value) is int and lowest <= value < 1 << 62))
+                or (f.type is float and not (type(value) is float and 0 <= value < 1e12))
+                or (f.type == float | None and not isinstance(value, float | None))
+            ):
+                raise ValueError(f"its {f.name} is {value!r}")
         return progress
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Note what was just found of the model as it is."""
         self.evaluation, self.evaluated_at = evaluation, self.step
-        score = evaluation.score
-        if (
-            score is not None
-            and math.isfinite(score)
-            and (self.best_score is None or score > self.best_score)
-        ):
+        score = -math.inf if evaluation.score is None else evaluation.score
+        if math.isfinite(score) and (self.best_score is None or score > self.best_score):
             self.best_score, self.best_step = score, self.step
 
     @property

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from megaclass import checkpoint
 from megaclass.checkpoint import Checkpoint, Sharded
+from megaclass.data.dataset import first_line
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.storage import Rows
@@ -28,16 +30,16 @@ def save(job: Job, progress: Progress, root: Path) -> Path:
         "backbone": job.backbone.state_dict(),
         "optimizer": job.optimizer.state_dict(),
         "scaler": job.scaler.state_dict(),
-        "progress": progress.state(),
+        "progress": asdict(progress),
     }
     if job.average is not None:
         state["ema"] = job.average.state_dict()
     sharded: dict[str, Sharded] = {}
-    if job.head_optimizer is not None:
-        assert isinstance(job.head, PartialFC)
+    if isinstance(job.head, PartialFC):
+        assert job.head_optimizer is not None
         job.head_optimizer.catch_up()
         state["head_steps"] = job.head.shard.steps
-        sharded = {name: Sharded(rows, start, job.num_classes) for name, rows, start in _head_rows(job)}
+        sharded = {name: Sharded(rows, start, job.num_classes) for name, rows, start in _head_rows(job.head)}
     else:
         state["head"] = job.head.state_dict()
     return checkpoint.save(
@@ -62,51 +64,46 @@ def agree_on_norms(job: Job) -> None:
 def restore(job: Job, path: Path) -> Progress:
     """Put a checkpoint, written at any number of ranks, into the job."""
     stored = checkpoint.load(path, identity=job.identity)
+    state = stored.state
     try:
-        job.backbone.load_state_dict(stored.state["backbone"])
-        restore_optimizer(job.optimizer, stored.state["optimizer"])
-        if job.scaler.is_enabled() and stored.state["scaler"]:
-            job.scaler.load_state_dict(stored.state["scaler"])
-        if job.head_optimizer is not None:
-            _restore_head(job, stored)
+        job.backbone.load_state_dict(state["backbone"])
+        restore_optimizer(job.optimizer, state["optimizer"])
+        if job.scaler.is_enabled() and state["scaler"]:
+            job.scaler.load_state_dict(state["scaler"])
+        if isinstance(job.head, PartialFC):
+            assert job.head_optimizer is not None
+            _restore_head(job.head, stored)
+            job.head_optimizer.restored(state["head_steps"])
         else:
-            job.head.load_state_dict(stored.state["head"])
-        if job.average is not None:
-            if "ema" in stored.state:
-                job.average.load_state_dict(stored.state["ema"])
-            else:
-                logger.warning(
-                    "optim.ema_decay: the run had no average until now, it starts at step %d", stored.step
-                )
-                job.average.restart()
-        elif "ema" in stored.state:
-            logger.warning(
-                "optim.ema_decay 0: the average of the run so far is dropped, and its best score was that one's"
-            )
-        return Progress.from_state(stored.state["progress"])
+            job.head.load_state_dict(state["head"])
+        if job.average is not None and "ema" in state:
+            job.average.load_state_dict(state["ema"])
+        elif job.average is not None:
+            logger.warning("optim.ema_decay: the average starts at step %d, the run had none", stored.step)
+            job.average.restart()
+        elif "ema" in state:
+            logger.warning("optim.ema_decay: the average is dropped; the best score so far was that one's")
+        return Progress.from_state(state["progress"])
+    except UserError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{path}: not a checkpoint of this run's model ({reason}); use the configuration it was made with"
+            f"{path}: not a checkpoint of this run's model ({first_line(error)}); use the configuration it was made "
+            "with"
         ) from None
 
 
-def _restore_head(job: Job, stored: Checkpoint) -> None:
-    head = job.head
-    assert job.head_optimizer is not None and isinstance(head, PartialFC)
+def _restore_head(head: PartialFC, stored: Checkpoint) -> None:
     steps = stored.state["head_steps"]
     if type(steps) is not int or not 0 <= steps < 1 << 62:
         raise ValueError(f"head_steps is {steps!r}")
     start, stop = head.class_range
     with torch.no_grad():
-        for name, table in _head_tables(job).items():
+        for name, table in _head_tables(head).items():
             if name == "momentum" and "head/momentum" not in stored.sharded:  # row-wise storage kept none
                 table.data.zero_()
             else:
                 _restore_rows(stored, f"head/{name}", start, stop, table)
-    job.head_optimizer.restored(steps)
 
 
 def _restore_rows(stored: Checkpoint, name: str, start: int, stop: int, table: Rows) -> None:
@@ -127,21 +124,17 @@ def stored_rows(stored: Checkpoint, name: str, start: int, stop: int) -> Rows:
     return Rows(stored.rows(name, start, stop), scale_N)
 
 
-def _head_tables(job: Job) -> dict[str, Rows]:
-    head = job.head
-    assert isinstance(head, PartialFC)
+def _head_tables(head: PartialFC) -> dict[str, Rows]:
     tables = {"weight": head.shard.centres}
     if head.shard.momentum is not None:
         tables["momentum"] = head.shard.momentum
     return tables
 
 
-def _head_rows(job: Job) -> Iterator[tuple[str, Tensor, int]]:
+def _head_rows(head: PartialFC) -> Iterator[tuple[str, Tensor, int]]:
     """This rank's part of the centres and their momentum: its shard, or its share of one that others hold as well."""
-    head = job.head
-    assert isinstance(head, PartialFC)
     first_class, replicas = head.class_range[0], head.grouping.across
-    for name, table in _head_tables(job).items():
+    for name, table in _head_tables(head).items():
         start, stop = replicas.share(len(table))
         part = table[start:stop]
         yield f"head/{name}", part.data, first_class + start

@@ -9,10 +9,23 @@ step for step; its warm-up is one step later, after a very first step at the ful
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
-KINDS = ("constant", "polynomial", "cosine", "multistep")
+from megaclass.config import Data, Schedule
+
+
+def factor(plan: Schedule, step: int, total_steps: int, warmup_steps: int = 0) -> float:
+    """The factor of the base learning rate at an optimizer step."""
+    # The share of the steps after the warm-up that is done: 0 during the warm-up, 1 after the end.
+    share = min(1.0, max(0, step - warmup_steps) / max(1, total_steps - warmup_steps))
+    if plan.kind == "polynomial":  # arcface_torch's, with power 1
+        decay = plan.final_factor + (1.0 - plan.final_factor) * (1.0 - share) ** plan.power
+    elif plan.kind == "cosine":  # half a wave (SGDR, arXiv:1608.03983, section 3, one period)
+        decay = plan.final_factor + (1.0 - plan.final_factor) * 0.5 * (1.0 + math.cos(math.pi * share))
+    elif plan.kind == "multistep":  # milestones are rounded, because 0.7 * 10 is a little more than 7
+        decay = plan.gamma ** sum(step >= round(milestone * total_steps) for milestone in plan.milestones)
+    else:
+        decay = 1.0
+    return warmup_factor(step, warmup_steps) * decay
 
 
 def warmup_factor(step: int, warmup_steps: int) -> float:
@@ -20,64 +33,17 @@ def warmup_factor(step: int, warmup_steps: int) -> float:
     return min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else 1.0
 
 
-def progress(step: int, total_steps: int, warmup_steps: int) -> float:
-    """The share of the steps after the warm-up that is done: 0 during the warm-up, 1 after the end."""
-    return min(1.0, max(0, step - warmup_steps) / max(1, total_steps - warmup_steps))
-
-
-def polynomial(share: float, power: float = 1.0, final_factor: float = 0.0) -> float:
-    """``(1 - share)^power``, scaled to end at ``final_factor``; arcface_torch trains with power 1."""
-    return final_factor + (1.0 - final_factor) * (1.0 - share) ** power
-
-
-def cosine(share: float, final_factor: float = 0.0) -> float:
-    """Half a cosine wave from 1 to ``final_factor`` (SGDR, arXiv:1608.03983, section 3, one period)."""
-    return final_factor + (1.0 - final_factor) * 0.5 * (1.0 + math.cos(math.pi * share))
-
-
-def multistep(step: int, total_steps: int, milestones: Sequence[float], gamma: float = 0.1) -> float:
-    """``gamma`` to the number of milestones reached: fractions of the whole run, warm-up included."""
-    # Rounded, because 0.7 * 10 is a little more than 7.
-    return gamma ** sum(step >= round(milestone * total_steps) for milestone in milestones)
-
-
-def factor(
-    kind: str,
-    step: int,
-    total_steps: int,
-    warmup_steps: int = 0,
-    *,
-    power: float = 1.0,
-    milestones: Sequence[float] = (),
-    gamma: float = 0.1,
-    final_factor: float = 0.0,
-) -> float:
-    """The factor of the base learning rate at an optimizer step.
-
-    kind: one of :data:`KINDS`. ``power`` belongs to polynomial, ``milestones`` and ``gamma`` to multistep,
-    ``final_factor`` to polynomial and cosine.
-    """
-    assert step >= 0 and 0 <= warmup_steps <= total_steps, "the configuration's limits see to it"
-    share = progress(step, total_steps, warmup_steps)
-    decays: dict[str, Any] = {
-        "constant": lambda: 1.0,
-        "polynomial": lambda: polynomial(share, power, final_factor),
-        "cosine": lambda: cosine(share, final_factor),
-        "multistep": lambda: multistep(step, total_steps, milestones, gamma),
-    }
-    return warmup_factor(step, warmup_steps) * decays[kind]()
-
-
 _SIZE_STRIDE = 16  # few sizes: whatever is tuned or compiled for a size is so once for each
 
 
-def image_size(step: int, total_steps: int, start: int, full: int, full_at: float) -> int:
-    """Progressive resizing: from ``start`` pixels at step 0 in strides of 16 to ``full`` at ``full_at`` of the run.
+def image_size(data: Data, step: int, total_steps: int) -> int:
+    """Progressive resizing: from ``start_size`` pixels to ``image_size`` at ``full_size_at``, in strides of 16.
 
     Howard 2018, "Training Imagenet in 3 hours for USD 25" (fast.ai); Touvron et al. 2019, arXiv:1906.06423, section 3,
     on why the last images are the largest.
     """
-    share = step / (full_at * total_steps) if full_at else 1.0
-    if share >= 1.0:
-        return full
-    return min(full, start + int((full - start) * share / _SIZE_STRIDE) * _SIZE_STRIDE)
+    growing_steps = data.full_size_at * total_steps
+    if not data.start_size or step >= growing_steps:
+        return data.image_size
+    grown = (data.image_size - data.start_size) * (step / growing_steps)
+    return data.start_size + int(grown / _SIZE_STRIDE) * _SIZE_STRIDE

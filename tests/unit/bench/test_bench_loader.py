@@ -19,7 +19,7 @@ from megaclass.cli import main
 from megaclass.data import feed
 from megaclass.data import loader as data_loader
 from megaclass.data.open import open_dataset
-from megaclass.report import console_tables
+from megaclass.report.own import console_tables
 from megaclass.results.rows import read_rows
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -186,7 +186,7 @@ def test_dali_delivers_what_we_do(tmp_path, workload, source):
     differences_NN = np.array([[differs(a, b) for b in ours_NSSC] for a in theirs_NSSC.astype(float)])
     same_N = differences_NN.argmin(1)
     assert sorted(same_N.tolist()) == [*range(12)]  # each once an epoch
-    assert differences_NN.min(1).max() < (15 if case.evaluates else 3)
+    assert differences_NN.min(1).max() < (15 if case.work.evaluates else 3)
     assert labels_N.tolist() == batch.labels[same_N].tolist()
 
 

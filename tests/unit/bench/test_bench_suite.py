@@ -17,7 +17,7 @@ from megaclass.cli import main
 from megaclass.cli.bench import options_of_suite
 from megaclass.errors import UserError
 from megaclass.results import published
-from megaclass.results.published import Cell, Column, Report, Table, TableRow
+from megaclass.results.published import Cell, Column, Report, Table
 from megaclass.results.published import Machine as PublishedMachine
 from megaclass.results.rows import read_rows
 
@@ -181,13 +181,13 @@ def small_report(name):
     """Training on 8 devices, and inferences, of a network of a few layers."""
     shared = {"recipe": "glyphs", "image_size": 16}
     columns = [
-        Column("GPUs", "label", "", "", False),
-        Column("Throughput", "value", "samples_per_second", "img/s", False),
+        Column("GPUs", "label"),
+        Column("Throughput", "value", "samples_per_second", "img/s"),
     ]
 
     def table(kind, cases):
-        label = Cell("1", None, False, {}, None, "big")
-        rows = [TableRow("big", [label, Cell("100", 100.0, False, case, None, "big")]) for case in cases]
+        label = Cell("1", None, {}, None, "big")
+        rows = [[label, Cell("100", 100.0, case, None, "big")] for case in cases]
         return Table(kind, kind, kind, columns, rows)
 
     train = [shared | {"world_size": 8, "global_batch_size": 64, "num_classes": 50, "precision": "fp32"}]

@@ -10,7 +10,6 @@ from megaclass.bench.arguments import counts, names, numbers
 from megaclass.bench.case import fields_of, flags_of
 from megaclass.cli import main
 from megaclass.errors import UserError
-from megaclass.report import words
 from megaclass.results.rows import read_rows
 
 TOY = '''
@@ -65,8 +64,6 @@ def test_a_benchmark_in_one_file_is_on_the_command_line_in_rows_and_on_the_page(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setitem(BENCHMARKS, "toy", __import__("toy_benchmark").BENCHMARK)
-    for kept in (words.declared, words.effort, words._titles):  # of the benchmarks that there were
-        kept.cache_clear()
     path = tmp_path / "rows.jsonl"
     assert main(["bench", "--help"]) == 0 and "how fast numbers are summed" in capsys.readouterr().out
     assert main(["bench", "toy", "--numbers", "0"]) == 2 and "--numbers: 0" in capsys.readouterr().err

@@ -166,8 +166,8 @@ def test_ctrl_c_and_the_same_command_again_goes_on(monkeypatch, tmp_path, capfd)
     assert "interrupted" in said and "rows.jsonl" in said and "the same command goes on" in said
     (first,) = read_rows(tmp_path / "rows.jsonl")
     monkeypatch.setattr(sweep_module, "run_case", rows_of)
-    monkeypatch.setattr("megaclass.report.console_tables", lambda rows: "")  # these rows have no numbers
-    monkeypatch.setattr("megaclass.report.comparisons", lambda rows: [])
+    monkeypatch.setattr("megaclass.report.own.console_tables", lambda rows: "")  # these rows have no numbers
+    monkeypatch.setattr("megaclass.report.own.comparisons", lambda rows: [])
     assert main(words) == 0
     again, second = read_rows(tmp_path / "rows.jsonl")
     assert again == first and second.case["sample_rate"] == 0.5

@@ -28,9 +28,7 @@ def learning_rate(config, epoch: float, samples: int) -> float:
     """Of the step that begins after so many epochs, as the loop sets it."""
     plan, steps = config.schedule, steps_of(config, samples)
     step = round(epoch * samples / config.data.global_batch_size)
-    return steps.base_lr * schedule.factor(
-        plan.kind, step, steps.total, steps.warmup, power=plan.power, final_factor=plan.final_factor
-    )
+    return steps.base_lr * schedule.factor(plan, step, steps.total, steps.warmup)
 
 
 def at_batch(config, size: int):

@@ -15,8 +15,8 @@ from megaclass.data.decode import decode
 from megaclass.data.loader import Loader, eval_batches, to_model_input
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.writer import RecordWriter
-from megaclass.data.rotated_classes import OrientedClasses
 from megaclass.data.sampler import EpochSampler
+from megaclass.data.views import OrientedClasses
 from megaclass.errors import UserError
 
 SIZE = 24
@@ -25,14 +25,14 @@ SIZE = 24
 class InMemory:
     """A Dataset of noise images; those in ``damaged`` end early, those in ``unreadable`` fail to be read."""
 
-    def __init__(self, count=50, num_classes=10, damaged=(), unreadable=(), labels=None):
+    def __init__(self, count=50, num_classes=10, damaged=(), unreadable=()):
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
         self._encoded = [simplejpeg.encode_jpeg(image, quality=90) for image in images]
         for index in damaged:
             self._encoded[index] = self._encoded[index][:200]
         self._unreadable = set(unreadable)
-        self._labels = np.arange(count) % num_classes if labels is None else np.array(labels)
+        self._labels = np.arange(count) % num_classes
         self.num_classes = num_classes
 
     def __len__(self):
@@ -181,15 +181,6 @@ def test_a_transform_that_gives_up_names_the_record(error):
     with pytest.raises(UserError, match=r"memory record 0: an image of 24 x 24 pixels .*to 8 x 8") as caught:
         next(Loader(InMemory(), GivesUp(8), in_order(1)).steps(0, 1))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("on_error", ["fail", "skip"])
-@pytest.mark.parametrize("label", [-1, 10])
-def test_a_label_outside_the_classes_is_always_an_error(on_error, label):
-    dataset = InMemory(labels=[0, 1, 2, label, 4, 5])
-    loader = Loader(dataset, EvalTransform(SIZE), in_order(6), on_error=on_error)
-    with pytest.raises(UserError, match=rf"memory record 3: the label {label} is outside 0\.\.9"):
-        next(loader.steps(0, 1))
 
 
 def test_leaving_early_ends_the_threads():

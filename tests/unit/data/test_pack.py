@@ -1,5 +1,6 @@
-"""Packing: what comes out of folders and .npz files, and what is said about those that cannot be packed."""
+"""Packing: what comes out of folders and .npz files, what becomes of images, and what cannot be packed."""
 
+import io
 import struct
 import zipfile
 from pathlib import Path
@@ -8,18 +9,17 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
+from megaclass.data.decode import decode
 from megaclass.data.pack import pack
+from megaclass.data.pack.encode import Encoding, to_jpeg
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 
 
-def grey(value: int, height: int = 12, width: int = 10) -> np.ndarray:
-    return np.full((height, width), value, np.uint8)
-
-
-def decode(encoded: bytes) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_ANYCOLOR)
+def grey(value: int) -> np.ndarray:
+    return np.full((12, 10), value, np.uint8)
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def archive(tmp_path):
 def rows(output: Path) -> list[tuple[int, int]]:
     """(row, label) of each record of a packed ``archive``."""
     dataset = RecordDataset(output)
-    return [(round(decode(s.encoded).mean() / 20), s.label) for s in map(dataset.read, range(len(dataset)))]
+    samples = [dataset.read(i) for i in range(len(dataset))]
+    return [(round(decode(s.encoded, "").mean() / 20), s.label) for s in samples]
 
 
 def test_arrays_come_grouped_and_renumbered(tmp_path, archive):
@@ -52,12 +53,8 @@ def test_arrays_come_grouped_and_renumbered(tmp_path, archive):
     assert (tmp_path / "out/property").read_text() == "3,12,10\n"
     assert steps == [(i, 6) for i in range(1, 7)]
     rec = tmp_path / "out/train.rec"
-    assert (summary.path, summary.images, summary.classes, summary.rec_bytes) == (
-        rec,
-        6,
-        3,
-        rec.stat().st_size,
-    )
+    assert (summary.path, summary.images, summary.classes) == (rec, 6, 3)
+    assert summary.rec_bytes == rec.stat().st_size
     assert len((tmp_path / "out/train.idx").read_text().splitlines()) == 1 + 6 + 3
 
 
@@ -84,45 +81,160 @@ def test_packed_bits_are_unpacked_and_inverted(tmp_path):
         pack(tmp_path / "b.npz", output, unpack_bits=(11, 9), quality=100, invert=invert)
         dataset = RecordDataset(output)
         for i in range(3):
-            assert ((decode(dataset.read(i).encoded) > 127) == (bits[i] != invert)).all()
-            header = simplejpeg.decode_jpeg_header(dataset.read(i).encoded)
-            assert header[:3] == (11, 9, "Gray")
+            encoded = dataset.read(i).encoded
+            assert ((decode(encoded, "")[:, :, 0] > 127) == (bits[i] != invert)).all()
+            assert simplejpeg.decode_jpeg_header(encoded)[:3] == (11, 9, "Gray")
 
 
-def test_images_are_resized_by_area(tmp_path):
+def test_images_are_resized_by_area_to_squares(tmp_path):
     checkers = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((4, 4))).astype(np.uint8) * 200
     colours = np.stack([checkers, np.zeros_like(checkers), 255 - checkers], axis=-1)
-    np.savez(tmp_path / "c.npz", images=colours[None], labels=[0])
-    for size in (8, 4, 64):
-        pack(tmp_path / "c.npz", tmp_path / str(size), image_size=size, quality=100)
-        image = decode(RecordDataset(tmp_path / str(size)).read(0).encoded)[:, :, ::-1]  # BGR
-        assert image.shape == (size, size, 3)
-        wanted = colours.reshape(size, 32 // size, size, 32 // size, 3).mean((1, 3)) if size < 64 else colours
+    for size in (8, 64):
+        packed, found = to_jpeg(colours, "here", Encoding(image_size=size, quality=100))
+        image = decode(packed, "")
+        assert image.shape == (size, size, 3) and found == (size, size)
+        wanted = colours.reshape(8, 4, 8, 4, 3).mean((1, 3)) if size == 8 else colours
         assert np.abs(image.mean((0, 1)) - wanted.mean((0, 1))).max() < 2
-        if size < 64:
-            assert np.abs(image - wanted).max() < 12
-        assert (tmp_path / str(size) / "property").read_text() == f"1,{size},{size}\n"
+        assert size == 64 or np.abs(image - wanted).max() < 12
 
 
-def write_image(path: Path, image: np.ndarray) -> bytes:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image)
-    return path.read_bytes()
+RNG = np.random.default_rng(0)
+SMOOTH = cv2.resize(RNG.integers(0, 255, (4, 5, 3), np.uint8), (50, 40), interpolation=cv2.INTER_CUBIC)
+GREY = np.ascontiguousarray(SMOOTH[:, :, 0])
 
 
-def test_folders_keep_the_bytes_of_jpegs(tmp_path):
-    first = write_image(tmp_path / "in/a/1.jpg", grey(10))
-    write_image(tmp_path / "in/b/2.png", np.dstack([grey(255), grey(0), grey(0)]))
-    third = write_image(tmp_path / "in/c/3.jpg", grey(30))
-    (tmp_path / "in/c/3.jpg").rename(tmp_path / "in/c/3.png")  # the content counts, not the name
-    (tmp_path / "in/bare").mkdir()
-    summary = pack(tmp_path / "in", tmp_path / "out")
-    dataset = RecordDataset(tmp_path / "out")
-    assert (dataset.read(0).encoded, dataset.read(2).encoded) == (first, third)
-    blue = decode(dataset.read(1).encoded)
-    assert blue.shape == (12, 10, 3) and np.abs(blue.mean((0, 1)) - (255, 0, 0)).max() < 3
-    assert summary.classes == 3 and dataset.labels().tolist() == [0, 1, 2]
-    assert (tmp_path / "out/classes.txt").read_text() == "a\nb\nc\n"
+def saved(image: Image.Image, fmt: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, fmt, **options)
+    return file.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees to view"
+    return saved(Image.fromarray(SMOOTH), "JPEG", quality=95, exif=exif)
+
+
+KINDS = {
+    "jpeg": simplejpeg.encode_jpeg(SMOOTH, 95),
+    "grey jpeg": simplejpeg.encode_jpeg(GREY[:, :, None], 95, "GRAY", "Gray"),
+    "cmyk jpeg": saved(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG", quality=95),
+    "turned jpeg": turned(),
+    "png": saved(Image.fromarray(SMOOTH), "PNG"),
+    "grey png": saved(Image.fromarray(GREY), "PNG"),
+    "transparent png": saved(Image.fromarray(np.dstack([SMOOTH, GREY])), "PNG"),
+    "16 bit png": cv2.imencode(".png", GREY.astype(np.uint16) * 256 + 77)[1].tobytes(),
+    "webp": saved(Image.fromarray(SMOOTH), "WEBP", lossless=True),
+    "bmp": saved(Image.fromarray(SMOOTH), "BMP"),
+    "gif": saved(Image.fromarray(GREY), "GIF"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_a_jpeg_of_its_size_keeps_its_bytes_and_others_show_what_they_showed(kind):
+    encoded = KINDS[kind]
+    shown = decode(encoded, kind)
+    for encoding in (Encoding(quality=98), Encoding(shorter_side=40), Encoding(shorter_side=99)):
+        packed, size = to_jpeg(encoded, kind, encoding)
+        assert size == (40, 50) == simplejpeg.decode_jpeg_header(packed)[:2]
+        assert (packed == encoded) == kind.endswith("jpeg")
+        assert np.abs(decode(packed, kind).astype(int) - shown).mean() < 3
+    packed, size = to_jpeg(encoded, kind, Encoding(shorter_side=20, quality=98))
+    assert size == (20, 25)
+    by_area = shown.reshape(20, 2, 25, 2, 3).mean((1, 3))
+    assert np.abs(decode(packed, kind) - by_area).mean() < 3
+    one_channel = simplejpeg.decode_jpeg_header(packed)[2] == "Gray"
+    assert one_channel == (kind.startswith(("grey", "16 bit")) or kind == "gif")
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [
+        ((375, 500), (256, 341)),  # 341.3: cut, as torchvision's Resize has it
+        ((500, 333), (384, 256)),
+        ((256, 900), (256, 900)),
+        ((100, 90), (100, 90)),
+    ],
+)
+def test_the_shorter_side_shrinks_and_never_grows(size, wanted):
+    packed, packed_size = to_jpeg(np.zeros((*size, 3), np.uint8), "here", Encoding(shorter_side=256))
+    assert packed_size == wanted == simplejpeg.decode_jpeg_header(packed)[:2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of 10 images, all different, of several kinds and sizes."""
+    kinds = list(KINDS.values())
+    for number in range(30):
+        path = tmp_path / f"in/{'abc'[number % 3]}/{number:02d}.jpg"  # the content counts, not the name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(kinds[number % len(kinds)])
+    return tmp_path / "in"
+
+
+def packed(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in output.iterdir()}
+
+
+def test_any_number_of_threads_writes_the_same_bytes(tmp_path, folder):
+    (folder / "b/13.jpg").write_bytes(b"damaged")
+    for workers in (1, 2, 7, 0):
+        pack(folder, tmp_path / str(workers), shorter_side=20, on_error="skip", workers=workers)
+        assert packed(tmp_path / str(workers)) == packed(tmp_path / "1")
+
+
+DAMAGED = {
+    "a/00.jpg": (KINDS["jpeg"][: len(KINDS["jpeg"]) // 2], "damaged image"),
+    "b/01.jpg": (b"", "is an empty file"),
+    "c/02.jpg": (b"no image", "not a JPEG, PNG"),
+}
+
+
+def test_damaged_images_end_the_work_by_name_or_are_left_out_and_listed(tmp_path, folder):
+    pack(folder, tmp_path / "whole", image_size=16)
+    for name, (content, message) in DAMAGED.items():
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        with pytest.raises(
+            UserError, match=rf"{name}.*{message}.*; .*, or leave such images out \(--on-error skip\)$"
+        ) as caught:
+            pack(folder, tmp_path / "out", image_size=16)
+        assert "\n" not in str(caught.value) and list((tmp_path / "out").iterdir()) == []
+        (folder / name).write_bytes(before)
+    for name, (content, _) in DAMAGED.items():
+        (folder / name).write_bytes(content)
+    summary = pack(folder, tmp_path / "out", image_size=16, on_error="skip")
+    assert (summary.images, summary.classes, len(summary.skipped)) == (27, 3, 3)
+    lines = (tmp_path / "out/skipped.txt").read_text().splitlines()
+    assert lines == list(summary.skipped)
+    for line, (name, (_, message)) in zip(lines, DAMAGED.items(), strict=True):
+        assert name in line and message in line
+    dataset, whole = RecordDataset(tmp_path / "out"), RecordDataset(tmp_path / "whole")
+    kept = [i for i in range(30) if i not in (0, 10, 20)]  # the first of each class
+    assert [dataset.read(i) for i in range(27)] == [whole.read(i) for i in kept]
+
+
+def test_a_class_whose_images_are_all_left_out_keeps_its_number(tmp_path, folder):
+    for path in (folder / "c").iterdir():
+        path.write_bytes(b"damaged")
+    summary = pack(folder, tmp_path / "out", on_error="skip")
+    assert summary.images == 20 and RecordDataset(tmp_path / "out").classes == ["a", "b", "c"]
+    for path in folder.glob("*/*"):
+        path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"none of the 30 images can be packed; .*a/00\.jpg"):
+        pack(folder, tmp_path / "none", on_error="skip")
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_a_list_of_skipped_images_is_not_overwritten(tmp_path, folder):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/skipped.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"skipped\.txt exists and is not overwritten"):
+        pack(folder, tmp_path / "out")
+    assert packed(tmp_path / "out") == {"skipped.txt": b"precious"}
+
+
+# -- archives that cannot be packed --
 
 
 GOOD = {"images": np.zeros((4, 6, 6), np.uint8), "label": np.arange(4)}
@@ -131,17 +243,16 @@ GOOD = {"images": np.zeros((4, 6, 6), np.uint8), "label": np.arange(4)}
 @pytest.mark.parametrize(
     ("arrays", "options", "message"),
     [
-        ({"images": GOOD["images"]}, {}, "no array label or labels, only images"),
-        ({"label": GOOD["label"]}, {}, "no array images, only label"),
-        ({"label": GOOD["label"], "bits": np.zeros((4, 5), np.uint8)}, {}, "give unpack_bits"),
+        ({"images": GOOD["images"]}, {}, r"needs arrays images .* and label, but holds images"),
+        ({"label": GOOD["label"]}, {}, "and label, but holds label"),
+        ({"label": GOOD["label"], "bits": np.zeros((4, 5), np.uint8)}, {}, "bits, with unpack_bits"),
         ({**GOOD, "label": np.arange(3)}, {}, r"as many as labels \(3\)"),
         ({**GOOD, "label": np.arange(4.0)}, {}, "labels must be integers"),
         ({**GOOD, "images": np.zeros((4, 6, 6))}, {}, "images must be uint8"),
-        ({"images": np.zeros((0, 6, 6), np.uint8), "label": np.arange(0)}, {}, "images must be uint8"),
         ({**GOOD, "classes": np.array(["a", "b"])}, {}, "labels go from 0 to 3, but classes names 2"),
         ({**GOOD, "images": np.array([None] * 4)}, {}, "cannot be read as .npz"),
         (GOOD, {"where": "lable=1"}, "did you mean 'label'"),
-        (GOOD, {"where": "label"}, "must be name=value"),
+        (GOOD, {"where": "label"}, "no row of .* has label"),
         (GOOD, {"where": "label=one"}, "no row of .* has label=one"),
         (GOOD, {"unpack_bits": (6, 6)}, r"images must be uint8 \(N, 5\), which is 6 x 6 bits"),
         (GOOD, {"unpack_bits": (0, 6)}, "which is 0 x 6 bits"),
@@ -161,30 +272,24 @@ def npy(shape, dtype="|u1", data=b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
 
 
-LABELS = npy((4,), "<i8", bytes(32))
+IMAGES, LABELS = npy((4, 6, 6), "|u1", bytes(144)), npy((4,), "<i8", struct.pack("<4q", *range(4)))
 
 
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"images.npy": npy((4, 1 << 28, 1 << 30)), "labels.npy": LABELS}, "images: "),
-        ({"images.npy": npy((4, 6, 6)), "labels.npy": LABELS}, "images: "),
-        ({"images.npy": npy((4, 6, 6), "|O"), "labels.npy": LABELS}, "images: Object arrays"),
-        ({"images.npy": npy((4, 6, 6), "|u1", bytes(144)), "labels.npy": b"no array"}, "labels: "),
-        (
-            {"images.npy": npy((4, 6, 6), "|u1", bytes(144)), "labels": b"no array"},
-            "no array label or labels",
-        ),
-        (
-            {"images.npy": npy((4, 6, 6), "|u1", bytes(144)), "labels.npy": LABELS, "classes.npy": b"none"},
-            "classes: ",
-        ),
+        ({"images.npy": npy((4, 1 << 28, 1 << 30)), "labels.npy": LABELS}, "cannot be read as .npz"),
+        ({"images.npy": npy((4, 6, 6)), "labels.npy": LABELS}, "cannot be read as .npz"),
+        ({"images.npy": npy((4, 6, 6), "|O"), "labels.npy": LABELS}, "Object arrays"),
+        ({"images.npy": IMAGES, "labels.npy": b"no array"}, "labels must be integers"),
+        ({"images.npy": IMAGES, "labels": b"no array"}, "labels must be integers"),
+        ({"images.npy": IMAGES, "labels.npy": LABELS, "classes.npy": b"none"}, "classes names 1"),
     ],
 )
 def test_hostile_archives_say_so(tmp_path, members, message):
     with zipfile.ZipFile(tmp_path / "in.npz", "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    with pytest.raises(UserError, match=rf"in\.npz .*{message}") as caught:
+    with pytest.raises(UserError, match=rf"in\.npz.*{message}") as caught:
         pack(tmp_path / "in.npz", tmp_path / "out")
     assert "\n" not in str(caught.value)

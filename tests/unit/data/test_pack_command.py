@@ -116,7 +116,7 @@ def test_a_flat_folder_is_told_of_labels_and_packed_with_them(folder, capsys):
     words = ["data", "pack", "in/a", "out"]
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert "its images lie in no class directories; put" in error and "--labels FILE" in error
+    assert "there are no class directories" in error and "--labels FILE" in error
     (folder / "labels.txt").write_text("cat\ndog\n" * 6)
     assert main([*words, "--labels", "labels.txt"]) == 0
     dataset = RecordDataset(folder / "out")

@@ -73,14 +73,10 @@ def test_drawn_pairs_are_the_same_in_every_form(tmp_path, faces, capsys):
         assert folder.read(int(one)).encoded == found.read(first).encoded
         assert folder.read(int(other)).encoded == found.read(second).encoded
         assert same == (folder.labels()[int(one)] == folder.labels()[int(other)])
-    # A list turned into another form gives what was drawn in that form.
+    # The images of a list are those that were drawn.
     for source, output in ((names, "again.bin"), (numbers, "once_more.bin")):
         said(capsys, "data", "pairs", faces, "--from", source, "--output", tmp_path / output)
         assert (tmp_path / output).read_bytes() == packed.read_bytes()
-    said(capsys, "data", "pairs", faces, "--from", names, "--numbered", "--output", tmp_path / "again.txt")
-    assert (tmp_path / "again.txt").read_text() == numbers.read_text()
-    said(capsys, "data", "pairs", faces, "--from", numbers, "--output", tmp_path / "named.txt")
-    assert (tmp_path / "named.txt").read_text() == names.read_text()
 
 
 def test_every_form_is_evaluated_to_the_last_digit_alike(tmp_path, faces, capsys):
@@ -91,7 +87,7 @@ def test_every_form_is_evaluated_to_the_last_digit_alike(tmp_path, faces, capsys
     records = tmp_path / "packed"
     said(capsys, "data", "pairs", faces, "--pairs", 120, "--output", names)
     said(capsys, "data", "pack", faces, records)
-    said(capsys, "data", "pairs", faces, "--from", names, "--numbered", "--output", numbers)
+    said(capsys, "data", "pairs", faces, "--pairs", 120, "--numbered", "--output", numbers)
     said(capsys, "data", "pairs", zipped(faces), "--from", names, "--output", packed)
     found = metrics_of(tmp_path, capsys, recipe, packed)
     assert found["pairs"] == 120 and 0.5 < found["pair_accuracy"] < 1
@@ -110,12 +106,10 @@ def test_every_form_is_evaluated_to_the_last_digit_alike(tmp_path, faces, capsys
         ([], "--output: '' is no .bin (pairs and images) and no .txt (pairs)"),
         (["--output", "x.npz"], "--output: 'x.npz' is no .bin"),
         (["--output", "faces/Person_0/Person_0_0001.jpg"], "exists; name another file"),
-        (["--output", "x.bin", "--numbered"], "--numbered goes with a .txt"),
         (["--output", "x.bin", "--pairs", "3"], "3 pairs cannot fill 10 folds"),
         (["--output", "x.bin", "--folds", "1"], "6000 pairs cannot fill 1 folds"),
         (["--output", "x.bin", "--seed", "-1"], "--seed: -1 is below 0"),
-        (["--output", "x.bin", "--from", "names.txt", "--seed", "1"], "--seed is for drawn pairs"),
-        (["--output", "x.txt", "--from", "names.txt"], "--from is a list of names already; add --numbered"),
+        (["--output", "x.txt", "--from", "names.txt"], "--from: it is a list already"),
         (["--output", "x.bin", "--from", "absent.txt"], "absent.txt: cannot be read"),
     ],
 )

@@ -6,7 +6,6 @@ from megaclass.config import from_mapping
 from megaclass.data.augment import TrainTransform
 from megaclass.data.decode import Decoded
 from megaclass.data.photometric import Composed, Photometric
-from megaclass.errors import UserError
 from megaclass.train.batches import train_transform
 
 SIZE = 32
@@ -68,21 +67,6 @@ def test_the_strengths_are_those_of_arcface_torch_unless_told():
     assert plan_NK[:, 0].min() == pytest.approx(0.5, abs=1e-3)
     assert plan_NK[:, 0].max() == pytest.approx(0.8, abs=1e-3)
     np.testing.assert_allclose(np.bincount(plan_NK[:, 1].astype(int)), [0, 10_000, 10_000], atol=300)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"blur_probability": 1.5}, "probabilities"),
-        ({"blur_radius": 0}, "blur_radius: 0"),
-        ({"brightness": (1.2, 0.8)}, r"brightness: \[1.2, 0.8\] is no range"),
-        ({"low_resolution": (0.0, 0.5)}, "low_resolution"),
-        ({"saturation": (1.0,)}, "saturation"),
-    ],
-)
-def test_options_out_of_range_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        Photometric(**options)
 
 
 # --- what is done -------------------------------------------------------------------------------------

@@ -191,8 +191,8 @@ def test_damage_is_named_and_leaves_the_others_readable(tmp_path, damaged, reaso
             read()
         assert reason in str(caught.value) and "\n" not in str(caught.value)
     assert dataset.read(2) == (b"image", 1)
-    (tmp_path / "property").unlink()
-    with pytest.raises(UserError, match=r"record 1 .*state 'classes,height,width' in .*property"):
+    (tmp_path / "property").unlink()  # without it, every label is needed to count the classes
+    with pytest.raises(UserError, match=r"record 1 .*is damaged"):
         RecordDataset(tmp_path)
 
 
@@ -237,15 +237,18 @@ def test_a_record_of_very_many_parts_takes_no_more_memory_than_the_file():
     ("change", "message"),
     [
         (lambda d: (d / "train.rec").unlink(), "holds no train.rec"),
-        (lambda d: (d / "train.rec").write_bytes(b""), "train.rec has 0 bytes"),
+        (
+            lambda d: (d / "train.rec").write_bytes(b""),
+            "is damaged: byte 0 cannot start a record in a file of 0 bytes",
+        ),
         (lambda d: (d / "train.idx").write_text(""), "train.idx lists no records"),
         (lambda d: (d / "train.idx").write_text("0\t0\n1\n"), "key<TAB>offset"),
         (lambda d: (d / "train.idx").write_text("0\t0\n1\t40\n"), "states 3 images and 2 identities"),
         (lambda d: (d / "train.idx").write_text("9\t1000\n"), "record 9 .offset 1000. is damaged"),
         (lambda d: (d / "property").write_text("two,8,8"), "property must be one line"),
         (lambda d: (d / "property").write_text("9" * 5000 + ",8,8"), "property must be one line"),
-        (lambda d: (d / "property").write_text("16777217,8,8"), "property states 16,777,217 classes, but"),
-        (lambda d: (d / "property").mkdir(), "property cannot be read: Is a directory"),
+        (lambda d: (d / "property").write_text("16777217,8,8"), "with 1 to 16,777,216 classes; mend it"),
+        (lambda d: (d / "property").mkdir(), "property must be one line"),
         (lambda d: [(d / "train.idx").unlink(), (d / "train.idx").mkdir()], "train.idx cannot be read: Is a"),
     ],
 )
@@ -257,11 +260,10 @@ def test_a_set_that_cannot_be_used_says_why(tmp_path, change, message):
 
 
 def test_paths_and_options_are_checked(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        RecordDataset(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"is no \.rec file"):
-        RecordDataset(tmp_path / "notes.txt")
+    for name in ("nowhere", "notes.txt"):
+        with pytest.raises(UserError, match=r"is no \.rec file"):
+            RecordDataset(tmp_path / name)
     (tmp_path / "text.rec").write_text("this is no record file, but a text")
     with pytest.raises(UserError, match="not a RecordIO file"):
         RecordDataset(tmp_path / "text.rec")
@@ -321,8 +323,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_whole_and_the_next_one_replac
     finally:
         other.kill()
         other.communicate()
-    left = sorted(path.name for path in (tmp_path / "set").iterdir())
-    assert left == [".train.idx.part", ".train.rec.part"]
+    assert [path.name for path in (tmp_path / "set").iterdir()] == [".train.part"]
     with pytest.raises(UserError, match="no sub-directories"):
         open_dataset(tmp_path / "set")
     with RecordWriter(tmp_path / "set") as writer:

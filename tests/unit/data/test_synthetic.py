@@ -33,6 +33,6 @@ def test_all_ranks_together_have_the_same_labels_at_any_world_size():
 
 
 def test_images_are_noise_and_taken_in_turns():
-    images = [batch.images for batch in SyntheticLoader(10, 32, 4, pool=2).steps(0, 3)]
+    images = [batch.images for batch in SyntheticLoader(10, 32, 4).steps(0, 3)]
     assert images[0].data_ptr() == images[2].data_ptr() != images[1].data_ptr()
     assert images[0].float().mean() == pytest.approx(127.5, abs=2)

@@ -40,10 +40,8 @@ def test_what_is_told_of_a_set(mixed):
     assert found["formats"] == {"JPEG": 2, "PNG": 1, "WebP": 1}
     assert found["common_sizes"] == [(10, 20, 3), (40, 30, 1)]
     assert found["height"] == spread(10, 10, 17.5, 40) and found["width"] == spread(20, 20, 22.5, 30)
-    assert found["encoded_bytes"]["min"] == len(encode(40, 30, ".webp"))
-    assert (found["class_names"], found["index"]) == ("classes.txt", "train.idx")
-    sizes = sum((mixed / name).stat().st_size for name in ("train.rec", "train.idx"))
-    assert found["total_bytes"] == sizes
+    assert found["encoded_bytes"]["min"] == len(b"no image") and found["class_names"]
+    assert found["total_bytes"] == sum(len(dataset.read(index).encoded) for index in range(5))
 
 
 def test_large_sets_are_sampled(tmp_path):
@@ -64,11 +62,9 @@ def test_an_image_folder_and_several_sets(tmp_path, mixed):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(12, 12))
     found, _ = info(tmp_path / "folder")
-    assert (found["kind"], found["class_names"], found["index"]) == ("image folder", "directories", "")
-    assert found["total_bytes"] == 3 * len(encode(12, 12)) == 3 * found["encoded_bytes"]["mean"]
+    assert found["kind"] == "image folder" and found["total_bytes"] == 3 * len(encode(12, 12))
     both, _ = info(f"{mixed}:{tmp_path}/folder")
     assert (both["kind"], both["images"], both["classes"]) == ("record set + image folder", 8, 6)
-    assert both["class_names"] == "classes.txt and directories" and both["index"] == "train.idx"
     assert both["total_bytes"] == info(mixed)[0]["total_bytes"] + found["total_bytes"]
 
 

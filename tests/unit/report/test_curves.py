@@ -6,10 +6,9 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from made_rows import lost, row
-from megaclass import report
 from megaclass.errors import UserError
 from megaclass.report.console import classification_table, verification_table
-from megaclass.report.curves import draw_run, seed_curves
+from megaclass.report.curves import draw_run, draw_seeds, seed_curves
 from megaclass.results.events import EvaluationEvent, EventWriter, StartEvent, StepEvent
 
 METRICS = {
@@ -146,6 +145,6 @@ def test_the_curves_of_seeds_are_the_metric_where_all_evaluated_it_several_times
     assert of == "top1" and [*curves[0]] == [1, 2] and [*curves[1]] == [1, 2, 3]
     assert seed_curves(runs, "top1")[1] == "loss"
     rows = [row("stability", {"seed": s, "metric": "top1", "recipe": "tiny"}, 1.0) for s in range(3)]
-    (path,) = report.draw_seeds(tmp_path, rows)
+    (path,) = draw_seeds(tmp_path, rows)
     assert imread(path).shape[:2] == (500, 900) and path.name == "curves.png"
-    assert report.draw_seeds(tmp_path, [lost("stability", {}, "failed", "x")]) == []
+    assert draw_seeds(tmp_path, [lost("stability", {}, "failed", "x")]) == []

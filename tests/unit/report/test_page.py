@@ -18,10 +18,9 @@ import megaclass
 from made_rows import INFER, LAPTOP, PHOTOGRAPHS, SERVER, every_row, lost, row, write_rows
 from megaclass.cli import main
 from megaclass.errors import UserError
-from megaclass.report.machines import identity, machines_of
-from megaclass.report.page import collect, render_csv, render_html, render_markdown, write
-from megaclass.report.sources import read_sources
-from megaclass.report.table import CSV_HEADER
+from megaclass.report.build import collect
+from megaclass.report.page import CSV_HEADER, render_csv, render_html, render_markdown, write
+from megaclass.report.sources import identity, machines_of, read_sources
 from megaclass.results import published
 from page_documents import document_of
 
@@ -134,6 +133,14 @@ def test_the_committed_suites_render_as_they_are_committed(suite):
     assert found[0] == found[1] != [], "make it again: megaclass report DIR"
 
 
+def test_every_committed_file_of_rows_is_read_and_every_row_shown():
+    files = sorted(RESULTS.rglob("*.jsonl"))
+    document = collect([str(path) for path in files])
+    assert len(files) > 10 and {source.path for source in document.sources} == {*files}
+    shown = {s for table in document.tables() for line in table.lines for c in line.cells for s in c.sources}
+    assert shown == {*document.sources}
+
+
 # -- Markdown and CSV -----------------------------------------------------------------------------------
 
 
@@ -191,19 +198,14 @@ def test_a_spreadsheet_finds_no_formula(tmp_path):
 # -- which rows -----------------------------------------------------------------------------------------
 
 
-def test_a_directory_gives_all_its_rows_with_their_lines_and_names_other_files(tmp_path):
+def test_a_directory_gives_all_its_rows_with_their_lines_and_each_file_once(tmp_path):
     write_rows(tmp_path / "b.jsonl", [ONE, ONE])
     write_rows(tmp_path / "a.jsonl", [ONE])
-    (tmp_path / "events.jsonl").write_text('{"event": "step"}\n')
     (tmp_path / "folder.jsonl").mkdir()
     os.mkfifo(tmp_path / "pipe.jsonl")
-    sources, strangers = read_sources([tmp_path, tmp_path / "a.jsonl"])
+    sources = read_sources([tmp_path, tmp_path / "a.jsonl"])
     found = [(s.path.name, s.line, s.number) for s in sources]
     assert found == [("a.jsonl", 1, 1), ("b.jsonl", 1, 2), ("b.jsonl", 2, 3)]
-    assert [path.name for path in strangers] == ["events.jsonl"]
-    assert any("events.jsonl" in text for text in collect([str(tmp_path)]).sections[0].texts)
-    with pytest.raises(UserError, match="neither a file nor a directory"):  # it would be waited for
-        read_sources([tmp_path / "pipe.jsonl"])
 
 
 def _line(**changes):
@@ -222,9 +224,17 @@ DEEP = json.loads('{"":' * 60 + "1" + "}" * 60)
         ('{"event": "step"}\n', "line 1: not a row"),
         (_line() + "{\n", "line 2: not a line of JSON"),
         (_line() + _line(schema_version=99), "line 2: written with schema 99"),
+        (
+            _line(work={"flops": "many"}),
+            "line 1: work of the row of a benchmark is {'flops': 'many'}, not dict[str",
+        ),
+        (
+            _line(samples_ms=[1.0, 0.0]),
+            "line 1: not a row of a benchmark: not all of samples_ms are times above 0",
+        ),
         (_line(memory_mb=5), "line 1: memory_mb of the row of a benchmark is 5, not dict"),
         (_line(samples_ms={}), "line 1: samples_ms of the row of a benchmark is {}, not list"),
-        (_line(work=DEEP), "line 1: not a row of a benchmark: nested more than 50 deep"),
+        (_line(case=DEEP), "line 1: not a row of a benchmark: nested more than 50 deep"),
     ],
 )
 def test_bad_rows_end_with_one_line(tmp_path, capsys, content, told):

@@ -7,7 +7,8 @@ import pytest
 
 from chromium import Page, find_chromium
 from made_rows import every_row, write_rows
-from megaclass.report.page import collect, write
+from megaclass.report.build import collect
+from megaclass.report.page import write
 from megaclass.results import published
 
 REPORTED = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Network.loadingFailed")

@@ -35,7 +35,7 @@ def test_the_tables_are_the_published_ones_and_no_cell_holds_numbers_of_two_mach
             found = tables[table.title]
             assert [c.title for c in found.columns] == ["Machine", *(c.title for c in table.columns)]
             lines = [texts(line.cells[1:]) for line in _lines(found, "published")]
-            assert lines == [texts(r.cells) for r in table.rows]
+            assert lines == [texts(row) for row in table.rows]
     cells = [cell for table in document.tables() for line in table.lines for cell in line.cells]
     machines = [{source.machine for source in cell.sources} for cell in cells]
     assert max(map(len, machines)) == 1 and len(set.union(*machines)) == 2

@@ -86,7 +86,7 @@ def test_no_file_no_rows():
 def test_a_strangers_last_line_is_not_taken_for_a_cut_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"schema_version": 2, "my": "data"}')
-    with pytest.raises(UserError, match="its last line: the row of a benchmark lacks"):
+    with pytest.raises(UserError, match="its last line is not a row"):
         RowWriter(path)
     assert path.read_text() == '{"schema_version": 2, "my": "data"}'
 

@@ -12,38 +12,25 @@ from megaclass.data import loader as loading
 from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import Sample
 from megaclass.data.decode import Decoded
-from megaclass.data.feed import DeviceFeed
-from megaclass.data.loader import Batch, Loader
+from megaclass.data.loader import Loader
 from megaclass.parallel.groups import World
 from megaclass.results.events import StepEvent
 from megaclass.train import loop
-from megaclass.train.log import Waits, training_line
-
-NOTHING = torch.empty(0)
+from megaclass.train.log import training_line, wait
 
 
 @pytest.mark.parametrize(
-    ("waits", "copy_ms", "percent", "cause"),
+    ("waited_ms", "copy_ms", "percent", "cause"),
     [
-        ([(0.0, 5.0, 9.0)], 0.0, 0.0, None),
-        ([(10.0, 5.0, 9.0), (20.0, 5.0, 9.0)], 0.0, 30.0, "decode"),
-        ([(10.0, 15.0, 9.0)], 0.0, 10.0, "disk"),
-        ([(10.0, 15.0, 9.0)], 11.0, 21.0, "copy"),
-        ([(500.0, 1.0, 9.0)], 900.0, 100.0, "copy"),
+        ((0.0, 5.0, 9.0), 0.0, 0.0, None),
+        ((30.0, 10.0, 18.0), 0.0, 30.0, "decode"),
+        ((10.0, 15.0, 9.0), 0.0, 10.0, "disk"),
+        ((10.0, 15.0, 9.0), 11.0, 21.0, "copy"),
+        ((500.0, 1.0, 9.0), 900.0, 100.0, "copy"),
     ],
 )
-def test_the_longest_wait_is_named(waits, copy_ms, percent, cause):
-    meter = Waits()
-    for wait_ms, read_ms, decode_ms in waits:
-        meter.add(Batch(NOTHING, NOTHING, wait_ms, read_ms, decode_ms))
-    assert meter.read(0.1, copy_ms) == (pytest.approx(percent), cause)
-
-
-def test_reading_starts_anew():
-    meter = Waits()
-    meter.add(Batch(NOTHING, NOTHING, 10.0, 99.0, 1.0))
-    meter.read(1.0, 0.0)
-    assert meter.read(1.0, 0.0) == (0.0, None)
+def test_the_longest_wait_is_named(waited_ms, copy_ms, percent, cause):
+    assert wait(waited_ms, copy_ms, 0.1) == (pytest.approx(percent), cause)
 
 
 class Slow:
@@ -73,13 +60,11 @@ def test_the_loader_tells_what_its_threads_did(monkeypatch, read_s, decode_s, ca
 
     monkeypatch.setattr(loading, "decode_part", decode_part)
     loader = Loader(Slow(read_s), EvalTransform(8), lambda step: (np.arange(4), np.arange(4)), workers=2)
-    feed = DeviceFeed(torch.device("cpu"))
-    meter = Waits()
     began = time.perf_counter()
-    for batch in feed(loader.steps(0, 3)):
-        assert batch.read_ms + batch.decode_ms >= 4 * 10
-        meter.add(batch)
-    percent, found = meter.read(time.perf_counter() - began, feed.take_wait_ms())
+    waited_ms = [(batch.wait_ms, batch.read_ms, batch.decode_ms) for batch in loader.steps(0, 3)]
+    loop_ms, read_ms, decode_ms = map(sum, zip(*waited_ms, strict=True))
+    assert read_ms + decode_ms >= 3 * 4 * 10
+    percent, found = wait((loop_ms, read_ms, decode_ms), 0.0, time.perf_counter() - began)
     assert found == cause and percent > 50
 
 

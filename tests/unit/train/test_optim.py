@@ -1,4 +1,4 @@
-"""LARS against its algorithm, written out in fp64; and what a skipped step leaves."""
+"""LARS and the average of the weights against their algorithms, written out in fp64; and a stored state."""
 
 import copy
 
@@ -6,94 +6,83 @@ import pytest
 import torch
 from torch import nn
 
+from megaclass.config import Optim
+from megaclass.train.average import WeightAverage
 from megaclass.train.optimizer import build_optimizer, restore_optimizer
 
 LR, MOMENTUM, DECAY, TRUST = 0.7, 0.9, 0.01, 0.02
 
 
-def modules():
+def built(name):
+    """A network in channels_last, and its optimizer."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(5, 2))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(5, 2))
+    network.to(memory_format=torch.channels_last)
+    settings = Optim(name=name, momentum=MOMENTUM, weight_decay=DECAY, trust=TRUST)
+    return network, build_optimizer(settings, [network], LR)
 
 
-def lars(module):
-    options = {"lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY, "decay_norms": False, "trust": TRUST}
-    return build_optimizer("lars", [module], **options)
-
-
-def with_gradients(module, seed):
+def step(network, optimizer, seed):
     torch.manual_seed(seed)
-    for p in module.parameters():
+    for p in network.parameters():
         p.grad = torch.randn_like(p)
-
-
-def written_out(weights, momenta, gradients):
-    """Algorithm 1 of arXiv:1708.03888, one parameter after the other."""
-    for name, w in weights.items():
-        g, is_vector = gradients[name], w.ndim < 2
-        decay = 0.0 if is_vector else DECAY
-        rate = 1.0 if is_vector else TRUST * w.norm() / (g.norm() + decay * w.norm())
-        momenta[name] = MOMENTUM * momenta[name] + LR * rate * (g + decay * w)
-        weights[name] = w - momenta[name]
+    optimizer.found_inf = torch.tensor(0.0)
+    optimizer.step()
 
 
 def test_lars_is_the_published_algorithm():
-    module = modules()
-    optimizer = lars(module)
-    weights = {name: p.detach().double().clone() for name, p in module.named_parameters()}
+    """Algorithm 1 of arXiv:1708.03888, one parameter after the other."""
+    network, optimizer = built("lars")
+    weights = {name: p.detach().double().clone() for name, p in network.named_parameters()}
     momenta = {name: torch.zeros_like(w) for name, w in weights.items()}
     for seed in range(4):
-        with_gradients(module, seed)
-        written_out(weights, momenta, {name: p.grad.double() for name, p in module.named_parameters()})
-        optimizer.step()
-    for name, p in module.named_parameters():
+        step(network, optimizer, seed)
+        for name, p in network.named_parameters():
+            w, g, is_vector = weights[name], p.grad.double(), p.ndim < 2
+            decay = 0.0 if is_vector else DECAY
+            rate = 1.0 if is_vector else TRUST * w.norm() / (g.norm() + decay * w.norm())
+            momenta[name] = MOMENTUM * momenta[name] + LR * rate * (g + decay * w)
+            weights[name] = w - momenta[name]
+    for name, p in network.named_parameters():
         torch.testing.assert_close(p.detach().double(), weights[name], rtol=1e-5, atol=1e-6)
 
 
 def test_a_layer_of_zeros_moves_and_stays_finite():
-    module = nn.Linear(4, 3)
-    nn.init.zeros_(module.weight)
-    optimizer = lars(module)
-    with_gradients(module, 0)
+    network, optimizer = built("lars")
+    nn.init.zeros_(network[2].weight)
+    step(network, optimizer, 0)
+    assert network[2].weight.isfinite().all() and network[2].weight.abs().sum() > 0
+    network[2].weight.grad.zero_()
     optimizer.step()
-    assert module.weight.isfinite().all() and module.weight.abs().sum() > 0
-    module.weight.grad.zero_()
-    optimizer.step()
-    assert module.weight.isfinite().all()
-
-
-def test_a_step_with_found_inf_changes_nothing():
-    module = modules()
-    optimizer = lars(module)
-    with_gradients(module, 0)
-    optimizer.step()
-    before = [p.detach().clone() for p in module.parameters()]
-    momenta = [optimizer.state[p]["momentum_buffer"].clone() for p in module.parameters()]
-    for p in module.parameters():
-        p.grad.fill_(torch.nan)
-    optimizer.found_inf = torch.tensor(1.0)
-    optimizer.step()
-    assert all(torch.equal(p, b) for p, b in zip(module.parameters(), before, strict=True))
-    assert all(
-        torch.equal(optimizer.state[p]["momentum_buffer"], m)
-        for p, m in zip(module.parameters(), momenta, strict=True)
-    )
-    optimizer.found_inf = torch.tensor(0.0)
-    with_gradients(module, 1)
-    optimizer.step()
-    assert not torch.equal(module[0].weight, before[0])
+    assert network[2].weight.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
 def test_a_stored_state_goes_on_to_the_bit(name):
-    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "decay_norms": False}
-    first, second = modules(), modules()
-    one, other = (build_optimizer(name, [module], **options) for module in (first, second))
-    with_gradients(first, 0)
-    one.step()
+    """Row by row in a file, as a checkpoint has it, and in channels_last again."""
+    (first, one), (second, other) = built(name), built(name)
+    step(first, one, 0)
     second.load_state_dict(first.state_dict())
-    restore_optimizer(other, copy.deepcopy(one.state_dict()))
-    for module, optimizer in ((first, one), (second, other)):
-        with_gradients(module, 1)
-        optimizer.step()
+    state = copy.deepcopy(one.state_dict())
+    for values in state["state"].values():
+        values |= {key: value.contiguous() for key, value in values.items() if torch.is_tensor(value)}
+    restore_optimizer(other, state)
+    step(first, one, 1)
+    step(second, other, 1)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_the_average_is_the_recurrence_with_its_ramp():
+    network, optimizer = built("sgd")
+    average = WeightAverage({"net": network}, 0.3)
+    expected = {name: value.double() for name, value in network.state_dict().items()}
+    for number in range(6):
+        step(network, optimizer, number)
+        network[1](torch.randn(8, 4, 2, 2))  # moves the running statistics
+        average.update(number)
+        kept = min(0.3, (1 + number) / (10 + number))
+        for name, value in network.state_dict().items():
+            expected[name] = kept * expected[name] + (1 - kept) * value.double()
+    expected["1.num_batches_tracked"] = torch.tensor(6.0)  # the last one, not a mean
+    for name, value in average.state_dict()["net"].items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-6, atol=1e-6, check_dtype=False)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import fake_timm
 from megaclass.config import from_mapping, load_recipe
 from megaclass.models import registry
 from megaclass.models.iresnet import IResNet
@@ -124,7 +123,6 @@ def test_fifty_steps_of_a_face_recipe(name, photographs, monkeypatch):
 
 
 def test_fifty_steps_of_a_transformer(photographs, monkeypatch):
-    fake_timm.install(monkeypatch)
     monkeypatch.setitem(registry.BACKBONES, "vit_t", partial(VisionTransformer, 32, 3))
     job = small_job(
         "webface42m_pfc03_vit_t", photographs, optim={"lr_batch_size": BATCH}, data={"image_size": 36}

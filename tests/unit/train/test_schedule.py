@@ -1,19 +1,21 @@
-"""Schedules against formulas written independently: recurrences, torch's own schedulers, hand-made tables."""
-
-import itertools
-import warnings
+"""Schedules against formulas written independently: a recurrence, torch's own schedulers, hand-made tables."""
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
-from megaclass.train import schedule
+from megaclass.config import Data, Schedule
+from megaclass.train.schedule import factor, image_size
 
 
-def test_warmup_starts_above_zero_and_ends_at_one():
-    assert [schedule.warmup_factor(s, 4) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert schedule.warmup_factor(0, 0) == 1.0
+def factors(total, warmup=0, **plan):
+    return [factor(Schedule(**plan), step, total, warmup) for step in range(total + 1)]
+
+
+def test_it_starts_and_ends_as_told():
+    assert factors(6, 4, kind="constant") == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0]
+    assert factors(4, 2, kind="cosine", final_factor=0.5)[-1] == 0.5
+    assert factors(4, 4, kind="polynomial") == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0, 0.5])
@@ -21,6 +23,7 @@ def test_polynomial_follows_the_recurrence_of_arcface_torch(power):
     # Their scheduler uses base * l / w at 0 < l <= w, then multiplies the last rate at each step by
     # ((1 - (l - w) / (t - w)) / (1 - (l - 1 - w) / (t - w)))^power.
     warmup, total = 7, 60
+    ours = factors(total, warmup, kind="polynomial", power=power)
     rate = 1.0
     for step in range(1, total):
         if step <= warmup:
@@ -28,63 +31,36 @@ def test_polynomial_follows_the_recurrence_of_arcface_torch(power):
         else:
             now, before = (step - warmup) / (total - warmup), (step - 1 - warmup) / (total - warmup)
             rate *= ((1 - now) / (1 - before)) ** power
-        if step < warmup:  # ours is one step ahead, because it has no first step at the full rate
-            assert schedule.factor("polynomial", step - 1, total, warmup, power=power) == pytest.approx(rate)
-        else:
-            assert schedule.factor("polynomial", step, total, warmup, power=power) == pytest.approx(rate)
+        # Ours is one step ahead in the warm-up, because it has no first step at the full rate.
+        assert ours[step - 1 if step < warmup else step] == pytest.approx(rate)
 
 
-def torch_factors(make, steps):
+@pytest.mark.parametrize(
+    "make, plan",
+    [
+        (lambda o: CosineAnnealingLR(o, T_max=50, eta_min=0.1), {"kind": "cosine", "final_factor": 0.1}),
+        (lambda o: MultiStepLR(o, [15, 35, 45]), {"kind": "multistep", "milestones": [0.3, 0.7, 0.9]}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Detected call of")
+def test_cosine_and_multistep_are_torchs(make, plan):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = make(optimizer)
-    factors = []
-    for _ in range(steps):
-        factors.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            scheduler.step()
-    return factors
-
-
-def test_cosine_is_torchs():
-    from torch.optim.lr_scheduler import CosineAnnealingLR
-
-    wanted = torch_factors(lambda o: CosineAnnealingLR(o, T_max=50, eta_min=0.1), 50)
-    assert [schedule.factor("cosine", s, 50, final_factor=0.1) for s in range(50)] == pytest.approx(wanted)
-
-
-def test_multistep_is_torchs():
-    from torch.optim.lr_scheduler import MultiStepLR
-
-    wanted = torch_factors(lambda o: MultiStepLR(o, milestones=[30, 70, 90], gamma=0.1), 100)
-    ours = [schedule.factor("multistep", s, 100, milestones=(0.3, 0.7, 0.9)) for s in range(100)]
-    assert ours == pytest.approx(wanted)
+    scheduler, theirs = make(optimizer), []
+    for _ in range(50):
+        theirs += scheduler.get_last_lr()
+        scheduler.step()
+    assert factors(50, **plan)[:-1] == pytest.approx(theirs)
 
 
 def test_multistep_lands_on_whole_steps_in_spite_of_rounding():
-    ours = [schedule.factor("multistep", s, 10, milestones=(0.7,), gamma=0.5) for s in range(10)]
-    assert ours == [1.0] * 7 + [0.5] * 3
+    ours = factors(10, kind="multistep", milestones=[0.7], gamma=0.5)
+    assert ours == [1.0] * 7 + [0.5] * 4
 
 
-@given(
-    kind=st.sampled_from(schedule.KINDS),
-    total=st.integers(1, 500),
-    data=st.data(),
-    power=st.floats(0.25, 4),
-    final=st.floats(0, 1),
-)
-def test_every_schedule_rises_then_falls_and_never_stops_the_run(kind, total, data, power, final):
-    warmup = data.draw(st.integers(0, total))
-    options = {"power": power, "final_factor": final, "milestones": (0.5, 0.75)}
-    factors = [schedule.factor(kind, s, total, warmup, **options) for s in range(total + 2)]
-    assert all(0 < f <= 1 for f in factors[:total])
-    if kind != "multistep":  # its milestones may fall into the warm-up
-        head, tail = factors[:warmup], factors[warmup:]
-        assert head == sorted(head)
-        assert all(a >= b - 1e-12 for a, b in itertools.pairwise(tail))
-    if warmup:
-        first = schedule.multistep(0, total, (0.5, 0.75)) if kind == "multistep" else 1.0
-        assert factors[0] == pytest.approx(first / warmup)
-    if kind in ("polynomial", "cosine") and warmup < total:
-        assert factors[total] == factors[total + 1] == pytest.approx(final, abs=1e-12)
+def test_images_grow_in_strides_and_reach_their_size():
+    growing = Data(start_size=128, image_size=224, full_size_at=0.75)
+    sizes = [image_size(growing, step, 100) for step in range(100)]
+    assert sizes == sorted(sizes) and sizes[0] == 128 and set(sizes[75:]) == {224} and sizes[74] < 224
+    assert {(size - 128) % 16 for size in sizes} == {0}
+    assert image_size(Data(start_size=64, image_size=96, full_size_at=0.0), 0, 10) == 96
+    assert image_size(Data(image_size=96), 0, 10) == 96

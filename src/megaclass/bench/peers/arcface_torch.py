@@ -4,7 +4,7 @@ head alone as ``bench head`` measures one, and the loop of its train_v2.py as ``
 Shapes: b = rows of this rank, S = image size.
 """
 
-import importlib.util
+import importlib
 import sys
 import warnings
 from collections.abc import Iterable
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 NAME = "arcface_torch"
 _HEAD_FILES = ("partial_fc_v2.py", "losses.py")
 _LOOP_FILES = (*_HEAD_FILES, "lr_scheduler.py", "backbones/__init__.py")
-
-# glibc gives large blocks back to the kernel when they are freed, and every step faults their pages in again.
-# Told to keep them, the peer runs about twice as fast on a CPU.
-_TUNED: dict[str, str | None] = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-MALLOC: dict[str, dict[str, str | None]] = {"tuned": _TUNED, "untuned": dict.fromkeys(_TUNED)}
 
 # Its names of our backbones.
 NETWORKS = {f"iresnet{depth}": f"r{depth}" for depth in (18, 34, 50, 100, 200)}
@@ -58,9 +53,6 @@ def _precision(case: Any) -> str:
     return "fp16" if case.device == "cuda" else "fp32"
 
 
-# -- the head -----------------------------------------------------------------------------------------
-
-
 def head_changes(case: Any) -> dict[str, Any]:
     """The case as its head runs it: the same work, its own arithmetic and storage. tf32 is left off, as its training
     script leaves it."""
@@ -76,66 +68,44 @@ def head(case: Any, world: "World", sgd: dict[str, float], options: dict[str, An
     """
     import torch
 
-    losses, partial_fc = _modules(options["path"], world, ("losses", "partial_fc_v2"))
+    losses, partial_fc = _modules(options["path"], world, "losses", "partial_fc_v2")
     classes = -(-case.num_classes // case.simulate_ranks)
-    arc = case.margin == "arcface"
-    margin = losses.CombinedMarginLoss(64, 1.0, 0.5 if arc else 0.0, 0.0 if arc else 0.4)
-    made = partial_fc.PartialFC_V2(
-        margin, case.embedding_dim, classes, case.sample_rate, case.precision == "fp16"
-    )
+    m2, m3 = (0.5, 0.0) if case.margin == "arcface" else (0.0, 0.4)
+    margin, fp16 = losses.CombinedMarginLoss(64, 1.0, m2, m3), case.precision == "fp16"
+    made = partial_fc.PartialFC_V2(margin, case.embedding_dim, classes, case.sample_rate, fp16)
     made.train().to(world.device)
     return made, torch.optim.SGD(made.parameters(), **sgd)  # type: ignore[arg-type]
-
-
-def work(case: Any) -> dict[str, float]:
-    """Operations and bytes of a step of its head over all measured processes.
-
-    A scored class takes 6 B D operations: three products of 2 B D, logits and two gradients. The least that
-    its formulation must move, in fp32 rows: two reads of each scored centre for the products; and of every class
-    the gradient is written and read, centre and momentum are read and written.
-    """
-    held = case.num_classes / case.simulate_ranks
-    scored = held * case.sample_rate
-    return {
-        "flops": 6 * case.batch_size * case.embedding_dim * scored,
-        "bytes": 4 * case.embedding_dim * (2 * scored + 6 * held),
-    }
-
-
-# -- the loop -----------------------------------------------------------------------------------------
-
-
-def options(path: str) -> dict[str, Any]:
-    """What the loop needs to know. UserError: no such files at ``path``."""
-    return {"path": str(locate(path, _LOOP_FILES))}
-
-
-def why_not(case: Any, config: Config) -> str:
-    """Why its loop cannot run the case, or an empty string."""
-    head = config.head
-    if head.kind != "margin":
-        return "it has no linear head"
-    if case.backbone not in NETWORKS or config.model.width != Model().width:
-        return f"it has no such backbone; it has {', '.join(sorted(set(NETWORKS.values())))}"
-    if case.image_size != _IMAGE_SIZE:
-        return f"its backbones take images of {_IMAGE_SIZE} px"
-    if head.storage != "fp32":
-        return "it holds centres and momentum in fp32 on the device"
-    if head.parallelism != "model" and case.world_size > 1:
-        return "it divides the classes among the ranks"
-    if head.margin != "combined" or head.m1 != 1 or (head.m2 and head.m3):
-        return "its margin is that of ArcFace (m1 1, m3 0) or that of CosFace (m1 1, m2 0)"
-    return ""
-
-
-def changes(case: Any) -> dict[str, Any]:
-    """Fields of the case that its loop runs otherwise; there is no tf32 beside 16-bit products, as in its script."""
-    return {"precision": _precision(case), "tf32": False}
 
 
 class Loop(PeerLoop):
     """Backbone under DistributedDataParallel and PartialFC_V2 in one SGD, as train_v2.py puts them together: its head
     computes in fp32 whatever the backbone does, and the loss is read in every step."""
+
+    @staticmethod
+    def options(path: str) -> dict[str, Any]:
+        return {"path": str(locate(path, _LOOP_FILES))}
+
+    @classmethod
+    def why_not(cls, case: Any, config: Config) -> str:
+        head = config.head
+        reasons = {
+            "it has no linear head": head.kind != "margin",
+            f"it has no such backbone; it has {', '.join(sorted(set(NETWORKS.values())))}": (
+                case.backbone not in NETWORKS or config.model.width != Model().width
+            ),
+            f"its backbones take images of {_IMAGE_SIZE} px": case.image_size != _IMAGE_SIZE,
+            "it holds centres and momentum in fp32 on the device": head.storage != "fp32",
+            "it divides the classes among the ranks": head.parallelism != "model" and case.world_size > 1,
+            "its margin is that of ArcFace (m1 1, m3 0) or that of CosFace (m1 1, m2 0)": (
+                head.margin != "combined" or head.m1 != 1 or bool(head.m2 and head.m3)
+            ),
+        }
+        return super().why_not(case, config) or next((why for why, true in reasons.items() if true), "")
+
+    @staticmethod
+    def changes(case: Any) -> dict[str, Any]:
+        """There is no tf32 beside 16-bit products, as in its script."""
+        return {"precision": _precision(case), "tf32": False}
 
     def build(self, options: dict[str, Any]) -> None:
         import torch
@@ -144,9 +114,8 @@ class Loop(PeerLoop):
 
         case, config, world = self.case, self.config, self.world
         _take_verbose()
-        backbones, losses, partial_fc, rates = _modules(
-            options["path"], world, ("backbones", "losses", "partial_fc_v2", "lr_scheduler")
-        )
+        names = ("backbones", "losses", "partial_fc_v2", "lr_scheduler")
+        backbones, losses, partial_fc, rates = _modules(options["path"], world, *names)
         self._fp16, head = self.arithmetic.needs_loss_scale, config.head
         backbone = backbones.get_model(
             NETWORKS[case.backbone],
@@ -164,9 +133,8 @@ class Loop(PeerLoop):
         self.backbone.register_comm_hook(None, fp16_compress_hook)
         self.backbone.train()
         self.backbone._set_static_graph()
-        margin = losses.CombinedMarginLoss(
-            head.scale, head.m1, head.m2, head.m3, max(0, head.filter_threshold)
-        )
+        threshold = max(0, head.filter_threshold)
+        margin = losses.CombinedMarginLoss(head.scale, head.m1, head.m2, head.m3, threshold)
         self.head = partial_fc.PartialFC_V2(
             margin, case.embedding_dim, case.num_classes, case.sample_rate, False
         )
@@ -205,9 +173,6 @@ class Loop(PeerLoop):
         return super().facts() | {"kernels": "torch"}
 
 
-# -- its files ----------------------------------------------------------------------------------------
-
-
 def _take_verbose() -> None:
     """Let its scheduler give ``verbose`` to PyTorch's, which has dropped it."""
     from torch.optim import lr_scheduler
@@ -219,15 +184,14 @@ def _take_verbose() -> None:
     lr_scheduler._LRScheduler = Scheduler  # type: ignore[assignment, misc]
 
 
-def _modules(path: str, world: "World", names: Iterable[str]) -> list[ModuleType]:
-    """Files and packages of the peer's directory, and this process made ready for them: it has a process group, and
-    off CUDA calls of ``.cuda()`` do nothing."""
+def _modules(path: str, world: "World", *names: str) -> list[ModuleType]:
+    """Files and packages of the peer's directory, and this process, which is its own, made ready for them: it has a
+    process group, and off CUDA calls of ``.cuda()`` do nothing."""
     import torch
     import torch.distributed as dist
 
-    folder = Path(path)
     sys.dont_write_bytecode = True  # the user's directory stays as it is
-    sys.path.append(str(folder))
+    sys.path.insert(0, path)
     if world.device.type == "cpu":
         torch.Tensor.cuda = lambda self, *args, **options: self  # type: ignore[method-assign]
     # Its autocast is a deprecated one and, off CUDA, switches itself off.
@@ -236,15 +200,4 @@ def _modules(path: str, world: "World", names: Iterable[str]) -> list[ModuleType
     if not dist.is_initialized():
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    return [_load(folder, name) for name in names]
-
-
-def _load(folder: Path, name: str) -> ModuleType:
-    package = folder / name
-    file = package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
-    spec = importlib.util.spec_from_file_location(f"{NAME}_{name}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where the relative imports of a package look for it
-    spec.loader.exec_module(module)
-    return module
+    return [importlib.import_module(name) for name in names]

@@ -66,7 +66,7 @@ def _graph(case: Any, directory: str) -> tuple[Any, Any]:
     resized with a triangular filter. Flips are drawn for half of the images."""
     from nvidia.dali import fn, types
 
-    size, order = case.image_size, {"random_shuffle": not case.evaluates}
+    size, order = case.work.image_size, {"random_shuffle": not case.work.evaluates}
     if case.source == "records":
         path = f"{directory}/train"
         encoded, labels = fn.readers.mxnet(path=[f"{path}.rec"], index_path=[f"{path}.idx"], **order)
@@ -83,7 +83,7 @@ def _graph(case: Any, directory: str) -> tuple[Any, Any]:
         images = fn.resize(images, resize_x=size, resize_y=size, interp_type=types.INTERP_TRIANGULAR)
     else:
         images = fn.decoders.image(encoded, output_type=types.RGB)
-    if case.evaluates:
+    if case.work.evaluates:
         images = fn.resize(images, resize_shorter=256, interp_type=types.INTERP_TRIANGULAR)
         return fn.crop(images, crop=(size, size)), labels
     return fn.flip(images, horizontal=fn.random.coin_flip()), labels

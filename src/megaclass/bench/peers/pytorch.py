@@ -10,35 +10,22 @@ from megaclass.config import Config, Model
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-NAME = "pytorch"
-
-
-def options(path: str) -> dict[str, Any]:
-    """It needs no directory."""
-    return {}
-
-
-def why_not(case: Any, config: Config) -> str:
-    """Why its loop cannot run the case, or an empty string."""
-    if config.head.kind != "linear":
-        return "it is a loop for ImageNet, with a linear head"
-    if config.augment.mixup:
-        return "its loop mixes no images: set augment.mixup to 0"
-    if config.data.accumulation > 1:
-        return "its loop takes a batch as a whole: set data.accumulation to 1"
-    return ""
-
-
-def changes(case: Any) -> dict[str, Any]:
-    """It runs the case as it is."""
-    return {}
-
 
 class Loop(PeerLoop):
     """Network, cross-entropy, SGD with weight decay on everything, a scaled loss in fp16; the loss is read in every
     step, for the meter that such loops print."""
 
     channels_last = True
+
+    @classmethod
+    def why_not(cls, case: Any, config: Config) -> str:
+        if config.head.kind != "linear":
+            return "it is a loop for ImageNet, with a linear head"
+        if config.augment.mixup:
+            return "its loop mixes no images: set augment.mixup to 0"
+        if config.data.accumulation > 1:
+            return "its loop takes a batch as a whole: set data.accumulation to 1"
+        return super().why_not(case, config)
 
     def build(self, options: dict[str, Any]) -> None:
         import torch

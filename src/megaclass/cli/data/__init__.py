@@ -1,18 +1,33 @@
-"""Verbs about data sets, a module each."""
+"""``megaclass data``: verbs about data sets. ``read`` and ``write`` have a function for each."""
 
-from megaclass.cli.parsing import Parts, run_part
+import importlib
+from collections.abc import Callable
 
-PARTS: Parts = {
-    "pack": "images of a folder, a table, a tar or an .npz into record files",
-    "info": "what a set holds: counts, classes, sizes, and a picture of samples",
-    "check": "what is wrong with it: damaged, duplicate and mislabelled images",
-    "shuffle": "a record set in a random order",
-    "split": "some classes apart from the others, to verify on",
-    "merge": "several sets as one record set",
-    "stage": "a verified copy on a local disk, to train from",
-    "pairs": "pairs for verification, as a list or, with their images, as a .bin file",
+from megaclass.errors import UserError, lookup
+
+_VERBS = {
+    "pack": ("write", "images of a folder, a table, a tar or an .npz into record files"),
+    "info": ("read", "what a set holds: counts, classes, sizes, and a picture of samples"),
+    "check": ("read", "what is wrong with it: damaged, duplicate and mislabelled images"),
+    "shuffle": ("write", "a record set in a random order"),
+    "split": ("write", "some classes apart from the others, to verify on"),
+    "merge": ("write", "several sets as one record set"),
+    "stage": ("write", "a verified copy on a local disk, to train from"),
+    "pairs": ("read", "pairs for verification, as a list or, with their images, as a .bin file"),
 }
 
 
 def data(words: list[str]) -> int | None:
-    return run_part("data", "data command", PARTS, words)
+    """Run the verb that the first word names. Returns its exit status, None being 0."""
+    if words[:1] in (["-h"], ["--help"], ["help"]):
+        for name, (_, text) in _VERBS.items():
+            print(f"  megaclass data {name:7}  {text}")
+        print("\n`megaclass data pack --help` says more, as for each of them.")
+        return None
+    if not words:
+        raise UserError(f"which data command? known: {', '.join(_VERBS)}")
+    module, _ = lookup(_VERBS, words[0], "data command")
+    verb: Callable[[list[str]], int | None] = getattr(
+        importlib.import_module(f"megaclass.cli.data.{module}"), words[0]
+    )
+    return verb(words[1:])

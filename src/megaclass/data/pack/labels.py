@@ -39,21 +39,28 @@ def label_by_file(
     ``known``: the names of all classes, where they are given. Raises UserError, which says what is missing.
     """
     assert options.labels is not None
-    path = options.labels
-    names = _names_of_files(path, files)
+    names = _names_of_files(options.labels, files)
     if options.label_names is None:
         if are_numbers(names, known):
             raise UserError(
-                f"labels: {path} holds numbers; add --label-names FILE, which names them: a name a line in their "
-                "order, or lines 'name number' as in map_clsloc.txt (ILSVRC's ids count from 1 and are not in the "
-                f"order of the names), or give {_FORMS}"
+                f"labels: {options.labels} holds numbers; add --label-names FILE with lines 'name number', as "
+                "map_clsloc.txt (ILSVRC's ids count from 1 and are not in the order of the names)"
             )
-    elif are_numbers(names):
-        numbers = [int(name) for name in names]
-        by_number = _names_by_number(options.label_names, numbers)
-        names = [by_number[number] for number in numbers]
-    else:
-        raise UserError(f"label_names is for numbers, but {path} holds names; leave it out")
+        return number_names(names)
+    if not are_numbers(names):
+        raise UserError(f"label_names is for numbers, but {options.labels} holds names; leave it out")
+    by_number = _names_by_number(options.label_names)
+    unknown = sorted({int(name) for name in names} - by_number.keys())
+    if unknown:
+        raise UserError(
+            f"label_names: {options.label_names} has no name for {unknown[0]}{_and_others(unknown)}; give the file "
+            "that belongs to labels"
+        )
+    return number_names([by_number[int(name)] for name in names])
+
+
+def number_names(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Labels, int64, of the sorted names, and these."""
     classes = sorted(set(names))
     number_of = {name: number for number, name in enumerate(classes)}
     return np.fromiter((number_of[name] for name in names), np.int64, len(names)), classes
@@ -102,64 +109,47 @@ def are_numbers(labels: Iterable[str], known: Sequence[str] | None = None) -> bo
     return all(_WHOLE.fullmatch(label) for label in different)
 
 
-def read_names(path: Path, option: str) -> list[str]:
+def read_names(path: str | Path, option: str) -> list[str]:
     """The lines of a file, each a class name. Raises UserError if it cannot be read, or names a class twice."""
-    lines = [line.strip() for line in _read_lines(path, option)]
+    lines = [line.strip() for line in _lines(path, option)]
     if not lines:
         raise UserError(f"{option}: {path} is empty; it needs a class name a line")
-    seen: set[str] = set()
-    for number, name in enumerate(lines, 1):
-        if name in seen:
-            raise UserError(
-                f"{option}: {path} line {number} names {name!r} a second time; each class needs a name of its own"
-            )
-        seen.add(name)
+    name, count = Counter(lines).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{option}: {path} has {name!r} {count} times; each class needs a name of its own")
     return lines
 
 
-def _read_lines(path: Path, option: str) -> list[str]:
+def _lines(path: str | Path, option: str) -> list[str]:
     """The lines of a text file, without empty ones at its end."""
-    lines = read_text(path, option).splitlines()
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return lines
+    return read_text(Path(path), option).rstrip().splitlines()
 
 
-def _names_by_number(path: Path, numbers: Sequence[int]) -> dict[int, str]:
-    """Class names by the numbers that a label file uses.
-
-    The file has lines "name number", as ILSVRC's map_clsloc.txt, or a name a line in the order of the numbers. These
-    count from 0 or from 1: which one, the ``numbers`` in use must tell. Raises UserError.
-    """
-    lines = read_names(path, "label_names")
-    pairs = [_NAME_AND_NUMBER.fullmatch(line) for line in lines]
-    by_number = {int(pair[2]): pair[1] for pair in pairs if pair}
-    if len(by_number) < len(lines) or len(set(by_number.values())) < len(lines):
-        first, last = min(numbers), max(numbers)
-        if (first > 0) == (last < len(lines)):
-            raise UserError(
-                f"label_names: {path} has {len(lines)} names for numbers from {first} to {last}, and whether they "
-                "count from 0 or from 1 does not show; write lines 'name number'"
-            )
-        by_number = dict(enumerate(lines, int(first > 0)))
-    unknown = sorted(set(numbers) - by_number.keys())
-    if unknown:
+def _names_by_number(path: str | Path) -> dict[int, str]:
+    """Class names by the numbers that a label file uses, as ILSVRC's map_clsloc.txt has them."""
+    found = [_NAME_AND_NUMBER.fullmatch(line) for line in read_names(path, "label_names")]
+    names = {int(pair[2]): pair[1] for pair in found if pair}
+    if len(set(names.values())) < len(found):
         raise UserError(
-            f"label_names: {path} has no name for {unknown[0]}{_and_others(unknown)}; give the file that belongs to "
-            "labels"
+            f"label_names: {path} must have lines 'name number', each name and each number once; mend it"
         )
-    return by_number
+    return names
 
 
-def _names_of_files(path: Path, files: Sequence[str]) -> list[str]:
+def _names_of_files(path: str | Path, files: Sequence[str]) -> list[str]:
     """What a label file says of each file: a name or a number."""
-    lines = _read_lines(path, "labels")
+    lines = _lines(path, "labels")
     try:
         labels = _by_file_name(path, lines, files)
     except csv.Error as error:
         raise UserError(f"labels: {path} cannot be read as a table: {first_line(error)}; mend it") from None
     if labels is None:
-        _refuse_other_files(path, lines)
+        # Each line of a table of other images would be a class of its own.
+        if len(lines) > 1 and len(set(lines)) == len(lines) and all("," in line for line in lines):
+            raise UserError(
+                f"labels: {path} is a table, but no image is called {lines[1].partition(',')[0].strip()!r}; give the "
+                f"file that belongs to these images; it needs {_FORMS}"
+            )
         if len(lines) != len(files):
             raise UserError(
                 f"labels: {path} has {len(lines)} lines for {len(files)} images; it needs {_FORMS}"
@@ -171,29 +161,21 @@ def _names_of_files(path: Path, files: Sequence[str]) -> list[str]:
     return labels
 
 
-def _by_file_name(path: Path, lines: Sequence[str], files: Sequence[str]) -> list[str] | None:
+def _by_file_name(path: str | Path, lines: Sequence[str], files: Sequence[str]) -> list[str] | None:
     """Labels by lines that begin with a file name, with its suffix or without, or None if the lines do not."""
     row_of = _rows_by_name(files)
-    stem_of = _rows_by_name([file.rpartition(".")[0] for file in files])
-
-    def names_an_image(fields: list[str]) -> bool:
-        first = fields[0].strip() if fields else ""
-        # A number alone is a label, also where an image 1.jpg is there.
-        return first in row_of or (len(fields) > 1 and first in stem_of)
-
-    split = next((s for line in lines[:2] for s in _SPLITS if names_an_image(s(line))), None)
+    begun = [(split, fields) for line in lines[:2] for split in _SPLITS if len(fields := split(line)) > 1]
+    split = next((split for split, fields in begun if fields[0].strip() in row_of), None)
     if split is None:
         return None
-    row_of = stem_of | row_of
     labels = [""] * len(files)
     for number, line in enumerate(lines, 1):
-        file, *rest = [*split(line), ""]
-        row = row_of.get(file.strip())  # None: a header, or an image that is not there
+        file, label, *_ = [field.strip() for field in (*split(line), "", "")]
+        row = row_of.get(file)  # None: a header, or an image that is not there
         if row is not None:
-            label = rest[0].strip()
             if not label or labels[row] not in ("", label):
                 raise UserError(
-                    f"labels: {path} line {number} has {'another' if label else 'no'} label for {file.strip()}; mend it"
+                    f"labels: {path} line {number} has {'another' if label else 'no'} label for {file}; mend it"
                 )
             labels[row] = label
     missing = [file for file, label in zip(files, labels, strict=True) if not label]
@@ -205,24 +187,14 @@ def _by_file_name(path: Path, lines: Sequence[str], files: Sequence[str]) -> lis
     return [found[1] for found in boxed if found] if all(boxed) else labels
 
 
-def _rows_by_name(names: Sequence[str]) -> dict[str, int]:
-    """Rows by names, with directories and without: none where one name stands for several rows."""
-    rows: dict[str, int] = {}
-    bare = [name.rpartition("/")[2] for name in names]
-    for keys in (bare if len(set(bare)) == len(bare) else (), names):
-        counts = Counter(keys)
-        rows |= {name: row for row, name in enumerate(keys) if counts[name] == 1}
-    return rows
-
-
-def _refuse_other_files(path: Path, lines: Sequence[str]) -> None:
-    """UserError for a table of other images: each of its lines would be a class of its own."""
-    if len(lines) > 1 and len(set(lines)) == len(lines) and all("," in line for line in lines):
-        name = lines[1].partition(",")[0].strip()
-        raise UserError(
-            f"labels: every line of {path} is another one, as in a table, but no image is called {name!r}; give the "
-            f"file that belongs to these images; it needs {_FORMS}"
-        )
+def _rows_by_name(files: Sequence[str]) -> dict[str, int | None]:
+    """Rows by file names, with directories and suffixes or without: None where one stands for several rows."""
+    rows: dict[str, int | None] = {}
+    for row, file in enumerate(files):
+        bare = file.rpartition("/")[2]
+        for name in {bare, bare.rpartition(".")[0], file.rpartition(".")[0]}:
+            rows[name] = None if name in rows else row
+    return rows | {file: row for row, file in enumerate(files)}
 
 
 def _and_others(found: Sequence[object]) -> str:

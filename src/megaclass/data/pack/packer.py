@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,18 +19,20 @@ from megaclass.data.pack.labels import number_classes, read_names
 from megaclass.data.pack.npz import open_npz
 from megaclass.data.pack.source import Source, SourceOptions
 from megaclass.data.pack.table import open_table
-from megaclass.data.pack.tar import TAR_SUFFIXES, open_tar
+from megaclass.data.pack.tar import open_tar
 from megaclass.data.records.writer import RecordWriter
 from megaclass.data.threads import in_order, one_silent_thread
 from megaclass.errors import UserError
 
 SKIPPED = "skipped.txt"
-_TAKES = {
-    "a folder": {"class_depth", "labels", "label_names"},
-    "an .npz": {"where", "unpack_bits"},
-    "a table": {"root"},
-    "a tar": {"root", "class_depth", "labels", "label_names"},
-}
+_Opener = Callable[[Path, SourceOptions, "list[str] | None"], Source]
+# What each kind of source is called, how its files end, which options it takes, and how it is opened.
+_KINDS: tuple[tuple[str, tuple[str, ...], set[str], _Opener], ...] = (
+    ("a folder", (), {"class_depth", "labels", "label_names"}, open_folder),
+    ("an .npz", (".npz",), {"where", "unpack_bits"}, open_npz),
+    ("a table", (".csv", ".tsv"), {"root"}, open_table),
+    ("a tar", (".tar",), {"class_depth", "labels", "label_names"}, open_tar),
+)
 Progress = Callable[[int, int], None]
 
 
@@ -77,8 +78,7 @@ def pack(
     - an ``.npz`` with ``images``, uint8 (N, H, W) or (N, H, W, 3) RGB, and ``label`` or ``labels``, integers (N,),
       and perhaps ``classes``, names by label;
     - a ``.csv`` or ``.tsv`` with lines ``path,label``, or a header that names these columns;
-    - a tar, perhaps compressed, of class directories, of class tars, or of images with their labels in a file. The
-      images of a compressed one are not grouped: they come as they lie.
+    - a tar, not compressed, of class directories, of class tars, or of images with their labels in a file.
 
     ``image_size`` to ``invert`` say what becomes of images, see Encoding; ``where`` to ``label_names`` how a source is
     read, see SourceOptions.
@@ -92,13 +92,11 @@ def pack(
 
     Raises UserError for a source that cannot be packed; ``output`` then holds nothing new.
     """
-    if on_error not in ("fail", "skip"):
-        raise UserError(f"on_error: {on_error!r} is neither fail nor skip")
     if workers < 0:
         raise UserError(f"workers: {workers} threads are too few; 0 takes one a core")
     encoding = Encoding(image_size, shorter_side, quality, invert)
-    options = SourceOptions(where, unpack_bits, class_depth, root, _path(labels), _path(label_names))
-    given = None if classes is None else read_names(Path(classes), "classes")
+    options = SourceOptions(where, unpack_bits, class_depth, root, labels, label_names)
+    given = None if classes is None else read_names(classes, "classes")
     found = _open_source(Path(source), options, given)
     with contextlib.closing(found):
         labels_N, names = number_classes(found.labels, found.classes, given)
@@ -118,44 +116,27 @@ def pack(
     )
 
 
-def _path(name: str | Path | None) -> Path | None:
-    return None if name is None else Path(name)
-
-
 def _open_source(path: Path, options: SourceOptions, known: list[str] | None) -> Source:
     """The images at ``path``. Raises UserError for what is no source, and for options that it does not take."""
-    kind = _kind(path)
-    for name, value in vars(options).items():
-        if value != getattr(SourceOptions, name) and name not in _TAKES[kind]:
-            others = " and ".join(other for other, names in _TAKES.items() if name in names)
-            raise UserError(f"{path} is {kind}; {name} is for {others}, leave it out")
+    takes = "an image folder, or an .npz, .csv, .tsv or tar file"
+    if not path.exists():
+        raise UserError(f"{path}: no such file or directory; name {takes}")
+    name = path.name.lower()
+    found = _KINDS[:1] if path.is_dir() else [kind for kind in _KINDS if name.endswith(kind[1])]
+    if not found:
+        raise UserError(f"{path} is not {takes}; if it is an archive, unpack it, and name the folder")
+    kind, _, taken, opener = found[0]
+    for option, value in vars(options).items():
+        if value != getattr(SourceOptions, option) and option not in taken:
+            others = " and ".join(other for other, _, options_of, _ in _KINDS if option in options_of)
+            raise UserError(f"{path} is {kind}; {option} is for {others}, leave it out")
     if options.class_depth < 1:
         raise UserError(
             f"class_depth: {options.class_depth} is too few; 1 takes the sub-directories as classes"
         )
     if options.label_names is not None and options.labels is None:
         raise UserError("label_names says what the numbers of labels mean; give labels too, or leave it out")
-    if kind == "a folder":
-        return open_folder(path, options, known)
-    if kind == "an .npz":
-        return open_npz(path, options.where, options.unpack_bits)
-    if kind == "a table":
-        return open_table(path, options.root)
-    return open_tar(path, options, known)
-
-
-def _kind(path: Path) -> str:
-    name = path.name.lower()
-    if path.is_dir():
-        return "a folder"
-    if path.is_file():
-        for kind, suffixes in (("an .npz", ".npz"), ("a table", (".csv", ".tsv")), ("a tar", TAR_SUFFIXES)):
-            if name.endswith(suffixes):
-                return kind
-    takes = "an image folder, or an .npz, .csv, .tsv or tar file"
-    if not path.exists():
-        raise UserError(f"{path}: no such file or directory; name {takes}")
-    raise UserError(f"{path} is not {takes}; if it is an archive, unpack it, and name the folder")
+    return opener(path, options, known)
 
 
 def _write(
@@ -167,33 +148,18 @@ def _write(
     workers: int,
     progress: Progress,
 ) -> list[str]:
-    """Write all images. Returns what is wrong with each that was left out."""
+    """Write all images, class by class. Returns what is wrong with each that was left out."""
 
-    def read(row: int) -> bytes | np.ndarray | DamagedSampleError:
+    def prepared(row: int) -> tuple[bytes, Size] | DamagedSampleError:
         try:
-            return found.read(row)
+            return to_jpeg(found.read(row), found.describe(row), encoding)
         except DamagedSampleError as error:
             return error
 
-    def prepared(row: int, image: Any) -> tuple[bytes, Size] | DamagedSampleError:
-        image = read(row) if image is None else image
-        try:
-            return (
-                image
-                if isinstance(image, DamagedSampleError)
-                else to_jpeg(image, found.describe(row), encoding)
-            )
-        except DamagedSampleError as error:
-            return error
-
-    count = len(labels_N)
-    rows = (np.arange(count) if found.in_order else np.argsort(labels_N, kind="stable")).tolist()
-    # Images that can only be read one after the other are read here.
-    pieces = ((row, read(row) if found.in_order else None) for row in rows)
+    rows = np.argsort(labels_N, kind="stable").tolist()
     skipped: list[str] = []
     with one_silent_thread():
-        results = in_order(lambda piece: prepared(*piece), pieces, workers)
-        for done, (row, result) in enumerate(zip(rows, results, strict=True), 1):
+        for done, (row, result) in enumerate(zip(rows, in_order(prepared, rows, workers), strict=True), 1):
             if not isinstance(result, DamagedSampleError):
                 encoded, size = result
                 writer.write(encoded, int(labels_N[row]), size)
@@ -201,7 +167,7 @@ def _write(
                 skipped.append(str(result))
             else:
                 raise UserError(f"{result}, or leave such images out (--on-error skip)")
-            progress(done, count)
+            progress(done, len(rows))
     if writer.count == 0:
-        raise UserError(f"none of the {count} images can be packed; {skipped[0]}")
+        raise UserError(f"none of the {len(rows)} images can be packed; {skipped[0]}")
     return skipped

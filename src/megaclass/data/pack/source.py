@@ -15,7 +15,7 @@ class SourceOptions:
     - ``unpack_bits``: (height, width) of images that an ``.npz`` holds as rows of ``np.packbits`` (in ``images`` or
       ``bits``); set bits become white.
     - ``class_depth``: how many levels down in a folder or tar the classes are.
-    - ``root``: the directory at which the paths of a table begin, or the classes in a tar.
+    - ``root``: the directory at which the paths of a table begin.
     - ``labels``, ``label_names``: files with the labels of images that lie in no class directories, see ``labels``.
     """
 
@@ -23,8 +23,8 @@ class SourceOptions:
     unpack_bits: tuple[int, int] | None = None
     class_depth: int = 1
     root: str | None = None
-    labels: Path | None = None
-    label_names: Path | None = None
+    labels: str | Path | None = None
+    label_names: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,10 @@ class Source:
     - ``classes``: names by label, or None if labels are just numbers.
     - ``read``: an image by its row: encoded bytes, or uint8 (H, W) or (H, W, 3) RGB. Raises DamagedSampleError.
     - ``describe``: where a row lives, for error messages.
-    - ``in_order``: rows are read one after the other, and packed as they come, not class by class.
     """
 
     labels: np.ndarray
     classes: list[str] | None
     read: Callable[[int], bytes | np.ndarray]
     describe: Callable[[int], str]
-    in_order: bool = False
     close: Callable[[], None] = lambda: None

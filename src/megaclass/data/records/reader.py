@@ -15,8 +15,7 @@ import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.data.records import recordio
-from megaclass.data.records.index import Index, compact, read_index
-from megaclass.data.records.recordfile import RecordFile
+from megaclass.data.records.recordfile import Index, RecordFile, read_index, rounding, scan
 from megaclass.data.records.recordio import DamageError
 from megaclass.errors import UserError
 
@@ -45,10 +44,6 @@ class RecordDataset:
         self._labels: np.ndarray | None = None
         self._identity_offsets = np.empty(0, np.int64)
         self._file = RecordFile(self.path)
-        if self._file.size < recordio.PART.size + recordio.HEADER.size:
-            raise UserError(
-                f"{self.path} has {self._file.size} bytes, too few for a record; copy or pack the set again"
-            )
         # Every record at first; what is no image leaves below.
         index = self._read_index()
         self._keys: range | np.ndarray = index.keys_N
@@ -61,7 +56,7 @@ class RecordDataset:
         if len(self) == 0:
             raise UserError(f"{self.path} holds no images; pack it again")
         # Not the number of identity records: a class may have several, and classes may be left out.
-        self.num_classes = _read_property(self.path) or self._count_classes()
+        self.num_classes = _read_property(self.path) or int(self.labels().max()) + 1
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -140,36 +135,32 @@ class RecordDataset:
     def _read_index(self) -> Index:
         """All records, from the ``.idx`` or, without one, by a scan."""
         path = self.path.with_suffix(".idx")
-        if path.exists():
-            index = read_index(path)
-            if len(index) == 0:
-                raise UserError(f"{path} lists no records; remove it to have {self.path.name} scanned")
-            if len(twice := index.double_keys()):
-                raise UserError(
-                    f"{path} lists {len(twice):,} keys more than once, {twice[0]} the first; remove it to have "
-                    f"{self.path.name} scanned"
-                )
+        if not path.exists():
+            logger.warning("%s is missing; the records are found by a scan of %s", path, self.path.name)
+            index = scan(self._file)
+            if len(index) == 0 or index.offsets_N[0] != 0:
+                raise UserError(f"{self.path} is not a RecordIO file; give a .rec file as MXNet writes them")
             return index
-        logger.warning("%s is missing; the records are found by a scan of %s", path, self.path.name)
-        index = scan(self._file)
-        if len(index) == 0 or index.offsets_N[0] != 0:
-            raise UserError(f"{self.path} is not a RecordIO file; give a .rec file as MXNet writes them")
+        index = read_index(path)
+        twice = index.double_keys()
+        if len(index) == 0 or len(twice):
+            what = f"{len(twice):,} keys more than once, {twice[0]} the first" if len(twice) else "no records"
+            raise UserError(f"{path} lists {what}; remove it to have {self.path.name} scanned")
         return index
 
     def _select_images(self, index: Index) -> None:
         """Keep the records that are images; identity records are remembered for ``labels``."""
-        zero = index.find(0)
-        # Some converters put a picture into the index record; the label of an image is less than all records.
-        stated = None if zero is None else index_range(self._file, index.offsets_N[zero], pictured=len(index))
-        if stated is None and zero is not None:
-            self._sound(zero, self._sample)  # if it is no sound image either, nobody knows what are images
-        if stated is None and index_range(self._file, index.offsets_N.max()):
-            raise UserError(
-                f"{self.path} ends with identity records, but record 0 does not say where they begin; "
-                "copy or pack the set again"
-            )
+        stated = index.index_range(self._file)
         if stated is None:
-            self._keys = compact(index.keys_N)
+            zero = index.find(0)
+            if zero is not None:
+                self._sound(zero, self._sample)  # else nobody knows what are images
+            if self._file.key_range(index.offsets_N.max()):
+                raise UserError(
+                    f"{self.path} ends with identity records, but record 0 does not say where they begin; "
+                    "copy or pack the set again"
+                )
+            self._keys = _compact(index.keys_N)
             return
         first, last = stated
         end = self._first_identity(index, first) if last > first else _BEYOND
@@ -184,7 +175,7 @@ class RecordDataset:
                 f"{self.path.with_suffix('.idx').name} to have the records scanned"
             )
         self._identity_offsets = identities.offsets_N
-        self._keys, self._offsets = compact(images.keys_N), images.offsets_N
+        self._keys, self._offsets = _compact(images.keys_N), images.offsets_N
 
     def _first_identity(self, index: Index, stated: int) -> int:
         """The key of the first identity record: ``stated``, or what float32 rounded to it."""
@@ -193,18 +184,9 @@ class RecordDataset:
         found = (
             key
             for key, offset in zip(near.keys_N, near.offsets_N, strict=True)
-            if index_range(self._file, offset)
+            if self._file.key_range(offset)
         )
         return int(next(found, stated + slack))
-
-    def _count_classes(self) -> int:
-        try:
-            return int(self.labels().max()) + 1
-        except DamagedSampleError as error:
-            raise UserError(
-                f"{error}, or state 'classes,height,width' in {side_file(self.path, 'property')}: without it, "
-                "every label is needed to count the classes"
-            ) from None
 
     def _scan_labels(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         labels_N = np.empty(len(indices), np.int64)
@@ -241,34 +223,11 @@ class RecordDataset:
         return np.repeat(self._scan_labels(starts), sizes[sizes > 0])
 
 
-def scan(file: RecordFile) -> Index:
-    """All records of a file, for want of an index. Empty if there is none."""
-    words_W = file.words_W
-    offsets_N = recordio.find_records(words_W)
-    # Writers of face sets give a record its key as its id, and put record 0 behind the images.
-    ids_N = recordio.ids_in_some_order(words_W, offsets_N)
-    return Index(np.arange(len(offsets_N)) if ids_N is None else ids_N, offsets_N)
-
-
-def index_range(file: RecordFile, offset: int, pictured: int = 0) -> tuple[int, int] | None:
-    """The labels (a, b) of the index or identity record at ``offset``, or None if it is an image or damaged.
-
-    One with a picture counts if a is ``pictured``.
-    """
-    try:
-        labels, image = recordio.unpack_payload(file.payload(int(offset)))
-    except DamageError:
-        return None  # reading it as an image will tell
-    if len(labels) != 2 or not all(1 <= value < 2**31 for value in labels):
-        return None
-    if len(image) and labels[0] != pictured:
-        return None
-    return int(labels[0]), int(labels[1])
-
-
-def rounding(key: int) -> int:
-    """How far a float32 may lie from a key near this one: 0 up to MAX_EXACT."""
-    return int(np.spacing(np.float32(key)))
+def _compact(keys_N: np.ndarray) -> range | np.ndarray:
+    """Consecutive keys as a range, which takes no memory."""
+    if len(keys_N) and (np.diff(keys_N) == 1).all():
+        return range(int(keys_N[0]), int(keys_N[-1]) + 1)
+    return keys_N
 
 
 def side_file(rec_path: Path, kind: str) -> Path:
@@ -277,12 +236,10 @@ def side_file(rec_path: Path, kind: str) -> Path:
 
 
 def _find_rec(root: Path) -> Path:
-    if root.is_dir() and not (root / "train.rec").is_file():
-        raise UserError(f"{root} holds no train.rec; name the directory of a record set, or its .rec file")
     rec = root / "train.rec" if root.is_dir() else root
     if not rec.is_file() or rec.suffix != ".rec":
         raise UserError(
-            f"{root} does not exist or is no .rec file; name the directory of a record set, or its .rec file"
+            f"{root} is no .rec file and holds no train.rec; name the directory of a record set, or its .rec file"
         )
     return rec
 
@@ -293,17 +250,13 @@ def _read_property(rec_path: Path) -> int | None:
         return None
     try:
         # More lines may follow, from InsightFace's writers: the number of images, "shuffled", the date.
-        first, *_ = path.read_text().splitlines() or [""]
-        num_classes, _height, _width = (int(field) for field in first.split(","))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; mend it, or remove it") from None
-    except ValueError:
+        num_classes, _height, _width = (
+            int(field) for field in path.read_text().partition("\n")[0].split(",")
+        )
+    except (OSError, ValueError):
         num_classes = 0
-    if num_classes < 1:
-        raise UserError(f"{path} must be one line 'classes,height,width'; mend it, or remove it")
-    if num_classes > MAX_EXACT:
+    if not 1 <= num_classes <= MAX_EXACT:
         raise UserError(
-            f"{path} states {num_classes:,} classes, but a record holds labels up to {MAX_EXACT - 1:,}; "
-            "mend it, or remove it"
+            f"{path} must be one line 'classes,height,width', with 1 to {MAX_EXACT:,} classes; mend it, or remove it"
         )
     return num_classes

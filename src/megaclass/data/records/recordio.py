@@ -32,9 +32,7 @@ def plain_record(record: bytes) -> tuple[float, bytes] | None:
     """Label and image of a record as nearly all are: one part, one label. None for any other, or a damaged one."""
     if len(record) < _PLAIN.size:
         return None
-    magic, length, flag, label = _PLAIN.unpack_from(
-        record
-    )  # a part's flag of 0 leaves the length as the whole word
+    magic, length, flag, label = _PLAIN.unpack_from(record)  # a part's flag of 0 leaves the length alone
     if magic != MAGIC or flag != 0 or not HEADER.size < length <= len(record) - PART.size:
         return None
     return label, record[PART.size + HEADER.size : PART.size + length]
@@ -89,11 +87,6 @@ def frame(payload: bytes) -> bytes:
     return b"".join([*framed, bytes(-len(payload) % 4)])
 
 
-def payload_bytes(labels: int, image_bytes: int) -> int:
-    """The size of a payload: a single label goes into the header."""
-    return HEADER.size + (4 * labels if labels != 1 else 0) + image_bytes
-
-
 def pack_payload(key: int, labels: Sequence[float], image: bytes) -> bytes:
     """Header, labels (a single one goes into the header) and image."""
     if len(labels) == 1:
@@ -119,15 +112,11 @@ def peek(words_W: np.ndarray, offsets_N: np.ndarray) -> tuple[np.ndarray, np.nda
 
     ``words_W`` is the file as little-endian uint32. Returns int64, float32, float32 of shape (N,).
     """
-    at_N = offsets_N // 4
-
-    def word(number: int) -> np.ndarray:
-        return words_W[np.clip(at_N + number, 0, len(words_W) - 1)]
-
+    word = _words_after(words_W, offsets_N)
     # Flag 0 leaves the length as the whole word; any other makes it too long.
     length_N, flag_N = word(1).astype(np.int64), word(2).astype(np.int64)
     sound_N = (offsets_N >= 0) & (offsets_N % 4 == 0) & (word(0) == MAGIC) & (length_N <= MAX_LENGTH)
-    sound_N &= at_N * 4 + PART.size <= 4 * len(words_W) - length_N
+    sound_N &= offsets_N + PART.size <= 4 * len(words_W) - length_N
     image_bytes_N = np.where(sound_N, np.maximum(length_N - HEADER.size - 4 * flag_N, -1), -1)
     first_N = np.where(flag_N > 0, word(8), word(3)).view(np.float32)
     return image_bytes_N, first_N, word(9).view(np.float32)
@@ -135,11 +124,7 @@ def peek(words_W: np.ndarray, offsets_N: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def ids_in_some_order(words_W: np.ndarray, offsets_N: np.ndarray) -> np.ndarray | None:
     """The ids of sound records, int64 of shape (N,), if they are 0..N-1, each once; None if they are not."""
-    count, at_N = len(offsets_N), offsets_N // 4
-
-    def word(number: int) -> np.ndarray:
-        return words_W[np.minimum(at_N + number, len(words_W) - 1)]
-
+    count, word = len(offsets_N), _words_after(words_W, offsets_N)
     ids_N = word(4)
     if (ids_N >= count).any() or word(5).any() or ((word(1) & MAX_LENGTH) < HEADER.size).any():
         return None
@@ -148,11 +133,17 @@ def ids_in_some_order(words_W: np.ndarray, offsets_N: np.ndarray) -> np.ndarray 
     return ids_N.astype(np.int64) if seen_N.all() else None
 
 
+def _words_after(words_W: np.ndarray, offsets_N: np.ndarray) -> Callable[[int], np.ndarray]:
+    """Gives a word of each record by its number, or the last of the file where it ends before."""
+    at_N = offsets_N // 4
+    return lambda number: words_W[np.clip(at_N + number, 0, len(words_W) - 1)]
+
+
 def find_records(words_W: np.ndarray) -> np.ndarray:
     """Byte offsets of all records, int64 of shape (N,), by a search for the magic through the whole file."""
     found = [np.empty(0, np.int64)]
     for start in range(0, len(words_W), _PIECE_BYTES // 4):
         found.append(np.flatnonzero(words_W[start : start + _PIECE_BYTES // 4] == MAGIC) + start)
-    at_N = np.concatenate(found)
-    flag_N = words_W[np.minimum(at_N + 1, len(words_W) - 1)] >> 29
-    return at_N[flag_N < 2] * 4
+    offsets_N = np.concatenate(found) * 4
+    flag_N = _words_after(words_W, offsets_N)(1) >> 29
+    return offsets_N[flag_N < 2]

@@ -5,10 +5,9 @@ import contextlib
 import fcntl
 import itertools
 import math
-import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -30,8 +29,7 @@ class RecordWriter:
 
     Files get their names when the block ends well: otherwise nothing is left, and what a killed process left under
     hidden names the next writer replaces. Existing files are never overwritten. Raises UserError for what the format
-    cannot hold, where there is no room, and where another process is writing the same set. ``prepare`` does all but
-    the naming, for those who write several sets of which all or none should be there.
+    cannot hold, where there is no room, and where another process is writing the same set.
     """
 
     def __init__(
@@ -50,10 +48,10 @@ class RecordWriter:
         self._sizes: set[tuple[int, int]] = set()
         self._index_record = index_record
         self._next_key = int(index_record)
-        self._files = contextlib.ExitStack()
+        self._cleanup = contextlib.ExitStack()
         self._first_keys: array.array[int] | None = array.array("q")  # of each class; None: not grouped
         self._prepared = False
-        self._owned: list[Path] = []  # hidden files to remove in the end
+        self._hidden = self.path.with_name(f".{name}.part")  # a directory for files that are not finished
         sides = (side_file(self.path, kind) for kind in ("property", "classes.txt"))
         # The .rec comes last into place: where it stands, the set is whole.
         self._targets = (self.path.with_suffix(".idx"), *sides, self.path)
@@ -66,17 +64,28 @@ class RecordWriter:
     def __enter__(self) -> "RecordWriter":
         self._refuse_to_overwrite()
         self._check_classes()
-        try:
-            with self._writing():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._rec = self._files.enter_context(_open_or_make(_part(self.path)))
-                self._claim()
-                self._idx = self._files.enter_context(_part(self._targets[0]).open("w"))
-                if self._index_record:
-                    self._append(0, (1.0, 1.0), b"")  # holds the place: its numbers are known at the end
-        except BaseException:
-            self._leave()
-            raise
+        with self._writing(), contextlib.ExitStack() as stack:
+            self._hidden.mkdir(parents=True, exist_ok=True)
+            rec = self._hidden / self.path.name
+            rec.touch()  # what is in it stays until it is known that nobody else writes it
+            self._rec = stack.enter_context(rec.open("r+b"))
+            try:
+                fcntl.flock(self._rec, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: another process is writing this set; wait for it or name another directory"
+                ) from None
+            except OSError:
+                pass  # a file system without locks, as some over a network
+            stack.callback(shutil.rmtree, self._hidden, ignore_errors=True)
+            # What a killed process left.
+            self._rec.truncate(0)
+            for left in {*self._hidden.iterdir()} - {rec}:
+                left.unlink()
+            self._idx = stack.enter_context((self._hidden / self._targets[0].name).open("w"))
+            if self._index_record:
+                self._append(0, (1.0, 1.0), b"")  # holds the place: its numbers are known at the end
+            self._cleanup = stack.pop_all()
         return self
 
     def write(
@@ -92,7 +101,7 @@ class RecordWriter:
                 f"{self.path}: the label {label} of image {self.count} is not a whole number from 0 to "
                 f"{MAX_EXACT - 1}, which is what a record can hold; number the classes from 0 on"
             )
-        most = recordio.MAX_LENGTH - recordio.payload_bytes(len(values), 0)
+        most = recordio.MAX_LENGTH - len(recordio.pack_payload(0, values, b""))
         if not 0 < len(encoded) <= most:
             raise UserError(
                 f"{self.path}: image {self.count} has {len(encoded)} bytes; a record holds from 1 to {most} of them"
@@ -107,12 +116,23 @@ class RecordWriter:
         self._next_key += 1
 
     def prepare(self) -> None:
-        """Write all that is still wanting, so that only names are: what can fail has failed by then."""
+        """Write what is still wanting, so that only names are: for those who write several sets, or none of them."""
         if self._prepared:
             return
         self._check_classes()
+        if self.count == 0:
+            raise UserError(f"{self.path}: there are no images to write")
         with self._writing():
-            self._finish()
+            if self._index_record:
+                self._finish()
+            height, width = self.image_size or (min(self._sizes) if len(self._sizes) == 1 else (0, 0))
+            self.num_classes = max(self.num_classes, len(self.classes or ()))
+            properties, names = (self._hidden / target.name for target in self._targets[1:3])
+            properties.write_text(f"{self.num_classes},{height},{width}\n")
+            if self.classes is not None:
+                names.write_text("".join(f"{name}\n" for name in self.classes), encoding="utf-8")
+            self._rec.flush()
+            self._idx.flush()
         self._prepared = True
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -122,34 +142,11 @@ class RecordWriter:
                 self._refuse_to_overwrite()  # what another writer may have finished meanwhile
                 with self._writing():
                     for target in self._targets:
-                        if _part(target).exists():
-                            _part(target).replace(target)
+                        if (finished := self._hidden / target.name).exists():
+                            finished.replace(target)
         finally:
-            self._leave()
-
-    def _claim(self) -> None:
-        """Be the only writer of this set, and begin anew where one was killed."""
-        try:
-            fcntl.flock(self._rec, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{self.path}: another process is writing this set; wait for it or name another directory"
-            ) from None
-        except OSError:
-            pass  # a file system without locks, as some over a network
-        self._owned = [_part(target) for target in self._targets]
-        self._rec.truncate(0)
-        for part in self._owned[:-1]:
-            if not part.is_dir():
-                part.unlink(missing_ok=True)
-
-    def _leave(self) -> None:
-        """Close all; remove what has no name."""
-        for part in self._owned:
-            with contextlib.suppress(OSError):
-                part.unlink()
-        with contextlib.suppress(OSError):  # of bytes still to be written, to a file that is gone
-            self._files.close()
+            with contextlib.suppress(OSError):  # of bytes still to be written, to a file that is gone
+                self._cleanup.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -169,12 +166,8 @@ class RecordWriter:
 
     def _check_classes(self) -> None:
         for name in self.classes or ():
-            try:
-                name.encode()  # not so a file name in another encoding
-                sound = name.splitlines() in ([name], [])
-            except UnicodeEncodeError:
-                sound = False
-            if not sound:
+            # A file name in another encoding does not come back as it was.
+            if name.encode(errors="replace").decode().splitlines() not in ([name], []):
                 raise UserError(
                     f"{self.path}: the class name {name!a} is not one line of UTF-8, as classes.txt holds "
                     "them; rename the class"
@@ -185,33 +178,11 @@ class RecordWriter:
         self._rec.write(recordio.frame(recordio.pack_payload(key, labels, encoded)))
 
     def _finish(self) -> None:
-        """Write what comes last, and the small files."""
-        if self.count == 0:
-            raise UserError(f"{self.path}: there are no images to write")
-        if self._index_record:
-            first_key = stop_key = self._next_key
-            if self._first_keys is not None and first_key + len(self._first_keys) < MAX_EXACT:
-                for bounds in itertools.pairwise([*self._first_keys, first_key]):
-                    self._append(stop_key, bounds, b"")
-                    stop_key += 1
-            self._rec.seek(0)
-            self._rec.write(recordio.frame(recordio.pack_payload(0, (first_key, stop_key), b"")))
-        height, width = self.image_size or (min(self._sizes) if len(self._sizes) == 1 else (0, 0))
-        _idx, properties, names, _rec = self._targets
-        classes = self.classes or ()
-        self.num_classes = max(self.num_classes, len(classes))
-        _part(properties).write_text(f"{self.num_classes},{height},{width}\n")
-        if self.classes is not None:
-            _part(names).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-        self._rec.flush()
-        self._idx.flush()
-
-
-def _part(target: Path) -> Path:
-    """The hidden name of a file that is not finished."""
-    return target.with_name(f".{target.name}.part")
-
-
-def _open_or_make(path: Path) -> IO[bytes]:
-    """For reading and writing; what is in it stays until it is known that nobody else writes it."""
-    return open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666))
+        """Write the identity records, where labels came grouped, and say in record 0 where they are."""
+        first_key = stop_key = self._next_key
+        if self._first_keys is not None and first_key + len(self._first_keys) < MAX_EXACT:
+            for bounds in itertools.pairwise([*self._first_keys, first_key]):
+                self._append(stop_key, bounds, b"")
+                stop_key += 1
+        self._rec.seek(0)
+        self._rec.write(recordio.frame(recordio.pack_payload(0, (first_key, stop_key), b"")))

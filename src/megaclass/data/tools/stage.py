@@ -10,16 +10,14 @@ import fcntl
 import os
 import shutil
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from megaclass.data.folder import FolderDataset
 from megaclass.data.open import check_paths, record_file, split_paths
-from megaclass.data.records.reader import side_file
+from megaclass.data.records.reader import RecordDataset, side_file
 from megaclass.data.threads import in_order
 from megaclass.errors import UserError
 
@@ -27,8 +25,7 @@ _CHUNK_BYTES = 16 << 20
 _COPIES = 8  # files at once: on a network file system each read waits
 
 
-@dataclass(frozen=True)
-class Staged:
+class Staged(NamedTuple):
     """A set on the local disk. ``path`` is what to train on; bytes are those copied by this call, and those
     that were there already."""
 
@@ -36,37 +33,25 @@ class Staged:
     files: int
     copied_bytes: int
     kept_bytes: int
-    seconds: float  # of the copying, with its verification
 
 
-def stage(
-    path: str | Path,
-    directory: str | Path,
-    *,
-    verify: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Staged]:
+def stage(path: str | Path, directory: Path, progress: Callable[[int, int], None]) -> list[Staged]:
     """Copy the set under ``path``, or several (see ``open_dataset``), each to a directory of its name in ``directory``.
 
-    Of a record set its four files are copied, of an image folder the images. ``verify``: compare what is there with
-    the source byte for byte; without it size and time of change tell whether a file is still the same. ``progress``:
-    called with (bytes done, bytes in all) of each set, from several threads in turn.
+    Of a record set its four files are copied, of an image folder the images. A file that is there with the size and
+    the time of change of its source is kept. ``progress``: called with (bytes done, bytes in all) of each set, from
+    several threads in turn.
 
     Raises UserError where there is no set or no room, for a file that changed meanwhile, and for a file that is there
     and differs: nothing is overwritten. Files that were copied stay, for the next call.
     """
     sources = split_paths(path)
     check_paths(sources)
-    roots = {_root(source).resolve() for source in sources}
-    if len({root.name for root in roots}) < len(roots):
-        raise UserError(
-            f"{path}: two of the directories have the same name; stage them one by one into directories of their own"
-        )
-    return [_stage_one(source, Path(directory), verify, progress) for source in sources]
+    return [_stage_one(source, directory, progress) for source in sources]
 
 
-def _stage_one(source: Path, directory: Path, verify: bool, progress: Callable[[int, int], None]) -> Staged:
-    root, rec = _root(source), record_file(source)
+def _stage_one(source: Path, directory: Path, progress: Callable[[int, int], None]) -> Staged:
+    root, names, classes = _files(source)
     target = directory / root.resolve().name
     if target.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{target} lies within {root}, which is staged; name a directory elsewhere")
@@ -76,19 +61,18 @@ def _stage_one(source: Path, directory: Path, verify: bool, progress: Callable[[
                 f"{target / others[0]} is there, but not in {root}: another set? "
                 "Remove it or name another directory"
             )
-        started = time.perf_counter()
-        names = _record_files(rec) if rec else _images(root, target)
+        for name in classes:
+            (target / name).mkdir(exist_ok=True)
         sizes = {name: (root / name).stat().st_size for name in names}
-        left = [name for name in names if verify or not _is_kept(root / name, target / name)]
-        new_bytes = sum(sizes[name] for name in left if not (target / name).exists())
+        left = [name for name in names if not _is_kept(root / name, target / name)]
+        total, new_bytes = sum(sizes.values()), sum(sizes[name] for name in left)
         free = shutil.disk_usage(target).free
         if new_bytes > free:
             raise UserError(
                 f"{target}: {new_bytes / 1e6:,.2f} MB are left to copy, but {free / 1e6:,.2f} MB are free; "
                 "make room or name another directory"
             )
-        lock, total = threading.Lock(), sum(sizes.values())
-        done = total - sum(sizes[name] for name in left)
+        lock, done = threading.Lock(), total - new_bytes
 
         def tell(count: int) -> None:
             nonlocal done
@@ -97,33 +81,39 @@ def _stage_one(source: Path, directory: Path, verify: bool, progress: Callable[[
                 progress(done, total)
 
         tell(0)
-        for _ in in_order(lambda name: _bring(root / name, target / name, tell), left, _COPIES):
+        for _ in in_order(lambda name: _copy(root / name, target / name, tell), left, _COPIES):
             pass
-    path = target / rec.name if rec is not None and rec.stem != "train" else target
-    return Staged(path, len(names), new_bytes, total - new_bytes, time.perf_counter() - started)
+    named = source.suffix == ".rec" and source.stem != "train"
+    return Staged(target / source.name if named else target, len(names), new_bytes, total - new_bytes)
 
 
-def _bring(source: Path, target: Path, tell: Callable[[int], None]) -> None:
-    """Copy a file, or compare the one that is there."""
-    before, there = source.stat(), target.exists()
-    part = target if there else target.with_name(f".{target.name}.part")
-    if not there:
-        part.parent.mkdir(parents=True, exist_ok=True)
+def _files(source: Path) -> tuple[Path, list[str], list[str]]:
+    """The directory of a set, its files in there, and directories that it has even if they are empty: classes."""
+    if record_file(source) is not None:
+        rec = RecordDataset(source).path
+        files = (rec, rec.with_suffix(".idx"), side_file(rec, "property"), side_file(rec, "classes.txt"))
+        return rec.parent, [file.name for file in files if file.is_file()], []
+    folder = FolderDataset(source)
+    names = [str(folder.path(index).relative_to(source)) for index in range(len(folder))]
+    return source, names, folder.classes
+
+
+def _copy(source: Path, target: Path, tell: Callable[[int], None]) -> None:
+    before = source.stat()
+    part = target.with_name(f".{target.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with contextlib.nullcontext() if there else part.open("wb") as output:
+        with part.open("wb") as output:
             checksum = _checksum(source, tell, output)
         after = source.stat()
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise UserError(f"{source} changed while it was copied; start again once it stays as it is")
         if _checksum(part, lambda count: None) != checksum:
-            if there:
-                raise _differs(target, source)
             raise UserError(f"{target}: the disk gives back other bytes than were written; use another disk")
         os.utime(part, ns=(before.st_mtime_ns, before.st_mtime_ns))
         part.replace(target)
     finally:
-        if not there:
-            part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def _checksum(path: Path, tell: Callable[[int], None], output: IO[bytes] | None = None) -> tuple[int, int]:
@@ -144,39 +134,16 @@ def _checksum(path: Path, tell: Callable[[int], None], output: IO[bytes] | None 
 
 
 def _is_kept(source: Path, target: Path) -> bool:
-    """Whether the file is there, and size and time say that it is the same."""
+    """Whether the file is there. UserError if it is another one, by size or time of change (in seconds: some file
+    systems have no finer ones)."""
     if not target.exists():
         return False
     wanted, found = source.stat(), target.stat()
-    if found.st_size != wanted.st_size:
-        raise _differs(target, source)
-    return found.st_mtime_ns == wanted.st_mtime_ns
-
-
-def _root(source: Path) -> Path:
-    """The directory with the files of the set. UserError where there is no set."""
-    rec = record_file(source)
-    if rec is not None and rec.is_file():
-        return rec.parent
-    if rec is not None or not source.is_dir():
+    if (found.st_size, int(found.st_mtime)) != (wanted.st_size, int(wanted.st_mtime)):
         raise UserError(
-            f"{rec or source}: no such file or directory; give a record set or a directory of class directories"
+            f"{target} is there and differs from {source}; it is not overwritten: remove it or name another directory"
         )
-    return source
-
-
-def _record_files(rec: Path) -> list[str]:
-    """The names of the files of a record set."""
-    files = (rec, rec.with_suffix(".idx"), side_file(rec, "property"), side_file(rec, "classes.txt"))
-    return [file.name for file in files if file.is_file()]
-
-
-def _images(root: Path, target: Path) -> list[str]:
-    """The images of a folder, relative to it. Classes without images keep their directories, and so their numbers."""
-    folder = FolderDataset(root)
-    for name in folder.classes:
-        (target / name).mkdir(exist_ok=True)
-    return [str(folder.path(index).relative_to(root)) for index in range(len(folder))]
+    return True
 
 
 def _visible(root: Path) -> set[str]:
@@ -188,18 +155,10 @@ def _alone(target: Path) -> Iterator[None]:
     """Be the only process that stages into ``target``; wait for one that does. What the system refuses: UserError."""
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with (target / ".stage.lock").open(
-            "a"
-        ) as lock:  # closing, or the end of the process, gives the lock back
+        with (target / ".stage.lock").open("a") as lock:  # its end, or the process's, gives the lock back
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as error:
         raise UserError(
             f"{error.filename or target}: {error.strerror}; mend that, and start again to go on where it stopped"
         ) from None
-
-
-def _differs(path: Path, source: Path) -> UserError:
-    return UserError(
-        f"{path} is there and differs from {source}; it is not overwritten: remove it or name another directory"
-    )

@@ -9,13 +9,11 @@ batch size of one device, as NVIDIA's ``-b``, the files say ``batch_size_per_dev
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megaclass.errors import lookup
-
-MEASURED = ("train", "infer")  # the benchmarks that a suite measures; stability takes days
 
 
 @dataclass(frozen=True)
@@ -24,26 +22,16 @@ class Cell:
 
     text: as printed, e.g. ``~3670`` or ``Fail``.
     value: the number of it in the unit of its column; None in a column of labels, and where none was published.
-    approximate: the number was published as about so much (``~``).
     case: every parameter that the report tells of it, by the names of ``Row.case``; empty in a column of labels.
     over: of a ratio, what differs in the other case, which is ``case | over``; None elsewhere.
-    machine: the key of its machine in the report.
+    machine: the key of its machine in the report: one for all cells of a line.
     """
 
     text: str
     value: float | None
-    approximate: bool
     case: dict[str, Any]
     over: dict[str, Any] | None
     machine: str
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """One published line: as many cells as its table has columns, all measured on one machine."""
-
-    machine: str
-    cells: list[Cell]
 
 
 @dataclass(frozen=True)
@@ -52,33 +40,35 @@ class Column:
 
     kind: ``label``; ``value``: the number of the case; or ``ratio``: that number over the number of the other case.
     measure, unit: of the number; of labels the parameter that they state, if it is one, and no unit; a ratio has none.
-    inverse: a ratio the other way round, as a speed-up of times is.
+    inverse: a ratio the other way round, as a speed-up of times is. case, over: its part of the cases of its cells.
     """
 
     title: str
     kind: str
-    measure: str
-    unit: str
-    inverse: bool
+    measure: str = ""
+    unit: str = ""
+    inverse: bool = False
+    case: dict[str, Any] = field(default_factory=dict)
+    over: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Table:
-    """One published table. benchmark: ``train``, ``infer`` or ``stability``."""
+    """One published table. benchmark: ``train``, ``infer`` or ``stability``. rows: a cell for each column."""
 
     name: str
     title: str
     benchmark: str
     columns: list[Column]
-    rows: list[TableRow]
+    rows: list[list[Cell]]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine of a report, with its specification as published."""
+    """The machine of a report, with its specification as published: keys and values."""
 
     title: str
-    spec: list[tuple[str, str]]
+    spec: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -93,12 +83,11 @@ class Report:
     tables: list[Table]
 
     def cases(self) -> list[tuple[str, dict[str, Any]]]:
-        """The distinct (benchmark, case) that measuring its tables takes, in order of appearance."""
+        """The distinct (benchmark, case) that measuring its tables takes, in order of appearance; trainings to their
+        end are none, as they take days."""
         found: list[tuple[str, dict[str, Any]]] = []
-        for table in self.tables:
-            if table.benchmark not in MEASURED:
-                continue
-            for cell in (cell for row in table.rows for cell in row.cells if cell.case):
+        for table in (table for table in self.tables if table.benchmark != "stability"):
+            for cell in (cell for row in table.rows for cell in row if cell.case):
                 cases = [cell.case] if cell.over is None else [cell.case, cell.case | cell.over]
                 found += [entry for case in cases if (entry := (table.benchmark, case)) not in found]
         return found
@@ -112,17 +101,9 @@ def names() -> list[str]:
 def load(name: str) -> Report:
     """Return a published report; an unknown name is a :class:`UserError` with the near match."""
     record = json.loads(lookup(_files(), name, "published report").read_text(encoding="utf-8"))
-    return Report(
-        name=record["name"],
-        title=record["title"],
-        source=record["source"],
-        notes=record["note"],
-        machines={
-            key: Machine(machine["title"], [(what, value) for what, value in machine["spec"]])
-            for key, machine in record["machines"].items()
-        },
-        tables=[_table(table) for table in record["tables"]],
-    )
+    machines = {key: Machine(**machine) for key, machine in record["machines"].items()}
+    tables = [_table(table) for table in record["tables"]]
+    return Report(record["name"], record["title"], record["source"], record["note"], machines, tables)
 
 
 def _files() -> dict[str, Path]:
@@ -130,32 +111,24 @@ def _files() -> dict[str, Path]:
 
 
 def _table(table: dict[str, Any]) -> Table:
-    columns = [
-        Column(c["title"], c["kind"], c.get("measure", ""), c.get("unit", ""), c.get("inverse", False))
-        for c in table["columns"]
-    ]
+    columns = [Column(**column) for column in table["columns"]]
     rows = []
     for row in table["rows"]:
-        machine = row.get("machine") or table["machine"]
-        case = table["case"] | row.get("case", {})
-        cells = [
-            _cell(text, column, case, machine)
-            for text, column in zip(row["cells"], table["columns"], strict=True)
-        ]
-        rows.append(TableRow(machine, cells))
+        case, machine = table["case"] | row.get("case", {}), row.get("machine") or table["machine"]
+        pairs = zip(row["cells"], columns, strict=True)
+        rows.append([_cell(text, column, case, machine) for text, column in pairs])
     return Table(table["name"], table["title"], table["benchmark"], columns, rows)
 
 
-def _cell(text: str, column: dict[str, Any], case: dict[str, Any], machine: str) -> Cell:
-    if column["kind"] == "label":
-        return Cell(text, None, False, {}, None, machine)
-    case = case | column.get("case", {})
-    over = None
-    if column["kind"] == "ratio":
-        other = _with_global_batch(case | column["over"])
-        over = {key: other[key] for key in other if key in column["over"] or key == "global_batch_size"}
+def _cell(text: str, column: Column, case: dict[str, Any], machine: str) -> Cell:
+    if column.kind == "label":
+        return Cell(text, None, {}, None, machine)
+    case, over = case | column.case, None
+    if column.kind == "ratio":
+        other = _with_global_batch(case | column.over)
+        over = {key: other[key] for key in other if key in column.over or key == "global_batch_size"}
     value = None if text in ("Fail", "-") else float(text.removeprefix("~"))
-    return Cell(text, value, text.startswith("~"), _with_global_batch(case), over, machine)
+    return Cell(text, value, _with_global_batch(case), over, machine)
 
 
 def _with_global_batch(case: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,85 @@
+"""What the verbs about data sets share: options, a progress bar, and files that appear whole or not at all."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from megaclass.cli.parsing import make_parser, parse
+from megaclass.errors import UserError, make_room
+
+Options = Mapping[str, tuple[Any, str]]
+SET = "record set or image folder; several with ':' between them"
+OUTPUT = "directory for the record set; must not hold one"
+
+
+def read_options(
+    words: list[str], usage: str, text: str, positional: Mapping[str, str], options: Options
+) -> Any:
+    """The words parsed. ``positional``: name -> help, ``name...`` taking some; ``options``: name -> default, help.
+
+    An option whose default is False is a flag, one whose default is a list takes one of these, by default the first.
+    Raises UserError.
+    """
+    parser = make_parser(usage, text)
+    for name, told in positional.items():
+        more: dict[str, Any] = {"nargs": "+"} if name.endswith("...") else {}
+        parser.add_argument(name.removesuffix("..."), type=str, help=told, **more)
+    for name, (default, told) in options.items():
+        if default is False:
+            kind: dict[str, Any] = {"action": "store_true"}
+        elif isinstance(default, list):
+            kind = {"choices": default, "default": default[0]}
+        else:
+            kind = {"type": type(default), "default": default}
+        parser.add_argument(f"--{name}", help=told, **kind)
+    found = parse(parser, words)
+    for name, value in vars(found).items():
+        if type(value) is int and value < 0:
+            raise UserError(f"--{name.replace('_', '-')}: {value} is below 0")
+    return found
+
+
+@contextlib.contextmanager
+def progress_bar(
+    doing: str, interrupted: str, of_bytes: bool = False
+) -> Iterator[Callable[[int, int], None]]:
+    """Yields ``show(done, total)``. The bar is on standard error, where that is a terminal, and goes at the end.
+
+    ``interrupted``: what to tell a user who stops the work: what is left of it.
+    """
+    from rich import progress
+    from rich.console import Console
+
+    counts = progress.DownloadColumn() if of_bytes else progress.MofNCompleteColumn()
+    columns = ("{task.description}", progress.BarColumn(), counts, progress.TimeRemainingColumn())
+    console = Console(stderr=True)
+    try:
+        with progress.Progress(
+            *columns, console=console, transient=True, disable=not sys.stderr.isatty()
+        ) as bar:
+            task = bar.add_task(doing, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(interrupted) from None
+
+
+@contextlib.contextmanager
+def whole_file(option: str, path: Path) -> Iterator[Path]:
+    """Yields a hidden name to write to, which becomes ``path`` when the block ends well; else nothing is left.
+
+    Raises UserError, which names the ``option``, for what the system does not let through.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{option}: {path} cannot be written: {error.strerror or error}; {make_room(error)}name another file"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()

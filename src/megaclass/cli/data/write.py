@@ -1,0 +1,193 @@
+"""The verbs that write sets of images: ``megaclass data pack``, ``shuffle``, ``merge``, ``split`` and ``stage``."""
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megaclass.cli.data.common import OUTPUT, SET, Options, progress_bar, read_options
+from megaclass.errors import UserError
+
+if TYPE_CHECKING:
+    from megaclass.data.pack import PackSummary
+
+_SHOWN_SKIPS = 10
+_PACK: Options = {
+    "image-size": (
+        0,
+        "resize to a square of this many pixels; without a size, JPEG files keep their very bytes",
+    ),
+    "shorter-side": (0, "shrink to this many pixels on the shorter side, never enlarge"),
+    "quality": (95, "JPEG quality of images that are encoded anew"),
+    "invert": (False, "swap dark and bright"),
+    "on-error": (["fail", "skip"], "skip: leave damaged images out, and name them in OUTPUT/skipped.txt"),
+    "class-depth": (1, "folder, tar: 2 for alphabet/character/image.png"),
+    "root": ("", "table: directory where its paths begin, if not its own"),
+    "labels": (
+        "",
+        "folder, tar: labels, a name a line in the order of the sorted files, or lines 'file,class'",
+    ),
+    "label-names": ("", "names of the numbers in --labels: lines 'name number', as map_clsloc.txt"),
+    "classes": ("", "classes.txt of the training set, to number classes as it does"),
+    "where": ("", ".npz: rows with name=value, e.g. background=true"),
+    "unpack-bits": ("", ".npz: HEIGHTxWIDTH of images stored by np.packbits"),
+    "layout": (
+        ["faces", "im2rec"],
+        "faces: as the public face sets, with an index record and identity records; im2rec: images alone, as "
+        "DALI's and MXNet's readers want them",
+    ),
+    "workers": (0, "threads; 0: one a core"),
+}
+
+
+def pack(words: list[str]) -> None:
+    options = read_options(
+        words,
+        "megaclass data pack SOURCE OUTPUT [OPTIONS]",
+        "Pack images into record files (train.rec, train.idx, property, classes.txt). They appear whole or not at all.",
+        {
+            "source": "directory of class directories; .csv or .tsv of path,label; .npz of images and labels; tar of "
+            "class directories or class tars; directory or tar of images with --labels",
+            "output": OUTPUT,
+        },
+        _PACK,
+    )
+
+    from megaclass.data.pack import pack as pack_images
+
+    started = time.perf_counter()
+    try:
+        with progress_bar("packing", "nothing was written") as show:
+            summary = pack_images(
+                options.source,
+                options.output,
+                image_size=options.image_size or None,
+                shorter_side=options.shorter_side or None,
+                quality=options.quality,
+                invert=options.invert,
+                where=options.where or None,
+                unpack_bits=_size(options.unpack_bits),
+                class_depth=options.class_depth,
+                root=options.root or None,
+                labels=options.labels or None,
+                label_names=options.label_names or None,
+                classes=options.classes or None,
+                index_record=options.layout == "faces",
+                on_error=options.on_error,
+                workers=options.workers,
+                progress=show,
+            )
+    except UserError as error:
+        raise UserError(_with_dashes(str(error), options)) from None
+    _tell(summary, time.perf_counter() - started)
+
+
+def _tell(summary: "PackSummary", seconds: float) -> None:
+    for line in summary.skipped[:_SHOWN_SKIPS]:
+        print(f"left out: {line}")
+    if (more := len(summary.skipped) - _SHOWN_SKIPS) > 0:
+        print(f"left out: {more} more, see {summary.path.with_name('skipped.txt')}")
+    left_out = f", {len(summary.skipped):,} left out" if summary.skipped else ""
+    print(
+        f"packed {summary.images:,} images of {summary.classes:,} classes into {summary.path} "
+        f"({summary.rec_bytes / 1e6:.1f} MB, {seconds:.1f} s, {summary.images / seconds:,.0f} images/s{left_out})"
+    )
+
+
+def _with_dashes(message: str, options: Any) -> str:
+    """The option that a message begins with as it is typed: the library has Python's names."""
+    found = re.match(r"(\w+)(?=:)|([a-z]+_[a-z]+)(?= )", message)
+    if found is None or found[0] not in options or found[0] in (options.source, options.output):
+        return message
+    return f"--{found[0].replace('_', '-')}{message[found.end() :]}"
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if text and not re.fullmatch(r"\d+x\d+", text, re.ASCII):
+        raise UserError(f"--unpack-bits: {text!r} is not HEIGHTxWIDTH, e.g. 105x105")
+    height, _, width = text.partition("x")
+    return (int(height), int(width)) if text else None
+
+
+def shuffle(words: list[str]) -> None:
+    options = read_options(
+        words,
+        "megaclass data shuffle SET OUTPUT [--seed N]",
+        "Write a set as a record set in a random order: for readers that take records as they lie in the file (DALI, "
+        "MXNet). Training here shuffles by itself and needs none of it.",
+        {"set": SET, "output": OUTPUT},
+        {"seed": (0, "of the order")},
+    )
+
+    from megaclass.data.tools import rewrite
+
+    with progress_bar("shuffling", f"nothing was written to {options.output}") as show:
+        written = rewrite.shuffle(options.set, options.output, options.seed, show)
+    print(f"shuffled {written.count:,} images of {written.num_classes:,} classes into {written.path}")
+
+
+def merge(words: list[str]) -> None:
+    options = read_options(
+        words,
+        "megaclass data merge OUTPUT SET SET [...] [--same-classes]",
+        "Write several sets as one record set. The classes of each set are numbered behind those of the sets before "
+        "it. The same without writing: --data.path SET:SET.",
+        {"output": OUTPUT, "sets...": "record sets or image folders"},
+        {"same-classes": (False, "match classes by name: sets that share their classes")},
+    )
+
+    from megaclass.data.tools import rewrite
+
+    with progress_bar("merging", f"nothing was written to {options.output}") as show:
+        written = rewrite.merge(options.sets, options.output, options.same_classes, show)
+    print(f"merged {written.count:,} images of {written.num_classes:,} classes into {written.path}")
+
+
+def split(words: list[str]) -> None:
+    options = read_options(
+        words,
+        "megaclass data split SET OUTPUT [--share 0.1] [--seed N]",
+        "Split a set by class into OUTPUT/train and OUTPUT/test: to verify on identities that were not trained on. "
+        "Classes are numbered from 0 in both; classes.txt has their names, or old numbers.",
+        {"set": SET, "output": "directory for the two record sets; must not hold them"},
+        {
+            "share": (0.1, "what part of the classes the test set gets, between 0 and 1"),
+            "seed": (0, "of the draw; classes with one image are not drawn"),
+        },
+    )
+
+    from megaclass.data.tools import rewrite
+
+    with progress_bar("splitting", f"nothing was written to {options.output}") as show:
+        parts = rewrite.split(options.set, options.output, options.share, options.seed, show)
+    for part in parts:
+        print(f"{part.count:,} images of {part.num_classes:,} classes in {part.path}")
+
+
+def stage(words: list[str]) -> None:
+    options = read_options(
+        words,
+        "megaclass data stage SET DIRECTORY",
+        "Copy a set to a local disk before training, each file read back and compared. What is there already is "
+        "kept; a copy that was broken off goes on; several processes of a machine may call this at once. Standard "
+        "output gets the path to train on and nothing else: --data.path $(megaclass data stage SET DIRECTORY).",
+        {"set": SET, "directory": "where to; the set gets a directory of its own name in it"},
+        {},
+    )
+
+    from megaclass.data.tools import stage as tool
+
+    with progress_bar("copying", "started again, it goes on from here", of_bytes=True) as show:
+        staged = tool.stage(options.set, Path(options.directory), show)
+    for found in staged:
+        print(
+            f"{found.path}: {found.files:,} files, {found.copied_bytes / 1e6:,.1f} MB copied and verified, "
+            f"{found.kept_bytes / 1e6:,.1f} MB were there",
+            file=sys.stderr,
+        )
+    sys.stdout.flush()
+    # A shell takes the very bytes of a path, whatever they are.
+    sys.stdout.buffer.write(os.fsencode(os.pathsep.join(str(found.path) for found in staged)) + b"\n")
+    sys.stdout.buffer.flush()

@@ -1,0 +1,317 @@
+"""One's own rows beside one another, as tables and lines: a line a row, rows that took turns, scaling, and repeats."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any, TypeAlias
+
+from rich.console import Group
+
+from megaclass.bench.case import Metric
+from megaclass.report.console import ConsoleTable, printable
+from megaclass.report.document import Cell, Column, Line, Table
+from megaclass.report.sources import Source
+from megaclass.report.words import (
+    OURS,
+    case_text,
+    changes,
+    chosen,
+    declared,
+    differing,
+    digits,
+    effort,
+    flat,
+    key_of,
+    name_of,
+    number,
+    read,
+    scaled_down,
+    value_text,
+)
+from megaclass.results.rows import Row
+from megaclass.results.stats import Ratio, quotient_text, ratio_of_medians
+
+# Settings that change how a training is run, and nothing of what comes out of it.
+_RUN = ("run.", "data.workers")
+
+
+def console_tables(rows: Iterable[Row]) -> Group:
+    """The tables of rows for a console, one benchmark after another."""
+    groups: dict[str, list[Source]] = {}
+    for place, row in enumerate(rows, start=1):
+        groups.setdefault(row.benchmark, []).append(Source(Path(), 0, row, place))
+    return Group(*(ConsoleTable(table) for group in groups.values() for table in own_tables(group)))
+
+
+def own_tables(sources: Sequence[Source], machine: str = "") -> list[Table]:
+    """All tables of the rows of one benchmark on one machine, whose name stands in their titles. Without it, for a
+    console: of each row what the benchmark declares."""
+    where = f": {machine}" if machine else ""
+    title = declared(sources[0].row.benchmark).title
+    rows = _rows_table(f"{title}{where}", sources, brief=not machine)
+    return [*_repeats_tables(sources, f"{title}, repeated{where}"), rows]
+
+
+def case_columns(
+    sources: Sequence[Source], but: str = ""
+) -> tuple[list[Column], list[list[Cell]], list[str]]:
+    """What differs between the cases: heads, and the cells of each row; and as remarks what is the same. but: a key to
+    leave out."""
+    named = len({source.row.implementation for source in sources}) > 1
+    aside = {but, *effort()}
+    cases = [
+        {key: value for key, value in flat(source.row.case).items() if key not in aside} for source in sources
+    ]
+    keys = differing(cases)
+    names = map(name_of, keys)
+    heads = ["Implementation"] * named + [
+        name if "." in name else name[:1].upper() + name[1:] for name in names
+    ]
+    cells = [
+        [Cell(source.row.implementation)] * named
+        + [Cell(value_text(key, case[key]) if key in case else "") for key in keys]
+        for source, case in zip(sources, cases, strict=True)
+    ]
+    same = case_text(cases[0], [key for key in cases[0] if key not in keys])
+    return [Column(head, False) for head in heads], cells, [f"The same in all: {same}."] if same else []
+
+
+def number_cell(source: Source, value: float | None, notes: tuple[str, ...] = ()) -> Cell:
+    return Cell() if value is None else Cell(digits(value), value, (source,), notes)
+
+
+# -- a line a row ---------------------------------------------------------------------------------------
+
+# Columns that no benchmark declares, as every row may have them.
+_SCALING = ["Weak scaling", "Strong scaling"]
+_MORE = ["Spread of rounds, %", "Ours, times as fast", "by CPU time", "Steps", "CPU wait, %"]
+
+
+def _rows_table(title: str, sources: Sequence[Source], *, brief: bool) -> Table:
+    """A line for each row, whatever its status: what differs, the metrics, and what rows that took turns say; without
+    columns that no row fills."""
+    metrics = declared(sources[0].row.benchmark).metrics
+    labels, cases, remarks = case_columns(sources)
+    firsts = [fewest_devices(sources, weak=weak) for weak in (True, False)]
+    heads = [*(metric.title for metric in metrics), *_SCALING, *([] if brief else _MORE)]
+    kept = {0, *(place for place, metric in enumerate(metrics) if metric.always)}
+    found = []
+    for source in sources:
+        cells = [Cell()] * len(heads)
+        if source.ok:
+            cells = [number_cell(source, read(metric, source.row)) for metric in metrics]
+            cells += [_scaling(source, first.get(source, source)) for first in firsts]
+            cells += [] if brief else _more(source, sources)
+        _mark(source, cells)
+        kept |= {place for place, cell in enumerate(cells) if cell.text}
+        found.append(cells)
+    places = sorted(kept)
+    lines = [
+        Line([*case, *(cells[place] for place in places)]) for case, cells in zip(cases, found, strict=True)
+    ]
+    return Table(title, [*labels, *(Column(heads[place]) for place in places)], lines, remarks)
+
+
+def _mark(source: Source, cells: list[Cell]) -> None:
+    """A row without a number says why, and the first number of one that a suite scaled down that it is one."""
+    row, place = source.row, next((place for place, cell in enumerate(cells) if cell.text), None)
+    if place is None:
+        notes = () if source.ok else (f"{row.status}: {row.reason}",)
+        cells[0] = Cell(row.status, None, (source,), notes)
+    elif scaled_down(row):
+        first = cells[place]
+        note = f"scaled down to fit from the case of suite {row.suite}: {changes(row.asked, row.case)}"
+        cells[place] = Cell(f"{first.text}*", first.value, first.sources, (*first.notes, note))
+
+
+def _more(source: Source, sources: Sequence[Source]) -> list[Cell]:
+    first, row = reference_of(source, sources), source.row
+    cells = [number_cell(source, spread_percent(row))]
+    for field in ("samples_ms", "cpu_ms"):
+        if first and (ratio := times_as_fast(first.row, row, field)):
+            note = f"how many times as fast row {first.number} ({first.row.implementation}) is, by medians"
+            cells.append(Cell(str(ratio), ratio.value, (first, source), (note,)))
+        else:
+            cells.append(Cell())
+    count, waited = len(row.samples_ms), row.cpu_wait_percent
+    cells.append(Cell(f"{count:,}", count, (source,)) if count else Cell())
+    return [*cells, Cell() if waited is None else Cell(f"{waited:.1f}", waited, (source,), source.busy)]
+
+
+# -- rows that took turns -------------------------------------------------------------------------------
+
+
+def reference_of(source: Source, sources: Iterable[Source]) -> Source | None:
+    """The first of our rows that a row took turns with; None where it is that one, or where there is none."""
+    mine = source.row.group
+    ours = (o for o in sources if o.ok and o.row.group == mine != "" and o.row.implementation == OURS)
+    first = next(ours, source)
+    return None if first is source else first
+
+
+def times_as_fast(mine: Row, other: Row, field: str = "samples_ms") -> Ratio | None:
+    """How many times as fast as ``other`` ``mine`` is, by median steps; rounds (or steps) that were measured side by
+    side are drawn together. None: no times in one of them. field: ``cpu_ms`` compares the time of processors."""
+    theirs, ours = _round_medians(other, field), _round_medians(mine, field)
+    if len(theirs) != len(ours) or len(theirs) < 2:
+        theirs, ours = getattr(other, field), getattr(mine, field)
+    if not theirs or not ours or not all((*theirs, *ours)):
+        return None
+    together = bool(mine.group) and mine.group == other.group and len(theirs) == len(ours)
+    return ratio_of_medians(theirs, ours, paired=together)
+
+
+def _round_medians(row: Row, field: str = "samples_ms") -> list[float]:
+    """The median step of every timed epoch, ms: what takes turns does so epoch by epoch."""
+    steps, rounds = getattr(row, field), len(row.epochs)
+    if not rounds or len(steps) % rounds:
+        return []
+    size = len(steps) // rounds
+    return [median(steps[i : i + size]) for i in range(0, len(steps), size or 1)]
+
+
+def spread_percent(row: Row) -> float | None:
+    """How far the medians of the rounds lie apart, in percent of their median; None for a single round."""
+    found = _round_medians(row)
+    return 100 * (max(found) - min(found)) / median(found) if len(found) > 1 else None
+
+
+def comparisons(rows: Sequence[Row]) -> list[str]:
+    """A line for each of our rows and each other that took turns with it; of ours alone the first beside the rest."""
+    lines = []
+    for group in dict.fromkeys(row.group for row in rows if row.group):
+        these = [row for row in rows if row.group == group and row.status == "ok"]
+        cases = [{key: value for key, value in flat(row.case).items() if chosen(row, key)} for row in these]
+        ours = [pair for pair in zip(these, cases, strict=True) if pair[0].implementation == OURS]
+        others = [pair for pair in zip(these, cases, strict=True) if pair[0].implementation != OURS]
+        pairs = [(mine, other) for mine in ours for other in others]
+        for (mine, one), (other, two) in pairs or [(ours[0], other) for other in ours[1:]]:
+            if ratio := times_as_fast(mine, other):
+                who = ", ".join(filter(None, (mine.implementation, case_text(one, differing(cases)))))
+                name = other.implementation if other.implementation != OURS else ""
+                whom = ", ".join(filter(None, (name, case_text(two, differing([one, two])))))
+                by_cpu = times_as_fast(mine, other, "cpu_ms")
+                more = f" ({by_cpu} by the time of processors)" if by_cpu else ""
+                if (part := memory_ratio(mine, other)) is not None:
+                    more += f", with {quotient_text(part)} of its memory"
+                lines.append(printable(f"{who}: {ratio} times as fast as {whom or 'the same again'}{more}"))
+    return lines
+
+
+def memory_ratio(over: Row, under: Row) -> float | None:
+    """Of the GPU, or of the process on a CPU; None where either did not measure it."""
+    for name in ("allocated", "process"):
+        one, two = over.memory_mb.get(name), under.memory_mb.get(name)
+        if one is not None and two:
+            return one / two
+    return None
+
+
+# -- scaling --------------------------------------------------------------------------------------------
+
+
+def fewest_devices(sources: Iterable[Source], *, weak: bool) -> dict[Source, Source]:
+    """For each row that of the fewest devices among those of its machine that differ in devices alone; of as many
+    devices the latest.
+
+    weak: the batch of a device is the same; else the global one. Threads are those of each process: on a CPU they are
+    what a device is, elsewhere they do nothing."""
+    found: dict[str, dict[float, Source]] = {}
+    for source in sorted(sources, key=lambda source: source.age):
+        case = source.row.case
+        devices, batch = (number(case.get(key)) for key in ("world_size", "global_batch_size"))
+        # One device that plays a rank of many tells nothing of many.
+        if not (source.ok and _speed(source) and devices and batch) or case.get("simulate_ranks", 1) != 1:
+            continue
+        aside = {"world_size", "global_batch_size", "collectives", declared(source.row.benchmark).repeats}
+        aside |= effort() if case.get("device") == "cpu" else {"threads", *effort()}
+        kept = {key: value for key, value in case.items() if key not in aside}
+        key = key_of([kept, batch / devices if weak else batch, source.row.implementation, source.machine])
+        found.setdefault(key, {})[devices] = source
+    return {source: group[min(group)] for group in found.values() for source in group.values()}
+
+
+def _speed(source: Source) -> float | None:
+    """Samples a second, as the benchmark declares them."""
+    metric = declared(source.row.benchmark).metric("samples_per_second")
+    return read(metric, source.row) if metric else None
+
+
+def _scaling(source: Source, first: Source) -> Cell:
+    """Throughput over that of the fewest devices that did the same, with the interval of the median steps."""
+    if first is source:
+        return Cell()
+    value, of = (_speed(source) or 0.0) / (_speed(first) or 1.0), times_as_fast(source.row, first.row)
+    ratio = (
+        Ratio(value, value * of.low / of.value, value * of.high / of.value)
+        if of
+        else Ratio(value, value, value)
+    )
+    cases = source.row.case, first.row.case
+    more, fewer = (case["world_size"] for case in cases)
+    kept = "global batch" if len({case["global_batch_size"] for case in cases}) == 1 else "batch of a device"
+    note = f"throughput over that of {fewer} devices at the same {kept}, and of how much is ideal"
+    return Cell(f"{ratio}, {100 * value * fewer / more:.1f}%", value, (source, first), (note,))
+
+
+# -- repeats --------------------------------------------------------------------------------------------
+
+_Statistic: TypeAlias = Callable[[list[float]], float | None]
+_STATISTICS: dict[str, _Statistic] = {
+    "Average": fmean,
+    "Standard deviation": lambda values: stdev(values) if len(values) > 1 else None,
+    "Minimum": min,
+    "Maximum": max,
+}
+
+
+def repeats(sources: Iterable[Source]) -> list[list[Source]]:
+    """The rows of each case that differ in what makes a repeat (a seed) alone; of a seed that was measured again the
+    latest. The case that was measured last is the last."""
+    found: dict[str, dict[str, Source]] = {}
+    for source in sorted(sources, key=lambda source: source.age):
+        row = source.row
+        what = declared(row.benchmark).repeats
+        case = {key: value for key, value in row.case.items() if key != what}
+        key = key_of([case | {"settings": trained_settings(case)}, row.implementation, source.machine])
+        before = found.pop(key, {})  # to the end
+        found[key] = before | {key_of(row.case.get(what)): source}
+    return [sorted(group.values(), key=lambda source: source.number) for group in found.values()]
+
+
+def trained_settings(case: Mapping[str, Any]) -> Any:
+    """The settings that change what is trained."""
+    settings = case.get("settings") or {}
+    if not isinstance(settings, dict):
+        return settings
+    return {key: value for key, value in settings.items() if not key.startswith(_RUN)}
+
+
+def _repeats_tables(sources: Sequence[Source], title: str) -> list[Table]:
+    """What repeats say together, in the shape of published tables of seeds."""
+    what = declared(sources[0].row.benchmark)
+    metric, seconds = what.metric(what.headline), what.metric("seconds")
+    groups = repeats(source for source in sources if source.ok) if what.repeats else []
+    if not groups or metric is None:
+        return []
+    labels, cases, remarks = case_columns([group[-1] for group in groups], but=what.repeats)
+    heads = [*labels, *map(Column, (f"{name_of(what.repeats)}s".capitalize(), *_STATISTICS))]
+    heads += [Column(f"Mean {seconds.title[:1].lower()}{seconds.title[1:]}")] if seconds else []
+    lines = []
+    for group, case in zip(groups, cases, strict=True):
+        cells = [_over(group, metric, len, "d"), *(_over(group, metric, one) for one in _STATISTICS.values())]
+        cells += [_over(group, seconds, fmean, ",.4g")] if seconds else []
+        lines.append(Line([*case, *cells]))
+    remark = f"{metric.title}. Standard deviation: of a sample (n - 1). Of what was measured again the latest counts."
+    return [Table(title, heads, lines, [remark, *remarks])]
+
+
+def values_of(group: Iterable[Source], metric: Metric) -> list[tuple[Source, float]]:
+    return [(source, value) for source in group if (value := read(metric, source.row)) is not None]
+
+
+def _over(group: Sequence[Source], metric: Metric, statistic: _Statistic, places: str = ",.3f") -> Cell:
+    found = values_of(group, metric)
+    value = statistic([value for _, value in found]) if found else None
+    sources = tuple(source for source, _ in found)
+    return Cell() if value is None else Cell(format(value, places), value, sources)

@@ -28,7 +28,6 @@ from megaclass.evaluate.metrics import (
     classification_metrics,
     one_shot_accuracy,
     pair_scores,
-    roc_points,
     topk_counts,
     verification_metrics,
 )
@@ -85,17 +84,14 @@ class Verifier:
     def _judge(self, embeddings_ND: np.ndarray) -> Evaluation:
         scores = pair_scores(embeddings_ND, self.pairs)
         metrics = verification_metrics(scores, self.pairs.same, self.pairs.folds)
-        roc = roc_points(scores, self.pairs.same)
         if self.labels is not None:
             # A labelled set has far more impostor pairs than the drawn ones: enough for a low FAR.
-            every = all_pairs_tar(embeddings_ND, self.labels)
-            roc = every.pop("roc")
-            metrics |= every
+            metrics |= all_pairs_tar(embeddings_ND, self.labels)
             if self.settings.episodes:
                 ways, episodes = self.settings.ways, self.settings.episodes
                 found = one_shot_accuracy(embeddings_ND, self.labels, ways, episodes, PROTOCOL_SEED)
                 metrics[f"one_shot_{ways}way"], metrics["one_shot_standard_error"] = found
-        return Evaluation("verification", metrics, roc)
+        return Evaluation("verification", metrics, metrics.pop("roc"))
 
 
 class SeveralSets:

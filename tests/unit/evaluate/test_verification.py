@@ -16,7 +16,6 @@ from megaclass.evaluate.metrics import (
     classification_metrics,
     far_key,
     one_shot_accuracy,
-    roc_points,
     topk_counts,
     verification_metrics,
 )
@@ -122,12 +121,12 @@ def test_metrics_of_extremes(scores, same, expected):
     for name, value in expected.items():
         assert metrics[name] == (value if value is None else pytest.approx(value))
     if same.all() or not same.any():
-        assert roc_points(scores, same) == {"far": [], "tar": []} and metrics["pair_accuracy"] >= 0.9
+        assert metrics["roc"] == {"far": [], "tar": []} and metrics["pair_accuracy"] >= 0.9
 
 
 def test_roc_points_lie_on_the_curve_of_scikit_learn():
     scores, same = noisy_pairs(4000, decimals=6)
-    points = roc_points(scores, same)
+    points = verification_metrics(scores, same)["roc"]
     fpr, tpr, _ = roc_curve(same, scores, drop_intermediate=False)
     assert 100 < len(points["far"]) <= 400
     assert points["far"] == sorted(points["far"]) and points["tar"] == sorted(points["tar"])

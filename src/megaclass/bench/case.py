@@ -8,17 +8,20 @@ Reports read declarations on machines without torch: a benchmark's file imports 
 
 import dataclasses
 import importlib
-import itertools
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from megaclass.bench.arguments import counts, names, numbers
 from megaclass.errors import UserError, lookup
+from megaclass.results.machine import usable_cores
 from megaclass.results.rows import Row, timed
 
 _MOST = 10**15  # beyond it sizes in bytes leave 64 bits
+
+
+# -- a case ---------------------------------------------------------------------------------------------
 
 
 def parameter(
@@ -94,7 +97,9 @@ class Case:
         for f in fields_of(self):
             value, flag, most = getattr(self, f.name), long_flag(f), f.metadata["high"] or _MOST
             if choices := f.metadata["choices"]:
-                lookup(dict.fromkeys(choices.values()), value, flag.lstrip("-").replace("-", " "))
+                lookup(
+                    dict.fromkeys([*choices, *choices.values()]), value, flag.lstrip("-").replace("-", " ")
+                )
             low = f.metadata["low"]
             if low is not None and not low <= value <= most:
                 raise UserError(f"{flag}: {value:g} is outside [{low:g}, {most:g}]")
@@ -128,43 +133,17 @@ def brief(value: Any) -> str:
     return f"{value:,.12g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def cases_of(case: type[Case], options: Any, **instead: Sequence[Any]) -> list[Any]:
-    """Every combination of what ``options`` say of the case's fields, all as text; the last field varies fastest.
-    ``instead``: lists of values that were read otherwise. UserError: a word that is no value of its field."""
-    lists: dict[str, Sequence[Any]] = {}
-    for f in fields_of(case):
-        if f.name in instead:
-            lists[f.name] = instead[f.name]
-        elif f.metadata["help"]:
-            lists[f.name] = _read(f, getattr(options, long_flag(f)[2:].replace("-", "_")))
-    return [case(**dict(zip(lists, values, strict=True))) for values in itertools.product(*lists.values())]
+def crowded(device: str, processes: int, gpus: int) -> str:
+    """Why so many processes are not started here, or an empty string."""
+    cores = usable_cores()
+    if device == "cuda" and processes > gpus:
+        return f"{processes} processes need as many GPUs, and there are {gpus}"
+    if device == "cpu" and processes > max(8, 4 * cores):
+        return f"{processes} processes are too many for {cores} cores"
+    return ""
 
 
-def _read(f: "dataclasses.Field[Any]", text: str) -> list[Any]:
-    flag = long_flag(f)
-    if f.type is bool:
-        return [text]
-    readers: dict[Any, Callable[[str, str], list[Any]]] = {int: counts, float: numbers}
-    found = readers.get(f.type, names)(flag, text)
-    if len(found) > 1 and not f.metadata["sweeps"]:
-        raise UserError(f"{flag}: {text!r} is a list, and it takes one value")
-    what = flag.lstrip("-").replace("-", " ")
-    return [lookup(choices, word, what) for word in found] if (choices := f.metadata["choices"]) else found
-
-
-@dataclass(frozen=True)
-class Flag:
-    """An option of a benchmark's command that is no field of its case. Its default is a text, a number, False of a
-    switch, or an empty tuple of what may be given again; a name without dashes stands in a place of its own."""
-
-    default: Any
-    help: str
-    names: tuple[str, ...]
-    lists: bool = False
-
-    @property
-    def dest(self) -> str:
-        return self.names[-1].lstrip("-").replace("-", "_")
+# -- what it is measured by -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -313,7 +292,7 @@ class Benchmark:
 
     In the worker, whose process measures one implementation: libraries(case, world) lets what is loaded at first use
     load, which is no memory of an implementation; prepare(case, world, name, options) makes it ready for its first
-    turn; limits(case, world) measures what the machine can do at most when it is gone. In the sweep: flags are
+    turn; limits(case, world) measures what the machine can do at most when it is gone. In the sweep: flags(parser) adds
     options that are no fields; settings: ``--section.key`` values of a recipe are taken too, as ``options.settings``;
     cases(options) are asked for, by default :func:`cases_of`, and may set ``options.device`` and ``options.output``
     (the file of the rows); implementations(case, options) take turns in each; flops(case) is the work of a process,
@@ -334,7 +313,7 @@ class Benchmark:
     measures: Callable[[str, Any, Answers, list[dict[str, float]]], dict[str, Any]] = _timed
     libraries: Callable[[Any, Any], None] = lambda case, world: None
     limits: Callable[[Any, Any], dict[str, float]] = lambda case, world: {}
-    flags: tuple[Flag, ...] = ()
+    flags: Callable[[ArgumentParser], object] = lambda parser: None
     settings: bool = False
     cases: Callable[[Any], list[Any]] | None = None
     implementations: Callable[[Any, Any], Sequence[Implementation]] = lambda case, options: (

@@ -4,11 +4,11 @@ Shapes: B = rows of the global batch, b = rows of this rank, D = embedding colum
 """
 
 import math
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from megaclass.bench.arguments import crowded
 from megaclass.bench.case import (
     FLOPS,
     MEMORY,
@@ -17,20 +17,19 @@ from megaclass.bench.case import (
     Answers,
     Benchmark,
     Case,
-    Flag,
     Implementation,
     Metric,
+    crowded,
     latency,
     parameter,
     samples_ms,
     share_of_limit,
     value_of,
 )
-from megaclass.bench.limits import beside_limits, measure, product_ms
 from megaclass.bench.peers import arcface_torch
 from megaclass.bench.peers.loop import implementation
-from megaclass.bench.timing import time_ms
-from megaclass.errors import UserError, lookup
+from megaclass.bench.timing import beside_limits, measure, product_flops, time_ms
+from megaclass.errors import UserError
 from megaclass.results.rows import timed
 
 if TYPE_CHECKING:
@@ -250,7 +249,7 @@ def libraries(case: Any, world: "World") -> None:
     a = torch.nn.Parameter(torch.randn(64, 64, device=world.device))
     (a @ a).exp().sum().backward()
     torch.optim.SGD([a], 0.1, momentum=0.9).step()
-    product_ms(case.precision, 64, world.device)
+    product_flops(case.precision, 64, world.device)
 
 
 def implementations(case: HeadCase, options: Any) -> list[Implementation]:
@@ -259,12 +258,23 @@ def implementations(case: HeadCase, options: Any) -> list[Implementation]:
         if options.peer_path:
             raise UserError("--peer-path goes with --peer arcface_torch")
         return [Implementation()]
-    lookup({arcface_torch.NAME: None}, options.peer, "peer")
     path, changes = arcface_torch.locate(options.peer_path), arcface_torch.head_changes(case)
     return [
         Implementation(),
         implementation(options.peer, case, changes=changes, options={"path": str(path)}),
     ]
+
+
+def flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--peer",
+        default="",
+        choices=("", arcface_torch.NAME),
+        help="another implementation that takes turns with ours, step by step: arcface_torch",
+    )
+    parser.add_argument(
+        "--peer-path", default="", help="directory with the peer's code, which is not changed"
+    )
 
 
 METRICS = (
@@ -289,10 +299,7 @@ BENCHMARK = Benchmark(
     measures=measures,
     libraries=libraries,
     limits=measure,
-    flags=(
-        Flag("", "another head that takes turns with ours, step by step: arcface_torch", ("--peer",)),
-        Flag("", "directory with the peer's code, which is not changed", ("--peer-path",)),
-    ),
+    flags=flags,
     implementations=implementations,
     flops=lambda case: work("megaclass", case)["flops"] * (case.steps + case.warmup),
 )

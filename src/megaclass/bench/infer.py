@@ -20,12 +20,11 @@ from megaclass.bench.case import (
     Benchmark,
     Implementation,
     Metric,
-    cases_of,
     latency,
     parameter,
     value_of,
 )
-from megaclass.bench.limits import beside_limits, measure
+from megaclass.bench.flags import cases_of
 from megaclass.bench.recipes import (
     ITERATIONS,
     SYNTHETIC,
@@ -37,7 +36,7 @@ from megaclass.bench.recipes import (
     precision,
     timed_epochs,
 )
-from megaclass.bench.timing import device_clock, epoch_measures, run_epoch
+from megaclass.bench.timing import beside_limits, device_clock, epoch_measures, measure, run_epoch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -203,8 +202,8 @@ def measures(name: str, case: InferCase, turns: Answers, limits: list[dict[str, 
 
 def cases(options: Any) -> list[InferCase]:
     check_settings(InferCase, list(options.settings))
-    if options.data_root != SYNTHETIC:
-        open_images(options.data_root)
+    if options.data != SYNTHETIC:
+        open_images(options.data)
     return cases_of(InferCase, options, epochs=timed_epochs(options), settings=[options.settings])
 
 

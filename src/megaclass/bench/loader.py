@@ -9,6 +9,7 @@ Shapes: B = images of a batch, K = numbers a sample, S = image size, C = 3 chann
 import itertools
 import tempfile
 import time
+from argparse import ArgumentParser
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +24,12 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from megaclass.bench.arguments import names
 from megaclass.bench.case import (
     MEMORY,
     SPEED,
     Answers,
     Benchmark,
     Case,
-    Flag,
     Implementation,
     Metric,
     Planned,
@@ -38,6 +37,7 @@ from megaclass.bench.case import (
     samples_ms,
     value_of,
 )
+from megaclass.bench.flags import names
 from megaclass.bench.peers import dali
 from megaclass.data.decode import Decoded, decode_part
 from megaclass.data.open import open_dataset
@@ -311,10 +311,9 @@ def implementations(case: LoaderCase, options: Any) -> list[Implementation]:
     GPU alone."""
     on_host = {"device": "cpu"} if case.device != "cpu" else {}
     found = [Implementation(name=BARE, changes={"source": "folder"} | on_host)]
-    for source in names("--source", options.source):
+    for source in options.source:
         lookup(dict.fromkeys(dali.SOURCES), source, "source")
         found.append(Implementation(changes={"source": source}))
-    lookup(dict.fromkeys((dali.NAME, "none")), options.peer, "peer")
     missing = dali.missing()
     for source in () if options.peer == "none" else dali.SOURCES[:1] if missing else dali.SOURCES:
         found.append(Implementation(name=dali.NAME, changes={"source": source} | on_host, missing=missing))
@@ -344,6 +343,18 @@ def on_images(planned: Planned) -> Iterator[Planned]:
         yield replace(planned, implementations=tuple(told))
 
 
+def flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--source", type=names, default="records,folder", metavar="LIST", help="what our loader reads"
+    )
+    parser.add_argument(
+        "--peer",
+        default=dali.NAME,
+        choices=(dali.NAME, "none"),
+        help="another loader that takes turns with ours, where installed",
+    )
+
+
 METRICS = (
     SPEED,
     Metric(
@@ -366,10 +377,7 @@ BENCHMARK = Benchmark(
     "samples_per_cpu_second",
     prepare=prepare,
     measures=measures,
-    flags=(
-        Flag("records,folder", "what our loader reads", ("--source",), lists=True),
-        Flag("dali", "another loader that takes turns with ours, where installed; or none", ("--peer",)),
-    ),
+    flags=flags,
     implementations=implementations,
     surroundings=on_images,
 )

@@ -4,9 +4,8 @@ Whatever becomes of one of them ends as :class:`Ended`, with the reason: nothing
 """
 
 import contextlib
-import json
+import multiprocessing
 import os
-import selectors
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +24,6 @@ WORKER = (sys.executable, "-P", "-m", "megaclass.bench.worker")
 TORCHRUN_VARIABLES = (
     "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
-_GRACE_S = 5.0  # from the end of a process's output to its own
 
 
 class Ended(Exception):  # noqa: N818 - an outcome of a case, not an error of ours
@@ -36,7 +35,8 @@ class Ended(Exception):  # noqa: N818 - an outcome of a case, not an error of ou
 
 
 class Processes:
-    """``world_size`` processes that speak JSON lines; ``variables`` change the environment (None: unset)."""
+    """``world_size`` processes, each with a pipe whose file descriptor is its last argument. ``variables`` change the
+    environment (None: unset)."""
 
     def __init__(
         self,
@@ -46,17 +46,34 @@ class Processes:
     ) -> None:
         self._kills_before = _kernel_kills()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._errors: list[IO[bytes]] = []
+        self._pipes: list[Connection[Any, Any]] = []
+        self._outputs: list[IO[bytes]] = []
         shared = _ranks_environment(world_size) | dict(variables or {})
         try:
             for rank in range(world_size):
-                own: dict[str, str | None] = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
-                self._errors.append(errors)
-                self._processes.append(_start(command, shared | (own if world_size > 1 else {}), errors))
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size > 1 else {}
+                self._start(command, os.environ | shared | own)
         except BaseException:
             self.close()
             raise
+
+    def _start(self, command: Sequence[str], variables: Mapping[str, str | None]) -> None:
+        environment = {name: value for name, value in variables.items() if value is not None}
+        source = str(Path(megaclass.__file__).parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, environment.get("PYTHONPATH")]))
+        pipe, theirs = multiprocessing.Pipe()
+        self._pipes.append(pipe)
+        self._outputs.append(tempfile.TemporaryFile())  # noqa: SIM115 - closed in close()
+        with theirs:
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                stdout=self._outputs[-1],
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the parent, which then ends this group
+            )
+        self._processes.append(process)
 
     def ask(
         self,
@@ -69,50 +86,37 @@ class Processes:
         ``on_progress`` is given the ``progress``, 0 to 1, that the first process tells on the way. Raises Ended: a
         process has died or tells an error, or an answer is not there in time.
         """
-        for process in self._processes:
-            assert process.stdin is not None
+        deadline = time.monotonic() + timeout_s
+        for pipe in self._pipes:
             with contextlib.suppress(BrokenPipeError):  # the reading finds out why
-                process.stdin.write(json.dumps(request).encode() + b"\n")
-                process.stdin.flush()
-        return self._answers(time.monotonic() + timeout_s, on_progress)
-
-    def _answers(self, deadline: float, on_progress: Callable[[float], None]) -> list[dict[str, Any]]:
-        parts, answers = [b""] * len(self._processes), [dict[str, Any]()] * len(self._processes)
-        with selectors.DefaultSelector() as selector:
-            for rank, process in enumerate(self._processes):
-                assert process.stdout is not None
-                selector.register(process.stdout, selectors.EVENT_READ, rank)
-            while selector.get_map():
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
-                    raise Ended("timeout", "no answer in time")
-                for key, _ in ready:
-                    rank = key.data
-                    read = os.read(key.fd, 1 << 20)
-                    parts[rank] += read
-                    if not read:
-                        raise self._death(rank)
-                    *lines, parts[rank] = parts[rank].split(b"\n")
-                    for line in lines:
-                        answer = json.loads(line)
-                        if "status" in answer:
-                            raise Ended(answer["status"], answer["reason"] + self._rank_text(rank))
-                        if "progress" not in answer:
-                            answers[rank] = answer
-                            selector.unregister(key.fileobj)
-                        elif rank == 0:
-                            on_progress(answer["progress"])
+                pipe.send(request)
+        answers, waiting = [dict[str, Any]()] * len(self._pipes), list(self._pipes)
+        while waiting:
+            ready = wait(waiting, max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise Ended("timeout", "no answer in time")
+            for rank, pipe in enumerate(self._pipes):
+                if pipe not in ready:
+                    continue
+                try:
+                    answer = pipe.recv()
+                except (EOFError, ConnectionError):
+                    raise self._death(rank) from None
+                if "status" in answer:
+                    raise Ended(answer["status"], answer["reason"] + self._rank_text(rank))
+                if "progress" not in answer:
+                    answers[rank] = answer
+                    waiting.remove(pipe)
+                elif rank == 0:
+                    on_progress(answer["progress"])
         return answers
 
     def _death(self, rank: int) -> Ended:
-        process = self._processes[rank]
-        try:
-            status = process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            return Ended("failed", "the process closed its output and hangs" + self._rank_text(rank))
+        status = self._processes[rank].wait()
         who = f"the process{self._rank_text(rank)}"
         if status >= 0:
-            said = self._last_words(rank)
+            self._outputs[rank].seek(0)
+            said = self._outputs[rank].read().decode(errors="replace").strip().rpartition("\n")[2]
             return Ended("failed", f"{who} ended with exit status {status}{said and f': {said}'}")
         name = signal.Signals(-status).name
         if -status == signal.SIGKILL and _kernel_kills() > self._kills_before:
@@ -122,11 +126,6 @@ class Processes:
     def _rank_text(self, rank: int) -> str:
         return f" (rank {rank})" if len(self._processes) > 1 else ""
 
-    def _last_words(self, rank: int) -> str:
-        self._errors[rank].seek(0)
-        lines = self._errors[rank].read().decode(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
-
     def close(self) -> None:
         """End every process that still lives, with whatever it has started."""
         for process in self._processes:
@@ -134,29 +133,11 @@ class Processes:
                 os.killpg(process.pid, signal.SIGKILL)
         for process in self._processes:
             process.wait()
-            for pipe in (process.stdin, process.stdout):
-                assert pipe is not None
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-        for errors in self._errors:
-            errors.close()
-
-
-def _start(
-    command: Sequence[str], variables: dict[str, str | None], errors: IO[bytes]
-) -> "subprocess.Popen[bytes]":
-    merged = os.environ | variables
-    environment = {name: value for name, value in merged.items() if value is not None}
-    source = str(Path(megaclass.__file__).parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, environment.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        env=environment,
-        start_new_session=True,  # Ctrl-C is for the parent, which then ends this group
-    )
+        self._processes.clear()  # their numbers may be those of others from now on
+        for pipe in self._pipes:
+            pipe.close()
+        for output in self._outputs:
+            output.close()
 
 
 def _ranks_environment(world_size: int) -> dict[str, str | None]:

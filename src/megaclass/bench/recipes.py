@@ -200,12 +200,12 @@ def check_settings(case: type[Any], keys: list[str]) -> None:
 
 def timed_epochs(options: Any) -> list[int]:
     """Those that are left after the warm-up: on the command line all epochs count, as in NVIDIA's script."""
-    from megaclass.bench.arguments import counts
-
-    (every,), (warmup,) = counts("--epochs", options.epochs), counts("--warmup", options.warmup)
-    if every - warmup < 1 or warmup < 0:
-        raise UserError(f"--epochs: {every} with {warmup} of warm-up leaves none to time; all epochs count")
-    return [every - warmup]
+    timed = options.epochs - options.warmup
+    if timed < 1 or options.warmup < 0:
+        raise UserError(
+            f"--epochs: {options.epochs} with {options.warmup} of warm-up leaves none to time; all epochs count"
+        )
+    return [timed]
 
 
 @dataclass(frozen=True)

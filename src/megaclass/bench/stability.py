@@ -9,24 +9,25 @@ import contextlib
 import json
 import os
 import threading
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from megaclass.bench.arguments import counts, crowded
 from megaclass.bench.case import (
     SPEED,
     Answers,
     Benchmark,
     Case,
-    Flag,
     Implementation,
     Metric,
+    crowded,
     parameter,
     value_of,
 )
+from megaclass.bench.flags import counts
 from megaclass.bench.recipes import with_settings
 from megaclass.config import Config, differences, load_recipe, to_toml
 from megaclass.errors import UserError
@@ -93,8 +94,7 @@ def cases(options: Any) -> list[StabilityCase]:
     for key, flag in (("run.seed", "--seeds"), ("run.output", "--output")):
         if key in options.settings:
             raise UserError(f"--{key}: the seeds of a study have it from {flag}")
-    (world_size,) = counts("--world-size", options.world_size)
-    found = [case_of(config, recipe, seed, world_size) for seed in seeds(options.seeds)]
+    found = [case_of(config, recipe, seed, options.world_size) for seed in seeds(options.seeds)]
     found[0].check()  # before anything is written
     directory = Path(options.output) if options.output else DEFAULT_ROOT / f"stability-{config.recipe}"
     open_study(directory, config, found)
@@ -102,9 +102,8 @@ def cases(options: Any) -> list[StabilityCase]:
     return found
 
 
-def seeds(text: str) -> list[int]:
+def seeds(found: list[int]) -> list[int]:
     """``5`` is 0 to 4; ``3,7,9`` are these."""
-    found = counts("--seeds", text)
     if len(found) == 1 and not 1 <= found[0] <= _MOST_SEEDS:
         raise UserError(f"--seeds: {found[0]} is outside [1, {_MOST_SEEDS}]; a list of seeds has commas")
     if min(found) < 0:
@@ -264,6 +263,11 @@ def measures(
     return left | {"step_ms": summary(left["samples_ms"]) if left["samples_ms"] else {}}
 
 
+def flags(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", help="name of a recipe (see `megaclass recipes`) or a .toml file")
+    parser.add_argument("--seeds", type=counts, default="5", help="how many, from 0 on, or a list: 3,7,9")
+
+
 METRICS = (
     Metric("metric", "Final metric", lambda row: row.result.get(row.case["metric"]), "higher", always=True),
     *(
@@ -285,10 +289,7 @@ BENCHMARK = Benchmark(
     "seed",
     prepare=Training,
     measures=measures,
-    flags=(
-        Flag(None, "name of a recipe (see `megaclass recipes`) or a .toml file", ("recipe",)),
-        Flag("5", "how many, from 0 on, or a list: 3,7,9", ("--seeds",)),
-    ),
+    flags=flags,
     settings=True,
     cases=cases,
     implementations=lambda case, options: [

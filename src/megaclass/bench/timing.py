@@ -1,4 +1,5 @@
-"""Time on a device, and an epoch: a number of steps in a row, timed one by one, with the wait for data told apart.
+"""Time on a device; an epoch, which is a number of steps in a row, timed one by one, with the wait for data told apart;
+and what the machine can do at most: a large matrix product and a large copy.
 
 Epochs are the unit of NVIDIA's ResNet-50 script (DeepLearningExamples, MxNet/Classification/RN50v1.5, benchmark.py): it
 leaves warm-up epochs out and takes the harmonic mean of the speeds of the others.
@@ -16,8 +17,11 @@ from megaclass.results.rows import timed
 if TYPE_CHECKING:
     import torch
 
+    from megaclass.parallel.groups import World
+
 T = TypeVar("T")
 _TELL_S = 0.5  # between two words about progress
+_REPEATS = 3  # the best one counts: a limit is what the machine can do undisturbed
 
 
 class HostClock:
@@ -144,3 +148,63 @@ def _waits_ms(turn: list[dict[str, Any]]) -> list[float]:
 def _harmonic(speeds: list[float | None]) -> float | None:
     known = [speed for speed in speeds if speed]
     return round(harmonic_mean(known), 3) if len(known) == len(speeds) else None
+
+
+# -- the limits of the machine --------------------------------------------------------------------------
+
+
+def measure(case: Any, world: "World") -> dict[str, float]:
+    """Operations a second of a product at the case's precision, and bytes a second read and written by a copy. All
+    ranks measure at the same time, as they compute."""
+    from megaclass.parallel import groups
+
+    groups.barrier()
+    side = 8192 if world.device.type == "cuda" else 2048
+    return {
+        "limit_flops_per_second": product_flops(case.precision, side, world.device),
+        "limit_bytes_per_second": copy_bytes_per_second(world.device),
+    }
+
+
+def beside_limits(work: dict[str, float], step_ms: float, limits: list[dict[str, float]]) -> dict[str, float]:
+    """The work of a step, what it makes a second, and the limits that all ranks know, of all of them together."""
+    speeds = {f"{name}_per_second": 1000 * amount / step_ms for name, amount in work.items()}
+    known = set.intersection(*(set(limit) for limit in limits))
+    return work | speeds | {name: sum(limit[name] for limit in limits) for name in sorted(known)}
+
+
+def copy_bytes_per_second(device: "torch.device") -> float:
+    """Bytes read and written by a large copy."""
+    import torch
+
+    copied = 2**30 if device.type == "cuda" else 2**28
+    source, target = (torch.ones(copied, dtype=torch.uint8, device=device) for _ in range(2))
+    return 2 * copied / _best_ms(lambda: target.copy_(source), device) * 1000
+
+
+def product_flops(precision: str, side: int, device: "torch.device") -> float:
+    """Operations a second of a square product with operands of ``precision``, in its fastest form on this device."""
+    import torch
+
+    forms = [(torch.float32, precision)]
+    if precision in ("bf16", "fp16"):
+        half = torch.bfloat16 if precision == "bf16" else torch.float16
+        # A product of 16-bit operands needs no flag. On a CPU the head's are of fp32 ones that oneDNN may round.
+        forms = [(half, "fp32"), *(forms if device.type == "cpu" and precision == "bf16" else [])]
+    return 2 * side**3 / min(_product_ms(dtype, flag, side, device) for dtype, flag in forms) * 1000
+
+
+def _product_ms(dtype: "torch.dtype", precision: str, side: int, device: "torch.device") -> float:
+    import torch
+
+    from megaclass.heads.softmax import Products
+
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    with Products(precision, device).active():
+        return _best_ms(lambda: torch.mm(a, b, out=out), device)
+
+
+def _best_ms(work: Callable[[], object], device: "torch.device") -> float:
+    work()
+    return min(time_ms(device, work)[0] for _ in range(_REPEATS))

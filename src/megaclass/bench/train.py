@@ -3,11 +3,11 @@ with other settings and the loops of others take turns.
 """
 
 import itertools
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from megaclass.bench.arguments import counts, names
 from megaclass.bench.case import (
     EPOCHS_SPEED,
     FLOPS,
@@ -15,17 +15,15 @@ from megaclass.bench.case import (
     OF_LIMIT,
     Answers,
     Benchmark,
-    Flag,
     Implementation,
     Metric,
-    cases_of,
     latency,
     parameter,
     value_of,
 )
+from megaclass.bench.flags import cases_of, counts, names
 from megaclass.bench.head import RanksCase, libraries
 from megaclass.bench.infer import InferCase
-from megaclass.bench.limits import beside_limits, measure
 from megaclass.bench.peers import LOOPS, arcface_torch
 from megaclass.bench.peers.loop import implementation
 from megaclass.bench.recipes import (
@@ -39,7 +37,7 @@ from megaclass.bench.recipes import (
     open_images,
     timed_epochs,
 )
-from megaclass.bench.timing import epoch_measures
+from megaclass.bench.timing import beside_limits, epoch_measures, measure
 from megaclass.config import from_text, require_known
 from megaclass.config.checks import value_of as value_in
 from megaclass.errors import UserError, lookup
@@ -166,7 +164,6 @@ def measures(name: str, case: TrainCase, turns: Answers, limits: list[dict[str, 
 
 def cases(options: Any) -> list[Any]:
     """Every combination of the lists; with ``--mode`` inference too. UserError: options that make no sense."""
-    lookup(dict.fromkeys(MODES), options.mode, "mode")
     check_settings(TrainCase, [*options.settings, *swept(options.set)])
     if options.one_at_a_time and not options.set:
         raise UserError("--one-at-a-time goes with --set section.key=VALUE,VALUE")
@@ -174,7 +171,7 @@ def cases(options: Any) -> list[Any]:
         raise UserError(f"--set and --peer are of training: they go with --mode train, not {options.mode}")
     if (options.set or options.peer) and options.output.endswith(".json"):
         raise UserError("--set and --peer: a report in .json has one place a case; name a file in .jsonl")
-    if options.batch_size and options.global_batch_size != "0":
+    if options.batch_size and options.global_batch_size != [0]:
         raise UserError("--batch-size is of each device, --global-batch-size of all of them: give one")
     common = {"epochs": timed_epochs(options), "settings": [options.settings]}
     found: list[Any] = []
@@ -182,8 +179,7 @@ def cases(options: Any) -> list[Any]:
         if not options.batch_size:
             found = cases_of(TrainCase, options, **common)
         else:
-            batches = counts("--batch-size", options.batch_size)
-            each = cases_of(TrainCase, options, **common, global_batch_size=batches)
+            each = cases_of(TrainCase, options, **common, global_batch_size=options.batch_size)
             found = [replace(case, global_batch_size=case.global_batch_size * case.ranks) for case in each]
     return found + (_inference(options, common) if options.mode != "train" else [])
 
@@ -192,12 +188,11 @@ def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
     """The same networks without training, on one device: NVIDIA's ``--mode val``."""
     if not options.batch_size:
         raise UserError(f"--mode {options.mode}: inference needs --batch-size, of a device")
-    if options.mode == "val" and (options.world_size, options.simulate_ranks) != ("1", "1"):
+    if options.mode == "val" and (options.world_size, options.simulate_ranks) != ([1], [1]):
         raise UserError("--mode val measures one device: leave out -n and --simulate-ranks")
-    if options.data_root != SYNTHETIC:
-        open_images(options.data_root)
-    classes = counts("--num-classes", options.num_classes)[:1]
-    return cases_of(InferCase, options, **common, num_classes=classes, engine=["eager"])
+    if options.data != SYNTHETIC:
+        open_images(options.data)
+    return cases_of(InferCase, options, **common, num_classes=options.num_classes[:1], engine=["eager"])
 
 
 def implementations(case: TrainCase, options: Any) -> list[Implementation]:
@@ -237,16 +232,53 @@ def swept(texts: Sequence[str]) -> dict[str, list[Any]]:
         require_known(key)
         if key in found:
             raise UserError(f"--set {key}: given twice; put all its values into one")
-        found[key] = [from_text(key, word) for word in names(f"--set {key}", values)]
+        found[key] = [from_text(key, word) for word in names(values)]
     return found
 
 
 def _peers(options: Any) -> dict[str, dict[str, Any]]:
     """The peers by name, with what their loops need to know. UserError: none of that name, or not its code."""
-    asked = names("--peer", options.peer) if options.peer else []
-    if options.peer_path and arcface_torch.NAME not in asked:
+    if options.peer_path and arcface_torch.NAME not in options.peer:
         raise UserError("--peer-path goes with --peer arcface_torch")
-    return {name: lookup(LOOPS, name, "peer").options(options.peer_path) for name in asked}
+    return {name: lookup(LOOPS, name, "peer").options(options.peer_path) for name in options.peer}
+
+
+def flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "-b",
+        "--batch-size",
+        type=counts,
+        default=[],
+        metavar="LIST",
+        help="images of a step on each device, instead of --global-batch-size",
+    )
+    parser.add_argument(
+        "--mode",
+        default="train",
+        choices=MODES,
+        help="train, val (inference, as `bench infer` measures it) or train_val",
+    )
+    parser.add_argument(
+        "--peer",
+        type=names,
+        default=[],
+        metavar="LIST",
+        help="loops of others that take turns with ours, epoch by epoch: arcface_torch, pytorch",
+    )
+    parser.add_argument(
+        "--peer-path", default="", help="directory with arcface_torch's code, which is not changed"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        help="section.key=LIST: values of a setting that take turns, epoch by epoch; given again, in every combination",
+    )
+    parser.add_argument(
+        "--one-at-a-time",
+        action="store_true",
+        help="with --set: the case as it is, and each value changed alone",
+    )
 
 
 METRICS = (
@@ -271,25 +303,7 @@ BENCHMARK = Benchmark(
     measures=measures,
     libraries=libraries,
     limits=measure,
-    flags=(
-        Flag(
-            "",
-            "images of a step on each device, instead of --global-batch-size",
-            ("-b", "--batch-size"),
-            True,
-        ),
-        Flag("train", "train, val (inference, as `bench infer` measures it) or train_val", ("--mode",)),
-        Flag(
-            "", "loops that take turns with ours, epoch by epoch: arcface_torch, pytorch", ("--peer",), True
-        ),
-        Flag("", "directory with arcface_torch's code, which is not changed", ("--peer-path",)),
-        Flag(
-            (),
-            "section.key=LIST: values of a setting that take turns; given again: all combinations",
-            ("--set",),
-        ),
-        Flag(False, "with --set: the case as it is, and each value changed alone", ("--one-at-a-time",)),
-    ),
+    flags=flags,
     settings=True,
     cases=cases,
     implementations=implementations,

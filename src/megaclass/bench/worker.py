@@ -1,29 +1,29 @@
 """One process of a case: builds one implementation and takes a turn when it is told to. What a turn is, the
 benchmark knows.
 
-Spoken over pipes, one JSON object a line. In: the job; then ``{"turn": i}`` any number of times; then
-``{"finish": true}``. Out: ``{"ready": true}``; ``{"ms": .., ..}`` for each turn, with ``{"progress": 0.5}`` any
-number of times before it; the peaks, the limits and the environment at the end. An error is told as
-``{"status": .., "reason": ..}``, and ends the process.
+Spoken over a pipe. In: the job; then ``{"turn": i}`` any number of times; then ``{"finish": True}``. Out: ``{}`` when
+it is ready; what the benchmark answers to each turn, with ``{"progress": 0.5}`` any number of times before it; the
+peaks, the limits and the environment at the end. An error is told as ``{"status": .., "reason": ..}``, and ends the
+process.
 """
 
 import contextlib
 import ctypes
 import gc
 import importlib
-import json
 import os
+import re
+import resource
 import signal
 import sys
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
 from megaclass.bench.case import Benchmark
-from megaclass.bench.memory import PeakMemory, limit_memory
-from megaclass.bench.turns import Tell
 from megaclass.errors import UserError
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
@@ -42,87 +42,65 @@ _NO_MEMORY = (
     "bad_alloc",
     "bad allocation",
 )
+_MIB = 2**20
 
 
 def main() -> None:
-    answers = _take_stdout()
-    requests = (json.loads(line) for line in sys.stdin)
+    pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    with _errors_told(pipe):
+        job = pipe.recv()
+        benchmark: Benchmark = importlib.import_module(job["module"]).BENCHMARK
+        case: Any = benchmark.case(**job["case"])
+        die_with_parent(job["parent"])
+        _limit_memory(case.device, case.world_size)
+        arithmetic.use_threads(case.threads)
+        # Errors are told before the group is left: the other ranks would have the first word.
+        with groups.started(case.device, job["timeout_s"]) as world, _errors_told(pipe):
+            _work(benchmark, case, world, job, pipe)
+
+
+@contextlib.contextmanager
+def _errors_told(pipe: "Connection[Any, Any]") -> Iterator[None]:
     try:
-        for answer in _serve(next(requests), requests, lambda done: _tell(answers, {"progress": done})):
-            _tell(answers, answer)
-            if "status" in answer:
-                os._exit(1)  # a process group of which one rank is gone may not end by itself
+        yield
     except Exception as error:
-        _tell(answers, _told(error))
-        os._exit(1)
-
-
-def _serve(job: dict[str, Any], requests: Iterator[dict[str, Any]], tell: Tell) -> Iterator[dict[str, Any]]:
-    benchmark: Benchmark = importlib.import_module(job["module"]).BENCHMARK
-    case: Any = benchmark.case(**job["case"])
-    _die_first()
-    _die_with_parent(job["parent"])
-    limit_memory(case.device, case.world_size)
-    arithmetic.use_threads(case.threads)
-    with groups.started(case.device, job["timeout_s"]) as world:
-        try:
-            yield from _work(benchmark, case, world, job, requests, tell)
-        except Exception as error:
-            yield _told(error)  # before the group is left: the other ranks would have the first word
+        lines = str(error).strip().splitlines() or [""]
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        status = "oom" if _out_of_memory(error) else "failed"
+        pipe.send({"status": status, "reason": f"{kind}{lines[0]}"})
+        os._exit(1)  # a process group of which one rank is gone may not end by itself
 
 
 def _work(
-    benchmark: Benchmark,
-    case: Any,
-    world: World,
-    job: dict[str, Any],
-    requests: Iterator[dict[str, Any]],
-    tell: Tell,
-) -> Iterator[dict[str, Any]]:
+    benchmark: Benchmark, case: Any, world: World, job: dict[str, Any], pipe: "Connection[Any, Any]"
+) -> None:
     benchmark.libraries(case, world)
     memory = PeakMemory(world.device)
     turns = benchmark.prepare(case, world, job["implementation"], job["options"])
-    yield {"ready": True}
-    for request in requests:
-        if "finish" in request:
-            break
-        yield turns.turn(request["turn"], tell)
-    else:
-        return  # the parent is gone
+    pipe.send({})
+    while "turn" in (request := pipe.recv()):
+        pipe.send(turns.turn(request["turn"], lambda done: pipe.send({"progress": done})))
     end = {"memory_mb": memory.read(), "facts": turns.facts(), "environment": machine.snapshot()}
     del turns
     gc.collect()  # head and optimizer know each other
     if world.device.type == "cuda":
         torch.cuda.empty_cache()
-    yield end | {"limits": _limits(benchmark, case, world)}
+    try:
+        limits = benchmark.limits(case, world)
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        limits = {}  # a GPU that others have filled must not cost a measured row
+    pipe.send(end | {"limits": limits})
 
 
-def _told(error: Exception) -> dict[str, Any]:
-    lines = str(error).strip().splitlines() or [""]
-    status = "oom" if _out_of_memory(error) else "failed"
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    return {"status": status, "reason": f"{kind}{lines[0]}"}
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words.lower() in str(error).lower() for words in _NO_MEMORY
+    )
 
 
-def _take_stdout() -> TextIO:
-    """Keep stdout for answers: whatever a library prints goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return answers
-
-
-def _tell(answers: TextIO, answer: dict[str, Any]) -> None:
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
-
-
-def _die_first() -> None:
-    """When the machine runs out of memory, the kernel is to end this process and nobody else's."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """However the sweep ends, its processes end with it: one that computes on would disturb the next measurement."""
     with contextlib.suppress(OSError, AttributeError):  # Linux has it (prctl(2), PR_SET_PDEATHSIG)
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
@@ -130,20 +108,59 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _limits(benchmark: Benchmark, case: Any, world: World) -> dict[str, float]:
-    """The limits of the machine, or none: a GPU that others have filled must not cost a measured row."""
-    try:
-        return benchmark.limits(case, world)
-    except Exception as error:
-        if _out_of_memory(error):
-            return {}
-        raise
+# -- memory ---------------------------------------------------------------------------------------------
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        words.lower() in str(error).lower() for words in _NO_MEMORY
-    )
+class PeakMemory:
+    """Peaks above the resident memory at the moment when this was made, in MiB.
+
+    Linux keeps a high-water mark of resident memory that a process may reset. Where it may not, the mark is
+    used as it is: if the libraries needed more while they were loaded than they keep, the peak reads too high.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self._start = _status_mb("VmRSS")
+
+    def read(self) -> dict[str, float | None]:
+        """``driver``: in use on this process's GPU, as nvidia-smi shows it: by whomever, contexts included."""
+        found: dict[str, float | None] = dict.fromkeys(("allocated", "reserved", "driver", "process"))
+        peak = _status_mb("VmHWM")
+        if peak is not None and self._start is not None:
+            found["process"] = round(peak - self._start, 1)
+        if self._cuda:
+            free, total = torch.cuda.mem_get_info()
+            found["allocated"] = round(torch.cuda.max_memory_allocated() / _MIB, 1)
+            found["reserved"] = round(torch.cuda.max_memory_reserved() / _MIB, 1)
+            found["driver"] = round((total - free) / _MIB, 1)
+        return found
+
+
+def _limit_memory(device: str, processes: int) -> None:
+    """Let this process have no more than its share of the memory that is free now: PyTorch then says that there is
+    none left, where the kernel would look for somebody to kill; and that is to be this process and nobody else's. On a
+    GPU host memory is not what runs out."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if device == "cpu":
+        data = int((_status_mb("VmData") or 0) * _MIB)
+        most = data + machine.available_memory() // processes
+        with contextlib.suppress(OSError, ValueError):  # a lower limit is there already
+            soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            lower = most if soft == resource.RLIM_INFINITY else min(soft, most)
+            resource.setrlimit(resource.RLIMIT_DATA, (lower, hard))
+
+
+def _status_mb(name: str) -> float | None:
+    """An entry of /proc/self/status; None where there is none (macOS)."""
+    with contextlib.suppress(OSError):
+        if found := re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text()):
+            return int(found[1]) / 1024
+    return None
 
 
 if __name__ == "__main__":

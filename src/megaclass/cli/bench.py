@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megaclass.bench.case import Benchmark, Flag, fields_of, flags_of
-from megaclass.cli.parsing import make_parser, parse, parse_with_settings
+from megaclass.bench.case import Benchmark
+from megaclass.bench.flags import add_flags
+from megaclass.cli.parsing import Parser, make_parser, parse, parse_with_settings
 from megaclass.errors import UserError, lookup
 
 _SUITE = "all cases of a published report, as published or scaled to this machine, and a page of them"
@@ -38,7 +39,7 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     """Measure, print the tables, and write what else the benchmark leaves. Returns 1 where it comes to no result."""
     options = options_of(benchmark, words)
 
-    from megaclass.bench.sweep import plan, sweep
+    from megaclass.bench.sweep import plan
     from megaclass.report import nvidia
 
     asked = Path(options.output)
@@ -47,7 +48,7 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     if as_nvidia:
         options.output = str(asked.with_suffix(".jsonl"))
         nvidia.check_report(asked, [one.case for one in found])
-    rows = _measured(sweep, found, options)
+    rows = _measured(found, options)
     if as_nvidia:
         nvidia.write_report(asked, rows, options.mode)
         print(f"report in {asked}")
@@ -61,61 +62,39 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
 
 
 def options_of(benchmark: Benchmark, words: list[str]) -> Any:
-    """What was said, all of it as text where it is of a case's field, and ``settings`` by ``section.key``."""
+    """What was said: of a case's field by its name, and ``settings`` by ``section.key``."""
     parser = make_parser(
         f"megaclass bench {benchmark.name} [...] [--output FILE.jsonl]", f"{benchmark.help}. {_LISTS}"
     )
-    for f in fields_of(benchmark.case):
-        if f.metadata["help"]:
-            usual = f.default if f.metadata["given"] == "" else f.metadata["given"]
-            text = f"{usual:g}" if isinstance(usual, int | float) else usual
-            lists: dict[str, Any] = {"metavar": "LIST"} if f.metadata["sweeps"] else {}
-            parser.add_argument(*flags_of(f), type=str, default=text, help=f.metadata["help"], **lists)
-    _add(parser, benchmark.flags)
+    add_flags(parser, benchmark.case)
+    benchmark.flags(parser)
     _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""), benchmark.timeout_s)
-    settings: dict[str, dict[str, Any]] = {}
-    if not benchmark.settings:
-        options = parse(parser, words)
-    else:
+    if benchmark.settings:
         options, settings = parse_with_settings(parser, words)
-    options.settings = {
-        f"{section}.{key}": value for section, values in settings.items() for key, value in values.items()
-    }
+        options.settings = {
+            f"{section}.{key}": value for section, values in settings.items() for key, value in values.items()
+        }
+    else:
+        options = parse(parser, words)
     if not options.timeout > 0:
         raise UserError(f"--timeout: {options.timeout:g} is not a positive number of seconds")
     return options
 
 
-def _add(parser: Any, flags: Sequence[Flag]) -> None:
-    for flag in flags:
-        if not flag.names[0].startswith("-"):
-            optional = {} if flag.default is None else {"nargs": "?", "default": flag.default}
-            parser.add_argument(flag.dest, type=str, help=flag.help, **optional)
-        elif flag.default is False:
-            parser.add_argument(*flag.names, action="store_true", help=flag.help)
-        elif flag.default == ():
-            parser.add_argument(*flag.names, action="append", default=[], help=flag.help)
-        else:
-            lists = {"metavar": "LIST"} if flag.lists else {}
-            parser.add_argument(
-                *flag.names, type=type(flag.default), default=flag.default, help=flag.help, **lists
-            )
-
-
-def _add_sweep(parser: Any, output: str, timeout_s: float = 600.0) -> None:
-    _add(
-        parser,
-        (
-            Flag(timeout_s, "seconds that an implementation may take for a case", ("--timeout",)),
-            Flag("", output, ("-o", "--output")),
-            Flag(False, "measure what the file has rows of already, too, and append it", ("--again",)),
-        ),
+def _add_sweep(parser: Parser, output: str, timeout_s: float = 600.0) -> None:
+    parser.add_argument(
+        "--timeout", type=float, default=timeout_s, help="seconds that an implementation may take for a case"
+    )
+    parser.add_argument("-o", "--output", default="", help=output)
+    parser.add_argument(
+        "--again", action="store_true", help="measure what the file has rows of already, too, and append it"
     )
 
 
-def _measured(sweep: Any, found: Sequence[Any], options: Any, heading: Any = None) -> list[Any]:
+def _measured(found: Sequence[Any], options: Any, heading: Any = None) -> list[Any]:
     from rich.console import Console
 
+    from megaclass.bench.sweep import sweep
     from megaclass.report import own
 
     rows: list[Any] = sweep(
@@ -134,7 +113,7 @@ def options_of_suite(words: list[str]) -> Any:
         "published numbers. With --fit what this machine cannot hold is scaled down or left out, and it says what and "
         "why. Without a name it lists the suites.",
     )
-    _add(parser, suite.FLAGS)
+    suite.flags(parser)
     _add_sweep(parser, "directory of rows and report; default: runs/suite-NAME")
     return parse(parser, words)
 
@@ -145,13 +124,10 @@ def _suite(words: list[str]) -> None:
         _list_suites()
         return
     directory = Path(options.output or Path("runs") / f"suite-{options.name}")
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"--output: {directory} is a file; name a directory")
 
     from rich.console import Console
 
     from megaclass.bench import suite
-    from megaclass.bench.sweep import sweep
     from megaclass.report import page
     from megaclass.report.console import plan_tables
 
@@ -162,7 +138,7 @@ def _suite(words: list[str]) -> None:
         return
     page.require_room(directory)  # before hours of measuring
     options.output = str(directory / "rows.jsonl")
-    _measured(sweep, found, options, heading)
+    _measured(found, options, heading)
     for path in page.write_page([str(directory)], directory):
         print(path)
 

@@ -165,7 +165,7 @@ def test_the_real_peer(tmp_path, words):
         (["--num-classes", "0"], "--num-classes"),
         (["--sample-rate", "nan"], "--sample-rate"),
         (["--precision", "fp8"], "fp8"),
-        (["--steps", "1,2"], "one value"),
+        (["--steps", "1,2"], "--steps: '1,2'"),
         (["-n", "2", "--simulate-ranks", "2"], "--simulate-ranks"),
         (["--device", "tpu"], "--device: 'tpu'"),
         (["--device", "cuda:1"], "CUDA_VISIBLE_DEVICES"),

@@ -243,7 +243,7 @@ def test_rows_and_tables_with_a_peer_that_is_not_there(tmp_path, monkeypatch, ca
     [
         (["--workload", "faces,imagenets"], "did you mean 'imagenet'"),
         (["--source", "record"], "records"),
-        (["--peer", "dally"], "did you mean 'dali'"),
+        (["--peer", "dally"], "invalid choice: 'dally'"),
         (["--rounds", "0"], "--rounds"),
         (["--batches", "-1"], "--batches"),
         (["--images", "-1"], "--images"),

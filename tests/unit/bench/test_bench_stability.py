@@ -43,7 +43,7 @@ def events(folder, kind):
 
 
 def test_a_number_of_seeds_or_a_list():
-    assert stability.seeds("5") == [0, 1, 2, 3, 4] and stability.seeds("3, 7,9") == [3, 7, 9]
+    assert stability.seeds([5]) == [0, 1, 2, 3, 4] and stability.seeds([3, 7, 9]) == [3, 7, 9]
 
 
 def test_a_case_holds_what_was_published_of_one():

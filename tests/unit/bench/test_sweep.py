@@ -1,21 +1,18 @@
 """Sweeps that go on after a case that cannot be, and where an earlier go has stopped."""
 
-import json
+import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from megaclass.bench import sweep as sweep_module
 from megaclass.bench.case import Implementation, Planned
 from megaclass.bench.head import HeadCase
-from megaclass.bench.sweep import Measured, keys_of, measure
+from megaclass.bench.sweep import keys_of, measured, sweep
 from megaclass.bench.turns import skipped
 from megaclass.cli import main
 from megaclass.results import machine
-from megaclass.results.rows import Row, RowWriter, read_rows
-
-QUIET = SimpleNamespace(begins=lambda *what: None, step=lambda *what: None)
+from megaclass.results.rows import RowWriter, read_rows
 
 
 @pytest.fixture(autouse=True)
@@ -28,34 +25,31 @@ def _nothing_runs(monkeypatch):
     monkeypatch.setattr(sweep_module, "run_case", stand_in)
 
 
-def test_a_sweep_goes_on_after_a_case_that_cannot_be():
-    told = []
-    console = SimpleNamespace(
-        begins=lambda number, total, case, left_s: told.append((number, total, left_s is None)),
-        step=lambda done, total: None,
-    )
+def test_a_sweep_goes_on_after_a_case_that_cannot_be(tmp_path, capsys):
     plan = [
         Planned(case=HeadCase(batch_size=3, world_size=2), skip="does not divide"),
         Planned(case=HeadCase()),
         Planned(case=HeadCase(seed=1)),
     ]
-    (first,), (second,), _ = measure(plan, 1.0, console)
+    first, second, _ = sweep(plan, str(tmp_path / "rows.jsonl"), 1.0)
     assert first.status == "skipped" and first.reason == "does not divide" and second.status == "ok"
-    assert told == [(1, 2, True), (2, 2, False)]  # what is left out does not begin
-    json.dumps(first.case)
+    assert read_rows(tmp_path / "rows.jsonl")[:2] == [first, second]
+    said = capsys.readouterr().out
+    assert re.search(r"left out: devices 2, .*batch 3, .*: does not divide$", said, re.MULTILINE)
+    assert "case 1 of 2: " in said  # what is left out does not begin
+    assert "case 2 of 2, 0:00:00 left: " in said
 
 
 @pytest.fixture
 def kept(tmp_path):
-    """Measure a plan into a file, and say which rows of another plan it has."""
+    """Measure a case into a file, and say which rows of another one it has."""
     path = tmp_path / "rows.jsonl"
 
-    def write(plan, change=lambda row: row):
+    def write(one, change=lambda row: row):
         with RowWriter(path) as writer:
-            for rows in measure(plan, 1.0, QUIET):
-                for row in rows:
-                    writer.write(change(row))
-        return lambda one, **how: Measured(str(path), **how).rows(one)
+            for row in sweep_module.measure(one, 1.0):
+                writer.write(change(row))
+        return lambda one: measured([one], str(path)).get(0, [])
 
     return write
 
@@ -64,46 +58,43 @@ PEER = Implementation(name="peer", extra={"malloc": "tuned"})
 
 
 def test_what_a_file_has_is_not_measured_again(kept):
-    plan = [
-        Planned(case=HeadCase(), implementations=(Implementation(), PEER)),
-        Planned(case=HeadCase(seed=1)),
-    ]
-    has = kept(plan)
-    assert [row.implementation for row in has(plan[0])] == ["megaclass", "peer"]
-    assert [row.case["seed"] for row in has(plan[1])] == [1]
+    both = Planned(case=HeadCase(), implementations=(Implementation(), PEER))
+    kept(both)
+    has = kept(Planned(case=HeadCase(seed=1)))
+    assert [row.implementation for row in has(both)] == ["megaclass", "peer"]
+    assert [row.case["seed"] for row in has(Planned(case=HeadCase(seed=1)))] == [1]
     assert not has(Planned(case=HeadCase(seed=2)))
     another = Implementation(name="another")  # is missing
     assert not has(Planned(case=HeadCase(), implementations=(Implementation(), another)))
-    assert not has(plan[0], again=True)
-    assert not Measured("").rows(plan[0]) and not Measured("none").rows(plan[0])
+    assert not measured([both], "") and not measured([both], "none")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda row: replace(row, status="failed", reason="killed"),
-        lambda row: replace(row, status="timeout", reason="not done in 1 s"),
-        lambda row: replace(row, status="skipped", reason="no such library"),
-        lambda row: replace(row, environment=row.environment | {"driver": "older"}),
-        lambda row: replace(row, environment=row.environment | {"variables": {"OMP_PROC_BIND": "x"}}),
-        lambda row: replace(row, environment=row.environment | {"cpu": "another"}),
-        lambda row: replace(row, environment=row.environment | {"revision": "older"}),
-        lambda row: replace(row, key=""),
+        {"status": "failed", "reason": "killed"},
+        {"status": "timeout", "reason": "not done in 1 s"},
+        {"status": "skipped", "reason": "no such library"},
+        {"environment": {"driver": "older"}},
+        {"environment": {"variables": {"OMP_PROC_BIND": "x"}}},
+        {"environment": {"revision": "older"}},
+        {"key": ""},
     ],
 )
 def test_what_failed_or_comes_from_elsewhere_is_measured_again(kept, change):
-    plan = [Planned(case=HeadCase())]
-    assert not kept(plan, change)(plan[0])
+    here = machine.snapshot()
+    change = {k: here | v if k == "environment" else v for k, v in change.items()}
+    assert not kept(Planned(case=HeadCase()), lambda row: replace(row, **change))(Planned(case=HeadCase()))
 
 
 def test_a_row_of_a_case_without_memory_stays(kept):
-    plan = [Planned(case=HeadCase())]
-    assert kept(plan, lambda row: replace(row, status="oom", reason="no memory"))(plan[0])
+    has = kept(Planned(case=HeadCase()), lambda row: replace(row, status="oom", reason="no memory"))
+    assert has(Planned(case=HeadCase()))
 
 
 def test_what_was_left_out_is_decided_again(kept):
     left_out = Planned(case=HeadCase(), skip="too few GPUs")
-    has = kept([left_out])
+    has = kept(left_out)
     assert has(left_out)
     assert not has(Planned(case=HeadCase())) and not has(replace(left_out, skip="another reason"))
 
@@ -115,13 +106,13 @@ def test_variables_that_an_implementation_sets_are_no_other_environment(kept):
         variables = row.environment["variables"] | {"MALLOC_ARENA_MAX": "1"}
         return replace(row, environment=row.environment | {"variables": variables})
 
-    has = kept([tuned], measured_so)
+    has = kept(tuned, measured_so)
     assert has(tuned) and not has(Planned(case=HeadCase()))
 
 
 def test_a_scaled_case_is_known_by_what_was_asked_and_rows_say_what_ran(kept):
     asked = HeadCase(batch_size=1024)
-    has = kept([Planned(case=HeadCase(batch_size=64), original_case=asked, suite="big")])
+    has = kept(Planned(case=HeadCase(batch_size=64), original_case=asked, suite="big"))
     (row,) = has(Planned(case=HeadCase(batch_size=32), original_case=asked, suite="big"))
     assert row.case["batch_size"] == 64 and row.asked["batch_size"] == 1024 and row.suite == "big"
     assert not has(Planned(case=HeadCase(batch_size=64)))
@@ -134,24 +125,16 @@ def test_what_rows_depend_on_besides_the_case_tells_them_apart():
     assert len({key for one in plan for key in keys_of(one)}) == 4
 
 
-def test_a_row_says_where_it_was_left_out():
+def test_a_row_says_what_its_implementation_ran_otherwise():
     who = Implementation(changes={"precision": "bf16"}, extra={"malloc": "tuned"})
     row = skipped(HeadCase(), who, "no peer")
-    assert isinstance(row, Row) and row.case["precision"] == "bf16" and row.case["malloc"] == "tuned"
-    assert row.environment["cpu"] == machine.snapshot()["cpu"] and who.text == "megaclass bf16 tuned"
+    assert row.case["precision"] == "bf16" and row.case["malloc"] == "tuned"
+    assert who.text == "megaclass bf16 tuned"
 
 
 def test_ctrl_c_and_the_same_command_again_goes_on(monkeypatch, tmp_path, capfd):
-    words = [
-        "bench",
-        "head",
-        "--sample-rate",
-        "1,0.5",
-        "--device",
-        "cpu",
-        "--output",
-        str(tmp_path / "rows.jsonl"),
-    ]
+    path = tmp_path / "rows.jsonl"
+    words = ["bench", "head", "--sample-rate", "1,0.5", "--device", "cpu", "--output", str(path)]
     rows_of, cases = sweep_module.run_case, []
 
     def interrupted(case, *rest):
@@ -164,10 +147,11 @@ def test_ctrl_c_and_the_same_command_again_goes_on(monkeypatch, tmp_path, capfd)
     assert main(words) == 130
     said = capfd.readouterr().err
     assert "interrupted" in said and "rows.jsonl" in said and "the same command goes on" in said
-    (first,) = read_rows(tmp_path / "rows.jsonl")
+    (first,) = read_rows(path)
     monkeypatch.setattr(sweep_module, "run_case", rows_of)
     monkeypatch.setattr("megaclass.report.own.console_tables", lambda rows: "")  # these rows have no numbers
     monkeypatch.setattr("megaclass.report.own.comparisons", lambda rows: [])
     assert main(words) == 0
-    again, second = read_rows(tmp_path / "rows.jsonl")
+    again, second = read_rows(path)
     assert again == first and second.case["sample_rate"] == 0.5
+    assert main([*words, "--again"]) == 0 and len(read_rows(path)) == 4

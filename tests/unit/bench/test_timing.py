@@ -2,13 +2,15 @@
 and limits."""
 
 import gc
+import mmap
 
 import pytest
 import torch
 
-from megaclass.bench import limits, memory, timing
-from megaclass.bench.memory import CpuWait, PeakMemory
+from megaclass.bench import timing, turns
+from megaclass.bench.head import HeadCase
 from megaclass.bench.timing import epoch_measures, run_epoch, time_ms
+from megaclass.bench.worker import PeakMemory
 from megaclass.parallel.groups import World
 
 CPU = torch.device("cpu")
@@ -117,12 +119,14 @@ def test_speeds_of_an_epoch_and_their_harmonic_mean():
 
 def test_the_peak_counts_what_was_given_back():
     peaks = []
-    while len(peaks) < 5 and not any(
-        62 < peak < 96 for peak in peaks
-    ):  # a busy system takes pages away meanwhile
+    # A busy system takes pages away meanwhile.
+    while len(peaks) < 5 and not any(62 < peak < 96 for peak in peaks):
         gc.collect()
         found = PeakMemory(CPU)
-        torch.ones(64 * 2**20 // 4)  # more than glibc ever takes from memory that it has kept
+        with mmap.mmap(
+            -1, 64 * 2**20
+        ) as pages:  # not by malloc, which may have kept as much from another test
+            pages[::4096] = bytes([1]) * (len(pages) // 4096)
         read = found.read()
         assert read["allocated"] is None and read["reserved"] is None
         if read["process"] is None:
@@ -132,18 +136,15 @@ def test_the_peak_counts_what_was_given_back():
 
 
 def test_how_long_processors_were_waited_for(monkeypatch):
-    waited, now = iter([2.0, 3.0, None]), iter([10.0, 14.0, 15.0])
-    monkeypatch.setattr(memory, "_waited_s", lambda: next(waited))
-    monkeypatch.setattr(memory.time, "monotonic", lambda: next(now))
-    found = CpuWait()
-    assert found.percent() == 25 and found.percent() is None
+    waited, now = iter([3.0, None]), iter([14.0, 15.0])
+    monkeypatch.setattr(turns, "_cpu_wait_s", lambda: next(waited))
+    monkeypatch.setattr(turns.time, "monotonic", lambda: next(now))
+    assert turns._share_waited(10.0, 2.0) == 25 and turns._share_waited(10.0, 2.0) is None
 
 
 def test_limits_are_those_of_a_large_product_and_a_large_copy(monkeypatch):
-    monkeypatch.setattr(limits, "_best_ms", lambda work, device: work() is None or 2.0)
-    from megaclass.bench.head import HeadCase
-
-    found = limits.measure(HeadCase(precision="bf16"), World(0, 1, CPU))
+    monkeypatch.setattr(timing, "_best_ms", lambda work, device: work() is None or 2.0)
+    found = timing.measure(HeadCase(precision="bf16"), World(0, 1, CPU))
     assert found == {"limit_flops_per_second": 2048**3 * 1000, "limit_bytes_per_second": 2**28 * 1000}
-    beside = limits.beside_limits({"flops": 10.0}, 2.0, [found, {"limit_flops_per_second": 1.0}])
+    beside = timing.beside_limits({"flops": 10.0}, 2.0, [found, {"limit_flops_per_second": 1.0}])
     assert beside == {"flops": 10.0, "flops_per_second": 5000, "limit_flops_per_second": 2048**3 * 1000 + 1}

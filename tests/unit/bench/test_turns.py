@@ -13,16 +13,19 @@ from megaclass.bench.head import HeadCase
 from megaclass.bench.processes import Ended, Processes
 from megaclass.bench.turns import run_case
 
+PIPE = """
+import os, sys, time
+from multiprocessing.connection import Connection
+pipe = Connection(int(sys.argv[1]))
+"""
 ECHO = """
-import json, os, sys
-for line in sys.stdin:
-    names = json.loads(line)["names"]
-    print(json.dumps({name: os.environ.get(name) for name in names}), flush=True)
+while True:
+    pipe.send({name: os.environ.get(name) for name in pipe.recv()["names"]})
 """
 
 
 def start(script, ranks=1, **variables):
-    return Processes(ranks, variables, [sys.executable, "-S", "-c", script])
+    return Processes(ranks, variables, [sys.executable, "-S", "-c", PIPE + script])
 
 
 def ended(script, ranks=1, timeout_s=20.0):
@@ -55,21 +58,19 @@ def test_answers_come_in_rank_order_and_each_rank_knows_itself(monkeypatch):
 @pytest.mark.parametrize(
     ("script", "ranks", "status", "reason"),
     [
-        ("import os; os.kill(os.getpid(), 9)", 1, "failed", "the process was killed by SIGKILL"),
+        ("os.kill(os.getpid(), 9)", 1, "failed", "the process was killed by SIGKILL"),
         (
-            "import os, time\nif os.environ['RANK'] == '1': os.kill(os.getpid(), 11)\ntime.sleep(60)",
+            "if os.environ['RANK'] == '1': os.kill(os.getpid(), 11)\ntime.sleep(60)",
             2,
             "failed",
             "(rank 1) was killed by SIGSEGV",
         ),
-        ("import sys; sys.exit('no such thing')", 1, "failed", "exit status 1: no such thing"),
-        ("""print('{"status": "oom", "reason": "full"}', flush=True)""", 1, "oom", "full"),
-        ("""print('{"status": "oom", "reason": "full"}', flush=True)""", 2, "oom", "full (rank "),
-        ("import os, time; os.close(1); time.sleep(60)", 1, "failed", "hangs"),
+        ("print('so far so good'); sys.exit('no such thing')", 1, "failed", "exit status 1: no such thing"),
+        ("pipe.send({'status': 'oom', 'reason': 'full'})", 1, "oom", "full"),
+        ("pipe.send({'status': 'oom', 'reason': 'full'}); time.sleep(60)", 2, "oom", "full (rank "),
     ],
 )
-def test_how_a_process_ended_is_told(monkeypatch, script, ranks, status, reason):
-    monkeypatch.setattr(processes, "_GRACE_S", 0.2)
+def test_how_a_process_ended_is_told(script, ranks, status, reason):
     found = ended(script, ranks)
     assert found[0] == status and reason in found[1]
 
@@ -77,7 +78,7 @@ def test_how_a_process_ended_is_told(monkeypatch, script, ranks, status, reason)
 def test_a_kill_that_the_kernel_counted_was_for_memory(monkeypatch):
     kills = iter([3, 4])
     monkeypatch.setattr(processes, "_kernel_kills", lambda: next(kills))
-    status, reason = ended("import os; os.kill(os.getpid(), 9)")
+    status, reason = ended("os.kill(os.getpid(), 9)")
     assert status == "oom" and "SIGKILL" in reason
 
 
@@ -85,7 +86,7 @@ def test_a_kill_that_the_kernel_counted_was_for_memory(monkeypatch):
 def test_a_process_that_hangs_is_given_up_and_ended_with_what_it_started(tmp_path):
     child = tmp_path / "child"
     script = f"""
-import pathlib, subprocess, time
+import pathlib, subprocess
 process = subprocess.Popen(["sleep", "60"])
 pathlib.Path({str(child)!r}).write_text(str(process.pid))
 time.sleep(60)
@@ -108,11 +109,10 @@ def alive(process):
 
 # What a worker does is told by its options; it writes its turns into a file that all of them share.
 WORKER = """
-import json, os, sys, time
-job = json.loads(sys.stdin.readline())
+job = pipe.recv()
 does, log = job["options"], job["options"]["log"]
 def tell(**answer):
-    print(json.dumps(answer), flush=True)
+    pipe.send(answer)
 def note(text):
     with open(log, "a") as file:
         file.write(does["name"] + text + " ")
@@ -120,9 +120,9 @@ note("+")
 if does.get("oom_beside_others") and open(log).read().count("+") > 1:
     tell(status="oom", reason="full")
     time.sleep(60)
-tell(ready=True)
-for line in sys.stdin:
-    request = json.loads(line)
+tell()
+while True:
+    request = pipe.recv()
     if "finish" in request:
         tell(memory_mb={"process": does["mb"], "allocated": None}, facts={"kernels": "torch"}, environment={"rank": 0},
              limits={"limit_flops_per_second": 8.0, "limit_bytes_per_second": 4.0})
@@ -137,7 +137,7 @@ for line in sys.stdin:
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
     """Run workers that are told what to do; returns their rows and the order of their turns."""
-    command = [sys.executable, "-S", "-c", WORKER]
+    command = [sys.executable, "-S", "-c", PIPE + WORKER]
     monkeypatch.setattr(turns, "Processes", lambda size, variables: Processes(size, variables, command))
 
     def run(*does, timeout_s=60.0, on_step=lambda done, total: None, **case):
@@ -200,10 +200,10 @@ def test_one_without_memory_beside_others_gets_the_machine_for_itself(measured):
 
 
 def test_ctrl_c_ends_all_of_them(measured):
-    begun = []
+    before, begun = set(psutil.Process().children()), set()
 
     def interrupt(done, total):
-        begun.extend(psutil.Process().children())
+        begun.update(set(psutil.Process().children()) - before)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -218,7 +218,7 @@ def test_a_worker_that_loses_its_parent_ends(tmp_path):
     parent.write_text(
         "import subprocess, sys, time\n"
         "worker = subprocess.Popen([sys.executable, '-c', "
-        "'import os, time; from megaclass.bench import worker; worker._die_with_parent(os.getppid()); "
+        "'import os, time; from megaclass.bench import worker; worker.die_with_parent(os.getppid()); "
         "print(os.getpid(), flush=True); time.sleep(60)'])\ntime.sleep(60)\n"
     )
     process = psutil.Popen(

@@ -4,8 +4,8 @@ The order of the samples in an epoch and the classes that Partial FC samples are
 permutation". Evaluated one element at a time it costs no memory, restarts anywhere, and is the same on every rank.
 
 It is the generalised Feistel network of Black and Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002,
-section 5): a number below ``a * b`` is split into (left, right) and each round adds a keyed hash of one half to the other.
-``a * b`` is barely above n, and the few numbers that land at n or above walk on until they fall inside.
+section 5): a number below ``a * b`` is split into (left, right) and each round adds a keyed hash of one half to the
+other. ``a * b`` is barely above n, and the few numbers that land at n or above walk on until they fall inside.
 
 Shapes: N = number of queried elements.
 """

@@ -50,6 +50,11 @@ class Margin:
         if not -1 <= self.filter_threshold <= 1:
             raise ValueError(f"filter_threshold must lie in [-1, 1], got {self.filter_threshold}")
 
+    @property
+    def threshold(self) -> float:
+        """The logit above which a negative leaves the sum."""
+        return self.scale * self.filter_threshold if self.filter_threshold else math.inf
+
     def target(self, cos_B: Tensor) -> tuple[Tensor, Tensor]:
         """The target logits (B,), scale included, and d(logit / scale) / d(cos), (B,)."""
         if self.m1 == 1.0 and self.m2 == 0.0:

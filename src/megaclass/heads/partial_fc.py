@@ -92,7 +92,7 @@ class PartialFC(nn.Module):
         self.register_buffer("weight_scale", centres.scale)
         self.register_state_dict_pre_hook(_bring_up_to_date)
         self.register_load_state_dict_pre_hook(_take_any_storage)
-        self._begin(self._make_shard())
+        self._begin()
 
     @property
     def grouping(self) -> Grouping:
@@ -100,14 +100,11 @@ class PartialFC(nn.Module):
         unit = "rank" if self.options.parallelism == "data" else self.options.shard_group
         return (self._group or all_ranks()).split(unit)
 
-    def _make_shard(self) -> Shard:
-        """What owns the rows, and computes on them on the device where they are now."""
+    def _begin(self) -> None:
+        """Make what owns the rows, and computes on them on the device where they are now; no step is in progress."""
         centres = Rows(self.weight.data, self.weight_scale)
         engine = make_engine(self.options, self.storage, self.embedding_dim, centres.data.device)
-        return Shard(centres, engine, self.class_range[0], self.seed, is_sampled=self.sample_rate < 1.0)
-
-    def _begin(self, shard: Shard) -> None:
-        self.shard = shard
+        self.shard = Shard(centres, engine, self.class_range[0], self.seed, is_sampled=self.sample_rate < 1.0)
         self.pending: list[MicroBatch] = []  # since the last optimizer step
         self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
 
@@ -278,7 +275,7 @@ class PartialFC(nn.Module):
         if self.weight.device == before:
             self.shard.centres = Rows(self.weight.data, self.weight_scale)
         else:
-            self.shard = self._make_shard()
+            self._begin()
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -291,7 +288,7 @@ class PartialFC(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         steps = state.pop("steps")
         super().__setstate__(state)
-        self._begin(self._make_shard())
+        self._begin()
         self.shard.restored(steps)
 
 

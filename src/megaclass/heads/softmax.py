@@ -116,7 +116,7 @@ class TorchEngine:
                 inverse_T = inverse_norms(centres_TD)
                 exp_BT = self._logits(scaled_BD, centres_TD, inverse_T)
                 if margin.filter_threshold:
-                    exp_BT.masked_fill_(exp_BT > margin.scale * margin.filter_threshold, -torch.inf)
+                    exp_BT.masked_fill_(exp_BT > margin.threshold, -torch.inf)
                 if shift:
                     exp_BT.sub_(shift)
                 exp_BT.exp_()
@@ -155,7 +155,7 @@ class TorchEngine:
                 assert gradient_TD is not None
                 inverse_T = inverse_norms(centres_TD)
                 radial_T = self._add_gradients(
-                    gradient_TD, sgd.momentum if folded else 0.0, scored, tile, centres_TD, inverse_T
+                    gradient_TD, sgd.momentum if folded else 0.0, scored, margin, tile, centres_TD, inverse_T
                 )
                 if reduce_ is not None:
                     reduce_(gradient_TD)
@@ -177,6 +177,7 @@ class TorchEngine:
         gradient_TD: Tensor,
         beta: float,
         scored: "list[_Scored]",
+        margin: Margin,
         tile: slice,
         centres_TD: Tensor,
         inverse_T: Tensor,
@@ -190,8 +191,8 @@ class TorchEngine:
             logits_BT = self._logits(one.scaled_BD, centres_TD, inverse_T)
             slope_BT = self.workspace.get("slopes", *logits_BT.shape)
             torch.add(logits_BT, one.batch.log_share_B[:, None], out=slope_BT).exp_()
-            if one.threshold is not None:
-                slope_BT.masked_fill_(logits_BT > one.threshold, 0.0)
+            if margin.filter_threshold:
+                slope_BT.masked_fill_(logits_BT > margin.threshold, 0.0)
             if one.left_out_N is not None:
                 slope_BT.masked_fill_(one.left_out_N[tile], 0.0)
             _put_targets(slope_BT, one.position_B, tile, one.batch.target_B)
@@ -223,7 +224,6 @@ class _Scored:
         own_N, all_N = batch.active.rows_N, active.rows_N
         differs = own_N is not None and all_N is not None and own_N is not all_N
         self.left_out_N = ~torch.isin(all_N, own_N) if differs else None  # type: ignore[arg-type]
-        self.threshold = margin.scale * margin.filter_threshold if margin.filter_threshold else None
 
 
 def _put_targets(values_BT: Tensor, position_B: Tensor, tile: slice, target_B: Tensor) -> None:

@@ -1,13 +1,11 @@
 """A keyed permutation of ``range(n)``: shuffling and sampling without a list.
 
-Both the order of the samples in an epoch and the classes that Partial FC samples are "the first k
-elements of a random permutation". Evaluating the permutation one element at a time costs no memory,
-restarts anywhere, and gives every rank the same answer without talking to the others.
+The order of the samples in an epoch and the classes that Partial FC samples are both "the first k elements of a random
+permutation". Evaluated one element at a time it costs no memory, restarts anywhere, and is the same on every rank.
 
-The permutation is the generalised Feistel network of Black and Rogaway, "Ciphers with arbitrary
-finite domains" (CT-RSA 2002, section 5): a number below ``a * b`` is split into (left, right) and each
-round adds a keyed hash of one half to the other. ``a * b`` is barely above n, and the few numbers that
-land at n or above walk on until they fall inside.
+It is the generalised Feistel network of Black and Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002,
+section 5): a number below ``a * b`` is split into (left, right) and each round adds a keyed hash of one half to the
+other. ``a * b`` is barely above n, and the few numbers that land at n or above walk on until they fall inside.
 
 Shapes: N = number of queried elements.
 """
@@ -49,8 +47,6 @@ class KeyedPermutation:
     """
 
     def __init__(self, n: int, key: int) -> None:
-        if n < 1:
-            raise ValueError(f"a permutation needs n >= 1, got {n}")
         self.n = n
         self.left_size = math.isqrt(n - 1) + 1
         self.right_size = -(-n // self.left_size)

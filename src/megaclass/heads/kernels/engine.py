@@ -83,9 +83,8 @@ class TritonEngine(TorchEngine):
                 self._unit_rows(active, start, count, unit_ND, blocks.turn)
                 pass_one_kernel[(batch_blocks, splits)](
                     scaled_BD, unit_ND, position_B, sums, values,
-                    batch, start, count, shift, _threshold(margin), 1,
+                    batch, start, count, shift, margin.threshold, 1,
                     BLOCK_D=self.block_dim, BLOCK_B=blocks.rows, BLOCK_T=blocks.turn, **self._products(blocks),
-                    num_warps=blocks.warps, num_stages=blocks.stages,
                 )  # fmt: skip
         rows = len(unit_BD)
         return sums.sum(0)[:rows], values.sum(0)[:rows, : self.dim]
@@ -135,12 +134,11 @@ class TritonEngine(TorchEngine):
                 space.get("inverse norms", scratch_rows),
                 space.get("radial", scratch_rows),
                 len(active), batch, rounding("centres").first_class,
-                sgd.lr, sgd.momentum, sgd.weight_decay, MOST_TURN, _threshold(margin), NORM_FLOOR, 1,
+                sgd.lr, sgd.momentum, sgd.weight_decay, MOST_TURN, margin.threshold, NORM_FLOOR, 1,
                 D=self.dim, BLOCK_D=self.block_dim, BLOCK_B=blocks.turn, BLOCK_T=blocks.rows,
                 BLOCK_R=self._moved_rows(blocks.rows, blocks.warps),
                 FORMAT=FORMATS[active.centres.data.dtype], HAS_MOMENTUM=active.momentum is not None,
                 **self._products(blocks),
-                num_warps=blocks.warps, num_stages=blocks.stages,
             )  # fmt: skip
 
     # -- rows that steps left out ---------------------------------------------------------------------
@@ -160,9 +158,13 @@ class TritonEngine(TorchEngine):
     # -- arguments ------------------------------------------------------------------------------------
 
     def _products(self, blocks: Blocks) -> dict[str, Any]:
-        # A warp group computes 64 rows: with fewer than two such for eight warps, warps divide the columns too.
-        split_columns = blocks.rows < 16 * blocks.warps
-        return {"SPLIT_COLUMNS": split_columns, **self._rounded()}
+        return {
+            # A warp group computes 64 rows: with fewer than two such for eight warps, warps divide the columns too.
+            "SPLIT_COLUMNS": blocks.rows < 16 * blocks.warps,
+            **self._rounded(),
+            "num_warps": blocks.warps,
+            "num_stages": blocks.stages,
+        }
 
     def _rounded(self) -> dict[str, Any]:
         return {"PRECISION": self.precision, "EMULATE": INTERPRETED}
@@ -205,8 +207,3 @@ def _filled(size: int, value: float, parts: list[Tensor], dtype: torch.dtype = t
     """The parts one after the other, and ``value`` up to ``size``."""
     rest = torch.full((size - sum(map(len, parts)),), value, dtype=dtype, device=parts[0].device)
     return torch.cat([*(part.to(dtype) for part in parts), rest])
-
-
-def _threshold(margin: Margin) -> float:
-    """The logit above which a negative leaves the sum."""
-    return margin.scale * margin.filter_threshold if margin.filter_threshold else float("inf")

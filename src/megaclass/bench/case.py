@@ -24,41 +24,34 @@ _MOST = 10**15  # beyond it sizes in bytes leave 64 bits
 # -- a case ---------------------------------------------------------------------------------------------
 
 
-def parameter(
-    default: Any,
-    help: str = "",
-    *,
-    sweeps: bool = False,
-    flags: Sequence[str] = (),
-    given: str = "",
-    title: str = "",
-    setting: str = "",
-    low: float | None = None,
-    high: float | None = None,
-    choices: Sequence[str] | Mapping[str, str] = (),
-    effort: bool = False,
-) -> Any:
-    """A field of a case.
+@dataclass(frozen=True)
+class Parameter:
+    """What a field of a case says of itself.
 
     help: what it means, for ``--help``; without one it has no flag. sweeps: the flag takes a list, and every
     combination is measured. flags: instead of ``--name-with-dashes``. given: the flag's default as one would write it,
     where that is not the field's. title: what tables call it, by default the name with spaces. setting: the
-    ``section.key`` of a recipe that it stands for. low, high, choices: what is allowed; a mapping of choices says what
-    each word stands for. effort: how often something is measured, which makes no other case of it and no column of a
+    ``section.key`` of a recipe that it stands for. low, high, choices: what is allowed. aliases: what a command
+    line may call them too. effort: how often something is measured, which makes no other case of it and no column of a
     table.
     """
-    metadata = {
-        "help": help,
-        "sweeps": sweeps,
-        "flags": tuple(flags),
-        "given": given,
-        "title": title,
-        "setting": setting,
-        "low": low,
-        "high": high,
-        "choices": choices if isinstance(choices, Mapping) else {name: name for name in choices},
-        "effort": effort,
-    }
+
+    help: str = ""
+    sweeps: bool = False
+    flags: Sequence[str] = ()
+    given: str = ""
+    title: str = ""
+    setting: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: Sequence[str] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    effort: bool = False
+
+
+def parameter(default: Any, help: str = "", **told: Any) -> Any:
+    """A field of a case; ``told``: as :class:`Parameter` has it."""
+    metadata = vars(Parameter(help, **told))
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -66,7 +59,7 @@ def parameter(
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One measurement, of which all implementations take their turns. It travels as JSON.
+    """One measurement, of which all implementations take their turns. It travels to its processes as a dict.
 
     Every case says, by fields, class variables or properties: ``device`` (``auto`` until it is planned), ``threads`` of
     each process (0: its share of the cores), ``world_size`` (processes of an implementation), ``warmup`` (turns that
@@ -97,9 +90,8 @@ class Case:
         for f in fields_of(self):
             value, flag, most = getattr(self, f.name), long_flag(f), f.metadata["high"] or _MOST
             if choices := f.metadata["choices"]:
-                lookup(
-                    dict.fromkeys([*choices, *choices.values()]), value, flag.lstrip("-").replace("-", " ")
-                )
+                known = dict.fromkeys([*choices, *f.metadata["aliases"]])
+                lookup(known, value, flag.lstrip("-").replace("-", " "))
             low = f.metadata["low"]
             if low is not None and not low <= value <= most:
                 raise UserError(f"{flag}: {value:g} is outside [{low:g}, {most:g}]")
@@ -256,7 +248,7 @@ class Planned:
     """A case and who takes turns in it.
 
     skip: why it cannot be measured here, or an empty string. original_case: the one that was asked for, where this one
-    was scaled down from it. weight: how long it may take, in any unit. identity: what its rows depend on besides.
+    was scaled down from it. identity: what its rows depend on besides.
     """
 
     case: Any
@@ -264,7 +256,6 @@ class Planned:
     skip: str = ""
     original_case: Any = None
     suite: str = ""
-    weight: float = 1.0
     identity: dict[str, Any] = field(default_factory=dict)
 
 
@@ -295,10 +286,9 @@ class Benchmark:
     turn; limits(case, world) measures what the machine can do at most when it is gone. In the sweep: flags(parser) adds
     options that are no fields; settings: ``--section.key`` values of a recipe are taken too, as ``options.settings``;
     cases(options) are asked for, by default :func:`cases_of`, and may set ``options.device`` and ``options.output``
-    (the file of the rows); implementations(case, options) take turns in each; flops(case) is the work of a process,
-    for the time left; surroundings(planned) holds while the case is measured, and gives what is measured;
-    measures(name, case, turns, limits) are the fields of an ``ok`` row; timeout_s: what an implementation may take for
-    a case, where no other time is given.
+    (the file of the rows); implementations(case, options) take turns in each; surroundings(planned) holds while the
+    case is measured, and gives what is measured; measures(name, case, turns, limits) are the fields of an ``ok`` row;
+    timeout_s: what an implementation may take for a case, where no other time is given.
     """
 
     name: str
@@ -316,10 +306,7 @@ class Benchmark:
     flags: Callable[[ArgumentParser], object] = lambda parser: None
     settings: bool = False
     cases: Callable[[Any], list[Any]] | None = None
-    implementations: Callable[[Any, Any], Sequence[Implementation]] = lambda case, options: (
-        Implementation(),
-    )
-    flops: Callable[[Any], float] = lambda case: 0.0
+    implementations: Callable[[Any, Any], Sequence[Implementation]] = lambda case, options: [Implementation()]
     surroundings: Callable[[Planned], AbstractContextManager[Planned]] = nullcontext
     timeout_s: float = 600.0
 

@@ -14,25 +14,20 @@ _SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9}
 def add_flags(parser: ArgumentParser, case: type[Case]) -> None:
     """A flag for every field with a help; the options have its value, or the list of values, by the field's name."""
     for f in fields_of(case):
-        if f.metadata["help"]:
-            usual, metavar = f.metadata["given"] or str(f.default), "LIST" if f.metadata["sweeps"] else None
+        if text := f.metadata["help"]:
+            usual, many = f.metadata["given"] or str(f.default), "LIST" if f.metadata["sweeps"] else None
             parser.add_argument(
-                *flags_of(f),
-                dest=f.name,
-                type=_reader(f),
-                default=usual,
-                metavar=metavar,
-                help=f.metadata["help"],
+                *flags_of(f), dest=f.name, type=_reader(f), default=usual, metavar=many, help=text
             )
 
 
 def _reader(f: "dataclasses.Field[Any]") -> Callable[[str], Any]:
     readers: dict[Any, Callable[[str], Any]] = {int: count, float: number}
     read = readers.get(f.type, str.strip)
-    choices = f.metadata["choices"]
+    aliases = f.metadata["aliases"]
 
     def value(text: str) -> Any:
-        return choices.get(found := read(text), found)
+        return aliases.get(found := read(text), found)
 
     return one_or_more(value) if f.metadata["sweeps"] else value
 

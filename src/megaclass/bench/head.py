@@ -278,5 +278,4 @@ BENCHMARK = Benchmark(
     limits=measure,
     flags=lambda parser: peer_flags(parser, [arcface_torch.NAME]),
     implementations=implementations,
-    flops=lambda case: work("megaclass", case)["flops"] * (case.steps + case.warmup),
 )

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from megaclass.parallel.groups import World
 
 ENGINES = ("eager", "compiled", "cudagraph", "onnx")
-# What could be computed while the engine of a case is made: only for the time left.
-_ENGINE_FLOPS = {"compiled": 2e13, "cudagraph": 2e13, "onnx": 4e12}
 _FIRST_STEPS = {"cudagraph": 3}  # compiled in the first one, recorded in the second, replayed from then on
 
 
@@ -218,10 +216,6 @@ def forward_flops(case: InferCase) -> float:
     return case.batch_size * backbone_cost(config_of(case)).flops
 
 
-def flops(case: InferCase) -> float:
-    return _ENGINE_FLOPS.get(case.engine, 0.0) + case.all_steps * forward_flops(case)
-
-
 METRICS = (
     EPOCHS_SPEED,
     *(
@@ -251,5 +245,4 @@ BENCHMARK = Benchmark(
     settings=True,
     cases=cases,
     implementations=implementations,
-    flops=flops,
 )

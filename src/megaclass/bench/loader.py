@@ -344,12 +344,10 @@ def on_images(planned: Planned) -> Iterator[Planned]:
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--source", type=names, default="records,folder", metavar="LIST", help="what our loader reads"
-    )
-    parser.add_argument(
-        "--peer", default=dali.NAME, choices=(dali.NAME, "none"), help="that takes turns with ours"
-    )
+    add = parser.add_argument
+    add("--source", type=names, default="records,folder", metavar="LIST", help="what our loader reads")
+    peer = "another loader that takes turns with ours, where installed"
+    add("--peer", default=dali.NAME, choices=(dali.NAME, "none"), help=peer)
 
 
 METRICS = (

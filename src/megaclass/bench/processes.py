@@ -6,6 +6,7 @@ Whatever becomes of one of them ends as :class:`Ended`, with the reason: nothing
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -147,20 +148,14 @@ def _ranks_environment(world_size: int) -> dict[str, str | None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return {
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "GROUP_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    size = str(world_size)
+    there: dict[str, str | None] = {"GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return there | {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
 
 
 def _kernel_kills() -> int:
     """How many processes the kernel has killed for want of memory since it started."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
+        if found := re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE):
+            return int(found[1])
     return 0

@@ -15,16 +15,6 @@ from megaclass.errors import UserError, lookup
 if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset
 
-# As a command line may call them, and as the rows do.
-PRECISIONS = {
-    "float32": "fp32",
-    "tf32": "tf32",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "fp32": "fp32",
-    "fp16": "fp16",
-    "bf16": "bf16",
-}
 SYNTHETIC = "synthetic"  # as data: noise, made on the device or in memory
 ITERATIONS = {"cpu": 10, "cuda": 100}  # of an epoch
 # Where neither the case nor the recipe nor the data says.
@@ -39,7 +29,8 @@ def precision(given: str) -> Any:
         sweeps=True,
         flags=("--dtype", "--precision"),
         given=given,
-        choices=PRECISIONS,
+        choices=("fp32", "tf32", "fp16", "bf16"),
+        aliases={"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"},
         setting="precision.compute",
     )
 

@@ -41,47 +41,23 @@ _SIDE = {"cpu": 1024, "cuda": 8192}  # of a product
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", default="", help="of the suite; without it they are listed")
-    parser.add_argument(
-        "--fit",
-        action="store_true",
-        help="scale the cases down to this machine and to --minutes, and leave out what cannot be measured here",
-    )
-    ranks = parser.add_mutually_exclusive_group()
-    ranks.add_argument(
-        "--simulate-ranks",
-        action="store_true",
-        help="with --fit, where devices are missing: one process does one rank's share, of linear heads too",
-    )
-    ranks.add_argument(
-        "--whole-job",
-        action="store_true",
-        help="with --fit, where devices are missing: one device does the work of all",
-    )
-    parser.add_argument(
-        "--plan",
-        action="store_true",
-        help="show what would be measured, and why what not, and measure nothing",
-    )
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=8.0,
-        help="that all cases together may take, roughly, with --fit",
-    )
-    parser.add_argument("--engine", default="eager", choices=ENGINES, help="of inference")
-    parser.add_argument(
-        "--storage",
-        default="",
-        choices=("fp32", "bf16", "int8_rowwise"),
-        help="of centres and momentum; default: the recipe's",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("name", nargs="?", default="", help="of the suite; without it they are listed")
+    add("--fit", action="store_true", help="scale the cases to this machine and --minutes, or leave them out")
+    missing = parser.add_mutually_exclusive_group().add_argument
+    one = "with --fit, where devices are missing: one process"
+    missing("--simulate-ranks", action="store_true", help=f"{one} does one rank's share, of linear heads too")
+    missing("--whole-job", action="store_true", help=f"{one} does the work of all ranks")
+    add("--plan", action="store_true", help="show what would be measured, and why the rest not")
+    add("--minutes", type=float, default=8.0, help="that all cases together may take, roughly, with --fit")
+    add("--engine", default="eager", choices=ENGINES, help="of inference")
+    add("--storage", default="", help="of centres: fp32, bf16 or int8_rowwise; default: the recipe's")
+    add(
         "--data-root",
         default=SYNTHETIC,
-        help="record set, folder of class folders, or a directory with train/ and val/",
+        help="record set, folder of class folders, or one with train/ and val/",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add("--device", default="auto", help="auto, cpu or cuda")
 
 
 def plan(options: Any) -> list[Planned]:
@@ -120,8 +96,7 @@ def _case(benchmark: str, given: dict[str, Any], options: Any, device: str) -> A
     if benchmark == "infer":
         return resolved(InferCase(**given, **common, engine=options.engine), device)
     batch = {"global_batch_size": DEVICE_BATCH * given.get("world_size", 1)}
-    storage = {"storage": options.storage} if options.storage else {}
-    return resolved(TrainCase(**batch | given, **common, **storage), device)
+    return resolved(TrainCase(**batch | given, **common, storage=options.storage), device)
 
 
 # -- the machine -------------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ _SAME = (
     "system", "cpu", "cpu_threads_usable", "memory_mb", "gpu", "gpu_count", "driver", "cuda", "cudnn", "nccl",
     "pytorch", "packages", "revision", "variables",
 )  # fmt: skip
-_START_FLOPS = 2e12  # what could be computed while a process starts: only for the time left
 _BUSY_PERCENT = 10.0  # from here on a person should know that the machine was shared
 
 
@@ -76,14 +75,8 @@ def planned(case: Any, found: Sequence[Implementation] = (Implementation(),), **
     """A resolved case as it is measured on this machine."""
     import torch
 
-    weight = _START_FLOPS * case.world_size + benchmark_of(case).flops(case)
-    return Planned(
-        case=case,
-        implementations=tuple(found),
-        skip=case.why_skipped(torch.cuda.device_count()),
-        weight=weight * sum(not who.missing for who in found),
-        **more,
-    )
+    skip = case.why_skipped(torch.cuda.device_count())
+    return Planned(case=case, implementations=tuple(found), skip=skip, **more)
 
 
 # -- what was measured before -------------------------------------------------------------------------
@@ -165,16 +158,15 @@ def sweep(
                 f"{len(found)} of {len(plan)} cases are in {output} already, measured here; --again measures them too"
             )
         todo = [number for number in range(len(plan)) if number not in found]
-        weights = [plan[number].weight for number in todo if not plan[number].skip]
-        begin, begun, done = time.monotonic(), 0, 0.0
+        begin, begun, total = time.monotonic(), 0, sum(not plan[number].skip for number in todo)
         try:
             for number in todo:
                 one = plan[number]
                 if not one.skip:
-                    left_s = (time.monotonic() - begin) * (sum(weights) - done) / done if done else 0.0
-                    left = f", {datetime.timedelta(seconds=round(left_s))} left" if done else ""
-                    begun, done = begun + 1, done + one.weight
-                    say(f"case {begun} of {len(weights)}{left}: {one.case.text}")
+                    left_s = (time.monotonic() - begin) / max(begun, 1) * (total - begun)
+                    left = f", {datetime.timedelta(seconds=round(left_s))} left" if begun else ""
+                    begun += 1
+                    say(f"case {begun} of {total}{left}: {one.case.text}")
                 elif not heading:
                     say(f"left out: {one.case.text}: {one.skip}")
                 rows = measure(one, timeout_s, lambda part, of: bar.update(f"{part / of:.0%} of this case"))

@@ -38,7 +38,7 @@ from megaclass.bench.recipes import (
 )
 from megaclass.bench.timing import beside_limits, epoch_measures, measure
 from megaclass.config import from_text, require_known
-from megaclass.config.checks import value_of as value_in
+from megaclass.config import values as settings_of
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def implementations(case: TrainCase, options: Any) -> list[Implementation]:
     each with all settings that are swept; and the loops of others on the case as it is. UserError: a value that does
     not go with the case."""
     values, config = swept(options.set), config_of(case)
-    base = {key: value_in(config, key) for key in values}
+    base = {key: settings_of(config)[key] for key in values}
     if options.one_at_a_time:
         changed = [{key: value} for key in values for value in values[key] if value != base[key]]
         variants = [base, *(base | change for change in changed)]
@@ -229,24 +229,16 @@ def swept(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "-b", "--batch-size", type=counts, default=[], metavar="LIST", help="images of a step on each device"
-    )
-    parser.add_argument(
-        "--mode", default="train", choices=MODES, help="val is inference, as of `bench infer`"
-    )
+    add = parser.add_argument
+    batch = "images of a step on each device, instead of --global-batch-size"
+    add("-b", "--batch-size", type=counts, default=[], metavar="LIST", help=batch)
+    mode = "train, val (inference, as `bench infer` measures it) or train_val"
+    add("--mode", default="train", choices=MODES, help=mode)
     peer_flags(parser, LOOPS)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        help="section.key=LIST: values that take turns; given again, all combined",
-    )
-    parser.add_argument(
-        "--one-at-a-time",
-        action="store_true",
-        help="with --set: the case as it is, and each value changed alone",
-    )
+    values = "section.key=LIST: values of a setting that take turns; given again: all combinations"
+    add("--set", action="append", default=[], help=values)
+    alone = "with --set: the case as it is, and each value changed alone"
+    add("--one-at-a-time", action="store_true", help=alone)
 
 
 METRICS = (
@@ -275,5 +267,4 @@ BENCHMARK = Benchmark(
     settings=True,
     cases=cases,
     implementations=implementations,
-    flops=lambda case: step_flops(case) / case.simulate_ranks * case.all_steps,
 )

@@ -82,13 +82,11 @@ def options_of(benchmark: Benchmark, words: list[str]) -> Any:
 
 
 def _add_sweep(parser: Parser, output: str, timeout_s: float = 600.0) -> None:
-    parser.add_argument(
-        "--timeout", type=float, default=timeout_s, help="seconds that an implementation may take for a case"
-    )
+    limit = "seconds that an implementation may take for a case"
+    parser.add_argument("--timeout", type=float, default=timeout_s, help=limit)
     parser.add_argument("-o", "--output", default="", help=output)
-    parser.add_argument(
-        "--again", action="store_true", help="measure what the file has rows of already, too, and append it"
-    )
+    again = "measure what the file has rows of already, too, and append it"
+    parser.add_argument("--again", action="store_true", help=again)
 
 
 def _measured(found: Sequence[Any], options: Any, heading: Any = None) -> list[Any]:

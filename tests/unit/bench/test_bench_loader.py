@@ -201,7 +201,7 @@ def test_rows_and_tables_with_a_peer_that_is_not_there(tmp_path, monkeypatch, ca
     [
         (["--workload", "faces,imagenets"], "did you mean 'imagenet'"),
         (["--source", "record"], "records"),
-        (["--peer", "dally"], "invalid choice: 'dally'"),
+        (["--peer", "dally"], "dali"),
         (["--rounds", "0"], "--rounds"),
         (["--data", "nowhere"], "nowhere"),
         (["--data", "png"], "0.jpg is no JPEG"),

@@ -233,9 +233,3 @@ def test_a_suite_is_measured_reported_and_goes_on(monkeypatch, tmp_path, capfd):
     assert main([*words, "--output", "out"]) == 0
     assert len(read_rows(tmp_path / "out" / "rows.jsonl")) == 3
     assert "cases are in" in capfd.readouterr().out
-
-
-def test_suites_are_listed(capsys):
-    assert main(["bench", "suite"]) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in published.names())

@@ -184,7 +184,6 @@ def test_each_of_them_has_a_key_of_its_own(tmp_path):
     assert len(set(keys_of(one))) == len(found) == 4
     assert [who.name for who in found[2:]] == ["arcface_torch", "pytorch"]
     assert "settings" not in found[2].changes and not found[2].missing and found[3].missing
-    assert one.weight == 3 * planned("train", "--recipe", "faces_r50")[0].weight
 
 
 @pytest.mark.parametrize(
@@ -297,8 +296,7 @@ def test_one_rank_of_several(parallelism):
     row = benchmark_of(case).measures("megaclass", case, turns, [{"limit_flops_per_second": 1e12}])
     assert row["samples_per_second"] == pytest.approx(16 / row["step_ms"]["p50"] * 1000, rel=1e-3)
     assert row["rates"]["total"] <= row["rates"]["compute"] and row["result"]["final_loss"] > 0
-    whole = benchmark_of(case).flops(replace(case, simulate_ranks=1))
-    assert row["work"]["flops"] == pytest.approx(whole / case.all_steps / 4)
+    assert row["work"]["flops"] == pytest.approx(step_flops(replace(case, simulate_ranks=1)) / 4)
     assert "simulated ranks 4" in case.text
 
 

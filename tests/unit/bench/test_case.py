@@ -1,4 +1,4 @@
-"""What a benchmark declares is what the command line, rows and pages have of it; a toy one is one file."""
+"""What a benchmark declares is what the command line has of it. (The benchmark of CONTRIBUTING is run by test_docs.)"""
 
 from argparse import ArgumentTypeError
 
@@ -11,74 +11,6 @@ from megaclass.bench import BENCHMARKS
 from megaclass.bench.flags import counts
 from megaclass.cli import main
 from megaclass.cli.bench import options_of
-from megaclass.results.rows import read_rows
-
-TOY = '''
-"""Sums, as a benchmark."""
-
-from dataclasses import dataclass
-from typing import ClassVar
-
-from megaclass.bench.case import Benchmark, Case, Metric, parameter
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToyCase(Case):
-    benchmark: ClassVar[str] = "toy"
-    world_size: ClassVar[int] = 1
-
-    numbers: int = parameter(1000, "how many are summed", sweeps=True, low=1, title="numbers summed")
-    device: str = parameter("auto", "auto or cpu")
-    threads: int = parameter(0, "of the process", low=0)
-    steps: int = parameter(3, "timed sums", low=1, effort=True)
-    warmup: int = parameter(1, "sums before them", low=0, effort=True)
-
-    @property
-    def samples(self):
-        return self.numbers
-
-
-class Sums:
-    def __init__(self, case, world, name, options):
-        self.case = case
-
-    def turn(self, index, tell):
-        return {"ms": 1.0 + sum(range(self.case.numbers)) % 2 + index}
-
-    def facts(self):
-        return {"summed_by": "python"}
-
-
-BENCHMARK = Benchmark(
-    "toy", "Sums", "how fast numbers are summed", ToyCase,
-    (Metric("samples_per_second", "Numbers/s", lambda row: row.samples_per_second, "higher", "p50"),),
-    "samples_per_second", prepare=Sums,
-)
-'''
-
-
-@pytest.mark.process
-def test_a_benchmark_in_one_file_is_on_the_command_line_in_rows_and_on_the_page(
-    tmp_path, monkeypatch, capsys
-):
-    (tmp_path / "toy_benchmark.py").write_text(TOY)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setitem(BENCHMARKS, "toy", __import__("toy_benchmark").BENCHMARK)
-    path = tmp_path / "rows.jsonl"
-    assert main(["bench", "--help"]) == 0 and "how fast numbers are summed" in capsys.readouterr().out
-    assert main(["bench", "toy", "--numbers", "0"]) == 2 and "--numbers: 0" in capsys.readouterr().err
-    assert main(["bench", "toy", "--numbers", "1K,2K", "--threads", "1", "--output", str(path)]) == 0
-    said = capsys.readouterr().out
-    assert "case 2 of 2" in said and "numbers summed 2,000" in said and "Numbers/s" in said
-    first, second = read_rows(path)
-    assert [row.case["numbers"] for row in (first, second)] == [1000, 2000]
-    assert first.status == "ok" and first.case["summed_by"] == "python" and first.samples_ms == [2, 3, 4]
-    assert first.samples_per_second == pytest.approx(1000 / 0.003)
-
-    assert main(["report", str(path), "--output", str(tmp_path / "page")]) == 0
-    page = (tmp_path / "page" / "report.html").read_text()
-    assert "Sums" in page and "Numbers/s" in page and "Numbers summed" in page
 
 
 @pytest.mark.parametrize(

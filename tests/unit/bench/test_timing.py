@@ -68,13 +68,6 @@ def test_data_time_is_what_the_loop_waited_and_total_time_has_both():
     assert sum(answer["samples_ms"]) == pytest.approx(answer["whole_ms"])
 
 
-def test_compute_is_what_a_device_does_that_never_waits():
-    device = Device()
-    answer = run_epoch(device.loads(*[0.09] * 50), lambda batch: device.works(0.1), 50, device)
-    rates = epoch_measures([[answer]], rows_of_step=10)["rates"]
-    assert rates["compute"] == pytest.approx(100, rel=0.02) and rates["total"] == pytest.approx(98, rel=0.02)
-
-
 def test_a_latency_is_waited_for_one_by_one():
     device = Device()
     answer = run_epoch(device.loads(0.01, 0.01), lambda batch: device.works(0.1), 2, device, one_by_one=True)

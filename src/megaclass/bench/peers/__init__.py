@@ -18,16 +18,9 @@ _TUNED: dict[str, str | None] = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD
 
 
 def peer_flags(parser: ArgumentParser, known: Iterable[str]) -> None:
-    parser.add_argument(
-        "--peer",
-        type=names,
-        default=[],
-        metavar="LIST",
-        help=f"what takes turns with ours: {', '.join(known)}",
-    )
-    parser.add_argument(
-        "--peer-path", default="", help="directory with arcface_torch's code, which is not changed"
-    )
+    add, peer = parser.add_argument, f"what takes turns with ours: {', '.join(known)}"
+    add("--peer", type=names, default=[], metavar="LIST", help=peer)
+    add("--peer-path", default="", help="directory with arcface_torch's code, which is not changed")
 
 
 def peers_asked(options: Any, known: Iterable[str]) -> list[str]:

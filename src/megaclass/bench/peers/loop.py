@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from megaclass.bench.timing import device_clock, run_epoch
-from megaclass.config import Config, steps_of
-from megaclass.config.checks import value_of
+from megaclass.config import Config, steps_of, values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +66,7 @@ class PeerLoop:
             return "its step is measured on noise: leave out --data-root"
         if config.optim.name != "sgd":
             return "its loop is run with SGD alone"
-        ours = next((key for key in _OURS_ALONE if value_of(config, key)), "")
+        ours = next((key for key in _OURS_ALONE if values(config)[key]), "")
         return ours and f"its loop is run without {ours}"
 
     @staticmethod

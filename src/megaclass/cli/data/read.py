@@ -75,8 +75,8 @@ def check(words: list[str]) -> int:
     options = read_options(
         words,
         "megaclass data check SET [--output FILE.jsonl]",
-        "Decode every image, and list damaged, duplicate and mislabelled ones, labels out of range, and what in the "
-        "index or the identity records of a record set disagrees. Exit status 0: sound; 1: something was found.",
+        "Decode every image, and list damaged, duplicate and mislabelled ones, labels out of range or other than the "
+        "identity records say, and records that the index leaves out. Exit status 0: sound; 1: something was found.",
         {"set": f"{SET} are searched for common images too"},
         {
             "output": ("", "write all findings to this file, a line of JSON each; some are printed"),

@@ -123,7 +123,7 @@ def pairs(words: list[str]) -> None:
     if output.suffix == ".txt" and listed:
         raise UserError("--from: it is a list already; write a .bin")
     if listed:
-        from megaclass.evaluate.evaluators import open_listed_pairs
+        from megaclass.evaluate.pairlists import open_listed_pairs
 
         dataset, found = open_listed_pairs(listed, Path(options.source))
     else:

@@ -21,14 +21,26 @@ import sys
 import types
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import torch
 from torch import Tensor, nn
 
-# What the blocks of the document are, in its order.
-BLOCKS = (
-    "import", "margin", "head", "optimizers", "step", "clip", "scaled step", "rate", "save", "restore",
-)  # fmt: skip
+from megaclass.bench.peers.arcface_torch import take_verbose
+
+# The blocks of the document, in its order: how the statement of the script begins that a block replaces, or follows.
+BLOCKS = {
+    "import": ("from partial_fc_v2 ", "replaces"),
+    "margin": ("margin_loss = ", "replaces"),
+    "head": ("module_partial_fc = ", "replaces"),
+    "optimizers": ("opt = torch.optim.SGD(", "replaces"),
+    "step": ("opt.step()", "follows"),
+    "clip": ("torch.nn.utils.clip_grad_norm_(", "replaces"),
+    "scaled step": ("amp.step(opt)", "follows"),
+    "rate": ("lr_scheduler.step()", "follows"),
+    "save": ("checkpoint = ", "follows"),
+    "restore": ("opt.load_state_dict(", "follows"),
+}
 
 FIRST_SCALE = 2.0**22
 
@@ -58,47 +70,15 @@ class Swap(ast.NodeTransformer):
     """Puts the blocks where the document says: in place of a statement, or after one."""
 
     def __init__(self, blocks: dict[str, list[ast.stmt]]) -> None:
-        self.blocks = blocks
+        self.blocks = blocks | {"head": [*blocks["head"], *ast.parse(SAME_CENTRES).body]}
         self.placed = dict.fromkeys(blocks, 0)
 
-    def put(self, name: str, *before: ast.stmt, after: str = "") -> list[ast.stmt]:
-        self.placed[name] += 1
-        return [*before, *self.blocks[name], *ast.parse(after).body]
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> Any:
-        return self.put("import") if node.module == "partial_fc_v2" else node
-
-    def visit_Assign(self, node: ast.Assign) -> Any:
-        match ast.unparse(node.targets[0]), ast.unparse(node.value).partition("(")[0]:
-            case "margin_loss", _:
-                return self.put("margin")
-            case "module_partial_fc", _:
-                return self.put("head", after=SAME_CENTRES)
-            case "opt", "torch.optim.SGD":
-                return self.put("optimizers")
-            case "checkpoint", _:
-                return self.put("save", node)
-        return node
-
-    def visit_Expr(self, node: ast.Expr) -> Any:
-        match ast.unparse(node).partition("(dict_checkpoint")[0]:
-            case "opt.step()":
-                return self.put("step", node)
-            case call if call.startswith("torch.nn.utils.clip_grad_norm_("):
-                return self.put("clip")
-            case "amp.step(opt)":
-                return self.put("scaled step", node)
-            case "lr_scheduler.step()":
-                return self.put("rate", node)
-            case "opt.load_state_dict":
-                return self.put("restore", node)
-        return node
-
-
-def swapped(source: str, document: str) -> tuple[ast.Module, dict[str, int]]:
-    """The script with our head in it, and how often each block found a place."""
-    swap = Swap(documented_blocks(document))
-    return ast.fix_missing_locations(swap.visit(ast.parse(source))), swap.placed
+    def visit(self, node: ast.AST) -> Any:
+        for name, (beginning, how) in BLOCKS.items() if isinstance(node, ast.stmt) else ():
+            if ast.unparse(node).startswith(beginning):
+                self.placed[name] += 1
+                return [*([node] if how == "follows" else []), *self.blocks[name]]
+        return self.generic_visit(node)
 
 
 # -- what the script finds in place of CUDA and of absent packages ----------------------------------------
@@ -167,15 +147,11 @@ def stand_ins(request: dict[str, Any], folder: Path) -> dict[str, Any]:
             first = (self.epoch - 1) * steps
             return iter(patterns(settings["num_classes"], settings["batch_size"], steps, first))
 
-    nothing = type(
-        "Nothing", (), {"__init__": lambda self, *a, **k: None, "add_scalar": lambda self, *a, **k: None}
-    )
     module("dataset", get_dataloader=lambda *args, **kwargs: Loader())
     module("mxnet")
     module("easydict", EasyDict=Settings)
-    module("torch.utils.tensorboard", SummaryWriter=nothing)
-    module("eval")
-    sys.modules["eval"].verification = None  # type: ignore[attr-defined]
+    module("torch.utils.tensorboard", SummaryWriter=Mock)
+    module("eval", verification=None)
     module("configs.test", config=Settings(settings))
     if settings["network"] == "smooth":
         module("backbones", get_model=lambda name, num_features, **options: smooth(num_features))
@@ -190,15 +166,7 @@ def stand_ins(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     )
     parallel = nn.parallel.DistributedDataParallel
     nn.parallel.DistributedDataParallel = lambda device_ids, **options: parallel(**options)  # type: ignore
-    scheduler = torch.optim.lr_scheduler.LRScheduler
-
-    class Scheduler(scheduler):  # type: ignore[misc, valid-type]
-        """Takes ``verbose``, which PyTorch has dropped."""
-
-        def __init__(self, optimizer: Any, last_epoch: int = -1, verbose: bool = False) -> None:
-            super().__init__(optimizer, last_epoch)
-
-    torch.optim.lr_scheduler._LRScheduler = Scheduler  # type: ignore[misc]
+    take_verbose()
 
     class Scaler(torch.amp.GradScaler):
         """The peer's, on the CPU, from so high a scale that its fp16 gradients overflow in the first steps."""
@@ -229,16 +197,14 @@ def main(request: dict[str, Any]) -> None:
     found = stand_ins(request, Path(request["output"]).parent)
     path = peer / "train_v2.py"
     source = path.read_text(encoding="utf-8")
-    placed: dict[str, int] = {}
+    tree, swap = ast.parse(source), Swap(documented_blocks(DOC.read_text(encoding="utf-8")))
     if request["head"] == "ours":
-        tree, placed = swapped(source, DOC.read_text(encoding="utf-8"))
-    else:
-        tree = ast.parse(source)
+        tree = ast.fix_missing_locations(swap.visit(tree))
     script: dict[str, Any] = {"__name__": "train_v2", "__file__": str(path)}
     exec(compile(tree, str(path), "exec"), script)
     script["main"](types.SimpleNamespace(config="configs/test.py"))
     if RANK == 0:
-        Path(request["output"]).write_text(json.dumps({**found, "placed": placed}), encoding="utf-8")
+        Path(request["output"]).write_text(json.dumps({**found, "placed": swap.placed}), encoding="utf-8")
 
 
 if __name__ == "__main__":

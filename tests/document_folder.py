@@ -13,10 +13,10 @@ import torch
 
 import fake_peer
 import tiny
-from documents import ROOT
 from megaclass.cli import main
 from megaclass.config import load_recipe
 
+ROOT = Path(__file__).parents[1]
 CLASSES, SAMPLES = 30, 4
 RESULTS = ROOT / "benchmarks" / "results"
 

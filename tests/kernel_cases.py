@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from megaclass.heads.kernels import TritonEngine
+from megaclass.heads.kernels.engine import TritonEngine
 from megaclass.heads.margins import Margin
 from megaclass.heads.softmax import TorchEngine
 from megaclass.heads.step import ActiveRows, MicroBatch, SGDStep

@@ -85,12 +85,7 @@ def start_command(
 
 def meeting(rank: int, ranks: int, port: str) -> dict[str, str]:
     """The environment of a rank that was started by hand."""
-    return {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
+    return {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 
 def free_port() -> str:

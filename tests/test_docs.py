@@ -7,9 +7,11 @@ processes, a peer or minutes is only parsed: its recipe, flags and settings must
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import types
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +22,7 @@ import torch
 from torch import nn
 
 import document_folder
-from document_folder import CLASSES, RESULTS, run, shortened
-from documents import LANGUAGES, PAGES, ROOT, Block, blocks, commands, megaclass_words, name_of, words
+from document_folder import CLASSES, RESULTS, ROOT, run, shortened
 from megaclass import PartialFC
 from megaclass.bench import BENCHMARKS
 from megaclass.config import load_recipe, options
@@ -29,6 +30,15 @@ from megaclass.heads import margins
 from megaclass.models import registry
 from megaclass.results import published
 from megaclass.results.rows import read_rows
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 # Numbers of examples that are too large for a test.
 SMALLER = {"1_000_000": "1_000", '"head/weight", 0, 1000': '"head/weight", 0, 10'}
@@ -57,11 +67,6 @@ def rooted(text: str) -> str:
     return re.sub(r"(?<![\w./])/(data|network|local|shared)\b", r"\1", text)
 
 
-def parsed_training(arguments: list[str]) -> None:
-    """A training that is not started: its recipe and settings are read."""
-    run("show", *(word for word in arguments if word != "--resume"))
-
-
 def trained(arguments: list[str]) -> None:
     recipe = arguments[0]
     if "--resume" in arguments:  # with the settings of its run
@@ -74,12 +79,10 @@ def trained(arguments: list[str]) -> None:
 
 def remove_outputs(arguments: list[str]) -> None:
     """What the template has already and the command is to make."""
-    position = {"pack": 3, "split": 3, "shuffle": 3, "merge": 2}
+    position = {"pack": 3, "split": 3, "shuffle": 3, "merge": 2, "arcface_torch": 3}
     outputs = [word for flag, word in pairwise(arguments) if flag in ("--output", "--sheet")]
-    if arguments[0] == "data" and arguments[1] in position:
+    if arguments[0] in ("data", "export") and arguments[1] in position:
         outputs.append(arguments[position[arguments[1]]])
-    if arguments[:2] == ["export", "arcface_torch"]:
-        outputs.append(arguments[3])
     for output in map(Path, outputs):
         if output.is_dir() and output.name != "page":
             shutil.rmtree(output)
@@ -89,8 +92,8 @@ def remove_outputs(arguments: list[str]) -> None:
 
 def megaclass_command(arguments: list[str], started_alone: bool) -> None:
     verb = arguments[0]
-    if verb == "train" and not started_alone:
-        parsed_training(arguments[1:])
+    if verb == "train" and not started_alone:  # its recipe and settings are read
+        run("show", *(word for word in arguments[1:] if word != "--resume"))
     elif verb == "train":
         trained(arguments[1:])
     elif verb == "bench" and arguments[1] == "order":  # that of CONTRIBUTING is small enough
@@ -98,8 +101,6 @@ def megaclass_command(arguments: list[str], started_alone: bool) -> None:
         assert {row.status for row in read_rows("order.jsonl")} == {"ok"}
     elif verb == "bench":
         parsed_benchmark(arguments[1:])
-    elif verb == "show" or verb == "recipes":
-        run(*arguments)
     else:
         remove_outputs(arguments)
         if verb == "evaluate" and "--recipe" in arguments:
@@ -126,37 +127,42 @@ def parsed_benchmark(arguments: list[str]) -> None:
         run("bench", *arguments)
 
 
-def other_command(split: list[str]) -> None:
+def other_command(words: list[str]) -> None:
     """A command of another program: that what it names exists."""
-    program = Path(split[0]).name
+    program = Path(words[0]).name
     if program == "make":
-        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert split[1] in targets
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif program == "pip":
-        for extra in re.findall(r"megaclass\[(\w+)\]", " ".join(split)):
+        for extra in re.findall(r"megaclass\[(\w+)\]", " ".join(words)):
             assert f"{extra} = [" in (ROOT / "pyproject.toml").read_text()
     elif program == "pytest":
-        assert all((ROOT / word).exists() for word in split if word.startswith("tests/"))
-    elif program == "python" and split[1].endswith(".py"):
-        assert (ROOT / split[1]).exists()
+        assert all((ROOT / word).exists() for word in words if word.startswith("tests/"))
+    elif program == "python" and words[1].endswith(".py"):
+        assert (ROOT / words[1]).exists()
     else:
         assert program in ("python3.11", "cd"), f"what is {program}?"
 
 
-def shell(text: str) -> None:
+def commands(text: str) -> list[str]:
+    """The commands of a block of shell: continued lines joined, comments and empty lines left out."""
+    lines = text.replace("\\\n", " ").splitlines()
+    found = [re.sub(r"(^|\s)#.*", "", line).strip() for line in lines]
+    return [part.strip() for line in found if line for part in line.split("&&")]
+
+
+def shell(text: str, _: dict) -> None:
     for command in commands(rooted(text)):
         if re.match(r"\w+=\$\(", command):
             continue  # a variable of a job's script
-        inner = re.search(r"\$\((megaclass [^)]*)\)", command)
-        if inner:
-            command = command.replace(inner[0], run(*words(inner[1])[1:]).strip())
-        command = command.partition(" > ")[0]
-        split = words(command)
-        arguments = megaclass_words(split)
-        if arguments is None:
-            other_command(split)
+        if inner := re.search(r"\$\(megaclass ([^)]*)\)", command):
+            command = command.replace(inner[0], run(*shlex.split(inner[1])).strip())
+        words = shlex.split(re.sub(r"^([A-Z_]+=\S* )*", "", command.partition(" > ")[0]))
+        if words[0] == "megaclass":
+            megaclass_command(words[1:], started_alone=True)
+        elif "megaclass" in words and words[words.index("megaclass") - 1] == "-m":  # under a starter
+            megaclass_command(words[words.index("megaclass") + 1 :], started_alone=False)
         else:
-            megaclass_command(arguments, started_alone=split[0] == "megaclass")
+            other_command(words)
 
 
 # -- pages -------------------------------------------------------------------------------------------------
@@ -199,7 +205,7 @@ def python(text: str, namespace: dict) -> None:
     exec(compile(rooted(text), "page", "exec", dont_inherit=True), namespace)
 
 
-def recipe_file(text: str) -> None:
+def recipe_file(text: str, _: dict) -> None:
     """A recipe is read, and kept under the name that its first line says."""
     named = re.match(r"# (\w+\.toml)\n", text)
     path = Path(named[1] if named else "example.toml")
@@ -207,12 +213,20 @@ def recipe_file(text: str) -> None:
     load_recipe(str(path))
 
 
-def has_something_to_run(page: Path) -> bool:
-    return any(block.language != "text" for block in blocks(page))
+LANGUAGES = {"sh": shell, "python": python, "toml": recipe_file, "text": lambda text, _: None}
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str, int]]:
+    """Of each fenced block its language, its text, and the line of the page at which it begins."""
+    text = page.read_text(encoding="utf-8")
+    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield match[1], match[2], text[: match.start()].count("\n") + 2
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("page", [page for page in PAGES if has_something_to_run(page)], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if {language for language, *_ in blocks(p)} - {"text"}], ids=name_of
+)
 def test_a_page_works_from_top_to_bottom(
     page: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,24 +235,14 @@ def test_a_page_works_from_top_to_bottom(
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     module.__dict__.update(standins())
-    for block in blocks(page):
-        assert block.language in LANGUAGES, f"line {block.line}: a block says what it is"
+    for language, text, line in blocks(page):
         try:
-            run_block(block, module.__dict__)
+            LANGUAGES[language](text, module.__dict__)
         except (Exception, SystemExit) as error:
-            raise AssertionError(f"{name_of(page)}, block at line {block.line}: {error}") from error
+            raise AssertionError(f"{name_of(page)}, block at line {line}: {error}") from error
         for name, (table, key) in REGISTERED.items():
             if name in module.__dict__:
                 monkeypatch.setitem(table, key, module.__dict__[name])
-
-
-def run_block(block: Block, namespace: dict) -> None:
-    if block.language == "sh":
-        shell(block.text)
-    elif block.language == "python":
-        python(block.text, namespace)
-    elif block.language == "toml":
-        recipe_file(block.text)
 
 
 # -- links, and what is made from the code ----------------------------------------------------------------
@@ -263,59 +267,38 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     assert "17,091,657" not in recipes and "360,232" in recipes  # the classes of Glint360K, from its recipe
 
 
-def written(number: float) -> set[str]:
-    """A number as the page may round it."""
-    return {f"{number:,.0f}", f"{number:.1f}", f"{float(f'{number:.3g}'):,.0f}"}
-
-
 def test_numbers_of_the_performance_page_are_those_of_rows() -> None:
     """Every number that stands alone in a cell of its tables: a median in ms, samples a second, or a peak of memory."""
     known = set()
     for path in RESULTS.glob("*.jsonl"):
         for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
             measured = [row.get("step_ms", {}).get("p50"), row.get("samples_per_second")]
-            measured += [row.get("memory_mb", {}).get("process")] if "memory_mb" in row else []
-            measured += [row.get("work", {}).get("samples_per_cpu_second"), row["case"].get("batch_size")]
-            known |= {text for number in measured if number for text in written(number)}
+            measured += [row.get("memory_mb", {}).get("process"), row["case"].get("batch_size")]
+            measured.append(row.get("work", {}).get("samples_per_cpu_second"))
+            for number in filter(None, measured):  # as the page may round it
+                known |= {f"{number:,.0f}", f"{number:.1f}", f"{float(f'{number:.3g}'):,.0f}"}
     page = (ROOT / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
-    cells = [
-        cell.strip() for line in page.splitlines() if line.startswith("|") for cell in line.split("|")[2:-1]
-    ]
-    numbers = [
-        cell for cell in cells if re.fullmatch(r"\d[\d,]*(\.\d)?", cell) and float(cell.replace(",", "")) > 16
-    ]
+    rows = [line.split("|")[2:-1] for line in page.splitlines() if line.startswith("|")]
+    cells = [cell.strip() for row in rows for cell in row]
+    numbers = [n for n in cells if re.fullmatch(r"\d[\d,]*(\.\d)?", n) and float(n.replace(",", "")) > 16]
     assert len(numbers) > 70
     assert [number for number in numbers if number not in known] == []
 
 
 # -- what is named in passing ------------------------------------------------------------------------------
 
-NOT_SETTINGS = {
-    "model.pt",
-    "head.draw",
-    "head.step",
-    "head.num_classes",
-    "head.class_range",
-    "head.load_state_dict",
+NOT_SETTINGS = {"model.pt"} | {
+    f"head.{name}" for name in ("draw", "step", "num_classes", "class_range", "load_state_dict")
 }
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_settings_named_in_a_sentence_exist(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    sections = "|".join(sorted({key.partition(".")[0] for key in options()}))
-    known = options().keys() | NOT_SETTINGS
-    for code in re.findall(r"`([^`\n]+)`", text):
-        for key in re.findall(rf"(?<![\w./-])(?:--)?((?:{sections})\.[a-z_0-9]+)(?=[\s=`]|$)", code):
-            assert key in known, f"{name_of(page)}: {key}"
-
-
 TO_BE_WRITTEN = {"src/megaclass/models/tinynet.py", "src/megaclass/bench/order.py"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_files_named_in_a_sentence_exist(page: Path) -> None:
-    for path in re.findall(
-        r"`((?:src|tests|benchmarks|examples)/[\w./-]+)`", page.read_text(encoding="utf-8")
-    ):
-        assert (ROOT / path).exists() or path in TO_BE_WRITTEN, f"{name_of(page)}: {path}"
+@every_page
+def test_settings_and_files_named_in_a_sentence_exist(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    sections = "|".join(sorted({key.partition(".")[0] for key in options()}))
+    for code in re.findall(r"`([^`\n]+)`", text):
+        keys = re.findall(rf"(?<![\w./-])(?:--)?((?:{sections})\.[a-z_0-9]+)(?=[\s=`]|$)", code)
+        assert {*keys} <= options().keys() | NOT_SETTINGS
+        if re.fullmatch(r"(src|tests|benchmarks|examples)/[\w./-]+", code):
+            assert (ROOT / code).exists() or code in TO_BE_WRITTEN

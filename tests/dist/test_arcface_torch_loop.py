@@ -66,17 +66,15 @@ def run(folder: Path, head: str, first_epoch: int = 0, ranks: int = 1, **changes
     return json.loads((folder / "losses.json").read_text(encoding="utf-8"))
 
 
-def compare(theirs: list[float], ours: list[float]) -> tuple[float, float]:
-    """The largest difference of two losses, absolute and relative; both are printed (pytest -s)."""
+def difference(theirs: list[float], ours: list[float]) -> float:
+    """The largest difference of two losses, which is printed (pytest -s)."""
     a, b = torch.tensor(theirs, dtype=torch.float64), torch.tensor(ours, dtype=torch.float64)
     assert len(a) == len(b)
     # Its display clamps probabilities at 1e-30: a loss beyond -log of that would not be a loss.
     assert a.max() < 60
-    absolute, relative = float((a - b).abs().max()), float(((a - b).abs() / a).max())
-    print(
-        f"\n{len(a)} losses from {a[0]:.3f} to {a[-1]:.3f}: largest difference {absolute:.1e}, {relative:.1e} of it"
-    )
-    return absolute, relative
+    largest = float((a - b).abs().max())
+    print(f"\n{len(a)} losses from {a[0]:.3f} to {a[-1]:.3f}: largest difference {largest:.1e}")
+    return largest
 
 
 @needs_peer
@@ -92,8 +90,7 @@ def test_the_same_losses_with_our_head(tmp_path: Path, scaled: bool) -> None:
     # The script offers two optimizers and two branches of the step.
     expected = dict.fromkeys(arcface_torch_loop.BLOCKS, 1) | {"head": 2, "clip": 2}
     assert ours["placed"] == expected and len(ours["losses"]) == STEPS
-    absolute, _ = compare(theirs["losses"], ours["losses"])
-    assert absolute < 1e-4
+    assert difference(theirs["losses"], ours["losses"]) < 1e-4
     assert theirs["losses"][-1] < 0.5 * theirs["losses"][0]  # there was something to agree on
 
 
@@ -102,19 +99,7 @@ def test_the_same_losses_on_two_ranks(tmp_path: Path) -> None:
     theirs, ours = (
         run(tmp_path / head, head, ranks=2, batch_size=16, num_image=480) for head in ("theirs", "ours")
     )
-    absolute, _ = compare(theirs["losses"], ours["losses"])
-    assert absolute < 1e-4
-
-
-@needs_peer
-@pytest.mark.slow
-def test_the_same_losses_with_their_mobilefacenet(tmp_path: Path) -> None:
-    """Within 1e-4, relative, at a small learning rate: fifty layers with kinks and batch norms of 16 images
-    amplify rounding, also between two runs of the peer whose centres differ by one rounding."""
-    options = {"network": "mbf", "num_classes": 100, "batch_size": 16, "num_image": 240, "lr": 1e-4}
-    theirs, ours = (run(tmp_path / head, head, **options) for head in ("theirs", "ours"))
-    _, relative = compare(theirs["losses"], ours["losses"])
-    assert relative < 1e-4
+    assert difference(theirs["losses"], ours["losses"]) < 1e-4
 
 
 @needs_peer
@@ -128,8 +113,7 @@ def test_a_run_of_theirs_goes_on_with_our_head_and_the_other_way_round(tmp_path:
         assert (HEAD_OPTIMIZER in stored) == (before == "ours")
         torch.save(convert(stored), folder / "output" / "checkpoint_gpu_0.pt")
         rest = run(folder, after, first_epoch=1, resume=True)
-        absolute, _ = compare(whole["theirs"]["losses"][STEPS // 2 :], rest["losses"])
-        assert absolute < 1e-4
+        assert difference(whole["theirs"]["losses"][STEPS // 2 :], rest["losses"]) < 1e-4
     files = RankFiles(tmp_path / "theirs" / "output", SETTINGS["num_classes"])
     assert files.centres().isfinite().all() and files.momentum().abs().sum() > 0
 

@@ -1,4 +1,7 @@
-"""Checkpoints and numbers of ranks: saved by two, read by one and three; errors that reach every rank."""
+"""Checkpoints of several ranks: one directory, a rank without rows, errors that reach every rank.
+
+What was saved by four ranks is read by one and by three in test_training.py.
+"""
 
 import pytest
 import torch
@@ -11,29 +14,16 @@ from ranks import run_ranks
 
 pytestmark = pytest.mark.dist
 
-CLASSES = 103
+WHOLE = torch.arange(206.0).view(103, 2)
 
 
-def whole():
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "head/centres": torch.randn(CLASSES, 8, generator=generator),
-        "head/momentum": torch.randn(CLASSES, 8, generator=generator).bfloat16(),
-        "head/last_step": torch.randint(0, 99, (CLASSES,), generator=generator),
-    }
-
-
-def my_rows(classes=CLASSES):
-    return groups.shard_range(classes, groups.rank(), groups.world_size())
-
-
-def save(root, step):
-    start, stop = my_rows()
-    sharded = {name: Sharded(tensor[start:stop], start, CLASSES) for name, tensor in whole().items()}
-    random_states = groups.gather_objects(groups.rank())
-    state = {"backbone": {"weight": torch.full((5,), 3.0)}, "random": random_states}
-    identity = {"classes": CLASSES}
-    return checkpoint.save(root, step, state=state, sharded=sharded, identity=identity, keep_last=2)
+def save(root, step, whole=WHOLE, **changes):
+    start, stop = groups.all_ranks().share(len(whole))
+    sharded = {"head/centres": Sharded(whole[start:stop], start, len(whole))}
+    state = {"random": groups.gather_objects(groups.rank())}
+    return checkpoint.save(
+        root, step, state=state, identity={}, keep_last=2, **{"sharded": sharded, **changes}
+    )
 
 
 def save_on_a_full_disk(root, rank):
@@ -57,85 +47,35 @@ def save_on_a_full_disk(root, rank):
 def save_what_differs(root):
     rank = groups.rank()
     rows = torch.zeros(2, dtype=torch.float32 if rank == 0 else torch.bfloat16)
-    try:
-        sharded = {"centres": Sharded(rows, 2 * rank, 4)}
-        checkpoint.save(root, 1, state={}, sharded=sharded, identity={}, keep_last=1)
-    except ValueError as error:
-        return str(error)
-
-
-def save_two_rows(root):
-    """At three ranks the last one has none."""
-    start, stop = my_rows(2)
-    sharded = {"centres": Sharded(torch.arange(2.0)[start:stop], start, 2)}
-    return checkpoint.save(root, 1, state={}, sharded=sharded, identity={}, keep_last=1)
-
-
-def load(path):
-    loaded = checkpoint.load(path, identity={"classes": CLASSES})
-    return my_rows(), loaded.state, {name: loaded.rows(name, *my_rows()) for name in loaded.sharded}
+    with pytest.raises(ValueError, match="rank 1 saves rows of"):
+        save(root, 1, sharded={"centres": Sharded(rows, 2 * rank, 4)})
 
 
 def work_of_two(root):
     path = save(root / "run", 10)
     full = [save_on_a_full_disk(root / "run", rank) for rank in (0, 1)]
-    return path, full, save_what_differs(root / "differing")
+    save_what_differs(root / "differing")
+    return path, full
 
 
-def work_of_three(root, path):
-    return load(path), save_two_rows(root / "two")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("ranks")
-
-
-@pytest.fixture(scope="module")
-def of_two(root):
-    return run_ranks(2, work_of_two, root)
-
-
-@pytest.fixture(scope="module")
-def of_three(root, of_two):
-    return run_ranks(3, work_of_three, root, of_two[0][0])
-
-
-def test_two_ranks_make_one_checkpoint(root, of_two):
-    path = of_two[0][0]
-    assert path == of_two[1][0] == checkpoint.latest(root / "run")
-    assert checkpoint.load(path).world_size == 2
+def test_two_ranks_make_one_checkpoint_and_hear_of_each_others_errors(tmp_path):
+    (path, full), others = run_ranks(2, work_of_two, tmp_path)
+    assert (path, full) == others and path == checkpoint.latest(tmp_path / "run")
+    loaded = checkpoint.load(path)
+    assert loaded.world_size == 2 and loaded.state["random"] == [0, 1]
+    assert torch.equal(loaded.rows("head/centres", 50, 60), WHOLE[50:60])
     assert sorted(file.name for file in path.iterdir()) == [
         "manifest.json",
         "replicated.safetensors",
         "shard-0000000000-0000000052.safetensors",
         "shard-0000000052-0000000103.safetensors",
     ]
-
-
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_saved_by_two_read_by_one_and_three(of_two, of_three, ranks):
-    results = [load(of_two[0][0])] if ranks == 1 else [loaded for loaded, _ in of_three]
-    for rank, ((start, stop), state, rows) in enumerate(results):
-        assert (start, stop) == groups.shard_range(CLASSES, rank, ranks)
-        assert torch.equal(state["backbone"]["weight"], torch.full((5,), 3.0))
-        assert state["random"] == [0, 1]
-        for name, tensor in whole().items():
-            assert rows[name].dtype == tensor.dtype
-            assert torch.equal(rows[name], tensor[start:stop])
-
-
-def test_a_rank_may_have_no_rows(of_three):
-    assert torch.equal(checkpoint.load(of_three[0][1]).rows("centres"), torch.arange(2.0))
-
-
-def test_an_error_on_one_rank_is_raised_on_both(of_two):
-    assert of_two[0][1] == of_two[1][1]
-    for text, left in of_two[0][1]:
+    for text, left in full:
         assert "No space left on device" in text and "earlier checkpoints are untouched" in text
         assert left == ["step-00000010"]
+    assert list((tmp_path / "differing").iterdir()) == []
 
 
-def test_ranks_that_disagree_are_told(root, of_two):
-    assert all("rank 1 saves rows of" in of_rank[2] for of_rank in of_two)
-    assert list((root / "differing").iterdir()) == []
+def test_a_rank_may_have_no_rows(tmp_path):
+    path, *_ = run_ranks(3, save, tmp_path, 1, WHOLE[:2])
+    assert torch.equal(checkpoint.load(path).rows("head/centres"), WHOLE[:2])

@@ -57,12 +57,14 @@ def test_an_exception_of_one_rank_is_shown_and_ends_the_others(failed):
     report = done.stderr[done.stderr.index("Root Cause") :]
     assert "rank      : 0 " in report and "ArithmeticError: the fault of this test" in report
     assert "faulty.py" in report  # the traceback
+    assert done.stdout.count("Global Step: 10 ") == 1  # the main rank speaks, the other is silent
 
 
 def test_a_killed_rank_is_restarted_and_the_curve_goes_on(failed, tmp_path, monkeypatch):
     folder, *_ = failed
     events = read_events(folder / "run" / "events.jsonl")
-    assert [event.resumed_from_step for event in events if isinstance(event, StartEvent)] == [0, EVERY]
+    starts = [event for event in events if isinstance(event, StartEvent)]
+    assert [(event.world_size, event.resumed_from_step) for event in starts] == [(2, 0), (2, EVERY)]
     (end,) = (event.reason for event in events if isinstance(event, EndEvent))
     assert end == "ArithmeticError: the fault of this test"
     told = [(event.step, event.loss) for event in events if isinstance(event, StepEvent)]

@@ -1,14 +1,13 @@
 """Batches on their way to the device: the same ones, copied beside the step's work."""
 
-import numpy as np
 import pytest
-import simplejpeg
 import torch
 
+from in_memory import InMemory, shuffled
 from megaclass.data.augment import TrainTransform
-from megaclass.data.dataset import Sample
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.loader import Loader, to_model_input
+from megaclass.data.synthetic import SyntheticLoader
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,33 +17,9 @@ pytestmark = [
 SIZE, BATCH = 112, 64
 
 
-class Images:
-    """A data set of a few images, again and again."""
-
-    num_classes = 16
-
-    def __init__(self) -> None:
-        images = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3), np.uint8)
-        self._encoded = [simplejpeg.encode_jpeg(image, 90) for image in images]
-
-    def __len__(self) -> int:
-        return 4096
-
-    def read(self, index: int) -> Sample:
-        return Sample(self._encoded[index % 16], index % 16)
-
-    def describe(self, index: int) -> str:
-        return str(index)
-
-
 def batches(steps: int, pin: bool = True):
-    def indices_of_step(step):
-        at = np.arange(step * BATCH, (step + 1) * BATCH)
-        return at, at
-
-    return Loader(
-        Images(), TrainTransform(SIZE, flip=True), indices_of_step, workers=4, pin_memory=pin
-    ).steps(0, steps)
+    dataset, order = InMemory(16, SIZE, SIZE), shuffled(range(16), BATCH)
+    return Loader(dataset, TrainTransform(SIZE, flip=True), order, workers=4, pin_memory=pin).steps(0, steps)
 
 
 @pytest.mark.parametrize("pin", [True, False])
@@ -80,8 +55,6 @@ def test_copies_overlap_with_the_step() -> None:
 
 
 def test_what_is_on_the_device_is_handed_on() -> None:
-    from megaclass.data.synthetic import SyntheticLoader
-
     loader = SyntheticLoader(10, 16, 8, device="cuda")
     wanted = [batch.labels.tolist() for batch in loader.steps(0, 3)]
     assert [b.labels.tolist() for b in DeviceFeed(torch.device("cuda"))(loader.steps(0, 3))] == wanted

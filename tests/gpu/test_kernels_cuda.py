@@ -97,14 +97,10 @@ def test_training(storage: str) -> None:
 
 
 def test_nothing_is_compiled_again_when_the_sample_changes_its_size() -> None:
-    from megaclass.heads.kernels import catch_up, pass_one, pass_two, unit
+    from megaclass.heads.kernels.passes import pass_one_kernel, pass_two_kernel
+    from megaclass.heads.kernels.rows import catch_up_kernel, unit_kernel
 
-    kernels = [
-        catch_up.catch_up_kernel,
-        pass_one.pass_one_kernel,
-        pass_two.pass_two_kernel,
-        unit.unit_kernel,
-    ]
+    kernels = [catch_up_kernel, pass_one_kernel, pass_two_kernel, unit_kernel]
 
     def compiled() -> int:
         return sum(len(caches[0]) for kernel in kernels for caches in kernel.device_caches.values())

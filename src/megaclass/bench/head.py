@@ -4,7 +4,6 @@ Shapes: B = rows of the global batch, b = rows of this rank, D = embedding colum
 """
 
 import math
-from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,7 +26,7 @@ from megaclass.bench.case import (
     value_of,
 )
 from megaclass.bench.peers import arcface_torch
-from megaclass.bench.peers.loop import implementation
+from megaclass.bench.peers.loop import implementation, peer_flags, peers_asked
 from megaclass.bench.timing import beside_limits, measure, product_flops, time_ms
 from megaclass.errors import UserError
 from megaclass.results.rows import timed
@@ -122,11 +121,6 @@ class HeadCase(RanksCase):
         super().check()
         if not 0 < self.sample_rate <= 1:
             raise UserError(f"--sample-rate: {self.sample_rate} is outside (0, 1]")
-
-    def why_skipped(self, gpus: int) -> str:
-        if self.device == "cpu" and self.kernels == "triton":
-            return "Triton kernels exist on CUDA only"
-        return super().why_skipped(gpus)
 
 
 class Steps:
@@ -254,26 +248,11 @@ def libraries(case: Any, world: "World") -> None:
 
 def implementations(case: HeadCase, options: Any) -> list[Implementation]:
     """Ours, and the peer if one is asked for."""
-    if not options.peer:
-        if options.peer_path:
-            raise UserError("--peer-path goes with --peer arcface_torch")
-        return [Implementation()]
-    path, changes = arcface_torch.locate(options.peer_path), arcface_torch.head_changes(case)
-    return [
-        Implementation(),
-        implementation(options.peer, case, changes=changes, options={"path": str(path)}),
-    ]
-
-
-def flags(parser: ArgumentParser) -> None:
-    add, name = parser.add_argument, arcface_torch.NAME
-    add(
-        "--peer",
-        default="",
-        choices=("", name),
-        help=f"a head that takes turns with ours, step by step: {name}",
-    )
-    add("--peer-path", default="", help="directory with the peer's code, which is not changed")
+    found = [Implementation()]
+    for name in peers_asked(options, [arcface_torch.NAME]):
+        path, changes = arcface_torch.locate(options.peer_path), arcface_torch.head_changes(case)
+        found.append(implementation(name, case, changes=changes, options={"path": str(path)}))
+    return found
 
 
 METRICS = (
@@ -298,6 +277,6 @@ BENCHMARK = Benchmark(
     measures=measures,
     libraries=libraries,
     limits=measure,
-    flags=flags,
+    flags=lambda parser: peer_flags(parser, [arcface_torch.NAME]),
     implementations=implementations,
 )

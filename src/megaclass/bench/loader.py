@@ -346,12 +346,8 @@ def on_images(planned: Planned) -> Iterator[Planned]:
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--source", type=names, default="records,folder", metavar="LIST", help="what our loader reads")
-    add(
-        "--peer",
-        default=dali.NAME,
-        choices=(dali.NAME, "none"),
-        help="who takes turns with ours, where installed",
-    )
+    peer = "another loader that takes turns with ours, where installed"
+    add("--peer", default=dali.NAME, choices=(dali.NAME, "none"), help=peer)
 
 
 METRICS = (

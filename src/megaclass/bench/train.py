@@ -24,8 +24,8 @@ from megaclass.bench.case import (
 from megaclass.bench.flags import cases_of, counts, names
 from megaclass.bench.head import RanksCase, libraries
 from megaclass.bench.infer import InferCase
-from megaclass.bench.peers import LOOPS, arcface_torch
-from megaclass.bench.peers.loop import implementation
+from megaclass.bench.peers import LOOPS
+from megaclass.bench.peers.loop import implementation, peer_flags, peers_asked
 from megaclass.bench.recipes import (
     ITERATIONS,
     SYNTHETIC,
@@ -39,8 +39,8 @@ from megaclass.bench.recipes import (
 )
 from megaclass.bench.timing import beside_limits, epoch_measures, measure
 from megaclass.config import from_text, require_known
-from megaclass.config.checks import value_of as value_in
-from megaclass.errors import UserError, lookup
+from megaclass.config import values as settings_of
+from megaclass.errors import UserError
 
 if TYPE_CHECKING:
     from megaclass.parallel.groups import World
@@ -72,14 +72,7 @@ class TrainCase(RanksCase, ModelCase):
         low=0,
         high=1,
     )
-    parallelism: str = parameter(
-        "",
-        "of a margin head: model (classes sharded) or data (all on each); default: the recipe's",
-        sweeps=True,
-        title="head parallelism",
-        choices=("", "model", "data"),
-        setting="head.parallelism",
-    )
+    parallelism: str = parameter("", title="head parallelism", setting="head.parallelism")
     storage: str = parameter(
         "",
         "of a margin head's centres and momentum; default: the recipe's",
@@ -200,16 +193,16 @@ def implementations(case: TrainCase, options: Any) -> list[Implementation]:
     each with all settings that are swept; and the loops of others on the case as it is. UserError: a value that does
     not go with the case."""
     values, config = swept(options.set), config_of(case)
-    base = {key: value_in(config, key) for key in values}
+    base = {key: settings_of(config)[key] for key in values}
     if options.one_at_a_time:
         changed = [{key: value} for key in values for value in values[key] if value != base[key]]
         variants = [base, *(base | change for change in changed)]
     else:
         variants = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
     found = [Implementation(changes=_changes(case, variant)) for variant in variants]
-    for name, given in _peers(options).items():
+    for name in peers_asked(options, LOOPS):
         loop = LOOPS[name]
-        missing = loop.why_not(case, config)
+        given, missing = loop.options(options.peer_path), loop.why_not(case, config)
         found.append(implementation(name, case, changes=loop.changes(case), options=given, missing=missing))
     return found
 
@@ -236,22 +229,13 @@ def swept(texts: Sequence[str]) -> dict[str, list[Any]]:
     return found
 
 
-def _peers(options: Any) -> dict[str, dict[str, Any]]:
-    """The peers by name, with what their loops need to know. UserError: none of that name, or not its code."""
-    if options.peer_path and arcface_torch.NAME not in options.peer:
-        raise UserError("--peer-path goes with --peer arcface_torch")
-    return {name: lookup(LOOPS, name, "peer").options(options.peer_path) for name in options.peer}
-
-
 def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     batch = "images of a step on each device, instead of --global-batch-size"
     add("-b", "--batch-size", type=counts, default=[], metavar="LIST", help=batch)
     mode = "train, val (inference, as `bench infer` measures it) or train_val"
     add("--mode", default="train", choices=MODES, help=mode)
-    peer = "loops that take turns with ours, epoch by epoch: arcface_torch, pytorch"
-    add("--peer", type=names, default=[], metavar="LIST", help=peer)
-    add("--peer-path", default="", help="directory with arcface_torch's code, which is not changed")
+    peer_flags(parser, LOOPS)
     values = "section.key=LIST: values of a setting that take turns; given again: all combinations"
     add("--set", action="append", default=[], help=values)
     alone = "with --set: the case as it is, and each value changed alone"

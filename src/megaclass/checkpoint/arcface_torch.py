@@ -49,26 +49,24 @@ def to_dropin(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     if HEAD_OPTIMIZER in checkpoint:
         return dict(checkpoint)
     with _expecting(f"{OPTIMIZER} is not what arcface_torch writes"):
-        groups = [dict(group) for group in checkpoint[OPTIMIZER]["param_groups"]]
-        state = dict(checkpoint[OPTIMIZER]["state"])
-        last = max(index for group in groups for index in group["params"])
-        if len(groups) < 2 or groups[-1]["params"] != [last]:
-            raise UserError("the centres are not the last parameter group of state_optimizer")
-        if "betas" in groups[-1]:
+        *groups, of_centres = (dict(group) for group in checkpoint[OPTIMIZER]["param_groups"])
+        (last,) = of_centres["params"]
+        if "betas" in of_centres:
             raise UserError(
                 "was trained with AdamW; HeadSGD can take its centres over, but not its optimizer state"
             )
+        state = dict(checkpoint[OPTIMIZER]["state"])
         own = state.pop(last, {})
         momentum = own.get("momentum_buffer")
         if momentum is None:  # saved before the first step, or trained without momentum
             momentum = torch.zeros_like(checkpoint[HEAD]["weight"])
         head_state = {"step": int(checkpoint["global_step"]), "momentum_buffer": momentum}
         kept = ("lr", "momentum", "weight_decay", "initial_lr")
-        group = {key: float(groups[-1][key]) for key in kept if key in groups[-1]}
+        group = {key: float(of_centres[key]) for key in kept if key in of_centres}
         return {
             **checkpoint,
-            OPTIMIZER: {"state": state, "param_groups": groups[:-1]},
-            SCHEDULER: _schedule_of(checkpoint[SCHEDULER], lambda rates: rates[: len(groups) - 1]),
+            OPTIMIZER: {"state": state, "param_groups": groups},
+            SCHEDULER: _schedule_of(checkpoint[SCHEDULER], lambda rates: rates[: len(groups)]),
             HEAD_OPTIMIZER: {"state": {0: head_state}, "param_groups": [{**group, "params": [0]}]},
         }
 
@@ -88,11 +86,11 @@ def to_arcface_torch(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         group = {key: value for key, value in group.items() if key in groups[-1]}
         state = dict(checkpoint[OPTIMIZER]["state"])
         if "momentum_buffer" in own:  # row-wise storage has none: every gradient has had its whole effect
-            state[last] = {"momentum_buffer": Rows(own["momentum_buffer"], own.get("momentum_scale")).fp32()}
+            state[last] = {"momentum_buffer": _fp32(own["momentum_buffer"], own.get("momentum_scale"))}
         head = checkpoint[HEAD]
         converted = {
             **checkpoint,
-            HEAD: {"weight": Rows(head["weight"], head.get("weight_scale")).fp32()},
+            HEAD: {"weight": _fp32(head["weight"], head.get("weight_scale"))},
             OPTIMIZER: {"state": state, "param_groups": [*groups, group]},
             SCHEDULER: _schedule_of(checkpoint[SCHEDULER], lambda rates: [*rates, rates[-1]]),
         }
@@ -109,6 +107,11 @@ def _expecting(otherwise: str) -> Iterator[None]:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{otherwise} ({type(error).__name__}: {first_line(error)})") from None
+
+
+def _fp32(data: Tensor, scale: Tensor | None) -> Tensor:
+    """Rows of any of our storages; a copy only where they are not fp32 already."""
+    return data.float() if scale is None else Rows(data, scale).fp32()
 
 
 def _schedule_of(schedule: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:

@@ -17,10 +17,6 @@ from megaclass.errors import UserError
 _COMPLETE = re.compile(r"(?:\.old-)?step-(\d{8,18})")
 
 
-def step_directory(root: Path, step: int) -> Path:
-    return root / f"step-{step:08d}"
-
-
 def list_checkpoints(root: Path) -> list[Path]:
     """The complete checkpoints in ``root``, by rising step; empty if ``root`` does not exist."""
     found: dict[int, Path] = {}
@@ -47,12 +43,6 @@ def best(root: Path) -> Path | None:
             if metric is not None and metric >= highest:
                 found, highest = path, metric
     return found
-
-
-def remove_unfinished(root: Path) -> None:
-    """Delete what a killed save or deletion left."""
-    for path in root.glob(".tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def publish(temporary: Path, final: Path) -> None:

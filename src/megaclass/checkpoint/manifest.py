@@ -63,7 +63,13 @@ class Manifest:
 
     def shards(self) -> list[Shard]:
         """The shard files by rising start. ValueError unless they hold each row exactly once."""
-        shards = sorted(_shard(name) for name in self.files if name != REPLICATED)
+        shards = []
+        for name in self.files.keys() - {REPLICATED}:
+            match = _SHARD.fullmatch(name)
+            if match is None:
+                raise ValueError(f"{name!r:.80} is not the name of a checkpoint file")
+            shards.append(Shard(int(match[1]), int(match[2]), name))
+        shards.sort()
         end = 0
         for shard in shards:
             if shard.start != end or shard.stop <= shard.start:
@@ -77,13 +83,6 @@ class Manifest:
 
 def shard_name(start: int, stop: int) -> str:
     return f"shard-{start:010d}-{stop:010d}.safetensors"
-
-
-def _shard(name: str) -> Shard:
-    match = _SHARD.fullmatch(name)
-    if match is None:
-        raise ValueError(f"{name!r:.80} is not the name of a checkpoint file")
-    return Shard(int(match[1]), int(match[2]), name)
 
 
 def write(directory: Path, manifest: Manifest) -> None:
@@ -109,7 +108,7 @@ def write(directory: Path, manifest: Manifest) -> None:
 def read(directory: Path) -> Manifest:
     """Read and check ``manifest.json``. UserError where it is missing, damaged or of another version."""
     with blaming(directory, NAME) as path:
-        tensorfile.size_of(path)
+        tensorfile.check_size(path)
         content = json.loads(path.read_bytes())
         if content.get("format") != FORMAT:
             raise ValueError("is not the manifest of a checkpoint")

@@ -85,7 +85,7 @@ def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint
         )
     for name, entry in contents.files.items():
         with blaming(path, name) as file:
-            tensorfile.check_size(file, entry)
+            tensorfile.check_size(file, entry.bytes)
     with blaming(path, manifest.REPLICATED) as file:
         tensorfile.check_crc32(file, contents.files[manifest.REPLICATED])
         tensors = tensorfile.read_tensors(file)

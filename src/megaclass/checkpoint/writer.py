@@ -59,14 +59,15 @@ def save(
     ones as they were. An error on one rank is raised on all: UserError for what the disk refuses.
     """
     root = Path(root)
-    final = directory.step_directory(root, step)
+    final = root / f"step-{step:08d}"
     temporary = root / f".tmp-{final.name}"
     is_main = groups.rank() == 0
 
     def prepare() -> None:
         if is_main:
             root.mkdir(parents=True, exist_ok=True)
-            directory.remove_unfinished(root)
+            for unfinished in root.glob(".tmp-*"):  # what a killed save or deletion left
+                shutil.rmtree(unfinished, ignore_errors=True)
             temporary.mkdir()
 
     def write() -> tuple[_Written, Any]:

@@ -41,9 +41,10 @@ def compare(words: list[str]) -> int:
 
     from rich.console import Console
 
-    from megaclass.report.comparison import THRESHOLD, compare_sources, comparison_table, failures, summary
+    from megaclass.report.comparison import LOST, THRESHOLD, compare_sources, comparison_table, summary
     from megaclass.report.console import ConsoleTable
     from megaclass.report.sources import read_sources
+    from megaclass.results.verdict import SLOWER, UNCLEAR
 
     earlier, later = (read_sources([path]) for path in (options.A, options.B))
     threshold = THRESHOLD if slower is None else slower
@@ -52,14 +53,10 @@ def compare(words: list[str]) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     console.print(ConsoleTable(comparison_table("", pairs, more_memory)))
     console.print(summary(pairs, threshold), markup=False)
-    failed = failures(
-        pairs,
-        more_memory,
-        slower=slower is not None,
-        unclear=options.fail_if_unclear,
-        allow_missing=options.allow_missing,
-    )
-    return 1 if failed else 0
+    bad = {SLOWER, LOST} if slower is not None else set()
+    bad |= {UNCLEAR} if options.fail_if_unclear else set()
+    judged = [pair for pair in pairs if pair.later or not options.allow_missing]
+    return int(any(pair.word in bad or pair.needs_more(more_memory) for pair in judged))
 
 
 def _part(flag: str, text: str) -> float | None:

@@ -68,10 +68,7 @@ def predict(words: list[str]) -> int:
         if sheet and shown:
             _draw(sheet, model, images, shown)
     if damaged:
-        print(
-            f"megaclass: {damaged:,} of {len(images):,} images could not be predicted",
-            file=sys.stderr,
-        )
+        print(f"megaclass: {damaged:,} of {len(images):,} images could not be predicted", file=sys.stderr)
     if output:
         print(f"{len(images) - damaged:,} of {len(images):,} images predicted\noutput    {output}")
     if sheet:

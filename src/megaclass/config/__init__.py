@@ -5,12 +5,12 @@ section is a frozen dataclass; every field carries its documentation and its lim
 ``megaclass show`` and the checks all read. Standard library only: importing this costs milliseconds.
 """
 
-from megaclass.config.checks import check
+from megaclass.config.checks import check, differences
 from megaclass.config.reading import from_mapping, from_text, require_known
 from megaclass.config.recipes import RECIPES, find_recipe, load_recipe, recipe_names
-from megaclass.config.sections import SECTIONS, Augment, Config, Data, Model, Optim, Schedule, options
+from megaclass.config.sections import SECTIONS, Augment, Config, Data, Model, Optim, Schedule, options, values
 from megaclass.config.steps import Steps, scaled_lr, steps_of
-from megaclass.config.text import differences, documented, to_toml
+from megaclass.config.text import documented, to_toml
 
 __all__ = [
     "RECIPES",
@@ -35,4 +35,5 @@ __all__ = [
     "scaled_lr",
     "steps_of",
     "to_toml",
+    "values",
 ]

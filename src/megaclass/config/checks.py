@@ -1,42 +1,35 @@
 """Which values are allowed, alone and together."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
-from megaclass.config.sections import Augment, Config, Interval, conditions, options
+from megaclass.config.sections import Augment, Config, Interval, conditions, options, values
 from megaclass.errors import UserError, near_match
 
 
-def value_of(config: Config, key: str) -> Any:
-    section, name = key.split(".")
-    return getattr(getattr(config, section), name)
-
-
-@functools.cache
-def default_of(key: str) -> Any:
-    return value_of(Config(), key)
+def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """Every ``section.key`` that has another value, with both."""
+    now = values(after)
+    return {key: (old, now[key]) for key, old in values(before).items() if old != now[key]}
 
 
 def absent(config: Config) -> dict[str, str]:
     """The keys that do not exist beside the values of others, each with the reason."""
-    found = {}
+    found, given = {}, values(config)
     for key in options():
         for other, wanted in conditions(key).items():
-            value = value_of(config, other)
-            if not (value in wanted if wanted else value):
-                names = " or ".join(map(repr, wanted))
-                found[key] = f"only where {other} is {names or 'set'}, and it is {value!r}"
+            if not (given[other] in wanted if wanted else given[other]):
+                names = " or ".join(map(repr, wanted)) or "set"
+                found[key] = f"only where {other} is {names}, and it is {given[other]!r}"
                 break
     return found
 
 
 def check(config: Config, together: bool = True) -> None:
     """UserError for the first value outside its limits, or, ``together``, at odds with another."""
-    for key, f in options().items():
-        if value_of(config, key) != default_of(key):
-            _check_alone(key, value_of(config, key), f)
+    for key, (_, value) in differences(Config(), config).items():
+        _check_alone(key, value, options()[key])
     for at_odds, message in _together(config) if together else []:
         if at_odds:
             raise UserError(message)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from megaclass.config.checks import absent, check, default_of, value_of
-from megaclass.config.sections import SECTIONS, Config, Interval, Numbers, conditions, options
+from megaclass.config.checks import absent, check, differences
+from megaclass.config.sections import DEFAULTS, SECTIONS, Config, Interval, Numbers, conditions, options
 from megaclass.errors import UserError, near_match
 
 # Settings that earlier versions wrote into every config.toml: a recipe that leaves one as it was is still read.
@@ -42,9 +42,7 @@ def from_mapping(
         else:
             known = [*SECTIONS, "recipe", "description"]
             raise UserError(f"unknown section {name!r}{near_match(name, known)}")
-    replaced = {
-        other: default_of(other) for key, value in given.items() if value for other in _instead_of(key)
-    }
+    replaced = {other: DEFAULTS[other] for key, value in given.items() if value for other in _instead_of(key)}
     config = _put(dataclasses.replace(base, **texts), replaced | given)
     config = _drop_absent(config, {} if stored else given)
     check(config, together=complete)
@@ -98,13 +96,11 @@ def _instead_of(key: str) -> list[str]:
 
 def _drop_absent(config: Config, given: Mapping[str, Any]) -> Config:
     """``config`` with the defaults where a key does not exist. UserError for one that is ``given`` another value."""
-    while dropped := {
-        key: why for key, why in absent(config).items() if value_of(config, key) != default_of(key)
-    }:
-        for key, why in dropped.items():
-            if key in given:
-                raise UserError(f"{key}: {why}")
-        config = _put(config, {key: default_of(key) for key in dropped})
+    while dropped := differences(Config(), config).keys() & (why := absent(config)).keys():
+        for key in options():
+            if key in dropped and key in given:
+                raise UserError(f"{key}: {why[key]}")
+        config = _put(config, {key: DEFAULTS[key] for key in dropped})
     return config
 
 

@@ -53,15 +53,13 @@ def load_recipe(name: str, *, complete: bool = True, stored: bool = False) -> Co
 
 def _located(name: str) -> tuple[Path, str]:
     """File and variant ("": none) of a recipe."""
-    file, colon, variant = name.rpartition(":")
-    if colon and file.endswith(".toml") and not Path(name).is_file():
-        name = file
-    else:
-        variant = ""
-    if name.endswith(".toml"):
-        if not Path(name).is_file():
-            raise UserError(f"recipe file {name}: no such file")
-        return Path(name), variant
+    file, variant = name, ""
+    if ".toml:" in name and not Path(name).is_file():
+        file, _, variant = name.rpartition(":")
+    if file.endswith(".toml"):
+        if not Path(file).is_file():
+            raise UserError(f"recipe file {file}: no such file")
+        return Path(file), variant
     known = _embedded()
     if name not in known:
         raise UserError(
@@ -86,7 +84,7 @@ def _read(path: Path) -> Tree:
     except (
         ValueError,
         RecursionError,
-    ) as error:  # numbers of 5,000 digits and 20,000 brackets are none of TOML's errors
+    ) as error:  # 5,000 digits and 20,000 brackets are none of TOML's errors
         raise UserError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None

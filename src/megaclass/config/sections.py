@@ -325,3 +325,11 @@ def conditions(key: str) -> Only:
     section = SECTIONS[key.partition(".")[0]]
     only = options()[key].metadata["only"]
     return getattr(section, "only", {}) if only is None else only
+
+
+def values(config: Config) -> dict[str, Any]:
+    """Every ``section.key`` with its value, in the order of the file."""
+    return {f"{s}.{name}": value for s in SECTIONS for name, value in vars(getattr(config, s)).items()}
+
+
+DEFAULTS = values(Config())

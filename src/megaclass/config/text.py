@@ -1,31 +1,25 @@
-"""The configuration as TOML, and beside another."""
+"""The configuration as TOML."""
 
 import dataclasses
 import json
 from typing import Any
 
-from megaclass.config.checks import absent, value_of
-from megaclass.config.sections import Config, Interval, options
-
-
-def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
-    """Every ``section.key`` that has another value, with both."""
-    values = {key: (value_of(before, key), value_of(after, key)) for key in options()}
-    return {key: (old, new) for key, (old, new) in values.items() if old != new}
+from megaclass.config.checks import absent, differences
+from megaclass.config.sections import Config, Interval, options, values
 
 
 def to_toml(config: Config, *, only_changed: bool = False, docs: bool = False) -> str:
     """The configuration as TOML: every key that exists in it, or what differs from the defaults; optionally
     commented."""
     lines = [f"{name} = {_literal(getattr(config, name))}" for name in ("recipe", "description")]
-    absent_keys, changed, last = absent(config), differences(Config(), config), ""
-    for key, f in options().items():
-        section, name = key.split(".")
-        if key in (absent_keys if not only_changed else options().keys() - changed):
-            continue
-        lines += ["", f"[{section}]"] * (section != last)
-        lines.append(f"{name} = {_literal(value_of(config, key))}{f'  # {documented(f)}' if docs else ''}")
-        last = section
+    kept = differences(Config(), config) if only_changed else values(config).keys() - absent(config)
+    last = ""
+    for key, value in values(config).items():
+        if key in kept:
+            section, name = key.split(".")
+            lines += ["", f"[{section}]"] * (section != last)
+            lines.append(f"{name} = {_literal(value)}{f'  # {documented(options()[key])}' if docs else ''}")
+            last = section
     return "\n".join(lines) + "\n"
 
 

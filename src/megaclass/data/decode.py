@@ -26,9 +26,15 @@ from megaclass.data.dataset import DamagedSampleError, first_line
 MAX_PIXELS = 100_000_000
 
 JPEG_START = b"\xff\xd8\xff"
-# What OpenCV is given, and how such files begin.
-_FORMATS = ("PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
-_STARTS = (b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8", *(b"P%d" % kind for kind in range(1, 7)))
+# What OpenCV is given, by Pillow's names, and how such files begin.
+_STARTS: dict[str, tuple[bytes, ...]] = {
+    "PNG": (b"\x89PNG",),
+    "WEBP": (b"RIFF",),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*"),
+    "PPM": tuple(b"P%d" % kind for kind in range(1, 7)),
+    "GIF": (b"GIF8",),
+}
 _OPENCV_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -160,17 +166,22 @@ def check_header(encoded: bytes, where: str) -> tuple[int, int]:
     return height, width
 
 
+def format_of(encoded: bytes) -> str:
+    """JPEG or one of the formats that OpenCV is given, by the first bytes; else ""."""
+    if encoded.startswith(JPEG_START):
+        return "JPEG"
+    return next((name for name, starts in _STARTS.items() if encoded.startswith(starts)), "")
+
+
 def _size(encoded: bytes) -> tuple[int, int]:
     """Width and height of what is no JPEG. ValueError if the header is damaged, LookupError for another format."""
-    if not encoded.startswith(_STARTS):
+    if not format_of(encoded):
         raise LookupError
     Image = _pillow()
     try:
-        return Image.open(io.BytesIO(encoded), formats=_FORMATS).size
+        return Image.open(io.BytesIO(encoded), formats=list(_STARTS)).size
     except Image.UnidentifiedImageError:
         raise ValueError("its header cannot be read") from None
-    except Image.DecompressionBombError:
-        raise ValueError(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # of some ten types, by the format
         raise ValueError(first_line(error)) from None
 

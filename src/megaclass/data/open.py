@@ -39,27 +39,20 @@ def split_paths(path: str | Path) -> list[Path]:
         return [Path(path)]
     if "" in words:
         raise UserError(
-            f"{path}: number {words.index('') + 1} of {len(words)} paths is empty; put one {os.pathsep!r} between "
-            "two paths, and none at the ends"
+            f"{path}: a path is empty; put one {os.pathsep!r} between two paths, and none at the ends"
         )
     return [Path(word) for word in words]
 
 
 def check_paths(paths: Sequence[Path]) -> None:
-    """UserError for a path of a set that does not exist, is one of pairs, or is named twice."""
+    """UserError for a path of a set that does not exist or is named twice."""
     for number, path in enumerate(paths):
-        among = f" (number {number + 1} of {len(paths)} sets)" if len(paths) > 1 else ""
         if not path.exists():
             raise UserError(
-                f"{path}: no such file or directory{among}; give a record set or a directory of class directories"
-            )
-        if path.suffix == ".bin" and path.is_file():
-            raise UserError(
-                f"{path}{among} is a verification set: images and pairs, but no classes; "
-                "it goes to `megaclass evaluate verification` or evaluate.path"
+                f"{path}: no such file or directory; give a record set or a directory of class directories"
             )
         if path.resolve() in (other.resolve() for other in paths[:number]):
-            raise UserError(f"{path}: named twice{among}, so each of its classes would be two; name it once")
+            raise UserError(f"{path}: named twice, so each of its classes would be two; name it once")
 
 
 def set_titles(paths: Sequence[Path]) -> list[str]:

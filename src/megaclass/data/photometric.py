@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from megaclass.config.sections import Augment
 from megaclass.data.augment import Transform, resized, uniforms
 from megaclass.data.decode import Decoded, Need
 
@@ -28,6 +29,7 @@ _SAME_33 = _RGB_33[:, 1:] @ _YIQ_33[1:]
 _TURNED_33 = _RGB_33[:, 1:] @ np.array([[0.0, 1.0], [-1.0, 0.0]]) @ _YIQ_33[1:]
 _MIDDLE = 128.0  # the value that a change of contrast leaves as it is
 _COLUMNS = 15
+_CHANGES = ("low_resolution", "blur", "light", "colour", "grey")
 
 
 class Photometric:
@@ -44,30 +46,9 @@ class Photometric:
     They follow one another in this order. A range is (lowest, highest).
     """
 
-    def __init__(
-        self,
-        *,
-        low_resolution_probability: float = 0.0,
-        low_resolution: Sequence[float] = (0.5, 0.8),
-        blur_probability: float = 0.0,
-        blur_radius: int = 2,
-        light_probability: float = 0.0,
-        brightness: Sequence[float] = (0.8, 1.2),
-        contrast: Sequence[float] = (0.8, 1.2),
-        colour_probability: float = 0.0,
-        hue_degrees: Sequence[float] = (0.0, 20.0),
-        saturation: Sequence[float] = (1.0, 1.2),
-        grey_probability: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        likely = (low_resolution_probability, blur_probability, light_probability, colour_probability)
-        self._probability_5 = np.array([*likely, grey_probability])
-        self._low_resolution = low_resolution
-        self._blur_radius = blur_radius
-        self._brightness = brightness
-        self._contrast = contrast
-        self._hue = hue_degrees
-        self._saturation = saturation
+    def __init__(self, settings: Augment, seed: int) -> None:
+        self._settings = settings
+        self._probability_5 = np.array([getattr(settings, f"{change}_probability") for change in _CHANGES])
         self._seed = seed
 
     @property
@@ -78,18 +59,18 @@ class Photometric:
     def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
         """Columns: share of the side that remains (0: no change); radius of the blur (0: none); whether the
         pixels' values change; the 3 x 4 matrix that changes them, row by row."""
-        draws_NK = uniforms(self._seed, sample_numbers_N, 11)
+        settings, draws_NK = self._settings, uniforms(self._seed, sample_numbers_N, 11)
         low, blur, light, colour, grey = (draws_NK[:, :5] < self._probability_5).T
         share_N, radius_N, brightness_N, contrast_N, hue_N, saturation_N = draws_NK[:, 5:].T
         plan_NK = np.empty((len(draws_NK), _COLUMNS))
-        plan_NK[:, 0] = np.where(low, _within(self._low_resolution, share_N), 0)
-        plan_NK[:, 1] = np.where(blur, 1 + np.floor(radius_N * self._blur_radius), 0)
+        plan_NK[:, 0] = np.where(low, _within(settings.low_resolution, share_N), 0)
+        plan_NK[:, 1] = np.where(blur, 1 + np.floor(radius_N * settings.blur_radius), 0)
         plan_NK[:, 2] = light | colour | grey
 
-        bright_N = np.where(light, _within(self._brightness, brightness_N), 1)
-        contrast_N = np.where(light, _within(self._contrast, contrast_N), 1)
-        hue_N = np.radians(np.where(colour, _within(self._hue, hue_N), 0))
-        saturation_N = np.where(colour, _within(self._saturation, saturation_N), 1) * ~grey
+        bright_N = np.where(light, _within(settings.brightness, brightness_N), 1)
+        contrast_N = np.where(light, _within(settings.contrast, contrast_N), 1)
+        hue_N = np.radians(np.where(colour, _within(settings.hue_degrees, hue_N), 0))
+        saturation_N = np.where(colour, _within(settings.saturation, saturation_N), 1) * ~grey
         same_N11 = (saturation_N * np.cos(hue_N))[:, None, None]
         turned_N11 = (saturation_N * np.sin(hue_N))[:, None, None]
         matrix_N34 = plan_NK[:, 3:].reshape(-1, 3, 4)

@@ -18,7 +18,7 @@ from megaclass.config import Config
 from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.loader import eval_batches
-from megaclass.data.open import open_dataset, record_file, split_paths
+from megaclass.data.open import open_dataset, split_paths
 from megaclass.data.verification_bin import VerificationBin
 from megaclass.data.views import Subset
 from megaclass.errors import UserError
@@ -28,11 +28,10 @@ from megaclass.evaluate.metrics import (
     classification_metrics,
     one_shot_accuracy,
     pair_scores,
-    roc_points,
     topk_counts,
     verification_metrics,
 )
-from megaclass.evaluate.pairlists import is_numbered, read_lfw_pairs, read_numbered_pairs
+from megaclass.evaluate.pairlists import open_listed_pairs
 from megaclass.evaluate.pairs import PairSet, generate_pairs
 from megaclass.heads.linear import LinearHead
 from megaclass.parallel import groups
@@ -85,17 +84,14 @@ class Verifier:
     def _judge(self, embeddings_ND: np.ndarray) -> Evaluation:
         scores = pair_scores(embeddings_ND, self.pairs)
         metrics = verification_metrics(scores, self.pairs.same, self.pairs.folds)
-        roc = roc_points(scores, self.pairs.same)
         if self.labels is not None:
             # A labelled set has far more impostor pairs than the drawn ones: enough for a low FAR.
-            every = all_pairs_tar(embeddings_ND, self.labels)
-            roc = every.pop("roc")
-            metrics |= every
+            metrics |= all_pairs_tar(embeddings_ND, self.labels)
             if self.settings.episodes:
                 ways, episodes = self.settings.ways, self.settings.episodes
                 found = one_shot_accuracy(embeddings_ND, self.labels, ways, episodes, PROTOCOL_SEED)
                 metrics[f"one_shot_{ways}way"], metrics["one_shot_standard_error"] = found
-        return Evaluation("verification", metrics, roc)
+        return Evaluation("verification", metrics, metrics.pop("roc"))
 
 
 class SeveralSets:
@@ -238,16 +234,3 @@ def _verifier(config: Config, path: Path, images: ImageReader) -> Verifier:
     dataset = open_dataset(path)
     pairs = generate_pairs(dataset.labels(), settings.pairs, PROTOCOL_SEED, settings.folds)
     return Verifier(dataset, pairs, config, images, labelled=True)
-
-
-def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[Dataset, PairSet]:
-    """The images under ``path``, and the pairs of a list of them: LFW's, or one of numbered samples."""
-    if is_numbered(pairs_txt):
-        dataset = open_dataset(path)
-        return dataset, read_numbered_pairs(pairs_txt, dataset.labels())
-    if record_file(path) is not None:
-        raise UserError(
-            f"{pairs_txt} names images, but the records of {path} have no names; name the folder they "
-            "were packed from"
-        )
-    return read_lfw_pairs(pairs_txt, path)

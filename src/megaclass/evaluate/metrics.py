@@ -51,8 +51,7 @@ def verification_metrics(
       thresholds the strictest is taken, as there.
     - ``threshold``: the best one over all pairs (accept a score at or above it); None if that is to accept
       no pair.
-    - ``auc``: the area under the ROC curve; None without pairs of both kinds.
-    - ``tar_at_far``: see :func:`tar_at_far`; ``pairs``: P.
+    - ``auc``, ``tar_at_far``, ``roc``: see :func:`_curve`; ``pairs``: P.
     """
     values, ranks = _ranked(scores, same)
     genuine_T, impostor_T = _accepted(*_histograms(ranks, same, len(values)))
@@ -71,17 +70,9 @@ def verification_metrics(
         "pair_accuracy": float(np.mean(accuracies)),
         "pair_accuracy_std": float(np.std(accuracies)),
         "threshold": threshold if threshold is not None and np.isfinite(threshold) else None,
-        "auc": _auc(genuine_T, impostor_T),
-        "tar_at_far": tar_at_far(genuine_T, impostor_T, far_targets),
         "pairs": len(same),
+        **_curve(genuine_T, impostor_T, far_targets),
     }
-
-
-def roc_points(scores: np.ndarray, same: np.ndarray) -> dict[str, list[float]]:
-    """Points ``{"far": [..], "tar": [..]}`` of the ROC curve, at most ``ROC_POINTS``, FAR rising evenly on a
-    logarithmic axis. Each is exact: the highest TAR at that FAR or below. Empty without pairs of both kinds."""
-    values, ranks = _ranked(scores, same)
-    return _thinned(*_accepted(*_histograms(ranks, same, len(values))))
 
 
 def all_pairs_tar(
@@ -92,8 +83,8 @@ def all_pairs_tar(
 ) -> dict[str, Any]:
     """Verify every pair of a labelled set, so that a small set still has the impostors for a low FAR.
 
-    The embeddings are normalised; rows with a NaN count as wrong in every pair. Returns ``tar_at_far``, ``auc``,
-    ``roc`` (as :func:`roc_points`), ``genuine_pairs``, ``impostor_pairs`` and ``images``: of a set with more than
+    The embeddings are normalised; rows with a NaN count as wrong in every pair. Returns ``auc``, ``tar_at_far``,
+    ``roc`` (see :func:`_curve`), ``genuine_pairs``, ``impostor_pairs`` and ``images``: of a set with more than
     ``max_images``, that many are counted, always the same ones.
 
     Every rank must call it, with the same arguments: each counts its share of the pairs, and all return the same.
@@ -106,9 +97,7 @@ def all_pairs_tar(
     counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M, rank(), world_size()))
     genuine_T, impostor_T = _accepted(*all_ranks().all_reduce_(counts.to(collective_device())).cpu().numpy())
     return {
-        "tar_at_far": tar_at_far(genuine_T, impostor_T, far_targets),
-        "auc": _auc(genuine_T, impostor_T),
-        "roc": _thinned(genuine_T, impostor_T),
+        **_curve(genuine_T, impostor_T, far_targets),
         "genuine_pairs": int(genuine_T[-1]),
         "impostor_pairs": int(impostor_T[-1]),
         "images": len(labels_M),
@@ -154,20 +143,30 @@ def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray, part: int, par
     return counts
 
 
-def tar_at_far(
-    genuine_T: np.ndarray, impostor_T: np.ndarray, far_targets: Sequence[float]
-) -> dict[str, float | None]:
-    """``{"1e-2": ..}``: the exact share of genuine pairs accepted where at most the target share of impostor pairs is.
+def _curve(genuine_T: np.ndarray, impostor_T: np.ndarray, far_targets: Sequence[float]) -> dict[str, Any]:
+    """What follows from the accepted counts, from accepting none to accepting all.
 
-    A target of 1e-4 needs 10,000 impostor pairs to mean one of them; below 1/FAR pairs the value is None.
+    - ``tar_at_far``, ``{"1e-2": ..}``: the exact share of genuine pairs accepted where at most the target share of
+      impostor pairs is. A target of 1e-4 needs 10,000 impostor pairs to mean one of them; below 1/FAR pairs the
+      value is None.
+    - ``auc``: the area under the ROC curve by trapezia: a tie of genuine and impostor counts half. None without
+      pairs of both kinds.
+    - ``roc``, ``{"far": [..], "tar": [..]}``: points of the curve, at most ``ROC_POINTS``, FAR rising evenly on a
+      logarithmic axis, each the highest TAR at that FAR or below. Empty without pairs of both kinds.
     """
     genuine, impostors = int(genuine_T[-1]), int(impostor_T[-1])
-    result: dict[str, float | None] = {}
+    tar: dict[str, float | None] = {}
     for far in far_targets:
         allowed = int(far * impostors + 1e-6)  # 1e-3 of 3,000 is three, whatever the floating point says
         accepted = int(genuine_T[np.searchsorted(impostor_T, allowed, side="right") - 1])
-        result[far_key(far)] = accepted / genuine if genuine and allowed else None
-    return result
+        tar[far_key(far)] = accepted / genuine if genuine and allowed else None
+    if genuine == 0 or impostors == 0:
+        return {"auc": None, "tar_at_far": tar, "roc": {"far": [], "tar": []}}
+    area = np.dot(np.diff(impostor_T).astype(float), genuine_T[1:] + genuine_T[:-1]) / 2
+    allowed_T = np.concatenate([[0], np.geomspace(1, impostors, ROC_POINTS - 1).round()])
+    at = np.unique(np.searchsorted(impostor_T, allowed_T, side="right") - 1)
+    roc = {"far": (impostor_T[at] / impostors).tolist(), "tar": (genuine_T[at] / genuine).tolist()}
+    return {"auc": float(area / (genuine * impostors)), "tar_at_far": tar, "roc": roc}
 
 
 def far_key(far: float) -> str:
@@ -220,23 +219,6 @@ def _accepted(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np
     """Counts per score, rising -> counts accepted at each threshold, from none to all: (T,) each."""
     none = np.zeros(1, dtype=np.int64)
     return np.append(none, np.cumsum(genuine[::-1])), np.append(none, np.cumsum(impostor[::-1]))
-
-
-def _auc(genuine_T: np.ndarray, impostor_T: np.ndarray) -> float | None:
-    """The area under the ROC curve by trapezia: a tie of genuine and impostor counts half."""
-    possible = int(genuine_T[-1]) * int(impostor_T[-1])
-    if possible == 0:
-        return None
-    return float(np.dot(np.diff(impostor_T).astype(float), genuine_T[1:] + genuine_T[:-1]) / 2 / possible)
-
-
-def _thinned(genuine_T: np.ndarray, impostor_T: np.ndarray) -> dict[str, list[float]]:
-    genuine, impostors = int(genuine_T[-1]), int(impostor_T[-1])
-    if genuine == 0 or impostors == 0:
-        return {"far": [], "tar": []}
-    allowed = np.concatenate([[0], np.geomspace(1, impostors, ROC_POINTS - 1).round()])
-    at = np.unique(np.searchsorted(impostor_T, allowed, side="right") - 1)
-    return {"far": (impostor_T[at] / impostors).tolist(), "tar": (genuine_T[at] / genuine).tolist()}
 
 
 # -- classification --------------------------------------------------------------------------------

@@ -15,15 +15,25 @@ from pathlib import Path
 
 import numpy as np
 
+from megaclass.data.dataset import Dataset
 from megaclass.data.imagelist import ImageList
+from megaclass.data.open import open_dataset, record_file
 from megaclass.errors import UserError
 from megaclass.evaluate.pairs import PairSet, balanced
 
 
-def is_numbered(pairs_txt: str | Path) -> bool:
-    """Whether the list holds numbers of samples instead of names."""
+def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[Dataset, PairSet]:
+    """The images under ``path``, and the pairs of a list of them, of names or of numbers."""
     *_, body = _read_lines(Path(pairs_txt))
-    return all(_NUMBERS.fullmatch(line) for _, line in body[:1])
+    if _NUMBERS.fullmatch(body[0][1]):
+        dataset = open_dataset(path)
+        return dataset, read_numbered_pairs(pairs_txt, dataset.labels())
+    if record_file(path) is not None:
+        raise UserError(
+            f"{pairs_txt} names images, but the records of {path} have no names; make a list of numbers from the "
+            "folder they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --numbered --output LIST.txt"
+        )
+    return read_lfw_pairs(pairs_txt, path)
 
 
 def read_numbered_pairs(pairs_txt: str | Path, labels_N: np.ndarray) -> PairSet:

@@ -57,7 +57,7 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
       the whole set instead: no pair occurs twice, but a threshold is then chosen on identities of the tested
       fold too, which flatters the accuracy slightly; a warning says so.
 
-    Raises UserError if the set has no two identities, or no two images of one, or ``count`` is too small.
+    Raises UserError if there is no pair of each kind for every fold, or ``count`` is too small.
     """
     if folds < 2 or count < 2 * folds:
         raise UserError(
@@ -66,33 +66,27 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
     rng = np.random.default_rng(seed)
     identities = _images_by_identity(labels, rng)
     pairable = sum(len(images) > 1 for images in identities)
-    if len(identities) < 2 or pairable == 0:
-        raise UserError(
-            f"verification: pairs need two identities and two images of one; the set has {len(identities)} "
-            f"identities, {pairable} of them with two images or more"
-        )
     groups = [identities]
     if pairable >= folds and len(identities) >= 2 * folds:
         groups = [_dealt(identities, fold, folds) for fold in range(folds)]
-    else:
-        logger.warning(
-            "verification: %d identities (%d with two images) are too few for %d folds without a common one; "
-            "the folds share them",
-            len(identities),
-            pairable,
-            folds,
-        )
     shared = folds // len(groups)  # folds that have their pairs from one group
     possible = min(min(_positives(group), _negatives(group)) for group in groups) // shared
+    found = f"{len(identities)} identities ({pairable} with two images)"
     if possible == 0:
-        raise UserError(f"verification: the set has too few different pairs for {folds} folds")
+        raise UserError(
+            f"verification: {found} have too few pairs of one identity, or of two, for {folds} folds"
+        )
+    if shared > 1:
+        logger.warning(
+            "verification: %s are too few for %d folds without a common one; the folds share them",
+            found,
+            folds,
+        )
     wanted = count // (2 * folds)
     if possible < wanted:
+        asked, drawn = (f"{2 * folds * number:,}" for number in (wanted, possible))
         logger.warning(
-            "verification: %s pairs asked for, %s drawn: there are no more different ones, genuine or impostor, of "
-            "the identities of some fold",
-            f"{2 * folds * wanted:,}",
-            f"{2 * folds * possible:,}",
+            "verification: %s pairs asked for, %s drawn: some fold has no more different ones", asked, drawn
         )
         wanted = possible
     halves = [

@@ -15,7 +15,6 @@ Shapes: b = rows of this rank's batch, B = rows that the shard sees, G = rows of
 D = embedding columns.
 """
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -93,7 +92,6 @@ class PartialFC(nn.Module):
         self.register_buffer("weight_scale", centres.scale)
         self.register_state_dict_pre_hook(_bring_up_to_date)
         self.register_load_state_dict_pre_hook(_take_any_storage)
-        self._warned = False
         self._begin(self._make_shard())
 
     @property
@@ -106,19 +104,17 @@ class PartialFC(nn.Module):
         """What owns the rows, and computes on them on the device where they are now."""
         centres = Rows(self.weight.data, self.weight_scale)
         engine = make_engine(self.options, self.storage, self.embedding_dim, centres.data.device)
-        return Shard(centres, engine, self.class_range[0], self.seed, tracks_age=self.sample_rate < 1.0)
+        return Shard(centres, engine, self.class_range[0], self.seed, is_sampled=self.sample_rate < 1.0)
 
     def _begin(self, shard: Shard) -> None:
         self.shard = shard
         self.pending: list[MicroBatch] = []  # since the last optimizer step
         self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
-        self._scored = False  # whether a forward pass has used them
 
     def extra_repr(self) -> str:
-        start, stop = self.class_range
         return (
-            f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, classes=[{start}, {stop}), "
-            f"sample_rate={self.sample_rate}, {self.options}, {self.margin}"
+            f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, sample_rate={self.sample_rate}, "
+            f"{self.options}, {self.margin}"
         )
 
     # -- pass 1 ---------------------------------------------------------------------------------------
@@ -141,12 +137,6 @@ class PartialFC(nn.Module):
         classes_N = sample_classes(labels_G, self.num_classes, size, key, start, stop, walker)
         return self.shard.activate(classes_N - start)
 
-    @property
-    def sample(self) -> Tensor | None:
-        """The classes of this rank that this step scores, int64, sorted; None before a draw and at rate 1."""
-        rows_N = self._active.rows_N if self._active is not None else None
-        return None if rows_N is None else rows_N + self.class_range[0]
-
     def forward(self, embeddings_bD: Tensor, labels_b: Tensor) -> Tensor:
         labels_b = labels_b.reshape(-1).long()
         if embeddings_bD.shape != (len(labels_b), self.embedding_dim):
@@ -157,7 +147,8 @@ class PartialFC(nn.Module):
         self._check_labels(labels_b)
         if len(self.pending) >= _MAX_PENDING:
             raise UserError(
-                f"{_MAX_PENDING} backward passes without an optimizer step: HeadSGD.step was not called"
+                f"{_MAX_PENDING} backward passes without a step of the head's own optimizer, HeadSGD(head, lr=...): "
+                "its centres do not move by any other"
             )
         anchor = torch.zeros((), requires_grad=True)
         loss: Tensor = _MarginSoftmax.apply(embeddings_bD.float(), anchor, labels_b, self)
@@ -211,7 +202,7 @@ class PartialFC(nn.Module):
     def _rows_of_step(self, labels_B: Tensor, replicas: Group) -> ActiveRows:
         """Those that were drawn for the step, else those that this micro-batch draws; all at rate 1."""
         if self._active is not None:
-            self._active, self._scored = self.shard.ready(self._active), True
+            self._active = self.shard.ready(self._active)
             return self._active
         if self.sample_rate < 1.0:
             return self._draw(replicas.all_gather_rows(labels_B))
@@ -258,32 +249,10 @@ class PartialFC(nn.Module):
             self.shard.update(batches, self.margin, sgd, skipped, replicas)
         self.end_step()
 
-    def begin_optimizer(self) -> int:
-        """A HeadSGD takes over: momentum starts at zero. Returns its number, see :class:`Shard`."""
-        self.end_step()
-        return self.shard.begin_optimizer(self.storage.momentum)
-
     def end_step(self) -> None:
         """Forget the micro-batches and the sample of this step."""
         self.pending.clear()
-        self._active, self._scored = None, False
-
-    def drop_scored(self) -> None:
-        """Forget the micro-batches, and a sample that they have used; one that was just drawn stays."""
-        if self._active is not None and not self._scored:
-            self.pending.clear()
-        else:
-            self.end_step()
-
-    def warn_if_untrained(self) -> None:
-        """Once, where a backward pass comes and no HeadSGD was made: an optimizer of torch moves nothing here."""
-        if not self._warned and self.shard.optimizers == 0:
-            self._warned = True
-            warnings.warn(
-                "a backward pass of a head without HeadSGD: its centres will not move, whatever optimizer holds "
-                "head.parameters(); make HeadSGD(head, lr=...) and step it",
-                stacklevel=4,
-            )
+        self._active = None
 
     # -- state ----------------------------------------------------------------------------------------
 
@@ -303,7 +272,7 @@ class PartialFC(nn.Module):
                 f"the storage of the head's centres is {self.options.storage}: move it by device only, and choose "
                 "the type by storage="
             )
-        if fn(probes[0]).device != before and (self.shard.optimizers or self.shard.steps):
+        if fn(probes[0]).device != before and (self.shard.momentum is not None or self.shard.steps):
             raise RuntimeError("move the head to its device before HeadSGD is made for it")
         super()._apply(fn, recurse)
         if self.weight.device == before:
@@ -316,10 +285,8 @@ class PartialFC(nn.Module):
         """For ``copy.deepcopy`` and pickle: the centres, up to date, without the step in progress and the momentum,
         which is HeadSGD's."""
         self.shard.catch_up()
-        left_out = ("shard", "pending", "_active", "_scored")
-        return {key: v for key, v in self.__dict__.items() if key not in left_out} | {
-            "steps": self.shard.steps
-        }
+        kept = {key: v for key, v in self.__dict__.items() if key not in ("shard", "pending", "_active")}
+        return kept | {"steps": self.shard.steps}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         steps = state.pop("steps")
@@ -343,10 +310,7 @@ def _take_any_storage(
     ours, weight = head.shard.centres, state_dict.get(f"{prefix}weight")
     head.shard.catch_up()  # or what rows owe would move the centres that now come
     if weight is not None and weight.shape == ours.data.shape:
-        try:
-            ours.take(Rows(weight, state_dict.pop(f"{prefix}weight_scale", None)))
-        except ValueError as error:
-            raise UserError(f"{prefix}weight: {error}") from None
+        ours.take(Rows(weight, state_dict.pop(f"{prefix}weight_scale", None)))
         state_dict[f"{prefix}weight"] = ours.data
         if ours.scale is not None:
             state_dict[f"{prefix}weight_scale"] = ours.scale
@@ -367,6 +331,5 @@ class _MarginSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
         (gradient_bD,) = ctx.saved_tensors
         batch: MicroBatch = ctx.batch
-        ctx.head.warn_if_untrained()
         ctx.head.pending.append(replace(batch, weight=batch.weight * grads[0]))
         return gradient_bD * grads[0], None, None, None

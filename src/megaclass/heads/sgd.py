@@ -1,10 +1,8 @@
 """The optimizer of the margin head: SGD with momentum and weight decay, as pass 2 over the class tiles."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
@@ -41,30 +39,17 @@ class HeadSGD(torch.optim.Optimizer):
             raise TypeError(f"HeadSGD takes the head itself, a PartialFC, not {type(head).__name__}")
         super().__init__([head.weight], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.head = head
-        self._number = head.begin_optimizer()
+        head.end_step()
+        head.shard.begin_optimizer(head.storage.momentum)
         self._show_state()
 
     def _show_state(self) -> None:
-        """Put the momentum where torch optimizers keep theirs."""
-        state = self.state[self.head.weight]
-        state.clear()
-        if self.momentum_buffer is not None:
-            state["momentum_buffer"] = self.momentum_buffer
-
-    @property
-    def momentum_buffer(self) -> Tensor | None:
-        """The momentum of this rank's centres as it is stored, (C, D); None with row-wise storage."""
+        """Put the momentum (C, D), as it is stored, where torch optimizers keep theirs."""
         momentum = self.head.shard.momentum
-        return None if momentum is None else momentum.data
+        self.state[self.head.weight] = {} if momentum is None else {"momentum_buffer": momentum.data}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        if closure is not None:
-            raise ValueError(
-                "HeadSGD takes no closure: the gradient belongs to the backward pass that was made"
-            )
-        if self.head.shard.optimizers != self._number:
-            raise UserError("another HeadSGD was made for this head since: step that one")
+    def step(self) -> None:  # type: ignore[override]
         # A loss scaler sets the two for the time of a step.
         found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if found_inf is not None and grad_scale is None:
@@ -77,7 +62,7 @@ class HeadSGD(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the micro-batches that no step has consumed."""
-        self.head.drop_scored()
+        self.head.pending.clear()
 
     # -- state ----------------------------------------------------------------------------------------
 
@@ -98,26 +83,17 @@ class HeadSGD(torch.optim.Optimizer):
         """Takes the momentum of any storage; it starts at zero where none was kept."""
         # Ours to take: torch would cast rows of another storage to the type of the centres, without their scales.
         own: dict[str, Any] = next(iter(state_dict["state"].values()), {})
-        stored = self._stored_momentum(own)
+        buffer, shape = own.get("momentum_buffer"), self.head.weight.shape
+        if buffer is not None and buffer.shape != shape:
+            raise UserError(
+                f"momentum_buffer is {tuple(buffer.shape)}, this rank's is {tuple(shape)}: it was stored at another "
+                "number of ranks or for another head"
+            )
+        stored = None if buffer is None else Rows(buffer, own.get("momentum_scale"))
         super().load_state_dict({**state_dict, "state": {}})
         self.head.shard.load_momentum(stored)
         self._show_state()
         self.restored(int(own.get("step", 0)))
-
-    def _stored_momentum(self, own: dict[str, Any]) -> Rows | None:
-        """The rows of a state, looked at before anything changes."""
-        buffer, shape = own.get("momentum_buffer"), tuple(self.head.weight.shape)
-        if buffer is None:
-            return None
-        if tuple(buffer.shape) != shape:
-            raise UserError(
-                f"momentum_buffer is {tuple(buffer.shape)}, this rank's is {shape}: it was stored at another number "
-                "of ranks or for another head"
-            )
-        try:
-            return Rows(buffer, own.get("momentum_scale"))
-        except ValueError as error:
-            raise UserError(f"momentum_buffer: {error}") from None
 
     def restored(self, optimizer_steps: int) -> None:
         """Weight and momentum now hold the state after this many steps, with every row up to date."""

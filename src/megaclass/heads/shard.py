@@ -31,7 +31,6 @@ _CHUNK = 1 << 18  # rows caught up at a time: what they owe takes some 60 bytes 
 INIT_STD = 0.01  # as arcface_torch draws its centres
 _INIT_ROWS = 4096  # centres are drawn in chunks of this many, each from its own seed
 
-# Rows skipped for longer than this are brought up to date in passing, 1 / LIMIT of the shard a step.
 AGE_LIMIT = 1024
 
 
@@ -40,46 +39,39 @@ class Shard:
 
     Args:
         first_class: the class of row 0.
-        tracks_age: whether steps leave rows out.
+        is_sampled: whether steps leave rows out.
 
     Attributes:
         steps: optimizer steps taken, skipped ones too.
-        optimizers: how many were made for these rows; the last one's momentum is here.
     """
 
     def __init__(
-        self, centres: Rows, engine: TorchEngine, first_class: int, seed: int, tracks_age: bool
+        self, centres: Rows, engine: TorchEngine, first_class: int, seed: int, is_sampled: bool
     ) -> None:
         self.centres = centres
         self.momentum: Rows | None = None
         self.engine = engine
         self.first_class, self.seed = first_class, seed
-        self.steps = self.optimizers = 0
+        self.steps = 0
         self._version = 0  # rises with every change of the tables, so that no debt is paid twice
-        self._touched_C = self._products = None
-        if tracks_age:
-            device = centres.data.device
-            self._touched_C = torch.zeros(len(centres), dtype=torch.int32, device=device)
-            self._products = StepProducts(AGE_LIMIT, device)
+        self._debts = Debts(len(centres), centres.data.device) if is_sampled else None
 
-    def begin_optimizer(self, keeps_momentum: bool) -> int:
-        """Another optimizer takes over, with a momentum of zeros. Returns its number."""
+    def begin_optimizer(self, keeps_momentum: bool) -> None:
+        """Another optimizer takes over, with a momentum of zeros."""
         self.catch_up()  # what an earlier one still owes is its own
         (count, dim), data = self.centres.data.shape, self.centres.data
         self.momentum = Rows.zeros(count, dim, data.dtype, data.device) if keeps_momentum else None
-        self.optimizers += 1
-        return self.optimizers
 
     # -- a step ---------------------------------------------------------------------------------------
 
     def activate(self, rows_N: Tensor | None) -> ActiveRows:
         """The rows of a step (int64, sorted; None: all), to be used through :meth:`ready`."""
         active = ActiveRows(self.centres, self.momentum, rows_N, version=self._version)
-        if rows_N is None or self._touched_C is None or self._products is None:
+        if rows_N is None or self._debts is None:
             return active
         if self.engine.reads_owed:
-            return replace(active, owed_N4=self._products.of_ages(self.steps - self._touched_C[rows_N]))
-        self._catch_up(rows_N, "catch up")
+            return replace(active, owed_N4=self._debts.of(rows_N, self.steps))
+        self._catch_up(self._debts, rows_N, "catch up")
         return replace(active, version=self._version)
 
     def ready(self, active: ActiveRows) -> ActiveRows:
@@ -94,24 +86,21 @@ class Shard:
     ) -> None:
         """Pass 2: an optimizer step of the rows that any micro-batch has scored, which ``skipped`` (a bool scalar)
         makes one of no effect. ``replicas``: the ranks that hold the same rows."""
-        active = self._scored_by(micro_batches)
+        active = micro_batches[0].active
+        samples = [m.active.rows_N for m in micro_batches if m.active.rows_N is not None]
+        if all(rows_N is active.rows_N for rows_N in samples):
+            active = self.ready(active)
+        else:
+            active = self.activate(torch.unique(torch.cat(samples)))
         reduce_ = replicas.all_reduce_ if replicas.size > 1 else None
         self.engine.pass_two(micro_batches, active, margin, sgd, self._rounding("step"), skipped, reduce_)
         self.steps += 1
         self._version += 1
-        if self._touched_C is not None and self._products is not None:
-            self._products.append(sgd, skipped)
-            # After a skipped step rows still owe what they owed.
-            rows_N = active.shard_rows(slice(0, len(active)))
-            self._touched_C[rows_N] = torch.where(skipped, self._touched_C[rows_N], self.steps)
-            self._sweep()
-
-    def _scored_by(self, micro_batches: list[MicroBatch]) -> ActiveRows:
-        first = micro_batches[0].active
-        samples = [m.active.rows_N for m in micro_batches if m.active.rows_N is not None]
-        if all(rows_N is first.rows_N for rows_N in samples):
-            return self.ready(first)
-        return self.activate(torch.unique(torch.cat(samples)))
+        if self._debts is not None:
+            self._debts.step(sgd, skipped, active.shard_rows(slice(0, len(active))), self.steps)
+            # Bound the ages: the next 1 / AGE_LIMIT of the shard is brought up to date in passing.
+            swept = shard_range(len(self.centres), self.steps % AGE_LIMIT, AGE_LIMIT)
+            self._catch_up(self._debts, torch.arange(*swept, device=self.centres.data.device), "sweep")
 
     def _rounding(self, purpose: str) -> Roundings:
         """The random numbers of the writes of this step, by the table that is written."""
@@ -124,25 +113,20 @@ class Shard:
 
     def catch_up(self) -> None:
         """Bring all rows to what dense SGD would have made of them by now."""
-        if self._touched_C is not None and self.steps > 0:
+        if self._debts is not None and self.steps > 0:
             for start in range(0, len(self.centres), _CHUNK):
                 stop = min(start + _CHUNK, len(self.centres))
-                self._catch_up(torch.arange(start, stop, device=self._touched_C.device), "catch up")
+                self._catch_up(
+                    self._debts, torch.arange(start, stop, device=self.centres.data.device), "catch up"
+                )
 
-    def _sweep(self) -> None:
-        """Bound the ages: bring the next 1 / AGE_LIMIT of the shard up to date."""
-        assert self._touched_C is not None
-        start, stop = shard_range(len(self.centres), self.steps % AGE_LIMIT, AGE_LIMIT)
-        self._catch_up(torch.arange(start, stop, device=self._touched_C.device), "sweep")
-
-    def _catch_up(self, rows_N: Tensor, purpose: str) -> None:
-        assert self._touched_C is not None and self._products is not None
+    def _catch_up(self, debts: "Debts", rows_N: Tensor, purpose: str) -> None:
         self._version += 1
         rounding = self._rounding(purpose)
         for chunk_N in rows_N.split(_CHUNK):
-            product_N4 = self._products.of_ages(self.steps - self._touched_C[chunk_N])
+            product_N4 = debts.of(chunk_N, self.steps)
             self.engine.catch_up(ActiveRows(self.centres, self.momentum, chunk_N), product_N4, rounding)
-            self._touched_C[chunk_N] = self.steps
+            debts.touched_C[chunk_N] = self.steps
 
     # -- state ----------------------------------------------------------------------------------------
 
@@ -157,40 +141,42 @@ class Shard:
         """The tables now hold the state after this many steps, with every row up to date."""
         self.steps = steps
         self._version += 1
-        if self._touched_C is not None and self._products is not None:
-            self._touched_C.fill_(steps)
-            self._products.clear()
+        if self._debts is not None:
+            self._debts.forgive(steps)
 
 
-class StepProducts:
-    """``table_K4[k]`` is the product of the matrices of the last k steps, row-major, fp64.
+class Debts:
+    """What rows owe for the steps that left them out.
 
-    The table is bounded: ages go to ``limit``, and whoever uses it must see every row at least once in
-    ``limit`` steps.
+    ``touched_C`` is the step that last touched each row, ``table_K4[k]`` the product of the matrices of the last k
+    steps, row-major, fp64. Ages go to ``AGE_LIMIT``: every row must be brought up to date once in so many steps.
     """
 
-    def __init__(self, limit: int, device: torch.device) -> None:
-        self.table_K4 = torch.zeros(limit + 1, 4, dtype=torch.float64, device=device)
-        self.clear()
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.touched_C = torch.zeros(count, dtype=torch.int32, device=device)
+        self.table_K4 = torch.zeros(AGE_LIMIT + 1, 4, dtype=torch.float64, device=device)
+        self.forgive(0)
 
-    def clear(self) -> None:
-        """Forget the past: right when every row is up to date."""
+    def forgive(self, steps: int) -> None:
+        """Every row is up to date after this many steps."""
+        self.touched_C.fill_(steps)
         self.table_K4.copy_(torch.eye(2, dtype=torch.float64).flatten())
 
-    def append(self, sgd: SGDStep, skipped: Tensor) -> None:
-        """A step was taken: age 0 is "up to date" again and every older product grows by one factor.
+    def step(self, sgd: SGDStep, skipped: Tensor, rows_N: Tensor, steps: int) -> None:
+        """Step ``steps`` has moved these rows; age 0 is "up to date" again, and older products grow by one factor.
 
-        skipped: a bool scalar on any device; a step that was skipped moved nothing (no host sync).
+        skipped (no host sync): it has moved nothing, and all rows still owe what they owed.
         """
         lr, mu, decay = sgd.lr, sgd.momentum, sgd.weight_decay
         older_K4 = self.table_K4[:-1].clone()
         v_K2, w_K2 = older_K4[:, :2], older_K4[:, 2:]
         grown_K4 = torch.cat([mu * v_K2 + decay * w_K2, (1 - lr * decay) * w_K2 - lr * mu * v_K2], 1)
-        self.table_K4[1:] = torch.where(skipped.to(older_K4.device), older_K4, grown_K4)
+        self.table_K4[1:] = torch.where(skipped, older_K4, grown_K4)
+        self.touched_C[rows_N] = torch.where(skipped, self.touched_C[rows_N], steps)
 
-    def of_ages(self, age_N: Tensor) -> Tensor:
-        """The products for these ages (int, at most ``limit``), fp32 of shape (N, 4)."""
-        return self.table_K4[age_N.long()].float()
+    def of(self, rows_N: Tensor, steps: int) -> Tensor:
+        """The products that these rows owe after this many steps, fp32 (N, 4)."""
+        return self.table_K4[(steps - self.touched_C[rows_N]).long()].float()
 
 
 @torch.no_grad()
@@ -211,7 +197,7 @@ def make_engine(options: HeadOptions, storage: Storage, dim: int, device: torch.
     """For ``dim`` columns. ``kernels`` ``auto`` takes Triton on CUDA where it works, and warns once where not."""
     if options.kernels == "triton" or (options.kernels == "auto" and device.type == "cuda"):
         try:
-            from megaclass.heads.kernels import TritonEngine
+            from megaclass.heads.kernels.engine import TritonEngine
 
             return TritonEngine(options.precision, device, options.tile_mb, dim, storage)
         except Exception as error:  # no Triton, no compiler, a GPU too old, ...

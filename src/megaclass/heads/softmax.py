@@ -24,14 +24,7 @@ from torch import Tensor
 
 from megaclass.heads.margins import Margin
 from megaclass.heads.sampling import TorchWalker
-from megaclass.heads.step import (
-    MOST_TURN,
-    ActiveRows,
-    MicroBatch,
-    Roundings,
-    SGDStep,
-    inverse_norms,
-)
+from megaclass.heads.step import MOST_TURN, ActiveRows, MicroBatch, Roundings, SGDStep, inverse_norms
 from megaclass.heads.tiles import Tiles, Workspace
 
 
@@ -78,7 +71,7 @@ def _bf16_product(a: Tensor, b: Tensor) -> Tensor:
 
 class TorchEngine:
     """What computes on the rows of a shard, on any device. On CUDA kernels give the same results, up to rounding
-    (:class:`megaclass.heads.kernels.TritonEngine`).
+    (:class:`megaclass.heads.kernels.engine.TritonEngine`).
 
     tile_mb: memory for one tile's intermediates, MB; 0: 16 on a CPU, 256 on a GPU.
     """
@@ -119,7 +112,7 @@ class TorchEngine:
         values_BD = torch.zeros_like(unit_BD)
         with self.products.active():
             for tile in tiles:
-                centres_TD = tiles.centres(tile)
+                centres_TD, _ = tiles.read(tile)
                 inverse_T = inverse_norms(centres_TD)
                 exp_BT = self._logits(scaled_BD, centres_TD, inverse_T)
                 if margin.filter_threshold:
@@ -154,7 +147,7 @@ class TorchEngine:
         of_momentum, of_centres = rounding("momentum"), rounding("centres")
         with self.products.active():
             for tile in tiles:
-                centres_TD, momentum_TD = tiles.centres_and_momentum(tile)
+                centres_TD, momentum_TD = tiles.read(tile, momentum=True)
                 # The gradient is folded into the momentum by the product itself, unless it is summed over ranks
                 # first, or no momentum is kept: then it exists, one tile at a time.
                 folded = reduce_ is None and momentum_TD is not None
@@ -212,7 +205,7 @@ class TorchEngine:
         tiles = self._tiles(replace(active, owed_N4=product_N4), 0)
         of_momentum, of_centres = rounding("momentum"), rounding("centres")
         for tile in tiles:
-            w_TD, v_TD = tiles.centres_and_momentum(tile)
+            w_TD, v_TD = tiles.read(tile, momentum=True)
             if active.momentum is not None and v_TD is not None:
                 tiles.write(active.momentum, tile, v_TD, of_momentum)
             tiles.write(active.centres, tile, w_TD, of_centres)
@@ -226,7 +219,10 @@ class _Scored:
         self.position_B = active.positions(batch.row_B)
         self.scaled_BD = batch.unit_BD * margin.scale
         self.weighted_BD = self.scaled_BD * batch.weight
-        self.left_out_N = batch.left_out(active)
+        # The rows that others drew in a sample of their own.
+        own_N, all_N = batch.active.rows_N, active.rows_N
+        differs = own_N is not None and all_N is not None and own_N is not all_N
+        self.left_out_N = ~torch.isin(all_N, own_N) if differs else None  # type: ignore[arg-type]
         self.threshold = margin.scale * margin.filter_threshold if margin.filter_threshold else None
 
 

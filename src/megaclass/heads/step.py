@@ -46,13 +46,12 @@ class HeadOptions:
     tile_mb: float = 0.0
 
     def __post_init__(self) -> None:
-        choices = {
-            "parallelism": PARALLELISMS,
-            "shard_group": SHARD_GROUPS,
-            "precision": PRECISIONS,
-            "kernels": KERNELS,
-        }
-        for name, known in choices.items():
+        for name, known in (
+            ("parallelism", PARALLELISMS),
+            ("shard_group", SHARD_GROUPS),
+            ("precision", PRECISIONS),
+            ("kernels", KERNELS),
+        ):
             lookup(dict.fromkeys(known), getattr(self, name), name)
         if not self.tile_mb >= 0:
             raise ValueError(f"tile_mb must not be negative, got {self.tile_mb}")
@@ -125,13 +124,6 @@ class MicroBatch:
     target_B: Tensor
     active: ActiveRows
     weight: Tensor
-
-    def left_out(self, active: ActiveRows) -> Tensor | None:
-        """Which rows of a step this micro-batch did not score, bool (N,), where others drew a sample of their own."""
-        scored = self.active.rows_N
-        if scored is active.rows_N or scored is None or active.rows_N is None:
-            return None
-        return ~torch.isin(active.rows_N, scored)
 
 
 @dataclass(frozen=True)

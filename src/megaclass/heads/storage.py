@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megaclass.errors import lookup
+from megaclass.errors import UserError, lookup
 from megaclass.parallel.seeding import derive_key, mix32
 
 # 8-bit rows: the scale, a power of two, changes where the largest number would leave this range of steps.
@@ -34,7 +34,7 @@ INT8_MOST = 127
 INT8_LEAST = 48
 _NO_SCALE = 2.0**-126
 
-_CHUNK = 1 << 16  # rows converted at a time
+_CHUNK = 1 << 16  # rows copied at a time
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,16 @@ class Rows:
     scale: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.data.dtype == torch.int8:
-            if self.scale is None:
-                raise ValueError("8-bit rows, but their scales are missing")
-            if self.scale.shape != self.data.shape[:1] or not self.scale.is_floating_point():
-                raise ValueError(f"scales of {tuple(self.scale.shape)} for rows of {tuple(self.data.shape)}")
-        elif not self.data.is_floating_point():
-            raise ValueError(f"rows of {self.data.dtype}; they are fp32, bf16, or 8 bits with a scale")
+        data, scale = self.data, self.scale
+        if data.dtype == torch.int8:
+            good = scale is not None and scale.shape == data.shape[:1] and scale.is_floating_point()
+        else:
+            good = data.is_floating_point()
+        if not good:
+            scales = "no scales" if scale is None else f"scales {scale.dtype} {tuple(scale.shape)}"
+            raise UserError(
+                f"rows {data.dtype} {tuple(data.shape)}, {scales}: they are fp32, bf16, or 8 bits with a scale each"
+            )
 
     @classmethod
     def zeros(cls, count: int, dim: int, dtype: torch.dtype, device: torch.device) -> "Rows":
@@ -102,28 +105,22 @@ class Rows:
             self.data[rows] = (values_ND / scale_N[:, None]).round_().to(torch.int8)
             self.scale[rows] = scale_N
 
-    def take(self, other: "Rows", at: int = 0) -> None:
-        """Copy all rows of ``other`` to ``at`` and after: exactly where both are stored alike, else to nearest."""
-        rows = slice(at, at + len(other))
-        if rows.stop > len(self) or other.data.shape[1:] != self.data.shape[1:]:
-            raise ValueError(
-                f"rows of {tuple(other.data.shape)} at {at} of a table of {tuple(self.data.shape)}"
-            )
-        if other.data.dtype != self.data.dtype:
-            for start in range(0, len(other), _CHUNK):
-                part = slice(start, min(start + _CHUNK, len(other)))
-                self.put(slice(at + part.start, at + part.stop), other.fp32(part).to(self.data.device))
-            return
-        self.data[rows] = other.data.to(self.data.device)
-        if self.scale is not None:
-            assert other.scale is not None
-            self.scale[rows] = other.scale.to(self.scale.device)
+    def take(self, other: "Rows") -> None:
+        """Copy another table of the same shape: exactly where both are stored alike, else to nearest."""
+        if other.data.shape != self.data.shape:
+            raise UserError(f"rows {tuple(other.data.shape)} for a table {tuple(self.data.shape)}")
+        self.fill(0, lambda start, stop: other[start:stop])
 
     def fill(self, first: int, read: Callable[[int, int], "Rows"]) -> None:
         """Take every row from ``read(start, stop)``, block by block; ``first`` is the number of row 0 there."""
         for start in range(0, len(self), _CHUNK):
-            stop = min(start + _CHUNK, len(self))
-            self.take(read(first + start, first + stop), at=start)
+            rows = slice(start, min(start + _CHUNK, len(self)))
+            part = read(first + rows.start, first + rows.stop)
+            if part.data.dtype != self.data.dtype:
+                self.put(rows, part.fp32().to(self.data.device))
+            else:
+                for name, table in self.tensors.items():
+                    table[rows] = part.tensors[name].to(table.device)
 
 
 def _smallest_scale(peak_N: Tensor) -> Tensor:

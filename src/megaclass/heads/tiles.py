@@ -40,11 +40,26 @@ class Tiles:
         for start in range(0, count, self.tile_rows):
             yield slice(start, min(start + self.tile_rows, count))
 
-    def read(self, table: Rows, tile: slice, name: str) -> Tensor:
-        """The tile's rows of ``table`` as fp32 (T, D); store them with :meth:`write` after a change.
+    def read(self, tile: slice, momentum: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The tile's centres, and momentum if asked for and kept, up to date, fp32 (T, D).
 
-        fp32 tables that need no gathering are read as views, so that a change is stored already.
+        To be changed, and stored by :meth:`write`.
         """
+        active = self.active
+        w_TD, v_TD = self._as_stored(active.centres, tile, "centres"), None
+        if active.momentum is not None and (momentum or active.owed_N4 is not None):
+            v_TD = self._as_stored(active.momentum, tile, "momentum")
+        if active.owed_N4 is None:
+            return w_TD, v_TD
+        vv_T1, vw_T1, wv_T1, ww_T1 = columns(active.owed_N4[tile])
+        new_TD = self.workspace.get("caught up", *w_TD.shape)
+        if v_TD is None:
+            return torch.mul(w_TD, ww_T1, out=new_TD), None
+        torch.mul(v_TD, wv_T1, out=new_TD).addcmul_(w_TD, ww_T1)
+        return new_TD, v_TD.mul_(vv_T1).addcmul_(w_TD, vw_T1) if momentum else None
+
+    def _as_stored(self, table: Rows, tile: slice, name: str) -> Tensor:
+        """Rows of a table as fp32: a view of fp32 ones that need no gathering, so that a change is stored already."""
         index = self.active.index(tile)
         shape, space = (tile.stop - tile.start, table.data.shape[1]), self.workspace
         if isinstance(index, slice):
@@ -56,35 +71,6 @@ class Tiles:
             return raw_TD
         tile_TD = space.get(name, *shape).copy_(raw_TD)
         return tile_TD if table.scale is None else tile_TD.mul_(table.scale[index][:, None])
-
-    def centres(self, tile: slice) -> Tensor:
-        """The tile's centres, up to date, fp32 (T, D)."""
-        active = self.active
-        w_TD = self.read(active.centres, tile, "centres")
-        if active.owed_N4 is None:
-            return w_TD
-        v_TD = None if active.momentum is None else self.read(active.momentum, tile, "momentum")
-        return self._caught_up(w_TD, v_TD, active.owed_N4[tile])
-
-    def centres_and_momentum(self, tile: slice) -> tuple[Tensor, Tensor | None]:
-        """Both as fp32 (T, D), up to date, to be changed and written; momentum None where none is kept."""
-        active = self.active
-        w_TD = self.read(active.centres, tile, "centres")
-        v_TD = None if active.momentum is None else self.read(active.momentum, tile, "momentum")
-        if active.owed_N4 is None:
-            return w_TD, v_TD
-        new_TD = self._caught_up(w_TD, v_TD, active.owed_N4[tile])
-        if v_TD is not None:
-            vv_T1, vw_T1, _, _ = columns(active.owed_N4[tile])
-            v_TD.mul_(vv_T1).addcmul_(w_TD, vw_T1)
-        return new_TD, v_TD
-
-    def _caught_up(self, w_TD: Tensor, v_TD: Tensor | None, product_T4: Tensor) -> Tensor:
-        _, _, wv_T1, ww_T1 = columns(product_T4)
-        new_TD = self.workspace.get("caught up", *w_TD.shape)
-        if v_TD is None:
-            return torch.mul(w_TD, ww_T1, out=new_TD)
-        return torch.mul(v_TD, wv_T1, out=new_TD).addcmul_(w_TD, ww_T1)
 
     def write(self, table: Rows, tile: slice, tile_TD: Tensor, rounding: Rounding) -> None:
         """Store a tile that was read from ``table``; its memory may be used as scratch."""

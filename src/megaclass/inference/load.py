@@ -58,11 +58,11 @@ def score(
 
 def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
     root = run_dir / "checkpoints"
-    known = {path.name: path for path in checkpoint.list_checkpoints(root)}
-    if not known:
+    complete = checkpoint.list_checkpoints(root)
+    if not complete:
         raise UserError(f"{run_dir}: no checkpoint there; give the directory of a run")
-    latest = max(known.values())
-    known |= {"latest": latest, "best": checkpoint.best(root) or latest}
+    known = {path.name: path for path in complete}
+    known |= {"latest": complete[-1], "best": checkpoint.best(root) or complete[-1]}
     return checkpoint.load(lookup(known, which, "checkpoint"))
 
 

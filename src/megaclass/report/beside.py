@@ -17,6 +17,10 @@ from megaclass.results.stats import Ratio, interval, percentile, quotient_text
 _NONE = "No row of this report measured a case of this table."
 _SCALED = "* scaled down to fit this machine: not comparable with the published number. Labels in its line: what ran."
 _UNITS = {"GB": 1 / 1024, "h": 1 / 3600, "%": 100.0}  # of MiB, seconds and shares
+_NO_RATIO = (
+    "no ratio: one of the two has no number, ran on fewer devices than published or with another batch of a device, or "
+    "scaled down both are the same case"
+)
 _PLAIN = "a plain quotient: the number is not one of steps, and has no interval"
 # What to say of a memory that is not the one that a driver reports; the first that was measured counts.
 _MEMORY = {
@@ -69,12 +73,8 @@ class Match:
         if changed := changes(row.asked, row.case):
             scaled = f"scaled down to fit: {changed}; not the published case"
             found.append(scaled if self.scaled else f"as published, but: {changed}")
-        if self.others and self.repeated:
-            found.append(
-                f"{self.others} more rows of this case are earlier ones of a seed, or of another training"
-            )
-        elif self.others:
-            found.append(f"{self.others + 1} rows measured this case; the latest is shown")
+        if self.others:
+            found.append(f"{self.others} more of the case: earlier ones, or of another training")
         return found
 
 
@@ -268,8 +268,8 @@ def _of_own(column: published.Column, match: Match, other: Match | None) -> Cell
     """The ratio of two of one's own numbers, where the published column has one of two published."""
     if other is None:
         return Cell()
-    if why := _no_ratio_of(match, other):
-        return Cell("–", None, (), (why,))
+    if not _comparable(match, other):
+        return Cell("–", None, (), (_NO_RATIO,))
     mine, reference = (_measured(one, column.measure, "") for one in (match, other))
     if mine is None or reference is None or not mine.value or not reference.value:
         return Cell()
@@ -280,17 +280,17 @@ def _of_own(column: published.Column, match: Match, other: Match | None) -> Cell
     return Cell(quotient_text(value) + "*" * scaled, value, sources, (*notes, *match.source.busy))
 
 
-def _no_ratio_of(base: Match, other: Match) -> str:
-    """Why two of one's own cells have no ratio; nothing where they have: scaled down, they may be the same case."""
-    one, two = base.source.row.case, other.source.row.case
-    for row in (base.source.row, other.source.row):
-        if row.status != "ok":
-            return f"no ratio: {row.status}"
-        if row.asked and row.asked.get("world_size", 1) != row.case.get("world_size", 1):
-            return "no ratio: measured on fewer devices than published"
-    if one.get("world_size", 1) != two.get("world_size", 1) and per_device(one) != per_device(two):
-        return "no ratio: the batch of a device differs"
-    return "no ratio: scaled down, both cases are the same" if base.scaled and one == two else ""
+def _comparable(base: Match, other: Match) -> bool:
+    """Whether two of one's own cells have a ratio: scaled down, they may be the same case."""
+    one, two = base.source.row, other.source.row
+    for row in (one, two):
+        devices = row.case.get("world_size", 1)
+        if row.status != "ok" or row.asked.get("world_size", devices) != devices:
+            return False
+    alike = one.case.get("world_size", 1) == two.case.get("world_size", 1)
+    return (alike or per_device(one.case) == per_device(two.case)) and not (
+        base.scaled and one.case == two.case
+    )
 
 
 def _names(variants: Iterable[Variant], machines: Mapping[Identity, Machine]) -> dict[Variant, str]:

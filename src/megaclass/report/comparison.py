@@ -10,10 +10,10 @@ from megaclass.report.document import Cell, Column, Line, Table
 from megaclass.report.own import case_columns, memory_ratio, number_cell
 from megaclass.report.sources import IDENTITY, Source
 from megaclass.report.words import effort, key_of
-from megaclass.results.verdict import FASTER, SLOWER, UNCLEAR, Steps, Verdict, judge
+from megaclass.results.verdict import FASTER, SLOWER, Verdict, judge
 
 THRESHOLD = 0.05
-_LOST = "no longer measured"
+LOST = "no longer measured"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Pair:
 
     @property
     def word(self) -> str:
-        return self.verdict.word if self.verdict else _LOST
+        return self.verdict.word if self.verdict else LOST
 
     @property
     def memory_ratio(self) -> float | None:
@@ -56,12 +56,12 @@ def compare_sources(
     for key, source in before.items():
         found = after.get(key)
         if found is None:
-            pairs.append(Pair(source, None, None, f"{_LOST}: not in the later rows"))
+            pairs.append(Pair(source, None, None, f"{LOST}: not in the later rows"))
             continue
         if not other_machine:
             _require_same_machine(source, found)
         if found.ok:
-            pairs.append(Pair(source, found, judge(_steps(source), _steps(found), threshold)))
+            pairs.append(Pair(source, found, judge(source.row, found.row, threshold)))
         else:
             pairs.append(Pair(source, found, None, f"{found.row.status}: {found.row.reason}"))
     if all(pair.later is None for pair in pairs):
@@ -82,10 +82,6 @@ def _last(sources: Iterable[Source]) -> dict[str, Source]:
         if source.ok or key not in found or not found[key].ok:
             found[key] = source
     return found
-
-
-def _steps(source: Source) -> Steps:
-    return Steps(source.row.samples_ms, source.row.data_ms, source.row.cpu_wait_percent)
 
 
 def _require_same_machine(earlier: Source, later: Source) -> None:
@@ -127,24 +123,6 @@ def summary(pairs: Sequence[Pair], threshold: float) -> str:
     more = f" by more than {100 * threshold:.6g}%"
     words = Counter(pair.word + more * (pair.word in (SLOWER, FASTER)) for pair in pairs)
     return f"{_counted(len(pairs))}: {', '.join(f'{count} {word}' for word, count in words.items())}"
-
-
-def failures(
-    pairs: Sequence[Pair],
-    more_memory: float | None,
-    *,
-    slower: bool,
-    unclear: bool = False,
-    allow_missing: bool = False,
-) -> int:
-    """How many cases a build fails for. slower: those that became so, came to no number, or, unless
-    ``allow_missing``, are no longer there."""
-    words = {SLOWER, _LOST} if slower else set()
-    words |= {UNCLEAR} if unclear else set()
-    return sum(
-        (pair.word in words and not (allow_missing and pair.later is None)) or pair.needs_more(more_memory)
-        for pair in pairs
-    )
 
 
 def _counted(cases: int) -> str:

@@ -71,12 +71,12 @@ def text_table(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]],
 
 @dataclass(frozen=True)
 class Series:
-    """A curve. published: somebody's numbers, drawn apart from one's own. ideal: no measurement at all."""
+    """A curve. kind: ``own``, ``published`` (somebody's numbers, drawn apart) or ``ideal`` (no measurement at all)."""
 
     label: str
     points: Sequence[tuple[float, float]]
-    published: bool = False
-    ideal: bool = False
+    kind: str
+    colour: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,15 @@ class Picture:
     series: Sequence[Series]
 
     @property
+    def legend(self) -> list[tuple[str, str, str]]:
+        """Label, kind and colour of each curve; all ideal lines are one entry."""
+        return list(dict.fromkeys((one.label, one.kind, one.colour) for one in self.series))
+
+    @property
     def alt(self) -> str:
         """What it shows, for who cannot see it."""
         told = []
-        for series in (one for one in self.series if not one.ideal):
+        for series in (one for one in self.series if one.kind != "ideal"):
             (x0, y0), (x1, y1) = series.points[0], series.points[-1]
             told.append(f"{series.label}: {y0:,.4g} at {x0:,.6g} to {y1:,.4g} at {x1:,.6g}.")
         return f"{self.title}: {self.y_label} against {self.x_label}. {' '.join(told)}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from megaclass.errors import UserError
 from megaclass.results.rows import Row
+from megaclass.results.rundir import write_whole
 
 PERCENTILES = (50, 90, 95, 99, 100)
 _KEYS = {
@@ -19,11 +20,16 @@ _KEYS = {
     "train_val": ["train.ips", "val.ips", "val.latency_avg"],
     "val": ["val.ips", "val.latency_avg", *(f"val.latency_{p}" for p in PERCENTILES)],
 }
+_SHAPE: dict[str, Any] = {"model": "", "ngpus": [], "bs": [], "metric_keys": [], "metrics": {}}
 
 
 def check_report(path: Path, cases: Sequence[Any]) -> None:
     """UserError: a file that is somebody else's, or cases that its shape cannot hold: two for one place."""
-    if path.exists() and not _is_report(path):
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else _SHAPE
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not found.keys() >= _SHAPE.keys():
         raise UserError(f"--output: {path} exists, and is no report of a benchmark; name another file")
     places = [(case.benchmark, _place(case.benchmark, case.parameters())) for case in cases]
     if len(set(places)) < len(places):
@@ -35,9 +41,7 @@ def check_report(path: Path, cases: Sequence[Any]) -> None:
 
 def write_report(path: Path, rows: Sequence[Row], mode: str) -> None:
     """Write what ``rows`` say, replacing an earlier report."""
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(as_report(rows, mode), indent=4) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(as_report(rows, mode), indent=4) + "\n")
 
 
 def as_report(rows: Sequence[Row], mode: str) -> dict[str, Any]:
@@ -71,11 +75,3 @@ def _metrics(row: Row) -> dict[str, float | None]:
     names = {"avg": "mean"} | {str(p): f"p{p}" for p in PERCENTILES}
     latencies = {f"val.latency_{name}": round(row.step_ms[key] / 1000, 9) for name, key in names.items()}
     return {"val.ips": row.rates["total"]} | latencies
-
-
-def _is_report(path: Path) -> bool:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return isinstance(found, dict) and {"ngpus", "bs", "metric_keys", "metrics"} <= set(found)
-    except (OSError, ValueError, RecursionError):
-        return False

@@ -23,7 +23,6 @@ from megaclass.report.words import (
     flat,
     key_of,
     name_of,
-    number,
     read,
     scaled_down,
     value_text,
@@ -83,7 +82,6 @@ def number_cell(source: Source, value: float | None, notes: tuple[str, ...] = ()
 # -- a line a row ---------------------------------------------------------------------------------------
 
 # Columns that no benchmark declares, as every row may have them.
-_SCALING = ["Weak scaling", "Strong scaling"]
 _MORE = ["Spread of rounds, %", "Ours, times as fast", "by CPU time", "Steps", "CPU wait, %"]
 
 
@@ -92,15 +90,13 @@ def _rows_table(title: str, sources: Sequence[Source], *, brief: bool) -> Table:
     columns that no row fills."""
     metrics = declared(sources[0].row.benchmark).metrics
     labels, cases, remarks = case_columns(sources)
-    firsts = [fewest_devices(sources, weak=weak) for weak in (True, False)]
-    heads = [*(metric.title for metric in metrics), *_SCALING, *([] if brief else _MORE)]
+    heads = [*(metric.title for metric in metrics), *([] if brief else _MORE)]
     kept = {0, *(place for place, metric in enumerate(metrics) if metric.always)}
     found = []
     for source in sources:
         cells = [Cell()] * len(heads)
         if source.ok:
             cells = [number_cell(source, read(metric, source.row)) for metric in metrics]
-            cells += [_scaling(source, first.get(source, source)) for first in firsts]
             cells += [] if brief else _more(source, sources)
         _mark(source, cells)
         kept |= {place for place, cell in enumerate(cells) if cell.text}
@@ -205,53 +201,6 @@ def memory_ratio(over: Row, under: Row) -> float | None:
         if one is not None and two:
             return one / two
     return None
-
-
-# -- scaling --------------------------------------------------------------------------------------------
-
-
-def fewest_devices(sources: Iterable[Source], *, weak: bool) -> dict[Source, Source]:
-    """For each row that of the fewest devices among those of its machine that differ in devices alone; of as many
-    devices the latest.
-
-    weak: the batch of a device is the same; else the global one. Threads are those of each process: on a CPU they are
-    what a device is, elsewhere they do nothing."""
-    found: dict[str, dict[float, Source]] = {}
-    for source in sorted(sources, key=lambda source: source.age):
-        case = source.row.case
-        devices, batch = (number(case.get(key)) for key in ("world_size", "global_batch_size"))
-        # One device that plays a rank of many tells nothing of many.
-        if not (source.ok and _speed(source) and devices and batch) or case.get("simulate_ranks", 1) != 1:
-            continue
-        aside = {"world_size", "global_batch_size", "collectives", declared(source.row.benchmark).repeats}
-        aside |= effort() if case.get("device") == "cpu" else {"threads", *effort()}
-        kept = {key: value for key, value in case.items() if key not in aside}
-        key = key_of([kept, batch / devices if weak else batch, source.row.implementation, source.machine])
-        found.setdefault(key, {})[devices] = source
-    return {source: group[min(group)] for group in found.values() for source in group.values()}
-
-
-def _speed(source: Source) -> float | None:
-    """Samples a second, as the benchmark declares them."""
-    metric = declared(source.row.benchmark).metric("samples_per_second")
-    return read(metric, source.row) if metric else None
-
-
-def _scaling(source: Source, first: Source) -> Cell:
-    """Throughput over that of the fewest devices that did the same, with the interval of the median steps."""
-    if first is source:
-        return Cell()
-    value, of = (_speed(source) or 0.0) / (_speed(first) or 1.0), times_as_fast(source.row, first.row)
-    ratio = (
-        Ratio(value, value * of.low / of.value, value * of.high / of.value)
-        if of
-        else Ratio(value, value, value)
-    )
-    cases = source.row.case, first.row.case
-    more, fewer = (case["world_size"] for case in cases)
-    kept = "global batch" if len({case["global_batch_size"] for case in cases}) == 1 else "batch of a device"
-    note = f"throughput over that of {fewer} devices at the same {kept}, and of how much is ideal"
-    return Cell(f"{ratio}, {100 * value * fewer / more:.1f}%", value, (source, first), (note,))
 
 
 # -- repeats --------------------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
 """Curves of a benchmark's headline metric over the numbers that were swept, beside published ones, as SVG."""
 
 import base64
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
+from megaclass.bench.case import Metric
 from megaclass.report.document import Picture, Series
 from megaclass.report.sources import Identity, Machine, Source
 from megaclass.report.words import (
@@ -35,14 +35,23 @@ _ASIDE = ("threads", "seed", "device", "collectives")
 COLOURS = ("#2f8fd0", "#e0762b", "#1fa37c", "#c75fa3", "#8a76d6", "#a8861f", "#2aa4b3", "#d9545f")
 PUBLISHED = ("#87919f", "#a8935f", "#76a08d", "#ab86a2", "#968dbd", "#b58f7d", "#749faa", "#929292")
 INK = {"light": ("#1a1d23", "#dfe3e9"), "dark": ("#e6e9ee", "#333a45")}  # of text, and of the grid
+_STYLES: dict[str, dict[str, Any]] = {
+    "own": {"marker": "o", "linewidth": 2, "markersize": 4.5},
+    "published": {
+        "marker": "s",
+        "linestyle": "--",
+        "linewidth": 1.4,
+        "markersize": 4,
+        "markerfacecolor": "none",
+    },
+    "ideal": {"linestyle": ":", "linewidth": 1},
+}
 
 
-@dataclass(frozen=True)
-class _Point:
-    """owner: the machine, or whose number it is. params: what its curve is of. table: that published it."""
+class _Point(NamedTuple):
+    """owner: the machine, or whose number it is. params: what its curve is of. table: that published it, if any."""
 
     owner: str
-    published: bool
     params: Mapping[str, Any]
     x: float
     y: float
@@ -55,47 +64,44 @@ def pictures(
     """Of each benchmark, and of each recipe, a picture for every swept number of which a curve has several values."""
     found: list[Picture] = []
     for benchmark in dict.fromkeys(source.row.benchmark for source in sources):
-        fields = declared(benchmark).fields()
-        for x in (name for name, data in fields.items() if data.get("sweeps")):
-            points = list(_own(benchmark, x, sources, machines))
+        what = declared(benchmark)
+        metric = what.metric(what.headline)
+        rows = [source for source in sources if source.ok and source.row.benchmark == benchmark]
+        for x in (name for name, data in what.fields().items() if data.get("sweeps") and metric):
+            points = list(_own(metric, x, rows, machines)) if metric else []
             theirs = [point for report in reports for point in _published(benchmark, x, report)]
             for task in dict.fromkeys(point.params.get("recipe") for point in points):
                 alike = [p for p in (*points, *theirs) if p.params.get("recipe") == task]
-                found += _pictures(benchmark, x, str(task or ""), alike)
+                title = f"{what.title} by {name_of(x)}" + (f": {task}" if task else "")
+                found += _pictures(title, x, metric.title if metric else "", _curves(alike))
     return found
 
 
-def _pictures(benchmark: str, x: str, task: str, points: list[_Point]) -> Iterator[Picture]:
+def _pictures(title: str, x: str, y_label: str, curves: Sequence[Series]) -> Iterator[Picture]:
     """One picture, or several where there are many curves."""
-    series = _series(points)
-    mine = [one for one in series if not one.published]
-    theirs = [one for one in series if one.published][:_MOST]
-    what = declared(benchmark)
-    metric = what.metric(what.headline)
-    assert metric is not None
+    mine = [curve for curve in curves if curve.kind == "own"]
+    published = [curve for curve in curves if curve.kind == "published"]
+    theirs = [replace(curve, colour=colour) for curve, colour in zip(published, PUBLISHED, strict=False)]
     parts = [mine[start : start + _MOST] for start in range(0, len(mine), _MOST)]
     for place, part in enumerate(parts, start=1):
-        title = f"{what.title} by {name_of(x)}" + (f": {task}" if task else "")
-        title += f" ({place} of {len(parts)})" if len(parts) > 1 else ""
-        ideal = [_ideal(one) for one in part] if x == "world_size" else []
-        yield Picture(title, name_of(x), metric.title, [*part, *theirs, *ideal])
+        ours = [replace(curve, colour=colour) for curve, colour in zip(part, COLOURS, strict=False)]
+        ideal = [_ideal(curve) for curve in part] if x == "world_size" else []
+        several = f" ({place} of {len(parts)})" if len(parts) > 1 else ""
+        yield Picture(title + several, name_of(x), y_label, [*ours, *theirs, *ideal])
 
 
 def _own(
-    benchmark: str, x: str, sources: Sequence[Source], machines: Mapping[Identity, Machine]
+    metric: Metric, x: str, rows: Sequence[Source], machines: Mapping[Identity, Machine]
 ) -> Iterator[_Point]:
     """Of what was measured again the latest comes last."""
-    what = declared(benchmark)
-    metric = what.metric(what.headline)
-    found = (source for source in sources if source.ok and source.row.benchmark == benchmark)
-    for source in sorted(found, key=lambda source: source.age):
+    for source in sorted(rows, key=lambda source: source.age):
         case = flat(source.row.case)
-        at, value = number(case.get(x)), read(metric, source.row) if metric else None
+        at, value = number(case.get(x)), read(metric, source.row)
         simulated = x == "world_size" and case.get("simulate_ranks", 1) != 1
         if at and value and min(at, value) > 0 and not simulated:
             params = _params(x, case) | {"fit": "scaled down to fit" if scaled_down(source.row) else ""}
             params["by"] = "" if source.row.implementation == OURS else source.row.implementation
-            yield _Point(machines[source.machine].name, False, params, at, value)
+            yield _Point(machines[source.machine].name, params, at, value)
 
 
 def _published(benchmark: str, x: str, report: Report) -> Iterator[_Point]:
@@ -104,7 +110,7 @@ def _published(benchmark: str, x: str, report: Report) -> Iterator[_Point]:
             at, headline = number(cell.case.get(x)), column.measure == declared(benchmark).headline
             if column.kind == "value" and headline and at and cell.value:
                 owner = f"published: {report.machines[cell.machine].title}"
-                yield _Point(owner, True, _params(x, cell.case), at, cell.value, table.title)
+                yield _Point(owner, _params(x, cell.case), at, cell.value, table.title)
 
 
 def _params(x: str, case: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,8 +122,8 @@ def _params(x: str, case: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
-def _series(points: Sequence[_Point]) -> list[Series]:
-    """Curves, named by whose they are and by what tells them apart."""
+def _curves(points: Sequence[_Point]) -> list[Series]:
+    """Named by whose they are and by what tells them apart; without colours."""
     groups: dict[str, list[_Point]] = {}
     for point in points:
         groups.setdefault(key_of([point.owner, point.table, point.params]), []).append(point)
@@ -126,35 +132,20 @@ def _series(points: Sequence[_Point]) -> list[Series]:
     # What one has and another lacks (a published case says less) tells nothing apart.
     values = {key: {key_of(g[0].params[key]) for g in kept if key in g[0].params} for key in keys}
     told = [key for key in keys if len(values[key]) > 1 or key in ("fit", "by")]
-    series = []
+    curves = []
     for group in kept:
-        first = group[0]
-        words = [_told(key, first.params[key]) for key in told if first.params.get(key) not in (None, "")]
-        curve = sorted({point.x: point.y for point in group}.items())  # the last of what was measured again
-        series.append(Series(", ".join([first.owner, *words]), curve, first.published))
-    return series
-
-
-def _told(key: str, value: Any) -> str:
-    """A name says itself what it is of; a number does not."""
-    return value if isinstance(value, str) else f"{name_of(key)} {value_text(key, value)}"
+        first, words = group[0], [group[0].owner]
+        for key, value in ((key, first.params.get(key)) for key in told):
+            if value not in (None, ""):  # a name says itself what it is of; a number does not
+                words.append(value if isinstance(value, str) else f"{name_of(key)} {value_text(key, value)}")
+        line = sorted({point.x: point.y for point in group}.items())  # the last of what was measured again
+        curves.append(Series(", ".join(words), line, "published" if first.table else "own"))
+    return curves
 
 
 def _ideal(series: Series) -> Series:
     (x0, y0), last = series.points[0], series.points[-1][0]
-    return Series("ideal scaling", [(x0, y0), (last, y0 * last / x0)], ideal=True)
-
-
-# -- drawing --------------------------------------------------------------------------------------------
-
-
-def legend(picture: Picture) -> list[tuple[str, str, str]]:
-    """Colour, kind (``own``, ``published``, ``ideal``) and label of each curve; all ideal lines are one entry."""
-    hues = {"own": itertools.cycle(COLOURS), "published": itertools.cycle(PUBLISHED)}
-    kinds = ["published" if one.published else "own" for one in picture.series if not one.ideal]
-    entries = [(next(hues[kind]), kind, one.label) for kind, one in zip(kinds, picture.series, strict=False)]
-    ideal = [(PUBLISHED[0], "ideal", one.label) for one in picture.series if one.ideal]
-    return entries + ideal[:1]
+    return Series("ideal scaling", [(x0, y0), (last, y0 * last / x0)], "ideal", PUBLISHED[0])
 
 
 def draw(picture: Picture, scheme: str) -> str:
@@ -175,17 +166,8 @@ def draw(picture: Picture, scheme: str) -> str:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=0)
         axes.grid(linewidth=0.7)
-        colours = iter([colour for colour, kind, _ in legend(picture) if kind != "ideal"])
         for series in picture.series:
-            x, y = zip(*series.points, strict=True)
-            if series.ideal:
-                axes.plot(x, y, color=PUBLISHED[0], linewidth=1, linestyle=":")
-            elif series.published:
-                axes.plot(
-                    x, y, "s--", color=next(colours), linewidth=1.4, markersize=4, markerfacecolor="none"
-                )
-            else:
-                axes.plot(x, y, "o-", color=next(colours), linewidth=2, markersize=4.5)
+            axes.plot(*zip(*series.points, strict=True), color=series.colour, **_STYLES[series.kind])
         _scale(axes, picture)
         content = BytesIO()
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})

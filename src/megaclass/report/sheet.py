@@ -6,7 +6,7 @@ Shapes: S = side of an image in pixels, K = classes, H, W = size of a sheet in p
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,11 +17,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from megaclass.report.console import score_text
 
+if TYPE_CHECKING:
+    from megaclass.data.tools.info import ClassSample
+
 BLUE, GREY = "#0072B2", "#555555"
 DPI = 100
 _GAP = 4  # pixels between images
 _CAPTION, _MARGIN, _TITLE, _PLOT = 190, 24, 64, 260  # pixels
-_BARS = 40  # up to so many classes each has a bar of its own
 # Of predictions: columns of cards, guesses on one, pixels of these, and the colours of bars and their ground.
 _CARDS, _GUESSES, _GUESSES_WIDE, _NUMBER = 3, 5, 270, 62
 _GUESS: dict[str, Any] = {"fontsize": 8.5, "va": "center"}
@@ -30,19 +32,6 @@ _BAR, _GROUND = (0xB3, 0xD4, 0xE8), (0xF2, 0xF2, 0xF2)
 Card = tuple[str, np.ndarray, Sequence[Mapping[str, Any]]]
 """An image's name, its picture, uint8 SxSx3, and the guesses, as :func:`megaclass.report.console.prediction_table`
 takes them."""
-
-
-class SheetRow(Protocol):
-    """A class: its name, how many images it has, and some of them, uint8 SxSx3 RGB."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def count(self) -> int: ...
-
-    @property
-    def images(self) -> Sequence[np.ndarray]: ...
 
 
 class _Sheet:
@@ -71,7 +60,7 @@ class _Sheet:
         self.figure.savefig(path, format="png", dpi=DPI)
 
 
-def draw_sheet(path: str | Path, title: str, rows: Sequence[SheetRow], counts_K: np.ndarray) -> None:
+def draw_sheet(path: str | Path, title: str, rows: Sequence["ClassSample"], counts_K: np.ndarray) -> None:
     """Write a PNG: a row of images for each of ``rows``, and the distribution of ``counts_K``, the images of
     each class, below."""
     side = rows[0].images[0].shape[0]
@@ -126,34 +115,28 @@ def draw_predictions(path: str | Path, cards: Sequence[Card]) -> None:
 
 
 def _distribution(axes: Axes, counts_K: np.ndarray) -> None:
-    """Bars of the classes if there are few, else how many of those that have images have so many."""
+    """The classes that have images, the largest first, by how many they have."""
     thousands = FuncFormatter(lambda value, _: f"{value:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
-    axes.yaxis.set_major_formatter(thousands)
-    if len(counts_K) <= _BARS:
-        axes.bar(np.arange(len(counts_K)), counts_K, width=0.8, color=BLUE)
-        axes.set(xlabel="class", ylabel="images", xlim=(-0.6, len(counts_K) - 0.4))
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=_BARS // 2, integer=True))
-        axes.set_title("Images a class", loc="left", fontsize=11, weight="bold")
-        return
     empty = int((counts_K == 0).sum())
-    counts_K = counts_K[counts_K > 0]  # as in the table: mean and median are of these
-    most = int(counts_K.max())
-    edges = (np.arange(counts_K.min(), most + 2) - 0.5).tolist()
-    if most > 100:  # a long tail
-        edges = np.unique(np.round(np.geomspace(1, most + 1, 50))).tolist()
-        axes.set_xscale("log")
-    axes.hist(counts_K, bins=edges, color=BLUE, edgecolor="white", linewidth=0.4)
-    axes.set(xlabel="images of a class", ylabel="classes")
+    counts_K = np.sort(counts_K[counts_K > 0])[::-1]  # as in the table: mean and median are of these
+    axes.stairs(counts_K, np.arange(len(counts_K) + 1), fill=True, color=BLUE)
+    axes.set(xlabel="classes, the largest first", xlim=(0, len(counts_K)))
+    if counts_K[0] > 100 * counts_K[-1]:  # a long tail
+        axes.set(yscale="log", ylim=(0.8 * counts_K[-1], None))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter(thousands)
+    axes.yaxis.set_major_formatter(thousands)
     mean, median = float(counts_K.mean()), float(np.median(counts_K))
-    axes.axvline(mean, color=GREY, linestyle="--", linewidth=1)
-    said = f" mean {mean:,.1f}, median {median:,.0f}"
-    axes.annotate(said, (mean, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=9, color=GREY)
+    axes.axhline(mean, color=GREY, linestyle="--", linewidth=1)
+    said = f"mean {mean:,.1f}, median {median:,.0f} "
+    axes.annotate(
+        said, (1, mean), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9, color=GREY
+    )
     others = f" ({empty:,} more have none)" if empty else ""
-    axes.set_title(f"How many classes have how many images{others}", loc="left", fontsize=11, weight="bold")
+    axes.set_title(f"Images of each class{others}", loc="left", fontsize=11, weight="bold")
 
 
 def _shorten(text: Text, most: float, keep: str) -> None:

@@ -18,6 +18,16 @@ _PART = ".config.toml.part"
 _LINES: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
 
 
+def write_whole(path: Path, text: str, errors: str = "strict") -> None:
+    """Write the file, or leave what was there. A link is replaced, and not what it names."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8", errors=errors)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 class RunDirectory:
     """Where everything of a run lies; the directory need not exist."""
 
@@ -52,9 +62,7 @@ class RunDirectory:
     def write_config(self, config: Config, class_names: list[str] | None) -> None:
         """Write the complete configuration and, one a line, the names of the classes."""
         text = to_toml(replace(config, run=replace(config.run, output=str(self.path))), docs=True)
-        part = self.path / _PART  # a resume reads it: a kill must not leave half of it
-        part.write_text(text, encoding="utf-8")
-        part.replace(self.config)
+        write_whole(self.config, text)  # a resume reads it: a kill must not leave half of it
         if class_names:
             with self.classes.open("w", **_LINES) as file:
                 file.writelines(f"{name}\n" for name in class_names)
@@ -70,9 +78,7 @@ class RunDirectory:
             raise UserError(f"{self.classes} cannot be read: {error.strerror}; mend that") from None
 
     def write_result(self, result: dict[str, Any]) -> None:
-        part = self.result.with_suffix(".json.part")
-        part.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(self.result)
+        write_whole(self.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def choose(config: Config, resume: bool) -> RunDirectory:

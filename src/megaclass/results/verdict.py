@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from megaclass.results.rows import Row
 from megaclass.results.stats import Ratio, percentile, resampled
 
 SLOWER, FASTER, EQUAL, UNCLEAR = "slower", "faster", "equal", "unclear"
@@ -37,27 +38,6 @@ _QUICK, _SLOW = 10, 90
 
 
 @dataclass(frozen=True)
-class Steps:
-    """The timed steps of a run, in order. data_ms: the waiting for data in each, or nothing where it was not measured.
-    cpu_wait_percent: as in :class:`megaclass.results.rows.Row`."""
-
-    samples_ms: Sequence[float]
-    data_ms: Sequence[float] = ()
-    cpu_wait_percent: float | None = None
-
-    @property
-    def busy(self) -> bool:
-        return (self.cpu_wait_percent or 0.0) > BUSY_PERCENT
-
-    @property
-    def computing_ms(self) -> float:
-        """Of the median step; 0 where waiting was not measured."""
-        if len(self.data_ms) != len(self.samples_ms):
-            return 0.0
-        return max(0.0, median(t - w for t, w in zip(self.samples_ms, self.data_ms, strict=True)))
-
-
-@dataclass(frozen=True)
 class Verdict:
     """word: ``slower``, ``faster``, ``equal`` or ``unclear``. ratio: of the median steps, later over earlier, with its
     interval; None without steps. reason: for a person."""
@@ -67,61 +47,57 @@ class Verdict:
     reason: str = ""
 
 
-def judge(earlier: Steps, later: Steps, threshold: float = 0.05) -> Verdict:
-    """Whether ``later`` took longer than ``earlier`` by more than the part ``threshold`` (0.05 is 5%). Exchanged, they
-    give the mirrored verdict."""
-    if not earlier.samples_ms or not later.samples_ms:
+def judge(earlier: Row, later: Row, threshold: float = 0.05) -> Verdict:
+    """Whether the steps of ``later`` took longer than those of ``earlier`` by more than the part ``threshold`` (0.05 is
+    5%). Exchanged, they give the mirrored verdict."""
+    before, after = earlier.samples_ms, later.samples_ms
+    if not before or not after:
         return Verdict(UNCLEAR, None, "no timed steps")
-    if _order(later) < _order(earlier):  # the quicker one first, so that exchanged runs mirror the verdict
+    if (median(after), after) < (
+        median(before),
+        before,
+    ):  # the quicker first: exchanged runs mirror the verdict
         found = judge(later, earlier, threshold)
         ratio = found.ratio and Ratio(1 / found.ratio.value, 1 / found.ratio.high, 1 / found.ratio.low)
         return Verdict(FASTER if found.word == SLOWER else found.word, ratio, found.reason)
-    fewest = min(len(earlier.samples_ms), len(later.samples_ms))
+    fewest, more = min(len(before), len(after)), f"; measure {ENOUGH_STEPS} steps or more"
     if fewest < FEWEST_STEPS:
-        value = median(later.samples_ms) / median(earlier.samples_ms)
-        return Verdict(UNCLEAR, Ratio(value, value, value), f"{fewest} steps: measure {ENOUGH_STEPS} or more")
-    ratio = _ratio(later.samples_ms, earlier.samples_ms, 50, 50)
-    if earlier.busy or later.busy:
+        value = median(after) / median(before)
+        return Verdict(UNCLEAR, Ratio(value, value, value), f"{fewest} steps{more}")
+    ratio = _ratio(after, before, 50, 50)
+    if max(earlier.cpu_wait_percent or 0.0, later.cpu_wait_percent or 0.0) > BUSY_PERCENT:
         return Verdict(UNCLEAR, ratio, "other programs were busy, measure again")
     if fewest < ENOUGH_STEPS:
         threshold = max(threshold, 2 / fewest)  # of recorded runs, short stretches are apart by half of that
-    longer = ratio.value > 1 + threshold
-    if _ratio(later.samples_ms, earlier.samples_ms, _QUICK, _SLOW).low > 1 + threshold:
+    if _ratio(after, before, _QUICK, _SLOW).low > 1 + threshold:
         return Verdict(SLOWER, ratio)
-    waits = _waiting(earlier, later, threshold)
-    if waits:
-        hidden = "" if longer else ", and whole steps do not show it"
-        return Verdict(SLOWER if longer else UNCLEAR, ratio, waits + hidden)
-    return _undecided(earlier, later, ratio, threshold)
-
-
-def _order(run: Steps) -> tuple[float, Sequence[float]]:
-    return median(run.samples_ms), list(run.samples_ms)
-
-
-def _waiting(earlier: Steps, later: Steps, threshold: float) -> str:
-    """What to say where one of them waited longer for its data, as if both had computed for as long; else nothing."""
-    computing = (earlier.computing_ms * later.computing_ms) ** 0.5
-    if not computing:
-        return ""
-    before, after = ([computing + wait for wait in run.data_ms] for run in (earlier, later))
-    if max(_ratio(a, b, _QUICK, _SLOW).low for a, b in ((after, before), (before, after))) <= 1 + threshold:
-        return ""
-    times = f"{median(earlier.data_ms):.3g} and {median(later.data_ms):.3g} ms"
-    return f"waited for data {times} a step: that alone is {median(after) / median(before):.2f} times"
-
-
-def _undecided(earlier: Steps, later: Steps, ratio: Ratio, threshold: float) -> Verdict:
-    """Not slower for certain: equal, or too little is known."""
+    if _waits_apart(earlier, later, threshold):
+        waits = f"waited for data {median(earlier.data_ms):.3g} and {median(later.data_ms):.3g} ms a step"
+        if ratio.value > 1 + threshold:
+            return Verdict(SLOWER, ratio, waits)
+        return Verdict(UNCLEAR, ratio, f"{waits}, and whole steps do not show it")
     if ratio.high < 1 + threshold:
         return Verdict(EQUAL, ratio)
-    runs = earlier.samples_ms, later.samples_ms
-    slow = [percentile(run, _SLOW) / percentile(run, 50) for run in runs]
-    quick = [percentile(run, 50) / percentile(run, _QUICK) for run in runs]
+    slow = [percentile(run, _SLOW) / percentile(run, 50) for run in (before, after)]
+    quick = [percentile(run, 50) / percentile(run, _QUICK) for run in (before, after)]
     shows = (1 + threshold) * max(slow[0] * quick[1], slow[1] * quick[0]) - 1
     equal = shows <= BLINDEST and ratio.value < 1 + max(threshold, shows / 2)
-    more = "" if min(map(len, runs)) >= ENOUGH_STEPS else f"; measure {ENOUGH_STEPS} steps or more"
-    return Verdict(EQUAL if equal else UNCLEAR, ratio, f"only a change of {shows:.0%} would show{more}")
+    reason = f"only a change of {shows:.0%} would show" + (more if fewest < ENOUGH_STEPS else "")
+    return Verdict(EQUAL if equal else UNCLEAR, ratio, reason)
+
+
+def _waits_apart(earlier: Row, later: Row, threshold: float) -> bool:
+    """Whether one of them waited longer for its data, as if both had computed for as long; no where it is not known."""
+    if not all(len(row.data_ms) == len(row.samples_ms) for row in (earlier, later)):
+        return False
+    one, two = (
+        max(0.0, median(t - w for t, w in zip(row.samples_ms, row.data_ms, strict=True)))
+        for row in (earlier, later)
+    )
+    computing = (one * two) ** 0.5
+    before, after = ([computing + wait for wait in row.data_ms] for row in (earlier, later))
+    ratios = (_ratio(a, b, _QUICK, _SLOW) for a, b in ((after, before), (before, after)) if computing)
+    return any(ratio.low > 1 + threshold for ratio in ratios)
 
 
 def _ratio(over: Sequence[float], under: Sequence[float], percent_over: float, percent_under: float) -> Ratio:

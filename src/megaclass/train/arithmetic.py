@@ -1,4 +1,4 @@
-"""Seeds, threads, determinism and the precision of the backbone's arithmetic."""
+"""Threads, memory, determinism and the precision of the backbone's arithmetic."""
 
 import contextlib
 import ctypes
@@ -11,17 +11,7 @@ from typing import Any
 import torch
 
 from megaclass.errors import UserError
-from megaclass.parallel.seeding import derive_key
 from megaclass.results.machine import usable_cores
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Set PyTorch's generators to what (seed, step, rank) says.
-
-    Called at the start of every step: randomness inside the model (dropout) is then a function of the step,
-    so a resumed run needs no stored generator state and repeats the same numbers.
-    """
-    torch.manual_seed(derive_key("step", seed, step, rank))
 
 
 def use_threads(count: int) -> int:
@@ -42,18 +32,17 @@ def use_threads(count: int) -> int:
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
-def keep_freed_memory() -> bool:
-    """Have glibc keep what is freed for the next step, where this is glibc; returns whether it does.
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next step, where this is glibc.
 
     By default it gives every large block back to the kernel, which hands it out again page by page, each one cleared:
     as much time as an elementwise operation on it takes. For good, and for the whole process, which then stays as
     large as it once was.
     """
-    try:
+    with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def use_deterministic_kernels() -> None:
@@ -65,10 +54,8 @@ def use_deterministic_kernels() -> None:
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 natively; emulated bf16 is slower than fp32."""
-    probes = (
-        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return any(probe() for probe in probes if probe is not None)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 @dataclass(frozen=True)

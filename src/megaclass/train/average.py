@@ -1,7 +1,4 @@
-"""An exponential moving average of the weights, and their place in an evaluation.
-
-Polyak and Juditsky 1992; the ramp of the decay at the start is TensorFlow's (ExponentialMovingAverage, num_updates).
-"""
+"""An exponential moving average of the weights (Polyak and Juditsky 1992), and their place in an evaluation."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -15,19 +12,15 @@ class WeightAverage:
     """``average = decay * average + (1 - decay) * weight`` after each step, of parameters and norm statistics. A step
     that was skipped counts: it takes the same weights in once more.
 
-    At step t the decay is ``min(decay, (1 + t) / (10 + t))``, so that the average forgets the initial weights. It is
-    the same on every rank as far as the weights are.
+    At step t the decay is ``min(decay, (1 + t) / (10 + t))``, so that the average forgets the initial weights (the
+    ramp of TensorFlow's ExponentialMovingAverage).
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
         self._modules, self._decay = dict(modules), decay
-        self._live = [t for t in self._tensors() if t.is_floating_point()]
+        tensors = (t for m in modules.values() for t in (*m.parameters(), *m.buffers()))
+        self._live = [t.detach() for t in tensors if t.is_floating_point()]
         self._mean = [t.clone() for t in self._live]
-
-    def _tensors(self) -> Iterator[Tensor]:
-        for module in self._modules.values():
-            yield from (p.detach() for p in module.parameters())
-            yield from module.buffers()
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -64,7 +57,3 @@ class WeightAverage:
         with self.in_place():
             for name, module in self._modules.items():
                 module.load_state_dict(state[name])
-
-    def restart(self) -> None:
-        """Begin anew from the weights as they are."""
-        torch._foreach_copy_(self._mean, self._live)

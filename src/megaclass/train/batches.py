@@ -112,7 +112,7 @@ def training_loader(config: Config, world: World, dataset: Dataset, total_steps:
 
     options: dict[str, Any] = {"workers": data.workers or torch.get_num_threads(), "on_error": data.on_error}
     if data.loader == "dali":  # what it lacks is not asked for: the check of the configuration sees to it
-        crop = _transform(TrainTransform, config, data.image_size)
+        crop = _geometry(config, data.image_size)
         return DaliLoader(dataset, crop, indices_of_step, device=world.device, **options)
     transform = functools.cache(functools.partial(train_transform, config))
     return Loader(
@@ -142,13 +142,13 @@ def synthetic_loader(config: Config, world: World, total_steps: int) -> Syntheti
 
 def train_transform(config: Config, image_size: int = 0) -> Transform:
     """What happens to training images; ``image_size`` 0: the configuration's."""
-    geometry: TrainTransform = _transform(TrainTransform, config, image_size or config.data.image_size)
-    photometric: Photometric = _transform(Photometric, config, stream="photometric")
+    geometry = _geometry(config, image_size or config.data.image_size)
+    photometric = Photometric(config.augment, derive_key("photometric", config.run.seed))
     return Composed(geometry, photometric) if photometric.changes else geometry
 
 
-def _transform(kind: Any, config: Config, *arguments: Any, stream: str = "augment") -> Any:
-    """A transform, given the settings of ``[augment]`` by their names: those that ``kind`` knows."""
-    known = inspect.signature(kind).parameters
+def _geometry(config: Config, image_size: int) -> TrainTransform:
+    """Given the settings of ``[augment]`` that it knows, by their names."""
+    known = inspect.signature(TrainTransform).parameters
     settings = {key: value for key, value in vars(config.augment).items() if key in known}
-    return kind(*arguments, **settings, seed=derive_key(stream, config.run.seed))
+    return TrainTransform(image_size, **settings, seed=derive_key("augment", config.run.seed))

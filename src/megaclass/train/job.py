@@ -231,25 +231,14 @@ def _build_head(
     head = config.head
     if head.kind == "linear":
         return LinearHead(num_classes, embedding_dim, head.label_smoothing).to(world.device)
-    numbers = {"m1": head.m1, "m2": head.m2, "m3": head.m3} if head.margin == "combined" else {}
+    numbers = {name: getattr(head, name) for name in ("m1", "m2", "m3") if head.margin == "combined"}
     margin = lookup(MARGINS, head.margin, "head.margin")(
         scale=head.scale, gradient=head.gradient, filter_threshold=head.filter_threshold, **numbers
     )
-    return PartialFC(
-        num_classes,
-        embedding_dim,
-        margin=margin,
-        sample_rate=head.sample_rate,
-        parallelism=head.parallelism,
-        shard_group=head.shard_group,
-        precision=head.precision,
-        storage=head.storage,
-        kernels=head.kernels,
-        seed=config.run.seed,
-        tile_mb=head.tile_mb,
-        device=world.device,
-        group=group,
-    )
+    same = ("sample_rate", "parallelism", "shard_group", "precision", "storage", "kernels", "tile_mb")
+    settings: dict[str, Any] = {name: getattr(head, name) for name in same}
+    settings |= {"margin": margin, "seed": config.run.seed, "device": world.device, "group": group}
+    return PartialFC(num_classes, embedding_dim, **settings)
 
 
 def _over_ranks(module: nn.Module, config: Config, world: World) -> nn.Module:

@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,10 +13,8 @@ from rich import progress as bars
 from rich.console import Console
 from torch import Tensor
 
-from megaclass.config import Config, differences, from_mapping
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
-from megaclass.errors import UserError
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.machine import snapshot
@@ -37,19 +35,13 @@ class RunLog:
     def __init__(self, job: Job, directory: RunDirectory, progress: Progress, resume: bool) -> None:
         is_main = groups.rank() == 0
         self.directory = directory
-        self._job, self._config, self._progress = job, job.config, progress
+        self._job, self._progress = job, progress
         self._waited_ms = [0.0, 0.0, 0.0]  # as ``wait`` takes them, since the last line
         self._told_step, self._told_s = progress.step, progress.seconds
         resumed_from = progress.step if resume else None
-        changed = _changed_since_last_start(directory, job.config) if is_main and resume else []
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not is_main)
-        columns = (
-            bars.TextColumn("training"),
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TimeRemainingColumn(),
-        )
-        self._bar = bars.Progress(*columns, console=self._console, transient=True)
+        columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
+        self._bar = bars.Progress("training", *columns, console=self._console, transient=True)
         self._task = self._bar.add_task("", total=job.total_steps)
         self._writer = events.EventWriter(directory.events, resumed_from, enabled=is_main)
         self._tensorboard = None
@@ -65,8 +57,6 @@ class RunLog:
                     total_steps=job.total_steps,
                 )
             )
-            for line in changed:
-                self.say(line)
             for message in _warnings(job):
                 self.say(f"Warning: {message}")
                 self._writer.write(events.WarningEvent(message=message))
@@ -96,7 +86,7 @@ class RunLog:
 
     def tell(self, rate: float, grad_norm: Tensor) -> None:
         """The line of the steps since the last one."""
-        progress, size = self._progress, self._config.data.global_batch_size
+        progress, size = self._progress, self._job.config.data.global_batch_size
         elapsed_s = max(progress.seconds - self._told_s, 1e-9)
         steps = progress.step - self._told_step
         wait_percent, wait_cause = wait(self._waited_ms, self._job.feed.take_wait_ms(), elapsed_s)
@@ -134,7 +124,7 @@ class RunLog:
             line = "   ".join(f"{key} {value:.4f}" for key, value in numbers.items() if value is not None)
             self.say(f"Evaluation: step {step}   {f'{name}   ' if several else ''}{line}")
             if several:  # arcface_torch's line, for scripts that read it
-                flip = "-Flip" if self._config.evaluate.flip else ""
+                flip = "-Flip" if self._job.config.evaluate.flip else ""
                 self.say(
                     f"[{name}][{step}]Accuracy{flip}: "
                     f"{metrics['pair_accuracy']:.5f}+-{metrics['pair_accuracy_std']:.5f}"
@@ -183,31 +173,14 @@ def training_line(event: events.StepEvent) -> str:
     return line
 
 
-def _changed_since_last_start(directory: RunDirectory, config: Config) -> list[str]:
-    """A line of each setting that is another than when the run was last started; none where that is unknown."""
-    try:
-        starts = [e for e in events.read_events(directory.events) if isinstance(e, events.StartEvent)]
-        before = from_mapping(starts[-1].config, complete=False, stored=True)
-    except (UserError, IndexError):
-        return []
-    return [
-        f"Changed: {key} is {new!r}, and was {old!r} when the run was last started"
-        for key, (old, new) in differences(before, config).items()
-        if key not in ("run.output", "model.weights", "head.weights")  # a resume needs no start weights
-    ]
-
-
-def _warnings(job: Job) -> list[str]:
+def _warnings(job: Job) -> Iterator[str]:
     data, evaluation, steps = job.config.data, job.config.evaluate, job.steps
-    found = []
     if steps.warmup >= steps.total > 1:
-        found.append(f"the warm-up takes all {steps.total} steps; shorten it, or train longer")
+        yield f"the warm-up takes all {steps.total} steps; shorten it, or train longer"
     if data.path and evaluation.path:
         trained, tested = ({os.path.realpath(p) for p in split_paths(s.path)} for s in (data, evaluation))
-        found += [
-            f"{path} is trained on and evaluated on: its scores say little" for path in trained & tested
-        ]
-    return found
+        for path in trained & tested:
+            yield f"{path} is trained on and evaluated on: its scores say little"
 
 
 def _summary_writer(directory: RunDirectory, first_step: int) -> Any:

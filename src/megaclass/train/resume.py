@@ -1,6 +1,5 @@
 """What of a job a checkpoint holds, and how it comes back. See :mod:`megaclass.checkpoint` for the format."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +18,6 @@ from megaclass.models.norm import average_norm_buffers
 from megaclass.train.job import Job
 from megaclass.train.optimizer import restore_optimizer
 from megaclass.train.progress import Progress
-
-logger = logging.getLogger(__name__)
 
 
 def save(job: Job, progress: Progress, root: Path) -> Path:
@@ -76,13 +73,8 @@ def restore(job: Job, path: Path) -> Progress:
             job.head_optimizer.restored(state["head_steps"])
         else:
             job.head.load_state_dict(state["head"])
-        if job.average is not None and "ema" in state:
+        if job.average is not None:
             job.average.load_state_dict(state["ema"])
-        elif job.average is not None:
-            logger.warning("optim.ema_decay: the average starts at step %d, the run had none", stored.step)
-            job.average.restart()
-        elif "ema" in state:
-            logger.warning("optim.ema_decay: the average is dropped; the best score so far was that one's")
         return Progress.from_state(state["progress"])
     except UserError:
         raise

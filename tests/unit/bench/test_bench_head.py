@@ -1,6 +1,7 @@
 """`megaclass bench head`: its cases, its steps, and the command as a user meets it."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 import fake_peer
 from megaclass.bench.case import Implementation
 from megaclass.bench.head import HeadCase, Steps, implementations, work
+from megaclass.bench.train import TrainCase
 from megaclass.cli import main
 from megaclass.heads.step import KERNELS, PRECISIONS
 from megaclass.heads.storage import STORAGES
@@ -37,18 +39,19 @@ def test_choices_are_those_of_the_head():
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("case", "reason"),
     [
-        ({}, ""),
-        ({"batch_size": 7, "simulate_ranks": 2}, "does not divide"),
-        ({"device": "cuda", "world_size": 2}, "GPUs"),
-        ({"world_size": 1000, "batch_size": 1000}, "too many"),
-        ({"precision": "tf32"}, "CUDA"),
-        ({"kernels": "triton"}, "CUDA"),
+        (HeadCase(), ""),
+        (HeadCase(batch_size=7, simulate_ranks=2), "does not divide"),
+        (HeadCase(device="cuda", world_size=2), "GPUs"),
+        (HeadCase(world_size=1000, batch_size=1000), "too many"),
+        (HeadCase(precision="tf32"), "CUDA"),
+        (TrainCase(global_batch_size=7, simulate_ranks=2), "does not divide"),
+        (TrainCase(precision="fp16", tf32=True), "CUDA"),
     ],
 )
-def test_what_a_machine_cannot_do_is_skipped(change, reason):
-    found = HeadCase(**{"device": "cpu", **change}).why_skipped(gpus=1)
+def test_what_a_machine_cannot_do_is_skipped(case, reason):
+    found = (case if case.device == "cuda" else replace(case, device="cpu")).why_skipped(gpus=1)
     assert reason in found and bool(found) == bool(reason)
 
 
@@ -58,7 +61,7 @@ def test_what_a_machine_cannot_do_is_skipped(change, reason):
 )
 def test_arcface_torch_computes_as_its_script_does(tmp_path, device, precision, theirs):
     case = HeadCase(device=device, precision=precision, storage="int8_rowwise")
-    options = SimpleNamespace(peer="arcface_torch", peer_path=str(fake_peer.write(tmp_path)))
+    options = SimpleNamespace(peer=["arcface_torch"], peer_path=str(fake_peer.write(tmp_path)))
     ours, peer = implementations(case, options)
     assert ours == Implementation() and (peer.changes["precision"], peer.changes["storage"]) == (
         theirs,

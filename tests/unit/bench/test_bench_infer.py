@@ -15,10 +15,7 @@ from megaclass.bench import engines, infer
 from megaclass.bench.engines import build_engine, build_scorer, cast_weights
 from megaclass.bench.infer import ENGINES, InferCase, host_batches
 from megaclass.bench.recipes import config_of
-from megaclass.bench.sweep import keys_of
-from megaclass.bench.sweep import planned as as_planned
 from megaclass.cli import main
-from megaclass.config import load_recipe
 from megaclass.data.augment import EvalTransform
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset
@@ -48,51 +45,37 @@ def small(backbone, **changes):
 # -- cases ----------------------------------------------------------------------------------------------
 
 
-def test_an_empty_case_is_what_its_recipe_says():
+def test_a_case_is_what_it_says_and_else_what_its_recipe_says():
     case = case_of(batch_size=8)
     assert (case.backbone, case.num_classes, case.image_size, case.iterations) == ("resnet50", 1000, 224, 10)
     assert on_cpu(case) == case
     faces = case_of(recipe="faces_r50")
     assert (faces.backbone, faces.num_classes, faces.image_size) == ("iresnet50", 0, 112)
-
-
-def test_what_is_said_goes_before_the_recipe():
-    case = case_of(backbone="resnet18", num_classes=10, image_size=64, settings={"model.stem": "small"})
-    config = config_of(case)
+    config = config_of(case_of(backbone="resnet18", num_classes=10, image_size=64))
     assert (config.model.name, config.data.num_classes, config.data.image_size) == ("resnet18", 10, 64)
-    assert config.model.stem == "small" and config.data.normalise == "imagenet"
     # Another backbone does not get the options of the recipe's own.
-    assert load_recipe("glyphs").model.width == config_of(case_of(recipe="glyphs")).model.width == 32
+    assert config_of(case_of(recipe="glyphs")).model.width == 32
     assert config_of(case_of(recipe="glyphs", backbone="resnet18")).model.width == 64
     precision = config_of(InferCase(precision="fp16", tf32=True, device="cuda")).precision
     assert (precision.compute, precision.tf32, precision.channels_last) == ("fp16", True, True)
 
 
-def test_every_combination_has_a_row_of_its_own():
-    words = ["--recipe", "glyphs", "--engine", "eager,onnx", "-b", "1,2,4", "-e", 4]
-    found = planned("infer", *words)
-    assert [(one.case.engine, one.case.batch_size) for one in found] == [
-        ("eager", 1), ("eager", 2), ("eager", 4), ("onnx", 1), ("onnx", 2), ("onnx", 4),
-    ]  # fmt: skip
-    assert {(one.case.backbone, one.case.image_size, one.case.steps) for one in found} == {("convnet", 48, 3)}
-    found.append(as_planned(replace(found[0].case, engine="compiled")))
-    assert len({key for one in found for key in keys_of(one)}) == 7
-    assert len(planned("infer", "--recipe", "glyphs")) == 10  # NVIDIA's batch sizes
+def test_batches_are_those_of_nvidias_script():
+    found = [one.case for one in planned("infer", "--recipe", "glyphs", "-e", 4)]
+    assert [case.batch_size for case in found] == [1, 2, 4, 8, 16, 32, 64, 128, 192, 256]
+    assert {(case.backbone, case.image_size, case.steps) for case in found} == {("convnet", 48, 3)}
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({}, ""),
-        ({"precision": "fp16"}, ""),
         ({"precision": "tf32"}, "tf32"),
         ({"precision": "bf16", "tf32": True}, "tf32"),
         ({"engine": "cudagraph"}, "CUDA graphs"),
         ({"engine": "cudagraph", "device": "cuda"}, ""),
-        ({"engine": "onnx"}, ""),
         ({"engine": "onnx", "precision": "bf16", "device": "cuda"}, "no bf16"),
         ({"engine": "onnx", "precision": "fp16"}, "in fp32"),
-        ({"engine": "onnx", "precision": "fp16", "device": "cuda"}, ""),
     ],
 )
 def test_what_a_machine_cannot_do_is_skipped(change, reason):
@@ -114,13 +97,10 @@ def test_a_step_is_a_batch_and_engines_that_compile_say_how_long():
     ("words", "part"),
     [
         (["--recipe", "glyph"], "did you mean 'glyphs'"),
-        (["--backbone", "convnets"], "convnet"),
         (["--dtype", "float8"], "float16"),
         (["--engine", "onyx"], "did you mean 'onnx'"),
-        (["--warmup", "-1"], "--epochs: 2 with -1"),
         (["--image-size", "7"], "data.image_size: 7"),
         (["--data-root", "nowhere"], "--data-root: nowhere"),
-        (["--data-root", "/etc"], "/etc"),
         (["--model.wdth", "8"], "model.width"),
     ],
 )
@@ -134,8 +114,7 @@ def test_what_makes_no_sense(words, part):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "in_fp32"),
-    [("convnet", 1), ("iresnet18", 1), ("mobilefacenet", 3), ("resnet18", 1)],
+    ("backbone", "in_fp32"), [("convnet", 1), ("iresnet18", 1), ("mobilefacenet", 3), ("resnet18", 1)]
 )
 def test_weights_that_are_cast_once_give_the_same_bits(backbone, in_fp32):
     """All but the first convolution, and those that a backbone computes in fp32 anyhow."""
@@ -200,12 +179,7 @@ def test_a_set_is_read_as_an_evaluation_reads_it_and_begins_anew_at_its_end(tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "backbone", "image_size"),
-    [
-        ("glyphs", "convnet", 48),
-        ("faces_r50", "iresnet18", 112),
-        ("faces_r50", "mobilefacenet", 112),
-        ("resnet50_imagenet", "resnet50", 64),
-    ],
+    [("glyphs", "convnet", 48), ("faces_r50", "iresnet18", 112), ("resnet50_imagenet", "resnet50", 64)],
 )
 def test_onnx_agrees_with_eager_in_fp32(recipe, backbone, image_size):
     case = case_of(recipe=recipe, backbone=backbone, image_size=image_size, batch_size=2, engine="onnx")

@@ -1,7 +1,5 @@
 """`megaclass bench loader`: what a pass delivers, how its time is counted, and what a user sees."""
 
-import threading
-import time
 from pathlib import Path
 
 import cv2
@@ -35,17 +33,15 @@ def made(tmp_path, look="face", images=12, data=""):
 def test_folder_and_records_hold_the_same_samples(tmp_path):
     facts = write_images(tmp_path / "made", "face", 23)
     folder, records = (open_dataset(tmp_path / "made" / name) for name in ("folder", "records"))
-    pairs = [(folder.read(i), records.read(i)) for i in range(23)]
-    assert len(folder) == len(records) == 23 and all(a == b for a, b in pairs)
-    sizes = {a.encoded: len(a.encoded) for a, _ in pairs}
-    assert facts == {
-        "data": "made", "distinct_images": 23, "image_bytes": round(np.mean([*sizes.values()])),
-        "image_pixels": 112 * 112,
-    } and len(sizes) == 23  # fmt: skip
+    files = [folder.read(i) for i in range(23)]
+    assert len(folder) == len(records) == 23 and files == [records.read(i) for i in range(23)]
+    sizes = [len(encoded) for encoded in {file.encoded for file in files}]
+    assert len(sizes) == 23 and facts["image_bytes"] == round(np.mean(sizes))
+    assert (facts["data"], facts["distinct_images"], facts["image_pixels"]) == ("made", 23, 112 * 112)
     # Every third of them, again as a set of its own.
     fewer = made(tmp_path / "fewer", images=7, data=str(tmp_path / "made" / "records"))
     kept = [open_dataset(fewer["folder"]).read(i).encoded for i in range(7)]
-    assert kept == [pairs[i * 23 // 7][0].encoded for i in range(7)]
+    assert kept == [files[i * 23 // 7].encoded for i in range(7)]
 
 
 @pytest.mark.parametrize(("look", "least", "most"), [("face", 5000, 6000), ("photograph", 98e3, 126e3)])
@@ -94,31 +90,12 @@ def test_stages_are_counted_by_what_each_adds(tmp_path, monkeypatch):
     assert [work[f"cpu_us_{name}"] for name in loader.STAGES] == [1000, 10_000, 100_000, -10_000, 0]
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_every_sample_is_worked_on_once_and_an_error_is_raised(threads, tmp_path):
-    images = made(tmp_path, images=1)["folder"]
-    seen, passes = [], loader.Passes(LoaderCase(threads=threads), CPU, images)
+def test_every_sample_is_worked_on_once_and_an_error_is_raised(tmp_path):
+    seen, passes = [], loader.Passes(LoaderCase(threads=3), CPU, made(tmp_path, images=1)["folder"])
     passes.in_threads(lambda sample, scratch: seen.append(sample), range(15), [1])
     assert sorted(seen) == [*range(15)]
     with pytest.raises(ZeroDivisionError):
         passes.in_threads(lambda sample, scratch: 1 // 0, range(15), [1])
-
-
-def test_the_clock_counts_all_threads_but_no_waiting():
-    waited = loader.timed(lambda: time.sleep(0.1))
-    assert waited.ms >= 100 and waited.cpu_ms < 50
-
-    def busy():
-        end = time.thread_time() + 0.1
-        while time.thread_time() < end:
-            pass
-
-    def in_a_thread():
-        thread = threading.Thread(target=busy)
-        thread.start()
-        thread.join()
-
-    assert loader.timed(in_a_thread).cpu_ms >= 99
 
 
 def test_bare_decode_decodes_whole_images_and_every_one(tmp_path, monkeypatch):
@@ -135,13 +112,6 @@ def test_what_counts_on_a_gpu_is_what_it_was_delivered_when_it_is_idle(tmp_path,
     """With a device that takes batches and notes what is done to it."""
     done = []
 
-    class Feed:
-        def __init__(self, device):
-            done.append(f"feed to {device.type}")
-
-        def __call__(self, batches):
-            yield from batches
-
     def clock(work):
         work()
         done.append("clock")
@@ -149,13 +119,13 @@ def test_what_counts_on_a_gpu_is_what_it_was_delivered_when_it_is_idle(tmp_path,
 
     real = data_loader.Loader
     monkeypatch.setattr(data_loader, "Loader", lambda *parts, pin_memory, **words: real(*parts, **words))
-    monkeypatch.setattr(feed, "DeviceFeed", Feed)
+    monkeypatch.setattr(feed, "DeviceFeed", lambda device: iter)
     monkeypatch.setattr(data_loader, "to_model_input", lambda images, device: done.append(device.type))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append("idle"))
     monkeypatch.setattr(loader, "timed", clock)
     ours = loader.Megaclass(LoaderCase(device="cuda", **SMALL), GPU, made(tmp_path)["records"])
     assert ours.turn(0, print)["ms"] == len(done)
-    assert done == ["feed to cuda", *["clock"] * 4, "cuda", "cuda", "cuda", "idle", "clock"]
+    assert done == [*["clock"] * 4, "cuda", "cuda", "cuda", "idle", "clock"]
 
 
 @pytest.mark.parametrize("source", dali.SOURCES)
@@ -196,20 +166,8 @@ def differs(image_SSC, like_SSC):
 
 # -- the command --------------------------------------------------------------------------------------
 
-TINY = [
-    "--images",
-    "12",
-    "--batch-size",
-    "4",
-    "--batches",
-    "3",
-    "--rounds",
-    "2",
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-]
+TINY = ["--images", "12", "--batch-size", "4", "--batches", "3", "--rounds", "2", "--threads", "1",
+        "--device", "cpu"]  # fmt: skip
 
 
 def bench(*words):
@@ -245,11 +203,7 @@ def test_rows_and_tables_with_a_peer_that_is_not_there(tmp_path, monkeypatch, ca
         (["--source", "record"], "records"),
         (["--peer", "dally"], "dali"),
         (["--rounds", "0"], "--rounds"),
-        (["--batches", "-1"], "--batches"),
-        (["--images", "-1"], "--images"),
-        (["--prefetch", "0"], "--prefetch"),
         (["--data", "nowhere"], "nowhere"),
-        (["--output", "notes.txt"], "notes.txt"),
         (["--data", "png"], "0.jpg is no JPEG"),
         (["--data", "narrow"], "0.jpg has 90 x 112 pixels"),
     ],
@@ -261,12 +215,11 @@ def test_bad_input_is_one_line_and_nothing_is_touched(words, part, tmp_path, mon
     for name, data in encoded.items():
         Path(name, "a").mkdir(parents=True)
         Path(name, "a", "0.jpg").write_bytes(data)
-    Path("notes.txt").write_text("not rows\n")
     before = sorted(Path().rglob("*"))
     assert bench("--workload", "faces", *words) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("megaclass: error: ") and part in line
-    assert sorted(Path().rglob("*")) == before and Path("notes.txt").read_text() == "not rows\n"
+    assert sorted(Path().rglob("*")) == before
 
 
 def test_rows_that_were_published_are_read_and_shown(capsys):

@@ -13,7 +13,7 @@ from bench_words import cases, on_cpu, planned
 from megaclass.bench.case import benchmark_of
 from megaclass.bench.peers import LOOPS, arcface_torch, pytorch
 from megaclass.bench.recipes import config_of
-from megaclass.bench.sweep import keys_of, measure
+from megaclass.bench.sweep import keys_of
 from megaclass.bench.sweep import planned as as_planned
 from megaclass.bench.train import TrainCase, step_flops
 from megaclass.bench.training import Training
@@ -51,20 +51,10 @@ def test_what_a_case_leaves_out_is_as_its_recipe_says():
 
 
 def test_what_a_case_says_goes_before_its_recipe():
-    case = TrainCase(
-        recipe="faces_r50",
-        backbone="iresnet18",
-        num_classes=5,
-        image_size=32,
-        global_batch_size=8,
-        precision="bf16",
-        sample_rate=0.5,
-        parallelism="data",
-        storage="bf16",
-        seed=3,
-        device="cpu",
-        settings={"optim.lr": 0.5, "model.dropout": 0.25},
-    )
+    settings = {"optim.lr": 0.5, "model.dropout": 0.25}
+    case = TrainCase(recipe="faces_r50", backbone="iresnet18", num_classes=5, image_size=32, global_batch_size=8,
+                     precision="bf16", sample_rate=0.5, parallelism="data", storage="bf16", seed=3, device="cpu",
+                     settings=settings)  # fmt: skip
     config = config_of(case)
     assert config.data.source == "synthetic" and config.data.num_classes == 5 and config.data.image_size == 32
     assert config.model.name == "iresnet18" and config.model.dropout == 0.25 and config.optim.lr == 0.5
@@ -120,41 +110,22 @@ def test_the_flags_of_nvidias_script_mean_what_they_mean_there():
     assert [case.benchmark for case in both] == ["train", "train", "infer", "infer"]
 
 
-def test_lists_are_combined_and_other_settings_are_given_as_for_a_training():
-    words = ["--recipe", "faces_r50", "--num-classes", "1K,2K", "--sample-rate", "1,0.1", "-b", "4,8"]
-    found = cases("train", *words, "--model.checkpoint_activations", "true", "--data.accumulation", "2")
-    assert len(found) == len(set(map(str, found))) == 8
-    assert found[0].settings == {"model.checkpoint_activations": True, "data.accumulation": 2}
-    config = config_of(found[0])
+def test_other_settings_are_given_as_for_a_training():
+    (case,) = cases("train", "--model.checkpoint_activations", "true", "--data.accumulation", "2")
+    assert case.settings == {"model.checkpoint_activations": True, "data.accumulation": 2}
+    config = config_of(case)
     assert config.model.checkpoint_activations and config.data.accumulation == 2
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({}, ""),
-        ({"global_batch_size": 7, "simulate_ranks": 2}, "does not divide"),
-        ({"precision": "tf32"}, "CUDA"),
-        ({"precision": "fp16", "tf32": True}, "CUDA"),
-        ({"world_size": 1000, "global_batch_size": 1000}, "too many"),
-    ],
-)
-def test_what_a_machine_cannot_do_is_skipped(change, reason):
-    found = case_of(**change).why_skipped(gpus=1)
-    assert reason in found and bool(found) == bool(reason)
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--recipe", "resnet51"], "resnet50"),
         (["--backbone", "iresnet51"], "iresnet50"),
         (["--mode", "test"], "mode"),
         (["-e", "1", "-w", "1"], "--epochs"),
         (["-b", "8", "--global-batch-size", "8"], "--batch-size"),
         (["-n", "2", "--simulate-ranks", "2"], "--simulate-ranks"),
         (["--data-root", "nowhere"], "nowhere"),
-        (["--data-root", "/etc"], "/etc"),
         (["--mode", "val"], "--batch-size"),
         (["--mode", "val", "-b", "2", "-n", "2"], "one device"),
         (["--evaluate.task", "verification"], "evaluates nothing"),
@@ -164,10 +135,8 @@ def test_what_a_machine_cannot_do_is_skipped(change, reason):
         (["--set", "optim.lr"], "section.key=VALUE"),
         (["--set", "optim.lrr=1"], "optim.lr"),
         (["--set", "optim.lr=high"], "optim.lr: 'high'"),
-        (["--set", "precision.channels_last=1"], "true or false"),
         (["--set", "data.accumulation=3", "-b", "4"], "data.accumulation"),
         (["--set", "precision.compute=fp32"], "--dtype"),
-        (["--set", "optim.lr=1", "--set", "optim.lr=2"], "given twice"),
         (["--set", "optim.lr=1", "--mode", "val", "-b", "1"], "--mode"),
         (["--set", "optim.lr=1,2", "-o", "report.json"], ".jsonl"),
         (["--one-at-a-time"], "--set"),
@@ -226,7 +195,6 @@ def test_each_of_them_has_a_key_of_its_own(tmp_path):
         ("arcface_torch", FACES | {"storage": "bf16"}, "fp32"),
         ("arcface_torch", FACES | {"simulate_ranks": 2}, "simulates no ranks"),
         ("arcface_torch", FACES | {"backbone": "resnet50"}, "no such backbone"),
-        ("arcface_torch", FACES | {"settings": {"model.width": 32}}, "no such backbone"),
         ("arcface_torch", FACES | {"image_size": 96}, "112 px"),
         ("arcface_torch", FACES | {"world_size": 2, "parallelism": "data"}, "among the ranks"),
         ("arcface_torch", FACES | {"settings": {"head.m3": 0.4}}, "margin"),
@@ -236,7 +204,6 @@ def test_each_of_them_has_a_key_of_its_own(tmp_path):
         ("pytorch", FACES, "linear head"),
         ("pytorch", {"settings": {"augment.mixup": 0.2}}, "mixup"),
         ("pytorch", {"settings": {"data.accumulation": 2}}, "accumulation"),
-        ("pytorch", {"settings": {"model.sync_norm": True}}, "sync_norm"),
     ],
 )  # fmt: skip
 def test_what_a_peer_cannot_do_has_a_reason(peer, change, reason):
@@ -247,9 +214,8 @@ def test_what_a_peer_cannot_do_has_a_reason(peer, change, reason):
 
 @pytest.mark.parametrize(
     ("device", "precision", "theirs"),
-    [("cpu", "bf16", "fp32"), ("cpu", "fp32", "fp32"), ("cuda", "bf16", "fp16"), ("cuda", "fp16", "fp16"),
-     ("cuda", "tf32", "tf32")],
-)  # fmt: skip
+    [("cpu", "bf16", "fp32"), ("cuda", "bf16", "fp16"), ("cuda", "tf32", "tf32")],
+)
 def test_arcface_torch_computes_as_its_script_does(device, precision, theirs):
     case = TrainCase(device=device, precision=precision, tf32=precision == "bf16")
     assert arcface_torch.Loop.changes(case) == {"precision": theirs, "tf32": False}
@@ -387,11 +353,11 @@ def test_a_report_in_nvidias_shape_of_images_of_ones_own(tmp_path, monkeypatch):
         "--recipe",
         "glyphs",
         "--image-size",
-        "16",
+        16,
         "-b",
-        "4",
+        4,
         "-i",
-        "2",
+        2,
         "--dtype",
         "float32",
         "--device",
@@ -404,12 +370,3 @@ def test_a_report_in_nvidias_shape_of_images_of_ones_own(tmp_path, monkeypatch):
     assert '"train.ips"' in (tmp_path / "report.json").read_text()
     os.truncate("report.json", 0)
     assert bench(*words, "-o", "report.json") == 2  # somebody else's by now
-
-
-@pytest.mark.process
-def test_a_batch_that_does_not_fit_is_a_row_without_memory():
-    # 100,000 images of 224 px: 15 GB in bytes, 60 in numbers, 2,500 in activations.
-    large = case_of(num_classes=10, global_batch_size=100_000, iterations=1)
-    (row,) = measure(as_planned(large), 240.0)
-    assert row.status == "oom", row.reason
-    assert not row.step_ms and row.reason

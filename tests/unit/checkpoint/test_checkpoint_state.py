@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from checkpoint_cases import IDENTITY, head, same, save
 from megaclass import checkpoint
-from megaclass.checkpoint import Sharded, manifest, tensorfile, tree, writer
+from megaclass.checkpoint import manifest, tensorfile, tree, writer
 from megaclass.errors import UserError
 
 
@@ -100,8 +100,7 @@ def test_any_row_range_is_assembled_from_any_files(file_bytes, tmp_path, monkeyp
 
 def test_only_files_that_are_needed_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "MAX_SHARD_BYTES", 64)
-    saved = head()
-    loaded = checkpoint.load(save(tmp_path, sharded=saved))
+    loaded = checkpoint.load(save(tmp_path, sharded=head()))
     for file in loaded.path.glob("shard-*"):
         if not file.name.startswith("shard-0000000004-"):
             file.unlink()
@@ -114,22 +113,10 @@ def test_rows_refuses_what_is_not_there(tmp_path):
     loaded = checkpoint.load(save(tmp_path, sharded=head()))
     with pytest.raises(UserError, match=r"'head/centers' .did you mean 'head/centres'"):
         loaded.rows("head/centers")
-    for start, stop in [(-1, 2), (3, 2), (0, 24)]:
-        with pytest.raises(ValueError, match="which has 23"):
-            loaded.rows("head/centres", start, stop)
+    with pytest.raises(ValueError, match="which has 23"):
+        loaded.rows("head/centres", 0, 24)
     with pytest.raises(ValueError, match="out is"):
         loaded.rows("head/centres", 0, 2, out=torch.empty(3, 4))
-
-
-def test_rows_that_do_not_fit_together_are_not_saved(tmp_path):
-    for sharded in (
-        {"a": Sharded(torch.ones(2), 0, 2), "b": Sharded(torch.ones(3), 0, 3)},
-        {"a": Sharded(torch.ones(2), 0, 4)},
-        {"a": Sharded(torch.ones(2), 2, 4)},
-    ):
-        with pytest.raises(ValueError, match=r"rows|start"):
-            save(tmp_path, sharded=sharded)
-    assert list(tmp_path.iterdir()) == []
 
 
 def steps_of(root):
@@ -179,16 +166,13 @@ def test_only_complete_ones_count(tmp_path):
 def test_a_checkpoint_of_another_model_names_every_difference(tmp_path):
     path = save(tmp_path)
     loaded = checkpoint.load(path, identity=IDENTITY)
-    assert (
-        loaded.identity == IDENTITY and loaded.step == 1 and loaded.world_size == 1 and loaded.metric is None
-    )
+    assert (loaded.identity, loaded.step, loaded.world_size, loaded.metric) == (IDENTITY, 1, 1, None)
     with pytest.raises(UserError) as caught:
-        checkpoint.load(path, identity={**IDENTITY, "classes": 24, "backbone": "r18", "input": (3, 112, 112)})
-    text = str(caught.value)
-    assert "classes is 23 there and 24 in this run" in text
-    assert "backbone is 'iresnet50' there and 'r18' in this run" in text
-    assert "input is absent there" in text
-    assert "embedding_size" not in text
+        checkpoint.load(path, identity={**IDENTITY, "classes": 24, "backbone": "r18", "input": 112})
+    assert "model: backbone is 'iresnet50' there and 'r18' in this run; classes is 23 there and 24 in" in str(
+        caught.value
+    )
+    assert "input is absent there" in str(caught.value) and "embedding_size" not in str(caught.value)
 
 
 def test_flat_names_never_collide():

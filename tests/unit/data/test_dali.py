@@ -6,16 +6,15 @@ import sys
 import cv2
 import numpy as np
 import pytest
-import simplejpeg
 import torch
 
 import tiny
+from in_memory import InMemory, collected, in_order, shuffled
 from megaclass.data.augment import TrainTransform, resized
 from megaclass.data.dali import DaliLoader
-from megaclass.data.dataset import DamagedSampleError, Sample
+from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import Decoded, Need
 from megaclass.data.loader import Loader
-from megaclass.data.sampler import EpochSampler
 from megaclass.errors import UserError
 from megaclass.parallel.groups import World
 from megaclass.results.events import StepEvent, read_events
@@ -31,48 +30,6 @@ def installed():
     pytest.importorskip("nvidia.dali")
 
 
-class InMemory:
-    """A Dataset of soft noise: ``count`` JPEG files of sizes between ``low`` and ``high``."""
-
-    def __init__(self, count=40, low=33, high=60):
-        self.num_classes = 10
-        self.files = [self._encoded(i, low, high) for i in range(count)]
-
-    @staticmethod
-    def _encoded(index, low, high):
-        random = np.random.default_rng(index)
-        height, width = random.integers(low, high, 2, endpoint=True)
-        soft = cv2.GaussianBlur(random.normal(size=(height, width, 3)), (0, 0), 2)
-        image = cv2.normalize(soft, None, 0, 255, cv2.NORM_MINMAX).round().astype(np.uint8)
-        return simplejpeg.encode_jpeg(image, quality=92)
-
-    def __len__(self):
-        return len(self.files)
-
-    def read(self, index):
-        return Sample(self.files[index], index % 10)
-
-    def labels(self):
-        return np.arange(len(self.files)) % 10
-
-    def describe(self, index):
-        return f"memory record {index}"
-
-
-def shuffled(dataset, batch=8, rank=0, ranks=1):
-    sampler, part = EpochSampler(len(dataset), 0), batch // ranks
-
-    def indices_of_step(step):
-        start = step * batch + rank * part
-        return sampler.indices(start, part), np.arange(start, start + part)
-
-    return indices_of_step
-
-
-def in_order(step):
-    return (np.arange(step * 8, (step + 1) * 8),) * 2
-
-
 class Whole(TrainTransform):
     """As DALI does, it looks at all pixels of an image."""
 
@@ -80,15 +37,11 @@ class Whole(TrainTransform):
         return Need(height)
 
 
-def loaders(dataset, order=in_order, size=SIZE, on_error="fail", **options):
+def loaders(dataset, order=None, size=SIZE, on_error="fail", **options):
     """Our loader and DALI's, of the same data."""
-    transform = Whole(size, **options)
+    transform, order = Whole(size, **options), order or in_order(8)
     ours = Loader(dataset, transform, order, on_error=on_error)
     return ours, DaliLoader(dataset, transform, order, device=CPU, workers=2, on_error=on_error)
-
-
-def collected(loader, start=0, stop=5):
-    return [(batch.images.numpy().copy(), batch.labels.numpy().copy()) for batch in loader.steps(start, stop)]
 
 
 def assert_alike(found, expected, mean=0.0, most=0):
@@ -120,7 +73,7 @@ def test_box_and_flip_make_the_image_of_our_transform(options):
 def test_without_dali_one_line_tells(monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali.pipeline", None)
     with pytest.raises(UserError, match=r"needs NVIDIA DALI.*pip install 'megaclass\[dali\]'.*'threads'"):
-        DaliLoader(InMemory(), TrainTransform(SIZE), in_order, device=CPU)
+        DaliLoader(InMemory(40, 33, 60), TrainTransform(SIZE), in_order(8), device=CPU)
 
 
 # --- what comes back ----------------------------------------------------------------------------------
@@ -129,8 +82,8 @@ def test_without_dali_one_line_tells(monkeypatch):
 # The smaller the square, the more pixels of the source make one of it.
 @pytest.mark.parametrize("size, low, high, most", [(64, 20, 60, 2), (32, 33, 60, 3), (32, 150, 300, 16)])
 def test_crops_are_those_of_our_loader_up_to_rounding(installed, size, low, high, most):
-    dataset = InMemory(low=low, high=high)
-    ours, theirs = loaders(dataset, shuffled(dataset), size, **CROP)
+    dataset = InMemory(40, low, high)
+    ours, theirs = loaders(dataset, shuffled(dataset, 8), size, **CROP)
     assert_alike(collected(theirs), collected(ours), mean=0.4, most=most)
 
 
@@ -138,7 +91,7 @@ def test_crops_are_those_of_our_loader_up_to_rounding(installed, size, low, high
 
 
 def cut(index, at):
-    dataset = InMemory()
+    dataset = InMemory(40, 33, 60)
     dataset.files[index] = dataset.files[index][:at]
     return dataset
 
@@ -167,7 +120,7 @@ def test_a_damaged_image_is_skipped_as_by_our_loader(installed, at, caplog):
 
 
 def test_a_format_that_dali_lacks_goes_to_our_loader(installed, caplog):
-    dataset = InMemory()
+    dataset = InMemory(40, 33, 60)
     ok, gif = cv2.imencode(".gif", np.zeros((SIZE, SIZE, 3), np.uint8))
     assert ok
     dataset.files[9] = gif.tobytes()
@@ -178,7 +131,7 @@ def test_a_format_that_dali_lacks_goes_to_our_loader(installed, caplog):
 
 
 def test_failures_of_dali_alone_are_told(installed, monkeypatch, caplog):
-    ours, theirs = loaders(InMemory())
+    ours, theirs = loaders(InMemory(40, 33, 60))
 
     def fail(pipeline):
         raise RuntimeError("Critical error in pipeline: ... encountered:\nout of everything")

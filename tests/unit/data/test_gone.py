@@ -22,24 +22,17 @@ def loader(dataset, on_error):
     return Loader(dataset, EvalTransform(tiny.SIZE), in_order, prefetch=1, on_error=on_error)
 
 
-@pytest.fixture
-def folder(tmp_path):
+def test_an_image_that_disappears(tmp_path, caplog):
     records = RecordDataset(tiny.write_records(tmp_path / "records"))
     for number in range(len(records)):
         sample = records.read(number)
-        place = tmp_path / "images" / str(sample.label)
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{number:03}.jpg").write_bytes(sample.encoded)
-    return tmp_path / "images"
-
-
-def test_an_image_that_disappears(folder, caplog):
-    dataset = FolderDataset(folder)
+        (tmp_path / f"images/{sample.label}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"images/{sample.label}/{number:03}.jpg").write_bytes(sample.encoded)
+    dataset = FolderDataset(tmp_path / "images")
     failing, skipping = (loader(dataset, on_error).steps(0, 4) for on_error in ("fail", "skip"))
-    wanted = [next(failing).labels.tolist(), next(skipping).labels.tolist()]
-    assert wanted[0] == wanted[1]
+    assert next(failing).labels.tolist() == next(skipping).labels.tolist()
     next(failing), next(skipping)  # and one step more is made already
-    (gone,) = folder.glob("*/013.jpg")
+    (gone,) = tmp_path.glob("images/*/013.jpg")
     gone.unlink()
     with pytest.raises(DamagedSampleError, match=r"013\.jpg cannot be read: No such file"):
         list(failing)

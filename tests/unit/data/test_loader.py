@@ -1,3 +1,4 @@
+import gc
 import logging
 import subprocess
 import sys
@@ -6,65 +7,25 @@ import threading
 import cv2
 import numpy as np
 import pytest
-import simplejpeg
 import torch
 
+from in_memory import InMemory, collected, in_order, shuffled
 from megaclass.data.augment import EvalTransform, TrainTransform
-from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.data.decode import decode
-from megaclass.data.loader import Loader, eval_batches, to_model_input
-from megaclass.data.records.reader import RecordDataset
-from megaclass.data.records.writer import RecordWriter
-from megaclass.data.sampler import EpochSampler
+from megaclass.data.loader import Buffers, Loader, eval_batches, to_model_input
 from megaclass.data.views import OrientedClasses
 from megaclass.errors import UserError
 
 SIZE = 24
 
 
-class InMemory:
-    """A Dataset of noise images; those in ``damaged`` end early, those in ``unreadable`` fail to be read."""
-
-    def __init__(self, count=50, num_classes=10, damaged=(), unreadable=()):
-        rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
-        self._encoded = [simplejpeg.encode_jpeg(image, quality=90) for image in images]
-        for index in damaged:
-            self._encoded[index] = self._encoded[index][:200]
-        self._unreadable = set(unreadable)
-        self._labels = np.arange(count) % num_classes
-        self.num_classes = num_classes
-
-    def __len__(self):
-        return len(self._encoded)
-
-    def read(self, index):
-        if index in self._unreadable:
-            raise DamagedSampleError(f"{self.describe(index)}: cannot be read")
-        return Sample(self._encoded[index], int(self._labels[index]))
-
-    def labels(self):
-        return self._labels
-
-    def describe(self, index):
-        return f"memory record {index}"
-
-
-def shuffled(dataset, batch=20, seed=0):
-    sampler = EpochSampler(len(dataset), seed)
-
-    def indices_of_step(step):
-        return sampler.indices(step * batch, batch), np.arange(step * batch, (step + 1) * batch)
-
-    return indices_of_step
-
-
-def in_order(batch):
-    return lambda step: (np.arange(step * batch, (step + 1) * batch),) * 2
-
-
-def collected(loader, start=0, stop=4):
-    return [(b.images.numpy().copy(), b.labels.numpy().copy()) for b in loader.steps(start, stop)]
+def made(damaged=(), unreadable=(), count=50):
+    dataset = InMemory(count)
+    for index in damaged:
+        dataset.files[index] = dataset.files[index][:200]
+    for index in unreadable:
+        dataset.files[index] = None
+    return dataset
 
 
 def assert_same(a, b):
@@ -79,7 +40,7 @@ def loader_threads():
 
 
 def test_a_batch_holds_the_decoded_images_of_its_indices():
-    dataset = InMemory()
+    dataset = made()
     (batch,) = Loader(dataset, EvalTransform(SIZE), in_order(20)).steps(1, 2)
     assert batch.images.shape == (20, SIZE, SIZE, 3) and batch.images.dtype == torch.uint8
     assert batch.labels.dtype == torch.int64 and batch.wait_ms > 0
@@ -91,18 +52,18 @@ def test_a_batch_holds_the_decoded_images_of_its_indices():
 
 @pytest.mark.parametrize("options", [{"flip": True}, {"rotate_degrees": 20.0}, {"crop_scale_min": 0.5}])
 def test_workers_and_prefetch_do_not_change_a_byte(options):
-    dataset, transform = InMemory(damaged=[3, 4, 31]), TrainTransform(SIZE, seed=1, **options)
-    one = collected(Loader(dataset, transform, shuffled(dataset), on_error="skip"))
+    dataset, transform = made(damaged=[3, 4, 31]), TrainTransform(SIZE, seed=1, **options)
+    one = collected(Loader(dataset, transform, shuffled(dataset, 20), on_error="skip"))
     for workers, prefetch in ((2, 1), (4, 3)):
         loader = Loader(
-            dataset, transform, shuffled(dataset), workers=workers, prefetch=prefetch, on_error="skip"
+            dataset, transform, shuffled(dataset, 20), workers=workers, prefetch=prefetch, on_error="skip"
         )
         assert_same(collected(loader), one)
 
 
 def test_ranks_and_restarts_see_the_same_samples():
-    dataset, transform = InMemory(), TrainTransform(SIZE, flip=True, translate=0.1)
-    whole = shuffled(dataset)
+    dataset, transform = made(), TrainTransform(SIZE, flip=True, translate=0.1)
+    whole = shuffled(dataset, 20)
     steps = collected(Loader(dataset, transform, whole))
     assert_same(collected(Loader(dataset, transform, whole), 2, 4), steps[2:])
     half = Loader(dataset, transform, lambda step: tuple(part[10:] for part in whole(step)))
@@ -111,7 +72,7 @@ def test_ranks_and_restarts_see_the_same_samples():
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_damaged_image_ends_the_run_by_its_name(workers):
-    loader = Loader(InMemory(damaged=[33]), EvalTransform(SIZE), in_order(10), workers=workers)
+    loader = Loader(made(damaged=[33]), EvalTransform(SIZE), in_order(10), workers=workers)
     steps = loader.steps(0, 5)
     for _ in range(3):
         next(steps)
@@ -121,7 +82,7 @@ def test_a_damaged_image_ends_the_run_by_its_name(workers):
 
 
 def test_a_damaged_sample_is_replaced_counted_and_logged_once(caplog):
-    dataset = InMemory(damaged=[8, 9], unreadable=[2])
+    dataset = made(damaged=[8, 9], unreadable=[2])
     loader = Loader(dataset, EvalTransform(SIZE), in_order(10), workers=2, on_error="skip")
     with caplog.at_level(logging.WARNING):
         first = next(loader.steps(0, 1))
@@ -136,7 +97,7 @@ def test_a_damaged_sample_is_replaced_counted_and_logged_once(caplog):
 
 def test_the_stand_in_does_not_depend_on_the_number_of_ranks():
     """Least of all with one image a rank, where the batch holds no other."""
-    dataset, transform = InMemory(damaged=[3, 4, 49]), TrainTransform(SIZE, rotate_degrees=20.0)
+    dataset, transform = made(damaged=[3, 4, 49]), TrainTransform(SIZE, rotate_degrees=20.0)
     (whole,) = collected(Loader(dataset, transform, in_order(50), on_error="skip"), 0, 1)
     alone = collected(Loader(dataset, transform, in_order(1), on_error="skip"), 0, 50)
     assert_same([tuple(np.concatenate(parts) for parts in zip(*alone, strict=True))], [whole])
@@ -146,45 +107,24 @@ def test_the_stand_in_does_not_depend_on_the_number_of_ranks():
 @pytest.mark.parametrize(("count", "limit"), [(10, 10), (150, 100)])
 def test_the_search_for_a_stand_in_ends(count, limit):
     loader = Loader(
-        InMemory(count, unreadable=range(count)), EvalTransform(SIZE), in_order(10), on_error="skip"
+        made(unreadable=range(count), count=count), EvalTransform(SIZE), in_order(10), on_error="skip"
     )
     with pytest.raises(UserError, match=f"{limit} damaged samples in a row.*first: memory record 0"):
         next(loader.steps(0, 1))
 
 
-def test_a_damaged_record_is_replaced_but_a_wrong_label_is_not(tmp_path):
-    encoded = InMemory(4)._encoded
-    with RecordWriter(tmp_path) as writer:
-        for label, image in enumerate(encoded):
-            writer.write(image, label)
-    rec = bytearray((tmp_path / "train.rec").read_bytes())
-    at = rec.index(encoded[1])
-    damages = ((at + 200, bytes(len(encoded[1]) - 200)), (at - 32, b"none"), (at - 20, b"\0\0\0A"))
-    for (start, content), expected in zip(damages, ([0, 2, 2, 3], [0, 2, 2, 3], None), strict=True):
-        damaged = bytearray(rec)
-        damaged[start : start + len(content)] = content
-        (tmp_path / "train.rec").write_bytes(damaged)
-        loader = Loader(RecordDataset(tmp_path), EvalTransform(SIZE), in_order(4), on_error="skip")
-        if expected:
-            assert next(loader.steps(0, 1)).labels.tolist() == expected and len(loader.damaged) == 1
-        else:
-            with pytest.raises(UserError, match=r"record 2 .*the label 8 is outside the 4 classes"):
-                next(loader.steps(0, 1))
-
-
-@pytest.mark.parametrize("error", [MemoryError(), cv2.error("Insufficient memory\nin the allocator")])
-def test_a_transform_that_gives_up_names_the_record(error):
+def test_a_transform_that_gives_up_names_the_record():
     class GivesUp(EvalTransform):
         def __call__(self, image_HWC, plan_K, out_SSC):
-            raise error
+            raise cv2.error("Insufficient memory\nin the allocator")
 
     with pytest.raises(UserError, match=r"memory record 0: an image of 24 x 24 pixels .*to 8 x 8") as caught:
-        next(Loader(InMemory(), GivesUp(8), in_order(1)).steps(0, 1))
+        next(Loader(made(), GivesUp(8), in_order(1)).steps(0, 1))
     assert "\n" not in str(caught.value)
 
 
 def test_leaving_early_ends_the_threads():
-    loader = Loader(InMemory(), EvalTransform(SIZE), in_order(10), workers=3)
+    loader = Loader(made(), EvalTransform(SIZE), in_order(10), workers=3)
     for _ in loader.steps(0, 5):
         break
     steps = loader.steps(0, 5)
@@ -195,7 +135,7 @@ def test_leaving_early_ends_the_threads():
 
 
 def test_evaluation_passes_a_range_in_order_with_a_smaller_last_batch():
-    dataset = InMemory()
+    dataset = made()
     batches = list(eval_batches(dataset, EvalTransform(SIZE), 10, 5, 38, workers=2))
     assert [len(batch.labels) for batch in batches] == [10, 10, 10, 3]
     assert torch.cat([batch.labels for batch in batches]).tolist() == dataset.labels()[5:38].tolist()
@@ -203,12 +143,35 @@ def test_evaluation_passes_a_range_in_order_with_a_smaller_last_batch():
     assert sum(len(batch.labels) for batch in eval_batches(dataset, EvalTransform(SIZE), 16)) == 50
 
 
+# --- memory is used again, and never while somebody can see it -------------------------------------
+
+
+def test_what_nobody_holds_is_given_again():
+    buffers = Buffers()
+    place = buffers.take((4, 8, 8, 3)).data_ptr()
+    assert all(buffers.take((4, 8, 8, 3)).data_ptr() == place for _ in range(5))
+
+
+def test_what_anybody_holds_is_not():
+    buffers = Buffers()
+    held = [buffers.take((4, 8, 8, 3)) for _ in range(3)]
+    views = [held[0][1], held[1].numpy(), held[2].permute(3, 0, 1, 2).chunk(2)[1], iter(held[0])]
+    seen = {tensor.data_ptr() for tensor in held}
+    del held
+    gc.collect()
+    fresh = buffers.take((4, 8, 8, 3))
+    place = fresh.data_ptr()
+    assert len(seen) == 3 and place not in seen
+    del views, fresh
+    assert {tensor.data_ptr() for tensor in [buffers.take((4, 8, 8, 3)) for _ in range(4)]} == seen | {place}
+
+
 # --- oriented copies --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientations", [1, 2, 4, 8])
 def test_oriented_copies_are_classes_of_their_own(orientations):
-    base = InMemory(count=12)
+    base = made(count=12)
     dataset = OrientedClasses(base, orientations)
     assert (len(dataset), dataset.num_classes) == (12 * orientations, 10 * orientations)
     (batch,) = eval_batches(dataset, EvalTransform(SIZE), 100, workers=2)
@@ -246,7 +209,7 @@ def test_model_input_is_normalised_nchw(channels_last, dtype, mean, std):
 def test_an_iterator_left_open_does_not_hold_up_the_exit():
     code = (
         "import numpy as np, test_loader as t\n"
-        "steps = t.Loader(t.InMemory(), t.EvalTransform(24), t.in_order(10), workers=2).steps(0, 5)\n"
+        "steps = t.Loader(t.made(), t.EvalTransform(24), t.in_order(10), workers=2).steps(0, 5)\n"
         "next(steps)\n"
         "print('left')\n"
     )

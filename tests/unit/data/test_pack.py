@@ -12,8 +12,8 @@ import simplejpeg
 from PIL import Image
 
 from megaclass.data.decode import decode
-from megaclass.data.pack import pack
 from megaclass.data.pack.encode import Encoding, to_jpeg
+from megaclass.data.pack.packer import pack
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 

@@ -1,6 +1,5 @@
 """Packing tables, and files of labels and class names: which number each image gets, and what is refused."""
 
-import io
 import tarfile
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from megaclass.data.pack import pack
+from megaclass.data.decode import decode
+from megaclass.data.pack.packer import pack
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 
@@ -30,8 +30,7 @@ def rows(output: Path) -> list[tuple[int, int]]:
     """(number of the image, label) of each record."""
     dataset = RecordDataset(output)
     samples = [dataset.read(i) for i in range(len(dataset))]
-    grey = [cv2.imdecode(np.frombuffer(s.encoded, np.uint8), cv2.IMREAD_GRAYSCALE).mean() for s in samples]
-    return [(round(value / 20), s.label) for value, s in zip(grey, samples, strict=True)]
+    return [(round(decode(s.encoded, "").mean() / 20), s.label) for s in samples]
 
 
 def classes(output: Path) -> list[str] | None:
@@ -119,12 +118,16 @@ def test_numbers_are_positions_among_the_given_classes_unless_these_are_numbers(
         assert rows(images / text[0]) == kept
 
 
-@pytest.mark.parametrize("kind", ["npz", "table"])
-def test_validation_labels_that_are_numbers_get_the_numbers_of_training(images, kind):
+@pytest.mark.parametrize("kind", ["npz", "csv"])
+@pytest.mark.parametrize(
+    ("train", "val", "wanted"),
+    [([1, 2, 3, 4, 5], [1, 2, 4], [0, 1, 3]), ([0, 1, 2, 5], [0, 1, 5], [0, 1, 3])],
+)
+def test_validation_labels_that_are_numbers_get_the_numbers_of_training(images, kind, train, val, wanted):
     """Training labels with gaps: classes.txt holds what they were, and that is what validation means by them."""
 
     def packed(name: str, numbers: list[int], **options) -> list[int]:
-        path = images / f"images/{name}.{'npz' if kind == 'npz' else 'csv'}"
+        path = images / f"images/{name}.{kind}"
         if kind == "npz":
             np.savez(path, images=np.zeros((len(numbers), 8, 8), np.uint8), labels=numbers)
         else:
@@ -132,15 +135,10 @@ def test_validation_labels_that_are_numbers_get_the_numbers_of_training(images, 
         pack(path, images / name, **options)
         return RecordDataset(images / name).labels().tolist()
 
-    for train, val, wanted in (
-        ([1, 2, 3, 4, 5], [1, 2, 3, 4], [0, 1, 2, 3]),
-        ([0, 1, 2, 5], [0, 1, 5], [0, 1, 3]),
-    ):
-        name = str(train[0])
-        assert packed(name, train) == list(range(len(train)))
-        assert packed(f"{name}val", val, classes=images / name / "classes.txt") == wanted
-        with pytest.raises(UserError, match=r"'7' is not among the \d named there"):
-            packed(f"{name}other", [*val, 7], classes=images / name / "classes.txt")
+    assert packed("train", train) == list(range(len(train)))
+    assert packed("val", val, classes=images / "train/classes.txt") == wanted
+    with pytest.raises(UserError, match=r"'7' is not among the \d named there"):
+        packed("other", [*val, 7], classes=images / "train/classes.txt")
 
 
 @pytest.mark.parametrize(
@@ -148,11 +146,7 @@ def test_validation_labels_that_are_numbers_get_the_numbers_of_training(images, 
     [
         ("", "1.jpg,a\n", "classes: .* is empty"),
         ("a\nb\na\n", "1.jpg,a\n", "has 'a' 2 times"),
-        (
-            "alpha\nbeta\n",
-            "1.jpg,alpah\n2.jpg,x\n",
-            r"'alpah' \(and 1 more\) is not among the 2 .*did you mean 'alpha'",
-        ),
+        ("alpha\nbeta\n", "1.jpg,alpah\n2.jpg,x\n", r"'alpah' \(and 1 more\) is not .*did you mean 'alpha'"),
         ("a\nb\n", "1.jpg,2\n", "labels go from 2 to 2, but 2 classes are named, from 0 on"),
         ("a\nb\n", "1.jpg,-1\n", "labels go from -1 to -1"),
         # One unknown number does not make the others positions.
@@ -170,18 +164,25 @@ def test_given_classes_that_do_not_fit_are_told(images, text, table, message):
         pack(images / "images/t.csv", images / "out", classes="nowhere")
 
 
-# --- labels beside a flat tar -----------------------------------------------------------------------
+# --- labels beside a flat tar or folder -------------------------------------------------------------
 
 
 @pytest.fixture
 def flat(images):
-    """A tar of 1.jpg to 6.jpg, in a directory and in no order."""
+    """A folder of 1.jpg to 6.jpg, and a tar of it in no order."""
     with tarfile.open(images / "flat.tar", "w") as archive:
         for number in (3, 1, 6, 2, 5, 4):
-            info = tarfile.TarInfo(f"some/{number}.jpg")
-            info.size = len(jpeg(number))
-            archive.addfile(info, io.BytesIO(jpeg(number)))
+            archive.add(images / f"images/{number}.jpg", f"images/{number}.jpg")
     return images
+
+
+def written(folder: Path, labels: str, label_names: str | None) -> dict[str, Path]:
+    """Options of ``pack`` that name files with these contents."""
+    contents = {"labels": labels, "label_names": label_names}
+    options = {name: folder / name for name, content in contents.items() if content is not None}
+    for name, path in options.items():
+        path.write_text(contents[name], errors="surrogateescape")
+    return options
 
 
 LETTERS = [(2, 0), (3, 0), (1, 1), (5, 1), (4, 2), (6, 2)]  # b a a c b c
@@ -191,36 +192,25 @@ LETTERS = [(2, 0), (3, 0), (1, 1), (5, 1), (4, 2), (6, 2)]  # b a a c b c
     ("labels", "label_names"),
     [
         ("b\na\na\nc\nb\nc\n\n", None),
-        ("some/6.jpg\tc\n1.jpg\tb\n2.jpg\ta\n3.jpg\ta\n4.jpg\tc\n5.jpg\tb\n", None),
+        ("images/6.jpg\tc\n1.jpg\tb\n2.jpg\ta\n3.jpg\ta\n4.jpg\tc\n5.jpg\tb\n", None),
         ("name,class,box\n1.jpg,b,1 2\n2.jpg,a,\n3.jpg,a,\n4.jpg,c,\n5.jpg,b,\n6.jpg,c,\n7.jpg,d\n", None),
         ("1.jpg b\n2.jpg a\n3.jpg a\n4.jpg c\n5.jpg b\n6.jpg c\n", None),
         ("1.jpg 1\n2.jpg 0\n3.jpg 0\n4.jpg 2\n5.jpg 1\n6.jpg 2\n", "a 0\nb 1\nc 2\nd 3\n"),
         ("7\n8\n8\n4\n7\n4\n", "b 7\na 8 some words\nc 4\nd 1\n"),
     ],
 )
-@pytest.mark.parametrize("source", ["flat.tar", "folder"])
+@pytest.mark.parametrize("source", ["flat.tar", "."])
 def test_labels_in_a_file(flat, labels, label_names, source):
-    with tarfile.open(flat / "flat.tar") as known:
-        known.extractall(flat / "folder", filter="data")
-    (flat / "labels").write_text(labels)
-    options = {"labels": flat / "labels"}
-    if label_names is not None:
-        (flat / "names").write_text(label_names)
-        options["label_names"] = flat / "names"
-    pack(flat / source, flat / "out", **options)
+    pack(flat / source, flat / "out", **written(flat, labels, label_names))
     assert rows(flat / "out") == LETTERS and classes(flat / "out") == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
     ("labels", "label_names", "message"),
     [
-        (
-            "a\nb\n",
-            None,
-            "has 2 lines for 6 images; it needs a class name a line in the order of the sorted file",
-        ),
+        ("a\nb\n", None, "has 2 lines for 6 images; it needs a class name a line in the order of the sorted"),
         ("a\n\na\na\na\na\n", None, "has an empty label"),
-        ("1.jpg,a\n2.jpg,a\n", None, "has no label for 4 images, some/3.jpg the first"),
+        ("1.jpg,a\n2.jpg,a\n", None, "has no label for 4 images, images/3.jpg the first"),
         ("1.jpg,a\n2.jpg,a\n1.jpg,b\n", None, "line 3 has another label for 1.jpg"),
         ("1.jpg,a\n2.jpg,\n", None, "line 2 has no label for 2.jpg"),
         ("1\n2\n3\n1\n2\n3\n", None, "holds numbers; add --label-names FILE"),
@@ -234,13 +224,8 @@ def test_labels_in_a_file(flat, labels, label_names, source):
     ],
 )
 def test_label_files_that_do_not_fit_are_told(flat, labels, label_names, message):
-    (flat / "labels").write_text(labels, errors="surrogateescape")
-    options = {"labels": flat / "labels"}
-    if label_names is not None:
-        (flat / "names").write_text(label_names)
-        options["label_names"] = flat / "names"
     with pytest.raises(UserError, match=message) as caught:
-        pack(flat / "flat.tar", flat / "out", **options)
+        pack(flat / "flat.tar", flat / "out", **written(flat, labels, label_names))
     assert "\n" not in str(caught.value) and not (flat / "out").exists()
     with pytest.raises(UserError, match="label_names says what the numbers of labels mean"):
         pack(flat / "flat.tar", flat / "out", label_names="names")

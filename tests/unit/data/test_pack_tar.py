@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from megaclass.data.pack import pack
+from megaclass.data.pack.packer import pack
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 
@@ -52,36 +52,29 @@ def packed(output: Path) -> dict[str, bytes]:
 TRAIN = {f"{wnid}/{wnid}_{10 * i}.JPEG": jpeg(50 * k + i) for k, wnid in enumerate(WNIDS) for i in range(5)}
 
 
+STEMS = [f"ILSVRC2012_val_{i:08d}" for i in range(1, 13)]
+VAL_LABELS = random.Random(0).sample(WNIDS * 4, 12)
+
+
 @pytest.fixture
 def ilsvrc(tmp_path):
-    """ILSVRC's four files, small: a tar of class tars, a flat tar, and the labels of that as names and as ids.
-
-    The same images lie in folders of classes.
-    """
+    """ILSVRC's files, small: a tar of class tars, and a flat tar. The same images lie in folders of classes."""
     class_tars = {}
     for wnid in WNIDS:
         inside = {name.partition("/")[2]: content for name, content in TRAIN.items() if name.startswith(wnid)}
         class_tars[f"{wnid}.tar"] = tar(inside)
-    (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(tar(class_tars))
+    (tmp_path / "train.tar").write_bytes(tar(class_tars))
     write_files(tmp_path / "train", TRAIN)
-
-    labels = random.Random(0).sample(WNIDS * 4, 12)
-    flat = {f"ILSVRC2012_val_{i:08d}.JPEG": jpeg(100 + i) for i in range(1, 13)}
-    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(tar(flat))
+    flat = {f"{stem}.JPEG": jpeg(100 + i) for i, stem in enumerate(STEMS)}
+    (tmp_path / "val.tar").write_bytes(tar(flat))
     write_files(
-        tmp_path / "val", {f"{wnid}/{name}": flat[name] for name, wnid in zip(flat, labels, strict=True)}
+        tmp_path / "val", {f"{wnid}/{name}": flat[name] for name, wnid in zip(flat, VAL_LABELS, strict=True)}
     )
-    (tmp_path / "ground_truth.txt").write_text("".join(f"{ID_OF[wnid]}\n" for wnid in labels))
-    (tmp_path / "synset_labels.txt").write_text("".join(f"{wnid}\n" for wnid in labels))
-    (tmp_path / "solution.csv").write_text(
-        "ImageId,Label\n" + "".join(f"{name},{wnid}\n" for name, wnid in zip(flat, labels, strict=True))
-    )
-    (tmp_path / "map_clsloc.txt").write_text("".join(f"{wnid} {ID_OF[wnid]} kit_fox\n" for wnid in WNIDS))
     return tmp_path
 
 
 def test_a_tar_of_class_tars_gives_the_records_of_the_folder(ilsvrc):
-    summary = pack(ilsvrc / "ILSVRC2012_img_train.tar", ilsvrc / "tar")
+    summary = pack(ilsvrc / "train.tar", ilsvrc / "tar")
     pack(ilsvrc / "train", ilsvrc / "folder")
     assert packed(ilsvrc / "tar") == packed(ilsvrc / "folder")
     assert (summary.images, summary.classes) == (15, 3)
@@ -90,22 +83,47 @@ def test_a_tar_of_class_tars_gives_the_records_of_the_folder(ilsvrc):
     assert dataset.read(0).encoded == TRAIN["n01440764/n01440764_0.JPEG"]
 
 
+def lines(form: str, header: str = "") -> str:
+    """A file of labels: a line for each image, shuffled where the line names it."""
+    found = [
+        form.format(stem=stem, wnid=wnid, id=ID_OF[wnid])
+        for stem, wnid in zip(STEMS, VAL_LABELS, strict=True)
+    ]
+    if "stem" in form:
+        random.Random(2).shuffle(found)
+    return "\n".join([header] * bool(header) + found)
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("labels", "label_names"),
     [
-        {"labels": "synset_labels.txt"},
-        {"labels": "solution.csv"},
-        {"labels": "ground_truth.txt", "label_names": "map_clsloc.txt"},
+        (lines("{id}"), "".join(f"{wnid} {ID_OF[wnid]} kit_fox\n" for wnid in WNIDS)),
+        # As Kaggle's LOC_val_solution.csv: files without suffix, and boxes.
+        (lines("{stem},{wnid} 10 20 30 40", "ImageId,PredictionString"), None),
+        (lines("{stem}\t{wnid} 1 2 3 4 {wnid} 5 6 7 8 ", "ImageId\tPredictionString"), None),
+        (lines("{stem} {wnid} 10 20 30 40"), None),
     ],
-    ids=lambda options: "+".join(options.values()),
 )
-def test_validation_labels_agree_with_the_folder_and_the_training_set(ilsvrc, options):
+def test_validation_labels_agree_with_the_folder_and_the_training_set(ilsvrc, labels, label_names):
     pack(ilsvrc / "train", ilsvrc / "packed_train")
     classes = ilsvrc / "packed_train/classes.txt"
     pack(ilsvrc / "val", ilsvrc / "folder", classes=classes)
-    options = {name: ilsvrc / file for name, file in options.items()}
-    pack(ilsvrc / "ILSVRC2012_img_val.tar", ilsvrc / "tar", classes=classes, **options)
+    (ilsvrc / "labels").write_text(labels)
+    if label_names is not None:
+        (ilsvrc / "map_clsloc.txt").write_text(label_names)
+    names = None if label_names is None else ilsvrc / "map_clsloc.txt"
+    pack(ilsvrc / "val.tar", ilsvrc / "tar", classes=classes, labels=ilsvrc / "labels", label_names=names)
     assert packed(ilsvrc / "tar") == packed(ilsvrc / "folder")
+
+
+@pytest.mark.parametrize("header", ["", "ImageId,PredictionString\n"])
+def test_labels_of_other_images_are_refused_not_taken_for_classes(ilsvrc, header):
+    (ilsvrc / "loc.csv").write_text(
+        header + "".join(f"test_{i},n{i % 3}\n" for i in range(12 - bool(header)))
+    )
+    with pytest.raises(UserError, match=r"no image is called 'test_\d'; give the file") as caught:
+        pack(ilsvrc / "val.tar", ilsvrc / "out", labels=ilsvrc / "loc.csv")
+    assert "\n" not in str(caught.value) and not (ilsvrc / "out").exists()
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -197,7 +215,7 @@ HOSTILE = {
     "pax sparse": (GOOD + member("x", PAX_SPARSE, **PAX) + member("a/2.jpg") + END, "a sparse file"),
     "pax sparse map": (GOOD + member("x", b"22 GNU.sparse.map=0,1\n", **PAX) + member("b.jpg") + END, "a sparse file"),
     "size beyond": (GOOD + member("a/2.jpg", b"", size=1 << 40) + END, CUT),
-    "size beyond all": (GOOD + member("a/2.jpg", b"", size=1 << 80) + END, "states 1,208,.* bytes"),
+    "size beyond all": (GOOD + member("a/2.jpg", b"", size=1 << 80) + END, CUT),
     "negative size": (GOOD + member("a/2.jpg", b"", size=-1024) + END, "states -1,024 bytes"),
     "negative extension": (GOOD + member("x", b"", size=-1024, **LONG) + END, "an extended header of"),
     "pax size": (GOOD + member("x", b"18 size=999999999\n", **PAX) + member("a/2.jpg") + END, CUT),
@@ -297,29 +315,3 @@ def test_any_damage_to_a_tar_is_a_user_error_or_sound_members(tmp_path, edits, m
     for left in (tmp_path / "out").glob("*"):
         left.unlink()
     assert {left.name for left in tmp_path.iterdir()} <= {"in.tar", "out"}
-
-
-STEMS = [f"ILSVRC2012_val_{i:08d}" for i in range(1, 13)]
-
-
-@pytest.mark.parametrize("separator", [",", "\t", " "])
-@pytest.mark.parametrize("box", ["", " 10 20 30 40", " 1 2 3 4 {0} 5 6 7 8 "])
-def test_labels_may_name_files_without_suffix_and_have_boxes(ilsvrc, separator, box):
-    """As Kaggle's LOC_val_solution.csv does."""
-    names = (ilsvrc / "synset_labels.txt").read_text().split()
-    lines = [f"{stem}{separator}{name}{box.format(name)}" for stem, name in zip(STEMS, names, strict=True)]
-    random.Random(2).shuffle(lines)
-    (ilsvrc / "loc.csv").write_text("\n".join([f"ImageId{separator}PredictionString", *lines]))
-    pack(ilsvrc / "val", ilsvrc / "folder")
-    pack(ilsvrc / "ILSVRC2012_img_val.tar", ilsvrc / "tar", labels=ilsvrc / "loc.csv")
-    assert packed(ilsvrc / "tar") == packed(ilsvrc / "folder")
-
-
-@pytest.mark.parametrize("header", ["", "ImageId,PredictionString\n"])
-def test_labels_of_other_images_are_refused_not_taken_for_classes(ilsvrc, header):
-    (ilsvrc / "loc.csv").write_text(
-        header + "".join(f"test_{i},n{i % 3}\n" for i in range(12 - bool(header)))
-    )
-    with pytest.raises(UserError, match=r"no image is called 'test_\d'; give the file") as caught:
-        pack(ilsvrc / "ILSVRC2012_img_val.tar", ilsvrc / "out", labels=ilsvrc / "loc.csv")
-    assert "\n" not in str(caught.value) and not (ilsvrc / "out").exists()

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from megaclass.config import from_mapping
+from megaclass.config.sections import Augment
 from megaclass.data.augment import TrainTransform
 from megaclass.data.decode import Decoded
 from megaclass.data.photometric import Composed, Photometric
@@ -25,8 +26,12 @@ def picture(seed=0, low=70, high=180):
     return cv2.normalize(soft, None, low, high, cv2.NORM_MINMAX).round().astype(np.uint8)
 
 
+def photometric(seed=0, **options):
+    return Photometric(Augment(**options), seed)
+
+
 def apply(image, number=0, **options):
-    transform = Photometric(**options)
+    transform = photometric(**options)
     out = image.copy()
     transform(out, transform.plan(np.array([number]))[0])
     return out
@@ -44,16 +49,16 @@ def assert_near(image, expected, tolerance=1.0):
 
 
 def test_a_plan_depends_on_seed_and_sample_number_alone():
-    whole = Photometric(seed=3, light_probability=0.5, **DALI_AUG).plan(NUMBERS)
-    again = Photometric(seed=3, light_probability=0.5, **DALI_AUG)
+    whole = photometric(seed=3, light_probability=0.5, **DALI_AUG).plan(NUMBERS)
+    again = photometric(seed=3, light_probability=0.5, **DALI_AUG)
     np.testing.assert_array_equal(again.plan(NUMBERS[40:60]), whole[40:60])
     np.testing.assert_array_equal(again.plan(NUMBERS[::-1]), whole[::-1])
-    other = Photometric(seed=4, light_probability=0.5, **DALI_AUG).plan(NUMBERS)
+    other = photometric(seed=4, light_probability=0.5, **DALI_AUG).plan(NUMBERS)
     assert (other == whole).all(1).mean() < 0.3  # samples that neither of them changes
 
 
 def test_changes_come_as_often_as_asked_and_independently():
-    plan_NK = Photometric(**DALI_AUG).plan(NUMBERS)
+    plan_NK = photometric(**DALI_AUG).plan(NUMBERS)
     low, blur, values = plan_NK[:, 0] > 0, plan_NK[:, 1] > 0, plan_NK[:, 2] > 0
     assert low.mean() == pytest.approx(0.1, abs=0.01)
     assert blur.mean() == pytest.approx(0.2, abs=0.01)
@@ -62,7 +67,7 @@ def test_changes_come_as_often_as_asked_and_independently():
 
 
 def test_the_strengths_are_those_of_arcface_torch_unless_told():
-    plan_NK = Photometric(low_resolution_probability=1, blur_probability=1).plan(NUMBERS)
+    plan_NK = photometric(low_resolution_probability=1, blur_probability=1).plan(NUMBERS)
     # As in its dataset.py: from half the side to 0.8 of it, and windows of 3 or 5 pixels.
     assert plan_NK[:, 0].min() == pytest.approx(0.5, abs=1e-3)
     assert plan_NK[:, 0].max() == pytest.approx(0.8, abs=1e-3)
@@ -129,15 +134,15 @@ def test_low_resolution_keeps_what_is_coarse_and_loses_what_is_fine():
 
 def test_composed_is_the_geometry_and_then_the_changes():
     geometry = TrainTransform(SIZE, flip=True, crop_scale_min=0.3, seed=1)
-    photometric = Photometric(light_probability=0.5, seed=2, **DALI_AUG)
-    composed = Composed(geometry, photometric)
+    changes = photometric(light_probability=0.5, seed=2, **DALI_AUG)
+    composed = Composed(geometry, changes)
     assert composed.image_size == SIZE
     numbers = np.arange(30)
     plan_NK = composed.plan(numbers)
     for number in numbers:
         expected, out = np.empty((2, SIZE, SIZE, 3), np.uint8)
         geometry(Decoded.whole(picture(number)), geometry.plan(numbers)[number], expected)
-        photometric(expected, photometric.plan(numbers)[number])
+        changes(expected, changes.plan(numbers)[number])
         composed(Decoded.whole(picture(number)), plan_NK[number], out)
         np.testing.assert_array_equal(out, expected)
 

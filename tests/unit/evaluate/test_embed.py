@@ -24,13 +24,15 @@ def network():
     )
 
 
-def test_embeddings_are_normalised_and_keep_the_order():
+@pytest.mark.parametrize("flip", [False, True])
+def test_embeddings_are_normalised_keep_the_order_and_are_flipped_as_insightface_does(flip):
+    """eval/verification.py of arcface_torch: ``normalize(embeddings_list[0] + embeddings_list[1])``, in float64."""
     x, model = images(23), network().eval()
-    result = embed(model, in_batches(x, 5), 23, flip=False)
+    result = embed(model, in_batches(x, 5), 23, flip)
     with torch.no_grad():
-        expected = F.normalize(model(x))
-    torch.testing.assert_close(result, expected)
-    assert result.dtype == torch.float32 and not result.is_inference()
+        expected = model(x).double() + (model(x.flip(3)).double() if flip else 0)
+    torch.testing.assert_close(result, F.normalize(expected).float())
+    assert not result.is_inference()
 
 
 def test_half_precision_is_summed_in_fp32():

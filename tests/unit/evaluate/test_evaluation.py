@@ -16,12 +16,10 @@ from megaclass.data.records.reader import RecordDataset
 from megaclass.data.verification_bin import write_bin
 from megaclass.errors import UserError
 from megaclass.evaluate import evaluators
-from megaclass.evaluate.embed import embed
-from megaclass.evaluate.evaluators import Evaluation, _trained_labels
+from megaclass.evaluate.evaluators import _trained_labels
 from megaclass.parallel.groups import started
 from megaclass.report.curves import draw_run
 from megaclass.train import loop
-from megaclass.train.progress import Progress
 
 
 class Named:
@@ -73,51 +71,31 @@ def joined(paths):
     return os.pathsep.join(map(str, paths))
 
 
+def measured(tmp_path, paths, *words):
+    """What ``megaclass evaluate verification`` writes of the sets."""
+    output = tmp_path / f"{len(list(tmp_path.glob('*.json')))}.json"
+    assert main(["evaluate", "verification", joined(paths), *words, "--output", str(output)]) == 0
+    return json.loads(output.read_text())["verification"]
+
+
 def test_several_sets_are_evaluated_in_training_each_by_its_name(tmp_path, bins):
-    sections = {
-        "evaluate": {"task": "verification", "path": joined(bins), "every": 5, "folds": 4, "flip": True}
-    }
-    config = tiny.config(tmp_path, **sections)
+    evaluate = {"task": "verification", "path": joined(bins), "every": 5, "folds": 4, "flip": True}
+    config = tiny.config(tmp_path, evaluate=evaluate)
     with started("cpu", 60.0) as world:
         _, result = loop.run(config, world)
     found = result["verification"]
+    others = found["others"]
     assert found["name"] == "lfw" and found["pairs"] == 20
-    assert {name: metrics["pairs"] for name, metrics in found["others"].items()} == {
-        "cfp_fp": 22,
-        "agedb_30": 24,
-    }
-    assert set(found) - {"name", "others"} == set(found["others"]["cfp_fp"])
+    assert {name: metrics["pairs"] for name, metrics in others.items()} == {"cfp_fp": 22, "agedb_30": 24}
     # Evaluated one by one, the trained model gets the same; a resumed run goes on with what it knows.
-    for path, metrics in zip(bins, (found, *found["others"].values()), strict=True):
-        words = [
-            "--run-dir",
-            str(tmp_path / "run"),
-            "--checkpoint",
-            "latest",
-            "--output",
-            str(tmp_path / f"{path.stem}.json"),
-        ]
-        assert main(["evaluate", "verification", str(path), *words]) == 0
-        alone = json.loads((tmp_path / f"{path.stem}.json").read_text())["verification"]
+    for path, metrics in zip(bins, (found, *others.values()), strict=True):
+        alone = measured(tmp_path, [path], "--run-dir", str(tmp_path / "run"), "--checkpoint", "latest")
         assert alone == {key: value for key, value in metrics.items() if key not in ("name", "others")}
     with started("cpu", 60.0) as world:
         longer = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps=15))
         _, resumed = loop.run(longer, world, resume=True)
     assert set(resumed["verification"]["others"]) == {"cfp_fp", "agedb_30"}
     assert draw_run(tmp_path / "run")
-
-
-def test_an_evaluation_of_several_sets_survives_a_checkpoint():
-    metrics = {"pair_accuracy": 0.9, "name": "a", "others": {"b": {"pair_accuracy": 0.8}}}
-    roc = {"far": [0.1], "tar": [0.5]}
-    progress = Progress(
-        evaluation=Evaluation("verification", metrics, roc, {"b": None}), evaluated_at=3, step=3
-    )
-    again = Progress.from_state(json.loads(json.dumps(dataclasses.asdict(progress))))
-    assert again.evaluation == progress.evaluation and again.score == 0.9
-    assert list(again.evaluation.sets()) == [("a", metrics, roc), ("b", {"pair_accuracy": 0.8}, None)]
-    (alone,) = Evaluation("verification", {"pair_accuracy": 0.9}).sets()
-    assert alone == ("verification", {"pair_accuracy": 0.9}, None)
 
 
 def test_each_set_is_a_table_of_its_own(tmp_path, bins, capsys):
@@ -130,16 +108,19 @@ def test_each_set_is_a_table_of_its_own(tmp_path, bins, capsys):
     assert "Verification (20 pairs)" in capsys.readouterr().out
 
 
-def test_sets_of_one_name_are_called_by_the_ends_of_their_paths(tmp_path, bins, capsys):
+def test_sets_of_one_name_are_called_by_the_ends_of_their_paths(tmp_path, bins):
     twin = tmp_path / "other" / "lfw.bin"
     twin.parent.mkdir()
     twin.write_bytes(bins[0].read_bytes())
-    output = tmp_path / "metrics.json"
-    words = ["evaluate", "verification", joined([bins[0], twin]), "--recipe", tiny.recipe(tmp_path)]
-    assert main([*words, "--evaluate.folds", "2", "--output", str(output)]) == 0
-    found = json.loads(output.read_text())["verification"]
+    found = measured(tmp_path, [bins[0], twin], "--recipe", tiny.recipe(tmp_path), "--evaluate.folds", "2")
     assert found.pop("name") == "lfw/lfw"
     assert found.pop("others") == {"other/lfw": found}
+
+
+def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):
+    words = ["--recipe", tiny.recipe(tmp_path), "--evaluate.folds", "2", "--evaluate.pairs", "20"]
+    found = measured(tmp_path, [tmp_path / "records", bins[0]], *words)
+    assert found["name"] == "records" and found["impostor_pairs"] and list(found["others"]) == ["lfw"]
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
@@ -155,41 +136,20 @@ def test_batches_for_a_gpu_are_pinned(monkeypatch, kind):
     assert list(reader.batches(None, 0, 4)) == [] and asked == [kind == "cuda"]
 
 
-def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):
-    output = tmp_path / "metrics.json"
-    words = [
-        "--recipe",
-        tiny.recipe(tmp_path),
-        "--evaluate.folds",
-        "2",
-        "--evaluate.pairs",
-        "20",
-        "--output",
-        str(output),
-    ]
-    assert main(["evaluate", "verification", joined([tmp_path / "records", bins[0]]), *words]) == 0
-    found = json.loads(output.read_text())["verification"]
-    assert found["name"] == "records" and found["impostor_pairs"] and list(found["others"]) == ["lfw"]
-
-
 @pytest.mark.parametrize(
     ("path", "words", "message"),
     [
         ("absent.bin", [], "absent.bin: no such file"),
         ("lfw/lfw.bin{0}absent.bin", [], "absent.bin: no such file"),
-        ("lfw/lfw.bin{0}", [], "number 2 of 2 paths is empty"),
+        ("lfw/lfw.bin{0}", [], "a path is empty"),
         ("lfw/lfw.bin{0}lfw/lfw.bin", [], "names a set twice; name each once"),
         ("lfw/lfw.bin", ["--evaluate.folds", "21"], "20 pairs cannot be cut into evaluate.folds 21"),
-        (
-            "lfw/lfw.bin",
-            ["--pairs", "pairs.txt"],
-            "lfw.bin has pairs of its own; leave out the list pairs.txt",
-        ),
+        ("lfw/lfw.bin", ["--pairs", "pairs.txt"], "has pairs of its own; leave out the list pairs.txt"),
         ("records/train.rec", ["--pairs", "pairs.txt"], "pairs.txt names images, but the records of"),
         (
             "not.bin",
             [],
-            "not.bin: not read as a verification set: damaged, or no verification set (it asks for os.system",
+            "not.bin: not read as a verification set: damaged, or no verification set (it asks for os",
         ),
         ("text.bin", [], "text.bin: not read as a verification set"),
     ],
@@ -203,15 +163,3 @@ def test_what_is_no_set_is_told_in_a_line(tmp_path, bins, capsys, monkeypatch, p
     assert main(["evaluate", "verification", path.format(os.pathsep), "--recipe", recipe, *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "ran").exists()
-
-
-def test_flipped_embeddings_are_added_and_normalised_as_insightface_does():
-    """eval/verification.py of arcface_torch: ``normalize(embeddings_list[0] + embeddings_list[1])``, in float64."""
-    images = torch.randn(5, 3, 8, 8, generator=torch.manual_seed(0))
-    layer = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 16))
-    found = embed(layer, lambda start, stop: iter([images[start:stop]]), 5, flip=True).numpy()
-    with torch.no_grad():
-        both = [layer(images).numpy().astype(np.float64), layer(images.flip(3)).numpy().astype(np.float64)]
-    expected = both[0] + both[1]
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(found, expected, atol=1e-6)

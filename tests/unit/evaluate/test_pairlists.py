@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from megaclass.data.imagelist import ImageList
 from megaclass.errors import UserError
 from megaclass.evaluate.pairlists import (
-    is_numbered,
     read_lfw_pairs,
     read_numbered_pairs,
     write_lfw_pairs,
@@ -146,12 +145,9 @@ NUMBERS = ["2 1", "0\t2", "0\t3", "3 4", " 5  1 "]
 
 
 def test_numbered_pairs_are_read(tmp_path):
-    path = write(tmp_path, NUMBERS)
-    assert is_numbered(path)
-    pairs = read_numbered_pairs(path, LABELS)
+    pairs = read_numbered_pairs(write(tmp_path, NUMBERS), LABELS)
     assert pairs.first.tolist() == [0, 0, 3, 5] and pairs.second.tolist() == [2, 3, 4, 1]
     assert pairs.same.tolist() == [True, False, True, False] and pairs.folds == 2
-    assert not is_numbered(write(tmp_path, PAIRS))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +185,6 @@ def test_any_text_is_a_list_or_a_clear_error(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_text(text, encoding="utf-8")
     for read in (
-        is_numbered,
         lambda path: read_numbered_pairs(path, LABELS),
         lambda path: read_lfw_pairs(path, "/"),
     ):

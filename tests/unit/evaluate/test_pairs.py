@@ -72,7 +72,7 @@ def test_as_many_pairs_as_asked_for_come_without_a_word(caplog):
 
 @pytest.mark.parametrize("sizes", [[], [1] * 30, [30]])
 def test_a_set_without_both_kinds_is_refused(sizes):
-    with pytest.raises(UserError, match="two identities and two images of one"):
+    with pytest.raises(UserError, match="too few pairs of one identity, or of two, for 10 folds"):
         generate_pairs(labels_of(sizes), 100, seed=0)
 
 

@@ -16,7 +16,6 @@ from megaclass.evaluate.metrics import (
     classification_metrics,
     far_key,
     one_shot_accuracy,
-    roc_points,
     topk_counts,
     verification_metrics,
 )
@@ -97,51 +96,37 @@ def test_only_the_order_of_scores_counts(data, folds):
         assert mirrored["auc"] == pytest.approx(plain["auc"])
 
 
-def test_separated_kinds_are_perfect():
-    same = np.tile([True, False], 50)
-    metrics = verification_metrics(np.where(same, 0.9, 0.1), same, far_targets=(0.02, 0.5))
-    assert (metrics["pair_accuracy"], metrics["pair_accuracy_std"], metrics["auc"]) == (1, 0, 1)
-    assert metrics["tar_at_far"] == {"2e-2": 1.0, "5e-1": 1.0}
-    assert metrics["threshold"] == 0.9
+SAME = np.tile([True, False], 500)
+CLEAR = np.where(SAME, 0.9, 0.1)
+BROKEN = np.where(np.arange(1000) < 20, np.nan, CLEAR)
+MANY = np.tile([True, False], 3000)
+NONE = {"1e-2": None, "1e-3": None, "1e-4": None}
 
 
-@pytest.mark.parametrize("kind", [True, False])
-def test_one_kind_of_pair_has_no_auc_and_no_tar(kind):
-    metrics = verification_metrics(np.linspace(0, 1, 20), np.full(20, kind))
-    assert metrics["auc"] is None
-    assert set(metrics["tar_at_far"].values()) == {None}
-    assert roc_points(np.linspace(0, 1, 20), np.full(20, kind)) == {"far": [], "tar": []}
-    assert metrics["pair_accuracy"] >= 0.9
-
-
-def test_equal_scores_are_chance():
-    same = np.tile([True, False], 500)
-    metrics = verification_metrics(np.zeros(1000), same)
-    assert (metrics["pair_accuracy"], metrics["auc"]) == (0.5, 0.5)
-    assert metrics["tar_at_far"]["1e-2"] == 0
-
-
-def test_nan_scores_are_wrong_answers():
-    same = np.tile([True, False], 500)
-    clean = np.where(same, 0.9, 0.1)
-    broken = clean.copy()
-    broken[:20] = np.nan
-    metrics = verification_metrics(broken, same)
-    assert metrics["pair_accuracy"] == pytest.approx(0.98)
-    assert metrics["tar_at_far"]["1e-2"] == 0  # ten failed impostors are already 2 %
-    assert verification_metrics(np.full(1000, np.nan), same)["auc"] == 0
-    assert verification_metrics(np.full(1000, np.nan), same)["threshold"] is None
-
-
-def test_a_far_needs_as_many_impostors_as_it_means():
-    same = np.tile([True, False], 3000)
-    tar = verification_metrics(np.where(same, 0.9, 0.1), same)["tar_at_far"]
-    assert tar == {"1e-2": 1.0, "1e-3": 1.0, "1e-4": None}
+@pytest.mark.parametrize(
+    ("scores", "same", "expected"),
+    [
+        (CLEAR, SAME, {"pair_accuracy": 1, "pair_accuracy_std": 0, "auc": 1, "threshold": 0.9}),
+        # A FAR needs as many impostors as it means: 1e-3 of 3,000 is three, 1e-4 none.
+        (np.where(MANY, 0.9, 0.1), MANY, {"tar_at_far": {"1e-2": 1, "1e-3": 1, "1e-4": None}}),
+        (np.zeros(1000), SAME, {"pair_accuracy": 0.5, "auc": 0.5, "tar_at_far": {**NONE, "1e-2": 0}}),
+        # NaN is a wrong answer: ten failed impostors are already 2 %.
+        (BROKEN, SAME, {"pair_accuracy": 0.98, "tar_at_far": {**NONE, "1e-2": 0}}),
+        (np.full(1000, np.nan), SAME, {"auc": 0, "threshold": None}),
+        *[(np.linspace(0, 1, 20), np.full(20, kind), {"auc": None, "tar_at_far": NONE}) for kind in (True, False)],
+    ],
+)  # fmt: skip
+def test_metrics_of_extremes(scores, same, expected):
+    metrics = verification_metrics(scores, same)
+    for name, value in expected.items():
+        assert metrics[name] == (value if value is None else pytest.approx(value))
+    if same.all() or not same.any():
+        assert metrics["roc"] == {"far": [], "tar": []} and metrics["pair_accuracy"] >= 0.9
 
 
 def test_roc_points_lie_on_the_curve_of_scikit_learn():
     scores, same = noisy_pairs(4000, decimals=6)
-    points = roc_points(scores, same)
+    points = verification_metrics(scores, same)["roc"]
     fpr, tpr, _ = roc_curve(same, scores, drop_intermediate=False)
     assert 100 < len(points["far"]) <= 400
     assert points["far"] == sorted(points["far"]) and points["tar"] == sorted(points["tar"])
@@ -238,13 +223,8 @@ def test_one_shot_needs_classes_with_two_images():
 
 
 def test_far_keys():
-    assert [far_key(far) for far in (1e-2, 1e-4, 2.5e-3, 0.5, 1e-10)] == [
-        "1e-2",
-        "1e-4",
-        "2.5e-3",
-        "5e-1",
-        "1e-10",
-    ]
+    keys = [far_key(far) for far in (1e-2, 1e-4, 2.5e-3, 0.5, 1e-10)]
+    assert keys == ["1e-2", "1e-4", "2.5e-3", "5e-1", "1e-10"]
 
 
 def test_classification_counts():

@@ -61,11 +61,6 @@ def shapes(module: nn.Module) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def answer(module: nn.Module, image_size: int) -> list[list[float]]:
-    """The first 64 columns of what the filled module makes of the images."""
-    return columns(fill(module), image_size).tolist()
-
-
 def columns(module: nn.Module, image_size: int) -> Tensor:
     """The first 64 columns of what the module makes of the images."""
     with torch.no_grad():
@@ -104,7 +99,11 @@ def _main(backbones: str) -> None:
         "vit_b": (transformer(512, 24), 112),
     }
     for name, (network, image_size) in made.items():
-        fixture = {"image_size": image_size, "output": answer(network, image_size), "shapes": shapes(network)}
+        fixture = {
+            "image_size": image_size,
+            "output": columns(fill(network), image_size).tolist(),
+            "shapes": shapes(network),
+        }
         (FIXTURES / f"{name}.json").write_text(json.dumps(fixture, separators=(",", ":")) + "\n")
 
 

@@ -21,32 +21,34 @@ METRICS = {
 }
 
 
+STEP = {
+    "epoch": 0,
+    "samples": 8,
+    "samples_per_second": 900,
+    "wait_percent": 2,
+    "grad_norm": 1,
+    "skipped_steps": 0,
+}
+
+
 def write_run(folder, steps=(), evaluations=()):
     with EventWriter(folder / "events.jsonl") as writer:
         writer.write(StartEvent(config={}, environment={}, world_size=1))
         for step, loss in steps:
-            writer.write(
-                StepEvent(
-                    step=step,
-                    epoch=0,
-                    samples=step,
-                    loss=loss,
-                    learning_rate=0.1 * (1 - step / 5000) ** 2,
-                    samples_per_second=900,
-                    wait_percent=2,
-                    grad_norm=1,
-                    skipped_steps=0,
-                    time_s=step,
-                )
-            )
+            rate = 0.1 * (1 - step / 5000) ** 2
+            writer.write(StepEvent(step=step, loss=loss, learning_rate=rate, time_s=step, **STEP))
         for event in evaluations:
             writer.write(event)
     return folder
 
 
-def roc(points=200, strength=0.15):
+def evaluation(step, name="a", metrics=None, roc=None):
+    return EvaluationEvent(step=step, name=name, metrics=metrics or {}, roc=roc)
+
+
+def roc(points=200):
     far = [0.0, *np.geomspace(1e-4, 1, points)]
-    return {"far": far, "tar": [max(rate, 1e-5) ** strength for rate in far]}
+    return {"far": far, "tar": [max(rate, 1e-5) ** 0.15 for rate in far]}
 
 
 def is_drawn(path):
@@ -57,12 +59,8 @@ def is_drawn(path):
 
 def test_a_run_gives_both_pictures(tmp_path):
     steps = [(step, 40 * math.exp(-step / 900) + 2 + math.sin(step)) for step in range(10, 5000, 10)]
-    evaluations = [
-        EvaluationEvent(
-            step=at, name="glyphs", metrics=METRICS | {"pair_accuracy": 0.9 + at / 60000}, roc=roc()
-        )
-        for at in range(500, 5001, 500)
-    ]
+    scores = {at: METRICS | {"pair_accuracy": 0.9 + at / 60000} for at in range(500, 5001, 500)}
+    evaluations = [evaluation(at, "glyphs", metrics, roc()) for at, metrics in scores.items()]
     pictures = draw_run(write_run(tmp_path, steps, evaluations))
     assert [path.name for path in pictures] == ["loss.png", "roc.png"]
     assert all(is_drawn(path) for path in pictures)
@@ -71,19 +69,10 @@ def test_a_run_gives_both_pictures(tmp_path):
 @pytest.mark.parametrize(
     ("steps", "evaluations"),
     [
-        (
-            [(1, 3.0)],
-            [EvaluationEvent(step=1, name="a", metrics={"auc": None}, roc={"far": [1.0], "tar": [1.0]})],
-        ),
-        (
-            [(1, 3.0)],
-            [EvaluationEvent(step=1, name="a", metrics={}, roc={"far": [0.0, 1.0], "tar": [1.0, 1.0]})],
-        ),
-        ([(1, None), (2, None)], [EvaluationEvent(step=2, name="a", metrics=METRICS, roc=roc(3))]),
-        (
-            [(1, 3.0), (2, None), (3, 2.0)],
-            [EvaluationEvent(step=2, name=n, metrics={}, roc=roc(9)) for n in "ab"],
-        ),
+        ([(1, 3.0)], [evaluation(1, "a", {"auc": None}, {"far": [1.0], "tar": [1.0]})]),
+        ([(1, 3.0)], [evaluation(1, "a", {}, {"far": [0.0, 1.0], "tar": [1.0, 1.0]})]),
+        ([(1, None), (2, None)], [evaluation(2, "a", METRICS, roc(3))]),
+        ([(1, 3.0), (2, None), (3, 2.0)], [evaluation(2, n, {}, roc(9)) for n in "ab"]),
     ],
 )
 def test_few_points_are_drawn(tmp_path, steps, evaluations, recwarn):
@@ -92,10 +81,7 @@ def test_few_points_are_drawn(tmp_path, steps, evaluations, recwarn):
 
 
 def test_a_run_without_a_roc_has_no_roc_picture(tmp_path):
-    evaluations = [
-        EvaluationEvent(step=1, name="a", metrics={"top1": 0.5, "top5": 0.9}),
-        EvaluationEvent(step=1, name="b", metrics={}, roc={"far": [], "tar": []}),
-    ]
+    evaluations = [evaluation(1, "a", {"top1": 0.5}), evaluation(1, "b", {}, {"far": [], "tar": []})]
     assert draw_run(write_run(tmp_path, [(1, 3.0)], evaluations)) == [tmp_path / "loss.png"]
 
 
@@ -133,9 +119,7 @@ def test_what_evaluations_are_told_as(changes, parts):
 
 def test_the_curves_of_seeds_are_the_metric_where_all_evaluated_it_several_times_else_the_loss(tmp_path):
     def evaluated(*steps):
-        return [
-            EvaluationEvent(step=n, name="a", metrics={"top1": 0.1 * n + 0.01 * len(steps)}) for n in steps
-        ]
+        return [evaluation(n, "a", {"top1": 0.1 * n + 0.01 * len(steps)}) for n in steps]
 
     for seed, evaluations in ((0, evaluated(1, 2)), (1, evaluated(1, 2, 3)), (2, evaluated(3))):
         (tmp_path / f"seed-{seed}").mkdir()

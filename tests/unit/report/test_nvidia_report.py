@@ -1,39 +1,25 @@
 """Rows in the shape of NVIDIA's script, which other people's tools read."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from made_rows import INFER, PHOTOGRAPHS
+from made_rows import INFER, PHOTOGRAPHS, row
 from megaclass.errors import UserError
 from megaclass.report.nvidia import as_report, check_report, write_report
-from megaclass.results.rows import Row
 from megaclass.results.stats import summary
 
 
 def train(devices, batch, ips, **change):
     case = PHOTOGRAPHS | {"world_size": devices, "global_batch_size": devices * batch, "simulate_ranks": 1}
-    fields = {
-        "status": "ok",
-        "samples_ms": [1.0],
-        "step_ms": summary([1.0]),
-        "rates": {"total": ips},
-    } | change
-    return Row(implementation="megaclass", benchmark="train", case=case, **fields)
+    return replace(row("train", case, 1.0, rates={"total": ips}), **change)
 
 
 def infer(batch, samples_ms, ips):
-    case = INFER | {"batch_size": batch}
-    return Row(
-        implementation="megaclass",
-        benchmark="infer",
-        case=case,
-        status="ok",
-        samples_ms=samples_ms,
-        step_ms=summary(samples_ms),
-        rates={"total": ips},
-    )
+    made = row("infer", INFER | {"batch_size": batch}, 1.0, rates={"total": ips})
+    return replace(made, samples_ms=samples_ms, step_ms=summary(samples_ms))
 
 
 def case(one):
@@ -43,13 +29,9 @@ def case(one):
 
 def test_training_by_devices_and_batch_of_a_device():
     found = as_report([train(1, 192, 1376.0), train(8, 192, 10723.0)], "train")
-    assert found == {
-        "model": "resnet50_imagenet",
-        "ngpus": [1, 8],
-        "bs": [192],
-        "metric_keys": ["train.ips"],
-        "metrics": {"1": {"192": {"train.ips": 1376.0}}, "8": {"192": {"train.ips": 10723.0}}},
-    }
+    assert (found["model"], found["ngpus"], found["bs"]) == ("resnet50_imagenet", [1, 8], [192])
+    assert found["metric_keys"] == ["train.ips"]
+    assert found["metrics"] == {"1": {"192": {"train.ips": 1376.0}}, "8": {"192": {"train.ips": 10723.0}}}
 
 
 def test_latencies_are_in_seconds():
@@ -60,13 +42,8 @@ def test_latencies_are_in_seconds():
 
 def test_both_stand_in_one_place_and_what_came_to_no_number_is_null():
     oom = train(1, 2, None, status="oom", reason="no memory", samples_ms=[], step_ms={})
-    found = as_report([oom, infer(2, [1.0], 2000.0)], "train_val")
-    assert found["metrics"] == {
-        "1": {
-            "2": {"train.ips": None, "val.ips": 2000.0, "val.latency_avg": 0.001} | found["metrics"]["1"]["2"]
-        }
-    }
-    assert found["metrics"]["1"]["2"]["train.ips"] is None
+    found = as_report([oom, infer(2, [1.0], 2000.0)], "train_val")["metrics"]["1"]["2"]
+    assert found["train.ips"] is None and found["val.ips"] == 2000.0 and found["val.latency_avg"] == 0.001
 
 
 def test_a_report_is_written_whole_and_replaces_one(tmp_path):
@@ -78,9 +55,7 @@ def test_a_report_is_written_whole_and_replaces_one(tmp_path):
     assert [*tmp_path.iterdir()] == [path]
 
 
-@pytest.mark.parametrize(
-    "text", ["notes", "[1]", "{}", '{"metrics": 1}', '["ngpus", "bs", "metric_keys", "metrics"]']
-)
+@pytest.mark.parametrize("text", ["notes", "{}", '["ngpus", "bs", "metric_keys", "metrics"]'])
 def test_other_files_are_left_alone(tmp_path, text):
     path = tmp_path / "report.json"
     path.write_text(text)

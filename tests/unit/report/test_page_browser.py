@@ -12,10 +12,6 @@ from megaclass.report.page import write
 from megaclass.results import published
 
 REPORTED = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Network.loadingFailed")
-WINDOWS = [
-    (width, height, scheme) for width, height in ((1280, 900), (390, 844)) for scheme in ("light", "dark")
-]
-
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(
@@ -41,32 +37,26 @@ def page(tmp_path_factory):
     opened.close()
 
 
-@pytest.mark.parametrize(("width", "height", "scheme"), WINDOWS)
-def test_the_page_is_sound(document, page, tmp_path, width, height, scheme):
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_sound(document, page, width, height, scheme):
     model, file = document
     page.show(width, height, scheme)
     page.open("about:blank")
     page.events.clear()
     page.open(file.as_uri())
     assert page.evaluate("[innerWidth, document.documentElement.scrollWidth <= innerWidth]") == [width, True]
-
     tables = page.evaluate("[...document.querySelectorAll('table')].map(t => [t.id, t.rows.length])")
     assert tables == [[f"t{n}", len(t.lines) + 1] for n, t in enumerate(model.tables(), start=1)]
-    boxes = page.evaluate(
-        "[...document.querySelectorAll('figure img')].map(s => s.getBoundingClientRect())"
-        ".map(b => b.width > 200 && b.height > 100 && b.right <= innerWidth)"
+    images = page.evaluate(
+        "[...document.querySelectorAll('figure img')].map(s => [s.naturalWidth, s.getBoundingClientRect()])"
+        ".map(([n, b]) => n > 0 && b.width > 200 && b.height > 100 && b.right <= innerWidth)"
     )
-    assert len(model.pictures()) > 2 and boxes == [True] * len(model.pictures())
+    assert len(model.pictures()) > 2 and images == [True] * len(model.pictures())
     broken = "[...document.links].map(a => a.hash.slice(1)).filter(id => !document.getElementById(id))"
     assert page.evaluate(broken) == []
-
-    drawn = page.evaluate("[...document.querySelectorAll('figure img')].map(s => s.naturalWidth > 0)")
-    assert all(drawn)
-
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(json.loads(f"[{paper[4:-1]}]")) > 600) == (scheme == "light")
-    page.screenshot(tmp_path / "page.png")
-    assert (tmp_path / "page.png").stat().st_size > 10_000
     requests = [what["request"]["url"] for name, what in page.events if name == "Network.requestWillBeSent"]
     assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
     assert [event for event in page.events if event[0] in REPORTED] == []
@@ -84,18 +74,3 @@ def test_a_number_leads_to_its_raw_row_and_opens_it(document, page):
         " JSON.parse(row.querySelector('pre').textContent).samples_ms.length > 0]; })()"
     )
     assert found == [True, True, True]
-
-
-def test_the_browser_would_report_a_fault(page, tmp_path):
-    """What the tests above find nothing of is found where it is."""
-    bad = tmp_path / "bad.html"
-    bad.write_text(
-        "<!DOCTYPE html><img src='none.png'><div style='width:5000px'>x</div><script>nowhere()</script>"
-    )
-    page.show(390, 844, "light")
-    page.events.clear()
-    page.open(bad.as_uri())
-    page.evaluate("new Promise(done => setTimeout(done, 200))")
-    names = {name for name, _ in page.events}
-    assert {"Runtime.exceptionThrown", "Network.loadingFailed"} <= names
-    assert page.evaluate("document.documentElement.scrollWidth > 390")

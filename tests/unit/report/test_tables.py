@@ -2,18 +2,28 @@
 
 import dataclasses
 import io
-import re
 from dataclasses import dataclass
 
 import pytest
 from rich.console import Console
 
 import megaclass.bench
-from made_rows import FACES, INFER, LAPTOP, PHOTOGRAPHS, SERVER, every_row, lost, row
+from made_rows import (
+    FACES,
+    INFER,
+    LAPTOP,
+    PHOTOGRAPHS,
+    SERVER,
+    document_of,
+    every_row,
+    lost,
+    row,
+    table_of,
+    texts,
+)
 from megaclass.bench.case import Metric, parameter
 from megaclass.report.own import comparisons, console_tables, spread_percent
-from megaclass.report.pictures import COLOURS, draw, legend
-from page_documents import document_of, table_of, texts
+from megaclass.report.pictures import COLOURS, draw
 
 
 @dataclass(frozen=True)
@@ -100,9 +110,8 @@ def test_every_row_of_every_benchmark_stands_in_a_table(tmp_path):
 
 
 def test_a_case_without_a_number_says_why_and_a_disturbed_one_that_it_was(tmp_path):
-    rows = [
-        row("infer", INFER | {"batch_size": b}, 1.0, cpu_wait_percent=w) for b, w in ((1, 10.0), (2, 10.1))
-    ]
+    cases = ((1, 10.0), (2, 10.1))
+    rows = [row("infer", INFER | {"batch_size": b}, 1.0, cpu_wait_percent=wait) for b, wait in cases]
     rows.append(lost("infer", INFER, "oom", "too large"))
     table = table_of(document_of(tmp_path, rows), "Inference:")
     assert [line.cells[-1].notes != () for line in table.lines] == [False, True, False]
@@ -116,50 +125,6 @@ def test_a_row_that_was_scaled_down_says_what_ran(tmp_path):
     table = table_of(document_of(tmp_path, [scaled, row("infer", INFER, 1.0)]), "Inference:")
     assert texts(line.cells[0] for line in table.lines) == ["2", "1"]
     assert any("256 → 2" in note for note in table.notes)
-
-
-# -- scaling --------------------------------------------------------------------------------------------
-
-
-def _on(n, batch, step_ms, **fields):
-    case = PHOTOGRAPHS | {"world_size": n, "global_batch_size": batch, "iterations": 10 * n}
-    case |= {"collectives": "included"} if n > 1 else {}
-    return row("train", case | fields.pop("case", {}), step_ms, **{"noise": 0} | fields)
-
-
-SIMULATED = {"simulate_ranks": 2}
-CPU = {"device": "cpu", "threads": 1}
-
-
-@pytest.mark.parametrize(
-    ("rows", "kind", "scaling"),
-    [
-        ([_on(1, 32, 100.0), _on(2, 64, 110.0), _on(4, 256, 110.0)], "Weak", 2 * 100 / 110),
-        ([_on(1, 64, 100.0), _on(2, 64, 60.0)], "Strong", 100 / 60),
-        ([_on(1, 32, 100.0, environment=LAPTOP), _on(2, 64, 110.0, environment=SERVER)], "", 0),
-        ([_on(1, 32, 100.0, implementation="other"), _on(2, 64, 110.0)], "", 0),
-        ([_on(1, 32, 100.0), _on(2, 64, 9.0, case=SIMULATED)], "", 0),
-        ([_on(1, 32, 100.0, case={"device": "cpu"}), _on(2, 64, 110.0, case=CPU)], "", 0),
-    ],
-    ids=["weak", "strong", "two machines", "two programs", "a simulated rank", "threads of a process"],
-)
-def test_rows_that_differ_in_devices_alone_have_a_scaling(tmp_path, rows, kind, scaling):
-    found = [t for t in document_of(tmp_path, rows).tables() if t.title.startswith("Training")]
-    heads = [column.title for table in found for column in table.columns if "scaling" in column.title]
-    assert heads == ([f"{kind} scaling"] if kind else [])
-    if kind:
-        first, second, *others = found[0].column(f"{kind} scaling")
-        assert second.value == pytest.approx(scaling) and len(second.sources) == 2
-        assert second.text.endswith(f", {100 * scaling / 2:.1f}%")
-        assert not any(cell.text for cell in (first, *others))
-        assert f"{kind} scaling" in " ".join(console(console_tables(rows), 200).split())
-
-
-def test_the_interval_of_a_scaling_holds_it(tmp_path):
-    noisy = [_on(n, 32 * n, 100.0 + n, noise=0.2, seed=n) for n in (1, 2)]
-    cell = table_of(document_of(tmp_path, noisy), "Training").column("Weak scaling")[1]
-    value, low, high = (float(x) for x in re.findall(r"\d+\.\d+", cell.text)[:3])
-    assert low < value < high and high / low < 1.4
 
 
 # -- rows that took turns -------------------------------------------------------------------------------
@@ -241,14 +206,20 @@ def test_curves_keep_machines_programs_and_published_numbers_apart(tmp_path):
         row("infer", INFER | {"batch_size": b, "precision": "tf32"}, 1.0) for b in batches[:2]
     ]  # no curve
     (picture,) = document_of(tmp_path, rows, against=["resnet50-nvidia"]).pictures()
-    mine = [series for series in picture.series if not series.published]
+    mine = [series for series in picture.series if series.kind == "own"]
     assert len(mine) == 3 and all([x for x, _ in series.points] == [*batches] for series in mine)
     labels = [series.label for series in picture.series]
     assert labels[:3] == ["8 x Testcard T1 80GB", "Testchip 9000, 2 threads", "8 x Testcard T1 80GB, pytorch"]
     assert any(label.startswith("published: NVIDIA DGX A100") for label in labels)
-    assert len({colour for colour, _, _ in legend(picture)}) == len(labels)
+    assert len({colour for _, _, colour in picture.legend}) == len(labels)
     assert f"{mine[0].points[0][1]:,.4g} at 1" in picture.alt
     assert draw(picture, "dark") != draw(picture, "light") == draw(picture, "light")
+
+
+def _on(n, batch, step_ms, **fields):
+    case = PHOTOGRAPHS | {"world_size": n, "global_batch_size": batch, "iterations": 10 * n}
+    case |= {"collectives": "included"} if n > 1 else {}
+    return row("train", case | fields.pop("case", {}), step_ms, **{"noise": 0} | fields)
 
 
 def test_many_curves_are_several_pictures_and_scaling_has_its_ideal(tmp_path):
@@ -261,4 +232,4 @@ def test_many_curves_are_several_pictures_and_scaling_has_its_ideal(tmp_path):
     assert [p.title.rpartition(" (")[2] for p in pictures] == ["1 of 2)", "2 of 2)"]
     ideal = pictures[1].series[-1]
     x0, y0 = pictures[1].series[0].points[0]
-    assert ideal.ideal and ideal.points == [(1, y0), (4, 4 * y0)] and x0 == 1
+    assert ideal.kind == "ideal" and ideal.points == [(1, y0), (4, 4 * y0)] and x0 == 1

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -30,16 +29,6 @@ def test_it_has_every_key_and_is_json():
     assert 1 <= found["cpu_threads_usable"] <= found["cpu_threads"]
     assert found["torch_threads"] == torch.get_num_threads()
     assert found["gpu_count"] >= torch.cuda.device_count()
-
-
-def test_it_is_quick():
-    import pynvml  # noqa: F401  what is measured is the look-up, not Python's imports
-
-    machine.snapshot()
-    machine._git_revision.cache_clear()
-    start = time.process_time()  # of this process alone: the machine may be busy with others
-    machine.snapshot()
-    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(
@@ -121,37 +110,30 @@ def test_gpu_entries_follow_visibility(monkeypatch):
 
     names = {0: "GPU A", 1: "GPU B", 2: "GPU B", "GPU-77": "GPU C"}
     memory = type("Memory", (), {"total": 80 << 30})
-    for name, value in {
-        "nvmlInit": lambda: None,
-        "nvmlShutdown": lambda: None,
-        "nvmlDeviceGetCount": lambda: 3,
-        "nvmlDeviceGetHandleByIndex": lambda index: index,
-        "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
-        "nvmlDeviceGetName": names.get,
-        "nvmlDeviceGetMemoryInfo": lambda handle: memory,
-        "nvmlSystemGetDriverVersion": lambda: "580.1",
-        "nvmlDeviceGetEnforcedPowerLimit": lambda handle: {0: 700_000, 1: 350_000, 2: 400_000}[handle],
-        "nvmlDeviceGetMaxClockInfo": lambda handle, clock: {0: 1980, 1: 1755, 2: 1980, "GPU-77": 1410}[
-            handle
-        ],
-    }.items():
-        monkeypatch.setattr(pynvml, name, value)
-    for visible, gpu, count in [
-        (None, "GPU A, GPU B", 3),
-        ("1,2", "GPU B", 2),
-        ("GPU-77", "GPU C", 1),
-        ("", None, 0),
+    limits = {0: 700_000, 1: 350_000, 2: 400_000}  # the one by its UUID tells none
+    clocks = {0: 1980, 1: 1755, 2: 1980, "GPU-77": 1410}
+    answers = {
+        "Init": lambda: None, "Shutdown": lambda: None, "DeviceGetCount": lambda: 3, "DeviceGetName": names.get,
+        "DeviceGetHandleByIndex": lambda index: index, "DeviceGetHandleByUUID": lambda uuid: uuid,
+        "DeviceGetMemoryInfo": lambda handle: memory, "SystemGetDriverVersion": lambda: "580.1",
+        "DeviceGetEnforcedPowerLimit": lambda handle: limits[handle],
+        "DeviceGetMaxClockInfo": lambda handle, clock: clocks[handle],
+    }  # fmt: skip
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, f"nvml{name}", answer)
+    for visible, gpu, count, power_w, clock_mhz in [
+        (None, "GPU A, GPU B", 3, 350.0, 1755),
+        ("1, 2", "GPU B", 2, 350.0, 1755),
+        ("GPU-77", "GPU C", 1, None, 1410),
+        ("", None, 0, None, None),
     ]:
-        if visible is None:
-            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        else:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         found = machine._gpu()
         assert (found["gpu"], found["gpu_count"], found["driver"]) == (gpu, count, "580.1")
         assert found["gpu_memory_mb"] == (80 << 10 if count else None)
-        assert found["gpu_clock_mhz"] == {3: 1755, 2: 1755, 1: 1410, 0: None}[count]
-        # The third tells no limit.
-        assert found["gpu_power_limit_w"] == {3: 350.0, 2: 350.0, 1: None, 0: None}[count]
+        assert (found["gpu_power_limit_w"], found["gpu_clock_mhz"]) == (power_w, clock_mhz)
 
 
 def test_sockets_and_instructions_of_a_processor(monkeypatch):

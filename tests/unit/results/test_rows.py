@@ -55,40 +55,21 @@ def test_what_a_kill_has_cut_is_dropped(tmp_path):
 
 @pytest.mark.parametrize("end", ["", "\n"])
 @pytest.mark.parametrize(
-    "text", ["some notes", '{"event": "start"}', '{"schema_version": 1, "x": 2}', "[1]", "\xff"]
+    "text", ["some notes", '{"event": "start"}', '{"schema_version": 2, "my": "data"}', "[1]", "\xff"]
 )
 def test_other_files_are_refused_and_left_alone(tmp_path, text, end):
     path = tmp_path / "notes.txt"
     path.write_bytes((text + end).encode("latin1"))
     before = path.read_bytes()
-    if end or not text.startswith('{"schema_version": '):
-        with pytest.raises(UserError, match=r"notes\.txt"):
-            RowWriter(path)
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        RowWriter(path)
     assert path.read_bytes() == before
 
 
-def test_a_newer_schema_is_refused(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"schema_version": 99}\n')
-    with pytest.raises(UserError, match="schema 99"):
-        read_rows(path)
-
-
-def test_a_directory_that_is_not_there(tmp_path):
+def test_a_directory_that_is_not_there_and_no_file_at_all(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         RowWriter(tmp_path / "nowhere" / "rows.jsonl")
-
-
-def test_no_file_no_rows():
     write("", OK)
-
-
-def test_a_strangers_last_line_is_not_taken_for_a_cut_row(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"schema_version": 2, "my": "data"}')
-    with pytest.raises(UserError, match="its last line is not a row"):
-        RowWriter(path)
-    assert path.read_text() == '{"schema_version": 2, "my": "data"}'
 
 
 def test_two_sweeps_do_not_write_into_one_file(tmp_path):
@@ -125,19 +106,29 @@ def test_no_room_is_one_line_and_leaves_whole_rows(tmp_path, monkeypatch):
     assert read_rows(path) == [OK] and path.read_bytes().endswith(b"\n")
 
 
-@pytest.mark.parametrize("change", ['"environment": null', '"samples_ms": {}', '"key": [1]', '"suite": 3'])
-def test_a_field_of_another_kind_is_no_row(tmp_path, change):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("environment", None),
+        ("samples_ms", {}),
+        ("samples_ms", ["1"]),
+        ("key", [1]),
+        ("work", {"flops": True}),
+    ],
+)
+def test_a_field_of_another_kind_is_no_row(tmp_path, name, value):
     path = tmp_path / "rows.jsonl"
     write(path, OK)
-    name = change.partition(":")[0]
-    record = json.loads(path.read_text()) | json.loads(f"{{{change}}}")
-    path.write_text(json.dumps(record) + "\n")
-    with pytest.raises(UserError, match=f"line 1: {name.strip(chr(34))} of the row of a benchmark is"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}) + "\n")
+    with pytest.raises(UserError, match=f"line 1: {name} of the row of a benchmark is"):
         read_rows(path)
 
 
-def test_json_without_end_is_no_row(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "told"), [("[" * 200_000, "not a line of JSON"), ('{"schema_version": 99}', "schema 99")]
+)
+def test_what_no_row_is(tmp_path, text, told):
     path = tmp_path / "rows.jsonl"
-    path.write_text("[" * 200_000 + "\n")
-    with pytest.raises(UserError, match="line 1: not a line of JSON"):
+    path.write_text(text + "\n")
+    with pytest.raises(UserError, match=told):
         read_rows(path)

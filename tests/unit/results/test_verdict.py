@@ -10,18 +10,22 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from megaclass.results.rows import read_rows
+from megaclass.results.rows import Row, read_rows
 from megaclass.results.stats import ratio_of_medians
-from megaclass.results.verdict import EQUAL, FASTER, FEWEST_STEPS, SLOWER, UNCLEAR, Steps, judge
+from megaclass.results.verdict import EQUAL, FASTER, FEWEST_STEPS, SLOWER, UNCLEAR, judge
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "compare"
 MIRRORED = {SLOWER: FASTER, FASTER: SLOWER, EQUAL: EQUAL, UNCLEAR: UNCLEAR}
 
 
+def run(samples_ms, data_ms=(), wait=None):
+    row = {"implementation": "a", "benchmark": "b", "case": {}, "status": "ok", "cpu_wait_percent": wait}
+    return Row(samples_ms=list(samples_ms), data_ms=list(data_ms), **row)
+
+
 def recorded(pattern):
     """The runs of these files: see the README beside them."""
-    rows = [read_rows(path)[-1] for path in sorted(FIXTURES.glob(f"{pattern}.jsonl"))]
-    return [Steps(row.samples_ms, row.data_ms, row.cpu_wait_percent) for row in rows]
+    return [read_rows(path)[-1] for path in sorted(FIXTURES.glob(f"{pattern}.jsonl"))]
 
 
 PLAIN, SLOW = recorded("plain-*"), recorded("slow-*")
@@ -59,7 +63,7 @@ def test_a_recorded_sleep_in_the_loader_is_slower_than_every_run_without(slow):
 def test_waiting_for_data_tells_where_whole_steps_do_not():
     verdict = judge(PLAIN[0], SLOW[1])
     assert "waited for data" in verdict.reason and verdict.word == SLOWER
-    assert judge(*(dataclasses.replace(run, data_ms=[]) for run in (PLAIN[0], SLOW[1]))).word != SLOWER
+    assert judge(*(dataclasses.replace(one, data_ms=[]) for one in (PLAIN[0], SLOW[1]))).word != SLOWER
 
 
 def test_an_overloaded_machine_says_nothing_about_computing():
@@ -67,15 +71,15 @@ def test_an_overloaded_machine_says_nothing_about_computing():
     verdict = judge(*both)
     assert verdict.ratio.low > 1.5 and (verdict.word, "busy" in verdict.reason) == (UNCLEAR, True)
     # The steps alone do not tell it from a program that became slower.
-    assert judge(*(dataclasses.replace(run, cpu_wait_percent=0.0) for run in both)).word == SLOWER
+    assert judge(*(dataclasses.replace(one, cpu_wait_percent=0.0) for one in both)).word == SLOWER
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("steps", [10, 20, 40])
 def test_parts_of_recorded_runs_of_one_program_are_not_slower(steps):
     parts = [
-        (number, Steps(run.samples_ms[i : i + steps], run.data_ms[i : i + steps]))
-        for number, run in enumerate(PLAIN)
+        (number, run(one.samples_ms[i : i + steps], one.data_ms[i : i + steps]))
+        for number, one in enumerate(PLAIN)
         for i in range(0, 80, 40)
     ]
     pairs = itertools.combinations(parts, 2)
@@ -101,6 +105,7 @@ CASES = {
     "ten steps, much": (quiet(steps=10, noise=0.06), quiet(30, 10, 1, 0.06), 0.05, SLOWER),
     "ten steps, little": (quiet(steps=10, noise=0.06), quiet(11, 10, 1, 0.06), 0.05, EQUAL),
     "too few": (quiet(steps=FEWEST_STEPS - 1), quiet(20, FEWEST_STEPS - 1), 0.05, UNCLEAR),
+    "no steps": ([], quiet(), 0.05, UNCLEAR),
     "wild steps": (*([10 * math.exp(i * 37 % 100 / 50) for i in range(s, s + 100)] for s in (0, 7)), 0.05, UNCLEAR),
 }  # fmt: skip
 
@@ -108,27 +113,23 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_decides(name):
     before, after, threshold, word = CASES[name]
-    assert judge(Steps(before), Steps(after), threshold).word == word
+    assert judge(run(before), run(after), threshold).word == word
 
 
 def test_a_loader_that_waits_because_the_rest_became_faster_is_no_loss():
     # As long as before, two of ten ms of it waiting.
-    verdict = judge(Steps(quiet(), [0.05] * 80), Steps(quiet(seed=1), [2.0] * 80))
+    verdict = judge(run(quiet(), [0.05] * 80), run(quiet(seed=1), [2.0] * 80))
     assert verdict.word == UNCLEAR and "whole steps do not show it" in verdict.reason
 
 
 @pytest.mark.parametrize("busy", [(70.0, 0.0), (0.0, 70.0)])
 def test_a_busy_machine_starves_a_loader_too_so_its_waiting_proves_nothing(busy):
-    calm, starved = Steps(quiet(), [0.1] * 80), Steps([time + 2.5 for time in quiet(seed=1)], [2.6] * 80)
+    calm, starved = run(quiet(), [0.1] * 80), run([time + 2.5 for time in quiet(seed=1)], [2.6] * 80)
     assert judge(calm, starved).word == SLOWER
     runs = [
-        dataclasses.replace(run, cpu_wait_percent=w) for run, w in zip((calm, starved), busy, strict=True)
+        dataclasses.replace(one, cpu_wait_percent=w) for one, w in zip((calm, starved), busy, strict=True)
     ]
     assert "busy" in judge(*runs).reason and judge(*runs).word == UNCLEAR
-
-
-def test_what_is_no_measurement():
-    assert judge(Steps([]), Steps(quiet())) == judge(Steps(quiet()), Steps([]))
 
 
 # -- what holds for any runs ----------------------------------------------------------------------------
@@ -139,7 +140,7 @@ def runs(draw):
     times = st.lists(st.floats(10.0, 25.0), min_size=FEWEST_STEPS, max_size=60)
     samples = draw(times)
     waits = [draw(st.floats(0.0, 0.9)) * time for time in samples] if draw(st.booleans()) else []
-    return Steps(samples, waits, draw(st.sampled_from((None, 0.0, 50.0))))
+    return run(samples, waits, draw(st.sampled_from((None, 0.0, 50.0))))
 
 
 @settings(max_examples=30, deadline=None)

@@ -38,10 +38,7 @@ def test_it_is_resumed(earlier, tmp_path, capsys):
     steps = [event for event in events if isinstance(event, StepEvent)]
     assert [step.step for step in steps] == [*range(1, 9)]
     assert max(step.loss for step in steps[6:]) < steps[0].loss  # it has not begun anew
-    said = capsys.readouterr().out
-    assert (
-        "Changed: schedule.steps is 8, and was 6" in said and "optim.lr stays 0.01 as the run has it" in said
-    )
+    assert "optim.lr stays 0.01 as the run has it" in capsys.readouterr().out
 
 
 def test_it_is_evaluated(earlier, tmp_path):

@@ -113,7 +113,7 @@ class Loop(PeerLoop):
         from torch.nn.parallel import DistributedDataParallel
 
         case, config, world = self.case, self.config, self.world
-        _take_verbose()
+        take_verbose()
         names = ("backbones", "losses", "partial_fc_v2", "lr_scheduler")
         backbones, losses, partial_fc, rates = _modules(options["path"], world, *names)
         self._fp16, head = self.arithmetic.needs_loss_scale, config.head
@@ -173,7 +173,7 @@ class Loop(PeerLoop):
         return super().facts() | {"kernels": "torch"}
 
 
-def _take_verbose() -> None:
+def take_verbose() -> None:
     """Let its scheduler give ``verbose`` to PyTorch's, which has dropped it."""
     from torch.optim import lr_scheduler
 

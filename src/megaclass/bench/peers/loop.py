@@ -4,13 +4,15 @@ Shapes: b = rows of this rank's batch, S = image size.
 """
 
 import math
-from collections.abc import Callable
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from megaclass.bench.case import Implementation
+from megaclass.bench.flags import names
 from megaclass.bench.timing import device_clock, run_epoch
-from megaclass.config import Config, steps_of
-from megaclass.config.checks import value_of
+from megaclass.config import Config, steps_of, values
+from megaclass.errors import UserError, lookup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +29,26 @@ _OURS_ALONE = (
     "data.start_size", "model.checkpoint_activations", "model.drop_path", "model.mask_ratio", "model.sync_norm",
     "optim.ema_decay",
 )  # fmt: skip
+
+
+def peer_flags(parser: ArgumentParser, known: Iterable[str]) -> None:
+    parser.add_argument(
+        "--peer",
+        type=names,
+        default=[],
+        metavar="LIST",
+        help=f"what takes turns with ours: {', '.join(known)}",
+    )
+    parser.add_argument(
+        "--peer-path", default="", help="directory with arcface_torch's code, which is not changed"
+    )
+
+
+def peers_asked(options: Any, known: Iterable[str]) -> list[str]:
+    """Their names. UserError: none of that name, or a directory that none needs."""
+    if options.peer_path and "arcface_torch" not in options.peer:
+        raise UserError("--peer-path goes with --peer arcface_torch")
+    return [lookup({one: one for one in known}, name, "peer") for name in options.peer]
 
 
 def implementation(name: str, case: Any, **more: Any) -> Implementation:
@@ -78,7 +100,7 @@ class PeerLoop:
             return "its step is measured on noise: leave out --data-root"
         if config.optim.name != "sgd":
             return "its loop is run with SGD alone"
-        ours = next((key for key in _OURS_ALONE if value_of(config, key)), "")
+        ours = next((key for key in _OURS_ALONE if values(config)[key]), "")
         return ours and f"its loop is run without {ours}"
 
     @staticmethod

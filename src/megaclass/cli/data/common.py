@@ -20,8 +20,8 @@ def read_options(
 ) -> Any:
     """The words parsed. ``positional``: name -> help, ``name...`` taking some; ``options``: name -> default, help.
 
-    An option whose default is False is a flag, one whose default is a list takes one of these, by default the first.
-    Raises UserError.
+    An option whose default is False is a flag, one whose default is a list takes one of these, by default the first,
+    one whose default is a type is None unless it is given. Raises UserError.
     """
     parser = make_parser(usage, text)
     for name, told in positional.items():
@@ -32,6 +32,8 @@ def read_options(
             kind: dict[str, Any] = {"action": "store_true"}
         elif isinstance(default, list):
             kind = {"choices": default, "default": default[0]}
+        elif isinstance(default, type):
+            kind = {"type": default}
         else:
             kind = {"type": type(default), "default": default}
         parser.add_argument(f"--{name}", help=told, **kind)

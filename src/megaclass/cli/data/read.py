@@ -75,8 +75,8 @@ def check(words: list[str]) -> int:
     options = read_options(
         words,
         "megaclass data check SET [--output FILE.jsonl]",
-        "Decode every image, and list damaged, duplicate and mislabelled ones, labels out of range, and what in the "
-        "index or the identity records of a record set disagrees. Exit status 0: sound; 1: something was found.",
+        "Decode every image, and list damaged, duplicate and mislabelled ones, labels out of range or other than the "
+        "identity records say, and records that the index leaves out. Exit status 0: sound; 1: something was found.",
         {"set": f"{SET} are searched for common images too"},
         {
             "output": ("", "write all findings to this file, a line of JSON each; some are printed"),
@@ -123,7 +123,7 @@ def pairs(words: list[str]) -> None:
     if output.suffix == ".txt" and listed:
         raise UserError("--from: it is a list already; write a .bin")
     if listed:
-        from megaclass.evaluate.evaluators import open_listed_pairs
+        from megaclass.evaluate.pairlists import open_listed_pairs
 
         dataset, found = open_listed_pairs(listed, Path(options.source))
     else:

@@ -11,27 +11,27 @@ from megaclass.cli.data.common import OUTPUT, SET, Options, progress_bar, read_o
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
-    from megaclass.data.pack import PackSummary
+    from megaclass.data.pack.packer import PackSummary
 
 _SHOWN_SKIPS = 10
 _PACK: Options = {
     "image-size": (
-        0,
+        int,
         "resize to a square of this many pixels; without a size, JPEG files keep their very bytes",
     ),
-    "shorter-side": (0, "shrink to this many pixels on the shorter side, never enlarge"),
+    "shorter-side": (int, "shrink to this many pixels on the shorter side, never enlarge"),
     "quality": (95, "JPEG quality of images that are encoded anew"),
     "invert": (False, "swap dark and bright"),
     "on-error": (["fail", "skip"], "skip: leave damaged images out, and name them in OUTPUT/skipped.txt"),
     "class-depth": (1, "folder, tar: 2 for alphabet/character/image.png"),
-    "root": ("", "table: directory where its paths begin, if not its own"),
+    "root": (str, "table: directory where its paths begin, if not its own"),
     "labels": (
-        "",
+        str,
         "folder, tar: labels, a name a line in the order of the sorted files, or lines 'file,class'",
     ),
-    "label-names": ("", "names of the numbers in --labels: lines 'name number', as map_clsloc.txt"),
-    "classes": ("", "classes.txt of the training set, to number classes as it does"),
-    "where": ("", ".npz: rows with name=value, e.g. background=true"),
+    "label-names": (str, "names of the numbers in --labels: lines 'name number', as map_clsloc.txt"),
+    "classes": (str, "classes.txt of the training set, to number classes as it does"),
+    "where": (str, ".npz: rows with name=value, e.g. background=true"),
     "unpack-bits": ("", ".npz: HEIGHTxWIDTH of images stored by np.packbits"),
     "layout": (
         ["faces", "im2rec"],
@@ -55,30 +55,13 @@ def pack(words: list[str]) -> None:
         _PACK,
     )
 
-    from megaclass.data.pack import pack as pack_images
+    from megaclass.data.pack.packer import pack as pack_images
 
-    started = time.perf_counter()
+    started, typed = time.perf_counter(), vars(options).copy()
+    index_record, unpack_bits = typed.pop("layout") == "faces", _size(typed.pop("unpack_bits"))
     try:
         with progress_bar("packing", "nothing was written") as show:
-            summary = pack_images(
-                options.source,
-                options.output,
-                image_size=options.image_size or None,
-                shorter_side=options.shorter_side or None,
-                quality=options.quality,
-                invert=options.invert,
-                where=options.where or None,
-                unpack_bits=_size(options.unpack_bits),
-                class_depth=options.class_depth,
-                root=options.root or None,
-                labels=options.labels or None,
-                label_names=options.label_names or None,
-                classes=options.classes or None,
-                index_record=options.layout == "faces",
-                on_error=options.on_error,
-                workers=options.workers,
-                progress=show,
-            )
+            summary = pack_images(**typed, index_record=index_record, unpack_bits=unpack_bits, progress=show)
     except UserError as error:
         raise UserError(_with_dashes(str(error), options)) from None
     _tell(summary, time.perf_counter() - started)

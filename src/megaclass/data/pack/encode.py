@@ -88,9 +88,5 @@ def _encode(image: np.ndarray, encoding: Encoding) -> bytes:
 
 def _is_grey(image: np.ndarray) -> bool:
     """Whether one channel tells all: it is stored alone, in fewer bytes, and decodes to the same three."""
-    if image.ndim == 2:
-        return True
-    rows = (image[:1], image)  # nearly every photograph is known by its first row
-    return all(
-        bool((part[..., 0] == part[..., 1]).all() and (part[..., 1] == part[..., 2]).all()) for part in rows
-    )
+    # Nearly every photograph is known by its first row.
+    return image.ndim == 2 or all(bool((part == part[..., :1]).all()) for part in (image[:1], image))

@@ -28,8 +28,6 @@ def open_folder(root: Path, options: SourceOptions, known: list[str] | None) -> 
 
 
 def _open_flat(root: Path, options: SourceOptions, known: list[str] | None) -> Source:
-    if options.class_depth != 1:
-        raise UserError("class_depth is for images in class directories; leave it out with labels")
     names = images_under(root)
     if not names:
         raise UserError(f"{root} holds no images")

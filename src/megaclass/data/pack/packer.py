@@ -80,15 +80,11 @@ def pack(
     - a ``.csv`` or ``.tsv`` with lines ``path,label``, or a header that names these columns;
     - a tar, not compressed, of class directories, of class tars, or of images with their labels in a file.
 
-    ``image_size`` to ``invert`` say what becomes of images, see Encoding; ``where`` to ``label_names`` how a source is
-    read, see SourceOptions.
-
-    - ``classes``: a file of class names, a line each, in the order of the numbers that they get: the classes.txt
-      of the training set. Labels that are just numbers are positions there.
-    - ``index_record``: the layout, see RecordWriter.
-    - ``on_error``: "fail", or "skip" to leave out images that are damaged, which ``output/skipped.txt`` then names.
-    - ``workers``: threads; 0: one a core.
-    - ``progress``: called with (images done, images in all).
+    ``image_size`` to ``invert`` are of Encoding, ``where`` to ``label_names`` of SourceOptions, ``index_record`` of
+    RecordWriter. ``classes`` is a file of class names, a line each, in the order of the numbers that they get: the
+    classes.txt of the training set; labels that are just numbers are positions there. ``on_error`` is "fail", or
+    "skip" to leave out images that are damaged, which ``output/skipped.txt`` then names. ``workers`` are threads (0:
+    one a core), and ``progress`` is called with (images done, images in all).
 
     Raises UserError for a source that cannot be packed; ``output`` then holds nothing new.
     """
@@ -130,9 +126,9 @@ def _open_source(path: Path, options: SourceOptions, known: list[str] | None) ->
         if value != getattr(SourceOptions, option) and option not in taken:
             others = " and ".join(other for other, _, options_of, _ in _KINDS if option in options_of)
             raise UserError(f"{path} is {kind}; {option} is for {others}, leave it out")
-    if options.class_depth < 1:
+    if options.class_depth < 1 or (options.labels is not None and options.class_depth > 1):
         raise UserError(
-            f"class_depth: {options.class_depth} is too few; 1 takes the sub-directories as classes"
+            f"class_depth: {options.class_depth}; it is 1 or more for class directories, and left out with labels"
         )
     if options.label_names is not None and options.labels is None:
         raise UserError("label_names says what the numbers of labels mean; give labels too, or leave it out")

@@ -28,17 +28,9 @@ from megaclass.errors import UserError
 logger = logging.getLogger(__name__)
 
 MAX_EXTENSION = 1 << 16  # bytes of a long name or of pax headers; names end at some 4,096
-_MAX_SIZE = 1 << 60  # beyond any file system
 _AFTER_END = 1 << 16  # bytes looked at behind an end: archives are padded to 10,240
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError)
-_EXTENSIONS = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
 
 
 class _File(NamedTuple):
@@ -142,7 +134,7 @@ class _Header(tarfile.TarInfo):
 
     def _proc_member(self, archive: Any) -> Any:
         """Tarfile reads extended headers into memory, whatever size they state."""
-        if self.type in _EXTENSIONS and not 0 <= self.size <= MAX_EXTENSION:
+        if not self.isreg() and not 0 <= self.size <= MAX_EXTENSION:
             raise _RefusedError(
                 f"has an extended header of {self.size:,} bytes at byte {archive.offset:,}, the limit is "
                 f"{MAX_EXTENSION:,}; make the archive anew"
@@ -195,7 +187,7 @@ def _files(file: IO[bytes], where: str, start: int = 0, directory: str = "") -> 
 
 def _plain_name(info: tarfile.TarInfo) -> str:
     parts = [part for part in info.name.split("/") if part not in ("", ".")]
-    if not 0 <= info.size <= _MAX_SIZE:
+    if info.size < 0:
         what = f"states {info.size:,} bytes"
     elif info.name.startswith("/") or ".." in parts:
         what = "has a name that leads out of the archive"

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from megaclass.data.dataset import DamagedSampleError, Sample
+from megaclass.data.dataset import DamagedSampleError, Sample, read_text
 from megaclass.data.records import recordio
-from megaclass.data.records.recordfile import Index, RecordFile, read_index, rounding, scan
+from megaclass.data.records.recordfile import Index, RecordFile, read_index, scan
 from megaclass.data.records.recordio import DamageError
 from megaclass.errors import UserError
 
@@ -65,10 +65,7 @@ class RecordDataset:
     def classes(self) -> list[str] | None:
         """The names of the classes in label order, where ``classes.txt`` beside the records has them."""
         path = side_file(self.path, "classes.txt")
-        try:
-            names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read as text: {error}; mend or remove it") from None
+        names = read_text(path, "names of classes").splitlines() if path.is_file() else []
         if names and len(names) != self.num_classes:
             raise UserError(
                 f"{path} names {len(names)} classes, the records have {self.num_classes}; mend or remove it"
@@ -138,23 +135,26 @@ class RecordDataset:
         if not path.exists():
             logger.warning("%s is missing; the records are found by a scan of %s", path, self.path.name)
             index = scan(self._file)
-            if len(index) == 0 or index.offsets_N[0] != 0:
+            if len(index.keys_N) == 0 or index.offsets_N[0] != 0:
                 raise UserError(f"{self.path} is not a RecordIO file; give a .rec file as MXNet writes them")
             return index
         index = read_index(path)
-        twice = index.double_keys()
-        if len(index) == 0 or len(twice):
-            what = f"{len(twice):,} keys more than once, {twice[0]} the first" if len(twice) else "no records"
+        keys_N = np.sort(index.keys_N, kind="stable")  # takes no time where they are sorted
+        twice = keys_N[1:][keys_N[1:] == keys_N[:-1]]
+        if len(keys_N) == 0 or len(twice):
+            what = f"key {twice[0]} more than once" if len(twice) else "no records"
             raise UserError(f"{path} lists {what}; remove it to have {self.path.name} scanned")
         return index
 
     def _select_images(self, index: Index) -> None:
         """Keep the records that are images; identity records are remembered for ``labels``."""
-        stated = index.index_range(self._file)
+        stated = None
+        for zero in np.flatnonzero(index.keys_N == 0):
+            # Some converters put a picture there: the label of an image would be less than the number of records.
+            stated = self._file.key_range(index.offsets_N[zero], pictured=len(index.keys_N))
+            if stated is None:
+                self._sound(int(zero), self._sample)  # else nobody knows what are images
         if stated is None:
-            zero = index.find(0)
-            if zero is not None:
-                self._sound(zero, self._sample)  # else nobody knows what are images
             if self._file.key_range(index.offsets_N.max()):
                 raise UserError(
                     f"{self.path} ends with identity records, but record 0 does not say where they begin; "
@@ -165,8 +165,8 @@ class RecordDataset:
         first, last = stated
         end = self._first_identity(index, first) if last > first else _BEYOND
         images, identities = index.between(1, end), index.between(end, _BEYOND)
-        slack = rounding(last)
-        counts = len(images), len(identities)
+        slack = _rounding(last)
+        counts = len(images.keys_N), len(identities.keys_N)
         differ = abs(counts[0] - (first - 1)) > slack
         if differ or (counts[1] and abs(counts[1] - (last - first)) > slack):
             raise UserError(
@@ -179,7 +179,7 @@ class RecordDataset:
 
     def _first_identity(self, index: Index, stated: int) -> int:
         """The key of the first identity record: ``stated``, or what float32 rounded to it."""
-        slack = rounding(stated)
+        slack = _rounding(stated)
         near = index.between(stated - slack, stated + slack)
         found = (
             key
@@ -221,6 +221,11 @@ class RecordDataset:
         sizes = np.diff(edges).astype(np.int64)
         starts = edges[:-1][sizes > 0].astype(np.int64) - 1
         return np.repeat(self._scan_labels(starts), sizes[sizes > 0])
+
+
+def _rounding(key: int) -> int:
+    """How far a float32 may lie from a key near this one: 0 up to 2**24."""
+    return int(np.spacing(np.float32(key)))
 
 
 def _compact(keys_N: np.ndarray) -> range | np.ndarray:

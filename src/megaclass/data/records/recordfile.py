@@ -11,9 +11,8 @@ import functools
 import mmap
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -99,55 +98,34 @@ class RecordFile:
         return data
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(NamedTuple):
     """Keys and offsets of records, int64 of shape (N,) each, in the order of the file that lists them."""
 
     keys_N: np.ndarray
     offsets_N: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.keys_N)
-
-    def find(self, key: int) -> int | None:
-        """The place at which ``key`` is listed first, if it is."""
-        found = np.flatnonzero(self.keys_N == key)
-        return int(found[0]) if len(found) else None
-
     def between(self, start: int, stop: int) -> "Index":
         """The records with keys from ``start`` to ``stop - 1``, in the order of their keys."""
         chosen = np.flatnonzero((self.keys_N >= start) & (self.keys_N < stop))
-        chosen = chosen[np.argsort(self.keys_N[chosen], kind="stable")]
+        keys_N = self.keys_N[chosen]
+        if (keys_N[1:] < keys_N[:-1]).any():  # hardly ever: to sort ten million takes a second
+            chosen = chosen[np.argsort(keys_N, kind="stable")]
         return Index(self.keys_N[chosen], self.offsets_N[chosen])
-
-    def double_keys(self) -> np.ndarray:
-        """The keys that more than one line has, ascending."""
-        keys_N = np.sort(self.keys_N, kind="stable")  # takes no time where they are sorted
-        return np.unique(keys_N[1:][keys_N[1:] == keys_N[:-1]])
-
-    def index_range(self, file: RecordFile) -> tuple[int, int] | None:
-        """The labels (a, b) of record 0 if it is the index record of a face set."""
-        zero = self.find(0)
-        # Some converters put a picture there: the label of an image would be less than the number of records.
-        return None if zero is None else file.key_range(self.offsets_N[zero], pictured=len(self))
 
 
 def read_index(path: Path) -> Index:
     """The index in the order of its lines: ten million of them take about a second. Raises UserError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a file without lines: whoever needs some tells it
+        with warnings.catch_warnings(action="ignore"):  # of a file without lines: whoever needs some tells it
             table_N2 = np.loadtxt(path, np.int64, comments=None, ndmin=2)
+        keys_N, offsets_N = table_N2.T.copy() if table_N2.size else np.empty((2, 0), np.int64)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; mend that and try again") from None
     except (ValueError, OverflowError, MemoryError):
-        table_N2 = np.empty((1, 0), np.int64)
-    if (table_N2.size and table_N2.shape[1] != 2) or table_N2.shape == (1, 0):
         raise UserError(
             f"{path}: not every line is 'key<TAB>offset'; remove the file to have the records scanned"
-        )
-    keys_N, offsets_N = table_N2.reshape(-1, 2).T
-    return Index(keys_N.copy(), offsets_N.copy())
+        ) from None
+    return Index(keys_N, offsets_N)
 
 
 def scan(file: RecordFile) -> Index:
@@ -157,8 +135,3 @@ def scan(file: RecordFile) -> Index:
     # Writers of face sets give a record its key as its id, and put record 0 behind the images.
     ids_N = recordio.ids_in_some_order(words_W, offsets_N)
     return Index(np.arange(len(offsets_N)) if ids_N is None else ids_N, offsets_N)
-
-
-def rounding(key: int) -> int:
-    """How far a float32 may lie from a key near this one: 0 up to 2**24."""
-    return int(np.spacing(np.float32(key)))

@@ -10,6 +10,7 @@ Shapes: N = records, W = 4-byte words.
 """
 
 import itertools
+import re
 import struct
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,7 @@ import numpy as np
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
+_FIND_MAGIC = re.compile(re.escape(MAGIC_BYTES)).finditer
 PART = struct.Struct("<II")  # magic, flag << 29 | length
 HEADER = struct.Struct("<IfQQ")  # flag, label, id, id2
 _PLAIN = struct.Struct("<IIIf16x")  # a part's head and the header of its payload
@@ -72,12 +74,7 @@ def read_payload(read: Callable[[int, int], bytes], size: int, offset: int) -> m
 
 def frame(payload: bytes) -> bytes:
     """The bytes of a record: ``payload`` cut at each aligned magic, each part with its head, padded."""
-    cuts = []
-    at = payload.find(MAGIC_BYTES)
-    while at >= 0:
-        if at % 4 == 0:
-            cuts.append(at)
-        at = payload.find(MAGIC_BYTES, at + 1)
+    cuts = [found.start() for found in _FIND_MAGIC(payload) if found.start() % 4 == 0]
     framed = []
     start = 0
     for number, stop in enumerate([*cuts, len(payload)]):

@@ -14,20 +14,11 @@ import numpy as np
 
 from megaclass.data.augment import resized
 from megaclass.data.dataset import DamagedSampleError, Dataset, class_names
-from megaclass.data.decode import JPEG_START, check_header, decode
+from megaclass.data.decode import check_header, decode, format_of
 from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.sampler import drawn
 from megaclass.data.threads import in_order
 
-FORMATS: dict[str, tuple[int, bytes | tuple[bytes, ...]]] = {
-    "JPEG": (0, JPEG_START),
-    "PNG": (0, b"\x89PNG"),
-    "WebP": (8, b"WEBP"),
-    "BMP": (0, b"BM"),
-    "GIF": (0, b"GIF8"),
-    "TIFF": (0, (b"II*\0", b"MM\0*")),
-    "PNM": (0, b"P"),
-}
 # Sets up to this size are looked at whole; of larger ones, so many images.
 SAMPLED = 4096
 _DRAWS = 100  # of images, for each class of a sheet: of a few classes, nearly surely all are met
@@ -120,8 +111,7 @@ def _look(dataset: Dataset, sampled: int, progress: Callable[[int, int], None]) 
             height, width = check_header(encoded, "")
         except DamagedSampleError:
             return _Look("", len(encoded), 0, 0)
-        names = (name for name, (at, magic) in FORMATS.items() if encoded.startswith(magic, at))
-        return _Look(next(names), len(encoded), height, width)
+        return _Look(format_of(encoded), len(encoded), height, width)
 
     looks = []
     for found in in_order(look, indices.tolist(), _NETWORK_READS):

@@ -1,5 +1,1 @@
-"""The margin head's kernels. Triton is imported here and below, nowhere else in the house."""
-
-from megaclass.heads.kernels.engine import TritonEngine
-
-__all__ = ["TritonEngine"]
+"""The margin head's kernels. Triton is imported in this folder, nowhere else in the house."""

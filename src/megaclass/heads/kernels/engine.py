@@ -10,14 +10,11 @@ import torch
 import triton
 from torch import Tensor
 
-from megaclass.heads.kernels.blocks import MAX_DIM, Blocks, block_dim, candidates
-from megaclass.heads.kernels.catch_up import catch_up_kernel
-from megaclass.heads.kernels.launch import on_device, signed
-from megaclass.heads.kernels.pass_one import pass_one_kernel
-from megaclass.heads.kernels.pass_two import pass_two_kernel
+from megaclass.heads.kernels.launch import MAX_DIM, Blocks, block_dim, candidates, on_device, signed
+from megaclass.heads.kernels.passes import pass_one_kernel, pass_two_kernel
+from megaclass.heads.kernels.rows import catch_up_kernel, unit_kernel
 from megaclass.heads.kernels.sample import TritonWalker
 from megaclass.heads.kernels.self_check import choose_blocks
-from megaclass.heads.kernels.unit import unit_kernel
 from megaclass.heads.margins import Margin
 from megaclass.heads.softmax import TorchEngine
 from megaclass.heads.step import MOST_TURN, NORM_FLOOR, ActiveRows, MicroBatch, Roundings, SGDStep
@@ -73,7 +70,7 @@ class TritonEngine(TorchEngine):
         batch = triton.cdiv(len(unit_BD), blocks.rows) * blocks.rows
         scaled_BD = self._scaled([unit_BD], margin, batch)
         position_B = _filled(batch, -1, [active.positions(row_B)], torch.int32)
-        chunk_rows = _down(self.chunk_rows, blocks.turn)
+        chunk_rows = max(blocks.turn, self.chunk_rows // blocks.turn * blocks.turn)
         batch_blocks = batch // blocks.rows
         tiles = triton.cdiv(min(len(active), chunk_rows), blocks.turn)
         splits = max(1, min(tiles, self.multiprocessors * blocks.resident // max(1, batch_blocks)))
@@ -113,7 +110,7 @@ class TritonEngine(TorchEngine):
         skipped: Tensor,
         reduce_: Callable[[Tensor], object] | None = None,
     ) -> None:
-        if reduce_ is not None or not all(_scored_all(m, active) for m in micro_batches):
+        if reduce_ is not None or any(m.active.rows_N is not active.rows_N for m in micro_batches):
             super().pass_two(micro_batches, active, margin, sgd, rounding, skipped, reduce_)
             return
         if len(active) == 0:
@@ -204,10 +201,6 @@ def _listed(active: ActiveRows) -> tuple[Tensor, int]:
     return active.rows_N, len(active)
 
 
-def _scored_all(batch: MicroBatch, active: ActiveRows) -> bool:
-    return batch.active.rows_N is active.rows_N
-
-
 def _filled(size: int, value: float, parts: list[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
     """The parts one after the other, and ``value`` up to ``size``."""
     rest = torch.full((size - sum(map(len, parts)),), value, dtype=dtype, device=parts[0].device)
@@ -217,7 +210,3 @@ def _filled(size: int, value: float, parts: list[Tensor], dtype: torch.dtype = t
 def _threshold(margin: Margin) -> float:
     """The logit above which a negative leaves the sum."""
     return margin.scale * margin.filter_threshold if margin.filter_threshold else float("inf")
-
-
-def _down(count: int, block: int) -> int:
-    return max(block, count // block * block)

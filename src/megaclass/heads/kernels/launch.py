@@ -1,8 +1,50 @@
-"""What every start of a kernel needs."""
+"""How kernels are started, and the blocks of the two passes: the rows of batch and classes that a program holds.
+
+The choice of blocks depends on the columns and the precision, and on what the device accepts: the first of a fixed
+list whose kernels start. It is not timed, because the order of the sums follows from it, and a resumed run repeats the
+bits.
+
+Registers decide. A program keeps BLOCK x BLOCK_D fp32 accumulators through its loop, and a multiprocessor has
+65,536 registers: at D = 512 half of them are the accumulators of 64 rows. docs/explanation/kernels.md has more.
+"""
 
 import contextlib
+from dataclasses import dataclass
 
 import torch
+
+MAX_DIM = 1024
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Rows of accumulators, rows a turn of the loop, warps, stages of loads, programs a multiprocessor."""
+
+    rows: int
+    turn: int
+    warps: int
+    stages: int
+    resident: int = 1
+
+
+def block_dim(dim: int) -> int:
+    """The columns with their padding: a power of two, at least what a product takes."""
+    return max(16, 1 << (dim - 1).bit_length())
+
+
+def candidates(dim: int, precision: str) -> list[Blocks]:
+    """Blocks for both passes: those that should be fastest first, those that always fit last."""
+    columns = block_dim(dim)
+    small = Blocks(16, 16, 8, 1)
+    if precision == "fp32":  # no matrix units: each product is unrolled into multiplications
+        return [Blocks(32, 32, 8, 1, 2), small] if columns <= 128 else [small]
+    if columns <= 128:
+        return [Blocks(128, 64, 8, 2), Blocks(64, 64, 4, 2, 2), small]
+    if columns <= 256:
+        return [Blocks(128, 32 if precision == "tf32" else 64, 8, 2), Blocks(64, 32, 8, 2), small]
+    if columns <= 512:
+        return [Blocks(64, 64 if precision == "bf16" else 16, 8, 2), Blocks(32, 32, 8, 2), small]
+    return [small] if precision == "tf32" else [Blocks(16, 32, 8, 1), small]
 
 
 def on_device(device: torch.device) -> contextlib.AbstractContextManager:

@@ -1,4 +1,4 @@
-"""What the kernels share: rows of a table in and out, stochastic rounding, and products at a precision.
+"""Rows of a table in and out, stochastic rounding, products at a precision; and the two kernels that move whole rows.
 
 Tables are read and written as fp32, as bf16 through its 16 bits (an int16 view: no conversion depends on the
 compiler), or as 8 bits with a scale a row. Writing repeats :mod:`megaclass.heads.storage` bit by bit.
@@ -139,3 +139,64 @@ def store_rows(
             steps_TD = tl.minimum(tl.maximum(tl.floor(steps_TD), -INT8_MOST), INT8_MOST)
             tl.store(data_ptr + place_TD, steps_TD.to(tl.int8), mask=mask_TD)
             tl.store(scale_ptr + row_T, scale_T, mask=inside_T)
+
+
+# -- kernels -----------------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["start", "count", "listed"])
+def unit_kernel(
+    data_ptr, scale_ptr, rows_ptr, listed, unit_ptr, start, count, floor,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
+    FORMAT: tl.constexpr, PRECISION: tl.constexpr, EMULATE: tl.constexpr,
+):  # fmt: skip
+    """``unit[i] = w / |w|`` of the active rows ``start + i`` for i < count, and 0 to the end of the last block.
+
+    The keys and values of pass 1, in the type of its operands, once for a chunk of rows that the L2 cache holds: pass 1
+    reads each row once for every block of the batch, and from here on every storage costs the same.
+    unit_ptr: (rows, BLOCK_D) with a multiple of BLOCK_T rows. One program a block of BLOCK_T rows.
+    """
+    offset_T = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    column_D = tl.arange(0, BLOCK_D)
+    inside_T = offset_T < count
+    row_T = rows_at(start + offset_T, inside_T, rows_ptr, listed)
+    rows_TD = load_rows(data_ptr, scale_ptr, row_T, inside_T, D, BLOCK_D, FORMAT)
+    unit_TD = as_operand(rows_TD * inverse_norms(rows_TD, floor)[:, None], PRECISION, EMULATE)
+    tl.store(unit_ptr + offset_T.to(tl.int64)[:, None] * BLOCK_D + column_D[None, :], unit_TD)
+
+
+@triton.jit(do_not_specialize=["count", "listed", "first_class", "w_key", "v_key"])
+def catch_up_kernel(
+    w_ptr, w_scale_ptr, w_noise_ptr, w_key,
+    v_ptr, v_scale_ptr, v_noise_ptr, v_key,
+    rows_ptr, listed, product_ptr, count, first_class,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
+    FORMAT: tl.constexpr, HAS_MOMENTUM: tl.constexpr,
+):  # fmt: skip
+    """What rows owe for steps that left them out: ``(v, w) <- M (v, w)`` for ``count`` active rows.
+
+    product_ptr: (count, 4) fp32, M row-major. A row whose M is the identity is neither read nor written. Without
+    momentum ``w`` is multiplied by M[1, 1].
+    """
+    position_T = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    inside_T = position_T < count
+    product_at = product_ptr + position_T.to(tl.int64) * 4
+    vv_T = tl.load(product_at, mask=inside_T, other=1.0)
+    vw_T = tl.load(product_at + 1, mask=inside_T, other=0.0)
+    wv_T = tl.load(product_at + 2, mask=inside_T, other=0.0)
+    ww_T = tl.load(product_at + 3, mask=inside_T, other=1.0)
+    row_T = rows_at(position_T, inside_T, rows_ptr, listed)
+    inside_T = inside_T & ((vv_T != 1.0) | (vw_T != 0.0) | (wv_T != 0.0) | (ww_T != 1.0))
+
+    w_TD = load_rows(w_ptr, w_scale_ptr, row_T, inside_T, D, BLOCK_D, FORMAT)
+    new_TD = w_TD * ww_T[:, None]
+    if HAS_MOMENTUM:
+        v_TD = load_rows(v_ptr, v_scale_ptr, row_T, inside_T, D, BLOCK_D, FORMAT)
+        new_TD = v_TD * wv_T[:, None] + new_TD
+        v_TD = v_TD * vv_T[:, None] + w_TD * vw_T[:, None]
+        store_rows(
+            v_ptr, v_scale_ptr, row_T, inside_T, v_TD, first_class, v_key, v_noise_ptr, D, BLOCK_D, FORMAT
+        )
+    store_rows(
+        w_ptr, w_scale_ptr, row_T, inside_T, new_TD, first_class, w_key, w_noise_ptr, D, BLOCK_D, FORMAT
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass.heads.kernels.blocks import Blocks
+from megaclass.heads.kernels.launch import Blocks
 from megaclass.heads.margins import Margin
 from megaclass.heads.softmax import TorchEngine
 from megaclass.heads.step import ActiveRows, MicroBatch, SGDStep

@@ -116,9 +116,23 @@ def document_of(tmp_path, rows, against=(), earlier=()):
     return build(sources, [published.load(name) for name in against], before)
 
 
+def tables_of(document):
+    return [table for section in document.sections for table in section.tables]
+
+
+def pictures_of(document):
+    return [picture for section in document.sections for picture in section.pictures]
+
+
+def column_of(table, title):
+    """The cells below a head."""
+    place = [column.title for column in table.columns].index(title)
+    return [line.cells[place] for line in table.lines]
+
+
 def table_of(document, title):
     """The only table whose title begins so."""
-    (found,) = [table for table in document.tables() if table.title.startswith(title)]
+    (found,) = [table for table in tables_of(document) if table.title.startswith(title)]
     return found
 
 

@@ -25,8 +25,7 @@ from megaclass.bench.case import (
     share_of_limit,
     value_of,
 )
-from megaclass.bench.peers import arcface_torch
-from megaclass.bench.peers.loop import implementation, peer_flags, peers_asked
+from megaclass.bench.peers import arcface_torch, implementation, peer_flags, peers_asked
 from megaclass.bench.timing import beside_limits, measure, product_flops, time_ms
 from megaclass.errors import UserError
 from megaclass.results.rows import timed

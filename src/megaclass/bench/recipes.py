@@ -81,14 +81,11 @@ class ModelCase(Case):
         return self.iterations * (self.epochs + self.warmup)
 
     def parameters(self) -> dict[str, Any]:
-        return asdict(self) | recipe_digest(self.recipe)
-
-
-def recipe_digest(name: str) -> dict[str, str]:
-    """What tells two versions of a recipe file apart, for a row; embedded recipes belong to the source revision."""
-    if ".toml" not in name:
-        return {}
-    return {"recipe_digest": hashlib.sha256(find_recipe(name).read_bytes()).hexdigest()[:12]}
+        """And what tells two versions of a recipe file apart; embedded recipes belong to the source revision."""
+        if ".toml" not in self.recipe:
+            return asdict(self)
+        digest = hashlib.sha256(find_recipe(self.recipe).read_bytes()).hexdigest()
+        return asdict(self) | {"recipe_digest": digest[:12]}
 
 
 def config_of(case: Any) -> Config:
@@ -233,17 +230,15 @@ def _counted(model_options: str, image_size: int) -> Cost:
     with meta:
         model, _ = build_model(config, meta)
     images = torch.empty(2, 3, image_size, image_size, device=meta)
-    kept: dict[int, int] = {}
-    held: list[torch.Tensor] = []
+    kept: dict[int, torch.Tensor] = {}  # by its storage, whose id is its own as long as the tensor is held
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[id(tensor.untyped_storage())] = tensor.numel() * tensor.element_size()
-        held.append(tensor)  # or its id may be given away
+        kept[id(tensor.untyped_storage())] = tensor
         return tensor
 
     keeping = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with keeping, FlopCounterMode(display=False) as counter:
         model(images)
     count = sum(p.numel() for p in model.parameters())
-    kept_bytes = max(0, sum(kept.values()) - 4 * count) / 2
+    kept_bytes = max(0, sum(tensor.nbytes for tensor in kept.values()) - 4 * count) / 2
     return Cost(counter.get_total_flops() / 2, kept_bytes, count, int(model.embedding_dim))  # type: ignore[arg-type]

@@ -166,6 +166,7 @@ def sweep(
                     left_s = (time.monotonic() - begin) / max(begun, 1) * (total - begun)
                     left = f", {datetime.timedelta(seconds=round(left_s))} left" if begun else ""
                     begun += 1
+                    bar.update("starting")
                     say(f"case {begun} of {total}{left}: {one.case.text}")
                 elif not heading:
                     say(f"left out: {one.case.text}: {one.skip}")

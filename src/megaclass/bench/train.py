@@ -24,8 +24,7 @@ from megaclass.bench.case import (
 from megaclass.bench.flags import cases_of, counts, names
 from megaclass.bench.head import RanksCase, libraries
 from megaclass.bench.infer import InferCase
-from megaclass.bench.peers import LOOPS
-from megaclass.bench.peers.loop import implementation, peer_flags, peers_asked
+from megaclass.bench.peers import LOOPS, implementation, peer_flags, peers_asked
 from megaclass.bench.recipes import (
     ITERATIONS,
     SYNTHETIC,

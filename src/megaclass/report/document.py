@@ -57,11 +57,6 @@ class Table:
         """Those of all cells, each once, in order: a cell shows its notes by their places in it, from 1."""
         return list(dict.fromkeys(note for line in self.lines for cell in line.cells for note in cell.notes))
 
-    def column(self, title: str) -> list[Cell]:
-        """The cells below a head."""
-        place = [column.title for column in self.columns].index(title)
-        return [line.cells[place] for line in self.lines]
-
 
 def text_table(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]], kind: str = "own") -> Table:
     """A table of words alone."""
@@ -134,9 +129,3 @@ class Document:
     title: str
     sections: Sequence[Section]
     sources: Sequence[Source]
-
-    def tables(self) -> list[Table]:
-        return [table for section in self.sections for table in section.tables]
-
-    def pictures(self) -> list[Picture]:
-        return [picture for section in self.sections for picture in section.pictures]

@@ -72,15 +72,13 @@ def require_room(directory: Path) -> None:
 def render_html(document: Document, directory: Path) -> str:
     """One page of its own: no network, no other file. directory: where it will lie; the files of the rows are named as
     seen from there."""
-    here = Path(__file__).parent / "templates"
-    script = (here / "page.js").read_text(encoding="utf-8").strip()
+    script = (Path(__file__).parent / "templates" / "page.js").read_text(encoding="utf-8").strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Everything that comes from rows is escaped; the style and the script are ours, and in the package.
     return _rendered(
         "page.html",
         autoescape=True,
         document=document,
-        style=(here / "page.css").read_text(encoding="utf-8").strip(),
         script=script,
         # Nothing is fetched from anywhere, and no script runs but ours, whatever stands in the rows.
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:",

@@ -115,7 +115,8 @@ def _published(benchmark: str, x: str, report: Report) -> Iterator[_Point]:
 
 def _params(x: str, case: Mapping[str, Any]) -> dict[str, Any]:
     """What the curve is of: the case without x. Weak scaling keeps the batch of a device."""
-    params = {key: value for key, value in case.items() if key not in (x, *_ASIDE, *effort())}
+    aside = {x, *_ASIDE, *effort()}
+    params = {key: value for key, value in case.items() if key not in aside}
     if x == "world_size" and (batch := per_device(case)):
         params["batch a device"] = batch
         del params["global_batch_size"]

@@ -305,11 +305,11 @@ FAULTS = {
     "rows": (lambda path: edit(path, put(weight=torch.ones(12, DIM))), "a file is missing, or of another run"),
     "one axis": (lambda path: edit(path, put(weight=torch.ones(8))), "centres of shape (8,)"),
     "none": (lambda path: edit(path, put(weight=torch.ones(0, DIM))), "centres of shape (0, 4)"),
-    "integers": (lambda path: edit(path, put(weight=torch.ones(8, DIM).int())), "rows of torch.int32"),
+    "integers": (lambda path: edit(path, put(weight=torch.ones(8, DIM).int())), "rows torch.int32 (8, 4)"),
     "sparse": (lambda path: edit(path, put(weight=torch.ones(8, DIM).to_sparse())), "dense"),
     "stretched": (lambda path: edit(path, put(weight=torch.ones(1, 1).expand(8, DIM))), "more than the file holds"),
     "scales": (
-        lambda path: edit(path, put(weight=torch.ones(8, DIM).char(), weight_scale=torch.ones(3))), "scales of (3,)",
+        lambda path: edit(path, put(weight=torch.ones(8, DIM).char(), weight_scale=torch.ones(3))), "scales torch.float32 (3,)",
     ),
     "another save": (lambda path: edit(path, lambda c: c.update(global_step=9)), "at the global steps 3, 9"),
 }  # fmt: skip

@@ -3,7 +3,6 @@
 Any exception but UserError fails here, and so does a set that takes more memory than a small multiple of its files.
 """
 
-import re
 import struct
 import tracemalloc
 from pathlib import Path
@@ -21,7 +20,7 @@ from megaclass.errors import UserError
 
 SOUND = [(bytes([65 + i]) * (5 * i + 1) + recordio.MAGIC_BYTES * (i % 3), i // 3) for i in range(9)]
 NUMBERS = [
-    -(2**63), -4, -1, 0, 1, 2, 3, 4, 9, 10, 44, 2**24, 2**31, 2**32, 2**63 - 8, 2**63 - 1, 2**64 - 1, 10**40,
+    -(2**63), -4, -1, 0, 1, 2, 3, 9, 10, 44, 2**24, 2**31, 2**32, 2**63 - 8, 2**63 - 1, 2**64 - 1, 10**40,
 ]  # fmt: skip
 WORDS = [
     0, 1, 2, 23, 24, 2**29 - 1, 2**29, 2**30, 3 << 29, 2**31, 2**32 - 1, recordio.MAGIC, 0x7FC00000, 0xBF800000,
@@ -53,25 +52,22 @@ def sound_set(directory: Path, layout: str) -> None:
 def damage_records(data: st.DataObject, rec: bytearray) -> None:
     records = recordio.find_records(np.frombuffer(bytes(rec), "<u4")).tolist()
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, max(len(rec) - 8, 0)))
-        kind = data.draw(
-            st.sampled_from(["field", "field", "byte", "word", "cut", "append", "move", "insert"])
-        )
-        if kind == "field":  # of a head or a header: magic, length, flag, label, ids, labels
-            at = data.draw(st.sampled_from(records)) + 4 * data.draw(st.integers(0, 9))
-        if kind == "byte" and rec:
-            rec[at] = data.draw(st.integers(0, 255))
-        elif kind in ("field", "word"):
-            rec[at // 4 * 4 : at // 4 * 4 + 4] = struct.pack("<I", data.draw(st.sampled_from(WORDS)))
+        # A field of a head or a header (magic, length, flag, label, ids, labels), or anywhere.
+        at = data.draw(st.sampled_from(records)) + 4 * data.draw(st.integers(0, 9))
+        if data.draw(st.booleans()):
+            at = data.draw(st.integers(0, len(rec)))
+        kind = data.draw(st.sampled_from(["word", "word", "byte", "cut", "insert", "move"]))
+        if kind == "word":
+            rec[at : at + 4] = struct.pack("<I", data.draw(st.sampled_from(WORDS)))
+        elif kind == "byte":
+            rec[at : at + 1] = data.draw(st.binary(min_size=1, max_size=1))
         elif kind == "cut":
             del rec[at:]
-        elif kind == "append":
-            rec += data.draw(st.sampled_from([b"\0", recordio.MAGIC_BYTES * 9, bytes(64), bytes(rec[:99])]))
-        elif kind == "move":
+        elif kind == "insert":
+            rec[at:at] = data.draw(st.binary(max_size=9) | st.just(recordio.MAGIC_BYTES * 9))
+        else:
             other = data.draw(st.integers(0, len(rec)))
             rec[at : at + 40] = rec[other : other + 40]
-        else:
-            rec[at:at] = data.draw(st.binary(max_size=9))
 
 
 def damage_index(data: st.DataObject, idx: bytearray) -> None:
@@ -79,7 +75,7 @@ def damage_index(data: st.DataObject, idx: bytearray) -> None:
     known = NUMBERS + [int(offset) for _, offset in lines]
     for _ in range(data.draw(st.integers(1, 3))):
         row, other = (data.draw(st.integers(0, len(lines) - 1)) for _ in range(2))
-        kind = data.draw(st.sampled_from(["offset", "key", "repeat", "swap", "drop", "join"]))
+        kind = data.draw(st.sampled_from(["offset", "key", "repeat", "swap", "drop"]))
         if kind in ("offset", "key"):
             lines[row] = list(lines[row])
             lines[row][kind == "offset"] = str(data.draw(st.sampled_from(known))).encode()
@@ -87,24 +83,16 @@ def damage_index(data: st.DataObject, idx: bytearray) -> None:
             lines.insert(row, lines[other])
         elif kind == "swap":
             lines[row], lines[other] = [lines[row][0], lines[other][1]], [lines[other][0], lines[row][1]]
-        elif kind == "drop" and len(lines) > 1:
+        elif len(lines) > 1:
             del lines[row]
-        elif kind == "join":
-            lines[row] = [b"\t".join(lines[row]), b"7"]
     idx[:] = b"".join(b"\t".join(line) + b"\n" for line in lines)
-    for _ in range(data.draw(st.integers(0, 1))):
-        idx[data.draw(st.integers(0, len(idx) - 1))] = data.draw(st.integers(0, 255))
     if data.draw(st.booleans()):
-        idx += data.draw(
-            st.sampled_from([b"\0", b"\n\n", b"1", b"garbage\n", b"5\t5\t5\n", b"\xff" * 99, b" " * 9])
-        )
+        idx[data.draw(st.integers(0, len(idx) - 1))] = data.draw(st.integers(0, 255))
+    idx += data.draw(st.sampled_from([b"", b"", b"\0", b"\n\n", b"garbage\n", b"5\t5\t5\n", b"\xff" * 99]))
 
 
 def refused(error: UserError, directory: Path) -> None:
     assert str(directory) in str(error) and "\n" not in str(error)
-    assert re.search(
-        r"; (copy|remove|mend|correct|pack|give)|, or state|only|must be one line", str(error)
-    ), error
 
 
 def life(directory: Path, *, untouched: bool, plain: bool) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from made_rows import INFER, LAPTOP, SERVER, document_of, table_of, texts
+from made_rows import INFER, LAPTOP, SERVER, column_of, document_of, table_of, texts
 from made_rows import row as made_row
 from megaclass.cli import main
 from megaclass.errors import UserError
@@ -229,9 +229,9 @@ def test_a_page_compares_cases_of_the_same_machine_with_the_latest_earlier_row(t
     earlier = [measured(2.0, "2026-01-02"), measured(9.0), measured(1.0, environment=LAPTOP)]
     document = document_of(tmp_path, [measured(2.4)], earlier=earlier)
     table = table_of(document, "infer: 8 x Testcard")
-    assert texts(table.column("Verdict")) == ["slower"]
-    assert table.column("Ratio of times")[0].value == pytest.approx(1.2, rel=0.02)
-    sources = [source.number for source in table.column("Ratio of times")[0].sources]
+    assert texts(column_of(table, "Verdict")) == ["slower"]
+    assert column_of(table, "Ratio of times")[0].value == pytest.approx(1.2, rel=0.02)
+    sources = [source.number for source in column_of(table, "Ratio of times")[0].sources]
     assert sources == [1, 2] and len(document.sources) == 4
     (tmp_path / "apart").mkdir()
     apart = document_of(tmp_path / "apart", [measured(2.4)], earlier=[measured(1.0, environment=LAPTOP)])

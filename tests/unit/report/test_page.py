@@ -15,7 +15,19 @@ from pathlib import Path
 import pytest
 
 import megaclass
-from made_rows import INFER, LAPTOP, PHOTOGRAPHS, SERVER, document_of, every_row, lost, row, write_rows
+from made_rows import (
+    INFER,
+    LAPTOP,
+    PHOTOGRAPHS,
+    SERVER,
+    document_of,
+    every_row,
+    lost,
+    pictures_of,
+    row,
+    tables_of,
+    write_rows,
+)
 from megaclass.cli import main
 from megaclass.errors import UserError
 from megaclass.report.build import collect
@@ -85,10 +97,10 @@ def test_the_page_is_whole_and_asks_nothing_of_anybody(document, tmp_path):
     }
     assert labels <= {*ids}
     # Every table, picture, row and number is there.
-    assert len(tags.named("table")) == len(document.tables())
-    assert len(tags.named("img")) == len(document.pictures()) > 0
+    assert len(tags.named("table")) == len(tables_of(document))
+    assert len(tags.named("img")) == len(pictures_of(document)) > 0
     assert len(tags.named("details")) == len(document.sources)
-    for table in document.tables():
+    for table in tables_of(document):
         assert html.escape(table.title)[:20] in page
         for cell in (cell for line in table.lines for cell in line.cells if cell.sources and cell.text):
             text = html.escape(cell.text).replace("&#x27;", "&#39;")
@@ -129,7 +141,9 @@ def test_every_committed_file_of_rows_is_read_and_every_row_shown():
     files = sorted(RESULTS.rglob("*.jsonl"))
     document = collect([str(path) for path in files])
     assert len(files) > 10 and {source.path for source in document.sources} == {*files}
-    shown = {s for table in document.tables() for line in table.lines for c in line.cells for s in c.sources}
+    shown = {
+        s for table in tables_of(document) for line in table.lines for c in line.cells for s in c.sources
+    }
     assert shown == {*document.sources}
 
 
@@ -140,7 +154,7 @@ def test_markdown_tables_are_whole_and_nothing_escapes(document, tmp_path):
     text = render_markdown(document, tmp_path)
     assert "<script" not in text and "<img" not in text
     headings = [line for line in text.splitlines() if line.startswith("### ")]
-    assert len(headings) == len(document.tables()) + len(document.pictures())
+    assert len(headings) == len(tables_of(document)) + len(pictures_of(document))
     width = None
     for line in text.splitlines():
         found = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else None
@@ -163,7 +177,7 @@ def test_csv_has_a_line_for_every_number_with_its_row(document, tmp_path):
     lines = list(csv.DictReader(StringIO(render_csv(document, tmp_path))))
     pairs = [
         pair
-        for t in document.tables()
+        for t in tables_of(document)
         for line in t.lines
         for pair in zip(t.columns, line.cells, strict=True)
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chromium import Page, find_chromium
-from made_rows import every_row, write_rows
+from made_rows import every_row, pictures_of, tables_of, write_rows
 from megaclass.report.build import collect
 from megaclass.report.page import write
 from megaclass.results import published
@@ -47,12 +47,12 @@ def test_the_page_is_sound(document, page, width, height, scheme):
     page.open(file.as_uri())
     assert page.evaluate("[innerWidth, document.documentElement.scrollWidth <= innerWidth]") == [width, True]
     tables = page.evaluate("[...document.querySelectorAll('table')].map(t => [t.id, t.rows.length])")
-    assert tables == [[f"t{n}", len(t.lines) + 1] for n, t in enumerate(model.tables(), start=1)]
+    assert tables == [[f"t{n}", len(t.lines) + 1] for n, t in enumerate(tables_of(model), start=1)]
     images = page.evaluate(
         "[...document.querySelectorAll('figure img')].map(s => [s.naturalWidth, s.getBoundingClientRect()])"
         ".map(([n, b]) => n > 0 && b.width > 200 && b.height > 100 && b.right <= innerWidth)"
     )
-    assert len(model.pictures()) > 2 and images == [True] * len(model.pictures())
+    assert len(pictures_of(model)) > 2 and images == [True] * len(pictures_of(model))
     broken = "[...document.links].map(a => a.hash.slice(1)).filter(id => !document.getElementById(id))"
     assert page.evaluate(broken) == []
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")

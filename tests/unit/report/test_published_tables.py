@@ -5,7 +5,19 @@ from io import StringIO
 
 import pytest
 
-from made_rows import FACES, INFER, LAPTOP, PHOTOGRAPHS, document_of, every_row, lost, row, table_of, texts
+from made_rows import (
+    FACES,
+    INFER,
+    LAPTOP,
+    PHOTOGRAPHS,
+    document_of,
+    every_row,
+    lost,
+    row,
+    table_of,
+    tables_of,
+    texts,
+)
 from megaclass.report.page import render_csv
 from megaclass.results import published
 
@@ -28,14 +40,14 @@ def _beside(tmp_path, rows, where=ARCFACE):
 
 def test_the_tables_are_the_published_ones_and_no_cell_holds_numbers_of_two_machines(tmp_path):
     document = document_of(tmp_path, every_row(), against=published.names(), earlier=every_row()[:9])
-    tables = {table.title: table for table in document.tables()}
+    tables = {table.title: table for table in tables_of(document)}
     for name in published.names():
         for table in published.load(name).tables:
             found = tables[table.title]
             assert [c.title for c in found.columns] == ["Machine", *(c.title for c in table.columns)]
             lines = [texts(line.cells[1:]) for line in _lines(found, "published")]
             assert lines == [texts(row) for row in table.rows]
-    cells = [cell for table in document.tables() for line in table.lines for cell in line.cells]
+    cells = [cell for table in tables_of(document) for line in table.lines for cell in line.cells]
     machines = [{source.machine for source in cell.sources} for cell in cells]
     assert max(map(len, machines)) == 1 and len(set.union(*machines)) == 2
 

@@ -218,7 +218,7 @@ def test_a_compiled_backbone_computes_the_same(tmp_path, monkeypatch, how):
 def test_the_fixed_seed_curve(tmp_path, monkeypatch):
     """A refactor shows the same losses; a change that is meant to alter them renews the file, and says why:
 
-    RENEW_GOLDEN=1 pytest tests/unit/test_train.py -k fixed_seed
+    RENEW_GOLDEN=1 pytest tests/unit/train/test_train.py -k fixed_seed
     """
     monkeypatch.setitem(registry.BACKBONES, "smooth", tiny.smooth)
     found = losses(tmp_path, model={"name": "smooth"}, augment={"rotate_degrees": 10.0, "flip": True})

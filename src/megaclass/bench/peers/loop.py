@@ -4,15 +4,11 @@ Shapes: b = rows of this rank's batch, S = image size.
 """
 
 import math
-from argparse import ArgumentParser
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from megaclass.bench.case import Implementation
-from megaclass.bench.flags import names
 from megaclass.bench.timing import device_clock, run_epoch
 from megaclass.config import Config, steps_of, values
-from megaclass.errors import UserError, lookup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,42 +16,12 @@ if TYPE_CHECKING:
     from megaclass.parallel.groups import World
 
 _POOL = 2  # batches of images, taken in turns, as our synthetic loader has them
-# glibc gives large blocks back to the kernel when they are freed, and every step faults their pages in again. Told to
-# keep them, as ours does, a peer runs about twice as fast on a CPU.
-_TUNED: dict[str, str | None] = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 # What changes the work of a step, and its loop does not have.
 _OURS_ALONE = (
     "data.start_size", "model.checkpoint_activations", "model.drop_path", "model.mask_ratio", "model.sync_norm",
     "optim.ema_decay",
 )  # fmt: skip
-
-
-def peer_flags(parser: ArgumentParser, known: Iterable[str]) -> None:
-    parser.add_argument(
-        "--peer",
-        type=names,
-        default=[],
-        metavar="LIST",
-        help=f"what takes turns with ours: {', '.join(known)}",
-    )
-    parser.add_argument(
-        "--peer-path", default="", help="directory with arcface_torch's code, which is not changed"
-    )
-
-
-def peers_asked(options: Any, known: Iterable[str]) -> list[str]:
-    """Their names. UserError: none of that name, or a directory that none needs."""
-    if options.peer_path and "arcface_torch" not in options.peer:
-        raise UserError("--peer-path goes with --peer arcface_torch")
-    return [lookup({one: one for one in known}, name, "peer") for name in options.peer]
-
-
-def implementation(name: str, case: Any, **more: Any) -> Implementation:
-    """A peer, with its allocator tuned where it computes on a CPU."""
-    if case.device == "cpu":
-        more |= {"extra": {"malloc": "tuned"}, "variables": _TUNED}
-    return Implementation(name=name, **more)
 
 
 class PeerLoop:

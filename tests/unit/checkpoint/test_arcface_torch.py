@@ -309,7 +309,8 @@ FAULTS = {
     "sparse": (lambda path: edit(path, put(weight=torch.ones(8, DIM).to_sparse())), "dense"),
     "stretched": (lambda path: edit(path, put(weight=torch.ones(1, 1).expand(8, DIM))), "more than the file holds"),
     "scales": (
-        lambda path: edit(path, put(weight=torch.ones(8, DIM).char(), weight_scale=torch.ones(3))), "scales torch.float32 (3,)",
+        lambda path: edit(path, put(weight=torch.ones(8, DIM).char(), weight_scale=torch.ones(3))),
+        "scales torch.float32 (3,)",
     ),
     "another save": (lambda path: edit(path, lambda c: c.update(global_step=9)), "at the global steps 3, 9"),
 }  # fmt: skip

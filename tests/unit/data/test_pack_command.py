@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from megaclass.cli import main
-from megaclass.data.decode import decode
 from megaclass.data.pack import packer
 from megaclass.data.records.reader import RecordDataset
 
@@ -72,8 +71,8 @@ def test_file_names_in_another_encoding_are_told(folder, capsys):
     [
         ("in out --quality 0", "error: --quality: 0 is not a JPEG quality"),
         ("in out --unpack-bits 7", "--unpack-bits: '7' is not HEIGHTxWIDTH"),
-        ("in out --layout rows", "--layout"),
-        ("in out --where x=1", "in is a folder; where is for an .npz, leave it out"),
+        ("in out --class-depth 0", "--class-depth: 0"),
+        ("in out --where x=1", "in is a folder; --where is for an .npz, leave it out"),
         (
             "nowhere out",
             "nowhere: no such file or directory; name an image folder, or an .npz, .csv, .tsv or tar",
@@ -103,28 +102,3 @@ def test_a_directory_of_train_and_val_packs_with_a_hint(folder, caplog):
     assert RecordDataset(folder / "2").classes == ["a", "b"]
     assert main(["data", "pack", "both", "out"]) == 0
     assert "did you mean both/train, or --class-depth 2?" in caplog.text
-
-
-def test_a_flat_folder_is_told_of_labels_and_packed_with_them(folder, capsys):
-    words = ["data", "pack", "in/a", "out"]
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert "there are no class directories" in error and "--labels FILE" in error
-    (folder / "labels.txt").write_text("cat\ndog\n" * 6)
-    assert main([*words, "--labels", "labels.txt"]) == 0
-    dataset = RecordDataset(folder / "out")
-    assert dataset.classes == ["cat", "dog"] and dataset.labels().tolist() == [0] * 6 + [1] * 6
-
-
-def test_images_of_any_suffix_that_can_be_read_are_packed_and_others_are_counted(folder, caplog):
-    image = np.arange(200, dtype=np.uint8).reshape(10, 20)
-    for name in ("x.tif", "x.tiff", "x.pgm", "x.ppm", "x.pnm"):
-        cv2.imwrite(str(folder / "in/a" / name), image if name != "x.ppm" else np.dstack([image] * 3))
-    for name in ("1.heic", "2.HEIC", "3.txt", "README"):
-        (folder / "in/b" / name).write_bytes(b"x")
-    assert main(["data", "pack", "in", "out", "--quality", "100"]) == 0
-    assert "no images by their suffix: 2 .heic, 1 " in caplog.text
-    dataset = RecordDataset(folder / "out")
-    assert len(dataset) == 24 + 5
-    for number in range(12, 17):
-        assert np.abs(decode(dataset.read(number).encoded, "x")[:, :, 0] - image.astype(int)).max() < 3

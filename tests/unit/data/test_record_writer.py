@@ -136,7 +136,7 @@ def test_class_names_that_make_no_line_are_refused_before_the_first_image(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["train.rec", "train.idx", "property", "classes.txt"])
+@pytest.mark.parametrize("name", ["train.rec", "train.idx", "property", "classes.txt", "skipped.txt"])
 def test_nothing_is_overwritten(tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(UserError, match="not overwritten"):

@@ -167,13 +167,3 @@ def test_what_is_written_is_read_here_and_by_plain_pickle(tmp_path):
     )
     subprocess.run([sys.executable, "-I", "-c", code, str(path)], check=True)
     assert len(path.read_bytes()) < len(b) * 2 + len(a) + len(c)  # the repeated image is there once
-
-
-def test_nothing_is_overwritten_and_nothing_left_half_done(tmp_path):
-    path = tmp_path / "set.bin"
-    path.write_bytes(b"mine")
-    with pytest.raises(UserError, match="exists and is not overwritten"):
-        write_bin(path, IMAGES, SAME)
-    with pytest.raises(UserError, match=r"cannot be written: No such file or directory"):
-        write_bin(tmp_path / "absent" / "set.bin", IMAGES, SAME)
-    assert path.read_bytes() == b"mine" and [entry.name for entry in tmp_path.iterdir()] == ["set.bin"]

@@ -149,7 +149,8 @@ def _write_bin(output: Path, dataset: "Dataset", found: "PairSet") -> None:
         images.append(dataset.read(index).encoded)
         check_header(images[-1], dataset.describe(index))
     numbers = [index for pair in zip(listed.first, listed.second, strict=True) for index in pair]
-    write_bin(output, (images[index] for index in numbers), listed.same.tolist())
+    with whole_file("--output", output) as part:
+        write_bin(part, (images[index] for index in numbers), listed.same.tolist())
 
 
 def _write_list(output: Path, dataset: "Dataset", found: "PairSet", numbered: bool) -> None:

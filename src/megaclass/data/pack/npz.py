@@ -25,7 +25,7 @@ def open_npz(path: Path, options: SourceOptions, _known: list[str] | None) -> So
     labels, images = arrays.get("label", arrays.get("labels")), arrays.get("images", arrays.get("bits"))
     if labels is None or images is None:
         raise UserError(
-            f"{path} needs arrays images (or bits, with unpack_bits) and label, but holds {', '.join(held) or 'none'}"
+            f"{path} needs arrays images (or bits, with --unpack-bits) and label, but holds {', '.join(held) or 'none'}"
         )
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise UserError(f"{path}: labels must be integers (N,), not {labels.dtype} {labels.shape}")
@@ -43,13 +43,13 @@ def open_npz(path: Path, options: SourceOptions, _known: list[str] | None) -> So
         column = arrays.get(column_name)
         if column is None or column.shape != labels.shape:
             raise UserError(
-                f"where: {options.where!r} must be name=value, name being an array with one value a row"
+                f"--where: {options.where!r} must be name=value, name being an array with one value a row"
                 f"{near_match(column_name, held)}"
             )
         # As numbers, true and false are written: text serves for all kinds.
         rows = np.flatnonzero(np.char.lower(column.astype(str)) == value.lower())
         if len(rows) == 0:
-            raise UserError(f"where: no row of {path} has {options.where}")
+            raise UserError(f"--where: no row of {path} has {options.where}")
 
     def image(row: int) -> np.ndarray:
         stored = images[rows[row]]

@@ -1,9 +1,9 @@
 """Files that disappear, or are cut, while they are being trained on: an error that names them, or a stand-in."""
 
-import numpy as np
 import pytest
 
 import tiny
+from in_memory import in_order
 from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.folder import FolderDataset
@@ -13,13 +13,8 @@ from megaclass.data.records.reader import RecordDataset
 BATCH = 4
 
 
-def in_order(step):
-    at = np.arange(step * BATCH, (step + 1) * BATCH)
-    return at, at
-
-
 def loader(dataset, on_error):
-    return Loader(dataset, EvalTransform(tiny.SIZE), in_order, prefetch=1, on_error=on_error)
+    return Loader(dataset, EvalTransform(tiny.SIZE), in_order(BATCH), prefetch=1, on_error=on_error)
 
 
 def test_an_image_that_disappears(tmp_path, caplog):

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 
 import cv2
 import numpy as np
@@ -90,15 +89,3 @@ def test_wrong_input_is_one_line_and_status_2(folder, capsys, words, message):
     assert main(["data", "pack", *words.split()]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (folder / "out").exists()
-
-
-def test_a_directory_of_train_and_val_packs_with_a_hint(folder, caplog):
-    for part in ("train", "val"):
-        shutil.copytree(folder / "in", folder / "both" / part)
-    for name in "ab":  # as in Tiny ImageNet: train/n01443537/images/n01443537_0.JPEG
-        shutil.copytree(folder / "in" / name, folder / "tiny" / name / "images")
-    for number, words in enumerate((["both/train"], ["both", "--class-depth", "2"], ["tiny"])):
-        assert main(["data", "pack", words[0], str(number), *words[1:]]) == 0 and not caplog.text
-    assert RecordDataset(folder / "2").classes == ["a", "b"]
-    assert main(["data", "pack", "both", "out"]) == 0
-    assert "did you mean both/train, or --class-depth 2?" in caplog.text

@@ -19,7 +19,7 @@ _PACK: Options = {
     "quality": (95, "JPEG quality of images that are encoded anew"),
     "invert": (False, "swap dark and bright"),
     "on-error": (["fail", "skip"], "skip: leave damaged images out, and name them in OUTPUT/skipped.txt"),
-    "class-depth": (1, "folder, tar: 2 for alphabet/character/image.png"),
+    "class-depth": (int, "folder, tar: 2 for alphabet/character/image.png"),
     "root": (str, "table: directory where its paths begin, if not its own"),
     "labels": (
         str,

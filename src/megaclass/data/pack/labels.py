@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from megaclass.data.dataset import first_line, read_text
-from megaclass.data.pack.source import SourceOptions
 from megaclass.errors import UserError, near_match
 
 _FORMS = "a class name a line in the order of the sorted file names, or lines 'file name,class name'"
@@ -38,28 +37,27 @@ _NAME_AND_NUMBER = re.compile(r"(\S+)\s+([0-9]{1,9})(\s.*)?", re.ASCII)
 
 
 def label_by_file(
-    files: Sequence[str], options: SourceOptions, known: Sequence[str] | None
+    files: Sequence[str], known: Sequence[str] | None, labels: str | Path, label_names: str | Path | None
 ) -> tuple[np.ndarray, list[str]]:
-    """Labels, int64, and class names of ``files`` (paths with forward slashes) by the files that ``options`` name.
+    """Labels, int64, and class names of ``files`` (paths with forward slashes) by the files that the options name.
 
     ``known``: the names of all classes, where they are given. Raises UserError, which says what is missing.
     """
-    assert options.labels is not None
-    names = _names_of_files(options.labels, files)
-    if options.label_names is None:
+    names = _names_of_files(labels, files)
+    if label_names is None:
         if are_numbers(names, known):
             raise UserError(
-                f"--labels: {options.labels} holds numbers; add --label-names FILE with lines 'name number', as "
+                f"--labels: {labels} holds numbers; add --label-names FILE with lines 'name number', as "
                 "map_clsloc.txt (ILSVRC's ids count from 1 and are not in the order of the names)"
             )
         return number_names(names)
     if not are_numbers(names):
-        raise UserError(f"--label-names is for numbers, but {options.labels} holds names; leave it out")
-    by_number = _names_by_number(options.label_names)
+        raise UserError(f"--label-names is for numbers, but {labels} holds names; leave it out")
+    by_number = _names_by_number(label_names)
     unknown = sorted({int(name) for name in names} - by_number.keys())
     if unknown:
         raise UserError(
-            f"--label-names: {options.label_names} has no name for {unknown[0]}{_and_others(unknown)}; give the file "
+            f"--label-names: {label_names} has no name for {unknown[0]}{_and_others(unknown)}; give the file "
             "that belongs to labels"
         )
     return number_names([by_number[int(name)] for name in names])

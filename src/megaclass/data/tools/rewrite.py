@@ -25,7 +25,6 @@ Progress = Callable[[int, int], None]
 
 _READS = 16  # at once: the images of a shuffled set lie all over the disk
 _PIECE_IMAGES = 4  # a read; twice as many pieces as reads are in memory, and images may be large
-_TELL_EVERY = 64
 
 
 def shuffle(path: str | Path, output: str | Path, seed: int, progress: Progress) -> RecordWriter:
@@ -117,5 +116,4 @@ def _copy(
             writer, number = place(label)
             writer.write(encoded, number, size)
         done += len(samples)
-        if done % _TELL_EVERY == 0 or done == len(order_N):
-            progress(done, len(order_N))
+        progress(done, len(order_N))

@@ -188,6 +188,12 @@ LETTERS = [(2, 0), (3, 0), (1, 1), (5, 1), (4, 2), (6, 2)]  # b a a c b c
         ("images/6.jpg\tc\n1.jpg\tb\n2.jpg\ta\n3.jpg\ta\n4.jpg\tc\n5.jpg\tb\n", None),
         ("name,class,box\n1.jpg,b,1 2\n2.jpg,a,\n3.jpg,a,\n4.jpg,c,\n5.jpg,b,\n6.jpg,c,\n7.jpg,d\n", None),
         ("1.jpg b\n2.jpg a\n3.jpg a\n4.jpg c\n5.jpg b\n6.jpg c\n", None),
+        # As Kaggle's LOC_val_solution.csv: files without suffix, and boxes.
+        (
+            "ImageId,PredictionString\n" + "".join(f"{i},{'baacbc'[i - 1]} 1 2 3 4\n" for i in range(1, 7)),
+            None,
+        ),
+        ("".join(f"{i}\t{c} 1 2 3 4 {c} 5 6 7 8 \n" for i, c in enumerate("baacbc", 1)), None),
         ("1.jpg 1\n2.jpg 0\n3.jpg 0\n4.jpg 2\n5.jpg 1\n6.jpg 2\n", "a 0\nb 1\nc 2\nd 3\n"),
         ("7\n8\n8\n4\n7\n4\n", "b 7\na 8 some words\nc 4\nd 1\n"),
     ],

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
+from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.folder import FolderDataset
 from megaclass.errors import UserError
 
@@ -50,9 +51,9 @@ def test_bad_input_is_named(tmp_path):
     dataset = FolderDataset(tmp_path)
     (tmp_path / "a/1.jpg").unlink()
     (tmp_path / "a/2.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"a/1\.jpg cannot be read"):
+    with pytest.raises(DamagedSampleError, match=r"a/1\.jpg cannot be read"):
         dataset.read(0)
-    with pytest.raises(UserError, match=r"a/2\.jpg is an empty file"):
+    with pytest.raises(DamagedSampleError, match=r"a/2\.jpg is an empty file"):
         dataset.read(1)
 
 

@@ -172,35 +172,6 @@ def test_any_number_of_threads_writes_the_same_bytes(tmp_path, folder):
         assert packed(tmp_path / str(workers)) == packed(tmp_path / "1")
 
 
-DAMAGED = {
-    "a/00.jpg": (KINDS["jpeg"][: len(KINDS["jpeg"]) // 2], "damaged image"),
-    "b/01.jpg": (b"", "is an empty file"),
-    "c/02.jpg": (b"no image", "not a JPEG, PNG"),
-}
-
-
-def test_damaged_images_end_the_work_by_name_or_are_left_out_and_listed(tmp_path, folder):
-    pack(folder, tmp_path / "whole", image_size=16)
-    for name, (content, message) in DAMAGED.items():
-        before = (folder / name).read_bytes()
-        (folder / name).write_bytes(content)
-        with pytest.raises(
-            UserError, match=rf"{name}.*{message}.*; .*, or leave such images out \(--on-error skip\)$"
-        ) as caught:
-            pack(folder, tmp_path / "out", image_size=16)
-        assert "\n" not in str(caught.value) and list((tmp_path / "out").iterdir()) == []
-        (folder / name).write_bytes(before)
-    for name, (content, _) in DAMAGED.items():
-        (folder / name).write_bytes(content)
-    assert pack(folder, tmp_path / "out", image_size=16, on_error="skip").count == 27
-    lines = (tmp_path / "out/skipped.txt").read_text().splitlines()
-    for line, (name, (_, message)) in zip(lines, DAMAGED.items(), strict=True):
-        assert name in line and message in line
-    dataset, whole = RecordDataset(tmp_path / "out"), RecordDataset(tmp_path / "whole")
-    kept = [i for i in range(30) if i not in (0, 10, 20)]  # the first of each class
-    assert [dataset.read(i) for i in range(27)] == [whole.read(i) for i in kept]
-
-
 def test_a_class_whose_images_are_all_left_out_keeps_its_number(tmp_path, folder):
     for path in (folder / "c").iterdir():
         path.write_bytes(b"damaged")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from megaclass.cli import main
+from megaclass.data.decode import decode
 from megaclass.data.pack import packer
 from megaclass.data.records.reader import RecordDataset
 
@@ -38,12 +39,16 @@ def test_images_left_out_are_counted_and_the_first_ten_named(folder, capsys):
     for path in sorted((folder / "in").rglob("*.png"))[:12]:
         path.write_bytes(b"damaged")
     assert main(["data", "pack", "in", "out"]) == 2
-    assert "in/a/00.png" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "in/a/00.png: starts with b'damaged'" in error and error.endswith("(--on-error skip)\n")
     assert main(["data", "pack", "in", "out", "--on-error", "skip"]) == 0
     *named, more, summary = capsys.readouterr().out.splitlines()
     assert len(named) == 10 and all(line.startswith("left out: in/a/") for line in named)
     assert more == "left out: 2 more, see out/skipped.txt" and summary.endswith("12 left out)")
-    assert len((folder / "out/skipped.txt").read_text().splitlines()) == 12
+    listed = (folder / "out/skipped.txt").read_text().splitlines()
+    assert listed[:10] == [line.removeprefix("left out: ") for line in named] and len(listed) == 12
+    dataset = RecordDataset(folder / "out")
+    assert [round(decode(dataset.read(i).encoded, "").mean() / 10) for i in range(12)] == [*range(1, 24, 2)]
 
 
 def test_interrupted_it_says_that_nothing_was_written_and_packs_again(folder, capsys, monkeypatch):

@@ -85,7 +85,7 @@ def test_every_form_is_evaluated_to_the_last_digit_alike(tmp_path, faces, capsys
         (["--output", "x.bin", "--folds", "1"], "6000 pairs cannot fill 1 folds"),
         (["--output", "x.bin", "--seed", "-1"], "--seed: -1 is below 0"),
         (["--output", "x.txt", "--from", "names.txt"], "--from: it is a list already"),
-        (["--output", "x.bin", "--from", "absent.txt"], "absent.txt: cannot be read"),
+        (["--output", "x.bin", "--from", "absent.txt"], "absent.txt cannot be read"),
     ],
 )
 def test_bad_words_are_told_in_a_line(tmp_path, faces, capsys, monkeypatch, words, message):

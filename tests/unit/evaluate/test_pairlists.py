@@ -214,7 +214,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_nothing_is_overwritten(tmp_path):
     path = write(tmp_path, NUMBERS)
     before = path.read_bytes()
-    with pytest.raises(UserError, match="cannot be written: File exists"):
+    with pytest.raises(FileExistsError):
         write_numbered_pairs(path, read_numbered_pairs(path, LABELS))
     assert path.read_bytes() == before
 

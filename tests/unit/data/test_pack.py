@@ -104,17 +104,10 @@ def saved(image: Image.Image, fmt: str, **options) -> bytes:
     return file.getvalue()
 
 
-def turned() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "turn by 90 degrees to view"
-    return saved(Image.fromarray(SMOOTH), "JPEG", quality=95, exif=exif)
-
-
 KINDS = {
     "jpeg": simplejpeg.encode_jpeg(SMOOTH, 95),
     "grey jpeg": simplejpeg.encode_jpeg(GREY[:, :, None], 95, "GRAY", "Gray"),
     "cmyk jpeg": saved(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG", quality=95),
-    "turned jpeg": turned(),
     "png": saved(Image.fromarray(SMOOTH), "PNG"),
     "grey png": saved(Image.fromarray(GREY), "PNG"),
 }

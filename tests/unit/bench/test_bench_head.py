@@ -93,7 +93,7 @@ def test_a_simulated_rank_holds_its_shard_and_sees_the_whole_batch(sample_rate):
     )
     steps = Steps(case, WORLD, "megaclass", {})
     assert steps.head.class_range == (0, 101)
-    answer = steps.turn(0, lambda done: None)
+    answer = steps.turn(0)
     assert answer["ms"] > 0 and answer["loss"] > 0 and steps.head.shard.steps == 1
     assert steps._embeddings_bD.grad.shape == (4, 8)
     unit_BD, labels_B = steps._gathered(steps._embeddings_bD), steps._gathered(steps._labels_b)
@@ -146,7 +146,6 @@ def test_two_processes_beside_two_of_a_peer(tmp_path, capsys):
     assert peer.case["malloc"] == "tuned" and peer.environment["variables"]["MALLOC_MMAP_MAX_"] == "0"
     assert "MALLOC_MMAP_MAX_" not in ours.environment["variables"]
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before  # no byte code either
-    assert "times as fast as arcface_torch" in capsys.readouterr().out
 
 
 @pytest.mark.skipif("MEGACLASS_ARCFACE_TORCH" not in os.environ, reason="needs a copy of arcface_torch")

@@ -145,7 +145,6 @@ def test_ctrl_c_and_the_same_command_again_goes_on(monkeypatch, tmp_path, capfd)
     (first,) = read_rows(path)
     monkeypatch.setattr(sweep_module, "run_case", rows_of)
     monkeypatch.setattr("megaclass.report.own.console_tables", lambda rows: "")  # these rows have no numbers
-    monkeypatch.setattr("megaclass.report.own.comparisons", lambda rows: [])
     assert main(words) == 0
     again, second = read_rows(path)
     assert again == first and second.case["sample_rate"] == 0.5

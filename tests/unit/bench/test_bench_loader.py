@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-from rich.console import Console
 
 from megaclass.bench import loader
 from megaclass.bench.loader import WORKLOADS, LoaderCase, Time
@@ -17,7 +16,6 @@ from megaclass.cli import main
 from megaclass.data import feed
 from megaclass.data import loader as data_loader
 from megaclass.data.open import open_dataset
-from megaclass.report.own import console_tables
 from megaclass.results.rows import read_rows
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -220,15 +218,3 @@ def test_bad_input_is_one_line_and_nothing_is_touched(words, part, tmp_path, mon
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("megaclass: error: ") and part in line
     assert sorted(Path().rglob("*")) == before
-
-
-def test_rows_that_were_published_are_read_and_shown(capsys):
-    rows = read_rows(Path(__file__).parents[3] / "benchmarks" / "results" / "loader-cpu.jsonl")
-    Console(width=250).print(console_tables(rows))
-    said = capsys.readouterr().out
-    assert "17,414" in said and "pillow" in said  # of bare decode; of a peer that is no longer measured
-    (fastest,) = (row for row in rows if row.implementation == "megaclass" and row.case["source"] == "records"
-                  and row.case["workload"] == "faces" and row.status == "ok" and "loader" not in row.case)  # fmt: skip
-    read = {metric.key: metric.read(fastest) for metric in loader.METRICS}
-    assert all(read[f"cpu_us_{stage}"] is not None for stage in loader.STAGES)
-    assert round(read["samples_per_cpu_second"]) == 13_987

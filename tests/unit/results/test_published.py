@@ -243,21 +243,3 @@ def test_every_table_of_the_document_is_ours_and_nothing_is_left_over(name):
         assert [[cell.text for cell in row] for row in table.rows] == rows
         assert [column.title for column in table.columns[1:]] == header[1:]
         assert header[0].endswith(table.columns[0].title)  # the end of a sentence may stand on its line
-
-
-def test_the_lines_of_log_and_gpustat_are_ours():
-    text = documents("partial-fc-v100")
-    by_line = r"^\[(\d)\] .* (\d+) / (\d+) MB", r"Speed (\S+) samples/sec .* Global Step: (\d+)"
-    gpustat, log = (re.findall(line, text, re.MULTILINE) for line in by_line)
-    ours = [[cell.text for cell in row] for row in table_of("partial-fc-v100", "test-memory").rows]
-    whole, sampled = gpustat[:8], gpustat[8:]
-    assert ours == [[g, of, used, other] for (g, used, of), (_, other, _) in zip(whole, sampled, strict=True)]
-    ours = [[cell.text for cell in row] for row in table_of("partial-fc-v100", "test-speed").rows]
-    whole, sampled = log[:5], log[5:]
-    assert ours == [[step, rate, other] for (rate, step), (other, _) in zip(whole, sampled, strict=True)]
-
-
-def test_the_commands_of_the_document_stand_in_the_notes():
-    commands = set(re.findall(r"^python benchmark\.py -n \d.*", documents("resnet50-nvidia"), re.MULTILINE))
-    notes = "\n".join(REPORTS["resnet50-nvidia"].notes)
-    assert len(commands) == 9 and all(command in notes for command in commands)

@@ -20,12 +20,6 @@ SMALL = ["--embedding-dim", "8", "--batch-size", "16", "--steps", "2", "--warmup
 WORLD = World(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch, tmp_path):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-
-
 def bench(*words):
     return main(["bench", "head", *SMALL, *map(str, words)])
 

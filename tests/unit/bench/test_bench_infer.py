@@ -27,12 +27,6 @@ CPU = torch.device("cpu")
 needs_onnx = pytest.mark.skipif(bool(engines.missing("cpu")), reason=engines.missing("cpu") or "here")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch, tmp_path):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-
-
 def case_of(**fields):
     return on_cpu(InferCase(**fields))
 
@@ -235,11 +229,3 @@ def test_an_engine_says_how_long_it_took_to_be_made(engine):
     assert (row.status, row.reason) == ("ok", "") and len(row.samples_ms) == 2
     assert row.work["compile_s"] > row.step_ms["p50"] / 1000
     assert row.case["channels_last"] == (engine != "onnx") and engine in ENGINES
-
-
-@pytest.mark.slow
-def test_a_machine_without_a_compiler_gets_a_row_that_says_so(tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", str(tmp_path / "no_such_compiler"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    (row,) = bench("-b", 1, "--engine", "compiled")
-    assert row.status == "failed" and "no_such_compiler" in row.reason and "\n" not in row.reason

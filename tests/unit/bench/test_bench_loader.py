@@ -206,8 +206,7 @@ def test_rows_and_tables_with_a_peer_that_is_not_there(tmp_path, monkeypatch, ca
         (["--data", "narrow"], "0.jpg has 90 x 112 pixels"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_touched(words, part, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
+def test_bad_input_is_one_line_and_nothing_is_touched(words, part, capfd):
     pixels = np.zeros((112, 90, 3), np.uint8)
     encoded = {"png": cv2.imencode(".png", pixels)[1].tobytes(), "narrow": simplejpeg.encode_jpeg(pixels)}
     for name, data in encoded.items():

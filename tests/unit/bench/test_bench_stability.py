@@ -25,12 +25,6 @@ RECIPE = load_recipe("resnet50_imagenet")
 STEPS = 8
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(monkeypatch, tmp_path):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-
-
 def bench(*words):
     return main(["bench", "stability", *map(str, words)])
 

@@ -29,12 +29,6 @@ FACES = {"recipe": "faces_r50", "num_classes": 50, "global_batch_size": 8}
 TINY = {"recipe": "glyphs", "image_size": 16, "num_classes": 50, "global_batch_size": 4, "iterations": 2}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch, tmp_path):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-
-
 def case_of(**fields):
     return on_cpu(TrainCase(**fields))
 
@@ -328,7 +322,20 @@ def test_two_processes_beside_two_of_a_peers_loop(tmp_path, capsys):
 @pytest.mark.process
 def test_a_report_in_nvidias_shape_of_images_of_ones_own(tmp_path, monkeypatch):
     tiny.write_records(tmp_path / "data" / "train")
-    words = ["--recipe", "glyphs", "--image-size", "16", "-b", "4", "-i", "2", "--dtype", "float32", "--device", "cpu"]
+    words = [
+        "--recipe",
+        "glyphs",
+        "--image-size",
+        "16",
+        "-b",
+        "4",
+        "-i",
+        "2",
+        "--dtype",
+        "float32",
+        "--device",
+        "cpu",
+    ]
     assert bench(*words, "--data-root", tmp_path / "data", "-o", "report.json") == 0
     (row,) = read_rows("report.jsonl")
     assert row.status == "ok", row.reason

@@ -1,16 +1,14 @@
 """Score one model once, outside training; and the model that a checkpoint holds."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from megaclass import checkpoint
 from megaclass.checkpoint import Checkpoint
+from megaclass.checkpoint.reader import expecting
 from megaclass.config import Config, check
 from megaclass.data.open import open_dataset
 from megaclass.errors import UserError, lookup
@@ -73,25 +71,20 @@ def trained_backbone(
     # What a run started from need not lie here any more, and would be overwritten.
     bare = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
     backbone, arithmetic = build_model(bare, device)
-    with _fitting(stored, "backbone") as weights:
-        backbone.load_state_dict(weights)
+    with expecting(f"{stored.path}: checkpoint of another model"):
+        backbone.load_state_dict(_weights(stored, "backbone"))
     return backbone, arithmetic
 
 
 def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) -> LinearHead:
     """The linear head of a checkpoint."""
-    with _fitting(stored, "head") as weights:
+    with expecting(f"{stored.path}: checkpoint of another model"):
+        weights = _weights(stored, "head")
         head = LinearHead(len(weights["weight"]), int(backbone.embedding_dim)).to(device)  # type: ignore[arg-type]
         head.load_state_dict(weights)
         return head
 
 
-@contextlib.contextmanager
-def _fitting(stored: Checkpoint, part: str) -> Iterator[Any]:
-    """Yields a part's weights of the last step, or the moving average of them where the run kept it (``ema``). What
-    does not fit becomes a UserError."""
-    try:
-        yield (stored.state.get("ema") or {}).get(part) or stored.state[part]
-    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{stored.path}: checkpoint of another model ({part}: {reason})") from None
+def _weights(stored: Checkpoint, part: str) -> dict[str, Tensor]:
+    """A part's weights of the last step, or the moving average of them where the run kept it (``ema``)."""
+    return (stored.state.get("ema") or {}).get(part) or stored.state[part]

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import tiny
+from megaclass import checkpoint
+from megaclass.checkpoint import Sharded
 from megaclass.cli import main
 from megaclass.config import options
 from megaclass.data.records.reader import RecordDataset
@@ -212,6 +214,22 @@ def test_a_directory_that_holds_a_run(refused, earlier, tmp_path):
 )
 def test_a_checkpoint_of_another_model(refused, earlier, words):
     assert not refused([*earlier, "--resume", *words], "step-00000002", "another model", words[1])
+
+
+def test_an_average_that_the_run_has_not_kept(refused, earlier):
+    words = [*earlier, "--resume", "--optim.ema_decay", "0.9"]
+    assert not refused(words, "step-00000002: optim.ema_decay: the run has kept no average", "leave it 0")
+
+
+def test_a_checkpoint_that_another_program_wrote_is_not_exported(refused, earlier, tmp_path):
+    root = tmp_path / "run" / "checkpoints"
+    stored = checkpoint.load(checkpoint.latest(root))
+    sharded = {name: Sharded(stored.rows(name), 0, tiny.CLASSES) for name in stored.sharded}
+    checkpoint.save(root, 3, state=stored.state, sharded=sharded, identity={}, keep_last=3)
+    words = ["export", "arcface_torch", "run", "out"]
+    assert not refused(
+        words, "step-00000003: not a checkpoint that `megaclass train` wrote", "training_samples"
+    )
 
 
 @pytest.mark.parametrize("file", ["replicated", "shard", "manifest"])

@@ -10,15 +10,14 @@ from megaclass import checkpoint
 from megaclass.checkpoint import Checkpoint
 from megaclass.checkpoint.reader import expecting
 from megaclass.config import Config, check
-from megaclass.data.open import open_dataset
 from megaclass.errors import UserError, lookup
-from megaclass.evaluate.evaluators import Classifier, Evaluation, build_verifier
+from megaclass.evaluate.evaluators import Evaluation, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.parallel.groups import World
 from megaclass.results.rundir import RunDirectory
 from megaclass.train.arithmetic import Arithmetic, use_threads
 from megaclass.train.job import image_reader
-from megaclass.train.model import build_model, input_function
+from megaclass.train.model import build_model
 
 
 def score(
@@ -44,14 +43,14 @@ def score(
         backbone, arithmetic = trained_backbone(config, stored, world.device)
     else:
         backbone, arithmetic = build_model(config, world.device)
-    reader = image_reader(config, arithmetic, input_function(config, arithmetic))
+    reader = image_reader(config, arithmetic)
     if kind == "verification":
-        return build_verifier(config, Path(images), reader)(backbone)
+        return build_verifier(config, Path(images), reader)(backbone, None)
     if stored is None or "head" not in stored.state:
         raise UserError("classification needs --run-dir with a run of a linear head")
     head = trained_head(stored, backbone, world.device)
     names = RunDirectory(Path(run_dir)).read_classes()
-    return Classifier(open_dataset(images), head.out_features, names, reader)(backbone, head)
+    return build_classifier(images, head.out_features, names, reader)(backbone, head)
 
 
 def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:

@@ -35,7 +35,6 @@ from megaclass.parallel.groups import World
 from megaclass.results.rundir import RunDirectory
 from megaclass.train.arithmetic import use_threads
 from megaclass.train.job import image_reader
-from megaclass.train.model import input_function
 from megaclass.train.resume import stored_rows
 
 # Of a margin head: so many images share one reading of the centres, of which so many are in memory at once.
@@ -166,7 +165,7 @@ def load(config: Config, world: World, run_dir: Path, which: str, top: int) -> P
     check(config)
     stored = find_checkpoint(run_dir, which)
     backbone, arithmetic = trained_backbone(config, stored, world.device)
-    images = image_reader(config, arithmetic, input_function(config, arithmetic))
+    images = image_reader(config, arithmetic)
     if "head" in stored.state:  # a linear one; rows of a margin head are sharded
         head = trained_head(stored, backbone, world.device)
         classes = head.out_features

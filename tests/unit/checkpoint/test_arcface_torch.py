@@ -284,7 +284,7 @@ FAULTS = {
     "missing": (lambda path: path.unlink(), "checkpoint_gpu_1.pt is missing"),
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-200]), "checkpoint_gpu_1.pt: not a PyTorch file"),
     "runs code": (lambda path: torch.save(Bomb(), path), "opened safely"),
-    "backbone alone": (lambda path: torch.save({"conv1.weight": torch.ones(1)}, path), "no state_dict_softmax_fc.weight"),
+    "backbone alone": (lambda path: torch.save({"conv1.weight": torch.ones(1)}, path), "no state_dict_softmax_fc"),
     "columns": (lambda path: edit(path, put(weight=torch.ones(8, 5))), "shape (8, 5), where (8, 4) would go with"),
     "one axis": (lambda path: edit(path, put(weight=torch.ones(8))), "centres of shape (8,)"),
     "integers": (lambda path: edit(path, put(weight=torch.ones(8, DIM).int())), "rows torch.int32 (8, 4)"),

@@ -1,21 +1,18 @@
 """Classes of a validation set are the model's by name, never by chance of their number; and which sets of pairs
 a path names."""
 
-import contextlib
 import dataclasses
 import json
 import os
 
 import numpy as np
 import pytest
-import torch
 
 import tiny
 from megaclass.cli import main
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.verification_bin import write_bin
 from megaclass.errors import UserError
-from megaclass.evaluate import evaluators
 from megaclass.evaluate.evaluators import _trained_labels
 from megaclass.parallel.groups import started
 from megaclass.report.curves import draw_run
@@ -121,19 +118,6 @@ def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):
     words = ["--recipe", tiny.recipe(tmp_path), "--evaluate.folds", "2", "--evaluate.pairs", "20"]
     found = measured(tmp_path, [tmp_path / "records", bins[0]], *words)
     assert found["name"] == "records" and found["impostor_pairs"] and list(found["others"]) == ["lfw"]
-
-
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_batches_for_a_gpu_are_pinned(monkeypatch, kind):
-    asked = []
-
-    def eval_batches(*_, pin_memory=False, **options):
-        asked.append(pin_memory)
-        return iter([])
-
-    monkeypatch.setattr(evaluators, "eval_batches", eval_batches)
-    reader = evaluators.ImageReader(None, 4, 1, torch.device(kind), None, contextlib.nullcontext)
-    assert list(reader.batches(None, 0, 4)) == [] and asked == [kind == "cuda"]
 
 
 @pytest.mark.parametrize(

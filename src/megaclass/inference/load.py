@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from megaclass import checkpoint
 from megaclass.checkpoint import Checkpoint
 from megaclass.checkpoint.reader import expecting
-from megaclass.config import Config, check
+from megaclass.config import Config
 from megaclass.errors import UserError, lookup
 from megaclass.evaluate.evaluators import Evaluation, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
@@ -37,7 +37,6 @@ def score(
     use_threads(config.run.threads)
     if pairs:
         config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, pairs_file=pairs))
-    check(config)
     stored = find_checkpoint(Path(run_dir), which) if run_dir else None
     if stored:
         backbone, arithmetic = trained_backbone(config, stored, world.device)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megaclass.checkpoint import Checkpoint
-from megaclass.config import Config, check
+from megaclass.config import Config
 from megaclass.data.augment import resized
 from megaclass.data.classnames import read_names
 from megaclass.data.dataset import DamagedSampleError, Dataset
@@ -162,7 +162,6 @@ def load(config: Config, world: World, run_dir: Path, which: str, top: int) -> P
     if top < 1:
         raise UserError(f"--top: {top} is too few; ask for 1 class or more")
     use_threads(config.run.threads)
-    check(config)
     stored = find_checkpoint(run_dir, which)
     backbone, arithmetic = trained_backbone(config, stored, world.device)
     images = image_reader(config, arithmetic)

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.data.common import OUTPUT, SET, Options, progress_bar, read_options
+from megaclass.cli.data.common import OUTPUT, SET, progress_bar, read_options
+from megaclass.cli.parsing import Options
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:

@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 
 from megaclass.data.imagelist import ImageList
 from megaclass.errors import UserError
-from megaclass.evaluate.pairlists import (
-    read_lfw_pairs,
-    read_numbered_pairs,
-    write_lfw_pairs,
-    write_numbered_pairs,
-)
-from megaclass.evaluate.pairs import PairSet, generate_pairs
+from megaclass.evaluate.pairlists import read_lfw_pairs, read_numbered_pairs, write_lfw_pairs
+from megaclass.evaluate.pairs import PairSet
 
 PAIRS = ["2\t1", "Ann\t1\t2", "Bob\t1\tCy\t12", "Cy\t12\t3", "Ann\t2\tBob\t1"]
 NAMES = ["Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg", "Bob/Bob_0001.jpg", "Cy/Cy_0012.jpg", "Cy/Cy_0003.jpg"]
@@ -175,39 +170,11 @@ def test_a_damaged_or_wrong_number_is_named(tmp_path, line, text, message):
 def test_any_text_is_a_list_or_a_clear_error(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_text(text, encoding="utf-8")
-    for read in (
-        lambda path: read_numbered_pairs(path, LABELS),
-        lambda path: read_lfw_pairs(path, "/"),
-    ):
+    for read, images in ((read_numbered_pairs, LABELS), (read_lfw_pairs, "/")):
         try:
-            read(path)
+            read(path, images)
         except UserError as error:
             assert "any.txt" in str(error) or "is missing" in str(error)
-
-
-def test_what_is_written_is_read(tmp_path):
-    labels = np.repeat(np.arange(30), 4)
-    pairs = generate_pairs(labels, 80, seed=0, folds=4)
-    write_numbered_pairs(tmp_path / "numbers.txt", pairs)
-    names = [f"P{label}/P{label}_{number:04d}.jpg" for label in range(30) for number in (1, 2, 30, 12345)]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    write_lfw_pairs(tmp_path / "names.txt", names, pairs)
-    numbered = read_numbered_pairs(tmp_path / "numbers.txt", labels)
-    faces, named = read_lfw_pairs(tmp_path / "names.txt", tmp_path)
-    for images, again in ((names, numbered), (faces.names, named)):
-        assert again.same.tolist() == pairs.same.tolist() and again.folds == 4
-        for side in ("first", "second"):
-            assert [images[i] for i in getattr(again, side)] == [names[i] for i in getattr(pairs, side)]
-
-
-def test_nothing_is_overwritten(tmp_path):
-    path = write(tmp_path, NUMBERS)
-    before = path.read_bytes()
-    with pytest.raises(UserError, match="cannot be written: File exists"):
-        write_numbered_pairs(path, read_numbered_pairs(path, LABELS))
-    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from megaclass.checkpoint import Checkpoint
 from megaclass.checkpoint.reader import expecting
 from megaclass.config import Config
 from megaclass.errors import UserError, lookup
-from megaclass.evaluate.evaluators import Evaluation, build_classifier, build_verifier
+from megaclass.evaluate.evaluators import Evaluation, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.parallel.groups import World
 from megaclass.results.rundir import RunDirectory
-from megaclass.train.arithmetic import Arithmetic, use_threads
+from megaclass.train.arithmetic import use_threads
 from megaclass.train.job import image_reader
 from megaclass.train.model import build_model
 
@@ -39,10 +39,10 @@ def score(
         config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, pairs_file=pairs))
     stored = find_checkpoint(Path(run_dir), which) if run_dir else None
     if stored:
-        backbone, arithmetic = trained_backbone(config, stored, world.device)
+        backbone, reader = trained_backbone(config, stored, world.device)
     else:
         backbone, arithmetic = build_model(config, world.device)
-    reader = image_reader(config, arithmetic)
+        reader = image_reader(config, arithmetic)
     if kind == "verification":
         return build_verifier(config, Path(images), reader)(backbone, None)
     if stored is None or "head" not in stored.state:
@@ -64,14 +64,14 @@ def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
 
 def trained_backbone(
     config: Config, stored: Checkpoint, device: torch.device
-) -> tuple[nn.Module, Arithmetic]:
-    """The backbone with the weights of a checkpoint, on its device, and how it computes."""
+) -> tuple[nn.Module, ImageReader]:
+    """The backbone with the weights of a checkpoint, on its device, and what reads images for it."""
     # What a run started from need not lie here any more, and would be overwritten.
     bare = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
     backbone, arithmetic = build_model(bare, device)
     with expecting(f"{stored.path}: checkpoint of another model"):
         backbone.load_state_dict(_weights(stored, "backbone"))
-    return backbone, arithmetic
+    return backbone, image_reader(config, arithmetic)
 
 
 def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) -> LinearHead:

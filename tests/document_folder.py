@@ -28,10 +28,10 @@ SHORT = {
 }  # fmt: skip
 
 
-def picture(label: int, sample: int, size: int = 32) -> bytes:
+def picture(label: int, sample: int) -> bytes:
     """An image of its class, as JPEG."""
     random = np.random.default_rng(label)
-    pattern = random.integers(0, 200, (4, 4, 3)).repeat(size // 4, 0).repeat(size // 4, 1)
+    pattern = random.integers(0, 200, (4, 4, 3)).repeat(8, 0).repeat(8, 1)
     noise = np.random.default_rng(1000 * label + sample + 1).integers(0, 56, pattern.shape)
     return cv2.imencode(".jpg", (pattern + noise).astype(np.uint8))[1].tobytes()
 
@@ -45,24 +45,15 @@ def write_folder(folder: Path, names: list[str]) -> None:
             )
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
-def write_imagenet(folder: Path, wnids: list[str]) -> None:
+def write_imagenet(folder: Path, images: Path, wnids: list[str]) -> None:
     """The archives of ILSVRC: a tar of class tars, and a tar of images with a file of numbers."""
-    for label, wnid in enumerate(wnids):
-        write_tar(folder / f"{wnid}.tar", {f"{wnid}_{n}.JPEG": picture(label, n) for n in range(SAMPLES)})
-    write_tar(
-        folder / "ILSVRC2012_img_train.tar",
-        {f"{wnid}.tar": (folder / f"{wnid}.tar").read_bytes() for wnid in wnids},
-    )
-    names = [f"ILSVRC2012_val_{n:08}.JPEG" for n in range(len(wnids))]
-    write_tar(folder / "ILSVRC2012_img_val.tar", {name: picture(n, 9) for n, name in enumerate(names)})
+    with (
+        tarfile.open(folder / "ILSVRC2012_img_train.tar", "w") as train,
+        tarfile.open(folder / "ILSVRC2012_img_val.tar", "w") as val,
+    ):
+        for n, wnid in enumerate(wnids):
+            train.add(shutil.make_archive(str(folder / wnid), "tar", images / wnid), f"{wnid}.tar")
+            val.add(images / wnid / f"{wnid}_0001.jpg", f"ILSVRC2012_val_{n + 1:08}.JPEG")
     numbers = "".join(f"{n + 1}\n" for n in range(len(wnids)))
     (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(numbers)
     (folder / "map_clsloc.txt").write_text("".join(f"{w} {n + 1} name\n" for n, w in enumerate(wnids)))
@@ -121,7 +112,7 @@ def write_all(root: Path) -> None:
     for name in ("imagenet", "imagenette"):
         write_folder(data / name / "train", wnids)
         write_folder(data / name / "val", wnids)
-    write_imagenet(root, wnids)
+    write_imagenet(root, data / "imagenet" / "train", wnids)
     write_omniglot(root)
     write_folder(root / "photos", ["some"])
     (root / "photo.jpg").write_bytes(picture(1, 1))

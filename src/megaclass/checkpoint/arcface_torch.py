@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megaclass.checkpoint.reader import expecting
 from megaclass.checkpoint.torchfile import read_torch_file
-from megaclass.data.dataset import first_line
 from megaclass.errors import UserError
 from megaclass.heads.storage import Rows
 from megaclass.parallel.groups import shard_range
@@ -48,7 +48,7 @@ def to_dropin(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """
     if HEAD_OPTIMIZER in checkpoint:
         return dict(checkpoint)
-    with _expecting(f"{OPTIMIZER} is not what arcface_torch writes"):
+    with expecting(f"{OPTIMIZER} is not what arcface_torch writes"):
         *groups, of_centres = (dict(group) for group in checkpoint[OPTIMIZER]["param_groups"])
         (last,) = of_centres["params"]
         if "betas" in of_centres:
@@ -75,7 +75,7 @@ def to_arcface_torch(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The way back: one state of SGD again, the centres last, fp32. What is in their layout comes back as it is."""
     if HEAD_OPTIMIZER not in checkpoint:
         return dict(checkpoint)
-    with _expecting("not the checkpoint of a script with our head"):
+    with expecting("not the checkpoint of a script with our head"):
         groups = [dict(group) for group in checkpoint[OPTIMIZER]["param_groups"]]
         own = dict(checkpoint[HEAD_OPTIMIZER]["state"].get(0, {}))
         last = 1 + max((index for group in groups for index in group["params"]), default=-1)
@@ -96,17 +96,6 @@ def to_arcface_torch(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         }
         del converted[HEAD_OPTIMIZER]
         return converted
-
-
-@contextlib.contextmanager
-def _expecting(otherwise: str) -> Iterator[None]:
-    """A part that is missing or of another type becomes a UserError that begins with ``otherwise``."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{otherwise} ({type(error).__name__}: {first_line(error)})") from None
 
 
 def _fp32(data: Tensor, scale: Tensor | None) -> Tensor:
@@ -180,7 +169,7 @@ class RankFiles:
             first, last = max(start, low), min(stop, high)
             if first >= last:
                 continue
-            with _blaming(self.paths[rank]), _expecting(f"{name} cannot be used"):
+            with _blaming(self.paths[rank]), expecting(f"{name} cannot be used"):
                 table = _table(self._checkpoint(rank), name)
                 if table is None:
                     continue
@@ -278,7 +267,7 @@ def _rank_paths(source: Path) -> list[Path]:
 def _read(path: Path) -> dict[str, Any]:
     """One file, its tensors mapped, with a head in it that can be used."""
     loaded = read_torch_file(path)
-    with _blaming(path), _expecting(f"no {HEAD}.weight in it that can be used"):
+    with _blaming(path), expecting(f"no {HEAD}.weight in it that can be used"):
         checkpoint = {HEAD: loaded} if "weight" in loaded else dict(loaded)
         shape = tuple(checkpoint[HEAD]["weight"].shape)
         if len(shape) != 2 or 0 in shape:

@@ -1,6 +1,7 @@
 """Loading: by any number of ranks, each of which reads the rows that it asks for."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,15 @@ def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint
         tensors = tensorfile.read_tensors(file)
     with blaming(path, manifest.NAME):
         return Checkpoint(path, contents, tree.unflatten(contents.state, tensors))
+
+
+@contextlib.contextmanager
+def expecting(otherwise: str) -> Iterator[None]:
+    """A part of a checkpoint that is missing or of another type becomes a UserError that begins with ``otherwise``."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{otherwise} ({type(error).__name__}: {reason})") from None

@@ -1,30 +1,26 @@
 """``megaclass export``: checkpoints for other programs."""
 
-from megaclass.cli.parsing import make_parser, parse
+from megaclass.cli.data.common import read_options
 from megaclass.errors import lookup
 
 
 def export(words: list[str]) -> None:
-    parser = make_parser(
+    options = read_options(
+        words,
         "megaclass export arcface_torch SOURCE OUTPUT [OPTIONS]",
         "Write a run, or checkpoints of arcface_torch, as the checkpoint_gpu_RANK.pt files from which arcface_torch's "
         "training script resumes.",
+        {
+            "format": "arcface_torch",
+            "source": "run directory, or directory of checkpoint_gpu_RANK.pt files",
+            "output": "directory for the files; must not hold any",
+        },
+        {
+            "ranks": (0, "processes that will read them; 0: as many as wrote the source"),
+            "layout": ("arcface_torch", "dropin: for the script with our head in it"),
+            "checkpoint": ("latest", "of a run: best, latest or a step-NNNNNNNN"),
+        },
     )
-    parser.add_argument("format", type=str, help="arcface_torch")
-    parser.add_argument(
-        "source", type=str, help="run directory, or directory of checkpoint_gpu_RANK.pt files"
-    )
-    parser.add_argument("output", type=str, help="directory for the files; must not hold any")
-    parser.add_argument(
-        "--ranks", type=int, default=0, help="processes that will read them; 0: as many as wrote the source"
-    )
-    parser.add_argument(
-        "--layout", type=str, default="arcface_torch", help="dropin: for the script with our head in it"
-    )
-    parser.add_argument(
-        "--checkpoint", type=str, default="latest", help="of a run: best, latest or a step-NNNNNNNN"
-    )
-    options = parse(parser, words)
 
     from megaclass.checkpoint.arcface_torch import LAYOUTS
     from megaclass.inference.export import to_rank_files

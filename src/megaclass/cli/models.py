@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from megaclass.cli.parsing import Given, add_run_options, configured, make_parser, new_file, parse
+from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse
 from megaclass.config import (
     Config,
     differences,
@@ -24,10 +24,8 @@ def train(words: list[str]) -> None:
     parser = make_parser(
         "megaclass train RECIPE [--resume] [--section.key VALUE ...]",
         "Train a model by a recipe; every setting can be changed by --section.key value.",
-    )
-    parser.add_argument("recipe", help="name of a recipe (see `megaclass recipes`) or a .toml file")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the run in run.output, or the recipe's last"
+        {"recipe": "name of a recipe (see `megaclass recipes`) or a .toml file"},
+        {"resume": (False, "continue the run in run.output, or the recipe's last")},
     )
     config, options = configured(parser, words, _recipe_or_stored)
 
@@ -46,9 +44,9 @@ def recipes(words: list[str]) -> None:
 
     from megaclass.models.registry import BACKBONES
 
-    parser = make_parser("megaclass recipes [--all]", "List the recipes, by file, and the backbones.")
-    parser.add_argument("--all", action="store_true", help="what each variant of a file trains, a line each")
-    options = parse(parser, words)
+    every = {"all": (False, "what each variant of a file trains, a line each")}
+    about = "List the recipes, by file, and the backbones."
+    options = parse(make_parser("megaclass recipes [--all]", about, options=every), words)
     table = Table(Column("recipe", no_wrap=True), "what it trains", box=None)
     for path, names in itertools.groupby(recipe_names(), find_recipe):
         name, *variants = names
@@ -69,9 +67,9 @@ def show(words: list[str]) -> None:
     parser = make_parser(
         "megaclass show RECIPE [--all] [--section.key VALUE ...]",
         "Print a recipe as TOML: what differs from the defaults.",
+        {"recipe": "name of a recipe or a .toml file"},
+        {"all": (False, "every setting, with what it means")},
     )
-    parser.add_argument("recipe", help="name of a recipe or a .toml file")
-    parser.add_argument("--all", action="store_true", help="every setting, with what it means")
     config, options = configured(
         parser, words, lambda options, _: load_recipe(options.recipe, complete=False)
     )
@@ -84,19 +82,18 @@ def evaluate(words: list[str]) -> None:
     parser = make_parser(
         "megaclass evaluate KIND IMAGES [--pairs FILE] [--run-dir DIR | --recipe RECIPE] [--section.key VALUE ...]",
         "Score a model: `verification` by pairs of images, `classification` by top-1 and top-5 accuracy.",
+        {
+            "kind": "verification or classification",
+            "images": "record set, directory of class directories, .bin file (several with ':' between), or images of "
+            "--pairs (zip too)",
+        },
+        RUN_OPTIONS
+        | {
+            "pairs": ("", "pairs.txt, of names or numbers; without it pairs are drawn"),
+            "output": ("", "write the metrics to this JSON file too"),
+            "recipe": ("", "instead of a run: an untrained model, or model.weights"),
+        },
     )
-    parser.add_argument("kind", help="verification or classification")
-    parser.add_argument(
-        "images",
-        help="record set, directory of class directories, .bin file (several with ':' between), or images of --pairs "
-        "(zip too)",
-    )
-    parser.add_argument(
-        "--pairs", default="", help="pairs.txt, of names or numbers; without it pairs are drawn"
-    )
-    add_run_options(parser, "scored")
-    parser.add_argument("--output", default="", help="write the metrics to this JSON file too")
-    parser.add_argument("--recipe", default="", help="instead of a run: an untrained model, or model.weights")
     config, options = configured(parser, words, _run_or_recipe)
     if options.pairs and options.kind == "classification":
         raise UserError("--pairs goes with verification")

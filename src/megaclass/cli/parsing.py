@@ -2,7 +2,7 @@
 
 import argparse
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,7 +10,12 @@ from megaclass.config import SECTIONS, Config, documented, from_mapping, from_te
 from megaclass.config import options as settings
 from megaclass.errors import UserError, near_match
 
+RUN_OPTIONS = {
+    "run-dir": ("", "run directory whose model is asked"),
+    "checkpoint": ("best", "of that run: best, latest or a step-NNNNNNNN"),
+}
 Given = dict[str, dict[str, Any]]
+Options = Mapping[str, tuple[Any, str]]
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,10 +25,31 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
-def make_parser(usage: str, description: str) -> Parser:
-    """A parser whose usage is one line: the settings alone would fill a screen."""
+def make_parser(
+    usage: str, description: str, positional: Mapping[str, str] | None = None, options: Options | None = None
+) -> Parser:
+    """A parser whose usage is one line: the settings alone would fill a screen.
+
+    positional: name -> help, ``name...`` taking some; options: name -> default, help. An option whose default is False
+    is a flag, one whose default is a list takes one of these, by default the first, one whose default is a type is
+    None unless it is given.
+    """
     words = itertools.takewhile(lambda word: word.islower() and word[0].isalpha(), usage.split())
-    return Parser(prog=" ".join(words), usage=usage, description=description, allow_abbrev=False)
+    parser = Parser(prog=" ".join(words), usage=usage, description=description, allow_abbrev=False)
+    for name, told in (positional or {}).items():
+        more: dict[str, Any] = {"nargs": "+"} if name.endswith("...") else {}
+        parser.add_argument(name.removesuffix("..."), help=told, **more)
+    for name, (default, told) in (options or {}).items():
+        if default is False:
+            kind: dict[str, Any] = {"action": "store_true"}
+        elif isinstance(default, list):
+            kind = {"choices": default, "default": default[0]}
+        elif isinstance(default, type):
+            kind = {"type": default}
+        else:
+            kind = {"type": type(default), "default": default}
+        parser.add_argument(f"--{name}", help=told, **kind)
+    return parser
 
 
 def parse(parser: Parser, words: list[str]) -> argparse.Namespace:
@@ -71,12 +97,6 @@ def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Name
             section_name, option_name = key.split(".")
             given.setdefault(section_name, {})[option_name] = from_text(key, text)
     return options, given
-
-
-def add_run_options(parser: Parser, use: str) -> None:
-    """``--run-dir`` and ``--checkpoint``: the run whose model is put to ``use`` (``scored``, say)."""
-    parser.add_argument("--run-dir", default="", help=f"run directory whose model is {use}")
-    parser.add_argument("--checkpoint", default="best", help="of that run: best, latest or a step-NNNNNNNN")
 
 
 def new_file(name: str, option: str = "--output") -> Path | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.parsing import Given, add_run_options, configured, make_parser, new_file
+from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file
 from megaclass.config import Config, load_recipe
 from megaclass.errors import UserError
 from megaclass.results.rundir import RunDirectory
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 _SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
 _SUFFIXES = (".json", ".jsonl", ".csv")
+
+_OPTIONS = {
+    "top": (5, "classes to name for each image"),
+    "names": ("", 'file of names: lines "n01440764 tench", one name a line in label order, or JSON'),
+    "output": ("", "write to this new file instead: .json (a list), .jsonl (lines of images) or .csv (of guesses)"),
+    "sheet": ("", f"draw the first {_SHOWN} images and their classes into this PNG file"),
+}  # fmt: skip
 
 Rows = list[dict[str, Any]]
 """The guesses for an image."""
@@ -32,24 +39,9 @@ def predict(words: list[str]) -> int:
         "What a trained model says of images: of a run with a linear head the most probable classes, of one with a "
         "margin head the identities whose centres are nearest, by cosine. An image that cannot be read is named on "
         "standard error; the others are predicted, and the exit status is 1.",
+        {"images...": "image files, and directories: all images below, sorted"},
+        RUN_OPTIONS | _OPTIONS,
     )
-    parser.add_argument(
-        "images", type=str, nargs="+", help="image files, and directories: all images below, sorted"
-    )
-    add_run_options(parser, "asked")
-    parser.add_argument("--top", type=int, default=5, help="classes to name for each image")
-    parser.add_argument(
-        "--names", type=str, default="",
-        help='file of readable names: lines "n01440764 tench", one name a line in label order, or JSON',
-    )  # fmt: skip
-    parser.add_argument(
-        "--output", type=str, default="",
-        help="write to this new file instead: .json (one list), .jsonl (a line an image) or .csv (a line a guess)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--sheet", type=str, default="",
-        help=f"draw the first {_SHOWN} images and their classes into this PNG file",
-    )  # fmt: skip
     config, options = configured(parser, words, _of_run)
     output, sheet = new_file(options.output), new_file(options.sheet, "--sheet")
     for option, path, suffixes in (("--output", output, _SUFFIXES), ("--sheet", sheet, (".png",))):

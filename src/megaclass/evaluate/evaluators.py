@@ -65,81 +65,74 @@ class Evaluation:
             yield name, metrics, self.rocs[name]
 
 
-class Verifier:
+Evaluator = Callable[[nn.Module, nn.Module | None], Evaluation]
+"""What a backbone, with the linear head where the task has one, is worth."""
+
+
+def _verifier(
+    dataset: Dataset, pairs: PairSet, config: Config, images: "ImageReader", labelled: bool
+) -> Evaluator:
     """Scores a backbone on pairs of images of identities that it was not trained on."""
+    settings, batches = config.evaluate, partial(images.batches, dataset)
+    labels_N = dataset.labels() if labelled else None
 
-    def __init__(
-        self, dataset: Dataset, pairs: PairSet, config: Config, images: "ImageReader", labelled: bool
-    ) -> None:
-        self.dataset, self.pairs, self.images = dataset, pairs, images
-        self.settings = config.evaluate
-        self.labels = dataset.labels() if labelled else None
-
-    def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
-        model, batches = partial(self.images.features, backbone), partial(self.images.batches, self.dataset)
+    def verify(backbone: nn.Module, head: nn.Module | None) -> Evaluation:
         with evaluating(backbone):
-            embeddings = embed(model, batches, len(self.dataset), self.settings.flip)
-        return self._judge(embeddings.numpy())
-
-    def _judge(self, embeddings_ND: np.ndarray) -> Evaluation:
-        scores = pair_scores(embeddings_ND, self.pairs)
-        metrics = verification_metrics(scores, self.pairs.same, self.pairs.folds)
-        if self.labels is not None:
+            model = partial(images.features, backbone)
+            embeddings_ND = embed(model, batches, len(dataset), settings.flip).numpy()
+        scores = pair_scores(embeddings_ND, pairs)
+        metrics = verification_metrics(scores, pairs.same, pairs.folds)
+        if labels_N is not None:
             # A labelled set has far more impostor pairs than the drawn ones: enough for a low FAR.
-            metrics |= all_pairs_tar(embeddings_ND, self.labels)
-            if self.settings.episodes:
-                ways, episodes = self.settings.ways, self.settings.episodes
-                found = one_shot_accuracy(embeddings_ND, self.labels, ways, episodes, PROTOCOL_SEED)
+            metrics |= all_pairs_tar(embeddings_ND, labels_N)
+            if settings.episodes:
+                ways, episodes = settings.ways, settings.episodes
+                found = one_shot_accuracy(embeddings_ND, labels_N, ways, episodes, PROTOCOL_SEED)
                 metrics[f"one_shot_{ways}way"], metrics["one_shot_standard_error"] = found
         return Evaluation("verification", metrics, metrics.pop("roc"))
 
+    return verify
 
-class SeveralSets:
+
+def _one_by_one(verifiers: Mapping[str, Evaluator]) -> Evaluator:
     """Scores a backbone on one verification set after the other, as arcface_torch does with its .bin files."""
 
-    def __init__(self, verifiers: Mapping[str, Verifier]) -> None:
-        self.verifiers = dict(verifiers)
-
-    def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
-        found = {name: verifier(backbone) for name, verifier in self.verifiers.items()}
+    def verify(backbone: nn.Module, head: nn.Module | None) -> Evaluation:
+        found = {name: verifier(backbone, head) for name, verifier in verifiers.items()}
         first, *others = found
-        metrics = {"name": first, "others": {name: found[name].metrics for name in others}}
-        return Evaluation(
-            "verification",
-            found[first].metrics | metrics,
-            found[first].roc,
-            {name: found[name].roc for name in others},
-        )
+        names = {"name": first, "others": {name: found[name].metrics for name in others}}
+        rocs = {name: found[name].roc for name in others}
+        return Evaluation("verification", found[first].metrics | names, found[first].roc, rocs)
+
+    return verify
 
 
-class Classifier:
-    """Top-1 and top-5 accuracy of backbone and linear head."""
-
-    def __init__(
-        self, dataset: Dataset, num_classes: int, names: Sequence[str] | None, images: "ImageReader"
-    ) -> None:
-        self.dataset, self.images = dataset, images
-        self.labels = torch.from_numpy(_trained_labels(dataset, num_classes, names))
-
-    def __call__(self, backbone: nn.Module, head: nn.Module | None = None) -> Evaluation:
-        counts = groups.together(lambda: self._count(backbone, cast(LinearHead, head)))
-        return Evaluation("classification", dict(classification_metrics(counts)))
+def build_classifier(
+    path: str | Path, num_classes: int, names: Sequence[str] | None, images: "ImageReader"
+) -> Evaluator:
+    """Top-1 and top-5 accuracy of backbone and linear head on the labelled set under ``path``."""
+    dataset = open_dataset(path)
+    labels = torch.from_numpy(_trained_labels(dataset, num_classes, names))
+    start, stop = groups.shard_range(len(dataset), groups.rank(), groups.world_size())
 
     @torch.inference_mode()
-    def _count(self, backbone: nn.Module, head: LinearHead) -> Tensor:
+    def count(backbone: nn.Module, head: LinearHead) -> Tensor:
         """Hits among this rank's share of the images."""
-        start, stop = groups.shard_range(len(self.dataset), groups.rank(), groups.world_size())
-        counts = torch.zeros(3, dtype=torch.int64, device=self.images.device)
+        counts = torch.zeros(3, dtype=torch.int64, device=images.device)
         done = start
         with evaluating(backbone):
-            for images_BCHW in self.images.batches(self.dataset, start, stop):
-                logits_BC = head.logits(
-                    self.images.features(backbone, images_BCHW)
-                )  # in fp32, as in training
-                labels_B = self.labels[done : done + len(images_BCHW)].to(logits_BC.device)
+            for images_BCHW in images.batches(dataset, start, stop):
+                logits_BC = head.logits(images.features(backbone, images_BCHW))  # in fp32, as in training
+                labels_B = labels[done : done + len(images_BCHW)].to(logits_BC.device)
                 counts += topk_counts(logits_BC, labels_B)
                 done += len(images_BCHW)
         return counts
+
+    def classify(backbone: nn.Module, head: nn.Module | None) -> Evaluation:
+        counts = groups.together(lambda: count(backbone, cast(LinearHead, head)))
+        return Evaluation("classification", dict(classification_metrics(counts)))
+
+    return classify
 
 
 def _trained_labels(dataset: Dataset, num_classes: int, names: Sequence[str] | None) -> np.ndarray:
@@ -189,7 +182,7 @@ class ImageReader:
         return features_BD.float()
 
 
-def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier | SeveralSets:
+def build_verifier(config: Config, path: Path, images: ImageReader) -> Evaluator:
     """Pairs of a ``.bin`` file, of ``evaluate.pairs_file``, or drawn from the labels of the set under ``path``.
 
     Where ``path`` names several, with ``:`` between them, and a ``.bin`` is among these, each is a set of its own,
@@ -200,14 +193,14 @@ def build_verifier(config: Config, path: Path, images: ImageReader) -> Verifier 
             raise UserError(f"{path} has pairs of its own; leave out the list {config.evaluate.pairs_file}")
         dataset, pairs = open_listed_pairs(config.evaluate.pairs_file, path)
         used, pairs = pairs.over_used()
-        return Verifier(Subset(dataset, used), pairs, config, images, labelled=False)
+        return _verifier(Subset(dataset, used), pairs, config, images, labelled=False)
     paths = split_paths(path)
     if len(paths) == 1 or not any(part.suffix == ".bin" for part in paths):
-        return _verifier(config, path, images)
+        return _of_one_set(config, path, images)
     if len({part.resolve() for part in paths}) < len(paths):
         raise UserError(f"evaluate.path: {path} names a set twice; name each once")
     named = zip(_names(paths), paths, strict=True)
-    return SeveralSets({name: _verifier(config, part, images) for name, part in named})
+    return _one_by_one({name: _of_one_set(config, part, images) for name, part in named})
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -221,7 +214,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return list(map(str, paths))  # a .bin beside a directory of its name
 
 
-def _verifier(config: Config, path: Path, images: ImageReader) -> Verifier:
+def _of_one_set(config: Config, path: Path, images: ImageReader) -> Evaluator:
     settings = config.evaluate
     if path.suffix == ".bin":
         stored = VerificationBin(path)
@@ -230,7 +223,7 @@ def _verifier(config: Config, path: Path, images: ImageReader) -> Verifier:
                 f"{path}: {len(stored.same)} pairs cannot be cut into evaluate.folds {settings.folds}; set fewer"
             )
         pairs = PairSet(stored.first, stored.second, stored.same, settings.folds)
-        return Verifier(stored, pairs, config, images, labelled=False)
+        return _verifier(stored, pairs, config, images, labelled=False)
     dataset = open_dataset(path)
     pairs = generate_pairs(dataset.labels(), settings.pairs, PROTOCOL_SEED, settings.folds)
-    return Verifier(dataset, pairs, config, images, labelled=True)
+    return _verifier(dataset, pairs, config, images, labelled=True)

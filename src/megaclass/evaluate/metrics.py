@@ -14,7 +14,7 @@ Shapes: P = pairs, N = images, M = images that are counted, D = embedding column
 T = thresholds (from accepting none to accepting all), B = images of a batch, C = classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from megaclass.errors import UserError
 from megaclass.evaluate.pairs import PairSet
 from megaclass.parallel.groups import all_ranks, collective_device, rank, world_size
 
-FAR_TARGETS = (1e-2, 1e-3, 1e-4)
+FAR_TARGETS = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}  # as results call them
 ROC_POINTS = 400
 # All pairs of so many images are 1.25e9, half a minute on one core; the FARs above are sharp long before.
 MAX_IMAGES = 50_000
@@ -38,7 +38,7 @@ def pair_scores(embeddings_ND: np.ndarray, pairs: PairSet) -> np.ndarray:
 
 
 def verification_metrics(
-    scores: np.ndarray, same: np.ndarray, folds: int = 10, far_targets: Sequence[float] = FAR_TARGETS
+    scores: np.ndarray, same: np.ndarray, folds: int = 10, far_targets: Mapping[str, float] = FAR_TARGETS
 ) -> dict[str, Any]:
     """Score P pairs by the protocol of LFW's view 2 (UMass technical report 07-49).
 
@@ -78,7 +78,7 @@ def verification_metrics(
 def all_pairs_tar(
     embeddings_ND: np.ndarray,
     labels_N: np.ndarray,
-    far_targets: Sequence[float] = FAR_TARGETS,
+    far_targets: Mapping[str, float] = FAR_TARGETS,
     max_images: int = MAX_IMAGES,
 ) -> dict[str, Any]:
     """Verify every pair of a labelled set, so that a small set still has the impostors for a low FAR.
@@ -143,7 +143,7 @@ def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray, part: int, par
     return counts
 
 
-def _curve(genuine_T: np.ndarray, impostor_T: np.ndarray, far_targets: Sequence[float]) -> dict[str, Any]:
+def _curve(genuine_T: np.ndarray, impostor_T: np.ndarray, far_targets: Mapping[str, float]) -> dict[str, Any]:
     """What follows from the accepted counts, from accepting none to accepting all.
 
     - ``tar_at_far``, ``{"1e-2": ..}``: the exact share of genuine pairs accepted where at most the target share of
@@ -156,10 +156,10 @@ def _curve(genuine_T: np.ndarray, impostor_T: np.ndarray, far_targets: Sequence[
     """
     genuine, impostors = int(genuine_T[-1]), int(impostor_T[-1])
     tar: dict[str, float | None] = {}
-    for far in far_targets:
+    for name, far in far_targets.items():
         allowed = int(far * impostors + 1e-6)  # 1e-3 of 3,000 is three, whatever the floating point says
         accepted = int(genuine_T[np.searchsorted(impostor_T, allowed, side="right") - 1])
-        tar[far_key(far)] = accepted / genuine if genuine and allowed else None
+        tar[name] = accepted / genuine if genuine and allowed else None
     if genuine == 0 or impostors == 0:
         return {"auc": None, "tar_at_far": tar, "roc": {"far": [], "tar": []}}
     area = np.dot(np.diff(impostor_T).astype(float), genuine_T[1:] + genuine_T[:-1]) / 2
@@ -167,12 +167,6 @@ def _curve(genuine_T: np.ndarray, impostor_T: np.ndarray, far_targets: Sequence[
     at = np.unique(np.searchsorted(impostor_T, allowed_T, side="right") - 1)
     roc = {"far": (impostor_T[at] / impostors).tolist(), "tar": (genuine_T[at] / genuine).tolist()}
     return {"auc": float(area / (genuine * impostors)), "tar_at_far": tar, "roc": roc}
-
-
-def far_key(far: float) -> str:
-    """``1e-2``, ``2.5e-3``: how a false accept rate is written in results."""
-    mantissa, exponent = f"{far:e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def one_shot_accuracy(

@@ -103,6 +103,7 @@ def read_lfw_pairs(pairs_txt: str | Path, images_root_or_zip: str | Path) -> tup
 # Lines
 
 _NUMBERS = re.compile(r"\s*[0-9]{1,18}\s+[0-9]{1,18}\s*")
+_LFW_LINE = re.compile(r"\s*(\S+)\s+0*([1-9][0-9]{0,8})(?:\s+(\S+))?\s+0*([1-9][0-9]{0,8})\s*")
 _LFW_NAME = re.compile(r"([^\s/]+)/\1_([0-9]{4,9})\.jpg")
 
 
@@ -115,7 +116,6 @@ def _read_lines(path: Path) -> tuple[int, np.ndarray, list[tuple[int, str]]]:
             f"{path} line 1: expected the number of folds, two or more, and of same-identity pairs a fold, as "
             "'10 300' (the development lists of LFW have no folds)"
         )
-    folds, per_fold = header
     body = [(number, line) for number, line in enumerate(lines[1:], start=2) if line.strip()]
     expected = folds * 2 * per_fold
     if len(body) != expected:
@@ -146,21 +146,14 @@ def _image(person: str, number: int) -> str:
     return f"{person}/{person}_{number:04d}.jpg"
 
 
-def _number(text: str) -> int:
-    """A number from 1 on, 0 for what is none or too long for one."""
-    return int(text) if text.isdecimal() and len(text) <= 9 else 0
-
-
 def _image_names(line: str, same: bool, where: str) -> list[str]:
     """The two image names of one line of pairs.txt."""
-    form = "name n1 n2" if same else "name1 n1 name2 n2"
-    fields = line.split()
-    if same:
-        fields.insert(2, fields[0])
-    if len(fields) == 4 and all(map(_number, fields[1::2])) and (fields[0] == fields[2]) == same:
-        names = [_image(fields[0], int(fields[1])), _image(fields[2], int(fields[3]))]
-        if names[0] != names[1]:
+    if found := _LFW_LINE.fullmatch(line):
+        one, number, other, second = found.groups()
+        names = [_image(one, int(number)), _image(other or one, int(second))]
+        if (other is None) == same and other != one and names[0] != names[1]:
             return names
+    form = "name n1 n2" if same else "name1 n1 name2 n2"
     raise UserError(
         f"{where}: expected {form!r}, the numbers of two images from 1 on, of {'one person' if same else 'two'}, found "
         f"{line.strip()[:40]!r}"

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass.checkpoint import arcface_torch
+from megaclass.checkpoint import Checkpoint, arcface_torch
 from megaclass.checkpoint.arcface_torch import RankFiles, ReadRows
+from megaclass.checkpoint.reader import expecting
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
 from megaclass.inference.load import find_checkpoint
@@ -30,7 +31,9 @@ def to_rank_files(
     """
     source = Path(source)
     if RunDirectory(source).config.is_file():
-        shared, rows, num_classes, writers = _from_run(source, which)
+        stored = find_checkpoint(source, which)
+        with expecting(f"{stored.path}: not a checkpoint that `megaclass train` wrote"):
+            shared, rows, num_classes, writers = _from_run(source, stored)
     else:
         files = RankFiles(source)
         shared, rows, num_classes, writers = files.shared(), files.rows, files.num_classes, len(files.paths)
@@ -39,10 +42,9 @@ def to_rank_files(
     )
 
 
-def _from_run(run_dir: Path, which: str) -> tuple[dict[str, Any], ReadRows, int, int]:
+def _from_run(run_dir: Path, stored: Checkpoint) -> tuple[dict[str, Any], ReadRows, int, int]:
     """What a checkpoint of a run holds, its rows, the number of classes and of the ranks that wrote it."""
     config = load_recipe(str(RunDirectory(run_dir).config), stored=True)
-    stored = find_checkpoint(run_dir, which)
     if "head/weight" not in stored.sharded:
         raise UserError(f"{stored.path}: the run has a linear head; only a margin head is exported")
     num_classes, dim = stored.sharded["head/weight"].shape

@@ -1,26 +1,23 @@
 """Score one model once, outside training; and the model that a checkpoint holds."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from megaclass import checkpoint
 from megaclass.checkpoint import Checkpoint
-from megaclass.config import Config, check
-from megaclass.data.open import open_dataset
+from megaclass.checkpoint.reader import expecting
+from megaclass.config import Config
 from megaclass.errors import UserError, lookup
-from megaclass.evaluate.evaluators import Classifier, Evaluation, build_verifier
+from megaclass.evaluate.evaluators import Evaluation, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.parallel.groups import World
 from megaclass.results.rundir import RunDirectory
-from megaclass.train.arithmetic import Arithmetic, use_threads
+from megaclass.train.arithmetic import use_threads
 from megaclass.train.job import image_reader
-from megaclass.train.model import build_model, input_function
+from megaclass.train.model import build_model
 
 
 def score(
@@ -40,20 +37,19 @@ def score(
     use_threads(config.run.threads)
     if pairs:
         config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, pairs_file=pairs))
-    check(config)
     stored = find_checkpoint(Path(run_dir), which) if run_dir else None
     if stored:
-        backbone, arithmetic = trained_backbone(config, stored, world.device)
+        backbone, reader = trained_backbone(config, stored, world.device)
     else:
         backbone, arithmetic = build_model(config, world.device)
-    reader = image_reader(config, arithmetic, input_function(config, arithmetic))
+        reader = image_reader(config, arithmetic)
     if kind == "verification":
-        return build_verifier(config, Path(images), reader)(backbone)
+        return build_verifier(config, Path(images), reader)(backbone, None)
     if stored is None or "head" not in stored.state:
         raise UserError("classification needs --run-dir with a run of a linear head")
     head = trained_head(stored, backbone, world.device)
     names = RunDirectory(Path(run_dir)).read_classes()
-    return Classifier(open_dataset(images), head.out_features, names, reader)(backbone, head)
+    return build_classifier(images, head.out_features, names, reader)(backbone, head)
 
 
 def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
@@ -68,30 +64,25 @@ def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
 
 def trained_backbone(
     config: Config, stored: Checkpoint, device: torch.device
-) -> tuple[nn.Module, Arithmetic]:
-    """The backbone with the weights of a checkpoint, on its device, and how it computes."""
+) -> tuple[nn.Module, ImageReader]:
+    """The backbone with the weights of a checkpoint, on its device, and what reads images for it."""
     # What a run started from need not lie here any more, and would be overwritten.
     bare = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
     backbone, arithmetic = build_model(bare, device)
-    with _fitting(stored, "backbone") as weights:
-        backbone.load_state_dict(weights)
-    return backbone, arithmetic
+    with expecting(f"{stored.path}: checkpoint of another model"):
+        backbone.load_state_dict(_weights(stored, "backbone"))
+    return backbone, image_reader(config, arithmetic)
 
 
 def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) -> LinearHead:
     """The linear head of a checkpoint."""
-    with _fitting(stored, "head") as weights:
+    with expecting(f"{stored.path}: checkpoint of another model"):
+        weights = _weights(stored, "head")
         head = LinearHead(len(weights["weight"]), int(backbone.embedding_dim)).to(device)  # type: ignore[arg-type]
         head.load_state_dict(weights)
         return head
 
 
-@contextlib.contextmanager
-def _fitting(stored: Checkpoint, part: str) -> Iterator[Any]:
-    """Yields a part's weights of the last step, or the moving average of them where the run kept it (``ema``). What
-    does not fit becomes a UserError."""
-    try:
-        yield (stored.state.get("ema") or {}).get(part) or stored.state[part]
-    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{stored.path}: checkpoint of another model ({part}: {reason})") from None
+def _weights(stored: Checkpoint, part: str) -> dict[str, Tensor]:
+    """A part's weights of the last step, or the moving average of them where the run kept it (``ema``)."""
+    return (stored.state.get("ema") or {}).get(part) or stored.state[part]

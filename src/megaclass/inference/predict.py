@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megaclass.checkpoint import Checkpoint
-from megaclass.config import Config, check
+from megaclass.config import Config
 from megaclass.data.augment import resized
 from megaclass.data.classnames import read_names
 from megaclass.data.dataset import DamagedSampleError, Dataset
@@ -34,8 +34,6 @@ from megaclass.inference.load import find_checkpoint, trained_backbone, trained_
 from megaclass.parallel.groups import World
 from megaclass.results.rundir import RunDirectory
 from megaclass.train.arithmetic import use_threads
-from megaclass.train.job import image_reader
-from megaclass.train.model import input_function
 from megaclass.train.resume import stored_rows
 
 # Of a margin head: so many images share one reading of the centres, of which so many are in memory at once.
@@ -163,10 +161,8 @@ def load(config: Config, world: World, run_dir: Path, which: str, top: int) -> P
     if top < 1:
         raise UserError(f"--top: {top} is too few; ask for 1 class or more")
     use_threads(config.run.threads)
-    check(config)
     stored = find_checkpoint(run_dir, which)
-    backbone, arithmetic = trained_backbone(config, stored, world.device)
-    images = image_reader(config, arithmetic, input_function(config, arithmetic))
+    backbone, images = trained_backbone(config, stored, world.device)
     if "head" in stored.state:  # a linear one; rows of a margin head are sharded
         head = trained_head(stored, backbone, world.device)
         classes = head.out_features

@@ -15,10 +15,9 @@ from megaclass.config import Config
 from megaclass.data.augment import EvalTransform
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.mixup import Mixup
-from megaclass.data.open import open_dataset
 from megaclass.data.sampler import rank_slice
 from megaclass.errors import UserError, lookup
-from megaclass.evaluate.evaluators import Classifier, Evaluation, ImageReader, build_verifier
+from megaclass.evaluate.evaluators import Evaluator, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.heads.margins import MARGINS
 from megaclass.heads.partial_fc import PartialFC
@@ -33,8 +32,6 @@ from megaclass.train.average import WeightAverage
 from megaclass.train.batches import TrainingData, training_data
 from megaclass.train.model import build_model, capture_graphs, compile_backbone, input_function
 from megaclass.train.optimizer import build_optimizer
-
-Evaluator = Callable[[nn.Module, nn.Module], Evaluation]
 
 
 @dataclass(kw_only=True)
@@ -148,7 +145,6 @@ def build_job(
 def _local_parts(config: Config, world: World, say: Callable[[str], None]) -> LocalParts:
     # The model first: its errors come at once, and to make a data set may take a while.
     backbone, arithmetic = build_model(config, world.device)
-    to_input = input_function(config, arithmetic)
     _check_batch(config, world, backbone)
     data = training_data(config, world, say)
     how = config.speed.compile
@@ -163,10 +159,10 @@ def _local_parts(config: Config, world: World, say: Callable[[str], None]) -> Lo
         config=config,
         world=world,
         arithmetic=arithmetic,
-        to_input=to_input,
+        to_input=input_function(config, arithmetic),
         backbone=backbone,
         compiled=compiled,
-        evaluator=_evaluator(config, arithmetic, to_input, data),
+        evaluator=_evaluator(config, arithmetic, data),
     )
 
 
@@ -198,28 +194,26 @@ def _load_centres(head: PartialFC, path: Path) -> None:
     head.shard.centres.fill(head.class_range[0], lambda start, stop: Rows(files.centres(start, stop)))
 
 
-def image_reader(config: Config, arithmetic: Arithmetic, to_input: Callable[[Tensor], Tensor]) -> ImageReader:
+def image_reader(config: Config, arithmetic: Arithmetic) -> ImageReader:
     size = config.evaluate.image_size or config.data.image_size
     return ImageReader(
         transform=EvalTransform(size, config.evaluate.resize),
         batch_size=config.evaluate.batch_size,
         workers=config.data.workers or torch.get_num_threads(),
         device=arithmetic.device,
-        to_input=to_input,
+        to_input=input_function(config, arithmetic),
         precision=arithmetic.computing,
     )
 
 
-def _evaluator(
-    config: Config, arithmetic: Arithmetic, to_input: Callable[[Tensor], Tensor], data: TrainingData
-) -> Evaluator | None:
+def _evaluator(config: Config, arithmetic: Arithmetic, data: TrainingData) -> Evaluator | None:
     if config.evaluate.task == "none":
         return None
     path = Path(config.evaluate.path or (data.glyph_set or Path()) / "test")
-    images = image_reader(config, arithmetic, to_input)
+    images = image_reader(config, arithmetic)
     if config.evaluate.task == "verification":
         return build_verifier(config, path, images)
-    return Classifier(open_dataset(path), data.num_classes, data.class_names, images)
+    return build_classifier(path, data.num_classes, data.class_names, images)
 
 
 # -- by all ranks together ------------------------------------------------------------------------------

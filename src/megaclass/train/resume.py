@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megaclass import checkpoint
 from megaclass.checkpoint import Checkpoint, Sharded
-from megaclass.data.dataset import first_line
+from megaclass.checkpoint.reader import expecting
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.storage import Rows
@@ -62,7 +62,11 @@ def restore(job: Job, path: Path) -> Progress:
     """Put a checkpoint, written at any number of ranks, into the job."""
     stored = checkpoint.load(path, identity=job.identity)
     state = stored.state
-    try:
+    if job.average is not None and "ema" not in state:
+        raise UserError(
+            f"{path}: optim.ema_decay: the run has kept no average of its weights; leave it 0, or start a new run"
+        )
+    with expecting(f"{path}: not a checkpoint of this run's model; use the configuration it was made with"):
         job.backbone.load_state_dict(state["backbone"])
         restore_optimizer(job.optimizer, state["optimizer"])
         if job.scaler.is_enabled() and state["scaler"]:
@@ -76,13 +80,6 @@ def restore(job: Job, path: Path) -> Progress:
         if job.average is not None:
             job.average.load_state_dict(state["ema"])
         return Progress.from_state(state["progress"])
-    except UserError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint of this run's model ({first_line(error)}); use the configuration it was made "
-            "with"
-        ) from None
 
 
 def _restore_head(head: PartialFC, stored: Checkpoint) -> None:

@@ -103,15 +103,6 @@ assert_same = functools.partial(torch.testing.assert_close, rtol=0, atol=0)
 # -- one checkpoint as a dict -----------------------------------------------------------------------------
 
 
-def test_a_checkpoint_comes_back_from_the_drop_in_as_it_was() -> None:
-    checkpoint = trained().checkpoint()
-    dropin = to_dropin(checkpoint)
-    assert len(dropin[OPTIMIZER]["param_groups"]) == 1 and 4 not in dropin[OPTIMIZER]["state"]
-    assert_same(to_arcface_torch(dropin), checkpoint)
-    assert_same(to_dropin(dropin), dropin)
-    assert_same(to_arcface_torch(checkpoint), checkpoint)
-
-
 def test_their_run_goes_on_with_our_head_and_back() -> None:
     """Steps 3 to 5 with our head and 6 to 8 with a dense SGD again: the losses of nine dense steps."""
     whole = Theirs().train(9)
@@ -172,12 +163,8 @@ def test_momentum_that_was_not_kept_is_zero() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda dropin: dropin[OPTIMIZER]["param_groups"][0].update(betas=(0.9, 0.999)),
-            "do not fit one optimizer",
-        ),
-        (lambda dropin: dropin.update({HEAD: None}), "not the checkpoint of a script with our head"),
-        (lambda dropin: dropin.update({OPTIMIZER: None}), "not the checkpoint of a script with our head"),
+        (lambda c: c[OPTIMIZER]["param_groups"][0].update(betas=(0.9, 0.999)), "do not fit one optimizer"),
+        (lambda c: c.update({HEAD: None}), "not the checkpoint of a script with our head"),
     ],
 )
 def test_what_has_no_way_back_is_refused(change: Any, message: str) -> None:
@@ -293,18 +280,13 @@ def put(**head: Any) -> Any:
     return lambda checkpoint: checkpoint[HEAD].update(head)
 
 
-NO_HEAD = "no state_dict_softmax_fc.weight in it"
 FAULTS = {
     "missing": (lambda path: path.unlink(), "checkpoint_gpu_1.pt is missing"),
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-200]), "checkpoint_gpu_1.pt: not a PyTorch file"),
-    "empty": (lambda path: path.write_bytes(b""), "not a PyTorch file"),
     "runs code": (lambda path: torch.save(Bomb(), path), "opened safely"),
-    "a list": (lambda path: torch.save([1], path), NO_HEAD),
-    "backbone alone": (lambda path: torch.save({"conv1.weight": torch.ones(1)}, path), NO_HEAD),
+    "backbone alone": (lambda path: torch.save({"conv1.weight": torch.ones(1)}, path), "no state_dict_softmax_fc"),
     "columns": (lambda path: edit(path, put(weight=torch.ones(8, 5))), "shape (8, 5), where (8, 4) would go with"),
-    "rows": (lambda path: edit(path, put(weight=torch.ones(12, DIM))), "a file is missing, or of another run"),
     "one axis": (lambda path: edit(path, put(weight=torch.ones(8))), "centres of shape (8,)"),
-    "none": (lambda path: edit(path, put(weight=torch.ones(0, DIM))), "centres of shape (0, 4)"),
     "integers": (lambda path: edit(path, put(weight=torch.ones(8, DIM).int())), "rows torch.int32 (8, 4)"),
     "sparse": (lambda path: edit(path, put(weight=torch.ones(8, DIM).to_sparse())), "dense"),
     "stretched": (lambda path: edit(path, put(weight=torch.ones(1, 1).expand(8, DIM))), "more than the file holds"),
@@ -348,8 +330,6 @@ def momentum_of(checkpoint: dict[str, Any]) -> Tensor:
         (lambda c: momentum_of(c)[-1].fill_(torch.inf), "momentum is not finite"),
         (lambda c: c[OPTIMIZER]["state"][4].update(momentum_buffer=torch.ones(2, 2)), "one row a centre"),
         (lambda c: c.pop(OPTIMIZER), "not what arcface_torch writes"),
-        (lambda c: c.update(state_optimizer=[1]), "not what arcface_torch writes"),
-        (lambda c: c[OPTIMIZER]["param_groups"].reverse(), "not what arcface_torch writes"),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused(tmp_path: Path, change: Any, message: str) -> None:
@@ -376,7 +356,6 @@ def test_adamw_gives_its_centres_but_no_momentum(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["nowhere", "out"], "nowhere: no such file or directory"),
-        (["empty", "out"], "checkpoint_gpu_0.pt is missing"),
         (["source", "source"], "exists; name another directory"),
         (["source", "out", "--ranks", "24"], "24 for 23 classes"),
         (["source", "out", "--layout", "drop"], "did you mean 'dropin'"),
@@ -388,7 +367,6 @@ def test_the_command_refuses_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     trained().save(tmp_path / "source", 2)
-    Path("empty").mkdir()
     torch.save({"weight": torch.ones(3, 2)}, "head.pt")
     assert main(["export", "arcface_torch", *words]) == 2
     (told,) = capsys.readouterr().err.splitlines()

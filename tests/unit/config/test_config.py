@@ -39,9 +39,7 @@ SYNTHETIC = {"data": {"source": "synthetic", "num_classes": 10}, "evaluate": {"t
         ({"optim": {"lr": "fast"}}, "optim.lr: 'fast' is not a number"),
         ({"optim": {"lr": True}}, "optim.lr: True is not a number"),
         ({"run": {"seed": 1.0}}, "run.seed: 1.0 is not a whole number"),
-        ({"run": {"seed": True}}, "run.seed: True is not a whole number"),
         ({"augment": {"flip": 1}}, "augment.flip: 1 is not true or false"),
-        ({"run": {"output": 3}}, "run.output: 3 is not a text"),
         ({"schedule": {"milestones": 0.5}}, "schedule.milestones: 0.5 is not a list of numbers"),
         ({"schedule": {"milestones": ["a"]}}, "schedule.milestones: 'a' is not a number"),
     ],
@@ -105,7 +103,6 @@ def test_numbers_are_finite(number):
     "tree, message",
     [
         ({"data": {"source": "records"}}, "data.path: needed for data.source 'records'"),
-        ({"data": {"source": "folder"}}, "data.path: needed"),
         ({"data": {"source": "synthetic"}}, "data.num_classes: needed"),
         ({"data": {"orientations": 3}}, "data.orientations: 3 is not one of 1, 2, 4, 8"),
         ({"data": {"accumulation": 3}}, "global_batch_size: 128 is no multiple of data.accumulation 3"),
@@ -127,9 +124,7 @@ def test_settings_that_do_not_go_together(tree, message):
     "tree, key, why",
     [
         ({"head": {"label_smoothing": 0.1}}, "head.label_smoothing", "head.kind is 'linear', and it is 'margin'"),
-        ({"head": {"kind": "linear", "m2": 0.1}}, "head.m2", "head.kind is 'margin'"),
         ({"schedule": {"steps": 5, "epochs": 3}}, "schedule.epochs", "schedule.steps is 0, and it is 5"),
-        ({"augment": {"blur_radius": 3}}, "augment.blur_radius", "augment.blur_probability is set"),
         ({"data": SYNTHETIC["data"] | {"path": "x"}}, "data.path", "'glyphs' or 'records' or 'folder'"),
     ],
 )  # fmt: skip

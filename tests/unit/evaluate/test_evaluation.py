@@ -1,21 +1,18 @@
 """Classes of a validation set are the model's by name, never by chance of their number; and which sets of pairs
 a path names."""
 
-import contextlib
 import dataclasses
 import json
 import os
 
 import numpy as np
 import pytest
-import torch
 
 import tiny
 from megaclass.cli import main
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.verification_bin import write_bin
 from megaclass.errors import UserError
-from megaclass.evaluate import evaluators
 from megaclass.evaluate.evaluators import _trained_labels
 from megaclass.parallel.groups import started
 from megaclass.report.curves import draw_run
@@ -123,43 +120,23 @@ def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):
     assert found["name"] == "records" and found["impostor_pairs"] and list(found["others"]) == ["lfw"]
 
 
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_batches_for_a_gpu_are_pinned(monkeypatch, kind):
-    asked = []
-
-    def eval_batches(*_, pin_memory=False, **options):
-        asked.append(pin_memory)
-        return iter([])
-
-    monkeypatch.setattr(evaluators, "eval_batches", eval_batches)
-    reader = evaluators.ImageReader(None, 4, 1, torch.device(kind), None, contextlib.nullcontext)
-    assert list(reader.batches(None, 0, 4)) == [] and asked == [kind == "cuda"]
-
-
 @pytest.mark.parametrize(
     ("path", "words", "message"),
     [
         ("absent.bin", [], "absent.bin: no such file"),
-        ("lfw/lfw.bin{0}absent.bin", [], "absent.bin: no such file"),
         ("lfw/lfw.bin{0}", [], "a path is empty"),
         ("lfw/lfw.bin{0}lfw/lfw.bin", [], "names a set twice; name each once"),
         ("lfw/lfw.bin", ["--evaluate.folds", "21"], "20 pairs cannot be cut into evaluate.folds 21"),
         ("lfw/lfw.bin", ["--pairs", "pairs.txt"], "has pairs of its own; leave out the list pairs.txt"),
         ("records/train.rec", ["--pairs", "pairs.txt"], "pairs.txt names images, but the records of"),
-        (
-            "not.bin",
-            [],
-            "not.bin: not read as a verification set: damaged, or no verification set (it asks for os",
-        ),
-        ("text.bin", [], "text.bin: not read as a verification set"),
+        ("not.bin", [], "not.bin: not read as a verification set: damaged, or no verification set (it asks for os"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_set_is_told_in_a_line(tmp_path, bins, capsys, monkeypatch, path, words, message):
     monkeypatch.chdir(tmp_path)
     recipe = tiny.recipe(tmp_path)
     (tmp_path / "pairs.txt").write_text("2 1\nA 1 2\nA 1 B 1\nA 1 3\nA 1 B 2\n")
     (tmp_path / "not.bin").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
-    (tmp_path / "text.bin").write_bytes(b"Some words, but no pickle.")
     assert main(["evaluate", "verification", path.format(os.pathsep), "--recipe", recipe, *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "ran").exists()

@@ -76,12 +76,6 @@ def test_a_set_without_both_kinds_is_refused(sizes):
         generate_pairs(labels_of(sizes), 100, seed=0)
 
 
-@pytest.mark.parametrize(("count", "folds"), [(10, 10), (100, 1)])
-def test_too_few_pairs_or_folds_are_refused(count, folds):
-    with pytest.raises(UserError, match=rf"{count} pairs cannot fill {folds} folds"):
-        generate_pairs(labels_of([10] * 50), count, seed=0, folds=folds)
-
-
 def test_the_used_images_come_in_order_of_their_first_pair():
     pairs = PairSet(np.array([7, 3, 7]), np.array([5, 7, 1]), np.array([True, False, True]), 3)
     images, over_used = pairs.over_used()

@@ -361,14 +361,6 @@ def test_a_step_that_is_not_finite_leaves_everything_as_it_was(tmp_path, section
     assert [n for n in moved if n.endswith("weight") and torch.equal(before[n], moved[n])] == fixed
 
 
-def test_skipped_steps_are_counted_and_told(tmp_path, poisoned_steps):
-    poisoned_steps |= {2, 3, 6}
-    result, events = run(tmp_path, run={"max_skipped": 3})
-    assert [event.skipped_steps for event in steps(events)] == [0, 0, 1, 2, 2, 2, 3, 3, 3, 3]
-    assert [event.step for event in steps(events) if event.loss is None] == [3, 4, 7]
-    assert result["final_loss"] < steps(events)[0].loss
-
-
 def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path, poisoned_steps):
     poisoned_steps |= {1, 4, 5, 6}
     with pytest.raises(UserError, match=r"step 7: 3 steps in a row .*run\.max_skipped.*lower optim\.lr"):

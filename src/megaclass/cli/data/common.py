@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from megaclass.cli.parsing import make_parser, parse
+from megaclass.cli.parsing import Options, make_parser, parse
 from megaclass.errors import UserError, make_room
 
-Options = Mapping[str, tuple[Any, str]]
 SET = "record set or image folder; several with ':' between them"
 OUTPUT = "directory for the record set; must not hold one"
 
@@ -18,26 +17,8 @@ OUTPUT = "directory for the record set; must not hold one"
 def read_options(
     words: list[str], usage: str, text: str, positional: Mapping[str, str], options: Options
 ) -> Any:
-    """The words parsed. ``positional``: name -> help, ``name...`` taking some; ``options``: name -> default, help.
-
-    An option whose default is False is a flag, one whose default is a list takes one of these, by default the first,
-    one whose default is a type is None unless it is given. Raises UserError.
-    """
-    parser = make_parser(usage, text)
-    for name, told in positional.items():
-        more: dict[str, Any] = {"nargs": "+"} if name.endswith("...") else {}
-        parser.add_argument(name.removesuffix("..."), type=str, help=told, **more)
-    for name, (default, told) in options.items():
-        if default is False:
-            kind: dict[str, Any] = {"action": "store_true"}
-        elif isinstance(default, list):
-            kind = {"choices": default, "default": default[0]}
-        elif isinstance(default, type):
-            kind = {"type": default}
-        else:
-            kind = {"type": type(default), "default": default}
-        parser.add_argument(f"--{name}", help=told, **kind)
-    found = parse(parser, words)
+    """The words parsed, see :func:`megaclass.cli.parsing.make_parser`. Raises UserError for a negative number."""
+    found = parse(make_parser(usage, text, positional, options), words)
     for name, value in vars(found).items():
         if type(value) is int and value < 0:
             raise UserError(f"--{name.replace('_', '-')}: {value} is below 0")

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.data.common import SET, Options, progress_bar, read_options, whole_file
-from megaclass.cli.parsing import new_file
+from megaclass.cli.data.common import SET, progress_bar, read_options, whole_file
+from megaclass.cli.parsing import Options, new_file
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:

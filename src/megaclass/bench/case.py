@@ -61,9 +61,10 @@ def parameter(default: Any, help: str = "", **told: Any) -> Any:
 class Case:
     """One measurement, of which all implementations take their turns. It travels to its processes as a dict.
 
-    Every case says, by fields, class variables or properties: ``device`` (``auto`` until it is planned), ``threads`` of
-    each process (0: its share of the cores), ``world_size`` (processes of an implementation), ``warmup`` (turns that
-    leave no sample), ``steps`` (turns that leave one) and ``samples`` (of a turn, or of each step of a longer one).
+    Every case says, by fields: ``device`` (``auto`` until it is planned) and ``threads`` of each process (0: its share
+    of the cores); by fields, class variables or properties: ``world_size`` (processes of an implementation), ``warmup``
+    (turns that leave no sample), ``steps`` (turns that leave one) and ``samples`` (of a turn, or of each step of a
+    longer one).
     """
 
     benchmark: ClassVar[str]
@@ -309,6 +310,11 @@ class Benchmark:
     implementations: Callable[[Any, Any], Sequence[Implementation]] = lambda case, options: [Implementation()]
     surroundings: Callable[[Planned], AbstractContextManager[Planned]] = nullcontext
     timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        needs = ("device", "threads", "world_size", "warmup", "steps")
+        if lacks := [name for name in needs if not hasattr(self.case, name)]:
+            raise TypeError(f"{self.case.__name__} lacks {', '.join(lacks)}, which every case says")
 
     def metric(self, key: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.key == key), None)

@@ -18,6 +18,18 @@ Given = dict[str, dict[str, Any]]
 Options = Mapping[str, tuple[Any, str]]
 
 
+class Help(argparse.HelpFormatter):
+    """argparse's, with the default of each flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default in (None, "", argparse.SUPPRESS, []) or action.default is False
+        return (
+            action.help
+            if silent or "default" in (action.help or "")
+            else f"{action.help} (default %(default)s)"
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """argparse's, with what it refuses told as UserError, and the near match of a flag that there is not."""
 
@@ -35,7 +47,9 @@ def make_parser(
     None unless it is given.
     """
     words = itertools.takewhile(lambda word: word.islower() and word[0].isalpha(), usage.split())
-    parser = Parser(prog=" ".join(words), usage=usage, description=description, allow_abbrev=False)
+    parser = Parser(
+        prog=" ".join(words), usage=usage, description=description, allow_abbrev=False, formatter_class=Help
+    )
     for name, told in (positional or {}).items():
         more: dict[str, Any] = {"nargs": "+"} if name.endswith("...") else {}
         parser.add_argument(name.removesuffix("..."), help=told, **more)

@@ -56,7 +56,10 @@ class Margin:
         return self.scale * self.filter_threshold if self.filter_threshold else math.inf
 
     def target(self, cos_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The target logits (B,), scale included, and d(logit / scale) / d(cos), (B,)."""
+        """The target logits (B,), scale included, and d(logit / scale) / d(cos), (B,).
+
+        A function of the cosines alone: each rank computes it for the samples of all, so it draws nothing.
+        """
         if self.m1 == 1.0 and self.m2 == 0.0:
             return self.scale * (cos_B - self.m3), torch.ones_like(cos_B)
         theta_B = torch.acos(cos_B.clamp(-1.0, 1.0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from head_reference import dense_loss
-from megaclass.heads.margins import MAX_SCALE, ArcFace, CosFace, Margin, static_shift
+from megaclass.heads.margins import MAX_SCALE, ArcFace, CosFace, Margin, SphereFace, static_shift
 from megaclass.heads.partial_fc import PartialFC
 
 
@@ -16,6 +16,16 @@ def test_gradients_differ_as_published() -> None:
     assert ArcFace(gradient="exact").target(cos)[1].item() == pytest.approx(1.87, abs=0.01)
     assert ArcFace().target(cos)[1].item() == 1.0
     assert CosFace(gradient="exact").target(cos)[1].item() == 1.0
+
+
+@pytest.mark.parametrize(
+    "margin", [ArcFace(gradient="exact"), CosFace(), SphereFace(gradient="exact")], ids=str
+)
+def test_the_slope_is_that_of_the_logits(margin: Margin) -> None:
+    cos = torch.linspace(-0.9, 0.9, 19, dtype=torch.float64, requires_grad=True)
+    logit, slope = margin.target(cos)
+    (expected,) = torch.autograd.grad(logit.sum() / margin.scale, cos)
+    torch.testing.assert_close(slope.detach(), expected)
 
 
 @pytest.mark.parametrize("gradient", ["exact", "straight_through"])

@@ -1,12 +1,10 @@
 """Drives a headless Chromium over its debugging pipe (Chrome DevTools Protocol), without further packages."""
 
-import base64
 import json
 import os
 import select
 import shutil
 import subprocess
-from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
@@ -75,10 +73,6 @@ class Page:
         self.send("Page.navigate", url=url)
         while self._receive().get("method") != "Page.loadEventFired":
             pass
-
-    def screenshot(self, path):
-        found = self.send("Page.captureScreenshot", format="png")
-        Path(path).write_bytes(base64.b64decode(found["data"]))
 
     def close(self):
         os.close(self._to)  # which ends it

@@ -47,14 +47,8 @@ def row(benchmark, case, step_ms, *, environment=SERVER, steps=20, noise=0.02, s
 
 
 def lost(benchmark, case, status, reason, *, environment=SERVER, **fields):
-    made = {
-        "benchmark": benchmark,
-        "case": case,
-        "status": status,
-        "reason": reason,
-        "environment": environment,
-    }
-    return Row(**_SHARED_FIELDS | made | fields)
+    made = {"benchmark": benchmark, "case": case, "status": status, "reason": reason}
+    return Row(**_SHARED_FIELDS | made | {"environment": environment} | fields)
 
 
 def every_row():
@@ -83,14 +77,7 @@ def every_row():
     huge = FACES | {"global_batch_size": 10_240}
     rows.append(lost("train", huge, "oom", "CUDA out of memory", suite="arcface-a100"))
     for seed in range(4):
-        case = {
-            "recipe": "glyphs",
-            "seed": seed,
-            "settings": {},
-            "metric": "top1",
-            "world_size": 1,
-            "device": "cpu",
-        }
+        case = {"recipe": "glyphs", "seed": seed, "settings": {}, "metric": "top1", "world_size": 1}
         result = {"top1": 0.75 + seed / 100, "final_loss": 1.5, "seconds": 100.0 + seed}
         rows.append(row("stability", case, 10.0, environment=LAPTOP, result=result))
     rows.append(

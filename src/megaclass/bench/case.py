@@ -207,9 +207,9 @@ OF_LIMIT = Metric("flops_share", "Of limit, %", share_of_limit("flops"), "higher
 class Turns(Protocol):
     """An implementation at work on a case, in a process that measures nothing else."""
 
-    def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
+    def turn(self, index: int) -> dict[str, Any]:
         """Work once. The answer has ``ms``, or the ``samples_ms`` of the steps of a longer turn, and whatever else the
-        benchmark's ``measures`` reads. ``tell`` takes how much of a long turn is done, 0 to 1."""
+        benchmark's ``measures`` reads."""
         ...
 
     def facts(self) -> dict[str, Any]:

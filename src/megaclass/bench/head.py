@@ -4,7 +4,6 @@ Shapes: B = rows of the global batch, b = rows of this rank, D = embedding colum
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -167,7 +166,7 @@ class Steps:
         whole = embeddings_BD if tensor_b.is_floating_point() else labels_B
         return torch.cat([tensor_b, whole[len(tensor_b) :]])
 
-    def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
+    def turn(self, index: int) -> dict[str, Any]:
         from megaclass.parallel import groups
 
         self._draw(index)

@@ -7,7 +7,7 @@ Shapes: B = images of a batch, S = image size, HW = image, C = 3 channels.
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -132,7 +132,7 @@ class Inference:
             self._clock.wait()
             self._engine_s = time.perf_counter() - begin
 
-    def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
+    def turn(self, index: int) -> dict[str, Any]:
         """An epoch; ``engine_s`` is how long the engine took to be made and to take its first steps."""
         import torch
 
@@ -142,7 +142,6 @@ class Inference:
                 lambda images_BSSC: self._forward(self._to_input(images_BSSC)),
                 self._case.iterations,
                 self._clock,
-                tell,
                 one_by_one=True,
             )
         return times | {"engine_s": self._engine_s}

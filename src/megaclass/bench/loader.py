@@ -163,7 +163,7 @@ class Passes:
         start, count = step * self.case.batch_size, self.case.batch_size
         return self._sampler.indices(start, count), np.arange(start, start + count)
 
-    def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
+    def turn(self, index: int) -> dict[str, Any]:
         times = self.stages(range(index * self.case.batches, (index + 1) * self.case.batches))
         cpu_ms = {name: found.cpu_ms for name, found in times.items()}
         return {"ms": times[self.counts].ms, "cpu_ms": cpu_ms[self.counts], "stages": cpu_ms}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any
@@ -76,16 +76,10 @@ class Processes:
             )
         self._processes.append(process)
 
-    def ask(
-        self,
-        request: dict[str, Any],
-        timeout_s: float,
-        on_progress: Callable[[float], None] = lambda done: None,
-    ) -> list[dict[str, Any]]:
+    def ask(self, request: dict[str, Any], timeout_s: float) -> list[dict[str, Any]]:
         """Send the request to every process and collect an answer of each, in rank order.
 
-        ``on_progress`` is given the ``progress``, 0 to 1, that the first process tells on the way. Raises Ended: a
-        process has died or tells an error, or an answer is not there in time.
+        Raises Ended: a process has died or tells an error, or an answer is not there in time.
         """
         deadline = time.monotonic() + timeout_s
         for pipe in self._pipes:
@@ -105,11 +99,8 @@ class Processes:
                     raise self._death(rank) from None
                 if "status" in answer:
                     raise Ended(answer["status"], answer["reason"] + self._rank_text(rank))
-                if "progress" not in answer:
-                    answers[rank] = answer
-                    waiting.remove(pipe)
-                elif rank == 0:
-                    on_progress(answer["progress"])
+                answers[rank] = answer
+                waiting.remove(pipe)
         return answers
 
     def _death(self, rank: int) -> Ended:

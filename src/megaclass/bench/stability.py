@@ -5,13 +5,10 @@ run directory of a seed, ``seed-K.log`` what its training said, and ``rows.jsonl
 case is a seed, and its one turn is a whole training, which goes on where an earlier one of it has stopped.
 """
 
-import contextlib
 import json
 import os
-import threading
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,8 +34,6 @@ from megaclass.results.stats import summary
 
 _METRICS = {"verification": "pair_accuracy", "classification": "top1", "none": "final_loss"}
 _MOST_SEEDS = 1000  # counted: a larger number was meant as a seed
-_LOOK_S = 0.5  # between two looks at how far a training is
-_TAIL_BYTES = 1 << 14  # of the events, in which the last step is looked for
 # Settings that a case has a field for, or that change nothing of what is trained.
 _TOLD = (
     "schedule.epochs", "precision.compute", "data.global_batch_size", "data.image_size", "data.source", "data.path",
@@ -180,7 +175,7 @@ class Training:
         run = replace(config.run, seed=case.seed, output=str(self._run.path), threads=case.threads)
         self._config = replace(config, run=run)
 
-    def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
+    def turn(self, index: int) -> dict[str, Any]:
         """The training to its end; nothing where it has come there before. The answer has the fields of its row."""
         from megaclass.parallel import groups
         from megaclass.train import loop
@@ -190,8 +185,7 @@ class Training:
                 for stream in (1, 2):  # what it and its libraries say; the answers have a pipe of their own
                     os.dup2(log.fileno(), stream)
             resume = groups.broadcast_object(self._run.config.exists())
-            with self._telling(tell) if self._world.is_main else contextlib.nullcontext():
-                loop.run(self._config, self._world, resume=resume)
+            loop.run(self._config, self._world, resume=resume)
         groups.barrier()
         return self._left()
 
@@ -209,34 +203,8 @@ class Training:
                 f"{self._run.result}: not the result of a run; remove {self._run.path} to train it again"
             ) from None
 
-    @contextlib.contextmanager
-    def _telling(self, tell: Callable[[float], None]) -> Iterator[None]:
-        """How far the training is, by its events, while it runs."""
-        done = threading.Event()
-
-        def look() -> None:
-            while not done.wait(_LOOK_S):
-                tell(_share_done(self._run.events))
-
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(look)
-            try:
-                yield
-            finally:
-                done.set()
-
     def facts(self) -> dict[str, Any]:
         return {}
-
-
-def _share_done(events: Path) -> float:
-    """The last step that was logged, of how many there will be; 0 where that is not known."""
-    with contextlib.suppress(OSError, ValueError, LookupError), events.open("rb") as file:
-        total = json.loads(file.readline())["total_steps"]
-        file.seek(max(file.tell(), file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        steps = [line for line in file.read().split(b"\n")[:-1] if line.startswith(b'{"event": "step"')]
-        return float(json.loads(steps[-1])["step"] / total)
-    return 0.0
 
 
 def _events(run: RunDirectory, kind: type) -> list[Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -141,11 +141,9 @@ def sweep(
     *,
     again: bool = False,
     heading: Any = None,
-    remarks: Callable[[list[Row]], Sequence[str]] = lambda rows: (),
 ) -> list[Row]:
     """Measure what ``output`` does not have yet, print the rows as they come and append them; returns the rows of the
-    whole plan. heading: is printed first, and tells of what is left out. remarks: on the rows of a case, printed after
-    them."""
+    whole plan. heading: is printed first, and tells of what is left out."""
     where = f"rows appended to {output}" if output else "rows not kept: no --output FILE.jsonl"
     console = Console(highlight=False, soft_wrap=True)
     say = partial(console.print, markup=False)
@@ -173,7 +171,7 @@ def sweep(
                 rows = measure(one, timeout_s, lambda part, of: bar.update(f"{part / of:.0%} of this case"))
                 for row in rows:
                     writer.write(row)
-                for line in [] if one.skip else [*_told(one, rows), *remarks(rows)]:
+                for line in [] if one.skip else _told(one, rows):
                     say(f"  {line}")
                 found[number] = rows
         except KeyboardInterrupt:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from megaclass.parallel.groups import World
 
 T = TypeVar("T")
-_TELL_S = 0.5  # between two words about progress
 _REPEATS = 3  # the best one counts: a limit is what the machine can do undisturbed
 
 
@@ -85,7 +84,6 @@ def run_epoch(
     step: Callable[[T], object],
     iterations: int,
     clock: HostClock,
-    tell: Callable[[float], None] = lambda done: None,
     *,
     one_by_one: bool = False,
 ) -> dict[str, Any]:
@@ -98,18 +96,15 @@ def run_epoch(
     """
     arrivals = []
     clock.wait()
-    begin = told = clock.now()
+    begin = clock.now()
     marks = [clock.mark()]
-    for done in range(1, iterations + 1):
+    for _ in range(iterations):
         batch = next(batches)
         arrivals.append(clock.mark())
         step(batch)
         if one_by_one:
             clock.wait()
         marks.append(clock.mark())
-        if (now := clock.now()) - told > _TELL_S:
-            told = now
-            tell(done / iterations)
     clock.wait()
     whole_ms = (clock.now() - begin) * 1000
     steps_ms = [clock.between_ms(a, b) for a, b in itertools.pairwise(marks)]

@@ -4,7 +4,6 @@ Shapes: b = rows of this rank's batch, D = embedding columns.
 """
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,11 +43,11 @@ class Training:
         self._not_finite = torch.zeros((), dtype=torch.int64, device=world.device)
         self._batches = self._job.feed(self._job.loader.steps(0, case.all_steps))
 
-    def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
+    def turn(self, index: int) -> dict[str, Any]:
         """An epoch of ``iterations`` steps; the loss of the last one comes with the times."""
         with self._job.arithmetic.active():
             groups.barrier()
-            answer = run_epoch(self._batches, self._take, self._case.iterations, self._clock, tell)
+            answer = run_epoch(self._batches, self._take, self._case.iterations, self._clock)
         if skipped := int(self._not_finite):
             raise ArithmeticError(
                 f"{skipped} of {self._step} steps had a loss or gradient that is not finite, and were left out; lower "

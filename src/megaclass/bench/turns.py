@@ -20,7 +20,7 @@ from megaclass.bench.processes import Ended, Processes
 from megaclass.results import machine
 from megaclass.results.rows import Row
 
-OnStep = Callable[[float, int], None]  # of how many rounds, how many are done
+OnStep = Callable[[int, int], None]  # of how many rounds, how many are done
 
 
 class Running:
@@ -38,9 +38,9 @@ class Running:
         job = {"module": type(self.case).__module__, "case": asdict(self.case), "timeout_s": self._timeout_s}
         self._ask(job | {"implementation": self.who.name, "options": self.who.options, "parent": os.getpid()})
 
-    def take_turn(self, index: int, tell: Callable[[float], None]) -> None:
+    def take_turn(self, index: int) -> None:
         """Those of the warm-up leave no sample."""
-        answers = self._ask({"turn": index}, tell)
+        answers = self._ask({"turn": index})
         if answers and index >= self.case.warmup:
             self._turns.append(answers)
 
@@ -48,15 +48,13 @@ class Running:
         self._end = self._ask({"finish": True})
         self.close()
 
-    def _ask(
-        self, request: dict[str, Any], tell: Callable[[float], None] = lambda done: None
-    ) -> list[dict[str, Any]]:
+    def _ask(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         """The answers of all ranks; none when it has ended early."""
         if self._ended:
             return []
         begin = time.monotonic()
         try:
-            return self._processes.ask(request, self._left_s, tell)
+            return self._processes.ask(request, self._left_s)
         except Ended as ended:
             self._ended = ended
             if ended.status == "timeout":
@@ -113,7 +111,7 @@ def _take_turns(case: Any, found: Sequence[Implementation], timeout_s: float, on
         for index in range(rounds):
             # Every other round runs backwards: nobody always follows the same neighbour.
             for one in running if index % 2 == 0 else running[::-1]:
-                one.take_turn(index, lambda part, done=index: on_step(done + part, rounds))  # type: ignore[misc]
+                one.take_turn(index)
             on_step(index + 1, rounds)
         waited = _share_waited(begin, waited_s)
         for one in running:

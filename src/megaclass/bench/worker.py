@@ -2,9 +2,8 @@
 benchmark knows.
 
 Spoken over a pipe. In: the job; then ``{"turn": i}`` any number of times; then ``{"finish": True}``. Out: ``{}`` when
-it is ready; what the benchmark answers to each turn, with ``{"progress": 0.5}`` any number of times before it; the
-peaks, the limits and the environment at the end. An error is told as ``{"status": .., "reason": ..}``, and ends the
-process.
+it is ready; what the benchmark answers to each turn; the peaks, the limits and the environment at the end. An error is
+told as ``{"status": .., "reason": ..}``, and ends the process.
 """
 
 import contextlib
@@ -79,7 +78,7 @@ def _work(
     turns = benchmark.prepare(case, world, job["implementation"], job["options"])
     pipe.send({})
     while "turn" in (request := pipe.recv()):
-        pipe.send(turns.turn(request["turn"], lambda done: pipe.send({"progress": done})))
+        pipe.send(turns.turn(request["turn"]))
     end = {"memory_mb": memory.read(), "facts": turns.facts(), "environment": machine.snapshot()}
     del turns
     gc.collect()  # head and optimizer know each other

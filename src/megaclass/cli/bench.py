@@ -95,9 +95,7 @@ def _measured(found: Sequence[Any], options: Any, heading: Any = None) -> list[A
     from megaclass.bench.sweep import sweep
     from megaclass.report import own
 
-    rows: list[Any] = sweep(
-        found, options.output, options.timeout, again=options.again, heading=heading, remarks=own.comparisons
-    )
+    rows: list[Any] = sweep(found, options.output, options.timeout, again=options.again, heading=heading)
     Console(highlight=False).print(own.console_tables(rows))
     return rows
 

@@ -31,8 +31,6 @@ class FolderDataset:
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"{self.root} is not a directory; name one that holds a sub-directory a class")
-        if class_depth < 1:
-            raise UserError(f"class_depth: {class_depth} is too few; 1 takes the sub-directories as classes")
         found = (path for path in self.root.glob("/".join("*" * class_depth)) if path.is_dir())
         names = (path.relative_to(self.root).as_posix() for path in found)
         self.classes = sorted(name for name in names if not name.startswith(".") and "/." not in name)

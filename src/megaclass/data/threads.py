@@ -37,11 +37,6 @@ def in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def ranges(count: int, size: int) -> Iterator[range]:
-    """``range(count)`` in consecutive pieces of ``size``, the last one smaller."""
-    return (range(start, min(start + size, count)) for start in range(0, count, size))
-
-
 @contextlib.contextmanager
 def one_silent_thread() -> Iterator[None]:
     """Within the block OpenCV starts no threads and prints nothing.

@@ -3,8 +3,6 @@
 Shapes: P = pairs, N = different images.
 """
 
-import contextlib
-import os
 import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 from megaclass.data import plain_pickle
 from megaclass.data.dataset import Sample
 from megaclass.data.plain_pickle import Array, RefusedError
-from megaclass.errors import UserError, make_room
+from megaclass.errors import UserError
 
 # The first protocol that holds bytes as they are: InsightFace's load_bin reads it in any Python 3.
 PROTOCOL = 4
@@ -101,20 +99,7 @@ def write_bin(path: str | Path, images: Iterable[bytes], same: Sequence[bool]) -
     """Write pairs of encoded images, 2i and 2i + 1 being pair i, with ``same[i]`` true for one identity.
 
     An object that occurs several times among the ``images`` is stored once; readers do not see a difference.
-    All images are held in memory. The file appears whole or not at all, and none is overwritten: UserError.
+    All images are held in memory.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            pickle.dump((list(images), [bool(answer) for answer in same]), file, protocol=PROTOCOL)
-        if path.exists():
-            raise UserError(f"{path} exists and is not overwritten; remove it or name another file")
-        part.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}; {make_room(error)}name another file"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    with Path(path).open("xb") as file:
+        pickle.dump((list(images), [bool(answer) for answer in same]), file, protocol=PROTOCOL)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.dataset import Dataset
+from megaclass.data.dataset import Dataset, read_text
 from megaclass.data.imagelist import ImageList
 from megaclass.data.open import open_dataset, record_file
 from megaclass.errors import UserError
@@ -57,14 +57,14 @@ def read_numbered_pairs(pairs_txt: str | Path, labels_N: np.ndarray) -> PairSet:
 
 
 def write_numbered_pairs(path: str | Path, pairs: PairSet) -> None:
-    """Write pairs of sample numbers to a new file. Raises UserError where it exists or cannot be written."""
+    """Write pairs of sample numbers to a new file."""
     _write_lines(Path(path), pairs, lambda row: f"{pairs.first[row]}\t{pairs.second[row]}")
 
 
 def write_lfw_pairs(path: str | Path, names: Sequence[str], pairs: PairSet) -> None:
     """Write a pairs.txt of images ``names``, each a ``Name/Name_0001.jpg``, to a new file.
 
-    Raises UserError for an image of another name, where the file exists, and where it cannot be written.
+    Raises UserError for an image of another name.
     """
 
     def line(row: int) -> str:
@@ -109,13 +109,9 @@ _LFW_NAME = re.compile(r"([^\s/]+)/\1_([0-9]{4,9})\.jpg")
 
 def _read_lines(path: Path) -> tuple[int, np.ndarray, list[tuple[int, str]]]:
     """Folds, which pairs are of one identity, and the lines of all pairs with their numbers."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    header = lines[0].split() if lines and _NUMBERS.fullmatch(lines[0]) else [0, 0]
-    folds, per_fold = map(int, header)
-    if folds < 2 or per_fold < 1:
+    lines = read_text(path, "pairs").splitlines()
+    header = [_number(field) for field in lines[0].split()] if lines else []
+    if len(header) != 2 or header[0] < 2 or header[1] < 1:
         raise UserError(
             f"{path} line 1: expected the number of folds, two or more, and of same-identity pairs a fold, as "
             "'10 300' (the development lists of LFW have no folds)"
@@ -132,11 +128,8 @@ def _read_lines(path: Path) -> tuple[int, np.ndarray, list[tuple[int, str]]]:
 def _write_lines(path: Path, pairs: PairSet, line: Callable[[int], str]) -> None:
     per_fold = len(pairs) // (2 * pairs.folds)
     text = "\n".join([f"{pairs.folds}\t{per_fold}", *map(line, range(len(pairs)))]) + "\n"
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; name another file") from None
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _person(name: str) -> tuple[str, int]:

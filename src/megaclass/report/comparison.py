@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from megaclass.errors import UserError
 from megaclass.report.console import printable
 from megaclass.report.document import Cell, Column, Line, Table
-from megaclass.report.own import case_columns, memory_ratio, number_cell
+from megaclass.report.own import case_columns, number_cell
 from megaclass.report.sources import IDENTITY, Source
 from megaclass.report.words import effort, key_of
 from megaclass.results.verdict import FASTER, SLOWER, Verdict, judge
@@ -32,7 +32,12 @@ class Pair:
 
     @property
     def memory_ratio(self) -> float | None:
-        return memory_ratio(self.later.row, self.earlier.row) if self.later else None
+        """Of the GPU, or of the process on a CPU; None where either did not measure it."""
+        later, earlier = self.later.row.memory_mb if self.later else {}, self.earlier.row.memory_mb
+        for over, under in ((later.get(name), earlier.get(name)) for name in ("allocated", "process")):
+            if over is not None and under:
+                return over / under
+        return None
 
     def needs_more(self, threshold: float | None) -> bool:
         return threshold is not None and (self.memory_ratio or 0.0) > 1 + threshold

@@ -8,14 +8,13 @@ from typing import Any, TypeAlias
 from rich.console import Group
 
 from megaclass.bench.case import Metric
-from megaclass.report.console import ConsoleTable, printable
+from megaclass.report.console import ConsoleTable
 from megaclass.report.document import Cell, Column, Line, Table
 from megaclass.report.sources import Source
 from megaclass.report.words import (
     OURS,
     case_text,
     changes,
-    chosen,
     declared,
     differing,
     digits,
@@ -28,7 +27,7 @@ from megaclass.report.words import (
     value_text,
 )
 from megaclass.results.rows import Row
-from megaclass.results.stats import Ratio, quotient_text, ratio_of_medians
+from megaclass.results.stats import Ratio, ratio_of_medians
 
 # Settings that change how a training is run, and nothing of what comes out of it.
 _RUN = ("run.", "data.workers")
@@ -43,12 +42,10 @@ def console_tables(rows: Iterable[Row]) -> Group:
 
 
 def own_tables(sources: Sequence[Source], machine: str = "") -> list[Table]:
-    """All tables of the rows of one benchmark on one machine, whose name stands in their titles. Without it, for a
-    console: of each row what the benchmark declares."""
+    """All tables of the rows of one benchmark on one machine, whose name, if any, stands in their titles."""
     where = f": {machine}" if machine else ""
     title = declared(sources[0].row.benchmark).title
-    rows = _rows_table(f"{title}{where}", sources, brief=not machine)
-    return [*_repeats_tables(sources, f"{title}, repeated{where}"), rows]
+    return [*_repeats_tables(sources, f"{title}, repeated{where}"), _rows_table(f"{title}{where}", sources)]
 
 
 def case_columns(
@@ -85,19 +82,19 @@ def number_cell(source: Source, value: float | None, notes: tuple[str, ...] = ()
 _MORE = ["Spread of rounds, %", "Ours, times as fast", "by CPU time", "Steps", "CPU wait, %"]
 
 
-def _rows_table(title: str, sources: Sequence[Source], *, brief: bool) -> Table:
+def _rows_table(title: str, sources: Sequence[Source]) -> Table:
     """A line for each row, whatever its status: what differs, the metrics, and what rows that took turns say; without
     columns that no row fills."""
     metrics = declared(sources[0].row.benchmark).metrics
     labels, cases, remarks = case_columns(sources)
-    heads = [*(metric.title for metric in metrics), *([] if brief else _MORE)]
+    heads = [*(metric.title for metric in metrics), *_MORE]
     kept = {0, *(place for place, metric in enumerate(metrics) if metric.always)}
     found = []
     for source in sources:
         cells = [Cell()] * len(heads)
         if source.ok:
             cells = [number_cell(source, read(metric, source.row)) for metric in metrics]
-            cells += [] if brief else _more(source, sources)
+            cells += _more(source, sources)
         _mark(source, cells)
         kept |= {place for place, cell in enumerate(cells) if cell.text}
         found.append(cells)
@@ -170,37 +167,6 @@ def spread_percent(row: Row) -> float | None:
     """How far the medians of the rounds lie apart, in percent of their median; None for a single round."""
     found = _round_medians(row)
     return 100 * (max(found) - min(found)) / median(found) if len(found) > 1 else None
-
-
-def comparisons(rows: Sequence[Row]) -> list[str]:
-    """A line for each of our rows and each other that took turns with it; of ours alone the first beside the rest."""
-    lines = []
-    for group in dict.fromkeys(row.group for row in rows if row.group):
-        these = [row for row in rows if row.group == group and row.status == "ok"]
-        cases = [{key: value for key, value in flat(row.case).items() if chosen(row, key)} for row in these]
-        ours = [pair for pair in zip(these, cases, strict=True) if pair[0].implementation == OURS]
-        others = [pair for pair in zip(these, cases, strict=True) if pair[0].implementation != OURS]
-        pairs = [(mine, other) for mine in ours for other in others]
-        for (mine, one), (other, two) in pairs or [(ours[0], other) for other in ours[1:]]:
-            if ratio := times_as_fast(mine, other):
-                who = ", ".join(filter(None, (mine.implementation, case_text(one, differing(cases)))))
-                name = other.implementation if other.implementation != OURS else ""
-                whom = ", ".join(filter(None, (name, case_text(two, differing([one, two])))))
-                by_cpu = times_as_fast(mine, other, "cpu_ms")
-                more = f" ({by_cpu} by the time of processors)" if by_cpu else ""
-                if (part := memory_ratio(mine, other)) is not None:
-                    more += f", with {quotient_text(part)} of its memory"
-                lines.append(printable(f"{who}: {ratio} times as fast as {whom or 'the same again'}{more}"))
-    return lines
-
-
-def memory_ratio(over: Row, under: Row) -> float | None:
-    """Of the GPU, or of the process on a CPU; None where either did not measure it."""
-    for name in ("allocated", "process"):
-        one, two = over.memory_mb.get(name), under.memory_mb.get(name)
-        if one is not None and two:
-            return one / two
-    return None
 
 
 # -- repeats --------------------------------------------------------------------------------------------

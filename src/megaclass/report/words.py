@@ -109,11 +109,6 @@ def flat(case: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in case.items() if key != "settings"} | settings
 
 
-def chosen(row: Row, key: str) -> bool:
-    """Whether somebody chose that key of the row's flat case: a parameter that sweeps, or a setting."""
-    return key not in row.case or bool(declared(row.benchmark).fields().get(key, {}).get("sweeps"))
-
-
 def per_device(case: Mapping[str, Any]) -> float | None:
     """The batch of a device."""
     batch, devices = number(case.get("global_batch_size")), number(case.get("world_size", 1))

@@ -3,14 +3,12 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fake_peer
-from megaclass.bench.case import Implementation
-from megaclass.bench.head import HeadCase, Steps, implementations, work
+from megaclass.bench.head import HeadCase, Steps, work
 from megaclass.bench.train import TrainCase
 from megaclass.cli import main
 from megaclass.heads.step import KERNELS, PRECISIONS
@@ -20,12 +18,6 @@ from megaclass.results.rows import Row, RowWriter, read_rows
 
 SMALL = ["--embedding-dim", "8", "--batch-size", "16", "--steps", "2", "--warmup", "1", "--device", "cpu"]
 WORLD = World(0, 1, torch.device("cpu"))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch, tmp_path):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
 
 
 def bench(*words):
@@ -55,21 +47,6 @@ def test_what_a_machine_cannot_do_is_skipped(case, reason):
     assert reason in found and bool(found) == bool(reason)
 
 
-@pytest.mark.parametrize(
-    ("device", "precision", "theirs"),
-    [("cpu", "bf16", "fp32"), ("cuda", "bf16", "fp16"), ("cuda", "tf32", "fp32")],
-)
-def test_arcface_torch_computes_as_its_script_does(tmp_path, device, precision, theirs):
-    case = HeadCase(device=device, precision=precision, storage="int8_rowwise")
-    options = SimpleNamespace(peer=["arcface_torch"], peer_path=str(fake_peer.write(tmp_path)))
-    ours, peer = implementations(case, options)
-    assert ours == Implementation() and (peer.changes["precision"], peer.changes["storage"]) == (
-        theirs,
-        "fp32",
-    )
-    assert peer.extra == ({"malloc": "tuned"} if device == "cpu" else {})
-
-
 def test_the_work_of_a_step_is_what_its_processes_do():
     case = HeadCase(num_classes=1000, embedding_dim=8, batch_size=4, sample_rate=0.5, simulate_ranks=2)
     assert work("megaclass", case) == {"flops": 8 * 4 * 8 * 250, "bytes": 5 * 4 * 8 * 250}
@@ -93,7 +70,7 @@ def test_a_simulated_rank_holds_its_shard_and_sees_the_whole_batch(sample_rate):
     )
     steps = Steps(case, WORLD, "megaclass", {})
     assert steps.head.class_range == (0, 101)
-    answer = steps.turn(0, lambda done: None)
+    answer = steps.turn(0)
     assert answer["ms"] > 0 and answer["loss"] > 0 and steps.head.shard.steps == 1
     assert steps._embeddings_bD.grad.shape == (4, 8)
     unit_BD, labels_B = steps._gathered(steps._embeddings_bD), steps._gathered(steps._labels_b)
@@ -133,9 +110,8 @@ def test_a_sweep_appends_a_row_for_each_case_and_goes_on_without_memory(tmp_path
 
 
 @pytest.mark.dist
-def test_two_processes_beside_two_of_a_peer(tmp_path, capsys):
+def test_two_processes_beside_two_of_a_peer(tmp_path):
     root = fake_peer.write(tmp_path / "peer")
-    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     path = tmp_path / "rows.jsonl"
     assert bench("--num-classes", 50, "--world-size", 2, "--peer", "arcface_torch", "--peer-path", root,
                  "--output", path) == 0  # fmt: skip
@@ -145,8 +121,6 @@ def test_two_processes_beside_two_of_a_peer(tmp_path, capsys):
     assert ours.group == peer.group and ours.case["world_size"] == peer.case["world_size"] == 2
     assert peer.case["malloc"] == "tuned" and peer.environment["variables"]["MALLOC_MMAP_MAX_"] == "0"
     assert "MALLOC_MMAP_MAX_" not in ours.environment["variables"]
-    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before  # no byte code either
-    assert "times as fast as arcface_torch" in capsys.readouterr().out
 
 
 @pytest.mark.skipif("MEGACLASS_ARCFACE_TORCH" not in os.environ, reason="needs a copy of arcface_torch")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-from rich.console import Console
 
 from megaclass.bench import loader
 from megaclass.bench.loader import WORKLOADS, LoaderCase, Time
@@ -17,7 +16,6 @@ from megaclass.cli import main
 from megaclass.data import feed
 from megaclass.data import loader as data_loader
 from megaclass.data.open import open_dataset
-from megaclass.report.own import console_tables
 from megaclass.results.rows import read_rows
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -76,7 +74,7 @@ def test_stages_are_counted_by_what_each_adds(tmp_path, monkeypatch):
     monkeypatch.setattr(loader, "decode_part", costs(10, loader.decode_part))  # the loader calls its own
     monkeypatch.setattr(ours.dataset, "read", costs(1, ours.dataset.read), raising=False)
     monkeypatch.setattr(type(ours.transform), "__call__", costs(100, type(ours.transform).__call__))
-    answer = ours.turn(0, print)
+    answer = ours.turn(0)
     assert answer["stages"] == {
         "read": 12, "decode": 12 * 11, "augment": 12 * 111, "assemble": 12 * 101, "copy": 12 * 101,
     }  # fmt: skip
@@ -104,7 +102,7 @@ def test_bare_decode_decodes_whole_images_and_every_one(tmp_path, monkeypatch):
     decode = simplejpeg.decode_jpeg
     shapes = lambda file, **words: decoded.append(decode(file, **words).shape)  # noqa: E731
     monkeypatch.setattr(loader.simplejpeg, "decode_jpeg", shapes)
-    assert bare.turn(0, print)["cpu_ms"] > 0
+    assert bare.turn(0)["cpu_ms"] > 0
     assert decoded == [(375, 500, 3)] * 12
 
 
@@ -124,7 +122,7 @@ def test_what_counts_on_a_gpu_is_what_it_was_delivered_when_it_is_idle(tmp_path,
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append("idle"))
     monkeypatch.setattr(loader, "timed", clock)
     ours = loader.Megaclass(LoaderCase(device="cuda", **SMALL), GPU, made(tmp_path)["records"])
-    assert ours.turn(0, print)["ms"] == len(done)
+    assert ours.turn(0)["ms"] == len(done)
     assert done == [*["clock"] * 4, "cuda", "cuda", "cuda", "idle", "clock"]
 
 
@@ -191,8 +189,8 @@ def test_rows_and_tables_with_a_peer_that_is_not_there(tmp_path, monkeypatch, ca
     assert len(ours.cpu_ms) == len(ours.samples_ms) == 2
     assert {f"cpu_us_{stage}" for stage in loader.STAGES} < ours.work.keys()
     assert [*tmp_path.iterdir()] == [path]  # the images are gone
-    said = capsys.readouterr().out
-    assert "times as fast as simplejpeg" in said and "by the time of processors" in said
+    said = " ".join(capsys.readouterr().out.split())
+    assert "how many times as fast row 2 (megaclass) is" in said
     assert bench(*words) == 0 and len(read_rows(path)) == 3  # the same command has nothing left to do
 
 
@@ -208,8 +206,7 @@ def test_rows_and_tables_with_a_peer_that_is_not_there(tmp_path, monkeypatch, ca
         (["--data", "narrow"], "0.jpg has 90 x 112 pixels"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_touched(words, part, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
+def test_bad_input_is_one_line_and_nothing_is_touched(words, part, capfd):
     pixels = np.zeros((112, 90, 3), np.uint8)
     encoded = {"png": cv2.imencode(".png", pixels)[1].tobytes(), "narrow": simplejpeg.encode_jpeg(pixels)}
     for name, data in encoded.items():
@@ -220,15 +217,3 @@ def test_bad_input_is_one_line_and_nothing_is_touched(words, part, tmp_path, mon
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("megaclass: error: ") and part in line
     assert sorted(Path().rglob("*")) == before
-
-
-def test_rows_that_were_published_are_read_and_shown(capsys):
-    rows = read_rows(Path(__file__).parents[3] / "benchmarks" / "results" / "loader-cpu.jsonl")
-    Console(width=250).print(console_tables(rows))
-    said = capsys.readouterr().out
-    assert "17,414" in said and "pillow" in said  # of bare decode; of a peer that is no longer measured
-    (fastest,) = (row for row in rows if row.implementation == "megaclass" and row.case["source"] == "records"
-                  and row.case["workload"] == "faces" and row.status == "ok" and "loader" not in row.case)  # fmt: skip
-    read = {metric.key: metric.read(fastest) for metric in loader.METRICS}
-    assert all(read[f"cpu_us_{stage}"] is not None for stage in loader.STAGES)
-    assert round(read["samples_per_cpu_second"]) == 13_987

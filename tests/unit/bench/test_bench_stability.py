@@ -25,12 +25,6 @@ RECIPE = load_recipe("resnet50_imagenet")
 STEPS = 8
 
 
-@pytest.fixture(autouse=True)
-def _elsewhere(monkeypatch, tmp_path):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
-
-
 def bench(*words):
     return main(["bench", "stability", *map(str, words)])
 
@@ -63,17 +57,6 @@ def test_rates_of_one_metric_are_told_apart():
     rest = {"final_loss": None, "seconds": 1.0, "steps": 1}
     expected = {"pair_accuracy": 0.9, "tar_at_far_1e-2": 0.8, "tar_at_far_1e-4": None} | rest
     assert stability.flat_result({"verification": verification} | rest) == expected
-
-
-def test_how_far_a_training_is_stands_in_its_events(tmp_path):
-    path = tmp_path / "events.jsonl"
-    assert stability._share_done(path) == 0
-    told = [("start", "total_steps", 40), ("step", "step", 10), ("checkpoint", "step", 10)]
-    lines = [json.dumps({"event": event, key: number}) + "\n" for event, key, number in told]
-    path.write_text("".join(lines) + '{"event": "step", "ste')
-    assert stability._share_done(path) == 0.25
-    path.write_text("".join(lines[1:]))  # of an earlier version
-    assert stability._share_done(path) == 0
 
 
 # -- the command --------------------------------------------------------------------------------------
@@ -115,11 +98,11 @@ def test_seeds_end_in_a_table_and_a_picture(tmp_path, capfd):
     # Killed between its end and its row: a run that is done is read, not trained again.
     case = stability.case_of(load_recipe("study/recipe.toml"), load_recipe(recipe), 4, 1)
     training = stability.Training(case, World(0, 1, torch.device("cpu")), "megaclass", {"directory": "study"})
-    answer = training.turn(0, print)
+    answer = training.turn(0)
     assert answer["samples_ms"] == rows[0].samples_ms and len(events("study/seed-4", StartEvent)) == 1
     Path("study/seed-4/result.json").write_text("[1]")
     with pytest.raises(UserError, match=r"seed-4/result\.json: not the result of a run; remove study/seed-4"):
-        training.turn(0, print)
+        training.turn(0)
     for more, part in [
         (["--optim.lr", "0.5"], "study holds seeds with optim.lr 0.02, and now it is 0.5"),
         (["--world-size", "2"], "(seed 4) 1, and now it is 2"),

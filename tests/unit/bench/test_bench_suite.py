@@ -142,14 +142,6 @@ def test_without_fit_the_cases_are_as_published(on):
     assert {one.case.engine for one in plan if one.case.benchmark == "infer"} == {"eager"}
 
 
-def test_one_gpu_holds_what_a_rank_of_eight_holds(on):
-    plan = on(GPU, "arcface-a100", "--fit", "--minutes", "60")
-    assert not any(one.skip for one in plan)
-    assert {(one.case.simulate_ranks, one.case.precision) for one in plan} >= {(8, "fp16"), (8, "tf32")}
-    whole = on(GPU, "arcface-a100", "--fit", "--whole-job")
-    assert {one.case.ranks for one in whole} == {1}
-
-
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -205,8 +197,6 @@ def small_report(name):
 
 @pytest.mark.process
 def test_a_suite_is_measured_reported_and_goes_on(monkeypatch, tmp_path, capfd):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(published, "load", small_report)
     monkeypatch.setattr(published, "names", lambda: ["small"])
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls, device: replace(CPU, memory_bytes=GIB)))

@@ -8,7 +8,7 @@ import pytest
 from megaclass.bench import sweep as sweep_module
 from megaclass.bench.case import Implementation, Planned
 from megaclass.bench.head import HeadCase
-from megaclass.bench.sweep import keys_of, measured, sweep
+from megaclass.bench.sweep import measured, sweep
 from megaclass.bench.turns import skipped
 from megaclass.cli import main
 from megaclass.results import machine
@@ -74,7 +74,6 @@ def test_what_a_file_has_is_not_measured_again(kept):
     [
         ({"status": "oom", "reason": "no memory"}, True),
         ({"status": "failed", "reason": "killed"}, False),
-        ({"status": "timeout", "reason": "not done in 1 s"}, False),
         ({"status": "skipped", "reason": "no such library"}, False),
         ({"environment": machine.snapshot() | {"driver": "older"}}, False),
         ({"environment": machine.snapshot() | {"variables": {"OMP_PROC_BIND": "x"}}}, False),
@@ -114,12 +113,6 @@ def test_a_scaled_case_is_known_by_what_was_asked_and_rows_say_what_ran(kept):
     assert not has(Planned(case=HeadCase(batch_size=64), original_case=asked, suite="small"))
 
 
-def test_what_rows_depend_on_besides_the_case_tells_them_apart():
-    plan = [Planned(case=HeadCase(), identity={"data": name}) for name in "ab"]
-    plan += [Planned(case=HeadCase()), Planned(case=HeadCase(steps=7))]
-    assert len({key for one in plan for key in keys_of(one)}) == 4
-
-
 def test_a_row_says_what_its_implementation_ran_otherwise():
     who = Implementation(changes={"precision": "bf16"}, extra={"malloc": "tuned"})
     row = skipped(HeadCase(), who, "no peer")
@@ -145,7 +138,6 @@ def test_ctrl_c_and_the_same_command_again_goes_on(monkeypatch, tmp_path, capfd)
     (first,) = read_rows(path)
     monkeypatch.setattr(sweep_module, "run_case", rows_of)
     monkeypatch.setattr("megaclass.report.own.console_tables", lambda rows: "")  # these rows have no numbers
-    monkeypatch.setattr("megaclass.report.own.comparisons", lambda rows: [])
     assert main(words) == 0
     again, second = read_rows(path)
     assert again == first and second.case["sample_rate"] == 0.5

@@ -84,12 +84,6 @@ def test_a_step_alone_is_timed_from_idle_to_idle(monkeypatch):
     assert ms == pytest.approx(251) and result == "done"
 
 
-def test_progress_is_told_now_and_then():
-    device, told = Device(), []
-    run_epoch(device.loads(*[0.3] * 5), lambda batch: device.works(0), 5, device, told.append)
-    assert told == pytest.approx([0.4, 0.8])
-
-
 def test_speeds_of_an_epoch_and_their_harmonic_mean():
     """As NVIDIA's script: the speeds of epochs of one length, by the slowest rank."""
     fast = {"whole_ms": 1000, "samples_ms": [500, 500], "data_ms": [0, 0]}

@@ -159,17 +159,10 @@ def test_a_row_holds_what_the_workers_told(measured):
     assert row.work["limit_flops_per_second"] == 16  # of both ranks
 
 
-@pytest.mark.parametrize(
-    ("fails_by", "status", "reason"),
-    [
-        ("os.kill(os.getpid(), 9)", "failed", "SIGKILL"),
-        ("tell(status='oom', reason='all gone')", "oom", "all gone"),
-    ],
-)
-def test_one_that_ends_early_stops_nobody(measured, fails_by, status, reason):
-    (ours, other), _ = measured({}, {"fails_at": 2, "fails_by": fails_by})
+def test_one_that_ends_early_stops_nobody(measured):
+    (ours, other), _ = measured({}, {"fails_at": 2, "fails_by": "os.kill(os.getpid(), 9)"})
     assert ours.status == "ok" and len(ours.samples_ms) == 3
-    assert other.status == status and reason in other.reason
+    assert other.status == "failed" and "SIGKILL" in other.reason
     assert other.samples_ms == [3] and not other.step_ms and other.samples_per_second is None
 
 

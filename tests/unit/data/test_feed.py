@@ -37,20 +37,3 @@ def test_an_error_comes_after_the_batches_before_it(feed, count):
         for batch in feed(batches(count, fail=True)):
             seen.append(int(batch.labels[0]))
     assert seen == [*range(count)]
-
-
-def test_leaving_early_ends_the_source():
-    ended = []
-
-    def source():
-        try:
-            yield from batches(9, fail=False)
-        finally:
-            ended.append(True)
-
-    for feed in (DeviceFeed(torch.device("cpu")), Ahead()):
-        iterator = feed(source())
-        next(iterator)
-        iterator.close()
-        del iterator
-    assert ended == [True, True]

@@ -32,7 +32,6 @@ def archive(tmp_path):
         label=np.array([7, 2, 7, 4, 2, 7], np.int16),
         train=np.array([True, True, True, False, True, True]),
         drawer=np.arange(6) % 3,
-        kind=np.array(list("abcabc")),
         classes=np.array([f"class {i}" for i in range(8)]),
     )
     return path
@@ -47,14 +46,12 @@ def rows(output: Path) -> list[tuple[int, int]]:
 
 def test_arrays_come_grouped_and_renumbered(tmp_path, archive):
     steps = []
-    summary = pack(archive, tmp_path / "out", progress=lambda done, total: steps.append((done, total)))
+    written = pack(archive, tmp_path / "out", progress=lambda done, total: steps.append((done, total)))
     assert rows(tmp_path / "out") == [(1, 0), (4, 0), (3, 1), (0, 2), (2, 2), (5, 2)]
     assert (tmp_path / "out/classes.txt").read_text().splitlines() == ["class 2", "class 4", "class 7"]
     assert (tmp_path / "out/property").read_text() == "3,12,10\n"
     assert steps == [(i, 6) for i in range(1, 7)]
-    rec = tmp_path / "out/train.rec"
-    assert (summary.path, summary.images, summary.classes) == (rec, 6, 3)
-    assert summary.rec_bytes == rec.stat().st_size
+    assert (written.path, written.count, written.num_classes) == (tmp_path / "out/train.rec", 6, 3)
     assert len((tmp_path / "out/train.idx").read_text().splitlines()) == 1 + 6 + 3
 
 
@@ -62,9 +59,7 @@ def test_arrays_come_grouped_and_renumbered(tmp_path, archive):
     ("where", "kept"),
     [
         ("train=true", [(1, 0), (4, 0), (0, 1), (2, 1), (5, 1)]),
-        ("train=False", [(3, 0)]),
         ("drawer=1", [(1, 0), (4, 0)]),
-        ("kind=c", [(2, 1), (5, 1)]),
     ],
 )
 def test_where_selects_rows(tmp_path, archive, where, kept):
@@ -109,24 +104,12 @@ def saved(image: Image.Image, fmt: str, **options) -> bytes:
     return file.getvalue()
 
 
-def turned() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "turn by 90 degrees to view"
-    return saved(Image.fromarray(SMOOTH), "JPEG", quality=95, exif=exif)
-
-
 KINDS = {
     "jpeg": simplejpeg.encode_jpeg(SMOOTH, 95),
     "grey jpeg": simplejpeg.encode_jpeg(GREY[:, :, None], 95, "GRAY", "Gray"),
     "cmyk jpeg": saved(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG", quality=95),
-    "turned jpeg": turned(),
     "png": saved(Image.fromarray(SMOOTH), "PNG"),
     "grey png": saved(Image.fromarray(GREY), "PNG"),
-    "transparent png": saved(Image.fromarray(np.dstack([SMOOTH, GREY])), "PNG"),
-    "16 bit png": cv2.imencode(".png", GREY.astype(np.uint16) * 256 + 77)[1].tobytes(),
-    "webp": saved(Image.fromarray(SMOOTH), "WEBP", lossless=True),
-    "bmp": saved(Image.fromarray(SMOOTH), "BMP"),
-    "gif": saved(Image.fromarray(GREY), "GIF"),
 }
 
 
@@ -144,7 +127,7 @@ def test_only_a_jpeg_of_its_size_keeps_its_bytes_and_others_show_what_they_showe
     by_area = shown.reshape(20, 2, 25, 2, 3).mean((1, 3))
     assert np.abs(decode(packed, kind) - by_area).mean() < 3
     one_channel = simplejpeg.decode_jpeg_header(packed)[2] == "Gray"
-    assert one_channel == (kind.startswith(("grey", "16 bit")) or kind == "gif")
+    assert one_channel == kind.startswith("grey")
 
 
 @pytest.mark.parametrize(
@@ -152,8 +135,7 @@ def test_only_a_jpeg_of_its_size_keeps_its_bytes_and_others_show_what_they_showe
     [
         ((375, 500), (256, 341)),  # 341.3: cut, as torchvision's Resize has it
         ((500, 333), (384, 256)),
-        ((256, 900), (256, 900)),
-        ((100, 90), (100, 90)),
+        ((100, 900), (100, 900)),
     ],
 )
 def test_the_shorter_side_shrinks_and_never_grows(size, wanted):
@@ -183,42 +165,11 @@ def test_any_number_of_threads_writes_the_same_bytes(tmp_path, folder):
         assert packed(tmp_path / str(workers)) == packed(tmp_path / "1")
 
 
-DAMAGED = {
-    "a/00.jpg": (KINDS["jpeg"][: len(KINDS["jpeg"]) // 2], "damaged image"),
-    "b/01.jpg": (b"", "is an empty file"),
-    "c/02.jpg": (b"no image", "not a JPEG, PNG"),
-}
-
-
-def test_damaged_images_end_the_work_by_name_or_are_left_out_and_listed(tmp_path, folder):
-    pack(folder, tmp_path / "whole", image_size=16)
-    for name, (content, message) in DAMAGED.items():
-        before = (folder / name).read_bytes()
-        (folder / name).write_bytes(content)
-        with pytest.raises(
-            UserError, match=rf"{name}.*{message}.*; .*, or leave such images out \(--on-error skip\)$"
-        ) as caught:
-            pack(folder, tmp_path / "out", image_size=16)
-        assert "\n" not in str(caught.value) and list((tmp_path / "out").iterdir()) == []
-        (folder / name).write_bytes(before)
-    for name, (content, _) in DAMAGED.items():
-        (folder / name).write_bytes(content)
-    summary = pack(folder, tmp_path / "out", image_size=16, on_error="skip")
-    assert (summary.images, summary.classes, len(summary.skipped)) == (27, 3, 3)
-    lines = (tmp_path / "out/skipped.txt").read_text().splitlines()
-    assert lines == list(summary.skipped)
-    for line, (name, (_, message)) in zip(lines, DAMAGED.items(), strict=True):
-        assert name in line and message in line
-    dataset, whole = RecordDataset(tmp_path / "out"), RecordDataset(tmp_path / "whole")
-    kept = [i for i in range(30) if i not in (0, 10, 20)]  # the first of each class
-    assert [dataset.read(i) for i in range(27)] == [whole.read(i) for i in kept]
-
-
 def test_a_class_whose_images_are_all_left_out_keeps_its_number(tmp_path, folder):
     for path in (folder / "c").iterdir():
         path.write_bytes(b"damaged")
-    summary = pack(folder, tmp_path / "out", on_error="skip")
-    assert summary.images == 20 and RecordDataset(tmp_path / "out").classes == ["a", "b", "c"]
+    assert pack(folder, tmp_path / "out", on_error="skip").count == 20
+    assert RecordDataset(tmp_path / "out").classes == ["a", "b", "c"]
     for path in folder.glob("*/*"):
         path.write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"none of the 30 images can be packed; .*a/00\.jpg"):
@@ -226,12 +177,19 @@ def test_a_class_whose_images_are_all_left_out_keeps_its_number(tmp_path, folder
     assert list((tmp_path / "none").iterdir()) == []
 
 
-def test_a_list_of_skipped_images_is_not_overwritten(tmp_path, folder):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/skipped.txt").write_text("precious")
-    with pytest.raises(UserError, match=r"skipped\.txt exists and is not overwritten"):
-        pack(folder, tmp_path / "out")
-    assert packed(tmp_path / "out") == {"skipped.txt": b"precious"}
+def test_a_disk_that_is_full_when_the_list_is_written_leaves_no_set(tmp_path, folder, monkeypatch):
+    write_text = Path.write_text
+
+    def full(path, *words, **options):
+        if path.name == "skipped.txt":
+            raise OSError(28, "No space left on device")
+        return write_text(path, *words, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    (folder / "a/00.jpg").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"train\.rec cannot be written: No space left on device; make room"):
+        pack(folder, tmp_path / "out", on_error="skip")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 # -- archives that cannot be packed --
@@ -244,18 +202,14 @@ GOOD = {"images": np.zeros((4, 6, 6), np.uint8), "label": np.arange(4)}
     ("arrays", "options", "message"),
     [
         ({"images": GOOD["images"]}, {}, r"needs arrays images .* and label, but holds images"),
-        ({"label": GOOD["label"]}, {}, "and label, but holds label"),
-        ({"label": GOOD["label"], "bits": np.zeros((4, 5), np.uint8)}, {}, "bits, with unpack_bits"),
+        ({"label": GOOD["label"], "bits": np.zeros((4, 5), np.uint8)}, {}, "bits, with --unpack-bits"),
         ({**GOOD, "label": np.arange(3)}, {}, r"as many as labels \(3\)"),
         ({**GOOD, "label": np.arange(4.0)}, {}, "labels must be integers"),
         ({**GOOD, "images": np.zeros((4, 6, 6))}, {}, "images must be uint8"),
         ({**GOOD, "classes": np.array(["a", "b"])}, {}, "labels go from 0 to 3, but classes names 2"),
-        ({**GOOD, "images": np.array([None] * 4)}, {}, "cannot be read as .npz"),
         (GOOD, {"where": "lable=1"}, "did you mean 'label'"),
-        (GOOD, {"where": "label"}, "no row of .* has label"),
         (GOOD, {"where": "label=one"}, "no row of .* has label=one"),
         (GOOD, {"unpack_bits": (6, 6)}, r"images must be uint8 \(N, 5\), which is 6 x 6 bits"),
-        (GOOD, {"unpack_bits": (0, 6)}, "which is 0 x 6 bits"),
         (GOOD, {"quality": 101}, "quality: 101"),
     ],
 )
@@ -282,7 +236,6 @@ IMAGES, LABELS = npy((4, 6, 6), "|u1", bytes(144)), npy((4,), "<i8", struct.pack
         ({"images.npy": npy((4, 6, 6)), "labels.npy": LABELS}, "cannot be read as .npz"),
         ({"images.npy": npy((4, 6, 6), "|O"), "labels.npy": LABELS}, "Object arrays"),
         ({"images.npy": IMAGES, "labels.npy": b"no array"}, "labels must be integers"),
-        ({"images.npy": IMAGES, "labels": b"no array"}, "labels must be integers"),
         ({"images.npy": IMAGES, "labels.npy": LABELS, "classes.npy": b"none"}, "classes names 1"),
     ],
 )

@@ -65,9 +65,7 @@ SAMPLES = [(b"first", 0), (b"second", 1), (b"abcd" + MAGIC + MAGIC + b"tail!", 1
     "properties",
     [
         None,
-        "2,112,112",
         "2,112,112\r\n",
-        "2,112,112\n3\n",  # insightface's RecBuilder adds the number of images
         "2,112,112\n3\nshuffled\n2021-03-04 05:06:07.891011\n",  # its rec2shufrec.py some more
     ],
 )
@@ -185,12 +183,10 @@ IMAGE = header(0, 0.0) + b"image"
         (part(0, IMAGE[:20]), "20 bytes are fewer than the 24 of a header"),
         (MAGIC + struct.pack("<I", 1 << 20) + IMAGE + b"...", "1048576 bytes from byte"),
         (part(0, header(1000, 0.0) + b"image"), "1000 labels do not fit"),
-        (part(2, IMAGE), "part 0 has the flag 2"),
         (part(1, IMAGE + b"...") + part(1, IMAGE), "part 1 has the flag 1"),
         (part(1, IMAGE), "cannot start a record"),
         (part(0, header(0, 1.0)), "no image"),
         (part(0, header(0, math.nan) + b"image"), "label nan"),
-        (part(0, header(0, math.inf) + b"image"), "label inf"),
         (part(0, header(0, 0.5) + b"image"), "label 0.5"),
     ],
 )
@@ -223,15 +219,12 @@ def test_a_label_outside_the_classes_is_not_one_records_damage(tmp_path, label):
     ("records", "message"),
     [
         (FACE_SET[1:], "ends with identity records, but record 0 does not say"),
-        ([record(0, 0.0, bytes(8)), *FACE_SET[1:]], "ends with identity records, but record 0 does not say"),
         ([(0, part(0, b"")), *FACE_SET[1:]], "record 0 .*0 bytes are fewer"),
         ([record(0, [1e30, 6.0]), *FACE_SET[1:]], "record 0 .*the label 1000"),
-        ([record(0, [4.0, math.nan]), *IMAGES], "record 0 "),
         ([record(0, [4.0]), *IMAGES], "record 0 .* damaged: there is no image"),  # labels of another layout
         ([record(0, [2.0**30, 2.0**30]), *FACE_SET[1:]], "states .* images"),
         ([record(0, [4.0, 2.0**25]), *FACE_SET[1:]], "states 3 images and .* identities"),
         ([*FACE_SET, IMAGES[2]], "lists key 3 more than once"),  # two sets in one index
-        ([*IMAGES, IMAGES[0]], "lists key 1 more than once"),  # the same of im2rec's
         ([record(0, [1.0, 1.0])], "holds no images"),
     ],
 )
@@ -256,7 +249,6 @@ DIRECTORY = object()  # in the place of a file
         ("train.idx", "9\t1000\n", "record 9 .offset 1000. is damaged"),
         ("train.idx", DIRECTORY, "train.idx cannot be read: Is a directory"),
         ("property", "two,8,8", "property must be one line"),
-        ("property", "9" * 5000 + ",8,8", "property must be one line"),
         ("property", "16777217,8,8", "with 1 to 16,777,216 classes; mend it"),
         ("property", DIRECTORY, "property must be one line"),
     ],

@@ -166,11 +166,8 @@ def test_the_lines_of_an_index_are_read_as_they_stand(tmp_path, end):
     "content",
     [
         b"1" * 3_000_000,
-        b"\0" * 3_000_000,
         b"1\t2\n" + b"x" * 9000,
-        b"1\t2 3\n",
         b"1\t2\t3\n4\n",  # as many numbers as two lines have
-        b"1\t-\n",
         b"1\t2.5\n",
         b"1\t2\n#\n",
         b"-99999999999999999999\t1\n",

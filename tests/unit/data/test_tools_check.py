@@ -7,13 +7,11 @@ import struct
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from megaclass.cli import main
 from megaclass.data.records.writer import RecordWriter
-from megaclass.data.tools.check import check, duplicates
+from megaclass.data.tools.check import check
 
 
 def jpeg(number: int, size: int = 16) -> bytes:
@@ -48,11 +46,10 @@ def patch(path, at: int, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("index_record", [True, False])
-@pytest.mark.parametrize("workers", [1, 3])
-def test_a_sound_set_has_no_findings(tmp_path, index_record, workers):
+def test_a_sound_set_has_no_findings(tmp_path, index_record):
     write_set(tmp_path, index_record=index_record)
     shown = []
-    assert check(tmp_path, workers=workers, progress=lambda *now: shown.append(now)) == (6, [])
+    assert check(tmp_path, progress=lambda *now: shown.append(now)) == (6, [])
     assert shown[-1] == (6, 6)
     (tmp_path / "train.idx").unlink()
     assert found_in(tmp_path) == []
@@ -132,16 +129,6 @@ def test_files_that_are_damaged_or_disappear_while_checking_are_told(tmp_path):
     ]
     assert "damaged image" in found[0][2] and found[1][2].startswith("is an empty file")
     assert found[3][2] == "cannot be read: No such file or directory; mend that"
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=30))
-def test_duplicates_are_those_that_share_both_halves(rows):
-    firsts: dict[tuple[int, int], int] = {}
-    wanted = []
-    for number, row in enumerate(rows):
-        if row != (0, 0) and (first := firsts.setdefault(row, number)) != number:
-            wanted.append((first, number))
-    assert duplicates(np.array(rows, np.uint64).reshape(-1, 2)) == sorted(wanted)
 
 
 # ---- the command ------------------------------------------------------------------------------------

@@ -68,18 +68,12 @@ def test_an_image_folder_and_several_sets(tmp_path, mixed):
     assert both["total_bytes"] == info(mixed)[0]["total_bytes"] + found["total_bytes"]
 
 
-def test_samples_of_classes_fit_their_square_and_damage_shows(mixed):
+def test_samples_of_classes_are_squares_and_damage_is_grey(mixed):
     _, dataset = info(mixed)
     rows = sample_classes(dataset, classes=9, per_class=2, side=24)
     assert [(row.name, row.count, len(row.images)) for row in rows] == [("a", 3, 2), ("b", 1, 1), ("d", 1, 1)]
     assert all(image.shape == (24, 24, 3) and image.dtype == np.uint8 for row in rows for image in row.images)
-    wide = rows[0].images[0]  # 20 x 10: a band of 12 rows
-    assert (
-        (wide[:6] == 255).all() and (wide[18:] == 255).all() and wide[12, 12, 0] > 240 > 20 > wide[12, 12, 2]
-    )
-    high = rows[1].images[0]
-    assert (high[:, 0] == 255).all() and high[0, 12, 0] > 240 > 20 > high[0, 12, 2]
-    assert len(np.unique(rows[2].images[0])) > 1 and rows[2].images[0].max() < 255
+    assert rows[0].images[0][..., 0].min() > 240 and (rows[2].images[0] == 160).all()
     assert len(sample_classes(dataset, classes=1, per_class=1, side=8)) == 1
 
 

@@ -91,9 +91,7 @@ def test_the_parts_of_a_split_share_no_class(tmp_path, names):
     for part, written in (("train", train), ("test", test)):
         dataset = RecordDataset(tmp_path / "out" / part)
         assert dataset.num_classes == written.num_classes == len(set(dataset.labels().tolist()))
-        found[part] = [
-            (encoded, dataset.classes[label]) for encoded, label in samples(tmp_path / "out" / part)
-        ]
+        found[part] = [(encoded, dataset.classes[label]) for encoded, label in samples(written.path)]
     before = [(image(number), names[label]) for number, label in enumerate(labels)]
     assert sorted(found["train"] + found["test"]) == sorted(before)
     assert not {name for _, name in found["train"]} & {name for _, name in found["test"]}

@@ -1,6 +1,5 @@
 """Rows in the shape of NVIDIA's script, which other people's tools read."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,7 +7,7 @@ import pytest
 
 from made_rows import INFER, PHOTOGRAPHS, row
 from megaclass.errors import UserError
-from megaclass.report.nvidia import as_report, check_report, write_report
+from megaclass.report.nvidia import as_report, check_report
 from megaclass.results.stats import summary
 
 
@@ -44,15 +43,6 @@ def test_both_stand_in_one_place_and_what_came_to_no_number_is_null():
     oom = train(1, 2, None, status="oom", reason="no memory", samples_ms=[], step_ms={})
     found = as_report([oom, infer(2, [1.0], 2000.0)], "train_val")["metrics"]["1"]["2"]
     assert found["train.ips"] is None and found["val.ips"] == 2000.0 and found["val.latency_avg"] == 0.001
-
-
-def test_a_report_is_written_whole_and_replaces_one(tmp_path):
-    path = tmp_path / "report.json"
-    for ips in (1.0, 2.0):
-        check_report(path, [case(train(1, 4, 1.0))])
-        write_report(path, [train(1, 4, ips)], "train")
-    assert json.loads(path.read_text())["metrics"]["1"]["4"]["train.ips"] == 2.0
-    assert [*tmp_path.iterdir()] == [path]
 
 
 @pytest.mark.parametrize("text", ["notes", "{}", '["ngpus", "bs", "metric_keys", "metrics"]'])

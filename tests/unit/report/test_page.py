@@ -227,15 +227,14 @@ DEEP = json.loads('{"":' * 60 + "1" + "}" * 60)
         (_line() + "{\n", "line 2: not a line of JSON"),
         (_line() + _line(schema_version=99), "line 2: written with schema 99"),
         (
-            _line(work={"flops": "many"}),
-            "line 1: work of the row of a benchmark is {'flops': 'many'}, not dict[str",
-        ),
-        (
             _line(samples_ms=[1.0, 0.0]),
             "line 1: not a row of a benchmark: not all of samples_ms are times above 0",
         ),
         (_line(memory_mb=5), "line 1: memory_mb of the row of a benchmark is 5, not dict"),
         (_line(samples_ms={}), "line 1: samples_ms of the row of a benchmark is {}, not list"),
+        (_line(key=[1]), "line 1: key of the row of a benchmark is [1], not"),
+        (_line(work={"flops": True}), "line 1: work of the row of a benchmark is {'flops': True}, not"),
+        ("[" * 200_000 + "\n", "line 1: not a line of JSON"),
         (_line(case=DEEP), "line 1: not a row of a benchmark: nested more than 50 deep"),
     ],
 )

@@ -38,13 +38,10 @@ def test_every_image_is_there_pixel_for_pixel(tmp_path):
     assert tops[0] == tops[1] == tops[2] < tops[3] and lefts[0] == lefts[3] < lefts[1] < lefts[2]
 
 
-@pytest.mark.parametrize(
-    ("counts", "blue"),
-    [([5, 5], True), ([3] * 500, True), (list(range(1, 3000)), True), ([0] * 60 + [1], True), ([1], True)],
-)
-def test_the_distribution_is_drawn_for_any_counts(tmp_path, counts, blue):
+@pytest.mark.parametrize("counts", [[5, 5], [*range(1, 3000)], [0] * 60 + [1]])
+def test_the_distribution_is_drawn_for_any_counts(tmp_path, counts):
     picture = drawn(tmp_path / "s.png", [row("k", [(1, 1, 1)])], counts)
-    assert ((picture == (0, 0x72, 0xB2)).all(-1).sum() > 500) == blue
+    assert (picture == (0, 0x72, 0xB2)).all(-1).sum() > 500
 
 
 @pytest.mark.parametrize("most", [9, 900])  # even, and with a long tail
@@ -59,15 +56,8 @@ def test_mean_and_median_are_those_of_the_table_of_classes_that_have_images(most
 
 
 def test_odd_names_are_no_formulas_and_fit(tmp_path):
-    names = [
-        "$x^$",
-        r"\frac",
-        "人物一",
-        "tab\there",
-        "a/very/long/path/that/would/run/into/the/images",
-        "_",
-        "%",
-    ]
+    long = "a/very/long/path/that/would/run/into/the/images"
+    names = ["$x^$", r"\frac", "人物一", "tab\there", long, "_", "%"]
     picture = drawn(tmp_path / "s.png", [row(name, [(200, 0, 0)]) for name in names], [1] * len(names))
     left = np.argwhere((picture == (200, 0, 0)).all(-1))[:, 1].min()
     assert (picture[64:300, left - 6 : left - 1] == 255).all()

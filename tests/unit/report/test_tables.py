@@ -23,7 +23,7 @@ from made_rows import (
     texts,
 )
 from megaclass.bench.case import Metric, parameter
-from megaclass.report.own import comparisons, console_tables, spread_percent
+from megaclass.report.own import console_tables, spread_percent
 from megaclass.report.pictures import COLOURS, draw
 
 
@@ -136,8 +136,6 @@ def _turns(implementation="megaclass", factor=1.0, slowed=(), **fields):
 
 def test_what_slows_a_round_for_all_leaves_the_ratio(tmp_path):
     rows = [_turns(slowed=(1, 3)), _turns("pytorch", 2.5, slowed=(1, 3), case={"precision": "fp32"})]
-    (line,) = comparisons(rows)
-    assert "2.50 (2.50 to 2.50) times as fast as pytorch" in line and "with 0.40 of its memory" in line
     assert spread_percent(rows[0]) == pytest.approx(100.0, rel=0.01)
     assert spread_percent(row("infer", INFER, 1.0)) is None
     document = document_of(tmp_path, rows)
@@ -148,16 +146,17 @@ def test_what_slows_a_round_for_all_leaves_the_ratio(tmp_path):
     assert "fp16 beside its fp32" in second.detail and first.machine == second.machine
 
 
-def test_ours_alone_are_compared_by_the_settings_that_differ():
-    settings = [{"head.precision": "bf16", "speed.compile": how} for how in ("none", "blocks")]
-    rows = [_turns(factor=f, case={"settings": s}) for f, s in zip((2.0, 1.0), settings, strict=True)]
-    assert comparisons(rows)[0].startswith(
-        "megaclass, speed.compile none: 0.50 (0.50 to 0.50) times as fast as speed.compile blocks"
+def test_ours_alone_are_compared_with_the_first_and_by_the_time_of_processors_too(tmp_path):
+    first, second = (
+        _turns(factor=f, case={"settings": {"speed.compile": how}})
+        for f, how in ((2.0, "none"), (1.0, "blocks"))
     )
-    apart = [rows[0], dataclasses.replace(rows[1], group="h")]
-    assert comparisons(apart) == []
-    rows = [_turns(cpu_ms=[2.0] * 12), _turns("pillow", 2.0, cpu_ms=[8.0] * 12)]
-    assert "(4.00 (4.00 to 4.00) by the time of processors)" in comparisons(rows)[0]
+    apart = dataclasses.replace(second, group="h")
+    table = table_of(document_of(tmp_path, [first, second, apart]), "Training:")
+    assert texts(column_of(table, "speed.compile")) == ["none", "blocks", "blocks"]
+    assert texts(column_of(table, "Ours, times as fast")) == ["", "0.50 (0.50 to 0.50)", ""]
+    out = console(console_tables([_turns(cpu_ms=[2.0] * 12), _turns("pillow", 2.0, cpu_ms=[8.0] * 12)]), 200)
+    assert "2.00 (2.00 to 2.00)" in out and "4.00 (4.00 to 4.00)" in out  # by the wall's clock, by processors
 
 
 # -- headline and curves --------------------------------------------------------------------------------

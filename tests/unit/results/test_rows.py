@@ -33,15 +33,6 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     assert all(json.loads(line)["schema_version"] == SCHEMA_VERSION for line in path.read_text().splitlines())
 
 
-def test_samples_per_second_are_those_of_the_median_step():
-    assert OK.samples_per_second == 4000 and OK.step_ms["p50"] == 2 and OK.step_ms["p100"] == 3
-
-
-def test_json_has_no_nan(tmp_path):
-    write(tmp_path / "rows.jsonl", Row(**vars(OK) | {"work": {"flops": float("nan")}}))
-    assert read_rows(tmp_path / "rows.jsonl")[0].work == {"flops": None}
-
-
 def test_what_a_kill_has_cut_is_dropped(tmp_path):
     path = tmp_path / "rows.jsonl"
     write(path, OK, OOM)
@@ -104,31 +95,3 @@ def test_no_room_is_one_line_and_leaves_whole_rows(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"No space left on device\); make room"):
             writer.write(OOM)
     assert read_rows(path) == [OK] and path.read_bytes().endswith(b"\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("environment", None),
-        ("samples_ms", {}),
-        ("samples_ms", ["1"]),
-        ("key", [1]),
-        ("work", {"flops": True}),
-    ],
-)
-def test_a_field_of_another_kind_is_no_row(tmp_path, name, value):
-    path = tmp_path / "rows.jsonl"
-    write(path, OK)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}) + "\n")
-    with pytest.raises(UserError, match=f"line 1: {name} of the row of a benchmark is"):
-        read_rows(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "told"), [("[" * 200_000, "not a line of JSON"), ('{"schema_version": 99}', "schema 99")]
-)
-def test_what_no_row_is(tmp_path, text, told):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(text + "\n")
-    with pytest.raises(UserError, match=told):
-        read_rows(path)

@@ -4,7 +4,6 @@ Shapes: b = rows of this rank's batch, S = image size.
 """
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from megaclass.bench.timing import device_clock, run_epoch
@@ -82,13 +81,13 @@ class PeerLoop:
         """All that its loop does with a batch of fp32 images (b, 3, S, S) and labels (b,) int64; returns the loss."""
         raise NotImplementedError
 
-    def turn(self, index: int, tell: Callable[[float], None]) -> dict[str, Any]:
+    def turn(self, index: int) -> dict[str, Any]:
         """An epoch of ``iterations`` steps; the loss of the last one comes with the times."""
         from megaclass.parallel import groups
 
         with self.arithmetic.active():
             groups.barrier()
-            answer = run_epoch(self.batches, self.take, self.case.iterations, self._clock, tell)
+            answer = run_epoch(self.batches, self.take, self.case.iterations, self._clock)
         return answer | {"loss": self.loss}
 
     def take(self, batch: "tuple[Tensor, Tensor]") -> None:

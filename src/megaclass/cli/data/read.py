@@ -59,13 +59,13 @@ def info(words: list[str]) -> None:
 def _draw(sheet: Path, found: dict[str, Any], dataset: "Dataset") -> None:
     import numpy as np
 
-    from megaclass.data.open import set_titles, split_paths
     from megaclass.data.tools.info import sample_classes
     from megaclass.report.sheet import draw_sheet
 
     rows = sample_classes(dataset, _CLASSES, _PER_CLASS, _SIDE)
-    title = " + ".join(set_titles(split_paths(found["path"])))
-    headline = f"{title}\n{found['images']:,} images; {len(rows)} of {found['classes']:,} classes shown"
+    headline = (
+        f"{found['path']}\n{found['images']:,} images; {len(rows)} of {found['classes']:,} classes shown"
+    )
     counts_K = np.bincount(dataset.labels(), minlength=dataset.num_classes)
     with whole_file("--sheet", sheet) as part:
         draw_sheet(part, headline, rows, counts_K)
@@ -132,10 +132,11 @@ def pairs(words: list[str]) -> None:
 
         dataset = open_dataset(options.source)
         found = generate_pairs(dataset.labels(), options.pairs, options.seed, options.folds)
-    if output.suffix == ".bin":
-        _write_bin(output, dataset, found)
-    else:
-        _write_list(output, dataset, found, options.numbered)
+    with whole_file("--output", output) as part:
+        if output.suffix == ".bin":
+            _write_bin(part, dataset, found)
+        else:
+            _write_list(part, dataset, found, options.numbered)
     print(f"wrote {len(found):,} pairs in {found.folds} folds to {output}")
 
 

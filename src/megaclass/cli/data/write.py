@@ -5,14 +5,10 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from megaclass.cli.data.common import OUTPUT, SET, progress_bar, read_options
 from megaclass.cli.parsing import Options
 from megaclass.errors import UserError
-
-if TYPE_CHECKING:
-    from megaclass.data.pack.packer import PackSummary
 
 _SHOWN_SKIPS = 10
 _PACK: Options = {
@@ -24,7 +20,7 @@ _PACK: Options = {
     "quality": (95, "JPEG quality of images that are encoded anew"),
     "invert": (False, "swap dark and bright"),
     "on-error": (["fail", "skip"], "skip: leave damaged images out, and name them in OUTPUT/skipped.txt"),
-    "class-depth": (1, "folder, tar: 2 for alphabet/character/image.png"),
+    "class-depth": (int, "folder, tar: 2 for alphabet/character/image.png"),
     "root": (str, "table: directory where its paths begin, if not its own"),
     "labels": (
         str,
@@ -60,32 +56,18 @@ def pack(words: list[str]) -> None:
 
     started, typed = time.perf_counter(), vars(options).copy()
     index_record, unpack_bits = typed.pop("layout") == "faces", _size(typed.pop("unpack_bits"))
-    try:
-        with progress_bar("packing", "nothing was written") as show:
-            summary = pack_images(**typed, index_record=index_record, unpack_bits=unpack_bits, progress=show)
-    except UserError as error:
-        raise UserError(_with_dashes(str(error), options)) from None
-    _tell(summary, time.perf_counter() - started)
-
-
-def _tell(summary: "PackSummary", seconds: float) -> None:
-    for line in summary.skipped[:_SHOWN_SKIPS]:
+    with progress_bar("packing", "nothing was written") as show:
+        written = pack_images(**typed, index_record=index_record, unpack_bits=unpack_bits, progress=show)
+    for line in written.skipped[:_SHOWN_SKIPS]:
         print(f"left out: {line}")
-    if (more := len(summary.skipped) - _SHOWN_SKIPS) > 0:
-        print(f"left out: {more} more, see {summary.path.with_name('skipped.txt')}")
-    left_out = f", {len(summary.skipped):,} left out" if summary.skipped else ""
+    if (more := len(written.skipped) - _SHOWN_SKIPS) > 0:
+        print(f"left out: {more} more, see {written.path.with_name('skipped.txt')}")
+    left_out = f", {len(written.skipped):,} left out" if written.skipped else ""
+    megabytes, seconds = written.path.stat().st_size / 1e6, time.perf_counter() - started
     print(
-        f"packed {summary.images:,} images of {summary.classes:,} classes into {summary.path} "
-        f"({summary.rec_bytes / 1e6:.1f} MB, {seconds:.1f} s, {summary.images / seconds:,.0f} images/s{left_out})"
+        f"packed {written.count:,} images of {written.num_classes:,} classes into {written.path} "
+        f"({megabytes:.1f} MB, {seconds:.1f} s, {written.count / seconds:,.0f} images/s{left_out})"
     )
-
-
-def _with_dashes(message: str, options: Any) -> str:
-    """The option that a message begins with as it is typed: the library has Python's names."""
-    found = re.match(r"(\w+)(?=:)|([a-z]+_[a-z]+)(?= )", message)
-    if found is None or found[0] not in options or found[0] in (options.source, options.output):
-        return message
-    return f"--{found[0].replace('_', '-')}{message[found.end() :]}"
 
 
 def _size(text: str) -> tuple[int, int] | None:

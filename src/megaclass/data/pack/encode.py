@@ -34,11 +34,11 @@ class Encoding:
         for name in ("image_size", "shorter_side"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"{name}: {value} is not a size; use 1 or more pixels")
+                raise UserError(f"--{name.replace('_', '-')}: {value} is not a size; use 1 or more pixels")
         if self.image_size is not None and self.shorter_side is not None:
-            raise UserError("image_size makes squares, shorter_side keeps the aspect; give one of them")
+            raise UserError("--image-size makes squares, --shorter-side keeps the aspect; give one of them")
         if not 1 <= self.quality <= 100:
-            raise UserError(f"quality: {self.quality} is not a JPEG quality; use 1 to 100")
+            raise UserError(f"--quality: {self.quality} is not a JPEG quality; use 1 to 100")
 
     def size_of(self, height: int, width: int) -> Size:
         """The size to which an image of ``height`` x ``width`` comes."""

@@ -6,14 +6,19 @@ from pathlib import Path
 import numpy as np
 
 from megaclass.data.dataset import first_line
-from megaclass.data.pack.source import Source, SourceOptions
+from megaclass.data.pack.source import Source
 from megaclass.errors import UserError, near_match
 
 
-def open_npz(path: Path, options: SourceOptions, _known: list[str] | None) -> Source:
+def open_npz(
+    path: Path,
+    _known: list[str] | None,
+    where: str | None = None,
+    unpack_bits: tuple[int, int] | None = None,
+) -> Source:
     """The rows of an ``.npz``; see ``pack``. Raises UserError."""
-    bits = options.unpack_bits
-    column_name, _, value = (options.where or "").partition("=")
+    bits = unpack_bits
+    column_name, _, value = (where or "").partition("=")
     wanted = {"label", "labels", "images", "classes", column_name} | ({"bits"} if bits else set())
     try:
         with np.load(path) as archive:
@@ -25,7 +30,7 @@ def open_npz(path: Path, options: SourceOptions, _known: list[str] | None) -> So
     labels, images = arrays.get("label", arrays.get("labels")), arrays.get("images", arrays.get("bits"))
     if labels is None or images is None:
         raise UserError(
-            f"{path} needs arrays images (or bits, with unpack_bits) and label, but holds {', '.join(held) or 'none'}"
+            f"{path} needs arrays images (or bits, with --unpack-bits) and label, but holds {', '.join(held) or 'none'}"
         )
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise UserError(f"{path}: labels must be integers (N,), not {labels.dtype} {labels.shape}")
@@ -39,17 +44,17 @@ def open_npz(path: Path, options: SourceOptions, _known: list[str] | None) -> So
                 "leave classes out or name them all"
             )
     rows = np.arange(len(labels))
-    if options.where is not None:
+    if where is not None:
         column = arrays.get(column_name)
         if column is None or column.shape != labels.shape:
             raise UserError(
-                f"where: {options.where!r} must be name=value, name being an array with one value a row"
+                f"--where: {where!r} must be name=value, name being an array with one value a row"
                 f"{near_match(column_name, held)}"
             )
         # As numbers, true and false are written: text serves for all kinds.
         rows = np.flatnonzero(np.char.lower(column.astype(str)) == value.lower())
         if len(rows) == 0:
-            raise UserError(f"where: no row of {path} has {options.where}")
+            raise UserError(f"--where: no row of {path} has {where}")
 
     def image(row: int) -> np.ndarray:
         stored = images[rows[row]]

@@ -7,47 +7,30 @@ there are; a few images for each thread are in memory.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.pack.encode import Encoding, Size, to_jpeg
-from megaclass.data.pack.folder import open_folder
+from megaclass.data.pack.files import open_folder, open_table
 from megaclass.data.pack.labels import number_classes, read_names
 from megaclass.data.pack.npz import open_npz
-from megaclass.data.pack.source import Source, SourceOptions
-from megaclass.data.pack.table import open_table
+from megaclass.data.pack.source import Source
 from megaclass.data.pack.tar import open_tar
 from megaclass.data.records.writer import RecordWriter
 from megaclass.data.threads import in_order, one_silent_thread
 from megaclass.errors import UserError
 
-SKIPPED = "skipped.txt"
-_Opener = Callable[[Path, SourceOptions, "list[str] | None"], Source]
 # What each kind of source is called, how its files end, which options it takes, and how it is opened.
-_KINDS: tuple[tuple[str, tuple[str, ...], set[str], _Opener], ...] = (
+_KINDS: tuple[tuple[str, tuple[str, ...], set[str], Callable[..., Source]], ...] = (
     ("a folder", (), {"class_depth", "labels", "label_names"}, open_folder),
     ("an .npz", (".npz",), {"where", "unpack_bits"}, open_npz),
     ("a table", (".csv", ".tsv"), {"root"}, open_table),
     ("a tar", (".tar",), {"class_depth", "labels", "label_names"}, open_tar),
 )
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class PackSummary:
-    """What was packed: counts, and the size of the ``.rec`` file in bytes.
-
-    ``skipped`` tells of each image that was left out.
-    """
-
-    path: Path
-    images: int
-    classes: int
-    rec_bytes: int
-    skipped: tuple[str, ...] = ()
 
 
 def pack(
@@ -58,18 +41,13 @@ def pack(
     shorter_side: int | None = None,
     quality: int = 95,
     invert: bool = False,
-    where: str | None = None,
-    unpack_bits: tuple[int, int] | None = None,
-    class_depth: int = 1,
-    root: str | None = None,
-    labels: str | Path | None = None,
-    label_names: str | Path | None = None,
     classes: str | Path | None = None,
     index_record: bool = True,
     on_error: str = "fail",
     workers: int = 0,
     progress: Progress = lambda done, total: None,
-) -> PackSummary:
+    **options: Any,
+) -> RecordWriter:
     """Write the images of ``source`` to ``output/train.rec``, grouped by class, labels renumbered 0..K-1.
 
     ``source`` is one of
@@ -80,39 +58,39 @@ def pack(
     - a ``.csv`` or ``.tsv`` with lines ``path,label``, or a header that names these columns;
     - a tar, not compressed, of class directories, of class tars, or of images with their labels in a file.
 
-    ``image_size`` to ``invert`` are of Encoding, ``where`` to ``label_names`` of SourceOptions, ``index_record`` of
-    RecordWriter. ``classes`` is a file of class names, a line each, in the order of the numbers that they get: the
-    classes.txt of the training set; labels that are just numbers are positions there. ``on_error`` is "fail", or
-    "skip" to leave out images that are damaged, which ``output/skipped.txt`` then names. ``workers`` are threads (0:
-    one a core), and ``progress`` is called with (images done, images in all).
+    ``options`` are of the source, each kind taking some of them; None is as good as left out:
 
-    Raises UserError for a source that cannot be packed; ``output`` then holds nothing new.
+    - ``where``: ``"name=value"`` keeps the rows of an ``.npz`` whose array ``name`` has that value.
+    - ``unpack_bits``: (height, width) of images that an ``.npz`` holds as rows of ``np.packbits`` (in ``images`` or
+      ``bits``); set bits become white.
+    - ``class_depth``: how many levels down in a folder or tar the classes are.
+    - ``root``: the directory at which the paths of a table begin.
+    - ``labels``, ``label_names``: files with the labels of images that lie in no class directories.
+
+    ``image_size`` to ``invert`` are of Encoding, ``index_record`` of RecordWriter. ``classes`` is a file of class
+    names, a line each, in the order of the numbers that they get: the classes.txt of the training set; labels that
+    are just numbers are positions there. ``on_error`` is "fail", or "skip" to leave out images that are damaged,
+    which ``output/skipped.txt`` then names. ``workers`` are threads (0: one a core), and ``progress`` is called with
+    (images done, images in all).
+
+    Returns the closed writer, which says what it wrote. Raises UserError for a source that cannot be packed;
+    ``output`` then holds nothing new.
     """
-    if workers < 0:
-        raise UserError(f"workers: {workers} threads are too few; 0 takes one a core")
     encoding = Encoding(image_size, shorter_side, quality, invert)
-    options = SourceOptions(where, unpack_bits, class_depth, root, labels, label_names)
-    given = None if classes is None else read_names(classes, "classes")
-    found = _open_source(Path(source), options, given)
+    given = None if classes is None else read_names(classes, "--classes")
+    found = _open_source(
+        Path(source), given, {key: value for key, value in options.items() if value is not None}
+    )
     with contextlib.closing(found):
         labels_N, names = number_classes(found.labels, found.classes, given)
         writer = RecordWriter(output, index_record=index_record, classes=names)
         writer.num_classes = int(labels_N.max()) + 1  # also where all images of the last class are left out
-        list_of_skipped = writer.path.with_name(SKIPPED)
         with writer:
-            if list_of_skipped.exists():
-                raise UserError(
-                    f"{list_of_skipped} exists and is not overwritten; remove it or name another directory"
-                )
-            skipped = _write(found, labels_N, encoding, writer, on_error == "skip", workers, progress)
-    if skipped:
-        list_of_skipped.write_text("".join(f"{line}\n" for line in skipped), errors="backslashreplace")
-    return PackSummary(
-        writer.path, writer.count, len(np.unique(labels_N)), writer.path.stat().st_size, tuple(skipped)
-    )
+            writer.skipped = _write(found, labels_N, encoding, writer, on_error == "skip", workers, progress)
+    return writer
 
 
-def _open_source(path: Path, options: SourceOptions, known: list[str] | None) -> Source:
+def _open_source(path: Path, known: list[str] | None, options: dict[str, Any]) -> Source:
     """The images at ``path``. Raises UserError for what is no source, and for options that it does not take."""
     takes = "an image folder, or an .npz, .csv, .tsv or tar file"
     if not path.exists():
@@ -122,17 +100,19 @@ def _open_source(path: Path, options: SourceOptions, known: list[str] | None) ->
     if not found:
         raise UserError(f"{path} is not {takes}; if it is an archive, unpack it, and name the folder")
     kind, _, taken, opener = found[0]
-    for option, value in vars(options).items():
-        if value != getattr(SourceOptions, option) and option not in taken:
-            others = " and ".join(other for other, _, options_of, _ in _KINDS if option in options_of)
-            raise UserError(f"{path} is {kind}; {option} is for {others}, leave it out")
-    if options.class_depth < 1 or (options.labels is not None and options.class_depth > 1):
+    for option in options.keys() - taken:
+        others = " and ".join(other for other, _, options_of, _ in _KINDS if option in options_of)
+        raise UserError(f"{path} is {kind}; --{option.replace('_', '-')} is for {others}, leave it out")
+    depth = options.get("class_depth", 1)
+    if depth < 1 or (depth > 1 and "labels" in options):
         raise UserError(
-            f"class_depth: {options.class_depth}; it is 1 or more for class directories, and left out with labels"
+            f"--class-depth: {depth}; it is 1 or more for class directories, and left out with labels"
         )
-    if options.label_names is not None and options.labels is None:
-        raise UserError("label_names says what the numbers of labels mean; give labels too, or leave it out")
-    return opener(path, options, known)
+    if "label_names" in options and "labels" not in options:
+        raise UserError(
+            "--label-names says what the numbers of --labels mean; give --labels too, or leave it out"
+        )
+    return opener(path, known, **options)
 
 
 def _write(

@@ -2,29 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """How to read a source. Each kind takes some of them, and the others are refused with it.
-
-    - ``where``: ``"name=value"`` keeps the rows of an ``.npz`` whose array ``name`` has that value.
-    - ``unpack_bits``: (height, width) of images that an ``.npz`` holds as rows of ``np.packbits`` (in ``images`` or
-      ``bits``); set bits become white.
-    - ``class_depth``: how many levels down in a folder or tar the classes are.
-    - ``root``: the directory at which the paths of a table begin.
-    - ``labels``, ``label_names``: files with the labels of images that lie in no class directories, see ``labels``.
-    """
-
-    where: str | None = None
-    unpack_bits: tuple[int, int] | None = None
-    class_depth: int = 1
-    root: str | None = None
-    labels: str | Path | None = None
-    label_names: str | Path | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from megaclass.data.dataset import DamagedSampleError, first_line
 from megaclass.data.folder import IMAGE_SUFFIXES, suffix_of, tell_left_out
 from megaclass.data.imagelist import MAX_BYTES
 from megaclass.data.pack.labels import label_by_file, number_names
-from megaclass.data.pack.source import Source, SourceOptions
+from megaclass.data.pack.source import Source
 from megaclass.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,13 @@ class _File(NamedTuple):
         return self.name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def open_tar(path: Path, options: SourceOptions, known: list[str] | None) -> Source:
+def open_tar(
+    path: Path,
+    known: list[str] | None,
+    class_depth: int = 1,
+    labels: str | Path | None = None,
+    label_names: str | Path | None = None,
+) -> Source:
     """The images of the archive at ``path``; see ``pack``. ``known``: the names of all classes, if they were given.
 
     Raises UserError.
@@ -63,10 +69,10 @@ def open_tar(path: Path, options: SourceOptions, known: list[str] | None) -> Sou
     for one, other in itertools.pairwise(images):
         if one.name == other.name:
             raise UserError(f"{path} holds {shown(one.name)} twice; make the archive anew")
-    if options.labels is not None:
-        labels, classes = label_by_file([image.name for image in images], options, known)
+    if labels is not None:
+        labels_N, classes = label_by_file([image.name for image in images], known, labels, label_names)
     else:
-        images, labels, classes = _classify(path, images, options.class_depth)
+        images, labels_N, classes = _classify(path, images, class_depth)
     raw = path.open("rb")
 
     def describe(row: int) -> str:
@@ -85,7 +91,7 @@ def open_tar(path: Path, options: SourceOptions, known: list[str] | None) -> Sou
             raise UserError(f"{describe(row)} ends early: {path} was cut short meanwhile; copy it again")
         return content
 
-    return Source(labels, classes, read, describe, raw.close)
+    return Source(labels_N, classes, read, describe, raw.close)
 
 
 def _classify(path: Path, images: list[_File], class_depth: int) -> tuple[list[_File], np.ndarray, list[str]]:

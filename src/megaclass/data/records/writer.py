@@ -25,7 +25,8 @@ class RecordWriter:
     MXNet's ImageRecordIter want it. ``image_size`` (height, width) goes into the property file; without it the size
     with which all images were written, or (0, 0) if these differ. ``classes``, the names in label order, go into
     ``classes.txt``. ``num_classes`` is what the property file states: more than the labels tell, where the last
-    classes have no images. All three may be set until the end.
+    classes have no images. ``skipped`` tells of each image that was left out, and goes into ``skipped.txt``. All four
+    may be set until the end.
 
     Files get their names when the block ends well: otherwise nothing is left, and what a killed process left under
     hidden names the next writer replaces. Existing files are never overwritten. Raises UserError for what the format
@@ -45,6 +46,7 @@ class RecordWriter:
         self.image_size = image_size
         self.classes = classes
         self.num_classes = 0
+        self.skipped: Sequence[str] = ()
         self._sizes: set[tuple[int, int]] = set()
         self._index_record = index_record
         self._next_key = int(index_record)
@@ -52,7 +54,7 @@ class RecordWriter:
         self._first_keys: array.array[int] | None = array.array("q")  # of each class; None: not grouped
         self._prepared = False
         self._hidden = self.path.with_name(f".{name}.part")  # a directory for files that are not finished
-        sides = (side_file(self.path, kind) for kind in ("property", "classes.txt"))
+        sides = (side_file(self.path, kind) for kind in ("property", "classes.txt", "skipped.txt"))
         # The .rec comes last into place: where it stands, the set is whole.
         self._targets = (self.path.with_suffix(".idx"), *sides, self.path)
 
@@ -127,10 +129,12 @@ class RecordWriter:
                 self._finish()
             height, width = self.image_size or (min(self._sizes) if len(self._sizes) == 1 else (0, 0))
             self.num_classes = max(self.num_classes, len(self.classes or ()))
-            properties, names = (self._hidden / target.name for target in self._targets[1:3])
+            properties, names, skipped = (self._hidden / target.name for target in self._targets[1:4])
             properties.write_text(f"{self.num_classes},{height},{width}\n")
             if self.classes is not None:
                 names.write_text("".join(f"{name}\n" for name in self.classes), encoding="utf-8")
+            if self.skipped:
+                skipped.write_text("".join(f"{line}\n" for line in self.skipped), errors="backslashreplace")
             self._rec.flush()
             self._idx.flush()
         self._prepared = True

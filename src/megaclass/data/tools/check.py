@@ -15,7 +15,7 @@ from megaclass.data.decode import decode
 from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.records import recordio
 from megaclass.data.records.recordfile import RecordFile, read_index
-from megaclass.data.threads import in_order, one_silent_thread, ranges
+from megaclass.data.threads import in_order, one_silent_thread
 from megaclass.errors import UserError
 
 # What a check can find, in the order in which it is told.
@@ -73,7 +73,8 @@ def check(
         return None
 
     with one_silent_thread():
-        pieces = ranges(len(dataset), _PIECE_IMAGES)
+        images = range(len(dataset))
+        pieces = (images[start : start + _PIECE_IMAGES] for start in images[::_PIECE_IMAGES])
         for looks in in_order(lambda numbers: [look(number) for number in numbers], pieces, workers):
             found += filter(None, looks)
             done += len(looks)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
-from megaclass.data.augment import resized
+from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import DamagedSampleError, Dataset, class_names
-from megaclass.data.decode import check_header, decode, format_of
+from megaclass.data.decode import Decoded, check_header, decode, format_of
 from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.sampler import drawn
 from megaclass.data.threads import in_order
@@ -79,7 +78,7 @@ def sample_classes(dataset: Dataset, classes: int, per_class: int, side: int) ->
     """Up to ``per_class`` images of each of up to ``classes`` classes, in label order.
 
     The classes are those of images drawn at random: of a long tail few have but one image, as in training.
-    Images are scaled to fit ``side`` pixels, on white. Damaged ones are grey with a cross.
+    Of images the central square is shown, scaled to ``side`` pixels. Damaged ones are grey.
     """
     labels_N, names = dataset.labels(), class_names(dataset)
     seen = labels_N[drawn(len(labels_N), _DRAWS * classes, "sheet classes", 0)].tolist()
@@ -131,16 +130,10 @@ def _spread(values: Sequence[int] | np.ndarray) -> dict[str, float]:
 
 
 def _thumbnail(dataset: Dataset, index: int, side: int) -> np.ndarray:
-    canvas = np.full((side, side, 3), 255, np.uint8)
     try:
-        image = decode(dataset.read(index).encoded, "")
+        decoded = Decoded.whole(decode(dataset.read(index).encoded, ""))
     except DamagedSampleError:
-        canvas[:] = 225
-        cv2.line(canvas, (0, 0), (side, side), (160, 160, 160), 2)
-        cv2.line(canvas, (side, 0), (0, side), (160, 160, 160), 2)
-        return canvas
-    scale = side / max(image.shape[:2])
-    width, height = (max(1, round(scale * length)) for length in (image.shape[1], image.shape[0]))
-    top, left = (side - height) // 2, (side - width) // 2
-    canvas[top : top + height, left : left + width] = resized(image, width, height)
-    return canvas
+        return np.full((side, side, 3), 160, np.uint8)
+    picture_SSC = np.empty((side, side, 3), np.uint8)
+    EvalTransform(side, resize=side)(decoded, np.empty(0), picture_SSC)
+    return picture_SSC

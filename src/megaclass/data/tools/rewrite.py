@@ -25,7 +25,6 @@ Progress = Callable[[int, int], None]
 
 _READS = 16  # at once: the images of a shuffled set lie all over the disk
 _PIECE_IMAGES = 4  # a read; twice as many pieces as reads are in memory, and images may be large
-_TELL_EVERY = 64
 
 
 def shuffle(path: str | Path, output: str | Path, seed: int, progress: Progress) -> RecordWriter:
@@ -36,11 +35,7 @@ def shuffle(path: str | Path, output: str | Path, seed: int, progress: Progress)
     """
     dataset = open_dataset(path)
     order_N = drawn(len(dataset), len(dataset), "shuffle", seed)
-    writer = RecordWriter(output, index_record=False, classes=class_names(dataset))
-    writer.num_classes = dataset.num_classes
-    with writer:
-        _copy(dataset, order_N, lambda label: (writer, label), progress)
-    return writer
+    return _copied(dataset, order_N, RecordWriter(output, index_record=False), progress)
 
 
 def merge(
@@ -48,10 +43,13 @@ def merge(
 ) -> RecordWriter:
     """Write the sets under ``paths`` to ``output/train.rec``: what ``open_together`` of all of them gives."""
     dataset = open_together([part for path in paths for part in split_paths(path)], same_classes=same_classes)
-    writer = RecordWriter(output, classes=class_names(dataset))
-    writer.num_classes = dataset.num_classes
+    return _copied(dataset, np.arange(len(dataset)), RecordWriter(output), progress)
+
+
+def _copied(dataset: Dataset, order_N: np.ndarray, writer: RecordWriter, progress: Progress) -> RecordWriter:
+    writer.classes, writer.num_classes = class_names(dataset), dataset.num_classes
     with writer:
-        _copy(dataset, np.arange(len(dataset)), lambda label: (writer, label), progress)
+        _copy(dataset, order_N, lambda label: (writer, label), progress)
     return writer
 
 
@@ -118,5 +116,4 @@ def _copy(
             writer, number = place(label)
             writer.write(encoded, number, size)
         done += len(samples)
-        if done % _TELL_EVERY == 0 or done == len(order_N):
-            progress(done, len(order_N))
+        progress(done, len(order_N))

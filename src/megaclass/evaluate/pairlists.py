@@ -110,8 +110,9 @@ _LFW_NAME = re.compile(r"([^\s/]+)/\1_([0-9]{4,9})\.jpg")
 def _read_lines(path: Path) -> tuple[int, np.ndarray, list[tuple[int, str]]]:
     """Folds, which pairs are of one identity, and the lines of all pairs with their numbers."""
     lines = read_text(path, "pairs").splitlines()
-    header = [_number(field) for field in lines[0].split()] if lines else []
-    if len(header) != 2 or header[0] < 2 or header[1] < 1:
+    header = lines[0].split() if lines and _NUMBERS.fullmatch(lines[0]) else [0, 0]
+    folds, per_fold = map(int, header)
+    if folds < 2 or per_fold < 1:
         raise UserError(
             f"{path} line 1: expected the number of folds, two or more, and of same-identity pairs a fold, as "
             "'10 300' (the development lists of LFW have no folds)"

@@ -374,6 +374,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path, poisoned_steps):
     poisoned_steps.clear()
     result, events = run(tmp_path, resume=True, run={"max_skipped": 3, "checkpoint_every": 2})
     assert result["steps"] == 10 and steps(events)[-1].skipped_steps == 3
+    assert [event.step for event in steps(events) if event.loss is None] == [2, 5, 6]
 
 
 def test_fp16_finds_a_loss_scale_and_trains(tmp_path):

@@ -47,9 +47,7 @@ def make_parser(
     None unless it is given.
     """
     words = itertools.takewhile(lambda word: word.islower() and word[0].isalpha(), usage.split())
-    parser = Parser(
-        prog=" ".join(words), usage=usage, description=description, allow_abbrev=False, formatter_class=Help
-    )
+    parser = Parser(" ".join(words), usage, description, allow_abbrev=False, formatter_class=Help)
     for name, told in (positional or {}).items():
         more: dict[str, Any] = {"nargs": "+"} if name.endswith("...") else {}
         parser.add_argument(name.removesuffix("..."), help=told, **more)

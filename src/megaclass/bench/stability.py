@@ -29,7 +29,7 @@ from megaclass.bench.recipes import with_settings
 from megaclass.config import Config, differences, load_recipe, to_toml
 from megaclass.errors import UserError
 from megaclass.results.events import StartEvent, StepEvent, read_events
-from megaclass.results.rundir import DEFAULT_ROOT, RunDirectory
+from megaclass.results.rundir import DEFAULT_ROOT, RunDirectory, write_whole
 from megaclass.results.stats import summary
 
 _METRICS = {"verification": "pair_accuracy", "classification": "top1", "none": "final_loss"}
@@ -143,9 +143,7 @@ def open_study(directory: Path, config: Config, cases: Sequence[StabilityCase]) 
                 raise UserError(
                     f"--output: {directory} holds other files ({others[0]}); name a directory of its own"
                 )
-            part = path.with_suffix(".toml.part")
-            part.write_text(to_toml(config), encoding="utf-8")
-            part.replace(path)
+            write_whole(path, to_toml(config))
         except OSError as error:
             raise UserError(
                 f"--output: cannot write into {directory}: {error.strerror}; name another"

@@ -79,7 +79,7 @@ def number_cell(source: Source, value: float | None, notes: tuple[str, ...] = ()
 # -- a line a row ---------------------------------------------------------------------------------------
 
 # Columns that no benchmark declares, as every row may have them.
-_MORE = ["Spread of rounds, %", "Ours, times as fast", "by CPU time", "Steps", "CPU wait, %"]
+_MORE = ["Ours, times as fast", "by CPU time", "Steps", "CPU wait, %"]
 
 
 def _rows_table(title: str, sources: Sequence[Source]) -> Table:
@@ -119,7 +119,7 @@ def _mark(source: Source, cells: list[Cell]) -> None:
 
 def _more(source: Source, sources: Sequence[Source]) -> list[Cell]:
     first, row = reference_of(source, sources), source.row
-    cells = [number_cell(source, spread_percent(row))]
+    cells = []
     for field in ("samples_ms", "cpu_ms"):
         if first and (ratio := times_as_fast(first.row, row, field)):
             note = f"how many times as fast row {first.number} ({first.row.implementation}) is, by medians"
@@ -154,19 +154,13 @@ def times_as_fast(mine: Row, other: Row, field: str = "samples_ms") -> Ratio | N
     return ratio_of_medians(theirs, ours, paired=together)
 
 
-def _round_medians(row: Row, field: str = "samples_ms") -> list[float]:
+def _round_medians(row: Row, field: str) -> list[float]:
     """The median step of every timed epoch, ms: what takes turns does so epoch by epoch."""
     steps, rounds = getattr(row, field), len(row.epochs)
     if not rounds or len(steps) % rounds:
         return []
     size = len(steps) // rounds
     return [median(steps[i : i + size]) for i in range(0, len(steps), size or 1)]
-
-
-def spread_percent(row: Row) -> float | None:
-    """How far the medians of the rounds lie apart, in percent of their median; None for a single round."""
-    found = _round_medians(row)
-    return 100 * (max(found) - min(found)) / median(found) if len(found) > 1 else None
 
 
 # -- repeats --------------------------------------------------------------------------------------------

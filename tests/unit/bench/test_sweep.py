@@ -113,13 +113,6 @@ def test_a_scaled_case_is_known_by_what_was_asked_and_rows_say_what_ran(kept):
     assert not has(Planned(case=HeadCase(batch_size=64), original_case=asked, suite="small"))
 
 
-def test_a_row_says_what_its_implementation_ran_otherwise():
-    who = Implementation(changes={"precision": "bf16"}, extra={"malloc": "tuned"})
-    row = skipped(HeadCase(), who, "no peer")
-    assert row.case["precision"] == "bf16" and row.case["malloc"] == "tuned"
-    assert who.text == "megaclass bf16 tuned"
-
-
 def test_ctrl_c_and_the_same_command_again_goes_on(monkeypatch, tmp_path, capfd):
     path = tmp_path / "rows.jsonl"
     words = ["bench", "head", "--sample-rate", "1,0.5", "--device", "cpu", "--output", str(path)]

@@ -1,6 +1,5 @@
 """Processes that answer, hang and die, and implementations that take turns: small scripts stand for the worker."""
 
-import os
 import sys
 import time
 
@@ -196,22 +195,3 @@ def test_ctrl_c_ends_all_of_them(measured):
     with pytest.raises(KeyboardInterrupt):
         measured({}, {}, on_step=interrupt)
     assert len(begun) >= 2 and not any(process.is_running() for process in begun)
-
-
-@pytest.mark.process
-def test_a_worker_that_loses_its_parent_ends(tmp_path):
-    """However a sweep is killed, its processes end with it."""
-    parent = tmp_path / "parent.py"
-    parent.write_text(
-        "import subprocess, sys, time\n"
-        "worker = subprocess.Popen([sys.executable, '-c', "
-        "'import os, time; from megaclass.bench import worker; worker.die_with_parent(os.getppid()); "
-        "print(os.getpid(), flush=True); time.sleep(60)'])\ntime.sleep(60)\n"
-    )
-    process = psutil.Popen(
-        [sys.executable, str(parent)], stdout=-1, env=os.environ | {"PYTHONPATH": ":".join(sys.path)}
-    )
-    child = int(process.stdout.readline())
-    process.kill()
-    process.wait()
-    assert ends(child)

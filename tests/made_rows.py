@@ -95,12 +95,9 @@ def write_rows(path, rows):
     return Path(path)
 
 
-def document_of(tmp_path, rows, against=(), earlier=()):
+def document_of(tmp_path, rows, against=()):
     sources = read_sources([write_rows(tmp_path / "rows.jsonl", rows)])
-    before = []
-    if earlier:
-        before = read_sources([write_rows(tmp_path / "earlier.jsonl", earlier)], len(sources) + 1)
-    return build(sources, [published.load(name) for name in against], before)
+    return build(sources, [published.load(name) for name in against])
 
 
 def tables_of(document):

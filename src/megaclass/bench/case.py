@@ -311,12 +311,6 @@ class Benchmark:
     surroundings: Callable[[Planned], AbstractContextManager[Planned]] = nullcontext
     timeout_s: float = 600.0
 
-    def __post_init__(self) -> None:
-        needs = ("device", "threads", "world_size", "warmup", "steps")
-        lacks = [name for name in needs if not hasattr(self.case, name)]
-        if lacks and self.case is not Case:  # which stands for what a report does not know
-            raise TypeError(f"{self.case.__name__} lacks {', '.join(lacks)}, which every case says")
-
     def metric(self, key: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.key == key), None)
 

@@ -26,6 +26,7 @@ _SAME = (
     "system", "cpu", "cpu_threads_usable", "memory_mb", "gpu", "gpu_count", "driver", "cuda", "cudnn", "nccl",
     "pytorch", "packages", "revision", "variables",
 )  # fmt: skip
+_NEEDED = ("device", "threads", "world_size", "warmup", "steps")
 _BUSY_PERCENT = 10.0  # from here on a person should know that the machine was shared
 
 
@@ -34,6 +35,8 @@ _BUSY_PERCENT = 10.0  # from here on a person should know that the machine was s
 
 def plan(benchmark: Benchmark, options: Any) -> list[Planned]:
     """Every case that the options ask for, and who takes turns in it. UserError: options that make no sense."""
+    if lacks := [name for name in _NEEDED if not hasattr(benchmark.case, name)]:
+        raise TypeError(f"{benchmark.case.__name__} lacks {', '.join(lacks)}, which every case says")
     cases = benchmark.cases(options) if benchmark.cases else cases_of(benchmark.case, options)
     device = device_type(options.device)
     found = []

@@ -7,7 +7,7 @@ from megaclass.cli.parsing import make_parser, parse
 
 def report(words: list[str]) -> None:
     parser = make_parser(
-        "megaclass report DIR|FILES [--against NAME|FILE|DIR ...] [--output DIR]",
+        "megaclass report DIR|FILES [--against NAME ...] [--output DIR]",
         "Write report.html (one page, no network), report.md and report.csv from rows of benchmarks: tables beside "
         "the published ones, curves, machines, and every number with a link to the raw row that it is from.",
     )
@@ -19,8 +19,8 @@ def report(words: list[str]) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="published reports (arcface-a100, arcface-rtx3080, partial-fc-v100, resnet50-abci, resnet50-nvidia), or "
-        "files and directories of earlier results of one's own; those of the suites among the rows are always there",
+        help="published reports (arcface-a100, arcface-rtx3080, partial-fc-v100, resnet50-abci, resnet50-nvidia); "
+        "those of the suites among the rows are always there",
     )
     parser.add_argument(
         "--output", type=str, default="", help="directory to write to; without it that of the rows"

@@ -14,22 +14,15 @@ from megaclass.errors import UserError
 def open_dataset(path: str | Path) -> Dataset:
     """A record set (a ``.rec`` file, or a directory with one) or a directory of class directories.
 
-    Several paths with ``:`` between them, as PATH has them, are opened as one set (see :func:`open_together`).
+    Several paths with ``:`` between them, as PATH has them, are opened as one set (see :class:`ConcatDataset`).
     Raises UserError for what cannot be opened.
     """
-    return open_together(split_paths(path))
-
-
-def open_together(paths: Sequence[Path], *, same_classes: bool = False) -> Dataset:
-    """The sets under ``paths`` as one: the samples of the first, then those of the next, whose classes are
-    numbered on, or matched by name with ``same_classes`` (see ConcatDataset)."""
+    paths = split_paths(path)
     check_paths(paths)
     parts: list[Dataset] = [
-        FolderDataset(path) if record_file(path) is None else RecordDataset(path) for path in paths
+        FolderDataset(one) if record_file(one) is None else RecordDataset(one) for one in paths
     ]
-    if len(parts) == 1:
-        return parts[0]
-    return ConcatDataset(parts, set_titles(paths), same_classes=same_classes)
+    return parts[0] if len(parts) == 1 else ConcatDataset(parts, set_titles(paths))
 
 
 def split_paths(path: str | Path) -> list[Path]:

@@ -10,51 +10,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from megaclass.data.dataset import Dataset, Sample, class_names
-from megaclass.errors import UserError
 
 
 class ConcatDataset:
     """The samples of ``parts``, one part after the other, as one data set. ``titles`` are what users call the parts.
 
-    The classes of a part are numbered behind those of the parts before it. With ``same_classes`` they are
-    matched by name instead: a name is one class, wherever it occurs, and new names come behind the known ones.
-
-    ``classes`` are the names by label, if every part has names. Where two parts share a name (and it is not
-    one class), every name gets the title of its part in front, as ``ms1m/0001``. Memory: none a sample; with
-    ``same_classes`` 8 bytes a class.
+    The classes of a part are numbered behind those of the parts before it. ``classes`` are the names by label, if every
+    part has names. Where two parts share a name, every name gets the title of its part in front, as ``ms1m/0001``.
+    Memory: none a sample.
     """
 
-    def __init__(
-        self, parts: Sequence[Dataset], titles: Sequence[str], *, same_classes: bool = False
-    ) -> None:
+    def __init__(self, parts: Sequence[Dataset], titles: Sequence[str]) -> None:
         self.parts = list(parts)
         self.starts = [0, *itertools.accumulate(len(part) for part in parts)]
-        self.classes: list[str] | None
-        self._numbers: list[range | np.ndarray]  # of each part, what its labels become here
-        named = [
-            (title, part, class_names(part) or []) for title, part in zip(titles, self.parts, strict=True)
-        ]
-        if same_classes:
-            numbers: dict[str, int] = {}
-            for title, part, names in named:
-                if len(set(names)) < part.num_classes:
-                    raise UserError(
-                        f"{title}: its classes need a name each to be matched by; add or correct classes.txt"
-                    )
-            self._numbers = [
-                np.array([numbers.setdefault(name, len(numbers)) for name in names]) for *_, names in named
-            ]
-            self.classes = list(numbers)
-            self.num_classes = len(numbers)
-            return
         edges = [0, *itertools.accumulate(part.num_classes for part in parts)]
-        self._numbers = [range(start, stop) for start, stop in itertools.pairwise(edges)]
-        self.num_classes = edges[-1]
-        self.classes = None
-        if all(names for *_, names in named):
-            self.classes = [name for *_, names in named for name in names]
+        self._first_labels, self.num_classes = edges[:-1], edges[-1]
+        self.classes: list[str] | None = None
+        named = [(title, class_names(part) or []) for title, part in zip(titles, self.parts, strict=True)]
+        if all(names for _, names in named):
+            self.classes = [name for _, names in named for name in names]
             if len(set(self.classes)) < self.num_classes:
-                self.classes = [f"{title}/{name}" for title, _, names in named for name in names]
+                self.classes = [f"{title}/{name}" for title, names in named for name in names]
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -62,15 +38,13 @@ class ConcatDataset:
     def read(self, index: int) -> Sample:
         part, stored = self.place(index)
         encoded, label = self.parts[part].read(stored)
-        return Sample(encoded, int(self._numbers[part][label]))
+        return Sample(encoded, label + self._first_labels[part])
 
     def labels(self) -> np.ndarray:
         """Made anew at each call: nobody needs to keep them twice."""
-        found = []
-        for numbers, part in zip(self._numbers, self.parts, strict=True):
-            labels = part.labels()
-            found.append(labels + numbers.start if isinstance(numbers, range) else numbers[labels])
-        return np.concatenate(found)
+        return np.concatenate(
+            [part.labels() + first for part, first in zip(self.parts, self._first_labels, strict=True)]
+        )
 
     def describe(self, index: int) -> str:
         part, stored = self.place(index)

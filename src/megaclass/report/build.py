@@ -1,16 +1,13 @@
 """From rows to the document: what stands in a report, in which order."""
 
-import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from megaclass.errors import UserError, near_match
+from megaclass.errors import lookup
 from megaclass.report.beside import published_section
-from megaclass.report.comparison import THRESHOLD, compare_sources, comparison_table
 from megaclass.report.document import Document, Headline, Section, text_table
 from megaclass.report.own import own_tables, reference_of, repeats, times_as_fast, values_of
 from megaclass.report.pictures import pictures
@@ -27,42 +24,31 @@ _USUAL: dict[str, Any] = {"storage": "fp32", "sample_rate": 1.0, "settings": {},
 
 
 def collect(paths: Sequence[str], against: Sequence[str] = ()) -> Document:
-    """Read the rows and make the document: with the published reports of their suites and of ``against``, which
-    names published reports, and files or directories of earlier rows.
+    """Read the rows and make the document, with the published reports of their suites and of the names ``against``.
 
-    Raises UserError: no rows, unreadable, a newer schema, a name that is neither.
+    Raises UserError: no rows, unreadable, a newer schema, a name of no published report.
     """
-    sources, known = read_sources(paths), published.names()
+    sources = read_sources(paths)
+    known = dict.fromkeys(published.names())
     for name in against:
-        if name not in known and not Path(name).exists():
-            raise UserError(
-                f"--against {name}: neither a published report nor a file or directory of results"
-                f"{near_match(name, known)}; published: {', '.join(known)}"
-            )
+        lookup(known, name, "published report")
     suites = [source.row.suite for source in sources]
-    reports = [published.load(name) for name in dict.fromkeys([*suites, *against]) if name in known]
-    files = [name for name in against if name not in known]
-    return build(sources, reports, read_sources(files, first=len(sources) + 1) if files else [])
+    return build(
+        sources, [published.load(name) for name in dict.fromkeys([*suites, *against]) if name in known]
+    )
 
 
-def build(
-    sources: Sequence[Source], reports: Sequence[published.Report] = (), earlier: Sequence[Source] = ()
-) -> Document:
-    """sources: the rows that the report is of. reports: published ones to stand beside. earlier: rows of one's own
-    to compare with."""
-    everything = [*sources, *earlier]
-    machines = machines_of(source.row.environment for source in everything)
-    mine = {key: m for key, m in machines.items() if any(source.machine == key for source in sources)}
-    groups = list(_groups(sources, mine))
+def build(sources: Sequence[Source], reports: Sequence[published.Report] = ()) -> Document:
+    """sources: the rows that the report is of. reports: published ones to stand beside."""
+    machines = machines_of(source.row.environment for source in sources)
+    groups = list(_groups(sources, machines))
     specs = [text_table(f"Server spec: {m.name}", ("Key", "Value"), m.spec) for m in machines.values()]
     sections = [
         _summary(sources, groups),
         Section("Machines" if len(specs) > 1 else "Machine", tables=specs),
-        *(published_section(report, sources, mine) for report in reports),
+        *(published_section(report, sources, machines) for report in reports),
     ]
-    if earlier:
-        sections.append(_earlier_section(groups, earlier, machines))
-    if drawn := pictures(sources, mine, reports):
+    if drawn := pictures(sources, machines, reports):
         sections.append(Section("Curves", texts=[_CURVES], pictures=drawn))
     for benchmark in dict.fromkeys(benchmark for benchmark, _, _ in groups):
         tables = [
@@ -72,9 +58,9 @@ def build(
             for table in own_tables(group, machine.name)
         ]
         sections.append(Section(declared(benchmark).title, tables=tables))
-    names = list(mine.values())
+    names = list(machines.values())
     where = names[0].name if len(names) == 1 else f"{len(names)} machines"
-    return Document(f"Benchmark report: {where}", sections, everything)
+    return Document(f"Benchmark report: {where}", sections, list(sources))
 
 
 _Group = tuple[str, Machine, list[Source]]
@@ -184,26 +170,3 @@ def _basis(source: Source, more: str = "") -> str:
     words = [f"{name} {value}" for name, value in named.items() if value]
     words.append(f"n = {steps:,} step{'' if steps == 1 else 's'}" if steps else "n = 1 run")
     return ", ".join(filter(None, [*words, more, *source.busy]))
-
-
-# -- against earlier results ----------------------------------------------------------------------------
-
-
-def _earlier_section(
-    groups: Sequence[_Group], earlier: Sequence[Source], machines: Mapping[Identity, Machine]
-) -> Section:
-    """Cases that were measured both times on one machine: those of two would be compared as machines."""
-    before = _groups(sorted(earlier, key=lambda source: source.age), machines)
-    old = {(benchmark, machine.name): group for benchmark, machine, group in before}
-    tables = []
-    for benchmark, machine, group in groups:
-        with contextlib.suppress(UserError):  # no case in common
-            found = compare_sources(old.get((benchmark, machine.name), []), group)
-            tables.append(comparison_table(f"{benchmark}: {machine.name}", found))
-    intro = (
-        f"Cases of the same machine, in {len(earlier)} earlier rows. The ratio is that of the median steps, later over "
-        "earlier: below 1 is faster. Its interval is that of resampled stretches of steps, and the verdict is that of "
-        f"`megaclass compare`, for {THRESHOLD:.0%}."
-    )
-    texts = [intro] if tables else [intro, "No case of a machine was measured both times."]
-    return Section("Against earlier results", texts=texts, tables=tables)

@@ -58,7 +58,7 @@ class Source:
         return Path(os.path.relpath(self.path, directory.resolve())).as_posix()
 
 
-def read_sources(paths: Sequence[str | Path], first: int = 1) -> list[Source]:
+def read_sources(paths: Sequence[str | Path]) -> list[Source]:
     """All rows of the files, and of the ``*.jsonl`` of the directories, in this order and each file once.
 
     Raises UserError: nothing there, not a row, a newer schema, no row at all.
@@ -71,7 +71,7 @@ def read_sources(paths: Sequence[str | Path], first: int = 1) -> list[Source]:
     for resolved, file in files.items():
         for line, row in enumerate(read_rows(file), start=1):
             _check(row, f"{file} line {line}: not a row of a benchmark")
-            sources.append(Source(resolved, line, row, first + len(sources)))
+            sources.append(Source(resolved, line, row, 1 + len(sources)))
     if not sources:
         named = ", ".join(map(str, paths))
         raise UserError(f"{named}: no row of a benchmark; `megaclass bench ... --output FILE` writes them")

@@ -57,16 +57,6 @@ def test_names_are_kept_and_get_a_prefix_only_where_they_clash():
     assert ConcatDataset([one, Listed("d", [0])], ["x", "y"]).classes is None
 
 
-def test_classes_are_matched_by_name_on_request():
-    one, two = Listed("a", [0, 1], classes=["cat", "dog"]), Listed("b", [0, 1, 0], classes=["dog", "ant"])
-    joined = ConcatDataset([one, two], ["x", "y"], same_classes=True)
-    assert joined.classes == ["cat", "dog", "ant"] and joined.num_classes == 3
-    assert joined.labels().tolist() == [0, 1, 1, 2, 1] == [joined.read(i).label for i in range(5)]
-    for names in (None, ["a", "a"]):
-        with pytest.raises(UserError, match="y: its classes need a name each"):
-            ConcatDataset([one, Listed("d", [0], 2, names)], ["x", "y"], same_classes=True)
-
-
 # ---- from paths -------------------------------------------------------------------------------------
 
 

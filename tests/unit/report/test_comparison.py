@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from made_rows import INFER, LAPTOP, SERVER, column_of, document_of, table_of, texts
-from made_rows import row as made_row
 from megaclass.cli import main
 from megaclass.errors import UserError
 from megaclass.report.comparison import compare_sources
@@ -196,23 +194,3 @@ def test_rows_that_somebody_wrote_command_no_terminal(files, capsys):
 def test_a_threshold_is_a_percentage(files, capsys, flag, text):
     assert main(["compare", files("a.jsonl", row()), files("b.jsonl", row()), flag, text]) == 2
     assert f"{flag}: {text!r} is no percentage from 0%" in capsys.readouterr().err
-
-
-# -- on the page ----------------------------------------------------------------------------------------
-
-
-def test_a_page_compares_cases_of_the_same_machine_with_the_latest_earlier_row(tmp_path):
-    def measured(ms, at="2026-01-01", **fields):
-        return made_row("infer", INFER, ms, steps=100, noise=0.01, measured_at=at, **fields)
-
-    earlier = [measured(2.0, "2026-01-02"), measured(9.0), measured(1.0, environment=LAPTOP)]
-    document = document_of(tmp_path, [measured(2.4)], earlier=earlier)
-    table = table_of(document, "infer: 8 x Testcard")
-    assert texts(column_of(table, "Verdict")) == ["slower"]
-    assert column_of(table, "Ratio of times")[0].value == pytest.approx(1.2, rel=0.02)
-    sources = [source.number for source in column_of(table, "Ratio of times")[0].sources]
-    assert sources == [1, 2] and len(document.sources) == 4
-    (tmp_path / "apart").mkdir()
-    apart = document_of(tmp_path / "apart", [measured(2.4)], earlier=[measured(1.0, environment=LAPTOP)])
-    (section,) = [one for one in apart.sections if one.title.startswith("Against")]
-    assert not section.tables and "No case of a machine" in section.texts[1] and SERVER != LAPTOP

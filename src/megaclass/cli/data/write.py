@@ -1,4 +1,4 @@
-"""The verbs that write sets of images: ``megaclass data pack``, ``shuffle``, ``merge``, ``split`` and ``stage``."""
+"""The verbs that write sets of images: ``megaclass data pack``, ``split`` and ``stage``."""
 
 import os
 import re
@@ -77,40 +77,6 @@ def _size(text: str) -> tuple[int, int] | None:
     return (int(height), int(width)) if text else None
 
 
-def shuffle(words: list[str]) -> None:
-    options = read_options(
-        words,
-        "megaclass data shuffle SET OUTPUT [--seed N]",
-        "Write a set as a record set in a random order: for readers that take records as they lie in the file (DALI, "
-        "MXNet). Training here shuffles by itself and needs none of it.",
-        {"set": SET, "output": OUTPUT},
-        {"seed": (0, "of the order")},
-    )
-
-    from megaclass.data.tools import rewrite
-
-    with progress_bar("shuffling", f"nothing was written to {options.output}") as show:
-        written = rewrite.shuffle(options.set, options.output, options.seed, show)
-    print(f"shuffled {written.count:,} images of {written.num_classes:,} classes into {written.path}")
-
-
-def merge(words: list[str]) -> None:
-    options = read_options(
-        words,
-        "megaclass data merge OUTPUT SET SET [...] [--same-classes]",
-        "Write several sets as one record set. The classes of each set are numbered behind those of the sets before "
-        "it. The same without writing: --data.path SET:SET.",
-        {"output": OUTPUT, "sets...": "record sets or image folders"},
-        {"same-classes": (False, "match classes by name: sets that share their classes")},
-    )
-
-    from megaclass.data.tools import rewrite
-
-    with progress_bar("merging", f"nothing was written to {options.output}") as show:
-        written = rewrite.merge(options.sets, options.output, options.same_classes, show)
-    print(f"merged {written.count:,} images of {written.num_classes:,} classes into {written.path}")
-
-
 def split(words: list[str]) -> None:
     options = read_options(
         words,
@@ -124,10 +90,10 @@ def split(words: list[str]) -> None:
         },
     )
 
-    from megaclass.data.tools import rewrite
+    from megaclass.data.tools.split import split as split_classes
 
     with progress_bar("splitting", f"nothing was written to {options.output}") as show:
-        parts = rewrite.split(options.set, options.output, options.share, options.seed, show)
+        parts = split_classes(options.set, options.output, options.share, options.seed, show)
     for part in parts:
         print(f"{part.count:,} images of {part.num_classes:,} classes in {part.path}")
 

@@ -25,7 +25,7 @@ $(STAMP): constraints.txt pyproject.toml
 
 setup: $(STAMP)  ## make .venv and install megaclass with its pinned dependencies
 
-demo: $(STAMP)  ## train on characters, test on characters never seen: three minutes on two idle cores
+demo: $(STAMP)  ## train on characters, test on characters never seen: about four minutes on two idle cores
 	$(BIN)/megaclass train glyphs --run.output $(RUN)
 
 quick: $(STAMP)  ## the short tests that start no other process: what to run while you work, about a minute
@@ -61,7 +61,7 @@ bench-gpu: $(STAMP)  ## test and measure everything on a CUDA GPU; PEER_PATH=DIR
 
 docs: $(STAMP)  ## the documentation as a site, in site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 wheel: $(STAMP)  ## a wheel, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

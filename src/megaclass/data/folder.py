@@ -36,7 +36,7 @@ class FolderDataset:
         self.classes = sorted(name for name in names if not name.startswith(".") and "/." not in name)
         if not self.classes:
             raise UserError(
-                f"{self.root}: there are no class directories {class_depth} levels down; put the images of each class "
+                f"{self.root}: there are no class directories at depth {class_depth}; put the images of each class "
                 "into one, or pack them with their labels (megaclass data pack --labels FILE)"
             )
         self.num_classes = len(self.classes)

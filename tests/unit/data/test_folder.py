@@ -42,7 +42,7 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere is not a directory"):
         FolderDataset(tmp_path / "nowhere")
     touch(tmp_path, "1.jpg")
-    with pytest.raises(UserError, match=r"no class directories 1 levels down.*pack --labels FILE"):
+    with pytest.raises(UserError, match=r"no class directories at depth 1.*pack --labels FILE"):
         FolderDataset(tmp_path)
     touch(tmp_path, "a/readme.txt")
     with pytest.raises(UserError, match="holds no images"):
@@ -62,5 +62,5 @@ def test_classes_may_lie_deeper(tmp_path):
     dataset = FolderDataset(tmp_path, class_depth=2)
     assert dataset.classes == ["Greek/alpha", "Greek/beta", "Latin/a"]
     assert dataset.labels().tolist() == [0, 1, 2, 2]
-    with pytest.raises(UserError, match="no class directories 3 levels down"):
+    with pytest.raises(UserError, match="no class directories at depth 3"):
         FolderDataset(tmp_path, class_depth=3)

@@ -111,6 +111,7 @@ def contents(folder):
         ("merge out set other --same-classes", "its classes need a name each"),
         ("split set out --share 0.9", "0.9 is 4 of its 4 classes"),
         ("split set out --share 0.7", "0.7 is 3 of its 4 classes; .*, 2 have the two images"),
+        ("split set out --share nan", "nan is 0 of its 4 classes"),
         ("split set out", "0.1 is 0 of its 4 classes"),
         ("split set set --share 0.2", "exists and is not overwritten"),
         ("shuffle damaged out", "record 3"),

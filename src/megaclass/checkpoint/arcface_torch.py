@@ -184,11 +184,11 @@ class RankFiles:
 
     def shared(self) -> dict[str, Any]:
         """What is not the head's, from rank 0's file, in the layout ``dropin``; norm statistics are that rank's."""
-        with _blaming(self.paths[0]):
+        with _blaming(self.paths[0]), expecting("not a whole checkpoint, of backbone and head"):
             checkpoint = to_dropin(self._checkpoint(0))
-        optimizer = checkpoint[HEAD_OPTIMIZER]
-        step = optimizer["state"].get(0, {}).get("step", 0)
-        return {**checkpoint, HEAD: {}, HEAD_OPTIMIZER: {**optimizer, "state": {0: {"step": step}}}}
+            optimizer, _ = checkpoint[HEAD_OPTIMIZER], checkpoint[BACKBONE]
+            step = optimizer["state"].get(0, {}).get("step", 0)
+            return {**checkpoint, HEAD: {}, HEAD_OPTIMIZER: {**optimizer, "state": {0: {"step": step}}}}
 
     def _checkpoint(self, rank: int) -> dict[str, Any]:
         # One file stays open: neighbouring ranges are asked for in turn.
@@ -219,6 +219,7 @@ def write_rank_files(
     if taken:
         raise UserError(f"{taken[0]} exists; name another directory")
     head_optimizer = shared[HEAD_OPTIMIZER]
+    part = output / "checkpoint_gpu.part"  # so a .pt that is there is whole
     try:
         output.mkdir(parents=True, exist_ok=True)
         for rank, path in enumerate(paths):
@@ -229,11 +230,16 @@ def write_rank_files(
                 HEAD: {"weight": rows("weight", start, stop)},
                 HEAD_OPTIMIZER: {**head_optimizer, "state": {0: state}},
             }
-            part = path.with_suffix(".part")  # a file that is there is whole
             torch.save(to_arcface_torch(checkpoint) if layout == "arcface_torch" else checkpoint, part)
             part.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; name another directory") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: what torch.save makes of a full disk
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        raise UserError(
+            f"cannot write {output}: {reason}; make room there or name another directory"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
     return paths
 
 

@@ -54,6 +54,7 @@ def _check_alone(key: str, value: Any, f: dataclasses.Field) -> None:
 def _together(config: Config) -> list[tuple[bool, str]]:
     """(whether values are at odds, what to say of it)"""
     data, evaluate, schedule, speed = config.data, config.evaluate, config.schedule, config.speed
+    stages = config.model.checkpoint_stages
     task, lacks, clashes = evaluate.task, _lacking_in_dali(config), _clashes_with_graphs(config)
     return [
         (data.source in ("records", "folder") and not data.path,
@@ -67,6 +68,8 @@ def _together(config: Config) -> list[tuple[bool, str]]:
          f"data.global_batch_size: {data.global_batch_size} is no multiple of data.accumulation {data.accumulation}"),
         (data.start_size > data.image_size,
          f"data.start_size: {data.start_size} is above data.image_size {data.image_size}"),
+        (not stages or any(stage != int(stage) for stage in stages),
+         f"model.checkpoint_stages: {stages} are not one or more whole numbers"),
         (config.model.checkpoint_activations and speed.compile == "whole",
          "speed.compile: 'whole' does not go with model.checkpoint_activations; compile 'blocks', or neither"),
         (speed.cuda_graphs and bool(clashes), f"speed.cuda_graphs: does not go with {clashes}; leave one out"),

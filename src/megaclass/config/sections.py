@@ -68,7 +68,9 @@ class Run:
     seed: int = option(0, "seed of weights, order of samples, augmentation and sampling", 0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     deterministic: bool = option(False, "ask PyTorch for deterministic kernels (slower on a GPU)")
-    threads: int = option(0, "CPU threads per process; 0: OMP_NUM_THREADS, or its share of the cores", 0)
+    threads: int = option(
+        0, "CPU threads per process; 0: OMP_NUM_THREADS, or its share of the cores", 0, 4096
+    )
     log_every: int = option(20, "steps between log lines", 1)
     checkpoint_every: int = option(0, "steps between checkpoints; 0: at evaluations and at the end", 0)
     keep_last: int = option(2, "how many of the latest checkpoints stay, besides the best", 1)
@@ -200,7 +202,7 @@ class Optim:
     """How the weights move."""
 
     name: str = option("sgd", "of the backbone (the margin head uses SGD)", choices=("sgd", "lars", "adamw"))
-    lr: float = option(0.1, "base learning rate, for lr_batch_size images a step", 0)
+    lr: float = option(0.1, "base learning rate, for lr_batch_size images a step", 0, 1e6)
     lr_batch_size: int = option(0, "images a step that lr is for, scaled to the batch; 0: lr as it is", 0)
     lr_scaling: str = option(
         "linear", "lr grows as the batch or its square root", choices=("linear", "sqrt"), only=SCALED_LR

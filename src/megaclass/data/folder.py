@@ -16,6 +16,8 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif"),
     *(".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".pbm"),
 )
+# More than any image takes, and little enough to hold: a few kilobytes of zip file can expand without end.
+MAX_BYTES = 1 << 28
 
 
 class FolderDataset:
@@ -77,8 +79,11 @@ class FolderDataset:
 def read_file(path: Path) -> bytes:
     """The bytes of an image file. Raises DamagedSampleError."""
     try:
-        encoded = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        with path.open("rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise ValueError(f"it has {size:,} bytes, the limit is {MAX_BYTES:,}")
+            encoded = file.read()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, too
         reason = error.strerror if isinstance(error, OSError) else error
         raise DamagedSampleError(f"{path} cannot be read: {reason}; mend that") from None
     if not encoded:

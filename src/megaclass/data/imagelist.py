@@ -1,5 +1,6 @@
 """Images named one by one, in a folder or a zip file: the input of an evaluation."""
 
+import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError, Sample, first_line
-from megaclass.data.folder import read_file
+from megaclass.data.folder import MAX_BYTES, read_file
 from megaclass.errors import UserError
-
-# More than any image takes, and little enough to hold: a few kilobytes of zip file can expand without end.
-MAX_BYTES = 1 << 28
 
 
 class ImageList:
@@ -26,6 +24,7 @@ class ImageList:
         self.root = Path(root_or_zip)
         self.names = list(names)
         self._archive: zipfile.ZipFile | None = None
+        self._lock = threading.Lock()
         if self.root.is_file():
             try:
                 self._archive = zipfile.ZipFile(self.root)
@@ -43,7 +42,8 @@ class ImageList:
         if self._archive is None:
             return Sample(read_file(self.root / name), 0)
         try:
-            return Sample(_unzipped(self._archive, name), 0)
+            with self._lock:  # zipfile of Python 3.12 seeks from where another thread may have left the file
+                return Sample(_unzipped(self._archive, name), 0)
         except Exception as error:  # zipfile lets some ten types through
             raise DamagedSampleError(
                 f"{self.describe(index)}: cannot be read ({first_line(error)})"

@@ -30,8 +30,8 @@ def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[Dataset, PairSet]:
         return dataset, read_numbered_pairs(pairs_txt, dataset.labels())
     if record_file(path) is not None:
         raise UserError(
-            f"{pairs_txt} names images, but the records of {path} have no names; make a list of numbers from the "
-            "folder they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --numbered --output LIST.txt"
+            f"{pairs_txt} names images, but the records of {path} have no names; make a .bin from the folder "
+            "they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --output FILE.bin"
         )
     return read_lfw_pairs(pairs_txt, path)
 

@@ -85,12 +85,16 @@ def test_file_names_in_another_encoding_are_told(folder, capsys):
             "in.zip out",
             "in.zip is not an image folder, or an .npz, .csv, .tsv or tar file; if it is an archive",
         ),
+        ("pipe.csv out", "pipe.csv is not an image folder, or an .npz, .csv, .tsv or tar file"),
+        ("long.csv out", "long.csv names no images"),
         ("in out --image-size 8 --shorter-side 9", "error: --image-size makes squares"),
         ("in out --classes nowhere", "error: --classes: nowhere cannot be read"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(folder, capsys, words, message):
     (folder / "in.zip").write_bytes(b"PK\x03\x04")
+    (folder / "long.csv").write_text(f"{'x' * 5000},cat\n")
+    os.mkfifo(folder / "pipe.csv")
     assert main(["data", "pack", *words.split()]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (folder / "out").exists()

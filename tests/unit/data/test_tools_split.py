@@ -67,6 +67,7 @@ def contents(folder):
     [
         ("split set out --share 0.9", "0.9 is 4 of its 4 classes"),
         ("split set out --share 0.7", "0.7 is 3 of its 4 classes; .*, 2 have the two images"),
+        ("split set out --share nan", "nan is 0 of its 4 classes"),
         ("split set out", "0.1 is 0 of its 4 classes"),
         ("split set set --share 0.2", "exists and is not overwritten"),
         ("split damaged out --share 0.5", "record 3"),

@@ -181,7 +181,8 @@ def test_processes_that_stage_at_once_take_turns(tmp_path, faces):
         (("faces", "."), "lies within faces"),
         (("images", "images/a"), "lies within images"),
         (("faces", "elsewhere/3.jpg"), "elsewhere/3.jpg/faces: Not a directory"),
-        (("faces:deep/faces", "disk"), "is there, but not in deep/faces: another set?"),
+        (("faces:deep/faces", "disk"), "two of the sets have directories of one name"),
+        (("deep/faces", "."), "is there, but not in deep/faces: another set?"),
         (("faces/classes.txt", "disk"), "classes.txt is not a directory"),
     ],
 )

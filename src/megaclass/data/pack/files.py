@@ -1,5 +1,6 @@
 """Files as a source: a folder with a directory a class, one beside a file of labels, or those that a table names."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,8 +37,11 @@ def open_table(path: Path, _known: list[str] | None, root: str | Path | None = N
     base = Path(root) if root is not None else path.parent
     if not base.is_dir():
         raise UserError(f"--root: {base} is not a directory; name the one that the paths of {path} begin at")
+    # Unlike Path's, this one says no to a name that is too long for any file.
     rows = read_table(
-        path, "source", lambda name: name.lower().endswith(IMAGE_SUFFIXES) or (base / name).is_file()
+        path,
+        "source",
+        lambda name: name.lower().endswith(IMAGE_SUFFIXES) or os.path.isfile(base / name),  # noqa: PTH113
     )
     if not rows:
         raise UserError(f"{path} names no images; it needs a line 'path,label' for each")

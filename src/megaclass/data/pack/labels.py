@@ -142,7 +142,7 @@ def read_table(
                 continue
             if len(fields) <= max(columns) or not all(fields[column] for column in columns):
                 raise UserError(f"{path} line {number} lacks a path or a label; mend it")
-            rows.append((number, fields[columns[0]], fields[columns[1]]))
+            rows.append((number, fields[columns[0]], sys.intern(fields[columns[1]])))
     except csv.Error as error:
         raise UserError(f"{path} cannot be read as a table: {first_line(error)}; mend it") from None
     return rows

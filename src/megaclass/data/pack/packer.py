@@ -96,7 +96,11 @@ def _open_source(path: Path, known: list[str] | None, options: dict[str, Any]) -
     if not path.exists():
         raise UserError(f"{path}: no such file or directory; name {takes}")
     name = path.name.lower()
-    found = _KINDS[:1] if path.is_dir() else [kind for kind in _KINDS if name.endswith(kind[1])]
+    found = (
+        _KINDS[:1]
+        if path.is_dir()
+        else [kind for kind in _KINDS if path.is_file() and name.endswith(kind[1])]
+    )
     if not found:
         raise UserError(f"{path} is not {takes}; if it is an archive, unpack it, and name the folder")
     kind, _, taken, opener = found[0]

@@ -19,8 +19,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError, first_line
-from megaclass.data.folder import IMAGE_SUFFIXES, suffix_of, tell_left_out
-from megaclass.data.imagelist import MAX_BYTES
+from megaclass.data.folder import IMAGE_SUFFIXES, MAX_BYTES, suffix_of, tell_left_out
 from megaclass.data.pack.labels import label_by_file, number_names
 from megaclass.data.pack.source import Source
 from megaclass.errors import UserError

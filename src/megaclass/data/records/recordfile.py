@@ -57,7 +57,13 @@ class RecordFile:
         """The file as little-endian uint32 (W,), mapped as long as the array lives."""
         if not self.size:
             return np.empty(0, "<u4")  # nothing can be mapped
-        mapped = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        try:
+            mapped = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # some file systems cannot; ValueError: the file was emptied meanwhile
+            raise UserError(f"{self.path} cannot be mapped ({error}); copy the set to a local disk") from None
         return np.frombuffer(mapped, "<u4", count=len(mapped) // 4)
 
     def plain(self, offset: int, bytes_expected: int) -> tuple[float, bytes] | None:

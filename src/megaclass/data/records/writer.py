@@ -79,6 +79,7 @@ class RecordWriter:
                 ) from None
             except OSError:
                 pass  # a file system without locks, as some over a network
+            self._refuse_to_overwrite()  # a writer that had the lock until now may have given this file its name
             stack.callback(shutil.rmtree, self._hidden, ignore_errors=True)
             # What a killed process left.
             self._rec.truncate(0)

@@ -39,7 +39,7 @@ def split(
     counts_K = np.bincount(dataset.labels(), minlength=dataset.num_classes)
     held_K, fit = counts_K > 0, np.flatnonzero(counts_K >= 2)
     held = int(held_K.sum())
-    wanted = round(held * share)
+    wanted = round(held * share) if 0 < share < 1 else 0
     if not 1 <= wanted <= min(held - 1, len(fit)):
         raise UserError(
             f"{path}: a share of {share:g} is {wanted} of its {held} classes; one class at least has to go to each "

@@ -47,6 +47,11 @@ def stage(path: str | Path, directory: Path, progress: Callable[[int, int], None
     """
     sources = split_paths(path)
     check_paths(sources)
+    roots = {(rec.parent if (rec := record_file(source)) else source).resolve() for source in sources}
+    if len({root.name for root in roots}) < len(roots):
+        raise UserError(
+            f"{path}: two of the sets have directories of one name; stage them into directories of their own"
+        )
     return [_stage_one(source, directory, progress) for source in sources]
 
 

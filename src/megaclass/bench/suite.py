@@ -37,6 +37,7 @@ _DRAWN_BYTES_PER_S = {"cpu": 5e8, "cuda": 5e10}  # of centres that are drawn, an
 _START_S = {"cpu": 7.0, "cuda": 20.0}  # before the first step of a case
 _USABLE = {"cpu": 0.8, "cuda": 0.9}  # of its memory a device can give to one case
 _PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16", "fp16")}
+_SAME = "scaled down, it is the same as a case before it, which is measured"
 _SIDE = {"cpu": 1024, "cuda": 8192}  # of a product
 
 
@@ -78,9 +79,13 @@ def plan(options: Any) -> list[Planned]:
         "simulate_ranks": options.simulate_ranks,
         "minutes": options.minutes if options.fit else 0,
     }
-    found = []
+    found, kept = [], set()
     for before, (case, left_out) in zip(asked, fitted, strict=True):
         case = resolved(replace(case, threads=0), device)
+        if not left_out:
+            same = repr(replace(case, iterations=1))
+            left_out = _SAME * (same in kept)
+            kept.add(same)
         before = replace(before, threads=case.threads)
         who = infer.implementations(case, options) if isinstance(case, InferCase) else [Implementation()]
         original = before if case != before else None

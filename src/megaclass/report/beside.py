@@ -12,7 +12,7 @@ from megaclass.report.own import repeats, trained_settings, values_of
 from megaclass.report.sources import Identity, Machine, Source
 from megaclass.report.words import OURS, changes, declared, digits, per_device, scaled_down, value_text
 from megaclass.results import published
-from megaclass.results.stats import Ratio, interval, percentile, quotient_text
+from megaclass.results.stats import FEWEST, Ratio, interval, percentile, quotient_text
 
 _NONE = "No row of this report measured a case of this table."
 _SCALED = "* scaled down to fit this machine: not comparable with the published number. Labels in its line: what ran."
@@ -21,7 +21,7 @@ _NO_RATIO = (
     "no ratio: one of the two has no number, ran on fewer devices than published or with another batch of a device, or "
     "scaled down both are the same case"
 )
-_PLAIN = "a plain quotient: the number is not one of steps, and has no interval"
+_PLAIN = f"a plain quotient: an interval needs a number of steps, and {FEWEST} steps or more"
 # What to say of a memory that is not the one that a driver reports; the first that was measured counts.
 _MEMORY = {
     "driver": "",
@@ -247,9 +247,9 @@ def _measured(match: Match, measure: str, unit: str) -> Cell | None:
 
 
 def _with_interval(value: float, metric: Metric, sources: Sequence[Source]) -> Ratio | None:
-    """With that of the steps that the number is of; None where it is not of steps, or of one alone."""
+    """With that of the steps that the number is of; None where it is not of steps, or of too few."""
     samples, statistic = sources[-1].row.samples_ms, metric.statistic
-    if not statistic or len(sources) > 1 or len(samples) < 2:
+    if not statistic or len(sources) > 1 or len(samples) < FEWEST:
         return None
     percent = None if statistic == "mean" else float(statistic[1:])
     centre = fmean(samples) if percent is None else percentile(samples, percent)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from megaclass import __version__
 from megaclass.errors import UserError
 from megaclass.report.build import collect
+from megaclass.report.console import printable
 from megaclass.report.document import Cell, Document, Table
 from megaclass.report.pictures import draw
 from megaclass.report.sources import Source
@@ -113,7 +114,7 @@ def _rendered(name: str, autoescape: bool, **values: Any) -> str:
 
 def _plain(text: str) -> str:
     """One line of Markdown in which no character means anything but itself."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", text)
     return re.sub(r"^([-+#=]|\d+(?=[.)](\s|$)))", r"\\\1", text)

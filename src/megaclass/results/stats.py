@@ -7,6 +7,7 @@ from statistics import fmean, median
 from typing import Any
 
 PERCENTILES = (50, 90, 95, 99, 100)
+FEWEST = 6  # of fewer, even the least to the largest holds the median less than 95 times out of 100: 1 - 2 / 2 ** n
 _AT_ONCE = 4_000_000  # numbers of resamples that are held in memory
 
 
@@ -29,26 +30,28 @@ def quotient_text(value: float) -> str:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio, and the interval in which resampling puts it 95 times out of 100."""
+    """A ratio, and the interval in which resampling puts it 95 times out of 100; without one, both are ``value``."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        if self.low == self.high:
+            return quotient_text(self.value)
         return f"{quotient_text(self.value)} ({quotient_text(self.low)} to {quotient_text(self.high)})"
 
 
 def ratio_of_medians(
     samples: Sequence[float], reference: Sequence[float], *, paired: bool = False, resamples: int = 2000
 ) -> Ratio:
-    """``median(samples) / median(reference)`` with its bootstrap interval; without one where either is one sample.
+    """``median(samples) / median(reference)`` with its bootstrap interval; without one where either has too few.
 
     paired: sample i of both was measured in the same round, so rounds are drawn rather than samples: what slows
         the machine for a while slows both, and leaves their ratio.
     """
     value = median(samples) / median(reference)
-    if min(len(samples), len(reference)) < 2:
+    if min(len(samples), len(reference)) < FEWEST:
         return Ratio(value, value, value)
     import numpy as np
 
@@ -61,7 +64,7 @@ def ratio_of_medians(
 def interval(samples: Sequence[float], percent: float | None = 50) -> tuple[float, float]:
     """Where resampling puts ``percentile(samples, percent)``, or the mean where that is None, 95 times out of 100.
 
-    For two samples or more of one's own against a number that came without any, such as a published one.
+    For :data:`FEWEST` samples or more of one's own against a number that came without any, such as a published one.
     """
     import numpy as np
 

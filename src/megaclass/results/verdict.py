@@ -40,7 +40,7 @@ _QUICK, _SLOW = 10, 90
 @dataclass(frozen=True)
 class Verdict:
     """word: ``slower``, ``faster``, ``equal`` or ``unclear``. ratio: of the median steps, later over earlier, with its
-    interval; None without steps. reason: for a person."""
+    interval, where there are steps enough for one; None without steps. reason: for a person."""
 
     word: str
     ratio: Ratio | None
@@ -63,7 +63,7 @@ def judge(earlier: Row, later: Row, threshold: float = 0.05) -> Verdict:
     fewest, more = min(len(before), len(after)), f"; measure {ENOUGH_STEPS} steps or more"
     if fewest < FEWEST_STEPS:
         value = median(after) / median(before)
-        return Verdict(UNCLEAR, Ratio(value, value, value), f"{fewest} steps{more}")
+        return Verdict(UNCLEAR, Ratio(value, value, value), f"{fewest} steps are too few{more}")
     ratio = _ratio(after, before, 50, 50)
     if max(earlier.cpu_wait_percent or 0.0, later.cpu_wait_percent or 0.0) > BUSY_PERCENT:
         return Verdict(UNCLEAR, ratio, "other programs were busy, measure again")

@@ -131,6 +131,12 @@ def test_every_case_of_a_report_is_measured_or_left_out_with_a_reason(on, name):
         assert one.skip or not one.case.why_skipped(0)
 
 
+def test_cases_that_scaling_makes_the_same_are_measured_once(on):
+    plan = [one for one in on(CPU, "arcface-a100", "--fit") if not one.skip]
+    assert len({str(replace(one.case, iterations=1)) for one in plan}) == len(plan) > 1
+    assert any("the same as a case before it" in one.skip for one in on(CPU, "arcface-a100", "--fit"))
+
+
 def test_without_fit_the_cases_are_as_published(on):
     plan = on(GPU, "arcface-a100")
     assert {one.case.world_size for one in plan} == {8} and not any(one.original_case for one in plan)

@@ -56,7 +56,9 @@ def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
     root = run_dir / "checkpoints"
     complete = checkpoint.list_checkpoints(root)
     if not complete:
-        raise UserError(f"{run_dir}: no checkpoint there: no directory of a run, or of one that has saved none yet (run.checkpoint_every)")
+        raise UserError(
+            f"{run_dir}: no checkpoint there: it is no run, or has saved none yet (run.checkpoint_every)"
+        )
     known = {path.name: path for path in complete}
     known |= {"latest": complete[-1], "best": checkpoint.best(root) or complete[-1]}
     return checkpoint.load(lookup(known, which, "checkpoint"))

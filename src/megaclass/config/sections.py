@@ -202,7 +202,7 @@ class Optim:
     """How the weights move."""
 
     name: str = option("sgd", "of the backbone (the margin head uses SGD)", choices=("sgd", "lars", "adamw"))
-    lr: float = option(0.1, "base learning rate, for lr_batch_size images a step", 0, 1e6)
+    lr: float = option(0.1, "base learning rate, for lr_batch_size images a step", 0, 1e30)
     lr_batch_size: int = option(0, "images a step that lr is for, scaled to the batch; 0: lr as it is", 0)
     lr_scaling: str = option(
         "linear", "lr grows as the batch or its square root", choices=("linear", "sqrt"), only=SCALED_LR

@@ -1,5 +1,6 @@
 """The configuration: strict, documented, checked, and the same after a trip through a file."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -76,9 +77,9 @@ def limited():
         for side, word, step in (("low", "below", -1), ("high", "above", 1)):
             limit = field.metadata[side]
             if limit is not None:
-                value = limit + step if field.type is int else limit + step * 1e-3
+                value = limit + step if field.type is int else limit + step * max(1e-3, 1e-9 * limit)
                 several = field.type in (Interval, Numbers)
-                yield key, [value] if several else value, f"{key}: .* is {word} {limit}"
+                yield key, [value] if several else value, f"{key}: .* is {word} {re.escape(str(limit))}"
         if field.metadata["choices"] and field.type is str:
             choice = field.metadata["choices"][-1]
             yield key, f"{choice}x", f"{key}: '{choice}x' is not one of .*did you mean '{choice}'"

@@ -124,11 +124,10 @@ def _suite(words: list[str]) -> None:
     from rich.console import Console
 
     from megaclass.bench import suite
-    from megaclass.report import page
-    from megaclass.report.console import plan_tables
+    from megaclass.report import own, page
 
     found = suite.plan(options)
-    heading = plan_tables(found)
+    heading = own.plan_tables(found)
     if options.plan:
         Console(highlight=False).print(heading)
         return

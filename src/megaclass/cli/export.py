@@ -1,6 +1,6 @@
 """``megaclass export``: checkpoints for other programs."""
 
-from megaclass.cli.data.common import read_options
+from megaclass.cli.common import read_options
 from megaclass.errors import lookup
 
 

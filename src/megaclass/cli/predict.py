@@ -80,7 +80,7 @@ def _run(
     model: "Predictor", images: "ImageFiles", names: "Names", output: Path | None
 ) -> tuple[dict[int, Rows], int]:
     """Predict all images. Returns what was guessed of the first, by number, for a sheet, and how many are damaged."""
-    from megaclass.cli.data.common import progress_bar
+    from megaclass.cli.common import progress_bar
     from megaclass.report.console import printable
 
     # Tables on a terminal show how far it is.
@@ -108,7 +108,7 @@ def _writer(output: Path | None, measure: str) -> Iterator[Callable[[str, Rows, 
     if output is None:
         yield _print
         return
-    from megaclass.cli.data.common import whole_file
+    from megaclass.cli.common import whole_file
 
     with (
         whole_file("--output", output) as part,
@@ -148,7 +148,7 @@ def _print(image: str, rows: Rows, error: str) -> None:
 
 
 def _draw(sheet: Path, model: "Predictor", images: "ImageFiles", shown: dict[int, Rows]) -> None:
-    from megaclass.cli.data.common import whole_file
+    from megaclass.cli.common import whole_file
     from megaclass.inference.predict import thumbnails
     from megaclass.report.sheet import draw_predictions
 

@@ -12,8 +12,9 @@ from megaclass.report.document import Document, Headline, Section, text_table
 from megaclass.report.own import own_tables, reference_of, repeats, times_as_fast, values_of
 from megaclass.report.pictures import pictures
 from megaclass.report.sources import Identity, Machine, Source, machines_of, read_sources
-from megaclass.report.words import OURS, case_text, declared, digits, number, scaled_down
+from megaclass.report.words import OURS, case_text, declared, digits, scaled_down
 from megaclass.results import published
+from megaclass.results.rows import number
 from megaclass.results.stats import quotient_text
 
 _CURVES = (

@@ -1,4 +1,4 @@
-"""For a console: tables of any kind, and what evaluations, predictions, data sets and suites are told as."""
+"""For a console: tables of any kind, and what evaluations, predictions and data sets are told as."""
 
 import itertools
 import re
@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from megaclass.report.document import Cell, Column, Line, Table, text_table
-from megaclass.report.words import changes
 
 _RAISED = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 
@@ -187,23 +186,6 @@ def check_table(
     lines = [("images", f"{images:,}")]
     lines += [(text, f"{counts[kind]:,}") for kind, text in kinds.items() if counts.get(kind)]
     return _numbers(path, [*lines, ("result", "something was found" if any(counts.values()) else "sound")])
-
-
-def plan_tables(plan: Sequence[Any]) -> Group:
-    """The cases of a suite: those to be measured, and how they were scaled down; then what is left out, by reason."""
-    measured, left_out = [], []
-    for one in plan:
-        asked = one.original_case
-        if one.skip:
-            left_out.append(((asked or one.case).text, one.skip))
-        else:
-            scaled = changes(asked.parameters(), one.case.parameters()) if asked else ""
-            measured.append((one.case.text, scaled))
-    tables = (
-        text_table("To be measured", ("case", "scaled down from what was published"), measured),
-        text_table("Left out", ("case", "reason"), left_out),
-    )
-    return Group(*(ConsoleTable(table) for table in tables if table.lines))
 
 
 def _numbers(title: str, lines: Sequence[Sequence[str]]) -> RenderableType:

@@ -9,7 +9,7 @@ from rich.console import Group
 
 from megaclass.bench.case import Metric
 from megaclass.report.console import ConsoleTable
-from megaclass.report.document import Cell, Column, Line, Table
+from megaclass.report.document import Cell, Column, Line, Table, text_table
 from megaclass.report.sources import Source
 from megaclass.report.words import (
     OURS,
@@ -224,3 +224,20 @@ def _over(group: Sequence[Source], metric: Metric, statistic: _Statistic, places
     value = statistic([value for _, value in found]) if found else None
     sources = tuple(source for source, _ in found)
     return Cell() if value is None else Cell(format(value, places), value, sources)
+
+
+def plan_tables(plan: Sequence[Any]) -> Group:
+    """The cases of a suite: those to be measured, and how they were scaled down; then what is left out, by reason."""
+    measured, left_out = [], []
+    for one in plan:
+        asked = one.original_case
+        if one.skip:
+            left_out.append(((asked or one.case).text, one.skip))
+        else:
+            scaled = changes(asked.parameters(), one.case.parameters()) if asked else ""
+            measured.append((one.case.text, scaled))
+    tables = (
+        text_table("To be measured", ("case", "scaled down from what was published"), measured),
+        text_table("Left out", ("case", "reason"), left_out),
+    )
+    return Group(*(ConsoleTable(table) for table in tables if table.lines))

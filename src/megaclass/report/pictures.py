@@ -17,7 +17,6 @@ from megaclass.report.words import (
     flat,
     key_of,
     name_of,
-    number,
     per_device,
     read,
     scaled_down,
@@ -25,6 +24,7 @@ from megaclass.report.words import (
     value_text,
 )
 from megaclass.results.published import Report
+from megaclass.results.rows import number
 
 FEWEST = 3  # values that make a curve worth its room
 _MOST = 8  # curves measured here in a picture, and published ones: beyond, nobody tells them apart

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megaclass.errors import UserError
-from megaclass.report.words import number
-from megaclass.results.rows import Row, read_rows
+from megaclass.results.rows import Row, number, read_rows
 from megaclass.results.verdict import BUSY_PERCENT
 
 # What tells machines apart. Memory in GiB: the last MiB of it changes with a kernel.

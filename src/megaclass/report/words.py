@@ -6,14 +6,9 @@ from typing import Any
 
 from megaclass.bench import BENCHMARKS
 from megaclass.bench.case import SPEED, Benchmark, Case, Metric, latency
-from megaclass.results.rows import Row, setting_text
+from megaclass.results.rows import Row, number, setting_text
 
 OURS = "megaclass"
-
-
-def number(value: Any) -> float | None:
-    """The value of a parameter, if it is a number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def digits(value: float | None) -> str:

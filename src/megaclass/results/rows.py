@@ -148,6 +148,11 @@ def _row(record: dict[str, Any], where: str) -> Row:
         raise UserError(f"{where}: not a row of a benchmark: its status and reason do not agree") from None
 
 
+def number(value: Any) -> float | None:
+    """The value of a parameter, if it is a number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def setting_text(value: Any) -> str:
     """The value of a setting as a command line says it."""
     return value if isinstance(value, str) else json.dumps(value)

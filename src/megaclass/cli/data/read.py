@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.data.common import SET, progress_bar, read_options, whole_file
+from megaclass.cli.common import SET, progress_bar, read_options, whole_file
 from megaclass.cli.parsing import Options, new_file
 from megaclass.errors import UserError
 

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from megaclass.cli.data.common import OUTPUT, SET, progress_bar, read_options
+from megaclass.cli.common import OUTPUT, SET, progress_bar, read_options
 from megaclass.cli.parsing import Options
 from megaclass.errors import UserError
 

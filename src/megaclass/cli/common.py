@@ -1,4 +1,4 @@
-"""What the verbs about data sets share: options, a progress bar, and files that appear whole or not at all."""
+"""What verbs that read and write files share: options, a progress bar, and files that appear whole or not at all."""
 
 import contextlib
 import os

@@ -1,6 +1,7 @@
 """The exception types that the command line tells in one line."""
 
 import errno
+import signal
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -25,6 +26,15 @@ class LostRankError(RuntimeError):
 
     The command line tells it in one line and exits with ``LOST_RANK_STATUS``.
     """
+
+
+class Interrupted(BaseException):
+    """A signal has ended the run, after what the message tells. The command line exits with ``status``."""
+
+    def __init__(self, number: signal.Signals, after: str = "before its first step") -> None:
+        super().__init__(f"ended by {number.name}, {after}")
+        self.signal = number
+        self.status = 128 + number if number == signal.SIGINT else LOST_RANK_STATUS
 
 
 def near_match(name: str, known: "list[str] | tuple[str, ...]") -> str:

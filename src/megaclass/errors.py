@@ -11,11 +11,16 @@ T = TypeVar("T")
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with status 2. ``agreed``: every rank of the run
-    raises it, so one of them telling is enough.
+    The command line prints it without a traceback and exits with status 2.
     """
 
     agreed = False
+
+
+class AgreedError(UserError):
+    """One that every rank of the run raises, so that one of each machine telling it is enough."""
+
+    agreed = True
 
 
 LOST_RANK_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong here, it can be started again

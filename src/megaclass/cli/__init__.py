@@ -76,7 +76,7 @@ def _main(words: list[str]) -> int:
         verb: Callable[[list[str]], int | None] = getattr(module, words[0])
         return verb(words[1:]) or 0
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0" or not error.agreed:
+        if os.environ.get("LOCAL_RANK", "0") == "0" or not error.agreed:
             print(f"megaclass: error: {error}", file=sys.stderr)
         return 2
     except LostRankError as error:

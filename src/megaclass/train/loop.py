@@ -21,7 +21,7 @@ from megaclass.parallel import groups
 from megaclass.parallel.groups import World
 from megaclass.parallel.seeding import derive_key
 from megaclass.results.machine import snapshot
-from megaclass.results.rundir import RunDirectory, choose
+from megaclass.results.rundir import RunDirectory, UnwrittenResultError, choose
 from megaclass.train import schedule
 from megaclass.train.arithmetic import keep_freed_memory, use_deterministic_kernels, use_threads
 from megaclass.train.job import Job, build_job
@@ -225,7 +225,10 @@ class SkipCounter:
 
 
 def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirectory, dict[str, Any]]:
-    """Train as configured, or continue; returns the run directory and what its result.json holds."""
+    """Train as configured, or continue; returns the run directory and what its result.json holds.
+
+    UnwrittenResultError: the run has ended well, and result.json cannot be written.
+    """
     # One rank looks and tells: on a network file system another might see an older state of the directory.
     directory = groups.on_main_rank(lambda: choose(config, resume))
     latest = groups.on_main_rank(lambda: checkpoint.latest(directory.checkpoints)) if resume else None
@@ -249,7 +252,9 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
                 log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
             fit(job, log, progress)
         result = _result(job, progress)
-        groups.on_main_rank(lambda: directory.write_result(result))
+        unwritten = groups.on_main_rank(lambda: directory.write_result(result))
+    if unwritten:
+        raise UnwrittenResultError(unwritten, result)
     return directory, result
 
 

@@ -69,8 +69,8 @@ class CheckpointEvent:
 
     step: int
     path: str
-    stall_s: float | None = None  # for which training stood still
-    seconds: float | None = None  # until it was complete
+    stall_s: float | None = None  # how long training stood still for it
+    seconds: float | None = None  # until it was on the disk
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from megaclass.bench.case import Benchmark
 from megaclass.bench.flags import add_flags
+from megaclass.cli.common import show_pictures
 from megaclass.cli.parsing import Parser, make_parser, parse, parse_with_settings
 from megaclass.errors import UserError, lookup
 
@@ -53,10 +54,13 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
         nvidia.write_report(asked, rows, options.mode)
         print(f"report in {asked}")
     if benchmark.name == "stability":
-        from megaclass.report.curves import draw_seeds
 
-        for path in draw_seeds(Path(options.output).parent, rows):
-            print(f"picture in {path}")
+        def draw() -> list[Path]:
+            from megaclass.report.curves import draw_seeds
+
+            return draw_seeds(Path(options.output).parent, rows)
+
+        show_pictures(draw)
         return None if any(row.status == "ok" for row in rows) else 1
     return None
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +66,12 @@ def whole_file(option: str, path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def show_pictures(draw: Callable[[], Sequence[Path]]) -> None:
+    """Say which pictures ``draw`` has drawn. What it cannot is a warning, for the work before it has ended well."""
+    try:
+        for path in draw():
+            print(f"picture   {path}")
+    except Exception as error:
+        print(f"Warning: no pictures: {getattr(error, 'strerror', None) or error}")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from megaclass.cli.common import show_pictures
 from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse
 from megaclass.config import (
     Config,
@@ -156,13 +157,13 @@ def _show_result(path: Path, result: dict[str, Any]) -> None:
     """The table of metrics, the pictures, and where everything lies."""
     _show_numbers(result)
     print(f"result    {path / 'result.json'}")
-    try:
+
+    def draw() -> list[Path]:
         from megaclass.report.curves import draw_run
 
-        for picture in draw_run(path):
-            print(f"picture   {picture}")
-    except Exception as error:  # whatever it is: the training has ended well
-        print(f"Warning: {path}: no pictures ({error})")
+        return draw_run(path)
+
+    show_pictures(draw)
 
 
 def _show_numbers(result: dict[str, Any]) -> None:

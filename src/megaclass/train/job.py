@@ -145,7 +145,7 @@ def build_job(
 def _local_parts(config: Config, world: World, say: Callable[[str], None]) -> LocalParts:
     # The model first: its errors come at once, and to make a data set may take a while.
     backbone, arithmetic = build_model(config, world.device)
-    _check_batch(config, world, backbone)
+    check_batch(config, world, backbone)
     data = training_data(config, world, say)
     how = config.speed.compile
     if how == "auto" and config.data.start_size:  # it would be compiled for many sizes
@@ -166,7 +166,7 @@ def _local_parts(config: Config, world: World, say: Callable[[str], None]) -> Lo
     )
 
 
-def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
+def check_batch(config: Config, world: World, backbone: nn.Module) -> None:
     """UserError unless the global batch can be shared, and every part has statistics to normalise by (and
     pairs to mix)."""
     size, parts = config.data.global_batch_size, world.size * config.data.accumulation

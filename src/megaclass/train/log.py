@@ -13,6 +13,7 @@ from rich import progress as bars
 from rich.console import Console
 from torch import Tensor
 
+from megaclass.config import Config, Steps
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
 from megaclass.parallel import groups
@@ -57,7 +58,7 @@ class RunLog:
                     total_steps=job.total_steps,
                 )
             )
-            for message in _warnings(job):
+            for message in warnings_of(job.config, job.steps):
                 self.say(f"Warning: {message}")
                 self._writer.write(events.WarningEvent(message=message))
 
@@ -173,8 +174,9 @@ def training_line(event: events.StepEvent) -> str:
     return line
 
 
-def _warnings(job: Job) -> Iterator[str]:
-    data, evaluation, steps = job.config.data, job.config.evaluate, job.steps
+def warnings_of(config: Config, steps: Steps) -> Iterator[str]:
+    """What is allowed, and seldom meant."""
+    data, evaluation = config.data, config.evaluate
     if steps.warmup >= steps.total > 1:
         yield f"the warm-up takes all {steps.total} steps; shorten it, or train longer"
     if data.path and evaluation.path:

@@ -1,4 +1,4 @@
-"""What a machine has for a training: probes of a second or less each, and the results of those that take longer."""
+"""What a machine has for a training: probes of two seconds or less each."""
 
 import contextlib
 import functools
@@ -16,72 +16,61 @@ from typing import Any
 import numpy as np
 import psutil
 import simplejpeg
+import torch
 
 from megaclass import __version__
 from megaclass.bench.processes import Ended
 from megaclass.data.decode import decode
 from megaclass.doctor.findings import FAIL, OK, WARN, Finding, in_bytes, judged, look
-from megaclass.doctor.ranks import exchange
+from megaclass.doctor.ranks import BYTES, exchange
 from megaclass.results.machine import available_memory, snapshot, usable_cores
 from megaclass.train.arithmetic import cpu_has_bf16
 
 TORCH = ((2, 11), (2, 13))  # the oldest and the newest that are supported, as in pyproject.toml
 PYTHON = ("3.11", "3.12")
 _LIMIT_S = 10.0  # of a probe
-_DISK_BYTES, _DISK_S = 64 << 20, 1.0  # written at most, seconds at most
+_DISK_BYTES, _DISK_S = 64 << 20, 1.0  # written at most, in this time at most
 _DECODE_S = 0.5
-_FACES, _PHOTOGRAPHS = 112, 224  # pixels
 # Of NVML's reasons for a lower clock those that are no choice: slowed by hardware, its heat, or its power supply.
 _SLOWED = {0x08: "hardware slowdown", 0x20: "heat", 0x40: "heat (hardware)", 0x80: "power brake"}
 
 
 def findings(folder: Path) -> Iterator[Finding]:
     """Look at this machine. ``folder``: where a run would write; a file in it is made, and removed."""
-    facts: dict[str, Any] = {}
-    yield from look("machine", _LIMIT_S, functools.partial(_machine, facts))
+    facts: dict[str, Any] = {}  # of results.machine
     for what, probe in _PROBES.items():
         yield from look(what, _LIMIT_S, functools.partial(probe, facts))
     yield from look("disk", _LIMIT_S, functools.partial(_disk, folder))
 
 
-def _machine(facts: dict[str, Any]) -> Iterator[Finding]:
+def _software(facts: dict[str, Any]) -> Iterator[Finding]:
     facts |= snapshot()
     yield Finding(OK, "machine", f"{facts['cpu'] or facts['system']}; {facts['os']}")
-
-
-def _software(facts: dict[str, Any]) -> Iterator[Finding]:
-    import torch
-
-    python = platform.python_version()
-    told = f"megaclass {__version__}, Python {python}"
+    python, tested = platform.python_version(), " and ".join(PYTHON)
     untested = python.rpartition(".")[0] not in PYTHON
-    yield judged("software", told, (untested, WARN, f"tested with Python {' and '.join(PYTHON)}"))
-    found = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    wanted = " to ".join(".".join(map(str, version)) for version in TORCH)
+    yield judged(
+        "software", f"megaclass {__version__}, Python {python}", (untested, WARN, f"tested with {tested}")
+    )
+    found = tuple(map(int, torch.__version__.split(".")[:2]))
+    wanted = "install PyTorch {}.{} to {}.{}".format(*TORCH[0], *TORCH[1])
     capability = torch.backends.cpu.get_cpu_capability()
-    features = [name for name in facts.get("cpu_features") or () if "bf16" in name]
-    bf16 = f"bf16 native ({', '.join(features)})" if cpu_has_bf16() else "no native bf16: fp32 on the CPU"
+    features = ", ".join(name for name in facts["cpu_features"] or () if "bf16" in name)
     yield judged(
         "PyTorch",
-        f"{torch.__version__} computes with {capability}, {bf16}",
-        (found < TORCH[0], FAIL, f"install {wanted}"),
-        (found > TORCH[1], WARN, f"tested with {wanted}"),
+        f"{torch.__version__}; CPU: {capability}, {f'bf16 by {features}' if cpu_has_bf16() else 'fp32, no bf16'}",
+        (found < TORCH[0], FAIL, wanted),
+        (found > TORCH[1], WARN, f"newer than what is tested; {wanted}"),
         (capability == "DEFAULT", WARN, "a CPU without AVX2 trains slowly"),
     )
 
 
 def _threads(facts: dict[str, Any]) -> Iterator[Finding]:
-    usable, every, asked = usable_cores(), psutil.cpu_count(), os.environ.get("OMP_NUM_THREADS", "")
-    load = psutil.getloadavg()[0]
+    usable, asked, load = usable_cores(), os.environ.get("OMP_NUM_THREADS", ""), psutil.getloadavg()[0]
     yield judged(
         "CPU threads",
-        f"{usable} of {every} by affinity and cgroup, OMP_NUM_THREADS {asked or 'not set'}, load {load:.1f}",
-        (
-            asked.isdigit() and int(asked) > usable,
-            WARN,
-            f"threads wait for one another: set it to {usable} or less",
-        ),
-        (load > 0.5 * usable + 1, WARN, "other programs compute here: speeds measured now are too low"),
+        f"{usable} of {psutil.cpu_count()} usable, OMP_NUM_THREADS {asked or 'not set'}, load {load:.1f}",
+        (asked.isdigit() and int(asked) > usable, WARN, f"set OMP_NUM_THREADS to {usable} or less"),
+        (load > usable / 2 + 1, WARN, "other programs compute here: what is measured below is too low"),
     )
 
 
@@ -91,25 +80,20 @@ def _memory(facts: dict[str, Any]) -> Iterator[Finding]:
     yield judged(
         "memory", told, (free < 2e9, WARN, "end other programs: the smallest recipes take a GB or two")
     )
-    shared = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
-    small = shared is not None and shared.free < 1 << 30
+    shared = shutil.disk_usage("/dev/shm").free
     advice = "nccl and DALI exchange data there: docker run --shm-size 8g"
-    yield judged("/dev/shm", f"{in_bytes(shared.free)} free" if shared else "none", (small, WARN, advice))
+    yield judged("/dev/shm", f"{in_bytes(shared)} free", (shared < 1 << 30, WARN, advice))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield judged(
-        "open files", f"up to {soft:,}", (0 <= soft < 1024, WARN, f"raise it: ulimit -n {min(hard, 65536)}")
-    )
+    yield judged("open files", f"up to {soft:,}", (0 <= soft < 1024, WARN, f"ulimit -n {min(hard, 65536)}"))
 
 
 def _gpus(facts: dict[str, Any]) -> Iterator[Finding]:
-    import torch
-
     if not torch.cuda.is_available():
         there = (
             f"{facts.get('gpu')}, driver {facts.get('driver')}, but PyTorch {torch.__version__} cannot use it"
         )
-        advice = "install PyTorch's CUDA build, or a newer driver"
-        yield Finding(FAIL, "GPU", there, advice) if facts.get("gpu_count") else Finding(OK, "GPU", "none")
+        fault = bool(facts.get("gpu_count")), FAIL, "install PyTorch's CUDA build, or a newer driver"
+        yield judged("GPU", there if fault[0] else "none", fault)
         return
     for index in range(torch.cuda.device_count()):
         yield _gpu(index, torch.cuda.get_device_properties(index))
@@ -117,76 +101,89 @@ def _gpus(facts: dict[str, Any]) -> Iterator[Finding]:
     try:
         import triton
     except ImportError as error:
-        yield Finding(WARN, "Triton", str(error), "install triton: the head's kernels are slower without")
+        yield Finding(WARN, "Triton", str(error), "install triton: without it the head is slower")
     else:
         yield Finding(OK, "Triton", triton.__version__)
 
 
 def _gpu(index: int, properties: Any) -> Finding:
-    """One GPU by PyTorch's number, with what NVML tells of it: parts that it does not tell are left out."""
-    import pynvml
-
-    told = [f"{properties.name}, compute capability {properties.major}.{properties.minor}"]
-    slowed, errors, free, total = 0, 0, 0, int(properties.total_memory)
-    with contextlib.suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")
-        told.append(f"driver {pynvml.nvmlSystemGetDriverVersion()}")
-        free = int(pynvml.nvmlDeviceGetMemoryInfo(gpu).free)
-        told.append(f"{in_bytes(free)} free of {in_bytes(total)}")
-        with contextlib.suppress(pynvml.NVMLError):
-            now = pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM)
-            most = pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM)
-            told.append(f"{now} of {most} MHz")
-        with contextlib.suppress(pynvml.NVMLError):
-            watts = pynvml.nvmlDeviceGetPowerUsage(gpu), pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu)
-            told.append("{:.0f} of {:.0f} W".format(*(milliwatts / 1000 for milliwatts in watts)))
-        with contextlib.suppress(pynvml.NVMLError):
-            slowed = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
-        with contextlib.suppress(pynvml.NVMLError):  # not every GPU has ECC
-            kind, since = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
-            errors = pynvml.nvmlDeviceGetTotalEccErrors(gpu, kind, since)
-            told.append(f"{errors} ECC errors")
+    told = _by_driver(f"GPU-{properties.uuid}")
+    total, (free,), (slowed,) = (
+        int(properties.total_memory),
+        told.pop("free", (None,)),
+        told.pop("slowed", (0,)),
+    )
+    words = [f"{properties.name}, compute capability {properties.major}.{properties.minor}"]
+    words += [f"{'' if free is None else f'{in_bytes(free)} free of '}{in_bytes(total)}"]
+    words += [f"{' of '.join(f'{value:.0f}' for value in values)} {unit}" for unit, values in told.items()]
     why = ", ".join(name for bit, name in _SLOWED.items() if slowed & bit)
     return judged(
         f"GPU {index}",
-        ", ".join(told),
-        (errors > 0, FAIL, "memory errors that ECC could not correct: reset the GPU, or have it replaced"),
+        ", ".join(words),
+        (told.get("ECC errors", (0,)) > (0,), FAIL, "its memory is damaged: reset the GPU, or replace it"),
         (why != "", WARN, f"its clock is lowered by {why}: look at cooling and power"),
-        (0 < free < 0.9 * total, WARN, "another process holds memory there: nvidia-smi names it"),
+        (
+            free is not None and free < 0.9 * total,
+            WARN,
+            "another process holds memory there: nvidia-smi names it",
+        ),
     )
+
+
+def _by_driver(uuid: str) -> dict[str, tuple]:
+    """What NVML tells of a GPU now, without what it does not: numbers of a unit, and the highest there can be."""
+    import pynvml as nvml
+
+    def errors(gpu: Any) -> int:
+        return nvml.nvmlDeviceGetTotalEccErrors(
+            gpu, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+        )
+
+    asked: dict[str, Callable[[Any], tuple]] = {
+        "free": lambda gpu: (nvml.nvmlDeviceGetMemoryInfo(gpu).free,),
+        "MHz": lambda gpu: (
+            nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+            nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM),
+        ),
+        "W": lambda gpu: (
+            nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+            nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000,
+        ),
+        "ECC errors": lambda gpu: (errors(gpu),),
+        "slowed": lambda gpu: (nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu),),
+    }
+    found = {}
+    with contextlib.suppress(nvml.NVMLError):
+        nvml.nvmlInit()
+        gpu = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        for name, ask in asked.items():
+            with contextlib.suppress(nvml.NVMLError):
+                found[name] = ask(gpu)
+    return found
 
 
 def _ranks(facts: dict[str, Any]) -> Iterator[Finding]:
-    gpus = facts.get("gpu_count") or 0
-    backends = {"gloo": (2, "GLOO_SOCKET_IFNAME")} | (
-        {"nccl": (min(2, gpus), "NCCL_SOCKET_IFNAME")} if gpus else {}
-    )
-    for backend, (ranks, variable) in backends.items():
+    gpus = torch.cuda.device_count()
+    for backend, ranks in (("gloo", 2), ("nccl", min(2, gpus)))[: 1 + bool(gpus)]:
         try:
-            found = exchange(backend, ranks, _LIMIT_S - 1)
+            large_s, small_s = exchange(backend, ranks, _LIMIT_S - 1)
         except Ended as ended:
-            advice = (
-                f"several processes cannot train together: set {variable} to a network interface that works"
+            advice = f"set {backend.upper()}_SOCKET_IFNAME to a network interface that works"
+            yield Finding(FAIL, backend, f"{ranks} processes cannot train together: {ended.reason}", advice)
+        else:
+            rate, delay = in_bytes(BYTES / large_s), f"{1e6 * small_s:.0f} µs"
+            yield Finding(
+                OK, backend, f"{ranks} ranks sum {in_bytes(BYTES)} at {rate}/s, one number in {delay}"
             )
-            yield Finding(FAIL, backend, f"{ranks} ranks: {ended.reason}", advice)
-            continue
-        size, rate = in_bytes(found["bytes"]), in_bytes(found["bytes"] / found["large_s"])
-        told = f"{ranks} ranks sum {size} at {rate}/s, one number in {1e6 * found['small_s']:.0f} µs"
-        yield Finding(OK, backend, told)
 
 
 def _decoding(facts: dict[str, Any]) -> Iterator[Finding]:
-    cores, random = usable_cores(), np.random.default_rng(0)
-    told = []
-    for side in (_FACES, _PHOTOGRAPHS):
-        small = random.integers(
-            0, 256, (side // 8, side // 8, 3), np.uint8
-        )  # noise alone would be no photograph
+    cores, random, told = usable_cores(), np.random.default_rng(0), []
+    for side in (112, 224):  # faces, photographs
+        small = random.integers(0, 256, (side // 8, side // 8, 3), np.uint8)  # pure noise is no photograph
         encoded = simplejpeg.encode_jpeg(small.repeat(8, 0).repeat(8, 1), quality=90)
         with ThreadPoolExecutor(cores) as pool:
-            counts = pool.map(_decoded, [encoded] * cores)
-        told.append(f"{sum(counts) / _DECODE_S:,.0f} of {side} px")
+            told.append(f"{sum(pool.map(_decoded, [encoded] * cores)) / _DECODE_S:,.0f} of {side} px")
     yield Finding(OK, "decoding", f"{' and '.join(told)} a second on {cores} cores")
 
 
@@ -199,28 +196,23 @@ def _decoded(encoded: bytes) -> int:
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
-    block, written = os.urandom(1 << 20), 0
-    with tempfile.TemporaryFile(dir=folder, prefix=".megaclass-doctor-") as file:
-        began = time.perf_counter()
+    block, written, began = os.urandom(1 << 20), 0, time.perf_counter()
+    with tempfile.TemporaryFile(dir=folder) as file:
         while written < _DISK_BYTES and time.perf_counter() - began < _DISK_S:
             written += file.write(block)
         file.flush()
         os.fsync(file.fileno())
-        write_s = time.perf_counter() - began
+        write_s, began = time.perf_counter() - began, time.perf_counter()
         if hasattr(os, "posix_fadvise"):  # or memory would be read
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         file.seek(0)
-        began = time.perf_counter()
         while file.read(1 << 20):
             pass
         read_s = time.perf_counter() - began
-    room = shutil.disk_usage(folder)
+    free = shutil.disk_usage(folder).free
     write, read = (in_bytes(written / seconds) for seconds in (write_s, read_s))
-    yield judged(
-        "disk",
-        f"{in_bytes(room.free)} free of {in_bytes(room.total)}, {write}/s written, {read}/s read, in {folder}",
-        (room.free < 1e9, WARN, "make room: checkpoints will not fit"),
-    )
+    told = f"{in_bytes(free)} free, {write}/s written, {read}/s read, in {folder}"
+    yield judged("disk", told, (free < 1e9, WARN, "make room: checkpoints will not fit"))
 
 
 _PROBES: dict[str, Callable[[dict[str, Any]], Iterator[Finding]]] = {

@@ -1,7 +1,4 @@
-"""Processes that reduce tensors together, as the ranks of a training do: whether they find one another, how fast.
-
-Each is started as ``python -m megaclass.doctor.ranks``, and speaks over a pipe (see :mod:`megaclass.bench.processes`).
-"""
+"""Two processes that sum tensors together, as ranks of a training do: whether they find one another, and how fast."""
 
 import datetime
 import os
@@ -13,35 +10,40 @@ from typing import Any
 from megaclass.bench.processes import Processes
 from megaclass.data.dataset import first_line
 
-COMMAND = (sys.executable, "-P", "-m", "megaclass.doctor.ranks")
-_BYTES = 8 << 20
+_COMMAND = (sys.executable, "-P", "-m", "megaclass.doctor.ranks")
+BYTES = 8 << 20
 _LARGE, _SMALL = 5, 50  # repetitions
 
 
-def exchange(backend: str, ranks: int, timeout_s: float) -> dict[str, float]:
-    """``large_s`` and ``small_s``: seconds in which ``ranks`` processes sum ``bytes``, and one number.
-
-    Raises bench.processes.Ended: they do not, for a reason, or not in time.
-    """
-    processes = Processes(ranks, {"OMP_NUM_THREADS": "1"}, COMMAND)
+def exchange(backend: str, ranks: int, timeout_s: float) -> tuple[float, float]:
+    """Seconds in which ``ranks`` processes, of one machine, sum ``BYTES``, and one number. Raises bench.processes.Ended
+    where they do not, or not in time."""
+    alone = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }
+    processes = Processes(ranks, {"OMP_NUM_THREADS": "1"} | (alone if ranks == 1 else {}), _COMMAND)
     try:
         answers = processes.ask({"backend": backend, "timeout_s": timeout_s}, timeout_s)
     finally:
         processes.close()
-    return {"bytes": _BYTES, **answers[0]}
+    return answers[0]["large_s"], answers[0]["small_s"]
 
 
 def main() -> None:
+    """One of the processes: a request comes over the pipe, and an answer goes back (see bench.processes)."""
     pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    request = pipe.recv()
     try:
-        pipe.send(_reduce(request["backend"], request["timeout_s"]))
+        pipe.send(_sum(**pipe.recv()))
     except Exception as error:  # of a network of any state
         pipe.send({"status": "failed", "reason": first_line(error)})
     pipe.poll(None)  # until it is ended: one that leaves first can take the other along
 
 
-def _reduce(backend: str, timeout_s: float) -> dict[str, float]:
+def _sum(backend: str, timeout_s: float) -> dict[str, float]:
     import torch
     import torch.distributed as dist
 
@@ -50,13 +52,13 @@ def _reduce(backend: str, timeout_s: float) -> dict[str, float]:
         torch.cuda.set_device(device)
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
     found = {}
-    for name, count, times in (("large_s", _BYTES // 4, _LARGE), ("small_s", 1, _SMALL)):
+    for name, count, times in (("large_s", BYTES // 4, _LARGE), ("small_s", 1, _SMALL)):
         values = torch.zeros(count, device=device)
         dist.all_reduce(values)  # makes the connections
         began = time.perf_counter()
         for _ in range(times):
             dist.all_reduce(values)
-        values.sum().item()  # of a GPU, which works on its own
+        values.sum().item()  # a GPU works on its own until somebody asks
         found[name] = (time.perf_counter() - began) / times
     return found
 

@@ -157,6 +157,13 @@ def _by_node(everyone: Group) -> Grouping:
     return Grouping(Group(place, local, within), Group(node, nodes, across))
 
 
+@functools.lru_cache(maxsize=1)
+def side_group() -> dist.ProcessGroup | None:
+    """A gloo group of all ranks for a thread beside the one that trains; None of one rank. All ranks call it for the
+    first time together."""
+    return dist.new_group(backend="gloo", timeout=_timeout) if world_size() > 1 else None
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
@@ -227,6 +234,7 @@ def started(device_name: str = "auto", timeout_s: float = 600.0, heartbeat_s: fl
         raise LostRankError(f"rank {rank()} stops, since another rank has left or hangs") from error
     finally:
         _by_node.cache_clear()
+        side_group.cache_clear()
         # DistributedDataParallel is a cycle, and would keep the group, whose threads must not outlive Python.
         gc.collect()
         dist.destroy_process_group()
@@ -263,12 +271,12 @@ def broadcast_object(value: Any) -> Any:
     return box[0]
 
 
-def gather_objects(value: Any) -> list[Any]:
-    """Every rank's picklable value, in rank order, on every rank."""
+def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Every rank's picklable value, in rank order, on every rank; over ``group``, or that of all ranks."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values
 
 
@@ -277,10 +285,11 @@ def barrier() -> None:
         dist.barrier()
 
 
-def together(work: Callable[[], T]) -> T:
+def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
     """``work()`` on every rank; an error of one rank is raised on all, so that none waits for one that has left.
 
-    A rank's own error that is no UserError (a bug) is raised as it is; the others hear of it.
+    They tell each other over ``group``, or that of all ranks. A rank's own error that is no UserError (a bug) is
+    raised as it is; the others hear of it.
     """
     result, error, told = None, None, None
     try:
@@ -289,7 +298,7 @@ def together(work: Callable[[], T]) -> T:
         error = caught
         is_users = isinstance(error, UserError)
         told = str(error) if is_users else f"a rank failed with {type(error).__name__}: {error}"
-    messages = [message for message in gather_objects(told) if message]
+    messages = [message for message in gather_objects(told, group) if message]
     if error is not None and not isinstance(error, UserError):
         raise error
     if messages:

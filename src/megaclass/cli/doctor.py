@@ -41,7 +41,7 @@ def doctor(words: list[str]) -> int:
 
     from megaclass.doctor import machine, recipe
     from megaclass.doctor import run as of_run
-    from megaclass.doctor.findings import refused
+    from megaclass.doctor.findings import told
 
     console, marks = Console(highlight=False, soft_wrap=True), list[str]()
 
@@ -58,7 +58,7 @@ def doctor(words: list[str]) -> int:
         config = _configured(options.target, directory, given)
     except UserError as error:
         if directory is None:  # nothing else makes sense; of a run its log and checkpoints still do
-            show(f"Recipe {options.target}", [refused("settings", error)])
+            show(f"Recipe {options.target}", [told("fail", "settings", error)])
             return 1
     output = config.run.output if config else options.target
     show("Machine", machine.findings(recipe.existing(Path(output or "."))))

@@ -26,10 +26,10 @@ def judged(what: str, found: str, *faults: tuple[bool, str, str]) -> Finding:
     return Finding(mark, what, found, advice)
 
 
-def refused(what: str, error: UserError) -> Finding:
-    """An error of ours ends in what to do."""
-    found, _, advice = str(error).rpartition("; ")
-    return Finding(FAIL, what, found or advice, advice if found else "")
+def told(mark: str, what: str, message: object) -> Finding:
+    """An error or a warning of ours, which ends in what to do."""
+    found, _, advice = str(message).rpartition("; ")
+    return Finding(mark, what, found or advice, advice if found else "")
 
 
 def look(what: str, limit_s: float, probe: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
@@ -44,19 +44,20 @@ def look(what: str, limit_s: float, probe: Callable[[], Iterable[Finding]]) -> I
             for finding in probe():
                 found.append(finding)  # one at a time: what was found before an error counts
         except UserError as error:
-            found.append(refused(what, error))
+            found.append(told(FAIL, what, error))
         except Exception as error:  # libraries, drivers and disks of any state are looked at
-            told = f"{type(error).__name__}: {first_line(error)}"
-            found.append(Finding(FAIL, what, told, "training would meet that too: mend it first"))
+            message = (
+                f"{type(error).__name__}: {first_line(error)}; training would meet that too: mend it first"
+            )
+            found.append(told(FAIL, what, message))
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(limit_s)
     if thread.is_alive():
-        told = f"no answer within {limit_s:g} s"
-        yield from [*found, Finding(WARN, what, told, "is the machine busy, or a disk or driver stuck?")]
-    else:
-        yield from found
+        message = f"no answer within {limit_s:g} s; is the machine busy, or a disk or driver stuck?"
+        found = [*found, told(WARN, what, message)]
+    yield from found
 
 
 def in_bytes(count: float) -> str:

@@ -27,7 +27,6 @@ from megaclass.results.machine import available_memory, snapshot, usable_cores
 from megaclass.train.arithmetic import cpu_has_bf16
 
 TORCH = ((2, 11), (2, 13))  # the oldest and the newest that are supported, as in pyproject.toml
-PYTHON = ("3.11", "3.12")
 _LIMIT_S = 10.0  # of a probe
 _DISK_BYTES, _DISK_S = 64 << 20, 1.0  # written at most, in this time at most
 _DECODE_S = 0.5
@@ -46,11 +45,7 @@ def findings(folder: Path) -> Iterator[Finding]:
 def _software(facts: dict[str, Any]) -> Iterator[Finding]:
     facts |= snapshot()
     yield Finding(OK, "machine", f"{facts['cpu'] or facts['system']}; {facts['os']}")
-    python, tested = platform.python_version(), " and ".join(PYTHON)
-    untested = python.rpartition(".")[0] not in PYTHON
-    yield judged(
-        "software", f"megaclass {__version__}, Python {python}", (untested, WARN, f"tested with {tested}")
-    )
+    yield Finding(OK, "software", f"megaclass {__version__}, Python {platform.python_version()}")
     found = tuple(map(int, torch.__version__.split(".")[:2]))
     wanted = "install PyTorch {}.{} to {}.{}".format(*TORCH[0], *TORCH[1])
     capability = torch.backends.cpu.get_cpu_capability()

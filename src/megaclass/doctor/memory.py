@@ -38,7 +38,7 @@ def memory_of(
     config: Config,
     *,
     parameters: int,
-    buffers: int,
+    frozen: int,
     embedding_dim: int,
     classes: int,
     compute: str,
@@ -47,9 +47,9 @@ def memory_of(
 ) -> Memory:
     """The memory of the rank that needs most, without building anything.
 
-    parameters, buffers: numbers of the backbone, and the floating-point ones beside them (norm statistics).
+    parameters: numbers of the backbone that training moves; frozen: the others, norm statistics among them.
     compute: ``precision.compute`` with ``auto`` resolved. ranks: of the job; node_ranks: of them on one machine.
-    Sources: DESIGN of heads/storage.py for the rows; fp32 weights under autocast, whose 16-bit copies it caches.
+    Rows are stored as heads/storage.py says; weights are fp32, and autocast keeps 16-bit copies of them within a step.
     """
     head, optim = config.head, config.optim
     centres = momentum = owed = 0
@@ -65,10 +65,10 @@ def memory_of(
         owed = rows * _FP32 if head.sample_rate < 1 else 0
     copies = 0 if optim.name == "sgd" and not optim.momentum else _COPIES[optim.name]
     return Memory(
-        weights=_FP32 * (parameters + buffers),
+        weights=_FP32 * (parameters + frozen),
         gradients=_FP32 * parameters,
         optimizer=copies * _FP32 * parameters,
-        average=_FP32 * (parameters + buffers) if optim.ema_decay else 0,
+        average=_FP32 * (parameters + frozen) if optim.ema_decay else 0,
         casts=2 * parameters if compute in ("bf16", "fp16") else 0,
         centres=centres,
         momentum=momentum,

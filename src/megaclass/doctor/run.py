@@ -13,7 +13,7 @@ from pathlib import Path
 
 from megaclass import checkpoint
 from megaclass.config import Config, load_recipe
-from megaclass.doctor.findings import FAIL, OK, WARN, Finding, in_bytes, judged, look, refused
+from megaclass.doctor.findings import FAIL, OK, WARN, Finding, in_bytes, judged, look
 from megaclass.errors import UserError
 from megaclass.results.events import EndEvent, Event, StartEvent, StepEvent, read_events
 from megaclass.results.rundir import RunDirectory
@@ -29,6 +29,7 @@ _ENDS = {
     "OutOfMemoryError": f"take a smaller batch or more ranks, and {_AGAIN}",
     "UserError": f"do what it says, and {_AGAIN}",
 }
+_OTHER_END = f"its traceback says more: mend that, and {_AGAIN}"
 
 
 @dataclass
@@ -62,18 +63,7 @@ def _lock(looked: _Looked) -> Iterator[Finding]:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             looked.trains, looked.repair = True, False
-    told = f"{_holder(path)} trains here now" if looked.trains else "no process trains here"
-    yield Finding(OK, "lock", told)
-
-
-def _holder(path: Path) -> str:
-    """Who holds the lock: ``process 123``, where the kernel tells."""
-    with contextlib.suppress(OSError, LookupError):
-        for line in Path("/proc/locks").read_text().splitlines():
-            words = line.split()
-            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(path.stat().st_ino):
-                return f"process {words[4]}"
-    return "a process"
+    yield Finding(OK, "lock", "a process trains here now" if looked.trains else "no process trains here")
 
 
 def _log(looked: _Looked) -> Iterator[Finding]:
@@ -100,93 +90,79 @@ def _log(looked: _Looked) -> Iterator[Finding]:
 
 
 def _checkpoints(looked: _Looked) -> Iterator[Finding]:
-    found = checkpoint.list_checkpoints(looked.directory.checkpoints)
-    if not found:
-        yield Finding(WARN, "checkpoints", "none yet", "a resume starts from the beginning")
-    for path in reversed(found):
+    root = looked.directory.checkpoints
+    for path in reversed(checkpoint.list_checkpoints(root)):
         try:
-            size = _verified(path)
+            checkpoint.verify(path)
         except UserError as error:
-            yield refused(path.name, error)
+            reason = getattr(error, "reason", "") or str(error)
+            yield Finding(FAIL, path.name, reason, "a resume sets it aside and takes the one before")
         else:
             looked.usable = looked.usable or path
+            size = sum(file.stat().st_size for file in path.iterdir())
             yield Finding(OK, path.name, f"{in_bytes(size)}, as it was written")
-    for path in sorted(looked.directory.checkpoints.glob(".damaged-*")):
-        yield Finding(WARN, path.name, "was found damaged and set aside", "delete it when nobody needs it")
-
-
-def _verified(path: Path) -> int:
-    stored = checkpoint.load(path)
-    for name in stored.sharded:
-        stored.rows(name)
-    return sum(file.stat().st_size for file in path.iterdir())
+    for path in sorted(root.glob(".damaged-*")):
+        yield Finding(WARN, path.name, "was found damaged, and set aside", "delete it when nobody needs it")
+    if looked.usable is None:
+        yield Finding(WARN, "checkpoints", "none that is sound", "a resume starts from the beginning")
 
 
 def _resume(looked: _Looked) -> Iterator[Finding]:
-    if looked.usable is None:
+    if looked.usable is None or looked.config is None:
         return
     step = int(looked.usable.name.rpartition("-")[2])
     totals = [event.total_steps for event in looked.events if isinstance(event, StartEvent)]
-    told = f"from step {step:,} ({looked.usable.name})"
-    if looked.config is not None and totals and totals[-1]:
-        left = max(0, totals[-1] - step)
-        told += f" of {totals[-1]:,}"
-        speeds = [event.samples_per_second for event in looked.events if isinstance(event, StepEvent)]
-        if left and (known := [speed for speed in speeds[-_SPEEDS:] if speed]):
-            rate = statistics.median(known)
-            seconds = left * looked.config.data.global_batch_size / rate
-            told += f", about {datetime.timedelta(seconds=round(seconds))} at {rate:,.0f} samples/s"
-        elif not left:
-            told += ": nothing is left to train"
+    told = f"from {looked.usable.name}"
+    if totals and totals[-1]:  # earlier versions did not say
+        left = max(0, totals[-1] - step) * looked.config.data.global_batch_size
+        told += f" of {totals[-1]:,} steps" if left else ": no step is left"
+        speeds = [
+            e.samples_per_second for e in looked.events if isinstance(e, StepEvent) and e.samples_per_second
+        ]
+        if left and speeds:
+            rate = statistics.median(speeds[-_SPEEDS:])
+            told += f", in about {_time(left / rate)} at {rate:,.0f} samples/s"
     yield Finding(OK, "resume", told)
 
 
 def _left_over(looked: _Looked) -> Iterator[Finding]:
-    """Files that a killed process was writing. A complete checkpoint that waits to be replaced is one until then."""
-    directory = looked.directory
-    complete = set(checkpoint.list_checkpoints(directory.checkpoints))
-    paths = {*directory.path.glob(".*.part"), *directory.checkpoints.glob(".tmp-*")}
-    paths |= set(directory.checkpoints.glob(".old-*")) - complete
-    for path in sorted(paths) if not looked.trains else ():
-        if not looked.repair:
-            yield Finding(
-                WARN, "left over", path.name, "a killed process was writing it: --repair removes it"
-            )
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
+    directory, root = looked.directory, looked.directory.checkpoints
+    # A complete checkpoint that waits to be replaced is left over once the new one is there.
+    old = {*root.glob(".old-*")} - {*checkpoint.list_checkpoints(root)}
+    for path in sorted({*directory.path.glob(".*.part"), *root.glob(".tmp-*")} | old):
+        if looked.trains:
+            break
+        if looked.repair:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield Finding(OK, "removed", path.name)
         else:
-            path.unlink()
-        yield Finding(OK, "removed", path.name)
+            yield Finding(
+                WARN, "left over", path.name, "of a killed process: a resume removes it, or --repair"
+            )
 
 
 def _end(looked: _Looked) -> Iterator[Finding]:
-    events, result = looked.events, looked.directory.result
+    result = looked.directory.result
     if result.exists():
         try:
-            numbers = json.loads(result.read_text(encoding="utf-8"))
-            yield Finding(
-                OK, "result.json", f"{numbers['steps']:,} steps, {numbers['samples_per_second']} samples/s"
-            )
-        except (ValueError, LookupError, TypeError, OSError) as error:
-            yield Finding(FAIL, "result.json", f"cannot be read ({error})", f"{_AGAIN}: it is written anew")
-    ends = [event for event in events if isinstance(event, EndEvent | StartEvent)]
-    if looked.trains or not ends:
+            steps = json.loads(result.read_bytes())["steps"]
+            yield Finding(OK, "result.json", f"of {steps:,} steps")
+        except (ValueError, LookupError, TypeError) as error:
+            yield Finding(FAIL, "result.json", f"damaged ({error})", f"{_AGAIN}: it is written anew")
+    last = next((e for e in reversed(looked.events) if isinstance(e, EndEvent | StartEvent)), None)
+    if looked.trains or last is None:
         return
-    last = ends[-1]
     if isinstance(last, StartEvent):
-        advice = f"killed without a word (memory? `dmesg` tells; power?): {_AGAIN}"
-        yield Finding(WARN, "end", "none is logged", advice)
-    elif last.reason == "finished":
-        yield Finding(
-            OK,
-            "end",
-            f"finished after {last.steps:,} steps, {datetime.timedelta(seconds=round(last.seconds))}",
-        )
-    else:
-        kind = last.reason.partition(":")[0]
-        advice = _ENDS.get(kind, f"its traceback says more; {_AGAIN} once that is mended")
-        yield Finding(WARN, "end", f"at step {last.steps:,}: {last.reason}", advice)
+        advice = f"killed (memory? `dmesg` tells) or the power went: {_AGAIN}"
+        yield Finding(WARN, "end", "the last start has logged none", advice)
+        return
+    told = f"at step {last.steps:,}, after {_time(last.seconds)} of training: {last.reason}"
+    advice = next((text for kind, text in _ENDS.items() if last.reason.startswith(kind)), _OTHER_END)
+    yield judged("end", told, (last.reason != "finished", WARN, advice))
+
+
+def _time(seconds: float) -> datetime.timedelta:
+    return datetime.timedelta(seconds=round(seconds))
 
 
 _PARTS = {

@@ -48,6 +48,13 @@ class _Looked:
     classes: int = 0
     steps: Steps | None = None
 
+    @property
+    def local_ranks(self) -> int:
+        """Of one machine: a GPU each, or on a CPU all of them."""
+        if self.device is not None and self.device.type == "cuda":
+            return min(self.ranks, torch.cuda.device_count())
+        return min(self.ranks, int(os.environ.get("LOCAL_WORLD_SIZE", self.ranks)))
+
     def memory(self, ranks: int, node_ranks: int) -> Memory:
         assert self.backbone is not None and self.arithmetic is not None
         moved = [p.numel() for p in self.backbone.parameters() if p.requires_grad]
@@ -160,17 +167,14 @@ def _schedule(looked: _Looked) -> Iterator[Finding]:
 def _memory(looked: _Looked) -> Iterator[Finding]:
     if looked.backbone is None or looked.device is None or looked.steps is None:
         return
-    on_gpu, ranks = looked.device.type == "cuda", looked.ranks
-    # Of one machine: a GPU each, or on a CPU all of them.
-    local = min(
-        ranks, torch.cuda.device_count() if on_gpu else int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    )
-    need = looked.memory(ranks, local)
+    on_gpu, local = looked.device.type == "cuda", looked.local_ranks
+    need = looked.memory(looked.ranks, local)
     backbone, optimizer = need.weights + need.average + need.casts, need.optimizer + need.gradients
     parts = f"backbone {in_bytes(backbone)}, optimizer and gradients {in_bytes(optimizer)}"
     if centres := need.centres + need.momentum + need.owed:
         parts += f", centres {in_bytes(centres)}"
-    free = min(torch.cuda.mem_get_info(n)[0] for n in range(local)) if on_gpu else available_memory() // local
+    host = available_memory() // local
+    free = min(torch.cuda.mem_get_info(n)[0] for n in range(local)) if on_gpu else host
     advice = "take more ranks, head.storage bf16 or int8_rowwise, or a smaller model"
     yield judged(
         "memory",
@@ -178,6 +182,10 @@ def _memory(looked: _Looked) -> Iterator[Finding]:
         (need.total > free, FAIL, advice),
         (need.total > _FULL * free, WARN, f"little is left for activations: a smaller batch, or {advice}"),
     )
+    copy, left = need.stored, host if on_gpu else max(0, host - need.total)
+    if looked.config.run.async_save:
+        text = f"{in_bytes(copy)} for a copy while a checkpoint is written, of {in_bytes(left)} left"
+        yield judged("host memory", text, (copy > left, WARN, "training waits for each checkpoint meanwhile"))
 
 
 def _saving(looked: _Looked) -> Iterator[Finding]:
@@ -185,11 +193,12 @@ def _saving(looked: _Looked) -> Iterator[Finding]:
         return
     run, steps = looked.config.run, looked.steps
     size, every = looked.memory(1, 1).stored, steps.between_checkpoints
-    seldom = not 0 < every < steps.total
-    often = "at the end only" if seldom else f"every {every:,} steps"
-    advice = "a failure loses all: set run.checkpoint_every"
-    yield judged("checkpoints", f"{in_bytes(size)} each, {often}", (seldom, WARN, advice))
-    kept = run.keep_last + 1 + (steps.between_evaluations > 0)  # while one is written; the best
+    often = [f"every {every:,} steps"] * (0 < every < steps.total)
+    often += [f"every {run.checkpoint_minutes:g} minutes"] * (run.checkpoint_minutes > 0)
+    yield Finding(OK, "checkpoints", f"{in_bytes(size)} each, {', '.join([*often, 'at the end'])}")
+    # The last ones, one that is being written, the best, and those that stay for good.
+    kept = run.keep_last + 1 + (steps.between_evaluations > 0)
+    kept += steps.total // run.keep_every if run.keep_every else 0
     folder = existing(Path(run.output or "."))
     free = shutil.disk_usage(folder).free
     text = f"{in_bytes(kept * size)} for {kept} checkpoints, of {in_bytes(free)} free in {folder}"

@@ -54,7 +54,7 @@ def bad(found):
 
 
 def test_a_recipe_that_can_start(tmp_path):
-    config = tiny.config(tmp_path, run={"checkpoint_every": 5})
+    config = tiny.config(tmp_path)
     assert bad(recipe.findings(config, ranks=2)) == []
     assert not (tmp_path / "run").exists()
 
@@ -68,28 +68,28 @@ def test_a_recipe_that_can_start(tmp_path):
         ({}, 5, (FAIL, "batch", "cannot be shared evenly by 5 ranks")),
         ({"evaluate": {"task": "verification", "path": "gone"}}, 1, (FAIL, "evaluation", "gone: no such file")),
         ({"schedule": {"warmup": 1.0}}, 1, (WARN, "settings", "warm-up takes all 10 steps")),
-        ({"run": {"checkpoint_every": 0}}, 1, (WARN, "checkpoints", "at the end only")),
+        ({"run": {"checkpoint_minutes": 0.0}}, 1, (WARN, "settings", "nothing is saved before the end")),
     ],
 )  # fmt: skip
 def test_what_a_recipe_lacks(tmp_path, sections, ranks, found):
-    base = tiny.config(tmp_path, run={"checkpoint_every": 5})
+    base = tiny.config(tmp_path)
     mark, what, text = found
     (one,) = [f for f in recipe.findings(from_mapping(sections, base), ranks) if f.mark != OK]
     assert (one.mark, one.what) == (mark, what) and text in one.found and one.advice
 
 
 def test_too_little_memory_and_room(tmp_path, monkeypatch):
-    config = tiny.config(tmp_path, run={"checkpoint_every": 5})
+    config = tiny.config(tmp_path)
     monkeypatch.setattr(recipe, "available_memory", lambda: 100_000)
     monkeypatch.setattr(recipe.shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
-    assert bad(recipe.findings(config, 1)) == [(FAIL, "memory"), (FAIL, "room")]
+    assert bad(recipe.findings(config, 1)) == [(FAIL, "memory"), (WARN, "host memory"), (FAIL, "room")]
 
 
 def test_damaged_images_and_small_classes(tmp_path):
     tiny.write_records(tmp_path / "records", samples=1)
     records = tmp_path / "records" / "train.rec"
     records.write_bytes(records.read_bytes().replace(b"\xff\xda", b"\xff\x00"))
-    config = tiny.config(tmp_path, run={"checkpoint_every": 5})
+    config = tiny.config(tmp_path)
     assert bad(recipe.findings(config, 1)) == [(WARN, "classes"), (FAIL, "images")]
 
 

@@ -107,27 +107,23 @@ def _batch(looked: _Looked) -> Iterator[Finding]:
 
 
 def _data(looked: _Looked) -> Iterator[Finding]:
-    config, data = looked.config, looked.config.data
-    path = glyph_directory(config) / "train" if data.source == "glyphs" else Path(data.path)
+    data = looked.config.data
+    path = glyph_directory(looked.config) / "train" if data.source == "glyphs" else Path(data.path)
     if data.source == "synthetic":
-        looked.images, looked.classes = data.num_samples, data.num_classes
-        yield Finding(OK, "data", f"synthetic: {looked.images:,} images, {looked.classes:,} classes")
+        path, looked.images, looked.classes = Path("synthetic"), data.num_samples, data.num_classes
     elif data.source == "glyphs" and not path.exists():
         yield Finding(OK, "data", "glyphs: the first training renders them, in about half a minute")
         return
     else:
-        looked.dataset = dataset = training_set(config, path)
-        looked.images, looked.classes = len(dataset), dataset.num_classes
-        yield Finding(OK, "data", f"{path}: {looked.images:,} images, {looked.classes:,} classes")
-        counts_K = np.bincount(dataset.labels(), minlength=dataset.num_classes)
-        few, text = int((counts_K < 2).sum()), f"{counts_K.min():,} to {counts_K.max():,} images each"
-        fault = few > 0, WARN, f"{few:,} have fewer than 2, which teach little: add images, or leave them out"
-        yield judged("classes", text, fault)
-        yield _decoded(config, dataset)
-    looked.steps = steps_of(config, looked.images)
+        looked.dataset = training_set(looked.config, path)
+        looked.images, looked.classes = len(looked.dataset), looked.dataset.num_classes
+    looked.steps = steps_of(looked.config, looked.images)
+    yield Finding(OK, "data", f"{path}: {looked.images:,} images, {looked.classes:,} classes")
 
 
-def _decoded(config: Config, dataset: Dataset) -> Finding:
+def _images(looked: _Looked) -> Iterator[Finding]:
+    if (dataset := looked.dataset) is None:
+        return
     damaged, indices = [], drawn(len(dataset), _DECODED, "doctor", 0).tolist()
     for index in indices:
         try:
@@ -135,9 +131,13 @@ def _decoded(config: Config, dataset: Dataset) -> Finding:
         except DamagedSampleError as error:
             damaged.append(str(error))
     text = f"{len(indices)} drawn at random, {len(indices) - len(damaged)} of them can be decoded"
-    mark = WARN if config.data.on_error == "skip" else FAIL
+    mark = WARN if looked.config.data.on_error == "skip" else FAIL
     fault = bool(damaged), mark, f"{''.join(damaged[:1])}; `megaclass data check` lists all"
-    return judged("images", text, fault)
+    yield judged("images", text, fault)
+    counts_K = np.bincount(dataset.labels(), minlength=dataset.num_classes)
+    few, text = int((counts_K < 2).sum()), f"{counts_K.min():,} to {counts_K.max():,} images each"
+    advice = f"{few:,} have fewer than 2, which teach little: add images, or leave them out"
+    yield judged("classes", text, (few > 0, WARN, advice))
 
 
 def _evaluation(looked: _Looked) -> Iterator[Finding]:
@@ -226,6 +226,7 @@ _PARTS = {
     "model": _model,
     "batch": _batch,
     "data": _data,
+    "images": _images,
     "evaluation": _evaluation,
     "schedule": _schedule,
     "memory": _memory,

@@ -90,7 +90,7 @@ def test_damaged_images_and_small_classes(tmp_path):
     records = tmp_path / "records" / "train.rec"
     records.write_bytes(records.read_bytes().replace(b"\xff\xda", b"\xff\x00"))
     config = tiny.config(tmp_path)
-    assert bad(recipe.findings(config, 1)) == [(WARN, "classes"), (FAIL, "images")]
+    assert bad(recipe.findings(config, 1)) == [(FAIL, "images"), (WARN, "classes")]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from megaclass import checkpoint
 from megaclass.config import Config, load_recipe
 from megaclass.doctor.findings import FAIL, OK, WARN, Finding, in_bytes, judged, look
 from megaclass.errors import UserError
-from megaclass.results.events import EndEvent, Event, StartEvent, StepEvent, read_events
+from megaclass.results.events import EndEvent, Event, EventWriter, StartEvent, StepEvent, read_events
 from megaclass.results.rundir import RunDirectory
 
 _LIMIT_S = 3600.0  # of one part: a large checkpoint on a network disk is read for long
@@ -38,6 +38,7 @@ class _Looked:
 
     directory: RunDirectory
     repair: bool
+    held: contextlib.ExitStack
     config: Config | None = None
     events: list[Event] = field(default_factory=list)
     trains: bool = False  # now, in another process
@@ -45,10 +46,12 @@ class _Looked:
 
 
 def findings(path: Path, repair: bool) -> Iterator[Finding]:
-    """Look at the run under ``path``. With ``repair``, unless a process trains there, left-over files are removed."""
-    looked = _Looked(RunDirectory(path), repair)
-    for what, part in _PARTS.items():
-        yield from look(what, _LIMIT_S, functools.partial(part, looked))
+    """Look at the run under ``path``. With ``repair``, unless a process trains there, what a resume would do is done: a
+    damaged log is set aside and its whole lines go on, left-over files are removed."""
+    with contextlib.ExitStack() as held:
+        looked = _Looked(RunDirectory(path), repair, held)
+        for what, part in _PARTS.items():
+            yield from look(what, _LIMIT_S, functools.partial(part, looked))
 
 
 def _config(looked: _Looked) -> Iterator[Finding]:
@@ -57,36 +60,45 @@ def _config(looked: _Looked) -> Iterator[Finding]:
 
 
 def _lock(looked: _Looked) -> Iterator[Finding]:
-    path = looked.directory.path / ".lock"
-    with contextlib.suppress(FileNotFoundError), path.open() as lock:
+    """Kept while something is repaired: no training begins meanwhile."""
+    with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as held:
+        lock = held.enter_context((looked.directory.path / ".lock").open("r+" if looked.repair else "r"))
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_NB | (fcntl.LOCK_EX if looked.repair else fcntl.LOCK_SH))
         except BlockingIOError:
             looked.trains, looked.repair = True, False
+        if looked.repair:
+            looked.held.push(held.pop_all())
     yield Finding(OK, "lock", "a process trains here now" if looked.trains else "no process trains here")
 
 
 def _log(looked: _Looked) -> Iterator[Finding]:
     path = looked.directory.events
+    fault, torn = _read(looked)
+    if looked.repair and (fault or torn) and path.exists():
+        with EventWriter(path, resumed_from_step=1 << 62) as writer:  # from the end, where it would go on
+            done = writer.set_aside or f"{path.name}: {torn} bytes of a half line cut off"
+        yield Finding(OK, "repaired", done)
+        fault, torn = _read(looked)
+    starts = [event.environment for event in looked.events if isinstance(event, StartEvent)]
+    text = f"{len(looked.events):,} events, {len(starts)} starts"
+    if starts:
+        by = starts[-1]
+        text += f", the last by megaclass {by.get('revision')!s:.12} with PyTorch {by.get('pytorch')}"
+    advice = "a resume, or --repair, sets it aside and keeps the lines before"
+    torn_advice = f"ends in {torn} bytes of a half line, which a resume, or --repair, cuts off"
+    yield judged("events.jsonl", fault or text, (fault != "", FAIL, advice), (torn > 0, WARN, torn_advice))
+
+
+def _read(looked: _Looked) -> tuple[str, int]:
+    """Reads the events. What is wrong with them, and the bytes of the half line at the end."""
+    path = looked.directory.events
     try:
         looked.events = read_events(path)
+        content = path.read_bytes()
     except UserError as error:
-        yield Finding(FAIL, "events.jsonl", str(error), "--repair sets it aside and keeps the lines before")
-        return
-    content = path.read_bytes()
-    torn = len(content) - content.rfind(b"\n") - 1
-    starts = [event for event in looked.events if isinstance(event, StartEvent)]
-    by = starts[-1].environment if starts else {}
-    yield judged(
-        "events.jsonl",
-        f"{len(looked.events):,} events of {len(starts)} starts, the last by megaclass {by.get('revision', '?')[:12]} "
-        f"with PyTorch {by.get('pytorch', '?')}",
-        (
-            torn > 0 and not looked.trains,
-            WARN,
-            f"{torn} bytes of a half line at the end: a resume cuts them off",
-        ),
-    )
+        return str(error), 0
+    return "", 0 if looked.trains else len(content) - content.rfind(b"\n") - 1
 
 
 def _checkpoints(looked: _Looked) -> Iterator[Finding]:

@@ -165,6 +165,23 @@ def test_what_a_kill_leaves_is_removed_where_that_is_asked_for(directory):
     assert not any(path.exists() for path in left)
 
 
+def test_a_damaged_log_is_set_aside_where_that_is_asked_for(directory):
+    log = directory / "events.jsonl"
+    whole = log.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    damaged = b"".join([*lines[:3], DAMAGE, *lines[3:]])
+    log.write_bytes(damaged)
+    (found,) = [finding for finding in run.findings(directory, repair=False) if finding.mark != OK]
+    assert (found.mark, found.what) == (FAIL, "events.jsonl") and "line 4" in found.found
+    assert log.read_bytes() == damaged
+    assert bad(run.findings(directory, repair=True)) == [(WARN, "end")]  # it stood behind the damage
+    assert log.read_bytes() == b"".join(lines[:3])
+    assert (directory / "events.jsonl.damaged-1").read_bytes() == damaged
+    log.write_bytes(whole + b'{"event": "st')
+    assert bad(run.findings(directory, repair=False)) == [(WARN, "events.jsonl")]
+    assert bad(run.findings(directory, repair=True)) == [] and log.read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     "reason, advice",
     [

@@ -12,7 +12,7 @@ import megaclass
 
 ROOMS = [
     "__init__", "errors", "config", "parallel", "results", "data", "models", "heads", "checkpoint", "evaluate",
-    "train", "inference", "bench", "report", "cli", "__main__",
+    "train", "inference", "bench", "doctor", "report", "cli", "__main__",
 ]  # fmt: skip
 
 SOURCE = Path(megaclass.__file__).parent

@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": "models",
     "predict": "predict",
     "data": "data",
+    "doctor": "doctor",
     "export": "export",
     "bench": "bench",
     "report": "report",
@@ -31,6 +32,7 @@ megaclass: train image recognition models with very many classes, and measure it
         train a model; several processes: torchrun --nproc-per-node N -m megaclass train ...
   megaclass recipes                     list the recipes and the backbones
   megaclass show RECIPE [--all]         print a recipe, or with --all the complete commented configuration
+  megaclass doctor [RECIPE|RUN]         what is wrong with this machine, a recipe's needs, or a run directory
   megaclass evaluate KIND IMAGES        verification of pairs, or top-1 and top-5 classification
   megaclass predict IMAGE|DIR ...       what a trained model says of images: classes, or the nearest identities
   megaclass export arcface_torch SOURCE OUTPUT

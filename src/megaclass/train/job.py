@@ -150,7 +150,7 @@ def _local_parts(
     """The parts, and what the other ranks must have found as well."""
     # The model first: its errors come at once, and to make a data set may take a while.
     backbone, arithmetic = build_model(config, world.device)
-    _check_batch(config, world, backbone)
+    check_batch(config, world, backbone)
     data = training_data(config, world, say)
     how = config.speed.compile
     if how == "auto" and config.data.start_size:  # it would be compiled for many sizes
@@ -188,7 +188,7 @@ def _facts(config: Config, parts: LocalParts) -> dict[str, Any]:
     return facts | {f"content of {key}": fingerprint(path) for key, path in paths.items() if path}
 
 
-def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
+def check_batch(config: Config, world: World, backbone: nn.Module) -> None:
     """UserError unless the global batch can be shared, and every part has statistics to normalise by (and
     pairs to mix)."""
     size, parts = config.data.global_batch_size, world.size * config.data.accumulation

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from megaclass.checkpoint import Saved
+from megaclass.config import Config, Steps
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
 from megaclass.parallel import groups
@@ -62,7 +63,7 @@ class RunLog:
                     total_steps=job.total_steps,
                 )
             )
-            for message in filter(None, (self._writer.set_aside, *_warnings(job))):
+            for message in filter(None, (self._writer.set_aside, *warnings_of(job.config, job.steps))):
                 self.warn(message)
             if job.config.run.tensorboard:
                 self._tensorboard = _TensorBoard(directory, progress.step, self.warn)
@@ -213,9 +214,10 @@ def training_line(event: events.StepEvent) -> str:
     return line
 
 
-def _warnings(job: Job) -> Iterator[str]:
-    data, evaluation, steps = job.config.data, job.config.evaluate, job.steps
-    if not (job.config.run.checkpoint_minutes or 0 < steps.between_checkpoints < steps.total):
+def warnings_of(config: Config, steps: Steps) -> Iterator[str]:
+    """What is allowed, and seldom meant."""
+    data, evaluation = config.data, config.evaluate
+    if not (config.run.checkpoint_minutes or 0 < steps.between_checkpoints < steps.total):
         yield "nothing is saved before the end; set run.checkpoint_minutes or run.checkpoint_every"
     if steps.warmup >= steps.total > 1:
         yield f"the warm-up takes all {steps.total} steps; shorten it, or train longer"

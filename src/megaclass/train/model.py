@@ -43,7 +43,7 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
     _check_sizes(config, backbone)
     if model.weights:
         if not Path(model.weights).is_file():
-            raise UserError(f"{model.weights}: no such weight file")
+            raise UserError(f"model.weights: {model.weights} is no file; name another")
         load_backbone_weights(backbone, read_torch_file(Path(model.weights)), model.weights)
     channels_last = config.precision.channels_last
     if channels_last and device.type == "cpu" and _breaks_channels_last(backbone):

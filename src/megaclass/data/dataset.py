@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from megaclass.errors import UserError
+from megaclass.files import MAX_TEXT_BYTES, open_regular
 
 
 class DamagedSampleError(UserError):
@@ -54,7 +55,8 @@ def first_line(error: Exception) -> str:
 def read_text(path: Path, option: str) -> str:
     """The text of a file that an option names. Raises UserError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open_regular(path, MAX_TEXT_BYTES, encoding="utf-8-sig") as file:
+            return str(file.read())
     except OSError as error:
         raise UserError(f"{option}: {path} cannot be read: {error.strerror}; name another file") from None
     except UnicodeDecodeError:

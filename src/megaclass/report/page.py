@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from megaclass import __version__
 from megaclass.errors import UserError
+from megaclass.files import open_regular
 from megaclass.report.build import collect
 from megaclass.report.console import printable
 from megaclass.report.document import Cell, Document, Table
@@ -59,12 +60,17 @@ def require_room(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for name, mark in _MARKS.items():
             path = directory / name
-            if path.exists() and mark not in path.read_bytes()[:_LOOKED_AT].decode(errors="replace"):
+            if path.exists() and mark not in _beginning(path):
                 raise UserError(
                     f"{path}: exists and is not a report of ours; move it, or name another --output"
                 )
     except OSError as error:
         raise UserError(f"--output {directory}: cannot be written ({error.strerror})") from None
+
+
+def _beginning(path: Path) -> str:
+    with open_regular(path) as file:
+        return bytes(file.read(_LOOKED_AT)).decode(errors="replace")
 
 
 # -- HTML and Markdown ----------------------------------------------------------------------------------

@@ -42,8 +42,6 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
     backbone = build_backbone(model.name, norm=norm, image_size=size, **options)
     _check_sizes(config, backbone)
     if model.weights:
-        if not Path(model.weights).is_file():
-            raise UserError(f"{model.weights}: no such weight file")
         load_backbone_weights(backbone, read_torch_file(Path(model.weights)), model.weights)
     channels_last = config.precision.channels_last
     if channels_last and device.type == "cpu" and _breaks_channels_last(backbone):

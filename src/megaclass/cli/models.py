@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from megaclass.cli.common import tell
 from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse
 from megaclass.config import (
     Config,
@@ -124,9 +125,7 @@ def _recipe_or_stored(options: Any, given: Given) -> Config:
     named = {f"{section}.{name}" for section, values in given.items() for name in values} | {"run.output"}
     for key, (theirs, ours) in differences(recipe, stored).items():
         if key not in named and os.environ.get("RANK", "0") == "0":
-            print(
-                f"{key} stays {ours!r} as the run has it ({options.recipe}: {theirs!r}; --{key} changes it)"
-            )
+            tell(f"{key} stays {ours!r} as the run has it ({options.recipe}: {theirs!r}; --{key} changes it)")
     return stored
 
 
@@ -151,9 +150,9 @@ def _show_result(path: Any, result: dict[str, Any]) -> None:
         if kind in result:
             _print_metrics(kind, result[kind])
     print(f"{result['steps']} steps, {result['seconds']:.1f} s, {result['samples_per_second']:.1f} samples/s")
-    print(f"result    {path / 'result.json'}")
+    tell(f"result    {path / 'result.json'}")
     for picture in pictures:
-        print(f"picture   {picture}")
+        tell(f"picture   {picture}")
 
 
 def _print_metrics(kind: str, metrics: dict[str, Any]) -> None:

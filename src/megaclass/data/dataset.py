@@ -46,12 +46,6 @@ def class_names(dataset: Dataset) -> list[str] | None:
     return getattr(dataset, "classes", None)
 
 
-def first_line(error: Exception) -> str:
-    """What a library says went wrong, for a message of one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def read_text(path: Path, option: str) -> str:
     """The text of a file that an option names. Raises UserError."""
     try:

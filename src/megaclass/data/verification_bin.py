@@ -21,7 +21,7 @@ PROTOCOL = 4
 # Any image file has more: what a file can cost to open is bounded by its size.
 _LEAST_BYTES = 32
 # It is read whole; the largest public sets have a tenth of it.
-MAX_BYTES = 1 << 32
+MAX_BYTES = 1 << 30
 
 
 class VerificationBin:

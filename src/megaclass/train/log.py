@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
+from megaclass.errors import printable
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.machine import snapshot
@@ -77,7 +78,7 @@ class RunLog:
             self._tensorboard.close()
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        self._console.print(printable(line), markup=False)
 
     def step_done(self, batch: Batch) -> None:
         spent_ms = (batch.wait_ms, batch.read_ms, batch.decode_ms)

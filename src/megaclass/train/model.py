@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from megaclass.checkpoint.torchfile import read_torch_file
 from megaclass.config import Config, Model
-from megaclass.data.dataset import first_line
 from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, to_model_input
-from megaclass.errors import UserError
+from megaclass.errors import UserError, first_line
 from megaclass.models.layers import Stage
 from megaclass.models.registry import backbone_options, build_backbone, load_backbone_weights
 from megaclass.parallel import groups

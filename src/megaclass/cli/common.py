@@ -5,13 +5,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from megaclass.cli.parsing import Options, make_parser, parse
-from megaclass.errors import UserError, make_room
+from megaclass.errors import UserError, make_room, printable
 
 SET = "record set or image folder; several with ':' between them"
 OUTPUT = "directory for the record set; must not hold one"
+
+
+def tell(line: str, file: TextIO | None = None) -> None:
+    """Print a line: file names in it may hold what a terminal would obey."""
+    print(printable(line), file=file)
 
 
 def read_options(
@@ -72,6 +77,6 @@ def show_pictures(draw: Callable[[], Sequence[Path]]) -> None:
     """Say which pictures ``draw`` has drawn. What it cannot is a warning, for the work before it has ended well."""
     try:
         for path in draw():
-            print(f"picture   {path}")
+            tell(f"picture   {path}")
     except Exception as error:
-        print(f"Warning: no pictures: {getattr(error, 'strerror', None) or error}")
+        tell(f"Warning: no pictures: {getattr(error, 'strerror', None) or error}")

@@ -1,6 +1,6 @@
 """``megaclass export``: checkpoints for other programs."""
 
-from megaclass.cli.common import read_options
+from megaclass.cli.common import read_options, tell
 from megaclass.errors import lookup
 
 
@@ -30,4 +30,4 @@ def export(words: list[str]) -> None:
     paths = to_rank_files(
         options.source, options.output, ranks=options.ranks, layout=options.layout, which=options.checkpoint
     )
-    print(f"wrote {paths[0]}" + (f" and those of {len(paths) - 1} more ranks" if len(paths) > 1 else ""))
+    tell(f"wrote {paths[0]}" + (f" and those of {len(paths) - 1} more ranks" if len(paths) > 1 else ""))

@@ -17,6 +17,7 @@ from megaclass.checkpoint import Saved
 from megaclass.config import Config, Steps
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
+from megaclass.errors import printable
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.jsonl import LineFile
@@ -84,7 +85,7 @@ class RunLog:
         self._writer.close()
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        self._console.print(printable(line), markup=False)
 
     def _caution(self, message: str) -> None:
         self.say(f"Warning: {message}")

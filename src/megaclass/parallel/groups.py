@@ -13,7 +13,7 @@ import functools
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megaclass.errors import LostRankError, UserError
+from megaclass.errors import AgreedError, LostRankError, UserError
+from megaclass.parallel import agreement
 from megaclass.parallel.heartbeat import heartbeat
-from megaclass.parallel.rendezvous import is_loss, join
+from megaclass.parallel.rendezvous import declining, is_loss, join, number, place
 
 T = TypeVar("T")
 
@@ -159,9 +160,15 @@ def _by_node(everyone: Group) -> Grouping:
 
 @functools.lru_cache(maxsize=1)
 def side_group() -> dist.ProcessGroup | None:
-    """A gloo group of all ranks for a thread beside the one that trains; None of one rank. All ranks call it for the
-    first time together."""
-    return dist.new_group(backend="gloo", timeout=_timeout) if world_size() > 1 else None
+    """For the collectives of a thread beside the main one, over CPU tensors; None where there is one rank."""
+    return new_side_group()
+
+
+def new_side_group() -> dist.ProcessGroup | None:
+    """Another one; all ranks call it together."""
+    if world_size() == 1:
+        return None
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_timeout))
 
 
 def rank() -> int:
@@ -187,11 +194,11 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"run.device: {name!r} asked for, but PyTorch sees no CUDA GPU; use cpu or auto")
-        if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if device.index is not None and place().size > 1:
             raise UserError(
                 f"run.device: {name!r} names one GPU for all processes; say cuda, and each takes its own"
             )
-        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
+        index = device.index if device.index is not None else number("LOCAL_RANK", 0)
         if index >= torch.cuda.device_count():
             raise UserError(
                 f"run.device: GPU {index} asked for, but this machine shows {torch.cuda.device_count()}; "
@@ -207,24 +214,32 @@ _LET_THE_FIRST_SPEAK_S = 2.0
 
 
 @contextlib.contextmanager
-def started(device_name: str = "auto", timeout_s: float = 600.0, heartbeat_s: float = 0.0) -> Iterator[World]:
+def started(
+    device_name: str = "auto",
+    timeout_s: float = 600.0,
+    heartbeat_s: float = 0.0,
+    facts: Mapping[str, str] | None = None,
+) -> Iterator[World]:
     """Join the process group that torchrun describes in the environment, and leave it at the end.
 
     Outside torchrun no group is made and the world has one rank. gloo serves CPU tensors, nccl CUDA ones. A rank
     waits ``timeout_s`` for the others, at the start and in each collective; LostRankError where they are gone.
-    heartbeat_s: see :mod:`megaclass.parallel.heartbeat`.
+    heartbeat_s: see :mod:`megaclass.parallel.heartbeat`. facts: what all ranks must have alike, beside the program and
+    the kind of device; UserError on all where it differs, or where one rank cannot start.
     """
     global _timeout
-    device = pick_device(device_name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    here = place()
+    if here.size == 1 or dist.is_initialized():
+        device = _taken(device_name)
         yield World(rank(), world_size(), device)
         return
     _timeout = datetime.timedelta(seconds=timeout_s)
-    meeting = join(device, _timeout)
+    with declining():
+        device = _taken(device_name)
+    meeting = join(here, device, _timeout, agreement.facts_of_program(device) | dict(facts or {}))
     try:
         with heartbeat(meeting, heartbeat_s):
+            side_group()
             yield World(rank(), world_size(), device)
             dist.barrier()  # leave together: a rank that tears its connections down can take the others along
     except RuntimeError as error:
@@ -238,6 +253,13 @@ def started(device_name: str = "auto", timeout_s: float = 600.0, heartbeat_s: fl
         # DistributedDataParallel is a cycle, and would keep the group, whose threads must not outlive Python.
         gc.collect()
         dist.destroy_process_group()
+
+
+def _taken(device_name: str) -> torch.device:
+    device = pick_device(device_name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def collective_device() -> torch.device:
@@ -272,7 +294,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Every rank's picklable value, in rank order, on every rank; over ``group``, or that of all ranks."""
+    """Every rank's picklable value, in rank order, on every rank. group: see :func:`side_group`; None: all ranks'."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -288,8 +310,8 @@ def barrier() -> None:
 def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
     """``work()`` on every rank; an error of one rank is raised on all, so that none waits for one that has left.
 
-    They tell each other over ``group``, or that of all ranks. A rank's own error that is no UserError (a bug) is
-    raised as it is; the others hear of it.
+    A rank's own error that is no UserError (a bug) is raised as it is; the others hear of it. group: as for
+    :func:`gather_objects`.
     """
     result, error, told = None, None, None
     try:
@@ -302,10 +324,17 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T
     if error is not None and not isinstance(error, UserError):
         raise error
     if messages:
-        agreed = UserError(messages[0])
-        agreed.agreed = True
-        raise agreed from error
+        raise AgreedError(messages[0]) from error
     return cast(T, result)
+
+
+def agree(facts: Mapping[str, Any]) -> None:
+    """Raise UserError on every rank where the facts of the ranks differ: what, with the values and their ranks.
+
+    facts: by names that tell a user where to look, values that are short as texts.
+    """
+    if different := agreement.difference(gather_objects({name: str(fact) for name, fact in facts.items()})):
+        raise AgreedError(different)
 
 
 def on_main_rank(work: Callable[[], T]) -> T:

@@ -20,11 +20,11 @@ from megaclass.errors import UserError
 
 def list_checkpoints(root: Path) -> list[Path]:
     """The complete checkpoints in ``root``, by rising step; empty if ``root`` does not exist."""
-    found = {step: path for step, path in _named(root) if (path / manifest.NAME).is_file()}
+    found = {step: path for step, path in named(root) if (path / manifest.NAME).is_file()}
     return [found[step] for step in sorted(found)]
 
 
-def _named(root: Path) -> list[tuple[int, Path]]:
+def named(root: Path) -> list[tuple[int, Path]]:
     """What has the name of a checkpoint, by rising step. ``.old-`` comes before the new one of its step: it counts only
     while that is missing."""
     paths = sorted(Path(root).glob("*"))
@@ -88,7 +88,7 @@ def usable(root: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     nothing renamed, where that cannot be told: a file that may not be read, or a format of a later release.
     """
     aside: list[tuple[Path, str]] = []
-    for _, path in reversed(_named(root)):
+    for _, path in reversed(named(root)):
         try:
             verify(path)
         except DamagedError as damage:

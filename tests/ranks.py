@@ -85,7 +85,8 @@ def start_command(
 
 def meeting(rank: int, ranks: int, port: str) -> dict[str, str]:
     """The environment of a rank that was started by hand."""
-    return {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks_and_place = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank)} | ranks_and_place
 
 
 def free_port() -> str:

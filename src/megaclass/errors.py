@@ -1,6 +1,7 @@
 """The exception types that the command line tells in one line."""
 
 import errno
+import signal
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -10,11 +11,16 @@ T = TypeVar("T")
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with status 2. ``agreed``: every rank of the run
-    raises it, so one of them telling is enough.
+    The command line prints it without a traceback and exits with status 2.
     """
 
     agreed = False
+
+
+class AgreedError(UserError):
+    """One that every rank of the run raises, so that one of each machine telling it is enough."""
+
+    agreed = True
 
 
 LOST_RANK_STATUS = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong here, it can be started again
@@ -25,6 +31,15 @@ class LostRankError(RuntimeError):
 
     The command line tells it in one line and exits with ``LOST_RANK_STATUS``.
     """
+
+
+class Interrupted(BaseException):
+    """A signal has ended the run, after what the message tells. The command line exits with ``status``."""
+
+    def __init__(self, number: signal.Signals, after: str = "before its first step") -> None:
+        super().__init__(f"ended by {number.name}, {after}")
+        self.signal = number
+        self.status = 128 + number if number == signal.SIGINT else LOST_RANK_STATUS
 
 
 def near_match(name: str, known: "list[str] | tuple[str, ...]") -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from megaclass import checkpoint
-from megaclass.checkpoint import Sharded, writer
+from megaclass.checkpoint import Sharded, saver
 from megaclass.errors import UserError
 from megaclass.parallel import groups
 from ranks import run_ranks
@@ -29,19 +29,19 @@ def save(root, step, whole=WHOLE, **changes):
 def save_on_a_full_disk(root, rank):
     """The error that the save ends with, when the disk of one rank is full."""
 
-    def full(path, tensors):
+    def full(path, tensors, go_on):
         raise OSError(28, "No space left on device")
 
-    original = writer.tensorfile.write_tensors
+    original = saver.tensorfile.write_tensors
     if groups.rank() == rank:
-        writer.tensorfile.write_tensors = full
+        saver.tensorfile.write_tensors = full
     try:
         save(root, 20)
     except UserError as error:
         groups.barrier()  # rank 0 tidies up while the others are already told
         return str(error), [path.name for path in root.iterdir()]
     finally:
-        writer.tensorfile.write_tensors = original
+        saver.tensorfile.write_tensors = original
 
 
 def save_what_differs(root):

@@ -7,6 +7,7 @@ import tiny
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
 from megaclass.train import loop
+from megaclass.train.guard import Guard
 from megaclass.train.job import build_job
 from ranks import run_ranks
 
@@ -32,12 +33,12 @@ def curve(folder, overlap, accumulation, poisoned_step):
         order.append("head")
         step_as_it_is()
 
-    def update(job, loss):
+    def update(job, *rest):
         order.append("update")
-        return update_as_it_is(job, loss)
+        return update_as_it_is(job, *rest)
 
     job.head_optimizer.step, loop.update = step, update
-    norms, losses = loop.NormBuffers(job.backbone), []
+    guard, losses = Guard(job), []
     try:
         for number, batch in enumerate(job.loader.steps(0, STEPS)):
             loop.set_learning_rate(job, number)
@@ -46,7 +47,7 @@ def curve(folder, overlap, accumulation, poisoned_step):
                     (lambda images: torch.full((len(images), 3, 16, 16), torch.nan)),
                     job.to_input,
                 )
-            losses.append(float(loop.train_step(job, batch, number, norms).loss))
+            losses.append(float(loop.train_step(job, batch, number, guard).loss))
             if number == poisoned_step:
                 job.to_input = kept
     finally:
@@ -62,7 +63,7 @@ def half_a_step(folder):
     first.register_hook(lambda grad: torch.full_like(grad, torch.nan))
     before = first.detach().clone(), job.head.centres()
     batch = next(iter(job.loader.steps(0, 1)))
-    outcome = loop.train_step(job, batch, 0, loop.NormBuffers(job.backbone))
+    outcome = loop.train_step(job, batch, 0, Guard(job))
     assert outcome.loss.isfinite() and outcome.skipped
     return not torch.equal(job.head.centres(), before[1]), not torch.equal(first, before[0])
 

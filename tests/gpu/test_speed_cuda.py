@@ -6,8 +6,9 @@ import torch
 import tiny
 from megaclass.parallel.groups import World
 from megaclass.train import loop
+from megaclass.train.guard import Guard
 from megaclass.train.job import build_job
-from megaclass.train.loop import NormBuffers, evaluate
+from megaclass.train.loop import evaluation
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,15 +33,15 @@ def curve(folder, compute, **sections):
     merged = {name: BASE.get(name, {}) | sections.get(name, {}) for name in BASE | sections}
     config = tiny.config(folder, **merged, precision={"compute": compute}, evaluate=evaluate_on)
     job = build_job(config, World(0, 1, torch.device("cuda", 0)))
-    norms = NormBuffers(job.backbone)
+    guard = Guard(job)
     job.model.train()
     losses = []
     with job.arithmetic.active():
         for step, batch in enumerate(job.feed(job.loader.steps(0, STEPS))):
             loop.set_learning_rate(job, step)
-            losses.append(float(loop.train_step(job, batch, step, norms).loss))
+            losses.append(float(loop.train_step(job, batch, step, guard).loss))
             if step == STEPS // 2:
-                evaluate(job)
+                evaluation(job)
     return losses, job
 
 

@@ -17,8 +17,9 @@ from megaclass.parallel import groups
 from megaclass.parallel.groups import Simulated, World
 from megaclass.parallel.seeding import derive_key
 from megaclass.train.arithmetic import keep_freed_memory
+from megaclass.train.guard import Guard
 from megaclass.train.job import build_job
-from megaclass.train.loop import NormBuffers, set_learning_rate, train_step
+from megaclass.train.loop import set_learning_rate, train_step
 
 
 class Training:
@@ -35,7 +36,7 @@ class Training:
         if config.speed.keep_memory and world.device.type == "cpu":
             keep_freed_memory()
         self._job = build_job(config, world, lambda line: print(line, file=sys.stderr), head_group)
-        self._norms = NormBuffers(self._job.backbone)
+        self._guard = Guard(self._job)
         self._job.model.train()
         self._clock = device_clock(world.device)
         self._step = 0
@@ -59,7 +60,7 @@ class Training:
         if self._case.simulate_ranks > 1:
             self._draw_labels((self._case.simulate_ranks - 1) * len(batch.labels))
         set_learning_rate(self._job, min(self._step, self._job.total_steps - 1))
-        outcome = train_step(self._job, batch, self._step, self._norms)
+        outcome = train_step(self._job, batch, self._step, self._guard)
         self._not_finite += outcome.skipped & ~outcome.rescaled
         self._loss = outcome.loss
         self._step += 1

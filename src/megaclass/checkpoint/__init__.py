@@ -15,8 +15,11 @@ The package knows no model, head or optimizer: it takes nested dicts, lists and 
 and row ranges of tensors that are split over the ranks.
 """
 
-from megaclass.checkpoint.directory import best, latest, list_checkpoints
-from megaclass.checkpoint.reader import Checkpoint, load
-from megaclass.checkpoint.writer import Sharded, save
+from megaclass.checkpoint.directory import best, latest, list_checkpoints, usable
+from megaclass.checkpoint.reader import Checkpoint, load, verify
+from megaclass.checkpoint.saver import Saved, Saver, Sharded, Snapshot, save
 
-__all__ = ["Checkpoint", "Sharded", "best", "latest", "list_checkpoints", "load", "save"]
+__all__ = [
+    "Checkpoint", "Saved", "Saver", "Sharded", "Snapshot", "best", "latest", "list_checkpoints", "load", "save",
+    "usable", "verify",
+]  # fmt: skip

@@ -1,20 +1,21 @@
 """The directory of checkpoints: which ones are complete, how one appears, and which ones go.
 
 Names: ``step-00000100`` is complete; ``.tmp-*`` is being written or deleted and never counts;
-``.old-step-00000100`` is a complete one that waits to be replaced by a new one of the same step.
+``.old-step-00000100`` is a complete one that waits to be replaced by a new one of the same step;
+``.damaged-step-00000100`` was found damaged and set aside: it never counts, and is never deleted.
 """
 
 import contextlib
+import itertools
 import math
 import os
-import re
 import shutil
 from pathlib import Path
 
 from megaclass.checkpoint import manifest
+from megaclass.checkpoint.manifest import DamagedError
+from megaclass.checkpoint.reader import verify
 from megaclass.errors import UserError
-
-_COMPLETE = re.compile(r"(?:\.old-)?step-(\d{8,18})")
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -22,7 +23,7 @@ def list_checkpoints(root: Path) -> list[Path]:
     found: dict[int, Path] = {}
     # ".old-" sorts before "step-": it counts only while the new one of that step is missing.
     for path in sorted(Path(root).glob("*")):
-        match = _COMPLETE.fullmatch(path.name)
+        match = manifest.COMPLETE.fullmatch(path.name)
         if match and (path / manifest.NAME).is_file():
             found[int(match[1])] = path
     return [found[step] for step in sorted(found)]
@@ -55,10 +56,17 @@ def publish(temporary: Path, final: Path) -> None:
     sync_directory(final.parent)
 
 
-def prune(root: Path, *, keep_last: int, saved: Path) -> None:
-    """Delete all but the last ``keep_last`` checkpoints, the best one and the one just ``saved``."""
+def prune(root: Path, *, keep_last: int, keep_every: int, saved: Path) -> None:
+    """Delete all but the last ``keep_last`` checkpoints, the first at or after each multiple of ``keep_every`` steps
+    (0: none), the best one and the one just ``saved``."""
     complete = list_checkpoints(root)
     keep = {saved, best(root), *complete[-keep_last:]}
+    if keep_every:
+        of_multiple: dict[int, Path] = {}
+        for path in complete:
+            of_multiple.setdefault(int(path.name.rpartition("-")[2]) // keep_every, path)
+        of_multiple.pop(0, None)
+        keep.update(of_multiple.values())
     for path in [*complete, *root.glob(".old-*")]:
         if path not in keep:
             # Renamed first: one that is half deleted must not look complete. One that cannot be deleted
@@ -67,6 +75,35 @@ def prune(root: Path, *, keep_last: int, saved: Path) -> None:
             with contextlib.suppress(OSError):
                 path.replace(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
+
+
+def usable(root: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest checkpoint that is as it was written, and the damaged ones after it, each with what is wrong.
+
+    These are set aside: renamed to ``.damaged-step-NNNNNNNN``, the path that is returned. Every byte of the newest one
+    is read: ``load(..., verified=True)`` need not read it for its checksum again. One rank calls. UserError, with
+    nothing renamed, where that cannot be told: a file that may not be read, or a format of a later release.
+    """
+    aside: list[tuple[Path, str]] = []
+    for path in reversed(list_checkpoints(root)):
+        try:
+            verify(path)
+        except DamagedError as damage:
+            aside.append((_set_aside(path), damage.reason))
+        else:
+            return path, aside
+    return None, aside
+
+
+def _set_aside(path: Path) -> Path:
+    name = f".damaged-{path.name.removeprefix('.old-')}"
+    taken = {found.name for found in path.parent.glob(f"{name}*")}
+    names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
+    aside = path.with_name(next(name for name in names if name not in taken))
+    try:
+        return path.replace(aside)
+    except OSError as error:
+        raise UserError(f"{path} is damaged, and cannot be renamed: {error.strerror}") from None
 
 
 def sync_directory(path: Path) -> None:

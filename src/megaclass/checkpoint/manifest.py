@@ -1,11 +1,12 @@
 """``manifest.json``: read without trust.
 
 It is written last, carries the CRC32 of its own content, and gives each file's size and CRC32. File names are
-matched against the two patterns that :mod:`megaclass.checkpoint.writer` makes, so none leads out of the
+matched against the two patterns that :mod:`megaclass.checkpoint.saver` makes, so none leads out of the
 directory; a shard's row range is part of its name.
 """
 
 import contextlib
+import errno
 import json
 import re
 import zlib
@@ -26,8 +27,18 @@ REPLICATED = "replicated.safetensors"
 FORMAT = "megaclass-checkpoint"
 VERSION = 1
 
+COMPLETE = re.compile(r"(?:\.old-)?step-(\d{8,18})")
 _SHARD = re.compile(r"shard-(\d{10,18})-(\d{10,18})\.safetensors")
 
+
+class DamagedError(UserError):
+    """A checkpoint is not as it was written. ``reason``: which file, and what is wrong with it."""
+
+    reason = ""
+
+
+# What a file may well be when the system does not let us read it: such an error says nothing about the file.
+_NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 # What is raised in a file that is not as it was written, by our checks, the file system, JSON and safetensors.
 DAMAGE = (ValueError, OSError, SafetensorError, LookupError, TypeError, AttributeError, RuntimeError)
@@ -106,7 +117,8 @@ def write(directory: Path, manifest: Manifest) -> None:
 
 
 def read(directory: Path) -> Manifest:
-    """Read and check ``manifest.json``. UserError where it is missing, damaged or of another version."""
+    """Read and check ``manifest.json``. UserError where it is missing, damaged, of another version, or of another
+    step than the directory's name says: a copy of an old checkpoint must not pass for a new one."""
     with blaming(directory, NAME) as path:
         tensorfile.check_size(path)
         content = json.loads(path.read_bytes())
@@ -119,7 +131,10 @@ def read(directory: Path) -> Manifest:
                 f"{path}: format version {content['version']!r:.40}, but this release reads {VERSION}; "
                 "use the release that wrote it"
             )
-        return _parse(content)
+        found, named = _parse(content), COMPLETE.fullmatch(directory.name)
+        if named and int(named[1]) != found.step:
+            raise ValueError(f"is of step {found.step}: the directory is a copy, or was renamed")
+        return found
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
@@ -158,6 +173,8 @@ def blaming(directory: Path, name: str) -> Iterator[Path]:
     except (UserError, torch.OutOfMemoryError):  # memory: of the device that takes the rows
         raise
     except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in _NOT_DAMAGE:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         others = [
             found.parent.name
@@ -167,6 +184,7 @@ def blaming(directory: Path, name: str) -> Iterator[Path]:
         remedy = (
             f"resume from {max(others)}" if others else "start the run anew, there is no other one beside it"
         )
-        raise UserError(
-            f"{path}: {' '.join(reason.split())[:300]}; delete {directory} and {remedy}"
-        ) from None
+        reason = " ".join(reason.split())[:300]
+        damaged = DamagedError(f"{path}: {reason}; delete {directory} and {remedy}")
+        damaged.reason = f"{name}: {reason}"
+        raise damaged from None

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from megaclass.checkpoint import manifest, tensorfile, tree
 from megaclass.checkpoint.manifest import Manifest, blaming
 from megaclass.errors import UserError, lookup
+from megaclass.results.machine import usable_cores
 
 
 class Checkpoint:
@@ -21,12 +23,12 @@ class Checkpoint:
     step, world_size, metric, identity: as saved.
     """
 
-    def __init__(self, path: Path, contents: Manifest, state: Any) -> None:
+    def __init__(self, path: Path, contents: Manifest, state: Any, verified: bool) -> None:
         self.path, self.state = path, state
         self.step, self.world_size, self.metric = contents.step, contents.world_size, contents.metric
         self.identity, self.sharded = contents.identity, contents.sharded
         self._files, self._shards = contents.files, contents.shards()
-        self._checked: set[str] = set()
+        self._checked = set(contents.files) if verified else set()
 
     def rows(self, name: str, start: int = 0, stop: int | None = None, out: Tensor | None = None) -> Tensor:
         """Rows ``[start, stop)`` of a sharded tensor, all by default, assembled from the shard files.
@@ -58,13 +60,14 @@ class Checkpoint:
         return result
 
 
-def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint:
+def load(path: Path, *, identity: Mapping[str, Any] | None = None, verified: bool = False) -> Checkpoint:
     """Open a checkpoint that any number of ranks wrote.
 
     Each rank calls this, and ``rows``, on its own. Damage may show on one rank only, so a caller of several
     ranks shares the outcome (``groups.together``).
 
     identity: what this run expects; keys that are not in it are not compared.
+    verified: the files were compared with their checksums a moment ago, see :func:`verify`.
 
     Raises UserError, naming the file and the remedy, where the path is no checkpoint, a file is missing,
     damaged or malformed, or the checkpoint is of another model.
@@ -72,7 +75,7 @@ def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path} is not a checkpoint directory; give the path of a step-NNNNNNNN directory")
-    contents = manifest.read(path)
+    contents = _contents(path)
     found = contents.identity
     differing = [
         f"{key} is {repr(found[key]) if key in found else 'absent'} there and {value!r} in this run"
@@ -84,14 +87,34 @@ def load(path: Path, *, identity: Mapping[str, Any] | None = None) -> Checkpoint
             f"{path} is a checkpoint of another model: {'; '.join(differing)}; "
             "restore these settings, or choose another run directory"
         )
+    with blaming(path, manifest.REPLICATED) as file:
+        if not verified:
+            tensorfile.check_crc32(file, contents.files[manifest.REPLICATED])
+        tensors = tensorfile.read_tensors(file)
+    with blaming(path, manifest.NAME):
+        return Checkpoint(path, contents, tree.unflatten(contents.state, tensors), verified)
+
+
+def verify(path: Path) -> None:
+    """Compare every file of a checkpoint with its size and its checksum. UserError for the first that differs."""
+    path = Path(path)
+    contents = _contents(path)
+
+    def check(name: str) -> None:
+        with blaming(path, name) as file:
+            tensorfile.check_crc32(file, contents.files[name])
+
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:  # zlib lets other threads run
+        list(pool.map(check, contents.files))
+
+
+def _contents(path: Path) -> Manifest:
+    """The manifest, whose files are there in their sizes."""
+    contents = manifest.read(path)
     for name, entry in contents.files.items():
         with blaming(path, name) as file:
             tensorfile.check_size(file, entry.bytes)
-    with blaming(path, manifest.REPLICATED) as file:
-        tensorfile.check_crc32(file, contents.files[manifest.REPLICATED])
-        tensors = tensorfile.read_tensors(file)
-    with blaming(path, manifest.NAME):
-        return Checkpoint(path, contents, tree.unflatten(contents.state, tensors))
+    return contents
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,8 +55,13 @@ def write_bytes(path: Path, blocks: Iterator[Any]) -> FileEntry:
     return FileEntry(size, crc32)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileEntry:
-    """Write tensors of any device, shape and stride as one safetensors file. Raises OSError."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], go_on: Callable[[], None] = lambda: None
+) -> FileEntry:
+    """Write tensors of any device, shape and stride as one safetensors file. Raises OSError.
+
+    go_on: called before each block; what it raises ends the writing.
+    """
     # Wide types first: then each tensor starts at a multiple of its item size and can be mapped in place.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     header: dict[str, Any] = {}
@@ -72,7 +77,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileEntry:
     def blocks() -> Iterator[Any]:
         yield len(text).to_bytes(8, "little") + text
         for _, tensor in ordered:
-            yield from _blocks(tensor)
+            for block in _blocks(tensor):
+                go_on()
+                yield block
 
     return write_bytes(path, blocks())
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from megaclass import __version__
-from megaclass.errors import LOST_RANK_STATUS, LostRankError, UserError, lookup
+from megaclass.errors import LOST_RANK_STATUS, Interrupted, LostRankError, UserError, lookup
 
 # Where each verb is: imported when it is asked for.
 VERBS = {
@@ -76,14 +76,17 @@ def _main(words: list[str]) -> int:
         verb: Callable[[list[str]], int | None] = getattr(module, words[0])
         return verb(words[1:]) or 0
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0" or not error.agreed:
+        if os.environ.get("LOCAL_RANK", "0") == "0" or not error.agreed:
             print(f"megaclass: error: {error}", file=sys.stderr)
         return 2
     except LostRankError as error:
         print(f"megaclass: {error}", file=sys.stderr)
         return LOST_RANK_STATUS
+    except Interrupted as interrupted:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"megaclass: {interrupted}", file=sys.stderr)
+        return interrupted.status
     except KeyboardInterrupt as interrupt:
-        resume = "--resume continues from the last checkpoint" if words[0] == "train" else ""
-        hint = str(interrupt) or resume
+        hint = str(interrupt)
         print(f"megaclass: interrupted{hint and f'; {hint}'}", file=sys.stderr)
         return 130

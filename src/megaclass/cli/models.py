@@ -30,9 +30,11 @@ def train(words: list[str]) -> None:
     config, options = configured(parser, words, _recipe_or_stored)
 
     from megaclass.parallel import groups
+    from megaclass.parallel.agreement import facts_of_config
     from megaclass.train import loop
 
-    with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s) as world:
+    facts = facts_of_config(config) | {"--resume": str(options.resume)}
+    with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts) as world:
         directory, result = loop.run(config, world, resume=options.resume)
         if world.is_main:
             _show_result(directory.path, result)
@@ -101,9 +103,11 @@ def evaluate(words: list[str]) -> None:
 
     from megaclass.inference.load import score
     from megaclass.parallel import groups
+    from megaclass.parallel.agreement import facts_of_config
 
     model = (options.run_dir, options.checkpoint)
-    with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s) as world:
+    facts = facts_of_config(config) | {"KIND": options.kind, "--checkpoint": options.checkpoint}
+    with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts) as world:
         found = score(config, world, options.kind, options.images, options.pairs, *model)
         if world.is_main:
             _print_metrics(found.kind, found.metrics)

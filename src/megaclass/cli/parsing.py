@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -81,7 +82,10 @@ def configured(
         options, given = parse_with_settings(parser, words)
         return from_mapping(given, base(options, given)), options
     except UserError as error:
-        error.agreed = True  # all ranks were given the same words
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            from megaclass.parallel.rendezvous import decline
+
+            decline(error)
         raise
 
 

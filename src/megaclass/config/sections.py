@@ -72,9 +72,22 @@ class Run:
         0, "CPU threads per process; 0: OMP_NUM_THREADS, or its share of the cores", 0, 4096
     )
     log_every: int = option(20, "steps between log lines", 1)
-    checkpoint_every: int = option(0, "steps between checkpoints; 0: at evaluations and at the end", 0)
+    checkpoint_minutes: float = option(15.0, "minutes between checkpoints; 0: not by time", 0, 1e6)
+    checkpoint_every: int = option(
+        0, "steps between checkpoints besides; 0: at evaluations and at the end", 0
+    )
     keep_last: int = option(2, "how many of the latest checkpoints stay, besides the best", 1)
-    max_skipped: int = option(10, "stop after so many steps in a row with a non-finite gradient", 1)
+    keep_every: int = option(0, "the checkpoints at multiples of so many steps stay too; 0: none", 0)
+    async_save: bool = option(True, "train on while a checkpoint is written, from a copy in memory")
+    grace_s: float = option(25.0, "seconds after SIGTERM or Ctrl-C for a last checkpoint", 0, 1e6)
+    on_divergence: str = option(
+        "stop",
+        "too many bad steps: end, or roll back to the last checkpoint at half the rate; skip: end, and leave steps out "
+        "whose loss spikes",
+        choices=("stop", "skip", "rollback"),
+    )
+    max_skipped: int = option(10, "so many steps in a row with a non-finite gradient are too many", 1)
+    max_skipped_share: float = option(0.5, "and so is this share of all steps", 0, 1)
     timeout_s: float = option(600.0, "seconds until a rank that waits for another gives up", 1)
     heartbeat_s: float = option(30.0, "seconds of silence after which a rank counts as lost; 0: never", 0)
     tensorboard: bool = option(True, "write TensorBoard events too, where tensorboard is installed")

@@ -96,6 +96,14 @@ class Rows:
         values_ND = self.data[rows].to(torch.float32, copy=True)
         return values_ND if self.scale is None else values_ND.mul_(self.scale[rows][:, None])
 
+    def norms(self) -> Tensor:
+        """The length of each row, fp32 (C,)."""
+        found_C = torch.empty(len(self.data), device=self.data.device)
+        for start in range(0, len(self.data), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            torch.linalg.vector_norm(self.data[rows].float(), dim=1, out=found_C[rows])
+        return found_C if self.scale is None else found_C.mul_(self.scale)
+
     def put(self, rows: slice | Tensor, values_ND: Tensor) -> None:
         """Store fp32 rows, rounded to nearest."""
         if self.scale is None:

@@ -13,7 +13,7 @@ import functools
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megaclass.errors import LostRankError, UserError
+from megaclass.errors import AgreedError, LostRankError, UserError
+from megaclass.parallel import agreement
 from megaclass.parallel.heartbeat import heartbeat
-from megaclass.parallel.rendezvous import is_loss, join
+from megaclass.parallel.rendezvous import declining, is_loss, join, number, place
 
 T = TypeVar("T")
 
@@ -157,6 +158,19 @@ def _by_node(everyone: Group) -> Grouping:
     return Grouping(Group(place, local, within), Group(node, nodes, across))
 
 
+@functools.lru_cache(maxsize=1)
+def side_group() -> dist.ProcessGroup | None:
+    """For the collectives of a thread beside the main one, over CPU tensors; None where there is one rank."""
+    return new_side_group()
+
+
+def new_side_group() -> dist.ProcessGroup | None:
+    """Another one; all ranks call it together."""
+    if world_size() == 1:
+        return None
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_timeout))
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
@@ -180,11 +194,11 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"run.device: {name!r} asked for, but PyTorch sees no CUDA GPU; use cpu or auto")
-        if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if device.index is not None and place().size > 1:
             raise UserError(
                 f"run.device: {name!r} names one GPU for all processes; say cuda, and each takes its own"
             )
-        index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", 0))
+        index = device.index if device.index is not None else number("LOCAL_RANK", 0)
         if index >= torch.cuda.device_count():
             raise UserError(
                 f"run.device: GPU {index} asked for, but this machine shows {torch.cuda.device_count()}; "
@@ -200,24 +214,32 @@ _LET_THE_FIRST_SPEAK_S = 2.0
 
 
 @contextlib.contextmanager
-def started(device_name: str = "auto", timeout_s: float = 600.0, heartbeat_s: float = 0.0) -> Iterator[World]:
+def started(
+    device_name: str = "auto",
+    timeout_s: float = 600.0,
+    heartbeat_s: float = 0.0,
+    facts: Mapping[str, str] | None = None,
+) -> Iterator[World]:
     """Join the process group that torchrun describes in the environment, and leave it at the end.
 
     Outside torchrun no group is made and the world has one rank. gloo serves CPU tensors, nccl CUDA ones. A rank
     waits ``timeout_s`` for the others, at the start and in each collective; LostRankError where they are gone.
-    heartbeat_s: see :mod:`megaclass.parallel.heartbeat`.
+    heartbeat_s: see :mod:`megaclass.parallel.heartbeat`. facts: what all ranks must have alike, beside the program and
+    the kind of device; UserError on all where it differs, or where one rank cannot start.
     """
     global _timeout
-    device = pick_device(device_name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    here = place()
+    if here.size == 1 or dist.is_initialized():
+        device = _taken(device_name)
         yield World(rank(), world_size(), device)
         return
     _timeout = datetime.timedelta(seconds=timeout_s)
-    meeting = join(device, _timeout)
+    with declining():
+        device = _taken(device_name)
+    meeting = join(here, device, _timeout, agreement.facts_of_program(device) | dict(facts or {}))
     try:
         with heartbeat(meeting, heartbeat_s):
+            side_group()
             yield World(rank(), world_size(), device)
             dist.barrier()  # leave together: a rank that tears its connections down can take the others along
     except RuntimeError as error:
@@ -227,9 +249,17 @@ def started(device_name: str = "auto", timeout_s: float = 600.0, heartbeat_s: fl
         raise LostRankError(f"rank {rank()} stops, since another rank has left or hangs") from error
     finally:
         _by_node.cache_clear()
+        side_group.cache_clear()
         # DistributedDataParallel is a cycle, and would keep the group, whose threads must not outlive Python.
         gc.collect()
         dist.destroy_process_group()
+
+
+def _taken(device_name: str) -> torch.device:
+    device = pick_device(device_name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def collective_device() -> torch.device:
@@ -263,12 +293,12 @@ def broadcast_object(value: Any) -> Any:
     return box[0]
 
 
-def gather_objects(value: Any) -> list[Any]:
-    """Every rank's picklable value, in rank order, on every rank."""
+def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Every rank's picklable value, in rank order, on every rank. group: see :func:`side_group`; None: all ranks'."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values
 
 
@@ -277,10 +307,11 @@ def barrier() -> None:
         dist.barrier()
 
 
-def together(work: Callable[[], T]) -> T:
+def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
     """``work()`` on every rank; an error of one rank is raised on all, so that none waits for one that has left.
 
-    A rank's own error that is no UserError (a bug) is raised as it is; the others hear of it.
+    A rank's own error that is no UserError (a bug) is raised as it is; the others hear of it. group: as for
+    :func:`gather_objects`.
     """
     result, error, told = None, None, None
     try:
@@ -289,14 +320,21 @@ def together(work: Callable[[], T]) -> T:
         error = caught
         is_users = isinstance(error, UserError)
         told = str(error) if is_users else f"a rank failed with {type(error).__name__}: {error}"
-    messages = [message for message in gather_objects(told) if message]
+    messages = [message for message in gather_objects(told, group) if message]
     if error is not None and not isinstance(error, UserError):
         raise error
     if messages:
-        agreed = UserError(messages[0])
-        agreed.agreed = True
-        raise agreed from error
+        raise AgreedError(messages[0]) from error
     return cast(T, result)
+
+
+def agree(facts: Mapping[str, Any]) -> None:
+    """Raise UserError on every rank where the facts of the ranks differ: what, with the values and their ranks.
+
+    facts: by names that tell a user where to look, values that are short as texts.
+    """
+    if different := agreement.difference(gather_objects({name: str(fact) for name, fact in facts.items()})):
+        raise AgreedError(different)
 
 
 def on_main_rank(work: Callable[[], T]) -> T:

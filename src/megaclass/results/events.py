@@ -62,6 +62,8 @@ class CheckpointEvent:
 
     step: int
     path: str
+    stall_s: float | None = None  # how long training stood still for it
+    seconds: float | None = None  # until it was on the disk
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.toml"
         self.events = path / "events.jsonl"
+        self.bad_batches = path / "bad_batches.jsonl"
         self.classes = path / "classes.txt"
         self.checkpoints = path / "checkpoints"
         self.result = path / "result.json"

@@ -40,6 +40,7 @@ class TrainingData:
     class_names: list[str] | None = None  # where the data names its classes
     steps: Steps
     glyph_set: Path | None = None
+    samples_of_step: Callable[[int], np.ndarray] | None = None  # their numbers in the set, over all ranks
 
 
 def training_data(config: Config, world: World, say: Callable[[str], None]) -> TrainingData:
@@ -54,6 +55,7 @@ def training_data(config: Config, world: World, say: Callable[[str], None]) -> T
     glyph_set = _glyph_set(config, say) if data.source == "glyphs" else None
     dataset = _training_set(config, glyph_set / "train" if glyph_set else Path(data.path))
     steps = steps_of(config, len(dataset))
+    order, size = EpochSampler(len(dataset), config.run.seed), data.global_batch_size
     return TrainingData(
         loader=training_loader(config, world, dataset, steps.total),
         epoch_samples=len(dataset),
@@ -61,6 +63,7 @@ def training_data(config: Config, world: World, say: Callable[[str], None]) -> T
         class_names=class_names(dataset),
         steps=steps,
         glyph_set=glyph_set,
+        samples_of_step=lambda step: order.indices(step * size, size),
     )
 
 

@@ -1,11 +1,11 @@
 """What a run tells: to the person at the console, to events.jsonl, to TensorBoard."""
 
+import contextlib
 import dataclasses
 import datetime
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -13,16 +13,21 @@ from rich import progress as bars
 from rich.console import Console
 from torch import Tensor
 
+from megaclass.checkpoint import Saved
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
+from megaclass.errors import UserError
 from megaclass.parallel import groups
 from megaclass.results import events
+from megaclass.results.jsonl import LineFile
 from megaclass.results.machine import snapshot
 from megaclass.results.rundir import RunDirectory
+from megaclass.train.guard import Suspect
 from megaclass.train.job import Job
 from megaclass.train.progress import Progress
 
 _PLOTTED = ("loss", "learning_rate", "samples_per_second", "grad_norm")
+_MOST_SUSPECTS = 100  # of a batch each, so that the file stays small
 _HEADLINES = ("pair_accuracy", "auc", "top1", "top5")
 
 
@@ -44,6 +49,7 @@ class RunLog:
         self._bar = bars.Progress("training", *columns, console=self._console, transient=True)
         self._task = self._bar.add_task("", total=job.total_steps)
         self._writer = events.EventWriter(directory.events, resumed_from, enabled=is_main)
+        self._is_main, self._suspects_told = is_main, 0
         self._tensorboard = None
         if is_main:
             if job.config.run.tensorboard:
@@ -131,9 +137,40 @@ class RunLog:
                 )
             self._plot(name, numbers)
 
-    def saved(self, path: Path) -> None:
-        relative = path.relative_to(self.directory.path)
-        self._writer.write(events.CheckpointEvent(step=self._progress.step, path=str(relative)))
+    def warn(self, message: str) -> None:
+        self.say(f"Warning: {message}")
+        self._writer.write(events.WarningEvent(message=message, step=self._progress.step))
+
+    def saved(self, found: Saved | None) -> None:
+        """A checkpoint is written, or was refused by the disk."""
+        if found is None:
+            return
+        if found.error:
+            self.warn(f"{found.error}; the run goes on, and the earlier checkpoints are as they were")
+            return
+        self.say(
+            f"Checkpoint: step {found.step}   {found.bytes / 1e6:.1f} MB in {found.seconds:.1f} s   "
+            f"Stall: {found.stall_s:.2f} s"
+        )
+        relative = str(found.path.relative_to(self.directory.path))
+        numbers = {"stall_s": found.stall_s, "seconds": found.seconds}
+        self._writer.write(events.CheckpointEvent(step=found.step, path=relative, **numbers))
+
+    def suspect(self, found: Suspect | None) -> None:
+        """Note which samples a step had whose loss or gradient went wrong, and tell of it the first time."""
+        if found is None:
+            return
+        ids = self._job.samples_of_step
+        samples = ids(found.step - 1).tolist() if ids else None
+        if self._suspects_told == 0:
+            self.warn(
+                f"step {found.step}: loss {found.loss:.4g}, gradient {found.grad_norm:.4g}; its samples, and those of "
+                f"other such steps, are noted in {self.directory.bad_batches}"
+            )
+        self._suspects_told += 1
+        if self._is_main and self._suspects_told <= _MOST_SUSPECTS:
+            with contextlib.suppress(UserError), LineFile(self.directory.bad_batches) as file:
+                file.append({**dataclasses.asdict(found), "samples": samples})
 
     def _plot(self, group: str, numbers: dict[str, float | None]) -> None:
         if self._tensorboard:
@@ -175,6 +212,8 @@ def training_line(event: events.StepEvent) -> str:
 
 def _warnings(job: Job) -> Iterator[str]:
     data, evaluation, steps = job.config.data, job.config.evaluate, job.steps
+    if not (job.config.run.checkpoint_minutes or 0 < steps.between_checkpoints < steps.total):
+        yield "nothing is saved before the end; set run.checkpoint_minutes or run.checkpoint_every"
     if steps.warmup >= steps.total > 1:
         yield f"the warm-up takes all {steps.total} steps; shorten it, or train longer"
     if data.path and evaluation.path:

@@ -5,6 +5,7 @@ loss = head(backbone(images), labels)
 
 import contextlib
 import math
+import signal
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,80 +13,132 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megaclass import checkpoint
+from megaclass.checkpoint import Saved, Saver
 from megaclass.config import Config
 from megaclass.data.loader import Batch
-from megaclass.errors import UserError
+from megaclass.errors import Interrupted, UserError
 from megaclass.evaluate.evaluators import Evaluation
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
 from megaclass.parallel.seeding import derive_key
+from megaclass.parallel.vote import Vote
 from megaclass.results.machine import snapshot
 from megaclass.results.rundir import RunDirectory, choose
 from megaclass.train import schedule
 from megaclass.train.arithmetic import keep_freed_memory, use_deterministic_kernels, use_threads
+from megaclass.train.guard import DivergedError, Guard, Outcome
+from megaclass.train.interruption import SIGNALS, Interruption
 from megaclass.train.job import Job, build_job
 from megaclass.train.log import RunLog
 from megaclass.train.progress import Clock, Progress
-from megaclass.train.resume import agree_on_norms, restore, save
+from megaclass.train.resume import Found, agree_on_norms, find, restore, save
 
 
-@dataclass
-class Outcome:
-    """One step's numbers, scalar tensors on the device: reading them is up to the loop."""
+def fit(job: Job, log: RunLog, progress: Progress, saver: Saver, interruption: Interruption) -> None:
+    """Train from ``progress.step`` to the end, evaluating and saving on the way and at the end.
 
-    loss: Tensor
-    grad_norm: Tensor
-    skipped: Tensor
-    rescaled: Tensor  # skipped, but only because the fp16 loss scale is still too high
-
-
-def fit(job: Job, log: RunLog, progress: Progress) -> None:
-    """Train from ``progress.step`` to the end, evaluating and saving on the way and at the end."""
-    norms = NormBuffers(job.backbone)
-    skips = SkipCounter(progress, job.world.device)
-    clock = Clock(job.world.device, progress.seconds)
+    Raises Interrupted after a signal, when that is saved, and DivergedError.
+    """
+    guard, clock = Guard(job, progress), Clock(job.world.device, progress.seconds)
+    votes, save_timer = Vote(), SaveTimer(job.config.run.checkpoint_minutes)
     job.model.train()
+    interruption.wait_for_step()
+    if (
+        progress.step > max(0, progress.evaluated_at) and due(job, progress.step).evaluates
+    ):  # a signal came before it
+        evaluate(job, progress, log, clock)
     for batch in job.feed(job.loader.steps(progress.step, job.total_steps)):
-        rate = set_learning_rate(job, progress.step)
-        outcome = train_step(job, batch, progress.step, norms)
-        skips.add(outcome)
+        rate = set_learning_rate(job, progress.step, progress.rate_factor)
+        outcome = train_step(job, batch, progress.step, guard)
         progress.step += 1
-        tells, evaluates, saves = due(job, progress.step)
+        now = due(job, progress.step, votes.cast(_wishes(job, save_timer, interruption)))
         # On a CPU reading costs nothing; on a GPU it is a host sync, so it waits for somebody who needs it.
-        if tells or evaluates or saves or job.world.device.type == "cpu":
+        if now.tells or now.evaluates or now.saves or job.world.device.type == "cpu":
             progress.loss = float(outcome.loss)
-            skips.read(progress, job.config.run.max_skipped)
+            log.suspect(guard.read(progress))
+            guard.check(progress, at_end=progress.step == job.total_steps)
         progress.seconds = clock.seconds()
         log.step_done(batch)
-        if tells:
+        if now.tells:
             progress.damaged_samples = len(set().union(*groups.gather_objects(job.loader.damaged)))
             log.tell(rate, outcome.grad_norm)
-        if evaluates or saves:
+        if now.evaluates:
+            evaluate(job, progress, log, clock)
+        if now.saves:
             with clock.stopped() as progress.seconds:
-                if evaluates and job.evaluator is not None:
-                    began = time.perf_counter()
-                    progress.evaluated(evaluate(job))
-                    progress.evaluation_seconds += time.perf_counter() - began
-                    log.evaluated()
-                if saves:
-                    log.saved(save(job, progress, log.directory.checkpoints))
+                save(job, progress, saver, log.warn)
+            save_timer.restart()
+        log.saved(saver.done())
+        if now.ends_by:
+            interruption.end_by(now.ends_by)
+            break
+    votes.close()
+    last = saver.wait()
+    log.saved(last)
+    if progress.step < job.total_steps and now.ends_by:
+        raise Interrupted(now.ends_by, _kept(progress, last))
+    if last and last.error:
+        raise UserError(f"{last.error}; make room there, and --resume")
 
 
-def due(job: Job, step: int) -> tuple[bool, bool, bool]:
-    """Whether after ``step`` steps a line is told, the model evaluated, and a checkpoint written."""
+@dataclass(frozen=True)
+class Due:
+    """What comes after a step: a line, an evaluation, a checkpoint, and the end by a signal."""
+
+    tells: bool
+    evaluates: bool
+    saves: bool
+    ends_by: signal.Signals | None
+
+
+_SAVE = 1 << 30  # as a wish, beside one bit for each signal
+
+
+def _wishes(job: Job, save_timer: "SaveTimer", interruption: Interruption) -> int:
+    """What this rank wants to happen after the step, for all ranks to agree on."""
+    wish = _SAVE if job.world.is_main and save_timer.asks() else 0
+    return wish | (1 << interruption.signal if interruption.signal else 0)
+
+
+def due(job: Job, step: int, wishes: int = 0) -> Due:
+    """What comes after ``step`` steps, with what the ranks wished for."""
+    at_end = step == job.total_steps
+    signals = [] if at_end else [number for number in SIGNALS if wishes & (1 << number)]
     cadences = (job.config.run.log_every, job.steps.between_evaluations, job.steps.between_checkpoints)
-    tells, evaluates, saves = (
-        step == job.total_steps or (every > 0 and step % every == 0) for every in cadences
-    )
-    return tells, evaluates, saves
+    tells, evaluates, saves = (at_end or (every > 0 and step % every == 0) for every in cadences)
+    evaluates = evaluates and job.evaluator is not None and not signals
+    return Due(tells, evaluates, saves or bool(wishes), signals[0] if signals else None)
 
 
-def train_step(job: Job, batch: Batch, step: int, norms: "NormBuffers") -> Outcome:
+class SaveTimer:
+    """Asks for a checkpoint, once, when the last one is so many minutes old; 0: never."""
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = 60 * minutes if minutes else math.inf
+        self.restart()
+
+    def restart(self) -> None:
+        self._due_s = time.monotonic() + self._seconds
+
+    def asks(self) -> bool:
+        if time.monotonic() < self._due_s:
+            return False
+        self._due_s = math.inf
+        return True
+
+
+def _kept(progress: Progress, last: Saved | None) -> str:
+    if last and not last.error and last.step == progress.step:
+        return f"after step {progress.step}, which is saved: --resume goes on from there"
+    why = last.error if last and last.error else "steps that are not finite are not saved"
+    return f"after step {progress.step}, which could not be saved ({why}): --resume goes on from the last checkpoint"
+
+
+def train_step(job: Job, batch: Batch, step: int, guard: Guard) -> Outcome:
     """Forward and backward over the micro-batches of one step, and the optimizers' steps."""
     # Dropout becomes a function of the step, so that a resumed run needs no stored generator state.
     torch.manual_seed(derive_key("step", job.config.run.seed, step, job.world.rank))
-    norms.keep()
+    guard.begin_step()
     parts = job.config.data.accumulation
     labels = batch.labels.to(job.world.device, non_blocking=True)
     job.head.draw(labels)
@@ -100,28 +153,30 @@ def train_step(job: Job, batch: Batch, step: int, norms: "NormBuffers") -> Outco
                 embeddings = job.model(images)
             part_loss = job.scorer(embeddings.float(), targets) / parts
             loss += part_loss.detach()
-            if is_last and job.overlaps_head:
-                _step_head_before_gradients_arrive(job, embeddings, loss)
+            if is_last:
+                refused = guard.refuses(step, loss)
+                if job.overlaps_head:
+                    _step_head_before_gradients_arrive(job, embeddings, refused)
             job.scaler.scale(part_loss).backward()
-    outcome = update(job, loss)
-    norms.restore_where(outcome.skipped)
+    outcome = update(job, loss, refused)
+    guard.end_step(step, outcome)
     if job.average is not None:
         job.average.update(step)
     return outcome
 
 
-def update(job: Job, loss: Tensor) -> Outcome:
-    """Clip, and step both optimizers, unless the loss or the gradient is not finite: then neither moves.
+def update(job: Job, loss: Tensor, refused: Tensor) -> Outcome:
+    """Clip, and step both optimizers, unless the loss is ``refused`` or the gradient not finite: then neither moves.
 
     Loss and gradient are the same on every rank, so all decide alike. With ``speed.overlap_head`` the head has
-    moved already where the loss is finite.
+    moved already where the loss is not refused.
     """
     job.scaler.unscale_(job.optimizer)
     parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
     limit = job.config.optim.clip_grad_norm or float("inf")
     grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
     loss_scale = _loss_scale(job)
-    skipped = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
+    skipped = refused | ~torch.isfinite(grad_norm)
     # Both optimizers step, or neither: fused ones look at found_inf on the device.
     job.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
     if not job.overlaps_head:
@@ -133,12 +188,12 @@ def update(job: Job, loss: Tensor) -> Outcome:
     return Outcome(loss, grad_norm, skipped, rescaled)
 
 
-def _step_head_before_gradients_arrive(job: Job, embeddings: Tensor, loss: Tensor) -> None:
+def _step_head_before_gradients_arrive(job: Job, embeddings: Tensor, refused: Tensor) -> None:
     """Have the head step when the backward pass that now comes is computed, while DistributedDataParallel's last
     gradients still travel: it waits for them in a callback of its own, which comes after this one."""
 
     def step() -> None:
-        _step_head(job, ~torch.isfinite(loss), _loss_scale(job))
+        _step_head(job, refused, _loss_scale(job))
 
     queue: Any = torch.autograd.Variable._execution_engine
     embeddings.register_hook(lambda grad: queue.queue_callback(step))
@@ -155,10 +210,10 @@ def _loss_scale(job: Job) -> Tensor:
     return job.scaler.scale(torch.ones((), device=job.world.device))
 
 
-def set_learning_rate(job: Job, step: int) -> float:
-    """Give both optimizers the rate of this step; returns the backbone's."""
+def set_learning_rate(job: Job, step: int, factor: float = 1.0) -> float:
+    """Give both optimizers ``factor`` times the rate of this step; returns the backbone's."""
     config, steps = job.config, job.steps
-    rate = steps.base_lr * schedule.factor(config.schedule, step, steps.total, steps.warmup)
+    rate = steps.base_lr * factor * schedule.factor(config.schedule, step, steps.total, steps.warmup)
     for group in job.optimizer.param_groups:
         group["lr"] = rate
     if job.head_optimizer is not None:
@@ -166,7 +221,16 @@ def set_learning_rate(job: Job, step: int) -> float:
     return rate
 
 
-def evaluate(job: Job) -> Evaluation:
+def evaluate(job: Job, progress: Progress, log: RunLog, clock: Clock) -> None:
+    """Note and tell what the evaluator finds of the model as it is, while the clock of the training stands."""
+    with clock.stopped() as progress.seconds:
+        began = time.perf_counter()
+        progress.evaluated(evaluation(job))
+        progress.evaluation_seconds += time.perf_counter() - began
+        log.evaluated()
+
+
+def evaluation(job: Job) -> Evaluation:
     """What the job's evaluator finds of the model as it is: of its averaged weights, where they are kept."""
     assert job.evaluator is not None
     agree_on_norms(job)
@@ -180,84 +244,99 @@ def evaluate(job: Job) -> Evaluation:
     return found
 
 
-# -- steps that are not finite ------------------------------------------------------------------------
-
-
-class NormBuffers:
-    """Running statistics as they were before a step: a batch with a NaN would poison them for good."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._buffers = [b for b in module.buffers() if b.is_floating_point()]
-        self._kept = [b.clone() for b in self._buffers]
-
-    def keep(self) -> None:
-        if self._buffers:
-            torch._foreach_copy_(self._kept, self._buffers)
-
-    def restore_where(self, skipped: Tensor) -> None:
-        """Put them back where ``skipped`` (a bool scalar) is true, without a host sync."""
-        for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            torch.where(skipped, kept, buffer, out=buffer)
-
-
-class SkipCounter:
-    """Counts skipped steps on the device, so that nobody waits for it."""
-
-    def __init__(self, progress: Progress, device: torch.device) -> None:
-        self._counts = torch.tensor([progress.skipped_steps, progress.skipped_in_a_row], device=device)
-
-    def add(self, outcome: Outcome) -> None:
-        self._counts += outcome.skipped
-        # Finding the loss scale takes a few skipped steps by design: they end a run no more than good ones do.
-        self._counts[1] *= outcome.skipped & ~outcome.rescaled
-
-    def read(self, progress: Progress, limit: int) -> None:
-        """Put the counts into ``progress`` (a host sync). UserError at ``limit`` skipped steps in a row."""
-        progress.skipped_steps, progress.skipped_in_a_row = self._counts.tolist()
-        if progress.skipped_in_a_row >= limit:
-            raise UserError(
-                f"step {progress.step}: {progress.skipped_in_a_row} steps in a row had a non-finite loss or gradient "
-                "(run.max_skipped); the last checkpoint is unharmed: lower optim.lr, or look at the data"
-            )
-
-
 # -- a whole run --------------------------------------------------------------------------------------
 
 
 def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirectory, dict[str, Any]]:
     """Train as configured, or continue; returns the run directory and what its result.json holds."""
-    # One rank looks and tells: on a network file system another might see an older state of the directory.
-    directory = groups.on_main_rank(lambda: choose(config, resume))
-    latest = groups.on_main_rank(lambda: checkpoint.latest(directory.checkpoints)) if resume else None
-    threads = use_threads(config.run.threads)
-    if config.speed.keep_memory and world.device.type == "cpu":
-        keep_freed_memory()
-    if config.run.deterministic:
-        use_deterministic_kernels()
-    # A checkpoint brings the weights: those that the run once started from may be gone.
-    weightless = {part: replace(getattr(config, part), weights="") for part in ("model", "head")}
-    job = build_job(replace(config, **weightless) if latest else config, world)
-    with contextlib.ExitStack() as held:
-        groups.on_main_rank(lambda: held.enter_context(directory.locked()))
-        progress = groups.together(lambda: restore(job, latest)) if latest else Progress()
+    with Interruption(config.run.grace_s) as interruption, contextlib.ExitStack() as held:
+        # One rank looks and tells: on a network file system another might see an older state of the directory.
+        directory = groups.on_main_rank(lambda: choose(config, resume))
+        lock = held.enter_context
+        found = Found()
+        if resume:
+            groups.on_main_rank(lambda: lock(directory.locked()))
+            found = groups.on_main_rank(lambda: find(directory.checkpoints))
+        use_threads(config.run.threads)
+        if config.speed.keep_memory and world.device.type == "cpu":
+            keep_freed_memory()
+        if config.run.deterministic:
+            use_deterministic_kernels()
+        # A checkpoint brings the weights: those that the run once started from may be gone.
+        weightless = {part: replace(getattr(config, part), weights="") for part in ("model", "head")}
+        job = build_job(replace(config, **weightless) if found.path else config, world)
+        if not resume:
+            groups.on_main_rank(lambda: lock(directory.locked()))
+        progress = groups.together(lambda: restore(job, found))
         # First, for it is what tells a run from other people's files, whenever a kill may come.
         groups.on_main_rank(lambda: directory.write_config(config, job.class_names))
-        log = groups.together(lambda: RunLog(job, directory, progress, resume))
-        with log, job.arithmetic.active():
-            log.say(_greeting(job, directory, progress, threads))
-            if resume and not latest:
-                log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
-            fit(job, log, progress)
+        keep = {"keep_last": config.run.keep_last, "keep_every": config.run.keep_every}
+        saver = Saver(directory.checkpoints, **keep, beside=config.run.async_save)
+        held.callback(_finish, saver)
+        progress = _train(job, directory, progress, found if resume else None, saver, interruption)
         result = _result(job, progress)
         groups.on_main_rank(lambda: directory.write_result(result))
     return directory, result
 
 
-def _greeting(job: Job, directory: RunDirectory, progress: Progress, threads: int) -> str:
+def _train(
+    job: Job,
+    directory: RunDirectory,
+    progress: Progress,
+    found: Found | None,
+    saver: Saver,
+    interruption: Interruption,
+) -> Progress:
+    """Train to the end; after a divergence from the last checkpoint anew, if that is wanted. Returns how far it came.
+
+    found: where the run is continued, by what.
+    """
+    log = groups.together(lambda: RunLog(job, directory, progress, resume=found is not None))
+    try:
+        with log, job.arithmetic.active():
+            log.say(_greeting(job, directory, progress))
+            if found and not found.path:
+                log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
+            for message in found.messages if found else ():
+                log.warn(message)
+            fit(job, log, progress, saver, interruption)
+            return progress
+    except DivergedError as fault:
+        _finish(saver)
+        found = _way_back(job.config, directory, progress, fault)
+    progress = groups.together(lambda: restore(job, found))
+    return _train(job, directory, progress, found, saver, interruption)
+
+
+def _finish(saver: Saver) -> None:
+    """What is being written when a run ends badly is a good checkpoint: it was begun before."""
+    with contextlib.suppress(Exception):
+        saver.wait()
+
+
+_LOWEST_RATE_FACTOR = 1 / 8  # so many rollbacks that did not help: the rate is not what is wrong
+
+
+def _way_back(config: Config, directory: RunDirectory, progress: Progress, fault: DivergedError) -> Found:
+    """The last good checkpoint, to go on from at half the rate. UserError where the run is to stop, or must."""
+    found = groups.on_main_rank(lambda: find(directory.checkpoints))
+    factor, wanted = progress.rate_factor / 2, config.run.on_divergence == "rollback"
+    if not found.path or not wanted or factor < _LOWEST_RATE_FACTOR:
+        known = f"{found.path.name} is whole" if found.path else "no checkpoint was saved before"
+        other = "" if wanted else "set run.on_divergence to rollback, "
+        raise UserError(
+            f"{fault}; {known}: lower optim.lr, {other}or look at the samples in {directory.bad_batches}"
+        )
+    told = f"{fault}: back to {found.path.name}, with {factor:g} times the learning rate"
+    return replace(found, messages=(*found.messages, told), rate_factor=factor)
+
+
+def _greeting(job: Job, directory: RunDirectory, progress: Progress) -> str:
     config = job.config
     start = f"continuing at step {progress.step} of" if progress.step else "training for"
     if progress.step >= job.total_steps:
         start = f"finished already, at step {progress.step} of"
+    threads = torch.get_num_threads()
     return (
         f"{config.recipe}: {start} {job.total_steps} steps, {job.num_classes:,} classes, "
         f"global batch {config.data.global_batch_size}, {config.model.name} in {job.arithmetic.compute}, "

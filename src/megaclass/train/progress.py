@@ -19,6 +19,9 @@ class Progress:
     step: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    lost_steps: int = 0  # skipped, and not in search of the fp16 loss scale
+    loss_mean: float | None = None  # of the last steps, to know a spike by
+    rate_factor: float = 1.0  # of the learning rate: a rollback lowers it
     seconds: float = 0.0  # spent training: evaluation and checkpoints stop this clock
     evaluation_seconds: float = 0.0
     loss: float | None = None  # of the last step that was read

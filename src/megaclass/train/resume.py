@@ -1,7 +1,7 @@
 """What of a job a checkpoint holds, and how it comes back. See :mod:`megaclass.checkpoint` for the format."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,26 @@ import torch
 from torch import Tensor
 
 from megaclass import checkpoint
-from megaclass.checkpoint import Checkpoint, Sharded
+from megaclass.checkpoint import Checkpoint, Saver, Sharded, tree
 from megaclass.checkpoint.reader import expecting
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.storage import Rows
 from megaclass.models.norm import average_norm_buffers
+from megaclass.parallel import groups
+from megaclass.train.guard import DivergedError
 from megaclass.train.job import Job
 from megaclass.train.optimizer import restore_optimizer
 from megaclass.train.progress import Progress
 
 
-def save(job: Job, progress: Progress, root: Path) -> Path:
-    """Write everything that a restart needs under ``root``; every rank calls. Returns the checkpoint."""
+def save(job: Job, progress: Progress, saver: Saver, warn: Callable[[str], None]) -> None:
+    """Have everything that a restart needs saved; every rank calls. DivergedError where it is not finite.
+
+    In a streak of skipped steps nothing is saved: it would take the place of a checkpoint from before.
+    """
+    if progress.skipped_in_a_row and progress.step < job.total_steps:
+        return
     agree_on_norms(job)
     state: dict[str, Any] = {
         "backbone": job.backbone.state_dict(),
@@ -37,17 +44,62 @@ def save(job: Job, progress: Progress, root: Path) -> Path:
         job.head_optimizer.catch_up()
         state["head_steps"] = job.head.shard.steps
         sharded = {name: Sharded(rows, start, job.num_classes) for name, rows, start in _head_rows(job.head)}
+        _look_at_centres(job.head, warn)
     else:
         state["head"] = job.head.state_dict()
-    return checkpoint.save(
-        root,
-        progress.step,
-        state=state,
-        sharded=sharded,
-        identity=job.identity,
-        keep_last=job.config.run.keep_last,
-        metric=progress.score,
+    _require_finite(state, sharded)
+    begun = saver.save(
+        progress.step, state=state, sharded=sharded, identity=job.identity, metric=progress.score
     )
+    if begun.warning:
+        warn(begun.warning)
+
+
+def _require_finite(state: dict[str, Any], sharded: dict[str, Sharded]) -> None:
+    """DivergedError, on all ranks, where a tensor of any holds a number that is not finite."""
+    tensors = tree.flatten(state)[1] | {name: part.tensor for name, part in sharded.items()}
+    floats = {name: t.detach() for name, t in tensors.items() if t.is_floating_point() and t.numel()}
+    extremes = [torch.stack(t.aminmax()).double().cpu() for t in floats.values()]  # a NaN is both
+    broken = [name for name, pair in zip(floats, extremes, strict=True) if not pair.isfinite().all()]
+    for name in filter(None, groups.gather_objects(broken[0] if broken else None)):
+        raise DivergedError(f"{name} holds numbers that are not finite")
+
+
+_VANISHED, _EXPLODED = 1e-4, 1e4  # centres are drawn with a norm of about 0.2
+
+
+def _look_at_centres(head: PartialFC, warn: Callable[[str], None]) -> None:
+    """Tell of centres whose norm has left the range in which steps of this learning rate turn them."""
+    norms_C = head.shard.centres.norms()
+    odd_C = (norms_C < _VANISHED) | (norms_C > _EXPLODED)
+    first = head.class_range[0] + int(odd_C.int().argmax()) if len(odd_C) else 0
+    found = [(count, of) for count, of in groups.gather_objects((int(odd_C.sum()), first)) if count]
+    if found:
+        warn(
+            f"{sum(count for count, _ in found):,} class centres have a norm below {_VANISHED:g} or above "
+            f"{_EXPLODED:g}, that of class {found[0][1]} among them; lower optim.weight_decay or optim.lr"
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoint that a run goes on from, and what there is to tell of it."""
+
+    path: Path | None = None
+    messages: tuple[str, ...] = ()
+    rate_factor: float | None = None  # of the learning rate from then on, where it is not as saved
+
+
+def find(root: Path) -> Found:
+    """The newest checkpoint that is whole; damaged ones are set aside. On one rank, under the lock of the run.
+
+    UserError where all are damaged.
+    """
+    path, damaged = checkpoint.usable(root)
+    said = [f"{other.name} is damaged and set aside: {reason}" for other, reason in damaged]
+    if damaged and not path:
+        raise UserError(f"{root}: {'; '.join(said)}; no other one is left: start anew, in another directory")
+    return Found(path, tuple(said))
 
 
 def agree_on_norms(job: Job) -> None:
@@ -58,9 +110,12 @@ def agree_on_norms(job: Job) -> None:
             average_norm_buffers(job.backbone)
 
 
-def restore(job: Job, path: Path) -> Progress:
-    """Put a checkpoint, written at any number of ranks, into the job."""
-    stored = checkpoint.load(path, identity=job.identity)
+def restore(job: Job, found: Found | None) -> Progress:
+    """Put the checkpoint, written at any number of ranks, into the job. Without one the run is at its beginning."""
+    if not found or not found.path:
+        return Progress()
+    path = found.path
+    stored = checkpoint.load(path, identity=job.identity, verified=True)
     state = stored.state
     if job.average is not None and "ema" not in state:
         raise UserError(
@@ -79,7 +134,8 @@ def restore(job: Job, path: Path) -> Progress:
             job.head.load_state_dict(state["head"])
         if job.average is not None:
             job.average.load_state_dict(state["ema"])
-        return Progress.from_state(state["progress"])
+        progress = Progress.from_state(state["progress"])
+    return replace(progress, rate_factor=found.rate_factor or progress.rate_factor)
 
 
 def _restore_head(head: PartialFC, stored: Checkpoint) -> None:

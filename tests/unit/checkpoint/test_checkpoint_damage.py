@@ -11,7 +11,7 @@ import torch
 
 from checkpoint_cases import head, read_all, same, save
 from megaclass import checkpoint
-from megaclass.checkpoint import manifest, writer
+from megaclass.checkpoint import manifest, saver
 from megaclass.errors import UserError
 
 
@@ -64,7 +64,7 @@ def resign(path):
     content = json.loads((path / manifest.NAME).read_text())
     for name in content["files"]:
         data = (path / name).read_bytes()
-        content["files"][name] = {"bytes": len(data), "crc32": writer.tensorfile.zlib.crc32(data)}
+        content["files"][name] = {"bytes": len(data), "crc32": saver.tensorfile.zlib.crc32(data)}
     sign(path, content)
 
 

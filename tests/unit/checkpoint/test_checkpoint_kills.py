@@ -12,7 +12,7 @@ import torch
 
 from checkpoint_cases import head, read_all, same, save
 from megaclass import checkpoint
-from megaclass.checkpoint import writer
+from megaclass.checkpoint import saver
 from megaclass.errors import UserError
 
 pytestmark = pytest.mark.long
@@ -29,7 +29,7 @@ OPERATIONS = [
     (Path, "replace"),
     (shutil, "rmtree"),
     (os, "unlink"),
-    (writer.tensorfile, "write_tensors"),
+    (saver.tensorfile, "write_tensors"),
     (json, "dumps"),
 ]
 

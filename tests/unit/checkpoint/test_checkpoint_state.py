@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from checkpoint_cases import IDENTITY, head, same, save
 from megaclass import checkpoint
-from megaclass.checkpoint import manifest, tensorfile, tree, writer
+from megaclass.checkpoint import manifest, saver, tensorfile, tree
 from megaclass.errors import UserError
 
 
@@ -86,7 +86,7 @@ def test_what_cannot_be_stored_is_named_by_path(value, tmp_path):
 
 @pytest.mark.parametrize("file_bytes", [1 << 30, 64, 1])
 def test_any_row_range_is_assembled_from_any_files(file_bytes, tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "MAX_SHARD_BYTES", file_bytes)
+    monkeypatch.setattr(saver, "MAX_SHARD_BYTES", file_bytes)
     saved = head()
     loaded = checkpoint.load(save(tmp_path, sharded=saved))
     assert len(list(loaded.path.glob("shard-*"))) == {1 << 30: 1, 64: 12, 1: 23}[file_bytes]
@@ -99,7 +99,7 @@ def test_any_row_range_is_assembled_from_any_files(file_bytes, tmp_path, monkeyp
 
 
 def test_only_files_that_are_needed_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "MAX_SHARD_BYTES", 64)
+    monkeypatch.setattr(saver, "MAX_SHARD_BYTES", 64)
     loaded = checkpoint.load(save(tmp_path, sharded=head()))
     for file in loaded.path.glob("shard-*"):
         if not file.name.startswith("shard-0000000004-"):

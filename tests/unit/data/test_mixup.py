@@ -7,8 +7,9 @@ import tiny
 from megaclass.data.mixup import Mixup
 from megaclass.errors import UserError
 from megaclass.parallel.groups import World
+from megaclass.train.guard import Guard
 from megaclass.train.job import build_job
-from megaclass.train.loop import NormBuffers, train_step
+from megaclass.train.loop import train_step
 
 WORLD = World(0, 1, torch.device("cpu"))
 CLASSES = 5
@@ -65,7 +66,7 @@ def test_a_step_has_the_loss_of_mixed_images(tmp_path, accumulation):
     job, same = build_job(config, WORLD), build_job(config, WORLD)
     (taken,) = job.loader.steps(3, 4)
     job.model.train(), same.model.train()
-    loss = train_step(job, taken, 3, NormBuffers(job.backbone)).loss.item()
+    loss = train_step(job, taken, 3, Guard(job)).loss.item()
 
     share = Mixup(1.0, tiny.CLASSES, config.run.seed).share(3)
     assert 0.1 < share < 0.9

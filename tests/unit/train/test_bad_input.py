@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -212,13 +213,29 @@ def test_a_checkpoint_that_another_program_wrote_is_not_exported(refused, earlie
     )
 
 
+def damage(root, pattern):
+    for path in root.glob(pattern):
+        content = bytearray(path.read_bytes())
+        content[-len(content) // 4] ^= 1
+        path.write_bytes(content)
+
+
 @pytest.mark.parametrize("file", ["replicated", "shard", "manifest"])
-def test_a_damaged_checkpoint(refused, earlier, tmp_path, file):
-    (path,) = (tmp_path / "run" / "checkpoints" / "step-00000002").glob(f"{file}*")
-    content = bytearray(path.read_bytes())
-    content[-len(content) // 4] ^= 1
-    path.write_bytes(content)
-    assert not refused([*earlier, "--resume"], path, "resume from step-00000001")
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(earlier, tmp_path, capfd, file):
+    root = tmp_path / "run" / "checkpoints"
+    damage(root, f"step-00000002/{file}*")
+    assert main([*earlier, "--resume"]) == 0
+    said = capfd.readouterr().out
+    assert "continuing at step 1 of 4" in said
+    assert re.search(rf"Warning: \.damaged-step-00000002 is damaged and set aside: {file}", said)
+    assert (root / ".damaged-step-00000002").is_dir() and checkpoint.latest(root).name == "step-00000004"
+
+
+def test_checkpoints_that_are_all_damaged(earlier, tmp_path, capfd):
+    damage(tmp_path / "run" / "checkpoints", "*/shard*")
+    assert main([*earlier, "--resume"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert ".damaged-step-00000001 is damaged" in line and "no other one is left: start anew" in line
 
 
 def test_a_result_file_that_is_there(refused, finished, tmp_path):

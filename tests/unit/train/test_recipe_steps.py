@@ -16,6 +16,7 @@ from megaclass.models.resnet import Bottleneck, ResNet
 from megaclass.models.vit import VisionTransformer
 from megaclass.parallel.groups import World
 from megaclass.train import loop
+from megaclass.train.guard import Guard
 from megaclass.train.job import build_job
 
 pytestmark = pytest.mark.long
@@ -70,11 +71,11 @@ def test_fifty_steps_of_a_recipe(name, photographs, monkeypatch):
     backbone, share, changes = RECIPES[name]
     monkeypatch.setitem(registry.BACKBONES, load_recipe(name).model.name, backbone)
     job = build_job(small_config(name, photographs, changes), WORLD)
-    norms, losses = loop.NormBuffers(job.backbone), []
+    guard, losses = Guard(job), []
     job.model.train()
     for step, batch in enumerate(islice(job.feed(job.loader.steps(0, job.total_steps)), STEPS)):
         loop.set_learning_rate(job, step)
-        losses.append(float(loop.train_step(job, batch, step, norms).loss))
+        losses.append(float(loop.train_step(job, batch, step, guard).loss))
     assert len(losses) == STEPS and np.isfinite(losses).all()
     assert np.mean(losses[-10:]) < share * np.mean(losses[:5])
     # What the recipe says reaches the parts.

@@ -19,6 +19,7 @@ from megaclass.models import registry
 from megaclass.parallel.groups import World
 from megaclass.results.events import CheckpointEvent, EndEvent, EvaluationEvent, StepEvent, read_events
 from megaclass.train import loop, model
+from megaclass.train.guard import Guard
 from megaclass.train.job import build_job
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tiny_losses.json"
@@ -147,9 +148,9 @@ GROWING = {
 def test_a_run_of_growing_images_and_averaged_weights_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
     sizes, step_as_it_is = [], loop.train_step
 
-    def watched(job, batch, step, norms):
+    def watched(job, batch, step, guard):
         sizes.append(batch.images.shape[1:3])
-        return step_as_it_is(job, batch, step, norms)
+        return step_as_it_is(job, batch, step, guard)
 
     monkeypatch.setattr(loop, "train_step", watched)
     evaluate = {"task": "classification", "path": str(tmp_path / "records"), "image_size": 40, "every": 2}
@@ -170,12 +171,12 @@ def test_a_run_of_growing_images_and_averaged_weights_goes_on_as_if_never_stoppe
 
 def test_the_averaged_weights_are_evaluated_and_training_goes_on_with_its_own(tmp_path):
     job = build_job(tiny.config(tmp_path, optim={"ema_decay": 0.9}), WORLD)
-    norms, evaluated = loop.NormBuffers(job.backbone), []
+    guard, evaluated = Guard(job), []
     job.evaluator = lambda backbone, head: evaluated.append(backbone.fc.weight.detach().clone())
     for step, batch in enumerate(job.loader.steps(0, 3)):
-        loop.train_step(job, batch, step, norms)
+        loop.train_step(job, batch, step, guard)
     own = job.backbone.fc.weight.detach().clone()
-    loop.evaluate(job)
+    loop.evaluation(job)
     assert torch.equal(evaluated[0], job.average.state_dict()["backbone"]["fc.weight"])
     assert torch.equal(job.backbone.fc.weight, own) and not torch.equal(evaluated[0], own)
 
@@ -274,7 +275,7 @@ def test_the_gradient_is_clipped_as_told(tmp_path, limit, longest):
     )
     job = build_job(config, WORLD)
     before = [p.detach().clone() for p in job.backbone.parameters()]
-    outcome = loop.train_step(job, next(job.loader.steps(0, 1)), 0, loop.NormBuffers(job.backbone))
+    outcome = loop.train_step(job, next(job.loader.steps(0, 1)), 0, Guard(job))
     moved = [new.detach() - old for new, old in zip(job.backbone.parameters(), before, strict=True)]
     assert outcome.grad_norm > 0.5
     length = float(nn.utils.get_total_norm(moved))
@@ -304,9 +305,9 @@ def poisoned_steps(monkeypatch):
     """A set of steps whose images are spoilt."""
     numbers, step_as_it_is = set(), loop.train_step
 
-    def train_step(job, batch, step, norms):
+    def train_step(job, batch, step, guard):
         with poisoned_input(job) if step in numbers else contextlib.nullcontext():
-            return step_as_it_is(job, batch, step, norms)
+            return step_as_it_is(job, batch, step, guard)
 
     monkeypatch.setattr(loop, "train_step", train_step)
     return numbers
@@ -340,12 +341,12 @@ def everything_trained(job):
 def test_a_step_that_is_not_finite_leaves_everything_as_it_was(tmp_path, sections, good_steps):
     job = build_job(tiny.config(tmp_path, **sections), WORLD)
     job.model.train()
-    norms = loop.NormBuffers(job.backbone)
+    guard = Guard(job)
     batches = job.loader.steps(0, good_steps + 2)
 
     def step(number):
         loop.set_learning_rate(job, number)
-        return loop.train_step(job, next(batches), number, norms)
+        return loop.train_step(job, next(batches), number, guard)
 
     assert not any(bool(step(number).skipped) for number in range(good_steps))
     before = everything_trained(job)
@@ -367,14 +368,17 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path, poisoned_steps):
         run(tmp_path, run={"max_skipped": 3, "checkpoint_every": 2})
     assert not (tmp_path / "run" / "result.json").exists()
     *_, end = read_events(tmp_path / "run" / "events.jsonl")
-    assert isinstance(end, EndEvent) and end.reason.startswith("UserError: step 7")
-    # The count in a row survives a restart: the last checkpoint is of step 6, amid the bad ones.
+    assert isinstance(end, EndEvent) and end.reason.startswith("DivergedError: step 7")
+    # Nothing was saved amid the bad ones: step 6 would have taken the place of step 2.
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")] == [
+        "step-00000004"
+    ]
     with pytest.raises(UserError, match="step 7: 3 steps in a row"):
         run(tmp_path, resume=True, run={"max_skipped": 3, "checkpoint_every": 2})
     poisoned_steps.clear()
     result, events = run(tmp_path, resume=True, run={"max_skipped": 3, "checkpoint_every": 2})
-    assert result["steps"] == 10 and steps(events)[-1].skipped_steps == 3
-    assert [event.step for event in steps(events) if event.loss is None] == [2, 5, 6]
+    assert result["steps"] == 10 and steps(events)[-1].skipped_steps == 1
+    assert [event.step for event in steps(events) if event.loss is None] == [2]
 
 
 def test_fp16_finds_a_loss_scale_and_trains(tmp_path):
@@ -392,7 +396,7 @@ def test_the_loss_scale_does_not_reach_the_weights(tmp_path):
     after = []
     for scale in (1.0, 4096.0):
         job = build_job(tiny.config(tmp_path, precision={"compute": "fp16", "init_scale": scale}), WORLD)
-        loop.train_step(job, next(job.loader.steps(0, 1)), 0, loop.NormBuffers(job.backbone))
+        loop.train_step(job, next(job.loader.steps(0, 1)), 0, Guard(job))
         after.append({"centres": job.head.weight.detach(), "fc": job.backbone.fc.weight.detach()})
     torch.testing.assert_close(after[0], after[1], rtol=1e-5, atol=1e-6)
 
@@ -403,6 +407,6 @@ def test_narrow_convolutions_do_not_crash(tmp_path, caplog, width, channels_last
     job = build_job(tiny.config(tmp_path, model={"name": "iresnet18", "width": width}), WORLD)
     assert job.arithmetic.channels_last is channels_last
     assert ("precision.channels_last is off" in caplog.text) is not channels_last
-    norms = loop.NormBuffers(job.backbone)
+    guard = Guard(job)
     for step, batch in enumerate(job.loader.steps(0, 2)):
-        loop.train_step(job, batch, step, norms)
+        loop.train_step(job, batch, step, guard)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse
@@ -17,7 +18,7 @@ from megaclass.config import (
     to_toml,
 )
 from megaclass.errors import UserError, lookup
-from megaclass.results.rundir import choose
+from megaclass.results.rundir import UnwrittenResultError, choose
 
 
 def train(words: list[str]) -> None:
@@ -35,7 +36,12 @@ def train(words: list[str]) -> None:
 
     facts = facts_of_config(config) | {"--resume": str(options.resume)}
     with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts) as world:
-        directory, result = loop.run(config, world, resume=options.resume)
+        try:
+            directory, result = loop.run(config, world, resume=options.resume)
+        except UnwrittenResultError as error:
+            if world.is_main:
+                _show_numbers(error.result)
+            raise
         if world.is_main:
             _show_result(directory.path, result)
 
@@ -146,18 +152,24 @@ def _run_or_recipe(options: Any, given: Given) -> Config:
     return replace(config, evaluate=replace(config.evaluate, task="none"))  # KIND says what is measured
 
 
-def _show_result(path: Any, result: dict[str, Any]) -> None:
+def _show_result(path: Path, result: dict[str, Any]) -> None:
     """The table of metrics, the pictures, and where everything lies."""
-    from megaclass.report.curves import draw_run
+    _show_numbers(result)
+    print(f"result    {path / 'result.json'}")
+    try:
+        from megaclass.report.curves import draw_run
 
-    pictures = draw_run(path)
+        for picture in draw_run(path):
+            print(f"picture   {picture}")
+    except Exception as error:  # whatever it is: the training has ended well
+        print(f"Warning: {path}: no pictures ({error})")
+
+
+def _show_numbers(result: dict[str, Any]) -> None:
     for kind in ("verification", "classification"):
         if kind in result:
             _print_metrics(kind, result[kind])
     print(f"{result['steps']} steps, {result['seconds']:.1f} s, {result['samples_per_second']:.1f} samples/s")
-    print(f"result    {path / 'result.json'}")
-    for picture in pictures:
-        print(f"picture   {picture}")
 
 
 def _print_metrics(kind: str, metrics: dict[str, Any]) -> None:

@@ -5,9 +5,9 @@ import dataclasses
 import datetime
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich import progress as bars
 from rich.console import Console
@@ -16,7 +16,6 @@ from torch import Tensor
 from megaclass.checkpoint import Saved
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
-from megaclass.errors import UserError
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.jsonl import LineFile
@@ -44,16 +43,17 @@ class RunLog:
         self._waited_ms = [0.0, 0.0, 0.0]  # as ``wait`` takes them, since the last line
         self._told_step, self._told_s = progress.step, progress.seconds
         resumed_from = progress.step if resume else None
-        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not is_main)
+        self._console = Console(
+            file=cast(TextIO, _Lasting(sys.stdout)), highlight=False, soft_wrap=True, quiet=not is_main
+        )
         columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
         self._bar = bars.Progress("training", *columns, console=self._console, transient=True)
         self._task = self._bar.add_task("", total=job.total_steps)
-        self._writer = events.EventWriter(directory.events, resumed_from, enabled=is_main)
+        self._writer = events.EventWriter(directory.events, resumed_from, is_main, self._caution)
         self._is_main, self._suspects_told = is_main, 0
-        self._tensorboard = None
+        tensorboard = is_main and job.config.run.tensorboard
+        self._tensorboard = _TensorBoard(directory, progress.step, self._caution) if tensorboard else None
         if is_main:
-            if job.config.run.tensorboard:
-                self._tensorboard = _summary_writer(directory, progress.step)
             self._writer.write(
                 events.StartEvent(
                     config=dataclasses.asdict(job.config),
@@ -63,9 +63,8 @@ class RunLog:
                     total_steps=job.total_steps,
                 )
             )
-            for message in _warnings(job):
-                self.say(f"Warning: {message}")
-                self._writer.write(events.WarningEvent(message=message))
+            for message in filter(None, (self._writer.set_aside, *_warnings(job))):
+                self.warn(message)
 
     def __enter__(self) -> "RunLog":
         if self._console.is_terminal:
@@ -84,6 +83,9 @@ class RunLog:
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False)
+
+    def _caution(self, message: str) -> None:
+        self.say(f"Warning: {message}")
 
     def step_done(self, batch: Batch) -> None:
         spent_ms = (batch.wait_ms, batch.read_ms, batch.decode_ms)
@@ -138,7 +140,7 @@ class RunLog:
             self._plot(name, numbers)
 
     def warn(self, message: str) -> None:
-        self.say(f"Warning: {message}")
+        self._caution(message)
         self._writer.write(events.WarningEvent(message=message, step=self._progress.step))
 
     def saved(self, found: Saved | None) -> None:
@@ -169,14 +171,14 @@ class RunLog:
             )
         self._suspects_told += 1
         if self._is_main and self._suspects_told <= _MOST_SUSPECTS:
-            with contextlib.suppress(UserError), LineFile(self.directory.bad_batches) as file:
+            with contextlib.suppress(OSError), LineFile(self.directory.bad_batches) as file:
                 file.append({**dataclasses.asdict(found), "samples": samples})
 
     def _plot(self, group: str, numbers: dict[str, float | None]) -> None:
         if self._tensorboard:
             for name, value in numbers.items():
                 if value is not None:
-                    self._tensorboard.add_scalar(f"{group}/{name}", value, self._progress.step)
+                    self._tensorboard.add(f"{group}/{name}", value, self._progress.step)
 
 
 def wait(waited_ms: Iterable[float], copy_ms: float, elapsed_s: float) -> tuple[float, str | None]:
@@ -222,10 +224,51 @@ def _warnings(job: Job) -> Iterator[str]:
             yield f"{path} is trained on and evaluated on: its scores say little"
 
 
-def _summary_writer(directory: RunDirectory, first_step: int) -> Any:
-    """A TensorBoard writer, where it is installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(directory.tensorboard), purge_step=first_step)
+class _TensorBoard:
+    """Its writer, where it is installed. At the first error ``warn`` is told, and nothing more is written."""
+
+    def __init__(self, directory: RunDirectory, first_step: int, warn: Callable[[str], None]) -> None:
+        self._writer, self._warn = None, warn
+        with self._trying():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(directory.tensorboard), purge_step=first_step)
+
+    def add(self, name: str, value: float, step: int) -> None:
+        with self._trying():
+            if self._writer is not None:
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        with self._trying():
+            if self._writer is not None:
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _trying(self) -> Iterator[None]:
+        try:
+            yield
+        except ImportError:
+            pass
+        except Exception as error:  # its own thread writes, and hands on whatever it met
+            self._writer = None
+            self._warn(f"TensorBoard cannot be written ({error}); the run goes on without it")
+
+
+class _Lasting:
+    """A stream that loses what cannot be written, its disk full or its reader gone: training goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -23,7 +23,7 @@ from megaclass.parallel.groups import World
 from megaclass.parallel.seeding import derive_key
 from megaclass.parallel.vote import Vote
 from megaclass.results.machine import snapshot
-from megaclass.results.rundir import RunDirectory, choose
+from megaclass.results.rundir import RunDirectory, UnwrittenResultError, choose
 from megaclass.train import schedule
 from megaclass.train.arithmetic import keep_freed_memory, use_deterministic_kernels, use_threads
 from megaclass.train.guard import DivergedError, Guard, Outcome
@@ -248,7 +248,10 @@ def evaluation(job: Job) -> Evaluation:
 
 
 def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirectory, dict[str, Any]]:
-    """Train as configured, or continue; returns the run directory and what its result.json holds."""
+    """Train as configured, or continue; returns the run directory and what its result.json holds.
+
+    UnwrittenResultError: the run has ended well, and result.json cannot be written.
+    """
     with Interruption(config.run.grace_s) as interruption, contextlib.ExitStack() as held:
         # One rank looks and tells: on a network file system another might see an older state of the directory.
         directory = groups.on_main_rank(lambda: choose(config, resume))
@@ -275,7 +278,9 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
         held.callback(_finish, saver)
         progress = _train(job, directory, progress, found if resume else None, saver, interruption)
         result = _result(job, progress)
-        groups.on_main_rank(lambda: directory.write_result(result))
+        unwritten = groups.on_main_rank(lambda: directory.write_result(result))
+    if unwritten:
+        raise UnwrittenResultError(unwritten, result)
     return directory, result
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from megaclass.doctor.findings import Finding
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-_MARK, _WHAT = 4, 11  # columns
+_MARK, _WHAT = 4, 13  # columns
 
 
 def doctor(words: list[str]) -> int:
@@ -39,9 +39,12 @@ def doctor(words: list[str]) -> int:
 
     from rich.console import Console
 
-    from megaclass.doctor import machine, recipe
-    from megaclass.doctor import run as of_run
-    from megaclass.doctor.findings import told
+    try:
+        from megaclass.doctor import machine, recipe
+        from megaclass.doctor import run as of_run
+        from megaclass.doctor.findings import told
+    except (ImportError, OSError) as error:  # OSError: of a shared library
+        raise UserError(f"megaclass cannot be loaded: {error}; install it and PyTorch again") from None
 
     console, marks = Console(highlight=False, soft_wrap=True), list[str]()
 

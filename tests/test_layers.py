@@ -11,7 +11,7 @@ import pytest
 import megaclass
 
 ROOMS = [
-    "__init__", "errors", "config", "parallel", "results", "data", "models", "heads", "checkpoint", "evaluate",
+    "__init__", "errors", "files", "config", "parallel", "results", "data", "models", "heads", "checkpoint", "evaluate",
     "train", "inference", "bench", "doctor", "report", "cli", "__main__",
 ]  # fmt: skip
 

@@ -4,8 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from megaclass.data.dataset import first_line
-from megaclass.errors import UserError
+from megaclass.errors import UserError, first_line
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from megaclass.bench.processes import Processes
-from megaclass.data.dataset import first_line
+from megaclass.errors import first_line
 
 _COMMAND = (sys.executable, "-P", "-m", "megaclass.doctor.ranks")
 BYTES = 8 << 20

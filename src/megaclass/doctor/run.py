@@ -28,6 +28,7 @@ _ENDS = {
     "KeyboardInterrupt": f"{_AGAIN}, it goes on from the last checkpoint",
     "OutOfMemoryError": f"take a smaller batch or more ranks, and {_AGAIN}",
     "UserError": f"do what it says, and {_AGAIN}",
+    "DivergedError": f"do what it says, and {_AGAIN}",
 }
 _OTHER_END = f"its traceback says more: mend that, and {_AGAIN}"
 

@@ -64,7 +64,7 @@ def test_a_recipe_that_can_start(tmp_path):
     [
         ({"data": {"path": "nowhere"}}, 1, (FAIL, "data", "nowhere: no such file")),
         ({"data": {"num_classes": 7}}, 1, (FAIL, "data", "has 6 classes")),
-        ({"model": {"weights": "nowhere.pt"}}, 1, (FAIL, "model", "nowhere.pt is no file")),
+        ({"model": {"weights": "nowhere.pt"}}, 1, (FAIL, "model", "nowhere.pt: not a PyTorch file")),
         ({}, 5, (FAIL, "batch", "cannot be shared evenly by 5 ranks")),
         ({"evaluate": {"task": "verification", "path": "gone"}}, 1, (FAIL, "evaluation", "gone: no such file")),
         ({"schedule": {"warmup": 1.0}}, 1, (WARN, "settings", "warm-up takes all 10 steps")),

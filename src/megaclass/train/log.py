@@ -46,7 +46,7 @@ class RunLog:
         self._told_step, self._told_s = progress.step, progress.seconds
         resumed_from = progress.step if resume else None
         self._console = Console(
-            file=cast(TextIO, _Lasting(sys.stdout)), highlight=False, soft_wrap=True, quiet=not is_main
+            file=cast(TextIO, Lasting(sys.stdout)), highlight=False, soft_wrap=True, quiet=not is_main
         )
         columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
         self._bar = bars.Progress("training", *columns, console=self._console, transient=True)
@@ -259,7 +259,7 @@ class _TensorBoard:
             self._warn(f"TensorBoard cannot be written ({error}); the run goes on without it")
 
 
-class _Lasting:
+class Lasting:
     """A stream that loses what cannot be written, its disk full or its reader gone: training goes on."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -200,6 +201,16 @@ def test_a_console_that_takes_nothing_ends_no_run(job, tmp_path, monkeypatch):
         with contextlib.suppress(OSError):
             full.close()
     assert isinstance(read_events(tmp_path / "run/events.jsonl")[-1], EndEvent)
+
+
+@pytest.mark.parametrize(("recipe", "status"), [("tiny.toml", 0), ("nowhere.toml", 2)])
+def test_the_status_is_that_of_the_work_where_all_that_is_said_is_lost(tmp_path, recipe, status):
+    tiny.recipe(tmp_path, schedule={"steps": 1})
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "megaclass", "train", str(tmp_path / recipe)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(command, stdout=full, stderr=full, env=environment, check=False)
+    assert done.returncode == status and (tmp_path / "run/loss.png").exists() == (status == 0)
 
 
 @pytest.mark.parametrize("refused", ["__init__", "add_scalar", "close"])

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import tiny
+from megaclass.checkpoint import Saved
 from megaclass.cli import main
 from megaclass.errors import UserError
 from megaclass.parallel.groups import World
@@ -178,19 +179,23 @@ def test_every_write_that_the_disk_refuses_is_survived_or_told_in_one_line(
 def test_a_directory_that_is_moved_away_keeps_its_log_and_the_end_says_what_was_not_written(job, tmp_path):
     config, moved = tiny.config(tmp_path), tmp_path / "moved"
     directory, progress = choose(config, resume=False), Progress()
-    with directory.locked(), RunLog(job, directory, progress, False) as run_log:
-        directory.path.rename(moved)
-        progress.step = 1
-        run_log.tell(0.1, torch.tensor(1.0))
-    assert [type(event).__name__ for event in read_events(moved / "events.jsonl")] == [
-        "StartEvent",
-        "StepEvent",
-        "EndEvent",
+    with directory.locked():
+        directory.write_config(config, None)
+        with RunLog(job, directory, progress, False) as run_log:
+            kept = Saved(1, directory.checkpoints / "step-00000001", None, 0.0, 0.1, 100)
+            run_log.saved(kept)
+            directory.path.rename(moved)
+            progress.step = 1
+            run_log.tell(0.1, torch.tensor(1.0))
+            run_log.saved(kept)
+            run_log.saved(kept)
+    events = [type(event).__name__ for event in read_events(moved / "events.jsonl")]
+    assert events[-6:] == [
+        *("CheckpointEvent", "StepEvent"),
+        *("CheckpointEvent", "WarningEvent", "CheckpointEvent", "EndEvent"),
     ]
-    assert directory.write_result({}).startswith(
-        f"{tmp_path}/run/result.json: cannot be written (No such file or directory)"
-    )
-    assert not directory.path.exists()
+    message = f"{directory.result}: cannot be written (No such file or directory)"
+    assert directory.write_result({}).startswith(message) and not directory.path.exists()
 
 
 def test_a_console_that_takes_nothing_ends_no_run(job, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The command line: one short function a verb, with heavy imports inside, so that each starts fast."""
 
+import contextlib
 import importlib
 import io
 import logging
@@ -7,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from megaclass import __version__
 from megaclass.errors import (
@@ -91,7 +93,17 @@ class _OneLine(logging.Formatter):
 def _tell(text: str) -> None:
     """One line of what went wrong, and of a name without end not all."""
     line = printable(text)
-    print(line if len(line) <= _MOST_TOLD else f"{line[:_MOST_TOLD]} ..", file=sys.stderr)
+    with contextlib.suppress(OSError):  # it may lie on the disk that is full; the status tells all the same
+        print(line if len(line) <= _MOST_TOLD else f"{line[:_MOST_TOLD]} ..", file=sys.stderr)
+
+
+def let_go(stream: Any) -> None:
+    """What a stream cannot write goes nowhere: kept, it would change the exit status as Python ends."""
+    try:
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(words: list[str]) -> int:
@@ -116,8 +128,7 @@ def _main(words: list[str]) -> int:
         status = _run(words)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # who reads has left, as `head` does; what is still to be written goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # who reads has left, as `head` does
         return 128 + signal.SIGPIPE
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0" or not error.agreed:
@@ -139,3 +150,6 @@ def _main(words: list[str]) -> int:
         hint = str(interrupt)
         _tell(f"megaclass: interrupted{hint and f'; {hint}'}")
         return 130
+    finally:
+        let_go(sys.stdout)
+        let_go(sys.stderr)

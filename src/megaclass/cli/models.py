@@ -1,12 +1,15 @@
 """Verbs about recipes and models: train, recipes, show, evaluate."""
 
+import contextlib
 import itertools
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
+from megaclass.cli import let_go
 from megaclass.cli.common import show_pictures, tell
 from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse
 from megaclass.config import (
@@ -34,9 +37,11 @@ def train(words: list[str]) -> None:
     from megaclass.parallel import groups
     from megaclass.parallel.agreement import facts_of_config
     from megaclass.train import loop
+    from megaclass.train.log import Lasting
 
     facts = facts_of_config(config) | {"--resume": str(options.resume)}
-    with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts) as world:
+    started = groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts)
+    with started as world, contextlib.redirect_stdout(cast(TextIO, Lasting(sys.stdout))):
         try:
             directory, result = loop.run(config, world, resume=options.resume)
         except UnwrittenResultError as error:
@@ -45,6 +50,7 @@ def train(words: list[str]) -> None:
             raise
         if world.is_main:
             _show_result(directory.path, result)
+    let_go(sys.stdout)
 
 
 def recipes(words: list[str]) -> None:

@@ -129,7 +129,7 @@ class RunDirectory:
         try:
             write_whole(self.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
         except OSError as error:
-            return f"{self.result}: cannot be written ({error.strerror}); {make_room(error)}resume the run to write it"
+            return f"{self.result}: cannot be written ({error.strerror}); mend that, and --resume writes it"
         return ""
 
 

@@ -46,13 +46,13 @@ class RunLog:
         self._told_step, self._told_s = progress.step, progress.seconds
         resumed_from = progress.step if resume else None
         self._console = Console(
-            file=cast(TextIO, _Lasting(sys.stdout)), highlight=False, soft_wrap=True, quiet=not is_main
+            file=cast(TextIO, Lasting(sys.stdout)), highlight=False, soft_wrap=True, quiet=not is_main
         )
         columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
         self._bar = bars.Progress("training", *columns, console=self._console, transient=True)
         self._task = self._bar.add_task("", total=job.total_steps)
         self._writer = events.EventWriter(directory.events, resumed_from, is_main, self._caution)
-        self._is_main, self._suspects_told = is_main, 0
+        self._is_main, self._suspects_told, self._is_moved = is_main, 0, False
         self._tensorboard: _TensorBoard | None = None
         if is_main:
             self._writer.write(
@@ -160,6 +160,12 @@ class RunLog:
         relative = str(found.path.relative_to(self.directory.path))
         numbers = {"stall_s": found.stall_s, "seconds": found.seconds}
         self._writer.write(events.CheckpointEvent(step=found.step, path=relative, **numbers))
+        if self._is_main and not self._is_moved and not self.directory.config.exists():
+            self._is_moved = True
+            self.warn(
+                f"{self.directory.path} was moved or deleted; from now on its checkpoints lie in a new one there: "
+                "move them to the old one to resume it"
+            )
 
     def suspect(self, found: Suspect | None) -> None:
         """Note which samples a step had whose loss or gradient went wrong, and tell of it the first time."""
@@ -259,7 +265,7 @@ class _TensorBoard:
             self._warn(f"TensorBoard cannot be written ({error}); the run goes on without it")
 
 
-class _Lasting:
+class Lasting:
     """A stream that loses what cannot be written, its disk full or its reader gone: training goes on."""
 
     def __init__(self, stream: TextIO) -> None:

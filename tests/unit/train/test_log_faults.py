@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import tiny
+from megaclass.checkpoint import Saved
 from megaclass.cli import main
 from megaclass.errors import UserError
 from megaclass.parallel.groups import World
@@ -177,19 +179,23 @@ def test_every_write_that_the_disk_refuses_is_survived_or_told_in_one_line(
 def test_a_directory_that_is_moved_away_keeps_its_log_and_the_end_says_what_was_not_written(job, tmp_path):
     config, moved = tiny.config(tmp_path), tmp_path / "moved"
     directory, progress = choose(config, resume=False), Progress()
-    with directory.locked(), RunLog(job, directory, progress, False) as run_log:
-        directory.path.rename(moved)
-        progress.step = 1
-        run_log.tell(0.1, torch.tensor(1.0))
-    assert [type(event).__name__ for event in read_events(moved / "events.jsonl")] == [
-        "StartEvent",
-        "StepEvent",
-        "EndEvent",
+    with directory.locked():
+        directory.write_config(config, None)
+        with RunLog(job, directory, progress, False) as run_log:
+            kept = Saved(1, directory.checkpoints / "step-00000001", None, 0.0, 0.1, 100)
+            run_log.saved(kept)
+            directory.path.rename(moved)
+            progress.step = 1
+            run_log.tell(0.1, torch.tensor(1.0))
+            run_log.saved(kept)
+            run_log.saved(kept)
+    events = [type(event).__name__ for event in read_events(moved / "events.jsonl")]
+    assert events[-6:] == [
+        *("CheckpointEvent", "StepEvent"),
+        *("CheckpointEvent", "WarningEvent", "CheckpointEvent", "EndEvent"),
     ]
-    assert directory.write_result({}).startswith(
-        f"{tmp_path}/run/result.json: cannot be written (No such file or directory)"
-    )
-    assert not directory.path.exists()
+    message = f"{directory.result}: cannot be written (No such file or directory)"
+    assert directory.write_result({}).startswith(message) and not directory.path.exists()
 
 
 def test_a_console_that_takes_nothing_ends_no_run(job, tmp_path, monkeypatch):
@@ -200,6 +206,16 @@ def test_a_console_that_takes_nothing_ends_no_run(job, tmp_path, monkeypatch):
         with contextlib.suppress(OSError):
             full.close()
     assert isinstance(read_events(tmp_path / "run/events.jsonl")[-1], EndEvent)
+
+
+@pytest.mark.parametrize(("recipe", "status"), [("tiny.toml", 0), ("nowhere.toml", 2)])
+def test_the_status_is_that_of_the_work_where_all_that_is_said_is_lost(tmp_path, recipe, status):
+    tiny.recipe(tmp_path, schedule={"steps": 1})
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "megaclass", "train", str(tmp_path / recipe)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(command, stdout=full, stderr=full, env=environment, check=False)
+    assert done.returncode == status and (tmp_path / "run/loss.png").exists() == (status == 0)
 
 
 @pytest.mark.parametrize("refused", ["__init__", "add_scalar", "close"])

@@ -87,7 +87,7 @@ class _OneLine(logging.Formatter):
 def _tell(text: str) -> None:
     """One line of what went wrong, and of a name without end not all."""
     line = printable(text)
-    print(line if len(line) <= _MOST_TOLD else f"{line[:_MOST_TOLD]} ..", file=sys.stderr)
+    print(line if len(line) <= _MOST_TOLD else f"{line[:1000]} .. {line[-1000:]}", file=sys.stderr)
 
 
 def _run(words: list[str]) -> int:

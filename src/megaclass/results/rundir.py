@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from megaclass.config import Config, to_toml
 from megaclass.errors import UserError
 
 DEFAULT_ROOT = Path("runs")
+_MOST_NAME_BYTES = 200  # file systems take 255, a number behind it included
 _PART = ".config.toml.part"
 # Names are those of directories: any bytes but a line feed, which alone ends a line here.
 _LINES: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
@@ -62,7 +64,9 @@ class RunDirectory:
     def write_config(self, config: Config, class_names: list[str] | None) -> None:
         """Write the complete configuration and, one a line, the names of the classes."""
         text = to_toml(replace(config, run=replace(config.run, output=str(self.path))), docs=True)
-        write_whole(self.config, text)  # a resume reads it: a kill must not leave half of it
+        write_whole(
+            self.config, text, errors="surrogateescape"
+        )  # a resume reads it: a kill must not leave half of it
         if class_names:
             with self.classes.open("w", **_LINES) as file:
                 file.writelines(f"{name}\n" for name in class_names)
@@ -89,6 +93,10 @@ def choose(config: Config, resume: bool) -> RunDirectory:
     if config.run.output:
         path = Path(config.run.output)
     else:
+        if {"/", "\0"} & {*config.recipe} or len(os.fsencode(config.recipe)) > _MOST_NAME_BYTES:
+            raise UserError(
+                f"recipe: {config.recipe!r} cannot name a directory of runs; shorten it, or set --run.output"
+            )
         numbers = _numbers(config.recipe)
         if resume and not numbers:
             raise UserError(

@@ -94,7 +94,7 @@ def _tell(text: str) -> None:
     """One line of what went wrong, and of a name without end not all."""
     line = printable(text)
     with contextlib.suppress(OSError):  # it may lie on the disk that is full; the status tells all the same
-        print(line if len(line) <= _MOST_TOLD else f"{line[:_MOST_TOLD]} ..", file=sys.stderr)
+        print(line if len(line) <= _MOST_TOLD else f"{line[:1000]} .. {line[-1000:]}", file=sys.stderr)
 
 
 def let_go(stream: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 
 from megaclass.cli import let_go
 from megaclass.cli.common import show_pictures, tell
-from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse
+from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse, stored_config
 from megaclass.config import (
     Config,
     differences,
@@ -151,7 +151,7 @@ def _run_or_recipe(options: Any, given: Given) -> Config:
     if options.checkpoint != "best" and not options.run_dir:
         raise UserError("--checkpoint goes with --run-dir")
     if options.run_dir:
-        config = load_recipe(f"{options.run_dir}/config.toml", stored=True)
+        config = stored_config(options.run_dir)
     else:
         config = load_recipe(options.recipe, complete=False)
     return replace(config, evaluate=replace(config.evaluate, task="none"))  # KIND says what is measured

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megaclass.cli.common import progress_bar, tell, whole_file
-from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file
-from megaclass.config import Config, load_recipe
+from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, stored_config
+from megaclass.config import Config
 from megaclass.errors import UserError, printable
 from megaclass.results.rundir import RunDirectory
 
@@ -75,7 +75,7 @@ def _of_run(options: Any, given: Given) -> Config:
         raise UserError(
             "--run-dir: name the directory of the run whose model is asked, such as runs/mine-001"
         )
-    return load_recipe(f"{options.run_dir}/config.toml", stored=True)
+    return stored_config(options.run_dir)
 
 
 def _run(

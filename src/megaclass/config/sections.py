@@ -115,7 +115,7 @@ class Data:
         "pixels to [-1, 1], or by ImageNet's mean and deviation",
         choices=("symmetric", "imagenet"),
     )
-    workers: int = option(0, "decoding threads per process; 0: one per CPU core of the process", 0)
+    workers: int = option(0, "decoding threads per process; 0: one per CPU core of the process", 0, 4096)
     on_error: str = option(
         "fail", "at a damaged image: end, or take another", choices=("fail", "skip"), only=IMAGES
     )

@@ -42,6 +42,10 @@ class FolderDataset:
                 f"{self.root}: there are no class directories at depth {class_depth}; put the images of each class "
                 "into one, or pack them with their labels (megaclass data pack --labels FILE)"
             )
+        if broken := [name for name in self.classes if "\n" in name]:
+            raise UserError(
+                f"{self.root}: {broken[0]!r} has a line feed, and names of classes are kept a line each; rename it"
+            )
         self.num_classes = len(self.classes)
         self._paths: list[str] = []  # relative to root: strings are a third of the size of Path objects
         counts = []

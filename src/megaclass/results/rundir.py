@@ -14,6 +14,7 @@ from megaclass.config import Config, to_toml
 from megaclass.errors import UserError, make_room
 
 DEFAULT_ROOT = Path("runs")
+_MOST_NAME_BYTES = 200  # file systems take 255, a number behind it included
 _PARTS = ".*.part"
 # Names of classes are those of directories: any bytes but NUL, which stands for a line feed where that ends a line.
 _WRITTEN, _READ = {ord("\n"): "\0"}, {0: "\n"}
@@ -106,7 +107,7 @@ class RunDirectory:
         text = to_toml(replace(config, run=replace(config.run, output=str(self.path))), docs=True)
         names = "".join(f"{name.translate(_WRITTEN)}\n" for name in class_names or ())
         try:
-            write_whole(self.config, text)
+            write_whole(self.config, text, errors="surrogateescape")
             if names:
                 write_whole(self.classes, names, errors="surrogateescape")
         except OSError as error:
@@ -141,6 +142,10 @@ def choose(config: Config, resume: bool) -> RunDirectory:
     if config.run.output:
         path = Path(config.run.output)
     else:
+        if {"/", "\0"} & {*config.recipe} or len(os.fsencode(config.recipe)) > _MOST_NAME_BYTES:
+            raise UserError(
+                f"recipe: {config.recipe!r} cannot name a directory of runs; shorten it, or set --run.output"
+            )
         numbers = _numbers(config.recipe)
         if resume and not numbers:
             raise UserError(

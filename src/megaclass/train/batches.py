@@ -19,7 +19,7 @@ from megaclass.data.augment import TrainTransform, Transform
 from megaclass.data.dali import DaliLoader
 from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.loader import BatchSource, Loader
-from megaclass.data.open import open_dataset
+from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.photometric import Composed, Photometric
 from megaclass.data.sampler import EpochSampler, rank_slice
 from megaclass.data.synthetic import SyntheticLoader
@@ -98,6 +98,15 @@ def training_set(config: Config, path: Path) -> Dataset:
         dataset = open_dataset(path)
     except UserError as error:
         raise UserError(f"data.path: {error}") from None
+    is_records = [record_file(part) is not None for part in split_paths(path)]
+    for source, other, holds in (
+        ("records", "folder", any(is_records)),
+        ("folder", "records", not all(is_records)),
+    ):
+        if config.data.source == source and not holds:
+            raise UserError(
+                f"data.source: {source!r}, but {path} is of the kind {other!r}; set --data.source {other}"
+            )
     wanted = config.data.num_classes
     if wanted and wanted != dataset.num_classes:
         raise UserError(

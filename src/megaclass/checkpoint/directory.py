@@ -20,13 +20,16 @@ from megaclass.errors import UserError
 
 def list_checkpoints(root: Path) -> list[Path]:
     """The complete checkpoints in ``root``, by rising step; empty if ``root`` does not exist."""
-    found: dict[int, Path] = {}
-    # ".old-" sorts before "step-": it counts only while the new one of that step is missing.
-    for path in sorted(Path(root).glob("*")):
-        match = manifest.COMPLETE.fullmatch(path.name)
-        if match and (path / manifest.NAME).is_file():
-            found[int(match[1])] = path
+    found = {step: path for step, path in named(root) if (path / manifest.NAME).is_file()}
     return [found[step] for step in sorted(found)]
+
+
+def named(root: Path) -> list[tuple[int, Path]]:
+    """What has the name of a checkpoint, by rising step. ``.old-`` comes before the new one of its step: it counts only
+    while that is missing."""
+    paths = sorted(Path(root).glob("*"))
+    matches = [(manifest.COMPLETE.fullmatch(path.name), path) for path in paths]
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def latest(root: Path) -> Path | None:
@@ -85,7 +88,7 @@ def usable(root: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     nothing renamed, where that cannot be told: a file that may not be read, or a format of a later release.
     """
     aside: list[tuple[Path, str]] = []
-    for path in reversed(list_checkpoints(root)):
+    for _, path in reversed(named(root)):
         try:
             verify(path)
         except DamagedError as damage:

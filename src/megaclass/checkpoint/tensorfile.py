@@ -7,10 +7,12 @@ damaged raises any of :data:`megaclass.checkpoint.manifest.DAMAGE`.
 """
 
 import json
+import math
 import os
 import stat
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,19 +57,28 @@ def write_bytes(path: Path, blocks: Iterator[Any]) -> FileEntry:
     return FileEntry(size, crc32)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """A tensor that need not be in memory as a whole: ``blocks()`` yields its rows in order."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterable[Tensor]]
+
+
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], go_on: Callable[[], None] = lambda: None
+    path: Path, tensors: Mapping[str, Tensor | Blocks], go_on: Callable[[], None] = lambda: None
 ) -> FileEntry:
     """Write tensors of any device, shape and stride as one safetensors file. Raises OSError.
 
     go_on: called before each block; what it raises ends the writing.
     """
     # Wide types first: then each tensor starts at a multiple of its item size and can be mapped in place.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     header: dict[str, Any] = {}
     offset = 0
     for name, tensor in ordered:
-        end = offset + tensor.numel() * tensor.element_size()
+        end = offset + math.prod(tensor.shape) * tensor.dtype.itemsize
         dtype, shape = DTYPE_NAMES[tensor.dtype], list(tensor.shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
         offset = end
@@ -77,9 +88,10 @@ def write_tensors(
     def blocks() -> Iterator[Any]:
         yield len(text).to_bytes(8, "little") + text
         for _, tensor in ordered:
-            for block in _blocks(tensor):
-                go_on()
-                yield block
+            for part in [tensor] if isinstance(tensor, Tensor) else tensor.blocks():
+                for block in _blocks(part):
+                    go_on()
+                    yield block
 
     return write_bytes(path, blocks())
 
@@ -117,6 +129,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         # get_tensor returns a view of the mapped file; a clone outlives the file's deletion.
         return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of every tensor of a file, from its header alone."""
+    with safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def check_rows(path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

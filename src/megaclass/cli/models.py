@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from megaclass.cli.common import show_pictures, tell
 from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse
 from megaclass.config import (
     Config,
@@ -134,9 +135,7 @@ def _recipe_or_stored(options: Any, given: Given) -> Config:
     named = {f"{section}.{name}" for section, values in given.items() for name in values} | {"run.output"}
     for key, (theirs, ours) in differences(recipe, stored).items():
         if key not in named and os.environ.get("RANK", "0") == "0":
-            print(
-                f"{key} stays {ours!r} as the run has it ({options.recipe}: {theirs!r}; --{key} changes it)"
-            )
+            tell(f"{key} stays {ours!r} as the run has it ({options.recipe}: {theirs!r}; --{key} changes it)")
     return stored
 
 
@@ -155,14 +154,14 @@ def _run_or_recipe(options: Any, given: Given) -> Config:
 def _show_result(path: Path, result: dict[str, Any]) -> None:
     """The table of metrics, the pictures, and where everything lies."""
     _show_numbers(result)
-    print(f"result    {path / 'result.json'}")
-    try:
+    tell(f"result    {path / 'result.json'}")
+
+    def draw() -> list[Path]:
         from megaclass.report.curves import draw_run
 
-        for picture in draw_run(path):
-            print(f"picture   {picture}")
-    except Exception as error:  # whatever it is: the training has ended well
-        print(f"Warning: {path}: no pictures ({error})")
+        return draw_run(path)
+
+    show_pictures(draw)
 
 
 def _show_numbers(result: dict[str, Any]) -> None:

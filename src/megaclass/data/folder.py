@@ -9,6 +9,7 @@ import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.errors import UserError
+from megaclass.files import read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,7 @@ class FolderDataset:
 def read_file(path: Path) -> bytes:
     """The bytes of an image file. Raises DamagedSampleError."""
     try:
-        with path.open("rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise ValueError(f"it has {size:,} bytes, the limit is {MAX_BYTES:,}")
-            encoded = file.read()
+        encoded = read_regular(path, MAX_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name, too
         reason = error.strerror if isinstance(error, OSError) else error
         raise DamagedSampleError(f"{path} cannot be read: {reason}; mend that") from None

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from megaclass.data.augment import Transform
-from megaclass.data.dataset import DamagedSampleError, Dataset, first_line
+from megaclass.data.dataset import DamagedSampleError, Dataset
 from megaclass.data.decode import Decoded, decode, decode_part
-from megaclass.errors import UserError
+from megaclass.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,10 @@ from rich.console import Console
 from torch import Tensor
 
 from megaclass.checkpoint import Saved
+from megaclass.config import Config, Steps
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
+from megaclass.errors import printable
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.jsonl import LineFile
@@ -51,8 +53,7 @@ class RunLog:
         self._task = self._bar.add_task("", total=job.total_steps)
         self._writer = events.EventWriter(directory.events, resumed_from, is_main, self._caution)
         self._is_main, self._suspects_told = is_main, 0
-        tensorboard = is_main and job.config.run.tensorboard
-        self._tensorboard = _TensorBoard(directory, progress.step, self._caution) if tensorboard else None
+        self._tensorboard: _TensorBoard | None = None
         if is_main:
             self._writer.write(
                 events.StartEvent(
@@ -63,8 +64,10 @@ class RunLog:
                     total_steps=job.total_steps,
                 )
             )
-            for message in filter(None, (self._writer.set_aside, *_warnings(job))):
+            for message in filter(None, (self._writer.set_aside, *warnings_of(job.config, job.steps))):
                 self.warn(message)
+            if job.config.run.tensorboard:
+                self._tensorboard = _TensorBoard(directory, progress.step, self.warn)
 
     def __enter__(self) -> "RunLog":
         if self._console.is_terminal:
@@ -76,13 +79,13 @@ class RunLog:
             self._bar.stop()
         reason = "finished" if error is None else f"{type(error).__name__}: {error}"
         end = events.EndEvent(reason=reason, steps=self._progress.step, seconds=self._progress.seconds)
-        self._writer.write(end)
-        self._writer.close()
         if self._tensorboard:
             self._tensorboard.close()
+        self._writer.write(end)
+        self._writer.close()
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        self._console.print(printable(line), markup=False)
 
     def _caution(self, message: str) -> None:
         self.say(f"Warning: {message}")
@@ -212,9 +215,10 @@ def training_line(event: events.StepEvent) -> str:
     return line
 
 
-def _warnings(job: Job) -> Iterator[str]:
-    data, evaluation, steps = job.config.data, job.config.evaluate, job.steps
-    if not (job.config.run.checkpoint_minutes or 0 < steps.between_checkpoints < steps.total):
+def warnings_of(config: Config, steps: Steps) -> Iterator[str]:
+    """What is allowed, and seldom meant."""
+    data, evaluation = config.data, config.evaluate
+    if not (config.run.checkpoint_minutes or 0 < steps.between_checkpoints < steps.total):
         yield "nothing is saved before the end; set run.checkpoint_minutes or run.checkpoint_every"
     if steps.warmup >= steps.total > 1:
         yield f"the warm-up takes all {steps.total} steps; shorten it, or train longer"

@@ -17,7 +17,7 @@ from megaclass import checkpoint
 from megaclass.cli import main
 from megaclass.data.classnames import read_names
 from megaclass.data.records.reader import RecordDataset
-from megaclass.errors import UserError
+from megaclass.errors import UserError, printable
 from megaclass.inference import predict
 from megaclass.inference.load import find_checkpoint
 
@@ -274,7 +274,7 @@ def test_a_file_of_names_that_does_not_fit(tmp_path, content, part):
 # -- files and words -------------------------------------------------------------------------------------------
 
 
-def test_json_and_csv_hold_the_same_and_the_sheet_shows_it(tmp_path, capsys):
+def test_json_and_csv_hold_the_same_but_for_control_letters_and_the_sheet_shows_it(tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text("\n".join(f"name, {i}" for i in range(6)))
     words = ["images", "--run-dir", "linear", "--top", "2", "--names", names]
@@ -287,7 +287,8 @@ def test_json_and_csv_hold_the_same_and_the_sheet_shows_it(tmp_path, capsys):
     told = [(entry["image"], guess) for entry in lines for guess in entry["predictions"]]
     assert len(table) == 48 == len(told)
     for row, (image, guess) in zip(table, told, strict=True):
-        assert row == {"image": image, "error": ""} | {key: str(value) for key, value in guess.items()}
+        fields = {"image": image, "error": ""} | {key: str(value) for key, value in guess.items()}
+        assert row == {key: printable(text) for key, text in fields.items()}
         assert guess["name"] == f"name, {guess['label']}"
     assert cv2.imread(str(tmp_path / "s.png")).shape[1] > 1000
     assert "24 of 24 images predicted" in capsys.readouterr().out

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from megaclass.data.dataset import DamagedSampleError, first_line
+from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import JPEG_START, MAX_PIXELS, check_header, decode
-from megaclass.errors import UserError
+from megaclass.errors import UserError, first_line
 
 Size = tuple[int, int]  # height, width
 

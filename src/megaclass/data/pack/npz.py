@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.dataset import first_line
 from megaclass.data.pack.source import Source
-from megaclass.errors import UserError, near_match
+from megaclass.errors import UserError, first_line, near_match
 
 
 def open_npz(

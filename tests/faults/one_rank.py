@@ -125,7 +125,7 @@ def _mount(run: Path, size: str) -> None:
 
 
 def small_disks(bench: Bench, moments: random.Random) -> Iterator[Fault]:
-    for kilobytes in (8, 64, 150, 220, 300, 410, 500, 570):
+    for kilobytes in (8, 64, 150, 220, 300, 410, 450, 500):
         yield scene(
             f"a disk of {kilobytes} kB",
             statuses={0: (0, 2)},
@@ -141,7 +141,7 @@ def small_disks(bench: Bench, moments: random.Random) -> Iterator[Fault]:
 # -- damage --------------------------------------------------------------------------------------------
 
 
-def _flip(run: Path, file: str, where: float) -> None:
+def flip(run: Path, file: str, where: float) -> None:
     content = bytearray((run / file).read_bytes())
     content[min(int(where * len(content)), len(content) - 1)] ^= 0x10
     (run / file).write_bytes(content)
@@ -155,7 +155,7 @@ def _cut(run: Path, file: str, share: float) -> None:
 def _damaged(file: str, flips: int, moments: random.Random, **how: Any) -> Iterator[Fault]:
     spoils: dict[str, Callable[[Path], Any]] = {f"{file} is gone": lambda run: (run / file).unlink()}
     for place in (0.0, *(moments.random() for _ in range(flips)), 1.0):
-        spoils[f"bit flipped at {place:.1%} of {file}"] = partial(_flip, file=file, where=place)
+        spoils[f"bit flipped at {place:.1%} of {file}"] = partial(flip, file=file, where=place)
     for share in (0.0, moments.random(), 1.0):
         spoils[f"{file} cut to {share:.1%}"] = partial(_cut, file=file, share=share)
     for name, spoil in spoils.items():

@@ -27,7 +27,7 @@ def read_torch_file(path: Path) -> Any:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many types for a file that is none of its own
         if isinstance(error, OSError) and error.strerror:
-            why = error.strerror
+            why = f"{error.strerror}; name another"
         elif refused := _REFUSED.search(str(error)):
             why = f"holds an object of {refused[1]}; save the state_dict() of the model, tensors alone"
         else:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from megaclass.doctor.findings import Finding
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-_MARK, _WHAT = 4, 11  # columns
+_MARK, _WHAT = 4, 13  # columns
 
 
 def doctor(words: list[str]) -> int:
@@ -25,33 +25,37 @@ def doctor(words: list[str]) -> int:
         "Look at this machine, and at what a recipe asks of it, or at a run directory: a line for each thing, with "
         "what to do where it is not well. Exit status 0: nothing fails; 1: something does.",
         options={
-            "ranks": (int(os.environ.get("WORLD_SIZE", "1")), "processes that are to train together"),
+            "ranks": (0, "processes that are to train together; 0: WORLD_SIZE, or 1"),
             "repair": (False, "of a run: cut a damaged event log, remove left-over temporary files"),
         },
     )
     parser.add_argument("target", nargs="?", default="", help="recipe, .toml file or run directory")
     options, given = parse_with_settings(parser, words)
-    if options.ranks < 1:
-        raise UserError(f"--ranks: {options.ranks} is below 1")
+    if options.ranks < 0:
+        raise UserError(f"--ranks: {options.ranks} is below 0")
+    world = os.environ.get("WORLD_SIZE", "")
+    ranks = options.ranks or (int(world) if world.isdigit() else 0) or 1
     directory = Path(options.target) if options.target and Path(options.target).is_dir() else None
     if options.repair and directory is None:
         raise UserError("--repair: goes with a run directory; name one")
 
     from rich.console import Console
 
-    from megaclass.doctor import machine, recipe
-    from megaclass.doctor import run as of_run
-    from megaclass.doctor.findings import told
+    try:
+        from megaclass.doctor import machine, recipe
+        from megaclass.doctor import run as of_run
+        from megaclass.doctor.findings import told
+        from megaclass.report.console import printable
+    except (ImportError, OSError) as error:  # OSError: of a shared library
+        raise UserError(f"megaclass cannot be loaded: {error}; install it and PyTorch again") from None
 
     console, marks = Console(highlight=False, soft_wrap=True), list[str]()
 
-    def show(title: str, found: Iterable["Finding"]) -> bool:
-        """Print findings as they come; whether none fails."""
-        console.print(title, style="bold", markup=False)
+    def show(title: str, found: Iterable["Finding"]) -> None:
+        console.print(printable(title), style="bold", markup=False)
         for finding in found:
             marks.append(finding.mark)
             _print(console, finding)
-        return "fail" not in marks
 
     config = None
     try:
@@ -65,10 +69,8 @@ def doctor(words: list[str]) -> int:
     if directory:
         show(f"Run {directory}", of_run.findings(directory, options.repair))
     if config and options.target:
-        ranks = f" on {options.ranks} ranks" if options.ranks > 1 else ""
-        show(
-            f"Recipe {config.recipe}{ranks}", recipe.findings(config, options.ranks, is_new=directory is None)
-        )
+        found = recipe.findings(config, ranks, is_new=directory is None)
+        show(f"Recipe {config.recipe}{f' on {ranks} ranks' if ranks > 1 else ''}", found)
     counts = {mark: marks.count(mark) for mark in _COLOURS}
     console.print("{ok} ok, {warn} to look at, {fail} failed".format(**counts), style="bold")
     return 1 if counts["fail"] else 0

@@ -53,6 +53,7 @@ def memory_of(
     """
     head, optim = config.head, config.optim
     centres = momentum = owed = 0
+    casts = 2 * parameters if compute in ("bf16", "fp16") else 0  # a linear head computes in fp32
     if head.kind == "linear":  # on every rank, and the backbone's optimizer moves it
         parameters += classes * (embedding_dim + 1)
     else:
@@ -69,7 +70,7 @@ def memory_of(
         gradients=_FP32 * parameters,
         optimizer=copies * _FP32 * parameters,
         average=_FP32 * (parameters + frozen) if optim.ema_decay else 0,
-        casts=2 * parameters if compute in ("bf16", "fp16") else 0,
+        casts=casts,
         centres=centres,
         momentum=momentum,
         owed=owed,

@@ -28,6 +28,7 @@ _ENDS = {
     "KeyboardInterrupt": f"{_AGAIN}, it goes on from the last checkpoint",
     "OutOfMemoryError": f"take a smaller batch or more ranks, and {_AGAIN}",
     "UserError": f"do what it says, and {_AGAIN}",
+    "DivergedError": f"do what it says, and {_AGAIN}",
 }
 _OTHER_END = f"its traceback says more: mend that, and {_AGAIN}"
 
@@ -103,7 +104,8 @@ def _read(looked: _Looked) -> tuple[str, int]:
 
 def _checkpoints(looked: _Looked) -> Iterator[Finding]:
     root = looked.directory.checkpoints
-    for path in reversed(checkpoint.list_checkpoints(root)):
+    found = checkpoint.list_checkpoints(root)
+    for path in reversed(found):
         try:
             checkpoint.verify(path)
         except UserError as error:
@@ -116,7 +118,8 @@ def _checkpoints(looked: _Looked) -> Iterator[Finding]:
     for path in sorted(root.glob(".damaged-*")):
         yield Finding(WARN, path.name, "was found damaged, and set aside", "delete it when nobody needs it")
     if looked.usable is None:
-        yield Finding(WARN, "checkpoints", "none that is sound", "a resume starts from the beginning")
+        text = "none that is sound" if found else "none yet"
+        yield Finding(WARN, "checkpoints", text, "a resume starts from the beginning")
 
 
 def _resume(looked: _Looked) -> Iterator[Finding]:

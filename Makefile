@@ -41,8 +41,7 @@ test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 faults: $(STAMP)  ## a thousand faults put into runs, with rows and docs/reliability.md: 20 minutes on two idle cores
-	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults.campaign --output $(RESULTS)/faults-cpu/rows.jsonl \
-		--page docs/reliability.md
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults.campaign --write
 
 bench: $(STAMP)  ## measure the head on the CPU, into runs/: two minutes; PEER_PATH=DIR adds arcface_torch
 	mkdir -p runs

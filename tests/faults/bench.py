@@ -13,14 +13,14 @@ import tiny
 from faults import child
 from faults.child import Plan
 from faults.rules import Ended
-from megaclass.config import options, to_toml
+from megaclass.config import to_toml
 from ranks import SERVER, free_port, meeting
 
 STEPS, EVERY = 12, 3
 SAVED = 2 * EVERY  # the newest checkpoint of the run that was killed
 LIMIT_S = 60.0  # after which a process counts as hung
 # A save that holds the loop up has an order of calls that is always the same.
-INLINE = ("--run.async_save", "false") if "run.async_save" in options() else ()
+INLINE = ("--run.async_save", "false")
 
 
 class Bench:
@@ -63,7 +63,8 @@ class Bench:
         folder.mkdir(exist_ok=True)
         plans, port, processes = plans or {}, free_port(), []
         for rank in range(ranks):
-            line = ["train", str(self.folder / f"{recipe}.toml"), "--run.output", str(folder / "run")]
+            path = recipe if recipe.endswith(".toml") else str(self.folder / f"{recipe}.toml")
+            line = ["train", path, "--run.output", str(folder / "run")]
             line += [*words, *(each or {}).get(rank, ())]
             arguments = (line, folder / "run", folder / f"{attempt}-{rank}", plans.get(rank, Plan()))
             variables = meeting(rank, ranks, port) if ranks > 1 else {}

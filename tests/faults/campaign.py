@@ -1,4 +1,4 @@
-"""Faults against the real command, two at a time: ``python -m faults.campaign --output ROWS.jsonl`` runs them all.
+"""Faults against the real command, two at a time: ``python -m faults.campaign --write`` runs them all.
 
 A row for each says what held. ``--only TEXT`` runs those whose kind or name holds the text, and ``--keep`` leaves their
 folders, in which ``1-0.err`` is what the first attempt said on rank 0, ``2-0.err`` the resume, and so on.
@@ -74,8 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, help="file of rows, written anew")
-    parser.add_argument("--page", type=Path, help="page of these rows, written anew")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results and docs anew")
     parser.add_argument("--only", default="", help="those whose kind and name hold this text")
     parser.add_argument("--few", type=int, default=0, help="so many of each kind")
     parser.add_argument("--keep", action="store_true", help="leave the folders")
@@ -94,11 +93,10 @@ def main() -> int:
         "environment": snapshot(),
     }
     lines = [json.dumps(row) + "\n" for row in [head, *rows]]
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text("".join(lines), encoding="utf-8")
-    if options.page:
-        options.page.write_text(page.render(lines), encoding="utf-8")
+    if options.write:
+        page.ROWS.parent.mkdir(parents=True, exist_ok=True)
+        page.ROWS.write_text("".join(lines), encoding="utf-8")
+        page.PAGE.write_text(page.render(lines), encoding="utf-8")
     print("\n".join(page.table(rows)))
     print(f"{sum(row['held'] for row in rows)} of {len(rows)} held, in {head['seconds']} s")
     return 0 if all(row["held"] for row in rows) else 1

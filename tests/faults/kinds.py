@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from faults import hostile
 from faults import one_rank as one
 from faults import several_ranks as several
 from faults.bench import EVERY, Bench
@@ -39,4 +40,5 @@ KINDS = [
     Kind("two ranks under torchrun", EVERY, "a restart goes on; without one a resume does", several.torchrun),
     Kind("killed on N ranks, resumed on M", EVERY, "equal order of samples, losses to 1e-5", several.other_ranks),
     Kind("ranks that disagree", 0, "status 2 on all, setting and values named, no file written", several.disagreements),
+    Kind("hostile and absurd input", 0, "used, or refused in one line, within 20 s and 8 GB", hostile.cases),
 ]  # fmt: skip

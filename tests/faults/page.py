@@ -2,9 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from faults.kinds import KINDS
+
+ROOT = Path(__file__).parents[2]
+ROWS = ROOT / "benchmarks" / "results" / "faults-cpu" / "rows.jsonl"
+PAGE = ROOT / "docs" / "reliability.md"
 
 TEXT = """\
 # Reliability

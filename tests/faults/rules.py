@@ -48,9 +48,16 @@ def one_line(ended: list[Ended]) -> Iterator[str]:
             yield f"rank {rank}: {len(lines)} lines"
 
 
-def told(ended: list[Ended], text: str) -> Iterator[str]:
-    if not any(text in process.out + process.err for process in ended):
-        yield f"nobody says {text!r}"
+def told(ended: list[Ended], pattern: str) -> Iterator[str]:
+    if not any(re.search(pattern, process.out + process.err) for process in ended):
+        yield f"nobody says {pattern!r}"
+
+
+def saved_where_well(ended: list[Ended], run: Path, step: int) -> Iterator[str]:
+    """A status of 0 says that the end is saved."""
+    last = checkpoint.latest(run / "checkpoints")
+    if all(process.status == 0 for process in ended) and (last is None or last.name != f"step-{step:08d}"):
+        yield f"status 0, but the last checkpoint is {last and last.name}"
 
 
 def soon(ended: list[Ended], seconds: float) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from faults import child, rules
-from faults.bench import INLINE, LIMIT_S, SAVED, Bench
+from faults.bench import INLINE, LIMIT_S, SAVED, STEPS, Bench
 from faults.child import Plan
 from faults.rules import Ended
 
@@ -79,6 +79,7 @@ def play(bench: Bench, folder: Path, most_lost: int | None, scene: Scene) -> Fou
     looked_at = [ended[rank] for rank in scene.statuses]
     found.failed += rules.one_line(looked_at)
     found.failed += rules.soon(looked_at, scene.within_s)
+    found.failed += rules.saved_where_well(ended, run, STEPS)
     if scene.spoil and scene.resumed:
         found.lost = rules.lost(folder, attempt, SAVED)
     if scene.says and not (scene.spoil and found.lost == 0):

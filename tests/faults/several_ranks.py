@@ -19,8 +19,8 @@ TWO: dict[str, Any] = {"recipe": "smooth", "ranks": 2}
 def signals_of_ranks(bench: Bench, moments: random.Random) -> Iterator[Fault]:
     for name, (status, _) in SIGNALS.items():
         for told in ((0, 1), (0,), (1,)):
-            for slow_s in (0.0, 0.2):
-                step = moments.choice((SAVED, moments.randrange(1, STEPS - 1)))
+            for slow_s in (0.0, 0.1):
+                step = moments.choice((SAVED, moments.randrange(1, STEPS - 2)))  # ranks agree a step later
                 plans = {rank: Plan(slow_s=slow_s) for rank in (0, 1)}
                 for rank in told:
                     plans[rank] = Plan(name, step=step, delay_s=moments.uniform(0.0001, 0.003), slow_s=slow_s)

@@ -246,10 +246,15 @@ def in_time(case: Any, machine: Machine, seconds: float) -> Any:
 
 def head_bytes(case: TrainCase) -> float:
     """Of the centres and their optimizer's state on each rank."""
-    from megaclass.train import memory
+    from megaclass.heads.storage import Storage
 
     config = config_of(case)
-    return memory.head_bytes(config.head, case.num_classes, backbone_cost(config).embedding_dim, case.ranks)
+    dim = backbone_cost(config).embedding_dim
+    if config.head.kind == "linear":
+        return 3 * 4 * case.num_classes * dim  # weight, gradient, momentum
+    storage = Storage.named(case.storage)
+    held = case.num_classes / (case.ranks if case.parallelism == "model" else 1)
+    return held * (2 if storage.momentum else 1) * dim * storage.dtype.itemsize
 
 
 def _halved(case: TrainCase, fits: Callable[[TrainCase], bool]) -> TrainCase:

@@ -17,7 +17,6 @@ from megaclass.data.dataset import DamagedSampleError, Dataset, class_names
 from megaclass.data.decode import decode
 from megaclass.data.sampler import drawn
 from megaclass.doctor.findings import FAIL, OK, WARN, Finding, in_bytes, judged, look, told
-from megaclass.doctor.memory import Memory, memory_of
 from megaclass.evaluate.evaluators import build_classifier, build_verifier
 from megaclass.parallel.groups import World, pick_device
 from megaclass.results.machine import available_memory
@@ -26,6 +25,7 @@ from megaclass.train.arithmetic import Arithmetic, pick_arithmetic
 from megaclass.train.batches import glyph_directory, training_set
 from megaclass.train.job import check_batch, image_reader
 from megaclass.train.log import warnings_of
+from megaclass.train.memory import Memory, memory_of
 from megaclass.train.model import build_model
 
 _LIMIT_S = 60.0  # of one part: a folder of millions of images on a network disk takes long to list
@@ -57,13 +57,9 @@ class _Looked:
 
     def memory(self, ranks: int, node_ranks: int) -> Memory:
         assert self.backbone is not None and self.arithmetic is not None
-        moved = [p.numel() for p in self.backbone.parameters() if p.requires_grad]
-        every = [t.numel() for t in self.backbone.state_dict().values() if t.is_floating_point()]
         return memory_of(
             self.config,
-            parameters=sum(moved),
-            frozen=sum(every) - sum(moved),
-            embedding_dim=int(self.backbone.embedding_dim),  # type: ignore[arg-type]
+            self.backbone,
             classes=self.classes,
             compute=self.arithmetic.compute,
             ranks=ranks,

@@ -31,7 +31,7 @@ from megaclass.parallel.groups import Group, World
 from megaclass.train.arithmetic import Arithmetic
 from megaclass.train.average import WeightAverage
 from megaclass.train.batches import TrainingData, training_data
-from megaclass.train.memory import require_batches, require_head
+from megaclass.train.memory import require_batches, require_model
 from megaclass.train.model import build_model, capture_graphs, compile_backbone, input_function
 from megaclass.train.optimizer import build_optimizer
 
@@ -154,7 +154,7 @@ def _local_parts(
     backbone, arithmetic = build_model(config, world.device)
     check_batch(config, world, backbone)
     data = training_data(config, world, say)
-    require_head(config, data.num_classes, int(backbone.embedding_dim), world)  # type: ignore[arg-type]
+    require_model(config, backbone, data.num_classes, world)
     how = config.speed.compile
     if how == "auto" and config.data.start_size:  # it would be compiled for many sizes
         how = "none"

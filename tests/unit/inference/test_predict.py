@@ -18,8 +18,10 @@ from megaclass.cli import main
 from megaclass.data.classnames import read_names
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError, printable
+from megaclass.heads.storage import Rows
 from megaclass.inference import predict
 from megaclass.inference.load import find_checkpoint
+from megaclass.train.resume import stored_rows
 
 # In the order of labels. A file name is any bytes: markup, line ends but one, and no UTF-8.
 CLASSES = ["a [red]b", "b\x85c", "c\rd", "d\x1b[31m", os.fsdecode(b"e\xff"), "f g"]
@@ -165,6 +167,18 @@ def test_a_model_that_gives_nan_says_so(folder, tmp_path):
 # -- a margin head -----------------------------------------------------------------------------------------
 
 
+def test_a_centre_that_is_not_finite_is_named(tmp_path, monkeypatch, capsys):
+    def broken(*where):
+        centres = stored_rows(*where).fp32()
+        centres[3, 0] = torch.nan
+        return Rows(centres)
+
+    monkeypatch.setattr(predict, "stored_rows", broken)
+    assert main(["predict", "images", "--run-dir", "margin"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the centre of class 3 is not finite" in line and "--checkpoint" in line
+
+
 @pytest.mark.parametrize("block, images", [(8192, 4096), (4, 5), (1, 24)])
 def test_the_nearest_centres_of_all_blocks_are_found(folder, tmp_path, monkeypatch, block, images):
     monkeypatch.setattr(predict, "_BLOCK_CENTRES", block)
@@ -260,6 +274,7 @@ def test_names_of_numbers_serve_a_model_without_class_names(tmp_path):
         ('{"n01440764": 3, "n02102040": "x", "n02979186": " "}', "no name for 2 of 3 classes"),
         ('{"n1": "x"}', "holds 1 names, none of them by class"),
         ("[" * 100_000, "not valid JSON"),
+        ('{"n01440764": "tench", "n01440764": "trout"}', "has the key 'n01440764' more than once"),
         (b"\xff\xfe\x00", "not a text file in UTF-8"),
     ],
 )

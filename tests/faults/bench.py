@@ -85,8 +85,10 @@ class Bench:
                 path.read_text(errors="replace") if path.exists() else ""
                 for path in (folder / f"{attempt}-{rank}.{suffix}" for suffix in ("out", "err"))
             ]
-            struck = [path.stat().st_mtime for path in folder.glob(f"{attempt}-*.struck")]
-            ended[rank] = Ended(status, *texts, now - min(struck, default=now))
+            struck = [path.stat() for path in folder.glob(f"{attempt}-*.struck")]
+            ended[rank] = Ended(
+                status, *texts, now - min((s.st_mtime for s in struck if s.st_size), default=now)
+            )
         return [ended[rank] for rank in range(ranks)]
 
     def _whole(self, name: str, recipe: str = "plain", plan: Plan | None = None) -> Path:

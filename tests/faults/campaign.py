@@ -79,7 +79,7 @@ def main() -> int:
     parser.add_argument("--few", type=int, default=0, help="so many of each kind")
     parser.add_argument("--keep", action="store_true", help="leave the folders")
     options = parser.parse_args()
-    began = time.monotonic()
+    began, environment = time.monotonic(), snapshot()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     rows = run(Bench(folder), options.few, options.only, options.keep)
     if not options.keep:
@@ -90,7 +90,7 @@ def main() -> int:
         "steps": STEPS,
         "interval": EVERY,
         "seconds": round(time.monotonic() - began),
-        "environment": snapshot(),
+        "environment": environment,
     }
     lines = [json.dumps(row) + "\n" for row in [head, *rows]]
     if options.write:

@@ -62,14 +62,14 @@ class Injector:
         self._lock = threading.Lock()
         self._files = {
             suffix: os.open(f"{notes}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            for suffix in ("calls", "steps")
+            for suffix in ("calls", "steps", "struck")
         }
 
     def note(self, suffix: str, value: Any) -> None:
         REAL_WRITE(self._files[suffix], json.dumps(value).encode() + b"\n")
 
     def strike(self) -> None:
-        Path(f"{self.notes}.struck").touch()
+        self.note("struck", self.done)
         if not self.plan.do.startswith("SIG"):
             return
         os.kill(os.getpid(), signal.Signals[self.plan.do])

@@ -20,6 +20,9 @@ class Kind:
 
 
 BACK = "a resume ends with the bits of an uninterrupted run"
+HOSTILE = Kind(
+    "hostile and absurd input", 0, "used, or refused in one line, within 20 s and 8 GB", hostile.cases
+)
 KINDS = [
     Kind("SIGKILL at any moment", EVERY, BACK, one.kills),
     Kind("SIGKILL at each call of a save", EVERY, BACK, one.kills_in_saves),
@@ -40,5 +43,5 @@ KINDS = [
     Kind("two ranks under torchrun", EVERY, "a restart goes on; without one a resume does", several.torchrun),
     Kind("killed on N ranks, resumed on M", EVERY, "equal order of samples, losses to 1e-5", several.other_ranks),
     Kind("ranks that disagree", 0, "status 2 on all, setting and values named, no file written", several.disagreements),
-    Kind("hostile and absurd input", 0, "used, or refused in one line, within 20 s and 8 GB", hostile.cases),
+    HOSTILE,
 ]  # fmt: skip

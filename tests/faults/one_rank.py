@@ -89,11 +89,12 @@ def _is_silent(call: str, resumed: bool) -> bool:
 def _refused(calls: list[str], errors: tuple[str, ...], resumed: bool = False) -> Iterator[Fault]:
     for call in calls:
         operation = call.partition(" ")[0]
-        # Without its last checkpoint or its result a run has not ended well, but it is at its end.
-        run_on = f"step-{STEPS:08d}" not in call and "result.json" not in call
         for error in errors:
             if error != "short" or operation == "write":
                 says = "" if _is_silent(call, resumed) else REASONS[error]
+                # Once it trains a run goes on. At the end it may fail: without its last checkpoint or result it must.
+                only_log = error != "full" and ("events.jsonl" in call or ".png" in call)
+                run_on = range(1, STEPS + 1 if only_log else STEPS)
                 how: dict[str, Any] = {"run_on": run_on, "says": says, "resumed": resumed}
                 yield alone(f"{error} at {call}", Plan(error, call), 0, 2, **how)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from faults.kinds import KINDS
+from faults.kinds import HOSTILE, KINDS
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "benchmarks" / "results" / "faults-cpu" / "rows.jsonl"
@@ -39,6 +39,10 @@ After every fault
 
 {table}
 
+## Hostile and absurd input
+
+{hostile}
+
 ## What did not hold
 
 {failures}
@@ -59,6 +63,7 @@ def render(lines: Iterable[str]) -> str:
         revision=environment["revision"],
         minutes=head["seconds"] / 60,
         table="\n".join(table(rows)),
+        hostile="\n".join(f"- `{row['fault']}`" for row in rows if row["kind"] == HOSTILE.name),
         failures="\n".join(_failures(rows)) or "Nothing.",
         **{key: head[key] for key in ("interval", "steps", "date")},
     )

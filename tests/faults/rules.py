@@ -141,6 +141,12 @@ def trained(folder: Path, attempt: int) -> list[int]:
     return sorted({step for rank in range(4) for step, _ in _steps(folder, attempt, rank)})
 
 
+def struck_after(folder: Path, attempt: int) -> int | None:
+    """After how many steps the fault of an attempt struck; None: it has not."""
+    found = [path.read_text().split() for path in folder.glob(f"{attempt}-*.struck")]
+    return next((int(steps[0]) for steps in found if steps), None)
+
+
 def lost(folder: Path, attempt: int, had: int | None = None) -> int:
     """How many steps an attempt trained again, of those before it, or of ``had``; 0 where it trained none."""
     before, after = trained(folder, attempt - 1), trained(folder, attempt)
@@ -153,7 +159,7 @@ def nothing_left(run: Path, other: Path) -> Iterator[str]:
     """No file that the uninterrupted run has not, but what a fallback has set aside."""
 
     def names(root: Path) -> set[str]:
-        return {re.sub(r"step-\d+", "step-N", p.relative_to(root).as_posix()) for p in root.rglob("*")}
+        return {re.sub(r"\d+", "N", p.relative_to(root).as_posix()) for p in root.rglob("*")}
 
     extra = sorted(name for name in names(run) - names(other) if "damaged" not in name)
     if extra:

@@ -40,7 +40,7 @@ class Scene:
     """A start of the command in which something goes wrong, and what must come of it.
 
     plans: what strikes on which rank. statuses: those that the ranks may end with; a rank without is not looked at.
-    ``run_on``: once a step was trained the run may only end well. says: what somebody must be told.
+    run_on: of a fault after one of these steps the run may only end well. says: what somebody must be told.
     resumed: it is the resume of a killed run. spoil: done to the run directory before; between: after. mend: the same
     where the start has failed, and where it has not nothing more is asked.
     then: how many ranks resume, 0: as many.
@@ -48,7 +48,7 @@ class Scene:
 
     plans: dict[int, Plan] = field(default_factory=dict)
     statuses: dict[int, tuple[int, ...]]
-    run_on: bool = False
+    run_on: range = range(0)
     says: str = ""
     within_s: float = LIMIT_S
     recipe: str = "plain"
@@ -71,10 +71,11 @@ def play(bench: Bench, folder: Path, most_lost: int | None, scene: Scene) -> Fou
         scene.spoil(run)
     words = [*scene.words, *(["--resume"] if scene.resumed else [])]
     ended = bench.train(folder, attempt, *words, recipe=scene.recipe, ranks=scene.ranks, plans=scene.plans)
-    if any(plan.do for plan in scene.plans.values()) and not list(folder.glob(f"{attempt}-*.struck")):
+    struck = rules.struck_after(folder, attempt)
+    if struck is None and any(plan.do for plan in scene.plans.values()):
         found.failed.append("the fault did not strike")
     for rank, statuses in scene.statuses.items():
-        allowed = (0,) if scene.run_on and rules.trained(folder, attempt) else statuses
+        allowed = (0,) if struck in scene.run_on else statuses
         found.failed += rules.status_is(ended[rank : rank + 1], allowed, rank)
     looked_at = [ended[rank] for rank in scene.statuses]
     found.failed += rules.one_line(looked_at)
@@ -119,7 +120,7 @@ def settle(
     found.failed += rules.same_losses(run, other / "run", 0.0 if recipe == "plain" else 1e-5)
     if recipe == "plain":
         found.failed += rules.same_bits(run, other / "run")
-        found.failed += rules.nothing_left(run, other / "run")
+    found.failed += rules.nothing_left(run, other / "run")
     return found
 
 
@@ -134,30 +135,26 @@ def under_torchrun(
 ) -> Found:
     """Two ranks as torchrun starts them, one of which dies; or the agent gets a signal when the plan strikes."""
     folder.mkdir()
-    log, struck = folder / "torchrun.txt", folder / f"1-{plan.rank}.struck"
+    log = folder / "torchrun.txt"
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
         *("--max-restarts", str(restarts), str(Path(child.__file__)), str(folder), json.dumps(vars(plan))),
-        *(
-            "train",
-            str(bench.folder / "smooth.toml"),
-            "--run.output",
-            str(folder / "run"),
-            "--resume",
-            *INLINE,
-        ),
+        *("train", str(bench.folder / "smooth.toml"), "--run.output", str(folder / "run"), "--resume"),
+        *INLINE,
     ]
     with log.open("w") as file:
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=file, stderr=file)
     status, deadline = None, time.monotonic() + LIMIT_S
     while (status := process.poll()) is None and time.monotonic() < deadline:
-        if to_agent and struck.exists():
+        if to_agent and rules.struck_after(folder, 1) is not None:
             process.send_signal(signal.Signals[to_agent])
             to_agent = ""
         time.sleep(0.005)
-    process.kill()
+    if status is None:  # it ends its ranks before itself
+        process.terminate()
+        process.wait(LIMIT_S)
     said = log.read_text(errors="replace")
-    found = Found([] if struck.exists() else ["the fault did not strike"])
+    found = Found(["the fault did not strike"] if rules.struck_after(folder, 1) is None else [])
     found.failed += rules.status_is([Ended(status, "", said, 0)], statuses)
     if restarts:
         found.lost = rules.lost(folder, 2)

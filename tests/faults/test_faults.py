@@ -5,21 +5,14 @@ import shutil
 
 import pytest
 
-from faults import rules
+from faults import page, rules
 from faults.bench import STEPS, Bench
 from faults.campaign import SEED, happen
 from faults.kinds import KINDS
 from faults.one_rank import flip
 
 pytestmark = [pytest.mark.dist, pytest.mark.process]
-LEFT_OUT = (
-    "two ranks under torchrun",  # slow, and tests/dist has as much
-    # Not mended yet: a save between two of the cadence changes the bits, an end that is not saved has status 0, and
-    # absurd sizes end in tracebacks.
-    "TERM, USR1, HUP or INT, also in saves on a slow disk",
-    "a disk or a limit that is too small",
-    "hostile and absurd input",
-)
+LEFT_OUT = ("two ranks under torchrun",)  # slow, and tests/dist has as much
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +45,8 @@ def test_the_rules_see_what_is_wrong(bench, tmp_path, share):
     log.write_text(log.read_text().replace('"loss": ', '"loss": 1'))
     steps.write_text("".join(steps.read_text().splitlines(keepends=True)[1:]))
     assert not [rule.__name__ for rule, given in rules_that_look.items() if not list(rule(*given))]
+
+
+def test_the_page_is_made_of_the_rows():
+    lines = page.ROWS.read_text(encoding="utf-8").splitlines()
+    assert page.render(lines) == page.PAGE.read_text(encoding="utf-8")

@@ -26,6 +26,7 @@ from document_folder import CLASSES, RESULTS, ROOT, run, shortened
 from megaclass import PartialFC
 from megaclass.bench import BENCHMARKS
 from megaclass.config import load_recipe, options
+from megaclass.doctor import machine
 from megaclass.heads import margins
 from megaclass.models import registry
 from megaclass.results import published
@@ -96,6 +97,9 @@ def megaclass_command(arguments: list[str], started_alone: bool) -> None:
         run("show", *(word for word in arguments[1:] if word != "--resume"))
     elif verb == "train":
         trained(arguments[1:])
+    elif verb == "doctor":  # of this machine its disk alone
+        with mock.patch.dict(machine._PROBES, clear=True):
+            run(*arguments)
     elif verb == "bench" and arguments[1] == "order":  # that of CONTRIBUTING is small enough
         run(*arguments)
         assert {row.status for row in read_rows("order.jsonl")} == {"ok"}

@@ -313,7 +313,4 @@ def _table(checkpoint: Mapping[str, Any], name: str) -> Rows | None:
     rows = Rows(holder[key], holder.get(f"{name}_scale"))
     if rows.data.layout != torch.strided or rows.data.shape != shape:
         raise UserError(f"{name} is not a dense tensor of shape {tuple(shape)}, one row a centre")
-    # A tensor of strides 0 claims rows that the file does not hold: nothing is allocated for these.
-    if rows.data.untyped_storage().nbytes() < rows.data.numel() * rows.data.element_size():
-        raise UserError(f"{name} claims {tuple(shape)} numbers, more than the file holds")
     return rows

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from megaclass.cli.common import read_options, whole_file
+from megaclass.cli.common import read_options, tell, whole_file
 from megaclass.cli.parsing import new_file
 from megaclass.errors import UserError, lookup
 
@@ -130,7 +130,7 @@ def _slice(words: list[str]) -> None:
         raise UserError(f"{options.source}: no class centres there, but a linear head or a backbone alone")
     with whole_file("OUTPUT", output) as part:
         write_tensors(part, model.centres)
-    print(f"wrote {output}: {' and '.join(model.centres)} of {model.centres['weight'].shape[0]:,} classes")
+    tell(f"wrote {output}: {' and '.join(model.centres)} of {model.centres['weight'].shape[0]:,} classes")
 
 
 def _convert(words: list[str]) -> None:
@@ -164,7 +164,7 @@ def _convert(words: list[str]) -> None:
             "which": options.checkpoint,
         }
         paths = to_rank_files(source, options.output, **given)
-        print(f"wrote {paths[0]}" + (f" and those of {len(paths) - 1} more ranks" if len(paths) > 1 else ""))
+        tell(f"wrote {paths[0]}" + (f" and those of {len(paths) - 1} more ranks" if len(paths) > 1 else ""))
         return
     alone = options.to == "backbone"
     output = _new_file(options.output, (".safetensors", ".pt", ".pth") if alone else (".safetensors",))
@@ -177,7 +177,7 @@ def _convert(words: list[str]) -> None:
             write_backbone(part, model, as_torch=output.suffix != ".safetensors")
         else:
             write_model(part, model)
-    print(f"wrote {output}")
+    tell(f"wrote {output}")
 
 
 def _named(path: Path) -> list[Path]:

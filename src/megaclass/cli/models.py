@@ -1,12 +1,17 @@
 """Verbs about recipes and models: train, recipes, show, evaluate."""
 
+import contextlib
 import itertools
 import json
 import os
+import sys
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO, cast
 
-from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse
+from megaclass.cli import let_go
+from megaclass.cli.common import show_pictures, tell
+from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse, stored_config
 from megaclass.config import (
     Config,
     differences,
@@ -17,7 +22,7 @@ from megaclass.config import (
     to_toml,
 )
 from megaclass.errors import UserError, lookup
-from megaclass.results.rundir import choose
+from megaclass.results.rundir import UnwrittenError, choose
 
 
 def train(words: list[str]) -> None:
@@ -32,12 +37,20 @@ def train(words: list[str]) -> None:
     from megaclass.parallel import groups
     from megaclass.parallel.agreement import facts_of_config
     from megaclass.train import loop
+    from megaclass.train.log import Lasting
 
     facts = facts_of_config(config) | {"--resume": str(options.resume)}
-    with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts) as world:
-        directory, result = loop.run(config, world, resume=options.resume)
+    started = groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts)
+    with started as world, contextlib.redirect_stdout(cast(TextIO, Lasting(sys.stdout))):
+        try:
+            directory, result = loop.run(config, world, resume=options.resume)
+        except UnwrittenError as error:
+            if world.is_main:
+                _show_numbers(error.result)
+            raise
         if world.is_main:
             _show_result(directory.path, result)
+    let_go(sys.stdout)
 
 
 def recipes(words: list[str]) -> None:
@@ -128,9 +141,7 @@ def _recipe_or_stored(options: Any, given: Given) -> Config:
     named = {f"{section}.{name}" for section, values in given.items() for name in values} | {"run.output"}
     for key, (theirs, ours) in differences(recipe, stored).items():
         if key not in named and os.environ.get("RANK", "0") == "0":
-            print(
-                f"{key} stays {ours!r} as the run has it ({options.recipe}: {theirs!r}; --{key} changes it)"
-            )
+            tell(f"{key} stays {ours!r} as the run has it ({options.recipe}: {theirs!r}; --{key} changes it)")
     return stored
 
 
@@ -140,24 +151,30 @@ def _run_or_recipe(options: Any, given: Given) -> Config:
     if options.checkpoint != "best" and not options.run_dir:
         raise UserError("--checkpoint goes with --run-dir")
     if options.run_dir:
-        config = load_recipe(f"{options.run_dir}/config.toml", stored=True)
+        config = stored_config(options.run_dir)
     else:
         config = load_recipe(options.recipe, complete=False)
     return replace(config, evaluate=replace(config.evaluate, task="none"))  # KIND says what is measured
 
 
-def _show_result(path: Any, result: dict[str, Any]) -> None:
+def _show_result(path: Path, result: dict[str, Any]) -> None:
     """The table of metrics, the pictures, and where everything lies."""
-    from megaclass.report.curves import draw_run
+    _show_numbers(result)
+    tell(f"result    {path / 'result.json'}")
 
-    pictures = draw_run(path)
+    def draw() -> list[Path]:
+        from megaclass.report.curves import draw_run
+
+        return draw_run(path)
+
+    show_pictures(draw)
+
+
+def _show_numbers(result: dict[str, Any]) -> None:
     for kind in ("verification", "classification"):
         if kind in result:
             _print_metrics(kind, result[kind])
     print(f"{result['steps']} steps, {result['seconds']:.1f} s, {result['samples_per_second']:.1f} samples/s")
-    print(f"result    {path / 'result.json'}")
-    for picture in pictures:
-        print(f"picture   {picture}")
 
 
 def _print_metrics(kind: str, metrics: dict[str, Any]) -> None:

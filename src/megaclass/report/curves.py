@@ -1,5 +1,6 @@
 """The pictures of runs, drawn from ``events.jsonl`` alone: loss and ROC curves of one, and the curves of seeds."""
 
+import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from megaclass.errors import UserError
 from megaclass.results.events import EvaluationEvent, StepEvent, read_events
 from megaclass.results.rows import Row
+from megaclass.results.rundir import write_whole
 
 # Hues that stay apart for colour-blind readers (Okabe and Ito, Color Universal Design, 2008).
 BLUE, ORANGE = "#0072B2", "#D55E00"
@@ -172,5 +174,7 @@ def _save(figure: Figure, path: Path) -> Path:
         axes.spines["right"].set_visible(not left)
         if left:
             axes.grid(alpha=0.25)
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture)
+    write_whole(path, picture.getvalue())
     return path

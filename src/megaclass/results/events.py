@@ -5,13 +5,20 @@ A run appends events to ``events.jsonl`` as they happen and reports read nothing
 ``SCHEMA_VERSION`` rises when a field changes its meaning or disappears; a reader refuses what is newer.
 """
 
-from collections.abc import Iterator
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megaclass.errors import UserError
 from megaclass.results.jsonl import LineFile, build, check_version, read_lines
+from megaclass.results.rundir import write_whole
+
+_LOG = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 
@@ -97,26 +104,80 @@ _NAMES = {kind: name for name, kind in KINDS.items()}
 class EventWriter(LineFile):
     """Appends events to a file, one write a line, so that a killed run loses no event but the last.
 
-    ``resumed_from_step`` None starts a run: the file must not hold one already. A step continues one: what
-    the file has logged beyond that step goes (the killed run had gone on after its last checkpoint), and so
-    does a half-written last line. With ``enabled=False`` (ranks other than the main one) nothing is touched.
+    ``resumed_from_step`` None starts a run: the file must not hold one already (UserError). A step continues one: what
+    the file has logged beyond that step goes (the killed run had gone on after its last checkpoint), and so does a
+    half-written last line. With ``enabled=False`` (ranks other than the main one) nothing is touched.
+
+    A log ends no run, so nothing else raises. ``warn`` is told, once for each cause, what the disk refuses; when it
+    takes lines again, a warning event says how many are missing. A damaged file is renamed to ``NAME.damaged-N``, its
+    lines before the damage go on, and ``set_aside`` says so.
     """
 
-    def __init__(self, path: str | Path, resumed_from_step: int | None = None, enabled: bool = True) -> None:
-        path, kept = Path(path), 0
-        if enabled and path.exists():
-            if resumed_from_step is not None:
-                kept = _bytes_until(path, resumed_from_step)
-            elif path.stat().st_size > 0:
-                raise UserError(
-                    f"{path}: holds the events of a run already; resume it, or use another directory"
-                )
-        super().__init__(path if enabled else None)
-        if self.file is not None:
-            self.file.truncate(kept)
+    def __init__(
+        self,
+        path: str | Path,
+        resumed_from_step: int | None = None,
+        enabled: bool = True,
+        warn: Callable[[str], None] = _LOG.warning,
+    ) -> None:
+        super().__init__(Path(path) if enabled else None)
+        self.set_aside = ""
+        self._warn = warn
+        self._causes: set[str] = set()  # told already
+        self._missing = 0
+        self._start: StartEvent | None = None  # still to be written: without it the rest could not be read
+        if self.path is None or not os.path.lexists(self.path):
+            return
+        if resumed_from_step is not None:
+            self._continue(self.path, resumed_from_step)
+        elif not self.path.is_file() or self.path.stat().st_size > 0:
+            raise UserError(f"{path}: holds the events of a run already; resume it, or use another directory")
 
     def write(self, event: Event) -> None:
-        self.append({"event": _NAMES[type(event)]} | vars(event))
+        before: list[Event] = [self._start] if self._start else []
+        if self._missing:
+            before.append(WarningEvent(message=f"events missing before the next: {self._missing}"))
+        try:  # all of them, or none: what is left of a full disk is not filled with warnings
+            self.append(*({"event": _NAMES[type(one)]} | vars(one) for one in (*before, event)))
+            self._start, self._missing = None, 0
+        except OSError as error:
+            if isinstance(event, StartEvent):
+                self._start = event
+            else:
+                self._missing += 1
+            if (cause := error.strerror or str(error)) not in self._causes:
+                self._causes.add(cause)
+                self._warn(f"{self.path}: events cannot be written ({cause}); the run goes on")
+
+    def close(self) -> None:
+        if missing := self._missing + (self._start is not None):
+            self._warn(f"{self.path}: the last events of this run are missing: {missing}")
+        with contextlib.suppress(OSError):
+            super().close()
+
+    def _continue(self, path: Path, step: int) -> None:
+        kept, damage = _whole_until(path, step)
+        if not damage:
+            try:
+                self.open().truncate(kept)
+                return
+            except OSError as error:
+                super().close()
+                damage, self.file = f"{path}: cannot be continued ({error.strerror})", None
+        numbered = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+        aside = next(name for name in numbered if not os.path.lexists(name))
+        self.set_aside = f"{damage}; set aside as {aside.name}"
+        try:
+            path.rename(aside)
+        except OSError as error:
+            self._warn(f"{damage}, and cannot be set aside ({error.strerror}): the run goes on without a log")
+            self.path, self.set_aside = None, ""
+            return
+        if kept:
+            try:
+                write_whole(path, aside.read_bytes()[:kept])
+            except OSError as error:
+                self.set_aside += f" with the lines before that, which cannot be copied ({error.strerror})"
 
 
 def read_events(path: str | Path) -> list[Event]:
@@ -129,6 +190,8 @@ def read_events(path: str | Path) -> list[Event]:
 
 def _lines(path: Path) -> Iterator[tuple[Event, int]]:
     """Each event and the offset in bytes at which its line ends."""
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise UserError(f"{path}: not a regular file")
     first = True
     for where, record, end in read_lines(path):
         name = record.pop("event", None)
@@ -143,14 +206,19 @@ def _lines(path: Path) -> Iterator[tuple[Event, int]]:
         yield build(kind, record, where, f"the {name} event"), end
 
 
-def _bytes_until(path: Path, step: int) -> int:
-    """The length of the part of the file that a run resumed from ``step`` keeps."""
+def _whole_until(path: Path, step: int) -> tuple[int, str]:
+    """The length of the part of the file that a run resumed from ``step`` keeps, and the damage behind it, if any."""
     kept = 0
-    for event, end in _lines(path):
-        values = vars(event)
-        at = next((values[name] for name in ("step", "steps", "resumed_from_step") if name in values), None)
-        # Events lie in order, so what follows the first later one is later too.
-        if (at or 0) > step:
-            break
-        kept = end
-    return kept
+    try:
+        for event, end in _lines(path):
+            values = vars(event)
+            at = next(
+                (values[name] for name in ("step", "steps", "resumed_from_step") if name in values), None
+            )
+            # Events lie in order, so what follows the first later one is later too.
+            if (at or 0) > step:
+                break
+            kept = end
+    except UserError as error:
+        return kept, str(error)
+    return kept, ""

@@ -4,8 +4,10 @@ The standard library alone reads them. JSON has no NaN, so a number that is not 
 as None. A last line without its line feed was cut by a kill: readers pass over it, writers drop it.
 """
 
+import contextlib
 import dataclasses
 import functools
+import io
 import json
 import math
 import os
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from megaclass.errors import UserError, make_room
+from megaclass.errors import UserError
 
 T = TypeVar("T")
 
@@ -23,32 +25,40 @@ T = TypeVar("T")
 class LineFile:
     """Appends records to a file, each in one piece: a process that is killed loses no record but the last.
 
-    Without a path records go nowhere. UserError where the file cannot be opened, or where the disk refuses a record;
-    it then holds whole lines still.
+    Without a path records go nowhere. OSError where the disk refuses a record: what it took of it is cut off again,
+    at once or, where the disk refuses that too, before the next one.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path, self.file = path, None
-        if path is None:
-            return
-        try:
-            self.file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        self.path = path
+        self.file: io.FileIO | None = None
+        self._whole_bytes, self._is_torn = 0, False
 
-    def append(self, record: dict[str, Any]) -> None:
-        if self.file is None:
+    def open(self) -> io.FileIO:
+        assert self.path is not None
+        self.file = self.path.open("ab", buffering=0)
+        return self.file
+
+    def append(self, *records: dict[str, Any]) -> None:
+        """Append all of them, or none."""
+        if self.path is None:
             return
-        rest = json.dumps(plain(record), allow_nan=False).encode() + b"\n"
-        before = os.fstat(self.file.fileno()).st_size
+        file = self.file or self.open()
+        rest = "".join(f"{json.dumps(plain(one), allow_nan=False)}\n" for one in records).encode()
+        self._mend(file)
+        self._whole_bytes, self._is_torn = os.fstat(file.fileno()).st_size, True
         try:
             while rest:
-                rest = rest[self.file.write(rest) :]
-        except OSError as error:
-            self.file.truncate(before)
-            raise UserError(
-                f"{self.path}: a line cannot be written ({error.strerror}); {make_room(error)}name another place"
-            ) from None
+                rest = rest[file.write(rest) :]
+            self._is_torn = False
+        finally:
+            with contextlib.suppress(OSError):
+                self._mend(file)
+
+    def _mend(self, file: io.FileIO) -> None:
+        if self._is_torn:
+            file.truncate(self._whole_bytes)
+            self._is_torn = False
 
     def close(self) -> None:
         if self.file is not None:

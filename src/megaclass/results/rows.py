@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megaclass.errors import UserError
+from megaclass.errors import UserError, make_room
 from megaclass.results.jsonl import LineFile, build, check_version, read_lines
 from megaclass.results.stats import summary
 
@@ -100,11 +100,15 @@ class RowWriter(LineFile):
 
     def __init__(self, path: str | Path | None) -> None:
         super().__init__(Path(path) if path else None)
-        if self.path is None or self.file is None:
+        if self.path is None:
             return
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.file.truncate(_whole_bytes(self.path))
+            file = self.open()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(_whole_bytes(self.path))
         except OSError:
             self.close()
             raise UserError(
@@ -116,7 +120,12 @@ class RowWriter(LineFile):
 
     def write(self, row: Row) -> None:
         """Raises UserError where there is no room for it; the file is then as it was."""
-        self.append({"schema_version": SCHEMA_VERSION} | vars(row))
+        try:
+            self.append({"schema_version": SCHEMA_VERSION} | vars(row))
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: a line cannot be written ({error.strerror}); {make_room(error)}name another place"
+            ) from None
 
 
 def read_rows(path: str | Path) -> list[Row]:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,22 +11,44 @@ from pathlib import Path
 from typing import Any
 
 from megaclass.config import Config, to_toml
-from megaclass.errors import UserError
+from megaclass.errors import UserError, make_room
 
 DEFAULT_ROOT = Path("runs")
-_PART = ".config.toml.part"
-# Names are those of directories: any bytes but a line feed, which alone ends a line here.
-_LINES: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+_MOST_NAME_BYTES = 200  # file systems take 255, a number behind it included
+_PARTS = ".*.part"
+# Names of classes are those of directories: any bytes but NUL, which stands for a line feed where that ends a line.
+_WRITTEN, _READ = {ord("\n"): "\0"}, {0: "\n"}
 
 
-def write_whole(path: Path, text: str, errors: str = "strict") -> None:
-    """Write the file, or leave what was there. A link is replaced, and not what it names."""
+def write_whole(path: Path, content: str | bytes, errors: str = "strict") -> None:
+    """Write the file, or leave what was there (OSError), also where the power goes. A link is replaced, and not what it
+    names."""
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8", errors=errors)
+        with part.open("wb") as file:
+            file.write(content.encode("utf-8", errors) if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
+    with contextlib.suppress(OSError):  # not every file system does this for a directory
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class UnwrittenError(UserError):
+    """A run has ended well, and its numbers found no place on the disk."""
+
+    agreed = True
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class RunDirectory:
@@ -40,46 +63,75 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.result = path / "result.json"
         self.tensorboard = path / "tensorboard"
+        self._seen = self._state()
+
+    def _state(self) -> tuple[int, int] | None:
+        """Changes with every event of a run."""
+        try:
+            found = self.events.stat()
+        except OSError:
+            return None
+        return found.st_size, found.st_mtime_ns
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the directory and keep other processes from training in it. UserError if one does already."""
+        """Make the directory and keep other processes from training in it. UserError if one does already, or has since
+        this object was made: what was found there then is no longer true."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
         except OSError as error:
             raise UserError(
-                f"run.output: cannot write into {self.path}: {error.strerror}; name another"
+                f"run.output: cannot write into {self.path}: {error.strerror}; {make_room(error)}name another"
             ) from None
         with lock:  # closing, or the end of the process, however it comes, gives the lock back
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise UserError(
                     f"run.output: another process is training in {self.path}; wait for it, or name another directory"
                 ) from None
+            except OSError:
+                pass  # a file system without locks, as some over a network
+            if self._state() != self._seen:
+                raise UserError(
+                    f"run.output: another process has trained in {self.path} meanwhile; start again to go on from there"
+                )
+            for left in self.path.glob(_PARTS):  # by a process that was killed
+                with contextlib.suppress(OSError):
+                    left.unlink()
             yield
 
     def write_config(self, config: Config, class_names: list[str] | None) -> None:
         """Write the complete configuration and, one a line, the names of the classes."""
         text = to_toml(replace(config, run=replace(config.run, output=str(self.path))), docs=True)
-        write_whole(self.config, text)  # a resume reads it: a kill must not leave half of it
-        if class_names:
-            with self.classes.open("w", **_LINES) as file:
-                file.writelines(f"{name}\n" for name in class_names)
+        names = "".join(f"{name.translate(_WRITTEN)}\n" for name in class_names or ())
+        try:
+            write_whole(self.config, text, errors="surrogateescape")
+            if names:
+                write_whole(self.classes, names, errors="surrogateescape")
+        except OSError as error:
+            raise UserError(
+                f"run.output: cannot write into {self.path}: {error.strerror}; {make_room(error)}name another"
+            ) from None
 
     def read_classes(self) -> list[str] | None:
         """The names in label order; None where the data had none."""
         if not self.classes.is_file():
             return None
         try:
-            with self.classes.open(**_LINES) as file:
-                return [line.removesuffix("\n") for line in file]
+            text = self.classes.read_bytes().decode("utf-8", "surrogateescape")
+            return [name.translate(_READ) for name in text.removesuffix("\n").split("\n")] if text else []
         except OSError as error:
             raise UserError(f"{self.classes} cannot be read: {error.strerror}; mend that") from None
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        write_whole(self.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    def write_result(self, result: dict[str, Any]) -> str:
+        """Returns why it cannot be written, as one line, or an empty string."""
+        try:
+            write_whole(self.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        except OSError as error:
+            return f"{self.result}: cannot be written ({error.strerror}); mend that, and --resume writes it"
+        return ""
 
 
 def choose(config: Config, resume: bool) -> RunDirectory:
@@ -90,6 +142,10 @@ def choose(config: Config, resume: bool) -> RunDirectory:
     if config.run.output:
         path = Path(config.run.output)
     else:
+        if {"/", "\0"} & {*config.recipe} or len(os.fsencode(config.recipe)) > _MOST_NAME_BYTES:
+            raise UserError(
+                f"recipe: {config.recipe!r} cannot name a directory of runs; shorten it, or set --run.output"
+            )
         numbers = _numbers(config.recipe)
         if resume and not numbers:
             raise UserError(
@@ -106,7 +162,7 @@ def choose(config: Config, resume: bool) -> RunDirectory:
             f"run.output: {path} holds a run already; add --resume to continue it, or name another directory"
         )
     if not directory.config.exists() and path.is_dir():
-        others = sorted(p.name for p in path.iterdir() if p.name not in (".lock", _PART))
+        others = sorted(p.name for p in path.iterdir() if p.name != ".lock" and not p.match(_PARTS))
         if others:
             raise UserError(
                 f"run.output: {path} holds other files ({others[0]}); name a directory of its own"

@@ -5,18 +5,19 @@ import dataclasses
 import datetime
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich import progress as bars
 from rich.console import Console
 from torch import Tensor
 
 from megaclass.checkpoint import Saved
+from megaclass.config import Config, Steps
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
-from megaclass.errors import UserError
+from megaclass.errors import printable
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.jsonl import LineFile
@@ -44,16 +45,16 @@ class RunLog:
         self._waited_ms = [0.0, 0.0, 0.0]  # as ``wait`` takes them, since the last line
         self._told_step, self._told_s = progress.step, progress.seconds
         resumed_from = progress.step if resume else None
-        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not is_main)
+        self._console = Console(
+            file=cast(TextIO, Lasting(sys.stdout)), highlight=False, soft_wrap=True, quiet=not is_main
+        )
         columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
         self._bar = bars.Progress("training", *columns, console=self._console, transient=True)
         self._task = self._bar.add_task("", total=job.total_steps)
-        self._writer = events.EventWriter(directory.events, resumed_from, enabled=is_main)
-        self._is_main, self._suspects_told = is_main, 0
-        self._tensorboard = None
+        self._writer = events.EventWriter(directory.events, resumed_from, is_main, self._caution)
+        self._is_main, self._suspects_told, self._is_moved = is_main, 0, False
+        self._tensorboard: _TensorBoard | None = None
         if is_main:
-            if job.config.run.tensorboard:
-                self._tensorboard = _summary_writer(directory, progress.step)
             self._writer.write(
                 events.StartEvent(
                     config=dataclasses.asdict(job.config),
@@ -63,9 +64,10 @@ class RunLog:
                     total_steps=job.total_steps,
                 )
             )
-            for message in _warnings(job):
-                self.say(f"Warning: {message}")
-                self._writer.write(events.WarningEvent(message=message))
+            for message in filter(None, (self._writer.set_aside, *warnings_of(job.config, job.steps))):
+                self.warn(message)
+            if job.config.run.tensorboard:
+                self._tensorboard = _TensorBoard(directory, progress.step, self.warn)
 
     def __enter__(self) -> "RunLog":
         if self._console.is_terminal:
@@ -77,13 +79,16 @@ class RunLog:
             self._bar.stop()
         reason = "finished" if error is None else f"{type(error).__name__}: {error}"
         end = events.EndEvent(reason=reason, steps=self._progress.step, seconds=self._progress.seconds)
-        self._writer.write(end)
-        self._writer.close()
         if self._tensorboard:
             self._tensorboard.close()
+        self._writer.write(end)
+        self._writer.close()
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        self._console.print(printable(line), markup=False)
+
+    def _caution(self, message: str) -> None:
+        self.say(f"Warning: {message}")
 
     def step_done(self, batch: Batch) -> None:
         spent_ms = (batch.wait_ms, batch.read_ms, batch.decode_ms)
@@ -138,15 +143,13 @@ class RunLog:
             self._plot(name, numbers)
 
     def warn(self, message: str) -> None:
-        self.say(f"Warning: {message}")
+        self._caution(message)
         self._writer.write(events.WarningEvent(message=message, step=self._progress.step))
 
-    def saved(self, found: Saved | None) -> None:
+    def saved(self, found: Saved) -> None:
         """A checkpoint is written, or was refused by the disk."""
-        if found is None:
-            return
         if found.error:
-            self.warn(f"{found.error}; the run goes on, and the earlier checkpoints are as they were")
+            self.warn(f"{found.error}; the run goes on")
             return
         self.say(
             f"Checkpoint: step {found.step}   {found.bytes / 1e6:.1f} MB in {found.seconds:.1f} s   "
@@ -155,6 +158,12 @@ class RunLog:
         relative = str(found.path.relative_to(self.directory.path))
         numbers = {"stall_s": found.stall_s, "seconds": found.seconds}
         self._writer.write(events.CheckpointEvent(step=found.step, path=relative, **numbers))
+        if self._is_main and not self._is_moved and not self.directory.config.exists():
+            self._is_moved = True
+            self.warn(
+                f"{self.directory.path} was moved or deleted; from now on its checkpoints lie in a new one there: "
+                "move them to the old one to resume it"
+            )
 
     def suspect(self, found: Suspect | None) -> None:
         """Note which samples a step had whose loss or gradient went wrong, and tell of it the first time."""
@@ -169,14 +178,14 @@ class RunLog:
             )
         self._suspects_told += 1
         if self._is_main and self._suspects_told <= _MOST_SUSPECTS:
-            with contextlib.suppress(UserError), LineFile(self.directory.bad_batches) as file:
+            with contextlib.suppress(OSError), LineFile(self.directory.bad_batches) as file:
                 file.append({**dataclasses.asdict(found), "samples": samples})
 
     def _plot(self, group: str, numbers: dict[str, float | None]) -> None:
         if self._tensorboard:
             for name, value in numbers.items():
                 if value is not None:
-                    self._tensorboard.add_scalar(f"{group}/{name}", value, self._progress.step)
+                    self._tensorboard.add(f"{group}/{name}", value, self._progress.step)
 
 
 def wait(waited_ms: Iterable[float], copy_ms: float, elapsed_s: float) -> tuple[float, str | None]:
@@ -210,9 +219,10 @@ def training_line(event: events.StepEvent) -> str:
     return line
 
 
-def _warnings(job: Job) -> Iterator[str]:
-    data, evaluation, steps = job.config.data, job.config.evaluate, job.steps
-    if not (job.config.run.checkpoint_minutes or 0 < steps.between_checkpoints < steps.total):
+def warnings_of(config: Config, steps: Steps) -> Iterator[str]:
+    """What is allowed, and seldom meant."""
+    data, evaluation = config.data, config.evaluate
+    if not (config.run.checkpoint_minutes or 0 < steps.between_checkpoints < steps.total):
         yield "nothing is saved before the end; set run.checkpoint_minutes or run.checkpoint_every"
     if steps.warmup >= steps.total > 1:
         yield f"the warm-up takes all {steps.total} steps; shorten it, or train longer"
@@ -222,10 +232,51 @@ def _warnings(job: Job) -> Iterator[str]:
             yield f"{path} is trained on and evaluated on: its scores say little"
 
 
-def _summary_writer(directory: RunDirectory, first_step: int) -> Any:
-    """A TensorBoard writer, where it is installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(directory.tensorboard), purge_step=first_step)
+class _TensorBoard:
+    """Its writer, where it is installed. At the first error ``warn`` is told, and nothing more is written."""
+
+    def __init__(self, directory: RunDirectory, first_step: int, warn: Callable[[str], None]) -> None:
+        self._writer, self._warn = None, warn
+        with self._trying():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(directory.tensorboard), purge_step=first_step)
+
+    def add(self, name: str, value: float, step: int) -> None:
+        with self._trying():
+            if self._writer is not None:
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        with self._trying():
+            if self._writer is not None:
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _trying(self) -> Iterator[None]:
+        try:
+            yield
+        except ImportError:
+            pass
+        except Exception as error:  # its own thread writes, and hands on whatever it met
+            self._writer = None
+            self._warn(f"TensorBoard cannot be written ({error}); the run goes on without it")
+
+
+class Lasting:
+    """A stream that loses what cannot be written, its disk full or its reader gone: training goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,4 +1,10 @@
+import contextlib
+import errno
+import io
 import json
+import os
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +23,7 @@ from megaclass.results.events import (
     WarningEvent,
     read_events,
 )
+from megaclass.results.jsonl import LineFile
 
 STEP = {"epoch": 0, "samples": 8, "learning_rate": 0.1, "samples_per_second": 100, "wait_percent": 1.5}
 
@@ -139,3 +146,157 @@ def test_a_newer_schema_is_refused_even_if_it_has_other_fields(path):
     )
     with pytest.raises(UserError, match=f"written with schema {SCHEMA_VERSION + 1}.*update it"):
         read_events(path)
+
+
+# -- what the disk refuses ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def no_file_grows_beyond(size):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def refuse_to_mend(file, _):
+    if file._is_torn:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("cuts", [True, False])
+def test_a_full_disk_costs_the_events_of_its_time(path, monkeypatch, cuts):
+    """cuts: whether the disk lets the half line go at once."""
+    told = []
+    with EventWriter(path, warn=told.append) as writer:
+        for event in (START, step(10)):
+            writer.write(event)
+        whole = path.stat().st_size
+        with no_file_grows_beyond(whole + 40), monkeypatch.context() as patch:
+            if not cuts:
+                patch.setattr(LineFile, "_mend", refuse_to_mend)
+            writer.write(step(20))
+            assert path.stat().st_size == (whole if cuts else whole + 40)
+            assert read_events(path) == [START, step(10)]
+        with no_file_grows_beyond(whole + 120):  # room for a warning, which is not taken for it
+            writer.write(step(30))
+            assert path.stat().st_size == whole
+        writer.write(step(40))
+    missing = WarningEvent(message="events missing before the next: 2")
+    assert read_events(path) == [START, step(10), missing, step(40)]
+    assert told == [f"{path}: events cannot be written (File too large); the run goes on"]
+
+
+def test_a_log_that_comes_late_begins_with_the_start_and_one_that_stays_away_is_told(tmp_path):
+    told, path = [], tmp_path / "later" / "events.jsonl"
+    with EventWriter(path, warn=told.append) as writer:
+        for event in RUN[:3]:
+            writer.write(event)
+        path.parent.mkdir()
+        writer.write(step(20))
+    assert read_events(path) == [
+        START,
+        WarningEvent(message="events missing before the next: 2"),
+        step(20),
+    ]
+    with EventWriter(tmp_path / "never" / "events.jsonl", warn=told.append) as writer:
+        for event in RUN[:3]:
+            writer.write(event)
+    refused, _, last = (line.partition(": ")[2] for line in told)
+    assert refused == "events cannot be written (No such file or directory); the run goes on"
+    assert last == "the last events of this run are missing: 3"
+
+
+# -- damage -------------------------------------------------------------------------------------------
+
+
+def garbage(path):
+    path.write_bytes(path.read_bytes().replace(b'"step": 20', b'"stop": 20', 1))
+
+
+def zeros(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-300] + bytes(100) + content[-200:])
+
+
+def newer(path):
+    start = json.dumps({"event": "start", "schema_version": SCHEMA_VERSION + 1, "moon": "full"})
+    path.write_text(start + "\n" + path.read_text())
+
+
+def replaced_by(make):
+    def replace(path):
+        path.unlink()
+        make(path)
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept", "message"),
+    [
+        (garbage, 4, "line 5: the step event lacks 'step'"),
+        (zeros, 7, "line 8: not a line of JSON"),
+        (lambda path: path.write_bytes(bytes(range(256))), 0, "line 1: not a line of JSON"),
+        (newer, 0, "line 1: written with schema 2"),
+        (replaced_by(Path.mkdir), 0, "not a regular file"),
+        (replaced_by(os.mkfifo), 0, "not a regular file"),
+    ],
+    ids=lambda case: getattr(case, "__name__", None),
+)
+def test_a_damaged_log_is_set_aside_on_a_resume_and_what_is_whole_goes_on(path, damage, kept, message):
+    write(path, RUN)
+    damage(path)
+    before = path.read_bytes() if path.is_file() else None
+    with EventWriter(path, resumed_from_step=40) as writer:
+        assert message in writer.set_aside and writer.set_aside.endswith(
+            "set aside as events.jsonl.damaged-1"
+        )
+        writer.write(START)
+    assert read_events(path) == [*RUN[:kept], START]
+    aside = path.with_name("events.jsonl.damaged-1")
+    assert (aside.read_bytes() if before is not None else None) == before and aside.exists()
+    path.write_text("again\n")
+    write(path, [START], resumed_from_step=40)
+    assert path.with_name("events.jsonl.damaged-2").read_text() == "again\n" and aside.exists()
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("rb", 0), ("ab", 4)])
+def test_a_log_that_may_not_be_read_or_written_is_set_aside(path, monkeypatch, mode, kept):
+    write(path, RUN)
+    before, inode, open_as_it_is = path.read_bytes(), path.stat().st_ino, io.open
+
+    def refuse(file, how="r", *arguments, **options):
+        if how == mode and Path(file) == path and path.exists() and path.stat().st_ino == inode:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_as_it_is(file, how, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", refuse)
+    with EventWriter(path, resumed_from_step=10) as writer:
+        assert "(Permission denied); set aside as events.jsonl.damaged-1" in writer.set_aside
+        writer.write(START)
+    assert read_events(path) == [*RUN[:kept], START]
+    assert path.with_name("events.jsonl.damaged-1").read_bytes() == before
+
+
+def test_a_damaged_log_that_cannot_be_set_aside_is_left_alone(path, monkeypatch):
+    path.write_text("damage\n")
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only")))
+    told = []
+    write(path, RUN, resumed_from_step=0, warn=told.append)
+    assert path.read_text() == "damage\n"
+    assert len(told) == 1 and told[0].endswith(
+        "cannot be set aside (Read-only): the run goes on without a log"
+    )
+
+
+def test_events_of_earlier_checkpoints_are_read(path):
+    write(path, [START, CheckpointEvent(step=1, path="c", stall_s=0.1, seconds=2.0)])
+    lines = path.read_text().splitlines()
+    path.write_text(f'{lines[0]}\n{lines[1]}\n{{"event": "checkpoint", "step": 2, "path": "d"}}\n')
+    assert read_events(path)[1:] == [
+        CheckpointEvent(step=1, path="c", stall_s=0.1, seconds=2.0),
+        CheckpointEvent(step=2, path="d"),
+    ]

@@ -93,7 +93,7 @@ def earlier(finished, tmp_path):
         (["train", "glyphs", "--run.device", "gpu"], ["run.device", "'gpu'", "cuda:N"]),
         (["train", "glyphs", "--resume"], ["--resume", "no run of recipe 'glyphs'", "--run.output"]),
         (["evaluate", "verificaton", "x"], ["unknown evaluation 'verificaton'", "'verification'"]),
-        (["evaluate", "verification", "x", "--run-dir", "nowhere"], ["nowhere", "no such file"]),
+        (["evaluate", "verification", "x", "--run-dir", "nowhere"], ["nowhere is no run", "config.toml"]),
         (["data", "pak"], ["unknown data command 'pak'", "did you mean 'pack'"]),
         (["data", "pack", "nowhere", "out", "--qualty", "3"], ["--qualty", "--help"]),
         (["recipes", "glyphs"], ["glyphs", "--help"]),

@@ -68,11 +68,7 @@ def signals(bench: Bench, moments: random.Random) -> Iterator[Fault]:
 
 def second_signals(bench: Bench, moments: random.Random) -> Iterator[Fault]:
     for name, (status, default) in SIGNALS.items():
-        for again_s in (
-            1.2,
-            1.6,
-            2.0,
-        ):  # sooner it is taken for the same wish, as two who end a job may tell it
+        for again_s in (1.2, 1.6, 2.0):  # one that comes within a second is taken for the same wish
             plan = Plan(name, step=SAVED, delay_s=0.001, again_s=again_s, slow_s=1.0)
             allowed = (status, default, 128 - default)
             yield alone(f"{name}, again after {again_s} s", plan, *allowed, words=(), within_s=again_s + 2)
@@ -86,12 +82,8 @@ def _is_silent(call: str, resumed: bool) -> bool:
     directory in which the file itself was flushed, a directory that is there already."""
     operation, name, number = call.split(" ")
     is_there = operation == "mkdir" and "step" not in name and (resumed or number != "1")
-    return (
-        operation in ("unlink", "rmdir", "truncate")
-        or "delete" in name
-        or is_there
-        or (operation, name) == ("fsync", ".")
-    )
+    is_deletion = operation in ("unlink", "rmdir", "truncate") or "delete" in name
+    return is_there or is_deletion or (operation, name) == ("fsync", ".")
 
 
 def _refused(calls: list[str], errors: tuple[str, ...], resumed: bool = False) -> Iterator[Fault]:

@@ -48,18 +48,18 @@ After every fault
 def render(lines: Iterable[str]) -> str:
     """The page of the lines of a file of rows, the first of which says where and when they were measured."""
     head, *rows = map(json.loads, lines)
-    failed = [row for row in rows if not row["held"]]
+    held = sum(row["held"] for row in rows)
     environment = head["environment"]
     return TEXT.format(
-        held=len(rows) - len(failed),
+        held=held,
         faults=len(rows),
-        verdict="those that did not are listed below." if failed else "all held.",
+        verdict="those that did not are listed below." if held < len(rows) else "all held.",
         machine=f"{environment['cpu']}, {environment['cpu_threads_usable']} threads, {environment['os']}",
         versions=f"Python {environment['python']}, PyTorch {environment['pytorch']}",
         revision=environment["revision"],
         minutes=head["seconds"] / 60,
         table="\n".join(table(rows)),
-        failures="\n".join(map(_failure, failed)) or "Nothing.",
+        failures="\n".join(_failures(rows)) or "Nothing.",
         **{key: head[key] for key in ("interval", "steps", "date")},
     )
 
@@ -76,6 +76,12 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"| {kind.name} | {len(mine)} | {held} | {worst} | {allowed} | {kind.must} |"
 
 
-def _failure(row: dict[str, Any]) -> str:
-    reasons = "; ".join(row["failed"]).replace("`", "'").replace("|", "/").replace("<", "(").replace(">", ")")
-    return f"- {row['kind']}, `{row['fault']}`: {reasons}"
+def _failures(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each reason, with the first fault that gave it: the others differ in the moment alone."""
+    same: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if not row["held"]:
+            same.setdefault(f"{row['kind']}: {'; '.join(row['failed'])}", []).append(row)
+    for reason, alike in same.items():
+        plain = reason.translate(str.maketrans("`|<>\n", "'/() "))
+        yield f"- {plain} ({len(alike)}; the first: `{alike[0]['fault']}`)"

@@ -42,7 +42,7 @@ def one_line(ended: list[Ended]) -> Iterator[str]:
         lines = process.err.strip().splitlines()
         if found := NOISE.search(process.err + process.out):
             yield f"rank {rank}: noise: {found[0]!r} ({lines[-1][:160] if lines else ''})"
-        elif any(not line.startswith(("megaclass:", "Warning:")) for line in lines):
+        elif any(not line.startswith(("megaclass:", "Warning:", "WARNING: ")) for line in lines):
             yield f"rank {rank}: a line of somebody else: {lines[-1][:160]}"
         elif process.status == 2 and sum(line.startswith("megaclass: error") for line in lines) > 1:
             yield f"rank {rank}: {len(lines)} lines"

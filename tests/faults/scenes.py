@@ -165,13 +165,21 @@ def under_torchrun(
 
 
 def disagreeing(
-    bench: Bench, folder: Path, most_lost: int | None, setting: str, values: tuple[str, str]
+    bench: Bench,
+    folder: Path,
+    most_lost: int | None,
+    setting: str,
+    values: tuple[str, str],
+    named: tuple[str, ...] = (),
 ) -> Found:
-    """Two ranks that are told different things: both stop before a file is written, and say what differs."""
+    """Two ranks that are told different things: both stop before a file is written, and say what differs.
+
+    named: what must be said of the difference, where it is not the values.
+    """
     each = {rank: (f"--{setting}", value) for rank, value in enumerate(values)}
     ended = bench.train(folder, 1, recipe="smooth", ranks=2, each=each)
     found = Found([*rules.status_is(ended, (2,)), *rules.one_line(ended)])
-    for text in (setting, *(Path(value).name if "/" in value else value for value in values)):
+    for text in (setting, *(named or values)):
         found.failed += rules.told(ended, text)
     if (folder / "run").exists() and any((folder / "run").iterdir()):
         found.failed.append("files were written")

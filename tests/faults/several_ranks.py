@@ -96,7 +96,12 @@ def disagreements(bench: Bench, moments: random.Random) -> Iterator[Fault]:
         yield Fault(
             setting, partial(scenes.disagreeing, setting=setting, values=(bench.value(setting), other))
         )
-    for name, size in {"records-a": (tiny.CLASSES, 5), "records-b": (tiny.CLASSES + 1, 4)}.items():
-        other = str(tiny.write_records(bench.folder / name, *size))
-        values = (str(bench.folder / "records"), other)
-        yield Fault(f"data.path: {name}", partial(scenes.disagreeing, setting="data.path", values=values))
+    for name, classes, samples in (("more images", tiny.CLASSES, 5), ("more classes", tiny.CLASSES + 1, 4)):
+        other = str(tiny.write_records(bench.folder / name, classes, samples))
+        happen = partial(
+            scenes.disagreeing,
+            setting="data.path",
+            values=(str(bench.folder / "records"), other),
+            named=(str(tiny.CLASSES * tiny.SAMPLES), str(classes * samples)),
+        )
+        yield Fault(f"data.path: {name}", happen)

@@ -22,7 +22,7 @@ from megaclass.config import (
     to_toml,
 )
 from megaclass.errors import UserError, lookup
-from megaclass.results.rundir import UnwrittenResultError, choose
+from megaclass.results.rundir import UnwrittenError, choose
 
 
 def train(words: list[str]) -> None:
@@ -44,7 +44,7 @@ def train(words: list[str]) -> None:
     with started as world, contextlib.redirect_stdout(cast(TextIO, Lasting(sys.stdout))):
         try:
             directory, result = loop.run(config, world, resume=options.resume)
-        except UnwrittenResultError as error:
+        except UnwrittenError as error:
             if world.is_main:
                 _show_numbers(error.result)
             raise

@@ -41,7 +41,7 @@ def write_whole(path: Path, content: str | bytes, errors: str = "strict") -> Non
             os.close(descriptor)
 
 
-class UnwrittenResultError(UserError):
+class UnwrittenError(UserError):
     """A run has ended well, and its numbers found no place on the disk."""
 
     agreed = True

@@ -146,12 +146,10 @@ class RunLog:
         self._caution(message)
         self._writer.write(events.WarningEvent(message=message, step=self._progress.step))
 
-    def saved(self, found: Saved | None) -> None:
+    def saved(self, found: Saved) -> None:
         """A checkpoint is written, or was refused by the disk."""
-        if found is None:
-            return
         if found.error:
-            self.warn(f"{found.error}; the run goes on, and the earlier checkpoints are as they were")
+            self.warn(f"{found.error}; the run goes on")
             return
         self.say(
             f"Checkpoint: step {found.step}   {found.bytes / 1e6:.1f} MB in {found.seconds:.1f} s   "

@@ -144,6 +144,12 @@ def flat_folder(folder: Path) -> list[Any]:
     return ["data", "pack", root, folder / "out", "--labels", folder / "labels.txt"]
 
 
+def resumed(folder: Path) -> list[Any]:
+    words = ["train", tiny.recipe(folder, run={"output": str(folder / "run\udcff")}), "--schedule.steps"]
+    assert main([*words, "1"]) == 0
+    return [*words, "2", "--resume"]
+
+
 def nasty_recipe(folder: Path) -> list[Any]:
     text = (
         Path(tiny.recipe(folder))
@@ -219,7 +225,7 @@ CASES = {
         lambda folder: ["show", *toml(f'description = "{NASTY[4:5]}\x9b\u202e"')(folder)[1:]], "\\U0000009b", 0
     ),
     "a class name with a line feed": Case(nasty_class, "has a line feed"),
-    "the directory of a run that is no UTF-8": Case(trained("--run.output", "run\udcff"), "run\\udcff", 0),
+    "the directory of a run that is no UTF-8, resumed": Case(resumed, "continuing at step 1 of 2", 0),
     "a recipe whose file name is no UTF-8": Case(nasty_recipe, "r\\udcff-001", 0),
     "a model.width of a million": Case(trained("--model.width", "1000000"), "lower"),
     "a model.embedding_dim of a billion": Case(trained("--model.embedding_dim", "1000000000"), "lower"),

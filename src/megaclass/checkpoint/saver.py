@@ -162,26 +162,6 @@ class Saver:
         )
 
 
-def save(
-    root: Path,
-    step: int,
-    *,
-    state: Mapping[str, Any],
-    sharded: Mapping[str, Sharded],
-    identity: Mapping[str, Any],
-    keep_last: int,
-    metric: float | None = None,
-) -> Path:
-    """:meth:`Saver.save`, written when it returns; UserError on every rank for what the disk refuses."""
-    saver = Saver(root, keep_last=keep_last, keep_every=0, beside=False)
-    saver.save(step, state=state, sharded=sharded, identity=identity, metric=metric)
-    saved = saver.wait()
-    assert saved is not None
-    if saved.error:
-        raise UserError(saved.error)
-    return saved.path
-
-
 # -- what is written ------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ back, and a full disk is an OSError with its cause. Reading goes through the pac
 damaged raises any of :data:`megaclass.checkpoint.manifest.DAMAGE`.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -113,6 +114,15 @@ def check_size(path: Path, size: int | None = None) -> None:
         raise ValueError(f"has {found.st_size} bytes instead of {size}")
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The package takes names in UTF-8 alone; a file of any other is opened by its descriptor."""
+    with path.open("rb") as held:
+        plain = str(path).encode(errors="ignore").decode() == str(path)
+        with safe_open(path if plain else f"/dev/fd/{held.fileno()}", framework="pt") as file:
+            yield file
+
+
 def check_crc32(path: Path, entry: FileEntry) -> None:
     """Read the whole file (3.9 GB/s from the page cache) and compare its checksum."""
     crc32 = 0
@@ -126,20 +136,20 @@ def check_crc32(path: Path, entry: FileEntry) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, on the CPU, in memory of their own."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         # get_tensor returns a view of the mapped file; a clone outlives the file's deletion.
         return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Of every tensor of a file, from its header alone."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def check_rows(path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Compare the file's own header with what the manifest says of a tensor, without reading its data."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         rows = file.get_slice(name)
         found = rows.get_dtype(), tuple(rows.get_shape())
     if found != (DTYPE_NAMES[dtype], shape):
@@ -148,5 +158,5 @@ def check_rows(path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]
 
 def copy_rows(path: Path, name: str, start: int, stop: int, out: Tensor) -> None:
     """Copy rows ``[start, stop)``, counted within the file, to ``out`` on any device."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         out.copy_(file.get_slice(name)[start:stop])

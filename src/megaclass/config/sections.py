@@ -234,8 +234,8 @@ class Schedule:
     """How long, and the learning rate on the way."""
 
     epochs: float = option(20.0, "passes over the training set", 0, 1e6, only=EPOCHS)
-    samples: int = option(0, "images, instead of epochs", 0, 10**15, only={"schedule.steps": (0,)})
-    steps: int = option(0, "optimizer steps, instead of epochs or samples", 0)
+    samples: int = option(0, "images, instead of epochs", 0, 10**12, only={"schedule.steps": (0,)})
+    steps: int = option(0, "optimizer steps, instead of epochs or samples", 0, 10**12)
     kind: str = option(
         "polynomial", "decay after the warm-up", choices=("constant", "polynomial", "cosine", "multistep")
     )

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import tiny
-from megaclass import checkpoint
+from checkpoint_cases import save
 from megaclass.cli import main
 from megaclass.data.classnames import read_names
 from megaclass.data.records.reader import RecordDataset
@@ -101,7 +101,7 @@ def test_files_come_as_they_are_named_and_directories_sorted(tmp_path):
 
 
 def save_again(run, stored, state):
-    checkpoint.save(run / "checkpoints", stored.step + 1, state=state, sharded={}, identity={}, keep_last=9)
+    save(run / "checkpoints", stored.step + 1, state=state, keep_last=9)
 
 
 def test_averaged_weights_are_preferred(folder, tmp_path):

@@ -110,8 +110,8 @@ def build_job(
     what the ranks make together. ``say`` receives lines about work that takes a while. ``head_group``: the ranks that
     share a margin head, where that is not the world.
     """
-    parts, facts = groups.together(lambda: _local_parts(config, world, say))
-    groups.agree(facts)
+    parts = groups.together(lambda: local_parts(config, world, say))
+    groups.agree(groups.together(lambda: _facts(parts)))
     backbone, optim, lr = parts.backbone, config.optim, parts.steps.base_lr
     head = _build_head(config, parts.num_classes, int(backbone.embedding_dim), world, head_group)  # type: ignore[arg-type]
     head_optimizer = None
@@ -145,14 +145,12 @@ def build_job(
 # -- by each rank for itself: no collectives ------------------------------------------------------------
 
 
-def _local_parts(
-    config: Config, world: World, say: Callable[[str], None]
-) -> tuple[LocalParts, dict[str, Any]]:
-    """The parts, and what the other ranks must have found as well."""
+def local_parts(config: Config, world: World, say: Callable[[str], None] = print) -> LocalParts:
+    """Everything that this rank makes for itself. UserError for what is wrong with settings, files or memory."""
     require_batches(config, world)
     # The model first: its errors come at once, and to make a data set may take a while.
     backbone, arithmetic = build_model(config, world.device)
-    check_batch(config, world, backbone)
+    _check_batch(config, world, backbone)
     data = training_data(config, world, say)
     require_model(config, backbone, data.num_classes, world)
     how = config.speed.compile
@@ -162,7 +160,7 @@ def _local_parts(
     if config.speed.cuda_graphs:
         arithmetic = replace(arithmetic, keeps_casts=False)
         capture_graphs(config, backbone, arithmetic, compiled, world.size)
-    parts = LocalParts(
+    return LocalParts(
         **vars(data),
         config=config,
         world=world,
@@ -172,11 +170,11 @@ def _local_parts(
         compiled=compiled,
         evaluator=_evaluator(config, arithmetic, data),
     )
-    return parts, _facts(config, parts)
 
 
-def _facts(config: Config, parts: LocalParts) -> dict[str, Any]:
+def _facts(parts: LocalParts) -> dict[str, Any]:
     """What another rank has to have as well, and might not: its disk may hold other data under the same names."""
+    config = parts.config
     facts: dict[str, Any] = {
         "images of data.path": parts.epoch_samples,
         "classes of data.path": parts.num_classes,
@@ -191,7 +189,7 @@ def _facts(config: Config, parts: LocalParts) -> dict[str, Any]:
     return facts | {f"content of {key}": fingerprint(path) for key, path in paths.items() if path}
 
 
-def check_batch(config: Config, world: World, backbone: nn.Module) -> None:
+def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
     """UserError unless the global batch can be shared, and every part has statistics to normalise by (and
     pairs to mix)."""
     size, parts = config.data.global_batch_size, world.size * config.data.accumulation

@@ -22,6 +22,7 @@ from megaclass.doctor.findings import FAIL, OK, WARN, Finding, look
 from megaclass.errors import UserError
 from megaclass.parallel.groups import World
 from megaclass.train.job import build_job
+from megaclass.train.memory import memory_of
 
 DAMAGE = b"\x00broken\n"
 
@@ -62,11 +63,11 @@ def test_a_recipe_that_can_start(tmp_path):
 @pytest.mark.parametrize(
     "sections, ranks, found",
     [
-        ({"data": {"path": "nowhere"}}, 1, (FAIL, "data", "nowhere: no such file")),
-        ({"data": {"num_classes": 7}}, 1, (FAIL, "data", "has 6 classes")),
-        ({"model": {"weights": "nowhere.pt"}}, 1, (FAIL, "model", "nowhere.pt: not a PyTorch file")),
-        ({}, 5, (FAIL, "batch", "cannot be shared evenly by 5 ranks")),
-        ({"evaluate": {"task": "verification", "path": "gone"}}, 1, (FAIL, "evaluation", "gone: no such file")),
+        ({"data": {"path": "nowhere"}}, 1, (FAIL, "settings", "nowhere: no such file")),
+        ({"data": {"num_classes": 7}}, 1, (FAIL, "settings", "has 6 classes")),
+        ({"model": {"weights": "nowhere.pt"}}, 1, (FAIL, "settings", "nowhere.pt: not a PyTorch file")),
+        ({}, 5, (FAIL, "settings", "cannot be shared evenly by 5 ranks")),
+        ({"evaluate": {"task": "verification", "path": "gone"}}, 1, (FAIL, "settings", "gone: no such file")),
         ({"schedule": {"warmup": 1.0}}, 1, (WARN, "settings", "warm-up takes all 10 steps")),
         ({"run": {"checkpoint_minutes": 0.0}}, 1, (WARN, "settings", "nothing is saved before the end")),
     ],
@@ -110,10 +111,7 @@ def test_the_memory_is_that_of_a_job(tmp_path, sections):
     def size(tensors):
         return sum(t.nbytes for t in tensors if t.is_floating_point() or t.dtype == torch.int8)
 
-    looked = recipe._Looked(
-        config, 1, True, arithmetic=job.arithmetic, backbone=job.backbone, classes=job.num_classes
-    )
-    found = looked.memory(1, 1)
+    found = memory_of(config, job.backbone, classes=job.num_classes, compute=job.arithmetic.compute)
     linear = config.head.kind == "linear"
     weights = size([*job.backbone.state_dict().values(), *(job.head.state_dict().values() if linear else ())])
     assert found.weights == weights

@@ -74,7 +74,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results and docs anew")
+    parser.add_argument(
+        "--write", action="store_true", help="write tests/faults/rows.jsonl and docs/reliability.md anew"
+    )
     parser.add_argument("--only", default="", help="those whose kind and name hold this text")
     parser.add_argument("--few", type=int, default=0, help="so many of each kind")
     parser.add_argument("--keep", action="store_true", help="leave the folders")

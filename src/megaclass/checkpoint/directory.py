@@ -59,6 +59,12 @@ def publish(temporary: Path, final: Path) -> None:
     sync_directory(final.parent)
 
 
+def tidy(root: Path) -> None:
+    """Delete what a killed save or a refused deletion has left."""
+    for unfinished in root.glob(".tmp-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def prune(root: Path, *, keep_last: int, keep_every: int, saved: Path) -> None:
     """Delete all but the last ``keep_last`` checkpoints, the first at or after each multiple of ``keep_every`` steps
     (0: none), the best one and the one just ``saved``."""

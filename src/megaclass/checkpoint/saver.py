@@ -82,6 +82,8 @@ class Saver:
         self._group = groups.side_group() if beside else None
         self._writing: _Writing | None = None
         self._ended: deque[Saved] = deque()
+        if groups.rank() == 0:
+            directory.tidy(self._root)
 
     def save(
         self,
@@ -313,8 +315,7 @@ class _Writing(threading.Thread):
         if not self._is_main:
             return
         self._root.mkdir(parents=True, exist_ok=True)
-        for unfinished in self._root.glob(".tmp-*"):  # what a killed save or deletion left
-            shutil.rmtree(unfinished, ignore_errors=True)
+        directory.tidy(self._root)
         disk = shutil.disk_usage(self._root)
         if self.bytes > disk.free and disk.total:  # some network file systems do not know
             raise _RefusedError(f"needs {_gb(self.bytes)}, {_gb(disk.free)} are free; make room there")

@@ -121,7 +121,7 @@ def _memory(parts: LocalParts, ranks: int) -> Iterator[Finding]:
 
 
 def _saving(parts: LocalParts) -> Iterator[Finding]:
-    config, run, steps = parts.config, parts.config.run, parts.steps
+    run, steps = parts.config.run, parts.steps
     size, every = _need(parts, 1, 1).stored, steps.between_checkpoints
     often = [f"every {every:,} steps"] * (0 < every < steps.total)
     often += [f"every {run.checkpoint_minutes:g} minutes"] * (run.checkpoint_minutes > 0)

@@ -9,7 +9,7 @@ PEER := $(if $(PEER_PATH),--peer arcface_torch --peer-path $(PEER_PATH))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo quick test docs wheel test-slow test-gpu bench bench-loader bench-suite bench-gpu report check format clean
+.PHONY: help setup demo quick test docs wheel test-slow test-gpu faults bench bench-loader bench-suite bench-gpu report check format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,6 +39,9 @@ test-slow: $(STAMP)  ## the tests that take longer
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+faults: $(STAMP)  ## a thousand faults put into runs, with rows and docs/reliability.md: 20 minutes on two idle cores
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults.campaign --write
 
 bench: $(STAMP)  ## measure the head on the CPU, into runs/: two minutes; PEER_PATH=DIR adds arcface_torch
 	mkdir -p runs

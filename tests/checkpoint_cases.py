@@ -6,17 +6,23 @@ import struct
 import torch
 
 from megaclass import checkpoint
-from megaclass.checkpoint import Sharded
+from megaclass.checkpoint import Saver, Sharded
+from megaclass.errors import UserError
 
 IDENTITY = {"backbone": "iresnet50", "classes": 23, "embedding_size": 4}
 
 
-def save(root, step=1, *, state=None, sharded=None, keep_last=3, **options):
-    """``checkpoint.save`` with the arguments that a test does not care about filled in."""
+def save(root, step=1, *, state=None, sharded=None, keep_last=3, keep_every=0, beside=False, **options):
+    """A save with the arguments that a test does not care about filled in, and its end; an error is raised."""
     options.setdefault("identity", IDENTITY)
-    return checkpoint.save(
-        root, step, state=state or {}, sharded=sharded or {}, keep_last=keep_last, **options
-    )
+    saver = Saver(root, keep_last=keep_last, keep_every=keep_every, beside=beside)
+    snapshot = saver.save(step, state=state or {}, sharded=sharded or {}, **options)
+    assert not snapshot.warning
+    saved = saver.wait()
+    if saved.error:
+        raise UserError(saved.error)
+    assert saver.wait() is saver.done() is None
+    return saved.path
 
 
 def head(rows=23, fill=None):

@@ -5,6 +5,7 @@ import io
 import shutil
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import torch
 
 import fake_peer
 import tiny
+from megaclass.checkpoint import manifest
 from megaclass.cli import main
 from megaclass.config import load_recipe
 
@@ -129,8 +131,11 @@ def write_results(root: Path, data: Path) -> None:
         given = ["--data.path", str(data / path), "--data.source", source, "--evaluate.task", "none"]
         run("train", recipe, *given, *shortened(recipe, given), "--run.output", f"runs/{recipe}-001")
     checkpoints = root / "runs" / "glyphs-001" / "checkpoints"
-    shutil.copytree(checkpoints / "step-00000002", checkpoints / "step-00002000")
-    run("export", "arcface_torch", "runs/faces_r50-001", "OLD", "--ranks", "2")
+    later = shutil.copytree(checkpoints / "step-00000002", checkpoints / "step-00002000")
+    contents = manifest.read(checkpoints / "step-00000002")
+    (later / manifest.NAME).unlink()
+    manifest.write(later, replace(contents, step=2000))
+    run("checkpoint", "convert", "runs/faces_r50-001", "OLD", "--to", "arcface_torch", "--ranks", "2")
     weights = torch.load("OLD/checkpoint_gpu_0.pt", weights_only=True)["state_dict_backbone"]
     torch.save(weights, "backbone.pth")
     run("data", "pairs", "data/products", "--pairs", "40", "--folds", "2", "--output", "pairs.bin")

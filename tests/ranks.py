@@ -66,19 +66,34 @@ def run_ranks(ranks: int, function: Callable[..., Any], *args: Any, node_ranks: 
 # -- commands ------------------------------------------------------------------------------------------
 
 
-def _command(words: list[str], errors: Path, variables: dict[str, str], folder: Path | None) -> None:
+def _command(
+    words: list[str],
+    errors: Path,
+    variables: dict[str, str],
+    folder: Path | None,
+    before: Callable[[], None] | None,
+) -> None:
     os.environ |= variables
     os.chdir(folder or ".")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    if before:
+        before()
     sys.exit(main(words))
 
 
 def start_command(
-    words: list[str], errors: Path, variables: dict[str, str] | None = None, folder: Path | None = None
+    words: list[str],
+    errors: Path,
+    variables: dict[str, str] | None = None,
+    folder: Path | None = None,
+    before: Callable[[], None] | None = None,
 ) -> Any:
-    """A process of its own in ``folder`` with the command line of ``words``; standard error goes to a file."""
-    process = SERVER.Process(target=_command, args=(words, errors, variables or {}, folder))
+    """A process of its own in ``folder`` with the command line of ``words``; standard error goes to a file.
+
+    before: what is done there first, a function of a module.
+    """
+    process = SERVER.Process(target=_command, args=(words, errors, variables or {}, folder, before))
     process.start()
     return process
 

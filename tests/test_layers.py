@@ -11,8 +11,8 @@ import pytest
 import megaclass
 
 ROOMS = [
-    "__init__", "errors", "config", "parallel", "results", "data", "models", "heads", "checkpoint", "evaluate",
-    "train", "inference", "bench", "report", "cli", "__main__",
+    "__init__", "errors", "files", "config", "parallel", "results", "data", "models", "heads", "checkpoint", "evaluate",
+    "train", "inference", "bench", "doctor", "report", "cli", "__main__",
 ]  # fmt: skip
 
 SOURCE = Path(megaclass.__file__).parent

@@ -59,5 +59,5 @@ def config(folder: Path, **sections: dict[str, Any]) -> Config:
 def recipe(folder: Path, **sections: dict[str, Any]) -> str:
     """The same as a recipe file; returns its path."""
     path = folder / "tiny.toml"
-    path.write_text(to_toml(config(folder, **sections)), encoding="utf-8")
+    path.write_text(to_toml(config(folder, **sections)), encoding="utf-8", errors="surrogateescape")
     return str(path)

@@ -42,6 +42,31 @@ class Interrupted(BaseException):
         self.status = 128 + number if number == signal.SIGINT else LOST_RANK_STATUS
 
 
+def printable(text: str) -> str:
+    """A text that comes from elsewhere, on one line and without what a terminal would obey."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def first_line(error: Exception) -> str:
+    """What a library says went wrong, for a message of one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an allocator has refused: Python's, NumPy's, or PyTorch's on any device, which has no type of its own."""
+    words = (
+        "not enough memory",
+        "t allocate memory",
+        "out of memory",
+        "bad_alloc",
+        "size calculation overflowed",
+    )
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 def near_match(name: str, known: "list[str] | tuple[str, ...]") -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest known name, or ``""``."""
     import difflib  # only needed on the way to an error message

@@ -6,13 +6,18 @@ Its training script writes ``checkpoint_gpu_{rank}.pt`` on every rank: the backb
 writes the same, with the head's optimizer under a key of its own. These two are the *layouts* ``arcface_torch`` and
 ``dropin``.
 
+Its versions before 2022 wrote the centres of a rank as ``rank_{rank}_softmax_weight.pt``, their momentum as
+``rank_{rank}_softmax_weight_mom.pt``, and the backbone apart. These are read too.
+
 Files are opened without running anything in them, and mapped rather than read: only rows asked for are touched.
 
 Shapes: C = classes of all ranks, N = rows asked for, D = embedding columns.
 """
 
 import contextlib
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +36,11 @@ LAYOUTS = ("arcface_torch", "dropin")
 HEAD, OPTIMIZER, HEAD_OPTIMIZER = "state_dict_softmax_fc", "state_optimizer", "state_head_optimizer"
 BACKBONE, SCHEDULER = "state_dict_backbone", "state_lr_scheduler"
 
-_NAME = re.compile(r"checkpoint_gpu_(\d{1,6})\.pt")
+# What a rank's file is called, and what it was called earlier.
+_NAMES = {
+    "checkpoint_gpu_{}.pt": re.compile(r"checkpoint_gpu_(\d{1,6})\.pt"),
+    "rank_{}_softmax_weight.pt": re.compile(r"rank[_:](\d{1,6})_softmax_weight\.pt"),
+}
 
 ReadRows = Callable[[str, int, int], Tensor]
 """("weight" or "momentum", start, stop) -> rows [start, stop) of all classes, fp32 (N, D)."""
@@ -115,8 +124,8 @@ def _schedule_of(schedule: Mapping[str, Any], change: Callable[[Any], Any]) -> d
 class RankFiles:
     """The files of one save, as one head of C classes.
 
-    source: the directory of ``checkpoint_gpu_{rank}.pt``, or one file where one rank wrote them all. A file may
-    also hold the head's state dict alone.
+    source: the directory of ``checkpoint_gpu_{rank}.pt`` or ``rank_{rank}_softmax_weight.pt``, or one file where one
+    rank wrote them all. A file may also hold the head's state dict alone.
     num_classes: how many there must be; None takes what is there, and cannot notice that the last file is missing.
 
     UserError, in one line, for what is missing, damaged, or does not fit together.
@@ -206,7 +215,8 @@ def write_rank_files(
     rows: ReadRows,
     layout: str,
 ) -> list[Path]:
-    """Write ``checkpoint_gpu_{rank}.pt`` for each of ``ranks`` processes into ``output``; returns the paths.
+    """Write ``checkpoint_gpu_{rank}.pt`` for each of ``ranks`` processes into ``output``, a directory that appears when
+    all are there; returns the paths.
 
     shared: everything but the head's rows, in the layout ``dropin``. rows: see :data:`ReadRows`; one rank's rows are
     in memory at a time. layout: ``arcface_torch`` or ``dropin``.
@@ -214,15 +224,14 @@ def write_rank_files(
     output = Path(output)
     if not 1 <= ranks <= num_classes:
         raise UserError(f"--ranks: {ranks} for {num_classes} classes; every rank needs one")
-    paths = [output / f"checkpoint_gpu_{rank}.pt" for rank in range(ranks)]
-    taken = sorted(output.glob("checkpoint_gpu_*.pt"))
-    if taken:
-        raise UserError(f"{taken[0]} exists; name another directory")
     head_optimizer = shared[HEAD_OPTIMIZER]
-    part = output / "checkpoint_gpu.part"  # so a .pt that is there is whole
+    part = output.resolve().with_name(f".{output.name}.{os.getpid()}.part")
+    names = [f"checkpoint_gpu_{rank}.pt" for rank in range(ranks)]
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        for rank, path in enumerate(paths):
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"{output} exists; name another directory")
+        part.mkdir(parents=True)
+        for rank, name in enumerate(names):
             start, stop = shard_range(num_classes, rank, ranks)
             state = {**head_optimizer["state"][0], "momentum_buffer": rows("momentum", start, stop)}
             checkpoint = {
@@ -230,17 +239,16 @@ def write_rank_files(
                 HEAD: {"weight": rows("weight", start, stop)},
                 HEAD_OPTIMIZER: {**head_optimizer, "state": {0: state}},
             }
-            torch.save(to_arcface_torch(checkpoint) if layout == "arcface_torch" else checkpoint, part)
-            part.replace(path)
+            torch.save(to_arcface_torch(checkpoint) if layout == "arcface_torch" else checkpoint, part / name)
+        part.replace(output)
     except (OSError, RuntimeError) as error:  # RuntimeError: what torch.save makes of a full disk
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         raise UserError(
             f"cannot write {output}: {reason}; make room there or name another directory"
         ) from None
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-    return paths
+        shutil.rmtree(part, ignore_errors=True)
+    return [output / name for name in names]
 
 
 # -- reading without trust --------------------------------------------------------------------------------
@@ -260,11 +268,17 @@ def _rank_paths(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise UserError(f"{source}: no such file or directory")
-    found = {int(match[1]): path for path in source.iterdir() if (match := _NAME.fullmatch(path.name))}
+    of_name: dict[str, dict[int, Path]] = {name: {} for name in _NAMES}
+    for path in source.iterdir():
+        for name, pattern in _NAMES.items():
+            if match := pattern.fullmatch(path.name):
+                of_name[name][int(match[1])] = path
+    name = next(filter(of_name.get, _NAMES), next(iter(_NAMES)))
+    found = of_name[name]
     for rank in range(max(found, default=0) + 1):
         if rank not in found:
             raise UserError(
-                f"{source}: checkpoint_gpu_{rank}.pt is missing; arcface_torch writes one on each rank, with "
+                f"{source}: {name.format(rank)} is missing; arcface_torch writes one on each rank, with "
                 "save_all_states; copy them all"
             )
     return [found[rank] for rank in sorted(found)]
@@ -274,6 +288,9 @@ def _read(path: Path) -> dict[str, Any]:
     """One file, its tensors mapped, with a head in it that can be used."""
     loaded = read_torch_file(path)
     with _blaming(path), expecting(f"no {HEAD}.weight in it that can be used"):
+        if isinstance(loaded, Tensor):  # of an older version, momentum in a file of its own
+            beside = path.with_name(f"{path.stem}_mom.pt")
+            loaded = {"weight": loaded, "momentum": read_torch_file(beside) if beside.exists() else None}
         checkpoint = {HEAD: loaded} if "weight" in loaded else dict(loaded)
         shape = tuple(checkpoint[HEAD]["weight"].shape)
         if len(shape) != 2 or 0 in shape:
@@ -285,14 +302,15 @@ def _read(path: Path) -> dict[str, Any]:
 def _table(checkpoint: Mapping[str, Any], name: str) -> Rows | None:
     """The rows of one file; None for momentum that was not kept."""
     holder, key, shape = checkpoint[HEAD], "weight", checkpoint[HEAD]["weight"].shape
-    if name == "momentum":
+    if name == "momentum" and name in holder:
+        key = name
+        if holder[key] is None:
+            return None
+    elif name == "momentum":
         holder, key = to_dropin(checkpoint)[HEAD_OPTIMIZER]["state"].get(0, {}), "momentum_buffer"
         if key not in holder:
             return None
     rows = Rows(holder[key], holder.get(f"{name}_scale"))
     if rows.data.layout != torch.strided or rows.data.shape != shape:
         raise UserError(f"{name} is not a dense tensor of shape {tuple(shape)}, one row a centre")
-    # A tensor of strides 0 claims rows that the file does not hold: nothing is allocated for these.
-    if rows.data.untyped_storage().nbytes() < rows.data.numel() * rows.data.element_size():
-        raise UserError(f"{name} claims {tuple(shape)} numbers, more than the file holds")
     return rows

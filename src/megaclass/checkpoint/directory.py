@@ -8,7 +8,6 @@ Names: ``step-00000100`` is complete; ``.tmp-*`` is being written or deleted and
 import contextlib
 import itertools
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -16,17 +15,21 @@ from megaclass.checkpoint import manifest
 from megaclass.checkpoint.manifest import DamagedError
 from megaclass.checkpoint.reader import verify
 from megaclass.errors import UserError
+from megaclass.files import sync_directory
 
 
 def list_checkpoints(root: Path) -> list[Path]:
     """The complete checkpoints in ``root``, by rising step; empty if ``root`` does not exist."""
-    found: dict[int, Path] = {}
-    # ".old-" sorts before "step-": it counts only while the new one of that step is missing.
-    for path in sorted(Path(root).glob("*")):
-        match = manifest.COMPLETE.fullmatch(path.name)
-        if match and (path / manifest.NAME).is_file():
-            found[int(match[1])] = path
+    found = {step: path for step, path in named(root) if (path / manifest.NAME).is_file()}
     return [found[step] for step in sorted(found)]
+
+
+def named(root: Path) -> list[tuple[int, Path]]:
+    """What has the name of a checkpoint, by rising step. ``.old-`` comes before the new one of its step: it counts only
+    while that is missing."""
+    paths = sorted(Path(root).glob("*"))
+    matches = [(manifest.COMPLETE.fullmatch(path.name), path) for path in paths]
+    return sorted((int(match[1]), path) for match, path in matches if match)
 
 
 def latest(root: Path) -> Path | None:
@@ -54,6 +57,12 @@ def publish(temporary: Path, final: Path) -> None:
         final.replace(old)
     temporary.replace(final)
     sync_directory(final.parent)
+
+
+def tidy(root: Path) -> None:
+    """Delete what a killed save or a refused deletion has left."""
+    for unfinished in root.glob(".tmp-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def prune(root: Path, *, keep_last: int, keep_every: int, saved: Path) -> None:
@@ -85,7 +94,7 @@ def usable(root: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     nothing renamed, where that cannot be told: a file that may not be read, or a format of a later release.
     """
     aside: list[tuple[Path, str]] = []
-    for path in reversed(list_checkpoints(root)):
+    for _, path in reversed(named(root)):
         try:
             verify(path)
         except DamagedError as damage:
@@ -104,12 +113,3 @@ def _set_aside(path: Path) -> Path:
         return path.replace(aside)
     except OSError as error:
         raise UserError(f"{path} is damaged, and cannot be renamed: {error.strerror}") from None
-
-
-def sync_directory(path: Path) -> None:
-    """Flush a directory's entries to the disk: a new name survives a power cut only after this."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

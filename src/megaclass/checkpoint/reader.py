@@ -18,7 +18,7 @@ from megaclass.results.machine import usable_cores
 class Checkpoint:
     """An opened checkpoint. Its replicated state is in memory, its rows are read when asked for.
 
-    state: what was given to :func:`megaclass.checkpoint.save`, tensors on the CPU.
+    state: what was given to :meth:`megaclass.checkpoint.Saver.save`, tensors on the CPU.
     sharded: name -> dtype and global shape.
     step, world_size, metric, identity: as saved.
     """

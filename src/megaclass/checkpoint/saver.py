@@ -23,6 +23,7 @@ from megaclass.checkpoint import directory, manifest, tensorfile, tree
 from megaclass.checkpoint.manifest import Manifest, ShardedEntry
 from megaclass.checkpoint.tensorfile import FileEntry
 from megaclass.errors import UserError
+from megaclass.files import sync_directory
 from megaclass.parallel import groups
 from megaclass.results.machine import available_memory
 
@@ -82,6 +83,8 @@ class Saver:
         self._group = groups.side_group() if beside else None
         self._writing: _Writing | None = None
         self._ended: deque[Saved] = deque()
+        if groups.rank() == 0:
+            directory.tidy(self._root)
 
     def save(
         self,
@@ -160,26 +163,6 @@ class Saver:
         self._ended.append(
             Saved(writing.draft.step, path, error, writing.stall_s, writing.seconds, writing.bytes)
         )
-
-
-def save(
-    root: Path,
-    step: int,
-    *,
-    state: Mapping[str, Any],
-    sharded: Mapping[str, Sharded],
-    identity: Mapping[str, Any],
-    keep_last: int,
-    metric: float | None = None,
-) -> Path:
-    """:meth:`Saver.save`, written when it returns; UserError on every rank for what the disk refuses."""
-    saver = Saver(root, keep_last=keep_last, keep_every=0, beside=False)
-    saver.save(step, state=state, sharded=sharded, identity=identity, metric=metric)
-    saved = saver.wait()
-    assert saved is not None
-    if saved.error:
-        raise UserError(saved.error)
-    return saved.path
 
 
 # -- what is written ------------------------------------------------------------------------------------
@@ -333,8 +316,7 @@ class _Writing(threading.Thread):
         if not self._is_main:
             return
         self._root.mkdir(parents=True, exist_ok=True)
-        for unfinished in self._root.glob(".tmp-*"):  # what a killed save or deletion left
-            shutil.rmtree(unfinished, ignore_errors=True)
+        directory.tidy(self._root)
         disk = shutil.disk_usage(self._root)
         if self.bytes > disk.free and disk.total:  # some network file systems do not know
             raise _RefusedError(f"needs {_gb(self.bytes)}, {_gb(disk.free)} are free; make room there")
@@ -346,7 +328,7 @@ class _Writing(threading.Thread):
             # Let go of as soon as it is written: the copies shrink file by file.
             tensors = self._content.files.pop(name)
             files[name] = tensorfile.write_tensors(self._temporary / name, tensors, self._go_on)
-        directory.sync_directory(self._temporary)
+        sync_directory(self._temporary)
         return files, self._content.sharded
 
     def _publish(self, parts: list[_Written]) -> None:
@@ -354,7 +336,7 @@ class _Writing(threading.Thread):
             self._go_on()
             files, sharded = _joined(self._temporary, parts)
             manifest.write(self._temporary, replace(self.draft, files=files, sharded=sharded))
-            directory.sync_directory(self._temporary)
+            sync_directory(self._temporary)
             directory.publish(self._temporary, self.final)
             self._prune(self.final)
 

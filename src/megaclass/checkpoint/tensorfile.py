@@ -6,11 +6,14 @@ back, and a full disk is an OSError with its cause. Reading goes through the pac
 damaged raises any of :data:`megaclass.checkpoint.manifest.DAMAGE`.
 """
 
+import contextlib
 import json
+import math
 import os
 import stat
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,19 +58,28 @@ def write_bytes(path: Path, blocks: Iterator[Any]) -> FileEntry:
     return FileEntry(size, crc32)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """A tensor that need not be in memory as a whole: ``blocks()`` yields its rows in order."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterable[Tensor]]
+
+
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], go_on: Callable[[], None] = lambda: None
+    path: Path, tensors: Mapping[str, Tensor | Blocks], go_on: Callable[[], None] = lambda: None
 ) -> FileEntry:
     """Write tensors of any device, shape and stride as one safetensors file. Raises OSError.
 
     go_on: called before each block; what it raises ends the writing.
     """
     # Wide types first: then each tensor starts at a multiple of its item size and can be mapped in place.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     header: dict[str, Any] = {}
     offset = 0
     for name, tensor in ordered:
-        end = offset + tensor.numel() * tensor.element_size()
+        end = offset + math.prod(tensor.shape) * tensor.dtype.itemsize
         dtype, shape = DTYPE_NAMES[tensor.dtype], list(tensor.shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
         offset = end
@@ -77,9 +89,10 @@ def write_tensors(
     def blocks() -> Iterator[Any]:
         yield len(text).to_bytes(8, "little") + text
         for _, tensor in ordered:
-            for block in _blocks(tensor):
-                go_on()
-                yield block
+            for part in [tensor] if isinstance(tensor, Tensor) else tensor.blocks():
+                for block in _blocks(part):
+                    go_on()
+                    yield block
 
     return write_bytes(path, blocks())
 
@@ -101,6 +114,15 @@ def check_size(path: Path, size: int | None = None) -> None:
         raise ValueError(f"has {found.st_size} bytes instead of {size}")
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The package takes names in UTF-8 alone; a file of any other is opened by its descriptor."""
+    with path.open("rb") as held:
+        plain = str(path).encode(errors="ignore").decode() == str(path)
+        with safe_open(path if plain else f"/dev/fd/{held.fileno()}", framework="pt") as file:
+            yield file
+
+
 def check_crc32(path: Path, entry: FileEntry) -> None:
     """Read the whole file (3.9 GB/s from the page cache) and compare its checksum."""
     crc32 = 0
@@ -114,14 +136,20 @@ def check_crc32(path: Path, entry: FileEntry) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, on the CPU, in memory of their own."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         # get_tensor returns a view of the mapped file; a clone outlives the file's deletion.
         return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of every tensor of a file, from its header alone."""
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
 def check_rows(path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Compare the file's own header with what the manifest says of a tensor, without reading its data."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         rows = file.get_slice(name)
         found = rows.get_dtype(), tuple(rows.get_shape())
     if found != (DTYPE_NAMES[dtype], shape):
@@ -130,5 +158,5 @@ def check_rows(path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]
 
 def copy_rows(path: Path, name: str, start: int, stop: int, out: Tensor) -> None:
     """Copy rows ``[start, stop)``, counted within the file, to ``out`` on any device."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         out.copy_(file.get_slice(name)[start:stop])

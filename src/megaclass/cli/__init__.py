@@ -1,14 +1,26 @@
 """The command line: one short function a verb, with heavy imports inside, so that each starts fast."""
 
+import contextlib
 import importlib
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from megaclass import __version__
-from megaclass.errors import LOST_RANK_STATUS, Interrupted, LostRankError, UserError, lookup
+from megaclass.errors import (
+    LOST_RANK_STATUS,
+    Interrupted,
+    LostRankError,
+    UserError,
+    first_line,
+    lookup,
+    out_of_memory,
+    printable,
+)
 
 # Where each verb is: imported when it is asked for.
 VERBS = {
@@ -18,7 +30,8 @@ VERBS = {
     "evaluate": "models",
     "predict": "predict",
     "data": "data",
-    "export": "export",
+    "checkpoint": "checkpoint",
+    "doctor": "doctor",
     "bench": "bench",
     "report": "report",
     "compare": "compare",
@@ -31,10 +44,12 @@ megaclass: train image recognition models with very many classes, and measure it
         train a model; several processes: torchrun --nproc-per-node N -m megaclass train ...
   megaclass recipes                     list the recipes and the backbones
   megaclass show RECIPE [--all]         print a recipe, or with --all the complete commented configuration
+  megaclass doctor [RECIPE|RUN]         what is wrong with this machine, a recipe's needs, or a run directory
   megaclass evaluate KIND IMAGES        verification of pairs, or top-1 and top-5 classification
   megaclass predict IMAGE|DIR ...       what a trained model says of images: classes, or the nearest identities
-  megaclass export arcface_torch SOURCE OUTPUT
-        write a run, or checkpoints of arcface_torch, as checkpoints of arcface_torch for N processes
+  megaclass checkpoint info|verify PATH what checkpoints hold, and whether they are whole
+  megaclass checkpoint slice|convert SOURCE OUTPUT
+        some class centres, one safetensors file, a backbone alone; from and to arcface_torch
   megaclass data pack SOURCE OUTPUT     pack a folder, a table, a tar or an .npz of images into record files
   megaclass data info|check SET         what a set of images holds, and what is wrong with it
   megaclass data shuffle|split|merge|stage|pairs ...
@@ -50,6 +65,13 @@ megaclass: train image recognition models with very many classes, and measure it
 """
 
 
+_MOST_TOLD = 4000  # letters of an error
+_SMALLER = (
+    "of a training, lower data.global_batch_size, data.image_size, model.width or the number of classes, raise "
+    "data.accumulation, or take a smaller head.storage"
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: that of the verb, where it returns one."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -61,32 +83,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return record(_main)(words) or 0
 
 
-def _main(words: list[str]) -> int:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be UTF-8
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+class _OneLine(logging.Formatter):
+    """What is told names files and classes, which may be called anything."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of logging
+        return printable(super().formatMessage(record))
+
+
+def _tell(text: str) -> None:
+    """One line of what went wrong, and of a name without end not all."""
+    line = printable(text)
+    with contextlib.suppress(OSError):  # it may lie on the disk that is full; the status tells all the same
+        print(line if len(line) <= _MOST_TOLD else f"{line[:1000]} .. {line[-1000:]}", file=sys.stderr)
+
+
+def let_go(stream: Any) -> None:
+    """What a stream cannot write goes nowhere: kept, it would change the exit status as Python ends."""
+    try:
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0 if words else 2
     if words[0] in ("--version", "version"):
         print(f"megaclass {__version__}")
         return 0
+    module = importlib.import_module(f"megaclass.cli.{lookup(VERBS, words[0], 'command')}")
+    verb: Callable[[list[str]], int | None] = getattr(module, words[0])
+    return verb(words[1:]) or 0
+
+
+def _main(words: list[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be UTF-8
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        module = importlib.import_module(f"megaclass.cli.{lookup(VERBS, words[0], 'command')}")
-        verb: Callable[[list[str]], int | None] = getattr(module, words[0])
-        return verb(words[1:]) or 0
+        status = _run(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads has left, as `head` does
+        return 128 + signal.SIGPIPE
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0" or not error.agreed:
-            print(f"megaclass: error: {error}", file=sys.stderr)
+            _tell(f"megaclass: error: {error}")
         return 2
     except LostRankError as error:
-        print(f"megaclass: {error}", file=sys.stderr)
+        _tell(f"megaclass: {error}")
         return LOST_RANK_STATUS
     except Interrupted as interrupted:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"megaclass: {interrupted}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            _tell(f"megaclass: {interrupted}")
         return interrupted.status
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        _tell(f"megaclass: error: out of memory ({first_line(error)}); {_SMALLER}")
+        return 2
     except KeyboardInterrupt as interrupt:
         hint = str(interrupt)
-        print(f"megaclass: interrupted{hint and f'; {hint}'}", file=sys.stderr)
+        _tell(f"megaclass: interrupted{hint and f'; {hint}'}")
         return 130
+    finally:
+        let_go(sys.stdout)
+        let_go(sys.stderr)

@@ -6,6 +6,7 @@ from typing import Any
 
 from megaclass.bench.case import Benchmark
 from megaclass.bench.flags import add_flags
+from megaclass.cli.common import show_pictures, tell
 from megaclass.cli.parsing import Parser, make_parser, parse, parse_with_settings
 from megaclass.errors import UserError, lookup
 
@@ -51,12 +52,15 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
     rows = _measured(found, options)
     if as_nvidia:
         nvidia.write_report(asked, rows, options.mode)
-        print(f"report in {asked}")
+        tell(f"report in {asked}")
     if benchmark.name == "stability":
-        from megaclass.report.curves import draw_seeds
 
-        for path in draw_seeds(Path(options.output).parent, rows):
-            print(f"picture in {path}")
+        def draw() -> list[Path]:
+            from megaclass.report.curves import draw_seeds
+
+            return draw_seeds(Path(options.output).parent, rows)
+
+        show_pictures(draw)
         return None if any(row.status == "ok" for row in rows) else 1
     return None
 
@@ -135,7 +139,7 @@ def _suite(words: list[str]) -> None:
     options.output = str(directory / "rows.jsonl")
     _measured(found, options, heading)
     for path in page.write_page([str(directory)], directory):
-        print(path)
+        tell(str(path))
 
 
 def _list_suites() -> None:

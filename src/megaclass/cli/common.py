@@ -3,15 +3,20 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from megaclass.cli.parsing import Options, make_parser, parse
-from megaclass.errors import UserError, make_room
+from megaclass.errors import UserError, make_room, printable
 
 SET = "record set or image folder; several with ':' between them"
 OUTPUT = "directory for the record set; must not hold one"
+
+
+def tell(line: str, file: TextIO | None = None) -> None:
+    """Print a line: file names in it may hold what a terminal would obey."""
+    print(printable(line), file=file)
 
 
 def read_options(
@@ -66,3 +71,12 @@ def whole_file(option: str, path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def show_pictures(draw: Callable[[], Sequence[Path]]) -> None:
+    """Say which pictures ``draw`` has drawn. What it cannot is a warning, for the work before it has ended well."""
+    try:
+        for path in draw():
+            tell(f"picture   {path}")
+    except Exception as error:
+        tell(f"Warning: no pictures: {getattr(error, 'strerror', None) or error}")

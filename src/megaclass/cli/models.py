@@ -1,13 +1,17 @@
 """Verbs about recipes and models: train, recipes, show, evaluate."""
 
+import contextlib
 import itertools
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
-from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse
+from megaclass.cli import let_go
+from megaclass.cli.common import show_pictures, tell
+from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse, stored_config
 from megaclass.config import (
     Config,
     differences,
@@ -18,7 +22,7 @@ from megaclass.config import (
     to_toml,
 )
 from megaclass.errors import UserError, lookup
-from megaclass.results.rundir import UnwrittenResultError, choose
+from megaclass.results.rundir import UnwrittenError, choose
 
 
 def train(words: list[str]) -> None:
@@ -33,17 +37,20 @@ def train(words: list[str]) -> None:
     from megaclass.parallel import groups
     from megaclass.parallel.agreement import facts_of_config
     from megaclass.train import loop
+    from megaclass.train.log import Lasting
 
     facts = facts_of_config(config) | {"--resume": str(options.resume)}
-    with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts) as world:
+    started = groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts)
+    with started as world, contextlib.redirect_stdout(cast(TextIO, Lasting(sys.stdout))):
         try:
             directory, result = loop.run(config, world, resume=options.resume)
-        except UnwrittenResultError as error:
+        except UnwrittenError as error:
             if world.is_main:
                 _show_numbers(error.result)
             raise
         if world.is_main:
             _show_result(directory.path, result)
+    let_go(sys.stdout)
 
 
 def recipes(words: list[str]) -> None:
@@ -134,9 +141,7 @@ def _recipe_or_stored(options: Any, given: Given) -> Config:
     named = {f"{section}.{name}" for section, values in given.items() for name in values} | {"run.output"}
     for key, (theirs, ours) in differences(recipe, stored).items():
         if key not in named and os.environ.get("RANK", "0") == "0":
-            print(
-                f"{key} stays {ours!r} as the run has it ({options.recipe}: {theirs!r}; --{key} changes it)"
-            )
+            tell(f"{key} stays {ours!r} as the run has it ({options.recipe}: {theirs!r}; --{key} changes it)")
     return stored
 
 
@@ -146,7 +151,7 @@ def _run_or_recipe(options: Any, given: Given) -> Config:
     if options.checkpoint != "best" and not options.run_dir:
         raise UserError("--checkpoint goes with --run-dir")
     if options.run_dir:
-        config = load_recipe(f"{options.run_dir}/config.toml", stored=True)
+        config = stored_config(options.run_dir)
     else:
         config = load_recipe(options.recipe, complete=False)
     return replace(config, evaluate=replace(config.evaluate, task="none"))  # KIND says what is measured
@@ -155,14 +160,14 @@ def _run_or_recipe(options: Any, given: Given) -> Config:
 def _show_result(path: Path, result: dict[str, Any]) -> None:
     """The table of metrics, the pictures, and where everything lies."""
     _show_numbers(result)
-    print(f"result    {path / 'result.json'}")
-    try:
+    tell(f"result    {path / 'result.json'}")
+
+    def draw() -> list[Path]:
         from megaclass.report.curves import draw_run
 
-        for picture in draw_run(path):
-            print(f"picture   {picture}")
-    except Exception as error:  # whatever it is: the training has ended well
-        print(f"Warning: {path}: no pictures ({error})")
+        return draw_run(path)
+
+    show_pictures(draw)
 
 
 def _show_numbers(result: dict[str, Any]) -> None:

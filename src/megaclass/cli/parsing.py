@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from megaclass.config import SECTIONS, Config, documented, from_mapping, from_text, require_known
+from megaclass.config import SECTIONS, Config, documented, from_mapping, from_text, load_recipe, require_known
 from megaclass.config import options as settings
 from megaclass.errors import UserError, near_match
 
@@ -113,6 +113,16 @@ def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Name
             section_name, option_name = key.split(".")
             given.setdefault(section_name, {})[option_name] = from_text(key, text)
     return options, given
+
+
+def stored_config(run_dir: str) -> Config:
+    """The configuration of a run. UserError, naming ``--run-dir``, where there is none."""
+    file = Path(run_dir) / "config.toml"
+    if not file.is_file():
+        raise UserError(
+            f"--run-dir: {run_dir} is no run, it holds no {file.name}; name the directory of one, such as runs/mine-001"
+        )
+    return load_recipe(str(file), stored=True)
 
 
 def new_file(name: str, option: str = "--output") -> Path | None:

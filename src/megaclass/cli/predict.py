@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file
-from megaclass.config import Config, load_recipe
-from megaclass.errors import UserError
+from megaclass.cli.common import progress_bar, tell, whole_file
+from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, stored_config
+from megaclass.config import Config
+from megaclass.errors import UserError, printable
 from megaclass.results.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -60,11 +61,12 @@ def predict(words: list[str]) -> int:
         if sheet and shown:
             _draw(sheet, model, images, shown)
     if damaged:
-        print(f"megaclass: {damaged:,} of {len(images):,} images could not be predicted", file=sys.stderr)
+        tell(f"megaclass: {damaged:,} of {len(images):,} images could not be predicted", sys.stderr)
     if output:
-        print(f"{len(images) - damaged:,} of {len(images):,} images predicted\noutput    {output}")
+        tell(f"{len(images) - damaged:,} of {len(images):,} images predicted")
+        tell(f"output    {output}")
     if sheet:
-        print(f"sheet     {sheet if shown else 'none'}: {len(shown):,} of {len(images):,} images")
+        tell(f"sheet     {sheet if shown else 'none'}: {len(shown):,} of {len(images):,} images")
     return 1 if damaged else 0
 
 
@@ -73,15 +75,13 @@ def _of_run(options: Any, given: Given) -> Config:
         raise UserError(
             "--run-dir: name the directory of the run whose model is asked, such as runs/mine-001"
         )
-    return load_recipe(f"{options.run_dir}/config.toml", stored=True)
+    return stored_config(options.run_dir)
 
 
 def _run(
     model: "Predictor", images: "ImageFiles", names: "Names", output: Path | None
 ) -> tuple[dict[int, Rows], int]:
     """Predict all images. Returns what was guessed of the first, by number, for a sheet, and how many are damaged."""
-    from megaclass.cli.common import progress_bar
-    from megaclass.report.console import printable
 
     # Tables on a terminal show how far it is.
     nothing = contextlib.nullcontext(lambda done, total: None)
@@ -93,7 +93,7 @@ def _run(
             rows = names.rows(prediction, model.measure)
             if prediction.error:
                 damaged += 1
-                print(f"megaclass: {printable(prediction.error)}", file=sys.stderr)
+                tell(f"megaclass: {prediction.error}", sys.stderr)
             elif len(shown) < _SHOWN:
                 shown[number] = rows
             write(prediction.image, rows, prediction.error)
@@ -108,20 +108,23 @@ def _writer(output: Path | None, measure: str) -> Iterator[Callable[[str, Rows, 
     if output is None:
         yield _print
         return
-    from megaclass.cli.common import whole_file
-
     with (
         whole_file("--output", output) as part,
         part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         if output.suffix.lower() == ".csv":
+            from megaclass.report.console import csv_field
+
             columns = ("image", "rank", "label", "class", "name", measure, "error")
-            # Texts in quotes: a name may hold a carriage return, which would end the line.
             table = csv.DictWriter(file, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
             table.writeheader()
-            yield lambda image, rows, error: table.writerows(
-                [{"image": image, **row} for row in rows] or [{"image": image, "error": error}]
-            )
+
+            def write_rows(image: str, rows: Rows, error: str) -> None:
+                for row in rows or [{"error": error}]:
+                    fields = {"image": image, **row}.items()
+                    table.writerow({key: csv_field(v) if isinstance(v, str) else v for key, v in fields})
+
+            yield write_rows
             return
         as_list = output.suffix.lower() == ".json"
         before, between, after = ("[\n", ",\n", "\n]\n") if as_list else ("", "\n", "\n")
@@ -139,7 +142,7 @@ def _print(image: str, rows: Rows, error: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from megaclass.report.console import prediction_table, printable
+    from megaclass.report.console import prediction_table
 
     if not error:
         console = Console()
@@ -148,7 +151,6 @@ def _print(image: str, rows: Rows, error: str) -> None:
 
 
 def _draw(sheet: Path, model: "Predictor", images: "ImageFiles", shown: dict[int, Rows]) -> None:
-    from megaclass.cli.common import whole_file
     from megaclass.inference.predict import thumbnails
     from megaclass.report.sheet import draw_predictions
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from megaclass.cli.common import tell
 from megaclass.cli.parsing import make_parser, parse
 
 
@@ -32,4 +33,4 @@ def report(words: list[str]) -> None:
     first = Path(options.rows[0])
     directory = Path(options.output) if options.output else first if first.is_dir() else first.parent
     for path in write_page(options.rows, directory, options.against):
-        print(path)
+        tell(str(path))

@@ -115,7 +115,7 @@ class Data:
         "pixels to [-1, 1], or by ImageNet's mean and deviation",
         choices=("symmetric", "imagenet"),
     )
-    workers: int = option(0, "decoding threads per process; 0: one per CPU core of the process", 0)
+    workers: int = option(0, "decoding threads per process; 0: one per CPU core of the process", 0, 4096)
     on_error: str = option(
         "fail", "at a damaged image: end, or take another", choices=("fail", "skip"), only=IMAGES
     )
@@ -234,8 +234,8 @@ class Schedule:
     """How long, and the learning rate on the way."""
 
     epochs: float = option(20.0, "passes over the training set", 0, 1e6, only=EPOCHS)
-    samples: int = option(0, "images, instead of epochs", 0, 10**15, only={"schedule.steps": (0,)})
-    steps: int = option(0, "optimizer steps, instead of epochs or samples", 0)
+    samples: int = option(0, "images, instead of epochs", 0, 10**12, only={"schedule.steps": (0,)})
+    steps: int = option(0, "optimizer steps, instead of epochs or samples", 0, 10**12)
     kind: str = option(
         "polynomial", "decay after the warm-up", choices=("constant", "polynomial", "cosine", "multistep")
     )

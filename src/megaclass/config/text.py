@@ -33,5 +33,10 @@ def documented(f: dataclasses.Field) -> str:
 def _literal(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)  # TOML reads Python's shortest form
-    # TOML's basic strings escape as JSON's do, except that DEL must be escaped as well.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # TOML's basic strings escape as JSON's do. What a terminal obeys is escaped too; a byte of a path that is no
+    # UTF-8 has no escape there.
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(
+        letter if letter.isprintable() or "\udc80" <= letter <= "\udcff" else f"\\U{ord(letter):08x}"
+        for letter in text
+    )

@@ -11,6 +11,7 @@ A file by class may name more classes than the model has, one by label must have
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ from megaclass.data.dataset import read_text
 from megaclass.errors import UserError
 
 _FORMS = 'lines "CLASS NAME" or one name a line, or JSON {"CLASS": "NAME"} or {"0": ["CLASS", "NAME"]}'
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"it has the key {twice!r} more than once")
+    return found
 
 
 def read_names(path: str | Path, classes: Sequence[str] | None, num_classes: int) -> list[str]:
@@ -31,7 +40,7 @@ def read_names(path: str | Path, classes: Sequence[str] | None, num_classes: int
     stored: Any
     if text.startswith(("{", "[")):
         try:
-            stored = json.loads(text)
+            stored = json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise UserError(f"--names: {path} is not valid JSON ({error}); give {_FORMS}") from None
     else:

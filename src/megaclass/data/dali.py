@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from megaclass.data.augment import TrainTransform
-from megaclass.data.dataset import Dataset, first_line
+from megaclass.data.dataset import Dataset
 from megaclass.data.decode import check_header
 from megaclass.data.loader import Batch, Loader
-from megaclass.errors import UserError
+from megaclass.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 

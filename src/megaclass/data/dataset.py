@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from megaclass.errors import UserError
+from megaclass.files import MAX_TEXT_BYTES, open_regular
 
 
 class DamagedSampleError(UserError):
@@ -45,16 +46,11 @@ def class_names(dataset: Dataset) -> list[str] | None:
     return getattr(dataset, "classes", None)
 
 
-def first_line(error: Exception) -> str:
-    """What a library says went wrong, for a message of one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def read_text(path: Path, option: str) -> str:
     """The text of a file that an option names. Raises UserError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open_regular(path, MAX_TEXT_BYTES, encoding="utf-8-sig") as file:
+            return str(file.read())
     except OSError as error:
         raise UserError(f"{option}: {path} cannot be read: {error.strerror}; name another file") from None
     except UnicodeDecodeError:

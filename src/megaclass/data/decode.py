@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from megaclass.data.dataset import DamagedSampleError, first_line
+from megaclass.data.dataset import DamagedSampleError
+from megaclass.errors import first_line
 
 # 300 MB once decoded. A few kilobytes of JPEG or PNG can claim billions of pixels; the header is looked at
 # before anything is allocated. The largest photographs of ImageNet have 20 million.

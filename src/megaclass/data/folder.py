@@ -9,6 +9,7 @@ import numpy as np
 
 from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.errors import UserError
+from megaclass.files import read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,10 @@ class FolderDataset:
             raise UserError(
                 f"{self.root}: there are no class directories at depth {class_depth}; put the images of each class "
                 "into one, or pack them with their labels (megaclass data pack --labels FILE)"
+            )
+        if broken := [name for name in self.classes if "\n" in name]:
+            raise UserError(
+                f"{self.root}: {broken[0]!r} has a line feed, and names of classes are kept a line each; rename it"
             )
         self.num_classes = len(self.classes)
         self._paths: list[str] = []  # relative to root: strings are a third of the size of Path objects
@@ -79,10 +84,7 @@ class FolderDataset:
 def read_file(path: Path) -> bytes:
     """The bytes of an image file. Raises DamagedSampleError."""
     try:
-        with path.open("rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-                raise ValueError(f"it has {size:,} bytes, the limit is {MAX_BYTES:,}")
-            encoded = file.read()
+        encoded = read_regular(path, MAX_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name, too
         reason = error.strerror if isinstance(error, OSError) else error
         raise DamagedSampleError(f"{path} cannot be read: {reason}; mend that") from None

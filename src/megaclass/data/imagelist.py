@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.dataset import DamagedSampleError, Sample, first_line
+from megaclass.data.dataset import DamagedSampleError, Sample
 from megaclass.data.folder import MAX_BYTES, read_file
-from megaclass.errors import UserError
+from megaclass.errors import UserError, first_line
 
 
 class ImageList:

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from megaclass.data.augment import Transform
-from megaclass.data.dataset import DamagedSampleError, Dataset, first_line
+from megaclass.data.dataset import DamagedSampleError, Dataset
 from megaclass.data.decode import Decoded, decode, decode_part
-from megaclass.errors import UserError
+from megaclass.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # With on_error="skip": so many damaged samples on end are no accident, and a search for a sound one has to end.
 MAX_DAMAGED_IN_A_ROW = 100
+PREFETCHED = 2  # batches that are made ahead
 # Idle arrays that are kept: more were needed once, and may never be again.
 _SPARE = 3
 # Images that a thread takes at a time: few, so that the threads finish a batch together.
@@ -88,7 +89,7 @@ class Loader:
         indices_of_step: Callable[[int], tuple[np.ndarray, np.ndarray]],
         *,
         workers: int = 1,
-        prefetch: int = 2,
+        prefetch: int = PREFETCHED,
         on_error: Literal["fail", "skip"] = "fail",
         pin_memory: bool = False,
         transform_of_step: Callable[[int], Transform] | None = None,

@@ -14,11 +14,14 @@ from megaclass.data import plain_pickle
 from megaclass.data.dataset import Sample
 from megaclass.data.plain_pickle import Array, RefusedError
 from megaclass.errors import UserError
+from megaclass.files import read_regular
 
 # The first protocol that holds bytes as they are: InsightFace's load_bin reads it in any Python 3.
 PROTOCOL = 4
 # Any image file has more: what a file can cost to open is bounded by its size.
 _LEAST_BYTES = 32
+# It is read whole; the largest public sets have a tenth of it.
+MAX_BYTES = 1 << 30
 
 
 class VerificationBin:
@@ -42,7 +45,7 @@ class VerificationBin:
         self.path = Path(path)
         self.name = self.path.stem
         try:
-            images, self.same = _images_and_answers(plain_pickle.load(self.path.read_bytes()))
+            images, self.same = _images_and_answers(plain_pickle.load(read_regular(self.path, MAX_BYTES)))
         except OSError as error:
             raise UserError(
                 f"{self.path}: no such file, or none that can be read ({error.strerror}); give a .bin verification set"

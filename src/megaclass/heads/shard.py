@@ -137,6 +137,24 @@ class Shard:
             if stored is not None:
                 self.momentum.take(stored)
 
+    @property
+    def owed(self) -> tuple[Tensor, Tensor] | None:
+        """Where steps leave rows out: the step that last touched each row, int32 (C,), and what is owed for 0, 1, ...
+        steps since, as products (K, 4) in fp64."""
+        return (self._debts.touched_C, self._debts.table_K4) if self._debts else None
+
+    def owes(self, steps: int, touched_C: Tensor, table_K4: Tensor) -> None:
+        """The tables now hold rows after this many steps, and these still owe. ValueError for debts of other steps."""
+        assert self._debts is not None
+        age_C = steps - touched_C.long()
+        if table_K4.shape != self._debts.table_K4.shape or (
+            len(age_C) and not 0 <= age_C.amin() <= age_C.amax() <= AGE_LIMIT
+        ):
+            raise ValueError("what its class centres owe is of other steps")
+        self.restored(steps)
+        self._debts.touched_C.copy_(touched_C)
+        self._debts.table_K4.copy_(table_K4)
+
     def restored(self, steps: int) -> None:
         """The tables now hold the state after this many steps, with every row up to date."""
         self.steps = steps

@@ -1,24 +1,126 @@
-"""Checkpoints for other programs.
+"""Checkpoints for other programs, and those of arcface_torch.
 
-Shapes: N = rows asked for, D = embedding columns.
+Shapes: N = rows asked for, C = classes, D = embedding columns.
 """
 
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from megaclass.checkpoint import Checkpoint, arcface_torch
-from megaclass.checkpoint.arcface_torch import RankFiles, ReadRows
+from megaclass.checkpoint import Checkpoint, arcface_torch, load, manifest, tensorfile
+from megaclass.checkpoint.arcface_torch import BACKBONE, HEAD, RankFiles, ReadRows
 from megaclass.checkpoint.reader import expecting
+from megaclass.checkpoint.tensorfile import Blocks
+from megaclass.checkpoint.torchfile import read_torch_file
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
-from megaclass.inference.load import find_checkpoint
+from megaclass.inference.load import find_checkpoint, weights_of
 from megaclass.results.rundir import RunDirectory
 from megaclass.train.resume import stored_rows
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+_BLOCK_BYTES = 64 << 20
+
+
+# -- to safetensors, or the backbone alone --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Model:
+    """What trained: the weights of a backbone, and a head. A part that the source does not have is empty.
+
+    centres: of a margin head (C, D), its momentum likewise where it was kept. linear: the state dict of another head.
+    """
+
+    backbone: Mapping[str, Tensor] = field(default_factory=dict)
+    centres: dict[str, Blocks] = field(default_factory=dict)
+    linear: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def read_model(source: Path, which: str, classes: slice = slice(None)) -> Model:
+    """The model of a run (``which`` of its checkpoints), of one checkpoint, or of files of arcface_torch.
+
+    These are a backbone (``model.pt``, ``backbone.pth``) or the files of the ranks, whose directory is given. A
+    backbone is the moving average of its weights, where a run kept it. Rows are fp32, and only of ``classes``.
+    """
+    found = _stored(source, which)
+    if found is None:
+        return _of_arcface_torch(source, classes)
+    _, stored = found
+    with expecting(f"{stored.path}: not a checkpoint that `megaclass train` wrote"):
+        backbone = weights_of(stored, "backbone")
+        if "head" in stored.state:
+            return Model(backbone, linear=weights_of(stored, "head"))
+        kept = [name for name in ("weight", "momentum") if f"head/{name}" in stored.sharded]
+        rows, shape = _rows_of(stored), stored.sharded["head/weight"].shape
+        return Model(backbone, {name: _blocks(rows, name, shape, classes) for name in kept})
+
+
+def _of_arcface_torch(source: Path, classes: slice) -> Model:
+    if source.is_file():
+        loaded = read_torch_file(source)
+        if isinstance(loaded, Mapping) and "weight" not in loaded and HEAD not in loaded:
+            return Model(_state_dict(source, loaded))
+    files = RankFiles(source)
+    first = read_torch_file(files.paths[0])
+    backbone = first.get(BACKBONE, {}) if isinstance(first, Mapping) else {}
+    shape = (files.num_classes, files.embedding_dim)
+    return Model(
+        _state_dict(files.paths[0], backbone), {"weight": _blocks(files.rows, "weight", shape, classes)}
+    )
+
+
+def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) and value.dtype in tensorfile.DTYPE_NAMES
+        for name, value in loaded.items()
+    ):
+        raise UserError(f"{path}: holds no state dict, from parameter name to tensor; save that alone")
+    return dict(loaded)
+
+
+def _blocks(rows: ReadRows, name: str, shape: tuple[int, ...], classes: slice) -> Blocks:
+    total, columns = shape
+    start, stop = classes.start or 0, total if classes.stop is None else classes.stop
+    if not 0 <= start < stop <= total:
+        raise UserError(f"--classes: {start}:{stop} of {total:,} classes; name a range of these")
+    count = max(1, _BLOCK_BYTES // (4 * columns))
+
+    def read() -> Iterator[Tensor]:
+        for first in range(start, stop, count):
+            yield rows(name, first, min(first + count, stop))
+
+    return Blocks(torch.float32, (stop - start, columns), read)
+
+
+def write_model(path: Path, model: Model) -> None:
+    """One safetensors file of ``backbone.*`` and ``head.*``. Raises OSError."""
+    head: dict[str, Tensor | Blocks] = {**model.linear}
+    head |= {name: blocks for name, blocks in model.centres.items() if name == "weight"}
+    named = {f"backbone.{name}": tensor for name, tensor in model.backbone.items()}
+    tensorfile.write_tensors(path, named | {f"head.{name}": tensor for name, tensor in head.items()})
+
+
+def write_backbone(path: Path, model: Model, as_torch: bool) -> None:
+    """The backbone's state dict: a safetensors file, or as arcface_torch's ``model.pt``. Raises OSError, and UserError
+    where there is none."""
+    if not model.backbone:
+        raise UserError("there is no backbone in the source; --to safetensors writes its centres")
+    if not as_torch:
+        tensorfile.write_tensors(path, model.backbone)
+        return
+    buffer = io.BytesIO()  # torch.save itself tells a full disk as a RuntimeError
+    torch.save(dict(model.backbone), buffer)
+    tensorfile.write_bytes(path, iter([buffer.getbuffer()]))
+
+
+# -- to arcface_torch, to train on ----------------------------------------------------------------------
 
 
 def to_rank_files(
@@ -26,14 +128,15 @@ def to_rank_files(
 ) -> list[Path]:
     """Write the files that arcface_torch's script resumes from, at ``ranks`` processes; returns their paths.
 
-    source: the directory of a run of megaclass (``which`` of its checkpoints), or of rank files, of either layout
-    and any number of ranks. ranks: 0 takes as many as wrote the source.
+    source: a run of megaclass (``which`` of its checkpoints), one checkpoint of it, or the directory of rank files, of
+    either layout and any number of ranks. ranks: 0 takes as many as wrote the source.
     """
     source = Path(source)
-    if RunDirectory(source).config.is_file():
-        stored = find_checkpoint(source, which)
+    found = _stored(source, which)
+    if found is not None:
+        run_dir, stored = found
         with expecting(f"{stored.path}: not a checkpoint that `megaclass train` wrote"):
-            shared, rows, num_classes, writers = _from_run(source, stored)
+            shared, rows, num_classes, writers = _from_run(run_dir, stored)
     else:
         files = RankFiles(source)
         shared, rows, num_classes, writers = files.shared(), files.rows, files.num_classes, len(files.paths)
@@ -42,18 +145,29 @@ def to_rank_files(
     )
 
 
+def _stored(source: Path, which: str) -> tuple[Path, Checkpoint] | None:
+    """The run directory and the checkpoint that are meant; None where the source is none of ours."""
+    if (source / manifest.NAME).exists():
+        return source.resolve().parent.parent, load(source)
+    if RunDirectory(source).checkpoints.is_dir() or RunDirectory(source).config.is_file():
+        return source, find_checkpoint(source, which)
+    return None
+
+
+def _rows_of(stored: Checkpoint) -> ReadRows:
+    def rows(name: str, start: int, stop: int) -> Tensor:
+        if f"head/{name}" not in stored.sharded:  # row-wise storage keeps no momentum
+            return torch.zeros(stop - start, stored.sharded["head/weight"].shape[1])
+        return stored_rows(stored, f"head/{name}", start, stop).fp32()
+
+    return rows
+
+
 def _from_run(run_dir: Path, stored: Checkpoint) -> tuple[dict[str, Any], ReadRows, int, int]:
     """What a checkpoint of a run holds, its rows, the number of classes and of the ranks that wrote it."""
     config = load_recipe(str(RunDirectory(run_dir).config), stored=True)
     if "head/weight" not in stored.sharded:
-        raise UserError(f"{stored.path}: the run has a linear head; only a margin head is exported")
-    num_classes, dim = stored.sharded["head/weight"].shape
-
-    def rows(name: str, start: int, stop: int) -> Tensor:
-        if f"head/{name}" not in stored.sharded:  # row-wise storage keeps no momentum
-            return torch.zeros(stop - start, dim)
-        return stored_rows(stored, f"head/{name}", start, stop).fp32()
-
+        raise UserError(f"{stored.path}: the run has a linear head; only a margin head is converted")
     step, backbone = stored.step, stored.state["backbone"]
     # A fresh SGD at the learning rate that was reached: our groups of parameters are others than arcface_torch's one,
     # so the momentum of the backbone starts at 0 there.
@@ -67,7 +181,7 @@ def _from_run(run_dir: Path, stored: Checkpoint) -> tuple[dict[str, Any], ReadRo
     group = sgd.state_dict()["param_groups"][0]
     of_head = {key: group[key] for key in ("lr", "momentum", "weight_decay")}
     of_head["lr"] *= config.optim.head_lr_factor
-    count = sum(not name.endswith(_BUFFERS) for name in backbone)
+    count = sum(not name.endswith(BUFFERS) for name in backbone)
     shared = {
         "epoch": step * config.data.global_batch_size // int(stored.identity["training_samples"]),
         "global_step": step,
@@ -79,4 +193,4 @@ def _from_run(run_dir: Path, stored: Checkpoint) -> tuple[dict[str, Any], ReadRo
             "param_groups": [{**of_head, "params": [0]}],
         },
     }
-    return shared, rows, num_classes, stored.world_size
+    return shared, _rows_of(stored), stored.sharded["head/weight"].shape[0], stored.world_size

@@ -72,19 +72,19 @@ def trained_backbone(
     bare = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
     backbone, arithmetic = build_model(bare, device)
     with expecting(f"{stored.path}: checkpoint of another model"):
-        backbone.load_state_dict(_weights(stored, "backbone"))
+        backbone.load_state_dict(weights_of(stored, "backbone"))
     return backbone, image_reader(config, arithmetic)
 
 
 def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) -> LinearHead:
     """The linear head of a checkpoint."""
     with expecting(f"{stored.path}: checkpoint of another model"):
-        weights = _weights(stored, "head")
+        weights = weights_of(stored, "head")
         head = LinearHead(len(weights["weight"]), int(backbone.embedding_dim)).to(device)  # type: ignore[arg-type]
         head.load_state_dict(weights)
         return head
 
 
-def _weights(stored: Checkpoint, part: str) -> dict[str, Tensor]:
+def weights_of(stored: Checkpoint, part: str) -> dict[str, Tensor]:
     """A part's weights of the last step, or the moving average of them where the run kept it (``ema``)."""
     return (stored.state.get("ema") or {}).get(part) or stored.state[part]

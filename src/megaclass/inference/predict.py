@@ -195,6 +195,12 @@ def _nearest(stored: Checkpoint, classes: int, top: int, features_ND: Tensor) ->
     for start in range(0, classes, _BLOCK_CENTRES):
         stop = min(start + _BLOCK_CENTRES, classes)
         centres_TD = stored_rows(stored, "head/weight", start, stop).fp32()
+        if not (sums_T := centres_TD.sum(1)).isfinite().all():
+            broken = start + int((~sums_T.isfinite()).nonzero()[0])
+            raise UserError(
+                f"{stored.path}: the centre of class {broken} is not finite, as after a run that diverged; name an "
+                "earlier one (--checkpoint step-NNNNNNNN)"
+            )
         centres_TD = F.normalize(centres_TD.to(features_ND.device))
         found = (features_ND @ centres_TD.T).clamp_(-1, 1).topk(min(top, stop - start))
         best_NK = torch.cat([best_NK, found.values], 1)

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from megaclass.errors import UserError
-from megaclass.report.console import printable
+from megaclass.errors import UserError, printable
 from megaclass.report.document import Cell, Column, Line, Table
 from megaclass.report.own import case_columns, number_cell
 from megaclass.report.sources import IDENTITY, Source

@@ -11,14 +11,16 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from megaclass.errors import printable
 from megaclass.report.document import Cell, Column, Line, Table, text_table
 
 _RAISED = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 
 
-def printable(text: str) -> str:
-    """A name that comes from elsewhere, on one line and without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+def csv_field(text: str) -> str:
+    """A text on one line, which no spreadsheet takes for a formula; a number or a lone sign is none."""
+    harmless = text in ("-", "+") or re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?", text)
+    return printable(f"'{text}" if text[:1] in ("=", "+", "-", "@") and not harmless else text)
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,11 @@ def check_report(path: Path, cases: Sequence[Any]) -> None:
 
 
 def write_report(path: Path, rows: Sequence[Row], mode: str) -> None:
-    """Write what ``rows`` say, replacing an earlier report."""
-    write_whole(path, json.dumps(as_report(rows, mode), indent=4) + "\n")
+    """Write what ``rows`` say, replacing an earlier report. UserError where the disk refuses it."""
+    try:
+        write_whole(path, json.dumps(as_report(rows, mode), indent=4) + "\n")
+    except OSError as error:
+        raise UserError(f"--output: {path} cannot be written ({error.strerror}); the rows are kept") from None
 
 
 def as_report(rows: Sequence[Row], mode: str) -> dict[str, Any]:

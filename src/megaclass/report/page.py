@@ -13,9 +13,10 @@ from typing import Any
 from urllib.parse import quote
 
 from megaclass import __version__
-from megaclass.errors import UserError
+from megaclass.errors import UserError, printable
+from megaclass.files import open_regular
 from megaclass.report.build import collect
-from megaclass.report.console import printable
+from megaclass.report.console import csv_field
 from megaclass.report.document import Cell, Document, Table
 from megaclass.report.pictures import draw
 from megaclass.report.sources import Source
@@ -59,12 +60,17 @@ def require_room(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for name, mark in _MARKS.items():
             path = directory / name
-            if path.exists() and mark not in path.read_bytes()[:_LOOKED_AT].decode(errors="replace"):
+            if path.exists() and mark not in _beginning(path):
                 raise UserError(
                     f"{path}: exists and is not a report of ours; move it, or name another --output"
                 )
     except OSError as error:
         raise UserError(f"--output {directory}: cannot be written ({error.strerror})") from None
+
+
+def _beginning(path: Path) -> str:
+    with open_regular(path) as file:
+        return bytes(file.read(_LOOKED_AT)).decode(errors="replace")
 
 
 # -- HTML and Markdown ----------------------------------------------------------------------------------
@@ -104,12 +110,21 @@ def _rendered(name: str, autoescape: bool, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("megaclass.report"),
         autoescape=autoescape,
+        finalize=_without_controls,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["plain"] = _plain
     return environment.get_template(name).render(version=__version__, **values)
+
+
+def _without_controls(value: Any) -> Any:
+    """Texts of rows may hold what a terminal obeys, and pages are shown on one too. The script keeps its bytes: its
+    digest is stated."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "\n".join(map(printable, value.split("\n")))
 
 
 def _plain(text: str) -> str:
@@ -144,7 +159,7 @@ def render_csv(document: Document, directory: Path) -> str:
     for section in document.sections:
         for table in section.tables:
             for entry in _csv_lines(table, directory):
-                writer.writerow([_no_formula(field) for field in (section.title, table.title, *entry)])
+                writer.writerow([csv_field(field) for field in (section.title, table.title, *entry)])
     return text.getvalue()
 
 
@@ -167,9 +182,3 @@ def _csv_lines(table: Table, directory: Path) -> Iterator[tuple[str, ...]]:
                 rows = " ".join(f"{source.file_from(directory)}:{source.line}" for source in cell.sources)
                 title, notes = table.columns[place].title, "; ".join(cell.notes)
                 yield str(number), line.kind, labels, title, cell.text, value, notes, rows
-
-
-def _no_formula(text: str) -> str:
-    """A spreadsheet takes what begins so for a formula; a number or a lone sign is none."""
-    harmless = text in ("-", "+") or re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?", text)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") and not harmless else text

@@ -69,8 +69,8 @@ class CheckpointEvent:
 
     step: int
     path: str
-    stall_s: float | None = None  # for which training stood still
-    seconds: float | None = None  # until it was complete
+    stall_s: float | None = None  # how long training stood still for it
+    seconds: float | None = None  # until it was on the disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +134,12 @@ class EventWriter(LineFile):
             raise UserError(f"{path}: holds the events of a run already; resume it, or use another directory")
 
     def write(self, event: Event) -> None:
-        try:
-            if self._start is not None:
-                self._append(self._start)
-                self._start = None
-            if self._missing:
-                self._append(WarningEvent(message=f"{self._missing} events before this one are missing"))
-                self._missing = 0
-            self._append(event)
+        before: list[Event] = [self._start] if self._start else []
+        if self._missing:
+            before.append(WarningEvent(message=f"events missing before the next: {self._missing}"))
+        try:  # all of them, or none: what is left of a full disk is not filled with warnings
+            self.append(*({"event": _NAMES[type(one)]} | vars(one) for one in (*before, event)))
+            self._start, self._missing = None, 0
         except OSError as error:
             if isinstance(event, StartEvent):
                 self._start = event
@@ -153,12 +151,9 @@ class EventWriter(LineFile):
 
     def close(self) -> None:
         if missing := self._missing + (self._start is not None):
-            self._warn(f"{self.path}: the last {missing} events of this run are missing")
+            self._warn(f"{self.path}: the last events of this run are missing: {missing}")
         with contextlib.suppress(OSError):
             super().close()
-
-    def _append(self, event: Event) -> None:
-        self.append({"event": _NAMES[type(event)]} | vars(event))
 
     def _continue(self, path: Path, step: int) -> None:
         kept, damage = _whole_until(path, step)

@@ -39,11 +39,12 @@ class LineFile:
         self.file = self.path.open("ab", buffering=0)
         return self.file
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, *records: dict[str, Any]) -> None:
+        """Append all of them, or none."""
         if self.path is None:
             return
         file = self.file or self.open()
-        rest = json.dumps(plain(record), allow_nan=False).encode() + b"\n"
+        rest = "".join(f"{json.dumps(plain(one), allow_nan=False)}\n" for one in records).encode()
         self._mend(file)
         self._whole_bytes, self._is_torn = os.fstat(file.fileno()).st_size, True
         try:

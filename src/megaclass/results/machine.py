@@ -84,7 +84,9 @@ def available_memory() -> int:
     available = int(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError):  # "max": no limit
         limit, used = (int(_read(f"/sys/fs/cgroup/memory.{name}")) for name in ("max", "current"))
-        available = min(available, max(0, limit - used))
+        # What was read from files or written to them counts as used, and goes when memory is wanted.
+        parts = dict(line.split() for line in _read("/sys/fs/cgroup/memory.stat").splitlines())
+        available = min(available, max(0, limit - used + int(parts.get("inactive_file", 0))))
     return available
 
 

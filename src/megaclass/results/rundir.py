@@ -12,8 +12,10 @@ from typing import Any
 
 from megaclass.config import Config, to_toml
 from megaclass.errors import UserError, make_room
+from megaclass.files import sync_directory
 
 DEFAULT_ROOT = Path("runs")
+_MOST_NAME_BYTES = 200  # file systems take 255, a number behind it included
 _PARTS = ".*.part"
 # Names of classes are those of directories: any bytes but NUL, which stands for a line feed where that ends a line.
 _WRITTEN, _READ = {ord("\n"): "\0"}, {0: "\n"}
@@ -33,14 +35,10 @@ def write_whole(path: Path, content: str | bytes, errors: str = "strict") -> Non
         with contextlib.suppress(OSError):
             part.unlink()
     with contextlib.suppress(OSError):  # not every file system does this for a directory
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(path.parent)
 
 
-class UnwrittenResultError(UserError):
+class UnwrittenError(UserError):
     """A run has ended well, and its numbers found no place on the disk."""
 
     agreed = True
@@ -106,7 +104,7 @@ class RunDirectory:
         text = to_toml(replace(config, run=replace(config.run, output=str(self.path))), docs=True)
         names = "".join(f"{name.translate(_WRITTEN)}\n" for name in class_names or ())
         try:
-            write_whole(self.config, text)
+            write_whole(self.config, text, errors="surrogateescape")
             if names:
                 write_whole(self.classes, names, errors="surrogateescape")
         except OSError as error:
@@ -129,7 +127,7 @@ class RunDirectory:
         try:
             write_whole(self.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
         except OSError as error:
-            return f"{self.result}: cannot be written ({error.strerror}); {make_room(error)}resume the run to write it"
+            return f"{self.result}: cannot be written ({error.strerror}); mend that, and --resume writes it"
         return ""
 
 
@@ -141,6 +139,10 @@ def choose(config: Config, resume: bool) -> RunDirectory:
     if config.run.output:
         path = Path(config.run.output)
     else:
+        if {"/", "\0"} & {*config.recipe} or len(os.fsencode(config.recipe)) > _MOST_NAME_BYTES:
+            raise UserError(
+                f"recipe: {config.recipe!r} cannot name a directory of runs; shorten it, or set --run.output"
+            )
         numbers = _numbers(config.recipe)
         if resume and not numbers:
             raise UserError(

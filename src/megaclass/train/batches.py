@@ -19,7 +19,7 @@ from megaclass.data.augment import TrainTransform, Transform
 from megaclass.data.dali import DaliLoader
 from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.loader import BatchSource, Loader
-from megaclass.data.open import open_dataset
+from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.photometric import Composed, Photometric
 from megaclass.data.sampler import EpochSampler, rank_slice
 from megaclass.data.synthetic import SyntheticLoader
@@ -53,7 +53,7 @@ def training_data(config: Config, world: World, say: Callable[[str], None]) -> T
             loader=noise, epoch_samples=data.num_samples, num_classes=data.num_classes, steps=steps
         )
     glyph_set = _glyph_set(config, say) if data.source == "glyphs" else None
-    dataset = _training_set(config, glyph_set / "train" if glyph_set else Path(data.path))
+    dataset = training_set(config, glyph_set / "train" if glyph_set else Path(data.path))
     steps = steps_of(config, len(dataset))
     order, size = EpochSampler(len(dataset), config.run.seed), data.global_batch_size
     return TrainingData(
@@ -69,10 +69,7 @@ def training_data(config: Config, world: World, say: Callable[[str], None]) -> T
 
 def _glyph_set(config: Config, say: Callable[[str], None]) -> Path:
     """Render the glyphs where they are missing: the first rank of a machine does, its others wait for it."""
-    size, held_out = config.data.image_size, config.data.held_out
-    users = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "megaclass"
-    cache = Path(os.environ.get("MEGACLASS_CACHE") or users)
-    directory = Path(config.data.path or cache / f"glyphs-{size}px-{held_out}")
+    size, held_out, directory = config.data.image_size, config.data.held_out, glyph_directory(config)
     with contextlib.ExitStack() as held:
         if not directory.exists():
             try:
@@ -88,11 +85,28 @@ def _glyph_set(config: Config, say: Callable[[str], None]) -> Path:
         return glyphs.ensure(directory, image_size=size, held_out=held_out)
 
 
-def _training_set(config: Config, path: Path) -> Dataset:
+def glyph_directory(config: Config) -> Path:
+    """Where the glyphs of this size lie, or will once they are rendered."""
+    users = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "megaclass"
+    cache = Path(os.environ.get("MEGACLASS_CACHE") or users)
+    return Path(config.data.path or cache / f"glyphs-{config.data.image_size}px-{config.data.held_out}")
+
+
+def training_set(config: Config, path: Path) -> Dataset:
+    """What lies under ``path``, as the configuration wants it. UserError names the setting that is wrong."""
     try:
         dataset = open_dataset(path)
     except UserError as error:
         raise UserError(f"data.path: {error}") from None
+    is_records = [record_file(part) is not None for part in split_paths(path)]
+    for source, other, holds in (
+        ("records", "folder", any(is_records)),
+        ("folder", "records", not all(is_records)),
+    ):
+        if config.data.source == source and not holds:
+            raise UserError(
+                f"data.source: {source!r}, but {path} is of the kind {other!r}; set --data.source {other}"
+            )
     wanted = config.data.num_classes
     if wanted and wanted != dataset.num_classes:
         raise UserError(

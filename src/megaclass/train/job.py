@@ -15,6 +15,7 @@ from megaclass.config import Config
 from megaclass.data.augment import EvalTransform
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.mixup import Mixup
+from megaclass.data.open import fingerprint
 from megaclass.data.sampler import rank_slice
 from megaclass.errors import UserError, lookup
 from megaclass.evaluate.evaluators import Evaluator, ImageReader, build_classifier, build_verifier
@@ -30,6 +31,7 @@ from megaclass.parallel.groups import Group, World
 from megaclass.train.arithmetic import Arithmetic
 from megaclass.train.average import WeightAverage
 from megaclass.train.batches import TrainingData, training_data
+from megaclass.train.memory import require_batches, require_model
 from megaclass.train.model import build_model, capture_graphs, compile_backbone, input_function
 from megaclass.train.optimizer import build_optimizer
 
@@ -108,7 +110,8 @@ def build_job(
     what the ranks make together. ``say`` receives lines about work that takes a while. ``head_group``: the ranks that
     share a margin head, where that is not the world.
     """
-    parts = groups.together(lambda: _local_parts(config, world, say))
+    parts = groups.together(lambda: local_parts(config, world, say))
+    groups.agree(groups.together(lambda: _facts(parts)))
     backbone, optim, lr = parts.backbone, config.optim, parts.steps.base_lr
     head = _build_head(config, parts.num_classes, int(backbone.embedding_dim), world, head_group)  # type: ignore[arg-type]
     head_optimizer = None
@@ -142,11 +145,14 @@ def build_job(
 # -- by each rank for itself: no collectives ------------------------------------------------------------
 
 
-def _local_parts(config: Config, world: World, say: Callable[[str], None]) -> LocalParts:
+def local_parts(config: Config, world: World, say: Callable[[str], None] = print) -> LocalParts:
+    """Everything that this rank makes for itself. UserError for what is wrong with settings, files or memory."""
+    require_batches(config, world)
     # The model first: its errors come at once, and to make a data set may take a while.
     backbone, arithmetic = build_model(config, world.device)
     _check_batch(config, world, backbone)
     data = training_data(config, world, say)
+    require_model(config, backbone, data.num_classes, world)
     how = config.speed.compile
     if how == "auto" and config.data.start_size:  # it would be compiled for many sizes
         how = "none"
@@ -164,6 +170,23 @@ def _local_parts(config: Config, world: World, say: Callable[[str], None]) -> Lo
         compiled=compiled,
         evaluator=_evaluator(config, arithmetic, data),
     )
+
+
+def _facts(parts: LocalParts) -> dict[str, Any]:
+    """What another rank has to have as well, and might not: its disk may hold other data under the same names."""
+    config = parts.config
+    facts: dict[str, Any] = {
+        "images of data.path": parts.epoch_samples,
+        "classes of data.path": parts.num_classes,
+        "speed.compile": parts.compiled,
+    }
+    paths = {
+        "data.path": config.data.path or str(parts.glyph_set / "train" if parts.glyph_set else ""),
+        "evaluate.path": config.evaluate.path,
+        "model.weights": config.model.weights,
+        "head.weights": config.head.weights,
+    }
+    return facts | {f"content of {key}": fingerprint(path) for key, path in paths.items() if path}
 
 
 def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:

@@ -14,8 +14,10 @@ from rich.console import Console
 from torch import Tensor
 
 from megaclass.checkpoint import Saved
+from megaclass.config import Config, Steps
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
+from megaclass.errors import printable
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.jsonl import LineFile
@@ -44,15 +46,14 @@ class RunLog:
         self._told_step, self._told_s = progress.step, progress.seconds
         resumed_from = progress.step if resume else None
         self._console = Console(
-            file=cast(TextIO, _Lasting(sys.stdout)), highlight=False, soft_wrap=True, quiet=not is_main
+            file=cast(TextIO, Lasting(sys.stdout)), highlight=False, soft_wrap=True, quiet=not is_main
         )
         columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
         self._bar = bars.Progress("training", *columns, console=self._console, transient=True)
         self._task = self._bar.add_task("", total=job.total_steps)
         self._writer = events.EventWriter(directory.events, resumed_from, is_main, self._caution)
-        self._is_main, self._suspects_told = is_main, 0
-        tensorboard = is_main and job.config.run.tensorboard
-        self._tensorboard = _TensorBoard(directory, progress.step, self._caution) if tensorboard else None
+        self._is_main, self._suspects_told, self._is_moved = is_main, 0, False
+        self._tensorboard: _TensorBoard | None = None
         if is_main:
             self._writer.write(
                 events.StartEvent(
@@ -63,8 +64,10 @@ class RunLog:
                     total_steps=job.total_steps,
                 )
             )
-            for message in filter(None, (self._writer.set_aside, *_warnings(job))):
+            for message in filter(None, (self._writer.set_aside, *warnings_of(job.config, job.steps))):
                 self.warn(message)
+            if job.config.run.tensorboard:
+                self._tensorboard = _TensorBoard(directory, progress.step, self.warn)
 
     def __enter__(self) -> "RunLog":
         if self._console.is_terminal:
@@ -76,13 +79,13 @@ class RunLog:
             self._bar.stop()
         reason = "finished" if error is None else f"{type(error).__name__}: {error}"
         end = events.EndEvent(reason=reason, steps=self._progress.step, seconds=self._progress.seconds)
-        self._writer.write(end)
-        self._writer.close()
         if self._tensorboard:
             self._tensorboard.close()
+        self._writer.write(end)
+        self._writer.close()
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        self._console.print(printable(line), markup=False)
 
     def _caution(self, message: str) -> None:
         self.say(f"Warning: {message}")
@@ -143,12 +146,10 @@ class RunLog:
         self._caution(message)
         self._writer.write(events.WarningEvent(message=message, step=self._progress.step))
 
-    def saved(self, found: Saved | None) -> None:
+    def saved(self, found: Saved) -> None:
         """A checkpoint is written, or was refused by the disk."""
-        if found is None:
-            return
         if found.error:
-            self.warn(f"{found.error}; the run goes on, and the earlier checkpoints are as they were")
+            self.warn(f"{found.error}; the run goes on")
             return
         self.say(
             f"Checkpoint: step {found.step}   {found.bytes / 1e6:.1f} MB in {found.seconds:.1f} s   "
@@ -157,6 +158,12 @@ class RunLog:
         relative = str(found.path.relative_to(self.directory.path))
         numbers = {"stall_s": found.stall_s, "seconds": found.seconds}
         self._writer.write(events.CheckpointEvent(step=found.step, path=relative, **numbers))
+        if self._is_main and not self._is_moved and not self.directory.config.exists():
+            self._is_moved = True
+            self.warn(
+                f"{self.directory.path} was moved or deleted; from now on its checkpoints lie in a new one there: "
+                "move them to the old one to resume it"
+            )
 
     def suspect(self, found: Suspect | None) -> None:
         """Note which samples a step had whose loss or gradient went wrong, and tell of it the first time."""
@@ -212,9 +219,10 @@ def training_line(event: events.StepEvent) -> str:
     return line
 
 
-def _warnings(job: Job) -> Iterator[str]:
-    data, evaluation, steps = job.config.data, job.config.evaluate, job.steps
-    if not (job.config.run.checkpoint_minutes or 0 < steps.between_checkpoints < steps.total):
+def warnings_of(config: Config, steps: Steps) -> Iterator[str]:
+    """What is allowed, and seldom meant."""
+    data, evaluation = config.data, config.evaluate
+    if not (config.run.checkpoint_minutes or 0 < steps.between_checkpoints < steps.total):
         yield "nothing is saved before the end; set run.checkpoint_minutes or run.checkpoint_every"
     if steps.warmup >= steps.total > 1:
         yield f"the warm-up takes all {steps.total} steps; shorten it, or train longer"
@@ -255,7 +263,7 @@ class _TensorBoard:
             self._warn(f"TensorBoard cannot be written ({error}); the run goes on without it")
 
 
-class _Lasting:
+class Lasting:
     """A stream that loses what cannot be written, its disk full or its reader gone: training goes on."""
 
     def __init__(self, stream: TextIO) -> None:

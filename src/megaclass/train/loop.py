@@ -23,7 +23,7 @@ from megaclass.parallel.groups import World
 from megaclass.parallel.seeding import derive_key
 from megaclass.parallel.vote import Vote
 from megaclass.results.machine import snapshot
-from megaclass.results.rundir import RunDirectory, UnwrittenResultError, choose
+from megaclass.results.rundir import RunDirectory, UnwrittenError, choose
 from megaclass.train import schedule
 from megaclass.train.arithmetic import keep_freed_memory, use_deterministic_kernels, use_threads
 from megaclass.train.guard import DivergedError, Guard, Outcome
@@ -34,11 +34,12 @@ from megaclass.train.progress import Clock, Progress
 from megaclass.train.resume import Found, agree_on_norms, find, restore, save
 
 
-def fit(job: Job, log: RunLog, progress: Progress, saver: Saver, interruption: Interruption) -> None:
-    """Train from ``progress.step`` to the end, evaluating and saving on the way and at the end.
+def fit(job: Job, log: RunLog, progress: Progress, saver: Saver, interruption: Interruption) -> Saved | None:
+    """Train from ``progress.step`` to the end, evaluating and saving on the way and at the end. Returns the last save.
 
     Raises Interrupted after a signal, when that is saved, and DivergedError.
     """
+    last, ends_by = None, None
     guard, clock = Guard(job, progress), Clock(job.world.device, progress.seconds)
     votes, save_timer = Vote(), SaveTimer(job.config.run.checkpoint_minutes)
     job.model.train()
@@ -68,17 +69,17 @@ def fit(job: Job, log: RunLog, progress: Progress, saver: Saver, interruption: I
             with clock.stopped() as progress.seconds:
                 save(job, progress, saver, log.warn)
             save_timer.restart()
-        log.saved(saver.done())
-        if now.ends_by:
-            interruption.end_by(now.ends_by)
+        if saved := saver.done():
+            log.saved(last := saved)
+        if ends_by := now.ends_by:
+            interruption.end_by(ends_by)
             break
     votes.close()
-    last = saver.wait()
-    log.saved(last)
-    if progress.step < job.total_steps and now.ends_by:
-        raise Interrupted(now.ends_by, _kept(progress, last))
-    if last and last.error:
-        raise UserError(f"{last.error}; make room there, and --resume")
+    if saved := saver.wait():
+        log.saved(last := saved)
+    if ends_by:
+        raise Interrupted(ends_by, _kept(progress, last))
+    return last
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def evaluation(job: Job) -> Evaluation:
 def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirectory, dict[str, Any]]:
     """Train as configured, or continue; returns the run directory and what its result.json holds.
 
-    UnwrittenResultError: the run has ended well, and result.json cannot be written.
+    UnwrittenError: the run has ended well, and its last checkpoint or result.json cannot be written.
     """
     with Interruption(config.run.grace_s) as interruption, contextlib.ExitStack() as held:
         # One rank looks and tells: on a network file system another might see an older state of the directory.
@@ -276,11 +277,13 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
         keep = {"keep_last": config.run.keep_last, "keep_every": config.run.keep_every}
         saver = Saver(directory.checkpoints, **keep, beside=config.run.async_save)
         held.callback(_finish, saver)
-        progress = _train(job, directory, progress, found if resume else None, saver, interruption)
+        progress, last = _train(job, directory, progress, found if resume else None, saver, interruption)
         result = _result(job, progress)
         unwritten = groups.on_main_rank(lambda: directory.write_result(result))
+    if last and last.error:
+        unwritten = f"{last.error}; then --resume"
     if unwritten:
-        raise UnwrittenResultError(unwritten, result)
+        raise UnwrittenError(unwritten, result)
     return directory, result
 
 
@@ -291,8 +294,10 @@ def _train(
     found: Found | None,
     saver: Saver,
     interruption: Interruption,
-) -> Progress:
-    """Train to the end; after a divergence from the last checkpoint anew, if that is wanted. Returns how far it came.
+) -> tuple[Progress, Saved | None]:
+    """Train to the end; after a divergence from the last checkpoint anew, if that is wanted.
+
+    Returns how far it came, and the last save.
 
     found: where the run is continued, by what.
     """
@@ -304,8 +309,7 @@ def _train(
                 log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
             for message in found.messages if found else ():
                 log.warn(message)
-            fit(job, log, progress, saver, interruption)
-            return progress
+            return progress, fit(job, log, progress, saver, interruption)
     except DivergedError as fault:
         _finish(saver)
         found = _way_back(job.config, directory, progress, fault)

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from megaclass.checkpoint.torchfile import read_torch_file
 from megaclass.config import Config, Model
-from megaclass.data.dataset import first_line
 from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, to_model_input
-from megaclass.errors import UserError
+from megaclass.errors import UserError, first_line
 from megaclass.models.layers import Stage
 from megaclass.models.registry import backbone_options, build_backbone, load_backbone_weights
 from megaclass.parallel import groups
@@ -42,8 +41,6 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
     backbone = build_backbone(model.name, norm=norm, image_size=size, **options)
     _check_sizes(config, backbone)
     if model.weights:
-        if not Path(model.weights).is_file():
-            raise UserError(f"{model.weights}: no such weight file")
         load_backbone_weights(backbone, read_torch_file(Path(model.weights)), model.weights)
     channels_last = config.precision.channels_last
     if channels_last and device.type == "cpu" and _breaks_channels_last(backbone):

@@ -1,6 +1,6 @@
 """What of a job a checkpoint holds, and how it comes back. See :mod:`megaclass.checkpoint` for the format."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,18 @@ def save(job: Job, progress: Progress, saver: Saver, warn: Callable[[str], None]
     sharded: dict[str, Sharded] = {}
     if isinstance(job.head, PartialFC):
         assert job.head_optimizer is not None
-        job.head_optimizer.catch_up()
         state["head_steps"] = job.head.shard.steps
-        sharded = {name: Sharded(rows, start, job.num_classes) for name, rows, start in _head_rows(job.head)}
+        if progress.step == job.total_steps:
+            job.head_optimizer.catch_up()
+        tensors = _head_tensors(job.head)
+        if (owed := job.head.shard.owed) and progress.step < job.total_steps:
+            # Saved, not paid: paid now, it would be rounded otherwise than later, and a run that was saved would end
+            # with other bits.
+            tensors["head/touched"], state["head_owed"] = owed
+        first, (start, stop) = job.head.class_range[0], job.head.grouping.across.share(len(job.head.weight))
+        sharded = {
+            name: Sharded(t[start:stop], first + start, job.num_classes) for name, t in tensors.items()
+        }
         _look_at_centres(job.head, warn)
     else:
         state["head"] = job.head.state_dict()
@@ -129,7 +138,6 @@ def restore(job: Job, found: Found | None) -> Progress:
         if isinstance(job.head, PartialFC):
             assert job.head_optimizer is not None
             _restore_head(job.head, stored)
-            job.head_optimizer.restored(state["head_steps"])
         else:
             job.head.load_state_dict(state["head"])
         if job.average is not None:
@@ -139,31 +147,58 @@ def restore(job: Job, found: Found | None) -> Progress:
 
 
 def _restore_head(head: PartialFC, stored: Checkpoint) -> None:
-    steps = stored.state["head_steps"]
+    steps, table_K4 = stored.state["head_steps"], stored.state.get("head_owed")
     if type(steps) is not int or not 0 <= steps < 1 << 62:
         raise ValueError(f"head_steps is {steps!r}")
     start, stop = head.class_range
+    goes_on_owing = table_K4 is not None and head.shard.owed is not None
+    read = _rows_as_stored if goes_on_owing else stored_rows
     with torch.no_grad():
         for name, table in _head_tables(head).items():
             if name == "momentum" and "head/momentum" not in stored.sharded:  # row-wise storage kept none
                 table.data.zero_()
             else:
-                _restore_rows(stored, f"head/{name}", start, stop, table)
+                _restore_rows(stored, f"head/{name}", start, stop, table, read)
+        if goes_on_owing:
+            head.shard.owes(steps, stored.rows("head/touched", start, stop), table_K4)
+        else:
+            head.shard.restored(steps)
+    head.end_step()
 
 
-def _restore_rows(stored: Checkpoint, name: str, start: int, stop: int, table: Rows) -> None:
-    """Rows as they were stored where the storage is the same, else converted block by block."""
+_ReadRows = Callable[[Checkpoint, str, int, int], Rows]
+
+
+def _restore_rows(stored: Checkpoint, name: str, start: int, stop: int, table: Rows, read: _ReadRows) -> None:
+    """Rows as they were stored where nothing has to be changed in them, else block by block."""
     entry = stored.sharded.get(name)
-    if entry is None or entry.dtype == table.data.dtype:
+    is_as_stored = read is _rows_as_stored or stored.state.get("head_owed") is None
+    if entry is None or (entry.dtype == table.data.dtype and is_as_stored):
         stored.rows(name, start, stop, out=table.data)
         if table.scale is not None:
             stored.rows(f"{name}_scale", start, stop, out=table.scale)
         return
-    table.fill(start, lambda first, last: stored_rows(stored, name, first, last))
+    table.fill(start, lambda first, last: read(stored, name, first, last))
 
 
 def stored_rows(stored: Checkpoint, name: str, start: int, stop: int) -> Rows:
-    """Rows ``[start, stop)`` of a head's table (``head/weight``) as a checkpoint has them, in any storage."""
+    """Rows ``[start, stop)`` of a head's table (``head/weight``) in a checkpoint, as dense SGD would have made them."""
+    table_K4 = stored.state.get("head_owed")
+    if table_K4 is None:
+        return _rows_as_stored(stored, name, start, stop)
+    age_N = stored.state["head_steps"] - stored.rows("head/touched", start, stop).long()
+    if not (age_N.amin() >= 0 and age_N.amax() < len(table_K4)):
+        raise UserError(f"{stored.path}: head/touched is of other steps")
+    vv_N1, vw_N1, wv_N1, ww_N1 = table_K4[age_N].float().split(1, dim=1)
+    of_w_N1, of_v_N1 = (ww_N1, wv_N1) if name == "head/weight" else (vw_N1, vv_N1)
+    paid_ND = _rows_as_stored(stored, "head/weight", start, stop).fp32().mul_(of_w_N1)
+    if "head/momentum" in stored.sharded:
+        paid_ND.addcmul_(_rows_as_stored(stored, "head/momentum", start, stop).fp32(), of_v_N1)
+    return Rows(paid_ND)
+
+
+def _rows_as_stored(stored: Checkpoint, name: str, start: int, stop: int) -> Rows:
+    """In any storage; sampled steps may have left them behind."""
     scaled = stored.sharded[name].dtype == torch.int8
     scale_N = stored.rows(f"{name}_scale", start, stop) if scaled else None
     return Rows(stored.rows(name, start, stop), scale_N)
@@ -176,12 +211,11 @@ def _head_tables(head: PartialFC) -> dict[str, Rows]:
     return tables
 
 
-def _head_rows(head: PartialFC) -> Iterator[tuple[str, Tensor, int]]:
-    """This rank's part of the centres and their momentum: its shard, or its share of one that others hold as well."""
-    first_class, replicas = head.class_range[0], head.grouping.across
+def _head_tensors(head: PartialFC) -> dict[str, Tensor]:
+    """The centres and their momentum, of all rows of this rank."""
+    tensors = {}
     for name, table in _head_tables(head).items():
-        start, stop = replicas.share(len(table))
-        part = table[start:stop]
-        yield f"head/{name}", part.data, first_class + start
-        if part.scale is not None:
-            yield f"head/{name}_scale", part.scale, first_class + start
+        tensors[f"head/{name}"] = table.data
+        if table.scale is not None:
+            tensors[f"head/{name}_scale"] = table.scale
+    return tensors

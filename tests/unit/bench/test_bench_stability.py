@@ -88,7 +88,7 @@ def test_seeds_end_in_a_table_and_a_picture(tmp_path, capfd):
         assert len(row.samples_ms) == len(steps) == STEPS
         assert row.samples_ms[1] == pytest.approx(12_000 / steps[1].samples_per_second, rel=1e-3)
     assert len({row.result["final_loss"] for row in rows}) == 2  # another seed is another training
-    assert "Standard deviation" in said and "seed 0" in said and "picture in study/curves.png" in said
+    assert "Standard deviation" in said and "seed 0" in said and "picture   study/curves.png" in said
     assert Path("study/curves.png").stat().st_size > 5000
     assert "Global Step: 8" in Path("study/seed-0.log").read_text()
 

@@ -1,10 +1,12 @@
 """No damage goes unnoticed, and a hostile file ends in one clear error."""
 
+import errno
 import functools
 import json
 import math
 import os
 import random
+import shutil
 
 import pytest
 import torch
@@ -45,12 +47,76 @@ def test_random_damage_is_noticed(victim, seed):
                 damaged += chance.randbytes(1 + at % 9)
         file.write_bytes(damaged)
         try:
+            checkpoint.verify(victim)
             assert same(read_all(victim), wanted)
+            # A manifest may be reformatted, not altered.
+            assert file.name == manifest.NAME or bytes(damaged) == content
         except UserError as error:
             assert str(file) in str(error) and "resume from step-00000050" in str(error)
             assert "\n" not in str(error)
         file.write_bytes(content)
     assert same(read_all(victim), wanted)
+
+
+def flip(path):
+    """Change one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name", ["shard-0000000000-0000000023.safetensors", manifest.REPLICATED, manifest.NAME]
+)
+def test_damaged_ones_are_set_aside_and_the_one_before_is_used(victim, tmp_path, name):
+    assert checkpoint.usable(tmp_path) == (victim, [])
+    for attempt in ("", "-2"):  # the resumed run saves the same step, and that is damaged too
+        before = {file.name: file.read_bytes() for file in victim.iterdir() if file.name != name}
+        flip(victim / name)
+        found, [(aside, reason)] = checkpoint.usable(tmp_path)
+        assert found.name == "step-00000050" == checkpoint.latest(tmp_path).name
+        assert aside == tmp_path / f".damaged-step-00000100{attempt}" and reason.startswith(f"{name}: ")
+        assert {file.name: file.read_bytes() for file in aside.iterdir() if file.name != name} == before
+        save(tmp_path, 100, state={"w": torch.ones(2)}, sharded=head())
+    shutil.copytree(tmp_path / "step-00000050", tmp_path / ".old-step-00000100")
+    (victim / name).unlink()
+    assert checkpoint.usable(tmp_path)[0].name == "step-00000050"
+    assert len(list(tmp_path.glob(".damaged-step-00000100*"))) == 4
+    assert checkpoint.usable(tmp_path / "nowhere") == (None, [])
+
+
+def test_a_copy_under_the_name_of_a_later_step_is_refused(victim, tmp_path):
+    copy = shutil.copytree(tmp_path / "step-00000050", tmp_path / "step-00000200")
+    with pytest.raises(
+        UserError, match=r"is of step 50: the directory is a copy, .*resume from step-00000100"
+    ):
+        checkpoint.load(copy)
+    found, [(aside, _)] = checkpoint.usable(tmp_path)
+    assert found == victim and aside.name == ".damaged-step-00000200"
+    assert checkpoint.load(shutil.copytree(victim, tmp_path / "kept")).step == 100  # no name says otherwise
+
+
+def test_what_may_not_be_read_and_later_formats_are_not_called_damaged(victim, tmp_path, monkeypatch):
+    sign(victim, {**json.loads((victim / manifest.NAME).read_text()), "version": 2})
+    with pytest.raises(UserError, match="format version 2"):
+        checkpoint.usable(tmp_path)
+
+    def refuse(*arguments):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(manifest.tensorfile, "check_size", refuse)
+    with pytest.raises(UserError, match=r"manifest\.json cannot be read: Permission denied"):
+        checkpoint.usable(tmp_path)
+    assert victim.is_dir()
+
+
+def test_what_was_verified_is_not_read_twice(victim, monkeypatch):
+    loaded = checkpoint.load(victim, verified=True)
+    monkeypatch.setattr(manifest.tensorfile, "check_crc32", None)
+    assert (
+        same(checkpoint.load(victim, verified=True).state, loaded.state)
+        and len(loaded.rows("head/centres")) == 23
+    )
 
 
 def sign(path, content):

@@ -63,9 +63,14 @@ def fail_at(monkeypatch, number, error, after):
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("error, after", [(Killed(), False), (Killed(), True), (FULL, False)])
+@pytest.mark.parametrize(
+    "error, after, beside",
+    [(Killed(), False, False), (Killed(), True, False), (FULL, False, False), (FULL, False, True)],
+)
 @pytest.mark.parametrize("step", [1, 2])
-def test_a_failure_at_any_operation_leaves_a_good_checkpoint(tmp_path, monkeypatch, step, error, after):
+def test_a_failure_at_any_operation_leaves_a_good_checkpoint(
+    tmp_path, monkeypatch, step, error, after, beside
+):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # hundreds of real ones take their time
     for number in range(1, 200):
         root = tmp_path / str(number)
@@ -74,7 +79,7 @@ def test_a_failure_at_any_operation_leaves_a_good_checkpoint(tmp_path, monkeypat
         with pytest.MonkeyPatch.context() as patch:
             operations = fail_at(patch, number, error, after)
             try:
-                save(root, step, state=new, sharded=head(fill=1), keep_last=1)
+                save(root, step, state=new, sharded=head(fill=1), keep_last=1, beside=beside)
                 finished = True
             except (Killed, UserError) as raised:
                 finished = False

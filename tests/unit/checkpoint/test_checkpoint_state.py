@@ -48,10 +48,10 @@ states = st.recursive(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.dictionaries(keys, states, max_size=4))
-def test_any_state_comes_back_bit_for_bit(state):
+@given(st.dictionaries(keys, states, max_size=4), st.booleans())
+def test_any_state_comes_back_bit_for_bit(state, beside):
     with tempfile.TemporaryDirectory() as folder:
-        assert same(checkpoint.load(save(Path(folder), state=state)).state, state)
+        assert same(checkpoint.load(save(Path(folder), state=state, beside=beside)).state, state)
 
 
 def test_tensors_that_share_storage_come_back_apart_and_outlive_their_files(tmp_path):
@@ -133,6 +133,30 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
     assert checkpoint.latest(tmp_path).name == "step-00000008"
     save(tmp_path, 9, metric=0.95, keep_last=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000008", "step-00000009"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.none() | st.integers(0, 3)), min_size=1, max_size=8),
+    st.integers(1, 3),
+    st.sampled_from([0, 1, 40, 100]),
+)
+def test_what_is_kept_of_any_run(saves, keep_last, keep_every):
+    """As many as keep_last, the best, and the first at or after each multiple of keep_every, of all there ever were."""
+    with tempfile.TemporaryDirectory() as folder:
+        step, metrics = 0, {}
+        for gap, metric in saves:
+            step += gap
+            metrics[step] = metric
+            save(Path(folder), step, metric=metric, keep_last=keep_last, keep_every=keep_every)
+        steps = list(metrics)
+        wanted = {*steps[-keep_last:]}
+        scores = [(metric, at) for at, metric in metrics.items() if metric is not None]
+        wanted |= {max(scores)[1]} if scores else set()
+        for multiple in range(keep_every, step + 1, keep_every or 1) if keep_every else ():
+            after = [at for at in steps if multiple <= at < multiple + keep_every]
+            wanted |= {*after[:1]}
+        assert steps_of(Path(folder)) == sorted(wanted)
 
 
 def test_the_one_just_saved_stays_though_later_steps_exist(tmp_path):

@@ -107,6 +107,7 @@ def saved(image: Image.Image, fmt: str, **options) -> bytes:
 KINDS = {
     "jpeg": simplejpeg.encode_jpeg(SMOOTH, 95),
     "grey jpeg": simplejpeg.encode_jpeg(GREY[:, :, None], 95, "GRAY", "Gray"),
+    "padded jpeg": simplejpeg.encode_jpeg(SMOOTH, 95) + bytes(7),
     "cmyk jpeg": saved(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG", quality=95),
     "png": saved(Image.fromarray(SMOOTH), "PNG"),
     "grey png": saved(Image.fromarray(GREY), "PNG"),
@@ -234,7 +235,7 @@ IMAGES, LABELS = npy((4, 6, 6), "|u1", bytes(144)), npy((4,), "<i8", struct.pack
     [
         ({"images.npy": npy((4, 1 << 28, 1 << 30)), "labels.npy": LABELS}, "cannot be read as .npz"),
         ({"images.npy": npy((4, 6, 6)), "labels.npy": LABELS}, "cannot be read as .npz"),
-        ({"images.npy": npy((4, 6, 6), "|O"), "labels.npy": LABELS}, "Object arrays"),
+        ({"images.npy": npy((4, 6, 6), "|O"), "labels.npy": LABELS}, "it holds objects"),
         ({"images.npy": IMAGES, "labels.npy": b"no array"}, "labels must be integers"),
         ({"images.npy": IMAGES, "labels.npy": LABELS, "classes.npy": b"none"}, "classes names 1"),
     ],

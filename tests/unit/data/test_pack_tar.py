@@ -174,7 +174,7 @@ HOSTILE = {
         (GOOD + member("b.tar", member("c.tar", member("d.jpg") + END) + END) + END,
          r"b\.tar/c\.tar is compressed, or in a tar within a tar"),
     "nested compressed": (GOOD + member("b.tar.gz", b"") + END, r"b\.tar\.gz is compressed"),
-    "control letters": (GOOD + member("../\x1b[2J\n.jpg") + END, r"'\.\./\\x1b\[2J\\n\.jpg', which has a name"),
+    "control letters": (GOOD + member("../\x1b[2J\n.jpg") + END, r"\.\./\\x1b\[2J\\n\.jpg, which has a name"),
 }  # fmt: skip
 
 

@@ -247,7 +247,7 @@ DIRECTORY = object()  # in the place of a file
         ("train.idx", f"0\t{2**64 - 1}\n", "key<TAB>offset"),  # of MXNet where it failed to find the position
         ("train.idx", "0\t0\n1\t40\n", "states 3 images and 2 identities"),
         ("train.idx", "9\t1000\n", "record 9 .offset 1000. is damaged"),
-        ("train.idx", DIRECTORY, "train.idx cannot be read: Is a directory"),
+        ("train.idx", DIRECTORY, "train.idx cannot be read: it is a directory"),
         ("property", "two,8,8", "property must be one line"),
         ("property", "16777217,8,8", "with 1 to 16,777,216 classes; mend it"),
         ("property", DIRECTORY, "property must be one line"),

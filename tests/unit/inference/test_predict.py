@@ -13,13 +13,15 @@ import pytest
 import torch
 
 import tiny
-from megaclass import checkpoint
+from checkpoint_cases import save
 from megaclass.cli import main
 from megaclass.data.classnames import read_names
 from megaclass.data.records.reader import RecordDataset
-from megaclass.errors import UserError
+from megaclass.errors import UserError, printable
+from megaclass.heads.storage import Rows
 from megaclass.inference import predict
 from megaclass.inference.load import find_checkpoint
+from megaclass.train.resume import stored_rows
 
 # In the order of labels. A file name is any bytes: markup, line ends but one, and no UTF-8.
 CLASSES = ["a [red]b", "b\x85c", "c\rd", "d\x1b[31m", os.fsdecode(b"e\xff"), "f g"]
@@ -99,7 +101,7 @@ def test_files_come_as_they_are_named_and_directories_sorted(tmp_path):
 
 
 def save_again(run, stored, state):
-    checkpoint.save(run / "checkpoints", stored.step + 1, state=state, sharded={}, identity={}, keep_last=9)
+    save(run / "checkpoints", stored.step + 1, state=state, keep_last=9)
 
 
 def test_averaged_weights_are_preferred(folder, tmp_path):
@@ -163,6 +165,18 @@ def test_a_model_that_gives_nan_says_so(folder, tmp_path):
 
 
 # -- a margin head -----------------------------------------------------------------------------------------
+
+
+def test_a_centre_that_is_not_finite_is_named(tmp_path, monkeypatch, capsys):
+    def broken(*where):
+        centres = stored_rows(*where).fp32()
+        centres[3, 0] = torch.nan
+        return Rows(centres)
+
+    monkeypatch.setattr(predict, "stored_rows", broken)
+    assert main(["predict", "images", "--run-dir", "margin"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the centre of class 3 is not finite" in line and "--checkpoint" in line
 
 
 @pytest.mark.parametrize("block, images", [(8192, 4096), (4, 5), (1, 24)])
@@ -260,6 +274,7 @@ def test_names_of_numbers_serve_a_model_without_class_names(tmp_path):
         ('{"n01440764": 3, "n02102040": "x", "n02979186": " "}', "no name for 2 of 3 classes"),
         ('{"n1": "x"}', "holds 1 names, none of them by class"),
         ("[" * 100_000, "not valid JSON"),
+        ('{"n01440764": "tench", "n01440764": "trout"}', "has the key 'n01440764' more than once"),
         (b"\xff\xfe\x00", "not a text file in UTF-8"),
     ],
 )
@@ -274,7 +289,7 @@ def test_a_file_of_names_that_does_not_fit(tmp_path, content, part):
 # -- files and words -------------------------------------------------------------------------------------------
 
 
-def test_json_and_csv_hold_the_same_and_the_sheet_shows_it(tmp_path, capsys):
+def test_json_and_csv_hold_the_same_but_for_control_letters_and_the_sheet_shows_it(tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text("\n".join(f"name, {i}" for i in range(6)))
     words = ["images", "--run-dir", "linear", "--top", "2", "--names", names]
@@ -287,7 +302,8 @@ def test_json_and_csv_hold_the_same_and_the_sheet_shows_it(tmp_path, capsys):
     told = [(entry["image"], guess) for entry in lines for guess in entry["predictions"]]
     assert len(table) == 48 == len(told)
     for row, (image, guess) in zip(table, told, strict=True):
-        assert row == {"image": image, "error": ""} | {key: str(value) for key, value in guess.items()}
+        fields = {"image": image, "error": ""} | {key: str(value) for key, value in guess.items()}
+        assert row == {key: printable(text) for key, text in fields.items()}
         assert guess["name"] == f"name, {guess['label']}"
     assert cv2.imread(str(tmp_path / "s.png")).shape[1] > 1000
     assert "24 of 24 images predicted" in capsys.readouterr().out

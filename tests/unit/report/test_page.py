@@ -2,6 +2,7 @@
 
 import csv
 import html
+import itertools
 import json
 import os
 import re
@@ -290,6 +291,22 @@ def test_the_three_files_lie_beside_the_rows_and_are_the_same_again(tmp_path, ca
     assert not [text for text in found[0] if str(tmp_path) in text]
     assert main(["report", str(rows), "--against", "arcface-a10"]) == 2
     assert "did you mean 'arcface-a100'?" in capsys.readouterr().err
+
+
+def test_nothing_that_a_terminal_obeys_gets_into_a_report(tmp_path):
+    nasty = "=x\x1b[2J\x07\r\x9b\u202e"
+    here = {"system": nasty, "cpu": nasty, "gpu": nasty}
+    rows = [
+        row("train", PHOTOGRAPHS | {"recipe": nasty, nasty: nasty}, 1.0, environment=here),
+        lost("infer", INFER, "failed", nasty),
+    ]
+    written = write_page([str(write_rows(tmp_path / f"{nasty}.jsonl", [*rows, ONE]))], tmp_path / "out")
+    for path in written:
+        text = path.read_bytes().decode()
+        assert "x\\x1b[2J" in text.replace("\\\\", "\\").replace("\\[", "[")
+        assert [letter for letter in text if not letter.isprintable() and letter not in "\n"] == [], path.name
+    fields = list(itertools.chain(*csv.reader(written[2].read_text().splitlines())))
+    assert [field for field in fields if field.startswith("=")] == []
 
 
 def test_a_file_of_somebody_else_is_left_as_it_is_and_a_link_is_replaced(tmp_path):

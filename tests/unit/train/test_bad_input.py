@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tiny
+from checkpoint_cases import save
 from megaclass import checkpoint
 from megaclass.checkpoint import Sharded
 from megaclass.cli import main
@@ -92,7 +93,7 @@ def earlier(finished, tmp_path):
         (["train", "glyphs", "--run.device", "gpu"], ["run.device", "'gpu'", "cuda:N"]),
         (["train", "glyphs", "--resume"], ["--resume", "no run of recipe 'glyphs'", "--run.output"]),
         (["evaluate", "verificaton", "x"], ["unknown evaluation 'verificaton'", "'verification'"]),
-        (["evaluate", "verification", "x", "--run-dir", "nowhere"], ["nowhere", "no such file"]),
+        (["evaluate", "verification", "x", "--run-dir", "nowhere"], ["nowhere is no run", "config.toml"]),
         (["data", "pak"], ["unknown data command 'pak'", "did you mean 'pack'"]),
         (["data", "pack", "nowhere", "out", "--qualty", "3"], ["--qualty", "--help"]),
         (["recipes", "glyphs"], ["glyphs", "--help"]),
@@ -206,8 +207,8 @@ def test_a_checkpoint_that_another_program_wrote_is_not_exported(refused, earlie
     root = tmp_path / "run" / "checkpoints"
     stored = checkpoint.load(checkpoint.latest(root))
     sharded = {name: Sharded(stored.rows(name), 0, tiny.CLASSES) for name in stored.sharded}
-    checkpoint.save(root, 3, state=stored.state, sharded=sharded, identity={}, keep_last=3)
-    words = ["export", "arcface_torch", "run", "out"]
+    save(root, 3, state=stored.state, sharded=sharded, identity={}, keep_last=3)
+    words = ["checkpoint", "convert", "--to", "arcface_torch", "run", "out"]
     assert not refused(
         words, "step-00000003: not a checkpoint that `megaclass train` wrote", "training_samples"
     )

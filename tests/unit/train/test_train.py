@@ -21,6 +21,7 @@ from megaclass.results.events import CheckpointEvent, EndEvent, EvaluationEvent,
 from megaclass.train import loop, model
 from megaclass.train.guard import Guard
 from megaclass.train.job import build_job
+from megaclass.train.resume import Found, restore, stored_rows
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tiny_losses.json"
 WORLD = World(0, 1, torch.device("cpu"))
@@ -280,6 +281,30 @@ def test_the_gradient_is_clipped_as_told(tmp_path, limit, longest):
     assert outcome.grad_norm > 0.5
     length = float(nn.utils.get_total_norm(moved))
     assert length == pytest.approx(longest or float(outcome.grad_norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8_rowwise"])
+def test_a_sampled_run_ends_with_the_same_bits_whenever_it_was_saved(tmp_path, storage):
+    """Rows that steps left out are saved as they are, with what they owe; who reads them gets what dense SGD makes."""
+    head, ends = {"sample_rate": 0.5, "storage": storage, "tile_mb": 0.001}, []
+    for name, every in (("at the end", 0), ("often", 3)):
+        folder = tmp_path / name
+        tiny.write_records(folder / "records", classes=40, samples=2)
+        run(folder, head=head, run={"checkpoint_every": every, "keep_last": 9})
+        ends.append(checkpoint.latest(folder / "run" / "checkpoints"))
+    shutil.rmtree(ends[1])
+    shutil.rmtree(ends[1].with_name("step-00000009"))
+    job = build_job(tiny.config(folder, head=head), WORLD)
+    restore(job, Found(ends[1].with_name("step-00000006")))
+    assert (job.head.shard.owed[0] < 6).any()
+    job.head_optimizer.catch_up()
+    told = stored_rows(checkpoint.load(ends[1].with_name("step-00000006")), "head/weight", 3, 30).fp32()
+    torch.testing.assert_close(
+        told, job.head.centres()[3:30], rtol=0.02 if storage != "fp32" else 1e-6, atol=1e-6
+    )
+    run(folder, resume=True, head=head, run={"checkpoint_every": 3})
+    for file in ends[0].glob("*.safetensors"):
+        assert file.read_bytes() == (ends[1] / file.name).read_bytes()
 
 
 # -- steps that are not finite ------------------------------------------------------------------------

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.common import SET, progress_bar, read_options, whole_file
+from megaclass.cli.common import SET, progress_bar, read_options, tell, whole_file
 from megaclass.cli.parsing import Options, new_file
-from megaclass.errors import UserError
+from megaclass.errors import UserError, printable
 
 if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset
@@ -101,7 +101,7 @@ def check(words: list[str]) -> int:
         if count := counts[kind]:
             console.print(f"{text}: {count:,}", style="bold")
             for finding in [finding for finding in findings if finding.kind == kind][:_SHOWN]:
-                console.print(f"  {finding.where}: {finding.reason}", markup=False)
+                console.print(printable(f"  {finding.where}: {finding.reason}"), markup=False)
             if count > _SHOWN:
                 console.print(f"  … and {count - _SHOWN:,} more: --output FILE has all")
     console.print(check_table(options.set, counts, tool.KINDS, images))
@@ -137,7 +137,7 @@ def pairs(words: list[str]) -> None:
             _write_bin(part, dataset, found)
         else:
             _write_list(part, dataset, found, options.numbered)
-    print(f"wrote {len(found):,} pairs in {found.folds} folds to {output}")
+    tell(f"wrote {len(found):,} pairs in {found.folds} folds to {output}")
 
 
 def _write_bin(output: Path, dataset: "Dataset", found: "PairSet") -> None:

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from megaclass.cli.common import OUTPUT, SET, progress_bar, read_options
+from megaclass.cli.common import OUTPUT, SET, progress_bar, read_options, tell
 from megaclass.cli.parsing import Options
 from megaclass.errors import UserError
 
@@ -59,12 +59,12 @@ def pack(words: list[str]) -> None:
     with progress_bar("packing", "nothing was written") as show:
         written = pack_images(**typed, index_record=index_record, unpack_bits=unpack_bits, progress=show)
     for line in written.skipped[:_SHOWN_SKIPS]:
-        print(f"left out: {line}")
+        tell(f"left out: {line}")
     if (more := len(written.skipped) - _SHOWN_SKIPS) > 0:
-        print(f"left out: {more} more, see {written.path.with_name('skipped.txt')}")
+        tell(f"left out: {more} more, see {written.path.with_name('skipped.txt')}")
     left_out = f", {len(written.skipped):,} left out" if written.skipped else ""
     megabytes, seconds = written.path.stat().st_size / 1e6, time.perf_counter() - started
-    print(
+    tell(
         f"packed {written.count:,} images of {written.num_classes:,} classes into {written.path} "
         f"({megabytes:.1f} MB, {seconds:.1f} s, {written.count / seconds:,.0f} images/s{left_out})"
     )
@@ -95,7 +95,7 @@ def split(words: list[str]) -> None:
     with progress_bar("splitting", f"nothing was written to {options.output}") as show:
         parts = split_classes(options.set, options.output, options.share, options.seed, show)
     for part in parts:
-        print(f"{part.count:,} images of {part.num_classes:,} classes in {part.path}")
+        tell(f"{part.count:,} images of {part.num_classes:,} classes in {part.path}")
 
 
 def stage(words: list[str]) -> None:
@@ -114,10 +114,10 @@ def stage(words: list[str]) -> None:
     with progress_bar("copying", "started again, it goes on from here", of_bytes=True) as show:
         staged = tool.stage(options.set, Path(options.directory), show)
     for found in staged:
-        print(
+        tell(
             f"{found.path}: {found.files:,} files, {found.copied_bytes / 1e6:,.1f} MB copied and verified, "
             f"{found.kept_bytes / 1e6:,.1f} MB were there",
-            file=sys.stderr,
+            sys.stderr,
         )
     sys.stdout.flush()
     # A shell takes the very bytes of a path, whatever they are.

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from megaclass.data.dataset import DamagedSampleError, first_line
+from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import JPEG_START, MAX_PIXELS, check_header, decode
-from megaclass.errors import UserError
+from megaclass.errors import UserError, first_line
 
+_JPEG_END = b"\xff\xd9"
 Size = tuple[int, int]  # height, width
 
 
@@ -59,6 +60,8 @@ def to_jpeg(image: bytes | np.ndarray, where: str, encoding: Encoding) -> tuple[
     if not isinstance(image, np.ndarray):
         size = check_header(image, where)
         if image.startswith(JPEG_START) and not encoding.invert and encoding.size_of(*size) == size:
+            if not image.endswith(_JPEG_END):  # cut short, or something follows: only decoding tells
+                decode(image, where)
             return image, size
         image = decode(image, where)
     try:

@@ -1,12 +1,13 @@
 """Files as a source: a folder with a directory a class, one beside a file of labels, or those that a table names."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.folder import IMAGE_SUFFIXES, FolderDataset, images_under, read_file
+from megaclass.data.folder import IMAGE_SUFFIXES, FolderDataset, images_under, read_file, tell_left_out
 from megaclass.data.pack.labels import are_numbers, label_by_file, number_names, read_table
 from megaclass.data.pack.source import Source
 from megaclass.errors import UserError
@@ -23,7 +24,9 @@ def open_folder(
     if labels is None:
         folder = FolderDataset(root, class_depth)
         return Source(folder.labels(), folder.classes, lambda row: folder.read(row).encoded, folder.describe)
-    names = images_under(root)
+    others: Counter[str] = Counter()
+    names = images_under(root, others=others)
+    tell_left_out(root, others)
     if not names:
         raise UserError(f"{root} holds no images")
     return _of_files(root, names, *label_by_file(names, known, labels, label_names))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.dataset import first_line, read_text
-from megaclass.errors import UserError, near_match
+from megaclass.data.dataset import read_text
+from megaclass.errors import UserError, first_line, near_match
 
 _FORMS = "a class name a line in the order of the sorted file names, or lines 'file name,class name'"
 # What the two columns are called where a table has a header that names them.

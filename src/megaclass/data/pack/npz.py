@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.dataset import first_line
 from megaclass.data.pack.source import Source
-from megaclass.errors import UserError, near_match
+from megaclass.errors import UserError, first_line, near_match
 
 
 def open_npz(
@@ -26,7 +25,11 @@ def open_npz(
             arrays = {name: np.asarray(archive[name]) for name in held if name in wanted}
     except Exception as error:
         # Whatever it is: zipfile, its decompressors and NumPy's parser of headers raise some ten types in all.
-        raise UserError(f"{path} cannot be read as .npz: {first_line(error)}") from None
+        # NumPy's advice on pickles is to switch its protection off.
+        why = "it holds objects, or is no archive" if "pickle" in str(error) else first_line(error)
+        raise UserError(
+            f"{path} cannot be read as .npz: {why}; save arrays of numbers by numpy.savez"
+        ) from None
     labels, images = arrays.get("label", arrays.get("labels")), arrays.get("images", arrays.get("bits"))
     if labels is None or images is None:
         raise UserError(

@@ -18,11 +18,11 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from megaclass.data.dataset import DamagedSampleError, first_line
+from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.folder import IMAGE_SUFFIXES, MAX_BYTES, suffix_of, tell_left_out
 from megaclass.data.pack.labels import label_by_file, number_names
 from megaclass.data.pack.source import Source
-from megaclass.errors import UserError
+from megaclass.errors import UserError, first_line, printable
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def open_tar(
         raise UserError(f"{path} holds no images; {', '.join(IMAGE_SUFFIXES)} are read")
     for one, other in itertools.pairwise(images):
         if one.name == other.name:
-            raise UserError(f"{path} holds {shown(one.name)} twice; make the archive anew")
+            raise UserError(f"{path} holds {printable(one.name)} twice; make the archive anew")
     if labels is not None:
         labels_N, classes = label_by_file([image.name for image in images], known, labels, label_names)
     else:
@@ -75,7 +75,7 @@ def open_tar(
     raw = path.open("rb")
 
     def describe(row: int) -> str:
-        return f"{path}/{shown(images[row].name)}"
+        return f"{path}/{printable(images[row].name)}"
 
     def read(row: int) -> bytes:
         _, offset, size = images[row]
@@ -147,7 +147,9 @@ class _Header(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
     def _refuse_sparse(self, *_: Any) -> Any:
-        raise _RefusedError(f"has {shown(self.name)}, a sparse file, which cannot be packed; pack the folder")
+        raise _RefusedError(
+            f"has {printable(self.name)}, a sparse file, which cannot be packed; pack the folder"
+        )
 
     _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
@@ -175,7 +177,7 @@ def _files(file: IO[bytes], where: str, start: int = 0, directory: str = "") -> 
             if not name.lower().endswith(_TARS):
                 yield _File(directory + name, start + info.offset_data, info.size)
                 continue
-            inside = f"{where}/{shown(name)}"
+            inside = f"{where}/{printable(name)}"
             if directory or not name.lower().endswith(".tar"):
                 raise UserError(
                     f"{inside} is compressed, or in a tar within a tar; expand it, or pack it alone"
@@ -203,7 +205,7 @@ def _plain_name(info: tarfile.TarInfo) -> str:
     else:
         return "/".join(parts)
     raise _RefusedError(
-        f"has {shown(info.name)}, which {what}; make the archive anew without it, or pack the folder"
+        f"has {printable(info.name)}, which {what}; make the archive anew without it, or pack the folder"
     )
 
 
@@ -220,8 +222,3 @@ def _told(where: object) -> Iterator[None]:
         raise UserError(
             f"{where} cannot be read as a tar ({first_line(error)}): damaged or cut short; copy it again"
         ) from None
-
-
-def shown(name: str) -> str:
-    """A member's name for a message: whatever would not print in one line is escaped."""
-    return name if name.isprintable() else ascii(name)

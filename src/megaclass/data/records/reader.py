@@ -18,6 +18,7 @@ from megaclass.data.records import recordio
 from megaclass.data.records.recordfile import Index, RecordFile, read_index, scan
 from megaclass.data.records.recordio import DamageError
 from megaclass.errors import UserError
+from megaclass.files import read_regular
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -25,6 +26,7 @@ T = TypeVar("T")
 # Labels and keys inside payloads are float32: whole numbers beyond this one are rounded.
 MAX_EXACT = 1 << 24
 _CHUNK_RECORDS = 1 << 16
+_MAX_PROPERTY_BYTES = 1 << 16
 _BEYOND = 1 << 63  # every key
 
 
@@ -65,7 +67,7 @@ class RecordDataset:
     def classes(self) -> list[str] | None:
         """The names of the classes in label order, where ``classes.txt`` beside the records has them."""
         path = side_file(self.path, "classes.txt")
-        names = read_text(path, "names of classes").splitlines() if path.is_file() else []
+        names = read_text(path, "names of classes").splitlines() if path.exists() else []
         if names and len(names) != self.num_classes:
             raise UserError(
                 f"{path} names {len(names)} classes, the records have {self.num_classes}; mend or remove it"
@@ -255,10 +257,9 @@ def _read_property(rec_path: Path) -> int | None:
         return None
     try:
         # More lines may follow, from InsightFace's writers: the number of images, "shuffled", the date.
-        num_classes, _height, _width = (
-            int(field) for field in path.read_text().partition("\n")[0].split(",")
-        )
-    except (OSError, ValueError):
+        text = read_regular(path, _MAX_PROPERTY_BYTES).decode()
+        num_classes, _height, _width = (int(field) for field in text.splitlines()[0].split(","))
+    except (OSError, ValueError, IndexError):
         num_classes = 0
     if not 1 <= num_classes <= MAX_EXACT:
         raise UserError(

@@ -19,6 +19,7 @@ import numpy as np
 from megaclass.data.records import recordio
 from megaclass.data.records.recordio import DamageError
 from megaclass.errors import UserError
+from megaclass.files import MAX_TEXT_BYTES, open_regular
 
 # Without a better guess: most faces of 112 pixels take less.
 _GUESS_BYTES = 1 << 14
@@ -122,8 +123,11 @@ class Index(NamedTuple):
 def read_index(path: Path) -> Index:
     """The index in the order of its lines: ten million of them take about a second. Raises UserError."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a file without lines: whoever needs some tells it
-            table_N2 = np.loadtxt(path, np.int64, comments=None, ndmin=2)
+        with (
+            open_regular(path, MAX_TEXT_BYTES, encoding="latin-1") as file,
+            warnings.catch_warnings(action="ignore"),  # of a file without lines: whoever needs some tells it
+        ):
+            table_N2 = np.loadtxt(file, np.int64, comments=None, ndmin=2)
         keys_N, offsets_N = table_N2.T.copy() if table_N2.size else np.empty((2, 0), np.int64)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; mend that and try again") from None

@@ -13,7 +13,7 @@ import numpy as np
 
 from megaclass.data.records import recordio
 from megaclass.data.records.reader import MAX_EXACT, side_file
-from megaclass.errors import UserError, make_room
+from megaclass.errors import UserError, make_room, printable
 
 
 class RecordWriter:
@@ -135,7 +135,7 @@ class RecordWriter:
             if self.classes is not None:
                 names.write_text("".join(f"{name}\n" for name in self.classes), encoding="utf-8")
             if self.skipped:
-                skipped.write_text("".join(f"{line}\n" for line in self.skipped), errors="backslashreplace")
+                skipped.write_text("".join(f"{printable(line)}\n" for line in self.skipped))
             self._rec.flush()
             self._idx.flush()
         self._prepared = True

@@ -20,6 +20,7 @@ from megaclass.data.open import check_paths, record_file, split_paths
 from megaclass.data.records.reader import RecordDataset, side_file
 from megaclass.data.threads import in_order
 from megaclass.errors import UserError
+from megaclass.files import regular_size
 
 _CHUNK_BYTES = 16 << 20
 _COPIES = 8  # files at once: on a network file system each read waits
@@ -124,6 +125,7 @@ def _copy(source: Path, target: Path, tell: Callable[[int], None]) -> None:
 def _checksum(path: Path, tell: Callable[[int], None], output: IO[bytes] | None = None) -> tuple[int, int]:
     """Size and CRC of a file as the disk has it, which is copied to ``output``."""
     size = crc = 0
+    regular_size(path)  # OSError
     with path.open("rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):  # to forget what memory has of it
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

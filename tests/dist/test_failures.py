@@ -44,7 +44,7 @@ def failed(tmp_path_factory):
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
         *("--max-restarts", "1", FAULTY, str(folder), f"kill:1:{KILLED_AT},raise:0:{RAISED_AT}"),
-        *("train", recipe, "--resume", "--run.output", str(folder / "run")),
+        *("train", recipe, "--run.output", str(folder / "run")),
     ]
     began = time.monotonic()
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
@@ -60,11 +60,17 @@ def test_an_exception_of_one_rank_is_shown_and_ends_the_others(failed):
     assert done.stdout.count("Global Step: 10 ") == 1  # the main rank speaks, the other is silent
 
 
+def test_a_job_that_may_be_restarted_names_its_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    assert main(["train", "glyphs"]) == 2
+    assert "run.output: torchrun may start this job again" in capsys.readouterr().err
+
+
 def test_a_killed_rank_is_restarted_and_the_curve_goes_on(failed, tmp_path, monkeypatch):
     folder, *_ = failed
     events = read_events(folder / "run" / "events.jsonl")
     starts = [event for event in events if isinstance(event, StartEvent)]
-    assert [(event.world_size, event.resumed_from_step) for event in starts] == [(2, 0), (2, EVERY)]
+    assert [(event.world_size, event.resumed_from_step) for event in starts] == [(2, None), (2, EVERY)]
     (end,) = (event.reason for event in events if isinstance(event, EndEvent))
     assert end == "ArithmeticError: the fault of this test"
     told = [(event.step, event.loss) for event in events if isinstance(event, StepEvent)]

@@ -143,6 +143,7 @@ def test_a_host_vanishes_and_the_run_goes_on_without_it(hosts, tmp_path):
     assert here.wait(timeout=200) == 0, logs[0].read_text()[-4000:]
     print(f"finished after {time.monotonic() - vanished:.1f} s")
     check_events(run, [4, 2])
+    assert f"2 ranks instead of 4: {hosts[1].name} has left with 2" in logs[0].read_text()
     # Its ranks have ended as well; PyTorch's agent there waits for its store.
     assert "has not answered for 3 s" in logs[1].read_text()
 

@@ -131,6 +131,13 @@ def evaluate(words: list[str]) -> None:
 def _recipe_or_stored(options: Any, given: Given) -> Config:
     """The recipe; on a resume the settings that the run was started with, so that they need not be repeated."""
     recipe = load_recipe(options.recipe, complete=False)
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        if not (recipe.run.output or given.get("run", {}).get("output")):
+            raise UserError(
+                "run.output: torchrun may start this job again (--max-restarts), and it has to know where to go on; "
+                "name the run's directory"
+            )
+        options.resume |= os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if not options.resume:
         return recipe
     directory = choose(from_mapping(given, recipe, complete=False), resume=True)

@@ -32,6 +32,7 @@ class StartEvent:
     world_size: int
     resumed_from_step: int | None = None
     total_steps: int | None = None  # of the whole run; earlier versions did not say
+    hosts: list[str] | None = None  # of each rank
     schema_version: int = SCHEMA_VERSION
 
 

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import platform
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TextIO
@@ -17,7 +19,7 @@ from megaclass.checkpoint import Saved
 from megaclass.config import Config, Steps
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
-from megaclass.errors import printable
+from megaclass.errors import UserError, printable
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.jsonl import LineFile
@@ -39,7 +41,7 @@ class RunLog:
     """
 
     def __init__(self, job: Job, directory: RunDirectory, progress: Progress, resume: bool) -> None:
-        is_main = groups.rank() == 0
+        is_main, hosts = groups.rank() == 0, groups.gather_objects(platform.node())
         self.directory = directory
         self._job, self._progress = job, progress
         self._waited_ms = [0.0, 0.0, 0.0]  # as ``wait`` takes them, since the last line
@@ -53,6 +55,7 @@ class RunLog:
         self._is_main, self._suspects_told, self._is_moved = is_main, 0, False
         self._tensorboard: _TensorBoard | None = None
         if is_main:
+            moved = _who_left(_hosts_before(directory), hosts) if resume else ""
             self._writer.write(
                 events.StartEvent(
                     config=dataclasses.asdict(job.config),
@@ -60,9 +63,10 @@ class RunLog:
                     world_size=job.world.size,
                     resumed_from_step=resumed_from,
                     total_steps=job.total_steps,
+                    hosts=hosts,
                 )
             )
-            for message in filter(None, (self._writer.set_aside, *warnings_of(job.config, job.steps))):
+            for message in filter(None, (self._writer.set_aside, moved, *warnings_of(job.config, job.steps))):
                 self.warn(message)
             if job.config.run.tensorboard:
                 self._tensorboard = _TensorBoard(directory, progress.step, self.warn)
@@ -184,6 +188,23 @@ class RunLog:
             for name, value in numbers.items():
                 if value is not None:
                     self._tensorboard.add(f"{group}/{name}", value, self._progress.step)
+
+
+def _hosts_before(directory: RunDirectory) -> list[str] | None:
+    """The host of each rank when the run was last started, where its log says so."""
+    with contextlib.suppress(UserError):
+        starts = [e for e in events.read_events(directory.events) if isinstance(e, events.StartEvent)]
+        return starts[-1].hosts if starts else None
+    return None
+
+
+def _who_left(before: list[str] | None, now: list[str]) -> str:
+    """A line about ranks that are no longer there; empty where all are."""
+    if before is None or len(now) >= len(before):
+        return ""
+    left = Counter(before) - Counter(now)
+    names = " and ".join(f"{host} has left with {count}" for host, count in left.items())
+    return f"{len(now)} ranks instead of {len(before)}: {names}"
 
 
 def wait(waited_ms: Iterable[float], copy_ms: float, elapsed_s: float) -> tuple[float, str | None]:

@@ -1,6 +1,5 @@
 """``megaclass doctor``: a machine, a recipe and a run looked at before they cost time."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 from megaclass.cli.parsing import make_parser, parse_with_settings
 from megaclass.config import from_mapping, load_recipe
 from megaclass.errors import UserError
+from megaclass.results.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from megaclass.doctor.findings import Finding
@@ -21,7 +21,7 @@ def doctor(words: list[str]) -> int:
         "Look at this machine, and at what a recipe asks of it, or at a run directory: a line for each thing, with "
         "what to do where it is not well. Exit status 0: nothing fails; 1: something does.",
         options={
-            "ranks": (0, "processes that are to train together; 0: WORLD_SIZE, or 1"),
+            "ranks": (1, "processes that are to train together"),
             "repair": (
                 False,
                 "of a run: set a damaged event log aside, and keep its lines before the damage",
@@ -30,11 +30,10 @@ def doctor(words: list[str]) -> int:
     )
     parser.add_argument("target", nargs="?", default="", help="recipe, .toml file or run directory")
     options, given = parse_with_settings(parser, words)
-    if options.ranks < 0:
-        raise UserError(f"--ranks: {options.ranks} is below 0")
-    world = os.environ.get("WORLD_SIZE", "")
-    ranks = options.ranks or (int(world) if world.isdigit() else 0) or 1
-    directory = Path(options.target) if options.target and Path(options.target).is_dir() else None
+    ranks, target = options.ranks, Path(options.target)
+    if ranks < 1:
+        raise UserError(f"--ranks: {ranks} is below 1")
+    directory = target if options.target and RunDirectory(target).config.is_file() else None
     if options.repair and directory is None:
         raise UserError("--repair: goes with a run directory; name one")
     if given and directory:

@@ -1,6 +1,5 @@
 """What a recipe asks for, held against what is there: data, memory, disk."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,8 +53,7 @@ def _parts(parts: LocalParts) -> Iterator[Finding]:
 def _memory(parts: LocalParts, ranks: int) -> Finding:
     on_gpu = parts.world.device.type == "cuda"
     # Of one machine: a GPU each, or on a CPU all of them.
-    on_cpu = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    local = min(ranks, torch.cuda.device_count() if on_gpu else on_cpu)
+    local = min(ranks, torch.cuda.device_count()) if on_gpu else ranks
     need = memory_of(
         parts.config,
         parts.backbone,

@@ -19,9 +19,6 @@ from megaclass.config import from_mapping
 from megaclass.doctor import machine, recipe, run
 from megaclass.doctor.findings import FAIL, OK, WARN, Finding, look
 from megaclass.errors import UserError
-from megaclass.parallel.groups import World
-from megaclass.train.job import build_job
-from megaclass.train.memory import memory_of
 
 DAMAGE = b"\x00broken\n"
 
@@ -85,40 +82,6 @@ def test_too_little_memory_and_room(tmp_path, monkeypatch):
     assert bad(recipe.findings(config, 1)) == [(FAIL, "memory"), (FAIL, "room")]
 
 
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {},
-        {"head": {"storage": "bf16", "sample_rate": 0.5}, "optim": {"name": "lars", "ema_decay": 0.9}},
-        {"head": {"storage": "int8_rowwise"}, "precision": {"compute": "bf16"}},
-        {"head": {"kind": "linear"}, "optim": {"momentum": 0.0}, "precision": {"compute": "bf16"}},
-    ],
-)
-def test_the_memory_is_that_of_a_job(tmp_path, sections):
-    base = tiny.config(tmp_path)
-    config = from_mapping(sections, from_mapping({"head": {"scale": 64.0}}, base))
-    job = build_job(config, World(0, 1, torch.device("cpu")))
-
-    def size(tensors):
-        return sum(t.nbytes for t in tensors if t.is_floating_point() or t.dtype == torch.int8)
-
-    found = memory_of(config, job.backbone, classes=job.num_classes, compute=job.arithmetic.compute)
-    linear = config.head.kind == "linear"
-    weights = size([*job.backbone.state_dict().values(), *(job.head.state_dict().values() if linear else ())])
-    assert found.weights == weights
-    assert found.optimizer == size(
-        t for state in job.optimizer.state.values() for t in state.values() if t is not None
-    )
-    assert found.average == (weights if job.average else 0)
-    moved = sum(p.numel() for p in job.backbone.parameters() if p.requires_grad)
-    assert found.casts == (2 * moved if job.arithmetic.compute == "bf16" else 0)
-    if not linear:
-        shard = job.head.shard
-        assert found.centres == size(shard.centres.tensors.values())
-        assert found.momentum == (size(shard.momentum.tensors.values()) if shard.momentum else 0)
-        assert found.owed == (shard._debts.touched_C.nbytes if shard._debts else 0)
-
-
 # -- runs ----------------------------------------------------------------------------------------------
 
 
@@ -141,7 +104,9 @@ def test_damaged_checkpoints_are_named_and_what_a_resume_would_do(directory, dam
 
 def test_a_damaged_log_is_set_aside_where_that_is_asked_for(directory):
     log = directory / "events.jsonl"
-    lines = log.read_bytes().splitlines(keepends=True)
+    whole = log.read_bytes()
+    assert bad(run.findings(directory, repair=True)) == [] and log.read_bytes() == whole
+    lines = whole.splitlines(keepends=True)
     damaged = b"".join([*lines[:3], DAMAGE, *lines[3:]])
     log.write_bytes(damaged)
     (found,) = [finding for finding in run.findings(directory, repair=False) if finding.mark != OK]
@@ -153,12 +118,6 @@ def test_a_damaged_log_is_set_aside_where_that_is_asked_for(directory):
     assert bad(run.findings(directory, repair=True)) == [(WARN, "end")]  # it stood behind the damage
     assert log.read_bytes() == b"".join(lines[:3])
     assert (directory / "events.jsonl.damaged-1").read_bytes() == damaged
-
-
-def test_a_repair_leaves_a_sound_log_as_it_is(directory):
-    before = (directory / "events.jsonl").read_bytes()
-    assert bad(run.findings(directory, repair=True)) == []
-    assert (directory / "events.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("reason, advice", [("", "killed"), ("ZeroDivisionError: 1", "--resume")])
@@ -225,5 +184,11 @@ def test_status_and_lines_of_a_pipe(quick, tmp_path, directory, capsys, monkeypa
     assert main(["doctor", str(directory)]) == 0
     assert "ok    step-00000003" in capsys.readouterr().out
     run_with_settings = [str(directory), "--optim.lr", "1"]
-    for wrong in (["glyfs"], ["glyphs", "--repair"], ["glyphs", "--ranks", "-1"], run_with_settings):
+    for wrong in (
+        ["glyfs"],
+        [str(tmp_path / "records")],
+        ["glyphs", "--repair"],
+        ["glyphs", "--ranks", "0"],
+        run_with_settings,
+    ):
         assert main(["doctor", *wrong]) == 2

@@ -47,42 +47,32 @@ def bad(found):
     return [(finding.mark, finding.what) for finding in found if finding.mark != OK]
 
 
-# -- recipes -------------------------------------------------------------------------------------------
-
-
 def test_a_recipe_that_can_start(tmp_path):
-    config = tiny.config(tmp_path)
-    assert bad(recipe.findings(config, ranks=2)) == []
+    assert bad(recipe.findings(tiny.config(tmp_path), ranks=2)) == []
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     "sections, ranks, found",
     [
-        ({"data": {"path": "nowhere"}}, 1, (FAIL, "settings", "nowhere: no such file")),
-        ({"data": {"num_classes": 7}}, 1, (FAIL, "settings", "has 6 classes")),
-        ({"model": {"weights": "nowhere.pt"}}, 1, (FAIL, "settings", "nowhere.pt: not a PyTorch file")),
-        ({}, 5, (FAIL, "settings", "cannot be shared evenly by 5 ranks")),
-        ({"evaluate": {"task": "verification", "path": "gone"}}, 1, (FAIL, "settings", "gone: no such file")),
-        ({"schedule": {"warmup": 1.0}}, 1, (WARN, "settings", "warm-up takes all 10 steps")),
-        ({"run": {"checkpoint_minutes": 0.0}}, 1, (WARN, "settings", "nothing is saved before the end")),
+        ({"data": {"path": "nowhere"}}, 1, (FAIL, "nowhere: no such file")),
+        ({"data": {"num_classes": 7}}, 1, (FAIL, "has 6 classes")),
+        ({"model": {"weights": "nowhere.pt"}}, 1, (FAIL, "nowhere.pt: not a PyTorch file")),
+        ({}, 5, (FAIL, "cannot be shared evenly by 5 ranks")),
+        ({"evaluate": {"task": "verification", "path": "gone"}}, 1, (FAIL, "gone: no such file")),
+        ({"run": {"checkpoint_minutes": 0.0}}, 1, (WARN, "nothing is saved before the end")),
     ],
 )  # fmt: skip
 def test_what_a_recipe_lacks(tmp_path, sections, ranks, found):
-    base = tiny.config(tmp_path)
-    mark, what, text = found
-    (one,) = [f for f in recipe.findings(from_mapping(sections, base), ranks) if f.mark != OK]
-    assert (one.mark, one.what) == (mark, what) and text in one.found and one.advice
+    config = from_mapping(sections, tiny.config(tmp_path))
+    (one,) = [f for f in recipe.findings(config, ranks) if f.mark != OK]
+    assert (one.mark, one.what) == (found[0], "settings") and found[1] in one.found and one.advice
 
 
 def test_too_little_memory_and_room(tmp_path, monkeypatch):
-    config = tiny.config(tmp_path)
     monkeypatch.setattr(recipe, "available_memory", lambda: 100_000)
     monkeypatch.setattr(recipe.shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
-    assert bad(recipe.findings(config, 1)) == [(FAIL, "memory"), (FAIL, "room")]
-
-
-# -- runs ----------------------------------------------------------------------------------------------
+    assert bad(recipe.findings(tiny.config(tmp_path), 1)) == [(FAIL, "memory"), (FAIL, "room")]
 
 
 @pytest.mark.parametrize(
@@ -127,9 +117,6 @@ def test_how_a_run_ended(directory, reason, advice):
     (directory / "events.jsonl").write_text("".join(f"{line}\n" for line in [*lines[:-1], *end]))
     (found,) = [finding for finding in run.findings(directory, repair=False) if finding.mark != OK]
     assert (found.mark, found.what) == (WARN, "end") and advice in found.advice
-
-
-# -- machines, and the command ---------------------------------------------------------------------------
 
 
 @pytest.mark.process
@@ -183,12 +170,11 @@ def test_status_and_lines_of_a_pipe(quick, tmp_path, directory, capsys, monkeypa
     assert path in line and line.endswith("class directories")
     assert main(["doctor", str(directory)]) == 0
     assert "ok    step-00000003" in capsys.readouterr().out
-    run_with_settings = [str(directory), "--optim.lr", "1"]
-    for wrong in (
-        ["glyfs"],
-        [str(tmp_path / "records")],
-        ["glyphs", "--repair"],
-        ["glyphs", "--ranks", "0"],
-        run_with_settings,
-    ):
-        assert main(["doctor", *wrong]) == 2
+    wrong = [
+        "glyfs",
+        f"{tmp_path}/records",
+        "glyphs --repair",
+        "glyphs --ranks 0",
+        f"{directory} --optim.lr 1",
+    ]
+    assert [main(["doctor", *words.split()]) for words in wrong] == [2] * 5

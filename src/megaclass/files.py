@@ -47,3 +47,12 @@ def read_regular(path: str | Path, most: int) -> bytes:
     size = regular_size(path, most)
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - images are many, and a Path's takes twice the time
         return file.read(size)
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory's entries to the disk: a new name survives a power cut only after this."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -48,7 +48,6 @@ class Plan:
     slow_s: float = 0.0  # how long an fsync takes
     full_steps: int = 3
     limit_bytes: int = 0  # of a file
-    memory_bytes: int = 0  # that the process may have
     rank: int = 0  # under torchrun
 
 
@@ -184,9 +183,8 @@ def start(words: list[str], run: Path, notes: Path, plan: Plan, variables: dict[
         os.dup2(os.open(f"{notes}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     injector = Injector(plan, run, notes)
     install(injector)
-    for what, most in ((resource.RLIMIT_FSIZE, plan.limit_bytes), (resource.RLIMIT_AS, plan.memory_bytes)):
-        if most:
-            resource.setrlimit(what, (most, most))
+    if plan.limit_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (plan.limit_bytes, plan.limit_bytes))
     if plan.step == 0:
         later(plan.delay_s, injector.strike)
     sys.exit(main(words))

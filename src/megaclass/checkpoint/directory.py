@@ -8,7 +8,6 @@ Names: ``step-00000100`` is complete; ``.tmp-*`` is being written or deleted and
 import contextlib
 import itertools
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from megaclass.checkpoint import manifest
 from megaclass.checkpoint.manifest import DamagedError
 from megaclass.checkpoint.reader import verify
 from megaclass.errors import UserError
+from megaclass.files import sync_directory
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -113,12 +113,3 @@ def _set_aside(path: Path) -> Path:
         return path.replace(aside)
     except OSError as error:
         raise UserError(f"{path} is damaged, and cannot be renamed: {error.strerror}") from None
-
-
-def sync_directory(path: Path) -> None:
-    """Flush a directory's entries to the disk: a new name survives a power cut only after this."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

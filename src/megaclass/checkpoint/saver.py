@@ -23,6 +23,7 @@ from megaclass.checkpoint import directory, manifest, tensorfile, tree
 from megaclass.checkpoint.manifest import Manifest, ShardedEntry
 from megaclass.checkpoint.tensorfile import FileEntry
 from megaclass.errors import UserError
+from megaclass.files import sync_directory
 from megaclass.parallel import groups
 from megaclass.results.machine import available_memory
 
@@ -327,7 +328,7 @@ class _Writing(threading.Thread):
             # Let go of as soon as it is written: the copies shrink file by file.
             tensors = self._content.files.pop(name)
             files[name] = tensorfile.write_tensors(self._temporary / name, tensors, self._go_on)
-        directory.sync_directory(self._temporary)
+        sync_directory(self._temporary)
         return files, self._content.sharded
 
     def _publish(self, parts: list[_Written]) -> None:
@@ -335,7 +336,7 @@ class _Writing(threading.Thread):
             self._go_on()
             files, sharded = _joined(self._temporary, parts)
             manifest.write(self._temporary, replace(self.draft, files=files, sharded=sharded))
-            directory.sync_directory(self._temporary)
+            sync_directory(self._temporary)
             directory.publish(self._temporary, self.final)
             self._prune(self.final)
 

@@ -13,6 +13,7 @@ import functools
 import gc
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -242,8 +243,9 @@ def started(
             side_group()
             yield World(rank(), world_size(), device)
             dist.barrier()  # leave together: a rank that tears its connections down can take the others along
-    except RuntimeError as error:
-        if not is_loss(error):
+    except BaseException as error:
+        _let_go(error)
+        if not isinstance(error, RuntimeError) or not is_loss(error):
             raise
         time.sleep(_LET_THE_FIRST_SPEAK_S)
         raise LostRankError(f"rank {rank()} stops, since another rank has left or hangs") from error
@@ -253,6 +255,13 @@ def started(
         # DistributedDataParallel is a cycle, and would keep the group, whose threads must not outlive Python.
         gc.collect()
         dist.destroy_process_group()
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the frames of an error hold, which would keep the group as well."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _taken(device_name: str) -> torch.device:

@@ -18,6 +18,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+# DistributedDataParallel imports it, and its functions keep the group of that moment as the default of an argument:
+# after that nothing ends the group's threads. So it comes before there is a group. A gloo thread that wants Python to
+# free a tensor just as Python ends is ended in the middle of C++ ("terminate called without an active exception").
+import torch.distributed.nn.functional
 from torch.distributed.rendezvous import rendezvous
 
 from megaclass.errors import AgreedError, LostRankError, UserError

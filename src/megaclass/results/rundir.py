@@ -12,6 +12,7 @@ from typing import Any
 
 from megaclass.config import Config, to_toml
 from megaclass.errors import UserError, make_room
+from megaclass.files import sync_directory
 
 DEFAULT_ROOT = Path("runs")
 _MOST_NAME_BYTES = 200  # file systems take 255, a number behind it included
@@ -34,11 +35,7 @@ def write_whole(path: Path, content: str | bytes, errors: str = "strict") -> Non
         with contextlib.suppress(OSError):
             part.unlink()
     with contextlib.suppress(OSError):  # not every file system does this for a directory
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(path.parent)
 
 
 class UnwrittenError(UserError):

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 from rich import progress as bars
 from rich.console import Console
@@ -45,9 +45,7 @@ class RunLog:
         self._waited_ms = [0.0, 0.0, 0.0]  # as ``wait`` takes them, since the last line
         self._told_step, self._told_s = progress.step, progress.seconds
         resumed_from = progress.step if resume else None
-        self._console = Console(
-            file=cast(TextIO, Lasting(sys.stdout)), highlight=False, soft_wrap=True, quiet=not is_main
-        )
+        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True, quiet=not is_main)
         columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
         self._bar = bars.Progress("training", *columns, console=self._console, transient=True)
         self._task = self._bar.add_task("", total=job.total_steps)

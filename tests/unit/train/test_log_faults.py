@@ -1,6 +1,5 @@
 """Every write of a run's log and of the files beside it, refused by the disk in turn."""
 
-import contextlib
 import dataclasses
 import errno
 import io
@@ -196,16 +195,6 @@ def test_a_directory_that_is_moved_away_keeps_its_log_and_the_end_says_what_was_
     ]
     message = f"{directory.result}: cannot be written (No such file or directory)"
     assert directory.write_result({}).startswith(message) and not directory.path.exists()
-
-
-def test_a_console_that_takes_nothing_ends_no_run(job, tmp_path, monkeypatch):
-    with Path("/dev/full").open("w", buffering=1) as full:
-        monkeypatch.setattr("sys.stdout", full)
-        assert session(job, tmp_path / "run", False, ["a"]) == ""
-        monkeypatch.undo()
-        with contextlib.suppress(OSError):
-            full.close()
-    assert isinstance(read_events(tmp_path / "run/events.jsonl")[-1], EndEvent)
 
 
 @pytest.mark.parametrize(("recipe", "status"), [("tiny.toml", 0), ("nowhere.toml", 2)])

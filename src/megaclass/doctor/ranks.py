@@ -12,25 +12,18 @@ from megaclass.errors import first_line
 
 _COMMAND = (sys.executable, "-P", "-m", "megaclass.doctor.ranks")
 BYTES = 8 << 20
-_LARGE, _SMALL = 5, 50  # repetitions
+_TIMES = 5
 
 
-def exchange(backend: str, ranks: int, timeout_s: float) -> tuple[float, float]:
-    """Seconds in which ``ranks`` processes, of one machine, sum ``BYTES``, and one number. Raises bench.processes.Ended
-    where they do not, or not in time."""
-    alone = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0",
-    }
-    processes = Processes(ranks, {"OMP_NUM_THREADS": "1"} | (alone if ranks == 1 else {}), _COMMAND)
+def exchange(backend: str, timeout_s: float) -> float:
+    """Seconds in which two processes of this machine sum ``BYTES``. Raises bench.processes.Ended where they do not, or
+    not in time."""
+    processes = Processes(2, {"OMP_NUM_THREADS": "1"}, _COMMAND)
     try:
         answers = processes.ask({"backend": backend, "timeout_s": timeout_s}, timeout_s)
     finally:
         processes.close()
-    return answers[0]["large_s"], answers[0]["small_s"]
+    return answers[0]["seconds"]
 
 
 def main() -> None:
@@ -51,16 +44,13 @@ def _sum(backend: str, timeout_s: float) -> dict[str, float]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
-    found = {}
-    for name, count, times in (("large_s", BYTES // 4, _LARGE), ("small_s", 1, _SMALL)):
-        values = torch.zeros(count, device=device)
-        dist.all_reduce(values)  # makes the connections
-        began = time.perf_counter()
-        for _ in range(times):
-            dist.all_reduce(values)
-        values.sum().item()  # a GPU works on its own until somebody asks
-        found[name] = (time.perf_counter() - began) / times
-    return found
+    values = torch.zeros(BYTES // 4, device=device)
+    dist.all_reduce(values)  # makes the connections
+    began = time.perf_counter()
+    for _ in range(_TIMES):
+        dist.all_reduce(values)
+    values.sum().item()  # a GPU works on its own until somebody asks
+    return {"seconds": (time.perf_counter() - began) / _TIMES}
 
 
 if __name__ == "__main__":

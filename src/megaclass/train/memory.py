@@ -87,9 +87,8 @@ def require_batches(config: Config, world: World) -> None:
     """UserError unless the images of the batches that are made ahead fit."""
     data = config.data
     images = data.global_batch_size // world.size
-    values = (
-        3 * data.image_size**2 * images
-    )  # a byte each as they are loaded, in fp32 as the model takes them
+    # A byte each as they are loaded, in fp32 as the model takes them.
+    values = 3 * data.image_size**2 * images
     needed = (PREFETCHED + 1) * values + (4 * values // data.accumulation if _on_cpu(world) else 0)
     _require(
         needed,

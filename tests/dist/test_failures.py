@@ -150,6 +150,39 @@ def test_a_rank_that_never_comes(monkeypatch):
         pass
 
 
+STRANGE = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"RANK": "x"}, "RANK is 'x': a number of 0 to 1 is needed"),
+        ({"RANK": "2"}, "RANK is '2': a number of 0 to 1 is needed"),
+        ({"RANK": None}, "RANK is not set"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
+        ({"MASTER_ADDR": "nowhere.invalid"}, "MASTER_ADDR is 'nowhere.invalid'"),
+    ],
+)
+def test_an_environment_that_describes_no_job(tmp_path, monkeypatch, capsys, change, line):
+    for name, value in (STRANGE | change).items():
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+    assert main(["train", tiny.recipe(tmp_path)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and line in told[0]
+
+
+@pytest.mark.parametrize(("rank", "status", "line"), [(0, 2, "is taken by another"), (1, 75, "does not answer as")])
+def test_a_stranger_at_the_port(tmp_path, rank, status, line):
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        words = ["train", tiny.recipe(tmp_path), "--run.timeout_s", "1"]
+        variables = meeting(rank, 2, str(stranger.getsockname()[1]))
+        process = start_command(words, tmp_path / "errors", variables)
+        process.join(timeout=40)
+    told = (tmp_path / "errors").read_text().splitlines()
+    assert process.exitcode == status and line in told[-1], told
+
+
 # -- bad input ----------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,6 @@ Beside the training where there is memory for it: training stops while the tenso
 rank writes the copies. Its collectives go over a group of their own.
 """
 
-import contextlib
 import math
 import platform
 import shutil
@@ -16,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from megaclass.checkpoint import directory, manifest, tensorfile, tree
@@ -72,7 +70,7 @@ class Saver:
     beside: copy all tensors, and write the copies in a thread; else training waits until all is written.
 
     A checkpoint appears whole or not at all: a kill or a power cut at any moment leaves the earlier ones as they were.
-    A thread that is still writing must be waited for, or its save discarded, before the process group ends.
+    A thread that is still writing must be waited for before the process group ends.
     """
 
     def __init__(self, root: Path, *, keep_last: int, keep_every: int, beside: bool) -> None:
@@ -103,8 +101,8 @@ class Saver:
         identity: JSON scalars by which :func:`megaclass.checkpoint.load` recognises the model.
         metric: higher is better. Not-a-number counts as None.
 
-        An error that is none of the disk's (what cannot be stored, a lost rank) is raised here or by ``done`` and
-        ``wait``, on every rank.
+        An error that is none of the disk's (what cannot be stored, a lost rank) is raised here or by ``wait``, on
+        every rank.
         """
         began = time.perf_counter()
         self._end()
@@ -130,8 +128,9 @@ class Saver:
         return Snapshot(step, writing.stall_s, warning)
 
     def done(self) -> Saved | None:
-        """A save that has ended and was not told yet, at once. Another rank may see the end some moments later."""
-        if self._writing and not self._writing.is_alive():
+        """A save that has ended and was not told yet, at once. Another rank may see the end some moments later; so what
+        is raised waits for ``wait`` or the next save, to which all ranks come."""
+        if self._writing and not self._writing.is_alive() and not self._writing.failure:
             self._end()
         return self._ended.popleft() if self._ended else None
 
@@ -139,16 +138,6 @@ class Saver:
         """The same, once nothing is being written."""
         self._end()
         return self._ended.popleft() if self._ended else None
-
-    def discard(self) -> None:
-        """Give a save up that has not ended, on all ranks though one alone calls; returns when its files are gone.
-
-        Raises nothing: what went wrong with it matters no more.
-        """
-        if self._writing:
-            self._writing.given_up.set()
-            with contextlib.suppress(Exception):
-                self._end()
 
     def _end(self) -> None:
         if self._writing:
@@ -207,18 +196,12 @@ class _Content:
             file: {name: _copy(tensor) for name, tensor in tensors.items()}
             for file, tensors in self.files.items()
         }
-        if torch.cuda.is_initialized():
-            torch.cuda.current_stream().synchronize()
         return replace(self, files=files)
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """On the CPU; from a GPU into pinned memory, in which PyTorch keeps it for the next save, and not yet there when
-    this returns."""
-    if tensor.device.type == "cpu":
-        return tensor.detach().clone()
-    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return pinned.copy_(tensor.detach(), non_blocking=True)
+    """In memory of its own, on the CPU. Not pinned: PyTorch would keep that for itself after the save."""
+    return tensor.detach().clone() if tensor.device.type == "cpu" else tensor.detach().cpu()
 
 
 def _lack_of_memory(demands: list[tuple[str, int, int]]) -> str:
@@ -265,7 +248,6 @@ class _Writing(threading.Thread):
         # A daemon: an interpreter that ends does not wait for ranks which may be gone.
         super().__init__(name="checkpoint", daemon=True)
         self.draft, self.bytes, self.final = draft, size, root / f"step-{draft.step:08d}"
-        self.given_up = threading.Event()
         self.stall_s = self.seconds = 0.0
         self.error: str | None = None
         self.failure: Exception | None = None
@@ -308,10 +290,6 @@ class _Writing(threading.Thread):
                 raise _RefusedError(reason)
         return [result for result, _ in outcomes]
 
-    def _go_on(self) -> None:
-        if self.given_up.is_set():
-            raise _RefusedError("it was given up")
-
     def _prepare(self) -> None:
         if not self._is_main:
             return
@@ -327,13 +305,12 @@ class _Writing(threading.Thread):
         for name in list(self._content.files):
             # Let go of as soon as it is written: the copies shrink file by file.
             tensors = self._content.files.pop(name)
-            files[name] = tensorfile.write_tensors(self._temporary / name, tensors, self._go_on)
+            files[name] = tensorfile.write_tensors(self._temporary / name, tensors)
         sync_directory(self._temporary)
         return files, self._content.sharded
 
     def _publish(self, parts: list[_Written]) -> None:
         if self._is_main:
-            self._go_on()
             files, sharded = _joined(self._temporary, parts)
             manifest.write(self._temporary, replace(self.draft, files=files, sharded=sharded))
             sync_directory(self._temporary)

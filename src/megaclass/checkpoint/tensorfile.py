@@ -67,13 +67,8 @@ class Blocks:
     blocks: Callable[[], Iterable[Tensor]]
 
 
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor | Blocks], go_on: Callable[[], None] = lambda: None
-) -> FileEntry:
-    """Write tensors of any device, shape and stride as one safetensors file. Raises OSError.
-
-    go_on: called before each block; what it raises ends the writing.
-    """
+def write_tensors(path: Path, tensors: Mapping[str, Tensor | Blocks]) -> FileEntry:
+    """Write tensors of any device, shape and stride as one safetensors file. Raises OSError."""
     # Wide types first: then each tensor starts at a multiple of its item size and can be mapped in place.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     header: dict[str, Any] = {}
@@ -90,9 +85,7 @@ def write_tensors(
         yield len(text).to_bytes(8, "little") + text
         for _, tensor in ordered:
             for part in [tensor] if isinstance(tensor, Tensor) else tensor.blocks():
-                for block in _blocks(part):
-                    go_on()
-                    yield block
+                yield from _blocks(part)
 
     return write_bytes(path, blocks())
 

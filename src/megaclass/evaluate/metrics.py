@@ -23,7 +23,7 @@ from torch import Tensor
 
 from megaclass.errors import UserError
 from megaclass.evaluate.pairs import PairSet
-from megaclass.parallel.groups import all_ranks, collective_device, rank, world_size
+from megaclass.parallel.groups import all_ranks, rank, world_size
 
 FAR_TARGETS = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}  # as results call them
 ROC_POINTS = 400
@@ -95,7 +95,7 @@ def all_pairs_tar(
     embeddings_MD = embeddings_ND[counted].astype(np.float32, copy=False)  # a copy by the indexing
     labels_M = labels_N[counted]
     counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M, rank(), world_size()))
-    genuine_T, impostor_T = _accepted(*all_ranks().all_reduce_(counts.to(collective_device())).cpu().numpy())
+    genuine_T, impostor_T = _accepted(*all_ranks().all_reduce_(counts).numpy())
     return {
         **_curve(genuine_T, impostor_T, far_targets),
         "genuine_pairs": int(genuine_T[-1]),

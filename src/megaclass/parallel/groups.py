@@ -271,13 +271,6 @@ def _taken(device_name: str) -> torch.device:
     return device
 
 
-def collective_device() -> torch.device:
-    """Where a tensor must lie for a collective: nccl takes none on the CPU."""
-    if dist.is_initialized() and dist.get_backend() == "nccl":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
-
-
 def shard_range(count: int, index: int, parts: int) -> tuple[int, int]:
     """The contiguous ``[start, stop)`` of ``range(count)`` that part ``index`` of ``parts`` owns.
 

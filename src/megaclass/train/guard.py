@@ -54,6 +54,8 @@ class Guard:
         counts = [progress.skipped_steps, progress.lost_steps, progress.skipped_in_a_row]
         self._counts = torch.tensor(counts, device=device)
         self._mean = torch.tensor(progress.loss_mean or 0.0, device=device)
+        # Checkpoints of earlier versions have no mean: it begins anew.
+        self._mean_from = 0 if progress.loss_mean is not None else progress.step
         self._spike = torch.zeros((), dtype=torch.bool, device=device)
         self._nobody = torch.full((3,), -1.0, dtype=torch.float64, device=device)
         self._first = self._nobody
@@ -64,27 +66,27 @@ class Guard:
 
     def refuses(self, step: int, loss: Tensor) -> Tensor:
         """Whether step ``step`` (from 0) is left out for its loss, a bool scalar. Once a step."""
-        finite = torch.isfinite(loss)
-        if step >= _SETTLED_STEPS:
+        finite, steps = torch.isfinite(loss), step - self._mean_from
+        if steps >= _SETTLED_STEPS:
             limit = SPIKE * self._mean + LEAST_RISE
             self._spike = loss > limit
             taken = torch.minimum(loss, limit)  # a lasting rise is followed, a spike is not
         else:
             taken = loss
-        weight = max(_MEAN_WEIGHT, 1 / (1 + step))
+        weight = max(_MEAN_WEIGHT, 1 / (1 + steps))
         self._mean = torch.where(finite, self._mean.lerp(taken, weight), self._mean)
         return ~finite | self._spike if self._run.on_divergence == "skip" else ~finite
 
     def end_step(self, step: int, outcome: Outcome) -> None:
         for norm, before in zip(self._norms, self._norms_before, strict=True):
             torch.where(outcome.skipped, before, norm, out=norm)
-        # Finding the loss scale takes a few skipped steps by design: they end a run no more than good ones do.
+        # Finding the loss scale takes a few skipped steps by design: they end no run, and no row of bad ones.
         lost = outcome.skipped & ~outcome.rescaled
         suspect = lost | self._spike
         if self._run.on_divergence == "rollback":
             lost = suspect
         self._counts += torch.stack([outcome.skipped, lost, lost])
-        self._counts[2] *= lost
+        self._counts[2] *= lost | outcome.skipped
         number = torch.full_like(outcome.loss, step + 1, dtype=torch.float64)
         found = torch.stack([number, outcome.loss.double(), outcome.grad_norm.double()])
         self._first = torch.where(suspect & (self._first[0] < 0), found, self._first)

@@ -67,8 +67,8 @@ def fit(job: Job, log: RunLog, progress: Progress, saver: Saver, interruption: I
             evaluate(job, progress, log, clock)
         if now.saves:
             with clock.stopped() as progress.seconds:
-                save(job, progress, saver, log.warn)
-            save_timer.restart()
+                begun = save(job, progress, saver, log.warn)
+            save_timer.restart(at_once=not begun)
         if saved := saver.done():
             log.saved(last := saved)
         if ends_by := now.ends_by:
@@ -78,6 +78,7 @@ def fit(job: Job, log: RunLog, progress: Progress, saver: Saver, interruption: I
     if saved := saver.wait():
         log.saved(last := saved)
     if ends_by:
+        groups.barrier()  # leave together: a rank that tears its connections down can take the others along
         raise Interrupted(ends_by, _kept(progress, last))
     return last
 
@@ -118,8 +119,9 @@ class SaveTimer:
         self._seconds = 60 * minutes if minutes else math.inf
         self.restart()
 
-    def restart(self) -> None:
-        self._due_s = time.monotonic() + self._seconds
+    def restart(self, at_once: bool = False) -> None:
+        """After a save; ``at_once`` asks for the next one after the next step, for none was made."""
+        self._due_s = time.monotonic() + (0 if at_once and self._seconds < math.inf else self._seconds)
 
     def asks(self) -> bool:
         if time.monotonic() < self._due_s:
@@ -131,7 +133,8 @@ class SaveTimer:
 def _kept(progress: Progress, last: Saved | None) -> str:
     if last and not last.error and last.step == progress.step:
         return f"after step {progress.step}, which is saved: --resume goes on from there"
-    why = last.error if last and last.error else "steps that are not finite are not saved"
+    is_of_now = last and last.step == progress.step
+    why = last.error if last and is_of_now else "steps that are not finite are not saved"
     return f"after step {progress.step}, which could not be saved ({why}): --resume goes on from the last checkpoint"
 
 

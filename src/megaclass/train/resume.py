@@ -22,13 +22,14 @@ from megaclass.train.optimizer import restore_optimizer
 from megaclass.train.progress import Progress
 
 
-def save(job: Job, progress: Progress, saver: Saver, warn: Callable[[str], None]) -> None:
+def save(job: Job, progress: Progress, saver: Saver, warn: Callable[[str], None]) -> bool:
     """Have everything that a restart needs saved; every rank calls. DivergedError where it is not finite.
 
-    In a streak of skipped steps nothing is saved: it would take the place of a checkpoint from before.
+    In a streak of skipped steps nothing is saved: it would take the place of a checkpoint from before. Returns whether
+    a save has begun.
     """
     if progress.skipped_in_a_row and progress.step < job.total_steps:
-        return
+        return False
     agree_on_norms(job)
     state: dict[str, Any] = {
         "backbone": job.backbone.state_dict(),
@@ -53,23 +54,25 @@ def save(job: Job, progress: Progress, saver: Saver, warn: Callable[[str], None]
         sharded = {
             name: Sharded(t[start:stop], first + start, job.num_classes) for name, t in tensors.items()
         }
-        _look_at_centres(job.head, warn)
+        _look_at_centres(job.head.shard.centres[start:stop], first + start, warn)
     else:
         state["head"] = job.head.state_dict()
-    _require_finite(state, sharded)
+    _require_finite(state, sharded, job.world.device)
     begun = saver.save(
         progress.step, state=state, sharded=sharded, identity=job.identity, metric=progress.score
     )
     if begun.warning:
         warn(begun.warning)
+    return True
 
 
-def _require_finite(state: dict[str, Any], sharded: dict[str, Sharded]) -> None:
+def _require_finite(state: dict[str, Any], sharded: dict[str, Sharded], device: torch.device) -> None:
     """DivergedError, on all ranks, where a tensor of any holds a number that is not finite."""
     tensors = tree.flatten(state)[1] | {name: part.tensor for name, part in sharded.items()}
     floats = {name: t.detach() for name, t in tensors.items() if t.is_floating_point() and t.numel()}
-    extremes = [torch.stack(t.aminmax()).double().cpu() for t in floats.values()]  # a NaN is both
-    broken = [name for name, pair in zip(floats, extremes, strict=True) if not pair.isfinite().all()]
+    extremes = [torch.stack(t.aminmax()).double().to(device) for t in floats.values()]  # a NaN is both
+    is_finite = torch.stack(extremes).isfinite().all(dim=1).tolist()
+    broken = [name for name, finite in zip(floats, is_finite, strict=True) if not finite]
     for name in filter(None, groups.gather_objects(broken[0] if broken else None)):
         raise DivergedError(f"{name} holds numbers that are not finite")
 
@@ -77,11 +80,11 @@ def _require_finite(state: dict[str, Any], sharded: dict[str, Sharded]) -> None:
 _VANISHED, _EXPLODED = 1e-4, 1e4  # centres are drawn with a norm of about 0.2
 
 
-def _look_at_centres(head: PartialFC, warn: Callable[[str], None]) -> None:
+def _look_at_centres(centres: Rows, first_class: int, warn: Callable[[str], None]) -> None:
     """Tell of centres whose norm has left the range in which steps of this learning rate turn them."""
-    norms_C = head.shard.centres.norms()
+    norms_C = centres.norms()
     odd_C = (norms_C < _VANISHED) | (norms_C > _EXPLODED)
-    first = head.class_range[0] + int(odd_C.int().argmax()) if len(odd_C) else 0
+    first = first_class + int(odd_C.int().argmax()) if len(odd_C) else 0
     found = [(count, of) for count, of in groups.gather_objects((int(odd_C.sum()), first)) if count]
     if found:
         warn(

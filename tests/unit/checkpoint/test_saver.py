@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from collections import namedtuple
 
 import pytest
@@ -16,7 +15,7 @@ from megaclass.checkpoint import Saver, saver
 @pytest.fixture
 def beside(tmp_path):
     yield (found := Saver(tmp_path, keep_last=2, keep_every=0, beside=True))
-    found.discard()
+    found.wait()
 
 
 def save(beside, step=1, state=None, sharded=None):
@@ -28,12 +27,9 @@ def held(monkeypatch):
     """Files are not written before this event is set."""
     event, write = threading.Event(), saver.tensorfile.write_tensors
 
-    def wait_and_write(path, tensors, go_on):
-        def wait():
-            assert event.wait(20)
-            go_on()
-
-        return write(path, tensors, wait)
+    def wait_and_write(path, tensors):
+        assert event.wait(20)
+        return write(path, tensors)
 
     monkeypatch.setattr(saver.tensorfile, "write_tensors", wait_and_write)
     yield event
@@ -69,15 +65,14 @@ def test_one_save_waits_for_the_other_and_each_end_is_told_once(beside, held, tm
     assert [beside.wait().step, beside.wait().step, beside.wait()] == [1, 2, None]
 
 
-def test_a_save_that_is_given_up_leaves_nothing(beside, held, tmp_path):
-    save(beside, 1, {"w": torch.zeros(5)})
-    while not list(tmp_path.glob(".tmp-*")):
-        time.sleep(0.001)
-    threading.Timer(0.1, held.set).start()
-    beside.discard()
-    assert names(tmp_path) == [] and "given up" in beside.done().error
-    save(beside, 2)
-    assert beside.wait().error is None and names(tmp_path) == ["step-00000002"]
+def test_what_is_no_matter_of_the_disk_is_raised_where_all_ranks_come(beside, monkeypatch):
+    """``done`` is asked at a step of its own on each rank: none may leave there."""
+    monkeypatch.setattr(saver.tensorfile, "write_tensors", lambda path, tensors: 1 / 0)
+    save(beside, 1)
+    beside._writing.join()
+    assert beside.done() is None
+    with pytest.raises(ZeroDivisionError):
+        beside.wait()
 
 
 def test_room_on_the_disk_is_asked_for_first(beside, tmp_path, monkeypatch):

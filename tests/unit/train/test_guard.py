@@ -151,3 +151,5 @@ def test_a_lasting_rise_is_followed_and_a_resumed_guard_judges_like_the_one_befo
     for step in range(100, 360):
         assert spikes(resumed, step) == spikes(alone, step)
     assert progress.loss_mean > 15
+    earlier = Guard(job, Progress(step=100))  # of a version that kept no mean: it begins anew
+    assert not any(spikes(earlier, step) for step in range(100, 200))

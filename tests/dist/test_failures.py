@@ -13,10 +13,11 @@ import torch
 
 import tiny
 from megaclass.cli import main
-from megaclass.config import load_recipe
-from megaclass.errors import LOST_RANK_STATUS, LostRankError
+from megaclass.config import load_recipe, values
+from megaclass.errors import LOST_RANK_STATUS, LostRankError, UserError
 from megaclass.models import registry
 from megaclass.parallel import groups
+from megaclass.parallel.agreement import facts_of_config
 from megaclass.parallel.groups import World
 from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
 from megaclass.results.rundir import choose
@@ -181,6 +182,69 @@ def test_a_stranger_at_the_port(tmp_path, rank, status, line):
         process.join(timeout=40)
     told = (tmp_path / "errors").read_text().splitlines()
     assert process.exitcode == status and line in told[-1], told
+
+
+# -- ranks that were started differently -------------------------------------------------------------
+
+DIFFERENT = {
+    "run.seed": 1, "run.deterministic": True, "run.log_every": 7, "run.checkpoint_every": 3, "run.keep_last": 5,
+    "run.max_skipped": 3, "data.num_classes": 6, "data.image_size": 24, "data.global_batch_size": 6,
+    "data.accumulation": 2, "data.orientations": 2, "data.normalise": "imagenet", "data.on_error": "skip",
+    "augment.flip": True, "model.width": 16, "model.dropout": 0.1, "head.m2": 0.3, "head.scale": 8.0,
+    "head.sample_rate": 0.5, "head.precision": "bf16", "optim.lr": 0.2, "optim.momentum": 0.5,
+    "optim.weight_decay": 0.1, "schedule.steps": 9, "precision.compute": "bf16", "evaluate.batch_size": 8,
+}  # fmt: skip
+
+
+def start_differently(rank, ports, folder):
+    told = []
+    for (key, value), port in zip(DIFFERENT.items(), ports, strict=True):
+        os.environ |= meeting(rank, 2, port)
+        section, name = key.split(".")
+        config = tiny.config(folder, **({section: {name: value}} if rank else {}))
+        try:
+            with groups.started("cpu", 60.0, facts=facts_of_config(config)):
+                told.append("they have started")
+        except UserError as error:
+            told.append(str(error))
+    (folder / f"told-{rank}").write_text("\n".join(told))
+
+
+def test_each_setting_that_differs_is_named_on_both_ranks(tmp_path):
+    tiny.config(tmp_path)  # writes the data
+    ports = [free_port() for _ in DIFFERENT]
+    ranks = [SERVER.Process(target=start_differently, args=(rank, ports, tmp_path)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=100)
+    first, second = ((tmp_path / f"told-{rank}").read_text().splitlines() for rank in (0, 1))
+    assert first == second and len(first) == len(DIFFERENT)
+    alike = values(tiny.config(tmp_path))
+    for line, (key, value) in zip(first, DIFFERENT.items(), strict=True):
+        assert f"{key} is {alike[key]} on rank 0 and {value} on rank 1" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--optim.lr", "0.2"], "ranks differ: optim.lr is 0.01 on rank 0 and 0.2 on rank 1: all ranks need the same"),
+        (["--optim.lr", "high"], "optim.lr: "),
+        (["--run.device", "cuda"], "PyTorch sees no CUDA GPU"),
+    ],
+)  # fmt: skip
+def test_what_one_rank_was_given_is_told_on_both_machines_before_they_start(tmp_path, words, line):
+    recipe, port = tiny.recipe(tmp_path), free_port()
+    started_s, ranks = time.monotonic(), []
+    for rank, more in enumerate(([], words)):
+        variables = meeting(rank, 2, port) | {"LOCAL_RANK": "0"}
+        ranks.append(start_command(["train", recipe, *more], tmp_path / f"errors-{rank}", variables))
+    for process in ranks:
+        process.join(timeout=60)
+    told = [(tmp_path / f"errors-{rank}").read_text().splitlines() for rank in (0, 1)]
+    assert [process.exitcode for process in ranks] == [2, 2], told
+    assert told[0] == told[1] and len(told[0]) == 1 and line in told[0][0]
+    assert time.monotonic() - started_s < 30 and not (tmp_path / "run").exists()  # 10 s where nothing else runs
 
 
 # -- bad input ----------------------------------------------------------------------------------------

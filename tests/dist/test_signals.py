@@ -3,7 +3,10 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +122,17 @@ def test_a_second_signal_ends_at_once(tmp_path):
     status, seconds = end([process])
     assert status == [75] and seconds < 1
     assert errors.read_text().splitlines() == ["megaclass: SIGTERM, and it came twice: ended without a new checkpoint"]
+
+
+def test_a_signal_while_everything_is_loaded(tmp_path):
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "megaclass", "train", tiny.recipe(tmp_path)]
+    process = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[1] == "megaclass: ended by SIGTERM, before its first step\n"
+    assert process.returncode == 75
 
 
 def test_what_was_ignored_stays_ignored(tmp_path):

@@ -181,10 +181,8 @@ def blaming(directory: Path, name: str) -> Iterator[Path]:
             for found in directory.parent.glob(f"step-*/{NAME}")
             if found.parent != directory
         ]
-        remedy = (
-            f"resume from {max(others)}" if others else "start the run anew, there is no other one beside it"
-        )
+        remedy = f"take {max(others)}, as a resume does" if others else "there is no other one beside it"
         reason = " ".join(reason.split())[:300]
-        damaged = DamagedError(f"{path}: {reason}; delete {directory} and {remedy}")
+        damaged = DamagedError(f"{path}: {reason}; {remedy}")
         damaged.reason = f"{name}: {reason}"
         raise damaged from None

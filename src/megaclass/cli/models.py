@@ -4,9 +4,11 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO, cast
 
 from megaclass.cli import let_go
@@ -14,6 +16,7 @@ from megaclass.cli.common import show_pictures, tell
 from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse, stored_config
 from megaclass.config import (
     Config,
+    absent,
     differences,
     find_recipe,
     from_mapping,
@@ -21,11 +24,18 @@ from megaclass.config import (
     recipe_names,
     to_toml,
 )
-from megaclass.errors import UserError, lookup
+from megaclass.errors import Interrupted, UserError, lookup
 from megaclass.results.rundir import UnwrittenError, choose
 
 
 def train(words: list[str]) -> None:
+    for number in (
+        signal.SIGTERM,
+        signal.SIGUSR1,
+        signal.SIGHUP,
+    ):  # while everything is loaded; later see train/
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     parser = make_parser(
         "megaclass train RECIPE [--resume] [--section.key VALUE ...]",
         "Train a model by a recipe; every setting can be changed by --section.key value.",
@@ -51,6 +61,10 @@ def train(words: list[str]) -> None:
         if world.is_main:
             _show_result(directory.path, result)
     let_go(sys.stdout)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(signal.Signals(number))
 
 
 def recipes(words: list[str]) -> None:
@@ -146,6 +160,7 @@ def _recipe_or_stored(options: Any, given: Given) -> Config:
     stored = load_recipe(str(directory.config), complete=False, stored=True)
     stored = replace(stored, run=replace(stored.run, output=str(directory.path)))  # it may have been moved
     named = {f"{section}.{name}" for section, values in given.items() for name in values} | {"run.output"}
+    named |= absent(stored).keys()
     for key, (theirs, ours) in differences(recipe, stored).items():
         if key not in named and os.environ.get("RANK", "0") == "0":
             tell(f"{key} stays {ours!r} as the run has it ({options.recipe}: {theirs!r}; --{key} changes it)")

@@ -5,7 +5,7 @@ section is a frozen dataclass; every field carries its documentation and its lim
 ``megaclass show`` and the checks all read. Standard library only: importing this costs milliseconds.
 """
 
-from megaclass.config.checks import differences
+from megaclass.config.checks import absent, differences
 from megaclass.config.reading import from_mapping, from_text, require_known
 from megaclass.config.recipes import RECIPES, find_recipe, load_recipe, recipe_names
 from megaclass.config.sections import SECTIONS, Augment, Config, Data, Model, Optim, Schedule, options, values
@@ -22,6 +22,7 @@ __all__ = [
     "Optim",
     "Schedule",
     "Steps",
+    "absent",
     "differences",
     "documented",
     "find_recipe",

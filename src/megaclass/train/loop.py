@@ -307,11 +307,11 @@ def _train(
     log = groups.together(lambda: RunLog(job, directory, progress, resume=found is not None))
     try:
         with log, job.arithmetic.active():
+            for message in found.messages if found else ():
+                log.warn(message)
             log.say(_greeting(job, directory, progress))
             if found and not found.path:
                 log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
-            for message in found.messages if found else ():
-                log.warn(message)
             return progress, fit(job, log, progress, saver, interruption)
     except DivergedError as fault:
         _finish(saver)
@@ -335,7 +335,7 @@ def _way_back(config: Config, directory: RunDirectory, progress: Progress, fault
     factor, wanted = progress.rate_factor / 2, config.run.on_divergence == "rollback"
     if not found.path or not wanted or factor < _LOWEST_RATE_FACTOR:
         known = f"{found.path.name} is whole" if found.path else "no checkpoint was saved before"
-        other = "" if wanted else "set run.on_divergence to rollback, "
+        other = "" if wanted or not found.path else "set run.on_divergence to rollback, "
         raise UserError(
             f"{fault}; {known}: lower optim.lr, {other}or look at the samples in {directory.bad_batches}"
         )

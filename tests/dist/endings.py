@@ -1,8 +1,8 @@
 """Ranks of test_endings.py, each of which prints what threads are left of its group, in the environment of torchrun.
 
 ``endings.py WAY`` is one rank that trains a little, and ends in this way. ``endings.py PAIRS``, a number, forks so many
-pairs, one after another, beside busy processes: each ends through the whole end of Python, with the interpreter held
-when it begins, so that a thread that wants it then waits into the end.
+pairs, some at once, so that they are in each other's way: each ends through the whole end of Python, with the
+interpreter held when it begins, so that a thread that wants it then waits into the end.
 """
 
 import atexit
@@ -20,6 +20,8 @@ from megaclass.parallel import groups
 from megaclass.parallel.gradients import averaging
 from megaclass.parallel.vote import Vote
 from ranks import free_port, meeting
+
+_AT_ONCE = 5
 
 
 def train(way: str) -> None:
@@ -58,23 +60,12 @@ def forked(work, *args) -> int:
     return pid
 
 
-def busy() -> None:
-    parent = os.getppid()
-    while os.getppid() == parent:
-        sum(range(10**6))
-    os._exit(0)
-
-
 def pairs(count: int) -> None:
-    loads = [forked(busy) for _ in range(os.cpu_count() or 1)]
     began, statuses = time.monotonic(), []
-    for _ in range(count):
-        port = free_port()
-        ranks = [forked(rank_of_a_pair, rank, port) for rank in range(2)]
+    while len(statuses) < 2 * count:
+        ports = [free_port() for _ in range(_AT_ONCE)]
+        ranks = [forked(rank_of_a_pair, rank, port) for port in ports for rank in range(2)]
         statuses += [os.waitpid(pid, 0)[1] for pid in ranks]
-    for pid in loads:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
     bad = [status for status in statuses if status]
     print(f"{len(statuses)} endings in {time.monotonic() - began:.0f} s, {len(bad)} bad: {bad[:5]}")
 

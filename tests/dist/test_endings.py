@@ -39,7 +39,7 @@ def test_no_thread_of_a_group_is_left(way, statuses, errors):
 
 
 @pytest.mark.slow
-def test_five_hundred_ends_beside_busy_processes_without_an_abort():
+def test_five_hundred_ends_on_a_busy_machine_without_an_abort():
     done = subprocess.run([*COMMAND, "250"], env=VARIABLES, check=True, **TOLD)
     print(done.stdout)
     assert done.stdout.startswith("500 endings") and ", 0 bad" in done.stdout, done.stderr

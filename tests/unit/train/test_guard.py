@@ -153,3 +153,16 @@ def test_a_lasting_rise_is_followed_and_a_resumed_guard_judges_like_the_one_befo
     assert progress.loss_mean > 15
     earlier = Guard(job, Progress(step=100))  # of a version that kept no mean: it begins anew
     assert not any(spikes(earlier, step) for step in range(100, 200))
+
+
+def test_a_loss_scale_that_collapses_ends_the_run(tmp_path, monkeypatch):
+    """Gradients that overflow at every scale: 16, 8, 4 and 2 are a search, and at 1 there is nothing left to find."""
+    as_it_is = loop.update
+
+    def update(job, *rest):
+        next(job.backbone.parameters()).grad.fill_(torch.inf)
+        return as_it_is(job, *rest)
+
+    monkeypatch.setattr(loop, "update", update)
+    with pytest.raises(UserError, match="step 14: 10 steps in a row"):
+        run(tmp_path, schedule={"steps": 40}, precision={"compute": "fp16", "init_scale": 16.0})

@@ -73,9 +73,8 @@ class _Watch:
                     host = (
                         f" on {store.get(f'host/{lost}').decode()}" if store.check([f"host/{lost}"]) else ""
                     )
-                    if (
-                        rank == 0
-                    ):  # the store may be in this process, and the others read it at their next beat
+                    if rank == 0:
+                        # The store may be in this process, and the others read it at their next beat.
                         self.left.wait(2 * self._silence_s / _BEATS)
                     self._end(
                         f"rank {lost}{host} was silent for {self._silence_s:g} s: its process was killed or stopped, "

@@ -44,9 +44,8 @@ def fit(job: Job, log: RunLog, progress: Progress, saver: Saver, interruption: I
     votes, save_timer = Vote(), SaveTimer(job.config.run.checkpoint_minutes)
     job.model.train()
     interruption.wait_for_step()
-    if (
-        progress.step > max(0, progress.evaluated_at) and due(job, progress.step).evaluates
-    ):  # a signal came before it
+    # A signal may have come before it.
+    if progress.step > max(0, progress.evaluated_at) and due(job, progress.step).evaluates:
         evaluate(job, progress, log, clock)
     for batch in job.feed(job.loader.steps(progress.step, job.total_steps)):
         rate = set_learning_rate(job, progress.step, progress.rate_factor)
@@ -131,10 +130,11 @@ class SaveTimer:
 
 
 def _kept(progress: Progress, last: Saved | None) -> str:
-    if last and not last.error and last.step == progress.step:
+    why: str | None = "steps that are not finite are not saved"
+    if last and last.step == progress.step:
+        why = last.error
+    if not why:
         return f"after step {progress.step}, which is saved: --resume goes on from there"
-    is_of_now = last and last.step == progress.step
-    why = last.error if last and is_of_now else "steps that are not finite are not saved"
     return f"after step {progress.step}, which could not be saved ({why}): --resume goes on from the last checkpoint"
 
 

@@ -181,7 +181,9 @@ def start(words: list[str], run: Path, notes: Path, plan: Plan, variables: dict[
     os.environ |= variables
     for descriptor, suffix in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{notes}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and what was ignored stays ignored
+    # nohup and a shell's background ignore them, and what was ignored stays ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     injector = Injector(plan, run, notes)
     install(injector)
     if plan.limit_bytes:

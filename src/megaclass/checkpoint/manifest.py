@@ -25,7 +25,7 @@ from megaclass.errors import UserError
 NAME = "manifest.json"
 REPLICATED = "replicated.safetensors"
 FORMAT = "megaclass-checkpoint"
-VERSION = 1
+VERSION = 2  # 1 knew no rows that owe: it would take them for finished ones
 
 COMPLETE = re.compile(r"(?:\.old-)?step-(\d{8,18})")
 _SHARD = re.compile(r"shard-(\d{10,18})-(\d{10,18})\.safetensors")
@@ -126,9 +126,9 @@ def read(directory: Path) -> Manifest:
             raise ValueError("is not the manifest of a checkpoint")
         if content.pop("crc32") != _crc32(content):
             raise ValueError("does not match its checksum")
-        if content["version"] != VERSION:
+        if content["version"] not in (1, VERSION):
             raise UserError(
-                f"{path}: format version {content['version']!r:.40}, but this release reads {VERSION}; "
+                f"{path}: format version {content['version']!r:.40}, but this release reads 1 and {VERSION}; "
                 "use the release that wrote it"
             )
         found, named = _parse(content), COMPLETE.fullmatch(directory.name)

@@ -95,8 +95,8 @@ def test_a_copy_under_the_name_of_a_later_step_is_refused(victim, tmp_path):
 
 
 def test_what_may_not_be_read_and_later_formats_are_not_called_damaged(victim, tmp_path, monkeypatch):
-    sign(victim, {**json.loads((victim / manifest.NAME).read_text()), "version": 2})
-    with pytest.raises(UserError, match="format version 2"):
+    sign(victim, {**json.loads((victim / manifest.NAME).read_text()), "version": 3})
+    with pytest.raises(UserError, match="format version 3"):
         checkpoint.usable(tmp_path)
 
     def refuse(*arguments):
@@ -198,8 +198,8 @@ def test_a_manifest_that_is_none(victim, text):
 
 def test_another_format_version_says_so(victim):
     content = json.loads((victim / manifest.NAME).read_text())
-    sign(victim, {**content, "version": 2})
-    with pytest.raises(UserError, match="format version 2, but this release reads 1"):
+    sign(victim, {**content, "version": 3})
+    with pytest.raises(UserError, match="format version 3, but this release reads 1 and 2"):
         checkpoint.load(victim)
 
 

@@ -261,15 +261,14 @@ def faults_of(case: Case, folder: Path) -> list[str]:
     """Run the case in an empty folder; what does not hold: it must end soon, within memory, and in one line that says
     what is wrong."""
     process = ranks.SERVER.Process(target=limited, args=([str(word) for word in case.make(folder)], folder))
-    process.start()
-    process.join(SECONDS)
-    hung = process.is_alive()
+    ranks.begin(process)
+    status = ranks.wait_for(process, SECONDS)
     process.kill()
-    process.join()
+    ranks.wait_for(process, SECONDS)
     out, err = ((folder / f"{stream}.txt").read_text() for stream in ("out", "err"))
     held = {
-        f"it ends within {SECONDS} s": not hung,
-        f"its status is {case.status}, not {process.exitcode}: {err}": process.exitcode == case.status,
+        f"it ends within {SECONDS} s": status is not None,
+        f"its status is {case.status}, not {status}: {err}": status == case.status,
         f"it says {case.said!r}: {err}": case.said in out + err,
         "it prints nothing that a terminal obeys": all(c.isprintable() or c == "\n" for c in out + err),
         f"one line: {err}": case.status != 2

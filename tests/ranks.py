@@ -8,6 +8,8 @@ import os
 import socket
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,27 @@ def start_command(
     process = SERVER.Process(target=_command, args=(words, errors, variables or {}, folder, before))
     process.start()
     return process
+
+
+# Starting a process asks of all others whether they have ended, and an end is told once: to one thread alone.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def begin(process: Any) -> None:
+    """Start a process where several threads do."""
+    with _ONE_AT_A_TIME:
+        process.start()
+
+
+def wait_for(process: Any, seconds: float) -> int | None:
+    """The status of a process that :func:`begin` started; None where it goes on for longer than that."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with _ONE_AT_A_TIME:
+            status: int | None = process.exitcode
+        if status is not None or time.monotonic() > deadline:
+            return status
+        time.sleep(0.005)
 
 
 def meeting(rank: int, ranks: int, port: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from faults import child
 from faults.child import Plan
 from faults.rules import Ended
 from megaclass.config import to_toml
-from ranks import SERVER, free_port, meeting
+from ranks import SERVER, begin, free_port, meeting, wait_for
 
 STEPS, EVERY = 12, 3
 SAVED = 2 * EVERY  # the newest checkpoint of the run that was killed
@@ -69,16 +69,16 @@ class Bench:
             arguments = (line, folder / "run", folder / f"{attempt}-{rank}", plans.get(rank, Plan()))
             variables = meeting(rank, ranks, port) if ranks > 1 else {}
             processes.append(SERVER.Process(target=child.start, args=(*arguments, variables)))
-            processes[-1].start()
+            begin(processes[-1])
         stopped = {rank for rank, plan in plans.items() if plan.do == "SIGSTOP"}
         ended: dict[int, Ended] = {}
         deadline = time.monotonic() + LIMIT_S
         for rank in sorted(range(ranks), key=lambda rank: rank in stopped):
             process = processes[rank]
-            process.join(0 if rank in stopped else max(0.1, deadline - time.monotonic()))
-            now, status = time.time(), process.exitcode
+            status = wait_for(process, 0 if rank in stopped else max(0.1, deadline - time.monotonic()))
+            now = time.time()
             process.kill()
-            process.join()
+            wait_for(process, LIMIT_S)
             if rank in stopped:
                 status = None
             texts = [

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -61,6 +62,15 @@ def train(words: list[str]) -> None:
         if world.is_main:
             _show_result(directory.path, result)
     let_go(sys.stdout)
+
+
+def _listen() -> None:
+    """To signals while everything is loaded; later :mod:`megaclass.train.interruption` does."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

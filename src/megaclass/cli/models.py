@@ -30,13 +30,7 @@ from megaclass.results.rundir import UnwrittenError, choose
 
 
 def train(words: list[str]) -> None:
-    for number in (
-        signal.SIGTERM,
-        signal.SIGUSR1,
-        signal.SIGHUP,
-    ):  # while everything is loaded; later see train/
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
+    _listen()
     parser = make_parser(
         "megaclass train RECIPE [--resume] [--section.key VALUE ...]",
         "Train a model by a recipe; every setting can be changed by --section.key value.",

@@ -55,16 +55,23 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+# How libraries say that memory ran out where they have no exception of their own for it.
+_NO_MEMORY = (
+    "t allocate memory",
+    "not enough memory",
+    "out of memory",
+    "alloc_failed",
+    "unable to find a valid cudnn algorithm",  # what cuDNN says where its work space does not fit
+    "size calculation overflowed",
+    "failed to allocate memory",  # ONNX Runtime, as the next two
+    "bad_alloc",
+    "bad allocation",
+)
+
+
 def out_of_memory(error: Exception) -> bool:
-    """Whether an allocator has refused: Python's, NumPy's, or PyTorch's on any device, which has no type of its own."""
-    words = (
-        "not enough memory",
-        "t allocate memory",
-        "out of memory",
-        "bad_alloc",
-        "size calculation overflowed",
-    )
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+    """Whether an allocator has refused: Python's, NumPy's, PyTorch's on any device, ONNX Runtime's."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def near_match(name: str, known: "list[str] | tuple[str, ...]") -> str:

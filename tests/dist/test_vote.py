@@ -40,14 +40,14 @@ def test_a_rank_that_is_alone_hears_itself_at_once():
 def disagree():
     told = []
     for work in (
-        lambda: groups.agree({"images": 24 + groups.rank(), "classes": 6}),
+        lambda: groups.agree(lambda: {"images": 24 + groups.rank(), "classes": 6}),
         lambda: groups.together(lambda: _fail_on(1), groups.side_group()),
     ):
         try:
             work()
         except UserError as error:
             told.append((str(error), error.agreed))
-    groups.agree({"images": 24})
+    groups.agree(lambda: {"images": 24})
     return told
 
 

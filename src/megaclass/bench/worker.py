@@ -23,24 +23,12 @@ from typing import Any
 import torch
 
 from megaclass.bench.case import Benchmark
-from megaclass.errors import UserError
+from megaclass.errors import UserError, out_of_memory
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
 from megaclass.results import machine
 from megaclass.train import arithmetic
 
-# How PyTorch says that memory ran out where it has no exception of its own for it.
-_NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "ALLOC_FAILED",
-    "unable to find a valid cuDNN algorithm",  # what cuDNN says where its work space does not fit
-    "size calculation overflowed",
-    "failed to allocate memory",  # ONNX Runtime, as the next two
-    "bad_alloc",
-    "bad allocation",
-)
 _MIB = 2**20
 
 
@@ -65,7 +53,7 @@ def _errors_told(pipe: "Connection[Any, Any]") -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        status = "oom" if _out_of_memory(error) else "failed"
+        status = "oom" if out_of_memory(error) else "failed"
         pipe.send({"status": status, "reason": f"{kind}{lines[0]}"})
         os._exit(1)  # a process group of which one rank is gone may not end by itself
 
@@ -87,16 +75,10 @@ def _work(
     try:
         limits = benchmark.limits(case, world)
     except Exception as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         limits = {}  # a GPU that others have filled must not cost a measured row
     pipe.send(end | {"limits": limits})
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        words.lower() in str(error).lower() for words in _NO_MEMORY
-    )
 
 
 def die_with_parent(parent: int) -> None:

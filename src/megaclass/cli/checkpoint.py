@@ -54,7 +54,7 @@ def _info(words: list[str]) -> None:
     lines = [_told(path, path == best) for path in paths]
     Console(highlight=False).print(ConsoleTable(text_table("", heads, lines)))
     for path in sorted(paths[0].parent.glob(".damaged-*")):
-        print(f"{path.name}: set aside, damaged")
+        tell(f"{path.name}: set aside, damaged")
 
 
 def _told(path: Path, is_best: bool) -> list[str]:
@@ -94,16 +94,15 @@ def _verify(words: list[str]) -> int:
 
     from megaclass import checkpoint as checkpoints
     from megaclass.checkpoint.manifest import DamagedError
-    from megaclass.report.console import printable
 
     status = 0
     for path in _named(Path(options.path)):
         try:
             checkpoints.verify(path)
-            print(f"{path.name}  whole")
+            tell(f"{path.name}  whole")
         except DamagedError as damage:
             status = 2
-            print(f"{path.name}  damaged: {printable(damage.reason)}")
+            tell(f"{path.name}  damaged: {damage.reason}")
     return status
 
 

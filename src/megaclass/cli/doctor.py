@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from megaclass.cli.parsing import make_parser, parse_with_settings
 from megaclass.config import from_mapping, load_recipe
-from megaclass.errors import UserError
+from megaclass.errors import UserError, printable
 from megaclass.results.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -60,8 +60,6 @@ def _show(title: str, found: Iterable["Finding"]) -> list[str]:
     """Prints a line for each finding, of any length, as it comes. Returns their marks."""
     from rich.console import Console
     from rich.text import Text
-
-    from megaclass.report.console import printable
 
     console, marks = Console(highlight=False, soft_wrap=True), []
     console.print(printable(title), style="bold", markup=False)

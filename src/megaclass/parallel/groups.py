@@ -330,12 +330,15 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T
     return cast(T, result)
 
 
-def agree(facts: Mapping[str, Any]) -> None:
-    """Raise UserError on every rank where the facts of the ranks differ: what, with the values and their ranks.
+def agree(facts: Callable[[], Mapping[str, Any]]) -> None:
+    """Raise UserError on every rank where what ``facts()`` gives differs: what, with the values and their ranks.
 
-    facts: by names that tell a user where to look, values that are short as texts.
+    Names tell a user where to look, values are short as texts. A rank that is alone has nothing to look at.
     """
-    if different := agreement.difference(gather_objects({name: str(fact) for name, fact in facts.items()})):
+    if world_size() == 1:
+        return
+    told = together(lambda: {name: str(fact) for name, fact in facts().items()})
+    if different := agreement.difference(gather_objects(told)):
         raise AgreedError(different)
 
 

@@ -123,6 +123,7 @@ class EventWriter(LineFile):
     ) -> None:
         super().__init__(Path(path) if enabled else None)
         self.set_aside = ""
+        self.last_start: StartEvent | None = None  # of what the file holds and goes on with
         self._warn = warn
         self._causes: set[str] = set()  # told already
         self._missing = 0
@@ -157,7 +158,7 @@ class EventWriter(LineFile):
             super().close()
 
     def _continue(self, path: Path, step: int) -> None:
-        kept, damage = _whole_until(path, step)
+        kept, damage, self.last_start = _whole_until(path, step)
         if not damage:
             try:
                 self.open().truncate(kept)
@@ -207,9 +208,10 @@ def _lines(path: Path) -> Iterator[tuple[Event, int]]:
         yield build(kind, record, where, f"the {name} event"), end
 
 
-def _whole_until(path: Path, step: int) -> tuple[int, str]:
-    """The length of the part of the file that a run resumed from ``step`` keeps, and the damage behind it, if any."""
-    kept = 0
+def _whole_until(path: Path, step: int) -> tuple[int, str, StartEvent | None]:
+    """The length of the part of the file that a run resumed from ``step`` keeps, the damage behind it, if any, and the
+    last start in that part."""
+    kept, start = 0, None
     try:
         for event, end in _lines(path):
             values = vars(event)
@@ -220,6 +222,8 @@ def _whole_until(path: Path, step: int) -> tuple[int, str]:
             if (at or 0) > step:
                 break
             kept = end
+            if isinstance(event, StartEvent):
+                start = event
     except UserError as error:
-        return kept, str(error)
-    return kept, ""
+        return kept, str(error), start
+    return kept, "", start

@@ -111,7 +111,7 @@ def build_job(
     share a margin head, where that is not the world.
     """
     parts = groups.together(lambda: local_parts(config, world, say))
-    groups.agree(groups.together(lambda: _facts(parts)))
+    groups.agree(lambda: _facts(parts))
     backbone, optim, lr = parts.backbone, config.optim, parts.steps.base_lr
     head = _build_head(config, parts.num_classes, int(backbone.embedding_dim), world, head_group)  # type: ignore[arg-type]
     head_optimizer = None

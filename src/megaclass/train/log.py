@@ -19,7 +19,7 @@ from megaclass.checkpoint import Saved
 from megaclass.config import Config, Steps
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
-from megaclass.errors import UserError, printable
+from megaclass.errors import printable
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.jsonl import LineFile
@@ -55,7 +55,8 @@ class RunLog:
         self._is_main, self._suspects_told, self._is_moved = is_main, 0, False
         self._tensorboard: _TensorBoard | None = None
         if is_main:
-            moved = _who_left(_hosts_before(directory), hosts) if resume else ""
+            before = self._writer.last_start
+            moved = _who_left(before.hosts, hosts) if before else ""
             self._writer.write(
                 events.StartEvent(
                     config=dataclasses.asdict(job.config),
@@ -188,14 +189,6 @@ class RunLog:
             for name, value in numbers.items():
                 if value is not None:
                     self._tensorboard.add(f"{group}/{name}", value, self._progress.step)
-
-
-def _hosts_before(directory: RunDirectory) -> list[str] | None:
-    """The host of each rank when the run was last started, where its log says so."""
-    with contextlib.suppress(UserError):
-        starts = [e for e in events.read_events(directory.events) if isinstance(e, events.StartEvent)]
-        return starts[-1].hosts if starts else None
-    return None
 
 
 def _who_left(before: list[str] | None, now: list[str]) -> str:

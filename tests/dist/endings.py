@@ -19,9 +19,10 @@ from megaclass.errors import LostRankError, UserError
 from megaclass.parallel import groups
 from megaclass.parallel.gradients import averaging
 from megaclass.parallel.vote import Vote
-from ranks import free_port, meeting
+from ranks import meeting
 
 _AT_ONCE = 5
+_FIRST_PORT = 20_000
 
 
 def train(way: str) -> None:
@@ -63,7 +64,9 @@ def forked(work, *args) -> int:
 def pairs(count: int) -> None:
     began, statuses = time.monotonic(), []
     while len(statuses) < 2 * count:
-        ports = [free_port() for _ in range(_AT_ONCE)]
+        # Below those that the system gives out: a port that was free may be a connection of another pair by now.
+        first = _FIRST_PORT + len(statuses)
+        ports = [str(first + pair) for pair in range(_AT_ONCE)]
         ranks = [forked(rank_of_a_pair, rank, port) for port in ports for rank in range(2)]
         statuses += [os.waitpid(pid, 0)[1] for pid in ranks]
     bad = [status for status in statuses if status]

@@ -52,6 +52,7 @@ void wait_for(const std::string& what) {
 
 // ---- memory ------------------------------------------------------------------------------------------------------
 
+constexpr int64_t kMemory = 512 << 20;  // a program that fills its device, or tries what it can do, is soon done
 std::atomic<int64_t> allocated{0}, peak{0};
 
 struct DeviceMemory final : Allocator {
@@ -62,7 +63,8 @@ struct DeviceMemory final : Allocator {
   DataPtr allocate(size_t bytes) override {
     void* p = nullptr;
     if (bytes) {
-      if (posix_memalign(&p, 512, (bytes + 511) / 512 * 512)) p = nullptr;
+      const bool fits = static_cast<int64_t>(bytes) <= kMemory - allocated;
+      if (!fits || posix_memalign(&p, 512, (bytes + 511) / 512 * 512)) p = nullptr;
       TORCH_CHECK_WITH(OutOfMemoryError, p, "CUDA out of memory. Tried to allocate ", bytes, " bytes.");
       memset(p, 0xFF, bytes);  // NaN and -1: what nobody has written shows
       const int64_t now = allocated += malloc_usable_size(p);
@@ -422,7 +424,7 @@ TORCH_LIBRARY(emulated, m) {
     launch(name);
   });
   m.def("wait(str what) -> ()", [](const std::string& what) { wait_for(what); });
-  m.def("memory() -> int[]", [] { return std::vector<int64_t>{allocated, peak}; });
+  m.def("memory() -> int[]", [] { return std::vector<int64_t>{allocated, peak, kMemory}; });
   m.def("reset_peak() -> ()", [] { peak = allocated.load(); });
 }
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BUILD = HERE.parents[2] / "build"
-MEMORY = 80 << 30  # bytes
 NAME = "Emulated CUDA device"
 
 _library = None
@@ -102,10 +101,10 @@ def recorded():
 class Properties:
     """What programs ask about a device: an H100's, but for the multiprocessors, one for each core."""
 
+    total_memory: int  # bytes
     name: str = NAME
     major: int = 9
     minor: int = 0
-    total_memory: int = MEMORY
     multi_processor_count: int = 2
     shared_memory_per_block_optin: int = 232448
     warp_size: int = 32
@@ -178,11 +177,11 @@ def install(torch) -> None:
         "current_device": lambda: 0,
         "get_device_name": lambda *_: NAME,
         "get_device_capability": lambda *_: (9, 0),
-        "get_device_properties": lambda *_: Properties(),
+        "get_device_properties": lambda *_: Properties(ops.memory()[2]),
         "current_stream": lambda *_: streams[-1],
         "default_stream": lambda *_: streams[0],
         "synchronize": lambda *_: ops.wait("synchronize"),
-        "mem_get_info": lambda *_: (MEMORY - ops.memory()[0], MEMORY),
+        "mem_get_info": lambda *_: (ops.memory()[2] - ops.memory()[0], ops.memory()[2]),
         "memory_allocated memory_reserved": lambda *_: ops.memory()[0],
         "max_memory_allocated max_memory_reserved": lambda *_: ops.memory()[1],
         "reset_peak_memory_stats": lambda *_: ops.reset_peak(),

@@ -170,7 +170,7 @@ class PartialFC(nn.Module):
         active = self._rows_of_step(labels_B, replicas)
         row_B = labels_B - self.class_range[0]
         shift = static_shift(self.margin.scale, self.num_classes)
-        sum_B, values_BD = self.shard.engine.pass_one(unit_BD, row_B, active, self.margin, shift)
+        sum_B, values_BD, kept = self.shard.engine.pass_one(unit_BD, row_B, active, self.margin, shift)
 
         # The targets, exactly: B rows in fp64 cost nothing and carry the whole margin.
         target_BD = self._unit_targets(row_B, active)
@@ -193,7 +193,7 @@ class PartialFC(nn.Module):
         gradient_bD *= self.margin.scale / (len(labels_b) * norm_b1)
 
         weight = torch.full((), 1.0 / (len(labels_B) * replicas.size), device=unit_BD.device)
-        batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight)
+        batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight, kept)
         return loss.float(), gradient_bD, batch
 
     def _rows_of_step(self, labels_B: Tensor, replicas: Group) -> ActiveRows:

@@ -95,8 +95,9 @@ class TorchEngine:
 
     def pass_one(
         self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
-    ) -> tuple[Tensor, Tensor]:
-        """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift).
+    ) -> tuple[Tensor, Tensor, Any]:
+        """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift); and what
+        pass 2 is to find in :attr:`MicroBatch.kept`.
 
         Targets are left out of both, as are negatives above the margin's filter threshold.
         """
@@ -118,7 +119,7 @@ class TorchEngine:
                 _put_targets(exp_BT, position_B, tile, zero_B)
                 sum_B += exp_BT.sum(1)
                 self.products.addmm_(values_BD, exp_BT.mul_(inverse_T), centres_TD, beta=1.0)
-        return sum_B, values_BD
+        return sum_B, values_BD, None
 
     def pass_two(
         self,

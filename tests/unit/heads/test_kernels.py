@@ -230,7 +230,7 @@ def test_blocks_that_fail_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_wrong_results_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        TorchEngine, "pass_one", lambda self, unit_BD, *_: (torch.ones(len(unit_BD)).double(), unit_BD)
+        TorchEngine, "pass_one", lambda self, unit_BD, *_: (torch.ones(len(unit_BD)).double(), unit_BD, None)
     )
     with pytest.raises(RuntimeError, match="sums differ"):
         Step().engines()

@@ -65,7 +65,7 @@ class TritonEngine(TorchEngine):
 
     def pass_one(
         self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Any]:
         blocks, space = self.blocks, self.workspace
         batch = triton.cdiv(len(unit_BD), blocks.rows) * blocks.rows
         scaled_BD = self._scaled([unit_BD], margin, batch)
@@ -87,7 +87,7 @@ class TritonEngine(TorchEngine):
                     BLOCK_D=self.block_dim, BLOCK_B=blocks.rows, BLOCK_T=blocks.turn, **self._products(blocks),
                 )  # fmt: skip
         rows = len(unit_BD)
-        return sums.sum(0)[:rows], values.sum(0)[:rows, : self.dim]
+        return sums.sum(0)[:rows], values.sum(0)[:rows, : self.dim], None
 
     def _unit_rows(self, active: ActiveRows, start: int, count: int, unit_ND: Tensor, turn: int) -> None:
         block = self._moved_rows(turn)

@@ -64,7 +64,7 @@ def _check_passes(engine: Any, storage: Storage) -> None:
         for table in tables:
             table.put(slice(None), values_CD)
         active = ActiveRows(tables[0], tables[1] if storage.momentum else None, rows_N)
-        sum_B, values_BD = which.pass_one(unit_BD, row_B, active, margin, 0.0)
+        sum_B, values_BD, kept = which.pass_one(unit_BD, row_B, active, margin, 0.0)
         which.catch_up(active, product_N4, rounding)
         batch = MicroBatch(
             unit_BD,
@@ -73,6 +73,7 @@ def _check_passes(engine: Any, storage: Storage) -> None:
             torch.full((_BATCH,), -0.5, device=device),
             active,
             torch.tensor(0.2, device=device),
+            kept,
         )
         skipped = torch.zeros((), dtype=torch.bool, device=device)
         which.pass_two([batch], active, margin, sgd, rounding, skipped)

@@ -417,6 +417,10 @@ TORCH_LIBRARY(emulated, m) {
   m.def("seed(int seed) -> ()", [](int64_t seed) { Generator(default_generator()).set_current_seed(seed); });
   m.def("rng_state() -> Tensor", [] { return default_generator().get_state(); });
   m.def("set_rng_state(Tensor state) -> ()", [](const Tensor& s) { Generator(default_generator()).set_state(s); });
+  m.def("launch(str name) -> ()", [](const std::string& name) {
+    Inside inside;
+    launch(name);
+  });
   m.def("wait(str what) -> ()", [](const std::string& what) { wait_for(what); });
   m.def("memory() -> int[]", [] { return std::vector<int64_t>{allocated, peak}; });
   m.def("reset_peak() -> ()", [] { peak = allocated.load(); });

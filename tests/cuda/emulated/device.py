@@ -65,7 +65,7 @@ class Record:
 
 def _where() -> str:
     """File, line and function of the package nearest to the call; of a thread of autograd's own: backward."""
-    frame = sys._getframe(2)
+    frame = sys._getframe()
     while frame is not None:
         name = frame.f_code.co_filename
         if "/megaclass/" in name:
@@ -194,3 +194,17 @@ def install(torch) -> None:
             setattr(cuda, name, answers(function))
     cuda.Stream, cuda.Event, cuda.stream, cuda.device = Stream, Event, stream, Device
     cuda.amp.common.amp_definitely_not_available = lambda: False
+
+
+def interpret(module) -> None:
+    """Have Triton's interpreter work on the device's memory, where it would copy all of it to and fro."""
+    executor = module.GridExecutor
+    call = executor.__call__
+
+    def launch(self, *args, **kwargs):
+        sys.modules["torch"].ops.emulated.launch(self.fn.__name__)
+        return call(self, *args, **kwargs)
+
+    executor.__call__ = launch
+    executor._init_args_hst = lambda self, args, kwargs: (args, kwargs)
+    executor._restore_args_dev = lambda *_: None

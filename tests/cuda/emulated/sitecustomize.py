@@ -1,36 +1,47 @@
 """With this folder on PYTHONPATH, ``import torch`` brings an emulated CUDA device: in this process and its children.
 
 Nothing changes where PyTorch is built with CUDA (its own device is used, or there is none), nor without a C++
-compiler. Triton's kernels run in its interpreter."""
+compiler. Triton's kernels run in its interpreter, unless TRITON_INTERPRET says otherwise."""
 
-import importlib.util
 import os
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 
 class _Finder:
-    """Finds torch as Python does, and has the device come with it."""
+    """Finds modules as Python does, and has the device come with them."""
+
+    waiting = {"torch", "triton.runtime.interpreter"}  # noqa: RUF012
 
     def find_spec(self, name, path=None, target=None):
-        if name != "torch":
+        if name not in self.waiting:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec("torch")
-        folder = Path(spec.origin).parent
-        if not (folder / "lib" / "libtorch_cuda.so").exists():
+        self.waiting.remove(name)
+        spec = PathFinder.find_spec(name, path)
+        if spec is None or (name == "torch" and not self._loads(Path(spec.origin).parent)):
+            self.waiting.clear()
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
             import device
 
-            if device.load(folder):
-                os.environ.setdefault("TRITON_INTERPRET", "1")
-                execute = spec.loader.exec_module
+            execute(module)
+            (device.install if name == "torch" else device.interpret)(module)
 
-                def exec_module(module):
-                    execute(module)
-                    device.install(module)
-
-                spec.loader.exec_module = exec_module
+        spec.loader.exec_module = exec_module
         return spec
+
+    def _loads(self, folder):
+        if (folder / "lib" / "libtorch_cuda.so").exists():
+            return False
+        import device
+
+        loads = device.load(folder)
+        if loads:
+            os.environ.setdefault("TRITON_INTERPRET", "1")
+        return loads
 
 
 sys.meta_path.insert(0, _Finder())

@@ -64,8 +64,8 @@ def _check_passes(engine: Any, storage: Storage) -> None:
         for table in tables:
             table.put(slice(None), values_CD)
         active = ActiveRows(tables[0], tables[1] if storage.momentum else None, rows_N)
-        sum_B, values_BD, kept = which.pass_one(unit_BD, row_B, active, margin, 0.0)
         which.catch_up(active, product_N4, rounding)
+        sum_B, values_BD, kept = which.pass_one(unit_BD, row_B, active, margin, 0.0)
         batch = MicroBatch(
             unit_BD,
             row_B,

@@ -4,12 +4,12 @@ import contextlib
 import ctypes
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -63,14 +63,14 @@ class Record:
 
 
 def _where() -> str:
-    """File, line and function of the package nearest to the call; of a thread of autograd's own: backward."""
+    """File and function of the package nearest to the call."""
     frame = sys._getframe()
     while frame is not None:
         name = frame.f_code.co_filename
         if "/megaclass/" in name:
-            return f"{name.split('/megaclass/')[-1]}:{frame.f_lineno} {frame.f_code.co_name}"
+            return f"{name.split('/megaclass/')[-1]} {frame.f_code.co_name}"
         frame = frame.f_back
-    return "backward"
+    return "elsewhere"
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p)
@@ -118,57 +118,16 @@ def install(torch) -> None:
     ops, cuda = torch.ops.emulated, torch.cuda
 
     class Stream(torch.Stream):
-        def __new__(cls, device=None, priority=0, **_):
+        def __new__(cls, *_, **__):
             return super().__new__(cls, device="cuda:0")
-
-        def wait_event(self, event):
-            pass
-
-        def wait_stream(self, stream):
-            pass
-
-        def record_event(self, event=None):
-            event = event or Event()
-            event.record(self)
-            return event
-
-    class Event:
-        def __init__(self, enable_timing=False, blocking=False, interprocess=False):
-            self._timed, self._at = enable_timing, 0.0
-
-        def record(self, stream=None):
-            self._at = time.perf_counter()
-
-        def wait(self, stream=None):
-            pass
-
-        def query(self):
-            return True
-
-        def synchronize(self):
-            ops.wait("event.synchronize")
-
-        def elapsed_time(self, other):
-            assert self._timed and other._timed, "events that keep no time"
-            return 1000 * (other._at - self._at)
-
-    streams = [Stream()]
-
-    @contextlib.contextmanager
-    def stream(chosen):
-        streams.append(chosen or streams[-1])
-        try:
-            yield
-        finally:
-            streams.pop()
-
-    def answers(function):
-        """A function of its own for each name: torch.compile keeps a table of them."""
-        return lambda *words, **_: function(*words)
 
     class Device(contextlib.nullcontext):
         def __init__(self, device):
             super().__init__()
+
+    def answers(function):
+        """A function of its own for each name: torch.compile keeps a table of them."""
+        return lambda *words, **_: function(*words)
 
     for names, function in {
         "is_available is_initialized is_bf16_supported": lambda *_: True,
@@ -178,8 +137,8 @@ def install(torch) -> None:
         "get_device_name": lambda *_: NAME,
         "get_device_capability": lambda *_: (9, 0),
         "get_device_properties": lambda *_: Properties(ops.memory()[2]),
-        "current_stream": lambda *_: streams[-1],
-        "default_stream": lambda *_: streams[0],
+        "current_stream": lambda *_: torch.accelerator.current_stream(),
+        "stream": lambda stream: stream,
         "synchronize": lambda *_: ops.wait("synchronize"),
         "mem_get_info": lambda *_: (ops.memory()[2] - ops.memory()[0], ops.memory()[2]),
         "memory_allocated memory_reserved": lambda *_: ops.memory()[0],
@@ -191,7 +150,7 @@ def install(torch) -> None:
     }.items():
         for name in names.split():
             setattr(cuda, name, answers(function))
-    cuda.Stream, cuda.Event, cuda.stream, cuda.device = Stream, Event, stream, Device
+    cuda.Stream, cuda.Event, cuda.device = Stream, functools.partial(torch.Event, "cuda:0"), Device
     cuda.amp.common.amp_definitely_not_available = lambda: False
 
 

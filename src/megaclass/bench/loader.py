@@ -160,8 +160,8 @@ class Passes:
     def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices and global numbers of the samples of a step, int64 (B,) each: shuffled as in training, in stored
         order for an evaluation."""
-        start, count = step * self.case.batch_size, self.case.batch_size
-        return self._sampler.indices(start, count), np.arange(start, start + count)
+        numbers_B = step * self.case.batch_size + np.arange(self.case.batch_size)
+        return self._sampler.indices(numbers_B), numbers_B
 
     def turn(self, index: int) -> dict[str, Any]:
         times = self.stages(range(index * self.case.batches, (index + 1) * self.case.batches))

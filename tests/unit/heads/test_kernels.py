@@ -17,7 +17,7 @@ from megaclass.heads.sampling import TorchWalker
 from megaclass.heads.shard import make_engine
 from megaclass.heads.softmax import TorchEngine
 from megaclass.heads.step import HeadOptions, SGDStep
-from megaclass.heads.storage import STORAGES
+from megaclass.heads.storage import STORAGES, Rows
 from megaclass.parallel.seeding import KeyedPermutation
 
 if torch.cuda.is_available():
@@ -83,7 +83,31 @@ def test_pass_one_rounds_operands_alone_and_repeats_the_bits() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_centre_that_diverged_is_seen(value: float) -> None:
+    step = Step(rows=129, listed=False)
+    active, row_B = step.active(), torch.full((step.batch,), -1)
+    row_B[0] = 70  # the one row whose sum leaves it out
+    active.centres.data[70, 3] = value
+    sum_B, _, _ = small_engines(step)[0].pass_one(step.units(), row_B, active, step.margin, 0.0)
+    assert torch.isfinite(sum_B).tolist() == [True] + [False] * (step.batch - 1)
+
+
 # -- pass 2 -------------------------------------------------------------------------------------------
+
+
+def test_centres_and_momentum_may_lie_side_by_side() -> None:
+    step = Step(dim=40)
+    ours, _ = small_engines(step)
+    apart, beside = step.active(), step.active()
+    assert apart.momentum is not None
+    both = torch.cat([apart.centres.data, apart.momentum.data], 1)
+    beside = dataclasses.replace(beside, centres=Rows(both[:, :40]), momentum=Rows(both[:, 40:]))
+    for active in (apart, beside):
+        sgd, skipped = SGDStep(0.5, 0.9, 0.05), torch.tensor(False)
+        ours.pass_two(step.micro_batches(active), active, step.margin, sgd, step.rounding, skipped)
+    for a, b in zip(tensors(apart), tensors(beside), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(("dim", "batch", "rows"), SHAPES)
@@ -213,7 +237,7 @@ def test_training_agrees_with_plain_pytorch(storage: str) -> None:
 def test_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="at most 1024 columns"):
         make_engine(HeadOptions(kernels="triton"), STORAGES["fp32"], 1025, CPU)
-    monkeypatch.setattr(kernels_engine, "INTERPRETED", False)
+    monkeypatch.setattr(TritonEngine, "device_types", ("cuda",))
     with pytest.raises(UserError, match="need a CUDA device"):
         make_engine(HeadOptions(kernels="triton"), STORAGES["fp32"], 24, CPU)
     assert make_engine(HeadOptions(), STORAGES["fp32"], 24, CPU).name == "torch"

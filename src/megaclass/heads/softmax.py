@@ -15,7 +15,7 @@ Shapes: B = rows of the batch that the shard sees, T = rows of a tile, D = embed
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from megaclass.heads.margins import Margin
+from megaclass.heads.precision import fp32_products
 from megaclass.heads.sampling import TorchWalker
 from megaclass.heads.step import MOST_TURN, ActiveRows, MicroBatch, Roundings, SGDStep, inverse_norms
 from megaclass.heads.tiles import Tiles, Workspace
@@ -43,15 +44,9 @@ class Products:
         self._backend = backends.cuda.matmul if on_cuda else backends.mkldnn.matmul
         self._flag = precision if precision == ("tf32" if on_cuda else "bf16") else "ieee"
 
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
+    def active(self) -> contextlib.AbstractContextManager[None]:
         """Set the backend's flag for the products inside, and put it back."""
-        before = self._backend.fp32_precision
-        self._backend.fp32_precision = self._flag
-        try:
-            yield
-        finally:
-            self._backend.fp32_precision = before
+        return fp32_products(self._flag, self._backend)
 
     def mm(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
         """``out = a @ b``."""

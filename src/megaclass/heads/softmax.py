@@ -120,7 +120,6 @@ class TorchEngine:
     """
 
     name = "torch"
-    reads_owed = True  # the passes pay what active rows owe as they read them
 
     def __init__(
         self, precision: str, device: torch.device, tile_mb: float = 0.0, recompute: str = "auto"

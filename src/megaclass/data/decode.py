@@ -82,18 +82,13 @@ class Memory:
         return self._bytes_N[:count].reshape(height, width, 3)
 
     def fitted(self, encoded: bytes) -> Decoded | None:
-        """A sound JPEG of the likely shape, without a look at the header first; most others give None.
-
-        Some fit: what does not is refused before it is decoded.
-        """
+        """A sound JPEG of the likely shape, or smaller; else None. What is larger is refused before it is decoded."""
         if self._likely_HWC is None or not encoded.startswith(JPEG_START):
             return None
         try:
-            image_HWC = simplejpeg.decode_jpeg(encoded, buffer=self._likely_HWC)
+            return Decoded.whole(simplejpeg.decode_jpeg(encoded, buffer=self._likely_HWC))
         except ValueError:
             return None  # too large, or damaged
-        height, width, _ = image_HWC.shape
-        return Decoded(image_HWC, height, width)
 
 
 def decode(encoded: bytes, where: str) -> np.ndarray:

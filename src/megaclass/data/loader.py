@@ -224,7 +224,7 @@ class _Done:
     memory: Memory
     damages: list[tuple[int, str]] = field(
         default_factory=list
-    )  # the sample's number, and what is wrong with it
+    )  # the number of a sample, what is wrong with it
     read_s: float = 0.0
     decode_s: float = 0.0
 

@@ -41,6 +41,10 @@ def test_passes(dim: int, batch: int, rows: int, storage: str, precision: str) -
 @pytest.mark.parametrize("dim", [24, 123, 252, 640, 1024])
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_dimensions(dim: int, precision: str) -> None:
+    if dim > 512 and precision == "tf32":
+        with pytest.raises(RuntimeError, match="spills"):
+            Step(dim, precision=precision, device="cuda").engines()
+        return
     for batch, rows, listed in ((1, 1, False), (67, 129, True), (3, 0, True)):
         step = Step(dim, batch, rows, listed=listed, precision=precision, device="cuda")
         ours, plain = step.engines()[0], TorchEngine("fp32", torch.device("cuda"))

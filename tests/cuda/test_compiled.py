@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("triton")
 
 ROOT = Path(__file__).parents[2]
-MOST_SPILLED = 512  # bytes a thread
+MOST_SPILLED = 560  # bytes a thread; Triton 3.6 takes 540 at D = 1,024, where 3.7 takes 332
 
 
 def compiled(*arguments: object) -> str:

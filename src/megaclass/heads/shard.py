@@ -226,4 +226,4 @@ def make_engine(
                 RuntimeWarning,
                 stacklevel=2,
             )
-    return TorchEngine(options.precision, device, options.tile_mb)
+    return TorchEngine(options.precision, device, options.tile_mb, options.recompute)

@@ -34,12 +34,11 @@ from megaclass.heads.storage import STORAGES, Rounding, Rows
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 KERNELS = {"unit": rows.unit_kernel, "pass 1": passes.pass_one_kernel, "pass 2": passes.pass_two_kernel}
-MULTIPROCESSORS = {90: 132, 80: 108}
 SHARED = {
     90: 232_448,
     80: 166_912,
     86: 101_376,
-}  # bytes a program may have, CUDA C++ Programming Guide, table 27
+}  # bytes of a program: CUDA C++ Programming Guide, section 16.2
 
 
 class Driver:
@@ -73,24 +72,15 @@ class Driver:
 class CompiledEngine(TritonEngine):
     device_types = ("cpu",)
 
-    def __init__(self, capability: int, *arguments: Any) -> None:
+    def __init__(self, capability: int, dim: int, precision: str, storage: str, rate: float) -> None:
         self.capability = capability
         triton.runtime.driver.set_active(Driver(capability))
         with mock.patch.multiple(self_check, _check_walker=mock.DEFAULT, _compare=mock.DEFAULT):
-            super().__init__(*arguments)
+            super().__init__(precision, torch.device("cpu"), 0.0, dim, STORAGES[storage], rate < 1)
 
     def limits(self) -> SimpleNamespace:
         major, minor = divmod(self.capability, 10)
-        return SimpleNamespace(
-            major=major,
-            minor=minor,
-            multi_processor_count=MULTIPROCESSORS.get(self.capability, 80),
-        )
-
-
-def engine_of(capability: int, dim: int, precision: str, storage: str, rate: float = 1.0) -> CompiledEngine:
-    cpu = torch.device("cpu")
-    return CompiledEngine(capability, precision, cpu, 0.0, dim, STORAGES[storage], rate < 1)
+        return SimpleNamespace(major=major, minor=minor, multi_processor_count=132)
 
 
 def steps(engine: TritonEngine, storage: str, rate: float) -> None:
@@ -115,9 +105,6 @@ def steps(engine: TritonEngine, storage: str, rate: float) -> None:
             engine.catch_up(active, owed_N4, rounding)
 
 
-# -- what was compiled --------------------------------------------------------------------------------
-
-
 def compiled() -> int:
     return sum(len(kernel.device_caches[0][0]) for kernel in KERNELS.values())
 
@@ -139,7 +126,7 @@ def report(name: str, capability: int) -> dict[str, Any]:
         "shared": kernel.metadata.shared,
         "registers": int(_found(r"Used (\d+) registers", notes)),
         "spilled": int(_found(r"(\d+) bytes spill stores", notes)),
-        "serialised": "C7515" in notes or "C7510" in notes,
+        "serialised": "are serialized" in notes,
         "loop": len(loop),
         "reloads": kinds["LDL"],
         "exponentials": sum(line.startswith("MUFU.EX2") for line in loop),
@@ -179,7 +166,7 @@ def _found(pattern: str, text: str) -> str:
 
 def main(capability: str, dim: str, precision: str, storage: str, rate: str = "1") -> None:
     try:
-        engine = engine_of(int(capability), int(dim), precision, storage, float(rate))
+        engine = CompiledEngine(int(capability), int(dim), precision, storage, float(rate))
     except RuntimeError as error:
         print("refused:", error)
         return

@@ -100,27 +100,6 @@ def test_training(storage: str) -> None:
         assert error(torch.tensor(ours.losses), torch.tensor(plain.losses)) < 1e-2
 
 
-def test_nothing_is_compiled_again_when_the_sample_changes_its_size() -> None:
-    from megaclass.heads.kernels.passes import pass_one_kernel, pass_two_kernel
-    from megaclass.heads.kernels.rows import unit_kernel
-
-    kernels = [pass_one_kernel, pass_two_kernel, unit_kernel]
-
-    def compiled() -> int:
-        return sum(len(caches[0]) for kernel in kernels for caches in kernel.device_caches.values())
-
-    engine = Step(64, 16, 100, "bf16", precision="bf16", device="cuda").engines()[0]
-    before = 0
-    for count, rows in enumerate((1, 2, 15, 16, 160, 1001, 4096, 100_000)):
-        step = Step(64, 16, rows, "bf16", precision="bf16", device="cuda")
-        step.pass_one(engine)
-        step.pass_two(engine)
-        step.catch_up(engine, torch.tensor([[0.5, 0.1, -0.1, 0.9]]).repeat(rows, 1))
-        if count == 0:
-            before = compiled()
-    assert before > 0 and compiled() == before
-
-
 def test_no_logits_and_no_gradient_in_memory() -> None:
     """At 1,024 x 1,000,000 the logits would be 4.1 GB in fp32, a dense gradient 2.0 GB."""
     step = Step(512, 1024, 1_000_000, "bf16", precision="bf16", margin=ArcFace(), device="cuda")

@@ -10,10 +10,7 @@ from megaclass.train.guard import Guard
 from megaclass.train.job import build_job
 from megaclass.train.loop import evaluation
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 STEPS = 8
 BASE = {

@@ -1,23 +1,19 @@
-"""From files to batches on a CUDA device: whatever decodes, it is the pictures that our loader makes on a CPU."""
+"""From files to batches on a CUDA device: the pictures that our loader makes on a CPU, copied beside the step."""
 
 import pytest
 import torch
 
+from in_memory import InMemory, shuffled
 from megaclass.bench.loader import WORKLOADS, LoaderCase, Megaclass
 from megaclass.bench.peers import dali
 from megaclass.bench.photographs import write_images
-from megaclass.cli import main
 from megaclass.data.augment import TrainTransform
 from megaclass.data.dali import DaliLoader
 from megaclass.data.feed import DeviceFeed
+from megaclass.data.loader import Loader, to_model_input
 from megaclass.data.open import open_dataset
+from megaclass.data.synthetic import SyntheticLoader
 from megaclass.parallel.seeding import derive_key
-from megaclass.results.rows import read_rows
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
 
 DEVICE = torch.device("cuda", 0)
 STEPS = 5
@@ -38,28 +34,65 @@ def records(case, tmp_path):
 
 
 def on_cpu(case, records):
-    loader = Megaclass(case, torch.device("cpu"), str(records)).loader
-    return [*loader.steps(0, STEPS)]
+    return [*Megaclass(case, torch.device("cpu"), str(records)).loader.steps(0, STEPS)]
 
 
-def on_device(batches):
+def on_device(batches, size):
     """Images and labels, after a step that keeps the device busy has been given to it."""
     found = []
     for batch in DeviceFeed(DEVICE)(batches):
         assert batch.images.device == batch.labels.device == DEVICE
-        work = torch.randn(2048, 2048, device=DEVICE)
+        work = torch.randn(size, size, device=DEVICE)
         work @ work
         found.append((batch.images.clone(), batch.labels.clone()))
     return [(images.cpu(), labels.cpu()) for images, labels in found]
 
 
+def from_memory(steps, pin=True):
+    dataset = InMemory(16, 112, 112)
+    order = shuffled(dataset, 64)
+    return Loader(dataset, TrainTransform(112, flip=True), order, workers=4, pin_memory=pin).steps(0, steps)
+
+
+@pytest.mark.parametrize("pin", [True, False])
+def test_every_batch_arrives_whole_and_in_order(pin):
+    size = 64 if torch.version.cuda is None else 2048
+    for (images, labels), wanted in zip(on_device(from_memory(6, pin), size), from_memory(6), strict=True):
+        assert torch.equal(images, wanted.images) and torch.equal(labels, wanted.labels)
+
+
+@pytest.mark.gpu
+def test_copies_overlap_with_the_step():
+    feed = DeviceFeed(DEVICE)
+    a = torch.randn(8192, 8192, device=DEVICE)
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for i, batch in enumerate(feed(from_memory(30))):
+        if i == 5:  # the first ones allocate pinned memory
+            torch.cuda.synchronize()
+            feed.take_wait_ms()
+            began.record()
+        to_model_input(batch.images, DEVICE)
+        for _ in range(10):  # tens of milliseconds
+            a @ a
+    ended.record()
+    torch.cuda.synchronize()
+    assert feed.take_wait_ms() < 0.02 * began.elapsed_time(ended)
+
+
+def test_what_is_on_the_device_is_handed_on():
+    loader = SyntheticLoader(10, 16, 8, device="cuda")
+    wanted = [batch.labels.tolist() for batch in loader.steps(0, 3)]
+    assert [b.labels.tolist() for b in DeviceFeed(DEVICE)(loader.steps(0, 3))] == wanted
+
+
+@pytest.mark.gpu
 def test_batches_are_those_of_a_cpu_bit_for_bit(case, records):
-    ours = Megaclass(case, DEVICE, str(records))
-    found = on_device(ours.loader.steps(0, STEPS))
+    found = on_device(Megaclass(case, DEVICE, str(records)).loader.steps(0, STEPS), 2048)
     for (images, labels), batch in zip(found, on_cpu(case, records), strict=True):
         assert torch.equal(images, batch.images) and torch.equal(labels, batch.labels)
 
 
+@pytest.mark.gpu
 def test_what_dali_decodes_on_the_gpu_is_near(case, records):
     if missing := dali.missing():
         pytest.skip(missing)
@@ -68,21 +101,9 @@ def test_what_dali_decodes_on_the_gpu_is_near(case, records):
     transform = TrainTransform(case.work.image_size, flip=True, crop_scale_min=kind.crop, seed=seed)
     order = Megaclass(case, DEVICE, str(records)).order
     loader = DaliLoader(dataset, transform, order, device=DEVICE, workers=4)
-    found = on_device(loader.steps(0, STEPS))
+    found = on_device(loader.steps(0, STEPS), 2048)
     for (images, labels), batch in zip(found, on_cpu(case, records), strict=True):
         assert torch.equal(labels, batch.labels)
         assert images.dtype == torch.uint8 and images.shape == batch.images.shape
         difference_B = (images.float() - batch.images.float()).abs().mean(dim=(1, 2, 3))
         assert difference_B.max() < NEAR, difference_B
-
-
-def test_the_benchmark_delivers_to_the_gpu(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    words = ["--workload", "faces", "--source", "records", "--images", "20", "--batch-size", "8", "--batches", "4",
-             "--rounds", "2", "--threads", "2", "--device", "cuda", "--output", str(path)]  # fmt: skip
-    assert main(["bench", "loader", *words]) == 0
-    rows = {row.implementation: row for row in read_rows(path)}
-    assert {row.status for row in rows.values()} <= {"ok", "skipped"}, [row.reason for row in rows.values()]
-    ours, bare = rows["megaclass"], rows["simplejpeg"]
-    assert (ours.status, ours.case["device"], bare.case["device"]) == ("ok", "cuda", "cpu")
-    assert ours.memory_mb["allocated"] > 0

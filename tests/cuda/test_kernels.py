@@ -13,10 +13,7 @@ from megaclass.heads.softmax import TorchEngine
 from megaclass.heads.step import SGDStep
 from megaclass.heads.storage import STORAGES
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 pytest.importorskip("triton")
 
 # Relative errors of sums over many classes, and of a table after a large step.

@@ -95,9 +95,9 @@ def test_training(storage: str) -> None:
 
 def test_nothing_is_compiled_again_when_the_sample_changes_its_size() -> None:
     from megaclass.heads.kernels.passes import pass_one_kernel, pass_two_kernel
-    from megaclass.heads.kernels.rows import catch_up_kernel, unit_kernel
+    from megaclass.heads.kernels.rows import unit_kernel
 
-    kernels = [catch_up_kernel, pass_one_kernel, pass_two_kernel, unit_kernel]
+    kernels = [pass_one_kernel, pass_two_kernel, unit_kernel]
 
     def compiled() -> int:
         return sum(len(caches[0]) for kernel in kernels for caches in kernel.device_caches.values())

@@ -16,33 +16,18 @@ from megaclass.data.synthetic import SyntheticLoader
 from megaclass.parallel.seeding import derive_key
 
 DEVICE = torch.device("cuda", 0)
-STEPS = 5
+SIZE = 64 if torch.version.cuda is None else 2048  # of the step's product
 # Mean difference of an image from ours, in steps of 255. Two pictures differ by some 60, of a picture whose cut begins
 # a pixel further 10; decoders round otherwise, and those of a GPU enlarge 4:2:0 colour with another filter.
 NEAR = 4.0
 
 
-@pytest.fixture(params=["faces", "imagenet"])
-def case(request):
-    return LoaderCase(workload=request.param, batch_size=16, threads=4, batches=STEPS, device="cuda")
-
-
-@pytest.fixture
-def records(case, tmp_path):
-    write_images(tmp_path, WORKLOADS[case.workload].look, 40, threads=4)
-    return tmp_path / "records"
-
-
-def on_cpu(case, records):
-    return [*Megaclass(case, torch.device("cpu"), str(records)).loader.steps(0, STEPS)]
-
-
-def on_device(batches, size):
+def on_device(batches):
     """Images and labels, after a step that keeps the device busy has been given to it."""
     found = []
     for batch in DeviceFeed(DEVICE)(batches):
         assert batch.images.device == batch.labels.device == DEVICE
-        work = torch.randn(size, size, device=DEVICE)
+        work = torch.randn(SIZE, SIZE, device=DEVICE)
         work @ work
         found.append((batch.images.clone(), batch.labels.clone()))
     return [(images.cpu(), labels.cpu()) for images, labels in found]
@@ -56,9 +41,14 @@ def from_memory(steps, pin=True):
 
 @pytest.mark.parametrize("pin", [True, False])
 def test_every_batch_arrives_whole_and_in_order(pin):
-    size = 64 if torch.version.cuda is None else 2048
-    for (images, labels), wanted in zip(on_device(from_memory(6, pin), size), from_memory(6), strict=True):
+    for (images, labels), wanted in zip(on_device(from_memory(6, pin)), from_memory(6), strict=True):
         assert torch.equal(images, wanted.images) and torch.equal(labels, wanted.labels)
+
+
+def test_what_is_on_the_device_is_handed_on():
+    loader = SyntheticLoader(10, 16, 8, device="cuda")
+    wanted = [batch.labels.tolist() for batch in loader.steps(0, 3)]
+    assert [b.labels.tolist() for b in DeviceFeed(DEVICE)(loader.steps(0, 3))] == wanted
 
 
 @pytest.mark.gpu
@@ -79,30 +69,19 @@ def test_copies_overlap_with_the_step():
     assert feed.take_wait_ms() < 0.02 * began.elapsed_time(ended)
 
 
-def test_what_is_on_the_device_is_handed_on():
-    loader = SyntheticLoader(10, 16, 8, device="cuda")
-    wanted = [batch.labels.tolist() for batch in loader.steps(0, 3)]
-    assert [b.labels.tolist() for b in DeviceFeed(DEVICE)(loader.steps(0, 3))] == wanted
-
-
 @pytest.mark.gpu
-def test_batches_are_those_of_a_cpu_bit_for_bit(case, records):
-    found = on_device(Megaclass(case, DEVICE, str(records)).loader.steps(0, STEPS), 2048)
-    for (images, labels), batch in zip(found, on_cpu(case, records), strict=True):
-        assert torch.equal(images, batch.images) and torch.equal(labels, batch.labels)
-
-
-@pytest.mark.gpu
-def test_what_dali_decodes_on_the_gpu_is_near(case, records):
-    if missing := dali.missing():
-        pytest.skip(missing)
-    dataset, kind = open_dataset(records), WORKLOADS[case.workload]
+@pytest.mark.skipif(bool(dali.missing()), reason="needs DALI")
+@pytest.mark.parametrize("workload", ["faces", "imagenet"])
+def test_what_dali_decodes_on_the_gpu_is_near(workload, tmp_path):
+    case = LoaderCase(workload=workload, batch_size=16, threads=4, batches=5, device="cuda")
+    kind = WORKLOADS[workload]
+    write_images(tmp_path, kind.look, 40, threads=4)
+    ours = Megaclass(case, torch.device("cpu"), str(tmp_path / "records"))
     seed = derive_key("augment", case.seed)
     transform = TrainTransform(case.work.image_size, flip=True, crop_scale_min=kind.crop, seed=seed)
-    order = Megaclass(case, DEVICE, str(records)).order
-    loader = DaliLoader(dataset, transform, order, device=DEVICE, workers=4)
-    found = on_device(loader.steps(0, STEPS), 2048)
-    for (images, labels), batch in zip(found, on_cpu(case, records), strict=True):
+    dataset = open_dataset(tmp_path / "records")
+    loader = DaliLoader(dataset, transform, ours.order, device=DEVICE, workers=4)
+    for (images, labels), batch in zip(on_device(loader.steps(0, 5)), ours.loader.steps(0, 5), strict=True):
         assert torch.equal(labels, batch.labels)
         assert images.dtype == torch.uint8 and images.shape == batch.images.shape
         difference_B = (images.float() - batch.images.float()).abs().mean(dim=(1, 2, 3))

@@ -96,15 +96,6 @@ def test_training_steps_are_timed_by_events_and_add_up(tmp_path):
     assert row.memory_mb["driver"] >= row.memory_mb["reserved"] >= row.memory_mb["allocated"] > 0
 
 
-@GPU
-def test_one_rank_of_eight_and_a_batch_that_does_not_fit(tmp_path):
-    words = ["train", "--recipe", "faces_r50", "--num-classes", "80K", "-i", 3, "--dtype", "float16"]
-    (share,) = rows_of(tmp_path / "share.jsonl", *words, "-b", 16, "--simulate-ranks", 8)
-    assert share.status == "ok", share.reason
-    (large,) = rows_of(tmp_path / "large.jsonl", *words, "-b", 10240, "--backbone", "iresnet300")
-    assert large.status == "oom", large.reason
-
-
 @pytest.mark.parametrize(
     "engine", ["eager", pytest.param("compiled", marks=GPU), pytest.param("cudagraph", marks=GPU)]
 )
@@ -123,12 +114,3 @@ def test_the_loader_delivers_to_the_device(tmp_path):
     ours, bare = rows["megaclass"], rows["simplejpeg"]
     assert (ours.status, ours.case["device"], bare.case["device"]) == ("ok", "cuda", "cpu")
     assert ours.memory_mb["allocated"] > 0
-
-
-@GPU
-def test_a_suite_scaled_to_this_gpu(tmp_path):
-    words = ["bench", "suite", "resnet50-abci", "--fit", "--minutes", "1"]
-    assert main([*words, "--device", "cuda", "--output", str(tmp_path / "out")]) == 0
-    rows = read_rows(tmp_path / "out" / "rows.jsonl")
-    assert {row.status for row in rows} <= {"ok", "skipped"} and any(row.status == "ok" for row in rows)
-    assert (tmp_path / "out" / "report.html").stat().st_size > 0

@@ -11,10 +11,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 HERE = Path(__file__).parent
 BUILD = HERE.parents[2] / "build"
 NAME = "Emulated CUDA device"
+# What programs ask about a device: an H100's, but for the multiprocessors, one for each core.
+PROPERTIES = {"name": NAME, "major": 9, "minor": 0, "multi_processor_count": 2, "warp_size": 32}
 
 _library = None
 _records: list["Record"] = []
@@ -97,22 +100,6 @@ def recorded():
 # ---- torch.cuda ------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Properties:
-    """What programs ask about a device: an H100's, but for the multiprocessors, one for each core."""
-
-    total_memory: int  # bytes
-    name: str = NAME
-    major: int = 9
-    minor: int = 0
-    multi_processor_count: int = 2
-    shared_memory_per_block_optin: int = 232448
-    warp_size: int = 32
-    regs_per_multiprocessor: int = 65536
-    max_threads_per_multi_processor: int = 2048
-    L2_cache_size: int = 50 << 20
-
-
 def install(torch) -> None:
     """Let ``torch.cuda`` (of the module just imported) speak of the emulated device."""
     ops, cuda = torch.ops.emulated, torch.cuda
@@ -136,7 +123,7 @@ def install(torch) -> None:
         "current_device": lambda: 0,
         "get_device_name": lambda *_: NAME,
         "get_device_capability": lambda *_: (9, 0),
-        "get_device_properties": lambda *_: Properties(ops.memory()[2]),
+        "get_device_properties": lambda *_: SimpleNamespace(**PROPERTIES, total_memory=ops.memory()[2]),
         "current_stream": lambda *_: torch.accelerator.current_stream(),
         "stream": lambda stream: stream,
         "synchronize": lambda *_: ops.wait("synchronize"),

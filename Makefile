@@ -7,6 +7,8 @@ RESULTS := benchmarks/results
 PEER := $(if $(PEER_PATH),--peer arcface_torch --peer-path $(PEER_PATH))
 # Two tests at a time, with a thread each: threads of several processes would wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# An emulated CUDA device, in a process of its own: where PyTorch has one itself, tests/cuda runs on that.
+EMULATED := PYTHONPATH=$(CURDIR)/tests/cuda/emulated:$(CURDIR)/src:$(CURDIR)/tests
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: help setup demo quick test docs wheel test-slow test-gpu faults bench bench-loader bench-suite bench-gpu report check format clean
@@ -33,10 +35,11 @@ quick: $(STAMP)  ## the short tests that start no other process: what to run whi
 
 test: check  ## lint, types, and every test that needs no GPU and no data set: five minutes on two idle cores
 	$(PYTEST) -m "not slow" --ignore tests/cuda
-	PYTHONPATH=tests/cuda/emulated:src:tests $(PYTEST) tests/cuda -m "not gpu"
+	$(EMULATED) $(PYTEST) tests/cuda -m "not gpu and not slow"
 
 test-slow: $(STAMP)  ## the tests that take longer
 	$(PYTEST) -m slow --ignore tests/cuda
+	$(EMULATED) $(PYTEST) tests/cuda -m "slow and not gpu"
 
 test-gpu: $(STAMP)  ## the tests of the CUDA half, on a CUDA device
 	$(BIN)/python -m pytest tests/cuda

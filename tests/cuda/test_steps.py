@@ -136,6 +136,21 @@ def test_a_graph_leaves_the_running_statistics_alone_and_auto_compiles_blocks(tm
 
 
 @pytest.mark.emulated
+def test_the_emulated_device_refuses_and_tells_what_a_real_one_would(recorded):
+    here, there = torch.ones(3), torch.ones(3, device="cuda")
+    for mixed in (lambda: here + there, lambda: torch.stack([here, there]), lambda: there.copy_(here) @ here):
+        with pytest.raises(RuntimeError, match="same device"):
+            mixed()
+    with recorded() as record:
+        there[there > 0] = 2.0 * torch.tensor(1.0)  # a number of the host travels with the kernel
+        assert there.to(here.pin_memory(), non_blocking=True).is_cpu
+    assert record.waits == [] and len(record.launches) > 2
+    with recorded() as record:
+        assert there[there > 0].sum().item() == 6
+    assert [what for what, _ in record.waits] == ["aten::nonzero", "a number is read"]
+
+
+@pytest.mark.emulated
 def test_running_statistics_are_kept_by_a_few_kernels(tmp_path, recorded):
     _, _, records = train(tmp_path, "cuda", IRESNET, recorded)  # 50 of them
     launches = Counter(where for _, where in records[-1].launches)

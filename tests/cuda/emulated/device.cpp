@@ -311,18 +311,14 @@ void assert_async(const Tensor& self, std::string_view message) {  // told when 
 }
 
 // Products of half-sized operands with sums and results in fp32, which PyTorch has on CUDA alone.
-void check_product(const Tensor& a, const Tensor& b, ScalarType dtype) {
-  TORCH_CHECK(a.is_cuda() && b.is_cuda(), "Expected all tensors to be on the same device");
-  TORCH_CHECK(a.scalar_type() == b.scalar_type() && dtype == kFloat &&
-              (a.scalar_type() == kHalf || a.scalar_type() == kBFloat16),
-      "out_dtype must be the operands' or, for fp16 and bf16, fp32: ", a.scalar_type(), ", ", b.scalar_type());
-}
 Tensor& addmm_out(const Tensor& self, const Tensor& a, const Tensor& b, ScalarType dtype, const Scalar& beta,
                   const Scalar& alpha, Tensor& out) {
   Inside inside;
   launch("aten::addmm");
-  check_product(a, b, dtype);
-  TORCH_CHECK(self.is_cuda() && out.scalar_type() == dtype, "addmm: bias and out");
+  const auto half = a.scalar_type();
+  TORCH_CHECK(self.is_cuda() && a.is_cuda() && b.is_cuda(), "Expected all tensors to be on the same device");
+  TORCH_CHECK(half == b.scalar_type() && (half == kHalf || half == kBFloat16) && dtype == kFloat &&
+      out.scalar_type() == dtype, "out_dtype: ", half, " and ", b.scalar_type(), " to ", dtype, ", ", out.scalar_type());
   auto host = on_host(out);
   at::addmm_out(host, on_host(self).to(dtype), on_host(a).to(dtype), on_host(b).to(dtype), beta, alpha);
   return out;
@@ -333,13 +329,7 @@ Tensor addmm(const Tensor& self, const Tensor& a, const Tensor& b, ScalarType dt
   return addmm_out(self, a, b, dtype, beta, alpha, out);
 }
 Tensor& mm_out(const Tensor& a, const Tensor& b, ScalarType dtype, Tensor& out) {
-  Inside inside;
-  launch("aten::mm");
-  check_product(a, b, dtype);
-  TORCH_CHECK(out.scalar_type() == dtype, "mm: out must have the dtype asked for");
-  auto host = on_host(out);
-  at::mm_out(host, on_host(a).to(dtype), on_host(b).to(dtype));
-  return out;
+  return addmm_out(out, a, b, dtype, 0, 1, out);
 }
 Tensor mm(const Tensor& a, const Tensor& b, ScalarType dtype) {
   Tensor out = at::empty({a.size(0), b.size(1)}, a.options().dtype(dtype));

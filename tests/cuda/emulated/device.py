@@ -24,7 +24,7 @@ _records: list["Record"] = []
 
 
 def load(torch_folder: Path) -> bool:
-    """Build the library unless it is there, and load it; False: there is no C++ compiler. Before torch is imported."""
+    """Build the library unless it is there, and load it, before torch is imported; False: there is no C++ compiler."""
     global _library
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     version = (torch_folder / "version.py").read_bytes()
@@ -36,22 +36,24 @@ def load(torch_folder: Path) -> bool:
         BUILD.mkdir(exist_ok=True)
         with library.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the others wait for the one that builds
-            if not library.exists():
-                _build(compiler, torch_folder, library)
+            if not library.exists() and not _built(compiler, torch_folder, library):
+                return False
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(torch_folder / "lib" / name), mode=ctypes.RTLD_GLOBAL)
     _library = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     return True
 
 
-def _build(compiler: str, torch_folder: Path, library: Path) -> None:
+def _built(compiler: str, torch_folder: Path, library: Path) -> bool:
     include, lib = torch_folder / "include", torch_folder / "lib"
     unfinished = library.with_suffix(".part")
     command = [compiler, "-std=c++20", "-O0", "-shared", "-fPIC", "-w", f"-I{include}",
                f"-I{include}/torch/csrc/api/include", HERE / "device.cpp", "-o", unfinished,
                f"-L{lib}", "-lc10", "-ltorch_cpu"]  # fmt: skip
-    subprocess.run([str(word) for word in command], check=True)
-    unfinished.rename(library)
+    done = subprocess.run([str(word) for word in command])
+    if done.returncode == 0:
+        unfinished.rename(library)
+    return done.returncode == 0
 
 
 # ---- what a GPU would have been asked --------------------------------------------------------------------------------
@@ -70,7 +72,7 @@ def _where() -> str:
     frame = sys._getframe()
     while frame is not None:
         name = frame.f_code.co_filename
-        if "/megaclass/" in name:
+        if "/src/megaclass/" in name:
             return f"{name.split('/megaclass/')[-1]} {frame.f_code.co_name}"
         frame = frame.f_back
     return "elsewhere"

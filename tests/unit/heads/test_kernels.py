@@ -1,6 +1,6 @@
 """The Triton kernels in Triton's interpreter, against the plain engine and the dense fp64 oracle.
 
-tests/gpu/test_kernels_cuda.py asks the same of them on a device. Blocks are small here, so that few rows make several
+tests/cuda/test_kernels.py asks the same of them on a device. Blocks are small here, so that few rows make several
 tiles, chunks and programs.
 """
 
@@ -21,7 +21,7 @@ from megaclass.heads.storage import STORAGES, Rows
 from megaclass.parallel.seeding import KeyedPermutation
 
 if torch.cuda.is_available():
-    pytest.skip("tests/gpu runs the kernels on the device", allow_module_level=True)
+    pytest.skip("tests/cuda runs the kernels on the device", allow_module_level=True)
 pytest.importorskip("triton")
 
 from megaclass.heads.kernels import engine as kernels_engine

@@ -8,7 +8,7 @@ prints a JSON line for each kernel, or one line ``refused: ...``. It fails where
 head has not.
 """
 
-import collections
+import functools
 import json
 import os
 import re
@@ -34,63 +34,46 @@ from megaclass.heads.storage import STORAGES, Rounding, Rows
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 KERNELS = {"unit": rows.unit_kernel, "pass 1": passes.pass_one_kernel, "pass 2": passes.pass_two_kernel}
-MULTIPROCESSORS = {90: 132, 80: 108}
 SHARED = {
     90: 232_448,
     80: 166_912,
     86: 101_376,
-}  # bytes a program may have, CUDA C++ Programming Guide, table 27
+}  # bytes of a program: CUDA C++ Programming Guide, section 16.2
 
 
 class Driver:
     """What Triton asks of a device's driver."""
 
     def __init__(self, capability: int) -> None:
-        self.capability, self.utils = capability, self
+        self.utils = self
         self.launcher_cls = lambda source, metadata: lambda *arguments: None
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.capability, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": SHARED[self.capability]}
+        self.get_current_target = lambda: GPUTarget("cuda", capability, 32)
+        self.get_current_device = lambda: 0
+        self.get_current_stream = lambda device: 0
+        self.get_device_properties = lambda device: {"max_shared_mem": SHARED[capability]}
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[Any, ...]:
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
             file.write(binary)
             file.flush()
             usage = _run("cuobjdump", "-res-usage", file.name)
-        registers, stack, local = (int(_found(rf"{word}:(\d+)", usage)) for word in ("REG", "STACK", "LOCAL"))
+        registers, stack, local = (_number(rf"{word}:(\d+)", usage) for word in ("REG", "STACK", "LOCAL"))
         return object(), object(), registers, (stack + local) // 4, 1024
 
 
 class CompiledEngine(TritonEngine):
     device_types = ("cpu",)
 
-    def __init__(self, capability: int, *arguments: Any) -> None:
+    def __init__(self, capability: int, dim: int, precision: str, storage: str, rate: float) -> None:
         self.capability = capability
         triton.runtime.driver.set_active(Driver(capability))
         with mock.patch.multiple(self_check, _check_walker=mock.DEFAULT, _compare=mock.DEFAULT):
-            super().__init__(*arguments)
+            super().__init__(precision, torch.device("cpu"), 0.0, dim, STORAGES[storage], rate < 1)
 
     def limits(self) -> SimpleNamespace:
-        major, minor = divmod(self.capability, 10)
         return SimpleNamespace(
-            major=major,
-            minor=minor,
-            multi_processor_count=MULTIPROCESSORS.get(self.capability, 80),
+            major=self.capability // 10, minor=self.capability % 10, multi_processor_count=132
         )
-
-
-def engine_of(capability: int, dim: int, precision: str, storage: str, rate: float = 1.0) -> CompiledEngine:
-    cpu = torch.device("cpu")
-    return CompiledEngine(capability, precision, cpu, 0.0, dim, STORAGES[storage], rate < 1)
 
 
 def steps(engine: TritonEngine, storage: str, rate: float) -> None:
@@ -103,19 +86,12 @@ def steps(engine: TritonEngine, storage: str, rate: float) -> None:
         active = ActiveRows(tables[0], tables[1] if kind.momentum else None, rows_N, owed_N4)
         unit_BD, row_B = torch.zeros(batch, dim), torch.arange(batch)
         engine.pass_one(unit_BD, row_B, active, Margin(), 0 if batch == 5 else 1.5)
-        share_B = torch.zeros(batch)
-        micro_batch = MicroBatch(unit_BD, row_B, share_B, share_B, active, torch.tensor(1.0))
+        micro_batch = MicroBatch(unit_BD, row_B, unit_BD[:, 0], unit_BD[:, 0], active, torch.tensor(1.0))
         sgd = SGDStep(lr, 0 if batch == 1 else 0.9, 0 if batch == 5 else 5e-4)
-
-        def rounding(table: str, step: int = count) -> Rounding:
-            return Rounding(step, 0, table, 2**31 - step, dim, cpu)
-
+        rounding = functools.partial(Rounding, count, 0, first_class=2**31 - count, dim=dim, device=cpu)
         engine.pass_two([micro_batch], active, Margin(), sgd, rounding, torch.tensor(False))
         if owed_N4 is not None:
             engine.catch_up(active, owed_N4, rounding)
-
-
-# -- what was compiled --------------------------------------------------------------------------------
 
 
 def compiled() -> int:
@@ -132,18 +108,16 @@ def report(name: str, capability: int) -> dict[str, Any]:
         notes = _run("ptxas", "-v", "--regAllocOptLevel=2", f"--gpu-name={architecture}", ptx, "-o", binary)
         code = _run("nvdisasm", "-c", binary)
     loop = inner_loop(code)
-    kinds = collections.Counter(re.sub(r"[._].*", "", line.split()[0]) for line in loop)
     return {
         "kernel": name,
         "warps": kernel.metadata.num_warps,
         "shared": kernel.metadata.shared,
-        "registers": int(_found(r"Used (\d+) registers", notes)),
-        "spilled": int(_found(r"(\d+) bytes spill stores", notes)),
-        "serialised": "C7515" in notes or "C7510" in notes,
+        "registers": _number(r"Used (\d+) registers", notes),
+        "spilled": _number(r"(\d+) bytes spill stores", notes),
+        "serialised": "are serialized" in notes,
         "loop": len(loop),
-        "reloads": kinds["LDL"],
+        "reloads": sum(line.startswith("LDL") for line in loop),
         "exponentials": sum(line.startswith("MUFU.EX2") for line in loop),
-        "products": kinds["HGMMA"] + kinds["HMMA"],
         "product": next((line.split()[0] for line in loop if line.startswith(("HGMMA", "HMMA"))), ""),
     }
 
@@ -161,9 +135,7 @@ def inner_loop(code: str) -> list[str]:
             jump = re.match(r"BRA.*`\((\.L_x_\d+)\)", instruction[1])
             if jump and jump[1] in labels:
                 found.append((labels[jump[1]], len(lines)))
-    inner = [
-        lines[a:b] for a, b in found if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in found)
-    ]
+    inner = [lines[a:b] for a, b in found if not any(a <= c < d <= b and (a, b) != (c, d) for c, d in found)]
     return max(inner, key=lambda loop: (any("MMA" in line for line in loop), len(loop)), default=[])
 
 
@@ -172,14 +144,13 @@ def _run(tool: str, *arguments: object) -> str:
     return done.stdout + done.stderr
 
 
-def _found(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    return found[1] if found else "0"
+def _number(pattern: str, text: str) -> int:
+    return int(re.findall(pattern, text)[0])
 
 
 def main(capability: str, dim: str, precision: str, storage: str, rate: str = "1") -> None:
     try:
-        engine = engine_of(int(capability), int(dim), precision, storage, float(rate))
+        engine = CompiledEngine(int(capability), int(dim), precision, storage, float(rate))
     except RuntimeError as error:
         print("refused:", error)
         return

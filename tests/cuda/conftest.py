@@ -26,6 +26,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=SKIPPED[1]))
 
 
+def pytest_terminal_summary(terminalreporter):
+    if not torch.cuda.is_available():
+        terminalreporter.write_line(f"tests/cuda was skipped: it {NO_DEVICE}")
+
+
 @pytest.fixture
 def recorded():
     """A context in which the emulated device tells what it is asked; on a real one nothing is told."""

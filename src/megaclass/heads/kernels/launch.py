@@ -1,8 +1,8 @@
 """How kernels are started, and the blocks of the two passes: the rows of batch and classes that a program holds.
 
 The choice of blocks depends on the columns and the precision, and on what the device accepts: the first of a fixed
-list whose kernels start. It is not timed, because the order of the sums follows from it, and a resumed run repeats the
-bits.
+list whose kernels fit, spill little and compute what plain PyTorch does. It is not timed, because the order of the sums
+follows from it, and a resumed run repeats the bits.
 
 Registers decide. A program keeps BLOCK x BLOCK_D fp32 accumulators through its loop, and a multiprocessor has
 65,536 registers: at D = 512 half of them are the accumulators of 64 rows. docs/explanation/kernels.md has more.
@@ -15,12 +15,14 @@ from typing import Any
 import torch
 
 MAX_DIM = 1024
-MOST_SPILLS = 96  # registers a thread: the best of an H100 keep 83 outside their loops
+MOST_SPILLS = (
+    112  # registers a thread: the best blocks of an H100 put up to 104 aside, hardly any inside the loop
+)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Rows of accumulators, rows a turn of the loop, warps, stages of loads."""
+    """rows: of accumulators; turn: rows of a turn of the loop; stages: of loads."""
 
     rows: int
     turn: int
@@ -33,24 +35,30 @@ def block_dim(dim: int) -> int:
     return max(16, 1 << (dim - 1).bit_length())
 
 
+# rows, turn, warps, stages, by precision and the most columns: those that should be fastest first. fp32 has no matrix
+# units, each product is unrolled into multiplications; tf32 beyond 512 columns spills whatever the blocks.
+_BLOCKS: dict[str, dict[int, list[tuple[int, int, int, int]]]] = {
+    "bf16": {
+        128: [(128, 64, 8, 2), (64, 64, 8, 2)],
+        256: [(128, 64, 8, 2), (64, 32, 8, 2)],
+        512: [(64, 64, 8, 2), (32, 32, 8, 2)],
+        1024: [(32, 64, 8, 1), (16, 32, 8, 1)],
+    },
+    "tf32": {
+        128: [(128, 64, 8, 2), (64, 64, 8, 2)],
+        256: [(64, 64, 8, 2), (32, 32, 8, 2)],
+        512: [(32, 32, 8, 2)],
+        1024: [],
+    },
+    "fp32": {128: [(32, 32, 8, 1)], 1024: []},
+}
+
+
 def candidates(dim: int, precision: str) -> list[Blocks]:
-    """Blocks for both passes: those that should be fastest first, those that always fit last."""
-    columns, small = block_dim(dim), Blocks(16, 16, 8, 1)
-    if precision == "fp32":  # no matrix units: each product is unrolled into multiplications
-        return [Blocks(32, 32, 8, 1), small] if columns <= 128 else [small]
-    if columns <= 128:
-        return [Blocks(128, 64, 8, 2), Blocks(64, 64, 8, 2), small]
-    if precision == "tf32":
-        return (
-            [Blocks(64, 64, 8, 2), Blocks(32, 32, 8, 2), small]
-            if columns <= 256
-            else [Blocks(32, 32, 8, 2), small]
-        )
-    if columns <= 256:
-        return [Blocks(128, 64, 8, 2), Blocks(64, 32, 8, 2), small]
-    if columns <= 512:
-        return [Blocks(64, 64, 8, 2), Blocks(32, 32, 8, 2), small]
-    return [Blocks(32, 64, 8, 1), Blocks(16, 16, 8, 2)]
+    """Blocks for both passes: those that should be fastest first, the smallest last."""
+    known = _BLOCKS[precision]
+    columns = next(most for most in known if dim <= most)
+    return [*(Blocks(*numbers) for numbers in known[columns]), Blocks(16, 16, 8, 1)]
 
 
 def check_spills(compiled: Any) -> None:

@@ -165,9 +165,7 @@ def test_catch_up_writes_the_same_bits(storage: str, listed: bool) -> None:
     grid += [(0.0, 0.0, 0.0, factor) for factor in (1 + 2**-23, 2**-130, 2**-149)]
     for dim in (123, 24):
         step = Step(dim, rows=65, storage=storage, listed=listed)
-        caught, reference = (
-            step.catch_up(e, torch.tensor(grid).repeat(9, 1)[:65]) for e in small_engines(step)
-        )
+        caught, reference = (step.catch_up(e, torch.tensor(grid).repeat(9, 1)[:65]) for e in small_engines(step))
         for a, b in zip(tensors(caught), tensors(reference), strict=True):
             assert torch.equal(a, b)
 

@@ -129,9 +129,7 @@ def mix32(x, key):
 def settled_scale(peak_T, scale_T):
     """:func:`megaclass.heads.storage.settled_scale`: the sticky power of two."""
     keep_T = (peak_T <= scale_T * INT8_MOST) & (peak_T >= scale_T * INT8_LEAST)
-    bits_T = ((peak_T.to(tl.int32, bitcast=True) + 0x1FFFF) & 0x7F800000) - (
-        6 << 23
-    )  # storage._smallest_scale
+    bits_T = ((peak_T.to(tl.int32, bitcast=True) + 0x1FFFF) & 0x7F800000) - (6 << 23)  # storage._smallest_scale
     bits_T = tl.maximum(bits_T, 1 << 23)
     settled_T = tl.where(keep_T, scale_T, bits_T.to(tl.float32, bitcast=True))
     return tl.where(peak_T < float("inf"), settled_T, float("nan"))  # a row that diverged stays seen

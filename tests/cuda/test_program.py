@@ -13,8 +13,7 @@ from megaclass.results.rows import read_rows
 
 GPU = pytest.mark.gpu
 RUNS = {
-    "tf32": {"head": {"sample_rate": 0.5}, "precision": {"compute": "tf32"}},
-    "fp16": {"head": {"sample_rate": 0.5, "kernels": "torch"}, "precision": {"compute": "fp16"}},
+    "fp16": {"head": {"sample_rate": 0.5}, "precision": {"compute": "fp16"}},
     "bf16": {
         "head": {"storage": "int8_rowwise"},
         "precision": {"compute": "bf16"},
@@ -63,7 +62,7 @@ HEAD = ["head", "--embedding-dim", 64, "--batch-size", 16, "--steps", 2, "--warm
 
 
 def test_a_head_and_one_that_does_not_fit(tmp_path):
-    ours, large = rows_of(tmp_path / "rows.jsonl", *HEAD, "--num-classes", "1K,10B")
+    ours, large = rows_of(tmp_path / "rows.jsonl", *HEAD, "--num-classes", "300,10B")
     assert ours.status == "ok" and ours.memory_mb["allocated"] > 0, ours.reason
     assert large.status == "oom" and "memory" in large.reason
 

@@ -11,6 +11,7 @@ import tiny
 from kernel_cases import error
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
+from megaclass.models.registry import build_backbone
 from megaclass.parallel.groups import World
 from megaclass.train import loop
 from megaclass.train.guard import Guard
@@ -40,6 +41,7 @@ CASES = {
     "torch int8 rows": (ROUNDED, PLAIN_SAMPLED, {"head": TORCH | {"storage": "int8_rowwise"}}),
     "torch bf16 products": (HALF, PLAIN_SAMPLED, {"head": TORCH | {"precision": "bf16"}}),
     "torch filtered": (ROUNDED, PLAIN, {"head": TORCH | FULL | {"filter_threshold": 0.3, "gradient": "exact"}}),
+    "torch data parallel": (ROUNDED, PLAIN, {"head": TORCH | FULL | {"parallelism": "data"}}),
     "accumulation": (ROUNDED, {}, {"data": {"accumulation": 2}, "head": FULL}),
     "bf16": (HALF, PLAIN, {"precision": {"compute": "bf16"}, "head": TORCH | FULL}),
     "fp16": (HALF, PLAIN, {"precision": {"compute": "fp16"}, "head": TORCH | FULL}),
@@ -99,6 +101,21 @@ def test_a_step_has_the_numbers_of_a_cpu_and_waits_as_seldom_as_it_can(case, tmp
     tolerance = tolerance if EMULATED else max(tolerance, 1e-3)
     assert error(torch.stack(losses).cpu(), torch.stack(losses_cpu)) <= tolerance
     assert error(state(job), state(on_cpu)) <= tolerance
+
+
+@pytest.mark.parametrize("name", ["vit_t", "mbf", "resnet50"])
+def test_a_pass_of_a_backbone_does_not_wait(name, recorded):
+    options = {
+        "vit_t": {"embedding_dim": 8, "mask_ratio": 0.1, "drop_path": 0.1},
+        "mbf": {"embedding_dim": 8},
+    }
+    backbone = build_backbone(name, image_size=112, **options.get(name, {"width": 8})).cuda()
+    images = torch.randn(2, 3, 112, 112, device="cuda")
+    with recorded() as record, torch.autocast("cuda", torch.bfloat16):
+        found = backbone(images)
+        found.float().square().mean().backward()
+    assert record is None or record.waits == []
+    assert all(torch.isfinite(p.grad).all() for p in backbone.parameters())
 
 
 COMPILED = [
@@ -191,4 +208,4 @@ def test_a_label_outside_the_classes_ends_with_one_line():
     done = subprocess.run(child, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "a label is outside [0, 10)" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("megaclass: error: a check on the GPU failed")
+    assert "\nmegaclass: error: a check on the GPU failed" in done.stderr and "Traceback" not in done.stderr

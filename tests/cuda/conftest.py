@@ -9,11 +9,7 @@ import torch
 
 EMULATED = torch.version.cuda is None
 NO_DEVICE = "needs a CUDA device, or PYTHONPATH=tests/cuda/emulated and a C++ compiler"
-SKIPPED = (
-    ("gpu", "needs a compiler, graphs or time")
-    if EMULATED
-    else ("emulated", "counted on the emulated device")
-)
+SKIPPED, WHY = ("gpu", "needs graphs or time") if EMULATED else ("emulated", "counted on the emulated device")
 
 
 def pytest_collection_modifyitems(items):
@@ -22,8 +18,13 @@ def pytest_collection_modifyitems(items):
             continue
         if not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason=NO_DEVICE))
-        elif SKIPPED[0] in item.keywords:
-            item.add_marker(pytest.mark.skip(reason=SKIPPED[1]))
+        elif SKIPPED in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=WHY))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not torch.cuda.is_available():
+        terminalreporter.write_line(f"tests/cuda was skipped: it {NO_DEVICE}")
 
 
 @pytest.fixture

@@ -103,8 +103,9 @@ class PartialFC(nn.Module):
     def _begin(self) -> None:
         """Make what owns the rows, and computes on them on the device where they are now; no step is in progress."""
         centres = Rows(self.weight.data, self.weight_scale)
-        engine = make_engine(self.options, self.storage, self.embedding_dim, centres.data.device)
-        self.shard = Shard(centres, engine, self.class_range[0], self.seed, is_sampled=self.sample_rate < 1.0)
+        is_sampled, device = self.sample_rate < 1.0, centres.data.device
+        engine = make_engine(self.options, self.storage, self.embedding_dim, device, is_sampled)
+        self.shard = Shard(centres, engine, self.class_range[0], self.seed, is_sampled)
         self.pending: list[MicroBatch] = []  # since the last optimizer step
         self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
 

@@ -55,53 +55,38 @@ void wait_for(const std::string& what) {
 
 constexpr int64_t kMemory = 512 << 20;  // a program that fills its device, or tries what it can do, is soon done
 std::atomic<int64_t> allocated{0}, peak{0};
+std::map<const void*, const void*> pinned;  // begin and end of memory of the host
+std::mutex pinned_guard;
 
-struct DeviceMemory final : Allocator {
+bool is_pinned(const void* p) {
+  std::lock_guard lock(pinned_guard);
+  auto next = pinned.upper_bound(p);
+  return next != pinned.begin() && p < (--next)->second;
+}
+
+template <bool on_device>
+struct Memory final : Allocator {
   static void release(void* p) {
-    allocated -= malloc_usable_size(p);
+    if (on_device) allocated -= malloc_usable_size(p);
+    else { std::lock_guard lock(pinned_guard); pinned.erase(p); }
     free(p);
   }
   DataPtr allocate(size_t bytes) override {
-    void* p = nullptr;
-    if (bytes) {
-      const bool fits = static_cast<int64_t>(bytes) <= kMemory - allocated;
-      if (!fits || posix_memalign(&p, 512, (bytes + 511) / 512 * 512)) p = nullptr;
-      TORCH_CHECK_WITH(OutOfMemoryError, p, "CUDA out of memory. Tried to allocate ", bytes, " bytes.");
-      memset(p, 0xFF, bytes);  // NaN and -1: what nobody has written shows
-      const int64_t now = allocated += malloc_usable_size(p);
-      if (now > peak) peak = now;
-    }
-    return {p, p, &release, kDevice};
+    const Device device = on_device ? kDevice : Device(DeviceType::CPU);
+    if (!bytes) return {nullptr, device};
+    const bool fits = !on_device || static_cast<int64_t>(bytes) <= kMemory - allocated;
+    void* p = fits ? aligned_alloc(512, (bytes + 511) / 512 * 512) : nullptr;
+    TORCH_CHECK_WITH(OutOfMemoryError, p, "CUDA out of memory. Tried to allocate ", bytes, " bytes.");
+    memset(p, 0xFF, bytes);  // NaN and -1: what nobody has written shows
+    if (on_device) peak = std::max<int64_t>(peak, allocated += malloc_usable_size(p));
+    else { std::lock_guard lock(pinned_guard); pinned[p] = static_cast<char*>(p) + bytes; }
+    return {p, p, &release, device};
   }
   DeleterFnPtr raw_deleter() const override { return &release; }
   void copy_data(void* to, const void* from, size_t bytes) const override { memcpy(to, from, bytes); }
-} device_memory;
-
-struct PinnedMemory final : Allocator {
-  static inline std::map<const void*, const void*> blocks;  // begin and end
-  static inline std::mutex guard;
-  static void release(void* p) {
-    {
-      std::lock_guard lock(guard);
-      blocks.erase(p);
-    }
-    free(p);
-  }
-  static bool holds(const void* p) {
-    std::lock_guard lock(guard);
-    auto next = blocks.upper_bound(p);
-    return next != blocks.begin() && p < (--next)->second;
-  }
-  DataPtr allocate(size_t bytes) override {
-    void* p = nullptr;
-    TORCH_CHECK(!posix_memalign(&p, 64, std::max<size_t>(bytes, 64)), "no memory to pin");
-    std::lock_guard lock(guard);
-    blocks[p] = static_cast<char*>(p) + std::max<size_t>(bytes, 64);
-    return {p, p, &release, Device(DeviceType::CPU)};
-  }
-  DeleterFnPtr raw_deleter() const override { return &release; }
-  void copy_data(void* to, const void* from, size_t bytes) const override { memcpy(to, from, bytes); }
-} pinned_memory;
+};
+Memory<true> device_memory;
+Memory<false> pinned_memory;
 
 // ---- the device, and what PyTorch asks about it ------------------------------------------------------------------
 
@@ -129,21 +114,19 @@ const Generator& default_generator() {
   return generator;
 }
 
-struct Guard final : c10::impl::DeviceGuardImplInterface {
+struct Guard final : c10::impl::NoOpDeviceGuardImpl<DeviceType::CUDA> {
+  using Time = std::chrono::duration<double, std::milli>;
   static inline thread_local StreamId current = 0;
   static inline std::atomic<StreamId> made{0};
   static Stream stream(StreamId id) { return Stream(Stream::UNSAFE, kDevice, id); }
-  DeviceType type() const override { return DeviceType::CUDA; }
-  DeviceIndex deviceCount() const noexcept override { return 1; }
   Device exchangeDevice(Device) const override { return kDevice; }
   Device getDevice() const override { return kDevice; }
-  void setDevice(Device) const override {}
-  void uncheckedSetDevice(Device) const noexcept override {}
-  Stream getStream(Device) const override { return stream(current); }
+  Stream getStream(Device) const noexcept override { return stream(current); }
   Stream getDefaultStream(Device) const override { return stream(0); }
   Stream getNewStream(Device, int) const override { return stream(++made); }
-  Stream exchangeStream(Stream next) const override { return stream(std::exchange(current, next.id())); }
-  using Time = std::chrono::duration<double, std::milli>;
+  Stream exchangeStream(Stream next) const noexcept override { return stream(std::exchange(current, next.id())); }
+  bool queryEvent(void*) const override { return true; }
+  void destroyEvent(void* event, const DeviceIndex) const noexcept override { delete static_cast<Time*>(event); }
   void record(void** event, const Stream&, const DeviceIndex, const EventFlag) const override {
     if (!*event) *event = new Time;
     *static_cast<Time*>(*event) = std::chrono::steady_clock::now().time_since_epoch();
@@ -151,9 +134,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   double elapsedTime(void* began, void* ended, const DeviceIndex) const override {
     return (*static_cast<Time*>(ended) - *static_cast<Time*>(began)).count();
   }
-  void destroyEvent(void* event, const DeviceIndex) const noexcept override { delete static_cast<Time*>(event); }
   void block(void*, const Stream&) const override {}
-  bool queryEvent(void*) const override { return true; }
   bool queryStream(const Stream&) const override { return true; }
   void synchronizeStream(const Stream&) const override { wait_for("stream.synchronize"); }
   void synchronizeEvent(void*) const override { wait_for("event.synchronize"); }
@@ -165,18 +146,12 @@ struct Hooks final : CUDAHooksInterface {
   explicit Hooks(CUDAHooksArgs) {}
   void init() const override {}
   bool isBuilt() const override { return true; }
-  bool isAvailable() const override { return true; }
   bool hasCUDA() const override { return true; }
   bool hasPrimaryContext(DeviceIndex) const override { return true; }
-  int getNumGPUs() const override { return 1; }
   DeviceIndex deviceCount() const override { return 1; }
-  DeviceIndex current_device() const override { return 0; }
   DeviceIndex getCurrentDevice() const override { return 0; }
-  void setCurrentDevice(DeviceIndex) const override {}
-  DeviceIndex exchangeDevice(DeviceIndex) const override { return 0; }
-  DeviceIndex maybeExchangeDevice(DeviceIndex) const override { return 0; }
   Device getDeviceFromPtr(void*) const override { return kDevice; }
-  bool isPinnedPtr(const void* p) const override { return PinnedMemory::holds(p); }
+  bool isPinnedPtr(const void* p) const override { return is_pinned(p); }
   Allocator* getPinnedMemoryAllocator() const override { return &pinned_memory; }
   Allocator* getCUDADeviceAllocator() const override { return &device_memory; }
   const Generator& getDefaultGenerator(DeviceIndex) const override { return default_generator(); }
@@ -312,7 +287,7 @@ Tensor& copy_(Tensor& self, const Tensor& src, bool non_blocking) {
   const bool to = self.is_cuda(), from = src.is_cuda();
   launch(to && from ? "aten::copy_" : "memcpy");
   if (to != from && src.numel()) {
-    const bool pinned = PinnedMemory::holds((to ? src : self).storage().data());
+    const bool pinned = is_pinned((to ? src : self).storage().data());
     const auto what = c10::str(from ? "device to host" : "host to device", ", ", src.sizes(), " ", src.dtype());
     if (!non_blocking) wait_for("copy, " + what);
     else if (!pinned) wait_for("copy of memory that is not pinned, " + what);
@@ -325,19 +300,6 @@ Scalar local_scalar_dense(const Tensor& self) {
   Inside inside;
   return at::_local_scalar_dense(on_host(self));
 }
-const Tensor& resize_(const Tensor& self, IntArrayRef size, std::optional<MemoryFormat> format) {
-  auto* storage = self.storage().unsafeGetStorageImpl();
-  const size_t bytes = (c10::multiply_integers(size) + self.storage_offset()) * self.dtype().itemsize();
-  if (bytes > storage->nbytes()) {
-    DataPtr fresh = device_memory.allocate(bytes);
-    if (storage->nbytes()) memcpy(fresh.get(), storage->data(), storage->nbytes());
-    storage->set_data_ptr_noswap(std::move(fresh));
-    storage->set_nbytes(bytes);
-  }
-  self.unsafeGetTensorImpl()->set_sizes_contiguous(size);
-  if (format && *format != MemoryFormat::Preserve) self.unsafeGetTensorImpl()->empty_tensor_restride(*format);
-  return self;
-}
 void record_stream(Tensor&, Stream) {}
 void assert_async(const Tensor& self, std::string_view message) {  // told when the host next waits, as on a GPU
   Inside inside;
@@ -349,18 +311,14 @@ void assert_async(const Tensor& self, std::string_view message) {  // told when 
 }
 
 // Products of half-sized operands with sums and results in fp32, which PyTorch has on CUDA alone.
-void check_product(const Tensor& a, const Tensor& b, ScalarType dtype) {
-  TORCH_CHECK(a.is_cuda() && b.is_cuda(), "Expected all tensors to be on the same device");
-  TORCH_CHECK(a.scalar_type() == b.scalar_type() && dtype == kFloat &&
-              (a.scalar_type() == kHalf || a.scalar_type() == kBFloat16),
-      "out_dtype must be the operands' or, for fp16 and bf16, fp32: ", a.scalar_type(), ", ", b.scalar_type());
-}
 Tensor& addmm_out(const Tensor& self, const Tensor& a, const Tensor& b, ScalarType dtype, const Scalar& beta,
                   const Scalar& alpha, Tensor& out) {
   Inside inside;
   launch("aten::addmm");
-  check_product(a, b, dtype);
-  TORCH_CHECK(self.is_cuda() && out.scalar_type() == dtype, "addmm: bias and out");
+  const auto half = a.scalar_type();
+  TORCH_CHECK(self.is_cuda() && a.is_cuda() && b.is_cuda(), "Expected all tensors to be on the same device");
+  TORCH_CHECK(half == b.scalar_type() && (half == kHalf || half == kBFloat16) && dtype == kFloat &&
+      out.scalar_type() == dtype, "out_dtype: ", half, " and ", b.scalar_type(), " to ", dtype, ", ", out.scalar_type());
   auto host = on_host(out);
   at::addmm_out(host, on_host(self).to(dtype), on_host(a).to(dtype), on_host(b).to(dtype), beta, alpha);
   return out;
@@ -371,13 +329,7 @@ Tensor addmm(const Tensor& self, const Tensor& a, const Tensor& b, ScalarType dt
   return addmm_out(self, a, b, dtype, beta, alpha, out);
 }
 Tensor& mm_out(const Tensor& a, const Tensor& b, ScalarType dtype, Tensor& out) {
-  Inside inside;
-  launch("aten::mm");
-  check_product(a, b, dtype);
-  TORCH_CHECK(out.scalar_type() == dtype, "mm: out must have the dtype asked for");
-  auto host = on_host(out);
-  at::mm_out(host, on_host(a).to(dtype), on_host(b).to(dtype));
-  return out;
+  return addmm_out(out, a, b, dtype, 0, 1, out);
 }
 Tensor mm(const Tensor& a, const Tensor& b, ScalarType dtype) {
   Tensor out = at::empty({a.size(0), b.size(1)}, a.options().dtype(dtype));
@@ -399,7 +351,6 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
   m.impl("empty_strided", emulated::empty_strided);
   m.impl("copy_", emulated::copy_);
   m.impl("_local_scalar_dense", emulated::local_scalar_dense);
-  m.impl("resize_", emulated::resize_);
   m.impl("record_stream", emulated::record_stream);
   m.impl("_assert_async.msg", emulated::assert_async);
   m.impl("mm.dtype", emulated::mm);

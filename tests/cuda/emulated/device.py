@@ -11,17 +11,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 HERE = Path(__file__).parent
 BUILD = HERE.parents[2] / "build"
 NAME = "Emulated CUDA device"
+# What programs ask about a device: an H100's, but for the multiprocessors, one for each core.
+PROPERTIES = {"name": NAME, "major": 9, "minor": 0, "multi_processor_count": 2, "warp_size": 32}
 
 _library = None
 _records: list["Record"] = []
 
 
 def load(torch_folder: Path) -> bool:
-    """Build the library unless it is there, and load it; False: there is no C++ compiler. Before torch is imported."""
+    """Build the library unless it is there, and load it, before torch is imported; False: there is no C++ compiler."""
     global _library
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     version = (torch_folder / "version.py").read_bytes()
@@ -33,22 +36,24 @@ def load(torch_folder: Path) -> bool:
         BUILD.mkdir(exist_ok=True)
         with library.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the others wait for the one that builds
-            if not library.exists():
-                _build(compiler, torch_folder, library)
+            if not library.exists() and not _built(compiler, torch_folder, library):
+                return False
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(torch_folder / "lib" / name), mode=ctypes.RTLD_GLOBAL)
     _library = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     return True
 
 
-def _build(compiler: str, torch_folder: Path, library: Path) -> None:
+def _built(compiler: str, torch_folder: Path, library: Path) -> bool:
     include, lib = torch_folder / "include", torch_folder / "lib"
     unfinished = library.with_suffix(".part")
     command = [compiler, "-std=c++20", "-O0", "-shared", "-fPIC", "-w", f"-I{include}",
                f"-I{include}/torch/csrc/api/include", HERE / "device.cpp", "-o", unfinished,
                f"-L{lib}", "-lc10", "-ltorch_cpu"]  # fmt: skip
-    subprocess.run([str(word) for word in command], check=True)
-    unfinished.rename(library)
+    done = subprocess.run([str(word) for word in command])
+    if done.returncode == 0:
+        unfinished.rename(library)
+    return done.returncode == 0
 
 
 # ---- what a GPU would have been asked --------------------------------------------------------------------------------
@@ -67,7 +72,7 @@ def _where() -> str:
     frame = sys._getframe()
     while frame is not None:
         name = frame.f_code.co_filename
-        if "/megaclass/" in name:
+        if "/src/megaclass/" in name:
             return f"{name.split('/megaclass/')[-1]} {frame.f_code.co_name}"
         frame = frame.f_back
     return "elsewhere"
@@ -97,22 +102,6 @@ def recorded():
 # ---- torch.cuda ------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Properties:
-    """What programs ask about a device: an H100's, but for the multiprocessors, one for each core."""
-
-    total_memory: int  # bytes
-    name: str = NAME
-    major: int = 9
-    minor: int = 0
-    multi_processor_count: int = 2
-    shared_memory_per_block_optin: int = 232448
-    warp_size: int = 32
-    regs_per_multiprocessor: int = 65536
-    max_threads_per_multi_processor: int = 2048
-    L2_cache_size: int = 50 << 20
-
-
 def install(torch) -> None:
     """Let ``torch.cuda`` (of the module just imported) speak of the emulated device."""
     ops, cuda = torch.ops.emulated, torch.cuda
@@ -136,13 +125,13 @@ def install(torch) -> None:
         "current_device": lambda: 0,
         "get_device_name": lambda *_: NAME,
         "get_device_capability": lambda *_: (9, 0),
-        "get_device_properties": lambda *_: Properties(ops.memory()[2]),
+        "get_device_properties": lambda *_: SimpleNamespace(**PROPERTIES, total_memory=ops.memory()[2]),
         "current_stream": lambda *_: torch.accelerator.current_stream(),
         "stream": lambda stream: stream,
         "synchronize": lambda *_: ops.wait("synchronize"),
-        "mem_get_info": lambda *_: (ops.memory()[2] - ops.memory()[0], ops.memory()[2]),
-        "memory_allocated memory_reserved": lambda *_: ops.memory()[0],
-        "max_memory_allocated max_memory_reserved": lambda *_: ops.memory()[1],
+        "mem_get_info": lambda *_: (ops.memory()[2] - ops.memory()[1], ops.memory()[2]),
+        "memory_allocated": lambda *_: ops.memory()[0],
+        "memory_reserved max_memory_allocated max_memory_reserved": lambda *_: ops.memory()[1],
         "reset_peak_memory_stats": lambda *_: ops.reset_peak(),
         "manual_seed manual_seed_all": lambda seed: ops.seed(seed),
         "get_rng_state": lambda *_: ops.rng_state(),

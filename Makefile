@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 EMULATED := PYTHONPATH=$(CURDIR)/tests/cuda/emulated:$(CURDIR)/src:$(CURDIR)/tests
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo quick test docs wheel test-slow test-gpu faults bench bench-loader bench-suite bench-gpu report check format clean
+.PHONY: help setup demo quick test docs wheel test-slow test-gpu faults bench bench-loader bench-suite bench-gpu gpu-bundle gpu-rehearsal report check format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -63,8 +63,19 @@ report: $(STAMP)  ## a page of the rows under benchmarks/results, or of ROWS=DIR
 	mkdir -p runs/report
 	$(BIN)/megaclass report $(or $(ROWS),$(RESULTS)) --output runs/report
 
-bench-gpu: $(STAMP)  ## test and measure everything on a CUDA GPU; PEER_PATH=DIR adds arcface_torch
-	PYTHON=$(BIN)/python RESULTS=$(RESULTS) PEER_PATH=$(PEER_PATH) benchmarks/gpu.sh
+bench-gpu: $(STAMP)  ## test and measure everything on a CUDA GPU, into runs/gpu; PEER_PATH=DIR adds arcface_torch, PARTS=... chooses
+	PEER_PATH=$(PEER_PATH) $(BIN)/python benchmarks/gpu.py $(PARTS)
+
+gpu-bundle: $(STAMP)  ## what a GPU machine without network and .git needs, into build/gpu-bundle
+	rm -rf build/gpu-bundle
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --only-binary=:all: \
+		--python-version 3.12 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
+		--target build/gpu-bundle simplejpeg
+	$(BIN)/python -c "from megaclass.results.machine import snapshot; print(snapshot()['revision'])" > build/gpu-bundle/revision
+
+gpu-rehearsal: $(STAMP)  ## all that a GPU that is lent for half an hour is to show, small, on an emulated one: ten minutes
+	REHEARSAL=1 OUT=build/gpu-rehearsal PYTHONPATH=tests/cuda/emulated OMP_NUM_THREADS=1 \
+		$(BIN)/python benchmarks/gpu.py 1 2 3; status=$$?; cat build/gpu-rehearsal/summary.md; exit $$status
 
 docs: $(STAMP)  ## the documentation as a site, in site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -38,7 +38,6 @@ _START_S = {"cpu": 7.0, "cuda": 20.0}  # before the first step of a case
 _USABLE = {"cpu": 0.8, "cuda": 0.9}  # of its memory a device can give to one case
 _PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16", "fp16")}
 _SAME = "scaled down, it is the same as a case before it, which is measured"
-_SIDE = {"cpu": 1024, "cuda": 8192}  # of a product
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -146,9 +145,7 @@ def _measured(device: str, parent: int) -> Machine:
         device=device,
         devices=devices,
         memory_bytes=_USABLE[device] * min(free),
-        product_flops={
-            name: timing.product_flops(name, _SIDE[device], where) for name in _PRECISIONS[device]
-        },
+        product_flops={p: timing.product_flops(p, timing.LARGE, where) for p in _PRECISIONS[device]},
         bytes_per_second=timing.copy_bytes_per_second(where),
     )
 

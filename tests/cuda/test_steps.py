@@ -168,11 +168,14 @@ def test_the_emulated_device_refuses_and_tells_what_a_real_one_would(recorded):
 
 
 @pytest.mark.emulated
-def test_running_statistics_are_kept_by_a_few_kernels(tmp_path, recorded):
-    _, _, records = train(tmp_path, "cuda", IRESNET, recorded)  # 50 of them
+def test_running_statistics_and_larger_steps_take_a_few_kernels(tmp_path, recorded):
+    _, _, records = train(
+        tmp_path, "cuda", IRESNET | {"optim": {"name": "lars"}}, recorded
+    )  # 50 norms, 110 weights
     launches = Counter(where for _, where in records[-1].launches)
     assert launches["train/guard.py begin_step"] == 1
     assert launches["train/guard.py end_step"] < 20
+    assert launches["train/optimizer.py _step"] < 60
 
 
 @pytest.mark.emulated

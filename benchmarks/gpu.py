@@ -54,7 +54,7 @@ TABLE = f"""
 3 graphs 30 {PHOTOS} -b 256 -i 10 -e 3 --speed.compile none --set speed.cuda_graphs=true,false
 3 layout 30 {PHOTOS} -b 256 -i 10 -e 3 --speed.compile none {LAYOUT}
 3 infer 60 infer -b 1,256 --dtype float16 --engine eager,compiled,cudagraph,onnx
-3 pictures 15 python -c '{DRAW} "photograph", int(sys.argv[-1]), threads=16)' {PICTURES} 2000
+3 pictures 15 python -c 'import shutil; shutil.rmtree("{PICTURES}", True); {DRAW} "photograph", int(sys.argv[-1]), threads=16)' {PICTURES} 2000
 3 stall 40 {PHOTOS} -b 256 -i 20 -e 3 --data-root {PICTURES}/records
 3 int8 35 {SHARE} --num-classes 80M --storage int8_rowwise --steps 5
 3 largest 35 {HEAD} --num-classes 100M --storage int8_rowwise --steps 5

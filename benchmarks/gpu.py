@@ -30,7 +30,8 @@ WAYS = "--one-at-a-time --set speed.compile=none,blocks,whole --set speed.cuda_g
 LAYOUT = "--set precision.channels_last=true,false"
 MORE = "--set precision.tf32=true,false --set head.kernels=auto,torch --set model.checkpoint_activations=true,false"
 NCU = "ncu --clock-control none --kernel-id ::regex:unit|pass|catch:3"  # the third launch of each
-DRAW = "import sys, pathlib as p, megaclass.bench.photographs as m; m.write_images(p.Path(sys.argv[1]),"
+DRAW = "import sys, pathlib as p, megaclass.bench.photographs as m; m.write_images(p.Path(sys.argv[1]), "
+DRAW += "sys.argv[2], int(sys.argv[3]), threads=16)"
 SPILLS = f"for p in {'bf16' if REHEARSAL else 'bf16 tf32 fp32'}; do for s in fp32 bf16 int8_rowwise; do echo $p $s; "
 SPILLS += f"{sys.executable} tests/cuda/compiled.py 90 512 $p $s 0.1 & done; wait; done"
 TIMES = "python benchmarks/kernel_times.py"
@@ -54,7 +55,7 @@ TABLE = f"""
 3 graphs 30 {PHOTOS} -b 256 -i 10 -e 3 --speed.compile none --set speed.cuda_graphs=true,false
 3 layout 30 {PHOTOS} -b 256 -i 10 -e 3 --speed.compile none {LAYOUT}
 3 infer 60 infer -b 1,256 --dtype float16 --engine eager,compiled,cudagraph,onnx
-3 pictures 15 python -c '{DRAW} "photograph", int(sys.argv[-1]), threads=16)' {PICTURES} 2000
+3 pictures 15 sh -c 'rm -rf {PICTURES}; {sys.executable} -c "{DRAW}" {PICTURES} photograph {16 if REHEARSAL else 2000}'
 3 stall 40 {PHOTOS} -b 256 -i 20 -e 3 --data-root {PICTURES}/records
 3 int8 35 {SHARE} --num-classes 80M --storage int8_rowwise --steps 5
 3 largest 35 {HEAD} --num-classes 100M --storage int8_rowwise --steps 5
@@ -83,7 +84,6 @@ SMALL = {
     "loader": "--images 8 --batch-size 4 --batches 2 --rounds 2",
     "suite": "--minutes 0.1",
     "benchmarks/kernel_times.py": "--rows 200 --batch 8 --image-size 32",
-    "-c": "16",
     "pytest": "-n 2",
 }
 ENDS = {124: ", its limit", 137: ", its limit", 127: ", no such program"}

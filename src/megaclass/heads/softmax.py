@@ -16,7 +16,7 @@ Shapes: B = rows of the batch that the shard sees, N = rows that take part, T = 
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from megaclass.heads.margins import Margin
+from megaclass.heads.precision import fp32_products
 from megaclass.heads.sampling import TorchWalker
 from megaclass.heads.step import MOST_TURN, ActiveRows, MicroBatch, Roundings, SGDStep, inverse_norms
 from megaclass.heads.storage import empty_table
@@ -59,15 +60,9 @@ class Products:
         self.operand = torch.bfloat16 if casts else torch.float32
         self.casts_logits = casts and on_cuda
 
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
+    def active(self) -> contextlib.AbstractContextManager[None]:
         """Set the backend's flag for the products inside, and put it back."""
-        before = self._backend.fp32_precision
-        self._backend.fp32_precision = self._flag
-        try:
-            yield
-        finally:
-            self._backend.fp32_precision = before
+        return fp32_products(self._flag, self._backend)
 
     def cast(self, name: str, values: Tensor) -> Tensor:
         """``values`` as an operand of a gradient: themselves, or a copy in the memory of that name."""
@@ -126,7 +121,6 @@ class TorchEngine:
     """
 
     name = "torch"
-    reads_owed = True  # the passes pay what active rows owe as they read them
 
     def __init__(
         self, precision: str, device: torch.device, tile_mb: float = 0.0, recompute: str = "auto"

@@ -146,11 +146,14 @@ def empty_table(count: int, dim: int, dtype: torch.dtype, device: torch.device) 
 
 
 def _smallest_scale(peak_N: Tensor) -> Tensor:
-    """The smallest power of two under which ``peak`` takes at most ``INT8_MOST`` steps; NaN where it is not finite,
-    so that a row that diverged stays seen."""
-    mantissa_N, exponent_N = torch.frexp((peak_N / INT8_MOST).clamp_(min=_NO_SCALE))
-    scale_N = torch.ldexp(torch.ones_like(peak_N), exponent_N - (mantissa_N == 0.5).int())
-    return torch.where(torch.isfinite(peak_N), scale_N, torch.nan)
+    """The smallest power of two under which ``peak`` (fp32) takes at most ``INT8_MOST`` steps, at least
+    ``_NO_SCALE``; NaN where it is not finite, so that a row that diverged stays seen.
+
+    By whole numbers alone, because a division by 127 and a power are rounded otherwise on a GPU. 127 is 2 ** 6 with
+    the mantissa 0x7E0000: a larger one takes the next power.
+    """
+    scale_N = ((peak_N.view(torch.int32) + 0x1FFFF) & 0x7F800000).sub_(6 << 23).clamp_(min=1 << 23)
+    return torch.where(torch.isfinite(peak_N), scale_N.view(torch.float32), torch.nan)
 
 
 def settled_scale(peak_N: Tensor, scale_N: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from megaclass.errors import UserError, lookup, near_match
 from megaclass.models import iresnet, resnet, vit
 from megaclass.models.convnet import ConvNet
 from megaclass.models.mobilefacenet import MobileFaceNet
-from megaclass.models.norm import synchronise_norms
+from megaclass.models.norm import exact_norms
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,
@@ -50,8 +50,7 @@ def build_backbone(name: str, *, norm: str = "batch", **options: Any) -> nn.Modu
             )
     if norm not in ("batch", "sync"):
         raise UserError(f"norm: {norm!r} is not known; use 'batch' or 'sync'")
-    backbone = BACKBONES[name](**options)
-    return synchronise_norms(backbone) if norm == "sync" else backbone
+    return exact_norms(BACKBONES[name](**options), over_ranks=norm == "sync")
 
 
 def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> None:

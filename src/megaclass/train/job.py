@@ -16,7 +16,7 @@ from megaclass.data.augment import EvalTransform
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.mixup import Mixup
 from megaclass.data.open import fingerprint
-from megaclass.data.sampler import rank_slice
+from megaclass.data.sampler import rank_part
 from megaclass.errors import UserError, lookup
 from megaclass.evaluate.evaluators import Evaluator, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
@@ -192,8 +192,9 @@ def _facts(parts: LocalParts) -> dict[str, Any]:
 def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
     """UserError unless the global batch can be shared, and every part has statistics to normalise by (and
     pairs to mix)."""
-    size, parts = config.data.global_batch_size, world.size * config.data.accumulation
-    _, count = rank_slice(0, size, 0, parts)
+    size, micro_batches = config.data.global_batch_size, config.data.accumulation
+    parts = world.size * micro_batches
+    count = len(rank_part(0, size, 0, world.size, micro_batches)) // micro_batches
     alone = count == 1 and not (config.model.sync_norm and world.size > 1)
     if alone and any(isinstance(m, nn.BatchNorm1d | SynchronisedBatchNorm) for m in backbone.modules()):
         raise UserError(

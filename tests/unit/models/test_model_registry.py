@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from megaclass.errors import UserError
-from megaclass.models.norm import SynchronisedBatchNorm, average_norm_buffers, synchronise_norms
+from megaclass.models.norm import SynchronisedBatchNorm, average_norm_buffers, exact_norms
 from megaclass.models.registry import BACKBONES, backbone_options, build_backbone, load_backbone_weights
 
 SMALL = {"width": 8, "image_size": 32, "embedding_dim": 16}
@@ -50,11 +50,11 @@ def test_norm_sync_keeps_names_and_one_process_results():
 
 def test_synchronise_norms_shares_tensors_and_replaces_a_bare_norm():
     norm = nn.BatchNorm1d(4, eps=1e-3, momentum=None).eval()
-    twin = synchronise_norms(norm)
+    twin = exact_norms(norm, over_ranks=True)
     assert twin.weight is norm.weight
     assert twin.running_var is norm.running_var
     assert (twin.eps, twin.momentum, twin.training) == (1e-3, None, False)
-    assert synchronise_norms(twin) is twin
+    assert exact_norms(twin, over_ranks=True) is twin
 
 
 WRAPPINGS = {

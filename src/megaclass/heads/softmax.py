@@ -116,7 +116,7 @@ class TorchEngine:
     """What computes on the rows of a shard, on any device. On CUDA kernels give the same results, up to rounding
     (:class:`megaclass.heads.kernels.engine.TritonEngine`).
 
-    tile_mb: memory for one tile's intermediates, MB; 0: 16 on a CPU, 256 on a GPU.
+    tile_mb: memory for one tile's intermediates, MB; 0: 8 on a CPU, 256 on a GPU.
     recompute: whether pass 2 computes the exponentials again, see :class:`megaclass.heads.step.HeadOptions`.
     """
 
@@ -328,18 +328,19 @@ def _free_memory(device: torch.device) -> int:
 
 
 def _momentum_step(centres_TD: Tensor, gradient_TD: Tensor, momentum_TD: Tensor, sgd: SGDStep) -> None:
-    """A step with momentum, in place: what torch.optim.SGD(fused=True) calls, one pass over the three."""
+    """A step with momentum, in place: what torch.optim.SGD(fused=True) calls, one pass over the three. That takes no
+    buffer where ``momentum`` is 0: a first step, which does not read the buffer, is the same."""
     torch._fused_sgd_(
         [centres_TD],
         [gradient_TD],
         [momentum_TD],
         weight_decay=sgd.weight_decay,
-        momentum=sgd.momentum,
+        momentum=sgd.momentum or 1.0,
         lr=sgd.lr,
         dampening=0.0,
         nesterov=False,
         maximize=False,
-        is_first_step=False,
+        is_first_step=sgd.momentum == 0,
     )
 
 

@@ -206,7 +206,7 @@ class Head:
         "auto", "auto: Triton on CUDA where it works, else torch", choices=("auto", "triton", "torch")
     )
     weights: str = option("", "centres to start from: arcface_torch's checkpoint directory", path=True)
-    tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 16 on a CPU, 256 on a GPU", 0)
+    tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 8 on a CPU, 256 on a GPU", 0)
     label_smoothing: float = option(0.0, "share of the target spread over all classes", 0, 0.9, only=LINEAR)
 
 

@@ -40,7 +40,7 @@ class HeadOptions:
         which they are kept, 4 bytes a scored class and row of the batch, or 2 where products are of bf16 operands;
         ``auto`` keeps them where they take at most a quarter of the scored rows' fp32 storage, and memory is free.
     kernels: ``triton``, ``torch``, or ``auto``: Triton on CUDA where it works.
-    tile_mb: memory for one tile's intermediates in plain PyTorch, MB; 0 picks 16 on a CPU, 256 on a GPU.
+    tile_mb: memory for one tile's intermediates in plain PyTorch, MB; 0 picks 8 on a CPU, 256 on a GPU.
     """
 
     parallelism: str = "model"

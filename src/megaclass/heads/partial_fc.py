@@ -333,4 +333,5 @@ class _MarginSoftmax(torch.autograd.Function):
         (gradient_bD,) = ctx.saved_tensors
         batch: MicroBatch = ctx.batch
         ctx.head.pending.append(replace(batch, weight=batch.weight * grads[0]))
+        ctx.batch = replace(batch, kept=None)  # a loss that outlives the step must not hold it
         return gradient_bD * grads[0], None, None, None

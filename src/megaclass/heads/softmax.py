@@ -33,7 +33,7 @@ from megaclass.results.machine import available_memory
 
 # Pass 1 keeps its exponentials while they take at most this share of the fp32 storage of the rows that it scored.
 _KEPT_SHARE = 0.25
-_MOST = torch.finfo(torch.float32).max
+_LEAST = torch.finfo(torch.float32).tiny
 
 
 class Products:
@@ -306,11 +306,13 @@ class _Scored:
         self.position_B = active.positions(batch.row_B)
         if kept:
             # Each sample's own factor is taken into the other operand, so that nothing is left to do per tile.
-            factor_B = torch.exp(batch.log_share_B + kept.shift)
+            # Below e^-82 a sum is empty, see static_shift; where a target is far above it, the factor is 0.
+            factor_B = torch.exp((batch.log_share_B + kept.shift).clamp(max=82.0))
             self.weighted_BD *= factor_B[:, None]
             position_B = batch.active.positions(batch.row_B)
-            target_B = batch.target_B / factor_B * kept.inverse_N[position_B]
-            _put(kept.shares_NB, position_B, target_B.clamp(-_MOST, _MOST))
+            target_B = batch.target_B / factor_B.clamp(min=_LEAST) * kept.inverse_N[position_B]
+            most = torch.finfo(kept.shares_NB.dtype).max
+            _put(kept.shares_NB, position_B, target_B.clamp(-most, most))
             kept.shares_NB[-1] = 0.0
 
 

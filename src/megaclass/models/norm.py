@@ -99,7 +99,7 @@ class _Normalised(torch.autograd.Function):
             input, weight_C, bias_C, mean_C.to(precision), var_C.to(precision), False, 0.0, eps, False
         )
         ctx.save_for_backward(input, weight_C, mean_C, torch.rsqrt(var_C + eps), count)
-        ctx.joint = joint
+        ctx.joint, ctx.has_bias = joint, bias_C is not None
         ctx.mark_non_differentiable(mean_C, var_C, count)
         return output, mean_C, var_C, count
 
@@ -128,13 +128,12 @@ class _Normalised(torch.autograd.Function):
         slope_C = inverse_C if weight_C is None else inverse_C * weight_C
         turn_C = -slope_C * inverse_C.square() * product_C
         level_C = -slope_C * total_C - turn_C * mean_C
-        shape = (1, -1, 1, 1)[: outs[0].ndim]
+        shape = (1, -1, *[1] * (outs[0].ndim - 2))
         slope, turn, level = (c.to(precision).repeat(groups).view(shape) for c in (slope_C, turn_C, level_C))
         for out, g, x in zip(outs, grads, inputs, strict=True):  # in cache, and rounded once
             torch.addcmul(torch.addcmul(level, x.to(precision), turn), g.to(precision), slope, out=out)
-        if weight_C is None:
-            return input_grad, None, None, None, None
-        return input_grad, weight_grad_C, bias_grad_C, None, None
+        weight_grad = None if weight_C is None else weight_grad_C
+        return input_grad, weight_grad, bias_grad_C if ctx.has_bias else None, None, None
 
 
 def _pieces(tensor: Tensor) -> tuple[Sequence[Tensor], int]:

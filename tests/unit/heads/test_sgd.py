@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from head_reference import Case, dense_loss, relative_error, train_ours
 from megaclass import HeadSGD, PartialFC, UserError
 from megaclass.heads import shard
+from megaclass.heads.margins import CosFace, Margin
 from megaclass.heads.storage import STORAGES, Rows
 
 CLASSES, DIM, BATCH = 200, 16, 8
@@ -161,6 +163,33 @@ def test_one_class_has_no_loss() -> None:
     loss.backward()
     HeadSGD(head).step()
     assert loss.item() == 0.0 and torch.isfinite(head.weight).all()
+
+
+@pytest.mark.parametrize("recompute", ["never", "always"])
+@pytest.mark.parametrize(
+    ("margin", "sign"), [(CosFace(margin=-1.0), 1.0), (CosFace(filter_threshold=-1.0), -1.0)]
+)
+def test_a_target_far_from_all_others_leaves_the_centres_finite(
+    recompute: str, margin: Margin, sign: float
+) -> None:
+    head = PartialFC(3, 8, margin=margin, recompute=recompute)
+    before = head.centres()
+    optimizer = HeadSGD(head, lr=0.1, weight_decay=0.0)
+    # Its share of the others is below e^-104, or none is left in the sum.
+    head(sign * before, torch.arange(3)).backward()
+    optimizer.step()
+    torch.testing.assert_close(head.centres(), before)
+
+
+def test_a_loss_that_is_kept_holds_no_exponentials() -> None:
+    head = PartialFC(1000, 128)
+    optimizer = HeadSGD(head, lr=0.1)
+    for _ in range(3):
+        loss = head(torch.randn(32, 128, requires_grad=True), torch.arange(32))
+        loss.backward()  # while the next step scores, this loss is still there
+        kept = weakref.ref(head.pending[-1].kept)
+        optimizer.step()
+        assert kept() is None
 
 
 def test_small_tiles_change_nothing() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from megaclass.models.norm import BatchNorm2d, exact_norms
+from megaclass.models.norm import BatchNorm2d, _Normalised, exact_norms
 
 ROWS = torch.channels_last
 
@@ -53,3 +53,16 @@ def test_it_is_torchs_wherever_that_is_right():
     assert torch.equal(ours.eval()(rows), plain.eval()(rows))
     with pytest.raises(ValueError, match="more than 1 value"):
         ours.train()(images[:1, :, :1, :1])
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 5, 6), (4, 3)])
+@pytest.mark.parametrize("affine", [(), ("weight",), ("weight", "bias")])
+def test_any_number_of_dimensions_with_or_without_weight_and_bias(shape, affine):
+    images, grad, _ = case(shape)
+    weight, bias = (
+        torch.rand(3, requires_grad=True) if name in affine else None for name in ("weight", "bias")
+    )
+    leaves = [images.requires_grad_(), *(p for p in (weight, bias) if p is not None)]
+    found = torch.autograd.grad(_Normalised.apply(images, weight, bias, 1e-5, False)[0], leaves, grad)
+    output = torch.batch_norm(images, weight, bias, None, None, True, 0.0, 1e-5, False)
+    torch.testing.assert_close(found, torch.autograd.grad(output, leaves, grad), rtol=1e-5, atol=1e-5)

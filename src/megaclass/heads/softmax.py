@@ -27,6 +27,7 @@ from megaclass.heads.margins import Margin
 from megaclass.heads.precision import fp32_products
 from megaclass.heads.sampling import TorchWalker
 from megaclass.heads.step import MOST_TURN, ActiveRows, MicroBatch, Roundings, SGDStep, inverse_norms
+from megaclass.heads.storage import empty_table
 from megaclass.heads.tiles import Tiles, Workspace
 from megaclass.results.machine import available_memory
 
@@ -106,7 +107,7 @@ class Kept:
     def __init__(
         self, count: int, batch: int, shift: float, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.shares_NB = torch.empty(count + 1, batch, dtype=dtype, device=device)
+        self.shares_NB = empty_table(count + 1, batch, dtype, device)
         self.inverse_N = torch.ones(count + 1, device=device)
         self.shift = shift
 
@@ -250,13 +251,11 @@ class TorchEngine:
                 # Normalisation takes the part along the centre away.
                 product_TD = self.workspace.get("product with centres", *centres_TD.shape)
                 radial_T = torch.mul(gradient_TD, centres_TD, out=product_TD).sum(1)
-                along_T = -radial_T * inverse_T.square()
+                gradient_TD.addcmul_(centres_TD, (radial_T * inverse_T.square())[:, None], value=-1)
                 if active.momentum is None or momentum_TD is None:
-                    _damped_step(centres_TD, gradient_TD, along_T, inverse_T, sgd)
+                    _damped_step(centres_TD, gradient_TD, inverse_T, sgd)
                 else:
-                    momentum_TD.mul_(sgd.momentum).add_(gradient_TD)
-                    momentum_TD.addcmul_(centres_TD, (along_T + sgd.weight_decay)[:, None])
-                    centres_TD.add_(momentum_TD, alpha=-sgd.lr)
+                    _momentum_step(centres_TD, gradient_TD, momentum_TD, sgd)
                     tiles.write(active.momentum, tile, momentum_TD, of_momentum)
                 tiles.write(active.centres, tile, centres_TD, of_centres)
 
@@ -330,11 +329,25 @@ def _free_memory(device: torch.device) -> int:
     return free + cached - torch.cuda.memory_allocated(device)
 
 
-def _damped_step(
-    centres_TD: Tensor, gradient_TD: Tensor, along_T: Tensor, inverse_T: Tensor, sgd: SGDStep
-) -> None:
+def _momentum_step(centres_TD: Tensor, gradient_TD: Tensor, momentum_TD: Tensor, sgd: SGDStep) -> None:
+    """A step with momentum, in place: what torch.optim.SGD(fused=True) calls, one pass over the three. That takes no
+    buffer where ``momentum`` is 0: a first step, which does not read the buffer, is the same."""
+    torch._fused_sgd_(
+        [centres_TD],
+        [gradient_TD],
+        [momentum_TD],
+        weight_decay=sgd.weight_decay,
+        momentum=sgd.momentum or 1.0,
+        lr=sgd.lr,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=sgd.momentum == 0,
+    )
+
+
+def _damped_step(centres_TD: Tensor, gradient_TD: Tensor, inverse_T: Tensor, sgd: SGDStep) -> None:
     """A step without momentum, in place; see :class:`megaclass.heads.step.SGDStep`."""
-    gradient_TD.addcmul_(centres_TD, along_T[:, None])
     turn_T = sgd.lr * torch.linalg.vector_norm(gradient_TD, dim=1) * inverse_T
     lr_T = sgd.lr / (1.0 + turn_T / MOST_TURN)
     centres_TD.mul_(1.0 - sgd.lr * sgd.weight_decay).addcmul_(gradient_TD, lr_T[:, None], value=-1)

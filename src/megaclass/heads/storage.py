@@ -18,7 +18,9 @@ of ranks, and repeated by a resumed run.
 Shapes: C = rows of the shard, N = rows that take part, T = rows of a tile, D = embedding columns.
 """
 
+import ctypes
 import functools
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -78,7 +80,7 @@ class Rows:
     @classmethod
     def zeros(cls, count: int, dim: int, dtype: torch.dtype, device: torch.device) -> "Rows":
         scale = torch.full((count,), _NO_SCALE, device=device) if dtype == torch.int8 else None
-        return cls(torch.zeros(count, dim, dtype=dtype, device=device), scale)
+        return cls(empty_table(count, dim, dtype, device).zero_(), scale)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -129,6 +131,18 @@ class Rows:
             else:
                 for name, table in self.tensors.items():
                     table[rows] = part.tensors[name].to(table.device)
+
+
+def empty_table(count: int, dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialised memory, on a CPU in huge pages where the system has them and lends them on request: with pages of
+    4 kB each gathered row costs the processor a search for its address, and each new page a fault."""
+    table = torch.empty(count, dim, dtype=dtype, device=device)
+    if table.device.type == "cpu" and hasattr(mmap, "MADV_HUGEPAGE"):
+        start = -(-table.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = table.data_ptr() + table.nbytes - start
+        if size > 0:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_HUGEPAGE)
+    return table
 
 
 def _smallest_scale(peak_N: Tensor) -> Tensor:

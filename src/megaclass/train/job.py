@@ -253,7 +253,16 @@ def _build_head(
     margin = lookup(MARGINS, head.margin, "head.margin")(
         scale=head.scale, gradient=head.gradient, filter_threshold=head.filter_threshold, **numbers
     )
-    same = ("sample_rate", "parallelism", "shard_group", "precision", "storage", "kernels", "tile_mb")
+    same = (
+        "sample_rate",
+        "parallelism",
+        "shard_group",
+        "precision",
+        "storage",
+        "kernels",
+        "recompute",
+        "tile_mb",
+    )
     settings: dict[str, Any] = {name: getattr(head, name) for name in same}
     settings |= {"margin": margin, "seed": config.run.seed, "device": world.device, "group": group}
     return PartialFC(num_classes, embedding_dim, **settings)

@@ -63,7 +63,8 @@ class Lars(torch.optim.Optimizer):
                 self._step(weights, group)
 
     def _step(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        momenta = [self.state[p]["momentum_buffer"] for p in weights]
+        # PyTorch's kernel takes no buffers where there is no momentum.
+        momenta = [self.state[p]["momentum_buffer"] for p in weights if group["momentum"]]
         gradients = [p.grad for p in weights if p.grad is not None]
         decay, trust = group["weight_decay"], group["trust"]
         w_norm, g_norm = (torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, gradients))

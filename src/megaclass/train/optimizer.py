@@ -43,7 +43,8 @@ class Lars(torch.optim.Optimizer):
 
     ``v = momentum * v + lr * rate * (gradient + weight_decay * w)``, ``w = w - v``, where ``rate`` of a matrix or a
     filter bank is ``trust * |w| / (|gradient| + weight_decay * |w|)``; vectors (norms, biases) have the rate 1, as in
-    MLPerf's reference. A step with ``found_inf`` above 0 changes nothing; nothing waits for the host.
+    MLPerf's reference. A step with a ``found_inf`` of 1 changes nothing; nothing waits for the host. As in PyTorch's
+    fused optimizers weight, gradient and momentum lie alike in memory.
     """
 
     found_inf: Tensor  # set before each step

@@ -7,9 +7,11 @@ RESULTS := benchmarks/results
 PEER := $(if $(PEER_PATH),--peer arcface_torch --peer-path $(PEER_PATH))
 # Two tests at a time, with a thread each: threads of several processes would wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# An emulated CUDA device, in a process of its own: where PyTorch has one itself, tests/cuda runs on that.
+EMULATED := PYTHONPATH=$(CURDIR)/tests/cuda/emulated:$(CURDIR)/src:$(CURDIR)/tests
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo quick test docs wheel test-slow test-gpu faults bench bench-loader bench-suite bench-gpu report check format clean
+.PHONY: help setup demo quick test docs wheel test-slow test-gpu faults bench bench-loader bench-suite bench-gpu gpu-bundle gpu-rehearsal report check format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -29,16 +31,18 @@ demo: $(STAMP)  ## train on characters, test on characters never seen: about fou
 	$(BIN)/megaclass train glyphs --run.output $(RUN)
 
 quick: $(STAMP)  ## the short tests that start no other process: what to run while you work, about a minute
-	$(PYTEST) -m "not (gpu or slow or dist or process or long)"
+	$(PYTEST) -m "not (slow or dist or process or long)" --ignore tests/cuda
 
 test: check  ## lint, types, and every test that needs no GPU and no data set: five minutes on two idle cores
-	$(PYTEST) -m "not gpu and not slow"
+	$(PYTEST) -m "not slow" --ignore tests/cuda
+	$(EMULATED) $(PYTEST) tests/cuda -m "not gpu and not slow"
 
 test-slow: $(STAMP)  ## the tests that take longer
-	$(PYTEST) -m "slow and not gpu"
+	$(PYTEST) -m slow --ignore tests/cuda
+	$(EMULATED) $(PYTEST) tests/cuda -m "slow and not gpu"
 
-test-gpu: $(STAMP)  ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+test-gpu: $(STAMP)  ## the tests of the CUDA half, on a CUDA device
+	$(BIN)/python -m pytest tests/cuda
 
 faults: $(STAMP)  ## a thousand faults put into runs, with rows and docs/reliability.md: 20 minutes on two idle cores
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults.campaign --write
@@ -59,8 +63,19 @@ report: $(STAMP)  ## a page of the rows under benchmarks/results, or of ROWS=DIR
 	mkdir -p runs/report
 	$(BIN)/megaclass report $(or $(ROWS),$(RESULTS)) --output runs/report
 
-bench-gpu: $(STAMP)  ## test and measure everything on a CUDA GPU; PEER_PATH=DIR adds arcface_torch
-	PYTHON=$(BIN)/python RESULTS=$(RESULTS) PEER_PATH=$(PEER_PATH) benchmarks/gpu.sh
+bench-gpu: $(STAMP)  ## test and measure everything on a CUDA GPU, into runs/gpu; PEER_PATH=DIR adds arcface_torch, PARTS=... chooses
+	PEER_PATH=$(PEER_PATH) $(BIN)/python benchmarks/gpu.py $(PARTS)
+
+gpu-bundle: $(STAMP)  ## what a GPU machine without network and .git needs, into build/gpu-bundle
+	rm -rf build/gpu-bundle
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --only-binary=:all: \
+		--python-version 3.12 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
+		--target build/gpu-bundle simplejpeg
+	$(BIN)/python -c "from megaclass.results.machine import snapshot; print(snapshot()['revision'])" > build/gpu-bundle/revision
+
+gpu-rehearsal: $(STAMP)  ## all that a GPU that is lent for half an hour is to show, small, on an emulated one: ten minutes
+	REHEARSAL=1 OUT=build/gpu-rehearsal PYTHONPATH=tests/cuda/emulated OMP_NUM_THREADS=1 \
+		$(BIN)/python benchmarks/gpu.py 1 2 3; status=$$?; cat build/gpu-rehearsal/summary.md; exit $$status
 
 docs: $(STAMP)  ## the documentation as a site, in site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -62,6 +62,7 @@ class Case:
     precision: str = "fp32"
     storage: str = "fp32"
     kernels: str = "auto"
+    recompute: str = "auto"
     device: str = "cpu"
 
 
@@ -99,6 +100,7 @@ def train_ours(case: Case) -> Trace:
         precision=case.precision,
         storage=case.storage,
         kernels=case.kernels,
+        recompute=case.recompute,
         device=case.device,
     )
     # Centres of length about 1: from the initial 0.05 the first steps overshoot, and in a chaotic run fp32

@@ -5,7 +5,7 @@ import numpy as np
 import simplejpeg
 
 from megaclass.data.dataset import DamagedSampleError, Sample
-from megaclass.data.sampler import EpochSampler
+from megaclass.data.sampler import EpochSampler, rank_part
 
 
 class InMemory:
@@ -49,7 +49,7 @@ def in_order(batch):
 def shuffled(dataset, batch):
     """The order of a run."""
     sampler = EpochSampler(len(dataset), 0)
-    return lambda step: (sampler.indices(step * batch, batch), np.arange(step * batch, (step + 1) * batch))
+    return lambda step: (sampler.indices(rank_part(step, batch, 0, 1)), rank_part(step, batch, 0, 1))
 
 
 def collected(loader, start=0, stop=4):

@@ -70,7 +70,7 @@ class Step:
 
     def pass_one(self, engine: TorchEngine) -> tuple[Tensor, Tensor]:
         active = self.active()
-        return engine.pass_one(self.units(), self.targets(active), active, self.margin, self.shift)
+        return engine.pass_one(self.units(), self.targets(active), active, self.margin, self.shift)[:2]
 
     def micro_batches(self, active: ActiveRows, count: int = 2) -> list[MicroBatch]:
         """Micro-batches of unequal weights, with shares as a pass 1 over this many rows would leave them."""

@@ -25,7 +25,6 @@ SERVER = mp.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "torch._dynamo",
-        "jsonargparse",
         "megaclass.train.loop",
         "megaclass.report.curves",
         "megaclass.report.console",

@@ -49,6 +49,15 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def in_bytes(count: float) -> str:
+    """A number of bytes as a person reads it: 512 B, 3.4 MB, 12.0 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
 def first_line(error: Exception) -> str:
     """What a library says went wrong, for a message of one line."""
     lines = str(error).strip().splitlines()

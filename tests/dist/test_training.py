@@ -22,6 +22,7 @@ CASES = {
     "sampled": {"head": {"sample_rate": 0.3}},
     "data_parallel": {"head": {"sample_rate": 0.3, "parallelism": "data"}},
     "by_node": {"head": {"sample_rate": 0.3, "shard_group": "node"}},
+    "accumulated": {"data": {"global_batch_size": 24, "accumulation": 2}},
     "bf16": {"head": {"sample_rate": 0.3, "storage": "bf16"}},
     "int8_rowwise": {"head": {"storage": "int8_rowwise"}},
     "linear": {"head": {"kind": "linear", "label_smoothing": 0.1}, "optim": {"name": "adamw", "lr": 3e-3}},
@@ -37,20 +38,20 @@ TOLERANCE = {"bf16": 1e-2, "int8_rowwise": 2e-2}
 
 
 def train(folder, resume, case):
-    """(labels of this rank, loss) of each step, from the start or from the last checkpoint."""
+    """(labels of this rank by micro-batch, loss) of each step, from the start or from the last checkpoint."""
     config = tiny.config(
         folder,
         run={"output": str(folder / case), "checkpoint_every": HALF},
-        data={"global_batch_size": 24},
         model={"name": "smooth", "sync_norm": True},
         schedule={"steps": STEPS, "warmup": 0.2},
-        **CASES[case],
+        **{"data": {"global_batch_size": 24}} | CASES[case],
     )
     curve, step_as_it_is = [], loop.train_step
 
     def recorded(job, batch, step, norms):
         outcome = step_as_it_is(job, batch, step, norms)
-        curve.append((batch.labels.tolist(), float(outcome.loss)))
+        micro_batches = batch.labels.chunk(config.data.accumulation)
+        curve.append(([part.tolist() for part in micro_batches], float(outcome.loss)))
         return outcome
 
     world = World(groups.rank(), groups.world_size(), torch.device("cpu"))
@@ -66,12 +67,12 @@ def train_all(folder, resume):
 
 
 def global_curves(of_ranks):
-    """case -> (labels of the global batches, losses), which all ranks must agree on."""
+    """case -> (labels of the micro-batches over all ranks, losses), which all ranks must agree on."""
     curves = {}
     for case in CASES:
         steps = list(zip(*(curve[case] for curve in of_ranks), strict=True))
         assert all(len({loss for _, loss in step}) == 1 for step in steps)
-        batches = [[label for labels, _ in step for label in labels] for step in steps]
+        batches = [[sum(parts, []) for parts in zip(*(labels for labels, _ in step), strict=True)] for step in steps]
         curves[case] = batches, [step[0][1] for step in steps]
     return curves
 

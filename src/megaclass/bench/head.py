@@ -102,6 +102,12 @@ class HeadCase(RanksCase):
     )
     margin: str = parameter("arcface", "arcface or cosface", choices=("arcface", "cosface"))
     kernels: str = parameter("auto", "auto, triton or torch", choices=("auto", "triton", "torch"))
+    recompute: str = parameter(
+        "auto",
+        "exponentials computed again in pass 2: auto, always or never",
+        sweeps=True,
+        choices=("auto", "always", "never"),
+    )
     device: str = parameter("auto", "auto, cpu or cuda")
     threads: int = parameter(0, "of each process on a CPU; 0: its share of the cores", low=0)
     steps: int = parameter(20, "timed steps", low=1, effort=True)
@@ -154,6 +160,7 @@ class Steps:
             device=self._device,
             storage=case.storage,
             kernels=case.kernels,
+            recompute=case.recompute,
             group=Simulated(case.simulate_ranks, self._gathered) if case.simulate_ranks > 1 else None,
         )
         return head, HeadSGD(head, **sgd)

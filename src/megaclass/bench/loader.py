@@ -39,7 +39,7 @@ from megaclass.bench.case import (
 )
 from megaclass.bench.flags import names
 from megaclass.bench.peers import dali
-from megaclass.data.decode import Decoded, decode_part
+from megaclass.data.decode import Decoded, Memory, decode_part
 from megaclass.data.open import open_dataset
 from megaclass.errors import lookup
 from megaclass.results import rows
@@ -160,8 +160,8 @@ class Passes:
     def order(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices and global numbers of the samples of a step, int64 (B,) each: shuffled as in training, in stored
         order for an evaluation."""
-        start, count = step * self.case.batch_size, self.case.batch_size
-        return self._sampler.indices(start, count), np.arange(start, start + count)
+        numbers_B = step * self.case.batch_size + np.arange(self.case.batch_size)
+        return self._sampler.indices(numbers_B), numbers_B
 
     def turn(self, index: int) -> dict[str, Any]:
         times = self.stages(range(index * self.case.batches, (index + 1) * self.case.batches))
@@ -174,12 +174,14 @@ class Passes:
     def facts(self) -> dict[str, Any]:
         return {}
 
-    def in_threads(self, work: Callable[..., object], samples: Sequence[Any], scratch: Sequence[int]) -> None:
-        """``work(sample, scratch)`` for every sample; each thread has memory of its own, uint8 of that shape."""
+    def in_threads(
+        self, work: Callable[..., object], samples: Sequence[Any], scratch: Callable[[], Any]
+    ) -> None:
+        """``work(sample, mine)`` for every sample; ``mine`` is what ``scratch`` made for the thread."""
         left = iter(samples)  # each goes to the thread that is free
 
         def take() -> None:
-            mine = np.empty(scratch, np.uint8)
+            mine = scratch()
             for sample in left:
                 work(sample, mine)
 
@@ -189,8 +191,8 @@ class Passes:
 
 
 class BareDecode(Passes):
-    """simplejpeg on files that lie in memory: whole images, nothing else. No loader that decodes whole images with it
-    can be faster."""
+    """simplejpeg on files that lie in memory, into an array as NumPy makes it: whole images, nothing else. A loader can
+    be faster that decodes into better memory (``data.decode.Memory``), or less than whole images."""
 
     def __init__(self, case: LoaderCase, device: Any, directory: str) -> None:
         super().__init__(case, device, directory)
@@ -201,7 +203,8 @@ class BareDecode(Passes):
     def stages(self, steps: range) -> dict[str, Time]:
         # The order is drawn beforehand: here nothing but decoding counts.
         samples = [sample for step in steps for sample in self.order(step)[0].tolist()]
-        return {"whole": timed(lambda: self.in_threads(self._decode, samples, [max(self._sizes)]))}
+        scratch = partial(np.empty, max(self._sizes), np.uint8)
+        return {"whole": timed(lambda: self.in_threads(self._decode, samples, scratch))}
 
     def _decode(self, sample: int, pixels: np.ndarray) -> None:
         simplejpeg.decode_jpeg(self._files[sample], buffer=pixels[: self._sizes[sample]])
@@ -240,24 +243,26 @@ class Megaclass(Passes):
         for step in steps:
             indices_B, numbers_B = self.order(step)
             samples += zip(indices_B.tolist(), self.transform.plan(numbers_B), strict=True)
-        shape = (self.case.work.image_size, self.case.work.image_size, 3)
+        size = self.case.work.image_size
+        scratch = lambda: (Memory(size, size), np.empty((size, size, 3), np.uint8))  # noqa: E731
         return {
-            "read": timed(lambda: self.in_threads(self._read, samples, shape)),
-            "decode": timed(lambda: self.in_threads(self._decode, samples, shape)),
-            "augment": timed(lambda: self.in_threads(self._augment, samples, shape)),
+            "read": timed(lambda: self.in_threads(self._read, samples, scratch)),
+            "decode": timed(lambda: self.in_threads(self._decode, samples, scratch)),
+            "augment": timed(lambda: self.in_threads(self._augment, samples, scratch)),
             "assemble": timed(lambda: deque(self.loader.steps(steps.start, steps.stop), maxlen=0)),
             "copy": timed(lambda: self._copy(steps)),
         }
 
-    def _read(self, sample: tuple[int, np.ndarray], picture_SSC: np.ndarray) -> tuple[bytes, str]:
-        return self.dataset.read(sample[0]).encoded, self.dataset.describe(sample[0])
+    def _read(self, sample: tuple[int, np.ndarray], scratch: tuple[Memory, np.ndarray]) -> bytes:
+        return self.dataset.read(sample[0]).encoded
 
-    def _decode(self, sample: tuple[int, np.ndarray], picture_SSC: np.ndarray) -> Decoded:
-        need = partial(self.transform.need, plan_K=sample[1])
-        return decode_part(*self._read(sample, picture_SSC), picture_SSC, need)
+    def _decode(self, sample: tuple[int, np.ndarray], scratch: tuple[Memory, np.ndarray]) -> Decoded:
+        where, need = self.dataset.describe(sample[0]), partial(self.transform.need, plan_K=sample[1])
+        encoded = self._read(sample, scratch)
+        return scratch[0].fitted(encoded) or decode_part(encoded, where, scratch[0], need)
 
-    def _augment(self, sample: tuple[int, np.ndarray], picture_SSC: np.ndarray) -> None:
-        self.transform(self._decode(sample, picture_SSC), sample[1], picture_SSC)
+    def _augment(self, sample: tuple[int, np.ndarray], scratch: tuple[Memory, np.ndarray]) -> None:
+        self.transform(self._decode(sample, scratch), sample[1], scratch[1])
 
     def _copy(self, steps: range) -> None:
         """Copied to the device one batch ahead, and normalised there."""

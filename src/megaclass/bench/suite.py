@@ -7,6 +7,7 @@ number of steps.
 """
 
 import multiprocessing
+import os
 import signal
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from megaclass.bench.infer import ENGINES, InferCase, forward_flops
 from megaclass.bench.recipes import SYNTHETIC, backbone_cost, config_of, open_images
 from megaclass.bench.sweep import device_type, planned, resolved
 from megaclass.bench.train import TrainCase, step_flops
-from megaclass.errors import UserError
+from megaclass.errors import UserError, in_bytes
 from megaclass.results import published
 
 # Where a report does not say it: images of a step on each device.
@@ -31,14 +32,12 @@ _OTHER_ITERATIONS = 100
 _LEAST_LOCAL_BATCH = 2  # batch norm needs two images
 _LEAST_STEPS = 5  # of an epoch
 _HALF_KEPT = 0.6  # of the bytes that a backward pass keeps, in 16 bits: statistics and the like stay in fp32
-_GIB = 2**30
 _REACHED = 0.25  # of a large product's speed, by steps of convolutional networks: low, so that a plan is kept
 _DRAWN_BYTES_PER_S = {"cpu": 5e8, "cuda": 5e10}  # of centres that are drawn, and momentum that is cleared
 _START_S = {"cpu": 7.0, "cuda": 20.0}  # before the first step of a case
 _USABLE = {"cpu": 0.8, "cuda": 0.9}  # of its memory a device can give to one case
 _PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16", "fp16")}
 _SAME = "scaled down, it is the same as a case before it, which is measured"
-_SIDE = {"cpu": 1024, "cuda": 8192}  # of a product
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -123,18 +122,22 @@ class Machine:
         """Measured by a process that ends: what it takes of the memory is there again for the cases."""
         context = multiprocessing.get_context("spawn")
         try:
-            with ProcessPoolExecutor(1, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-                return pool.submit(_measured, device).result()
+            with ProcessPoolExecutor(1, context) as pool:
+                return pool.submit(_measured, device, os.getpid()).result()
         except (RuntimeError, MemoryError) as error:
             raise UserError(f"--fit: this machine could not be measured ({error})") from None
 
 
-def _measured(device: str) -> Machine:
+def _measured(device: str, parent: int) -> Machine:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+
     import torch
 
     from megaclass.bench import timing
+    from megaclass.bench.worker import die_with_parent
     from megaclass.results import machine
 
+    die_with_parent(parent)
     on_gpu, where = device == "cuda", torch.device(device)
     devices = torch.cuda.device_count() if on_gpu else 1
     free = [torch.cuda.mem_get_info(i)[0] for i in range(devices)] if on_gpu else [machine.available_memory()]
@@ -142,9 +145,7 @@ def _measured(device: str) -> Machine:
         device=device,
         devices=devices,
         memory_bytes=_USABLE[device] * min(free),
-        product_flops={
-            name: timing.product_flops(name, _SIDE[device], where) for name in _PRECISIONS[device]
-        },
+        product_flops={p: timing.product_flops(p, timing.LARGE, where) for p in _PRECISIONS[device]},
         bytes_per_second=timing.copy_bytes_per_second(where),
     )
 
@@ -215,8 +216,8 @@ def in_memory(case: Any, machine: Machine) -> Any:
     room = machine.memory_bytes - head - model
     if room < 0:
         raise LeftOut(
-            f"{head / _GIB:,.1f} GiB of centres and momentum do not fit into the {machine.memory_bytes / _GIB:,.1f} "
-            "GiB that a case can have here; --storage int8_rowwise takes an eighth of what fp32 takes"
+            f"{in_bytes(head)} of centres and momentum do not fit into the {in_bytes(machine.memory_bytes)} "
+            "that a case can have here; --storage int8_rowwise takes an eighth of what fp32 takes"
         )
     kept = cost.kept_bytes * (_HALF_KEPT if case.precision in ("fp16", "bf16") else 1.0)
     return _halved(case, lambda one: one.global_batch_size // one.ranks * kept <= room)

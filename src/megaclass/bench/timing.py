@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _REPEATS = 3  # the best one counts: a limit is what the machine can do undisturbed
+_A_WHILE_MS = 50.0
+LARGE = 8192  # rows and columns of a product that fills a GPU
 
 
 class HostClock:
@@ -154,9 +156,8 @@ def measure(case: Any, world: "World") -> dict[str, float]:
     from megaclass.parallel import groups
 
     groups.barrier()
-    side = 8192 if world.device.type == "cuda" else 2048
     return {
-        "limit_flops_per_second": product_flops(case.precision, side, world.device),
+        "limit_flops_per_second": product_flops(case.precision, LARGE, world.device),
         "limit_bytes_per_second": copy_bytes_per_second(world.device),
     }
 
@@ -172,13 +173,14 @@ def copy_bytes_per_second(device: "torch.device") -> float:
     """Bytes read and written by a large copy."""
     import torch
 
-    copied = 2**30 if device.type == "cuda" else 2**28
+    copied = min(2**30, torch.cuda.mem_get_info(device)[0] // 8) if device.type == "cuda" else 2**28
     source, target = (torch.ones(copied, dtype=torch.uint8, device=device) for _ in range(2))
     return 2 * copied / _best_ms(lambda: target.copy_(source), device) * 1000
 
 
-def product_flops(precision: str, side: int, device: "torch.device") -> float:
-    """Operations a second of a square product with operands of ``precision``, in its fastest form on this device."""
+def product_flops(precision: str, most: int, device: "torch.device") -> float:
+    """Operations a second of a square product with operands of ``precision``, in its fastest form on this device; of
+    ``most`` rows, or fewer where those take a while already."""
     import torch
 
     forms = [(torch.float32, precision)]
@@ -186,7 +188,11 @@ def product_flops(precision: str, side: int, device: "torch.device") -> float:
         half = torch.bfloat16 if precision == "bf16" else torch.float16
         # A product of 16-bit operands needs no flag. On a CPU the head's are of fp32 ones that oneDNN may round.
         forms = [(half, "fp32"), *(forms if device.type == "cpu" and precision == "bf16" else [])]
-    return 2 * side**3 / min(_product_ms(dtype, flag, side, device) for dtype, flag in forms) * 1000
+    side, ms = min(most, 1024) // 2, 0.0
+    while side < most and ms < _A_WHILE_MS:
+        side *= 2
+        ms = min(_product_ms(dtype, flag, side, device) for dtype, flag in forms)
+    return 2 * side**3 / ms * 1000
 
 
 def _product_ms(dtype: "torch.dtype", precision: str, side: int, device: "torch.device") -> float:

@@ -20,7 +20,7 @@ from torch import Tensor
 from megaclass.checkpoint import directory, manifest, tensorfile, tree
 from megaclass.checkpoint.manifest import Manifest, ShardedEntry
 from megaclass.checkpoint.tensorfile import FileEntry
-from megaclass.errors import UserError
+from megaclass.errors import UserError, in_bytes
 from megaclass.files import sync_directory
 from megaclass.parallel import groups
 from megaclass.results.machine import available_memory
@@ -211,14 +211,10 @@ def _lack_of_memory(demands: list[tuple[str, int, int]]) -> str:
         free = min(free for name, _, free in demands if name == host)
         if needed > 0.9 * free:
             return (
-                f"training waits until the checkpoint is written: a copy needs {_gb(needed)} of memory on {host}, "
-                f"{_gb(free)} are free"
+                f"training waits until the checkpoint is written: a copy needs {in_bytes(needed)} of memory on {host}, "
+                f"{in_bytes(free)} are free"
             )
     return ""
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"
 
 
 # -- writing --------------------------------------------------------------------------------------------
@@ -297,7 +293,9 @@ class _Writing(threading.Thread):
         directory.tidy(self._root)
         disk = shutil.disk_usage(self._root)
         if self.bytes > disk.free and disk.total:  # some network file systems do not know
-            raise _RefusedError(f"needs {_gb(self.bytes)}, {_gb(disk.free)} are free; make room there")
+            raise _RefusedError(
+                f"needs {in_bytes(self.bytes)}, {in_bytes(disk.free)} are free; make room there"
+            )
         self._temporary.mkdir()
 
     def _write(self) -> _Written:

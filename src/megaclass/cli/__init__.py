@@ -142,6 +142,9 @@ def _main(words: list[str]) -> int:
             _tell(f"megaclass: {interrupted}")
         return interrupted.status
     except (MemoryError, RuntimeError) as error:
+        if "device-side assert" in str(error):  # of a kernel, which has written what it is
+            _tell("megaclass: error: a check on the GPU failed: the line with 'Assertion' above says which")
+            return 2
         if not out_of_memory(error):
             raise
         _tell(f"megaclass: error: out of memory ({first_line(error)}); {_SMALLER}")

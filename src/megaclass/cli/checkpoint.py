@@ -8,7 +8,7 @@ from typing import Any
 
 from megaclass.cli.common import read_options, tell, whole_file
 from megaclass.cli.parsing import new_file
-from megaclass.errors import UserError, lookup
+from megaclass.errors import UserError, in_bytes, lookup
 
 _PATH = "run directory, its checkpoints directory, or one checkpoint"
 _WHICH = {"checkpoint": ("latest", "of a run: best, latest or a step-NNNNNNNN")}
@@ -78,7 +78,7 @@ def _told(path: Path, is_best: bool) -> list[str]:
     size = sum(entry.bytes for entry in found.files.values())
     identity = found.identity
     return [
-        path.name, metric, f"{size / 1e6:,.1f} MB", str(found.world_size), str(identity.get("backbone", "")),
+        path.name, metric, in_bytes(size), str(found.world_size), str(identity.get("backbone", "")),
         f"{sum(map(math.prod, weights)):,}", str(identity.get("num_classes", "")), storage
     ]  # fmt: skip
 

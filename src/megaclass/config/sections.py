@@ -205,8 +205,13 @@ class Head:
     kernels: str = option(
         "auto", "auto: Triton on CUDA where it works, else torch", choices=("auto", "triton", "torch")
     )
+    recompute: str = option(
+        "auto",
+        "plain PyTorch: exponentials computed again, or kept where they are small (auto) or in any case (never)",
+        choices=("auto", "always", "never"),
+    )
     weights: str = option("", "centres to start from: arcface_torch's checkpoint directory", path=True)
-    tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 16 on a CPU, 256 on a GPU", 0)
+    tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 8 on a CPU, 256 on a GPU", 0)
     label_smoothing: float = option(0.0, "share of the target spread over all classes", 0, 0.9, only=LINEAR)
 
 

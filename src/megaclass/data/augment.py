@@ -258,8 +258,9 @@ def _fit(image_HWC: np.ndarray, out_SSC: np.ndarray, flip: bool = False) -> None
         height, width = out_SSC.shape[:2]
         image_HWC = resized(image_HWC, width, height, out_SSC)
     if flip:
-        cv2.flip(image_HWC, 1, dst=out_SSC)
-    elif image_HWC is not out_SSC:
+        # Not straight into a batch, which is in no cache: OpenCV writes backwards, which there takes thrice a copy.
+        image_HWC = cv2.flip(image_HWC, 1, dst=out_SSC if image_HWC is out_SSC else None)
+    if image_HWC is not out_SSC:
         out_SSC[...] = image_HWC
 
 

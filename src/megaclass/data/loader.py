@@ -25,7 +25,7 @@ from torch import Tensor
 
 from megaclass.data.augment import Transform
 from megaclass.data.dataset import DamagedSampleError, Dataset
-from megaclass.data.decode import Decoded, decode, decode_part
+from megaclass.data.decode import Decoded, Memory, decode, decode_part
 from megaclass.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class Loader:
 
     def _fill(self, work: "_Work") -> "_Done":
         """Make images of a step, until other threads have made the rest."""
-        done = _Done(np.empty(work.images_BSSC.shape[1:], np.uint8))
+        done = _Done(Memory(*work.images_BSSC.shape[1:3]))
         began = time.perf_counter()
         for begin in work.begins:
             if begin >= len(work.indices):
@@ -154,15 +154,17 @@ class Loader:
 
     def _make_sound(self, work: "_Work", position: int, done: "_Done") -> int:
         """Make the image at ``position``, with ``skip`` of the first sound sample from its own on; its label."""
-        count = min(MAX_DAMAGED_IN_A_ROW, len(self._dataset))
-        for step in range(count):
-            candidate = (work.indices[position] + step) % len(self._dataset)
+        index = work.indices[position]
+        for count in itertools.count(1):
             try:
-                return self._make(candidate, work, position, done)
+                return self._make(index, work, position, done)
             except DamagedSampleError as error:
                 if self._on_error == "fail":
                     raise
-                done.damages.append((candidate, str(error)))
+                done.damages.append((index, str(error)))
+            if count == min(MAX_DAMAGED_IN_A_ROW, len(self._dataset)):
+                break
+            index = (index + 1) % len(self._dataset)
         raise UserError(
             f"{count} damaged samples in a row, too many to skip; the first: {done.damages[-count][1]}"
         )
@@ -172,19 +174,20 @@ class Loader:
         began = time.perf_counter()
         sample = self._dataset.read(index)
         done.read_s += time.perf_counter() - began
-        where = self._dataset.describe(index)
         transform, plan_K, out_SSC = work.transform, work.plan_BK[position], work.images_BSSC[position]
+        encoded, where = sample.encoded, self._dataset.describe
         if self._orient is None:
-            need = partial(transform.need, plan_K=plan_K)
-            decoded = decode_part(sample.encoded, where, done.picture_SSC, need)
+            decoded = done.memory.fitted(encoded) or decode_part(
+                encoded, where(index), done.memory, partial(transform.need, plan_K=plan_K)
+            )
         else:
-            decoded = Decoded.whole(self._orient(index, decode(sample.encoded, where, done.picture_SSC)))
+            decoded = Decoded.whole(self._orient(index, decode(encoded, where(index))))
         try:
             transform(decoded, plan_K, out_SSC)
         except (cv2.error, MemoryError, RuntimeError) as error:
             height, width = decoded.image_HWC.shape[:2]
             raise DamagedSampleError(
-                f"{where}: an image of {width} x {height} pixels cannot be brought to {out_SSC.shape[1]} x "
+                f"{where(index)}: an image of {width} x {height} pixels cannot be brought to {out_SSC.shape[1]} x "
                 f"{out_SSC.shape[0]} ({first_line(error)}); replace or remove it"
             ) from None
         return sample.label
@@ -215,13 +218,13 @@ class _Work:
 class _Done:
     """What one thread did for a step: the damage that it met, and its time.
 
-    It decodes into ``picture_SSC``, which stays in its caches, and only what is done goes into the batch.
+    It decodes into ``memory``, which stays in its caches, and only what is done goes into the batch.
     """
 
-    picture_SSC: np.ndarray
+    memory: Memory
     damages: list[tuple[int, str]] = field(
         default_factory=list
-    )  # the sample's number, and what is wrong with it
+    )  # the number of a sample, what is wrong with it
     read_s: float = 0.0
     decode_s: float = 0.0
 

@@ -24,17 +24,13 @@ class EpochSampler:
         self.seed = int(seed)
         self.shuffle = shuffle
 
-    def indices(self, start: int, count: int) -> np.ndarray:
-        """Data set indices of the stream's samples ``start .. start + count - 1``, int64 of shape (K,)."""
-        start, stop = int(start), int(start + count)
-        pieces_K = [np.empty(0, np.int64)]
-        while start < stop:
-            epoch, offset = divmod(start, self.num_samples)
-            position_K = np.arange(offset, min(self.num_samples, offset + stop - start))
-            order = _order(self.num_samples, self.seed, epoch)
-            pieces_K.append(order(position_K) if self.shuffle else position_K)
-            start += len(position_K)
-        return np.concatenate(pieces_K)
+    def indices(self, number_K: np.ndarray) -> np.ndarray:
+        """Data set indices of these samples of the stream, int64 of shape (K,)."""
+        epoch_K, index_K = np.divmod(np.asarray(number_K, np.int64), self.num_samples)
+        for epoch in np.unique(epoch_K).tolist() if self.shuffle else ():
+            in_epoch_K = epoch_K == epoch
+            index_K[in_epoch_K] = _order(self.num_samples, self.seed, epoch)(index_K[in_epoch_K])
+        return index_K
 
 
 @functools.lru_cache(maxsize=4)
@@ -42,19 +38,25 @@ def _order(num_samples: int, seed: int, epoch: int) -> KeyedPermutation:
     return KeyedPermutation(num_samples, derive_key("sampler", seed, epoch))
 
 
-def rank_slice(step: int, global_batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
-    """The part (start, count) of the stream that ``rank`` takes in ``step``.
+def rank_part(
+    step: int, global_batch_size: int, rank: int, world_size: int, micro_batches: int = 1
+) -> np.ndarray:
+    """The samples of the stream that ``rank`` takes in ``step``, one micro-batch after the other, int64 (K,).
 
-    Step s covers the stream's samples s * global_batch_size and on; ranks take contiguous parts of it in
-    order, so that together they take the same samples at any world size.
+    Step s covers the stream's samples s * global_batch_size and on. It is cut into micro-batches first, of which
+    ranks then take contiguous parts in order: each micro-batch holds the same samples at any world size, and what
+    depends on it, such as statistics of synchronised norms, stays the same.
     """
-    count, rest = divmod(global_batch_size, world_size)
+    parts = world_size * micro_batches
+    count, rest = divmod(global_batch_size, parts)
     if rest or count == 0:
+        cut = f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
         raise UserError(
-            f"a global batch of {global_batch_size} cannot be shared evenly by {world_size} ranks; "
-            f"take a multiple of {world_size}"
+            f"a global batch of {global_batch_size} cannot be shared evenly by {world_size} ranks{cut}; "
+            f"take a multiple of {parts}"
         )
-    return step * global_batch_size + rank * count, count
+    first_M1 = np.arange(rank, parts, world_size)[:, None] * count
+    return step * global_batch_size + (first_M1 + np.arange(count)).ravel()
 
 
 def drawn(count: int, wanted: int, what: str, seed: int) -> np.ndarray:

@@ -57,12 +57,3 @@ def look(what: str, limit_s: float, probe: Callable[[], Iterable[Finding]]) -> I
         message = f"no answer within {limit_s:g} s; is the machine busy, or a disk or driver stuck?"
         found = [*found, told(WARN, what, message)]
     yield from found
-
-
-def in_bytes(count: float) -> str:
-    """A number of bytes as a person reads it: 512 B, 3.4 MB, 12.0 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"

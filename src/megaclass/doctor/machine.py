@@ -1,6 +1,5 @@
 """What a machine has for a training: probes of two seconds or less each."""
 
-import contextlib
 import functools
 import os
 import shutil
@@ -18,9 +17,10 @@ import torch
 from megaclass import __version__
 from megaclass.bench.processes import Ended
 from megaclass.data.decode import decode
-from megaclass.doctor.findings import FAIL, OK, WARN, Finding, in_bytes, judged, look
+from megaclass.doctor.findings import FAIL, OK, WARN, Finding, judged, look
 from megaclass.doctor.ranks import BYTES, exchange
-from megaclass.results.machine import available_memory, snapshot, usable_cores
+from megaclass.errors import in_bytes
+from megaclass.results.machine import ask_driver, available_memory, snapshot, usable_cores
 from megaclass.train.arithmetic import cpu_has_bf16
 
 TORCH = ((2, 11), (2, 13))  # the oldest and the newest that are supported, as in pyproject.toml
@@ -74,12 +74,8 @@ def _gpus() -> Iterator[Finding]:
 def _gpu(index: int, properties: Any) -> Finding:
     import pynvml as nvml
 
-    def ask(name: str, *arguments: int) -> Any:
-        with contextlib.suppress(nvml.NVMLError):  # many a GPU or container tells a part only
-            nvml.nvmlInit()
-            gpu = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")
-            return getattr(nvml, f"nvmlDeviceGet{name}")(gpu, *arguments)
-        return None
+    def ask(what: str, *arguments: int) -> Any:
+        return ask_driver(f"DeviceGet{what}", *arguments, gpu=f"GPU-{properties.uuid}")
 
     free, total = torch.cuda.mem_get_info(index)
     text = f"{properties.name}, {in_bytes(free)} free of {in_bytes(total)}"

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from megaclass.config import Config
-from megaclass.doctor.findings import FAIL, OK, WARN, Finding, in_bytes, judged, look, told
+from megaclass.doctor.findings import FAIL, OK, WARN, Finding, judged, look, told
+from megaclass.errors import in_bytes
 from megaclass.parallel.groups import World, pick_device
 from megaclass.results.machine import available_memory
 from megaclass.train.batches import glyph_directory

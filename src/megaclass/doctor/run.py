@@ -5,8 +5,8 @@ from pathlib import Path
 
 from megaclass import checkpoint
 from megaclass.checkpoint.manifest import DamagedError
-from megaclass.doctor.findings import FAIL, OK, WARN, Finding, in_bytes, look, told
-from megaclass.errors import UserError
+from megaclass.doctor.findings import FAIL, OK, WARN, Finding, look, told
+from megaclass.errors import UserError, in_bytes
 from megaclass.results.events import EndEvent, EventWriter, StartEvent, read_events
 from megaclass.results.rundir import RunDirectory
 

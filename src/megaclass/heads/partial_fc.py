@@ -103,8 +103,9 @@ class PartialFC(nn.Module):
     def _begin(self) -> None:
         """Make what owns the rows, and computes on them on the device where they are now; no step is in progress."""
         centres = Rows(self.weight.data, self.weight_scale)
-        engine = make_engine(self.options, self.storage, self.embedding_dim, centres.data.device)
-        self.shard = Shard(centres, engine, self.class_range[0], self.seed, is_sampled=self.sample_rate < 1.0)
+        is_sampled, device = self.sample_rate < 1.0, centres.data.device
+        engine = make_engine(self.options, self.storage, self.embedding_dim, device, is_sampled)
+        self.shard = Shard(centres, engine, self.class_range[0], self.seed, is_sampled)
         self.pending: list[MicroBatch] = []  # since the last optimizer step
         self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
 
@@ -156,10 +157,13 @@ class PartialFC(nn.Module):
             raise UserError(
                 "the head was given an empty batch; every rank needs the same number of rows, 1 or more"
             )
-        if labels_b.device.type == "cpu":  # on a GPU this check would be a host sync
+        if labels_b.device.type == "cpu":
             low, high = int(labels_b.min()), int(labels_b.max())
             if low < 0 or high >= self.num_classes:
                 raise UserError(f"label {low if low < 0 else high} is outside [0, {self.num_classes})")
+        else:  # reading would be a host sync: the device stops, with this message, and the next sync raises
+            inside_b = labels_b.clamp(0, self.num_classes - 1) == labels_b
+            torch._assert_async(inside_b.all(), f"a label is outside [0, {self.num_classes})")
 
     def score(self, embeddings_bD: Tensor, labels_b: Tensor) -> tuple[Tensor, Tensor, MicroBatch]:
         """The loss, d(loss * ranks) / d(embeddings) of shape (b, D), and what pass 2 needs."""
@@ -170,7 +174,7 @@ class PartialFC(nn.Module):
         active = self._rows_of_step(labels_B, replicas)
         row_B = labels_B - self.class_range[0]
         shift = static_shift(self.margin.scale, self.num_classes)
-        sum_B, values_BD = self.shard.engine.pass_one(unit_BD, row_B, active, self.margin, shift)
+        sum_B, values_BD, kept = self.shard.engine.pass_one(unit_BD, row_B, active, self.margin, shift)
 
         # The targets, exactly: B rows in fp64 cost nothing and carry the whole margin.
         target_BD = self._unit_targets(row_B, active)
@@ -193,7 +197,7 @@ class PartialFC(nn.Module):
         gradient_bD *= self.margin.scale / (len(labels_b) * norm_b1)
 
         weight = torch.full((), 1.0 / (len(labels_B) * replicas.size), device=unit_BD.device)
-        batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight)
+        batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight, kept)
         return loss.float(), gradient_bD, batch
 
     def _rows_of_step(self, labels_B: Tensor, replicas: Group) -> ActiveRows:
@@ -240,7 +244,7 @@ class PartialFC(nn.Module):
             looked_at = [t for b in batches for t in (b.weight, b.log_share_B, b.target_B)]
             bad = ~torch.stack([torch.isfinite(t).all() for t in looked_at]).all()
             if found_inf is not None:
-                bad = bad | (torch.as_tensor(found_inf, device=bad.device) > 0)
+                bad = bad | (found_inf > 0)  # a scaler that has seen no gradient says the number 0
             # Replicas have looked at different parts of the batch.
             skipped = replicas.all_reduce_(bad.float(), "max") > 0
             self.shard.update(batches, self.margin, sgd, skipped, replicas)

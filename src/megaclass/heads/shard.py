@@ -69,10 +69,7 @@ class Shard:
         active = ActiveRows(self.centres, self.momentum, rows_N, version=self._version)
         if rows_N is None or self._debts is None:
             return active
-        if self.engine.reads_owed:
-            return replace(active, owed_N4=self._debts.of(rows_N, self.steps))
-        self._catch_up(self._debts, rows_N, "catch up")
-        return replace(active, version=self._version)
+        return replace(active, owed_N4=self._debts.of(rows_N, self.steps))
 
     def ready(self, active: ActiveRows) -> ActiveRows:
         """The same rows, fit for use; called before each use.
@@ -211,13 +208,16 @@ def draw_centres(centres: Rows, first_class: int, seed: int) -> None:
         centres.put(slice(low - start, high - start), rows[low - first : high - first])
 
 
-def make_engine(options: HeadOptions, storage: Storage, dim: int, device: torch.device) -> TorchEngine:
-    """For ``dim`` columns. ``kernels`` ``auto`` takes Triton on CUDA where it works, and warns once where not."""
+def make_engine(
+    options: HeadOptions, storage: Storage, dim: int, device: torch.device, is_sampled: bool = False
+) -> TorchEngine:
+    """For ``dim`` columns; is_sampled: steps leave rows out. ``kernels`` ``auto`` takes Triton on CUDA where it works,
+    and warns once where not."""
     if options.kernels == "triton" or (options.kernels == "auto" and device.type == "cuda"):
         try:
             from megaclass.heads.kernels.engine import TritonEngine
 
-            return TritonEngine(options.precision, device, options.tile_mb, dim, storage)
+            return TritonEngine(options.precision, device, options.tile_mb, dim, storage, is_sampled)
         except Exception as error:  # no Triton, no compiler, a GPU too old, ...
             if options.kernels == "triton":
                 raise UserError(f"kernels 'triton': {error}; use auto or torch") from error
@@ -226,4 +226,4 @@ def make_engine(options: HeadOptions, storage: Storage, dim: int, device: torch.
                 RuntimeWarning,
                 stacklevel=2,
             )
-    return TorchEngine(options.precision, device, options.tile_mb)
+    return TorchEngine(options.precision, device, options.tile_mb, options.recompute)

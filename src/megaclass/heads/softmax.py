@@ -7,15 +7,16 @@ With e = x / |x|, u_j = w_j / |w_j|, z = target logit and S = sum over negatives
     d loss / d cos_target = -s * q * slope
 
 Leaving the target out of S avoids the cancellation of 1 - p near convergence. Pass 1 is attention with keys
-and values both the centres; it yields everything the backbone needs. Pass 2 recomputes each tile's
-probabilities and folds the gradient into momentum and centres. Neither the B x C logits nor a gradient of
+and values both the centres; it yields everything the backbone needs. Pass 2 takes the exponentials that pass 1 kept, or
+computes them again, and applies the gradient tile by tile. Neither the fp32 B x C logits nor a gradient of
 the shard's size ever exist.
 
-Shapes: B = rows of the batch that the shard sees, T = rows of a tile, D = embedding columns.
+Shapes: B = rows of the batch that the shard sees, N = rows that take part, T = rows of a tile, D = embedding columns.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,68 +24,116 @@ import torch
 from torch import Tensor
 
 from megaclass.heads.margins import Margin
+from megaclass.heads.precision import fp32_products
 from megaclass.heads.sampling import TorchWalker
 from megaclass.heads.step import MOST_TURN, ActiveRows, MicroBatch, Roundings, SGDStep, inverse_norms
+from megaclass.heads.storage import empty_table
 from megaclass.heads.tiles import Tiles, Workspace
+from megaclass.results.machine import available_memory
+
+# Pass 1 keeps its exponentials while they take at most this share of the fp32 storage of the rows that it scored.
+_KEPT_SHARE = 0.25
+_MOST = torch.finfo(torch.float32).max
 
 
 class Products:
-    """Matrix products, fp32 in and fp32 out; ``precision`` says how the operands are rounded inside.
+    """Matrix products with fp32 results; ``precision`` says how their operands are rounded.
 
-    Products may be rounded, logits may not: at scale 64 a bf16 logit is off by up to 0.1.
-    fp32: not at all. tf32: on CUDA; elsewhere the same as fp32. bf16: on CUDA by casting the operands; on
-    a CPU by oneDNN, which uses bf16 where the processor has matrix units for it and fp32 elsewhere.
+    Operands may be rounded, logits may not: at scale 64 a bf16 logit is off by up to 0.1.
+    fp32: not at all. tf32: on CUDA; elsewhere the same as fp32. bf16: on CUDA all operands are cast. On a CPU with
+    matrix units for it (AMX) oneDNN rounds fp32 operands itself. On one that has bf16 multiplications alone it does
+    not, and PyTorch has no product of bf16 with an fp32 result there: the operands of the gradients are cast, whose
+    results may be rounded, the logits stay in fp32.
+
+    Attributes:
+        operand: the type to cast operands to.
+        casts_logits: whether those of the logits are cast as well.
     """
 
     def __init__(self, precision: str, device: torch.device) -> None:
         on_cuda = device.type == "cuda"
-        self._cast = precision == "bf16" and on_cuda
         backends: Any = torch.backends
         self._backend = backends.cuda.matmul if on_cuda else backends.mkldnn.matmul
         self._flag = precision if precision == ("tf32" if on_cuda else "bf16") else "ieee"
+        self._workspace = Workspace(device)
+        casts = precision == "bf16" and (on_cuda or _has_bf16_without_amx())
+        self.operand = torch.bfloat16 if casts else torch.float32
+        self.casts_logits = casts and on_cuda
 
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
+    def active(self) -> contextlib.AbstractContextManager[None]:
         """Set the backend's flag for the products inside, and put it back."""
-        before = self._backend.fp32_precision
-        self._backend.fp32_precision = self._flag
-        try:
-            yield
-        finally:
-            self._backend.fp32_precision = before
+        return fp32_products(self._flag, self._backend)
 
-    def mm(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-        """``out = a @ b``."""
-        return out.copy_(_bf16_product(a, b)) if self._cast else torch.mm(a, b, out=out)
+    def cast(self, name: str, values: Tensor) -> Tensor:
+        """``values`` as an operand of a gradient: themselves, or a copy in the memory of that name."""
+        if values.dtype == self.operand:
+            return values
+        return self._workspace.get(name, *values.shape, dtype=self.operand).copy_(values)
 
-    def addmm_(self, target: Tensor, a: Tensor, b: Tensor, beta: float) -> Tensor:
-        """``target = beta * target + a @ b``."""
-        if self._cast:
-            product = _bf16_product(a, b)
-            return target.copy_(product) if beta == 0 else target.mul_(beta).add_(product)
-        return target.addmm_(a, b, beta=beta)
+    def mm(self, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """``out = a @ b`` in fp32."""
+        if a.dtype == out.dtype:
+            return torch.mm(a, b, out=out)
+        if a.is_cuda:
+            return torch.mm(a, b, out_dtype=torch.float32, out=out)
+        return out.copy_(torch.mm(a, b, out=self._rounded(out)))
+
+    def addmm_(self, target: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """``target += a @ b`` in fp32."""
+        if a.dtype == target.dtype:
+            return target.addmm_(a, b)
+        if a.is_cuda:
+            return torch.addmm(target, a, b, out_dtype=torch.float32, out=target)
+        return target.add_(torch.mm(a, b, out=self._rounded(target)))
+
+    def _rounded(self, like: Tensor) -> Tensor:
+        return self._workspace.get("product", *like.shape, dtype=self.operand)
 
 
-def _bf16_product(a: Tensor, b: Tensor) -> Tensor:
-    return torch.mm(a.bfloat16(), b.bfloat16(), out_dtype=torch.float32)
+def _has_bf16_without_amx() -> bool:
+    has_bf16, has_amx = (
+        getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in ("avx512_bf16", "amx_tile")
+    )
+    return has_bf16 and not has_amx
+
+
+class Kept:
+    """What pass 1 leaves for pass 2.
+
+    shares_NB: exp(s cos - shift) / |w| of each row and sample, 0 for targets, in the type of operands. One more row
+    follows, for positions that are -1. inverse_N: 1 / |w|, and a 1 for that row.
+    """
+
+    def __init__(
+        self, count: int, batch: int, shift: float, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.shares_NB = empty_table(count + 1, batch, dtype, device)
+        self.inverse_N = torch.ones(count + 1, device=device)
+        self.shift = shift
 
 
 class TorchEngine:
     """What computes on the rows of a shard, on any device. On CUDA kernels give the same results, up to rounding
     (:class:`megaclass.heads.kernels.engine.TritonEngine`).
 
-    tile_mb: memory for one tile's intermediates, MB; 0: 16 on a CPU, 256 on a GPU.
+    tile_mb: memory for one tile's intermediates, MB; 0: 8 on a CPU, 256 on a GPU.
+    recompute: whether pass 2 computes the exponentials again, see :class:`megaclass.heads.step.HeadOptions`.
     """
 
     name = "torch"
-    reads_owed = True  # the passes pay what active rows owe as they read them
 
-    def __init__(self, precision: str, device: torch.device, tile_mb: float = 0.0) -> None:
-        self.precision, self.device = precision, device
+    def __init__(
+        self, precision: str, device: torch.device, tile_mb: float = 0.0, recompute: str = "auto"
+    ) -> None:
+        self.precision, self.device, self.recompute = precision, device, recompute
+        self.workspace = Workspace(device)
         self.products = Products(precision, device)
         self.walker = TorchWalker()
-        self.workspace = Workspace(device)
-        self._tile_bytes = (tile_mb or (16 if device.type == "cpu" else 256)) * 1e6
+        self._tile_bytes = (tile_mb or (8 if device.type == "cpu" else 256)) * 1e6
+        self._fits = 0  # bytes that were kept before; asking for the free memory in every step would cost
+        self._kept: weakref.WeakSet[Kept] = (
+            weakref.WeakSet()
+        )  # of the micro-batches that are not forgotten yet
 
     def _tiles(self, active: ActiveRows, batch_rows: int) -> Tiles:
         """Tiles whose intermediates fit the tile memory."""
@@ -93,37 +142,84 @@ class TorchEngine:
         bytes_a_row = 4 * (2 * batch_rows + copies * active.centres.data.shape[1])
         return Tiles(active, max(64, int(self._tile_bytes / bytes_a_row)), self.workspace)
 
-    def _logits(self, scaled_BD: Tensor, centres_TD: Tensor, inverse_T: Tensor) -> Tensor:
-        logits_BT = self.workspace.get("logits", len(scaled_BD), len(centres_TD))
-        self.products.mm(scaled_BD, centres_TD.T, out=logits_BT)
-        return logits_BT.mul_(inverse_T)  # normalising the product costs B * T, normalising the tile T * D
+    def _keep(self, active: ActiveRows, batch_rows: int, shift: float) -> Kept | None:
+        """Memory for the exponentials of a micro-batch, unless pass 2 is to compute them again."""
+        new = len(active) * batch_rows * self.products.operand.itemsize
+        if self.recompute == "always":
+            return None
+        if self.recompute == "auto":
+            most = _KEPT_SHARE * 8 * len(active) * active.centres.data.shape[1]
+            if sum(kept.shares_NB.nbytes for kept in self._kept) + new > most:
+                return None
+            if new > self._fits and 2 * new > _free_memory(self.device):
+                return None
+            self._fits = max(self._fits, new)
+        kept = Kept(len(active), batch_rows, shift, self.products.operand, self.device)
+        self._kept.add(kept)
+        return kept
+
+    def _exponentials(
+        self,
+        centres_TD: Tensor,
+        inverse_T: Tensor,
+        scaled_BD: Tensor,
+        margin: Margin,
+        offset: float | Tensor,
+        local_B: Tensor,
+        target_B: Tensor,
+    ) -> Tensor:
+        """``exp(s cos + offset)``, 0 for negatives above the margin's filter threshold, (T, B) fp32; for targets, whose
+        row in the tile is ``local``, ``target``."""
+        if self.products.casts_logits:
+            centres_TD, scaled_BD = (
+                self.products.cast("centres", centres_TD),
+                self.products.cast("scaled", scaled_BD),
+            )
+        rows, batch = len(centres_TD), len(scaled_BD)
+        all_TB = self.workspace.get(
+            "exponentials", rows + 1, batch
+        )  # the last row is for targets of other tiles
+        exp_TB = all_TB[:-1]
+        self.products.mm(exp_TB, centres_TD, scaled_BD.T)
+        exp_TB.mul_(inverse_T[:, None])  # normalising the product costs T * B, normalising the tile T * D
+        if margin.filter_threshold:
+            exp_TB.masked_fill_(exp_TB > margin.threshold, -torch.inf)
+        if isinstance(offset, Tensor) or offset:
+            exp_TB.add_(offset)
+        exp_TB.exp_()
+        _put(all_TB, local_B.clamp(-1, rows), target_B)
+        return exp_TB
 
     def pass_one(
         self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
-    ) -> tuple[Tensor, Tensor]:
-        """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift).
+    ) -> tuple[Tensor, Tensor, Any]:
+        """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift); and what
+        pass 2 is to find in :attr:`MicroBatch.kept`.
 
         Targets are left out of both, as are negatives above the margin's filter threshold.
         """
-        tiles, scaled_BD = self._tiles(active, len(unit_BD)), unit_BD * margin.scale
+        batch, scaled_BD = len(unit_BD), unit_BD * margin.scale
         position_B = active.positions(row_B)
-        zero_B = torch.zeros(len(unit_BD), device=unit_BD.device)
-        sum_B = torch.zeros(len(unit_BD), dtype=torch.float64, device=unit_BD.device)
+        zero_B = torch.zeros(batch, device=unit_BD.device)
+        sum_B = torch.zeros(batch, dtype=torch.float64, device=unit_BD.device)
         values_BD = torch.zeros_like(unit_BD)
-        with self.products.active():
+        kept = self._keep(active, batch, shift)
+        tiles, products = self._tiles(active, batch), self.products
+        with products.active():
             for tile in tiles:
                 centres_TD, _ = tiles.read(tile)
                 inverse_T = inverse_norms(centres_TD)
-                exp_BT = self._logits(scaled_BD, centres_TD, inverse_T)
-                if margin.filter_threshold:
-                    exp_BT.masked_fill_(exp_BT > margin.threshold, -torch.inf)
-                if shift:
-                    exp_BT.sub_(shift)
-                exp_BT.exp_()
-                _put_targets(exp_BT, position_B, tile, zero_B)
-                sum_B += exp_BT.sum(1)
-                self.products.addmm_(values_BD, exp_BT.mul_(inverse_T), centres_TD, beta=1.0)
-        return sum_B, values_BD
+                local_B = position_B - tile.start
+                exp_TB = self._exponentials(centres_TD, inverse_T, scaled_BD, margin, -shift, local_B, zero_B)
+                sum_B += exp_TB.sum(0)
+                shares_TB = exp_TB.mul_(inverse_T[:, None])
+                if kept:
+                    kept.inverse_N[tile] = inverse_T
+                    shares_TB = kept.shares_NB[tile].copy_(shares_TB)
+                products.addmm_(
+                    values_BD, products.cast("shares", shares_TB).T, products.cast("centres", centres_TD)
+                )
+        return sum_B, values_BD, kept
 
     def pass_two(
         self,
@@ -148,58 +244,42 @@ class TorchEngine:
         with self.products.active():
             for tile in tiles:
                 centres_TD, momentum_TD = tiles.read(tile, momentum=True)
-                # The gradient is folded into the momentum by the product itself, unless it is summed over ranks
-                # first, or no momentum is kept: then it exists, one tile at a time.
-                folded = reduce_ is None and momentum_TD is not None
-                gradient_TD = momentum_TD if folded else self.workspace.get("gradient", *centres_TD.shape)
-                assert gradient_TD is not None
                 inverse_T = inverse_norms(centres_TD)
-                radial_T = self._add_gradients(
-                    gradient_TD, sgd.momentum if folded else 0.0, scored, margin, tile, centres_TD, inverse_T
-                )
+                gradient_TD = self._gradient(scored, margin, tile, centres_TD, inverse_T)
                 if reduce_ is not None:
                     reduce_(gradient_TD)
-                    reduce_(radial_T)
-                # Normalisation acts along the centre, as weight decay does: one scalar a row.
-                along_T = -radial_T * inverse_T.square()
+                # Normalisation takes the part along the centre away.
+                product_TD = self.workspace.get("product with centres", *centres_TD.shape)
+                radial_T = torch.mul(gradient_TD, centres_TD, out=product_TD).sum(1)
+                gradient_TD.addcmul_(centres_TD, (radial_T * inverse_T.square())[:, None], value=-1)
                 if active.momentum is None or momentum_TD is None:
-                    _damped_step(centres_TD, gradient_TD, along_T, inverse_T, sgd)
+                    _damped_step(centres_TD, gradient_TD, inverse_T, sgd)
                 else:
-                    if reduce_ is not None:
-                        momentum_TD.mul_(sgd.momentum).add_(gradient_TD)
-                    momentum_TD.addcmul_(centres_TD, (along_T + sgd.weight_decay)[:, None])
-                    centres_TD.add_(momentum_TD, alpha=-sgd.lr)
+                    _momentum_step(centres_TD, gradient_TD, momentum_TD, sgd)
                     tiles.write(active.momentum, tile, momentum_TD, of_momentum)
                 tiles.write(active.centres, tile, centres_TD, of_centres)
 
-    def _add_gradients(
-        self,
-        gradient_TD: Tensor,
-        beta: float,
-        scored: "list[_Scored]",
-        margin: Margin,
-        tile: slice,
-        centres_TD: Tensor,
-        inverse_T: Tensor,
+    def _gradient(
+        self, scored: "list[_Scored]", margin: Margin, tile: slice, centres_TD: Tensor, inverse_T: Tensor
     ) -> Tensor:
-        """``gradient = beta * gradient +`` that of a tile, without the part that normalisation takes away.
-
-        Returns that part, (T,): the gradient's component along the centre, times |w|.
-        """
-        radial_T = torch.zeros_like(inverse_T)
+        """The gradient of a tile's rows, (T, D) fp32, with its part along the centre."""
+        products = self.products
+        gradient_TD = self.workspace.get("gradient", *centres_TD.shape)
         for one in scored:
-            logits_BT = self._logits(one.scaled_BD, centres_TD, inverse_T)
-            slope_BT = self.workspace.get("slopes", *logits_BT.shape)
-            torch.add(logits_BT, one.batch.log_share_B[:, None], out=slope_BT).exp_()
-            if margin.filter_threshold:
-                slope_BT.masked_fill_(logits_BT > margin.threshold, 0.0)
-            if one.left_out_N is not None:
-                slope_BT.masked_fill_(one.left_out_N[tile], 0.0)
-            _put_targets(slope_BT, one.position_B, tile, one.batch.target_B)
-            radial_T += one.batch.weight * logits_BT.mul_(slope_BT).sum(0)
-            self.products.addmm_(gradient_TD, slope_BT.mul_(inverse_T).T, one.weighted_BD, beta=beta)
-            beta = 1.0
-        return radial_T
+            own = tile if one.own_N is None else one.own_N[tile]
+            if one.kept:
+                shares_TB = one.kept.shares_NB[own]
+            else:
+                local_B, offset_B = one.position_B - tile.start, one.batch.log_share_B
+                exp_TB = self._exponentials(
+                    centres_TD, inverse_T, one.scaled_BD, margin, offset_B, local_B, one.batch.target_B
+                )
+                if isinstance(own, Tensor):
+                    exp_TB.masked_fill_((own < 0)[:, None], 0.0)
+                shares_TB = products.cast("shares", exp_TB.mul_(inverse_T[:, None]))
+            add = products.mm if one is scored[0] else products.addmm_
+            add(gradient_TD, shares_TB, products.cast("weighted", one.weighted_BD))
+        return gradient_TD
 
     def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Roundings) -> None:
         """Pay what the active rows owe, and store them."""
@@ -217,28 +297,55 @@ class _Scored:
 
     def __init__(self, batch: MicroBatch, active: ActiveRows, margin: Margin) -> None:
         self.batch = batch
-        self.position_B = active.positions(batch.row_B)
+        self.kept = kept = batch.kept if isinstance(batch.kept, Kept) else None
         self.scaled_BD = batch.unit_BD * margin.scale
         self.weighted_BD = self.scaled_BD * batch.weight
-        # The rows that others drew in a sample of their own.
+        # Where the rows sit in the sample of this micro-batch, if others drew their own; -1: nowhere.
         own_N, all_N = batch.active.rows_N, active.rows_N
-        differs = own_N is not None and all_N is not None and own_N is not all_N
-        self.left_out_N = ~torch.isin(all_N, own_N) if differs else None  # type: ignore[arg-type]
+        self.own_N = None if all_N is None or own_N is all_N else batch.active.positions(all_N)
+        self.position_B = active.positions(batch.row_B)
+        if kept:
+            # Each sample's own factor is taken into the other operand, so that nothing is left to do per tile.
+            factor_B = torch.exp(batch.log_share_B + kept.shift)
+            self.weighted_BD *= factor_B[:, None]
+            position_B = batch.active.positions(batch.row_B)
+            target_B = batch.target_B / factor_B * kept.inverse_N[position_B]
+            _put(kept.shares_NB, position_B, target_B.clamp(-_MOST, _MOST))
+            kept.shares_NB[-1] = 0.0
 
 
-def _put_targets(values_BT: Tensor, position_B: Tensor, tile: slice, target_B: Tensor) -> None:
-    """``values[i, position_i] = target_i`` where the position lies in the tile (no host sync)."""
-    inside_B = (position_B >= tile.start) & (position_B < tile.stop)
-    column_B1 = (position_B - tile.start).clamp(0, values_BT.shape[1] - 1)[:, None]
-    kept_B1 = values_BT.gather(1, column_B1)
-    values_BT.scatter_(1, column_B1, torch.where(inside_B[:, None], target_B[:, None], kept_B1))
+def _put(values_TB: Tensor, row_B: Tensor, value_B: Tensor) -> None:
+    """``values[row_i, i] = value_i``."""
+    column_B = torch.arange(len(row_B), device=row_B.device)
+    values_TB.index_put_((row_B, column_B), value_B.to(values_TB.dtype))
 
 
-def _damped_step(
-    centres_TD: Tensor, gradient_TD: Tensor, along_T: Tensor, inverse_T: Tensor, sgd: SGDStep
-) -> None:
+def _free_memory(device: torch.device) -> int:
+    if device.type != "cuda":
+        return available_memory()
+    free, cached = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_reserved(device)
+    return free + cached - torch.cuda.memory_allocated(device)
+
+
+def _momentum_step(centres_TD: Tensor, gradient_TD: Tensor, momentum_TD: Tensor, sgd: SGDStep) -> None:
+    """A step with momentum, in place: what torch.optim.SGD(fused=True) calls, one pass over the three. That takes no
+    buffer where ``momentum`` is 0: a first step, which does not read the buffer, is the same."""
+    torch._fused_sgd_(
+        [centres_TD],
+        [gradient_TD],
+        [momentum_TD],
+        weight_decay=sgd.weight_decay,
+        momentum=sgd.momentum or 1.0,
+        lr=sgd.lr,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=sgd.momentum == 0,
+    )
+
+
+def _damped_step(centres_TD: Tensor, gradient_TD: Tensor, inverse_T: Tensor, sgd: SGDStep) -> None:
     """A step without momentum, in place; see :class:`megaclass.heads.step.SGDStep`."""
-    gradient_TD.addcmul_(centres_TD, along_T[:, None])
     turn_T = sgd.lr * torch.linalg.vector_norm(gradient_TD, dim=1) * inverse_T
     lr_T = sgd.lr / (1.0 + turn_T / MOST_TURN)
     centres_TD.mul_(1.0 - sgd.lr * sgd.weight_decay).addcmul_(gradient_TD, lr_T[:, None], value=-1)

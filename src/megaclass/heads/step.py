@@ -6,6 +6,7 @@ D = embedding columns.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ PARALLELISMS = ("model", "data")
 SHARD_GROUPS = ("world", "node")
 PRECISIONS = ("fp32", "tf32", "bf16")
 KERNELS = ("auto", "triton", "torch")
+RECOMPUTE = ("auto", "always", "never")
 
 # Like torch.nn.functional.normalize: a vector shorter than this is divided by it.
 NORM_FLOOR = 1e-12
@@ -34,14 +36,18 @@ class HeadOptions:
     shard_group: with ``model``: sharded over the ranks of the ``world``, or of a ``node``, each node with all.
     precision: rounding of the operands of products, ``fp32``, ``tf32`` or ``bf16``; logits stay fp32.
     storage: of centres and momentum, see :mod:`megaclass.heads.storage`.
+    recompute: in plain PyTorch, whether pass 2 computes the exponentials of pass 1 ``always`` again or ``never``, for
+        which they are kept, 4 bytes a scored class and row of the batch, or 2 where products are of bf16 operands;
+        ``auto`` keeps them where they take at most a quarter of the scored rows' fp32 storage, and memory is free.
     kernels: ``triton``, ``torch``, or ``auto``: Triton on CUDA where it works.
-    tile_mb: memory for one tile's intermediates in plain PyTorch, MB; 0 picks 16 on a CPU, 256 on a GPU.
+    tile_mb: memory for one tile's intermediates in plain PyTorch, MB; 0 picks 8 on a CPU, 256 on a GPU.
     """
 
     parallelism: str = "model"
     shard_group: str = "world"
     precision: str = "fp32"
     storage: str = "fp32"
+    recompute: str = "auto"
     kernels: str = "auto"
     tile_mb: float = 0.0
 
@@ -50,6 +56,7 @@ class HeadOptions:
             ("parallelism", PARALLELISMS),
             ("shard_group", SHARD_GROUPS),
             ("precision", PRECISIONS),
+            ("recompute", RECOMPUTE),
             ("kernels", KERNELS),
         ):
             lookup(dict.fromkeys(known), getattr(self, name), name)
@@ -116,6 +123,7 @@ class MicroBatch:
     unit_BD: normalised embeddings. row_B: the target's row in this shard, or outside [0, C).
     log_share_B: log q - log S, so that q * exp(z) / S = exp(z + log_share). target_B: -q * slope.
     active: the rows that were scored. weight: d(final loss) / d(this loss) / B, a scalar tensor.
+    kept: what the engine keeps of its pass 1 for its pass 2, its own affair.
     """
 
     unit_BD: Tensor
@@ -124,6 +132,7 @@ class MicroBatch:
     target_B: Tensor
     active: ActiveRows
     weight: Tensor
+    kept: Any = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ of ranks, and repeated by a resumed run.
 Shapes: C = rows of the shard, N = rows that take part, T = rows of a tile, D = embedding columns.
 """
 
+import ctypes
 import functools
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -78,7 +80,7 @@ class Rows:
     @classmethod
     def zeros(cls, count: int, dim: int, dtype: torch.dtype, device: torch.device) -> "Rows":
         scale = torch.full((count,), _NO_SCALE, device=device) if dtype == torch.int8 else None
-        return cls(torch.zeros(count, dim, dtype=dtype, device=device), scale)
+        return cls(empty_table(count, dim, dtype, device).zero_(), scale)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -131,12 +133,27 @@ class Rows:
                     table[rows] = part.tensors[name].to(table.device)
 
 
+def empty_table(count: int, dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialised memory, on a CPU in huge pages where the system has them and lends them on request: with pages of
+    4 kB each gathered row costs the processor a search for its address, and each new page a fault."""
+    table = torch.empty(count, dim, dtype=dtype, device=device)
+    if table.device.type == "cpu" and hasattr(mmap, "MADV_HUGEPAGE"):
+        start = -(-table.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = table.data_ptr() + table.nbytes - start
+        if size > 0:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_HUGEPAGE)
+    return table
+
+
 def _smallest_scale(peak_N: Tensor) -> Tensor:
-    """The smallest power of two under which ``peak`` takes at most ``INT8_MOST`` steps; NaN where it is not finite,
-    so that a row that diverged stays seen."""
-    mantissa_N, exponent_N = torch.frexp((peak_N / INT8_MOST).clamp_(min=_NO_SCALE))
-    scale_N = torch.ldexp(torch.ones_like(peak_N), exponent_N - (mantissa_N == 0.5).int())
-    return torch.where(torch.isfinite(peak_N), scale_N, torch.nan)
+    """The smallest power of two under which ``peak`` (fp32) takes at most ``INT8_MOST`` steps, at least
+    ``_NO_SCALE``; NaN where it is not finite, so that a row that diverged stays seen.
+
+    By whole numbers alone, because a division by 127 and a power are rounded otherwise on a GPU. 127 is 2 ** 6 with
+    the mantissa 0x7E0000: a larger one takes the next power.
+    """
+    scale_N = ((peak_N.view(torch.int32) + 0x1FFFF) & 0x7F800000).sub_(6 << 23).clamp_(min=1 << 23)
+    return torch.where(torch.isfinite(peak_N), scale_N.view(torch.float32), torch.nan)
 
 
 def settled_scale(peak_N: Tensor, scale_N: Tensor) -> Tensor:

@@ -78,7 +78,10 @@ class KeyedPermutation:
         y_N = step(x_N)
         # Cycle walking. One host sync per turn on a device; a * b - n <= sqrt(n), so turns are few.
         while bool((outside_N := y_N >= self.n).any()):
-            y_N = _where(outside_N, step(y_N), y_N)
+            if isinstance(y_N, Tensor) and y_N.is_cuda:  # to select them would be one more
+                y_N = torch.where(outside_N, step(y_N), y_N)
+            else:
+                y_N[outside_N] = step(y_N[outside_N])
         return y_N
 
     def __call__(self, index_N: Array) -> Array:

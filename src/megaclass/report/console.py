@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from megaclass.errors import printable
+from megaclass.errors import in_bytes, printable
 from megaclass.report.document import Cell, Column, Line, Table, text_table
 
 _RAISED = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
@@ -150,7 +150,7 @@ def info_table(found: Mapping[str, Any]) -> RenderableType:
         ("images", f"{found['images']:,}"),
         ("classes", f"{found['classes']:,}"),
         ("class names", "yes" if found["class_names"] else "none"),
-        ("bytes", f"{found['total_bytes'] / 1e6:,.1f} MB"),
+        ("bytes", in_bytes(found["total_bytes"])),
         ("images a class", of_classes),
         ("labels", "" if empty else f"{covered}, every class has images"),
         ("classes without images", f"{empty:,}: labels do not cover {covered}" if empty else ""),

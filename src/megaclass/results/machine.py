@@ -49,7 +49,7 @@ def snapshot() -> dict[str, Any]:
     smaller of the machine's and the container's. ``gpu_count`` counts the GPUs visible to this process;
     ``gpu_power_limit_w`` and ``gpu_clock_mhz``, the highest of its multiprocessors, are of the least able one.
     ``revision`` is the git commit of the source, with ``-dirty`` and a hash of the difference if the package differs
-    from it, else the installed version.
+    from it, else ``MEGACLASS_REVISION``, which who copies the source sets, else the version.
     """
     return {
         "system": _quiet(_system),
@@ -63,7 +63,7 @@ def snapshot() -> dict[str, Any]:
         "python": platform.python_version(),
         **_fixed(_torch, "pytorch", "cuda", "cudnn", "nccl", "torch_threads", "torch_interop_threads"),
         "packages": {name: found for name in PACKAGES if (found := _quiet(metadata.version, name))},
-        "revision": _quiet(_git_revision) or __version__,
+        "revision": _quiet(_git_revision) or os.environ.get("MEGACLASS_REVISION") or __version__,
         "variables": {name: _value(name) for name in VARIABLES if name in os.environ},
     }
 
@@ -155,43 +155,41 @@ def _memory_mb() -> int:
     return total >> 20
 
 
+def ask_driver(what: str, *arguments: Any, gpu: str = "") -> Any:
+    """What NVML's ``nvml<what>`` returns, of a GPU by its number or UUID where one is named; None: it does not tell."""
+    import pynvml as nvml
+
+    with contextlib.suppress(Exception):  # no driver, or one that does not know this of this GPU or container
+        nvml.nvmlInit()
+        if gpu:
+            by_number = gpu.isdigit()
+            find = nvml.nvmlDeviceGetHandleByIndex if by_number else nvml.nvmlDeviceGetHandleByUUID
+            arguments = (find(int(gpu) if by_number else gpu), *arguments)
+        return getattr(nvml, f"nvml{what}")(*arguments)
+    return None
+
+
 def _gpu() -> dict[str, Any]:
-    """Ask the driver rather than PyTorch, which would open a context on the GPU: seconds and memory."""
-    import pynvml
+    count = ask_driver("DeviceGetCount")
+    if count is None:  # no NVML; PyTorch opens a context on the GPU for it: seconds and memory
+        import torch
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:  # no driver
-        return {"gpu_count": 0}
-    try:
-        every = ",".join(map(str, range(pynvml.nvmlDeviceGetCount())))
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", every).replace(" ", "").split(",")
-        gpus = [_handle(name) for name in visible if name not in ("", "-1")]
-        limit, clock = pynvml.nvmlDeviceGetEnforcedPowerLimit, pynvml.nvmlDeviceGetMaxClockInfo
-        return {
-            "gpu": ", ".join(dict.fromkeys(map(pynvml.nvmlDeviceGetName, gpus))) or None,
-            "gpu_count": len(gpus),
-            "gpu_memory_mb": min(
-                (pynvml.nvmlDeviceGetMemoryInfo(gpu).total >> 20 for gpu in gpus), default=None
-            ),
-            # None where a GPU gives no answer, as some do.
-            "gpu_power_limit_w": _quiet(lambda: min(map(limit, gpus)) / 1000),
-            "gpu_clock_mhz": _quiet(lambda: min(clock(gpu, pynvml.NVML_CLOCK_SM) for gpu in gpus)),
-            "driver": pynvml.nvmlSystemGetDriverVersion(),
-        }
-    finally:
-        pynvml.nvmlShutdown()
+        known = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return {"gpu": ", ".join(dict.fromkeys(gpu.name for gpu in known)) or None, "gpu_count": len(known)}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).replace(" ", "")
+    gpus = [name for name in visible.split(",") if name not in ("", "-1")]
 
+    def of_all(what: str, *arguments: int) -> list[Any]:
+        return [ask_driver(f"DeviceGet{what}", *arguments, gpu=gpu) for gpu in gpus]
 
-def _handle(name: str) -> Any:
-    """Of a GPU by its number or its UUID, which CUDA_VISIBLE_DEVICES holds."""
-    import pynvml
-
-    return (
-        pynvml.nvmlDeviceGetHandleByIndex(int(name))
-        if name.isdigit()
-        else pynvml.nvmlDeviceGetHandleByUUID(name)
-    )
+    return {
+        "gpu": ", ".join(dict.fromkeys(filter(None, of_all("Name")))) or None,
+        "gpu_count": len(gpus),
+        "gpu_memory_mb": _quiet(lambda: min(memory.total >> 20 for memory in of_all("MemoryInfo"))),
+        "gpu_power_limit_w": _quiet(lambda: min(of_all("EnforcedPowerLimit")) / 1000),
+        "gpu_clock_mhz": _quiet(lambda: min(of_all("MaxClockInfo", 1))),  # 1: of the multiprocessors
+        "driver": ask_driver("SystemGetDriverVersion"),
+    }
 
 
 def _torch() -> dict[str, Any]:

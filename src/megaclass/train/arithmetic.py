@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from megaclass.errors import UserError
+from megaclass.heads.precision import fp32_products
 from megaclass.results.machine import usable_cores
 
 
@@ -87,17 +88,11 @@ class Arithmetic:
         """Allow tf32 in fp32 products and convolutions, or forbid it, for the time of a run."""
         wanted = "tf32" if self.compute == "tf32" or self.tf32 else "ieee"
         known: Any = torch.backends
-        backends = (known.cuda.matmul, known.cudnn.conv) if self.device.type == "cuda" else ()
+        parts = (known.cuda.matmul, known.cudnn.conv, known.cudnn.rnn) if self.device.type == "cuda" else ()
         # Few shapes come again and again, so measuring the convolutions once for each pays.
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-        before = [backend.fp32_precision for backend in backends]
-        for backend in backends:
-            backend.fp32_precision = wanted
-        try:
+        with fp32_products(wanted, *parts):
             yield
-        finally:
-            for backend, value in zip(backends, before, strict=True):
-                backend.fp32_precision = value
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:

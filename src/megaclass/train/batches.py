@@ -21,7 +21,7 @@ from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.loader import BatchSource, Loader
 from megaclass.data.open import open_dataset, record_file, split_paths
 from megaclass.data.photometric import Composed, Photometric
-from megaclass.data.sampler import EpochSampler, rank_slice
+from megaclass.data.sampler import EpochSampler, rank_part
 from megaclass.data.synthetic import SyntheticLoader
 from megaclass.data.views import OrientedClasses
 from megaclass.errors import UserError
@@ -63,7 +63,7 @@ def training_data(config: Config, world: World, say: Callable[[str], None]) -> T
         class_names=class_names(dataset),
         steps=steps,
         glyph_set=glyph_set,
-        samples_of_step=lambda step: order.indices(step * size, size),
+        samples_of_step=lambda step: order.indices(rank_part(step, size, 0, 1)),
     )
 
 
@@ -124,8 +124,8 @@ def training_loader(config: Config, world: World, dataset: Dataset, total_steps:
     sampler = EpochSampler(len(dataset), config.run.seed)
 
     def indices_of_step(step: int) -> tuple[np.ndarray, np.ndarray]:
-        start, count = rank_slice(step, data.global_batch_size, world.rank, world.size)
-        return sampler.indices(start, count), np.arange(start, start + count)
+        numbers_B = rank_part(step, data.global_batch_size, world.rank, world.size, data.accumulation)
+        return sampler.indices(numbers_B), numbers_B
 
     options: dict[str, Any] = {"workers": data.workers or torch.get_num_threads(), "on_error": data.on_error}
     if data.loader == "dali":  # what it lacks is not asked for: the check of the configuration sees to it

@@ -38,6 +38,13 @@ class Suspect:
     grad_norm: float
 
 
+def _side_by_side(tensors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """A copy of all of them in one tensor, and the parts of it in their shapes."""
+    whole = torch.cat([t.flatten() for t in tensors]) if tensors else torch.empty(0)
+    parts = whole.split([t.numel() for t in tensors])
+    return whole, [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
+
+
 class Guard:
     """Leaves out steps that would spoil the weights, counts them, and remembers the first bad one.
 
@@ -48,9 +55,11 @@ class Guard:
     def __init__(self, job: Job, progress: Progress | None = None) -> None:
         progress, device = progress or Progress(), job.world.device
         self._run = job.config.run
-        # Running statistics as they were before a step: a batch with a NaN would poison them for good.
+        # Running statistics as they were before a step: a batch with a NaN would poison them for good. Side by side,
+        # so that one kernel chooses for all of them.
         self._norms = [b for b in job.backbone.buffers() if b.is_floating_point()]
-        self._norms_before = [b.clone() for b in self._norms]
+        self._before, self._norms_before = _side_by_side(self._norms)
+        self._after, self._norms_after = _side_by_side(self._norms)
         counts = [progress.skipped_steps, progress.lost_steps, progress.skipped_in_a_row]
         self._counts = torch.tensor(counts, device=device)
         self._mean = torch.tensor(progress.loss_mean or 0.0, device=device)
@@ -78,8 +87,10 @@ class Guard:
         return ~finite | self._spike if self._run.on_divergence == "skip" else ~finite
 
     def end_step(self, step: int, outcome: Outcome) -> None:
-        for norm, before in zip(self._norms, self._norms_before, strict=True):
-            torch.where(outcome.skipped, before, norm, out=norm)
+        if self._norms:
+            torch._foreach_copy_(self._norms_after, self._norms)
+            torch.where(outcome.skipped, self._before, self._after, out=self._after)
+            torch._foreach_copy_(self._norms, self._norms_after)
         # Finding the loss scale takes a few skipped steps by design: they end no run, and no row of bad ones.
         lost = outcome.skipped & ~outcome.rescaled
         suspect = lost | self._spike

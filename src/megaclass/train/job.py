@@ -16,7 +16,7 @@ from megaclass.data.augment import EvalTransform
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.mixup import Mixup
 from megaclass.data.open import fingerprint
-from megaclass.data.sampler import rank_slice
+from megaclass.data.sampler import rank_part
 from megaclass.errors import UserError, lookup
 from megaclass.evaluate.evaluators import Evaluator, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
@@ -192,8 +192,9 @@ def _facts(parts: LocalParts) -> dict[str, Any]:
 def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
     """UserError unless the global batch can be shared, and every part has statistics to normalise by (and
     pairs to mix)."""
-    size, parts = config.data.global_batch_size, world.size * config.data.accumulation
-    _, count = rank_slice(0, size, 0, parts)
+    size, micro_batches = config.data.global_batch_size, config.data.accumulation
+    parts = world.size * micro_batches
+    count = len(rank_part(0, size, 0, world.size, micro_batches)) // micro_batches
     alone = count == 1 and not (config.model.sync_norm and world.size > 1)
     if alone and any(isinstance(m, nn.BatchNorm1d | SynchronisedBatchNorm) for m in backbone.modules()):
         raise UserError(
@@ -252,7 +253,16 @@ def _build_head(
     margin = lookup(MARGINS, head.margin, "head.margin")(
         scale=head.scale, gradient=head.gradient, filter_threshold=head.filter_threshold, **numbers
     )
-    same = ("sample_rate", "parallelism", "shard_group", "precision", "storage", "kernels", "tile_mb")
+    same = (
+        "sample_rate",
+        "parallelism",
+        "shard_group",
+        "precision",
+        "storage",
+        "kernels",
+        "recompute",
+        "tile_mb",
+    )
     settings: dict[str, Any] = {name: getattr(head, name) for name in same}
     settings |= {"margin": margin, "seed": config.run.seed, "device": world.device, "group": group}
     return PartialFC(num_classes, embedding_dim, **settings)

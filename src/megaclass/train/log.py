@@ -19,7 +19,7 @@ from megaclass.checkpoint import Saved
 from megaclass.config import Config, Steps
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
-from megaclass.errors import printable
+from megaclass.errors import in_bytes, printable
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.jsonl import LineFile
@@ -155,7 +155,7 @@ class RunLog:
             self.warn(f"{found.error}; the run goes on")
             return
         self.say(
-            f"Checkpoint: step {found.step}   {found.bytes / 1e6:.1f} MB in {found.seconds:.1f} s   "
+            f"Checkpoint: step {found.step}   {in_bytes(found.bytes)} in {found.seconds:.1f} s   "
             f"Stall: {found.stall_s:.2f} s"
         )
         relative = str(found.path.relative_to(self.directory.path))

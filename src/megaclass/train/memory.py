@@ -13,7 +13,7 @@ from torch import nn
 
 from megaclass.config import Config
 from megaclass.data.loader import PREFETCHED
-from megaclass.errors import UserError
+from megaclass.errors import UserError, in_bytes
 from megaclass.heads.storage import Storage
 from megaclass.parallel.groups import World, shard_range
 from megaclass.results.machine import available_memory
@@ -115,7 +115,7 @@ def _require(needed: float, what: str, advice: str) -> None:
     needed, available = needed * _local_ranks(), available_memory()
     if needed > available:
         raise UserError(
-            f"{what} needs {needed / 2**30:,.1f} GiB of memory, and {available / 2**30:,.1f} GiB are free; {advice}"
+            f"{what} needs {in_bytes(needed)} of memory, and {in_bytes(available)} are free; {advice}"
         )
 
 

@@ -62,22 +62,21 @@ class Lars(torch.optim.Optimizer):
                 self._step(weights, group)
 
     def _step(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        momenta = [self.state[p]["momentum_buffer"] for p in weights]
+        # PyTorch's kernel takes no buffers where there is no momentum.
+        momenta = [self.state[p]["momentum_buffer"] for p in weights if group["momentum"]]
         gradients = [p.grad for p in weights if p.grad is not None]
         decay, trust = group["weight_decay"], group["trust"]
-        w_norms, g_norms = torch._foreach_norm(weights), torch._foreach_norm(gradients)
+        w_norm, g_norm = (torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, gradients))
+        rate = trust * w_norm / (g_norm + decay * w_norm)
+        # A layer of zeros, or without gradient, has no scale of its own, nor has a vector.
+        rate = group["lr"] * torch.where((w_norm == 0) | (g_norm == 0), 1.0, rate)
+        own = rate.new_full((), group["lr"])
         moves = torch._foreach_add(gradients, weights, alpha=decay)
-        for weight, move, w_norm, g_norm in zip(weights, moves, w_norms, g_norms, strict=True):
-            if weight.ndim > 1:
-                rate = trust * w_norm / (g_norm + decay * w_norm)
-                # A layer of zeros, or without gradient, has no scale of its own.
-                move.mul_(torch.where((w_norm == 0) | (g_norm == 0), 1.0, rate))
-        moves = torch._foreach_mul(moves, group["lr"])
-        torch._foreach_add_(moves, momenta, alpha=group["momentum"])
-        skipped = self.found_inf > 0
-        for weight, momentum, move in zip(weights, momenta, moves, strict=True):
-            momentum.copy_(torch.where(skipped, momentum, move))
-            weight.sub_(torch.where(skipped, torch.zeros_like(move), move))
+        torch._foreach_mul_(moves, [r if w.ndim > 1 else own for r, w in zip(rate, weights, strict=True)])
+        torch._fused_sgd_(
+            weights, moves, momenta, weight_decay=0.0, momentum=group["momentum"], lr=1.0, dampening=0.0,
+            nesterov=False, maximize=False, is_first_step=False, found_inf=self.found_inf,
+        )  # fmt: skip
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

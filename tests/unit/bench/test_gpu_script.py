@@ -1,9 +1,7 @@
-"""benchmarks/gpu.sh without a GPU: what it would run is what the command line takes."""
+"""benchmarks/gpu.py without a GPU: its list is well formed, and nothing stops the next part."""
 
-import json
+import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,64 +13,57 @@ from megaclass.cli.bench import options_of, options_of_suite
 from megaclass.parallel import groups
 from megaclass.results import published
 
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu.sh"
-RECORDER = f"""#!{sys.executable} -S
-import json, os, sys
-with open(os.environ["RECORD"], "a") as file:
-    file.write(json.dumps(sys.argv[1:]) + "\\n")
-if "--output" in sys.argv:
-    status = "ok" if "30M" in sys.argv else "oom"
-    with open(sys.argv[sys.argv.index("--output") + 1], "a") as file:
-        file.write('{{"status": "' + status + '"}}\\n')
-"""
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu.py"
 
 
 @pytest.fixture
-def run(tmp_path):
-    python = tmp_path / "python"
-    python.write_text(RECORDER)
-    python.chmod(0o755)
-    record, peer = tmp_path / "record", fake_peer.write(tmp_path / "peer")
+def load(tmp_path, monkeypatch):
+    for name in ("PYTHONPATH", "COLUMNS", "PYTHONUNBUFFERED", "MEGACLASS_REVISION"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # the script sets them
 
-    def call(*parts):
-        variables = {"PYTHON": python, "RESULTS": tmp_path / "results", "PEER_PATH": peer, "RECORD": record}
-        environment = os.environ | {name: str(value) for name, value in variables.items()}
-        result = subprocess.run(
-            [SCRIPT, *parts], env=environment, capture_output=True, text=True, check=False
-        )
-        calls = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-        return result, calls
+    def call(rehearsal):
+        monkeypatch.setenv("OUT", str(tmp_path / "out"))
+        monkeypatch.setenv("PEER_PATH", str(fake_peer.write(tmp_path / "peer")))
+        monkeypatch.setenv("REHEARSAL", rehearsal)
+        spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
+        gpu = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(gpu)
+        return gpu
 
     return call
 
 
-@pytest.mark.process
-def test_every_part_says_what_the_command_line_understands(run, monkeypatch):
-    result, calls = run()
-    assert result.returncode == 0, result.stderr
+@pytest.mark.parametrize("rehearsal", "01")
+def test_the_list_is_well_formed(load, rehearsal, monkeypatch):
+    gpu = load(rehearsal)
+    names = [part[1] for part in gpu.PARTS]
+    assert len({*names}) == len(names) and not {*names} & {part[0] for part in gpu.PARTS}
+    for call in "123":
+        assert sum(int(limit_s) for group, _, limit_s, _ in gpu.PARTS if group == call) <= 540
     monkeypatch.setattr(groups, "pick_device", lambda name: torch.device("cuda"))
-    assert calls[0] == ["-m", "pytest", "-m", "gpu"]
-    names = [told[3] for told in calls if told[:3] == ["-m", "megaclass", "bench"]]
-    assert names == ["suite"] * 6 + ["train"] * 12 + ["infer", "loader", "loader"] + ["head"] * 8
-    assert {told[4] for told in calls if told[3] == "suite"} == {*published.names()}
-    measured = 0
-    for told in calls[1:]:
-        if told[:4] == ["-m", "megaclass", "bench", "suite"]:
-            assert options_of_suite(told[4:]).fit
-        else:
-            plan = sweep.plan(BENCHMARKS[told[3]], options_of(BENCHMARKS[told[3]], told[4:]))
-            assert plan and all(one.case.device == "cuda" for one in plan)
-            measured += sum(len(one.implementations) for one in plan)
-    assert measured > 80
+    monkeypatch.setattr("megaclass.bench.train.classes_of", lambda config: 10)  # of what a part draws
+    rows, suites = {}, set()
+    for _, name, _, command in gpu.PARTS:
+        words = gpu.words_of(name, command)[3:]
+        if words[:2] == ["bench", "suite"]:
+            suites.add(options_of_suite(words[2:]).name)
+        elif words[:1] == ["bench"]:
+            plan = sweep.plan(BENCHMARKS[words[1]], options_of(BENCHMARKS[words[1]], words[2:]))
+            rows[name] = sum(len(one.implementations) for one in plan)
+            assert all(one.case.device == "cuda" for one in plan)
+    assert suites == {*published.names()} and min(rows.values()) >= 1
+    assert rows["head"] == 4 and rows["beside"] % 4 == 0 and rows["graphs"] == 2
 
 
-def test_a_gpu_gives_its_rows_a_name_and_an_unknown_part_runs_nothing(run, monkeypatch, tmp_path):
-    tool = tmp_path / "bin" / "nvidia-smi"
-    tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\necho NVIDIA H200\necho NVIDIA H200\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
-    result, calls = run("larger")
-    assert result.returncode == 2 and "larger" in result.stderr and not calls
-    _, (words,) = run("infer")
-    assert Path(words[words.index("--output") + 1]) == tmp_path / "results" / "infer-h200.jsonl"
+@pytest.mark.process
+def test_nothing_stops_the_next_part(load, tmp_path, monkeypatch):
+    gpu = load("0")
+    commands = {"slow": "sleep 9", "absent": "no-such", "wrong": "python -c 1/0", "right": "echo the end"}
+    monkeypatch.setattr(gpu, "PARTS", [["1", name, "1", command] for name, command in commands.items()])
+    assert gpu.main(["2"]) == 2 and not (tmp_path / "out").exists()
+    assert gpu.main(["1"]) == 1
+    table = (tmp_path / "out/summary.md").read_text().partition("## ")[0].split("|")
+    ends = [table[table.index(name) + 1].split(",")[0] for name in commands]
+    assert ends == ["rc 124", "rc 127", "rc 1", "rc 0"]
+    assert "the end" in table and "ZeroDivisionError" in (tmp_path / "out/log").read_text()
+    assert gpu.main(["right"]) == 0

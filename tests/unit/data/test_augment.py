@@ -9,7 +9,7 @@ from PIL import Image
 
 from megaclass.data.augment import EvalTransform, TrainTransform, resized, uniforms
 from megaclass.data.dataset import DamagedSampleError
-from megaclass.data.decode import Decoded, Need, decode, decode_part
+from megaclass.data.decode import Decoded, Memory, Need, decode, decode_part
 
 NUMBERS = np.arange(200)
 
@@ -198,7 +198,8 @@ def made_from(encoded: bytes, transform, plan_K: np.ndarray, **change) -> np.nda
     def need(height, width):
         return Need(height, **change) if change else transform.need(height, width, plan_K)
 
-    transform(decode_part(encoded, "here", out, need), plan_K, out)
+    memory = Memory(size, size)
+    transform(memory.fitted(encoded) or decode_part(encoded, "here", memory, need), plan_K, out)
     return out
 
 
@@ -231,7 +232,7 @@ def test_rows_below_the_crop_are_not_missed(subsampling, seed):
     encoded = simplejpeg.encode_jpeg(image, 90, colorspace=colours, colorsubsampling=subsampling)
     whole = decode(encoded, "here")
     for rows in (1, 15, 16, 17, 64, 90, int(height) - 1, int(height)):
-        part = decode_part(encoded, "here", None, lambda height, width, rows=rows: Need(rows))
+        part = decode_part(encoded, "here", Memory(), lambda height, width, rows=rows: Need(rows))
         assert (part.height, part.width) == (height, width)
         assert len(part.image_HWC) >= rows
         np.testing.assert_array_equal(part.image_HWC[:rows], whole[:rows])
@@ -244,7 +245,9 @@ def test_a_crop_needs_no_more_than_its_rows():
     seen = set()
     for plan_K in transform.plan(np.arange(30)):
         _, top, _, height = transform.box(300, 300, plan_K)
-        part = decode_part(encoded, "here", None, lambda *size, plan_K=plan_K: transform.need(*size, plan_K))
+        part = decode_part(
+            encoded, "here", Memory(), lambda *size, plan_K=plan_K: transform.need(*size, plan_K)
+        )
         seen.add(part.image_HWC.shape[0] * part.factor < 290)
         assert part.image_HWC.shape[0] * part.factor >= top + height
     assert seen == {True, False}
@@ -252,10 +255,10 @@ def test_a_crop_needs_no_more_than_its_rows():
 
 def test_an_early_end_is_noticed_though_its_rows_are_not_needed():
     encoded = simplejpeg.encode_jpeg(photograph(300, 300), 90, colorspace="RGB")
-    decode_part(encoded, "here", None, lambda *_: Need(40))
+    decode_part(encoded, "here", Memory(), lambda *_: Need(40))
     for cut in (len(encoded) - 3, len(encoded) // 2):
         with pytest.raises(DamagedSampleError, match="here: damaged image"):
-            decode_part(encoded[:cut], "here", None, lambda *_: Need(40))
+            decode_part(encoded[:cut], "here", Memory(), lambda *_: Need(40))
 
 
 @pytest.mark.process

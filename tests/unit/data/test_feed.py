@@ -1,4 +1,4 @@
-"""The feed hands on the batches of a source, on a CPU as they are; on a device ahead of the step (tests/gpu)."""
+"""The feed hands on the batches of a source, on a CPU as they are; on a device ahead of the step (tests/cuda)."""
 
 import pytest
 import torch

@@ -26,9 +26,9 @@ def folder(tmp_path, monkeypatch):
 def test_a_line_sums_up_what_was_packed(folder, capsys):
     words = ["--shorter-side", "10", "--layout", "im2rec", "--workers", "2"]
     assert main(["data", "pack", "in", "out", *words]) == 0
-    size = (folder / "out/train.rec").stat().st_size / 1e6
+    size = (folder / "out/train.rec").stat().st_size / 1e3
     assert re.fullmatch(
-        rf"packed 24 images of 2 classes into out/train\.rec \({size:.1f} MB, \d+\.\d s, [\d,]+ images/s\)\n",
+        rf"packed 24 images of 2 classes into out/train\.rec \({size:.1f} kB, \d+\.\d s, [\d,]+ images/s\)\n",
         capsys.readouterr().out,
     )
     assert (folder / "out/property").read_text() == "2,10,15\n"

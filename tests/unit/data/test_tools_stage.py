@@ -91,7 +91,7 @@ def test_several_sets_get_a_path_that_names_all(tmp_path, faces, folder, capfd):
     assert main(words) == 0
     out, err = capfd.readouterr()
     assert out == f"{tmp_path}/disk/faces:{tmp_path}/disk/images\n"
-    assert len(err.splitlines()) == 2 and "MB copied and verified, " in err
+    assert len(err.splitlines()) == 2 and "kB copied and verified, " in err
     joined = open_dataset(out.strip())
     assert joined.num_classes == tiny.CLASSES + 3
 
@@ -148,7 +148,7 @@ def test_a_disk_that_gives_back_other_bytes_is_noticed(tmp_path, faces, monkeypa
 
 def test_too_little_room_is_told_before_anything_is_copied(tmp_path, faces, monkeypatch):
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(UserError, match=r"disk/faces: 0\.02 MB are left to copy, but 0\.00 MB are free"):
+    with pytest.raises(UserError, match=r"disk/faces: \d\d\.\d kB are left to copy, but 1\.0 kB are free"):
         stage(faces, tmp_path / "disk", silent)
     assert files(tmp_path / "disk/faces") == {}
 

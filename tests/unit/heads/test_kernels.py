@@ -1,6 +1,6 @@
 """The Triton kernels in Triton's interpreter, against the plain engine and the dense fp64 oracle.
 
-tests/gpu/test_kernels_cuda.py asks the same of them on a device. Blocks are small here, so that few rows make several
+tests/cuda/test_kernels.py asks the same of them on a device. Blocks are small here, so that few rows make several
 tiles, chunks and programs.
 """
 
@@ -17,11 +17,11 @@ from megaclass.heads.sampling import TorchWalker
 from megaclass.heads.shard import make_engine
 from megaclass.heads.softmax import TorchEngine
 from megaclass.heads.step import HeadOptions, SGDStep
-from megaclass.heads.storage import STORAGES
+from megaclass.heads.storage import STORAGES, Rows
 from megaclass.parallel.seeding import KeyedPermutation
 
 if torch.cuda.is_available():
-    pytest.skip("tests/gpu runs the kernels on the device", allow_module_level=True)
+    pytest.skip("tests/cuda runs the kernels on the device", allow_module_level=True)
 pytest.importorskip("triton")
 
 from megaclass.heads.kernels import engine as kernels_engine
@@ -83,7 +83,32 @@ def test_pass_one_rounds_operands_alone_and_repeats_the_bits() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_centre_that_diverged_is_seen(value: float) -> None:
+    step = Step(rows=129, listed=False)
+    active, row_B = step.active(), torch.full((step.batch,), -1)
+    row_B[0] = 70  # the one row whose sum leaves it out
+    active.centres.data[70, 3] = value
+    sum_B, _, _ = small_engines(step)[0].pass_one(step.units(), row_B, active, step.margin, 0.0)
+    assert torch.isfinite(sum_B).tolist() == [True] + [False] * (step.batch - 1)
+
+
 # -- pass 2 -------------------------------------------------------------------------------------------
+
+
+def test_centres_and_momentum_may_lie_side_by_side() -> None:
+    step = Step(dim=40)
+    ours, _ = small_engines(step)
+    apart, beside = step.active(), step.active()
+    assert apart.momentum is not None
+    both = torch.cat([apart.centres.data, apart.momentum.data], 1)
+    beside = dataclasses.replace(beside, centres=Rows(both[:, :40]), momentum=Rows(both[:, 40:]))
+    for active in (apart, beside):
+        sgd, skipped = SGDStep(0.5, 0.9, 0.05), torch.tensor(False)
+        ours.pass_two(step.micro_batches(active), active, step.margin, sgd, step.rounding, skipped)
+    for a, b in zip(tensors(apart), tensors(beside), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(("dim", "batch", "rows"), SHAPES)
@@ -138,9 +163,11 @@ IDENTITY = (1.0, 0.0, 0.0, 1.0)
 def test_catch_up_writes_the_same_bits(storage: str, listed: bool) -> None:
     """Products without sums, so that both engines round the same fp32 numbers: 8-bit scales shrink and grow."""
     grid = [IDENTITY, (0.3, 0.0, 0.0, 0.07), (5.0, 0.0, 0.0, 7.1), (0.0, 0.0, 0.0, 0.999), (1.001, 0, 0, 0)]
+    grid += [(0.0, 0.0, 0.0, factor) for factor in (1 + 2**-23, 2**-130, 2**-149)]
+    product_N4 = torch.tensor(grid).repeat(9, 1)[:65]
     for dim in (123, 24):
         step = Step(dim, rows=65, storage=storage, listed=listed)
-        caught, reference = (step.catch_up(e, torch.tensor(grid).repeat(13, 1)) for e in small_engines(step))
+        caught, reference = (step.catch_up(engine, product_N4) for engine in small_engines(step))
         for a, b in zip(tensors(caught), tensors(reference), strict=True):
             assert torch.equal(a, b)
 
@@ -213,7 +240,7 @@ def test_training_agrees_with_plain_pytorch(storage: str) -> None:
 def test_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="at most 1024 columns"):
         make_engine(HeadOptions(kernels="triton"), STORAGES["fp32"], 1025, CPU)
-    monkeypatch.setattr(kernels_engine, "INTERPRETED", False)
+    monkeypatch.setattr(TritonEngine, "device_types", ("cuda",))
     with pytest.raises(UserError, match="need a CUDA device"):
         make_engine(HeadOptions(kernels="triton"), STORAGES["fp32"], 24, CPU)
     assert make_engine(HeadOptions(), STORAGES["fp32"], 24, CPU).name == "torch"
@@ -230,7 +257,7 @@ def test_blocks_that_fail_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_wrong_results_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        TorchEngine, "pass_one", lambda self, unit_BD, *_: (torch.ones(len(unit_BD)).double(), unit_BD)
+        TorchEngine, "pass_one", lambda self, unit_BD, *_: (torch.ones(len(unit_BD)).double(), unit_BD, None)
     )
     with pytest.raises(RuntimeError, match="sums differ"):
         Step().engines()

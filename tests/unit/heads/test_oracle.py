@@ -1,8 +1,21 @@
 """The head on one rank against the dense fp64 oracle, over 20 optimizer steps."""
 
-import pytest
+import gc
 
-from head_reference import Case, assert_agrees, train_oracle, train_ours
+import pytest
+import torch
+
+from head_reference import (
+    Case,
+    assert_agrees,
+    dense_loss,
+    relative_error,
+    step_input,
+    train_oracle,
+    train_ours,
+)
+from megaclass import HeadSGD, PartialFC
+from megaclass.heads import softmax
 from megaclass.heads.margins import ArcFace, CosFace, Margin, SphereFace
 
 MARGINS = {
@@ -19,8 +32,61 @@ MARGINS = {
 
 @pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("sample_rate", [1.0, 0.4])
+@pytest.mark.parametrize("recompute", ["always", "never"])
 @pytest.mark.parametrize("margin", MARGINS.values(), ids=MARGINS)
-def test_agrees_with_the_oracle(margin: Margin, sample_rate: float, accumulation: int) -> None:
-    case = Case(margin=margin, sample_rate=sample_rate, accumulation=accumulation)
+def test_agrees_with_the_oracle(
+    margin: Margin, recompute: str, sample_rate: float, accumulation: int
+) -> None:
+    case = Case(margin=margin, recompute=recompute, sample_rate=sample_rate, accumulation=accumulation)
     ours = train_ours(case)
     assert_agrees(ours, train_oracle(case, ours.samples))
+
+
+@pytest.mark.parametrize("recompute", ["always", "never"])
+def test_bf16_operands_of_gradients(recompute: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU that has bf16 multiplications and no matrix units, whatever this one has: losses are of fp32 logits.
+    Measured over 8 steps: gradients 3.7e-3 off, centres 1.7e-3; with fp32 results of the products 2.9e-3 and 1.4e-3."""
+    monkeypatch.setattr(softmax, "_has_bf16_without_amx", lambda: True)
+    case = Case(recompute=recompute, precision="bf16", sample_rate=0.5, accumulation=2, steps=8)
+    ours = train_ours(case)
+    oracle = train_oracle(case, ours.samples)
+    assert abs(ours.losses[0] / oracle.losses[0] - 1) < 1e-6
+    for a, b in zip(ours.gradients, oracle.gradients, strict=True):
+        assert relative_error(a, b) < 5e-3
+    assert relative_error(ours.centres, oracle.centres) < 2.5e-3
+
+
+@pytest.mark.parametrize("recompute", ["always", "never"])
+def test_micro_batches_with_samples_of_their_own(recompute: str) -> None:
+    head = PartialFC(67, 24, sample_rate=0.4, recompute=recompute)
+    optimizer = HeadSGD(head, lr=0.1, momentum=0.0, weight_decay=0.05)
+    before = head.centres()
+    dense = before.double().requires_grad_()
+    for step in range(3):
+        embeddings, labels = step_input(Case(), step)
+        head(embeddings.requires_grad_(), labels).backward()
+        dense_loss(embeddings.detach(), labels, dense, head.margin, head.pending[-1].active.rows_N).backward()
+    optimizer.step()
+    assert dense.grad is not None
+    step_CD = 0.1 * (dense.grad + 0.05 * before)
+    optimizer.catch_up()
+    assert relative_error(before.double() - head.centres(), step_CD) < 1e-5
+
+
+def test_auto_keeps_what_is_small_and_lets_it_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = PartialFC(500, 32)
+    optimizer = HeadSGD(head)
+
+    def kept(batch: int) -> bool:
+        head(torch.randn(batch, 32, requires_grad=True), torch.arange(batch)).backward()
+        return head.pending[-1].kept is not None
+
+    assert kept(7) and kept(7)  # 7 / 64 of the scored rows' storage each
+    assert not kept(7)
+    optimizer.step()
+    gc.collect()
+    assert not head.shard.engine._kept
+    monkeypatch.setattr(softmax, "_free_memory", lambda device: 0)
+    assert kept(7)  # as much was there before
+    optimizer.step()
+    assert not kept(8)

@@ -81,6 +81,16 @@ def test_scales_are_powers_of_two_that_hold_the_peak(peak_log: float, scale_log:
     assert torch.equal(settled_scale(peak, settled), settled)
 
 
+def test_a_new_scale_is_the_smallest_that_holds_the_peak_to_the_last_place() -> None:
+    powers = torch.arange(-149, 122).double()
+    most = (INT8_MOST * 2.0**powers).float()
+    peak = torch.cat([torch.zeros(1), most, most.nextafter(torch.tensor(torch.inf)), torch.tensor([3.4e38])])
+    new = settled_scale(peak, torch.full_like(peak, torch.inf)).double()
+    assert ((peak.double() <= INT8_MOST * new) & (new >= 2.0**-126)).all()
+    assert ((peak.double() > INT8_MOST * new / 2) | (new == 2.0**-126)).all()
+    assert settled_scale(torch.tensor([torch.inf, torch.nan]), torch.ones(2)).isnan().all()
+
+
 def test_the_numbers_are_uniform_and_differ_between_steps_rows_and_columns() -> None:
     summands = [noise(step, 32, 64) for step in range(64)]
     drawn = torch.stack([(column_D + row_T[:, None]) & 0xFFFF for column_D, row_T in summands]).double()

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,6 +105,19 @@ def test_revision_of_an_installed_package_is_its_version(checkout):
     git(checkout, "add", "../other.py")
     git(checkout, "commit", "-qm", "somebody else's checkout around us")
     assert revision() == __version__
+
+
+def test_a_copy_without_git_has_the_revision_that_it_is_told(checkout, monkeypatch):
+    shutil.rmtree(checkout.parents[1] / ".git")
+    monkeypatch.setenv("MEGACLASS_REVISION", "0123abc-dirty")
+    assert revision() == "0123abc-dirty"
+
+
+def test_without_nvml_pytorch_knows_the_gpus(monkeypatch):
+    monkeypatch.setattr(machine, "ask_driver", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(name="GPU A"))
+    assert (machine.snapshot()["gpu"], machine.snapshot()["gpu_count"]) == ("GPU A", 2)
 
 
 def test_gpu_entries_follow_visibility(monkeypatch):

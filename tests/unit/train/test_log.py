@@ -39,7 +39,7 @@ def slower(function):
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "cause"), [(InMemory, "read", "disk"), (loading, "decode_part", "decode")]
+    ("place", "name", "cause"), [(InMemory, "read", "disk"), (loading.Memory, "fitted", "decode")]
 )
 def test_the_loader_tells_what_its_threads_did(monkeypatch, place, name, cause):
     monkeypatch.setattr(place, name, slower(getattr(place, name)))

@@ -13,12 +13,12 @@ from megaclass.train.optimizer import build_optimizer, restore_optimizer
 LR, MOMENTUM, DECAY, TRUST = 0.7, 0.9, 0.01, 0.02
 
 
-def built(name):
+def built(name, momentum=MOMENTUM):
     """A network in channels_last, and its optimizer."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(5, 2))
     network.to(memory_format=torch.channels_last)
-    settings = Optim(name=name, momentum=MOMENTUM, weight_decay=DECAY, trust=TRUST)
+    settings = Optim(name=name, momentum=momentum, weight_decay=DECAY, trust=TRUST)
     return network, build_optimizer(settings, [network], LR)
 
 
@@ -30,9 +30,10 @@ def step(network, optimizer, seed):
     optimizer.step()
 
 
-def test_lars_is_the_published_algorithm():
+@pytest.mark.parametrize("momentum", [MOMENTUM, 0.0])
+def test_lars_is_the_published_algorithm(momentum):
     """Algorithm 1 of arXiv:1708.03888, one parameter after the other."""
-    network, optimizer = built("lars")
+    network, optimizer = built("lars", momentum)
     weights = {name: p.detach().double().clone() for name, p in network.named_parameters()}
     momenta = {name: torch.zeros_like(w) for name, w in weights.items()}
     for seed in range(4):
@@ -41,7 +42,7 @@ def test_lars_is_the_published_algorithm():
             w, g, is_vector = weights[name], p.grad.double(), p.ndim < 2
             decay = 0.0 if is_vector else DECAY
             rate = 1.0 if is_vector else TRUST * w.norm() / (g.norm() + decay * w.norm())
-            momenta[name] = MOMENTUM * momenta[name] + LR * rate * (g + decay * w)
+            momenta[name] = momentum * momenta[name] + LR * rate * (g + decay * w)
             weights[name] = w - momenta[name]
     for name, p in network.named_parameters():
         torch.testing.assert_close(p.detach().double(), weights[name], rtol=1e-5, atol=1e-6)

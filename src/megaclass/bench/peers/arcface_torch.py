@@ -57,7 +57,7 @@ def head_changes(case: Any) -> dict[str, Any]:
     """The case as its head runs it: the same work, its own arithmetic and storage. tf32 is left off, as its training
     script leaves it."""
     precision = _precision(case) if case.precision != "tf32" else "fp32"
-    return {"precision": precision, "storage": "fp32", "kernels": "torch"}
+    return {"precision": precision, "storage": "fp32", "kernels": "torch", "recompute": "auto"}
 
 
 def head(case: Any, world: "World", sgd: dict[str, float], options: dict[str, Any]) -> tuple[Any, Any]:

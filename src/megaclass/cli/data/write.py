@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megaclass.cli.common import OUTPUT, SET, progress_bar, read_options, tell
 from megaclass.cli.parsing import Options
-from megaclass.errors import UserError
+from megaclass.errors import UserError, in_bytes
 
 _SHOWN_SKIPS = 10
 _PACK: Options = {
@@ -63,10 +63,10 @@ def pack(words: list[str]) -> None:
     if (more := len(written.skipped) - _SHOWN_SKIPS) > 0:
         tell(f"left out: {more} more, see {written.path.with_name('skipped.txt')}")
     left_out = f", {len(written.skipped):,} left out" if written.skipped else ""
-    megabytes, seconds = written.path.stat().st_size / 1e6, time.perf_counter() - started
+    seconds = time.perf_counter() - started
     tell(
         f"packed {written.count:,} images of {written.num_classes:,} classes into {written.path} "
-        f"({megabytes:.1f} MB, {seconds:.1f} s, {written.count / seconds:,.0f} images/s{left_out})"
+        f"({in_bytes(written.path.stat().st_size)}, {seconds:.1f} s, {written.count / seconds:,.0f} images/s{left_out})"
     )
 
 
@@ -115,8 +115,8 @@ def stage(words: list[str]) -> None:
         staged = tool.stage(options.set, Path(options.directory), show)
     for found in staged:
         tell(
-            f"{found.path}: {found.files:,} files, {found.copied_bytes / 1e6:,.1f} MB copied and verified, "
-            f"{found.kept_bytes / 1e6:,.1f} MB were there",
+            f"{found.path}: {found.files:,} files, {in_bytes(found.copied_bytes)} copied and verified, "
+            f"{in_bytes(found.kept_bytes)} were there",
             sys.stderr,
         )
     sys.stdout.flush()

@@ -19,7 +19,7 @@ from megaclass.data.folder import FolderDataset
 from megaclass.data.open import check_paths, record_file, split_paths
 from megaclass.data.records.reader import RecordDataset, side_file
 from megaclass.data.threads import in_order
-from megaclass.errors import UserError
+from megaclass.errors import UserError, in_bytes
 from megaclass.files import regular_size
 
 _CHUNK_BYTES = 16 << 20
@@ -75,7 +75,7 @@ def _stage_one(source: Path, directory: Path, progress: Callable[[int, int], Non
         free = shutil.disk_usage(target).free
         if new_bytes > free:
             raise UserError(
-                f"{target}: {new_bytes / 1e6:,.2f} MB are left to copy, but {free / 1e6:,.2f} MB are free; "
+                f"{target}: {in_bytes(new_bytes)} are left to copy, but {in_bytes(free)} are free; "
                 "make room or name another directory"
             )
         lock, done = threading.Lock(), total - new_bytes

@@ -4,15 +4,24 @@ Shapes: B = rows of the batch, N = rows that take part, D = embedding columns.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from megaclass.heads.kernels.launch import MAX_DIM, Blocks, block_dim, candidates, on_device, signed
+from megaclass.heads.kernels.launch import (
+    MAX_DIM,
+    Blocks,
+    block_dim,
+    candidates,
+    check_spills,
+    on_device,
+    signed,
+)
 from megaclass.heads.kernels.passes import pass_one_kernel, pass_two_kernel
-from megaclass.heads.kernels.rows import catch_up_kernel, unit_kernel
+from megaclass.heads.kernels.rows import unit_kernel
 from megaclass.heads.kernels.sample import TritonWalker
 from megaclass.heads.kernels.self_check import choose_blocks
 from megaclass.heads.margins import Margin
@@ -40,12 +49,19 @@ class TritonEngine(TorchEngine):
     """
 
     name = "triton"
-    reads_owed = False  # a kernel of its own pays, in one pass
+    device_types = ("cuda", "cpu") if INTERPRETED else ("cuda",)
+    dry = False  # kernels are compiled and loaded, and not started
 
     def __init__(
-        self, precision: str, device: torch.device, tile_mb: float, dim: int, storage: Storage
+        self,
+        precision: str,
+        device: torch.device,
+        tile_mb: float,
+        dim: int,
+        storage: Storage,
+        is_sampled: bool = False,
     ) -> None:
-        if device.type != "cuda" and not INTERPRETED:
+        if device.type not in self.device_types:
             raise RuntimeError(
                 f"Triton kernels need a CUDA device, not {device}; to test them on a CPU set TRITON_INTERPRET=1"
             )
@@ -56,16 +72,25 @@ class TritonEngine(TorchEngine):
         self.operand = torch.float32 if INTERPRETED else OPERANDS[precision]
         self.chunk_rows = _CHUNK_BYTES // (self.block_dim * self.operand.itemsize)
         self.multiprocessors = 2
-        if device.type == "cuda":
-            self.multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+        if not INTERPRETED:
+            limits = self.limits()
+            if limits.major < 8:
+                raise RuntimeError(
+                    f"the Triton kernels need compute capability 8.0, this GPU has {limits.major}.{limits.minor}"
+                )
+            self.multiprocessors = limits.multi_processor_count
         self.blocks = candidates(dim, precision)[0]
-        self.blocks = choose_blocks(self, candidates(dim, precision), storage)
+        self.blocks = choose_blocks(self, candidates(dim, precision), storage, is_sampled)
+
+    def limits(self) -> Any:
+        """The properties of the device."""
+        return torch.cuda.get_device_properties(self.device)
 
     # -- pass 1 ---------------------------------------------------------------------------------------
 
     def pass_one(
         self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Any]:
         blocks, space = self.blocks, self.workspace
         batch = triton.cdiv(len(unit_BD), blocks.rows) * blocks.rows
         scaled_BD = self._scaled([unit_BD], margin, batch)
@@ -73,28 +98,29 @@ class TritonEngine(TorchEngine):
         chunk_rows = max(blocks.turn, self.chunk_rows // blocks.turn * blocks.turn)
         batch_blocks = batch // blocks.rows
         tiles = triton.cdiv(min(len(active), chunk_rows), blocks.turn)
-        splits = max(1, min(tiles, self.multiprocessors * blocks.resident // max(1, batch_blocks)))
+        splits = max(1, min(tiles, self.multiprocessors // max(1, batch_blocks)))
         sums = space.get("partial sums", splits, batch, dtype=torch.float64).zero_()
         values = space.get("partial values", splits, batch, self.block_dim).zero_()
         unit_ND = space.get("unit rows", chunk_rows, self.block_dim, dtype=self.operand)
-        with on_device(self.device):
-            for start in range(0, len(active), chunk_rows):
-                count = min(chunk_rows, len(active) - start)
-                self._unit_rows(active, start, count, unit_ND, blocks.turn)
-                pass_one_kernel[(batch_blocks, splits)](
-                    scaled_BD, unit_ND, position_B, sums, values,
-                    batch, start, count, shift, margin.threshold, 1,
-                    BLOCK_D=self.block_dim, BLOCK_B=blocks.rows, BLOCK_T=blocks.turn, **self._products(blocks),
-                )  # fmt: skip
+        for start in range(0, len(active), chunk_rows):
+            count = min(chunk_rows, len(active) - start)
+            self._unit_rows(active, start, count, unit_ND, blocks.turn)
+            self._start(
+                pass_one_kernel, (batch_blocks, splits),
+                scaled_BD, unit_ND, position_B, sums, values,
+                batch, start, count, float(shift), float(margin.threshold), 1,
+                BLOCK_B=blocks.rows, BLOCK_T=blocks.turn, **self._products(blocks, margin),
+            )  # fmt: skip
         rows = len(unit_BD)
-        return sums.sum(0)[:rows], values.sum(0)[:rows, : self.dim]
+        return sums.sum(0)[:rows], values.sum(0)[:rows, : self.dim], None
 
     def _unit_rows(self, active: ActiveRows, start: int, count: int, unit_ND: Tensor, turn: int) -> None:
         block = self._moved_rows(turn)
-        unit_kernel[(triton.cdiv(count, turn) * turn // block,)](
-            *_pointers(active.centres), *_listed(active), unit_ND, start, count, NORM_FLOOR,
-            D=self.dim, BLOCK_D=self.block_dim, BLOCK_T=block,
-            FORMAT=FORMATS[active.centres.data.dtype], **self._rounded(),
+        self._start(
+            unit_kernel, (triton.cdiv(count, turn) * turn // block,),
+            *_pointers(active.centres), *_pointers(active.momentum or active.centres), *_listed(active),
+            unit_ND, start, count, NORM_FLOOR,
+            BLOCK_T=block, **_table_options(active), **self._rounded(),
         )  # fmt: skip
 
     # -- pass 2 ---------------------------------------------------------------------------------------
@@ -117,57 +143,59 @@ class TritonEngine(TorchEngine):
         blocks, space = self.blocks, self.workspace
         batch = triton.cdiv(sum(len(m.unit_BD) for m in micro_batches), blocks.turn) * blocks.turn
         weights = [m.weight.expand(len(m.unit_BD)) for m in micro_batches]
-        programs = min(triton.cdiv(len(active), blocks.rows), self.multiprocessors * blocks.resident)
+        programs = min(triton.cdiv(len(active), blocks.rows), self.multiprocessors)
         scratch_rows = programs * blocks.rows
-        with on_device(self.device):
-            pass_two_kernel[(programs,)](
-                *_tables(active, rounding),
-                *_listed(active),
-                self._scaled([m.unit_BD for m in micro_batches], margin, batch),
-                _filled(batch, -1, [active.positions(m.row_B) for m in micro_batches], torch.int32),
-                _filled(batch, -torch.inf, [m.log_share_B for m in micro_batches]),
-                _filled(batch, 0.0, [m.target_B for m in micro_batches]),
-                _filled(batch, 0.0, weights),
-                skipped.to(torch.int32),
-                space.get("unit rows", scratch_rows, self.block_dim, dtype=self.operand),
-                space.get("gradients", scratch_rows, self.block_dim),
-                space.get("inverse norms", scratch_rows),
-                space.get("radial", scratch_rows),
-                len(active), batch, rounding("centres").first_class,
-                sgd.lr, sgd.momentum, sgd.weight_decay, MOST_TURN, margin.threshold, NORM_FLOOR, 1,
-                D=self.dim, BLOCK_D=self.block_dim, BLOCK_B=blocks.turn, BLOCK_T=blocks.rows,
-                BLOCK_R=self._moved_rows(blocks.rows, blocks.warps),
-                FORMAT=FORMATS[active.centres.data.dtype], HAS_MOMENTUM=active.momentum is not None,
-                **self._products(blocks),
-            )  # fmt: skip
-
-    # -- rows that steps left out ---------------------------------------------------------------------
+        self._start(
+            pass_two_kernel, (programs,),
+            *_tables(active, rounding),
+            *_listed(active),
+            self._scaled([m.unit_BD for m in micro_batches], margin, batch),
+            _filled(batch, -1, [active.positions(m.row_B) for m in micro_batches], torch.int32),
+            _filled(batch, -torch.inf, [m.log_share_B for m in micro_batches]),
+            _filled(batch, 0.0, [m.target_B for m in micro_batches]),
+            _filled(batch, 0.0, weights),
+            skipped.to(torch.int32),
+            space.get("unit rows", scratch_rows, self.block_dim, dtype=self.operand),
+            space.get("gradients", scratch_rows, self.block_dim),
+            space.get("inverse norms", scratch_rows),
+            space.get("radial", scratch_rows),
+            len(active), batch, rounding("centres").first_class,
+            # A whole number would be another type, and compile another kernel.
+            float(sgd.lr), float(sgd.momentum), float(sgd.weight_decay), MOST_TURN,
+            float(margin.threshold), NORM_FLOOR, 1,
+            BLOCK_B=blocks.turn, BLOCK_T=blocks.rows, BLOCK_R=self._moved_rows(blocks.rows, blocks.warps),
+            **_table_options(active), **self._products(blocks, margin),
+        )  # fmt: skip
 
     def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Roundings) -> None:
-        if len(active) == 0:
-            return
-        block = self._moved_rows(self.blocks.turn)
+        """A step over no rows of a batch, which moves nothing but what is owed."""
+        nothing = torch.empty(0, self.dim, device=self.device)
+        none_B = nothing[:, 0]
+        active = replace(active, owed_N4=product_N4)
+        batch = MicroBatch(nothing, none_B.long(), none_B, none_B, active, torch.ones((), device=self.device))
+        self.pass_two(
+            [batch], active, Margin(), SGDStep(0.0, 1.0, 0.0), rounding, torch.zeros_like(batch.weight)
+        )
+
+    # -- launches -------------------------------------------------------------------------------------
+
+    def _start(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
         with on_device(self.device):
-            catch_up_kernel[(triton.cdiv(len(active), block),)](
-                *_tables(active, rounding), *_listed(active), product_N4,
-                len(active), rounding("centres").first_class,
-                D=self.dim, BLOCK_D=self.block_dim, BLOCK_T=block,
-                FORMAT=FORMATS[active.centres.data.dtype], HAS_MOMENTUM=active.momentum is not None,
-            )  # fmt: skip
+            if not self.dry:
+                kernel[grid](*arguments, **options)
+            elif not INTERPRETED:
+                check_spills(kernel.warmup(*arguments, grid=grid, **options))
 
-    # -- arguments ------------------------------------------------------------------------------------
-
-    def _products(self, blocks: Blocks) -> dict[str, Any]:
+    def _products(self, blocks: Blocks, margin: Margin) -> dict[str, Any]:
         return {
-            # A warp group computes 64 rows: with fewer than two such for eight warps, warps divide the columns too.
-            "SPLIT_COLUMNS": blocks.rows < 16 * blocks.warps,
+            "FILTER": bool(margin.filter_threshold),
             **self._rounded(),
             "num_warps": blocks.warps,
             "num_stages": blocks.stages,
         }
 
     def _rounded(self) -> dict[str, Any]:
-        return {"PRECISION": self.precision, "EMULATE": INTERPRETED}
+        return {"BLOCK_D": self.block_dim, "PRECISION": self.precision, "EMULATE": INTERPRETED}
 
     def _moved_rows(self, most: int, warps: int = 4) -> int:
         """How many whole rows a program moves at a time: 32 elements a thread."""
@@ -183,7 +211,6 @@ class TritonEngine(TorchEngine):
 def _pointers(table: Rows) -> tuple[Tensor, Tensor]:
     """The table and its scales, as the kernels take them; without scales any pointer serves."""
     data = table.data.view(torch.int16) if table.data.dtype == torch.bfloat16 else table.data
-    assert data.is_contiguous()
     return data, data if table.scale is None else table.scale
 
 
@@ -196,11 +223,27 @@ def _tables(active: ActiveRows, rounding: Roundings) -> list[Any]:
     return arguments
 
 
-def _listed(active: ActiveRows) -> tuple[Tensor, int]:
-    """``rows_ptr`` (any pointer where all rows take part) and ``listed`` of ``rows_at``."""
-    if active.rows_N is None:
-        return torch.empty(1, dtype=torch.int64, device=active.centres.data.device), 0
-    return active.rows_N, len(active)
+def _table_options(active: ActiveRows) -> dict[str, Any]:
+    """What kernels that read the tables are compiled for, the same in every step of a head."""
+    data, momentum = active.centres.data, active.momentum
+    strides = {data.stride(), data.stride() if momentum is None else momentum.data.stride()}
+    assert strides == {(data.stride(0), 1)}, "centres and momentum are laid out alike, each row in one piece"
+    return {
+        "D": data.shape[1],
+        "STRIDE": data.stride(0),
+        "FORMAT": FORMATS[data.dtype],
+        "HAS_MOMENTUM": momentum is not None,
+        "OWED": active.owed_N4 is not None,
+    }
+
+
+def _listed(active: ActiveRows) -> tuple[Tensor, int, Tensor]:
+    """``rows_ptr`` and ``listed`` of ``rows_at``, and ``owed_ptr``; any pointer serves for what there is not."""
+    rows_N, owed_N4 = active.rows_N, active.owed_N4
+    if rows_N is None:
+        rows_N = torch.empty(1, dtype=torch.int64, device=active.centres.data.device)
+    listed = 0 if active.rows_N is None else len(active)
+    return rows_N, listed, active.centres.data if owed_N4 is None else owed_N4.contiguous()
 
 
 def _filled(size: int, value: float, parts: list[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:

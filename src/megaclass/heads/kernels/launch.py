@@ -1,8 +1,8 @@
 """How kernels are started, and the blocks of the two passes: the rows of batch and classes that a program holds.
 
 The choice of blocks depends on the columns and the precision, and on what the device accepts: the first of a fixed
-list whose kernels start. It is not timed, because the order of the sums follows from it, and a resumed run repeats the
-bits.
+list whose kernels fit, spill little and compute what plain PyTorch does. It is not timed, because the order of the sums
+follows from it, and a resumed run repeats the bits.
 
 Registers decide. A program keeps BLOCK x BLOCK_D fp32 accumulators through its loop, and a multiprocessor has
 65,536 registers: at D = 512 half of them are the accumulators of 64 rows. docs/explanation/kernels.md has more.
@@ -10,21 +10,24 @@ Registers decide. A program keeps BLOCK x BLOCK_D fp32 accumulators through its 
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 MAX_DIM = 1024
+MOST_SPILLS = (
+    112  # registers a thread: the best blocks of an H100 put up to 104 aside, hardly any inside the loop
+)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Rows of accumulators, rows a turn of the loop, warps, stages of loads, programs a multiprocessor."""
+    """rows: of accumulators; turn: rows of a turn of the loop; stages: of loads."""
 
     rows: int
     turn: int
     warps: int
     stages: int
-    resident: int = 1
 
 
 def block_dim(dim: int) -> int:
@@ -32,19 +35,37 @@ def block_dim(dim: int) -> int:
     return max(16, 1 << (dim - 1).bit_length())
 
 
+# rows, turn, warps, stages, by precision and the most columns: those that should be fastest first. fp32 has no matrix
+# units, each product is unrolled into multiplications; tf32 beyond 512 columns spills whatever the blocks.
+_BLOCKS: dict[str, dict[int, list[tuple[int, int, int, int]]]] = {
+    "bf16": {
+        128: [(128, 64, 8, 2), (64, 64, 8, 2)],
+        256: [(128, 64, 8, 2), (64, 32, 8, 2)],
+        512: [(64, 64, 8, 2), (32, 32, 8, 2)],
+        1024: [(32, 64, 8, 1), (16, 32, 8, 1)],
+    },
+    "tf32": {
+        128: [(128, 64, 8, 2), (64, 64, 8, 2)],
+        256: [(64, 64, 8, 2), (32, 32, 8, 2)],
+        512: [(32, 32, 8, 2)],
+        1024: [],
+    },
+    "fp32": {128: [(32, 32, 8, 1)], 1024: []},
+}
+
+
 def candidates(dim: int, precision: str) -> list[Blocks]:
-    """Blocks for both passes: those that should be fastest first, those that always fit last."""
-    columns = block_dim(dim)
-    small = Blocks(16, 16, 8, 1)
-    if precision == "fp32":  # no matrix units: each product is unrolled into multiplications
-        return [Blocks(32, 32, 8, 1, 2), small] if columns <= 128 else [small]
-    if columns <= 128:
-        return [Blocks(128, 64, 8, 2), Blocks(64, 64, 4, 2, 2), small]
-    if columns <= 256:
-        return [Blocks(128, 32 if precision == "tf32" else 64, 8, 2), Blocks(64, 32, 8, 2), small]
-    if columns <= 512:
-        return [Blocks(64, 64 if precision == "bf16" else 16, 8, 2), Blocks(32, 32, 8, 2), small]
-    return [small] if precision == "tf32" else [Blocks(16, 32, 8, 1), small]
+    """Blocks for both passes: those that should be fastest first, the smallest last."""
+    known = _BLOCKS[precision]
+    columns = next(most for most in known if dim <= most)
+    return [*(Blocks(*numbers) for numbers in known[columns]), Blocks(16, 16, 8, 1)]
+
+
+def check_spills(compiled: Any) -> None:
+    """Load a compiled kernel; RuntimeError where the device lacks what it takes, or registers were not enough."""
+    compiled.run  # noqa: B018 - loads it
+    if compiled.n_spills > MOST_SPILLS:
+        raise RuntimeError(f"{compiled.name} spills {compiled.n_spills} registers a thread")
 
 
 def on_device(device: torch.device) -> contextlib.AbstractContextManager:

@@ -1,4 +1,5 @@
-"""Rows of a table in and out, stochastic rounding, products at a precision; and the two kernels that move whole rows.
+"""Rows of a table in and out, stochastic rounding, products at a precision; and the kernel that makes unit
+rows.
 
 Tables are read and written as fp32, as bf16 through its 16 bits (an int16 view: no conversion depends on the
 compiler), or as 8 bits with a scale a row. Writing repeats :mod:`megaclass.heads.storage` bit by bit.
@@ -15,7 +16,6 @@ import triton.language as tl
 
 INT8_MOST = tl.constexpr(127.0)
 INT8_LEAST = tl.constexpr(48.0)
-NO_SCALE = tl.constexpr(2.0**-126)
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -60,11 +60,14 @@ def rows_at(position_T, inside_T, rows_ptr, listed):
 
 
 @triton.jit
-def load_rows(data_ptr, scale_ptr, row_T, inside_T, D, BLOCK_D: tl.constexpr, FORMAT: tl.constexpr):
+def load_rows(
+    data_ptr, scale_ptr, row_T, inside_T,
+    D, STRIDE: tl.constexpr, BLOCK_D: tl.constexpr, FORMAT: tl.constexpr,
+):  # fmt: skip
     """Rows of a table as fp32, (T, BLOCK_D), 0 outside."""
     column_D = tl.arange(0, BLOCK_D)
     mask_TD = inside_T[:, None] & (column_D < D)[None, :]
-    raw_TD = tl.load(data_ptr + row_T[:, None] * D + column_D[None, :], mask=mask_TD, other=0)
+    raw_TD = tl.load(data_ptr + row_T[:, None] * STRIDE + column_D[None, :], mask=mask_TD, other=0)
     if FORMAT == "fp32":
         values_TD = raw_TD
     elif FORMAT == "bf16":
@@ -73,6 +76,34 @@ def load_rows(data_ptr, scale_ptr, row_T, inside_T, D, BLOCK_D: tl.constexpr, FO
         scale_T = tl.load(scale_ptr + row_T, mask=inside_T, other=1.0)
         values_TD = raw_TD.to(tl.float32) * scale_T[:, None]
     return values_TD
+
+
+@triton.jit
+def read_rows(
+    w_ptr, w_scale_ptr, v_ptr, v_scale_ptr, owed_ptr, position_T, row_T, inside_T,
+    D, STRIDE: tl.constexpr, BLOCK_D: tl.constexpr,
+    FORMAT: tl.constexpr, HAS_MOMENTUM: tl.constexpr, OWED: tl.constexpr,
+):  # fmt: skip
+    """Centres and momentum, up to date; without momentum, centres stand in for it.
+
+    owed_ptr: (active rows, 4) fp32, what they owe for steps that left them out: ``(v, w) <- M (v, w)``, M row-major.
+    Without momentum ``w`` is multiplied by M[1, 1]. What a caller does not use is not read.
+    """
+    w_TD = load_rows(w_ptr, w_scale_ptr, row_T, inside_T, D, STRIDE, BLOCK_D, FORMAT)
+    v_TD = w_TD
+    if HAS_MOMENTUM:
+        v_TD = load_rows(v_ptr, v_scale_ptr, row_T, inside_T, D, STRIDE, BLOCK_D, FORMAT)
+    if OWED:
+        owed_at = owed_ptr + position_T.to(tl.int64) * 4
+        new_TD = w_TD * tl.load(owed_at + 3, mask=inside_T, other=1.0)[:, None]
+        if HAS_MOMENTUM:
+            new_TD = v_TD * tl.load(owed_at + 2, mask=inside_T, other=0.0)[:, None] + new_TD
+            v_TD = (
+                v_TD * tl.load(owed_at, mask=inside_T, other=1.0)[:, None]
+                + w_TD * tl.load(owed_at + 1, mask=inside_T, other=0.0)[:, None]
+            )
+        w_TD = new_TD
+    return w_TD, v_TD
 
 
 @triton.jit
@@ -98,8 +129,8 @@ def mix32(x, key):
 def settled_scale(peak_T, scale_T):
     """:func:`megaclass.heads.storage.settled_scale`: the sticky power of two."""
     keep_T = (peak_T <= scale_T * INT8_MOST) & (peak_T >= scale_T * INT8_LEAST)
-    least_T = tl.maximum(tl.div_rn(peak_T, INT8_MOST), NO_SCALE)
-    bits_T = (least_T.to(tl.int32, bitcast=True) + 0x7FFFFF) & 0x7F800000  # up to a power of two
+    bits_T = (peak_T.to(tl.int32, bitcast=True) + 0x1FFFF) & 0x7F800000  # as storage._smallest_scale
+    bits_T = tl.maximum(bits_T - (6 << 23), 1 << 23)
     settled_T = tl.where(keep_T, scale_T, bits_T.to(tl.float32, bitcast=True))
     return tl.where(peak_T < float("inf"), settled_T, float("nan"))  # a row that diverged stays seen
 
@@ -107,7 +138,7 @@ def settled_scale(peak_T, scale_T):
 @triton.jit
 def store_rows(
     data_ptr, scale_ptr, row_T, inside_T, values_TD, first_class, key, noise_ptr,
-    D, BLOCK_D: tl.constexpr, FORMAT: tl.constexpr,
+    D, STRIDE: tl.constexpr, BLOCK_D: tl.constexpr, FORMAT: tl.constexpr,
 ):  # fmt: skip
     """Store fp32 rows; bf16 and 8 bits by stochastic rounding with the numbers of a ``storage.Rounding``.
 
@@ -115,7 +146,7 @@ def store_rows(
     """
     column_D = tl.arange(0, BLOCK_D)
     mask_TD = inside_T[:, None] & (column_D < D)[None, :]
-    place_TD = row_T[:, None] * D + column_D[None, :]
+    place_TD = row_T[:, None] * STRIDE + column_D[None, :]
     if FORMAT == "fp32":
         tl.store(data_ptr + place_TD, values_TD, mask=mask_TD)
     else:
@@ -141,14 +172,15 @@ def store_rows(
             tl.store(scale_ptr + row_T, scale_T, mask=inside_T)
 
 
-# -- kernels -----------------------------------------------------------------------------------------
+# -- the kernel before pass 1 -------------------------------------------------------------------------
 
 
 @triton.jit(do_not_specialize=["start", "count", "listed"])
 def unit_kernel(
-    data_ptr, scale_ptr, rows_ptr, listed, unit_ptr, start, count, floor,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
-    FORMAT: tl.constexpr, PRECISION: tl.constexpr, EMULATE: tl.constexpr,
+    w_ptr, w_scale_ptr, v_ptr, v_scale_ptr, rows_ptr, listed, owed_ptr, unit_ptr, start, count, floor,
+    D: tl.constexpr, STRIDE: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
+    FORMAT: tl.constexpr, HAS_MOMENTUM: tl.constexpr, OWED: tl.constexpr,
+    PRECISION: tl.constexpr, EMULATE: tl.constexpr,
 ):  # fmt: skip
     """``unit[i] = w / |w|`` of the active rows ``start + i`` for i < count, and 0 to the end of the last block.
 
@@ -160,43 +192,9 @@ def unit_kernel(
     column_D = tl.arange(0, BLOCK_D)
     inside_T = offset_T < count
     row_T = rows_at(start + offset_T, inside_T, rows_ptr, listed)
-    rows_TD = load_rows(data_ptr, scale_ptr, row_T, inside_T, D, BLOCK_D, FORMAT)
-    unit_TD = as_operand(rows_TD * inverse_norms(rows_TD, floor)[:, None], PRECISION, EMULATE)
+    w_TD, _ = read_rows(
+        w_ptr, w_scale_ptr, v_ptr, v_scale_ptr, owed_ptr, start + offset_T, row_T, inside_T,
+        D, STRIDE, BLOCK_D, FORMAT, HAS_MOMENTUM, OWED,
+    )  # fmt: skip
+    unit_TD = as_operand(w_TD * inverse_norms(w_TD, floor)[:, None], PRECISION, EMULATE)
     tl.store(unit_ptr + offset_T.to(tl.int64)[:, None] * BLOCK_D + column_D[None, :], unit_TD)
-
-
-@triton.jit(do_not_specialize=["count", "listed", "first_class", "w_key", "v_key"])
-def catch_up_kernel(
-    w_ptr, w_scale_ptr, w_noise_ptr, w_key,
-    v_ptr, v_scale_ptr, v_noise_ptr, v_key,
-    rows_ptr, listed, product_ptr, count, first_class,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
-    FORMAT: tl.constexpr, HAS_MOMENTUM: tl.constexpr,
-):  # fmt: skip
-    """What rows owe for steps that left them out: ``(v, w) <- M (v, w)`` for ``count`` active rows.
-
-    product_ptr: (count, 4) fp32, M row-major. A row whose M is the identity is neither read nor written. Without
-    momentum ``w`` is multiplied by M[1, 1].
-    """
-    position_T = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
-    inside_T = position_T < count
-    product_at = product_ptr + position_T.to(tl.int64) * 4
-    vv_T = tl.load(product_at, mask=inside_T, other=1.0)
-    vw_T = tl.load(product_at + 1, mask=inside_T, other=0.0)
-    wv_T = tl.load(product_at + 2, mask=inside_T, other=0.0)
-    ww_T = tl.load(product_at + 3, mask=inside_T, other=1.0)
-    row_T = rows_at(position_T, inside_T, rows_ptr, listed)
-    inside_T = inside_T & ((vv_T != 1.0) | (vw_T != 0.0) | (wv_T != 0.0) | (ww_T != 1.0))
-
-    w_TD = load_rows(w_ptr, w_scale_ptr, row_T, inside_T, D, BLOCK_D, FORMAT)
-    new_TD = w_TD * ww_T[:, None]
-    if HAS_MOMENTUM:
-        v_TD = load_rows(v_ptr, v_scale_ptr, row_T, inside_T, D, BLOCK_D, FORMAT)
-        new_TD = v_TD * wv_T[:, None] + new_TD
-        v_TD = v_TD * vv_T[:, None] + w_TD * vw_T[:, None]
-        store_rows(
-            v_ptr, v_scale_ptr, row_T, inside_T, v_TD, first_class, v_key, v_noise_ptr, D, BLOCK_D, FORMAT
-        )
-    store_rows(
-        w_ptr, w_scale_ptr, row_T, inside_T, new_TD, first_class, w_key, w_noise_ptr, D, BLOCK_D, FORMAT
-    )

@@ -19,7 +19,7 @@ _TOLERANCE = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}
 _BATCH = 5
 
 
-def choose_blocks(engine: Any, candidates: list[Blocks], storage: Storage) -> Blocks:
+def choose_blocks(engine: Any, candidates: list[Blocks], storage: Storage, is_sampled: bool) -> Blocks:
     """The first blocks with which ``engine``, a TritonEngine, agrees with plain PyTorch.
 
     Raises:
@@ -30,7 +30,7 @@ def choose_blocks(engine: Any, candidates: list[Blocks], storage: Storage) -> Bl
     for blocks in candidates:
         engine.blocks = blocks
         try:
-            _check_passes(engine, storage)
+            _check_passes(engine, storage, is_sampled)
         except Exception as error:  # out of shared memory, a compiler's failure, a wrong result, ...
             reason = error
             continue
@@ -45,7 +45,7 @@ def _check_walker(engine: TorchEngine) -> None:
         raise RuntimeError("the keyed permutation is wrong")
 
 
-def _check_passes(engine: Any, storage: Storage) -> None:
+def _check_passes(engine: Any, storage: Storage, is_sampled: bool) -> None:
     """Each kernel once, on two tiles, against plain PyTorch: loosely, against a wrong result, not a rounded one."""
     generator = torch.Generator().manual_seed(0)
     device, dim, count = engine.device, engine.dim, engine.blocks.turn + engine.blocks.rows + 1
@@ -53,7 +53,7 @@ def _check_passes(engine: Any, storage: Storage) -> None:
     unit_BD = torch.nn.functional.normalize(torch.randn(_BATCH, dim, generator=generator)).to(device)
     row_B = torch.arange(_BATCH, device=device) * 3
     rows_N = torch.arange(1, count + 1, device=device)
-    product_N4 = torch.tensor([0.9, 0.01, -0.05, 0.99], device=device).repeat(count, 1)
+    owed_N4 = torch.tensor([0.9, 0.01, -0.05, 0.99], device=device).repeat(count, 1) if is_sampled else None
     margin, sgd = Margin(scale=16.0), SGDStep(0.5, 0.9, 0.01)
 
     def rounding(table: str) -> Rounding:
@@ -63,9 +63,8 @@ def _check_passes(engine: Any, storage: Storage) -> None:
         tables = [Rows.zeros(count + 2, dim, storage.dtype, device) for _ in range(1 + storage.momentum)]
         for table in tables:
             table.put(slice(None), values_CD)
-        active = ActiveRows(tables[0], tables[1] if storage.momentum else None, rows_N)
-        sum_B, values_BD = which.pass_one(unit_BD, row_B, active, margin, 0.0)
-        which.catch_up(active, product_N4, rounding)
+        active = ActiveRows(tables[0], tables[1] if storage.momentum else None, rows_N, owed_N4)
+        sum_B, values_BD, kept = which.pass_one(unit_BD, row_B, active, margin, 0.0)
         batch = MicroBatch(
             unit_BD,
             row_B,
@@ -73,18 +72,24 @@ def _check_passes(engine: Any, storage: Storage) -> None:
             torch.full((_BATCH,), -0.5, device=device),
             active,
             torch.tensor(0.2, device=device),
+            kept,
         )
         skipped = torch.zeros((), dtype=torch.bool, device=device)
         which.pass_two([batch], active, margin, sgd, rounding, skipped)
         return [sum_B, values_BD, *(table.fp32() for table in tables)]
 
+    engine.dry = True  # what a device cannot hold is refused before it starts
+    try:
+        run(engine)
+    finally:
+        engine.dry = False
+    _compare(engine, run(engine), run(TorchEngine(engine.precision, device)), storage)
+
+
+def _compare(engine: TorchEngine, ours: list[Tensor], reference: list[Tensor], storage: Storage) -> None:
     tolerance = max(_TOLERANCE[engine.precision], 1e-3 if storage.dtype == torch.float32 else 2e-2)
-    for name, ours, plain in zip(
-        ("sums", "values", "centres", "momentum"),
-        run(engine),
-        run(TorchEngine(engine.precision, device)),
-        strict=False,
-    ):
-        error = float((ours - plain).norm() / plain.norm())
+    names = ("sums", "values", "centres", "momentum")
+    for name, our, plain in zip(names, ours, reference, strict=False):
+        error = float((our - plain).norm() / plain.norm())
         if not error < tolerance:
             raise RuntimeError(f"{name} differ from plain PyTorch's by {error:.1e}")

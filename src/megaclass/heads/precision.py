@@ -1,0 +1,28 @@
+"""PyTorch's flags for the rounding of fp32 operands inside a product."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+
+@contextlib.contextmanager
+def fp32_products(precision: str, *backends: Any) -> Iterator[None]:
+    """Products inside round as these parts of ``torch.backends`` do at an ``fp32_precision``: ieee, tf32 or bf16."""
+    before = [backend.fp32_precision for backend in backends]
+    _set(backends, [precision] * len(backends))
+    try:
+        yield
+    finally:
+        _set(backends, before)
+
+
+def _set(backends: Sequence[Any], precisions: Sequence[str]) -> None:
+    known: Any = torch.backends
+    for backend, precision in zip(backends, precisions, strict=True):
+        # An older flag says the same, of cudnn.rnn too. Where the two differ, whoever reads the older one gets an
+        # error: libraries, and PyTorch's own compiler.
+        if backend in (known.cuda.matmul, known.cudnn.conv):
+            (known.cudnn if backend is known.cudnn.conv else backend).allow_tf32 = precision == "tf32"
+        backend.fp32_precision = precision

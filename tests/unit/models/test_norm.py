@@ -41,7 +41,8 @@ def test_any_number_of_dimensions_with_or_without_weight_and_bias(shape, affine)
     generator = torch.Generator().manual_seed(0)
     images, grad = (torch.randn(shape, generator=generator) for _ in range(2))
     weight, bias = (
-        torch.rand(3, generator=generator).requires_grad_() if name in affine else None for name in ("weight", "bias")
+        torch.rand(3, generator=generator).requires_grad_() if name in affine else None
+        for name in ("weight", "bias")
     )
     leaves = [images.requires_grad_(), *(p for p in (weight, bias) if p is not None)]
     found = torch.autograd.grad(_Normalised.apply(images, weight, bias, 1e-5, False)[0], leaves, grad)

@@ -29,7 +29,6 @@ from megaclass.heads.sampling import TorchWalker
 from megaclass.heads.step import MOST_TURN, ActiveRows, MicroBatch, Roundings, SGDStep, inverse_norms
 from megaclass.heads.storage import empty_table
 from megaclass.heads.tiles import Tiles, Workspace
-from megaclass.results.machine import available_memory
 
 # Pass 1 keeps its exponentials while they take at most this share of the fp32 storage of the rows that it scored.
 _KEPT_SHARE = 0.25
@@ -130,10 +129,7 @@ class TorchEngine:
         self.products = Products(precision, device)
         self.walker = TorchWalker()
         self._tile_bytes = (tile_mb or (8 if device.type == "cpu" else 256)) * 1e6
-        self._fits = 0  # bytes that were kept before; asking for the free memory in every step would cost
-        self._kept: weakref.WeakSet[Kept] = (
-            weakref.WeakSet()
-        )  # of the micro-batches that are not forgotten yet
+        self._kept: weakref.WeakSet[Kept] = weakref.WeakSet()  # of micro-batches that are not forgotten yet
 
     def _tiles(self, active: ActiveRows, batch_rows: int) -> Tiles:
         """Tiles whose intermediates fit the tile memory."""
@@ -147,13 +143,10 @@ class TorchEngine:
         new = len(active) * batch_rows * self.products.operand.itemsize
         if self.recompute == "always":
             return None
-        if self.recompute == "auto":
+        if self.recompute == "auto":  # not by free memory: a resumed run must repeat the bits
             most = _KEPT_SHARE * 8 * len(active) * active.centres.data.shape[1]
             if sum(kept.shares_NB.nbytes for kept in self._kept) + new > most:
                 return None
-            if new > self._fits and 2 * new > _free_memory(self.device):
-                return None
-            self._fits = max(self._fits, new)
         kept = Kept(len(active), batch_rows, shift, self.products.operand, self.device)
         self._kept.add(kept)
         return kept
@@ -320,13 +313,6 @@ def _put(values_TB: Tensor, row_B: Tensor, value_B: Tensor) -> None:
     """``values[row_i, i] = value_i``."""
     column_B = torch.arange(len(row_B), device=row_B.device)
     values_TB.index_put_((row_B, column_B), value_B.to(values_TB.dtype))
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type != "cuda":
-        return available_memory()
-    free, cached = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_reserved(device)
-    return free + cached - torch.cuda.memory_allocated(device)
 
 
 def _momentum_step(centres_TD: Tensor, gradient_TD: Tensor, momentum_TD: Tensor, sgd: SGDStep) -> None:

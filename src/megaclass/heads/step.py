@@ -38,7 +38,7 @@ class HeadOptions:
     storage: of centres and momentum, see :mod:`megaclass.heads.storage`.
     recompute: in plain PyTorch, whether pass 2 computes the exponentials of pass 1 ``always`` again or ``never``, for
         which they are kept, 4 bytes a scored class and row of the batch, or 2 where products are of bf16 operands;
-        ``auto`` keeps them where they take at most a quarter of the scored rows' fp32 storage, and memory is free.
+        ``auto`` keeps them where they take at most a quarter of the scored rows' fp32 storage.
     kernels: ``triton``, ``torch``, or ``auto``: Triton on CUDA where it works.
     tile_mb: memory for one tile's intermediates in plain PyTorch, MB; 0 picks 8 on a CPU, 256 on a GPU.
     """

@@ -29,6 +29,19 @@ def test_channels_last_is_within_1e_6_of_fp64(shape):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6, check_dtype=False)
 
 
+def test_flat_images_are_within_3e_6_of_fp64():
+    generator = torch.Generator().manual_seed(0)
+    drawn, ink = (
+        torch.randn(64, 48, 48, 48, generator=generator),
+        torch.rand(64, 1, 48, 48, generator=generator),
+    )
+    images = torch.where(ink < 0.08, drawn, 0.3137 * torch.rand(48, 1, 1, generator=generator))
+    found = exact_norms(nn.BatchNorm2d(48))(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(
+        found.double(), nn.BatchNorm2d(48).double()(images.double()), rtol=0, atol=3e-6
+    )
+
+
 def test_contiguous_and_bf16_images_get_what_torch_gives():
     images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     for given in (images, images.bfloat16().to(memory_format=torch.channels_last)):

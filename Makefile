@@ -75,7 +75,7 @@ gpu-bundle: $(STAMP)  ## what a GPU machine without network and .git needs, into
 
 gpu-rehearsal: $(STAMP)  ## all that a GPU that is lent for half an hour is to show, small, on an emulated one: ten minutes
 	REHEARSAL=1 OUT=build/gpu-rehearsal PYTHONPATH=tests/cuda/emulated OMP_NUM_THREADS=1 \
-		$(BIN)/python benchmarks/gpu.py 1 2 3; status=$$?; cat build/gpu-rehearsal/summary.md; exit $$status
+		$(BIN)/python benchmarks/gpu.py $(or $(PARTS),1 2 3); status=$$?; cat build/gpu-rehearsal/summary.md; exit $$status
 
 docs: $(STAMP)  ## the documentation as a site, in site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -119,7 +119,12 @@ def surroundings() -> tuple[str, str]:
         os.environ["MEGACLASS_REVISION"] = (BUNDLE / "revision").read_text().strip()
         paths += [str(BUNDLE)] * (importlib.util.find_spec("simplejpeg") is None)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    facts = "from megaclass.results.machine import snapshot as s; print(s()['gpu'] or 'gpu', s()['revision'], sep='|')"
+    facts = """
+import torch
+from megaclass.results.machine import snapshot
+found = snapshot()
+print((found["gpu"] or "gpu") if torch.cuda.is_available() else "", found["revision"], sep="|")
+"""
     found = subprocess.check_output([sys.executable, "-c", facts], text=True)
     gpu, _, revision = found.strip().partition("|")
     return gpu.lower().removeprefix("nvidia ").replace(" ", "-"), revision
@@ -131,9 +136,19 @@ def main(asked: list[str]) -> int:
     if unknown := sorted({*asked} - {*known}):
         print(f"gpu.py: no part or group {unknown[0]}; known: {', '.join(known)}", file=sys.stderr)
         return 2
-    OUT.mkdir(parents=True, exist_ok=True)
     (gpu, revision), failed, ends = surroundings(), 0, [""]
-    table = [f"# {gpu}, {revision}\n", "|part|how it ended|s, limit|last line|", "|-|-|-|-|"]
+    if not gpu:
+        print(
+            "gpu.py: PyTorch sees no CUDA GPU; `make gpu-rehearsal` runs it on an emulated one",
+            file=sys.stderr,
+        )
+        return 2
+    OUT.mkdir(parents=True, exist_ok=True)
+    table = [
+        f"# {'Rehearsal on ' * REHEARSAL}{gpu}, {revision}, {time.strftime('%Y-%m-%d %H:%M')}\n",
+        "|part|how it ended|s, limit|last line|",
+        "|-|-|-|-|",
+    ]
     chosen = [part for word in asked for part in known[word]] if asked else PARTS[:-1]
     for _, name, limit_s, command in chosen:
         (OUT / "summary.md").write_text("\n".join([*table, f"|{name}|runs|||", *ends]))
@@ -154,4 +169,9 @@ def main(asked: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if {"-h", "--help"} & {*sys.argv}:
+        sys.exit(print(__doc__))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("gpu.py: interrupted; the summary holds what has ended")

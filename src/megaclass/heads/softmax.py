@@ -160,18 +160,18 @@ class TorchEngine:
         offset: float | Tensor,
         local_B: Tensor,
         target_B: Tensor,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """``exp(s cos + offset)``, 0 for negatives above the margin's filter threshold, (T, B) fp32; for targets, whose
-        row in the tile is ``local``, ``target``."""
+        row in the tile is ``local``, ``target``. kept: where to, with a row more."""
         if self.products.casts_logits:
             centres_TD, scaled_BD = (
                 self.products.cast("centres", centres_TD),
                 self.products.cast("scaled", scaled_BD),
             )
         rows, batch = len(centres_TD), len(scaled_BD)
-        all_TB = self.workspace.get(
-            "exponentials", rows + 1, batch
-        )  # the last row is for targets of other tiles
+        # The last row is for targets of other tiles.
+        all_TB = self.workspace.get("exponentials", rows + 1, batch) if kept is None else kept
         exp_TB = all_TB[:-1]
         self.products.mm(exp_TB, centres_TD, scaled_BD.T)
         exp_TB.mul_(inverse_T[:, None])  # normalising the product costs T * B, normalising the tile T * D
@@ -198,17 +198,21 @@ class TorchEngine:
         values_BD = torch.zeros_like(unit_BD)
         kept = self._keep(active, batch, shift)
         tiles, products = self._tiles(active, batch), self.products
+        in_place = kept is not None and products.operand == torch.float32
         with products.active():
             for tile in tiles:
                 centres_TD, _ = tiles.read(tile)
                 inverse_T = inverse_norms(centres_TD)
                 local_B = position_B - tile.start
-                exp_TB = self._exponentials(centres_TD, inverse_T, scaled_BD, margin, -shift, local_B, zero_B)
+                out = kept.shares_NB[tile.start : tile.stop + 1] if kept and in_place else None
+                exp_TB = self._exponentials(
+                    centres_TD, inverse_T, scaled_BD, margin, -shift, local_B, zero_B, out
+                )
                 sum_B += exp_TB.sum(0)
                 shares_TB = exp_TB.mul_(inverse_T[:, None])
                 if kept:
                     kept.inverse_N[tile] = inverse_T
-                    shares_TB = kept.shares_NB[tile].copy_(shares_TB)
+                    shares_TB = shares_TB if in_place else kept.shares_NB[tile].copy_(shares_TB)
                 products.addmm_(
                     values_BD, products.cast("shares", shares_TB).T, products.cast("centres", centres_TD)
                 )
@@ -232,7 +236,7 @@ class TorchEngine:
         if bool(skipped):  # a host sync on CUDA
             return
         tiles = self._tiles(active, max(len(m.unit_BD) for m in micro_batches))
-        scored = [_Scored(batch, active, margin) for batch in micro_batches]
+        scored = [_Scored(batch, active, margin, self.products.operand) for batch in micro_batches]
         of_momentum, of_centres = rounding("momentum"), rounding("centres")
         with self.products.active():
             for tile in tiles:
@@ -271,7 +275,7 @@ class TorchEngine:
                     exp_TB.masked_fill_((own < 0)[:, None], 0.0)
                 shares_TB = products.cast("shares", exp_TB.mul_(inverse_T[:, None]))
             add = products.mm if one is scored[0] else products.addmm_
-            add(gradient_TD, shares_TB, products.cast("weighted", one.weighted_BD))
+            add(gradient_TD, shares_TB, one.weighted_BD)
         return gradient_TD
 
     def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Roundings) -> None:
@@ -288,11 +292,11 @@ class TorchEngine:
 class _Scored:
     """A micro-batch, as every tile of pass 2 needs it."""
 
-    def __init__(self, batch: MicroBatch, active: ActiveRows, margin: Margin) -> None:
+    def __init__(self, batch: MicroBatch, active: ActiveRows, margin: Margin, operand: torch.dtype) -> None:
         self.batch = batch
         self.kept = kept = batch.kept if isinstance(batch.kept, Kept) else None
         self.scaled_BD = batch.unit_BD * margin.scale
-        self.weighted_BD = self.scaled_BD * batch.weight
+        weighted_BD = self.scaled_BD * batch.weight
         # Where the rows sit in the sample of this micro-batch, if others drew their own; -1: nowhere.
         own_N, all_N = batch.active.rows_N, active.rows_N
         self.own_N = None if all_N is None or own_N is all_N else batch.active.positions(all_N)
@@ -301,12 +305,13 @@ class _Scored:
             # Each sample's own factor is taken into the other operand, so that nothing is left to do per tile.
             # Below e^-82 a sum is empty, see static_shift; where a target is far above it, the factor is 0.
             factor_B = torch.exp((batch.log_share_B + kept.shift).clamp(max=82.0))
-            self.weighted_BD *= factor_B[:, None]
+            weighted_BD *= factor_B[:, None]
             position_B = batch.active.positions(batch.row_B)
             target_B = batch.target_B / factor_B.clamp(min=_LEAST) * kept.inverse_N[position_B]
             most = torch.finfo(kept.shares_NB.dtype).max
             _put(kept.shares_NB, position_B, target_B.clamp(-most, most))
             kept.shares_NB[-1] = 0.0
+        self.weighted_BD = weighted_BD.to(operand)
 
 
 def _put(values_TB: Tensor, row_B: Tensor, value_B: Tensor) -> None:

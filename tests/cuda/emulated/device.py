@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 BUILD = HERE.parents[2] / "build"
 NAME = "Emulated CUDA device"
 # What programs ask about a device: an H100's, but for the multiprocessors, one for each core.
-PROPERTIES = {"name": NAME, "major": 9, "minor": 0, "multi_processor_count": 2, "warp_size": 32}
+PROPERTIES = {"name": NAME, "major": 9, "minor": 0, "multi_processor_count": 2, "warp_size": 32, "uuid": "0"}
 
 _library = None
 _records: list["Record"] = []

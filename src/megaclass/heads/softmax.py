@@ -103,11 +103,9 @@ class Kept:
     follows, for positions that are -1. inverse_N: 1 / |w|, and a 1 for that row.
     """
 
-    def __init__(
-        self, count: int, batch: int, shift: float, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self.shares_NB = empty_table(count + 1, batch, dtype, device)
-        self.inverse_N = torch.ones(count + 1, device=device)
+    def __init__(self, shares_NB: Tensor, shift: float) -> None:
+        self.shares_NB = shares_NB
+        self.inverse_N = torch.ones(len(shares_NB), device=shares_NB.device)
         self.shift = shift
 
 
@@ -129,6 +127,7 @@ class TorchEngine:
         self.products = Products(precision, device)
         self.walker = TorchWalker()
         self._tile_bytes = (tile_mb or (8 if device.type == "cpu" else 256)) * 1e6
+        self._spare: list[Tensor] = []
         self._kept: weakref.WeakSet[Kept] = weakref.WeakSet()  # of micro-batches that are not forgotten yet
 
     def _tiles(self, active: ActiveRows, batch_rows: int) -> Tiles:
@@ -147,7 +146,13 @@ class TorchEngine:
             most = _KEPT_SHARE * 8 * len(active) * active.centres.data.shape[1]
             if sum(kept.shares_NB.nbytes for kept in self._kept) + new > most:
                 return None
-        kept = Kept(len(active), batch_rows, shift, self.products.operand, self.device)
+        size = (len(active) + 1) * batch_rows
+        flat = self._spare.pop() if self._spare else None
+        if flat is None or len(flat) < size:
+            flat = empty_table(size, 1, self.products.operand, self.device)[:, 0]
+        kept = Kept(flat[:size].view(-1, batch_rows), shift)
+        # Fresh memory costs as much as a product: what a step has kept is used again.
+        weakref.finalize(kept, self._spare.append, flat)
         self._kept.add(kept)
         return kept
 

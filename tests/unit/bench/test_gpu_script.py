@@ -60,7 +60,10 @@ def test_nothing_stops_the_next_part(load, tmp_path, monkeypatch):
     gpu = load("0")
     commands = {"slow": "sleep 9", "absent": "no-such", "wrong": "python -c 1/0", "right": "echo the end"}
     monkeypatch.setattr(gpu, "PARTS", [["1", name, "1", command] for name, command in commands.items()])
-    assert gpu.main(["2"]) == 2 and not (tmp_path / "out").exists()
+    assert gpu.main(["2"]) == 2  # no such group
+    monkeypatch.setattr(gpu, "surroundings", lambda: ("", "revision"))
+    assert gpu.main(["1"]) == 2 and not (tmp_path / "out").exists()  # no GPU
+    monkeypatch.setattr(gpu, "surroundings", lambda: ("card", "revision"))
     assert gpu.main(["1"]) == 1
     table = (tmp_path / "out/summary.md").read_text().partition("## ")[0].split("|")
     ends = [table[table.index(name) + 1].split(",")[0] for name in commands]

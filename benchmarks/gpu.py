@@ -157,10 +157,8 @@ def main(asked: list[str]) -> int:
         failed += status != 0 and not (REHEARSAL and name in NEED_GPU)
         ended = f"rc {status}{ENDS.get(status, '')}"
         ended += "; says nothing of a GPU" * (REHEARSAL and name in NEED_GPU)
-        told = [line.strip() for line in said if re.match(r"  \S.*( ms|: | [TG]\S+/s)", line)] or said[
-            -1:
-        ]  # of each row
-        last = "; ".join(told).replace("|", "/")[:200]
+        of_rows = [line.strip() for line in said if re.match(r"  \S.*( ms|: | [TG]\S+/s)", line)]
+        last = "; ".join(of_rows or said[-1:]).replace("|", "/")[:200]
         table.append(f"|{name}|{ended}|{time.monotonic() - begin:.0f}, {limit_s}|{last}|")
         ends += [f"\n## {name}\n\n```", *said[-25:], "```"]
         (OUT / "summary.md").write_text("\n".join([*table, *ends, ""]))

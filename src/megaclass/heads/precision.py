@@ -1,10 +1,15 @@
-"""PyTorch's flags for the rounding of fp32 operands inside a product."""
+"""What a CPU multiplies natively, and PyTorch's flags for the rounding of fp32 operands inside a product."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+
+
+def cpu_has(feature: str) -> bool:
+    """Whether PyTorch finds ``avx512_bf16`` (bf16 products) or ``amx_tile`` (matrix units) in this CPU."""
+    return bool(getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)())
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from megaclass.heads.margins import Margin
-from megaclass.heads.precision import fp32_products
+from megaclass.heads.precision import cpu_has, fp32_products
 from megaclass.heads.sampling import TorchWalker
 from megaclass.heads.step import MOST_TURN, ActiveRows, MicroBatch, Roundings, SGDStep, inverse_norms
 from megaclass.heads.storage import empty_table
@@ -45,8 +45,8 @@ class Products:
     results may be rounded, the logits stay in fp32.
 
     Attributes:
-        operand: the type to cast operands to.
-        casts_logits: whether those of the logits are cast as well.
+        operand: the type of the gradients' operands.
+        of_logits: that of the logits' operands.
     """
 
     def __init__(self, precision: str, device: torch.device) -> None:
@@ -57,17 +57,17 @@ class Products:
         self._workspace = Workspace(device)
         casts = precision == "bf16" and (on_cuda or _has_bf16_without_amx())
         self.operand = torch.bfloat16 if casts else torch.float32
-        self.casts_logits = casts and on_cuda
+        self.of_logits = self.operand if on_cuda else torch.float32
 
     def active(self) -> contextlib.AbstractContextManager[None]:
         """Set the backend's flag for the products inside, and put it back."""
         return fp32_products(self._flag, self._backend)
 
-    def cast(self, name: str, values: Tensor) -> Tensor:
-        """``values`` as an operand of a gradient: themselves, or a copy in the memory of that name."""
-        if values.dtype == self.operand:
+    def cast(self, name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """``values`` as an operand of that type: themselves, or a copy in the memory of that name."""
+        if values.dtype == dtype:
             return values
-        return self._workspace.get(name, *values.shape, dtype=self.operand).copy_(values)
+        return self._workspace.get(name, *values.shape, dtype=dtype).copy_(values)
 
     def mm(self, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """``out = a @ b`` in fp32."""
@@ -90,10 +90,7 @@ class Products:
 
 
 def _has_bf16_without_amx() -> bool:
-    has_bf16, has_amx = (
-        getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in ("avx512_bf16", "amx_tile")
-    )
-    return has_bf16 and not has_amx
+    return cpu_has("avx512_bf16") and not cpu_has("amx_tile")
 
 
 class Kept:
@@ -168,12 +165,8 @@ class TorchEngine:
         kept: Tensor | None = None,
     ) -> Tensor:
         """``exp(s cos + offset)``, 0 for negatives above the margin's filter threshold, (T, B) fp32; for targets, whose
-        row in the tile is ``local``, ``target``. kept: where to, with a row more."""
-        if self.products.casts_logits:
-            centres_TD, scaled_BD = (
-                self.products.cast("centres", centres_TD),
-                self.products.cast("scaled", scaled_BD),
-            )
+        row in the tile is ``local``, ``target``. Centres and scaled embeddings are operands of logits. kept: where to,
+        with a row more."""
         rows, batch = len(centres_TD), len(scaled_BD)
         # The last row is for targets of other tiles.
         all_TB = self.workspace.get("exponentials", rows + 1, batch) if kept is None else kept
@@ -196,31 +189,33 @@ class TorchEngine:
 
         Targets are left out of both, as are negatives above the margin's filter threshold.
         """
-        batch, scaled_BD = len(unit_BD), unit_BD * margin.scale
+        batch, products = len(unit_BD), self.products
+        scaled_BD = (unit_BD * margin.scale).to(products.of_logits)
         position_B = active.positions(row_B)
         zero_B = torch.zeros(batch, device=unit_BD.device)
         sum_B = torch.zeros(batch, dtype=torch.float64, device=unit_BD.device)
         values_BD = torch.zeros_like(unit_BD)
         kept = self._keep(active, batch, shift)
-        tiles, products = self._tiles(active, batch), self.products
+        tiles = self._tiles(active, batch)
         in_place = kept is not None and products.operand == torch.float32
         with products.active():
             for tile in tiles:
                 centres_TD, _ = tiles.read(tile)
                 inverse_T = inverse_norms(centres_TD)
+                operand_TD = products.cast("centres", centres_TD, products.operand)
+                of_logits_TD = operand_TD if products.of_logits == products.operand else centres_TD
                 local_B = position_B - tile.start
                 out = kept.shares_NB[tile.start : tile.stop + 1] if kept and in_place else None
                 exp_TB = self._exponentials(
-                    centres_TD, inverse_T, scaled_BD, margin, -shift, local_B, zero_B, out
+                    of_logits_TD, inverse_T, scaled_BD, margin, -shift, local_B, zero_B, out
                 )
                 sum_B += exp_TB.sum(0)
                 shares_TB = exp_TB.mul_(inverse_T[:, None])
                 if kept:
                     kept.inverse_N[tile] = inverse_T
                     shares_TB = shares_TB if in_place else kept.shares_NB[tile].copy_(shares_TB)
-                products.addmm_(
-                    values_BD, products.cast("shares", shares_TB).T, products.cast("centres", centres_TD)
-                )
+                shares_TB = products.cast("shares", shares_TB, products.operand)
+                products.addmm_(values_BD, shares_TB.T, operand_TD)
         return sum_B, values_BD, kept
 
     def pass_two(
@@ -241,7 +236,7 @@ class TorchEngine:
         if bool(skipped):  # a host sync on CUDA
             return
         tiles = self._tiles(active, max(len(m.unit_BD) for m in micro_batches))
-        scored = [_Scored(batch, active, margin, self.products.operand) for batch in micro_batches]
+        scored = [_Scored(batch, active, margin, self.products) for batch in micro_batches]
         of_momentum, of_centres = rounding("momentum"), rounding("centres")
         with self.products.active():
             for tile in tiles:
@@ -272,13 +267,14 @@ class TorchEngine:
             if one.kept:
                 shares_TB = one.kept.shares_NB[own]
             else:
+                of_logits_TD = products.cast("centres", centres_TD, products.of_logits)
                 local_B, offset_B = one.position_B - tile.start, one.batch.log_share_B
                 exp_TB = self._exponentials(
-                    centres_TD, inverse_T, one.scaled_BD, margin, offset_B, local_B, one.batch.target_B
+                    of_logits_TD, inverse_T, one.scaled_BD, margin, offset_B, local_B, one.batch.target_B
                 )
                 if isinstance(own, Tensor):
                     exp_TB.masked_fill_((own < 0)[:, None], 0.0)
-                shares_TB = products.cast("shares", exp_TB.mul_(inverse_T[:, None]))
+                shares_TB = products.cast("shares", exp_TB.mul_(inverse_T[:, None]), products.operand)
             add = products.mm if one is scored[0] else products.addmm_
             add(gradient_TD, shares_TB, one.weighted_BD)
         return gradient_TD
@@ -297,11 +293,11 @@ class TorchEngine:
 class _Scored:
     """A micro-batch, as every tile of pass 2 needs it."""
 
-    def __init__(self, batch: MicroBatch, active: ActiveRows, margin: Margin, operand: torch.dtype) -> None:
+    def __init__(self, batch: MicroBatch, active: ActiveRows, margin: Margin, products: Products) -> None:
         self.batch = batch
         self.kept = kept = batch.kept if isinstance(batch.kept, Kept) else None
-        self.scaled_BD = batch.unit_BD * margin.scale
-        weighted_BD = self.scaled_BD * batch.weight
+        scaled_BD = batch.unit_BD * margin.scale
+        weighted_BD = scaled_BD * batch.weight
         # Where the rows sit in the sample of this micro-batch, if others drew their own; -1: nowhere.
         own_N, all_N = batch.active.rows_N, active.rows_N
         self.own_N = None if all_N is None or own_N is all_N else batch.active.positions(all_N)
@@ -316,7 +312,7 @@ class _Scored:
             most = torch.finfo(kept.shares_NB.dtype).max
             _put(kept.shares_NB, position_B, target_B.clamp(-most, most))
             kept.shares_NB[-1] = 0.0
-        self.weighted_BD = weighted_BD.to(operand)
+        self.scaled_BD, self.weighted_BD = scaled_BD.to(products.of_logits), weighted_BD.to(products.operand)
 
 
 def _put(values_TB: Tensor, row_B: Tensor, value_B: Tensor) -> None:

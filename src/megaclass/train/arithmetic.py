@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from megaclass.errors import UserError
-from megaclass.heads.precision import fp32_products
+from megaclass.heads.precision import cpu_has, fp32_products
 from megaclass.results.machine import usable_cores
 
 
@@ -55,8 +55,7 @@ def use_deterministic_kernels() -> None:
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 natively; emulated bf16 is slower than fp32."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    return cpu_has("avx512_bf16") or cpu_has("amx_tile")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from megaclass.heads.linear import LinearHead
 from megaclass.heads.margins import MARGINS
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
+from megaclass.heads.step import HeadOptions
 from megaclass.heads.storage import Rows
 from megaclass.models.norm import SynchronisedBatchNorm
 from megaclass.parallel import groups
@@ -253,16 +254,7 @@ def _build_head(
     margin = lookup(MARGINS, head.margin, "head.margin")(
         scale=head.scale, gradient=head.gradient, filter_threshold=head.filter_threshold, **numbers
     )
-    same = (
-        "sample_rate",
-        "parallelism",
-        "shard_group",
-        "precision",
-        "storage",
-        "kernels",
-        "recompute",
-        "tile_mb",
-    )
+    same = ("sample_rate", *(field.name for field in fields(HeadOptions)))
     settings: dict[str, Any] = {name: getattr(head, name) for name in same}
     settings |= {"margin": margin, "seed": config.run.seed, "device": world.device, "group": group}
     return PartialFC(num_classes, embedding_dim, **settings)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from megaclass.cli.common import tell
 from megaclass.cli.parsing import make_parser, parse
+from megaclass.results import published
 
 
 def report(words: list[str]) -> None:
@@ -20,8 +21,7 @@ def report(words: list[str]) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="published reports (arcface-a100, arcface-rtx3080, partial-fc-v100, resnet50-abci, resnet50-nvidia); "
-        "those of the suites among the rows are always there",
+        help=f"published reports ({', '.join(published.names())}); those of the suites among the rows are always there",
     )
     parser.add_argument(
         "--output", type=str, default="", help="directory to write to; without it that of the rows"

@@ -63,8 +63,7 @@ def plan(options: Any) -> list[Planned]:
     report = published.load(options.name)
     if not report.cases():
         raise UserError(
-            f"{options.name}: trainings to their end, which no suite measures; `megaclass bench stability` trains a "
-            f"recipe, and `megaclass report ROWS --against {options.name}` puts it beside"
+            f"{options.name}: trainings to their end, as `megaclass bench stability` does, and no suite"
         )
     if not options.minutes > 0:
         raise UserError(f"--minutes: {options.minutes:g} is not a positive number")

@@ -13,17 +13,18 @@ def report(words: list[str]) -> None:
     parser = make_parser(
         "megaclass report DIR|FILES [--against NAME ...] [--output DIR] | RUN --mllog FILE [--submission ...]",
         "Write report.html (one page, no network), report.md and report.csv from rows of benchmarks: tables beside "
-        "the published ones, curves, machines, and every number with a link to the raw row that it is from. Of a run "
-        "directory write MLPerf's log.",
+        "the published ones, curves, machines, and every number with a link to the raw row that it is from.",
     )
-    add, known = parser.add_argument, ", ".join(published.names())
+    add: Any = parser.add_argument
+    several = {"nargs": "+", "default": []}
+    against = (
+        f"published reports ({', '.join(published.names())}); those of the rows' suites are always there"
+    )
     add("rows", nargs="+", metavar="DIR|FILES", help="files of rows (.jsonl), or directories of them")
-    against = f"published reports ({known}); those of the suites among the rows are always there"
-    add("--against", nargs="+", default=[], metavar="NAME", help=against)
+    add("--against", **several, metavar="NAME", help=against)
     add("--output", default="", help="directory to write to; without it that of the rows")
     add("--mllog", default="", metavar="FILE", help="of a run directory: the log of MLPerf Training")
-    unknown = "what that log cannot know: org, status, .."
-    add("--submission", nargs="+", default=[], metavar="KEY=VALUE", help=unknown)
+    add("--submission", **several, metavar="KEY=VALUE", help="what that log cannot know: org, status, ..")
     options = parse(parser, words)
     if options.mllog:
         _write_mllog(options)
@@ -42,10 +43,10 @@ def _write_mllog(options: Any) -> None:
 
     if len(options.rows) > 1 or options.against or options.output:
         raise UserError("--mllog: of one run directory, and with --submission alone")
-    path, submission = Path(options.mllog), mlperf.said(options.submission)
+    path = Path(options.mllog)
     if path.exists():
         raise UserError(f"--mllog: {path} exists; name another file")
-    lines, lacks = mlperf.mllog(Path(options.rows[0]), submission)
+    lines, lacks = mlperf.mllog(Path(options.rows[0]), options.submission)
     with whole_file("--mllog", path) as part:
         part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     tell(f"{path}: {len(lines)} lines")

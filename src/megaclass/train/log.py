@@ -6,11 +6,13 @@ import datetime
 import os
 import platform
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TextIO
 
+import psutil
 from rich import progress as bars
 from rich.console import Console
 from torch import Tensor
@@ -23,7 +25,7 @@ from megaclass.errors import in_bytes, printable
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.jsonl import LineFile
-from megaclass.results.machine import process_age_s, snapshot
+from megaclass.results.machine import snapshot
 from megaclass.results.rundir import RunDirectory
 from megaclass.train.guard import Suspect
 from megaclass.train.job import Job
@@ -66,7 +68,7 @@ class RunLog:
                     total_steps=job.total_steps,
                     hosts=hosts,
                     epoch_samples=job.epoch_samples,
-                    init_s=process_age_s(),
+                    init_s=time.time() - psutil.Process().create_time(),
                 )
             )
             for message in filter(None, (self._writer.set_aside, moved, *warnings_of(job.config, job.steps))):

@@ -106,9 +106,8 @@ def load(name: str) -> Report:
     record = json.loads(lookup(_files(), name, "published report").read_text(encoding="utf-8"))
     machines = {key: Machine(**machine) for key, machine in record["machines"].items()}
     tables = [_table(table) for table in record["tables"]]
-    title, source, notes = (record[key] for key in ("title", "source", "note"))
-    iterations = record.get("iterations", Report.iterations)
-    return Report(record["name"], title, source, notes, machines, tables, iterations)
+    title, source, iterations = record["title"], record["source"], record.get("iterations", Report.iterations)
+    return Report(record["name"], title, source, record["note"], machines, tables, iterations)
 
 
 def _files() -> dict[str, Path]:

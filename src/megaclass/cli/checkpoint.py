@@ -1,6 +1,5 @@
 """``megaclass checkpoint``: what checkpoints hold, whether they are whole, and files made from them."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,16 @@ from megaclass.cli.parsing import new_file
 from megaclass.errors import UserError, in_bytes, lookup
 
 _PATH = "run directory, its checkpoints directory, or one checkpoint"
-_WHICH = {"checkpoint": ("latest", "of a run: best, latest or a step-NNNNNNNN")}
 
 
 def checkpoint(words: list[str]) -> int | None:
     """Run the verb that the first word names. Returns its exit status, None being 0."""
     verbs: dict[str, Callable[[list[str]], int | None]] = {
-        "verify": _verify, "slice": _slice, "convert": _convert
+        "verify": _verify, "convert": _convert
     }  # fmt: skip
     if words[:1] in (["-h"], ["--help"], ["help"]):
         print(
             "  megaclass checkpoint verify PATH     what each holds, and every file against its checksum\n"
-            "  megaclass checkpoint slice           centres of some classes as one safetensors file\n"
             "  megaclass checkpoint convert         to one safetensors file, a backbone alone, or arcface_torch\n\n"
             "`megaclass checkpoint verify --help` says more, as for each of them."
         )
@@ -64,32 +61,6 @@ def _verify(words: list[str]) -> int:
     return status
 
 
-def _slice(words: list[str]) -> None:
-    options = read_options(
-        words,
-        "megaclass checkpoint slice SOURCE OUTPUT --classes START:STOP",
-        "Write the centres of classes START to STOP-1, and their momentum where it was kept, as weight and momentum of "
-        "one safetensors file, in fp32.",
-        {"source": "run directory, or one checkpoint", "output": "new .safetensors file"},
-        {"classes": (":", "START:STOP; one left out is the first or the last class"), **_WHICH},
-    )
-    output = _new_file(options.output, (".safetensors",))
-    found = re.fullmatch(r"(\d{0,18}):(\d{0,18})", options.classes)
-    if found is None:
-        raise UserError(f"--classes: {options.classes!r} is no range; write START:STOP, such as 0:1000")
-    start, stop = (int(text) if text else None for text in found.groups())
-
-    from megaclass.checkpoint.tensorfile import write_tensors
-    from megaclass.inference.export import read_model
-
-    model = read_model(Path(options.source), options.checkpoint, slice(start, stop))
-    if not model.centres:
-        raise UserError(f"{options.source}: no class centres there, but a linear head or a backbone alone")
-    with whole_file("OUTPUT", output) as part:
-        write_tensors(part, model.centres)
-    tell(f"wrote {output}: {' and '.join(model.centres)} of {model.centres['weight'].shape[0]:,} classes")
-
-
 def _convert(words: list[str]) -> None:
     options = read_options(
         words,
@@ -106,7 +77,7 @@ def _convert(words: list[str]) -> None:
             "to": (["safetensors", "backbone", "arcface_torch"], "what to write (default safetensors)"),
             "ranks": (0, "arcface_torch: processes that will read them; 0: as many as wrote the source"),
             "layout": ("arcface_torch", "or dropin: for the script with our head in it"),
-            **_WHICH,
+            "checkpoint": ("latest", "of a run: best, latest or a step-NNNNNNNN"),
         },
     )
     source = Path(options.source)

@@ -58,14 +58,14 @@ class _PReLUOfRows(torch.autograd.Function):
         near = torch.zeros_like(slope, dtype=torch.promote_types(slope.dtype, torch.float32))
         ones, sums = torch.ones_like(near), []
         for out, g, x in zip(outs, grads, inputs, strict=True):
-            passed = torch.ops.aten.threshold_backward(g, x, 0)  # where the input is above 0
-            rest = g - passed
+            torch.ops.aten.threshold_backward(g, x, 0, grad_input=out)  # where the input is above 0
+            rest = g - out
             # Of a norm of mean 0 and deviation 1, the gradient of the scale is the sum of rest * x.
             sums.append(
                 torch.ops.aten.native_batch_norm_backward(
                     rest, x, ones, None, None, near, ones, True, 0.0, [False, True, False]
                 )[1:2]
             )
-            torch.addcmul(passed, rest, slope, out=out)
+            out.addcmul_(rest, slope)
         (slope_grad_PC,) = in_fp64(sums, len(slope_C))
         return input_grad, slope_grad_PC.sum(0).to(slope_C.dtype)

@@ -99,8 +99,8 @@ def _has_bf16_without_amx() -> bool:
 class Kept:
     """What pass 1 leaves for pass 2.
 
-    shares_NB: exp(s cos - shift) of each row and sample, 0 for targets, in the type of operands; times ``inverse_N``, which
-    is 1 / |w|, or 1 where rows are divided by their norms. One more row follows, for positions that are -1.
+    shares_NB: exp(s cos - shift) of each row and sample, 0 for targets, in the type of operands; times ``inverse_N``,
+    which is 1 / |w|, or 1 where rows are divided by their norms. One more row follows, for positions that are -1.
     """
 
     def __init__(self, shares_NB: Tensor) -> None:
@@ -174,9 +174,11 @@ class TorchEngine:
         target_B: Tensor,
         sum_B: Tensor | None = None,
     ) -> Tensor:
-        """``exp(s cos - shift)``, 0 for negatives above the margin's filter threshold, and for targets, whose row in the
-        tile is ``local``, ``target``; times 1 / |w| unless rows are divided by it. (T, B), the first rows of ``all``; its
-        last one is for targets of other tiles. sum_B: where the exponentials are added up."""
+        """``exp(s cos - shift)`` (T, B), the first rows of ``all``, whose last one is for targets of other tiles.
+
+        0 for negatives above the margin's filter threshold; ``target`` for targets, whose row in the tile is ``local``;
+        times 1 / |w| unless rows are divided by it. sum_B: where the exponentials are added up.
+        """
         exp_TB, inverse_T1 = all_TB[:-1], inverse_T[:, None]
         # Exponentials that nobody adds up are rounded to operands as they are made.
         logits_TB = exp_TB if exp_TB.dtype == torch.float32 else self.workspace.get("logits", *exp_TB.shape)

@@ -56,7 +56,7 @@ class Products:
         backends: Any = torch.backends
         self._backend = backends.cuda.matmul if on_cuda else backends.mkldnn.matmul
         self._flag = precision if precision == ("tf32" if on_cuda else "bf16") else "ieee"
-        self._workspace = Workspace(device)
+        self.workspace = Workspace(device)
         casts = precision == "bf16" and (on_cuda or _has_bf16_without_amx())
         self.operand = torch.bfloat16 if casts else torch.float32
         self.of_logits = self.operand if on_cuda else torch.float32
@@ -70,7 +70,7 @@ class Products:
         """``values`` as an operand of that type: themselves, or a copy in the memory of that name."""
         if values.dtype == dtype:
             return values
-        return self._workspace.get(name, *values.shape, dtype=dtype).copy_(values)
+        return self.workspace.get(name, *values.shape, dtype=dtype).copy_(values)
 
     def mm(self, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """``out = a @ b`` in fp32."""
@@ -89,7 +89,7 @@ class Products:
         return target.add_(torch.mm(a, b, out=self._rounded(target)))
 
     def _rounded(self, like: Tensor) -> Tensor:
-        return self._workspace.get("product", *like.shape, dtype=self.operand)
+        return self.workspace.get("product", *like.shape, dtype=self.operand)
 
 
 def _has_bf16_without_amx() -> bool:
@@ -99,13 +99,18 @@ def _has_bf16_without_amx() -> bool:
 class Kept:
     """What pass 1 leaves for pass 2.
 
-    shares_NB: exp(s cos - shift) of each row and sample, 0 for targets, in the type of operands; times ``inverse_N``,
-    which is 1 / |w|, or 1 where rows are divided by their norms. One more row follows, for positions that are -1.
+    inverse_N: 1 / |w| of each row, and a 1 for positions that are -1. shares_NB: exp(s cos - shift) of each row and
+    sample, 0 for targets, in the type of operands, times ``inverse_N`` unless rows are divided by their norms; one more
+    row follows. None: pass 2 is to compute them again.
     """
 
-    def __init__(self, shares_NB: Tensor) -> None:
-        self.shares_NB = shares_NB
-        self.inverse_N = torch.ones(len(shares_NB), device=shares_NB.device)
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.inverse_N = torch.ones(count + 1, device=device)
+        self.shares_NB: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.shares_NB is None else self.shares_NB.nbytes
 
 
 class TorchEngine:
@@ -122,8 +127,8 @@ class TorchEngine:
         self, precision: str, device: torch.device, tile_mb: float = 0.0, recompute: str = "auto"
     ) -> None:
         self.precision, self.device, self.recompute = precision, device, recompute
-        self.workspace = Workspace(device)
         self.products = Products(precision, device)
+        self.workspace = self.products.workspace
         self.walker = TorchWalker()
         self._tile_bytes = (tile_mb or (8 if device.type == "cpu" else 256)) * 1e6
         self._spare: list[Tensor] = []
@@ -136,20 +141,19 @@ class TorchEngine:
         bytes_a_row = 4 * (2 * batch_rows + copies * active.centres.data.shape[1])
         return Tiles(active, max(64, int(self._tile_bytes / bytes_a_row)), self.workspace)
 
-    def _keep(self, active: ActiveRows, batch_rows: int) -> Kept | None:
-        """Memory for the exponentials of a micro-batch, unless pass 2 is to compute them again."""
-        new = len(active) * batch_rows * self.products.operand.itemsize
+    def _keep(self, active: ActiveRows, batch_rows: int) -> Kept:
+        """What a micro-batch keeps, with memory for its exponentials unless pass 2 is to compute them again."""
+        kept, size = Kept(len(active), self.device), (len(active) + 1) * batch_rows
         if self.recompute == "always":
-            return None
+            return kept
         if self.recompute == "auto":  # not by free memory: a resumed run must repeat the bits
             most = _KEPT_SHARE * 8 * len(active) * active.centres.data.shape[1]
-            if sum(kept.shares_NB.nbytes for kept in self._kept) + new > most:
-                return None
-        size = (len(active) + 1) * batch_rows
+            if sum(one.nbytes for one in self._kept) + size * self.products.operand.itemsize > most:
+                return kept
         flat = self._spare.pop() if self._spare else None
         if flat is None or len(flat) < size:
             flat = empty_table(size, 1, self.products.operand, self.device)[:, 0]
-        kept = Kept(flat[:size].view(-1, batch_rows))
+        kept.shares_NB = flat[:size].view(-1, batch_rows)
         # Fresh memory costs as much as a product: what a step has kept is used again.
         weakref.finalize(kept, self._spare.append, flat)
         self._kept.add(kept)
@@ -181,7 +185,9 @@ class TorchEngine:
         """
         exp_TB, inverse_T1 = all_TB[:-1], inverse_T[:, None]
         # Exponentials that nobody adds up are rounded to operands as they are made.
-        logits_TB = exp_TB if exp_TB.dtype == torch.float32 else self.workspace.get("logits", *exp_TB.shape)
+        logits_TB = (
+            exp_TB if exp_TB.dtype == torch.float32 else self.workspace.get("exponentials", *exp_TB.shape)
+        )
         self.products.mm(logits_TB, rows_TD, scaled_BD.T)
         if not self.products.of_unit_rows:
             logits_TB.mul_(inverse_T1)
@@ -210,24 +216,23 @@ class TorchEngine:
         sum_B = torch.zeros(batch, dtype=torch.float64, device=unit_BD.device)
         values_BD = torch.zeros_like(unit_BD)
         kept = self._keep(active, batch)
-        tiles = self._tiles(active, batch)
-        in_place = kept is not None and products.operand == torch.float32
+        tiles, shares_NB = self._tiles(active, batch), kept.shares_NB
         with products.active():
             for tile in tiles:
                 centres_TD, _ = tiles.read(tile)
-                inverse_T = inverse_norms(centres_TD)
+                inverse_T = kept.inverse_N[tile].copy_(inverse_norms(centres_TD))
                 rows_TD, local_B = self._rows(centres_TD, inverse_T), position_B - tile.start
-                if kept and in_place:
-                    all_TB = kept.shares_NB[tile.start : tile.stop + 1]
+                if (
+                    shares_NB is not None and products.operand == torch.float32
+                ):  # they are made where they stay
+                    all_TB = shares_NB[tile.start : tile.stop + 1]
                 else:
                     all_TB = self.workspace.get("exponentials", len(rows_TD) + 1, batch)
                 shares_TB = self._shares(
                     all_TB, rows_TD, inverse_T, scaled_BD, margin, shift, local_B, zero_B, sum_B
                 )
-                if kept and not products.of_unit_rows:
-                    kept.inverse_N[tile] = inverse_T
-                if kept and not in_place:
-                    shares_TB = kept.shares_NB[tile].copy_(shares_TB)
+                if shares_NB is not None and products.operand != torch.float32:
+                    shares_TB = shares_NB[tile].copy_(shares_TB)
                 shares_TB = products.cast("shares", shares_TB, products.operand)
                 products.addmm_(values_BD, shares_TB.T, products.cast("centres", rows_TD, products.operand))
         return sum_B, values_BD, kept
@@ -251,11 +256,13 @@ class TorchEngine:
             return
         tiles = self._tiles(active, max(len(m.unit_BD) for m in micro_batches))
         scored = [_Scored(batch, active, margin, self.products) for batch in micro_batches]
+        first = scored[0]
+        inverse_N = first.kept.inverse_N if first.kept and first.own_N is None else None
         of_momentum, of_centres = rounding("momentum"), rounding("centres")
         with self.products.active():
             for tile in tiles:
                 centres_TD, momentum_TD = tiles.read(tile, momentum=True)
-                inverse_T = inverse_norms(centres_TD)
+                inverse_T = inverse_norms(centres_TD) if inverse_N is None else inverse_N[tile]
                 gradient_TD = self._gradient(scored, margin, tile, centres_TD, inverse_T)
                 if reduce_ is not None:
                     reduce_(gradient_TD)
@@ -279,12 +286,13 @@ class TorchEngine:
         rows_TD = None
         for one in scored:
             own = tile if one.own_N is None else one.own_N[tile]
-            if one.kept:
-                shares_TB = one.kept.shares_NB[own]
+            if one.shares_NB is not None:
+                shares_TB = one.shares_NB[own]
             else:
                 rows_TD = self._rows(centres_TD, inverse_T) if rows_TD is None else rows_TD
                 dtype = products.operand if products.of_unit_rows else torch.float32
-                all_TB = space.get("exponentials", len(rows_TD) + 1, len(one.scaled_BD), dtype=dtype)
+                name = "exponentials" if dtype == torch.float32 else "shares"
+                all_TB = space.get(name, len(rows_TD) + 1, len(one.scaled_BD), dtype=dtype)
                 local_B = one.position_B - tile.start
                 shares_TB = self._shares(
                     all_TB, rows_TD, inverse_T, one.scaled_BD, margin, one.shift, local_B, one.target_B
@@ -311,7 +319,8 @@ class _Scored:
     """A micro-batch, as every tile of pass 2 needs it."""
 
     def __init__(self, batch: MicroBatch, active: ActiveRows, margin: Margin, products: Products) -> None:
-        self.kept = kept = batch.kept if isinstance(batch.kept, Kept) else None
+        self.kept: Kept | None = batch.kept
+        self.shares_NB = shares_NB = self.kept.shares_NB if self.kept else None
         self.shift = batch.shift
         # Where the rows sit in the sample of this micro-batch, if others drew their own; -1: nowhere.
         own_N, all_N = batch.active.rows_N, active.rows_N
@@ -324,10 +333,11 @@ class _Scored:
         scaled_BD = batch.unit_BD * margin.scale
         self.scaled_BD = scaled_BD.to(products.of_logits)
         self.weighted_BD = (scaled_BD * (factor_B[:, None] * batch.weight)).to(products.operand)
-        if kept:
+        if self.kept and shares_NB is not None:
             position_B = batch.active.positions(batch.row_B)
-            _put(kept.shares_NB, position_B, self.target_B * kept.inverse_N[position_B])
-            kept.shares_NB[-1] = 0.0
+            inverse_B = 1.0 if products.of_unit_rows else self.kept.inverse_N[position_B]
+            _put(shares_NB, position_B, self.target_B * inverse_B)
+            shares_NB[-1] = 0.0
 
 
 def _put(values_TB: Tensor, row_B: Tensor, value_B: Tensor) -> None:

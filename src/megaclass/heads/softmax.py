@@ -257,7 +257,8 @@ class TorchEngine:
         tiles = self._tiles(active, max(len(m.unit_BD) for m in micro_batches))
         scored = [_Scored(batch, active, margin, self.products) for batch in micro_batches]
         first = scored[0]
-        inverse_N = first.kept.inverse_N if first.kept and first.own_N is None else None
+        as_scored = first.own_N is None and micro_batches[0].active.version == active.version
+        inverse_N = first.kept.inverse_N if first.kept and as_scored else None
         of_momentum, of_centres = rounding("momentum"), rounding("centres")
         with self.products.active():
             for tile in tiles:

@@ -53,8 +53,12 @@ class VerificationBin:
         except RefusedError as refused:
             raise UserError(f"{self.path}: not read as a verification set: {refused}") from None
         number_of: dict[bytes, int] = {}
-        numbers = np.array([number_of.setdefault(bytes(image), len(number_of)) for image in images], np.int64)
+        known: dict[int, int] = {}  # by identity: what is mentioned again and again is looked at once
+        for image in images:
+            if id(image) not in known:
+                known[id(image)] = number_of.setdefault(bytes(image), len(number_of))
         self._images = list(number_of)
+        numbers = np.array([known[id(image)] for image in images], np.int64)
         self._positions = np.unique(numbers, return_index=True)[1]
         self.first, self.second = numbers[0::2], numbers[1::2]
 

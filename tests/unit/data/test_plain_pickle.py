@@ -1,9 +1,11 @@
-"""What a pickle may do here, and what it may not: build anything else, or run anything."""
+"""What a pickle may do here, and what it may not: build anything else, run anything, or cost more than its size."""
 
 import os
 import pickle
 import pickletools
 import struct
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 
 from megaclass.data import plain_pickle
 from megaclass.data.plain_pickle import Array, RefusedError, load
+from megaclass.data.verification_bin import VerificationBin
+from megaclass.errors import UserError
 
 
 def plain(value):
@@ -139,6 +143,70 @@ def test_a_hostile_or_damaged_pickle_is_refused_in_a_line(name, tmp_path, monkey
         load(HOSTILE[name])
     assert str(refused.value).isprintable() and len(str(refused.value)) < 300
     assert not list(tmp_path.iterdir())
+
+
+def answers(count):
+    return numpy_array((count,), bytes(count))
+
+
+LARGE = 1 << 18
+TWICE = (
+    b"c_codecs\nencode\nq\x00X" + struct.pack("<I", LARGE) + b"x" * LARGE + b"X\x06\x00\x00\x00latin1\x86q\x01"
+)  # fmt: skip
+BOMBS = {
+    "lists": b"]" * LARGE + b".",
+    "marks": b"(" * LARGE + b".",
+    "nested tuples": b")" + b"\x85" * LARGE + b".",
+    "large memo indices": b"".join(b"Nr" + struct.pack("<I", 2**32 - 1 - i) for i in range(LARGE // 6)) + b".",
+    "empty bytes": b"B\x00\x00\x00\x00" * (LARGE // 5) + b".",
+    "doubled": b"]" + b"2" * LARGE + b".",
+    "bytes made again and again": TWICE + b"h\x00h\x01R" * 1000 + b".",
+    "four bytes a letter": b"X" + struct.pack("<I", LARGE + 4) + b"x" * LARGE + "\U0001f600".encode() + b".",
+    "quoted": b"S'" + b"\\x00" * (LARGE // 4) + b"'\n.",
+    "a list of itself, over and over": b"]q\x00" + b"".join(b"(h%ch%ctq%c" % (i, i, i + 1) for i in range(200)) + b".",
+    "a call with many arguments": b"(" + b"N" * 100_000 + b"tq\x00c_codecs\nencode\nq\x01" + b"h\x01h\x00R" * 50_000,
+}  # fmt: skip
+IMAGE = b"B" + struct.pack("<I", 4 * LARGE) + bytes(4 * LARGE)
+FIRST_ARRAY = (
+    b"cnumpy.core.multiarray\n_reconstruct\nq\x00)))\x87R(K\x01J" + struct.pack("<i", 4 * LARGE)
+    + b"\x85cnumpy\ndtype\n\x8c\x02u1\x85R\x89" + IMAGE + b"tq\x01b"
+)  # fmt: skip
+FEW = LARGE // 64
+# What costs here is what is made of a sound pickle.
+SETS = {
+    "one image in many places": b"((" + IMAGE + b"q\x00" + b"h\x00" * 39_999 + b"l(" + b"\x88" * 20_000 + b"lt.",
+    "one array's bytes in many arrays":
+        b"((" + FIRST_ARRAY + b"h\x00)))\x87Rh\x01b" * 4_999 + b"l" + answers(2_500) + b"t.",
+    "the smallest images in a list":
+        b"(" + b"".join(b"C " + os.urandom(32) for _ in range(FEW)) + b"l" + answers(FEW // 2) + b"\x86.",
+}  # fmt: skip
+NO_SETS = {
+    "images of a byte": numpy_array((LARGE, 1, 1, 1), bytes(LARGE)) + answers(LARGE // 2) + b"\x86.",
+    "answers alone": b"]" + answers(LARGE) + b"\x86.",
+}
+
+
+@pytest.mark.parametrize("limits", [True, False])
+@pytest.mark.parametrize("name", BOMBS | SETS | NO_SETS)
+def test_time_and_memory_are_bounded_by_the_size(name, limits, tmp_path, monkeypatch):
+    if limits:  # what every file may cost, however small, would hide what a byte more costs
+        monkeypatch.setattr(plain_pickle, "_MIN_OPERATIONS", 0)
+        monkeypatch.setattr(plain_pickle, "_MIN_COPIED", 0)
+    content = (BOMBS | SETS | NO_SETS)[name]
+    path = tmp_path / "set.bin"
+    path.write_bytes(content)
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        VerificationBin(path)
+    except UserError as error:
+        assert str(error).isprintable() and len(str(error)) < 400 and name not in SETS
+    else:
+        assert name in SETS
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * len(content) + (200_000 if limits else 120 << 20)
+    assert time.process_time() - began < 5
 
 
 # Fuzzing: from sound pickles, and from nothing.

@@ -45,7 +45,7 @@ def mllog(directory: Path, words: Sequence[str]) -> tuple[list[str], list[str]]:
         record = {"namespace": "", "time_ms": round(1000 * at_s), "event_type": kind, "key": key}
         lines.append(f":::MLLOG {json.dumps(record | {'value': value, 'metadata': metadata})}")
 
-    begun, began = start.at, start.at - (start.init_s or 0.0)
+    begun, began, before = start.at, start.at - (start.init_s or 0.0), 0
     platform = machines_of([start.environment]).popitem()[1].name
     about = {"benchmark": "resnet", "division": "open", "platform": platform}
     about |= {key: value for key, _, value in (word.partition("=") for word in words)}
@@ -57,7 +57,6 @@ def mllog(directory: Path, words: Sequence[str]) -> tuple[list[str], list[str]]:
     task = facts | {"model": facts.pop("model"), "top 1": min(best, _TASK["top 1"])}
     for key, value in (facts | {"init_stop": None, "run_start": None}).items():
         add(begun, key, value)
-    before = 0
     for event in scored:
         stop = event.at or begun
         trained = stop - (event.seconds or 0.0)
@@ -98,6 +97,7 @@ def _facts(run: RunDirectory, start: StartEvent) -> dict[str, Any]:
         f"{name}_momentum": optim.momentum,
         f"{name}_weight_decay": optim.weight_decay,
         "train_samples": samples,
+        **({"lars_epsilon": 0.0} if optim.name == "lars" else {}),  # there is none
     }
     power = {f"{name}_learning_rate_decay_poly_power": schedule.power}
     return facts | power if schedule.kind == "polynomial" else facts

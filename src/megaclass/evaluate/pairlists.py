@@ -18,12 +18,14 @@ import numpy as np
 from megaclass.data.dataset import Dataset, read_text
 from megaclass.data.imagelist import ImageList
 from megaclass.data.open import open_dataset, record_file
+from megaclass.data.remote import local
 from megaclass.errors import UserError
 from megaclass.evaluate.pairs import PairSet, balanced
 
 
 def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[Dataset, PairSet]:
     """The images under ``path``, and the pairs of a list of them, of names or of numbers."""
+    path = local(path)
     *_, body = _read_lines(Path(pairs_txt))
     if _NUMBERS.fullmatch(body[0][1]):
         dataset = open_dataset(path)

@@ -1,0 +1,244 @@
+"""Sets in stores: read as if they were here, fetched once and whole, within the room that there is."""
+
+import errno
+import functools
+import http.server
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import fsspec
+import pytest
+from test_shards import write_tars
+
+import tiny
+from megaclass.cli import main
+from megaclass.data import remote
+from megaclass.data.open import open_dataset, split_paths
+from megaclass.errors import UserError
+
+MEMORY = type(fsspec.filesystem("memory"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEGACLASS_CACHE", str(tmp_path / "cache"))
+    another_process()
+    yield tmp_path / "cache/remote"
+    another_process()
+
+
+def another_process():
+    """What this one has fetched and holds is forgotten."""
+    remote._fetched.cache_clear()
+    while remote._held:
+        remote._held.pop().close()
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """A record set, the same as a folder and as tars, among files that are of none of them."""
+    folder = tmp_path_factory.mktemp("sets")
+    records = open_dataset(tiny.write_records(folder / "records"))
+    for number in range(len(records)):
+        encoded, label = records.read(number)
+        path = folder / f"folder/class {label}/{number:02}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded)
+    write_tars(folder / "tars", records)
+    for name in ("records", "folder", "tars"):
+        (folder / name / "README.md").write_text("no part of it")
+        (folder / name / ".hidden.jpg").write_text("nor this")
+    return folder
+
+
+@pytest.fixture
+def memory(sets):
+    store = fsspec.filesystem("memory")
+    store.put(f"{sets}/", "/bucket/", recursive=True)
+    yield "memory://bucket"
+    store.rm("/bucket", recursive=True)
+
+
+@pytest.fixture
+def web(sets):
+    pytest.importorskip("aiohttp")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        fetched: list[str] = []  # noqa: RUF012
+
+        def log_message(self, *_):
+            if self.command == "GET":
+                self.fetched.append(self.path)
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=sets)
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.fetched = Handler.fetched
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def s3(sets, monkeypatch):
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    store = fsspec.filesystem("s3", skip_instance_cache=True)
+    store.mkdir("bucket")
+    store.put(f"{sets}/", "bucket/", recursive=True)
+    yield "s3://bucket"
+    server.stop()
+
+
+@pytest.mark.parametrize("store", ["memory", "web", "s3"])
+def test_a_set_in_a_store_is_read_as_one_that_is_here(store, sets, request, capfd):
+    base = request.getfixturevalue(store)
+    base = getattr(base, "url", base)
+    pattern = "tars/part-{0..2}.tar"
+    for name, here in (("records", "records"), ("folder", "folder"), ("tars", "tars"), (pattern, "tars")):
+        there, wanted = open_dataset(f"{base}/{name}"), open_dataset(sets / here)
+        assert [there.read(n) for n in range(len(there))] == [wanted.read(n) for n in range(len(wanted))]
+        assert getattr(there, "classes", None) == getattr(wanted, "classes", None)
+    joined = f"{base}/records:{sets}/folder:{base}/tars/"
+    assert [path.name for path in split_paths(joined)] == ["records", "folder", "tars"]
+    assert open_dataset(Path(joined)).num_classes == 3 * tiny.CLASSES  # a Path has lost slashes
+    assert "fetched" in capfd.readouterr().err
+
+
+def test_a_run_trains_and_evaluates_on_what_is_in_a_store(memory, tmp_path):
+    words = [tiny.recipe(tmp_path, schedule={"steps": 1}), "--data.path", f"{memory}/tars"]
+    evaluation = [
+        "--evaluate.task",
+        "verification",
+        "--evaluate.path",
+        f"{memory}/folder",
+        "--evaluate.pairs",
+        "20",
+    ]
+    assert main(["train", *words, *evaluation, "--evaluate.folds", "2"]) == 0
+    assert f'path = "{memory}/tars"' in (tmp_path / "run/config.toml").read_text()
+
+
+def test_what_is_here_is_not_fetched_again_and_what_changed_is(memory, cache, monkeypatch):
+    first = remote.local(f"{memory}/records")
+    another_process()
+    with monkeypatch.context() as patched:
+        patched.setattr(MEMORY, "get", None)
+        assert remote.local(f"{memory}/records/") == first
+    another_process()
+    store = fsspec.filesystem("memory")
+    store.pipe(
+        "/bucket/records/property", store.cat("/bucket/records/property")
+    )  # the same bytes, of another time
+    assert remote.local(f"{memory}/records") != first and first.exists()
+    another_process()
+    (first / "train.rec").write_bytes(b"cut")
+    assert open_dataset(f"{memory}/records")
+
+
+def lost(store, sources, targets):
+    MEMORY_GET(store, sources, targets)
+    os.truncate(targets[-1], 10)
+
+
+def changed(store, sources, targets):
+    MEMORY_GET(store, sources, targets)
+    with Path(targets[0]).open("r+b") as file:
+        file.write(b"else")
+
+
+def full(store, sources, targets):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), targets[0])
+
+
+MEMORY_GET = MEMORY.get
+
+
+@pytest.mark.parametrize(
+    ("get", "message"),
+    [
+        (lost, r"records cannot be fetched: of /bucket/records/\S+ 10 bytes came, not [\d,]+; check"),
+        (changed, "came with another md5 than the store states"),
+        (full, "records: No space left on device; set MEGACLASS_CACHE to a disk with room"),
+    ],
+)
+def test_what_does_not_come_whole_is_not_taken(memory, sets, cache, monkeypatch, get, message):
+    info = dict.fromkeys(["md5Hash"], "1B2M2Y8AsgTpgAmY7PhCfg==") if get is changed else {}
+    find = MEMORY.find
+    with monkeypatch.context() as patched:
+        patched.setattr(MEMORY, "find", lambda *a, **k: {n: i | info for n, i in find(*a, **k).items()})
+        patched.setattr(MEMORY, "get", get)
+        with pytest.raises(UserError, match=message):
+            remote.local(f"{memory}/records")
+    here = {path.name: path.read_bytes() for path in cache.rglob("*.*") if path.suffix != ".lock"}
+    assert all(content == (sets / "records" / name).read_bytes() for name, content in here.items())
+    assert len(open_dataset(f"{memory}/records")) == tiny.CLASSES * tiny.SAMPLES
+
+
+def test_processes_that_want_a_set_at_once_fetch_it_once(web):
+    code = "import sys; from megaclass.data.remote import local; print(local(sys.argv[1]))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-c", code, f"{web.url}/records"]
+    processes = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)
+    ]
+    assert len({process.communicate(timeout=60)[0] for process in processes}) == 1
+    assert web.fetched.count("/records/train.rec") == 1
+
+
+def test_the_cache_keeps_to_its_limit(memory, cache, monkeypatch):
+    sizes = {name: remote._bytes_under(remote.local(f"{memory}/{name}")) for name in ("folder", "records")}
+    folder, records = (remote.local(f"{memory}/{name}") for name in sizes)
+    limit = (sizes["records"] + remote._bytes_under(Path(remote.local(f"{memory}/tars")))) / 1e9
+    tars = remote.local(f"{memory}/tars")
+    another_process()
+    monkeypatch.setenv("MEGACLASS_CACHE_GB", "1e-6")
+    store = fsspec.filesystem("memory")
+    store.pipe("/bucket/tars/part-0.tar", store.cat("/bucket/tars/part-0.tar"))
+    with pytest.raises(
+        UserError, match=r"tars has \d+\.\d kB; the cache \S+ may have 1\.0 kB, and others use"
+    ):
+        remote.local(f"{memory}/tars")
+    assert folder.exists() and records.exists() and tars.exists()  # nothing goes for what cannot come
+    monkeypatch.setenv("MEGACLASS_CACHE_GB", str(limit))
+    remote.local(f"{memory}/records")  # in use from now on
+    remote.local(f"{memory}/tars")
+    assert not folder.exists() and records.exists() and not tars.exists()  # the longest unused go
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        (
+            "memory://bucket/gone",
+            "gone cannot be fetched: there is no such file or directory; check the address",
+        ),
+        ("memory://bucket/gone.bin", "gone.bin cannot be fetched: there is no such file"),
+        (r"memory://bucket/tars/part-{0..3}.tar", "cannot be fetched: there is no such file"),
+        ("memory://bucket/empty", "holds no record set, no images and no tars"),
+        ("gs://bucket/set", "gcsfs.*: pip install 'megaclass\\[remote\\]'"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(memory, address, message, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    fsspec.filesystem("memory").pipe("/bucket/empty/notes.txt", b"")
+    assert main(["data", "info", address]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
+def test_names_that_lead_out_of_the_cache_are_refused(memory, cache, monkeypatch):
+    names = {f"/bucket/records/{name}": {"size": 1} for name in ("../../x.jpg", ".././x.jpg", "a//x.jpg")}
+    leads_out = pytest.raises(UserError, match=r"'a//x.jpg', a name that leads out of its directory")
+    with leads_out, monkeypatch.context() as patched:
+        patched.setattr(MEMORY, "find", lambda *_, **__: names)
+        remote.local(f"{memory}/records")

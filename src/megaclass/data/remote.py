@@ -1,6 +1,6 @@
 """Sets and files in object stores and on web servers: fetched into a cache of this machine, and read there.
 
-In the cache the files lie in a directory named by the address and what the store says of them, so that what changes in
+The files lie in a directory named by the address and what the store says of them, so that what changes in
 the store is another set, and one that is there never changes. A file gets its name when it is whole: a fetch that was
 broken off goes on with those that are missing. Beside the directory is a lock file: locked by the process that fetches,
 shared by all that read the set; its time is that of the last use.
@@ -25,14 +25,12 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from megaclass.data.folder import IMAGE_SUFFIXES
-from megaclass.data.records.reader import record_files
 from megaclass.data.shards import braces
 from megaclass.data.threads import in_order
 from megaclass.errors import UserError, first_line, in_bytes
 from megaclass.files import cache_directory
 
-# A Path has lost one of the slashes; digits before the next are a port.
-_URL = r"(?:s3|gs|hf|https?|memory):/+[^/:]*(?::\d+)?(?:/[^:]*)?"
+_URL = r"(?:s3|gs|hf|https?|memory):/+[^/:]*(?::\d+)?(?:/[^:]*)?"  # of its slashes a Path has lost one; \d: a port
 _ACCESS = {
     "s3": ": AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_ENDPOINT_URL of a store that is not "
     "Amazon's; FSSPEC_S3_ANON=true where everyone may read",
@@ -40,6 +38,7 @@ _ACCESS = {
     "hf": ": HF_TOKEN, or run `hf auth login`",
 }
 _ONE_FILE = (".bin", ".zip", ".npz", ".csv", ".tsv", ".txt", ".tar")
+_RECORDS = ("train.rec", "train.idx", "property", "classes.txt")
 _VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "Last-Modified", "LastModified", "mtime", "created")
 _LOOKS, _MOST_FILES, _LEAST_FILES, _MOST_BYTES = 16, 64, 4, 1 << 28  # at once
 _TELL_S = 15.0
@@ -80,7 +79,7 @@ def _fetched(url: str) -> Path:
             fcntl.flock(lock, fcntl.LOCK_UN)  # some network file systems would wait for two that want more
             fcntl.flock(lock, fcntl.LOCK_EX)
             if missing := _missing(root, files):  # no other process has fetched them meanwhile
-                _make_room(url, home, files, sum(file.size for file in missing.values()))
+                _make_room(url, home, _bytes(files), _bytes(missing))
                 _fetch(url, store, missing, root)
             fcntl.flock(lock, fcntl.LOCK_SH)
         os.utime(lock.fileno())
@@ -98,38 +97,39 @@ def _told(url: str) -> Iterator[None]:
     except ImportError as error:
         raise UserError(f"{url}: {first_line(error)}: pip install 'megaclass[remote]'") from None
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise UserError(f"{url}: {error.strerror}; set MEGACLASS_CACHE to a disk with room") from None
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        why = "there is no such file or directory" if type(cause) is FileNotFoundError else first_line(cause)
-        access = _ACCESS.get(url.partition(":")[0], "")
-        raise UserError(
-            f"{url} cannot be fetched: {why}; check the address, and access to it{access}"
-        ) from None
+        why, access = first_line(cause), _ACCESS.get(url.partition(":")[0], "")
+        advice = f"check the address, and access to it{access}"
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            why, advice = str(cause.strerror), "set MEGACLASS_CACHE to a disk with room"
+        elif type(cause) is FileNotFoundError:
+            why = "there is no such file or directory"
+        raise UserError(f"{url} cannot be fetched: {why}; {advice}") from None
 
 
 def _list(url: str) -> tuple[Any, str, dict[str, _File]]:
     """The file system, the name of the directory there, and the files to be fetched from it by their names."""
     import fsspec
 
+    for library in (
+        "gcsfs",
+        "asyncio",
+    ):  # they tell in many lines what is raised, and of what Ctrl-C has left
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     options: dict[str, Any] = {}
     if is_web := url.startswith("http"):
         import aiohttp
 
         # As it comes, it ends every transfer after five minutes.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-        options["client_kwargs"] = {"timeout": timeout}
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # tells with a traceback what it raises as well
+        options["timeout"] = aiohttp.ClientTimeout(sock_connect=30, sock_read=60)
     base, _, last = url.rpartition("/")
     is_set = not last.lower().endswith(_ONE_FILE)
     store, base = fsspec.url_to_fs(url if is_set else base, **options)
+    infos = {f"{base}/{name}": dict[str, Any]() for name in braces(last)}
+    if is_set or (len(infos) > 1 and not is_web):
+        store.ls(base)  # which tells what cannot be read, as find does not; and is one request for many names
     if is_set:
-        store.ls(base)  # find is silent about what is not there, and on the web about what cannot be read
         infos = _of_a_set(base, store.find(base, detail=True, **({"on_error": "raise"} if is_web else {})))
-    else:
-        infos = {f"{base}/{name}": {} for name in braces(last)}
-        if len(infos) > 1 and not is_web:
-            store.ls(base)  # one request for all
 
     def look(at: str) -> _File:
         info = infos[at] if infos[at].get("size") is not None else store.info(at)
@@ -138,9 +138,8 @@ def _list(url: str) -> tuple[Any, str, dict[str, _File]]:
         version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
         # The ETag of S3 is not always a checksum of the bytes; its library compares those that are.
         sha256 = (info.get("lfs") or {}).get("sha256")
-        md5 = info.get("md5Hash") or info.get("Content-MD5") or ""
-        checksum = ("sha256", sha256) if sha256 else ("md5", base64.b64decode(md5).hex())
-        return _File(at, info["size"], version, checksum)
+        md5 = base64.b64decode(info.get("md5Hash") or info.get("Content-MD5") or "").hex()
+        return _File(at, info["size"], version, ("sha256", sha256) if sha256 else ("md5", md5))
 
     name_of = unquote if is_web else str
     found = {name_of(file.at[len(base) + 1 :]): file for file in in_order(look, infos, _LOOKS)}
@@ -157,73 +156,75 @@ def _list(url: str) -> tuple[Any, str, dict[str, _File]]:
 def _of_a_set(base: str, infos: dict[str, Any]) -> dict[str, Any]:
     """Of all that lies under a directory, what is opened there: see :func:`megaclass.data.open.kind_of`."""
     names = {at[len(base) + 1 :]: at for at in infos if at.startswith(f"{base}/") and "?" not in at}
-    records = [file.name for file in record_files(Path("train.rec")) if file.name in names]
     seen = [name for name in names if not name.startswith(".") and "/." not in name]
     images = [name for name in seen if name.lower().endswith(IMAGE_SUFFIXES)]
     tars = [name for name in seen if name.endswith(".tar") and "/" not in name]
-    return {names[name]: infos[names[name]] for name in (records if "train.rec" in names else images or tars)}
+    taken = [name for name in _RECORDS if name in names] if _RECORDS[0] in names else images or tars
+    return {names[name]: infos[names[name]] for name in taken}
+
+
+def _bytes(files: dict[str, _File]) -> int:
+    return sum(file.size for file in files.values())
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    return {str(p.relative_to(directory)): p.stat().st_size for p in directory.rglob("*") if p.is_file()}
 
 
 def _missing(root: Path, files: dict[str, _File]) -> dict[str, _File]:
-    return {name: file for name, file in files.items() if _size(root / name) != file.size}
+    here = _sizes(root)
+    return {name: file for name, file in files.items() if here.get(name) != file.size}
 
 
-def _size(path: Path) -> int:
-    with contextlib.suppress(OSError):
-        return path.stat().st_size
-    return -1
-
-
-def _bytes_under(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-
-
-def _make_room(url: str, home: Path, files: dict[str, _File], left: int) -> None:
+def _make_room(url: str, home: Path, total: int, left: int) -> None:
     """Take the sets that were used longest ago out of the cache, until there is room. What is in use stays."""
-    total, stated = sum(file.size for file in files.values()), os.environ.get("MEGACLASS_CACHE_GB")
     locks = sorted(home.parent.glob("*.lock"), key=lambda lock: lock.stat().st_mtime)
-    sizes = {lock: _bytes_under(lock.with_suffix("")) for lock in locks if lock.stem != home.name}
-    room = shutil.disk_usage(home.parent).free + sum(sizes.values()) + total - left
-    limit = min(room, int(float(stated) * 1e9)) if stated else room // 2
-    for lock in list(sizes):
-        if total <= limit < total + sum(sizes.values()):
+    others = {lock: sum(_sizes(lock.with_suffix("")).values()) for lock in locks if lock.stem != home.name}
+    room = shutil.disk_usage(home.parent).free + sum(others.values()) + total - left
+    stated = os.environ.get("MEGACLASS_CACHE_GB")
+    try:
+        limit = min(room, float(stated) * 1e9) if stated else room / 2
+    except ValueError:
+        raise UserError(f"MEGACLASS_CACHE_GB: {stated!r} is no number of gigabytes") from None
+    for lock in list(others):
+        if total <= limit < total + sum(others.values()):
             with lock.open("a") as theirs, contextlib.suppress(BlockingIOError):
                 fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                del sizes[lock]
-    if total + sum(sizes.values()) > limit:
+                del others[lock]
+    if total + (used := sum(others.values())) > limit:
         raise UserError(
-            f"{url} has {in_bytes(total)}; the cache {home.parent} may have {in_bytes(limit)}, and others use "
-            f"{in_bytes(sum(sizes.values()))} of it; set MEGACLASS_CACHE_GB, or MEGACLASS_CACHE to another disk"
+            f"{url} has {in_bytes(total)}; the cache {home.parent} may have {in_bytes(limit)}, and others take "
+            f"{in_bytes(used)} of it; set MEGACLASS_CACHE_GB, or MEGACLASS_CACHE to another disk"
         )
 
 
 def _fetch(url: str, store: Any, files: dict[str, _File], root: Path) -> None:
-    names, total = list(files), sum(file.size for file in files.values())
-    began = told = time.monotonic()
-    print(
-        f"fetching {url}: {len(names):,} files, {in_bytes(total)}, into {root}", file=sys.stderr, flush=True
-    )
+    names, total, came, began = list(files), _bytes(files), 0, time.monotonic()
+    _say(f"fetching {url}: {len(names):,} files, {in_bytes(total)}, into {root}")
     for left in root.parent.glob("parts*"):  # by a process that was killed
         shutil.rmtree(left)
-    step = max(_LEAST_FILES, min(_MOST_FILES, _MOST_BYTES * len(files) // max(total, 1)))
+    step, told = max(_LEAST_FILES, min(_MOST_FILES, _MOST_BYTES * len(files) // max(total, 1))), began
     for start in range(0, len(names), step):
-        _fetch_some(store, {name: files[name] for name in names[start : start + step]}, root)
-        now, left_over = time.monotonic(), names[start + step :]
-        if now > told + _TELL_S or not left_over:
-            told, came = now, total - sum(files[name].size for name in left_over)
-            rate = f"{in_bytes(came / (now - began))} a second"
-            print(f"fetched {in_bytes(came)} of {in_bytes(total)}, {rate}", file=sys.stderr, flush=True)
+        some = {name: files[name] for name in names[start : start + step]}
+        _fetch_some(store, some, root)
+        came, now = came + _bytes(some), time.monotonic()
+        if now > told + _TELL_S or came == total:
+            _say(f"fetched {in_bytes(came)} of {in_bytes(total)}, {in_bytes(came / (now - began))} a second")
+            told = now
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _fetch_some(store: Any, files: dict[str, _File], root: Path) -> None:
     """Files into place, each when it is whole. OSError for one that is not."""
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="parts", dir=root.parent, ignore_cleanup_errors=True) as parts:
-        missing = _missing(root, files)
-        places = [Path(parts, str(number)) for number in range(len(missing))]
-        store.get([file.at for file in missing.values()], [str(place) for place in places])
-        for place, (name, file) in zip(places, missing.items(), strict=True):
+        places = [Path(parts, str(number)) for number in range(len(files))]
+        store.get([file.at for file in files.values()], list(map(str, places)))
+        for place, (name, file) in zip(places, files.items(), strict=True):
             algorithm, checksum = file.checksum
             with place.open("rb") as part:
                 if (size := place.stat().st_size) != file.size:

@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _MOST = {"cls": 64, "json": 1 << 20}  # bytes of what holds a class
 _MOST_NAMES = 1_000_000
-_KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)  # as webdataset cuts a name
 _ROW = np.dtype([("shard", "<u4"), ("size", "<u4"), ("offset", "<i8"), ("label", "<i8")])
 
 
@@ -110,42 +109,41 @@ def _rows(shards: Sequence[Path]) -> np.ndarray:
         return np.load(kept, mmap_mode="r")
     except OSError as error:
         raise UserError(
-            f"{error.filename or kept}: {error.strerror}; mend that, or set MEGACLASS_CACHE"
+            f"{error.filename or kept}: {error.strerror}; mend it, or set MEGACLASS_CACHE"
         ) from None
 
 
 def _read(shards: Sequence[Path]) -> np.ndarray:
-    rows, left_out = [], list[str]()
+    parts, left_out, first = [], 0, ""
     for number, shard in enumerate(shards):
+        rows = []
         with shard.open("rb") as file:
-            cut = (
-                (found, member)
-                for member in members(file, str(shard))
-                if (found := _KEY.fullmatch(member.name))
-            )
-            for key, run in itertools.groupby(cut, lambda pair: pair[0][1]):
-                where, named = (
-                    f"{shard}/{printable(key)}",
-                    [(found[2].lower(), member) for found, member in run],
-                )
+            for key, run in itertools.groupby(members(file, str(shard)), lambda member: _cut(member.name)[0]):
+                where, named = f"{shard}/{printable(key)}", [(_cut(one.name)[1], one) for one in run]
                 files = dict(named)
                 if len(files) < len(named):
                     raise UserError(f"{where} is there twice; make the tar anew, with a name for each sample")
                 image = next((files[suffix] for suffix in _IMAGES if suffix in files), None)
                 label = _label(file.fileno(), files, where)
-                if image is None or label is None:
-                    left_out.append(where)
-                else:
+                if image is not None and label is not None:
                     rows.append((number, min(image.size, MAX_BYTES + 1), image.offset, label))
-    if not rows:
+                else:
+                    left_out, first = left_out + 1, first or where
+        parts.append(np.array(rows, _ROW))
+    if not sum(map(len, parts)):
         raise UserError(
-            f"{shards[0]} holds no sample of WebDataset, as KEY.jpg with KEY.cls; pack other tars: megaclass data pack"
+            f"{shards[0]} holds no sample of WebDataset, KEY.jpg with KEY.cls; `data pack` packs other tars"
         )
     if left_out:
-        logger.warning(
-            "%s and %d more have no image or no class, and are left out", left_out[0], len(left_out) - 1
-        )
-    return np.array(rows, _ROW)
+        logger.warning("%s: samples that have no image or no class are left out, %d in all", first, left_out)
+    return np.concatenate(parts)
+
+
+def _cut(name: str) -> tuple[str, str]:
+    """Key and suffix of a file, as webdataset has them: the suffix begins at the first dot behind the directories."""
+    directory, slash, last = name.rpartition("/")
+    stem, _, suffix = last.partition(".")
+    return directory + slash + stem, suffix.lower()
 
 
 def _label(descriptor: int, files: dict[str, Member], where: str) -> int | None:
@@ -159,7 +157,5 @@ def _label(descriptor: int, files: dict[str, Member], where: str) -> int | None:
     except (ValueError, AttributeError, RecursionError):
         label = text[:40]
     if label is not None and (type(label) is not int or not 0 <= label < 1 << 31):
-        raise UserError(
-            f"{where}.{kind}: the class is {label!r}, not a whole number from 0 on; number the classes"
-        )
+        raise UserError(f"{where}.{kind}: the class is {label!r}; it has to be a whole number from 0 on")
     return label

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import torch
 from test_shards import write_tars
 
 import tiny
@@ -19,6 +20,8 @@ from megaclass.cli import main
 from megaclass.data import remote
 from megaclass.data.open import open_dataset, split_paths
 from megaclass.errors import UserError
+from megaclass.parallel.groups import World
+from megaclass.train.job import build_job
 
 MEMORY = type(fsspec.filesystem("memory"))
 
@@ -67,20 +70,17 @@ def memory(sets):
 def web(sets):
     pytest.importorskip("aiohttp")
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        fetched: list[str] = []  # noqa: RUF012
+    fetched = []
 
+    class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
-            if self.command == "GET":
-                self.fetched.append(self.path)
+            fetched.append(self.path) if self.command == "GET" else None
 
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Handler, directory=sets)
     ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        server.fetched = Handler.fetched
-        server.url = f"http://127.0.0.1:{server.server_port}"
-        yield server
+        yield f"http://127.0.0.1:{server.server_port}", fetched
         server.shutdown()
 
 
@@ -101,11 +101,10 @@ def s3(sets, monkeypatch):
 
 @pytest.mark.parametrize("store", ["memory", "web", "s3"])
 def test_a_set_in_a_store_is_read_as_one_that_is_here(store, sets, request, capfd):
-    base = request.getfixturevalue(store)
-    base = getattr(base, "url", base)
-    pattern = "tars/part-{0..2}.tar"
-    for name, here in (("records", "records"), ("folder", "folder"), ("tars", "tars"), (pattern, "tars")):
-        there, wanted = open_dataset(f"{base}/{name}"), open_dataset(sets / here)
+    found = request.getfixturevalue(store)
+    base = found[0] if store == "web" else found
+    for name in ("records", "folder", "tars", "tars/part-{0..2}.tar"):
+        there, wanted = open_dataset(f"{base}/{name}"), open_dataset(sets / name)
         assert [there.read(n) for n in range(len(there))] == [wanted.read(n) for n in range(len(wanted))]
         assert getattr(there, "classes", None) == getattr(wanted, "classes", None)
     joined = f"{base}/records:{sets}/folder:{base}/tars/"
@@ -115,17 +114,12 @@ def test_a_set_in_a_store_is_read_as_one_that_is_here(store, sets, request, capf
 
 
 def test_a_run_trains_and_evaluates_on_what_is_in_a_store(memory, tmp_path):
-    words = [tiny.recipe(tmp_path, schedule={"steps": 1}), "--data.path", f"{memory}/tars"]
-    evaluation = [
-        "--evaluate.task",
-        "verification",
-        "--evaluate.path",
-        f"{memory}/folder",
-        "--evaluate.pairs",
-        "20",
-    ]
-    assert main(["train", *words, *evaluation, "--evaluate.folds", "2"]) == 0
-    assert f'path = "{memory}/tars"' in (tmp_path / "run/config.toml").read_text()
+    evaluation = {"task": "verification", "path": f"{memory}/folder", "pairs": 20, "folds": 2}
+    config = tiny.config(tmp_path, data={"path": f"{memory}/tars"}, evaluate=evaluation)
+    job = build_job(config, World(0, 1, torch.device("cpu")))
+    assert job.num_classes == tiny.CLASSES and job.epoch_samples == tiny.CLASSES * tiny.SAMPLES
+    assert job.evaluator(job.backbone, None).metrics["pairs"] == 20
+    assert config.data.path == f"{memory}/tars"  # what the run's directory will say
 
 
 def test_what_is_here_is_not_fetched_again_and_what_changed_is(memory, cache, monkeypatch):
@@ -168,7 +162,7 @@ MEMORY_GET = MEMORY.get
     [
         (lost, r"records cannot be fetched: of /bucket/records/\S+ 10 bytes came, not [\d,]+; check"),
         (changed, "came with another md5 than the store states"),
-        (full, "records: No space left on device; set MEGACLASS_CACHE to a disk with room"),
+        (full, "fetched: No space left on device; set MEGACLASS_CACHE to a disk with room"),
     ],
 )
 def test_what_does_not_come_whole_is_not_taken(memory, sets, cache, monkeypatch, get, message):
@@ -187,32 +181,41 @@ def test_what_does_not_come_whole_is_not_taken(memory, sets, cache, monkeypatch,
 def test_processes_that_want_a_set_at_once_fetch_it_once(web):
     code = "import sys; from megaclass.data.remote import local; print(local(sys.argv[1]))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, "-c", code, f"{web.url}/records"]
+    base, fetched = web
+    words = [sys.executable, "-c", code, f"{base}/records"]
     processes = [
         subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)
     ]
     assert len({process.communicate(timeout=60)[0] for process in processes}) == 1
-    assert web.fetched.count("/records/train.rec") == 1
+    assert fetched.count("/records/train.rec") == 1
 
 
-def test_the_cache_keeps_to_its_limit(memory, cache, monkeypatch):
-    sizes = {name: remote._bytes_under(remote.local(f"{memory}/{name}")) for name in ("folder", "records")}
-    folder, records = (remote.local(f"{memory}/{name}") for name in sizes)
-    limit = (sizes["records"] + remote._bytes_under(Path(remote.local(f"{memory}/tars")))) / 1e9
-    tars = remote.local(f"{memory}/tars")
+def test_the_cache_keeps_to_its_limit(memory, monkeypatch):
+    """What was used longest ago goes first, and nothing for what cannot come, or while it is in use."""
+    here = {name: remote.local(f"{memory}/{name}") for name in ("folder", "records", "tars")}
     another_process()
-    monkeypatch.setenv("MEGACLASS_CACHE_GB", "1e-6")
     store = fsspec.filesystem("memory")
     store.pipe("/bucket/tars/part-0.tar", store.cat("/bucket/tars/part-0.tar"))
+    monkeypatch.setenv("MEGACLASS_CACHE_GB", "1e-6")
     with pytest.raises(
-        UserError, match=r"tars has \d+\.\d kB; the cache \S+ may have 1\.0 kB, and others use"
+        UserError, match=r"tars has \d+\.\d kB; the cache \S+ may have 1\.0 kB, and others take"
     ):
         remote.local(f"{memory}/tars")
-    assert folder.exists() and records.exists() and tars.exists()  # nothing goes for what cannot come
-    monkeypatch.setenv("MEGACLASS_CACHE_GB", str(limit))
-    remote.local(f"{memory}/records")  # in use from now on
+    assert all(path.exists() for path in here.values())
+    sizes = {name: sum(remote._sizes(path).values()) for name, path in here.items()}
+    monkeypatch.setenv("MEGACLASS_CACHE_GB", str((sizes["records"] + sizes["tars"]) / 1e9))
+    remote.local(f"{memory}/folder")
+    remote.local(f"{memory}/records")
+    with pytest.raises(UserError, match=r"the cache .* and others take"):
+        remote.local(f"{memory}/tars")
+    another_process()
+    remote.local(f"{memory}/records")
     remote.local(f"{memory}/tars")
-    assert not folder.exists() and records.exists() and not tars.exists()  # the longest unused go
+    assert [name for name, path in here.items() if path.exists()] == ["records"]
+    another_process()
+    monkeypatch.setenv("MEGACLASS_CACHE_GB", "much")
+    with pytest.raises(UserError, match="MEGACLASS_CACHE_GB: 'much' is no number"):
+        remote.local(f"{memory}/folder")
 
 
 @pytest.mark.parametrize(

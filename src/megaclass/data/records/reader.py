@@ -242,12 +242,6 @@ def side_file(rec_path: Path, kind: str) -> Path:
     return rec_path.with_name(kind if rec_path.stem == "train" else f"{rec_path.stem}.{kind}")
 
 
-def record_files(rec_path: Path) -> tuple[Path, Path, Path, Path]:
-    """All files of a record set, whether they are there or not; the ``.rec`` comes first."""
-    sides = side_file(rec_path, "property"), side_file(rec_path, "classes.txt")
-    return rec_path, rec_path.with_suffix(".idx"), *sides
-
-
 def _find_rec(root: Path) -> Path:
     rec = root / "train.rec" if root.is_dir() else root
     if not rec.is_file() or rec.suffix != ".rec":

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 from megaclass.data.folder import FolderDataset
 from megaclass.data.open import check_paths, record_file, split_paths
-from megaclass.data.records.reader import RecordDataset, record_files
+from megaclass.data.records.reader import RecordDataset, side_file
 from megaclass.data.shards import shard_files
 from megaclass.data.threads import in_order
 from megaclass.errors import UserError, in_bytes
@@ -97,7 +97,8 @@ def _files(source: Path) -> tuple[Path, list[str], list[str]]:
     """The directory of a set, its files in there, and directories that it has even if they are empty: classes."""
     if record_file(source) is not None:
         rec = RecordDataset(source).path
-        return rec.parent, [file.name for file in record_files(rec) if file.is_file()], []
+        files = (rec, rec.with_suffix(".idx"), side_file(rec, "property"), side_file(rec, "classes.txt"))
+        return rec.parent, [file.name for file in files if file.is_file()], []
     if shards := shard_files(source):
         return shards[0].parent, [shard.name for shard in shards], []
     folder = FolderDataset(source)

@@ -84,7 +84,7 @@ def _fetched(url: str) -> Path:
             fcntl.flock(lock, fcntl.LOCK_SH)
         os.utime(lock.fileno())
         _held.append(held.pop_all())
-    return root / next(iter(files)) if url.endswith(_ONE_FILE) and "{" not in url else root
+    return root / next(iter(files)) if url.lower().endswith(_ONE_FILE) and "{" not in url else root
 
 
 @contextlib.contextmanager
@@ -111,10 +111,8 @@ def _list(url: str) -> tuple[Any, str, dict[str, _File]]:
     """The file system, the name of the directory there, and the files to be fetched from it by their names."""
     import fsspec
 
-    for library in (
-        "gcsfs",
-        "asyncio",
-    ):  # they tell in many lines what is raised, and of what Ctrl-C has left
+    # Of what is raised as well, and of what Ctrl-C leaves behind, they would tell in many lines.
+    for library in ("gcsfs", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     options: dict[str, Any] = {}
     if is_web := url.startswith("http"):
@@ -146,9 +144,7 @@ def _list(url: str) -> tuple[Any, str, dict[str, _File]]:
     if wrong := next((name for name in found if {"", ".", ".."} & set(name.split("/"))), None):
         raise UserError(f"{url} holds {wrong!r}, a name that leads out of its directory; rename it there")
     if not found:
-        raise UserError(
-            f"{url} holds no record set, no images and no tars; name their directory, or the file"
-        )
+        raise UserError(f"{url} holds no record set, images or tars; name their directory, or the file")
     # Evaluations are named by the places of their files.
     return store, re.sub(r"[^\w.-]", "_", base.rpartition("/")[2]).lstrip(".") or "set", found
 
@@ -168,7 +164,12 @@ def _bytes(files: dict[str, _File]) -> int:
 
 
 def _sizes(directory: Path) -> dict[str, int]:
-    return {str(p.relative_to(directory)): p.stat().st_size for p in directory.rglob("*") if p.is_file()}
+    found = {}
+    for folder, _, names in os.walk(directory):
+        for path in (Path(folder, name) for name in names):
+            with contextlib.suppress(OSError):  # another process may be moving it
+                found[str(path.relative_to(directory))] = path.stat().st_size
+    return found
 
 
 def _missing(root: Path, files: dict[str, _File]) -> dict[str, _File]:

@@ -227,7 +227,7 @@ def test_the_cache_keeps_to_its_limit(memory, monkeypatch):
         ),
         ("memory://bucket/gone.bin", "gone.bin cannot be fetched: there is no such file"),
         (r"memory://bucket/tars/part-{0..3}.tar", "cannot be fetched: there is no such file"),
-        ("memory://bucket/empty", "holds no record set, no images and no tars"),
+        ("memory://bucket/empty", "holds no record set, images or tars"),
         ("gs://bucket/set", "gcsfs.*: pip install 'megaclass\\[remote\\]'"),
     ],
 )

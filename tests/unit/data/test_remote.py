@@ -13,7 +13,6 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
-from test_shards import write_tars
 
 import tiny
 from megaclass.cli import main
@@ -22,6 +21,7 @@ from megaclass.data.open import open_dataset, split_paths
 from megaclass.errors import UserError
 from megaclass.parallel.groups import World
 from megaclass.train.job import build_job
+from tars import write_tars
 
 MEMORY = type(fsspec.filesystem("memory"))
 

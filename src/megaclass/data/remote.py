@@ -100,8 +100,9 @@ def _told(url: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         why, access = first_line(cause), _ACCESS.get(url.partition(":")[0], "")
         advice = f"check the address, and access to it{access}"
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            why, advice = str(cause.strerror), "set MEGACLASS_CACHE to a disk with room"
+        if isinstance(cause, OSError) and (cause.filename or cause.errno in (errno.ENOSPC, errno.EDQUOT)):
+            why = f"{cause.filename or cache_directory()}: {cause.strerror}"
+            advice = "mend that, or set MEGACLASS_CACHE to a disk with room"
         elif type(cause) is FileNotFoundError:
             why = "there is no such file or directory"
         raise UserError(f"{url} cannot be fetched: {why}; {advice}") from None

@@ -151,7 +151,7 @@ def changed(store, sources, targets):
 
 
 def full(store, sources, targets):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), targets[0])
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 MEMORY_GET = MEMORY.get
@@ -162,7 +162,7 @@ MEMORY_GET = MEMORY.get
     [
         (lost, r"records cannot be fetched: of /bucket/records/\S+ 10 bytes came, not [\d,]+; check"),
         (changed, "came with another md5 than the store states"),
-        (full, "fetched: No space left on device; set MEGACLASS_CACHE to a disk with room"),
+        (full, r"fetched: /\S+: No space left on device; mend that, or set MEGACLASS_CACHE to a disk"),
     ],
 )
 def test_what_does_not_come_whole_is_not_taken(memory, sets, cache, monkeypatch, get, message):

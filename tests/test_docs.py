@@ -80,7 +80,7 @@ def trained(arguments: list[str]) -> None:
 
 def remove_outputs(arguments: list[str]) -> None:
     """What the template has already and the command is to make."""
-    position = {"pack": 3, "split": 3, "convert": 3}
+    position = {"pack": 3, "split": 3, "slice": 3, "convert": 3}
     outputs = [word for flag, word in pairwise(arguments) if flag in ("--output", "--sheet")]
     if arguments[0] in ("data", "checkpoint") and arguments[1] in position:
         outputs.append(arguments[position[arguments[1]]])

@@ -71,6 +71,16 @@ def test_a_signal_saves_the_step_and_ends_the_run(tmp_path, number, status):
     assert events(tmp_path, StartEvent)[-1].resumed_from_step == step
 
 
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_signal_to_one_rank_ends_both_after_the_same_step(tmp_path, told):
+    processes, errors = start(tmp_path, ranks=2)
+    trains(tmp_path)
+    os.kill(processes[told].pid, signal.SIGTERM)
+    assert end(processes)[0] == [75, 75], [file.read_text() for file in errors]
+    assert re.search(r"after step \d+, which is saved", errors[0].read_text())
+    assert errors[1].read_text() == ""
+
+
 def on_a_slow_disk():
     as_it_is = tensorfile.write_tensors
 

@@ -149,5 +149,5 @@ def _list_suites() -> None:
     for name in published.names():
         found = published.load(name)
         rows = sum(len(part.rows) for part in found.tables)
-        print(f"  {name:20} {len(found.cases()):3} cases, {rows:3} rows  {found.title}")
+        print(f"  {name:23} {len(found.cases()):3} cases, {rows:3} rows  {found.title}")
     print("\n`megaclass bench suite NAME --fit` measures what this machine can; `--plan` shows it first.")

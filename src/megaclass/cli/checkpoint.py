@@ -1,5 +1,7 @@
 """``megaclass checkpoint``: what checkpoints hold, whether they are whole, and files made from them."""
 
+import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,20 @@ from megaclass.cli.parsing import new_file
 from megaclass.errors import UserError, in_bytes, lookup
 
 _PATH = "run directory, its checkpoints directory, or one checkpoint"
+_WHICH = {"checkpoint": ("latest", "of a run: best, latest or a step-NNNNNNNN")}
 
 
 def checkpoint(words: list[str]) -> int | None:
     """Run the verb that the first word names. Returns its exit status, None being 0."""
     verbs: dict[str, Callable[[list[str]], int | None]] = {
-        "verify": _verify, "convert": _convert
+        "info": functools.partial(_tell_of, "info"), "verify": functools.partial(_tell_of, "verify"),
+        "slice": _slice, "convert": _convert
     }  # fmt: skip
     if words[:1] in (["-h"], ["--help"], ["help"]):
         print(
-            "  megaclass checkpoint verify PATH     what each holds, and every file against its checksum\n"
+            "  megaclass checkpoint info PATH       what each holds\n"
+            "  megaclass checkpoint verify PATH     the same, and every file against its checksum\n"
+            "  megaclass checkpoint slice           centres of some classes as one safetensors file\n"
             "  megaclass checkpoint convert         to one safetensors file, a backbone alone, or arcface_torch\n\n"
             "`megaclass checkpoint verify --help` says more, as for each of them."
         )
@@ -28,12 +34,12 @@ def checkpoint(words: list[str]) -> int | None:
     return lookup(verbs, words[0], "checkpoint command")(words[1:])
 
 
-def _verify(words: list[str]) -> int:
+def _tell_of(verb: str, words: list[str]) -> int:
     options = read_options(
         words,
-        "megaclass checkpoint verify PATH",
-        "A line for each checkpoint: what it holds, and whether every file has its size and checksum. Exit status 2 "
-        "where one is damaged.",
+        f"megaclass checkpoint {verb} PATH",
+        "A line for each checkpoint: what it holds, and, with verify, whether every file has its size and checksum. "
+        "Exit status 2 where one is damaged.",
         {"path": _PATH},
         {},
     )
@@ -45,20 +51,45 @@ def _verify(words: list[str]) -> int:
     best = checkpoints.best(paths[0].parent)
     for path in paths:
         try:
-            checkpoints.verify(path)
             found = manifest.read(path)
-            size = in_bytes(sum(entry.bytes for entry in found.files.values()))
-            held = f"{found.identity.get('backbone', '')}, {found.identity.get('num_classes', 0):,} classes, {size}"
-            metric = (
-                "" if found.metric is None else f", metric {found.metric:.4f}{' (best)' * (path == best)}"
-            )
-            tell(
-                f"{path.name}  whole: {held}, of {found.world_size} rank{'s' * (found.world_size > 1)}{metric}"
-            )
+            if verb == "verify":
+                checkpoints.verify(path)
         except manifest.DamagedError as damage:
             status = 2
             tell(f"{path.name}  damaged: {damage.reason}")
+            continue
+        held = [str(found.identity.get("backbone", "")), f"{found.identity.get('num_classes', 0):,} classes"]
+        held += [in_bytes(sum(entry.bytes for entry in found.files.values())), f"of {found.world_size} ranks"]
+        if found.metric is not None:
+            held.append(f"metric {found.metric:.4f}{' (best)' * (path == best)}")
+        tell(f"{path.name}  {'whole: ' * (verb == 'verify')}{', '.join(held)}")
     return status
+
+
+def _slice(words: list[str]) -> None:
+    options = read_options(
+        words,
+        "megaclass checkpoint slice SOURCE OUTPUT --classes START:STOP",
+        "Write the centres of classes START to STOP-1, and their momentum where it was kept, as weight and momentum of "
+        "one safetensors file, in fp32.",
+        {"source": "run directory, or one checkpoint", "output": "new .safetensors file"},
+        {"classes": (":", "START:STOP; one left out is the first or the last class"), **_WHICH},
+    )
+    output = _new_file(options.output, (".safetensors",))
+    found = re.fullmatch(r"(\d{0,18}):(\d{0,18})", options.classes)
+    if found is None:
+        raise UserError(f"--classes: {options.classes!r} is no range; write START:STOP, such as 0:1000")
+    start, stop = (int(text) if text else None for text in found.groups())
+
+    from megaclass.checkpoint.tensorfile import write_tensors
+    from megaclass.inference.export import read_model
+
+    model = read_model(Path(options.source), options.checkpoint, slice(start, stop))
+    if not model.centres:
+        raise UserError(f"{options.source}: no class centres there, but a linear head or a backbone alone")
+    with whole_file("OUTPUT", output) as part:
+        write_tensors(part, model.centres)
+    tell(f"wrote {output}: {' and '.join(model.centres)} of {model.centres['weight'].shape[0]:,} classes")
 
 
 def _convert(words: list[str]) -> None:
@@ -77,7 +108,7 @@ def _convert(words: list[str]) -> None:
             "to": (["safetensors", "backbone", "arcface_torch"], "what to write (default safetensors)"),
             "ranks": (0, "arcface_torch: processes that will read them; 0: as many as wrote the source"),
             "layout": ("arcface_torch", "or dropin: for the script with our head in it"),
-            "checkpoint": ("latest", "of a run: best, latest or a step-NNNNNNNN"),
+            **_WHICH,
         },
     )
     source = Path(options.source)

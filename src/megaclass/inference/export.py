@@ -33,30 +33,36 @@ _BLOCK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Model:
-    """What trained: the weights of a backbone, and of a head: ``weight`` (C, D) of a margin head, in blocks."""
+    """What trained: the weights of a backbone, and a head. A part that the source does not have is empty.
 
-    backbone: Mapping[str, Tensor]
-    head: Mapping[str, Tensor | Blocks] = field(default_factory=dict)
+    centres: of a margin head (C, D), its momentum likewise where it was kept. linear: the state dict of another head.
+    """
+
+    backbone: Mapping[str, Tensor] = field(default_factory=dict)
+    centres: dict[str, Blocks] = field(default_factory=dict)
+    linear: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def read_model(source: Path, which: str) -> Model:
+def read_model(source: Path, which: str, classes: slice = slice(None)) -> Model:
     """The model of a run (``which`` of its checkpoints), of one checkpoint, or of files of arcface_torch.
 
     These are a backbone (``model.pt``, ``backbone.pth``) or the files of the ranks, whose directory is given. A
-    backbone is the moving average of its weights, where a run kept it; empty where there is none. Rows are fp32.
+    backbone is the moving average of its weights, where a run kept it. Rows are fp32, and only of ``classes``.
     """
     found = _stored(source, which)
     if found is None:
-        return _of_arcface_torch(source)
+        return _of_arcface_torch(source, classes)
     _, stored = found
     with expecting(f"{stored.path}: not a checkpoint that `megaclass train` wrote"):
         backbone = weights_of(stored, "backbone")
         if "head" in stored.state:
-            return Model(backbone, weights_of(stored, "head"))
-        return Model(backbone, {"weight": _blocks(_rows_of(stored), stored.sharded["head/weight"].shape)})
+            return Model(backbone, linear=weights_of(stored, "head"))
+        kept = [name for name in ("weight", "momentum") if f"head/{name}" in stored.sharded]
+        rows, shape = _rows_of(stored), stored.sharded["head/weight"].shape
+        return Model(backbone, {name: _blocks(rows, name, shape, classes) for name in kept})
 
 
-def _of_arcface_torch(source: Path) -> Model:
+def _of_arcface_torch(source: Path, classes: slice) -> Model:
     if source.is_file():
         loaded = read_torch_file(source)
         if isinstance(loaded, Mapping) and "weight" not in loaded and HEAD not in loaded:
@@ -64,8 +70,10 @@ def _of_arcface_torch(source: Path) -> Model:
     files = RankFiles(source)
     first = read_torch_file(files.paths[0])
     backbone = first.get(BACKBONE, {}) if isinstance(first, Mapping) else {}
-    blocks = _blocks(files.rows, (files.num_classes, files.embedding_dim))
-    return Model(_state_dict(files.paths[0], backbone), {"weight": blocks})
+    shape = (files.num_classes, files.embedding_dim)
+    return Model(
+        _state_dict(files.paths[0], backbone), {"weight": _blocks(files.rows, "weight", shape, classes)}
+    )
 
 
 def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
@@ -77,21 +85,26 @@ def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def _blocks(rows: ReadRows, shape: tuple[int, ...]) -> Blocks:
+def _blocks(rows: ReadRows, name: str, shape: tuple[int, ...], classes: slice) -> Blocks:
     total, columns = shape
+    start, stop = classes.start or 0, total if classes.stop is None else classes.stop
+    if not 0 <= start < stop <= total:
+        raise UserError(f"--classes: {start}:{stop} of {total:,} classes; name a range of these")
     count = max(1, _BLOCK_BYTES // (4 * columns))
 
     def read() -> Iterator[Tensor]:
-        for first in range(0, total, count):
-            yield rows("weight", first, min(first + count, total))
+        for first in range(start, stop, count):
+            yield rows(name, first, min(first + count, stop))
 
-    return Blocks(torch.float32, (total, columns), read)
+    return Blocks(torch.float32, (stop - start, columns), read)
 
 
 def write_model(path: Path, model: Model) -> None:
     """One safetensors file of ``backbone.*`` and ``head.*``. Raises OSError."""
-    named: dict[str, Tensor | Blocks] = {f"backbone.{name}": one for name, one in model.backbone.items()}
-    tensorfile.write_tensors(path, named | {f"head.{name}": one for name, one in model.head.items()})
+    head: dict[str, Tensor | Blocks] = {**model.linear}
+    head |= {name: blocks for name, blocks in model.centres.items() if name == "weight"}
+    named = {f"backbone.{name}": tensor for name, tensor in model.backbone.items()}
+    tensorfile.write_tensors(path, named | {f"head.{name}": tensor for name, tensor in head.items()})
 
 
 def write_backbone(path: Path, model: Model, as_torch: bool) -> None:

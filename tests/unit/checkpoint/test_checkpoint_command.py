@@ -45,12 +45,14 @@ def asked(capsys, monkeypatch):
 def test_verify_reads_every_file(run, asked):
     first, last = asked("verify", "run")
     assert [last] == asked("verify", "run/checkpoints/step-00000010")
-    assert first.startswith("step-00000005  whole: convnet, 6 classes, ") and last.endswith("of 1 rank")
+    assert first.startswith("step-00000005  whole: convnet, 6 classes, ") and last.endswith("of 1 ranks")
+    before = first
     (shard,) = (run / "checkpoints" / "step-00000005").glob("shard-*")
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
     (run / "checkpoints" / "step-00000010" / "manifest.json").unlink()
+    assert asked("info", "run/checkpoints/step-00000005") == [before.replace("whole: ", "")]  # it reads no tensors
     first, second = asked("verify", "run", status=2)
     assert first.startswith(f"step-00000005  damaged: {shard.name}: has checksum")
     assert second.startswith("step-00000010  damaged: manifest.json: FileNotFoundError")
@@ -59,6 +61,16 @@ def test_verify_reads_every_file(run, asked):
 
 def stored_in(run):
     return checkpoint.load(checkpoint.latest(run / "checkpoints"))
+
+
+@pytest.mark.parametrize(("classes", "start", "stop"), [("1:4", 1, 4), (":2", 0, 2), ("5:", 5, 6)])
+def test_slice_writes_the_rows_of_some_classes(run, asked, classes, start, stop):
+    (told,) = asked("slice", "run", "rows.safetensors", "--classes", classes)
+    assert told == f"wrote rows.safetensors: weight and momentum of {stop - start} classes"
+    rows = load_file("rows.safetensors")
+    assert rows.keys() == {"weight", "momentum"} and rows["weight"].dtype == torch.float32
+    for name, found in rows.items():
+        assert torch.equal(found, stored_in(run).rows(f"head/{name}", start, stop).float())
 
 
 def test_convert_to_one_file_and_to_a_backbone(run, asked, monkeypatch):
@@ -91,6 +103,11 @@ def test_whole_checkpoints_of_arcface_torch_become_one_file(run, asked):
         (["verify", "nowhere"], "nowhere: no checkpoint there; give run directory"),
         (["verify", "."], ".: no checkpoint there"),
         (["verfy", "run"], "unknown checkpoint command 'verfy' (did you mean 'verify'?)"),
+        (["slice", "run", "x.pt"], "x.pt ends with none of .safetensors"),
+        (["slice", "run", "x.safetensors", "--classes", "3"], "'3' is no range; write START:STOP"),
+        (["slice", "run", "x.safetensors", "--classes", "3:7"], "3:7 of 6 classes"),
+        (["slice", "run", "x.safetensors", "--classes", "3:3"], "3:3 of 6 classes"),
+        (["slice", "backbone.pt", "x.safetensors"], "no class centres there"),
         (["convert", "run", "kept.safetensors"], "OUTPUT: kept.safetensors exists"),
         (["convert", "run", "nowhere/x.safetensors"], "nowhere is not a directory"),
         (["convert", "run", "x.bin", "--to", "backbone"], "x.bin ends with none of .safetensors, .pt, .pth"),

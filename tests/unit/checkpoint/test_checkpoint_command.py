@@ -52,7 +52,9 @@ def test_verify_reads_every_file(run, asked):
     content[-1] ^= 1
     shard.write_bytes(content)
     (run / "checkpoints" / "step-00000010" / "manifest.json").unlink()
-    assert asked("info", "run/checkpoints/step-00000005") == [before.replace("whole: ", "")]  # it reads no tensors
+    assert asked("info", "run/checkpoints/step-00000005") == [
+        before.replace("whole: ", "")
+    ]  # it reads no tensors
     first, second = asked("verify", "run", status=2)
     assert first.startswith(f"step-00000005  damaged: {shard.name}: has checksum")
     assert second.startswith("step-00000010  damaged: manifest.json: FileNotFoundError")

@@ -98,7 +98,9 @@ class Data:
     """What is trained on."""
 
     source: str = option("glyphs", "kind of data set", choices=("glyphs", "records", "folder", "synthetic"))
-    path: str = option("", "directory of the set; several: with ':' between", path=True, only=IMAGES)
+    path: str = option(
+        "", "directory or address of the set; several: with ':' between", path=True, only=IMAGES
+    )
     num_classes: int = option(0, "number of classes; 0: as the data says", 0)
     num_samples: int = option(1_000_000, "images per epoch", 1, only=NOISE)
     held_out: int = option(400, "characters kept for verification", 2, only=GLYPHS)

@@ -21,7 +21,8 @@ _FULL = 0.8  # of the memory there; the rest is for activations and batches
 
 
 def findings(config: Config, ranks: int) -> Iterator[Finding]:
-    """Look at everything that a training of ``config`` over ``ranks`` processes needs; nothing is written.
+    """Look at everything that a training of ``config`` over ``ranks`` processes needs; nothing is written but
+    copies of sets in stores, into the cache.
 
     It starts as a rank does, up to where it would meet the others: what is wrong is told as it would be there.
     """

@@ -17,12 +17,14 @@ import numpy as np
 from megaclass.data.dataset import read_text
 from megaclass.data.imagelist import ImageList
 from megaclass.data.open import record_file
+from megaclass.data.remote import local
 from megaclass.errors import UserError
 from megaclass.evaluate.pairs import PairSet, balanced
 
 
 def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[ImageList, PairSet]:
     """The images under ``path``, and the pairs of a list of them."""
+    path = local(path)
     if record_file(path) is not None:
         raise UserError(
             f"{pairs_txt} names images, but the records of {path} have no names; make a .bin from the folder "

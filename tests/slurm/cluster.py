@@ -1,7 +1,4 @@
-"""A SLURM cluster on this machine: munged, slurmctld, and a slurmd for each of two nodes, in a directory of its own.
-
-Root and the programs of Debian's slurm-wlm and munge are needed; no file of the system is read or changed.
-"""
+"""A SLURM cluster on this machine: munged, slurmctld and two slurmd, in a directory of their own."""
 
 import contextlib
 import os
@@ -14,7 +11,7 @@ from pathlib import Path
 
 from ranks import free_port
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
+HERE = os.geteuid() == 0 and all(map(shutil.which, ("munged", "slurmctld", "slurmd", "sbatch")))
 NODES = ("n1", "n2")
 _CONF = """\
 ClusterName=test
@@ -28,23 +25,9 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-SwitchType=switch/none
-MpiDefault=none
 SchedulerParameters=sched_interval=1
 SelectType=select/cons_tres
-KillWait=5
-PropagateResourceLimits=NONE
-{nodes}
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE
 """
-
-
-def lacking() -> str:
-    """Why there can be no cluster here, or an empty string."""
-    if os.geteuid() != 0:
-        return "SLURM's daemons need root"
-    missing = [name for name in PROGRAMS if not shutil.which(name)]
-    return f"no {missing[0]}: make slurm-test installs it" if missing else ""
 
 
 @contextlib.contextmanager
@@ -53,25 +36,19 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
     (folder / "state").mkdir()
     (folder / "key-file").write_bytes(os.urandom(1024))
     (folder / "key-file").chmod(0o400)
-    ports = [free_port() for _ in range(1 + len(NODES))]
     host = socket.gethostname().partition(".")[0]
-    nodes = zip(NODES, ports[1:], strict=True)
-    listed = [
-        f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2" for name, port in nodes
-    ]
-    conf = folder / "slurm.conf"
-    conf.write_text(_CONF.format(host=host, folder=folder, port=ports[0], nodes="\n".join(listed)))
-    environment = os.environ | {"SLURM_CONF": str(conf)}
-    munge = [
-        f"--{kind}={folder}/{kind}" for kind in ("key-file", "socket", "pid-file", "log-file", "seed-file")
-    ]
+    conf = _CONF.format(host=host, folder=folder, port=free_port())
+    for name in NODES:
+        conf += f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=2\n"
+    (folder / "slurm.conf").write_text(conf + "PartitionName=all Nodes=ALL Default=YES\n")
+    environment = os.environ | {"SLURM_CONF": f"{folder}/slurm.conf"}
+    files = ("key-file", "socket", "pid-file", "log-file", "seed-file")
+    munge = [f"--{kind}={folder}/{kind}" for kind in files]
     daemons = [["munged", "--foreground", "--force", *munge], ["slurmctld", "-D"]]
     daemons += [["slurmd", "-D", "-N", name] for name in NODES]
 
     def says(*words: str) -> str:
-        return subprocess.run(
-            words, env=environment, capture_output=True, text=True, check=False
-        ).stdout.strip()
+        return subprocess.run(words, env=environment, stdout=-1, text=True, check=False).stdout.strip()
 
     with contextlib.ExitStack() as undo:
         log = undo.enter_context((folder / "daemons.log").open("w"))

@@ -6,11 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import tiny
-from megaclass import checkpoint
-from megaclass.checkpoint import tree
 from megaclass.cli import main
 from megaclass.results import published
 from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
@@ -21,9 +18,16 @@ pytestmark = [
     pytest.mark.slurm,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(bool(cluster.lacking()), reason=cluster.lacking() or "SLURM is here"),
+    pytest.mark.skipif(not cluster.HERE, reason="no SLURM, or not root: make slurm-test installs it"),
 ]
 STEPS = 600
+SITE = """
+scheduler = "slurm"
+setup = ['export PATH="{path}:$PATH" PYTHONPATH="{modules}" OMP_NUM_THREADS=1 DISK="{disk}/$SLURMD_NODENAME"']
+local = "DISK"
+[nodes.cpu]
+1 = []
+"""
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +46,10 @@ def submit(slurm, tmp_path, monkeypatch, capsys):
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m megaclass "$@"\n')
     program.chmod(0o755)
     path, modules = f"{program.parent}:{Path(sys.executable).parent}", os.pathsep.join(filter(None, sys.path))
-    Path("site.toml").write_text(
-        f"""scheduler = "slurm"
-        setup = [
-            'export PATH="{path}:$PATH" PYTHONPATH="{modules}" OMP_NUM_THREADS=1',
-            'export DISK="{tmp_path}/$SLURMD_NODENAME"',
-        ]
-        local = "DISK"
-        [nodes.cpu]
-        1 = []
-        """
-    )
+    Path("site.toml").write_text(SITE.format(path=path, modules=modules, disk=tmp_path))
 
     def submitted(*words):
-        assert (
-            main(["job", *words, "--site", "site.toml", "--devices", "1", "--time", "0:10:00", "--submit"])
-            == 0
-        )
+        assert main(["job", *words, "--site", "site.toml", "--devices", "1", "--submit"]) == 0
         return capsys.readouterr().out.split()[-1]
 
     return submitted
@@ -68,25 +59,21 @@ def say(*words):
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
-def has_ended(job):
-    cluster.wait_until(lambda: not say("squeue", "-h", "-j", job), 600)
-
-
 def events(run, kind):
     return [event for event in read_events(run / "events.jsonl") if isinstance(event, kind)]
 
 
-def last_checkpoint(run):
-    stored = checkpoint.load(run / "checkpoints" / f"step-{STEPS:08d}")
-    _, tensors = tree.flatten(stored.state)
-    return tensors | {name: stored.rows(name, 0, tiny.CLASSES) for name in stored.sharded}
+def tensors(run):
+    last = run / "checkpoints" / f"step-{STEPS:08d}"
+    return {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
 
 
 def test_a_run_told_to_end_before_the_limit_is_queued_again_and_ends_as_if_nothing_had_been(submit, tmp_path):
     recipe = tiny.recipe(tmp_path, schedule={"steps": STEPS}, run={"log_every": 10, "tensorboard": False})
     words = ("--nodes", "2", "--stage", str(tmp_path / "records"))
     whole, told = (tmp_path / name / "run" for name in ("whole", "told"))
-    has_ended(submit(recipe, *words, "--output", "whole"))
+    submit(recipe, *words, "--output", "whole")
+    cluster.wait_until(lambda: not say("squeue", "-h"), 200)
     assert events(whole, StartEvent)[0].world_size == 2
 
     job = submit(recipe, *words, "--output", "told")
@@ -97,23 +84,20 @@ def test_a_run_told_to_end_before_the_limit_is_queued_again_and_ends_as_if_nothi
     assert "SIGUSR1" in end.reason and 0 < end.steps < STEPS
     # SLURM waits two minutes; a job that comes back within the second has its old credential, and is refused.
     say("scontrol", "update", f"JobId={job}", "StartTime=now+5")
-    has_ended(job)
+    cluster.wait_until(lambda: not say("squeue", "-h"), 200)
 
     assert [event.resumed_from_step for event in events(told, StartEvent)] == [0, end.steps]
-    wanted, found = last_checkpoint(whole), last_checkpoint(told)
-    assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []
+    assert len(tensors(whole)) > 1 and tensors(told) == tensors(whole)
     log = (tmp_path / "told" / f"{job}.log").read_text()
     assert log.count("stage-in took") == 4  # two nodes, two starts
     assert {path.parent.name for path in tmp_path.glob("n*/records")} == {"n1", "n2"}
 
 
 def test_a_suite_is_an_array_whose_rows_are_collected_into_one_report(submit, tmp_path):
-    job = submit("suite", "resnet50-abci", "--fit", "--minutes", "0.1", "--output", "suite")
-    has_ended(job)
-    files = sorted((tmp_path / "suite").glob("rows-*.jsonl"))
-    cases = published.load("resnet50-abci").cases()
-    assert len(files) == len(cases) == len(list((tmp_path / "suite").glob("*.log")))
-    rows = [row for file in files for row in read_rows(file)]
+    submit("suite", "resnet50-abci", "--fit", "--minutes", "0.1", "--output", "suite")
+    cluster.wait_until(lambda: not say("squeue", "-h"), 600)
+    assert len(list((tmp_path / "suite").glob("*.log"))) == len(published.load("resnet50-abci").cases()) == 8
+    rows = [row for number in range(1, 9) for row in read_rows(tmp_path / "suite" / f"rows-{number}.jsonl")]
     assert {row.status for row in rows} == {"ok", "skipped"}
     page = (tmp_path / "suite" / "report.md").read_text()
     assert all(f"rows-{number}.jsonl#L1" in page for number, row in enumerate(rows, 1) if row.status == "ok")

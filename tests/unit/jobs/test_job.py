@@ -21,23 +21,15 @@ def at(tmp_path, monkeypatch):
 
 def script(capsys, *words):
     assert main(["job", *words, "--print"]) == 0
-    text = capsys.readouterr().out.replace(str(Path.cwd()), "/home/me")
-    return text.replace(megaclass.__version__, "VERSION")
-
-
-def refused(capsys, *words):
-    assert main(["job", *words]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
+    return (
+        capsys.readouterr().out.replace(str(Path.cwd()), "/home/me").replace(megaclass.__version__, "VERSION")
+    )
 
 
 def test_scripts_are_as_they_were(capsys):
     """The first whole, of the others what differs from it."""
-    made = [
-        script(capsys, "glyphs", "--scheduler", name, "--nodes", "2", "--optim.lr", "0.1")
-        for name in SCHEDULERS
-    ]
-    first, *others = [text.splitlines(keepends=True) for text in made]
+    words = ["glyphs", "--nodes", "2", "--optim.lr", "0.1", "--scheduler"]
+    first, *others = [script(capsys, *words, name).splitlines(keepends=True) for name in SCHEDULERS]
     differ = [line for other in others for line in other if line not in first]
     assert "".join([*first, "\n", *differ]) == (Path(__file__).parents[2] / "golden" / "job.sh").read_text()
 
@@ -45,25 +37,15 @@ def test_scripts_are_as_they_were(capsys):
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 @pytest.mark.parametrize("scheduler", [*SCHEDULERS, "abci"])
 def test_scripts_are_clean(capsys, scheduler):
-    words = [
-        "--container",
-        "an image.sif",
-        "--stage",
-        "/a set",
-        "--data.source",
-        "folder",
-        "--evaluate.task",
-        "none",
-    ]
-    for made in (["glyphs", "--nodes", "2", *words], ["suite", "resnet50-abci", "--fit"]):
+    words = ["faces_r50", "--evaluate.task", "none", "--container", "an image.sif", "--stage", "/a set"]
+    for made in ([*words, "--nodes", "2"], ["suite", "resnet50-abci", "--fit"]):
         text = script(capsys, *made, "--site", scheduler)
         assert subprocess.run(["shellcheck", "-"], input=text, stdout=-1, text=True, check=False).stdout == ""
 
 
-@pytest.mark.parametrize(("kind", "devices", "asked"), [
-    ("a100", "1", "rt_AF=1"), ("a100", "4", "rt_AF=1"), ("a100", "8", "rt_AF=1"), ("v100", "4", "rt_F=1"),
-])  # fmt: skip
-def test_the_published_cluster_is_asked_as_its_jobs_asked_it(capsys, kind, devices, asked):
+@pytest.mark.parametrize("case", ["a100 1 rt_AF=1", "a100 4 rt_AF=1", "a100 8 rt_AF=1", "v100 4 rt_F=1"])
+def test_the_published_cluster_is_asked_as_its_jobs_asked_it(capsys, case):
+    kind, devices, asked = case.split()
     words = ["--site", "abci", "--kind", kind, "--devices", devices, "--account", "grp"]
     text = script(capsys, "suite", "resnet50-abci", *words)
     assert f"#$ -l {asked}\n" in text and "Submit it: qsub -g grp " in text
@@ -71,7 +53,6 @@ def test_the_published_cluster_is_asked_as_its_jobs_asked_it(capsys, kind, devic
 
 @pytest.mark.parametrize(("text", "said"), [
     (NODES, "site.toml:1: scheduler: is missing"),
-    (SITE, "site.toml:1: nodes: is missing"),
     (f"{SITE}modles = []\n{NODES}", "site.toml:2: modles: there is no such key (did you mean 'modules'?)"),
     (f"{SITE}\nbinds = 3\n{NODES}", "site.toml:3: binds: 3 is not a list of texts of one line"),
     (f'{SITE}local = "a b"\n{NODES}', "site.toml:2: local: 'a b' is not [A-Za-z_]"),
@@ -81,7 +62,7 @@ def test_the_published_cluster_is_asked_as_its_jobs_asked_it(capsys, kind, devic
 ])  # fmt: skip
 def test_a_site_with_an_error_is_refused_with_its_line(capsys, text, said):
     Path("site.toml").write_text(text)
-    assert said in refused(capsys, "glyphs", "--site", "site.toml")
+    assert main(["job", "glyphs", "--site", "site.toml"]) == 2 and said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "said"), [
@@ -90,7 +71,6 @@ def test_a_site_with_an_error_is_refused_with_its_line(capsys, text, said):
     (["--site", "none.toml"], "none.toml: cannot be read: No such file"),
     (["--scheduler", "lsf"], "argument --scheduler: invalid choice: 'lsf'"),
     (["--site", "abci", "--scheduler", "slurm"], "--scheduler: abci has gridengine"),
-    (["--site", "abci", "--kind", "v1000"], "unknown kind of node 'v1000' (did you mean 'v100'?)"),
     (["--site", "abci", "--kind", "v100"], "--devices: 8 are more than the 4 of a node"),
     (["--site", "slurm", "--nodes", "0"], "--nodes 0"),
     (["--site", "slurm", "--time", "12h"], "--time: '12h' is not hours:minutes:seconds"),
@@ -99,33 +79,27 @@ def test_a_site_with_an_error_is_refused_with_its_line(capsys, text, said):
     (["--site", "slurm", "--output", "a b"], "/a b'"),
     (["--site", "slurm", "--output", "."], "exists; name another directory"),
     (["--site", "slurm", "--run.output", "x"], "--run.output: of a job"),
-    (["--site", "slurm", "--optim.lrr", "1"], "unknown key 'optim.lrr'"),
     (["--site", "slurm", "--submit"], "--submit: there is no sbatch here"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(capsys, monkeypatch, words, said):
     monkeypatch.setenv("PATH", "/nowhere")
-    assert said in refused(capsys, "glyphs", *words)
-    assert not any(Path.cwd().iterdir())
+    assert main(["job", "glyphs", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and not any(Path.cwd().iterdir())
 
 
 @pytest.mark.process
 @pytest.mark.parametrize(("scheduler", "status"), [("pbs", 0), ("gridengine", 99)])
 def test_a_job_near_its_limit_is_told_and_queued_again(capsys, monkeypatch, scheduler, status):
     """Stand-ins: a torchrun that saves when it is told to, and a qsub that keeps what it is given."""
-    Path("torchrun").write_text(
-        '#!/bin/bash\ntrap "mkdir -p job/run/checkpoints/step-00000007; exit 1" USR1\nwhile :; do sleep 0.1; done\n'
-    )
-    Path("qsub").write_text('#!/bin/sh\necho "$@" >> submitted\n')
-    for name in ("torchrun", "qsub"):
+    saves = 'trap "mkdir -p job/run/checkpoints/step-00000007; exit 1" USR1; while :; do sleep 0.1; done'
+    for name, does in (("torchrun", saves), ("qsub", 'echo "$@" >> submitted')):
+        Path(name).write_text(f"#!/bin/bash\n{does}\n")
         Path(name).chmod(0o755)
-    Path("site.toml").write_text(
-        f'scheduler = "{scheduler}"\nnotice_s = 8\nsetup = ["PATH=$PWD:$PATH"]\n{NODES}'
-    )
+    site = f'scheduler = "{scheduler}"\nnotice_s = 7\nsetup = ["PATH=$PWD:$PATH"]\n{NODES}'
+    Path("site.toml").write_text(site)
     assert main(["job", "glyphs", "--site", "site.toml", "--time", "0:00:10", "--output", "job"]) == 0
     where = {"PATH": "/usr/bin:/bin", "PBS_JOBID": "17[].host", "JOB_ID": "17"}
-    done = subprocess.run(
-        ["bash", "job/job.sh"], env=where, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == status
-    assert "goes on from" in done.stdout and "step-00000007" in done.stdout
+    done = subprocess.run(["bash", "job/job.sh"], env=where, stdout=-1, text=True, timeout=60, check=False)
+    assert done.returncode == status and "goes on from /" in done.stdout
     assert Path("submitted").exists() == (scheduler == "pbs")

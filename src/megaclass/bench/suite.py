@@ -27,9 +27,6 @@ from megaclass.results import published
 
 # Where a report does not say it: images of a step on each device.
 DEVICE_BATCH = 256
-# Steps of an epoch. NVIDIA's reports were taken so, in three epochs, the first a warm-up; others do not say.
-_ITERATIONS = {"resnet50-nvidia": 500}
-_OTHER_ITERATIONS = 100
 _LEAST_LOCAL_BATCH = 2  # batch norm needs two images
 _LEAST_STEPS = 5  # of an epoch
 _HALF_KEPT = 0.6  # of the bytes that a backward pass keeps, in 16 bits: statistics and the like stay in fp32
@@ -66,6 +63,11 @@ def plan(options: Any) -> list[Planned]:
     """The cases of the suite ``options.name``, scaled where ``options.fit`` says so. UserError: options that make no
     sense."""
     report = published.load(options.name)
+    if not report.cases():
+        raise UserError(
+            f"{options.name}: trainings to their end, which no suite measures; `megaclass bench stability` trains a "
+            f"recipe, and `megaclass report ROWS --against {options.name}` puts it beside"
+        )
     if not options.minutes > 0:
         raise UserError(f"--minutes: {options.minutes:g} is not a positive number")
     if (options.whole_job or options.simulate_ranks) and not options.fit:
@@ -76,7 +78,7 @@ def plan(options: Any) -> list[Planned]:
     if not part:
         raise UserError(f"--part: {options.part!r} is not I/N, such as 3/8")
     device = device_type(options.device)
-    asked = [_case(benchmark, case, options, device) for benchmark, case in report.cases()]
+    asked = [_case(benchmark, case, options, device, report.iterations) for benchmark, case in report.cases()]
     fitted = _fitted(asked, Machine.here(device), options) if options.fit else [(case, "") for case in asked]
     ways = {
         "whole_job": options.whole_job,
@@ -98,9 +100,8 @@ def plan(options: Any) -> list[Planned]:
     return found[int(part[1]) - 1 :: int(part[2])]
 
 
-def _case(benchmark: str, given: dict[str, Any], options: Any, device: str) -> Any:
+def _case(benchmark: str, given: dict[str, Any], options: Any, device: str, iterations: int) -> Any:
     """The case that the report names, as this project measures it."""
-    iterations = _ITERATIONS.get(options.name, _OTHER_ITERATIONS)
     common = {"iterations": iterations, "epochs": 2, "warmup": 1, "data": options.data_root}
     if benchmark == "infer":
         return resolved(InferCase(**given, **common, engine=options.engine), device)

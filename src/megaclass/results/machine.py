@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -66,6 +67,13 @@ def snapshot() -> dict[str, Any]:
         "revision": _quiet(_git_revision) or os.environ.get("MEGACLASS_REVISION") or __version__,
         "variables": {name: _value(name) for name in VARIABLES if name in os.environ},
     }
+
+
+def process_age_s() -> float:
+    """Seconds since this process began."""
+    import psutil
+
+    return time.time() - float(psutil.Process().create_time())
 
 
 def usable_cores() -> int:

@@ -23,7 +23,7 @@ from megaclass.errors import in_bytes, printable
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.jsonl import LineFile
-from megaclass.results.machine import snapshot
+from megaclass.results.machine import process_age_s, snapshot
 from megaclass.results.rundir import RunDirectory
 from megaclass.train.guard import Suspect
 from megaclass.train.job import Job
@@ -65,6 +65,8 @@ class RunLog:
                     resumed_from_step=resumed_from,
                     total_steps=job.total_steps,
                     hosts=hosts,
+                    epoch_samples=job.epoch_samples,
+                    init_s=process_age_s(),
                 )
             )
             for message in filter(None, (self._writer.set_aside, moved, *warnings_of(job.config, job.steps))):
@@ -128,12 +130,13 @@ class RunLog:
         self._plot("train", {name: getattr(event, name) for name in _PLOTTED})
         self._told_step, self._told_s, self._waited_ms = progress.step, progress.seconds, [0.0, 0.0, 0.0]
 
-    def evaluated(self) -> None:
+    def evaluated(self, took_s: float) -> None:
         step, found = self._progress.step, self._progress.evaluation
         assert found is not None
         several = "others" in found.metrics
         for name, metrics, roc in found.sets():
-            self._writer.write(events.EvaluationEvent(step=step, name=name, metrics=metrics, roc=roc))
+            event = events.EvaluationEvent(step=step, name=name, metrics=metrics, roc=roc, seconds=took_s)
+            self._writer.write(event)
             numbers = {k: v for k, v in metrics.items() if k in _HEADLINES or k.endswith("way")}
             line = "   ".join(f"{key} {value:.4f}" for key, value in numbers.items() if value is not None)
             self.say(f"Evaluation: step {step}   {f'{name}   ' if several else ''}{line}")

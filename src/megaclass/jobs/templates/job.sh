@@ -31,9 +31,10 @@ on_node() {
     echo "$(hostname): stage-in took $((SECONDS - began)) s"
 {% endif %}
 {% if tasks %}
-    {{ inside }}{{ command }} --part "${{ task }}/{{ tasks }}"
+    {{ inside }}{{ command }} --part "${{ task }}/{{ tasks }}" || status=$? # 1: the case was left out
     # One task after another, so that the last one finds the rows of all.
     flock {{ output }}/.lock {{ inside }}megaclass report {{ output }}
+    exit "${status:-0}"
 }
 
 on_node

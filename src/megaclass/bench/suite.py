@@ -8,6 +8,7 @@ number of steps.
 
 import multiprocessing
 import os
+import re
 import signal
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def flags(parser: ArgumentParser) -> None:
     missing("--whole-job", action="store_true", help=f"{one} does the work of all ranks")
     add("--plan", action="store_true", help="show what would be measured, and why the rest not")
     add("--minutes", type=float, default=8.0, help="that all cases together may take, roughly, with --fit")
+    add("--part", default="", help="I/N: every N-th case from the I-th on, and no page")
     add("--engine", default="eager", choices=ENGINES, help="of inference")
     add("--storage", default="", help="of centres: fp32, bf16 or int8_rowwise; default: the recipe's")
     add(
@@ -71,6 +73,9 @@ def plan(options: Any) -> list[Planned]:
         raise UserError("--whole-job and --simulate-ranks go with --fit")
     if options.data_root != SYNTHETIC:
         open_images(options.data_root)
+    part = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", options.part or "1/1", re.ASCII)
+    if not part:
+        raise UserError(f"--part: {options.part!r} is not I/N, such as 3/8")
     device = device_type(options.device)
     asked = [_case(benchmark, case, options, device, report.iterations) for benchmark, case in report.cases()]
     fitted = _fitted(asked, Machine.here(device), options) if options.fit else [(case, "") for case in asked]
@@ -91,7 +96,7 @@ def plan(options: Any) -> list[Planned]:
         original = before if case != before else None
         there = planned(case, who, original_case=original, suite=options.name, identity=ways)
         found.append(replace(there, skip=left_out or there.skip))
-    return found
+    return found[int(part[1]) - 1 :: int(part[2])]
 
 
 def _case(benchmark: str, given: dict[str, Any], options: Any, device: str, iterations: int) -> Any:

@@ -35,6 +35,7 @@ VERBS = {
     "bench": "bench",
     "report": "report",
     "compare": "compare",
+    "job": "job",
 }
 
 USAGE = """\
@@ -60,6 +61,7 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass bench head|loader           a step of the head; what feeds the device
   megaclass bench stability RECIPE      mean and spread over several seeds
   megaclass report DIR|FILES            tables, curves and a page to publish from measured rows
+  megaclass job RECIPE|suite NAME       the script that runs it on a cluster: SLURM, PBS or Grid Engine
   megaclass compare A B                 what became slower from the rows A to the rows B
 
 `megaclass VERB --help` says more. Wrong input ends with one line and exit status 2.

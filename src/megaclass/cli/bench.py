@@ -136,9 +136,9 @@ def _suite(words: list[str]) -> list[Any]:
         Console(highlight=False).print(heading)
         return []
     page.require_room(directory)  # before hours of measuring
-    options.output = str(directory / "rows.jsonl")
+    options.output = str(directory / f"rows{'-' * bool(options.part)}{options.part.partition('/')[0]}.jsonl")
     rows = _measured(found, options, heading)
-    for path in page.write_page([str(directory)], directory):
+    for path in () if options.part else page.write_page([str(directory)], directory):
         tell(str(path))
     return rows
 

@@ -78,6 +78,10 @@ _SMALLER = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: that of the verb, where it returns one."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # PyTorch's threads spin for milliseconds where they wait for one another, on a processor that others want: on a
+    # busy machine the head took three times as long as with this limit, on an idle one as long. Read with torch.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return _main(words)
     # Under torchrun, whose report then shows the traceback of what is not told in one line.

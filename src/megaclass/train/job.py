@@ -1,6 +1,7 @@
 """From a configuration to the objects of a run: the one file that knows every registry."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -29,10 +30,12 @@ from megaclass.models.norm import SynchronisedBatchNorm
 from megaclass.parallel import groups
 from megaclass.parallel.gradients import averaging
 from megaclass.parallel.groups import Group, World
-from megaclass.train.arithmetic import Arithmetic
+from megaclass.plan import memory as planned
+from megaclass.plan.choose import require_memory
+from megaclass.results.machine import available_memory
+from megaclass.train.arithmetic import Arithmetic, pick_arithmetic
 from megaclass.train.average import WeightAverage
 from megaclass.train.batches import TrainingData, training_data
-from megaclass.train.memory import require_batches, require_model
 from megaclass.train.model import build_model, capture_graphs, compile_backbone, input_function
 from megaclass.train.optimizer import build_optimizer
 
@@ -148,12 +151,15 @@ def build_job(
 
 def local_parts(config: Config, world: World, say: Callable[[str], None] = print) -> LocalParts:
     """Everything that this rank makes for itself. UserError for what is wrong with settings, files or memory."""
-    require_batches(config, world)
+    # Before what takes most is made: where a system lends more memory than it has, no allocator refuses, and the kernel
+    # ends the process without a word.
+    job, room = planned_job(config, world), memory_there(world)
+    require_memory(job, room)
     # The model first: its errors come at once, and to make a data set may take a while.
     backbone, arithmetic = build_model(config, world.device)
     _check_batch(config, world, backbone)
     data = training_data(config, world, say)
-    require_model(config, backbone, data.num_classes, world)
+    require_memory(replace(job, classes=data.num_classes), room)
     how = config.speed.compile
     if how == "auto" and config.data.start_size:  # it would be compiled for many sizes
         how = "none"
@@ -171,6 +177,20 @@ def local_parts(config: Config, world: World, say: Callable[[str], None] = print
         compiled=compiled,
         evaluator=_evaluator(config, arithmetic, data),
     )
+
+
+def planned_job(config: Config, world: World) -> planned.Job:
+    """For :mod:`megaclass.plan`, of the classes that are known before the data is."""
+    compute = pick_arithmetic(config.precision.compute, config.precision.channels_last, world.device).compute
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return planned.Job(config, compute, config.data.num_classes, world.size, ranks, world.device.type)
+
+
+def memory_there(world: World) -> float:
+    """Bytes that this rank may take: of its GPU, or its share of what is free on its machine."""
+    if world.device.type == "cuda":
+        return float(torch.cuda.get_device_properties(world.device).total_memory)
+    return available_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _facts(parts: LocalParts) -> dict[str, Any]:

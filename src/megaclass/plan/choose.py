@@ -1,0 +1,83 @@
+"""What fits, and what does not is refused, with the nearest setting that does."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from megaclass.config import Config
+from megaclass.errors import UserError, in_bytes
+from megaclass.plan.memory import Job, Memory, memory_of
+
+_MOST_CLASSES = 1 << 34
+
+
+def changed(job: Job, section: str, **values: Any) -> Job:
+    return replace(job, config=with_section(job.config, section, **values))
+
+
+def with_section(config: Config, section: str, **values: Any) -> Config:
+    return replace(config, **{section: replace(getattr(config, section), **values)})
+
+
+def largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The largest number for which ``fits`` holds, if it holds for all below it too; 0: not even for ``low``."""
+    if not fits(low):
+        return 0
+    while high - low > max(0, low // 1000):  # three digits are what a person reads
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _step(job: Job) -> int:
+    """Images by which a global batch grows that the ranks can share."""
+    return job.ranks * job.config.data.accumulation
+
+
+def largest_batch(job: Job, room: float, of: Callable[[Memory], float] = lambda m: m.total) -> int:
+    """The global batch; accumulation stays."""
+    step = _step(job)
+
+    def fits(count: int) -> bool:
+        return of(memory_of(changed(job, "data", global_batch_size=count * step))) <= room
+
+    return step * largest(1, 1 << 20, fits)
+
+
+def largest_classes(job: Job, room: float, of: Callable[[Memory], float] = lambda m: m.total) -> int:
+    return largest(1, _MOST_CLASSES, lambda count: of(memory_of(replace(job, classes=count))) <= room)
+
+
+def require_memory(job: Job, room: float, there: int = 0) -> None:
+    """UserError where the job cannot run in ``room`` bytes, ``there`` of which it has taken already."""
+    memory = memory_of(job)
+    if memory.least(job.kind) - there <= room:
+        return
+    what = f"data.global_batch_size: {job.config.data.global_batch_size:,} images"
+    if job.classes:
+        what += f", {job.classes:,} classes"
+    raise UserError(
+        f"{what} and {job.config.model.name} need {in_bytes(memory.least(job.kind))} of memory a rank "
+        f"({largest_parts(memory)}), and {in_bytes(room + there)} are there for it; {nearest(job, room + there)}"
+    )
+
+
+def largest_parts(memory: Memory) -> str:
+    parts = sorted(vars(memory).items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {in_bytes(size)}" for name, size in parts[:3] if size)
+
+
+def nearest(job: Job, room: float) -> str:
+    """The setting nearest to the job's that fits into ``room`` bytes, as advice."""
+
+    def least(memory: Memory) -> float:
+        return memory.least(job.kind)
+
+    batch = largest_batch(job, room, least)
+    if batch:
+        return f"a data.global_batch_size of {batch:,} fits, or take more data.accumulation"
+    one = changed(job, "data", global_batch_size=_step(job))
+    classes = largest_classes(one, room, least) if job.classes else 0
+    if classes:
+        return f"{classes:,} classes fit; use fewer, more ranks, or of a margin head a smaller head.storage"
+    return "nothing of this model fits; take a smaller model.name, model.width or data.image_size, or more memory"

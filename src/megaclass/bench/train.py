@@ -144,7 +144,7 @@ def step_flops(case: TrainCase, *, ours: bool = True) -> float:
     body = backbone_cost(config)
     products = 4 if ours and config.head.kind == "margin" else 3
     scored = case.num_classes * case.sample_rate
-    return case.global_batch_size * (3 * body.flops + 2 * products * body.embedding_dim * scored)
+    return case.global_batch_size * (3 * body.forward_flops + 2 * products * body.embedding_dim * scored)
 
 
 def measures(name: str, case: TrainCase, turns: Answers, limits: list[dict[str, float]]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from megaclass.plan.choose import largest_parts
 from megaclass.plan.memory import memory_of
 from megaclass.results.machine import available_memory
 from megaclass.train.batches import glyph_directory
-from megaclass.train.job import LocalParts, local_parts, planned_job
+from megaclass.train.foresight import planned_job
+from megaclass.train.job import LocalParts, local_parts
 from megaclass.train.log import warnings_of
 
 _LIMIT_S = 300.0  # a folder of millions of images on a network disk takes long to list
@@ -56,7 +57,7 @@ def _memory(parts: LocalParts, ranks: int) -> Finding:
     on_gpu = parts.world.device.type == "cuda"
     # Of one machine: a GPU each, or on a CPU all of them.
     local = min(ranks, torch.cuda.device_count()) if on_gpu else ranks
-    job = replace(planned_job(parts.config, parts.world), classes=parts.num_classes, node_ranks=local)
+    job = replace(planned_job(parts.config, parts.world, parts.num_classes), node_ranks=local)
     needed = memory_of(job)
     free = torch.cuda.mem_get_info()[0] if on_gpu else available_memory() // local
     return judged(
@@ -69,9 +70,8 @@ def _memory(parts: LocalParts, ranks: int) -> Finding:
 
 def _room(parts: LocalParts) -> Finding:
     run, steps = parts.config.run, parts.steps
-    size = memory_of(
-        replace(planned_job(parts.config, replace(parts.world, size=1)), classes=parts.num_classes)
-    ).stored
+    alone = planned_job(parts.config, replace(parts.world, size=1), parts.num_classes)
+    size = memory_of(alone).stored
     # The last ones, one that is being written, the best, and those that stay for good.
     kept = run.keep_last + 1 + (steps.between_evaluations > 0)
     kept += steps.total // run.keep_every if run.keep_every else 0

@@ -74,26 +74,20 @@ class Passes:
         gradients, casts, activations = map(int, live[live.sum(axis=1).argmax()])
         return gradients, casts, activations
 
-    def grown(self, images: int, lasting: Iterable[int]) -> int:
-        """By how much two steps make a process grow on a CPU, whose allocator cannot use every hole again; ``lasting``
-        blocks are taken between the passes of the first step, and stay."""
-        heap, sizes = Heap(), (self.sizes[:, 0] + self.sizes[:, 1] * images).tolist()
-        for step in range(2):
-            held: dict[int, int] = {}
-            objects = []
-            for place, number in enumerate(self.changes.tolist()):
-                if place == self.forward_changes and step == 0:
-                    for size in lasting:
-                        heap.take(size)
-                if number < 0:
-                    heap.free(held.pop(~number))
-                else:
-                    held[number] = heap.take(sizes[number])
-                    if place < self.forward_changes:
-                        objects.append(heap.take_object())
-            for begin in (*objects, *held.values()):
-                heap.free(begin)
-        return heap.most
+    def grown(self, images: int) -> int:
+        """By how much a step makes a process on a CPU grow, whose allocator cannot use every hole again."""
+        sizes = (self.sizes[:, 0] + self.sizes[:, 1] * images).tolist()
+        forward, backward = Heap(), Heap()
+        held: dict[int, tuple[Heap, list[int]]] = {}
+        for place, number in enumerate(self.changes.tolist()):
+            if number < 0:
+                heap, begins = held.pop(~number)
+                for begin in begins[: 1 if heap is forward else 2]:
+                    heap.free(begin)
+            else:
+                heap = forward if place < self.forward_changes else backward
+                held[number] = heap, [heap.take(sizes[number]), heap.take_object()]
+        return forward.most + backward.most
 
 
 def passes_of(config: Config, compute: str) -> Passes:
@@ -106,8 +100,10 @@ def passes_of(config: Config, compute: str) -> Passes:
 
 @functools.cache
 def _counted(model: Model, image_size: int, compute: str, channels_last: bool) -> Passes:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     with torch.device("meta"):
         backbone = configured_backbone(model, image_size)
+        backbone.to(memory_format=layout)  # type: ignore[call-overload]
     mode, there = FakeTensorMode(), [*backbone.parameters(), *backbone.buffers()]
     held = {id(tensor): FakeTensor(mode, tensor.detach(), torch.device("cpu")) for tensor in there}
     for module in backbone.modules():
@@ -118,7 +114,7 @@ def _counted(model: Model, image_size: int, compute: str, channels_last: bool) -
     backbone.train()
     counter, half = _Counter(held.values()), {"bf16": torch.bfloat16, "fp16": torch.float16}.get(compute)
     autocast = torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+
     # The layers' own passes on CPUs hold as much as PyTorch's, and make ten times the calls.
     with mode, counter, patch.object(torch.compiler, "is_compiling", lambda: True):
         images = torch.empty(_IMAGES, 3, image_size, image_size).to(memory_format=layout)

@@ -53,7 +53,8 @@ def require_memory(job: Job, room: float, there: int = 0) -> None:
     memory = memory_of(job)
     if memory.least(job.kind) - there <= room:
         return
-    what = f"data.global_batch_size: {job.config.data.global_batch_size:,} images"
+    data = job.config.data
+    what = f"data.global_batch_size: {data.global_batch_size:,} images of data.image_size {data.image_size}"
     if job.classes:
         what += f", {job.classes:,} classes"
     raise UserError(
@@ -75,9 +76,9 @@ def nearest(job: Job, room: float) -> str:
 
     batch = largest_batch(job, room, least)
     if batch:
-        return f"a data.global_batch_size of {batch:,} fits, or take more data.accumulation"
+        return f"lower data.global_batch_size to {batch:,}, or raise data.accumulation"
     one = changed(job, "data", global_batch_size=_step(job))
     classes = largest_classes(one, room, least) if job.classes else 0
     if classes:
-        return f"{classes:,} classes fit; use fewer, more ranks, or of a margin head a smaller head.storage"
-    return "nothing of this model fits; take a smaller model.name, model.width or data.image_size, or more memory"
+        return f"lower the classes to {classes:,}, or take more ranks or, of a margin head, a smaller head.storage"
+    return "lower model.width or data.image_size, or take a smaller model.name"

@@ -1,9 +1,9 @@
 """How far a process grows that takes and frees blocks: glibc's malloc, which every tensor on a CPU comes from.
 
-PyTorch asks for addresses that are multiples of 64, for which glibc (malloc.c, _int_memalign) needs a hole with 96 bytes
-more than an equal block leaves when it is freed. Such a hole does come where its neighbour is freed too, but in
-the slivers between blocks lie small objects: autograd's nodes, which live until the backward pass ends. So the holes of
-freed activations are not used again in the pass that frees them.
+PyTorch asks for addresses that are multiples of 64, for which glibc (malloc.c, _int_memalign) needs a hole with 96
+bytes more than an equal block leaves when it is freed. It comes where neighbours are freed too, but in the slivers
+between blocks lie small objects: a tensor's own, and autograd's nodes, which live until the backward pass ends. So that
+pass hardly uses the holes that activations leave: it is given a heap of its own.
 """
 
 import bisect

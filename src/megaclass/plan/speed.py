@@ -38,14 +38,14 @@ def work_of(job: Job) -> Work:
     storage = Storage.named(config.head.storage)
     products = _PRODUCTS - (not job.has_kernels and job.keeps)
     head = 2 * products * images * job.sharers * dim * job.scored
-    # Pass 1 reads a scored centre, pass 2 reads and writes it and its momentum; what is sampled owes momentum in pass 1.
+    # Pass 1 reads a scored centre (of a sample its momentum too), pass 2 reads and writes both.
     tables = 3 + storage.momentum * (2 + (config.head.sample_rate < 1))
     return Work(images, images * job.passes.flops, head, tables * storage.dtype.itemsize * dim * job.scored)
 
 
 def roofline(job: Job, device: Device, wire: Sequence[Collective]) -> tuple[float, float]:
-    """Seconds of a step at best and at worst. At best arithmetic and memory of the head overlap, and gradients travel
-    beside the backward pass."""
+    """Seconds of a step at best, where the head's arithmetic hides its traffic and gradients travel beside the backward
+    pass, and at worst."""
     work = work_of(job)
     peak = 1e12 * device.tflops.get(job.compute, device.tflops["fp32"])
     of_head = 1e12 * device.tflops.get(job.config.head.precision, device.tflops["fp32"])
@@ -65,7 +65,7 @@ def roofline(job: Job, device: Device, wire: Sequence[Collective]) -> tuple[floa
 
 @dataclass(frozen=True)
 class Fit:
-    """seconds: of a step whatever it computes, of an operation of the backbone, of one of the head, of a byte of it."""
+    """seconds: of a step whatever it computes, an operation of the backbone, one of the head, a byte of the head."""
 
     seconds: np.ndarray
     rows: int

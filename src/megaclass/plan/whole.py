@@ -7,7 +7,7 @@ from typing import Any
 
 from megaclass.config import Config, Steps, steps_of
 from megaclass.errors import UserError, in_bytes
-from megaclass.plan.choose import changed, largest_batch, largest_classes, nearest
+from megaclass.plan.choose import largest_batch, largest_classes, nearest
 from megaclass.plan.devices import Device, device
 from megaclass.plan.memory import Job, Memory, memory_of
 from megaclass.plan.speed import Fit, roofline
@@ -31,6 +31,7 @@ _PARTS = {
     "batch": "embeddings that are gathered",
     "loader": "batches that are made ahead",
     "holes": "of the allocator, within a step",
+    "libraries": "their code and tables",
 }
 
 
@@ -174,7 +175,7 @@ class Known:
 
 
 def whole_plan(config: Config, kind: str, ranks: int, node_ranks: int, known: Known, rows: str) -> Plan:
-    """rows: a file of ``bench train``'s. UserError: a kind of device or a file that there is not, or that is damaged."""
+    """rows: a file of ``bench train``'s. UserError: no such kind of device or file, or a damaged one."""
     there = device(kind, node_ranks)
     size, parts = config.data.global_batch_size, ranks * config.data.accumulation
     if size % parts:

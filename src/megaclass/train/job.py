@@ -1,7 +1,6 @@
 """From a configuration to the objects of a run: the one file that knows every registry."""
 
 import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,12 +29,11 @@ from megaclass.models.norm import SynchronisedBatchNorm
 from megaclass.parallel import groups
 from megaclass.parallel.gradients import averaging
 from megaclass.parallel.groups import Group, World
-from megaclass.plan import memory as planned
 from megaclass.plan.choose import require_memory
-from megaclass.results.machine import available_memory
-from megaclass.train.arithmetic import Arithmetic, pick_arithmetic
+from megaclass.train.arithmetic import Arithmetic
 from megaclass.train.average import WeightAverage
 from megaclass.train.batches import TrainingData, training_data
+from megaclass.train.foresight import memory_there, planned_job
 from megaclass.train.model import build_model, capture_graphs, compile_backbone, input_function
 from megaclass.train.optimizer import build_optimizer
 
@@ -177,20 +175,6 @@ def local_parts(config: Config, world: World, say: Callable[[str], None] = print
         compiled=compiled,
         evaluator=_evaluator(config, arithmetic, data),
     )
-
-
-def planned_job(config: Config, world: World) -> planned.Job:
-    """For :mod:`megaclass.plan`, of the classes that are known before the data is."""
-    compute = pick_arithmetic(config.precision.compute, config.precision.channels_last, world.device).compute
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return planned.Job(config, compute, config.data.num_classes, world.size, ranks, world.device.type)
-
-
-def memory_there(world: World) -> float:
-    """Bytes that this rank may take: of its GPU, or its share of what is free on its machine."""
-    if world.device.type == "cuda":
-        return float(torch.cuda.get_device_properties(world.device).total_memory)
-    return available_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _facts(parts: LocalParts) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from megaclass.bench.case import Implementation, Planned
 from megaclass.bench.infer import ENGINES, InferCase, forward_flops
 from megaclass.bench.recipes import SYNTHETIC, backbone_cost, config_of, open_images
 from megaclass.bench.sweep import device_type, planned, resolved
-from megaclass.bench.train import TrainCase, step_flops
+from megaclass.bench.train import TrainCase, job_of, step_flops
 from megaclass.errors import UserError, in_bytes
 from megaclass.results import published
 
@@ -210,12 +210,7 @@ def in_memory(case: Any, machine: Machine) -> Any:
     """The case with a batch whose activations fit beside the head, which has to fit as it is."""
     if isinstance(case, InferCase):
         return case
-    from megaclass.plan.memory import Job, memory_of
-
-    def needed(one: TrainCase) -> int:
-        return memory_of(
-            Job(config_of(one), one.precision, one.num_classes, one.ranks, one.ranks, machine.device)
-        ).total
+    from megaclass.plan.memory import memory_of
 
     head = head_bytes(case)
     if head > machine.memory_bytes:
@@ -223,7 +218,7 @@ def in_memory(case: Any, machine: Machine) -> Any:
             f"{in_bytes(head)} of centres and momentum do not fit into the {in_bytes(machine.memory_bytes)} "
             "that a case can have here; --storage int8_rowwise takes an eighth of what fp32 takes"
         )
-    return _halved(case, lambda one: needed(one) <= machine.memory_bytes)
+    return _halved(case, lambda one: memory_of(job_of(one)).total <= machine.memory_bytes)
 
 
 def in_time(case: Any, machine: Machine, seconds: float) -> Any:

@@ -20,7 +20,7 @@ def plan(words: list[str]) -> int:
             "nodes": (1, "that hold the devices, as many each"),
             "device": ("cpu", "kind of device: see the list that a wrong name gives"),
             "from": ("", "rows of `bench train`, measured on such a device (.jsonl), to tell the time by"),
-            "classes": (0, "of the data, where the recipe does not say"),
+            "classes": ("0", "of the data, where the recipe does not say; with K, M or B"),
             "samples": (0, "images of an epoch, where the recipe does not say"),
             "picture": ("", "draw memory by part into this file (.png, .svg)"),
             "json": (False, "print everything as JSON instead"),
@@ -38,11 +38,18 @@ def plan(words: list[str]) -> int:
             f"--nodes: {options.devices} devices are not the same number on each of {options.nodes}"
         )
 
+    from megaclass.bench.flags import counts
     from megaclass.plan.whole import Known, whole_plan
 
     node_ranks = options.devices // options.nodes
-    data = Known(options.classes, options.samples)
-    found = whole_plan(config, options.device, options.devices, node_ranks, data, given["from"])
+    data = Known(counts(options.classes)[0], options.samples)
+    fit = None
+    if given["from"]:
+        from megaclass.bench.train import fit_of
+        from megaclass.results.rows import read_rows
+
+        fit = fit_of(read_rows(given["from"]), given["from"])
+    found = whole_plan(config, options.device, options.devices, node_ranks, data, fit)
     if options.json:
         import json
 

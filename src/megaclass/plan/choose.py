@@ -1,12 +1,17 @@
 """What fits, and what does not is refused, with the nearest setting that does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from megaclass.config import Config
 from megaclass.errors import UserError, in_bytes
+from megaclass.heads.storage import STORAGES
+from megaclass.models.registry import backbone_options
+from megaclass.plan.devices import Device
 from megaclass.plan.memory import Job, Memory, memory_of
+from megaclass.plan.speed import roofline
+from megaclass.plan.wire import collectives
 
 _MOST_CLASSES = 1 << 34
 
@@ -82,3 +87,48 @@ def nearest(job: Job, room: float) -> str:
     if classes:
         return f"lower the classes to {classes:,}, or take more ranks or, of a margin head, a smaller head.storage"
     return "lower model.width or data.image_size, or take a smaller model.name"
+
+
+def choices(job: Job, device: Device, room: float) -> Iterator[str]:
+    """What plan would choose, each with the reason in a sentence: storage, parallelism, sample rate, checkpointing."""
+
+    def needs(one: Job) -> int:
+        return memory_of(one).total
+
+    def step_ms(one: Job) -> float:
+        return 1e3 * roofline(one, device, collectives(one))[0]
+
+    if job.config.head.kind == "margin" and job.classes:
+        stored = {name: changed(job, "head", storage=name) for name in STORAGES}
+        name = next((name for name, one in stored.items() if needs(one) <= room), "int8_rowwise")
+        why = "the finest that fits" if needs(stored[name]) <= room else "the smallest, and too large"
+        others = ", ".join(
+            f"{other} takes {in_bytes(needs(one))}" for other, one in stored.items() if other != name
+        )
+        yield f"head.storage {name}: {in_bytes(needs(stored[name]))} in all, {why} ({others})"
+        job = stored[name]
+        if job.ranks > 1:
+            ways = {
+                name: changed(job, "head", parallelism=name, shard_group="world")
+                for name in ("model", "data")
+            }
+            best = min(ways, key=lambda name: (needs(ways[name]) > room, step_ms(ways[name])))
+            told = " or ".join(
+                f"{step_ms(o):.3g} ms and {in_bytes(needs(o))} with {n}" for n, o in ways.items()
+            )
+            yield f"head.parallelism {best}: a step takes {told}, by the roofline's best case"
+            job = ways[best]
+        full, tenth = (step_ms(changed(job, "head", sample_rate=rate)) for rate in (1.0, 0.1))
+        rate = 1.0 if full < 1.25 * tenth else 0.1
+        yield f"head.sample_rate {rate:g}: a step takes {full:.3g} ms with all classes and {tenth:.3g} ms with a tenth"
+    if "checkpoint_activations" not in backbone_options(job.config.model.name):
+        return
+    plain, again = (changed(job, "model", checkpoint_activations=wanted) for wanted in (False, True))
+    held = [in_bytes(memory_of(one).activations) for one in (plain, again)]
+    wanted = needs(plain) > room
+    why = (
+        "the batch does not fit without"
+        if wanted
+        else "the batch fits without, and it costs a third more arithmetic"
+    )
+    yield f"model.checkpoint_activations {str(wanted).lower()}: {why} ({held[0]} of activations become {held[1]})"

@@ -46,7 +46,7 @@ class Memory:
     def least(self, kind: str) -> float:
         """What a run needs for certain: less by how far the plan of activations may be off, and by what compiled blocks
         save of them on a GPU."""
-        return self.total - self.holes - (0.1 if kind == "cpu" else 0.5) * self.activations
+        return self.total - self.holes - self.libraries - (0.1 if kind == "cpu" else 0.5) * self.activations
 
     @property
     def stored(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from megaclass.config import Config, Steps, steps_of
 from megaclass.errors import UserError, in_bytes
-from megaclass.plan.choose import largest_batch, largest_classes, nearest
+from megaclass.plan.choose import choices, largest_batch, largest_classes, nearest, with_section
 from megaclass.plan.devices import Device, device
 from megaclass.plan.memory import Job, Memory, memory_of
 from megaclass.plan.speed import Fit, roofline
@@ -77,7 +77,8 @@ class Plan:
     def step_s(self) -> tuple[float, float]:
         if self.fit:
             seconds = self.fit.step_s(self.job)
-            return seconds, seconds
+            low, high = (sum(one.seconds(self.device)[place] for one in self.wire) for place in (0, 1))
+            return seconds + low, seconds + high
         return roofline(self.job, self.device, self.wire)
 
     @property
@@ -135,9 +136,11 @@ class Plan:
         )
         if job.classes and job.config.head.kind == "margin":
             found.append(("largest", f"{largest_classes(job, self.room):,} classes at this batch"))
-        found.append(("largest", f"global batch {largest_batch(job, self.room):,} at these classes"))
+        batch = largest_batch(job, self.room)
+        found.append(("largest", f"global batch {f'{batch:,}' if batch else 'none'} at these classes"))
         if not self.fits:
             found.append(("does not fit", nearest(job, self.room)))
+        found += [("would choose", text) for text in choices(job, self.device, self.room)]
         return found
 
     @property
@@ -174,9 +177,11 @@ class Known:
     samples: int = 0
 
 
-def whole_plan(config: Config, kind: str, ranks: int, node_ranks: int, known: Known, rows: str) -> Plan:
-    """rows: a file of ``bench train``'s. UserError: no such kind of device or file, or a damaged one."""
+def whole_plan(config: Config, kind: str, ranks: int, node_ranks: int, known: Known, fit: Fit | None) -> Plan:
+    """UserError: no such kind of device, or a batch that its number does not share."""
     there = device(kind, node_ranks)
+    if config.head.kind == "margin" and there.kind == "cuda" and "bf16" not in there.tflops:
+        config = with_section(config, "head", kernels="torch")  # Triton's need compute capability 8.0
     size, parts = config.data.global_batch_size, ranks * config.data.accumulation
     if size % parts:
         raise UserError(
@@ -192,4 +197,4 @@ def whole_plan(config: Config, kind: str, ranks: int, node_ranks: int, known: Kn
         there.kind,
     )
     images = known.samples or (config.data.num_samples if config.data.source == "synthetic" else 0)
-    return Plan(job, there, images, None)
+    return Plan(job, there, images, fit)

@@ -24,6 +24,11 @@ class Collective:
     between_nodes: bool
 
     @property
+    def hidden(self) -> bool:
+        """Whether it travels beside the backward pass."""
+        return "backbone" in self.name
+
+    @property
     def sent(self) -> float:
         """Bytes that a rank sends in a step, by a ring."""
         return (1 + (self.kind == "all-reduce")) * self.bytes * self.count * (self.ranks - 1) / self.ranks

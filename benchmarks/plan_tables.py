@@ -9,9 +9,10 @@ from pathlib import Path
 from megaclass.bench.train import case_of, fit_of, job_of
 from megaclass.config import from_mapping, load_recipe
 from megaclass.errors import in_bytes
-from megaclass.plan.devices import device, reached
+from megaclass.plan.devices import REACHED, Device
 from megaclass.plan.memory import Job, memory_of
 from megaclass.plan.speed import roofline, work_of
+from megaclass.plan.whole import between
 from megaclass.plan.wire import collectives
 from megaclass.results.published import load
 from megaclass.results.rows import read_rows
@@ -90,7 +91,7 @@ def memory_published():
 
 def scale():
     """The step of 128 images a GPU, IResNet-100 in bf16, rate 0.1, on H100s of eight a node."""
-    h100 = device("h100")
+    h100 = Device.named("h100")
     yield (
         "| classes, storage | GPUs | classes a GPU | tables, GB | gathered batch, GB | all memory, GB | backbone, ms | "
         "head: products, ms | head: traffic, ms | step, ms | images/s a GPU |\n|---|" + "---:|" * 10
@@ -99,12 +100,10 @@ def scale():
         for ranks in (8, 64, 512, 4096):
             job = scale_job(classes, storage, ranks)
             memory, work = memory_of(job), work_of(job)
-            peak = 1e12 * h100.tflops["bf16"]
-            backbone = [1e3 * work.backbone / (share * peak) for share in reversed(reached("backbone"))]
-            products = [1e3 * work.head / (share * peak) for share in reversed(reached("products"))]
-            traffic = [
-                1e3 * work.moved / (share * 1e9 * h100.memory_gb_s) for share in reversed(reached("memory"))
-            ]
+            peak = h100.rates["bf16"]
+            backbone = [1e3 * work.backbone / (share * peak) for share in reversed(REACHED["backbone"])]
+            products = [1e3 * work.head / (share * peak) for share in reversed(REACHED["products"])]
+            traffic = [1e3 * work.moved / (share * h100.memory_rate) for share in reversed(REACHED["memory"])]
             step = [1e3 * seconds for seconds in roofline(job, h100, collectives(job))]
             speed = [128e3 / ms for ms in reversed(step)]
             sizes = (memory.centres + memory.momentum + memory.owed, memory.batch, memory.total)
@@ -119,12 +118,8 @@ def scale_job(classes, storage, ranks, **head):
     return faces(classes, 128 * ranks, ranks, 8, model="iresnet100", **head)
 
 
-def between(pair):
-    return " to ".join(dict.fromkeys(f"{value:,.2g}" if value < 10 else f"{value:,.0f}" for value in pair))
-
-
 def scale_wire():
-    h100, ranks = device("h100"), (8, 64, 512, 4096)
+    h100, ranks = Device.named("h100"), (8, 64, 512, 4096)
     yield f"| collective, 80 M classes | {' | '.join(f'{n:,} GPUs' for n in ranks)} |\n|---|{'---:|' * len(ranks)}"
     jobs = [collectives(scale_job(80_000_000, "fp32", n)) for n in ranks]
     for alike in zip(*jobs, strict=True):
@@ -133,7 +128,7 @@ def scale_wire():
 
 def scale_nodes():
     """Classes over the GPUs of a node: the gradient of centres travels between nodes."""
-    h100 = device("h100")
+    h100 = Device.named("h100")
     yield "| 80 M classes, shared by | GPUs | gathered, GB | all memory, GB | step, ms |\n|---|---:|---:|---:|---:|"
     for group in ("world", "node"):
         for ranks in (512, 4096):

@@ -18,63 +18,61 @@ def plan(words: list[str]) -> int:
         {
             "devices": (1, "on all nodes together"),
             "nodes": (1, "that hold the devices, as many each"),
-            "device": ("cpu", "kind of device: see the list that a wrong name gives"),
-            "from": ("", "rows of `bench train`, measured on such a device (.jsonl), to tell the time by"),
+            "device": ("cpu", "kind of device: h100, a100, v100, ..; a wrong name lists them"),
+            "from": ("", "rows of `bench train`, measured on one such device (.jsonl), to tell the time by"),
             "classes": ("0", "of the data, where the recipe does not say; with K, M or B"),
-            "samples": (0, "images of an epoch, where the recipe does not say"),
+            "samples": ("0", "images of an epoch, where the recipe does not say"),
             "picture": ("", "draw memory by part into this file (.png, .svg)"),
-            "json": (False, "print everything as JSON instead"),
+            "json": (False, "as JSON"),
         },
     )
     config, options = configured(
         parser, words, lambda options, _: load_recipe(options.recipe, complete=False)
     )
-    given = vars(options)
-    for name in ("devices", "nodes"):
-        if given[name] < 1:
-            raise UserError(f"--{name}: {given[name]} is below 1")
-    if options.devices % options.nodes:
-        raise UserError(
-            f"--nodes: {options.devices} devices are not the same number on each of {options.nodes}"
-        )
+    rows, devices, nodes = vars(options)["from"], options.devices, options.nodes
+    for name, value in (("devices", devices), ("nodes", nodes)):
+        if value < 1:
+            raise UserError(f"--{name}: {value} is below 1")
+    if devices % nodes:
+        raise UserError(f"--nodes: {devices} devices are not the same number on each of {nodes}")
 
     from megaclass.bench.flags import counts
-    from megaclass.plan.whole import Known, whole_plan
+    from megaclass.bench.train import fit_of
+    from megaclass.plan.devices import Device
+    from megaclass.plan.memory import Job
+    from megaclass.plan.whole import Plan
+    from megaclass.results.rows import read_rows
 
-    node_ranks = options.devices // options.nodes
-    data = Known(counts(options.classes)[0], options.samples)
-    fit = None
-    if given["from"]:
-        from megaclass.bench.train import fit_of
-        from megaclass.results.rows import read_rows
-
-        fit = fit_of(read_rows(given["from"]), given["from"])
-    found = whole_plan(config, options.device, options.devices, node_ranks, data, fit)
-    if options.json:
-        import json
-
-        print(json.dumps(found.as_dict(), indent=2))
-    else:
-        _show(found)
+    data, device = config.data, Device.named(options.device, devices // nodes)
+    compute, classes = (
+        device.resolved(config.precision.compute),
+        counts(options.classes)[0] or data.num_classes,
+    )
+    job = Job(config, compute, classes, devices, devices // nodes, device.kind)
+    samples = counts(options.samples)[0] or (data.num_samples if data.source == "synthetic" else 0)
+    found = Plan.of(job, device, samples, fit_of(read_rows(rows), rows) if rows else None)
+    _show(found, options.json)
     if options.picture:
         with whole_file("--picture", Path(options.picture)) as file:
-            _draw(found, file, Path(options.picture).suffix[1:])
+            _draw(found, file, Path(options.picture).suffix[1:] or "png")
     return 0 if found.fits else 1
 
 
-def _show(found: Any) -> None:
+def _show(found: Any, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(found.title, style="bold", markup=False)
-    table = Table("memory of a device", "", "", box=None, show_header=True, padding=(0, 1, 0, 0))
-    table.columns[1].justify = "right"
-    for part, size, what in found.memory_lines():
-        table.add_row(part, size, what)
+    console = Console(highlight=False)
+    if as_json:
+        console.print_json(data=found.as_dict())
+        return
+    table = Table(
+        title=Text(found.title), title_justify="left", title_style="bold", box=None, show_header=False
+    )
+    for cells in found.lines():
+        table.add_row(*map(Text, cells))
     console.print(table)
-    for what, text in found.lines():
-        console.print(f"{what:14} {text}", markup=False)
 
 
 def _draw(found: Any, file: Path, kind: str) -> None:
@@ -82,13 +80,10 @@ def _draw(found: Any, file: Path, kind: str) -> None:
     from matplotlib.figure import Figure
 
     parts = {name: size / 1e9 for name, size in vars(found.memory).items() if size}
-    figure = Figure(figsize=(7, 0.3 * len(parts) + 1), layout="constrained")
-    axes = figure.subplots()
-    axes.barh(
-        [*parts], [*parts.values()], left=[sum([*parts.values()][:place]) for place in range(len(parts))]
+    axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
+    axes.barh([*parts], [*parts.values()])
+    axes.set(
+        xlabel=f"GB; {found.memory.total / 1e9:.3g} in all, of {found.room / 1e9:.3g}", title=found.title
     )
-    axes.axvline(found.room / 1e9, linestyle=":", color="grey")
-    axes.invert_yaxis()
-    axes.set_xlabel(f"GB, of {found.room / 1e9:.3g} (dotted)")
-    axes.set_title(found.title, fontsize=8, wrap=True)
-    figure.savefig(file, format=kind or "png")
+    axes.title.set(fontsize=8, wrap=True)
+    figure.savefig(file, format=kind)

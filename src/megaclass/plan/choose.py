@@ -13,59 +13,45 @@ from megaclass.plan.memory import Job, Memory, memory_of
 from megaclass.plan.speed import roofline
 from megaclass.plan.wire import collectives
 
-_MOST_CLASSES = 1 << 34
+
+def with_section(config: Config, section: str, **values: Any) -> Config:
+    return replace(config, **{section: replace(getattr(config, section), **values)})
 
 
 def changed(job: Job, section: str, **values: Any) -> Job:
     return replace(job, config=with_section(job.config, section, **values))
 
 
-def with_section(config: Config, section: str, **values: Any) -> Config:
-    return replace(config, **{section: replace(getattr(config, section), **values)})
+def largest_batch(job: Job, room: float, surely: bool = False) -> int:
+    """The global batch that fits, or is not sure not to; 0: none. Accumulation stays."""
+    step = job.ranks * job.config.data.accumulation
+    return step * _largest(1 << 20, lambda n: changed(job, "data", global_batch_size=n * step), room, surely)
 
 
-def largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """The largest number for which ``fits`` holds, if it holds for all below it too; 0: not even for ``low``."""
-    if not fits(low):
-        return 0
-    while high - low > max(0, low // 1000):  # three digits are what a person reads
+def largest_classes(job: Job, room: float, surely: bool = False) -> int:
+    return _largest(1 << 34, lambda n: replace(job, classes=n), room, surely)
+
+
+def _largest(high: int, of: Callable[[int], Job], room: float, surely: bool) -> int:
+    low = 0
+    while high - low > low // 1000:  # three digits are what a person reads
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+        memory = memory_of(of(middle))
+        fits = (memory.least(of(middle).kind) if surely else memory.total) <= room
+        low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
 
-def _step(job: Job) -> int:
-    """Images by which a global batch grows that the ranks can share."""
-    return job.ranks * job.config.data.accumulation
-
-
-def largest_batch(job: Job, room: float, of: Callable[[Memory], float] = lambda m: m.total) -> int:
-    """The global batch; accumulation stays."""
-    step = _step(job)
-
-    def fits(count: int) -> bool:
-        return of(memory_of(changed(job, "data", global_batch_size=count * step))) <= room
-
-    return step * largest(1, 1 << 20, fits)
-
-
-def largest_classes(job: Job, room: float, of: Callable[[Memory], float] = lambda m: m.total) -> int:
-    return largest(1, _MOST_CLASSES, lambda count: of(memory_of(replace(job, classes=count))) <= room)
-
-
-def require_memory(job: Job, room: float, there: int = 0) -> None:
-    """UserError where the job cannot run in ``room`` bytes, ``there`` of which it has taken already."""
-    memory = memory_of(job)
-    if memory.least(job.kind) - there <= room:
-        return
-    data = job.config.data
-    what = f"data.global_batch_size: {data.global_batch_size:,} images of data.image_size {data.image_size}"
-    if job.classes:
-        what += f", {job.classes:,} classes"
-    raise UserError(
-        f"{what} and {job.config.model.name} need {in_bytes(memory.least(job.kind))} of memory a rank "
-        f"({largest_parts(memory)}), and {in_bytes(room + there)} are there for it; {nearest(job, room + there)}"
-    )
+def require_memory(job: Job, room: float) -> None:
+    """UserError where the job cannot run in ``room`` bytes."""
+    memory, data = memory_of(job), job.config.data
+    if (least := memory.least(job.kind)) > room:
+        classes = f", {job.classes:,} classes" if job.classes else ""
+        raise UserError(
+            f"data.global_batch_size: {data.global_batch_size:,} images of data.image_size {data.image_size}{classes} "
+            f"and {job.config.model.name} need {in_bytes(least)} of memory a rank ({largest_parts(memory)}), and "
+            f"{in_bytes(room)} are there for it; {nearest(job, room)}"
+        )
 
 
 def largest_parts(memory: Memory) -> str:
@@ -76,15 +62,10 @@ def largest_parts(memory: Memory) -> str:
 def nearest(job: Job, room: float) -> str:
     """The setting nearest to the job's that fits into ``room`` bytes, as advice."""
 
-    def least(memory: Memory) -> float:
-        return memory.least(job.kind)
-
-    batch = largest_batch(job, room, least)
-    if batch:
+    if batch := largest_batch(job, room, surely=True):
         return f"lower data.global_batch_size to {batch:,}, or raise data.accumulation"
-    one = changed(job, "data", global_batch_size=_step(job))
-    classes = largest_classes(one, room, least) if job.classes else 0
-    if classes:
+    one = changed(job, "data", global_batch_size=job.ranks * job.config.data.accumulation)
+    if job.classes and (classes := largest_classes(one, room, surely=True)):
         return f"lower the classes to {classes:,}, or take more ranks or, of a margin head, a smaller head.storage"
     return "lower model.width or data.image_size, or take a smaller model.name"
 
@@ -92,43 +73,30 @@ def nearest(job: Job, room: float) -> str:
 def choices(job: Job, device: Device, room: float) -> Iterator[str]:
     """What plan would choose, each with the reason in a sentence: storage, parallelism, sample rate, checkpointing."""
 
-    def needs(one: Job) -> int:
-        return memory_of(one).total
+    def costs(one: Job) -> str:
+        ms = 1e3 * roofline(one, device, collectives(one))[0]
+        return f"{in_bytes(memory_of(one).total)}, {ms:.3g} ms a step at best"
 
-    def step_ms(one: Job) -> float:
-        return 1e3 * roofline(one, device, collectives(one))[0]
+    def choose(
+        section: str, name: str, values: tuple[Any, ...], why: str, gain: float = 1.0
+    ) -> Iterator[str]:
+        """The first value that fits, unless a later one that fits is ``gain`` times as fast."""
+        nonlocal job
+        jobs = {value: changed(job, section, **{name: value}) for value in values}
+        fitting = [v for v, one in jobs.items() if memory_of(one).total <= room] or [values[-1]]
+        times = {v: roofline(jobs[v], device, collectives(jobs[v]))[0] for v in fitting}
+        fastest = min(fitting, key=lambda v: times[v])
+        best = fastest if gain and times[fitting[0]] > gain * times[fastest] else fitting[0]
+        job = jobs[best]
+        yield f"{section}.{name} {best}: {why} ({'; '.join(f'{value}: {costs(one)}' for value, one in jobs.items())})"
 
     if job.config.head.kind == "margin" and job.classes:
-        stored = {name: changed(job, "head", storage=name) for name in STORAGES}
-        name = next((name for name, one in stored.items() if needs(one) <= room), "int8_rowwise")
-        why = "the finest that fits" if needs(stored[name]) <= room else "the smallest, and too large"
-        others = ", ".join(
-            f"{other} takes {in_bytes(needs(one))}" for other, one in stored.items() if other != name
-        )
-        yield f"head.storage {name}: {in_bytes(needs(stored[name]))} in all, {why} ({others})"
-        job = stored[name]
+        yield from choose("head", "storage", (*STORAGES,), "the finest that fits, or the smallest", 0)
         if job.ranks > 1:
-            ways = {
-                name: changed(job, "head", parallelism=name, shard_group="world")
-                for name in ("model", "data")
-            }
-            best = min(ways, key=lambda name: (needs(ways[name]) > room, step_ms(ways[name])))
-            told = " or ".join(
-                f"{step_ms(o):.3g} ms and {in_bytes(needs(o))} with {n}" for n, o in ways.items()
-            )
-            yield f"head.parallelism {best}: a step takes {told}, by the roofline's best case"
-            job = ways[best]
-        full, tenth = (step_ms(changed(job, "head", sample_rate=rate)) for rate in (1.0, 0.1))
-        rate = 1.0 if full < 1.25 * tenth else 0.1
-        yield f"head.sample_rate {rate:g}: a step takes {full:.3g} ms with all classes and {tenth:.3g} ms with a tenth"
-    if "checkpoint_activations" not in backbone_options(job.config.model.name):
-        return
-    plain, again = (changed(job, "model", checkpoint_activations=wanted) for wanted in (False, True))
-    held = [in_bytes(memory_of(one).activations) for one in (plain, again)]
-    wanted = needs(plain) > room
-    why = (
-        "the batch does not fit without"
-        if wanted
-        else "the batch fits without, and it costs a third more arithmetic"
-    )
-    yield f"model.checkpoint_activations {str(wanted).lower()}: {why} ({held[0]} of activations become {held[1]})"
+            yield from choose("head", "parallelism", ("data", "model"), "the faster of those that fit")
+        yield from choose(
+            "head", "sample_rate", (1.0, 0.1), "all classes unless a tenth is 1.25 times as fast", 1.25
+        )
+    if "checkpoint_activations" in backbone_options(job.config.model.name):
+        why = "only where the batch does not fit without: it computes a third more"
+        yield from choose("model", "checkpoint_activations", (False, True), why, 0)

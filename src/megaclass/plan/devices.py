@@ -1,67 +1,53 @@
 """The devices that plan knows, from ``devices.toml``."""
 
-import functools
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from megaclass.errors import UserError, lookup
 from megaclass.heads.precision import cpu_has
 from megaclass.results.machine import available_memory, usable_cores
 
+_KNOWN = tomllib.loads((Path(__file__).parent / "devices.toml").read_text(encoding="utf-8"))
+REACHED: dict[str, tuple[float, float]] = _KNOWN["reached"]
+CPU = "cpu"
+
 
 @dataclass(frozen=True)
 class Device:
-    """A kind of device, as its maker describes it; see the head of ``devices.toml`` for units."""
+    """memory: bytes. rates: operations a second by precision. memory_rate, links: bytes a second of its memory, and in
+    one direction inside a node and between nodes. hops: seconds of one there."""
 
-    key: str
     name: str
-    memory_gb: float
-    tflops: dict[str, float]
-    memory_gb_s: float
-    link_gb_s: float
-    network_gb_s: float
-    latency_us: tuple[float, float]
+    memory: float
+    rates: dict[str, float]
+    memory_rate: float
+    links: tuple[float, float]
+    hops: tuple[float, float]
+
+    @classmethod
+    def named(cls, name: str, processes: int = 1) -> "Device":
+        """UserError with the near match for one that is not known. processes: that share this machine, of ``cpu``."""
+        told = dict(lookup(_KNOWN["devices"], name, "--device"))
+        cores = max(1, usable_cores() // processes) if name == CPU else 1
+        memory = available_memory() / processes if name == CPU else 1e9 * told["memory"]
+        rates = {key: cores * 1e12 * told[key] for key in ("fp32", "tf32", "bf16", "fp16") if key in told}
+        links, hops = (1e9 * np.array(told["links"]), 1e-6 * np.array(told["hops"]))
+        return cls(name, memory, rates, 1e9 * told["memory_rate"], tuple(links), tuple(hops))
 
     @property
     def kind(self) -> str:
-        return "cpu" if self.key == "cpu" else "cuda"
+        return CPU if self.name == CPU else "cuda"
 
     def resolved(self, compute: str) -> str:
         """``precision.compute`` with ``auto`` as this device has it. UserError for what it lacks."""
         if compute == "auto":
-            native = (
-                cpu_has("avx512_bf16") or cpu_has("amx_tile") if self.kind == "cpu" else "bf16" in self.tflops
-            )
-            return "bf16" if native else "fp32"
-        if compute not in self.tflops and not (self.kind == "cpu" and compute == "fp16"):
+            emulated = self.kind == CPU and not (cpu_has("avx512_bf16") or cpu_has("amx_tile"))
+            return "bf16" if "bf16" in self.rates and not emulated else "fp32"
+        if compute not in self.rates:
             raise UserError(
-                f"precision.compute: {self.name} has no {compute}; it has {', '.join(self.tflops)}"
+                f"precision.compute: {self.name} has no {compute}; it has {', '.join(self.rates)}"
             )
         return compute
-
-
-@functools.cache
-def _known() -> dict[str, Any]:
-    return tomllib.loads((Path(__file__).parent / "devices.toml").read_text(encoding="utf-8"))
-
-
-def device(key: str, processes: int = 1) -> Device:
-    """UserError with the near match for one that is not known. processes: that share this machine, of ``cpu``."""
-    told = dict(lookup(_known()["devices"], key, "--device"))
-    if key == "cpu":
-        cores = max(1, usable_cores() // processes)
-        told["memory_gb"] = available_memory() / processes / 1e9
-        told["tflops"] = {name: cores * value for name, value in told["tflops"].items()}
-    return Device(key, **told)
-
-
-def device_keys() -> list[str]:
-    return list(_known()["devices"])
-
-
-def reached(what: str) -> tuple[float, float]:
-    """Which shares of the data sheets training reaches, low and high."""
-    low, high = _known()["reached"][what]
-    return low, high

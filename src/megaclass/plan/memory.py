@@ -13,9 +13,7 @@ from megaclass.plan.activations import Passes, passes_of
 _FP32 = 4
 # Of the weights, by optim.name; SGD without momentum keeps none.
 _COPIES = {"sgd": 1, "lars": 1, "adamw": 2}
-# As heads/softmax.py keeps exponentials; what the Triton kernels take whatever the number of classes.
-_KEPT_SHARE = 0.25
-_KERNELS = 96 << 20
+_KERNELS = 96 << 20  # what the Triton kernels take, whatever the number of classes
 _LIBRARIES = 15 << 20  # as measured of small models
 
 
@@ -78,9 +76,9 @@ class Job:
     @property
     def sharers(self) -> int:
         """How many ranks share the classes."""
-        if self.config.head.kind == "linear" or self.config.head.parallelism == "data":
-            return 1
-        return {"world": self.ranks, "node": self.node_ranks}[self.config.head.shard_group]
+        head = self.config.head
+        shared = head.kind == "margin" and head.parallelism == "model"
+        return {"world": self.ranks, "node": self.node_ranks}[head.shard_group] if shared else 1
 
     @property
     def rows(self) -> int:
@@ -95,98 +93,80 @@ class Job:
     @property
     def operand(self) -> int:
         """Bytes of an operand of the head's products."""
-        return (
-            2 if self.config.head.precision == "bf16" and (self.kind == "cuda" or casts_operands()) else _FP32
-        )
-
-    @property
-    def keeps(self) -> bool:
-        """Whether the head keeps exponentials for its second pass."""
-        head, dim = self.config.head, self.passes.embedding_dim
-        small = self.images * self.sharers * self.operand <= _KEPT_SHARE * 2 * _FP32 * dim
-        return head.recompute == "never" or (head.recompute == "auto" and small)
+        casts = self.config.head.precision == "bf16" and (self.kind == "cuda" or casts_operands())
+        return 2 if casts else _FP32
 
     @property
     def has_kernels(self) -> bool:
         return self.kind == "cuda" and self.config.head.kernels != "torch"
 
+    @property
+    def kept(self) -> int:
+        """Micro-batches whose exponentials the head keeps for its second pass, see heads/softmax.py."""
+        how, parts = self.config.head.recompute, self.config.data.accumulation
+        if self.has_kernels or how == "always":
+            return 0
+        fit = 2 * self.passes.embedding_dim // (self.images * self.sharers * self.operand)
+        return parts if how == "never" else min(parts, fit)
+
+    @property
+    def tile_rows(self) -> int:
+        """Of the head in plain PyTorch, see heads/softmax.py."""
+        head, columns = (
+            self.config.head,
+            self.passes.embedding_dim * (3 if self.config.head.sample_rate < 1 else 2),
+        )
+        tile_bytes = 1e6 * (head.tile_mb or (256 if self.kind == "cuda" else 8))
+        rows = int(tile_bytes / (_FP32 * (2 * self.images * self.sharers + columns)))
+        return min(self.scored, max(64, rows))
+
 
 def memory_of(job: Job) -> Memory:
     """Rows are stored as heads/storage.py says; weights are fp32, with 16-bit copies of them within a step."""
-    config, passes, optim = job.config, job.passes, job.config.optim
-    of_head = job.classes * (passes.embedding_dim + 1) if config.head.kind == "linear" else 0
-    trained = (
-        passes.trained + of_head
-    )  # a linear head is on every rank, and the backbone's optimizer moves it
-    floats = passes.floats + of_head
+    data, passes, optim = job.config.data, job.passes, job.config.optim
+    # A linear head is on every rank, and the backbone's optimizer moves it.
+    of_head = job.classes * (passes.embedding_dim + 1) if job.config.head.kind == "linear" else 0
     copies = 0 if optim.name == "sgd" and not optim.momentum else _COPIES[optim.name]
-    stay = job.ranks > 1 or config.data.accumulation > 1
-    gradients, casts, activations = passes.peak(job.images, stay)
-    found = {"kept": 0, "tiles": 0} | (_of_head(job) if config.head.kind == "margin" else {})
-    if of_head:
-        found["batch"] = 3 * _FP32 * job.images * job.classes  # logits, their softmax and gradient
-    if job.kind == "cpu":
-        found["holes"] = passes.grown(job.images) - sum(passes.peak(job.images, False))
-        found["libraries"] = _LIBRARIES
+    gradients, casts, activations = passes.peak(job.images, job.ranks > 1 or data.accumulation > 1)
+    batches = 2 if data.source == "synthetic" else PREFETCHED + 1
+    on_cpu = job.kind == "cpu"
+    # Of a linear head: logits, their softmax and gradient.
+    found = {"batch": 3 * _FP32 * job.images * job.classes} if of_head else _of_margin_head(job)
     return Memory(
-        weights=_FP32 * floats,
+        weights=_FP32 * (passes.floats + of_head),
         gradients=gradients + _FP32 * of_head,
-        optimizer=copies * _FP32 * trained,
-        average=_FP32 * floats if optim.ema_decay else 0,
+        optimizer=copies * _FP32 * (passes.trained + of_head),
+        average=_FP32 * (passes.floats + of_head) if optim.ema_decay else 0,
         casts=casts,
         activations=activations,
-        loader=_loader(job),
+        loader=batches * 3 * data.image_size**2 * math.ceil(data.global_batch_size / job.ranks),
+        holes=passes.grown(job.images) - sum(passes.peak(job.images, False)) if on_cpu else 0,
+        libraries=_LIBRARIES if on_cpu else 0,
         **found,
     )
 
 
-def _loader(job: Job) -> int:
-    """A byte each of the images that are made ahead and of those in use."""
-    data = job.config.data
-    batches = 2 if data.source == "synthetic" else PREFETCHED + 1
-    return batches * 3 * data.image_size**2 * math.ceil(data.global_batch_size / job.ranks)
-
-
-def tile_rows(job: Job) -> int:
-    """Rows of a tile of the head in plain PyTorch, as heads/softmax.py chooses them."""
-    head, dim = job.config.head, job.passes.embedding_dim
-    tile_bytes = (head.tile_mb or (256 if job.kind == "cuda" else 8)) * 1e6
-    copies = 3 if head.sample_rate < 1 else 2
-    return max(
-        1, min(job.scored, max(64, int(tile_bytes / (4 * (2 * job.images * job.sharers + copies * dim)))))
-    )
-
-
-def _of_head(job: Job) -> dict[str, int]:
-    """Of a margin head: its tables, and what comes with a batch."""
+def _of_margin_head(job: Job) -> dict[str, int]:
+    """Its tables, and what comes with a batch."""
     head, dim, storage = job.config.head, job.passes.embedding_dim, Storage.named(job.config.head.storage)
-    batch, scored, sampled = job.images * job.sharers, job.scored, head.sample_rate < 1
-    table = job.rows * dim * storage.dtype.itemsize
-    found = {
-        "centres": table + (_FP32 * job.rows if storage.dtype.itemsize == 1 else 0),
-        "momentum": table if storage.momentum else 0,
+    batch, sampled, stored = job.images * job.sharers, head.sample_rate < 1, storage.dtype.itemsize
+    # Of a tile's row: the gradient, and its product with the centre.
+    row = 2 * _FP32 * dim
+    if sampled:  # gathered as stored, and brought up to date
+        row += ((1 + storage.momentum) * stored + _FP32) * dim
+    if stored < _FP32:  # as fp32, with random numbers to round by, and rounded
+        row += ((2 + storage.momentum) * _FP32 + sampled * stored) * dim
+    if job.operand < _FP32:
+        row += 2 * job.operand * dim + job.operand * batch * (not job.kept)
+    if job.operand < _FP32 or not job.kept:
+        row += _FP32 * batch  # exponentials
+    return {
+        "centres": job.rows * (stored * dim + _FP32 * (stored == 1)),
+        "momentum": job.rows * stored * dim * storage.momentum,
         # The numbers of the rows of a step, and their products, come on top of what is kept of each row.
-        "owed": _FP32 * job.rows + 24 * scored if sampled else 0,
+        "owed": (_FP32 * job.rows + 24 * job.scored) * sampled,
         # Unit embeddings, sums and targets; in fp64 the two of which the product gives the target's cosine, and that.
         "batch": batch * dim * (3 * _FP32 + 3 * 8),
+        "kept": job.kept * job.scored * batch * job.operand,
+        "tiles": _KERNELS if job.has_kernels else job.tile_rows * row,
     }
-    if job.has_kernels:
-        return found | {"kept": 0, "tiles": _KERNELS}
-    of_one = max(1, scored * batch * job.operand)
-    parts = job.config.data.accumulation
-    fit = int(_KEPT_SHARE * 2 * _FP32 * scored * dim / of_one)
-    found["kept"] = (
-        of_one * {"always": 0, "never": parts, "auto": min(parts, fit)}[head.recompute] if scored else 0
-    )
-    # Bytes of a tile's row: the gradient and its product with the centre.
-    row = 2 * _FP32 * dim
-    tables = 1 + storage.momentum
-    if sampled:  # gathered as stored, and brought up to date
-        row += tables * storage.dtype.itemsize * dim + _FP32 * dim
-    if storage.dtype.itemsize < _FP32:  # as fp32, with random numbers to round by, and rounded
-        row += (tables + 1) * _FP32 * dim + sampled * storage.dtype.itemsize * dim
-    if job.operand < _FP32:
-        row += 2 * dim * job.operand + batch * job.operand * (not found["kept"])
-    if job.operand < _FP32 or not found["kept"]:
-        row += _FP32 * batch  # exponentials
-    return found | {"tiles": tile_rows(job) * row}

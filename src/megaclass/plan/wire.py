@@ -6,8 +6,8 @@ b = images of a rank's micro-batch, D = columns of an embedding.
 import math
 from dataclasses import dataclass
 
-from megaclass.plan.devices import Device, reached
-from megaclass.plan.memory import Job, tile_rows
+from megaclass.plan.devices import REACHED, Device
+from megaclass.plan.memory import Job
 
 _BUCKET = 25 << 20  # of DistributedDataParallel, where speed.bucket_mb is 0
 
@@ -28,20 +28,16 @@ class Collective:
         """Whether it travels beside the backward pass."""
         return "backbone" in self.name
 
-    @property
-    def sent(self) -> float:
-        """Bytes that a rank sends in a step, by a ring."""
-        return (1 + (self.kind == "all-reduce")) * self.bytes * self.count * (self.ranks - 1) / self.ranks
-
     def seconds(self, device: Device) -> tuple[float, float]:
-        """Of all of them, of a step: at best and at worst. A ring of ranks, with a latency a hop; of small all-reduces
-        NCCL makes trees, whose hops are the logarithm."""
-        latency_s = device.latency_us[self.between_nodes] * 1e-6
-        hops = 2 * math.ceil(math.log2(self.ranks)) if self.kind == "all-reduce" else self.ranks - 1
-        rate = 1e9 * (device.network_gb_s if self.between_nodes else device.link_gb_s)
-        low, high = reached("wire")
-        waits = self.count * hops * latency_s
-        return waits + self.sent / (high * rate), waits + self.sent / (low * rate)
+        """Of all of them, of a step: at best and at worst. A ring of ranks, with a latency a hop; all-reduces go by
+        NCCL's trees, whose hops are the logarithm."""
+        twice = self.kind == "all-reduce"
+        hops = 2 * math.ceil(math.log2(self.ranks)) if twice else self.ranks - 1
+        sent = (1 + twice) * self.bytes * (self.ranks - 1) / self.ranks / device.links[self.between_nodes]
+        low, high = (
+            self.count * (hops * device.hops[self.between_nodes] + sent / part) for part in REACHED["wire"]
+        )
+        return high, low
 
 
 def collectives(job: Job) -> list[Collective]:
@@ -49,35 +45,30 @@ def collectives(job: Job) -> list[Collective]:
     config, ranks, sharers = job.config, job.ranks, job.sharers
     found: list[Collective] = []
 
-    def add(name: str, kind: str, size: float, count: int, among: int) -> None:
-        # The ranks of a node stand together; replicas of a node's classes are of different nodes.
-        between = among > job.node_ranks or (
-            among > 1 and sharers == job.node_ranks < ranks and "centres" in name
-        )
+    def add(name: str, kind: str, size: float, count: int, among: int, between: bool) -> None:
         if among > 1 and size:
             found.append(Collective(name, kind, size, count, among, between))
 
-    parts, b, dim = config.data.accumulation, job.images, job.passes.embedding_dim
+    parts, b, dim, out = (
+        config.data.accumulation,
+        job.images,
+        job.passes.embedding_dim,
+        ranks > job.node_ranks,
+    )
     if config.head.kind == "margin":
         if config.head.sample_rate < 1:
-            add("labels, to draw the sample", "all-gather", 8 * b * parts * ranks, 1, ranks)
-        add("embeddings", "all-gather", 4 * b * dim * sharers, parts, sharers)
-        add("labels", "all-gather", 8 * b * sharers, parts, sharers)
-        add("sums and target cosines", "all-reduce", 16 * b * sharers, parts, sharers)
-        add("gradient of the embeddings", "reduce-scatter", 4 * b * dim * sharers, parts, sharers)
-        tiles = math.ceil(job.scored / tile_rows(job)) if job.scored else 0
-        add(
-            "gradient of the centres, by tiles",
-            "all-reduce",
-            4 * dim * job.scored / max(1, tiles),
-            tiles,
-            ranks // sharers,
-        )
+            add("labels, to draw the sample", "all-gather", 8 * b * parts * ranks, 1, ranks, out)
+        beyond = sharers > job.node_ranks
+        add("embeddings", "all-gather", 4 * b * dim * sharers, parts, sharers, beyond)
+        add("labels", "all-gather", 8 * b * sharers, parts, sharers, beyond)
+        add("sums and target cosines", "all-reduce", 16 * b * sharers, parts, sharers, beyond)
+        add("gradient of the embeddings", "reduce-scatter", 4 * b * dim * sharers, parts, sharers, beyond)
+        tiles = math.ceil(job.scored / max(1, job.tile_rows))
+        size = 4 * dim * job.scored / max(1, tiles)
+        add("gradient of the centres, by tiles", "all-reduce", size, tiles, ranks // sharers, out)
     else:
-        of_head = 4 * job.classes * (dim + 1)
-        add("gradient of the head", "all-reduce", of_head, 1, ranks)
+        add("gradient of the head", "all-reduce", 4 * job.classes * (dim + 1), 1, ranks, out)
     size = job.passes.trained * (4 if config.speed.gradient_compression == "none" else 2)
-    bucket = config.speed.bucket_mb * 2**20 or _BUCKET
-    count = math.ceil(job.passes.trained * 4 / bucket)
-    add("gradients of the backbone, by buckets", "all-reduce", size / count, count, ranks)
+    count = math.ceil(job.passes.trained * 4 / (config.speed.bucket_mb * 2**20 or _BUCKET))
+    add("gradients of the backbone, by buckets", "all-reduce", size / count, count, ranks, out)
     return found

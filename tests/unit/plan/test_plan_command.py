@@ -18,42 +18,28 @@ SMALL = ["--classes", "1K", "--model.name", "convnet", "--data.global_batch_size
 
 def test_a_plan_is_told(capsys, tmp_path):
     picture = tmp_path / "memory.png"
-    words = [
-        "plan",
-        "faces_r50",
-        *SMALL,
-        "--devices",
-        "8",
-        "--nodes",
-        "2",
-        "--device",
-        "h100",
-        "--samples",
-        "64000",
-    ]
+    words = ["plan", "faces_r50", *SMALL, *["--devices", "8", "--nodes", "2", "--device", "h100", "--samples", "64000"]]
     assert main([*words, "--picture", str(picture)]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     told = [
-        "activations",
-        "centres",
+        "memory: activations",
+        "memory: centres",
         "all-gather",
-        "a roofline of data sheets",
+        "roofline",
         "20,000 steps",
         "head.storage fp32",
     ]
-    assert all(words in out for words in told) and picture.stat().st_size > 1000
+    assert not [part for part in told if part not in out] and picture.stat().st_size > 1000
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (
-        found["memory"]["total"] == sum(v for k, v in found["memory"].items() if k != "total")
-        and found["fits"]
-    )
+    total = found["memory"].pop("total")
+    assert total == sum(found["memory"].values()) and found["fits"]
 
 
 def test_what_cannot_fit_says_what_does(capsys):
     assert main(["plan", "faces_r50", *SMALL, "--classes", "1B", "--device", "a10"]) == 1
-    out = capsys.readouterr().out
-    assert "does not fit   lower the classes to" in out and "head.storage int8_rowwise" in out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "does not fit; lower the classes to" in out and "head.storage int8_rowwise" in out
 
 
 @pytest.mark.parametrize(
@@ -67,7 +53,7 @@ def test_what_cannot_fit_says_what_does(capsys):
         (["--from", "gone.jsonl"], "gone.jsonl"),
         (["--from", "cut.jsonl"], "cut.jsonl line 1: not a line of JSON"),
         (["--from", "empty.jsonl"], "--from: empty.jsonl holds no row of `bench train`"),
-        (["--device", "v100", "--precision.compute", "bf16"], "NVIDIA V100 SXM2 32 GB has no bf16"),
+        (["--device", "v100", "--precision.compute", "bf16"], "v100 has no bf16"),
         (["--picture", "gone/memory.png"], "gone/memory.png cannot be written"),
     ],
 )
@@ -81,14 +67,13 @@ def test_bad_input_is_told_in_a_line(tmp_path, monkeypatch, capsys, words, told)
 
 def test_a_fit_finds_the_terms_that_made_the_rows():
     limits = {"limit_flops_per_second": 1e11, "limit_bytes_per_second": 1e10}
-    truth = Fit(2e-11, 3e-10, 1.5, tuple(limits.values()), 3)
+    truth = Fit((2e-11, 3e-10, 1.5), tuple(limits.values()), 3)
     shared = {"recipe": "faces_r50", "backbone": "convnet", "precision": "fp32", "device": "cpu"}
     sizes = ((16, 1000), (64, 1000), (16, 100_000))
     cases = [TrainCase(**shared, global_batch_size=batch, num_classes=classes) for batch, classes in sizes]
     cases = [case.resolved() for case in cases]
     rows = [(job_of(case), truth.step_s(job_of(case)), limits) for case in cases]
-    found = Fit.of(rows)
-    assert [found.backbone_s, found.parameter_s, found.slower] == pytest.approx([2e-11, 3e-10, 1.5])
+    assert Fit.of(rows).seconds == pytest.approx(truth.seconds)
 
 
 def test_the_tables_of_the_pages_are_what_plan_says():

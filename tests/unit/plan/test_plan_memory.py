@@ -10,7 +10,6 @@ from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
 from megaclass.parallel.groups import World
 from megaclass.plan import activations
-from megaclass.plan.heap import Heap
 from megaclass.plan.memory import Job, memory_of
 from megaclass.train.job import build_job
 from megaclass.train.model import build_model
@@ -105,13 +104,3 @@ def test_activations_are_those_of_a_step(model, compute):
     assert found.flops / found.forward_flops == pytest.approx(
         4 if config.model.checkpoint_activations else 3, rel=0.05
     )
-
-
-def test_a_heap_fills_holes_that_are_large_enough():
-    heap = Heap()
-    first, second, _ = heap.take(10**6), heap.take(10**6), heap.take(10**6)
-    heap.free(first)
-    assert heap.take(10**6 - 4096) < second and heap.most < 3.001e6
-    heap.free(second)
-    heap.take(10**6 + 8192)  # neither it nor what is left before it is enough
-    assert heap.most > 4e6

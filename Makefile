@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 EMULATED := PYTHONPATH=$(CURDIR)/tests/cuda/emulated:$(CURDIR)/src:$(CURDIR)/tests
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo quick test docs wheel test-slow test-gpu faults bench bench-loader bench-suite bench-gpu gpu-bundle gpu-rehearsal report check format clean
+.PHONY: help setup demo quick test docs wheel test-slow test-gpu slurm-test faults bench bench-loader bench-suite bench-gpu gpu-bundle gpu-rehearsal report check format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -43,6 +43,11 @@ test-slow: $(STAMP)  ## the tests that take longer
 
 test-gpu: $(STAMP)  ## the tests of the CUDA half, on a CUDA device
 	$(BIN)/python -m pytest tests/cuda
+
+slurm-test: $(STAMP)  ## scripts of `megaclass job` on a SLURM of two nodes, which this installs (root, Debian): two minutes
+	command -v slurmctld >/dev/null || { apt-get update -qq && \
+		apt-get install -qq -y --no-install-recommends slurm-wlm munge >/dev/null; } || true # else the tests are skipped
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/slurm
 
 faults: $(STAMP)  ## a thousand faults put into runs, with rows and docs/reliability.md: 20 minutes on two idle cores
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults.campaign --write

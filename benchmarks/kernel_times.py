@@ -6,12 +6,15 @@ profile: of a sampled step, and of ResNet-50.
 
 import argparse
 import gc
+import sys
 from itertools import product
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from megaclass.bench import timing
 from megaclass.bench.case import benchmark_of
 from megaclass.bench.flags import counts
@@ -80,7 +83,7 @@ def profiled(case: Any, most: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=("ceilings", "times", "launches", "profile"))
     parser.add_argument("--rows", type=counts, default=[1_000_000])
     parser.add_argument("--batch", type=int, default=1024)

@@ -127,8 +127,11 @@ def write_results(root: Path, data: Path) -> None:
     """What earlier commands left: runs, checkpoints of arcface_torch, verification sets, rows."""
     trained = {"faces_r50": "packed", "glyphs": "packed", "imagenette": "imagenette/train"}
     for recipe, path in (*trained.items(), ("resnet50_imagenet_90ep", "imagenet/train")):
-        source = "folder" if "/" in path else "records"
-        given = ["--data.path", str(data / path), "--data.source", source, "--evaluate.task", "none"]
+        given = ["--data.path", str(data / path), "--data.source"]
+        if "/" in path:
+            given += ["folder", "--evaluate.path", str(data / path.replace("train", "val"))]
+        else:
+            given += ["records", "--evaluate.task", "none"]
         run("train", recipe, *given, *shortened(recipe, given), "--run.output", f"runs/{recipe}-001")
     checkpoints = root / "runs" / "glyphs-001" / "checkpoints"
     later = shutil.copytree(checkpoints / "step-00000002", checkpoints / "step-00002000")

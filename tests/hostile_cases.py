@@ -157,7 +157,7 @@ def nasty_recipe(folder: Path) -> list[Any]:
 
 PACK, ONE_PIPE = ("data", "pack", "out"), "x.jpg cannot be read: it is a pipe"
 EVALUATE = ("evaluate", "verification", "FILE", "--recipe", "tiny.toml")
-PAIRS = ("evaluate", "verification", "records", "--recipe", "tiny.toml", "--pairs", "FILE")
+PAIRS = ("evaluate", "verification", "set", "--recipe", "tiny.toml", "--pairs", "FILE")
 LABELS = ("data", "pack", "set", "out", "--labels", "FILE")
 DEVICE, TOO_LARGE = "it is a device, not a regular file", "it has 1,099,511,627,776 bytes, the limit is"
 

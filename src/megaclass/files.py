@@ -4,9 +4,12 @@ A pipe would keep a reader waiting for ever, a device gives bytes without end, a
 refused is an OSError, so that callers tell it as they tell what the system refuses.
 """
 
+import contextlib
 import errno
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,3 +59,17 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cache_directory() -> Path:
+    """What is made or fetched once for all runs of a user."""
+    users = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "megaclass"
+    return Path(os.environ.get("MEGACLASS_CACHE") or users)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Within the block this process alone has the lock file at ``path``; it waits for its turn. OSError."""
+    with path.open("a") as lock:  # its end, or the process's, gives the lock back
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -113,7 +113,7 @@ def report(name: str, capability: int) -> dict[str, Any]:
         "warps": kernel.metadata.num_warps,
         "shared": kernel.metadata.shared,
         "registers": _number(r"Used (\d+) registers", notes),
-        "spilled": _number(r"(\d+) bytes spill stores", notes),
+        "spilled": kernel.n_spills,
         "serialised": "are serialized" in notes,
         "loop": len(loop),
         "reloads": sum(line.startswith("LDL") for line in loop),
@@ -149,16 +149,17 @@ def _number(pattern: str, text: str) -> int:
 
 
 def main(capability: str, dim: str, precision: str, storage: str, rate: str = "1") -> None:
+    case = f"{precision} {storage} {rate}"
     try:
         engine = CompiledEngine(int(capability), int(dim), precision, storage, float(rate))
     except RuntimeError as error:
-        print("refused:", error)
+        print(f"refused: {case}: {error}")
         return
     before = compiled()
     steps(engine, storage, float(rate))
     assert compiled() == before, "another batch, sample or rate of learning compiled a kernel again"
     for name in KERNELS:
-        print(json.dumps({**vars(engine.blocks), **report(name, int(capability))}))
+        print(json.dumps({"case": case, **vars(engine.blocks), **report(name, int(capability))}))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import fake_peer
 import tiny
 from megaclass.cli import main
+from megaclass.doctor import machine
 from megaclass.results.rows import read_rows
 
 GPU = pytest.mark.gpu
@@ -51,6 +53,11 @@ def test_trains_resumes_evaluates_and_predicts(name, tmp_path, capsys):
             assert main([*words, *settings]) == 0
             said.append(capsys.readouterr().out)
         assert said[0] == said[1] != ""
+
+
+def test_the_doctor_knows_the_gpu():
+    (found,) = machine._PROBES["GPU"]()
+    assert found.what == "GPU 0" and torch.cuda.get_device_name() in found.found
 
 
 def rows_of(path, *words):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from megaclass.bench.case import Case, fields_of, long_flag, parameter
 from megaclass.config import Config, Model, find_recipe, from_mapping, load_recipe
+from megaclass.data.remote import local
 from megaclass.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -162,14 +163,15 @@ def classes_of(config: Config) -> int:
 
 def part_of(data: str, part: str) -> Path:
     """The set under ``data``, or under its ``part`` (``train`` or ``val``) where it has one."""
-    return Path(data) / part if (Path(data) / part).is_dir() else Path(data)
+    root = local(data)
+    return root / part if (root / part).is_dir() else root
 
 
 def open_images(data: str) -> "Dataset":
     """The set that an inference reads. UserError: there is none."""
     from megaclass.data.open import open_dataset
 
-    if not Path(data).exists():
+    if not local(data).exists():
         raise UserError(f"--data-root: {data} does not exist; name a set or a directory with val/")
     return open_dataset(part_of(data, "val"))
 

@@ -218,7 +218,7 @@ def flat_result(result: Mapping[str, Any]) -> dict[str, float | None]:
         for name, value in result.get(kind, {}).items():
             inner = {name: value} if name != "tar_at_far" else {f"{name}_{k}": v for k, v in value.items()}
             found |= {k: v for k, v in inner.items() if v is None or isinstance(v, int | float)}
-    return found | {name: result[name] for name in ("final_loss", "seconds", "steps")}
+    return found | {name: result[name] for name in ("final_loss", "seconds", "time_to_train_s", "steps")}
 
 
 def measures(
@@ -242,6 +242,9 @@ METRICS = (
     ),
     Metric("final_loss", "Last loss", value_of("result", "final_loss"), "lower"),
     Metric("seconds", "Time to train, s", value_of("result", "seconds"), "lower"),
+    Metric(
+        "time_to_train_s", "Time to train and evaluate, s", value_of("result", "time_to_train_s"), "lower"
+    ),
     SPEED,
 )
 

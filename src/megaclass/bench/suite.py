@@ -8,6 +8,7 @@ number of steps.
 
 import multiprocessing
 import os
+import re
 import signal
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -26,9 +27,6 @@ from megaclass.results import published
 
 # Where a report does not say it: images of a step on each device.
 DEVICE_BATCH = 256
-# Steps of an epoch. NVIDIA's reports were taken so, in three epochs, the first a warm-up; others do not say.
-_ITERATIONS = {"resnet50-nvidia": 500}
-_OTHER_ITERATIONS = 100
 _LEAST_LOCAL_BATCH = 2  # batch norm needs two images
 _LEAST_STEPS = 5  # of an epoch
 _REACHED = 0.25  # of a large product's speed, by steps of convolutional networks: low, so that a plan is kept
@@ -49,6 +47,7 @@ def flags(parser: ArgumentParser) -> None:
     missing("--whole-job", action="store_true", help=f"{one} does the work of all ranks")
     add("--plan", action="store_true", help="show what would be measured, and why the rest not")
     add("--minutes", type=float, default=8.0, help="that all cases together may take, roughly, with --fit")
+    add("--part", default="", help="I/N: every N-th case from the I-th on, and no page")
     add("--engine", default="eager", choices=ENGINES, help="of inference")
     add("--storage", default="", help="of centres: fp32, bf16 or int8_rowwise; default: the recipe's")
     add(
@@ -63,14 +62,21 @@ def plan(options: Any) -> list[Planned]:
     """The cases of the suite ``options.name``, scaled where ``options.fit`` says so. UserError: options that make no
     sense."""
     report = published.load(options.name)
+    if not report.cases():
+        raise UserError(
+            f"{options.name}: trainings to their end, as `megaclass bench stability` does, and no suite"
+        )
     if not options.minutes > 0:
         raise UserError(f"--minutes: {options.minutes:g} is not a positive number")
     if (options.whole_job or options.simulate_ranks) and not options.fit:
         raise UserError("--whole-job and --simulate-ranks go with --fit")
     if options.data_root != SYNTHETIC:
         open_images(options.data_root)
+    part = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", options.part or "1/1", re.ASCII)
+    if not part:
+        raise UserError(f"--part: {options.part!r} is not I/N, such as 3/8")
     device = device_type(options.device)
-    asked = [_case(benchmark, case, options, device) for benchmark, case in report.cases()]
+    asked = [_case(benchmark, case, options, device, report.iterations) for benchmark, case in report.cases()]
     fitted = _fitted(asked, Machine.here(device), options) if options.fit else [(case, "") for case in asked]
     ways = {
         "whole_job": options.whole_job,
@@ -89,12 +95,11 @@ def plan(options: Any) -> list[Planned]:
         original = before if case != before else None
         there = planned(case, who, original_case=original, suite=options.name, identity=ways)
         found.append(replace(there, skip=left_out or there.skip))
-    return found
+    return found[int(part[1]) - 1 :: int(part[2])]
 
 
-def _case(benchmark: str, given: dict[str, Any], options: Any, device: str) -> Any:
+def _case(benchmark: str, given: dict[str, Any], options: Any, device: str, iterations: int) -> Any:
     """The case that the report names, as this project measures it."""
-    iterations = _ITERATIONS.get(options.name, _OTHER_ITERATIONS)
     common = {"iterations": iterations, "epochs": 2, "warmup": 1, "data": options.data_root}
     if benchmark == "infer":
         return resolved(InferCase(**given, **common, engine=options.engine), device)

@@ -6,9 +6,6 @@ Its training script writes ``checkpoint_gpu_{rank}.pt`` on every rank: the backb
 writes the same, with the head's optimizer under a key of its own. These two are the *layouts* ``arcface_torch`` and
 ``dropin``.
 
-Its versions before 2022 wrote the centres of a rank as ``rank_{rank}_softmax_weight.pt``, their momentum as
-``rank_{rank}_softmax_weight_mom.pt``, and the backbone apart. These are read too.
-
 Files are opened without running anything in them, and mapped rather than read: only rows asked for are touched.
 
 Shapes: C = classes of all ranks, N = rows asked for, D = embedding columns.
@@ -36,11 +33,7 @@ LAYOUTS = ("arcface_torch", "dropin")
 HEAD, OPTIMIZER, HEAD_OPTIMIZER = "state_dict_softmax_fc", "state_optimizer", "state_head_optimizer"
 BACKBONE, SCHEDULER = "state_dict_backbone", "state_lr_scheduler"
 
-# What a rank's file is called, and what it was called earlier.
-_NAMES = {
-    "checkpoint_gpu_{}.pt": re.compile(r"checkpoint_gpu_(\d{1,6})\.pt"),
-    "rank_{}_softmax_weight.pt": re.compile(r"rank[_:](\d{1,6})_softmax_weight\.pt"),
-}
+_RANK_FILE = re.compile(r"checkpoint_gpu_(\d{1,6})\.pt")
 
 ReadRows = Callable[[str, int, int], Tensor]
 """("weight" or "momentum", start, stop) -> rows [start, stop) of all classes, fp32 (N, D)."""
@@ -124,8 +117,8 @@ def _schedule_of(schedule: Mapping[str, Any], change: Callable[[Any], Any]) -> d
 class RankFiles:
     """The files of one save, as one head of C classes.
 
-    source: the directory of ``checkpoint_gpu_{rank}.pt`` or ``rank_{rank}_softmax_weight.pt``, or one file where one
-    rank wrote them all. A file may also hold the head's state dict alone.
+    source: the directory of ``checkpoint_gpu_{rank}.pt``, or one file where one rank wrote them all. A file may
+    also hold the head's state dict alone.
     num_classes: how many there must be; None takes what is there, and cannot notice that the last file is missing.
 
     UserError, in one line, for what is missing, damaged, or does not fit together.
@@ -268,17 +261,12 @@ def _rank_paths(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise UserError(f"{source}: no such file or directory")
-    of_name: dict[str, dict[int, Path]] = {name: {} for name in _NAMES}
-    for path in source.iterdir():
-        for name, pattern in _NAMES.items():
-            if match := pattern.fullmatch(path.name):
-                of_name[name][int(match[1])] = path
-    name = next(filter(of_name.get, _NAMES), next(iter(_NAMES)))
-    found = of_name[name]
+    matches = ((_RANK_FILE.fullmatch(path.name), path) for path in source.iterdir())
+    found = {int(match[1]): path for match, path in matches if match}
     for rank in range(max(found, default=0) + 1):
         if rank not in found:
             raise UserError(
-                f"{source}: {name.format(rank)} is missing; arcface_torch writes one on each rank, with "
+                f"{source}: checkpoint_gpu_{rank}.pt is missing; arcface_torch writes one on each rank, with "
                 "save_all_states; copy them all"
             )
     return [found[rank] for rank in sorted(found)]
@@ -288,9 +276,6 @@ def _read(path: Path) -> dict[str, Any]:
     """One file, its tensors mapped, with a head in it that can be used."""
     loaded = read_torch_file(path)
     with _blaming(path), expecting(f"no {HEAD}.weight in it that can be used"):
-        if isinstance(loaded, Tensor):  # of an older version, momentum in a file of its own
-            beside = path.with_name(f"{path.stem}_mom.pt")
-            loaded = {"weight": loaded, "momentum": read_torch_file(beside) if beside.exists() else None}
         checkpoint = {HEAD: loaded} if "weight" in loaded else dict(loaded)
         shape = tuple(checkpoint[HEAD]["weight"].shape)
         if len(shape) != 2 or 0 in shape:
@@ -302,11 +287,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _table(checkpoint: Mapping[str, Any], name: str) -> Rows | None:
     """The rows of one file; None for momentum that was not kept."""
     holder, key, shape = checkpoint[HEAD], "weight", checkpoint[HEAD]["weight"].shape
-    if name == "momentum" and name in holder:
-        key = name
-        if holder[key] is None:
-            return None
-    elif name == "momentum":
+    if name == "momentum":
         holder, key = to_dropin(checkpoint)[HEAD_OPTIMIZER]["state"].get(0, {}), "momentum_buffer"
         if key not in holder:
             return None

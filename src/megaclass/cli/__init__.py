@@ -36,6 +36,7 @@ VERBS = {
     "bench": "bench",
     "report": "report",
     "compare": "compare",
+    "job": "job",
 }
 
 USAGE = """\
@@ -50,18 +51,20 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass doctor [RECIPE|RUN]         what is wrong with this machine, a recipe's needs, or a run directory
   megaclass evaluate KIND IMAGES        verification of pairs, or top-1 and top-5 classification
   megaclass predict IMAGE|DIR ...       what a trained model says of images: classes, or the nearest identities
-  megaclass checkpoint info|verify PATH what checkpoints hold, and whether they are whole
+  megaclass checkpoint info|verify PATH
+        what checkpoints hold, and whether they are whole
   megaclass checkpoint slice|convert SOURCE OUTPUT
         some class centres, one safetensors file, a backbone alone; from and to arcface_torch
   megaclass data pack SOURCE OUTPUT     pack a folder, a table, a tar or an .npz of images into record files
   megaclass data info|check SET         what a set of images holds, and what is wrong with it
-  megaclass data shuffle|split|merge|stage|pairs ...
-        write sets anew, bring them to a local disk, make sets for verification
+  megaclass data split|stage|pairs ...
+        part a set, bring it to a local disk, make a set for verification
   megaclass bench suite [NAME]          all cases of a published report, and a page of them
   megaclass bench train|infer           whole training steps, and inference, data included
   megaclass bench head|loader           a step of the head; what feeds the device
   megaclass bench stability RECIPE      mean and spread over several seeds
   megaclass report DIR|FILES            tables, curves and a page to publish from measured rows
+  megaclass job RECIPE|suite NAME       the script that runs it on a cluster: SLURM, PBS or Grid Engine
   megaclass compare A B                 what became slower from the rows A to the rows B
 
 `megaclass VERB --help` says more. Wrong input ends with one line and exit status 2.

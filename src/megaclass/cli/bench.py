@@ -31,13 +31,14 @@ def bench(words: list[str]) -> int | None:
         raise UserError(f"which benchmark? known: {', '.join(helps)}")
     lookup(helps, words[0], "benchmark")
     if words[0] != "suite":
-        return _run(BENCHMARKS[words[0]], words[1:])
-    _suite(words[1:])
-    return None
+        rows = _run(BENCHMARKS[words[0]], words[1:])
+    else:
+        rows = _suite(words[1:])
+    return 1 if rows and all(row.status != "ok" for row in rows) else None
 
 
-def _run(benchmark: Benchmark, words: list[str]) -> int | None:
-    """Measure, print the tables, and write what else the benchmark leaves. Returns 1 where it comes to no result."""
+def _run(benchmark: Benchmark, words: list[str]) -> list[Any]:
+    """Measure, print the tables, and write what else the benchmark leaves. Returns the rows."""
     options = options_of(benchmark, words)
 
     from megaclass.bench.sweep import plan
@@ -61,8 +62,7 @@ def _run(benchmark: Benchmark, words: list[str]) -> int | None:
             return draw_seeds(Path(options.output).parent, rows)
 
         show_pictures(draw)
-        return None if any(row.status == "ok" for row in rows) else 1
-    return None
+    return rows
 
 
 def options_of(benchmark: Benchmark, words: list[str]) -> Any:
@@ -118,11 +118,11 @@ def options_of_suite(words: list[str]) -> Any:
     return parse(parser, words)
 
 
-def _suite(words: list[str]) -> None:
+def _suite(words: list[str]) -> list[Any]:
     options = options_of_suite(words)
     if not options.name:
         _list_suites()
-        return
+        return []
     directory = Path(options.output or Path("runs") / f"suite-{options.name}")
 
     from rich.console import Console
@@ -134,12 +134,13 @@ def _suite(words: list[str]) -> None:
     heading = own.plan_tables(found)
     if options.plan:
         Console(highlight=False).print(heading)
-        return
+        return []
     page.require_room(directory)  # before hours of measuring
-    options.output = str(directory / "rows.jsonl")
-    _measured(found, options, heading)
-    for path in page.write_page([str(directory)], directory):
+    options.output = str(directory / f"rows{'-' * bool(options.part)}{options.part.partition('/')[0]}.jsonl")
+    rows = _measured(found, options, heading)
+    for path in () if options.part else page.write_page([str(directory)], directory):
         tell(str(path))
+    return rows
 
 
 def _list_suites() -> None:
@@ -148,5 +149,5 @@ def _list_suites() -> None:
     for name in published.names():
         found = published.load(name)
         rows = sum(len(part.rows) for part in found.tables)
-        print(f"  {name:20} {len(found.cases()):3} cases, {rows:3} rows  {found.title}")
+        print(f"  {name:23} {len(found.cases()):3} cases, {rows:3} rows  {found.title}")
     print("\n`megaclass bench suite NAME --fit` measures what this machine can; `--plan` shows it first.")

@@ -1,6 +1,6 @@
 """``megaclass checkpoint``: what checkpoints hold, whether they are whole, and files made from them."""
 
-import math
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +17,16 @@ _WHICH = {"checkpoint": ("latest", "of a run: best, latest or a step-NNNNNNNN")}
 def checkpoint(words: list[str]) -> int | None:
     """Run the verb that the first word names. Returns its exit status, None being 0."""
     verbs: dict[str, Callable[[list[str]], int | None]] = {
-        "info": _info, "verify": _verify, "slice": _slice, "convert": _convert
+        "info": functools.partial(_tell_of, "info"), "verify": functools.partial(_tell_of, "verify"),
+        "slice": _slice, "convert": _convert
     }  # fmt: skip
     if words[:1] in (["-h"], ["--help"], ["help"]):
         print(
-            "  megaclass checkpoint info PATH       steps, metric, size, classes, storage\n"
-            "  megaclass checkpoint verify PATH     every file against its checksum\n"
+            "  megaclass checkpoint info PATH       what each holds\n"
+            "  megaclass checkpoint verify PATH     the same, and every file against its checksum\n"
             "  megaclass checkpoint slice           centres of some classes as one safetensors file\n"
             "  megaclass checkpoint convert         to one safetensors file, a backbone alone, or arcface_torch\n\n"
-            "`megaclass checkpoint info --help` says more, as for each of them."
+            "`megaclass checkpoint verify --help` says more, as for each of them."
         )
         return None
     if not words:
@@ -33,76 +34,35 @@ def checkpoint(words: list[str]) -> int | None:
     return lookup(verbs, words[0], "checkpoint command")(words[1:])
 
 
-def _info(words: list[str]) -> None:
+def _tell_of(verb: str, words: list[str]) -> int:
     options = read_options(
         words,
-        "megaclass checkpoint info PATH",
-        "What checkpoints hold, a line for each.",
+        f"megaclass checkpoint {verb} PATH",
+        "A line for each checkpoint: what it holds, and, with verify, whether every file has its size and checksum. "
+        "Exit status 2 where one is damaged.",
         {"path": _PATH},
         {},
     )
 
-    from rich.console import Console
-
     from megaclass import checkpoint as checkpoints
-    from megaclass.report.console import ConsoleTable
-    from megaclass.report.document import text_table
+    from megaclass.checkpoint import manifest
 
-    paths = _named(Path(options.path))
+    paths, status = _named(Path(options.path)), 0
     best = checkpoints.best(paths[0].parent)
-    heads = ("checkpoint", "metric", "size", "ranks", "backbone", "parameters", "classes", "centres")
-    lines = [_told(path, path == best) for path in paths]
-    Console(highlight=False).print(ConsoleTable(text_table("", heads, lines)))
-    for path in sorted(paths[0].parent.glob(".damaged-*")):
-        tell(f"{path.name}: set aside, damaged")
-
-
-def _told(path: Path, is_best: bool) -> list[str]:
-    from megaclass.checkpoint import manifest, tensorfile
-    from megaclass.inference.export import BUFFERS
-
-    try:
-        found = manifest.read(path)
-        with manifest.blaming(path, manifest.REPLICATED) as file:
-            tensorfile.check_size(file)
-            shapes = tensorfile.shapes(file)
-    except UserError as error:
-        reason = error.reason if isinstance(error, manifest.DamagedError) else error
-        return [path.name, f"not readable: {reason}", *[""] * 6]
-    metric = "" if found.metric is None else f"{found.metric:.4f}{' (best)' if is_best else ''}"
-    weights = [
-        shape for name, shape in shapes.items() if name.startswith("backbone/") and not name.endswith(BUFFERS)
-    ]
-    centres = found.sharded.get("head/weight")
-    storage = str(centres.dtype).removeprefix("torch.") if centres else "linear head"
-    size = sum(entry.bytes for entry in found.files.values())
-    identity = found.identity
-    return [
-        path.name, metric, in_bytes(size), str(found.world_size), str(identity.get("backbone", "")),
-        f"{sum(map(math.prod, weights)):,}", str(identity.get("num_classes", "")), storage
-    ]  # fmt: skip
-
-
-def _verify(words: list[str]) -> int:
-    options = read_options(
-        words,
-        "megaclass checkpoint verify PATH",
-        "Compare every file of checkpoints with its size and checksum. Exit status 2 where one is damaged.",
-        {"path": _PATH},
-        {},
-    )
-
-    from megaclass import checkpoint as checkpoints
-    from megaclass.checkpoint.manifest import DamagedError
-
-    status = 0
-    for path in _named(Path(options.path)):
+    for path in paths:
         try:
-            checkpoints.verify(path)
-            tell(f"{path.name}  whole")
-        except DamagedError as damage:
+            found = manifest.read(path)
+            if verb == "verify":
+                checkpoints.verify(path)
+        except manifest.DamagedError as damage:
             status = 2
             tell(f"{path.name}  damaged: {damage.reason}")
+            continue
+        held = [str(found.identity.get("backbone", "")), f"{found.identity.get('num_classes', 0):,} classes"]
+        held += [in_bytes(sum(entry.bytes for entry in found.files.values())), f"of {found.world_size} ranks"]
+        if found.metric is not None:
+            held.append(f"metric {found.metric:.4f}{' (best)' * (path == best)}")
+        tell(f"{path.name}  {'whole: ' * (verb == 'verify')}{', '.join(held)}")
     return status
 
 
@@ -141,7 +101,7 @@ def _convert(words: list[str]) -> None:
         "files from which arcface_torch's training script resumes.",
         {
             "source": "run directory, one checkpoint, or of arcface_torch: a backbone's file, or the directory of "
-            "checkpoint_gpu_RANK.pt or rank_RANK_softmax_weight.pt files",
+            "checkpoint_gpu_RANK.pt files",
             "output": "new file; for arcface_torch a directory, new or empty",
         },
         {

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from megaclass.cli.parsing import Options, make_parser, parse
 from megaclass.errors import UserError, make_room, printable
 
-SET = "record set or image folder; several with ':' between them"
+SET = "record set, WebDataset tars or image folder, here or at an address (s3://..); several with ':' between them"
 OUTPUT = "directory for the record set; must not hold one"
 
 

@@ -127,7 +127,7 @@ def evaluate(words: list[str]) -> None:
         },
         RUN_OPTIONS
         | {
-            "pairs": ("", "pairs.txt, of names or numbers; without it pairs are drawn"),
+            "pairs": ("", "pairs.txt as LFW's; without it pairs are drawn"),
             "output": ("", "write the metrics to this JSON file too"),
             "recipe": ("", "instead of a run: an untrained model, or model.weights"),
         },

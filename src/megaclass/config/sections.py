@@ -98,7 +98,9 @@ class Data:
     """What is trained on."""
 
     source: str = option("glyphs", "kind of data set", choices=("glyphs", "records", "folder", "synthetic"))
-    path: str = option("", "directory of the set; several: with ':' between", path=True, only=IMAGES)
+    path: str = option(
+        "", "directory or address of the set; several: with ':' between", path=True, only=IMAGES
+    )
     num_classes: int = option(0, "number of classes; 0: as the data says", 0)
     num_samples: int = option(1_000_000, "images per epoch", 1, only=NOISE)
     held_out: int = option(400, "characters kept for verification", 2, only=GLYPHS)
@@ -301,7 +303,7 @@ class Evaluate:
     batch_size: int = option(256, "images per evaluation batch and rank", 1)
     flip: bool = option(False, "verification: add the embedding of the mirrored image (faces)")
     pairs: int = option(6000, "drawn, half of the same identity; a .bin has its own", 20, only=DRAWN_PAIRS)
-    pairs_file: str = option("", "a pairs.txt, for images or records under path", path=True, only=PAIRS)
+    pairs_file: str = option("", "a pairs.txt as LFW's, for images under path", path=True, only=PAIRS)
     folds: int = option(10, "folds of the threshold's cross-validation", 2, only=DRAWN_PAIRS)
     ways: int = option(20, "one-shot: classes per episode", 2, only=DRAWN_PAIRS)
     episodes: int = option(2000, "one-shot: episodes; 0: no one-shot accuracy", 0, only=DRAWN_PAIRS)

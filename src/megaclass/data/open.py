@@ -2,48 +2,66 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megaclass.data.dataset import Dataset
 from megaclass.data.folder import FolderDataset
 from megaclass.data.records.reader import RecordDataset
+from megaclass.data.remote import local, split_addresses
+from megaclass.data.shards import ShardDataset, shard_files
 from megaclass.data.views import ConcatDataset
 from megaclass.errors import UserError
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """A record set (a ``.rec`` file, or a directory with one) or a directory of class directories.
+    """A record set (a ``.rec`` file, or a directory with one), WebDataset tars (one, a pattern ``{000..099}.tar`` or a
+    directory) or a directory of class directories, on this machine or at an address (see :mod:`megaclass.data.remote`).
 
     Several paths with ``:`` between them, as PATH has them, are opened as one set (see :class:`ConcatDataset`).
     Raises UserError for what cannot be opened.
     """
     paths = split_paths(path)
     check_paths(paths)
-    parts: list[Dataset] = [
-        FolderDataset(one) if record_file(one) is None else RecordDataset(one) for one in paths
-    ]
+    parts = [_OPENERS[kind_of(one)](one) for one in paths]
     return parts[0] if len(parts) == 1 else ConcatDataset(parts, set_titles(paths))
 
 
+def kind_of(path: Path) -> str:
+    """``record set``, ``WebDataset tars`` or ``image folder``: as what a path is opened."""
+    if record_file(path) is not None:
+        return "record set"
+    return "WebDataset tars" if shard_files(path) else "image folder"
+
+
+_OPENERS: dict[str, Callable[[Path], Dataset]] = {
+    "record set": RecordDataset,
+    "WebDataset tars": ShardDataset,
+    "image folder": FolderDataset,
+}
+
+
 def split_paths(path: str | Path) -> list[Path]:
-    """The paths of the sets that ``path`` names: itself if it exists, else what stands between the ``:``."""
-    words = str(path).split(os.pathsep)
+    """The paths of the sets that ``path`` names: itself if it exists, else what stands between the ``:``.
+
+    Sets at addresses are fetched, and their paths are those of the copies.
+    """
+    words = split_addresses(str(path))
     if len(words) == 1 or Path(path).exists():
-        return [Path(path)]
+        return [local(path)]
     if "" in words:
         raise UserError(
             f"{path}: a path is empty; put one {os.pathsep!r} between two paths, and none at the ends"
         )
-    return [Path(word) for word in words]
+    return [local(word) for word in words]
 
 
 def check_paths(paths: Sequence[Path]) -> None:
     """UserError for a path of a set that does not exist or is named twice."""
     for number, path in enumerate(paths):
-        if not path.exists():
+        if missing := next((one for one in (shard_files(path) or [path]) if not one.exists()), None):
             raise UserError(
-                f"{path}: no such file or directory; give a record set or a directory of class directories"
+                f"{missing}: no such file or directory; give a record set or a directory of class directories"
             )
         if path.resolve() in (other.resolve() for other in paths[:number]):
             raise UserError(f"{path}: named twice, so each of its classes would be two; name it once")
@@ -74,12 +92,13 @@ def fingerprint(path: str) -> str:
     sizes of files and some of their bytes, the names in a directory of classes."""
     digest = hashlib.blake2b(digest_size=6)
     for part in split_paths(path):
-        if part.is_dir() and record_file(part) is None:
+        if part.is_dir() and kind_of(part) == "image folder":
             digest.update(
                 "\0".join(sorted(found.name for found in part.iterdir())).encode(errors="surrogateescape")
             )
             continue
-        for name in [part] if part.is_file() else sorted([*part.glob("*.rec"), *part.glob("*.idx")]):
+        records = sorted([*part.glob("*.rec"), *part.glob("*.idx")])
+        for name in [part] if part.is_file() else records or shard_files(part):
             with name.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 digest.update(str(size).encode())

@@ -23,7 +23,8 @@ _LIMIT_S = 300.0  # a folder of millions of images on a network disk takes long 
 
 
 def findings(config: Config, ranks: int) -> Iterator[Finding]:
-    """Look at everything that a training of ``config`` over ``ranks`` processes needs; nothing is written.
+    """Look at everything that a training of ``config`` over ``ranks`` processes needs; nothing is written but
+    copies of sets in stores, into the cache.
 
     It starts as a rank does, up to where it would meet the others: what is wrong is told as it would be there.
     """

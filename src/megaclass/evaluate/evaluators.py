@@ -196,7 +196,7 @@ def build_verifier(config: Config, path: Path, images: ImageReader) -> Evaluator
         return _verifier(Subset(dataset, used), pairs, config, images, labelled=False)
     paths = split_paths(path)
     if len(paths) == 1 or not any(part.suffix == ".bin" for part in paths):
-        return _of_one_set(config, path, images)
+        return _of_one_set(config, paths[0] if len(paths) == 1 else path, images)
     if len({part.resolve() for part in paths}) < len(paths):
         raise UserError(f"evaluate.path: {path} names a set twice; name each once")
     named = zip(_names(paths), paths, strict=True)

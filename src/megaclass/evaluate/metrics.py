@@ -230,9 +230,9 @@ def topk_counts(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def classification_metrics(counts: Tensor) -> dict[str, float]:
-    """``{"top1", "top5"}`` in 0..1 over the images of all ranks, from each rank's sum of :func:`topk_counts`, zeros
+    """``{"top1", "top5"}`` in 0..1 over the ``images`` of all ranks, from each rank's sum of :func:`topk_counts`, zeros
     of one without images. Every rank must call. Raises UserError if no rank had an image."""
     top1, top5, images = all_ranks().all_reduce_(counts.clone()).tolist()
     if images == 0:
         raise UserError("evaluation: there is no image to classify")
-    return {"top1": top1 / images, "top5": top5 / images}
+    return {"top1": top1 / images, "top5": top5 / images, "images": images}

@@ -1,8 +1,7 @@
-"""Lists of pairs in files: LFW's pairs.txt, which names images, and the like with numbers of samples.
+"""Lists of pairs in files as LFW's pairs.txt, which name images.
 
 The first line holds the number of folds and of same-identity pairs a fold. Each fold is that many lines of
-such pairs, then as many of pairs of two identities (README of Labeled Faces in the Wild, 3c). A record set has
-no names of images: its pairs are lines of two sample numbers, counted from 0.
+such pairs, then as many of pairs of two identities (README of Labeled Faces in the Wild, 3c).
 
 Shapes: N = samples, P = pairs.
 """
@@ -15,50 +14,23 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.dataset import Dataset, read_text
+from megaclass.data.dataset import read_text
 from megaclass.data.imagelist import ImageList
-from megaclass.data.open import open_dataset, record_file
+from megaclass.data.open import record_file
+from megaclass.data.remote import local
 from megaclass.errors import UserError
 from megaclass.evaluate.pairs import PairSet, balanced
 
 
-def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[Dataset, PairSet]:
-    """The images under ``path``, and the pairs of a list of them, of names or of numbers."""
-    *_, body = _read_lines(Path(pairs_txt))
-    if _NUMBERS.fullmatch(body[0][1]):
-        dataset = open_dataset(path)
-        return dataset, read_numbered_pairs(pairs_txt, dataset.labels())
+def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[ImageList, PairSet]:
+    """The images under ``path``, and the pairs of a list of them."""
+    path = local(path)
     if record_file(path) is not None:
         raise UserError(
             f"{pairs_txt} names images, but the records of {path} have no names; make a .bin from the folder "
             "they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --output FILE.bin"
         )
     return read_lfw_pairs(pairs_txt, path)
-
-
-def read_numbered_pairs(pairs_txt: str | Path, labels_N: np.ndarray) -> PairSet:
-    """Read pairs of sample numbers, of a set with these labels.
-
-    The labels decide whether list and set belong together: a pair of one identity must be of one class, and
-    one of two of two. Raises UserError (with the number of the line) for a pair that is not, or is damaged.
-    """
-    folds, same, body = _read_lines(Path(pairs_txt))
-    pairs = np.empty((len(body), 2), dtype=np.int64)
-    for row, (number, line) in enumerate(body):
-        one, other = map(int, line.split()) if _NUMBERS.fullmatch(line) else (0, 0)
-        there = one != other and max(one, other) < len(labels_N)
-        if not there or (labels_N[one] == labels_N[other]) != same[row]:
-            raise UserError(
-                f"{pairs_txt} line {number}: expected two samples of {'one class' if same[row] else 'two classes'}, "
-                f"numbers below {len(labels_N):,}, found {line.strip()[:40]!r}; was the list made for another set?"
-            )
-        pairs[row] = one, other
-    return PairSet(pairs[:, 0], pairs[:, 1], same, folds)
-
-
-def write_numbered_pairs(path: str | Path, pairs: PairSet) -> None:
-    """Write pairs of sample numbers to a new file."""
-    _write_lines(Path(path), pairs, lambda row: f"{pairs.first[row]}\t{pairs.second[row]}")
 
 
 def write_lfw_pairs(path: str | Path, names: Sequence[str], pairs: PairSet) -> None:
@@ -138,7 +110,7 @@ def _person(name: str) -> tuple[str, int]:
     found = _LFW_NAME.fullmatch(name)
     if not found or name != _image(found[1], int(found[2])) or int(found[2]) < 1:
         raise UserError(
-            f"{name}: a pairs.txt as LFW's names images Name/Name_0001.jpg; rename them, or write numbers (--numbered)"
+            f"{name}: a pairs.txt as LFW's names images Name/Name_0001.jpg; rename them, or write a .bin"
         )
     return found[1], int(found[2])
 

@@ -197,7 +197,7 @@ class PartialFC(nn.Module):
         gradient_bD *= self.margin.scale / (len(labels_b) * norm_b1)
 
         weight = torch.full((), 1.0 / (len(labels_B) * replicas.size), device=unit_BD.device)
-        batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight, kept)
+        batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight, shift, kept)
         return loss.float(), gradient_bD, batch
 
     def _rows_of_step(self, labels_B: Tensor, replicas: Group) -> ActiveRows:

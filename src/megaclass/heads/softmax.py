@@ -47,6 +47,8 @@ class Products:
     Attributes:
         operand: the type of the gradients' operands.
         of_logits: that of the logits' operands.
+        of_unit_rows: whether rows are divided by their norms before they are multiplied, or the products after. On a
+            GPU a batch is larger than a row is wide, and rows are cast anyway; on a CPU it is smaller.
     """
 
     def __init__(self, precision: str, device: torch.device) -> None:
@@ -54,10 +56,11 @@ class Products:
         backends: Any = torch.backends
         self._backend = backends.cuda.matmul if on_cuda else backends.mkldnn.matmul
         self._flag = precision if precision == ("tf32" if on_cuda else "bf16") else "ieee"
-        self._workspace = Workspace(device)
+        self.workspace = Workspace(device)
         casts = precision == "bf16" and (on_cuda or _has_bf16_without_amx())
         self.operand = torch.bfloat16 if casts else torch.float32
         self.of_logits = self.operand if on_cuda else torch.float32
+        self.of_unit_rows = on_cuda
 
     def active(self) -> contextlib.AbstractContextManager[None]:
         """Set the backend's flag for the products inside, and put it back."""
@@ -67,7 +70,7 @@ class Products:
         """``values`` as an operand of that type: themselves, or a copy in the memory of that name."""
         if values.dtype == dtype:
             return values
-        return self._workspace.get(name, *values.shape, dtype=dtype).copy_(values)
+        return self.workspace.get(name, *values.shape, dtype=dtype).copy_(values)
 
     def mm(self, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """``out = a @ b`` in fp32."""
@@ -86,7 +89,7 @@ class Products:
         return target.add_(torch.mm(a, b, out=self._rounded(target)))
 
     def _rounded(self, like: Tensor) -> Tensor:
-        return self._workspace.get("product", *like.shape, dtype=self.operand)
+        return self.workspace.get("product", *like.shape, dtype=self.operand)
 
 
 def _has_bf16_without_amx() -> bool:
@@ -96,14 +99,18 @@ def _has_bf16_without_amx() -> bool:
 class Kept:
     """What pass 1 leaves for pass 2.
 
-    shares_NB: exp(s cos - shift) / |w| of each row and sample, 0 for targets, in the type of operands. One more row
-    follows, for positions that are -1. inverse_N: 1 / |w|, and a 1 for that row.
+    inverse_N: 1 / |w| of each row, and a 1 for positions that are -1. shares_NB: exp(s cos - shift) of each row and
+    sample, 0 for targets, in the type of operands, times ``inverse_N`` unless rows are divided by their norms; one more
+    row follows. None: pass 2 is to compute them again.
     """
 
-    def __init__(self, shares_NB: Tensor, shift: float) -> None:
-        self.shares_NB = shares_NB
-        self.inverse_N = torch.ones(len(shares_NB), device=shares_NB.device)
-        self.shift = shift
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.inverse_N = torch.ones(count + 1, device=device)
+        self.shares_NB: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.shares_NB is None else self.shares_NB.nbytes
 
 
 class TorchEngine:
@@ -120,8 +127,8 @@ class TorchEngine:
         self, precision: str, device: torch.device, tile_mb: float = 0.0, recompute: str = "auto"
     ) -> None:
         self.precision, self.device, self.recompute = precision, device, recompute
-        self.workspace = Workspace(device)
         self.products = Products(precision, device)
+        self.workspace = self.products.workspace
         self.walker = TorchWalker()
         self._tile_bytes = (tile_mb or (8 if device.type == "cpu" else 256)) * 1e6
         self._spare: list[Tensor] = []
@@ -134,52 +141,65 @@ class TorchEngine:
         bytes_a_row = 4 * (2 * batch_rows + copies * active.centres.data.shape[1])
         return Tiles(active, max(64, int(self._tile_bytes / bytes_a_row)), self.workspace)
 
-    def _keep(self, active: ActiveRows, batch_rows: int, shift: float) -> Kept | None:
-        """Memory for the exponentials of a micro-batch, unless pass 2 is to compute them again."""
-        new = len(active) * batch_rows * self.products.operand.itemsize
+    def _keep(self, active: ActiveRows, batch_rows: int) -> Kept:
+        """What a micro-batch keeps, with memory for its exponentials unless pass 2 is to compute them again."""
+        kept, size = Kept(len(active), self.device), (len(active) + 1) * batch_rows
         if self.recompute == "always":
-            return None
+            return kept
         if self.recompute == "auto":  # not by free memory: a resumed run must repeat the bits
             most = _KEPT_SHARE * 8 * len(active) * active.centres.data.shape[1]
-            if sum(kept.shares_NB.nbytes for kept in self._kept) + new > most:
-                return None
-        size = (len(active) + 1) * batch_rows
+            if sum(one.nbytes for one in self._kept) + size * self.products.operand.itemsize > most:
+                return kept
         flat = self._spare.pop() if self._spare else None
         if flat is None or len(flat) < size:
             flat = empty_table(size, 1, self.products.operand, self.device)[:, 0]
-        kept = Kept(flat[:size].view(-1, batch_rows), shift)
+        kept.shares_NB = flat[:size].view(-1, batch_rows)
         # Fresh memory costs as much as a product: what a step has kept is used again.
         weakref.finalize(kept, self._spare.append, flat)
         self._kept.add(kept)
         return kept
 
-    def _exponentials(
+    def _rows(self, centres_TD: Tensor, inverse_T: Tensor) -> Tensor:
+        """The rows of a tile as operand of logits."""
+        if not self.products.of_unit_rows:
+            return centres_TD
+        unit_TD = self.workspace.get("unit", *centres_TD.shape, dtype=self.products.of_logits)
+        return torch.mul(centres_TD, inverse_T[:, None], out=unit_TD)
+
+    def _shares(
         self,
-        centres_TD: Tensor,
+        all_TB: Tensor,
+        rows_TD: Tensor,
         inverse_T: Tensor,
         scaled_BD: Tensor,
         margin: Margin,
-        offset: float | Tensor,
+        shift: float,
         local_B: Tensor,
         target_B: Tensor,
-        kept: Tensor | None = None,
+        sum_B: Tensor | None = None,
     ) -> Tensor:
-        """``exp(s cos + offset)``, 0 for negatives above the margin's filter threshold, (T, B) fp32; for targets, whose
-        row in the tile is ``local``, ``target``. Centres and scaled embeddings are operands of logits. kept: where to,
-        with a row more."""
-        rows, batch = len(centres_TD), len(scaled_BD)
-        # The last row is for targets of other tiles.
-        all_TB = self.workspace.get("exponentials", rows + 1, batch) if kept is None else kept
-        exp_TB = all_TB[:-1]
-        self.products.mm(exp_TB, centres_TD, scaled_BD.T)
-        exp_TB.mul_(inverse_T[:, None])  # normalising the product costs T * B, normalising the tile T * D
+        """``exp(s cos - shift)`` (T, B), the first rows of ``all``, whose last one is for targets of other tiles.
+
+        0 for negatives above the margin's filter threshold; ``target`` for targets, whose row in the tile is ``local``;
+        times 1 / |w| unless rows are divided by it. sum_B: where the exponentials are added up.
+        """
+        exp_TB, inverse_T1 = all_TB[:-1], inverse_T[:, None]
+        # Exponentials that nobody adds up are rounded to operands as they are made.
+        logits_TB = (
+            exp_TB if exp_TB.dtype == torch.float32 else self.workspace.get("exponentials", *exp_TB.shape)
+        )
+        self.products.mm(logits_TB, rows_TD, scaled_BD.T)
+        if not self.products.of_unit_rows:
+            logits_TB.mul_(inverse_T1)
         if margin.filter_threshold:
-            exp_TB.masked_fill_(exp_TB > margin.threshold, -torch.inf)
-        if isinstance(offset, Tensor) or offset:
-            exp_TB.add_(offset)
-        exp_TB.exp_()
-        _put(all_TB, local_B.clamp(-1, rows), target_B)
-        return exp_TB
+            logits_TB.masked_fill_(logits_TB > margin.threshold, -torch.inf)
+        if shift:
+            logits_TB.sub_(shift)
+        torch.exp(logits_TB, out=exp_TB)
+        _put(all_TB, local_B.clamp(-1, len(exp_TB)), target_B)
+        if sum_B is not None:
+            sum_B += exp_TB.sum(0)
+        return exp_TB if self.products.of_unit_rows else exp_TB.mul_(inverse_T1)
 
     def pass_one(
         self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
@@ -195,27 +215,26 @@ class TorchEngine:
         zero_B = torch.zeros(batch, device=unit_BD.device)
         sum_B = torch.zeros(batch, dtype=torch.float64, device=unit_BD.device)
         values_BD = torch.zeros_like(unit_BD)
-        kept = self._keep(active, batch, shift)
-        tiles = self._tiles(active, batch)
-        in_place = kept is not None and products.operand == torch.float32
+        kept = self._keep(active, batch)
+        tiles, shares_NB = self._tiles(active, batch), kept.shares_NB
         with products.active():
             for tile in tiles:
                 centres_TD, _ = tiles.read(tile)
-                inverse_T = inverse_norms(centres_TD)
-                operand_TD = products.cast("centres", centres_TD, products.operand)
-                of_logits_TD = operand_TD if products.of_logits == products.operand else centres_TD
-                local_B = position_B - tile.start
-                out = kept.shares_NB[tile.start : tile.stop + 1] if kept and in_place else None
-                exp_TB = self._exponentials(
-                    of_logits_TD, inverse_T, scaled_BD, margin, -shift, local_B, zero_B, out
+                inverse_T = kept.inverse_N[tile].copy_(inverse_norms(centres_TD))
+                rows_TD, local_B = self._rows(centres_TD, inverse_T), position_B - tile.start
+                if (
+                    shares_NB is not None and products.operand == torch.float32
+                ):  # they are made where they stay
+                    all_TB = shares_NB[tile.start : tile.stop + 1]
+                else:
+                    all_TB = self.workspace.get("exponentials", len(rows_TD) + 1, batch)
+                shares_TB = self._shares(
+                    all_TB, rows_TD, inverse_T, scaled_BD, margin, shift, local_B, zero_B, sum_B
                 )
-                sum_B += exp_TB.sum(0)
-                shares_TB = exp_TB.mul_(inverse_T[:, None])
-                if kept:
-                    kept.inverse_N[tile] = inverse_T
-                    shares_TB = shares_TB if in_place else kept.shares_NB[tile].copy_(shares_TB)
+                if shares_NB is not None and products.operand != torch.float32:
+                    shares_TB = shares_NB[tile].copy_(shares_TB)
                 shares_TB = products.cast("shares", shares_TB, products.operand)
-                products.addmm_(values_BD, shares_TB.T, operand_TD)
+                products.addmm_(values_BD, shares_TB.T, products.cast("centres", rows_TD, products.operand))
         return sum_B, values_BD, kept
 
     def pass_two(
@@ -237,11 +256,14 @@ class TorchEngine:
             return
         tiles = self._tiles(active, max(len(m.unit_BD) for m in micro_batches))
         scored = [_Scored(batch, active, margin, self.products) for batch in micro_batches]
+        first = scored[0]
+        as_scored = first.own_N is None and micro_batches[0].active.version == active.version
+        inverse_N = first.kept.inverse_N if first.kept and as_scored else None
         of_momentum, of_centres = rounding("momentum"), rounding("centres")
         with self.products.active():
             for tile in tiles:
                 centres_TD, momentum_TD = tiles.read(tile, momentum=True)
-                inverse_T = inverse_norms(centres_TD)
+                inverse_T = inverse_norms(centres_TD) if inverse_N is None else inverse_N[tile]
                 gradient_TD = self._gradient(scored, margin, tile, centres_TD, inverse_T)
                 if reduce_ is not None:
                     reduce_(gradient_TD)
@@ -260,24 +282,28 @@ class TorchEngine:
         self, scored: "list[_Scored]", margin: Margin, tile: slice, centres_TD: Tensor, inverse_T: Tensor
     ) -> Tensor:
         """The gradient of a tile's rows, (T, D) fp32, with its part along the centre."""
-        products = self.products
-        gradient_TD = self.workspace.get("gradient", *centres_TD.shape)
+        products, space = self.products, self.workspace
+        gradient_TD = space.get("gradient", *centres_TD.shape)
+        rows_TD = None
         for one in scored:
             own = tile if one.own_N is None else one.own_N[tile]
-            if one.kept:
-                shares_TB = one.kept.shares_NB[own]
+            if one.shares_NB is not None:
+                shares_TB = one.shares_NB[own]
             else:
-                of_logits_TD = products.cast("centres", centres_TD, products.of_logits)
-                local_B, offset_B = one.position_B - tile.start, one.batch.log_share_B
-                exp_TB = self._exponentials(
-                    of_logits_TD, inverse_T, one.scaled_BD, margin, offset_B, local_B, one.batch.target_B
+                rows_TD = self._rows(centres_TD, inverse_T) if rows_TD is None else rows_TD
+                dtype = products.operand if products.of_unit_rows else torch.float32
+                name = "exponentials" if dtype == torch.float32 else "shares"
+                all_TB = space.get(name, len(rows_TD) + 1, len(one.scaled_BD), dtype=dtype)
+                local_B = one.position_B - tile.start
+                shares_TB = self._shares(
+                    all_TB, rows_TD, inverse_T, one.scaled_BD, margin, one.shift, local_B, one.target_B
                 )
                 if isinstance(own, Tensor):
-                    exp_TB.masked_fill_((own < 0)[:, None], 0.0)
-                shares_TB = products.cast("shares", exp_TB.mul_(inverse_T[:, None]), products.operand)
+                    shares_TB.masked_fill_((own < 0)[:, None], 0.0)
+                shares_TB = products.cast("shares", shares_TB, products.operand)
             add = products.mm if one is scored[0] else products.addmm_
             add(gradient_TD, shares_TB, one.weighted_BD)
-        return gradient_TD
+        return gradient_TD.mul_(inverse_T[:, None]) if products.of_unit_rows else gradient_TD
 
     def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Roundings) -> None:
         """Pay what the active rows owe, and store them."""
@@ -294,31 +320,32 @@ class _Scored:
     """A micro-batch, as every tile of pass 2 needs it."""
 
     def __init__(self, batch: MicroBatch, active: ActiveRows, margin: Margin, products: Products) -> None:
-        self.batch = batch
-        self.kept = kept = batch.kept if isinstance(batch.kept, Kept) else None
-        scaled_BD = batch.unit_BD * margin.scale
-        weighted_BD = scaled_BD * batch.weight
+        self.kept: Kept | None = batch.kept
+        self.shares_NB = shares_NB = self.kept.shares_NB if self.kept else None
+        self.shift = batch.shift
         # Where the rows sit in the sample of this micro-batch, if others drew their own; -1: nowhere.
         own_N, all_N = batch.active.rows_N, active.rows_N
         self.own_N = None if all_N is None or own_N is all_N else batch.active.positions(all_N)
         self.position_B = active.positions(batch.row_B)
-        if kept:
-            # Each sample's own factor is taken into the other operand, so that nothing is left to do per tile.
-            # Below e^-82 a sum is empty, see static_shift; where a target is far above it, the factor is 0.
-            factor_B = torch.exp((batch.log_share_B + kept.shift).clamp(max=82.0))
-            weighted_BD *= factor_B[:, None]
+        # Each sample's own factor is taken into the other operand, so that nothing is left to do per tile.
+        # Below e^-82 a sum is empty, see static_shift; where a target is far above it, the factor is 0.
+        factor_B = torch.exp((batch.log_share_B + batch.shift).clamp(max=82.0))
+        self.target_B = batch.target_B / factor_B.clamp(min=_LEAST)
+        scaled_BD = batch.unit_BD * margin.scale
+        self.scaled_BD = scaled_BD.to(products.of_logits)
+        self.weighted_BD = (scaled_BD * (factor_B[:, None] * batch.weight)).to(products.operand)
+        if self.kept and shares_NB is not None:
             position_B = batch.active.positions(batch.row_B)
-            target_B = batch.target_B / factor_B.clamp(min=_LEAST) * kept.inverse_N[position_B]
-            most = torch.finfo(kept.shares_NB.dtype).max
-            _put(kept.shares_NB, position_B, target_B.clamp(-most, most))
-            kept.shares_NB[-1] = 0.0
-        self.scaled_BD, self.weighted_BD = scaled_BD.to(products.of_logits), weighted_BD.to(products.operand)
+            inverse_B = 1.0 if products.of_unit_rows else self.kept.inverse_N[position_B]
+            _put(shares_NB, position_B, self.target_B * inverse_B)
+            shares_NB[-1] = 0.0
 
 
 def _put(values_TB: Tensor, row_B: Tensor, value_B: Tensor) -> None:
-    """``values[row_i, i] = value_i``."""
+    """``values[row_i, i] = value_i``, finite."""
+    most = torch.finfo(values_TB.dtype).max
     column_B = torch.arange(len(row_B), device=row_B.device)
-    values_TB.index_put_((row_B, column_B), value_B.to(values_TB.dtype))
+    values_TB.index_put_((row_B, column_B), value_B.clamp(-most, most).to(values_TB.dtype))
 
 
 def _momentum_step(centres_TD: Tensor, gradient_TD: Tensor, momentum_TD: Tensor, sgd: SGDStep) -> None:

@@ -123,7 +123,7 @@ class MicroBatch:
     unit_BD: normalised embeddings. row_B: the target's row in this shard, or outside [0, C).
     log_share_B: log q - log S, so that q * exp(z) / S = exp(z + log_share). target_B: -q * slope.
     active: the rows that were scored. weight: d(final loss) / d(this loss) / B, a scalar tensor.
-    kept: what the engine keeps of its pass 1 for its pass 2, its own affair.
+    shift: what pass 1 subtracted from logits. kept: what the engine keeps of its pass 1 for its pass 2, its own affair.
     """
 
     unit_BD: Tensor
@@ -132,6 +132,7 @@ class MicroBatch:
     target_B: Tensor
     active: ActiveRows
     weight: Tensor
+    shift: float = 0.0
     kept: Any = None
 
 

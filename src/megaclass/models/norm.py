@@ -82,13 +82,13 @@ class _Normalised(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if not input.movedim(1, -1).is_contiguous():
             input = input.contiguous()
-        pieces, groups = _pieces(input)
+        pieces, groups = pieces_of(input)
         channels, precision = input.shape[1], torch.promote_types(input.dtype, torch.float32)
         spare = torch.zeros(
             2, groups * channels, dtype=precision
         )  # running statistics, by which it knows fp32 sums
         moments = (torch.batch_norm_update_stats(piece, spare[0], spare[1], 0.0) for piece in pieces)
-        mean_PC, var_PC = _in_fp64(moments, channels)
+        mean_PC, var_PC = in_fp64(moments, channels)
         values = [piece.numel() // piece.shape[1] for piece in pieces for _ in range(groups)]
         values_P1 = mean_PC.new_tensor(values).unsqueeze(1)
         # In fp64 the mean of squares less the square of the mean cancels without harm.
@@ -111,7 +111,7 @@ class _Normalised(torch.autograd.Function):
         input_grad = torch.empty_like(input)
         if grad.stride() != input.stride():
             grad = torch.empty_like(input).copy_(grad)
-        (inputs, groups), (grads, _), (outs, _) = (_pieces(tensor) for tensor in (input, grad, input_grad))
+        (inputs, groups), (grads, _), (outs, _) = (pieces_of(tensor) for tensor in (input, grad, input_grad))
         precision = torch.promote_types(input.dtype, torch.float32)
         near_C = mean_C.to(precision)
         near, ones = near_C.repeat(groups), torch.ones(groups * len(near_C), dtype=precision)
@@ -121,7 +121,7 @@ class _Normalised(torch.autograd.Function):
             )[1:]
             for g, x in zip(grads, inputs, strict=True)
         )
-        product_C, total_C = (sums_PC.sum(0) for sums_PC in _in_fp64(sums, len(near_C)))
+        product_C, total_C = (sums_PC.sum(0) for sums_PC in in_fp64(sums, len(near_C)))
         product_C -= (mean_C - near_C) * total_C  # what rounding the mean cost
         weight_grad_C, bias_grad_C = product_C * inverse_C, total_C
 
@@ -137,7 +137,7 @@ class _Normalised(torch.autograd.Function):
         return input_grad, weight_grad, bias_grad_C if ctx.has_bias else None, None, None
 
 
-def _pieces(tensor: Tensor) -> tuple[Sequence[Tensor], int]:
+def pieces_of(tensor: Tensor) -> tuple[Sequence[Tensor], int]:
     """Views with channels in dimension 1, and G: rows of the channels of G samples, which divide V; or whole images
     and 1, where the values of a channel lie side by side."""
     channels, groups = tensor.shape[1], 1
@@ -149,7 +149,7 @@ def _pieces(tensor: Tensor) -> tuple[Sequence[Tensor], int]:
     return tensor.split(max(1, _PIECE // tensor[0].numel())), groups
 
 
-def _in_fp64(of_pieces: Iterable[Sequence[Tensor]], channels: int) -> Iterable[Tensor]:
+def in_fp64(of_pieces: Iterable[Sequence[Tensor]], channels: int) -> Iterable[Tensor]:
     """Two results of each piece, as two tensors (P * G, C)."""
     return [torch.stack(column).double().view(-1, channels) for column in zip(*of_pieces, strict=True)]
 

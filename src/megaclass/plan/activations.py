@@ -58,9 +58,9 @@ class Passes:
         return (*map(int, live[live.sum(axis=1).argmax()]),)
 
     def grown(self, images: int) -> int:
-        """By how much they make a CPU process grow. For a tensor, whose address is a multiple of 64, glibc needs
-        96 bytes more than an equal one leaves, and autograd's small objects keep holes apart until the pass ends: backward
-        hardly uses those of forward. As measured, a tenth is lost besides."""
+        """By how much they make a CPU process grow. For a tensor, whose address is a multiple of 64, glibc needs 96
+        bytes more than an equal one leaves, and autograd's small objects keep holes apart until the pass ends:
+        backward hardly uses those of forward. As measured, a tenth is lost besides."""
         return int(1.1 * (self.live @ [1, 1, images]).max(axis=0).sum())
 
 

@@ -16,7 +16,7 @@ from megaclass.results.stats import FEWEST, Ratio, interval, percentile, quotien
 
 _NONE = "No row of this report measured a case of this table."
 _SCALED = "* scaled down to fit this machine: not comparable with the published number. Labels in its line: what ran."
-_UNITS = {"GB": 1 / 1024, "h": 1 / 3600, "%": 100.0}  # of MiB, seconds and shares
+_UNITS = {"GB": 1 / 1024, "h": 1 / 3600, "min": 1 / 60, "%": 100.0}  # of MiB, seconds and shares
 _NO_RATIO = (
     "no ratio: one of the two has no number, ran on fewer devices than published or with another batch of a device, or "
     "scaled down both are the same case"
@@ -114,13 +114,17 @@ def _matches(
 
 def _measures(case: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
     """Whether the case of a row is the published one: in all that this names, and in what it implies."""
-    named = all(key in mine and mine[key] == value for key, value in case.items() if key != "settings")
+    named = all(key in mine and mine[key] == value for key, value in case.items() if "settings" not in key)
     implied = all(mine.get(key, value) == value for key, value in _IMPLIED.items() if key not in case)
-    return named and implied and _settings(mine) == _settings(case)
+    return named and implied and _settings(mine, case) == _settings(case, case)
 
 
-def _settings(case: Mapping[str, Any]) -> Any:
-    """Of a training to its end, what changes what is trained; of a speed, all of them."""
+def _settings(case: Mapping[str, Any], asked: Mapping[str, Any]) -> Any:
+    """Of a training to its end, what changes what is trained, or, where any recipe is allowed, the model; of a speed,
+    all of them."""
+    if asked.get("any_settings"):
+        found = trained_settings(case)
+        return isinstance(found, dict) and {k: v for k, v in found.items() if k.startswith("model.")}
     return trained_settings(case) if "epochs_trained" in case else case.get("settings") or {}
 
 
@@ -130,7 +134,7 @@ def _settings(case: Mapping[str, Any]) -> Any:
 def published_section(
     report: published.Report, sources: Sequence[Source], machines: Mapping[Identity, Machine]
 ) -> Section:
-    source = ", ".join(filter(None, map(report.source.get, ("project", "document"))))
+    source = ", ".join(filter(None, map(report.source.get, ("project", "document", "revision"))))
     tables = [_table(report, table, sources, machines) for table in report.tables]
     tables.sort(key=lambda table: table.remarks == [_NONE])  # those with numbers of both first
     tables += [

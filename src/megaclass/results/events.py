@@ -9,8 +9,9 @@ import contextlib
 import itertools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartEvent:
+class _Timed:
+    """at: when it was written, seconds since 1970; earlier versions did not say."""
+
+    at: float | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartEvent(_Timed):
     """A process started or resumed the run."""
 
     config: dict[str, Any]
@@ -33,11 +41,13 @@ class StartEvent:
     resumed_from_step: int | None = None
     total_steps: int | None = None  # of the whole run; earlier versions did not say
     hosts: list[str] | None = None  # of each rank
+    epoch_samples: int | None = None  # images of the training set
+    init_s: float | None = field(default=None, compare=False)  # from the start of the process to here
     schema_version: int = SCHEMA_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepEvent:
+class StepEvent(_Timed):
     """Training as it stands after ``step`` optimizer steps; rates are those since the previous event."""
 
     step: int
@@ -55,17 +65,18 @@ class StepEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationEvent:
+class EvaluationEvent(_Timed):
     """What an evaluation of the model at ``step`` found; ``name`` tells evaluations of one run apart."""
 
     step: int
     name: str
     metrics: dict[str, Any]
     roc: dict[str, list[float]] | None = None  # {"far": [..], "tar": [..]}, FAR rising
+    seconds: float | None = field(default=None, compare=False)  # that it took, of all sets together
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointEvent:
+class CheckpointEvent(_Timed):
     """A checkpoint of ``step`` is complete; ``path`` is relative to the run directory."""
 
     step: int
@@ -75,13 +86,13 @@ class CheckpointEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarningEvent:
+class WarningEvent(_Timed):
     message: str
     step: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndEvent:
+class EndEvent(_Timed):
     """The run ended: ``reason`` is ``finished`` or says what stopped it."""
 
     reason: str
@@ -136,6 +147,7 @@ class EventWriter(LineFile):
             raise UserError(f"{path}: holds the events of a run already; resume it, or use another directory")
 
     def write(self, event: Event) -> None:
+        event = replace(event, at=round(time.time(), 3))
         before: list[Event] = [self._start] if self._start else []
         if self._missing:
             before.append(WarningEvent(message=f"events missing before the next: {self._missing}"))

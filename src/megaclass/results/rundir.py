@@ -70,6 +70,10 @@ class RunDirectory:
             return None
         return found.st_size, found.st_mtime_ns
 
+    def _refused(self, error: OSError) -> UserError:
+        why = f"{error.strerror}; {make_room(error)}name another"
+        return UserError(f"run.output: cannot write into {self.path}: {why}")
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Make the directory and keep other processes from training in it. UserError if one does already, or has since
@@ -78,9 +82,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
         except OSError as error:
-            raise UserError(
-                f"run.output: cannot write into {self.path}: {error.strerror}; {make_room(error)}name another"
-            ) from None
+            raise self._refused(error) from None
         with lock:  # closing, or the end of the process, however it comes, gives the lock back
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,9 +110,7 @@ class RunDirectory:
             if names:
                 write_whole(self.classes, names, errors="surrogateescape")
         except OSError as error:
-            raise UserError(
-                f"run.output: cannot write into {self.path}: {error.strerror}; {make_room(error)}name another"
-            ) from None
+            raise self._refused(error) from None
 
     def read_classes(self) -> list[str] | None:
         """The names in label order; None where the data had none."""

@@ -1,10 +1,8 @@
 """From a configuration to the training set, and to what loads its batches: their order, and their random changes."""
 
 import contextlib
-import fcntl
 import functools
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,13 @@ from megaclass.data.augment import TrainTransform, Transform
 from megaclass.data.dali import DaliLoader
 from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.loader import BatchSource, Loader
-from megaclass.data.open import open_dataset, record_file, split_paths
+from megaclass.data.open import kind_of, open_dataset, split_paths
 from megaclass.data.photometric import Composed, Photometric
 from megaclass.data.sampler import EpochSampler, rank_part
 from megaclass.data.synthetic import SyntheticLoader
 from megaclass.data.views import OrientedClasses
 from megaclass.errors import UserError
+from megaclass.files import cache_directory, locked
 from megaclass.parallel.groups import World
 from megaclass.parallel.seeding import derive_key
 from megaclass.train import schedule
@@ -74,12 +73,11 @@ def _glyph_set(config: Config, say: Callable[[str], None]) -> Path:
         if not directory.exists():
             try:
                 directory.parent.mkdir(parents=True, exist_ok=True)
-                lock = held.enter_context(directory.with_name(f".{directory.name}.lock").open("w"))
+                held.enter_context(locked(directory.with_name(f".{directory.name}.lock")))
             except OSError as error:
                 raise UserError(
                     f"data.path: {directory} cannot be made: {error.strerror}; name another"
                 ) from None
-            fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.exists():
             say(f"Rendering the glyph data set into {directory} (once, about half a minute)")
         return glyphs.ensure(directory, image_size=size, held_out=held_out)
@@ -87,9 +85,8 @@ def _glyph_set(config: Config, say: Callable[[str], None]) -> Path:
 
 def glyph_directory(config: Config) -> Path:
     """Where the glyphs of this size lie, or will once they are rendered."""
-    users = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "megaclass"
-    cache = Path(os.environ.get("MEGACLASS_CACHE") or users)
-    return Path(config.data.path or cache / f"glyphs-{config.data.image_size}px-{config.data.held_out}")
+    name = f"glyphs-{config.data.image_size}px-{config.data.held_out}"
+    return Path(config.data.path or cache_directory() / name)
 
 
 def training_set(config: Config, path: Path) -> Dataset:
@@ -98,7 +95,7 @@ def training_set(config: Config, path: Path) -> Dataset:
         dataset = open_dataset(path)
     except UserError as error:
         raise UserError(f"data.path: {error}") from None
-    is_records = [record_file(part) is not None for part in split_paths(path)]
+    is_records = [kind_of(part) != "image folder" for part in split_paths(path)]
     for source, other, holds in (
         ("records", "folder", any(is_records)),
         ("folder", "records", not all(is_records)),

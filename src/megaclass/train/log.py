@@ -6,11 +6,13 @@ import datetime
 import os
 import platform
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TextIO
 
+import psutil
 from rich import progress as bars
 from rich.console import Console
 from torch import Tensor
@@ -65,6 +67,8 @@ class RunLog:
                     resumed_from_step=resumed_from,
                     total_steps=job.total_steps,
                     hosts=hosts,
+                    epoch_samples=job.epoch_samples,
+                    init_s=time.time() - psutil.Process().create_time(),
                 )
             )
             for message in filter(None, (self._writer.set_aside, moved, *warnings_of(job.config, job.steps))):
@@ -128,12 +132,13 @@ class RunLog:
         self._plot("train", {name: getattr(event, name) for name in _PLOTTED})
         self._told_step, self._told_s, self._waited_ms = progress.step, progress.seconds, [0.0, 0.0, 0.0]
 
-    def evaluated(self) -> None:
+    def evaluated(self, took_s: float) -> None:
         step, found = self._progress.step, self._progress.evaluation
         assert found is not None
         several = "others" in found.metrics
         for name, metrics, roc in found.sets():
-            self._writer.write(events.EvaluationEvent(step=step, name=name, metrics=metrics, roc=roc))
+            event = events.EvaluationEvent(step=step, name=name, metrics=metrics, roc=roc, seconds=took_s)
+            self._writer.write(event)
             numbers = {k: v for k, v in metrics.items() if k in _HEADLINES or k.endswith("way")}
             line = "   ".join(f"{key} {value:.4f}" for key, value in numbers.items() if value is not None)
             self.say(f"Evaluation: step {step}   {f'{name}   ' if several else ''}{line}")

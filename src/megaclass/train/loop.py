@@ -231,8 +231,9 @@ def evaluate(job: Job, progress: Progress, log: RunLog, clock: Clock) -> None:
     with clock.stopped() as progress.seconds:
         began = time.perf_counter()
         progress.evaluated(evaluation(job))
-        progress.evaluation_seconds += time.perf_counter() - began
-        log.evaluated()
+        took_s = time.perf_counter() - began
+        progress.evaluation_seconds += took_s
+        log.evaluated(took_s)
 
 
 def evaluation(job: Job) -> Evaluation:

@@ -54,7 +54,7 @@ def test_a_case_holds_what_was_published_of_one():
 
 def test_rates_of_one_metric_are_told_apart():
     verification = {"pair_accuracy": 0.9, "tar_at_far": {"1e-2": 0.8, "1e-4": None}, "others": {"x": {}}}
-    rest = {"final_loss": None, "seconds": 1.0, "steps": 1}
+    rest = {"final_loss": None, "seconds": 1.0, "time_to_train_s": 1.5, "steps": 1}
     expected = {"pair_accuracy": 0.9, "tar_at_far_1e-2": 0.8, "tar_at_far_1e-4": None} | rest
     assert stability.flat_result({"verification": verification} | rest) == expected
 

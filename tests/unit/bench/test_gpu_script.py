@@ -59,6 +59,7 @@ def test_the_list_is_well_formed(load, rehearsal, monkeypatch):
 def test_nothing_stops_the_next_part(load, tmp_path, monkeypatch):
     gpu = load("0")
     commands = {"slow": "sleep 9", "absent": "no-such", "wrong": "python -c 1/0", "right": "echo the end"}
+    commands["none"] = "echo 3 skipped in 1 s"
     monkeypatch.setattr(gpu, "PARTS", [["1", name, "1", command] for name, command in commands.items()])
     assert gpu.main(["2"]) == 2  # no such group
     monkeypatch.setattr(gpu, "surroundings", lambda: ("", "revision"))
@@ -67,6 +68,6 @@ def test_nothing_stops_the_next_part(load, tmp_path, monkeypatch):
     assert gpu.main(["1"]) == 1
     table = (tmp_path / "out/summary.md").read_text().partition("## ")[0].split("|")
     ends = [table[table.index(name) + 1].split(",")[0] for name in commands]
-    assert ends == ["rc 124", "rc 127", "rc 1", "rc 0"]
+    assert ends == ["rc 124", "rc 127", "rc 1", "rc 0", "skipped"]
     assert "the end" in table and "ZeroDivisionError" in (tmp_path / "out/log").read_text()
     assert gpu.main(["right"]) == 0

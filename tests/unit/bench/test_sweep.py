@@ -135,3 +135,6 @@ def test_ctrl_c_and_the_same_command_again_goes_on(monkeypatch, tmp_path, capfd)
     again, second = read_rows(path)
     assert again == first and second.case["sample_rate"] == 0.5
     assert main([*words, "--again"]) == 0 and len(read_rows(path)) == 4
+    failing = ["bench", "head", "--device", "cpu", "--storage", "bf16", "--again"]
+    monkeypatch.setattr(sweep_module, "run_case", lambda case, found, *rest: [skipped(case, found[0], "no")])
+    assert main(failing) == 1  # no number came of it

@@ -50,29 +50,23 @@ def test_every_form_is_evaluated_to_the_last_digit_alike(tmp_path, faces, capsys
     recipe = tiny.recipe(
         tmp_path, evaluate={"task": "verification", "path": "x", "batch_size": 7, "flip": True}
     )
-    names, numbers, packed = tmp_path / "names.txt", tmp_path / "numbers.txt", tmp_path / "set.bin"
-    records, output = tmp_path / "packed", tmp_path / "metrics.json"
+    names, packed, output = tmp_path / "names.txt", tmp_path / "set.bin", tmp_path / "metrics.json"
     told = said(capsys, "data", "pairs", faces, "--pairs", 120, "--output", names)
     assert told == f"wrote 120 pairs in 10 folds to {names}\n"
-    said(capsys, "data", "pack", faces, records)
-    said(capsys, "data", "pairs", faces, "--pairs", 120, "--numbered", "--output", numbers)
     said(capsys, "data", "pairs", zipped(faces), "--from", names, "--output", packed)
     metrics = []
-    for words in (
-        [packed],
-        [faces, "--pairs", names],
-        [zipped(faces), "--pairs", names],
-        [records, "--pairs", numbers],
-        [faces, "--pairs", numbers],
-    ):
+    for words in ([packed], [faces, "--pairs", names], [zipped(faces), "--pairs", names]):
         said(capsys, "evaluate", "verification", *words, "--recipe", recipe, "--output", output)
         metrics.append(json.loads(output.read_text())["verification"])
         output.unlink()
     assert metrics[0]["pairs"] == 120 and 0.5 < metrics[0]["pair_accuracy"] < 1
     assert all(found == metrics[0] for found in metrics)
-    # And a .bin made from records is that of the folder.
-    said(capsys, "data", "pairs", records, "--from", numbers, "--output", tmp_path / "of_records.bin")
+    # And a .bin drawn from records is that of the folder.
+    said(capsys, "data", "pack", faces, tmp_path / "packed")
+    words = ["data", "pairs", tmp_path / "packed", "--pairs", 120, "--output"]
+    said(capsys, *words, tmp_path / "of_records.bin")
     assert (tmp_path / "of_records.bin").read_bytes() == packed.read_bytes()
+    assert "records have no names; write a .bin" in said(capsys, *words, tmp_path / "x.txt", status=2)
 
 
 @pytest.mark.parametrize(

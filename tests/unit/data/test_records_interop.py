@@ -1,7 +1,10 @@
 """Record sets that MXNet wrote.
 
-``tests/fixtures/records`` was written by MXNet 1.9.1, see ``make_mxnet_records.py`` beside it; ``expected.json`` is
-what MXNet reads from it.
+``tests/fixtures/records`` was written by MXNet 1.9.1 with NumPy 1.23.5 and OpenCV 4.8.1: by its ``im2rec.py``
+(``im2rec_*``), and by ``MXIndexedRecordIO`` in the layouts of InsightFace's face2rec2 and of RecordWriter, also with
+payloads that hold the magic; the script, ``make_mxnet_records.py``, is in the history before 0.2.0.
+``expected.json`` is what MXNet reads from them: of each record the key, header, first four labels, size and SHA-256;
+of ``raw`` the payload.
 """
 
 import hashlib

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from megaclass.data.imagelist import ImageList
 from megaclass.errors import UserError
-from megaclass.evaluate.pairlists import read_lfw_pairs, read_numbered_pairs, write_lfw_pairs
+from megaclass.evaluate.pairlists import read_lfw_pairs, write_lfw_pairs
 from megaclass.evaluate.pairs import PairSet
 
 PAIRS = ["2\t1", "Ann\t1\t2", "Bob\t1\tCy\t12", "Cy\t12\t3", "Ann\t2\tBob\t1"]
@@ -132,49 +132,18 @@ def test_images_are_read_from_many_threads(tmp_path):
     assert [sample.encoded.decode() for sample in read] == 8 * [name * 500 for name in names]
 
 
-# Numbers
-
-LABELS = np.array([0, 0, 0, 1, 1, 2])
-NUMBERS = ["2 1", "0\t2", "0\t3", "3 4", " 5  1 "]
-
-
-def test_numbered_pairs_are_read(tmp_path):
-    pairs = read_numbered_pairs(write(tmp_path, NUMBERS), LABELS)
-    assert pairs.first.tolist() == [0, 0, 3, 5] and pairs.second.tolist() == [2, 3, 4, 1]
-    assert pairs.same.tolist() == [True, False, True, False] and pairs.folds == 2
-
-
-@pytest.mark.parametrize(
-    ("line", "text", "message"),
-    [
-        (3, "0 3 1", "line 3: expected two samples of two classes, numbers below 6, found '0 3 1'; was the"),
-        (3, f"0 {'9' * 500}", "line 3: expected two samples"),
-        (4, "3 6", "line 4: expected two samples of one class, numbers below 6"),
-        (4, "3 5", "line 4: expected two samples of one class"),
-        (5, "4 3", "line 5: expected two samples of two classes"),
-    ],
-)
-def test_a_damaged_or_wrong_number_is_named(tmp_path, line, text, message):
-    lines = NUMBERS.copy()
-    lines[line - 1] = text
-    with pytest.raises(UserError) as caught:
-        read_numbered_pairs(write(tmp_path, lines), LABELS)
-    assert message in str(caught.value) and "pairs.txt" in str(caught.value)
-
-
 @settings(max_examples=150, deadline=None)
 @given(
     text=st.text(max_size=60)
-    | st.lists(st.sampled_from([*PAIRS, *NUMBERS, "", "1"]), max_size=7).map("\n".join)
+    | st.lists(st.sampled_from([*PAIRS, "2 1", "0\t2", "", "1"]), max_size=7).map("\n".join)
 )
 def test_any_text_is_a_list_or_a_clear_error(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_text(text, encoding="utf-8")
-    for read, images in ((read_numbered_pairs, LABELS), (read_lfw_pairs, "/")):
-        try:
-            read(path, images)
-        except UserError as error:
-            assert "any.txt" in str(error) or "is missing" in str(error)
+    try:
+        read_lfw_pairs(path, "/")
+    except UserError as error:
+        assert "any.txt" in str(error) or "is missing" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +151,6 @@ def test_any_text_is_a_list_or_a_clear_error(tmp_path_factory, text):
 )
 def test_other_names_than_of_lfw_are_refused(tmp_path, name):
     pairs = PairSet(np.array([0, 0]), np.array([1, 1]), np.array([True, False]), 1)
-    with pytest.raises(UserError, match=r"names images Name/Name_0001\.jpg; rename them, or write numbers"):
+    with pytest.raises(UserError, match=r"names images Name/Name_0001\.jpg; rename them, or write"):
         write_lfw_pairs(tmp_path / "out.txt", [name, "A/A_0002.jpg"], pairs)
     assert not (tmp_path / "out.txt").exists()

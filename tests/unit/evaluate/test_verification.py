@@ -214,7 +214,7 @@ def test_classification_counts():
     logits = torch.tensor([[9.0, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])
     counts = topk_counts(logits, torch.tensor([0, 1, 5])) + topk_counts(logits[:1], torch.tensor([3]))
     assert counts.tolist() == [1, 3, 4]
-    assert classification_metrics(counts) == {"top1": 0.25, "top5": 0.75}
+    assert classification_metrics(counts) == {"top1": 0.25, "top5": 0.75, "images": 4}
 
 
 def test_classification_with_few_classes_and_broken_logits():

@@ -49,3 +49,15 @@ def test_without_a_backward_pass_and_for_other_shapes_it_is_torch_s_own():
     with torch.no_grad():
         assert torch.equal(module(images), plain(images))
     assert list(module.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_slopes_gradient_is_within_1e_6_of_fp64(dtype):
+    torch.manual_seed(0)
+    module = PReLU(16)  # its slopes are fp32 beside bf16 values, as under autocast
+    x, grad = (torch.randn(48, 16, 32, 32).to(dtype).to(memory_format=CHANNELS_LAST) for _ in range(2))
+    module(x).backward(grad)
+    exact = (grad.double() * x.double().clamp_max(0)).sum((0, 2, 3))
+    torch.testing.assert_close(
+        module.weight.grad.double(), exact, rtol=0, atol=1e-6 * float(exact.abs().max())
+    )

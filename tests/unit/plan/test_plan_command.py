@@ -18,7 +18,12 @@ SMALL = ["--classes", "1K", "--model.name", "convnet", "--data.global_batch_size
 
 def test_a_plan_is_told(capsys, tmp_path):
     picture = tmp_path / "memory.png"
-    words = ["plan", "faces_r50", *SMALL, *["--devices", "8", "--nodes", "2", "--device", "h100", "--samples", "64000"]]
+    words = [
+        "plan",
+        "faces_r50",
+        *SMALL,
+        *["--devices", "8", "--nodes", "2", "--device", "h100", "--samples", "64000"],
+    ]
     assert main([*words, "--picture", str(picture)]) == 0
     out = " ".join(capsys.readouterr().out.split())
     told = [

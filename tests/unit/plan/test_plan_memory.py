@@ -60,22 +60,18 @@ def test_what_a_head_works_in_is_what_it_allocates(options):
     head = PartialFC(5000, 64, **options)
     optimizer = HeadSGD(head)
     head(torch.randn(24, 64), torch.arange(24)).backward()
-    kept = head.pending[0].kept
-    exponentials = kept.shares_NB.nbytes if kept else 0
+    exponentials = head.pending[0].kept.nbytes
     optimizer.step()
-    engine = head.shard.engine
-    spaces = sum(
-        t.nbytes for space in (engine.workspace, engine.products._workspace) for t in space._flat.values()
-    )
+    spaces = sum(t.nbytes for t in head.shard.engine.workspace._flat.values())
     sections = {
         "model": {"name": "convnet", "embedding_dim": 64},
         "data": {"global_batch_size": 24},
         "head": options,
     }
     found = memory_of(Job(from_mapping(sections), "fp32", 5000))
-    assert found.kept == pytest.approx(exponentials, rel=0.01) and found.tiles == pytest.approx(
-        spaces, rel=0.05
-    )
+    assert found.kept == pytest.approx(exponentials, rel=0.01)
+    # A cast of the centres takes the place of their fp32 rows, or a tenth of the work space besides.
+    assert found.tiles == pytest.approx(spaces, rel=0.1)
 
 
 @pytest.mark.parametrize("compute", ["fp32", "bf16"])

@@ -289,7 +289,7 @@ def test_the_three_files_lie_beside_the_rows_and_are_the_same_again(tmp_path, ca
         found.append([path.read_text() for path in files])
     assert found[0] == found[1]
     assert not [text for text in found[0] if str(tmp_path) in text]
-    assert main(["report", str(rows), "--against", "arcface-a10"]) == 2
+    assert main(["report", str(rows), "--against", "arcface-a1000"]) == 2
     assert "did you mean 'arcface-a100'?" in capsys.readouterr().err
 
 

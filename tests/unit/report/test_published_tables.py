@@ -278,3 +278,10 @@ def test_a_setting_that_is_published_is_asked_for(tmp_path):
         (tmp_path / str(place)).mkdir()
         rows = [_trained(seed, 0.5, epochs_trained=250.0, settings=settings) for seed in (0, 1)]
         assert len(_beside(tmp_path / str(place), rows, STABILITY)[1]) == lines
+
+
+def test_a_time_to_an_accuracy_stands_beside_any_recipe_of_its_model(tmp_path):
+    settings = ({"optim.lr": 0.5, "data.start_size": 160}, {"model.name": "resnet18"})
+    rows = [_trained(seed, 0.7, epochs_trained=16.0, settings=s) for seed, s in enumerate(settings)]
+    _, (own,), _ = _beside(tmp_path, rows, ("resnet50-ffcv", "ffcv: ResNet-50"))
+    assert [source.line for source in own.cells[1].sources] == [1]

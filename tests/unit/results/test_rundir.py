@@ -92,6 +92,18 @@ def test_what_a_killed_process_has_not_finished_goes_with_the_next_start(config)
         assert [path.name for path in directory.path.iterdir()] == [".lock"]
 
 
+@pytest.mark.parametrize("refused", ["open", "fsync"])
+def test_a_directory_that_cannot_be_written_is_told(config, monkeypatch, refused):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    directory = choose(config, resume=False)
+    monkeypatch.setattr(*((Path, "open") if refused == "open" else (os, "fsync")), full)
+    told = "run.output: cannot write into .*: No space left on device; make room"
+    with pytest.raises(UserError, match=told), directory.locked():
+        directory.write_config(config, None)
+
+
 @pytest.mark.parametrize("refused", ["fsync", "replace"])
 def test_a_file_that_cannot_be_written_is_left_as_it_was(tmp_path, monkeypatch, refused):
     path = tmp_path / "file"

@@ -17,11 +17,10 @@ _CLASSES, _PER_CLASS, _SIDE = 10, 8, 96  # of a sheet
 _SHOWN = 10  # findings of each kind
 _PAIRS: Options = {
     "output": ("", "file to write, .bin or .txt; must not exist"),
-    "from": ("", "pairs.txt as LFW's, or of numbers, to write as a .bin; without it pairs are drawn"),
+    "from": ("", "pairs.txt as LFW's, to write as a .bin; without it pairs are drawn"),
     "pairs": (6000, "how many to draw, half of one identity"),
     "folds": (10, "folds that share no identity if possible"),
     "seed": (0, "one seed draws one list"),
-    "numbered": (False, ".txt of sample numbers, which also holds for records packed from the same folder"),
 }
 
 
@@ -125,7 +124,8 @@ def pairs(words: list[str]) -> None:
     if listed:
         from megaclass.evaluate.pairlists import open_listed_pairs
 
-        dataset, found = open_listed_pairs(listed, Path(options.source))
+        images, found = open_listed_pairs(listed, Path(options.source))
+        dataset: Dataset = images
     else:
         from megaclass.data.open import open_dataset
         from megaclass.evaluate.pairs import generate_pairs
@@ -136,7 +136,7 @@ def pairs(words: list[str]) -> None:
         if output.suffix == ".bin":
             _write_bin(part, dataset, found)
         else:
-            _write_list(part, dataset, found, options.numbered)
+            _write_list(part, dataset, found)
     tell(f"wrote {len(found):,} pairs in {found.folds} folds to {output}")
 
 
@@ -153,12 +153,11 @@ def _write_bin(output: Path, dataset: "Dataset", found: "PairSet") -> None:
     write_bin(output, (images[index] for index in numbers), listed.same.tolist())
 
 
-def _write_list(output: Path, dataset: "Dataset", found: "PairSet", numbered: bool) -> None:
+def _write_list(output: Path, dataset: "Dataset", found: "PairSet") -> None:
     from megaclass.data.folder import FolderDataset
-    from megaclass.evaluate.pairlists import write_lfw_pairs, write_numbered_pairs
+    from megaclass.evaluate.pairlists import write_lfw_pairs
 
-    if numbered or not isinstance(dataset, FolderDataset):
-        write_numbered_pairs(output, found)
-        return
+    if not isinstance(dataset, FolderDataset):
+        raise UserError("--output: a .txt names images, and records have no names; write a .bin")
     images = [dataset.path(index).relative_to(dataset.root).as_posix() for index in range(len(dataset))]
     write_lfw_pairs(output, images, found)

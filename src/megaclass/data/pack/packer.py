@@ -20,6 +20,7 @@ from megaclass.data.pack.npz import open_npz
 from megaclass.data.pack.source import Source
 from megaclass.data.pack.tar import open_tar
 from megaclass.data.records.writer import RecordWriter
+from megaclass.data.remote import local
 from megaclass.data.threads import in_order, one_silent_thread
 from megaclass.errors import UserError
 
@@ -50,7 +51,7 @@ def pack(
 ) -> RecordWriter:
     """Write the images of ``source`` to ``output/train.rec``, grouped by class, labels renumbered 0..K-1.
 
-    ``source`` is one of
+    ``source`` is one of, here or at an address (see :mod:`megaclass.data.remote`),
 
     - an image folder: a sub-directory a class, or any images with their labels in a file;
     - an ``.npz`` with ``images``, uint8 (N, H, W) or (N, H, W, 3) RGB, and ``label`` or ``labels``, integers (N,),
@@ -79,7 +80,7 @@ def pack(
     encoding = Encoding(image_size, shorter_side, quality, invert)
     given = None if classes is None else read_names(classes, "--classes")
     found = _open_source(
-        Path(source), given, {key: value for key, value in options.items() if value is not None}
+        local(source), given, {key: value for key, value in options.items() if value is not None}
     )
     with contextlib.closing(found):
         labels_N, names = number_classes(found.labels, found.classes, given)

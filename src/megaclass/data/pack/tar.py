@@ -32,7 +32,7 @@ _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError)
 
 
-class _File(NamedTuple):
+class Member(NamedTuple):
     """A file: its name with forward slashes, and where its bytes lie in the archive."""
 
     name: str
@@ -60,7 +60,7 @@ def open_tar(
     Raises UserError.
     """
     with _told(path), path.open("rb") as file:
-        files = sorted(_files(file, str(path)))
+        files = sorted(members(file, str(path)))
     images = [file for file in files if file.is_image]
     tell_left_out(path, Counter(suffix_of(file.name) for file in files if not file.is_image))
     if not images:
@@ -93,7 +93,9 @@ def open_tar(
     return Source(labels_N, classes, read, describe, raw.close)
 
 
-def _classify(path: Path, images: list[_File], class_depth: int) -> tuple[list[_File], np.ndarray, list[str]]:
+def _classify(
+    path: Path, images: list[Member], class_depth: int
+) -> tuple[list[Member], np.ndarray, list[str]]:
     """Images in class directories, labels and class names. Directories at the top that all share are passed over."""
     parts_of = {image.directory: image.directory.split("/") for image in images if image.directory}
     deep = [directory for directory, parts in parts_of.items() if len(parts) >= class_depth]
@@ -159,7 +161,7 @@ class _Archive(tarfile.TarFile):
     encoding = "utf-8"
 
 
-def _files(file: IO[bytes], where: str, start: int = 0, directory: str = "") -> Iterator[_File]:
+def members(file: IO[bytes], where: str, start: int = 0, directory: str = "") -> Iterator[Member]:
     """The files of an archive as they lie, without hidden ones; those of tars in it, ``start`` and ``directory``, too.
 
     Raises UserError for links, devices and sparse files, names that leave the archive or are no UTF-8, sizes that
@@ -175,7 +177,7 @@ def _files(file: IO[bytes], where: str, start: int = 0, directory: str = "") -> 
             if info.isdir() or any(part.startswith(".") for part in name.split("/")):
                 continue
             if not name.lower().endswith(_TARS):
-                yield _File(directory + name, start + info.offset_data, info.size)
+                yield Member(directory + name, start + info.offset_data, info.size)
                 continue
             inside = f"{where}/{printable(name)}"
             if directory or not name.lower().endswith(".tar"):
@@ -184,7 +186,7 @@ def _files(file: IO[bytes], where: str, start: int = 0, directory: str = "") -> 
                 )
             nested = archive.extractfile(info)
             assert nested is not None
-            yield from _files(nested, inside, info.offset_data, name[: -len(".tar")] + "/")
+            yield from members(nested, inside, info.offset_data, name[: -len(".tar")] + "/")
         if file.read(_AFTER_END).strip(b"\0"):
             raise _RefusedError(
                 f"goes on behind its end mark at byte {archive.offset:,}; archives that were joined by cat must be "

@@ -14,7 +14,7 @@ import numpy as np
 from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import DamagedSampleError, Dataset, class_names
 from megaclass.data.decode import Decoded, check_header, decode, format_of
-from megaclass.data.open import open_dataset, record_file, split_paths
+from megaclass.data.open import kind_of, open_dataset, split_paths
 from megaclass.data.sampler import drawn
 from megaclass.data.threads import in_order
 
@@ -43,7 +43,7 @@ def info(
     sound = [look for look in looks if look.height]
     sizes = Counter((look.height, look.width) for look in sound)
     encoded_bytes = _spread([look.encoded_bytes for look in looks])
-    kinds = ["record set" if record_file(part) else "image folder" for part in split_paths(path)]
+    kinds = [kind_of(part) for part in split_paths(path)]
     found = {
         "path": str(path),
         "kind": " + ".join(kinds),

@@ -6,7 +6,6 @@ files that are missing. Processes that stage the same set at once take turns: th
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import threading
@@ -18,9 +17,10 @@ from typing import IO, NamedTuple
 from megaclass.data.folder import FolderDataset
 from megaclass.data.open import check_paths, record_file, split_paths
 from megaclass.data.records.reader import RecordDataset, side_file
+from megaclass.data.shards import shard_files
 from megaclass.data.threads import in_order
 from megaclass.errors import UserError, in_bytes
-from megaclass.files import regular_size
+from megaclass.files import locked, regular_size
 
 _CHUNK_BYTES = 16 << 20
 _COPIES = 8  # files at once: on a network file system each read waits
@@ -39,7 +39,7 @@ class Staged(NamedTuple):
 def stage(path: str | Path, directory: Path, progress: Callable[[int, int], None]) -> list[Staged]:
     """Copy the set under ``path``, or several (see ``open_dataset``), each to a directory of its name in ``directory``.
 
-    Of a record set its four files are copied, of an image folder the images. A file that is there with the size and
+    Of a record set its four files are copied, else the tars or the images. A file that is there with the size and
     the time of change of its source is kept. ``progress``: called with (bytes done, bytes in all) of each set, from
     several threads in turn.
 
@@ -89,7 +89,7 @@ def _stage_one(source: Path, directory: Path, progress: Callable[[int, int], Non
         tell(0)
         for _ in in_order(lambda name: _copy(root / name, target / name, tell), left, _COPIES):
             pass
-    named = source.suffix == ".rec" and source.stem != "train"
+    named = source.suffix == ".tar" or (source.suffix == ".rec" and source.stem != "train")
     return Staged(target / source.name if named else target, len(names), new_bytes, total - new_bytes)
 
 
@@ -99,6 +99,8 @@ def _files(source: Path) -> tuple[Path, list[str], list[str]]:
         rec = RecordDataset(source).path
         files = (rec, rec.with_suffix(".idx"), side_file(rec, "property"), side_file(rec, "classes.txt"))
         return rec.parent, [file.name for file in files if file.is_file()], []
+    if shards := shard_files(source):
+        return shards[0].parent, [shard.name for shard in shards], []
     folder = FolderDataset(source)
     names = [str(folder.path(index).relative_to(source)) for index in range(len(folder))]
     return source, names, folder.classes
@@ -162,8 +164,7 @@ def _alone(target: Path) -> Iterator[None]:
     """Be the only process that stages into ``target``; wait for one that does. What the system refuses: UserError."""
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with (target / ".stage.lock").open("a") as lock:  # its end, or the process's, gives the lock back
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(target / ".stage.lock"):
             yield
     except OSError as error:
         raise UserError(

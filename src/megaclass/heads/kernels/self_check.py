@@ -72,7 +72,7 @@ def _check_passes(engine: Any, storage: Storage, is_sampled: bool) -> None:
             torch.full((_BATCH,), -0.5, device=device),
             active,
             torch.tensor(0.2, device=device),
-            kept,
+            kept=kept,
         )
         skipped = torch.zeros((), dtype=torch.bool, device=device)
         which.pass_two([batch], active, margin, sgd, rounding, skipped)

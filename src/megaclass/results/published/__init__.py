@@ -5,7 +5,8 @@ Whoever measures reads the cases of it, and whoever reports puts a measured numb
 
 A case stands in parts, of the table, the row and the column, of which the later one wins. Where a report gives the
 batch size of one device, as NVIDIA's ``-b``, the files say ``batch_size_per_device`` and a case gets the
-``global_batch_size`` that follows from it.
+``global_batch_size`` that follows from it. ``any_settings`` marks a training to an accuracy, where every recipe is
+allowed: of its settings those of the model alone are of the case.
 """
 
 import json
@@ -73,7 +74,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Report:
-    """One published report. notes: its own remarks, and after ``Ours:`` what we assumed or found odd."""
+    """One published report. notes: its own remarks, and after ``Ours:`` what we assumed or found odd. iterations: of an
+    epoch, as it was measured; 100 where it does not say."""
 
     name: str
     title: str
@@ -81,6 +83,7 @@ class Report:
     notes: list[str]
     machines: dict[str, Machine]
     tables: list[Table]
+    iterations: int = 100
 
     def cases(self) -> list[tuple[str, dict[str, Any]]]:
         """The distinct (benchmark, case) that measuring its tables takes, in order of appearance; trainings to their
@@ -103,7 +106,8 @@ def load(name: str) -> Report:
     record = json.loads(lookup(_files(), name, "published report").read_text(encoding="utf-8"))
     machines = {key: Machine(**machine) for key, machine in record["machines"].items()}
     tables = [_table(table) for table in record["tables"]]
-    return Report(record["name"], record["title"], record["source"], record["note"], machines, tables)
+    title, source, iterations = record["title"], record["source"], record.get("iterations", Report.iterations)
+    return Report(record["name"], title, source, record["note"], machines, tables, iterations)
 
 
 def _files() -> dict[str, Path]:

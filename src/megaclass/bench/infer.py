@@ -212,7 +212,7 @@ def implementations(case: InferCase, options: Any) -> list[Implementation]:
 
 def forward_flops(case: InferCase) -> float:
     """Operations of a batch."""
-    return case.batch_size * backbone_cost(config_of(case)).flops
+    return case.batch_size * backbone_cost(config_of(case)).forward_flops
 
 
 METRICS = (

@@ -1,8 +1,6 @@
 """The configuration of a case that trains or runs the model of a recipe, and what its backbone computes."""
 
-import functools
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from megaclass.errors import UserError, lookup
 
 if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset
+    from megaclass.plan.activations import Passes
 
 SYNTHETIC = "synthetic"  # as data: noise, made on the device or in memory
 ITERATIONS = {"cpu": 10, "cuda": 100}  # of an epoch
@@ -198,49 +197,8 @@ def timed_epochs(options: Any) -> list[int]:
     return [timed]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of a backbone: floating point operations of one image's forward pass (a product and a sum are two), bytes that
-    its backward pass keeps of an image in fp32, its parameters, and the columns of its embedding."""
+def backbone_cost(config: Config) -> "Passes":
+    """Counted once for each model and image size."""
+    from megaclass.plan.activations import passes_of
 
-    flops: float
-    kept_bytes: float
-    parameters: int
-    embedding_dim: int
-
-
-def backbone_cost(config: Config) -> Cost:
-    """Counted once for each model and image size, on PyTorch's meta device: a model without memory."""
-    return _counted(json.dumps(asdict(config.model)), config.data.image_size)
-
-
-@functools.cache
-def _counted(model_options: str, image_size: int) -> Cost:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from megaclass.train.model import build_model
-
-    meta = torch.device("meta")
-    config = from_mapping(
-        {
-            "data": {"image_size": image_size},
-            "model": json.loads(model_options) | {"weights": "", "sync_norm": False},
-            "precision": {"compute": "fp32"},  # autocast knows no meta device
-        }
-    )
-    with meta:
-        model, _ = build_model(config, meta)
-    images = torch.empty(2, 3, image_size, image_size, device=meta)
-    kept: dict[int, torch.Tensor] = {}  # by its storage, whose id is its own as long as the tensor is held
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[id(tensor.untyped_storage())] = tensor
-        return tensor
-
-    keeping = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with keeping, FlopCounterMode(display=False) as counter:
-        model(images)
-    count = sum(p.numel() for p in model.parameters())
-    kept_bytes = max(0, sum(tensor.nbytes for tensor in kept.values()) - 4 * count) / 2
-    return Cost(counter.get_total_flops() / 2, kept_bytes, count, int(model.embedding_dim))  # type: ignore[arg-type]
+    return passes_of(config, "fp32")

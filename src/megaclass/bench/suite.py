@@ -21,7 +21,7 @@ from megaclass.bench.case import Implementation, Planned
 from megaclass.bench.infer import ENGINES, InferCase, forward_flops
 from megaclass.bench.recipes import SYNTHETIC, backbone_cost, config_of, open_images
 from megaclass.bench.sweep import device_type, planned, resolved
-from megaclass.bench.train import TrainCase, step_flops
+from megaclass.bench.train import TrainCase, job_of, step_flops
 from megaclass.errors import UserError, in_bytes
 from megaclass.results import published
 
@@ -29,7 +29,6 @@ from megaclass.results import published
 DEVICE_BATCH = 256
 _LEAST_LOCAL_BATCH = 2  # batch norm needs two images
 _LEAST_STEPS = 5  # of an epoch
-_HALF_KEPT = 0.6  # of the bytes that a backward pass keeps, in 16 bits: statistics and the like stay in fp32
 _REACHED = 0.25  # of a large product's speed, by steps of convolutional networks: low, so that a plan is kept
 _DRAWN_BYTES_PER_S = {"cpu": 5e8, "cuda": 5e10}  # of centres that are drawn, and momentum that is cleared
 _START_S = {"cpu": 7.0, "cuda": 20.0}  # before the first step of a case
@@ -216,16 +215,15 @@ def in_memory(case: Any, machine: Machine) -> Any:
     """The case with a batch whose activations fit beside the head, which has to fit as it is."""
     if isinstance(case, InferCase):
         return case
-    head, cost = head_bytes(case), backbone_cost(config_of(case))
-    model = 4 * 4 * cost.parameters  # weights, gradients, momentum, and what is gathered of them
-    room = machine.memory_bytes - head - model
-    if room < 0:
+    from megaclass.plan.memory import memory_of
+
+    head = head_bytes(case)
+    if head > machine.memory_bytes:
         raise LeftOut(
             f"{in_bytes(head)} of centres and momentum do not fit into the {in_bytes(machine.memory_bytes)} "
             "that a case can have here; --storage int8_rowwise takes an eighth of what fp32 takes"
         )
-    kept = cost.kept_bytes * (_HALF_KEPT if case.precision in ("fp16", "bf16") else 1.0)
-    return _halved(case, lambda one: one.global_batch_size // one.ranks * kept <= room)
+    return _halved(case, lambda one: memory_of(job_of(one)).total <= machine.memory_bytes)
 
 
 def in_time(case: Any, machine: Machine, seconds: float) -> Any:

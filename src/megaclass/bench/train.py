@@ -40,9 +40,12 @@ from megaclass.bench.timing import beside_limits, epoch_measures, measure
 from megaclass.config import from_text, require_known
 from megaclass.config import values as settings_of
 from megaclass.errors import UserError
+from megaclass.results.rows import Row
 
 if TYPE_CHECKING:
     from megaclass.parallel.groups import World
+    from megaclass.plan.memory import Job
+    from megaclass.plan.speed import Fit
 
 MODES = ("train", "val", "train_val")
 
@@ -144,7 +147,7 @@ def step_flops(case: TrainCase, *, ours: bool = True) -> float:
     body = backbone_cost(config)
     products = 4 if ours and config.head.kind == "margin" else 3
     scored = case.num_classes * case.sample_rate
-    return case.global_batch_size * (3 * body.flops + 2 * products * body.embedding_dim * scored)
+    return case.global_batch_size * (3 * body.forward_flops + 2 * products * body.embedding_dim * scored)
 
 
 def measures(name: str, case: TrainCase, turns: Answers, limits: list[dict[str, float]]) -> dict[str, Any]:
@@ -212,6 +215,36 @@ def _changes(case: TrainCase, variant: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     before, after = asdict(case), asdict(replace(case, settings=case.settings | dict(variant)).resolved())
     return {name: value for name, value in after.items() if value != before[name]}
+
+
+def case_of(row: Row) -> TrainCase:
+    """What was measured; a row says more of it than was asked."""
+    return TrainCase(
+        **{name: value for name, value in row.case.items() if name in TrainCase.__dataclass_fields__}
+    )
+
+
+def job_of(case: TrainCase) -> "Job":
+    """For :mod:`megaclass.plan`: of the processes that run, or are simulated."""
+    from megaclass.plan.memory import Job
+
+    return Job(config_of(case), case.precision, case.num_classes, case.ranks, case.ranks, case.device)
+
+
+def fit_of(rows: Sequence[Row], path: str) -> "Fit":
+    """What our rows in ``path`` say of speed. UserError: there are none, or not of one precision and machine."""
+    from megaclass.plan.speed import Fit
+
+    known = ("train", "ok", "megaclass")
+    cases = [(row, case_of(row)) for row in rows if (row.benchmark, row.status, row.implementation) == known]
+    machines = [(row.environment.get("cpu"), row.environment.get("gpu")) for row, _ in cases]
+    kinds = {
+        (case.precision, case.device, *machine) for (_, case), machine in zip(cases, machines, strict=True)
+    }
+    if len(kinds) != 1:
+        what = f"rows of {len(kinds)} precisions and machines" if kinds else "no row of `bench train`"
+        raise UserError(f"--from: {path} holds {what}; name rows of one precision, measured on one machine")
+    return Fit.of([(job_of(case), row.step_ms["p50"] / 1e3, row.work) for row, case in cases])
 
 
 def swept(texts: Sequence[str]) -> dict[str, list[Any]]:

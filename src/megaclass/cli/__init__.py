@@ -31,6 +31,7 @@ VERBS = {
     "predict": "predict",
     "data": "data",
     "checkpoint": "checkpoint",
+    "plan": "plan",
     "doctor": "doctor",
     "bench": "bench",
     "report": "report",
@@ -45,6 +46,8 @@ megaclass: train image recognition models with very many classes, and measure it
         train a model; several processes: torchrun --nproc-per-node N -m megaclass train ...
   megaclass recipes                     list the recipes and the backbones
   megaclass show RECIPE [--all]         print a recipe, or with --all the complete commented configuration
+  megaclass plan RECIPE [--devices N --device KIND]
+        memory of a device by part, bytes on the wire, time, and what fits; no GPU needed
   megaclass doctor [RECIPE|RUN]         what is wrong with this machine, a recipe's needs, or a run directory
   megaclass evaluate KIND IMAGES        verification of pairs, or top-1 and top-5 classification
   megaclass predict IMAGE|DIR ...       what a trained model says of images: classes, or the nearest identities

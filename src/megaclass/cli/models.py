@@ -25,7 +25,7 @@ from megaclass.config import (
     recipe_names,
     to_toml,
 )
-from megaclass.errors import Interrupted, UserError, lookup
+from megaclass.errors import Interrupted, UserError, lookup, out_of_memory
 from megaclass.results.rundir import UnwrittenError, choose
 
 
@@ -42,6 +42,7 @@ def train(words: list[str]) -> None:
     from megaclass.parallel import groups
     from megaclass.parallel.agreement import facts_of_config
     from megaclass.train import loop
+    from megaclass.train.foresight import hindsight
     from megaclass.train.log import Lasting
 
     facts = facts_of_config(config) | {"--resume": str(options.resume)}
@@ -53,6 +54,10 @@ def train(words: list[str]) -> None:
             if world.is_main:
                 _show_numbers(error.result)
             raise
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(hindsight(config, world, error)) from None
         if world.is_main:
             _show_result(directory.path, result)
     let_go(sys.stdout)

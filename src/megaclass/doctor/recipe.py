@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,14 +11,15 @@ from megaclass.config import Config
 from megaclass.doctor.findings import FAIL, OK, WARN, Finding, judged, look, told
 from megaclass.errors import in_bytes
 from megaclass.parallel.groups import World, pick_device
+from megaclass.plan.choose import largest_parts
+from megaclass.plan.memory import memory_of
 from megaclass.results.machine import available_memory
 from megaclass.train.batches import glyph_directory
+from megaclass.train.foresight import planned_job
 from megaclass.train.job import LocalParts, local_parts
 from megaclass.train.log import warnings_of
-from megaclass.train.memory import memory_of
 
 _LIMIT_S = 300.0  # a folder of millions of images on a network disk takes long to list
-_FULL = 0.8  # of the memory there; the rest is for activations and batches
 
 
 def findings(config: Config, ranks: int) -> Iterator[Finding]:
@@ -56,27 +58,21 @@ def _memory(parts: LocalParts, ranks: int) -> Finding:
     on_gpu = parts.world.device.type == "cuda"
     # Of one machine: a GPU each, or on a CPU all of them.
     local = min(ranks, torch.cuda.device_count()) if on_gpu else ranks
-    need = memory_of(
-        parts.config,
-        parts.backbone,
-        classes=parts.num_classes,
-        compute=parts.arithmetic.compute,
-        ranks=ranks,
-        node_ranks=local,
-    ).total
+    job = replace(planned_job(parts.config, parts.world, parts.num_classes), node_ranks=local)
+    needed = memory_of(job)
     free = torch.cuda.mem_get_info()[0] if on_gpu else available_memory() // local
-    advice = "take more ranks, head.storage bf16 or int8_rowwise, or a smaller model"
     return judged(
         "memory",
-        f"{in_bytes(need)} a rank plus activations, of {in_bytes(free)} free for it",
-        (need > free, FAIL, advice),
-        (need > _FULL * free, WARN, f"little is left for activations: a smaller batch, or {advice}"),
+        f"{in_bytes(needed.total)} a rank ({largest_parts(needed)}), of {in_bytes(free)} free for it",
+        (needed.least(job.kind) > free, FAIL, "`megaclass plan` says what fits"),
+        (needed.total > free, WARN, "it may not fit; `megaclass plan` says what does"),
     )
 
 
 def _room(parts: LocalParts) -> Finding:
-    run, steps, compute = parts.config.run, parts.steps, parts.arithmetic.compute
-    size = memory_of(parts.config, parts.backbone, classes=parts.num_classes, compute=compute).stored
+    run, steps = parts.config.run, parts.steps
+    alone = planned_job(parts.config, replace(parts.world, size=1), parts.num_classes)
+    size = memory_of(alone).stored
     # The last ones, one that is being written, the best, and those that stay for good.
     kept = run.keep_last + 1 + (steps.between_evaluations > 0)
     kept += steps.total // run.keep_every if run.keep_every else 0

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from megaclass.config import Model
 from megaclass.errors import UserError, lookup, near_match
 from megaclass.models import iresnet, resnet, vit
 from megaclass.models.convnet import ConvNet
@@ -122,3 +123,16 @@ def _is_usable(key: str, tensor: Tensor) -> bool:
         return False
     is_count = key.endswith("num_batches_tracked")
     return tensor.is_floating_point() or (is_count and not tensor.is_complex())
+
+
+def configured_backbone(model: Model, image_size: int) -> nn.Module:
+    """What the section ``[model]`` asks for, with weights drawn anew."""
+    taken, defaults = backbone_options(model.name), vars(Model())
+    # An option that this backbone lacks is refused only where somebody has set it.
+    options: dict[str, Any] = {
+        name: value
+        for name, value in vars(model).items()
+        if name not in ("name", "sync_norm", "weights") and (name in taken or value != defaults[name])
+    }
+    norm = "sync" if model.sync_norm else "batch"
+    return build_backbone(model.name, norm=norm, image_size=image_size, **options)

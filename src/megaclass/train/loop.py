@@ -26,6 +26,7 @@ from megaclass.results.machine import snapshot
 from megaclass.results.rundir import RunDirectory, UnwrittenError, choose
 from megaclass.train import schedule
 from megaclass.train.arithmetic import keep_freed_memory, use_deterministic_kernels, use_threads
+from megaclass.train.foresight import foresight
 from megaclass.train.guard import DivergedError, Guard, Outcome
 from megaclass.train.interruption import SIGNALS, Interruption
 from megaclass.train.job import Job, build_job
@@ -311,6 +312,7 @@ def _train(
             for message in found.messages if found else ():
                 log.warn(message)
             log.say(_greeting(job, directory, progress))
+            log.say(foresight(job.config, job.world, job.num_classes))
             if found and not found.path:
                 log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
             return progress, fit(job, log, progress, saver, interruption)

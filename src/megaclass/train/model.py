@@ -4,17 +4,16 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from megaclass.checkpoint.torchfile import read_torch_file
-from megaclass.config import Config, Model
+from megaclass.config import Config
 from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, to_model_input
 from megaclass.errors import UserError, first_line
 from megaclass.models.layers import Stage
-from megaclass.models.registry import backbone_options, build_backbone, load_backbone_weights
+from megaclass.models.registry import configured_backbone, load_backbone_weights
 from megaclass.parallel import groups
 from megaclass.parallel.seeding import derive_key
 from megaclass.train.arithmetic import Arithmetic, pick_arithmetic
@@ -29,16 +28,8 @@ _RECOMPILE_LIMIT = 128
 def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithmetic]:
     """The backbone on its device, with the weights that ``run.seed`` or ``model.weights`` says, and how it computes."""
     model = config.model
-    taken, defaults = backbone_options(model.name), vars(Model())
-    # An option that this backbone lacks is refused only where somebody has set it.
-    options: dict[str, Any] = {
-        name: value
-        for name, value in vars(model).items()
-        if name not in ("name", "sync_norm", "weights") and (name in taken or value != defaults[name])
-    }
     torch.manual_seed(derive_key("weights", config.run.seed))
-    norm, size = "sync" if model.sync_norm else "batch", config.data.image_size
-    backbone = build_backbone(model.name, norm=norm, image_size=size, **options)
+    backbone = configured_backbone(model, config.data.image_size)
     _check_sizes(config, backbone)
     if model.weights:
         load_backbone_weights(backbone, read_torch_file(Path(model.weights)), model.weights)

@@ -1,0 +1,89 @@
+"""``megaclass plan``: what a recipe will need of devices, and how long it will take, without one."""
+
+from pathlib import Path
+from typing import Any
+
+from megaclass.cli.common import whole_file
+from megaclass.cli.parsing import configured, make_parser
+from megaclass.config import load_recipe
+from megaclass.errors import UserError
+
+
+def plan(words: list[str]) -> int:
+    parser = make_parser(
+        "megaclass plan RECIPE [--devices N] [--device KIND] [--nodes N] [--from ROWS] [--section.key VALUE ...]",
+        "Memory of a device by part, bytes on the wire, images that storage must deliver, time, checkpoints, and what "
+        "fits. It needs no GPU. Exit status 1: the recipe does not fit.",
+        {"recipe": "name of a recipe or a .toml file"},
+        {
+            "devices": (1, "on all nodes together"),
+            "nodes": (1, "that hold the devices, as many each"),
+            "device": ("cpu", "kind of device: h100, a100, v100, ..; a wrong name lists them"),
+            "from": ("", "rows of `bench train`, measured on one such device (.jsonl), to tell the time by"),
+            "classes": ("0", "of the data, where the recipe does not say; with K, M or B"),
+            "samples": ("0", "images of an epoch, where the recipe does not say"),
+            "picture": ("", "draw memory by part into this file (.png, .svg)"),
+            "json": (False, "as JSON"),
+        },
+    )
+    config, options = configured(
+        parser, words, lambda options, _: load_recipe(options.recipe, complete=False)
+    )
+    rows, devices, nodes = vars(options)["from"], options.devices, options.nodes
+    for name, value in (("devices", devices), ("nodes", nodes)):
+        if value < 1:
+            raise UserError(f"--{name}: {value} is below 1")
+    if devices % nodes:
+        raise UserError(f"--nodes: {devices} devices are not the same number on each of {nodes}")
+
+    from megaclass.bench.flags import counts
+    from megaclass.bench.train import fit_of
+    from megaclass.plan.devices import Device
+    from megaclass.plan.memory import Job
+    from megaclass.plan.whole import Plan
+    from megaclass.results.rows import read_rows
+
+    data, device = config.data, Device.named(options.device, devices // nodes)
+    compute, classes = (
+        device.resolved(config.precision.compute),
+        counts(options.classes)[0] or data.num_classes,
+    )
+    job = Job(config, compute, classes, devices, devices // nodes, device.kind)
+    samples = counts(options.samples)[0] or (data.num_samples if data.source == "synthetic" else 0)
+    found = Plan.of(job, device, samples, fit_of(read_rows(rows), rows) if rows else None)
+    _show(found, options.json)
+    if options.picture:
+        with whole_file("--picture", Path(options.picture)) as file:
+            _draw(found, file, Path(options.picture).suffix[1:] or "png")
+    return 0 if found.fits else 1
+
+
+def _show(found: Any, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if as_json:
+        console.print_json(data=found.as_dict())
+        return
+    table = Table(
+        title=Text(found.title), title_justify="left", title_style="bold", box=None, show_header=False
+    )
+    for cells in found.lines():
+        table.add_row(*map(Text, cells))
+    console.print(table)
+
+
+def _draw(found: Any, file: Path, kind: str) -> None:
+    """Memory by part, against that of the device."""
+    from matplotlib.figure import Figure
+
+    parts = {name: size / 1e9 for name, size in vars(found.memory).items() if size}
+    axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
+    axes.barh([*parts], [*parts.values()])
+    axes.set(
+        xlabel=f"GB; {found.memory.total / 1e9:.3g} in all, of {found.room / 1e9:.3g}", title=found.title
+    )
+    axes.title.set(fontsize=8, wrap=True)
+    figure.savefig(file, format=kind)

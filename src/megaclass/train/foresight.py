@@ -1,0 +1,49 @@
+"""What training says of memory: planned before it starts, refused where it cannot fit, explained where it ran out."""
+
+import os
+
+import torch
+
+from megaclass.config import Config
+from megaclass.errors import first_line, in_bytes
+from megaclass.parallel.groups import World
+from megaclass.plan.choose import largest_parts, nearest
+from megaclass.plan.memory import Job, memory_of
+from megaclass.results.machine import available_memory
+from megaclass.train.arithmetic import pick_arithmetic
+
+
+def planned_job(config: Config, world: World, classes: int = 0) -> Job:
+    """For :mod:`megaclass.plan`. classes 0: those that the configuration says, if any."""
+    compute = pick_arithmetic(config.precision.compute, config.precision.channels_last, world.device).compute
+    return Job(
+        config, compute, classes or config.data.num_classes, world.size, _local_ranks(), world.device.type
+    )
+
+
+def memory_there(world: World) -> float:
+    """Bytes that this rank may take: of its GPU, or its share of what is free on its machine."""
+    if world.device.type == "cuda":
+        return float(torch.cuda.get_device_properties(world.device).total_memory)
+    return available_memory() / _local_ranks()
+
+
+def foresight(config: Config, world: World, classes: int) -> str:
+    """The line before the first step."""
+    memory = memory_of(planned_job(config, world, classes))
+    return f"planned: {in_bytes(memory.total)} of memory a rank ({largest_parts(memory)}); `megaclass plan` says more"
+
+
+def hindsight(config: Config, world: World, error: Exception) -> str:
+    """The line after an allocator has refused."""
+    job = planned_job(config, world)
+    memory = memory_of(job)
+    # What was planned fitted, or the run would have been refused: others take memory too, or the plan is too low.
+    return (
+        f"out of memory ({first_line(error)}); planned were {in_bytes(memory.total)} a rank ({largest_parts(memory)}): "
+        f"for a tenth less {nearest(job, 0.9 * min(memory.total, memory_there(world)))}"
+    )
+
+
+def _local_ranks() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,0 +1,110 @@
+"""``megaclass plan`` as one types it, its tables in the docs, and what training says by it."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+import tiny
+from megaclass.bench.train import TrainCase, job_of
+from megaclass.cli import main
+from megaclass.plan.speed import Fit
+from megaclass.train import foresight, loop
+
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "plan_tables.py"
+SMALL = ["--classes", "1K", "--model.name", "convnet", "--data.global_batch_size", "64"]
+
+
+def test_a_plan_is_told(capsys, tmp_path):
+    picture = tmp_path / "memory.png"
+    words = [
+        "plan",
+        "faces_r50",
+        *SMALL,
+        *["--devices", "8", "--nodes", "2", "--device", "h100", "--samples", "64000"],
+    ]
+    assert main([*words, "--picture", str(picture)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    told = [
+        "memory: activations",
+        "memory: centres",
+        "all-gather",
+        "roofline",
+        "20,000 steps",
+        "head.storage fp32",
+    ]
+    assert not [part for part in told if part not in out] and picture.stat().st_size > 1000
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    total = found["memory"].pop("total")
+    assert total == sum(found["memory"].values()) and found["fits"]
+
+
+def test_what_cannot_fit_says_what_does(capsys):
+    assert main(["plan", "faces_r50", *SMALL, "--classes", "1B", "--device", "a10"]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "does not fit; lower the classes to" in out and "head.storage int8_rowwise" in out
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--device", "h10"], "unknown --device 'h10' (did you mean 'h100'?)"),
+        (["--devices", "0"], "--devices: 0 is below 1"),
+        (["--devices", "8", "--nodes", "3"], "--nodes: 8 devices are not the same number on each of 3"),
+        (["--devices", "7"], "data.global_batch_size: 64 is not shared evenly by 7 parts"),
+        (["--data.global_batch_size", "0"], "data.global_batch_size: 0 is below 1"),
+        (["--from", "gone.jsonl"], "gone.jsonl"),
+        (["--from", "cut.jsonl"], "cut.jsonl line 1: not a line of JSON"),
+        (["--from", "empty.jsonl"], "--from: empty.jsonl holds no row of `bench train`"),
+        (["--device", "v100", "--precision.compute", "bf16"], "v100 has no bf16"),
+        (["--picture", "gone/memory.png"], "gone/memory.png cannot be written"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(tmp_path, monkeypatch, capsys, words, told):
+    monkeypatch.chdir(tmp_path)
+    Path("cut.jsonl").write_text('{"schema_version": 2, "implem\n')
+    Path("empty.jsonl").write_text("")
+    assert main(["plan", "faces_r50", *SMALL, *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_fit_finds_the_terms_that_made_the_rows():
+    limits = {"limit_flops_per_second": 1e11, "limit_bytes_per_second": 1e10}
+    truth = Fit((2e-11, 3e-10, 1.5), tuple(limits.values()), 3)
+    shared = {"recipe": "faces_r50", "backbone": "convnet", "precision": "fp32", "device": "cpu"}
+    sizes = ((16, 1000), (64, 1000), (16, 100_000))
+    cases = [TrainCase(**shared, global_batch_size=batch, num_classes=classes) for batch, classes in sizes]
+    cases = [case.resolved() for case in cases]
+    rows = [(job_of(case), truth.step_s(job_of(case)), limits) for case in cases]
+    assert Fit.of(rows).seconds == pytest.approx(truth.seconds)
+
+
+def test_the_tables_of_the_pages_are_what_plan_says():
+    spec = importlib.util.spec_from_file_location("plan_tables", SCRIPT)
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    for page in tables.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert "plan_tables.py: " in text and tables.written(text) == text, page
+
+
+def test_training_tells_and_refuses(tmp_path, monkeypatch, capsys):
+    recipe = tiny.recipe(tmp_path, schedule={"steps": 1})
+    assert main(["train", recipe]) == 0
+    assert "planned: " in capsys.readouterr().out
+    monkeypatch.setattr(foresight, "available_memory", lambda: 350_000)
+    assert main(["train", recipe, "--run.output", str(tmp_path / "other")]) == 2
+    err = capsys.readouterr().err
+    assert "need " in err and "350.0 kB are there for it; lower data.global_batch_size to " in err
+
+
+def test_memory_that_runs_out_is_a_line_with_the_parts(tmp_path, monkeypatch, capsys):
+    def runs_out(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr(loop, "fit", runs_out)
+    assert main(["train", tiny.recipe(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "out of memory (DefaultCPUAllocator" in err and "activations " in err and "lower " in err

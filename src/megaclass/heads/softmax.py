@@ -234,7 +234,7 @@ class TorchEngine:
                 if shares_NB is not None and products.operand != torch.float32:
                     shares_TB = shares_NB[tile].copy_(shares_TB)
                 shares_TB = products.cast("shares", shares_TB, products.operand)
-                products.addmm_(values_BD, shares_TB.T, products.cast("centres", rows_TD, products.operand))
+                products.addmm_(values_BD, shares_TB.T, products.cast("rows", rows_TD, products.operand))
         return sum_B, values_BD, kept
 
     def pass_two(

@@ -1,13 +1,14 @@
 """What training says of memory: planned before it starts, refused where it cannot fit, explained where it ran out."""
 
+import logging
 import os
 
 import torch
 
 from megaclass.config import Config
-from megaclass.errors import first_line, in_bytes
+from megaclass.errors import UserError, first_line, in_bytes
 from megaclass.parallel.groups import World
-from megaclass.plan.choose import largest_parts, nearest
+from megaclass.plan.choose import largest_parts, nearest, require_memory
 from megaclass.plan.memory import Job, memory_of
 from megaclass.results.machine import available_memory
 from megaclass.train.arithmetic import pick_arithmetic
@@ -28,16 +29,36 @@ def memory_there(world: World) -> float:
     return available_memory() / _local_ranks()
 
 
+def require_room(config: Config, world: World, classes: int = 0) -> None:
+    """UserError where the run cannot fit: before what takes most is made, for where a system lends more memory than it
+    has, no allocator refuses, and the kernel ends the process without a word."""
+    try:
+        require_memory(planned_job(config, world, classes), memory_there(world))
+    except UserError:
+        raise
+    except Exception as error:  # a backbone of one's own may do what tensors without memory cannot
+        if classes:  # once
+            logging.getLogger(__name__).warning("memory is not planned: %s", first_line(error))
+
+
 def foresight(config: Config, world: World, classes: int) -> str:
-    """The line before the first step."""
-    memory = memory_of(planned_job(config, world, classes))
+    """The line before the first step; empty where memory cannot be planned, which :func:`require_room` has said."""
+    try:
+        memory = memory_of(planned_job(config, world, classes))
+    except Exception:
+        return ""
     return f"planned: {in_bytes(memory.total)} of memory a rank ({largest_parts(memory)}); `megaclass plan` says more"
 
 
 def hindsight(config: Config, world: World, error: Exception) -> str:
     """The line after an allocator has refused."""
     job = planned_job(config, world)
-    memory = memory_of(job)
+    try:
+        memory = memory_of(job)
+    except Exception:
+        return (
+            f"out of memory ({first_line(error)}): lower data.global_batch_size, or raise data.accumulation"
+        )
     # What was planned fitted, or the run would have been refused: others take memory too, or the plan is too low.
     return (
         f"out of memory ({first_line(error)}); planned were {in_bytes(memory.total)} a rank ({largest_parts(memory)}): "

@@ -29,11 +29,10 @@ from megaclass.models.norm import SynchronisedBatchNorm
 from megaclass.parallel import groups
 from megaclass.parallel.gradients import averaging
 from megaclass.parallel.groups import Group, World
-from megaclass.plan.choose import require_memory
 from megaclass.train.arithmetic import Arithmetic
 from megaclass.train.average import WeightAverage
 from megaclass.train.batches import TrainingData, training_data
-from megaclass.train.foresight import memory_there, planned_job
+from megaclass.train.foresight import require_room
 from megaclass.train.model import build_model, capture_graphs, compile_backbone, input_function
 from megaclass.train.optimizer import build_optimizer
 
@@ -149,15 +148,12 @@ def build_job(
 
 def local_parts(config: Config, world: World, say: Callable[[str], None] = print) -> LocalParts:
     """Everything that this rank makes for itself. UserError for what is wrong with settings, files or memory."""
-    # Before what takes most is made: where a system lends more memory than it has, no allocator refuses, and the kernel
-    # ends the process without a word.
-    job, room = planned_job(config, world), memory_there(world)
-    require_memory(job, room)
+    require_room(config, world)
     # The model first: its errors come at once, and to make a data set may take a while.
     backbone, arithmetic = build_model(config, world.device)
     _check_batch(config, world, backbone)
     data = training_data(config, world, say)
-    require_memory(replace(job, classes=data.num_classes), room)
+    require_room(config, world, data.num_classes)
     how = config.speed.compile
     if how == "auto" and config.data.start_size:  # it would be compiled for many sizes
         how = "none"

@@ -312,7 +312,8 @@ def _train(
             for message in found.messages if found else ():
                 log.warn(message)
             log.say(_greeting(job, directory, progress))
-            log.say(foresight(job.config, job.world, job.num_classes))
+            if planned := foresight(job.config, job.world, job.num_classes):
+                log.say(planned)
             if found and not found.path:
                 log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
             return progress, fit(job, log, progress, saver, interruption)

@@ -9,6 +9,9 @@ import pytest
 import tiny
 from megaclass.bench.train import TrainCase, job_of
 from megaclass.cli import main
+from megaclass.models import registry
+from megaclass.models.convnet import ConvNet
+from megaclass.plan import activations
 from megaclass.plan.speed import Fit
 from megaclass.train import foresight, loop
 
@@ -98,6 +101,18 @@ def test_training_tells_and_refuses(tmp_path, monkeypatch, capsys):
     assert main(["train", recipe, "--run.output", str(tmp_path / "other")]) == 2
     err = capsys.readouterr().err
     assert "need " in err and "350.0 kB are there for it; lower data.global_batch_size to " in err
+
+
+def test_a_backbone_that_cannot_be_planned_is_trained(tmp_path, monkeypatch, capsys, caplog):
+    class Reads(ConvNet):
+        def forward(self, images):
+            return super().forward(images if float(images.mean()) > 1e9 else images * 1.0)
+
+    monkeypatch.setitem(registry.BACKBONES, "convnet", Reads)
+    activations._counted.cache_clear()
+    assert main(["train", tiny.recipe(tmp_path, schedule={"steps": 1})]) == 0
+    activations._counted.cache_clear()
+    assert caplog.text.count("memory is not planned") == 1 and "planned: " not in capsys.readouterr().out
 
 
 def test_memory_that_runs_out_is_a_line_with_the_parts(tmp_path, monkeypatch, capsys):

@@ -231,18 +231,22 @@ def job_of(case: TrainCase) -> "Job":
     return Job(config_of(case), case.precision, case.num_classes, case.ranks, case.ranks, case.device)
 
 
-def fit_of(rows: Sequence[Row], path: str) -> "Fit":
-    """What our rows in ``path`` say of speed. UserError: there are none, or not of one precision and machine."""
+def fit_of(rows: Sequence[Row], path: str, kind: str) -> "Fit":
+    """What our rows in ``path`` say of speed on ``kind`` (cpu or cuda). UserError: there are none of it, or not of one
+    precision and machine."""
     from megaclass.plan.speed import Fit
 
     known = ("train", "ok", "megaclass")
     cases = [(row, case_of(row)) for row in rows if (row.benchmark, row.status, row.implementation) == known]
+    cases = [(row, case) for row, case in cases if case.device == kind]
     machines = [(row.environment.get("cpu"), row.environment.get("gpu")) for row, _ in cases]
     kinds = {
         (case.precision, case.device, *machine) for (_, case), machine in zip(cases, machines, strict=True)
     }
     if len(kinds) != 1:
-        what = f"rows of {len(kinds)} precisions and machines" if kinds else "no row of `bench train`"
+        what = (
+            f"rows of {len(kinds)} precisions and machines" if kinds else f"no row of `bench train` on {kind}"
+        )
         raise UserError(f"--from: {path} holds {what}; name rows of one precision, measured on one machine")
     return Fit.of([(job_of(case), row.step_ms["p50"] / 1e3, row.work) for row, case in cases])
 

@@ -1,5 +1,6 @@
 """``megaclass plan``: what a recipe will need of devices, and how long it will take, without one."""
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,29 @@ def plan(words: list[str]) -> int:
     if devices % nodes:
         raise UserError(f"--nodes: {devices} devices are not the same number on each of {nodes}")
 
-    from megaclass.bench.flags import counts
+    from megaclass.bench.flags import count
     from megaclass.bench.train import fit_of
     from megaclass.plan.devices import Device
     from megaclass.plan.memory import Job
     from megaclass.plan.whole import Plan
     from megaclass.results.rows import read_rows
 
+    def number(flag: str) -> int:
+        text = vars(options)[flag]
+        try:
+            found = count(text.replace(",", ""))
+        except ArgumentTypeError:
+            found = -1
+        if found < 0:
+            raise UserError(f"--{flag}: {text!r} is no number; write it as 20000000 or 20M")
+        return found
+
     data, device = config.data, Device.named(options.device, devices // nodes)
-    compute, classes = (
-        device.resolved(config.precision.compute),
-        counts(options.classes)[0] or data.num_classes,
-    )
+    compute, classes = device.resolved(config.precision.compute), number("classes") or data.num_classes
     job = Job(config, compute, classes, devices, devices // nodes, device.kind)
-    samples = counts(options.samples)[0] or (data.num_samples if data.source == "synthetic" else 0)
-    found = Plan.of(job, device, samples, fit_of(read_rows(rows), rows) if rows else None)
+    samples = number("samples") or (data.num_samples if data.source == "synthetic" else 0)
+    fit = fit_of(read_rows(rows), rows, device.kind) if rows else None
+    found = Plan.of(job, device, samples, fit)
     _show(found, options.json)
     if options.picture:
         with whole_file("--picture", Path(options.picture)) as file:

@@ -16,6 +16,7 @@ from megaclass.plan.speed import Fit
 from megaclass.train import foresight, loop
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "plan_tables.py"
+ROWS = SCRIPT.parent / "results" / "plan-speed-cpu.jsonl"
 SMALL = ["--classes", "1K", "--model.name", "convnet", "--data.global_batch_size", "64"]
 
 
@@ -48,6 +49,14 @@ def test_what_cannot_fit_says_what_does(capsys):
     assert main(["plan", "faces_r50", *SMALL, "--classes", "1B", "--device", "a10"]) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "does not fit; lower the classes to" in out and "head.storage int8_rowwise" in out
+    words = ["plan", "faces_r50", *SMALL[:4], "--device", "a10", "--data.global_batch_size"]
+    assert main([*words, "1000000"]) == 1
+    batch = (
+        " ".join(capsys.readouterr().out.split())
+        .partition("lower data.global_batch_size to ")[2]
+        .partition(", ")[0]
+    )
+    assert main([*words, batch.replace(",", "")]) == 0
 
 
 @pytest.mark.parametrize(
@@ -62,6 +71,9 @@ def test_what_cannot_fit_says_what_does(capsys):
         (["--from", "cut.jsonl"], "cut.jsonl line 1: not a line of JSON"),
         (["--from", "empty.jsonl"], "--from: empty.jsonl holds no row of `bench train`"),
         (["--device", "v100", "--precision.compute", "bf16"], "v100 has no bf16"),
+        (["--classes", "20M,40M"], "--classes: '20M,40M' is no number"),
+        (["--samples", "-5"], "--samples: '-5' is no number"),
+        (["--device", "A100", "--from", str(ROWS)], "holds no row of `bench train` on cuda"),
         (["--picture", "gone/memory.png"], "gone/memory.png cannot be written"),
     ],
 )

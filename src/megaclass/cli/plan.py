@@ -30,9 +30,13 @@ def plan(words: list[str]) -> int:
         parser, words, lambda options, _: load_recipe(options.recipe, complete=False)
     )
     rows, devices, nodes = vars(options)["from"], options.devices, options.nodes
-    for name, value in (("devices", devices), ("nodes", nodes)):
-        if value < 1:
-            raise UserError(f"--{name}: {value} is below 1")
+    from megaclass.bench.flags import counts
+
+    classes, samples = counts(options.classes)[0], counts(options.samples)[0]
+    given = {"devices": (devices, 1), "nodes": (nodes, 1), "classes": (classes, 0), "samples": (samples, 0)}
+    for name, (value, least) in given.items():
+        if value < least:
+            raise UserError(f"--{name}: {value} is below {least}")
     picture = Path(options.picture)
     if options.picture and picture.suffix not in (".png", ".svg"):
         raise UserError(f"--picture: {picture} is neither .png nor .svg")
@@ -41,7 +45,6 @@ def plan(words: list[str]) -> int:
     if devices % nodes:
         raise UserError(f"--nodes: {devices} devices are not the same number on each of {nodes}")
 
-    from megaclass.bench.flags import counts
     from megaclass.bench.train import fit_of
     from megaclass.plan.devices import Device
     from megaclass.plan.memory import Job
@@ -49,12 +52,9 @@ def plan(words: list[str]) -> int:
     from megaclass.results.rows import read_rows
 
     data, device = config.data, Device.named(options.device, devices // nodes)
-    compute, classes = (
-        device.resolved(config.precision.compute),
-        counts(options.classes)[0] or data.num_classes,
-    )
-    job = Job(config, compute, classes, devices, devices // nodes, device.kind)
-    samples = counts(options.samples)[0] or (data.num_samples if data.source == "synthetic" else 0)
+    compute = device.resolved(config.precision.compute)
+    job = Job(config, compute, classes or data.num_classes, devices, devices // nodes, device.kind)
+    samples = samples or (data.num_samples if data.source == "synthetic" else 0)
     found = Plan.of(job, device, samples, fit_of(read_rows(rows), rows) if rows else None)
     _show(found, options.json)
     if options.picture:

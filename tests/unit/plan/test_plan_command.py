@@ -56,6 +56,7 @@ def test_what_cannot_fit_says_what_does(capsys):
     [
         (["--device", "h10"], "unknown --device 'h10' (did you mean 'h100'?)"),
         (["--devices", "0"], "--devices: 0 is below 1"),
+        (["--classes", "-5"], "--classes: -5 is below 0"),
         (["--devices", "8", "--nodes", "3"], "--nodes: 8 devices are not the same number on each of 3"),
         (["--devices", "7"], "data.global_batch_size: 64 is not shared evenly by 7 parts"),
         (["--data.global_batch_size", "0"], "data.global_batch_size: 0 is below 1"),

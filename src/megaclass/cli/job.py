@@ -40,6 +40,8 @@ def job(words: list[str]) -> None:
         options, rest = parser.parse_known_args(words)
     else:
         options, given = parse_with_settings(parser, words)
+    if is_suite and (options.nodes > 1 or options.stage):
+        raise UserError("job suite: --nodes and --stage are of training; a task measures on one node")
     if min(options.nodes, options.devices) < 1:
         raise UserError(f"--nodes {options.nodes}, --devices {options.devices}: one of each at least")
 

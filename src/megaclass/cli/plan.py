@@ -34,6 +34,11 @@ def plan(words: list[str]) -> int:
     for name, value in (("devices", devices), ("nodes", nodes)):
         if value < 1:
             raise UserError(f"--{name}: {value} is below 1")
+    picture = Path(options.picture)
+    if options.picture and picture.suffix not in (".png", ".svg"):
+        raise UserError(f"--picture: {picture} is neither .png nor .svg")
+    if options.picture and picture.exists():
+        raise UserError(f"--picture: {picture} exists; name another file")
     if devices % nodes:
         raise UserError(f"--nodes: {devices} devices are not the same number on each of {nodes}")
 
@@ -62,8 +67,8 @@ def plan(words: list[str]) -> int:
     found = Plan.of(job, device, samples, fit)
     _show(found, options.json)
     if options.picture:
-        with whole_file("--picture", Path(options.picture)) as file:
-            _draw(found, file, Path(options.picture).suffix[1:] or "png")
+        with whole_file("--picture", picture) as file:
+            _draw(found, file, picture.suffix[1:])
     return 0 if found.fits else 1
 
 

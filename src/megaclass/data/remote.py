@@ -204,7 +204,7 @@ def _make_room(url: str, home: Path, total: int, left: int) -> None:
 def _fetch(url: str, store: Any, files: dict[str, _File], root: Path) -> None:
     names, total, came, began = list(files), _bytes(files), 0, time.monotonic()
     _say(f"fetching {url}: {len(names):,} files, {in_bytes(total)}, into {root}")
-    for left in root.parent.glob("parts*"):  # by a process that was killed
+    for left in root.parent.glob(".parts*"):  # by a process that was killed; no set's name has the dot
         shutil.rmtree(left)
     step, told = max(_LEAST_FILES, min(_MOST_FILES, _MOST_BYTES * len(files) // max(total, 1))), began
     for start in range(0, len(names), step):
@@ -223,7 +223,7 @@ def _say(line: str) -> None:
 def _fetch_some(store: Any, files: dict[str, _File], root: Path) -> None:
     """Files into place, each when it is whole. OSError for one that is not."""
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="parts", dir=root.parent, ignore_cleanup_errors=True) as parts:
+    with tempfile.TemporaryDirectory(prefix=".parts", dir=root.parent, ignore_cleanup_errors=True) as parts:
         places = [Path(parts, str(number)) for number in range(len(files))]
         store.get([file.at for file in files.values()], list(map(str, places)))
         for place, (name, file) in zip(places, files.items(), strict=True):

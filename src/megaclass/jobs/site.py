@@ -56,7 +56,7 @@ class Site:
 def load_site(name: str) -> Site:
     """A site that comes with the package, or a path to a TOML file. UserError names the file and the line."""
     known = {path.stem: path for path in sorted(SITES.glob("*.toml"))}
-    path = Path(name) if name.endswith(".toml") else lookup(known, name, "site")
+    path, text = Path(name) if name.endswith(".toml") else lookup(known, name, "site"), ""
     try:
         with open_regular(path, _MAX_BYTES, encoding="utf-8") as file:
             text = file.read()
@@ -65,9 +65,8 @@ def load_site(name: str) -> Site:
         raise UserError(f"--site: {path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         line = re.search(r"at line (\d+)", str(error))
-        raise UserError(
-            f"{path}:{line[1] if line else text.count(chr(10))}: not valid TOML: {error}"
-        ) from None
+        number = line[1] if line else max(1, text.count("\n"))
+        raise UserError(f"{path}:{number}: not valid TOML: {error}") from None
     for keys, what in _faults(tree):
         raise UserError(f"{path}:{_line(text, keys)}: {'.'.join(keys)}: {what}")
     return Site(**tree)
@@ -83,6 +82,8 @@ def _faults(tree: dict[str, Any]) -> Iterator[tuple[list[str], str]]:
             yield [name], f"{value!r} is not {_NAMES[type(defaults[name])]}"
         elif name in _FORMS and not re.fullmatch(_FORMS[name], value, re.ASCII):
             yield [name], f"{value!r} is not {_FORMS[name]}"
+        elif name == "notice_s" and not 1 <= value <= 65535:  # what SLURM takes
+            yield [name], f"{value} is not from 1 to 65535"
     for name in ("scheduler", "nodes"):
         if not tree.get(name):
             yield [name], "is missing"

@@ -104,8 +104,8 @@ def pick_arithmetic(
     compute: str, channels_last: bool, device: torch.device, tf32: bool = False
 ) -> Arithmetic:
     """Resolve ``auto``, and refuse what the device does not have."""
-    if compute == "auto":
-        has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()
+    if compute == "auto":  # a GPU before compute capability 8.0 emulates bf16, slowly
+        has_bf16 = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else cpu_has_bf16()
         compute = "bf16" if has_bf16 else "fp32"
     if compute == "tf32" and device.type != "cuda":
         raise UserError("precision.compute: 'tf32' exists on CUDA only; use fp32, bf16 or auto on a CPU")

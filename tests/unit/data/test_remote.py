@@ -137,6 +137,17 @@ def test_what_is_here_is_not_fetched_again_and_what_changed_is(memory, cache, mo
     assert open_dataset(f"{memory}/records")
 
 
+def test_a_set_called_as_parts_are_is_completed(memory, monkeypatch):
+    """What a killed process left of others is taken away, and not the set itself."""
+    fsspec.filesystem("memory").copy("/bucket/records", "/bucket/parts-1", recursive=True)
+    (remote.local(f"{memory}/parts-1") / "train.idx").unlink()
+    another_process()
+    fetched = []
+    with monkeypatch.context() as patched:
+        patched.setattr(MEMORY, "get", lambda *words: (fetched.extend(words[1]), MEMORY_GET(*words)))
+        assert open_dataset(f"{memory}/parts-1") and fetched == ["/bucket/parts-1/train.idx"]
+
+
 def lost(store, sources, targets):
     MEMORY_GET(store, sources, targets)
     os.truncate(targets[-1], 10)

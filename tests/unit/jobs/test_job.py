@@ -59,9 +59,11 @@ def test_the_published_cluster_is_asked_as_its_jobs_asked_it(capsys, case):
     (f'{SITE}directives = ["-A x\\n-B y"]\n{NODES}', "site.toml:2: directives: "),
     (f"{SITE}{NODES}[nodes.old]\neight = []\n", "site.toml:5: nodes.old.eight: not a number of devices"),
     (f"{SITE}setup = [\n", "site.toml:2: not valid TOML"),
+    (f"{SITE}# \xff", "site.toml:1: not valid TOML: 'utf-8' codec"),
+    (f"{SITE}notice_s = -5\n{NODES}", "site.toml:2: notice_s: -5 is not from 1 to 65535"),
 ])  # fmt: skip
 def test_a_site_with_an_error_is_refused_with_its_line(capsys, text, said):
-    Path("site.toml").write_text(text)
+    Path("site.toml").write_text(text, encoding="latin-1")
     assert main(["job", "glyphs", "--site", "site.toml"]) == 2 and said in capsys.readouterr().err
 
 
@@ -86,6 +88,11 @@ def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(capsys, mo
     assert main(["job", "glyphs", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line and not any(Path.cwd().iterdir())
+
+
+def test_a_suite_takes_no_words_of_training(capsys):
+    assert main(["job", "suite", "resnet50-abci", "--site", "abci", "--stage", "/data/x"]) == 2
+    assert "job suite: --nodes and --stage are of training" in capsys.readouterr().err
 
 
 @pytest.mark.process

@@ -39,6 +39,7 @@ def test_a_plan_is_told(capsys, tmp_path):
         "head.storage fp32",
     ]
     assert not [part for part in told if part not in out] and picture.stat().st_size > 1000
+    assert main([*words, "--picture", str(picture)]) == 2 and "exists; name" in capsys.readouterr().err
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     total = found["memory"].pop("total")
@@ -75,6 +76,7 @@ def test_what_cannot_fit_says_what_does(capsys):
         (["--samples", "-5"], "--samples: '-5' is no number"),
         (["--device", "A100", "--from", str(ROWS)], "holds no row of `bench train` on cuda"),
         (["--picture", "gone/memory.png"], "gone/memory.png cannot be written"),
+        (["--picture", "memory.foo"], "--picture: memory.foo is neither .png nor .svg"),
     ],
 )
 def test_bad_input_is_told_in_a_line(tmp_path, monkeypatch, capsys, words, told):

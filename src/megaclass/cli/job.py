@@ -55,7 +55,7 @@ def job(words: list[str]) -> None:
         raise UserError(f"--scheduler: {options.site} has {site.scheduler}; leave it out")
     name, command, tasks = _suite(rest) if is_suite else _training(options, given)
     directory = Path(options.output or f"runs/{name}-job").absolute()
-    if directory.exists():
+    if directory.exists() and not options.print:
         raise UserError(f"--output: {directory} exists; name another directory")
     options.output = str(directory)
     command += ["--output", options.output] if tasks else ["--run.output", f"{options.output}/run"]

@@ -17,8 +17,8 @@ def plan(words: list[str]) -> int:
         "fits. It needs no GPU. Exit status 1: the recipe does not fit.",
         {"recipe": "name of a recipe or a .toml file"},
         {
-            "devices": (1, "on all nodes together"),
-            "nodes": (1, "that hold the devices, as many each"),
+            "devices": (1, "of each node"),
+            "nodes": (1, "how many"),
             "device": ("cpu", "kind of device: h100, a100, v100, ..; a wrong name lists them"),
             "from": ("", "rows of `bench train`, measured on one such device (.jsonl), to tell the time by"),
             "classes": ("0", "of the data, where the recipe does not say; with K, M or B"),
@@ -39,8 +39,6 @@ def plan(words: list[str]) -> int:
         raise UserError(f"--picture: {picture} is neither .png nor .svg")
     if options.picture and picture.exists():
         raise UserError(f"--picture: {picture} exists; name another file")
-    if devices % nodes:
-        raise UserError(f"--nodes: {devices} devices are not the same number on each of {nodes}")
 
     from megaclass.bench.flags import count
     from megaclass.bench.train import fit_of
@@ -59,9 +57,9 @@ def plan(words: list[str]) -> int:
             raise UserError(f"--{flag}: {text!r} is no number; write it as 20000000 or 20M")
         return found
 
-    data, device = config.data, Device.named(options.device, devices // nodes)
+    data, device = config.data, Device.named(options.device, devices)
     compute, classes = device.resolved(config.precision.compute), number("classes") or data.num_classes
-    job = Job(config, compute, classes, devices, devices // nodes, device.kind)
+    job = Job(config, compute, classes, devices * nodes, devices, device.kind)
     samples = number("samples") or (data.num_samples if data.source == "synthetic" else 0)
     fit = fit_of(read_rows(rows), rows, device.kind) if rows else None
     found = Plan.of(job, device, samples, fit)

@@ -1,5 +1,6 @@
 """``megaclass plan``: what a recipe will need of devices, and how long it will take, without one."""
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,12 @@ def plan(words: list[str]) -> int:
         parser, words, lambda options, _: load_recipe(options.recipe, complete=False)
     )
     rows, devices, nodes = vars(options)["from"], options.devices, options.nodes
-    from megaclass.bench.flags import counts
+    from megaclass.bench.flags import count
 
-    classes, samples = counts(options.classes)[0], counts(options.samples)[0]
+    try:
+        classes, samples = count(options.classes), count(options.samples)
+    except ArgumentTypeError as error:
+        raise UserError(f"--classes, --samples: {error}") from None
     given = {"devices": (devices, 1), "nodes": (nodes, 1), "classes": (classes, 0), "samples": (samples, 0)}
     for name, (value, least) in given.items():
         if value < least:
@@ -55,7 +59,7 @@ def plan(words: list[str]) -> int:
     compute = device.resolved(config.precision.compute)
     job = Job(config, compute, classes or data.num_classes, devices, devices // nodes, device.kind)
     samples = samples or (data.num_samples if data.source == "synthetic" else 0)
-    found = Plan.of(job, device, samples, fit_of(read_rows(rows), rows) if rows else None)
+    found = Plan.of(job, device, samples, fit_of(read_rows(rows), rows, device.kind) if rows else None)
     _show(found, options.json)
     if options.picture:
         with whole_file("--picture", picture) as file:

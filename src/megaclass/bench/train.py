@@ -232,23 +232,23 @@ def job_of(case: TrainCase) -> "Job":
     return Job(config_of(case), case.precision, case.num_classes, case.ranks, case.ranks, case.device)
 
 
-def fit_of(rows: Sequence[Row], path: str, device: str = "") -> "Fit":
-    """What our rows in ``path`` say of speed. UserError: there are none, not of one precision and machine, or another
-    ``device``, ``cpu`` or ``cuda``."""
+def fit_of(rows: Sequence[Row], path: str, kind: str) -> "Fit":
+    """What our rows in ``path`` say of speed on ``kind`` (cpu or cuda). UserError: there are none of it, or not of one
+    precision and machine."""
     from megaclass.plan.speed import Fit
 
     known = ("train", "ok", "megaclass")
-    ours = [row for row in rows if (row.benchmark, row.status, row.implementation) == known]
-    cases = [(row, case_of(row)) for row in ours if 0 < row.step_ms.get("p50", 0) < math.inf]
+    cases = [(row, case_of(row)) for row in rows if (row.benchmark, row.status, row.implementation) == known]
+    cases = [(r, case) for r, case in cases if case.device == kind and 0 < r.step_ms.get("p50", 0) < math.inf]
     machines = [(row.environment.get("cpu"), row.environment.get("gpu")) for row, _ in cases]
     kinds = {
         (case.precision, case.device, *machine) for (_, case), machine in zip(cases, machines, strict=True)
     }
     if len(kinds) != 1:
-        what = f"rows of {len(kinds)} precisions and machines" if kinds else "no row of `bench train`"
+        what = (
+            f"rows of {len(kinds)} precisions and machines" if kinds else f"no row of `bench train` on {kind}"
+        )
         raise UserError(f"--from: {path} holds {what}; name rows of one precision, measured on one machine")
-    if (found := cases[0][1].device) != (device or found):
-        raise UserError(f"--from: {path} was measured on {found}, not {device}; name rows of such a --device")
     return Fit.of([(job_of(case), row.step_ms["p50"] / 1e3, row.work) for row, case in cases])
 
 

@@ -31,16 +31,9 @@ def plan(words: list[str]) -> int:
         parser, words, lambda options, _: load_recipe(options.recipe, complete=False)
     )
     rows, devices, nodes = vars(options)["from"], options.devices, options.nodes
-    from megaclass.bench.flags import count
-
-    try:
-        classes, samples = count(options.classes), count(options.samples)
-    except ArgumentTypeError as error:
-        raise UserError(f"--classes, --samples: {error}") from None
-    given = {"devices": (devices, 1), "nodes": (nodes, 1), "classes": (classes, 0), "samples": (samples, 0)}
-    for name, (value, least) in given.items():
-        if value < least:
-            raise UserError(f"--{name}: {value} is below {least}")
+    for name, value in (("devices", devices), ("nodes", nodes)):
+        if value < 1:
+            raise UserError(f"--{name}: {value} is below 1")
     picture = Path(options.picture)
     if options.picture and picture.suffix not in (".png", ".svg"):
         raise UserError(f"--picture: {picture} is neither .png nor .svg")
@@ -49,17 +42,29 @@ def plan(words: list[str]) -> int:
     if devices % nodes:
         raise UserError(f"--nodes: {devices} devices are not the same number on each of {nodes}")
 
+    from megaclass.bench.flags import count
     from megaclass.bench.train import fit_of
     from megaclass.plan.devices import Device
     from megaclass.plan.memory import Job
     from megaclass.plan.whole import Plan
     from megaclass.results.rows import read_rows
 
+    def number(flag: str) -> int:
+        text = vars(options)[flag]
+        try:
+            found = count(text.replace(",", ""))
+        except ArgumentTypeError:
+            found = -1
+        if found < 0:
+            raise UserError(f"--{flag}: {text!r} is no number; write it as 20000000 or 20M")
+        return found
+
     data, device = config.data, Device.named(options.device, devices // nodes)
-    compute = device.resolved(config.precision.compute)
-    job = Job(config, compute, classes or data.num_classes, devices, devices // nodes, device.kind)
-    samples = samples or (data.num_samples if data.source == "synthetic" else 0)
-    found = Plan.of(job, device, samples, fit_of(read_rows(rows), rows, device.kind) if rows else None)
+    compute, classes = device.resolved(config.precision.compute), number("classes") or data.num_classes
+    job = Job(config, compute, classes, devices, devices // nodes, device.kind)
+    samples = number("samples") or (data.num_samples if data.source == "synthetic" else 0)
+    fit = fit_of(read_rows(rows), rows, device.kind) if rows else None
+    found = Plan.of(job, device, samples, fit)
     _show(found, options.json)
     if options.picture:
         with whole_file("--picture", picture) as file:

@@ -22,23 +22,21 @@ def changed(job: Job, section: str, **values: Any) -> Job:
     return replace(job, config=with_section(job.config, section, **values))
 
 
-def largest_batch(job: Job, room: float, surely: bool = False) -> int:
-    """The global batch that fits, or is not sure not to; 0: none. Accumulation stays."""
+def largest_batch(job: Job, room: float) -> int:
+    """The global batch that fits; 0: none. Accumulation stays."""
     step = job.ranks * job.config.data.accumulation
-    return step * _largest(1 << 20, lambda n: changed(job, "data", global_batch_size=n * step), room, surely)
+    return step * _largest(1 << 20, lambda n: changed(job, "data", global_batch_size=n * step), room)
 
 
-def largest_classes(job: Job, room: float, surely: bool = False) -> int:
-    return _largest(1 << 34, lambda n: replace(job, classes=n), room, surely)
+def largest_classes(job: Job, room: float) -> int:
+    return _largest(1 << 34, lambda n: replace(job, classes=n), room)
 
 
-def _largest(high: int, of: Callable[[int], Job], room: float, surely: bool) -> int:
+def _largest(high: int, of: Callable[[int], Job], room: float) -> int:
     low = 0
     while high - low > low // 1000:  # three digits are what a person reads
         middle = (low + high + 1) // 2
-        memory = memory_of(of(middle))
-        fits = (memory.least(of(middle).kind) if surely else memory.total) <= room
-        low, high = (middle, high) if fits else (low, middle - 1)
+        low, high = (middle, high) if memory_of(of(middle)).total <= room else (low, middle - 1)
     return low
 
 
@@ -49,8 +47,8 @@ def require_memory(job: Job, room: float) -> None:
         classes = f", {job.classes:,} classes" if job.classes else ""
         raise UserError(
             f"data.global_batch_size: {data.global_batch_size:,} images of data.image_size {data.image_size}{classes} "
-            f"and {job.config.model.name} need {in_bytes(least)} of memory a rank ({largest_parts(memory)}), and "
-            f"{in_bytes(room)} are there for it; {nearest(job, room)}"
+            f"and {job.config.model.name} need {in_bytes(memory.total)} of memory a rank ({largest_parts(memory)}), "
+            f"{in_bytes(least)} for certain, and {in_bytes(room)} are there for it; {nearest(job, room)}"
         )
 
 
@@ -60,13 +58,15 @@ def largest_parts(memory: Memory) -> str:
 
 
 def nearest(job: Job, room: float) -> str:
-    """The setting nearest to the job's that fits into ``room`` bytes, as advice."""
-
-    if batch := largest_batch(job, room, surely=True):
-        return f"lower data.global_batch_size to {batch:,}, or raise data.accumulation"
+    """The setting nearest to the job's that fits into ``room`` bytes, as advice; if there is none, that is not sure not
+    to fit."""
+    memory = memory_of(job)
     one = changed(job, "data", global_batch_size=job.ranks * job.config.data.accumulation)
-    if job.classes and (classes := largest_classes(one, room, surely=True)):
-        return f"lower the classes to {classes:,}, or take more ranks or, of a margin head, a smaller head.storage"
+    for most in (room, room + memory.total - memory.least(job.kind)):
+        if batch := largest_batch(job, most):
+            return f"lower data.global_batch_size to {batch:,}, or raise data.accumulation"
+        if job.classes and (classes := largest_classes(one, most)):
+            return f"lower the classes to {classes:,}, or take more ranks or, of a margin head, a smaller head.storage"
     return "lower model.width or data.image_size, or take a smaller model.name"
 
 

@@ -30,7 +30,7 @@ class Device:
     @classmethod
     def named(cls, name: str, processes: int = 1) -> "Device":
         """UserError with the near match for one that is not known. processes: that share this machine, of ``cpu``."""
-        told = dict(lookup(_KNOWN["devices"], name, "--device"))
+        told = dict(lookup(_KNOWN["devices"], name := name.lower(), "--device"))
         cores = max(1, usable_cores() // processes) if name == CPU else 1
         memory = available_memory() / processes if name == CPU else 1e9 * told["memory"]
         rates = {key: cores * 1e12 * told[key] for key in ("fp32", "tf32", "bf16", "fp16") if key in told}

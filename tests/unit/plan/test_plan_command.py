@@ -16,7 +16,7 @@ from megaclass.plan.speed import Fit
 from megaclass.train import foresight, loop
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "plan_tables.py"
-MEASURED = SCRIPT.parent / "results" / "plan-speed-cpu.jsonl"
+ROWS = SCRIPT.parent / "results" / "plan-speed-cpu.jsonl"
 SMALL = ["--classes", "1K", "--model.name", "convnet", "--data.global_batch_size", "64"]
 
 
@@ -50,6 +50,14 @@ def test_what_cannot_fit_says_what_does(capsys):
     assert main(["plan", "faces_r50", *SMALL, "--classes", "1B", "--device", "a10"]) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "does not fit; lower the classes to" in out and "head.storage int8_rowwise" in out
+    words = ["plan", "faces_r50", *SMALL[:4], "--device", "a10", "--data.global_batch_size"]
+    assert main([*words, "1000000"]) == 1
+    batch = (
+        " ".join(capsys.readouterr().out.split())
+        .partition("lower data.global_batch_size to ")[2]
+        .partition(", ")[0]
+    )
+    assert main([*words, batch.replace(",", "")]) == 0
 
 
 @pytest.mark.parametrize(
@@ -57,17 +65,17 @@ def test_what_cannot_fit_says_what_does(capsys):
     [
         (["--device", "h10"], "unknown --device 'h10' (did you mean 'h100'?)"),
         (["--devices", "0"], "--devices: 0 is below 1"),
-        (["--classes", "-5"], "--classes: -5 is below 0"),
-        (["--samples", "many"], "--classes, --samples: 'many' is not a whole number"),
         (["--devices", "8", "--nodes", "3"], "--nodes: 8 devices are not the same number on each of 3"),
         (["--devices", "7"], "data.global_batch_size: 64 is not shared evenly by 7 parts"),
         (["--data.global_batch_size", "0"], "data.global_batch_size: 0 is below 1"),
         (["--from", "gone.jsonl"], "gone.jsonl"),
         (["--from", "cut.jsonl"], "cut.jsonl line 1: not a line of JSON"),
-        (["--from", str(MEASURED), "--device", "h100"], "plan-speed-cpu.jsonl was measured on cpu, not cuda"),
         (["--from", "zero.jsonl"], "--from: zero.jsonl holds no row of `bench train`"),
         (["--from", "empty.jsonl"], "--from: empty.jsonl holds no row of `bench train`"),
         (["--device", "v100", "--precision.compute", "bf16"], "v100 has no bf16"),
+        (["--classes", "20M,40M"], "--classes: '20M,40M' is no number"),
+        (["--samples", "-5"], "--samples: '-5' is no number"),
+        (["--device", "A100", "--from", str(ROWS)], "holds no row of `bench train` on cuda"),
         (["--picture", "gone/memory.png"], "gone/memory.png cannot be written"),
         (["--picture", "memory.foo"], "--picture: memory.foo is neither .png nor .svg"),
     ],
@@ -76,7 +84,7 @@ def test_bad_input_is_told_in_a_line(tmp_path, monkeypatch, capsys, words, told)
     monkeypatch.chdir(tmp_path)
     Path("cut.jsonl").write_text('{"schema_version": 2, "implem\n')
     Path("empty.jsonl").write_text("")
-    row = json.loads(MEASURED.read_text().splitlines()[0])
+    row = json.loads(ROWS.read_text().splitlines()[0])
     Path("zero.jsonl").write_text(json.dumps(row | {"step_ms": {"p50": 0.0}}))
     assert main(["plan", "faces_r50", *SMALL, *words]) == 2
     assert told in capsys.readouterr().err

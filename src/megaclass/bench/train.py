@@ -3,6 +3,7 @@ with other settings and the loops of others take turns.
 """
 
 import itertools
+import math
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -231,23 +232,22 @@ def job_of(case: TrainCase) -> "Job":
     return Job(config_of(case), case.precision, case.num_classes, case.ranks, case.ranks, case.device)
 
 
-def fit_of(rows: Sequence[Row], path: str, kind: str) -> "Fit":
-    """What our rows in ``path`` say of speed on ``kind`` (cpu or cuda). UserError: there are none of it, or not of one
-    precision and machine."""
+def fit_of(rows: Sequence[Row], path: str, kind: str, precision: str) -> "Fit":
+    """What our rows in ``path`` say of speed on ``kind`` (cpu or cuda) at this precision. UserError: there are none of
+    them, or not of one machine."""
     from megaclass.plan.speed import Fit
 
     known = ("train", "ok", "megaclass")
     cases = [(row, case_of(row)) for row in rows if (row.benchmark, row.status, row.implementation) == known]
-    cases = [(row, case) for row, case in cases if case.device == kind]
-    machines = [(row.environment.get("cpu"), row.environment.get("gpu")) for row, _ in cases]
-    kinds = {
-        (case.precision, case.device, *machine) for (_, case), machine in zip(cases, machines, strict=True)
-    }
-    if len(kinds) != 1:
-        what = (
-            f"rows of {len(kinds)} precisions and machines" if kinds else f"no row of `bench train` on {kind}"
-        )
-        raise UserError(f"--from: {path} holds {what}; name rows of one precision, measured on one machine")
+    cases = [
+        (row, case)
+        for row, case in cases
+        if (case.device, case.precision) == (kind, precision) and 0 < row.step_ms.get("p50", 0) < math.inf
+    ]
+    machines = {(row.environment.get("cpu"), row.environment.get("gpu")) for row, _ in cases}
+    if len(machines) != 1:
+        what = f"rows of {len(machines)} machines" if machines else "no row of `bench train`"
+        raise UserError(f"--from: {path} holds {what} on {kind} in {precision}; name rows of one machine")
     return Fit.of([(job_of(case), row.step_ms["p50"] / 1e3, row.work) for row, case in cases])
 
 

@@ -61,7 +61,7 @@ def plan(words: list[str]) -> int:
     compute, classes = device.resolved(config.precision.compute), number("classes") or data.num_classes
     job = Job(config, compute, classes, devices * nodes, devices, device.kind)
     samples = number("samples") or (data.num_samples if data.source == "synthetic" else 0)
-    fit = fit_of(read_rows(rows), rows, device.kind) if rows else None
+    fit = fit_of(read_rows(rows), rows, device.kind, compute) if rows else None
     found = Plan.of(job, device, samples, fit)
     _show(found, options.json)
     if options.picture:

@@ -37,11 +37,11 @@ def braces(text: str) -> list[str]:
     found = re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", text, re.ASCII)
     if not found:
         return [text]
-    numbers, width = range(int(found[1]), int(found[2]) + 1), len(found[1])
-    if not 0 < len(numbers) <= _MOST_NAMES:
-        raise UserError(f"{text}: {len(numbers):,} names; write {{first..last}}, for {_MOST_NAMES:,} at most")
     start, end = found.span()
-    return [name for number in numbers for name in braces(f"{text[:start]}{number:0{width}}{text[end:]}")]
+    numbers, width, tails = range(int(found[1]), int(found[2]) + 1), len(found[1]), braces(text[end:])
+    if not 0 < (many := len(numbers) * len(tails)) <= _MOST_NAMES:
+        raise UserError(f"{text}: {many:,} names; write {{first..last}}, for {_MOST_NAMES:,} at most")
+    return [f"{text[:start]}{number:0{width}}{tail}" for number in numbers for tail in tails]
 
 
 def shard_files(path: Path) -> list[Path]:

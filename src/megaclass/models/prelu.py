@@ -24,7 +24,7 @@ class PReLU(nn.PReLU):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if _is_in_rows(input) and not torch.compiler.is_compiling():
+        if _is_in_rows(input) and len(self.weight) == input.shape[1] and not torch.compiler.is_compiling():
             return _PReLUOfRows.apply(input, self.weight)
         return super().forward(input)
 

@@ -52,9 +52,8 @@ def foresight(config: Config, world: World, classes: int) -> str:
 
 def hindsight(config: Config, world: World, error: Exception) -> str:
     """The line after an allocator has refused."""
-    job = planned_job(config, world)
     try:
-        memory = memory_of(job)
+        memory = memory_of(job := planned_job(config, world))
     except Exception:
         return (
             f"out of memory ({first_line(error)}): lower data.global_batch_size, or raise data.accumulation"

@@ -105,6 +105,7 @@ def test_a_tar_that_is_damaged_or_of_another_kind_is_one_line(tmp_path, files, c
         ("train-{0..2}.tar", "train-1.tar: no such file"),
         ("train-{2..0}.tar", "write {first..last}"),
         ("train-{0..99999999}.tar", "99999999}.tar: 100,000,000 names"),
+        ("train-{0..9999}-{0..9999}.tar", "9999}.tar: 100,000,000 names"),
     ],
 )
 def test_what_names_no_set_is_one_line(tmp_path, name, message):

@@ -70,6 +70,7 @@ def test_what_cannot_fit_says_what_does(capsys):
         (["--data.global_batch_size", "0"], "data.global_batch_size: 0 is below 1"),
         (["--from", "gone.jsonl"], "gone.jsonl"),
         (["--from", "cut.jsonl"], "cut.jsonl line 1: not a line of JSON"),
+        (["--from", "zero.jsonl"], "--from: zero.jsonl holds no row of `bench train`"),
         (["--from", "empty.jsonl"], "--from: empty.jsonl holds no row of `bench train`"),
         (["--device", "v100", "--precision.compute", "bf16"], "v100 has no bf16"),
         (["--classes", "20M,40M"], "--classes: '20M,40M' is no number"),
@@ -83,6 +84,8 @@ def test_bad_input_is_told_in_a_line(tmp_path, monkeypatch, capsys, words, told)
     monkeypatch.chdir(tmp_path)
     Path("cut.jsonl").write_text('{"schema_version": 2, "implem\n')
     Path("empty.jsonl").write_text("")
+    row = json.loads(ROWS.read_text().splitlines()[0])
+    Path("zero.jsonl").write_text(json.dumps(row | {"step_ms": {"p50": 0.0}}))
     assert main(["plan", "faces_r50", *SMALL, *words]) == 2
     assert told in capsys.readouterr().err
 

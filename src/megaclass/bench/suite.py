@@ -195,7 +195,7 @@ def on_devices(case: Any, machine: Machine, options: Any) -> Any:
     if machine.device == "cpu":
         if case.precision == "tf32":
             raise LeftOut("tf32 exists on CUDA only")
-        from megaclass.train.arithmetic import cpu_has_bf16
+        from megaclass.heads.precision import cpu_has_bf16
 
         half = "bf16" if cpu_has_bf16() else "fp32"
         case = replace(case, tf32=False, precision=half if case.precision == "fp16" else case.precision)

@@ -20,8 +20,8 @@ from megaclass.data.decode import decode
 from megaclass.doctor.findings import FAIL, OK, WARN, Finding, judged, look
 from megaclass.doctor.ranks import BYTES, exchange
 from megaclass.errors import in_bytes
+from megaclass.heads.precision import cpu_has_bf16
 from megaclass.results.machine import ask_driver, available_memory, snapshot, usable_cores
-from megaclass.train.arithmetic import cpu_has_bf16
 
 TORCH = ((2, 11), (2, 13))  # the oldest and the newest that are supported, as in pyproject.toml
 _LIMIT_S = 10.0  # of a probe

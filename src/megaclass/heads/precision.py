@@ -12,6 +12,11 @@ def cpu_has(feature: str) -> bool:
     return bool(getattr(torch.cpu, f"_is_{feature}_supported", lambda: False)())
 
 
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 natively; emulated bf16 is slower than fp32."""
+    return cpu_has("avx512_bf16") or cpu_has("amx_tile")
+
+
 @contextlib.contextmanager
 def fp32_products(precision: str, *backends: Any) -> Iterator[None]:
     """Products inside round as these parts of ``torch.backends`` do at an ``fp32_precision``: ieee, tf32 or bf16."""

@@ -30,8 +30,6 @@ from megaclass.heads.step import MOST_TURN, ActiveRows, MicroBatch, Roundings, S
 from megaclass.heads.storage import empty_table
 from megaclass.heads.tiles import Tiles, Workspace
 
-# Pass 1 keeps its exponentials while they take at most this share of the fp32 storage of the rows that it scored.
-_KEPT_SHARE = 0.25
 _LEAST = torch.finfo(torch.float32).tiny
 
 
@@ -57,8 +55,7 @@ class Products:
         self._backend = backends.cuda.matmul if on_cuda else backends.mkldnn.matmul
         self._flag = precision if precision == ("tf32" if on_cuda else "bf16") else "ieee"
         self.workspace = Workspace(device)
-        casts = precision == "bf16" and (on_cuda or _has_bf16_without_amx())
-        self.operand = torch.bfloat16 if casts else torch.float32
+        self.operand = operand_type(precision, on_cuda)
         self.of_logits = self.operand if on_cuda else torch.float32
         self.of_unit_rows = on_cuda
 
@@ -92,8 +89,26 @@ class Products:
         return self.workspace.get("product", *like.shape, dtype=self.operand)
 
 
+def operand_type(precision: str, on_cuda: bool) -> torch.dtype:
+    """Of the gradients' products, see :class:`Products`."""
+    casts = precision == "bf16" and (on_cuda or _has_bf16_without_amx())
+    return torch.bfloat16 if casts else torch.float32
+
+
 def _has_bf16_without_amx() -> bool:
     return cpu_has("avx512_bf16") and not cpu_has("amx_tile")
+
+
+def tile_rows(batch_rows: int, dim: int, is_sampled: bool, tile_mb: float, on_cuda: bool) -> int:
+    """Rows of a tile whose intermediates fit the tile memory, see :class:`TorchEngine`."""
+    # Gathered rows are copies of centres and momentum, and of the centres once more, brought up to date.
+    columns = 2 * batch_rows + (3 if is_sampled else 2) * dim
+    return max(64, int((tile_mb or (256 if on_cuda else 8)) * 1e6 / (4 * columns)))
+
+
+def most_kept(dim: int) -> float:
+    """Bytes of exponentials, of all micro-batches, that are kept for a scored row: a quarter of its fp32 storage."""
+    return 0.25 * 8 * dim
 
 
 class Kept:
@@ -130,16 +145,14 @@ class TorchEngine:
         self.products = Products(precision, device)
         self.workspace = self.products.workspace
         self.walker = TorchWalker()
-        self._tile_bytes = (tile_mb or (8 if device.type == "cpu" else 256)) * 1e6
+        self._tile_mb = tile_mb
         self._spare: list[Tensor] = []
         self._kept: weakref.WeakSet[Kept] = weakref.WeakSet()  # of micro-batches that are not forgotten yet
 
     def _tiles(self, active: ActiveRows, batch_rows: int) -> Tiles:
-        """Tiles whose intermediates fit the tile memory."""
-        # Gathered rows are copies of centres and momentum, and of the centres once more, brought up to date.
-        copies = 2 if active.rows_N is None else 3
-        bytes_a_row = 4 * (2 * batch_rows + copies * active.centres.data.shape[1])
-        return Tiles(active, max(64, int(self._tile_bytes / bytes_a_row)), self.workspace)
+        dim, is_sampled = active.centres.data.shape[1], active.rows_N is not None
+        rows = tile_rows(batch_rows, dim, is_sampled, self._tile_mb, self.device.type == "cuda")
+        return Tiles(active, rows, self.workspace)
 
     def _keep(self, active: ActiveRows, batch_rows: int) -> Kept:
         """What a micro-batch keeps, with memory for its exponentials unless pass 2 is to compute them again."""
@@ -147,7 +160,7 @@ class TorchEngine:
         if self.recompute == "always":
             return kept
         if self.recompute == "auto":  # not by free memory: a resumed run must repeat the bits
-            most = _KEPT_SHARE * 8 * len(active) * active.centres.data.shape[1]
+            most = len(active) * most_kept(active.centres.data.shape[1])
             if sum(one.nbytes for one in self._kept) + size * self.products.operand.itemsize > most:
                 return kept
         flat = self._spare.pop() if self._spare else None

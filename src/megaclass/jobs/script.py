@@ -3,7 +3,7 @@
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from megaclass import __version__
 from megaclass.errors import UserError
@@ -12,27 +12,38 @@ from megaclass.jobs.site import Site
 _MPIRUN = "mpirun -np {nodes} --map-by ppr:1:node "
 # Without the flags for processors a step of SLURM gets one of them.
 _SRUN = 'srun --kill-on-bad-exit=1 --cpu-bind=none ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} '
-# By scheduler; the last three: the command that starts another once on each node, the signals that mean something, and
-# how a job goes back into the queue. Grid Engine signals before it stops a job (USR1) or kills it (USR2); qdel of PBS
-# sends TERM to every process.
-_NAMES = ("submits", "flag", "prefix", "job", "task", "start", "traps", "again")
-_KINDS = {
-    "slurm": ("sbatch", "--account", "#SBATCH", "SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", _SRUN,
+
+
+class _Scheduler(NamedTuple):
+    """Command and flag of the account to submit with, prefix of directives, variables of the job and of the task of an
+    array; the command that starts another once on each node, the signals that mean something, how a job goes back into
+    the queue."""
+
+    submits: str
+    flag: str
+    prefix: str
+    job: str
+    task: str
+    start: str
+    traps: str
+    again: str
+
+
+# Grid Engine signals before it stops a job (USR1) or kills it (USR2); qdel of PBS sends TERM to every process.
+_SCHEDULERS = {
+    "slurm": _Scheduler("sbatch", "--account", "#SBATCH", "SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", _SRUN,
               "trap 'tell again' USR1", 'scontrol requeue "$SLURM_JOB_ID" && exit 0'),
-    "pbs": ("qsub", "-A", "#PBS", "PBS_JOBID", "PBS_ARRAY_INDEX", _MPIRUN, "trap : TERM", ""),
-    "gridengine": ("qsub", "-A", "#$", "JOB_ID", "SGE_TASK_ID", _MPIRUN,
+    "pbs": _Scheduler("qsub", "-A", "#PBS", "PBS_JOBID", "PBS_ARRAY_INDEX", _MPIRUN, "trap : TERM", ""),
+    "gridengine": _Scheduler("qsub", "-A", "#$", "JOB_ID", "SGE_TASK_ID", _MPIRUN,
                    "trap 'tell again' USR1; trap 'tell end' USR2", "exit 99 # Grid Engine runs it again"),
 }  # fmt: skip
 
 
 def submission(site: Site, options: Any) -> list[str]:
     """The command that submits the script. The account is no directive: not every site reads it there."""
-    submit, flag, *_ = _KINDS[site.scheduler]
-    return [
-        submit,
-        *([site.account or flag, options.account] if options.account else []),
-        f"{options.output}/job.sh",
-    ]
+    how = _SCHEDULERS[site.scheduler]
+    account = [site.account or how.flag, options.account] if options.account else []
+    return [how.submits, *account, f"{options.output}/job.sh"]
 
 
 def render(site: Site, options: Any, name: str, command: list[str], tasks: int = 0) -> str:
@@ -51,7 +62,8 @@ def render(site: Site, options: Any, name: str, command: list[str], tasks: int =
         raise UserError(f"--time: {options.time}: not above the {site.notice_s} s (notice_s) to end in")
     if options.container and site.container == "none":
         raise UserError('--container: this site runs none; its file may say container = "apptainer"')
-    launch = f"{site.launch} " if site.launch else _KINDS[site.scheduler][5]
+    how = _SCHEDULERS[site.scheduler]
+    launch = f"{site.launch} " if site.launch else how.start
     if options.nodes == 1 and site.scheduler != "slurm":
         launch = ""
     if (
@@ -71,7 +83,7 @@ def render(site: Site, options: Any, name: str, command: list[str], tasks: int =
     loader, strict = jinja2.PackageLoader("megaclass.jobs"), jinja2.StrictUndefined
     environment = jinja2.Environment(loader=loader, undefined=strict, trim_blocks=True, lstrip_blocks=True)
     environment.filters["quote"] = shlex.quote
-    names = dict(zip(_NAMES, _KINDS[site.scheduler], strict=True)) | vars(options)
+    names = how._asdict() | vars(options)
     names |= {"name": name, "version": __version__, "submit": submit, "site": site, "tasks": tasks}
     names |= {"here": here, "local": local, "inside": " ".join(inside) if options.container else ""}
     names |= {"launch": filled(launch), "command": shlex.join(command), "seconds": seconds}

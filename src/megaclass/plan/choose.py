@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from megaclass.config import Config
 from megaclass.errors import UserError, in_bytes
 from megaclass.heads.storage import STORAGES
 from megaclass.models.registry import backbone_options
@@ -14,12 +13,9 @@ from megaclass.plan.speed import roofline
 from megaclass.plan.wire import collectives
 
 
-def with_section(config: Config, section: str, **values: Any) -> Config:
-    return replace(config, **{section: replace(getattr(config, section), **values)})
-
-
 def changed(job: Job, section: str, **values: Any) -> Job:
-    return replace(job, config=with_section(job.config, section, **values))
+    of_section = replace(getattr(job.config, section), **values)
+    return replace(job, config=replace(job.config, **{section: of_section}))
 
 
 def largest_batch(job: Job, room: float) -> int:

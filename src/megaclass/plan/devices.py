@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from megaclass.errors import UserError, lookup
-from megaclass.heads.precision import cpu_has
+from megaclass.heads.precision import cpu_has_bf16
 from megaclass.results.machine import available_memory, usable_cores
 
 _KNOWN = tomllib.loads((Path(__file__).parent / "devices.toml").read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ class Device:
     def resolved(self, compute: str) -> str:
         """``precision.compute`` with ``auto`` as this device has it. UserError for what it lacks."""
         if compute == "auto":
-            emulated = self.kind == CPU and not (cpu_has("avx512_bf16") or cpu_has("amx_tile"))
+            emulated = self.kind == CPU and not cpu_has_bf16()
             return "bf16" if "bf16" in self.rates and not emulated else "fp32"
         if compute not in self.rates:
             raise UserError(

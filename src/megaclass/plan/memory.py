@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from megaclass.config import Config
 from megaclass.data.loader import PREFETCHED
-from megaclass.heads.softmax import _has_bf16_without_amx as casts_operands
+from megaclass.heads.softmax import most_kept, operand_type, tile_rows
 from megaclass.heads.storage import Storage
 from megaclass.parallel.groups import shard_range
 from megaclass.plan.activations import Passes, passes_of
@@ -93,8 +93,7 @@ class Job:
     @property
     def operand(self) -> int:
         """Bytes of an operand of the head's products."""
-        casts = self.config.head.precision == "bf16" and (self.kind == "cuda" or casts_operands())
-        return 2 if casts else _FP32
+        return operand_type(self.config.head.precision, self.kind == "cuda").itemsize
 
     @property
     def has_kernels(self) -> bool:
@@ -106,19 +105,15 @@ class Job:
         how, parts = self.config.head.recompute, self.config.data.accumulation
         if self.has_kernels or how == "always":
             return 0
-        fit = 2 * self.passes.embedding_dim // (self.images * self.sharers * self.operand)
+        fit = int(most_kept(self.passes.embedding_dim)) // (self.images * self.sharers * self.operand)
         return parts if how == "never" else min(parts, fit)
 
     @property
     def tile_rows(self) -> int:
-        """Of the head in plain PyTorch, see heads/softmax.py."""
-        head, columns = (
-            self.config.head,
-            self.passes.embedding_dim * (3 if self.config.head.sample_rate < 1 else 2),
-        )
-        tile_bytes = 1e6 * (head.tile_mb or (256 if self.kind == "cuda" else 8))
-        rows = int(tile_bytes / (_FP32 * (2 * self.images * self.sharers + columns)))
-        return min(self.scored, max(64, rows))
+        """Of the head in plain PyTorch."""
+        head, batch = self.config.head, self.images * self.sharers
+        dim, on_cuda = self.passes.embedding_dim, self.kind == "cuda"
+        return min(self.scored, tile_rows(batch, dim, head.sample_rate < 1, head.tile_mb, on_cuda))
 
 
 def memory_of(job: Job) -> Memory:

@@ -6,7 +6,7 @@ from typing import Any
 
 from megaclass.config import steps_of
 from megaclass.errors import UserError, in_bytes
-from megaclass.plan.choose import choices, largest_batch, largest_classes, nearest, with_section
+from megaclass.plan.choose import changed, choices, largest_batch, largest_classes, nearest
 from megaclass.plan.devices import Device
 from megaclass.plan.memory import Job, Memory, memory_of
 from megaclass.plan.speed import Fit, roofline
@@ -39,8 +39,8 @@ class Plan:
                 f"data.global_batch_size: {size} is not shared evenly by {parts} parts (devices times "
                 f"data.accumulation); take {max(parts, round(size / parts) * parts)}"
             )
-        if config.head.kind == "margin" and device.name == "v100":  # Triton's need compute capability 8.0
-            job = Job(with_section(config, "head", kernels="torch"), *(*vars(job).values(),)[1:])
+        if config.head.kind == "margin" and "bf16" not in device.rates:  # our kernels need it too
+            job = changed(job, "head", kernels="torch")
         wire, room = collectives(job), device.memory - (_CONTEXT if device.kind == "cuda" else 0)
         step_s = roofline(job, device, wire)
         if fit:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from megaclass.errors import UserError
-from megaclass.heads.precision import cpu_has, fp32_products
+from megaclass.heads.precision import cpu_has_bf16, fp32_products
 from megaclass.results.machine import usable_cores
 
 
@@ -51,11 +51,6 @@ def use_deterministic_kernels() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 natively; emulated bf16 is slower than fp32."""
-    return cpu_has("avx512_bf16") or cpu_has("amx_tile")
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def test_ranks_without_devices_are_simulated_or_left_out():
 
 def test_a_processor_without_half_precision_takes_what_it_has(monkeypatch):
     for has_bf16, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("megaclass.train.arithmetic.cpu_has_bf16", lambda has=has_bf16: has)
+        monkeypatch.setattr("megaclass.heads.precision.cpu_has_bf16", lambda has=has_bf16: has)
         assert on_devices(PHOTOS, CPU, AS_USUAL).precision == precision
     assert on_devices(PHOTOS, GPU, AS_USUAL).precision == "fp16"
     with pytest.raises(LeftOut, match="CUDA"):

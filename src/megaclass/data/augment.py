@@ -6,7 +6,7 @@ same numbers for the same sample, and a resumed run draws what the uninterrupted
 A transform works in two steps, so that what can be vectorised is: ``plan_NK = transform.plan(numbers_N)``
 for a whole batch, then ``transform(image_HWC, plan_K, out_SSC)`` for each image, in any thread.
 
-Shapes: N = samples, K = numbers a sample, S = a side of what is made (height, width, where it is no square), H, W = size
+Shapes: N = samples, K = numbers a sample, S = a side of what is made (height, width, if no square), H, W = size
 of the decoded image, C = 3.
 """
 

@@ -47,7 +47,7 @@ _Pending = tuple[Tensor, Tensor, "list[Future[_Done]]"]
 
 
 class Batch(NamedTuple):
-    """One step's images (uint8, (B, height, width, 3)) and labels (int64, B), and how long the consumer waited for them.
+    """One step's images (uint8, B x height x width x 3) and labels (int64, B), and how long one waited for them.
 
     ``read_ms`` and ``decode_ms``: the time of threads that went into reading files, and into the rest.
     """

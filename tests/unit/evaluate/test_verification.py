@@ -59,6 +59,9 @@ def test_metrics_match_the_slow_definitions(count, folds, seed):
     assert metrics["auc"] == pytest.approx(roc_auc_score(same, scores))
     assert metrics["pairs"] == count
     assert metrics["tar_at_far"] == {name: slow_tar(scores, same, far) for name, far in FARS.items()}
+    for name, cosine in metrics["threshold_at_far"].items():
+        allowed = [t for t in scores if np.mean(scores[~same] >= t) <= FARS[name]]
+        assert cosine == (None if metrics["tar_at_far"][name] is None else min(allowed, default=None))
     best = max(np.mean((scores >= t) == same) for t in scores)
     assert np.mean((scores >= metrics["threshold"]) == same) == best
 
@@ -89,6 +92,7 @@ def test_only_the_order_of_scores_counts(data, folds):
     bent = verification_metrics(np.exp(scores / 10) - 7, same, folds, FARS)
     for metrics in (plain, bent):
         metrics.pop("threshold")
+        metrics.pop("threshold_at_far")
     assert plain == bent
     assert 0 <= plain["pair_accuracy"] <= 1
     if same.any() and not same.all():
@@ -158,6 +162,9 @@ def test_all_pairs_match_the_pairs_written_out(classes):
         allowed = int(far * len(falling))
         wanted = np.mean(scores[same] > falling[allowed]) if allowed else None
         assert result["tar_at_far"][name] == (wanted and pytest.approx(wanted, abs=2 / same.sum()))
+        cosine = result["threshold_at_far"][name]
+        accepted = None if wanted is None else scores[scores > falling[allowed]].min()
+        assert cosine == (accepted and pytest.approx(accepted, abs=4e-6))
     assert result["roc"]["tar"][-1] == 1.0
 
 

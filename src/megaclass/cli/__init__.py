@@ -30,6 +30,8 @@ VERBS = {
     "evaluate": "models",
     "predict": "predict",
     "data": "data",
+    "bundle": "share",
+    "push": "share",
     "checkpoint": "checkpoint",
     "plan": "plan",
     "doctor": "doctor",
@@ -51,6 +53,8 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass doctor [RECIPE|RUN]         what is wrong with this machine, a recipe's needs, or a run directory
   megaclass evaluate KIND IMAGES        verification of pairs, or top-1 and top-5 classification
   megaclass predict IMAGE|DIR ...       what a trained model says of images: classes, or the nearest identities
+  megaclass bundle RUN OUTPUT           a model as one directory to share, with its model card
+  megaclass push BUNDLE OWNER/NAME      publish it on the Hugging Face hub
   megaclass checkpoint info|verify PATH
         what checkpoints hold, and whether they are whole
   megaclass checkpoint slice|convert SOURCE OUTPUT

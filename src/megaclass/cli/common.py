@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,7 @@ def whole_file(option: str, path: Path) -> Iterator[Path]:
             f"{option}: {path} cannot be written: {error.strerror or error}; {make_room(error)}name another file"
         ) from None
     finally:
+        shutil.rmtree(part, ignore_errors=True)
         with contextlib.suppress(OSError):
             part.unlink()
 

@@ -17,6 +17,8 @@ from megaclass.errors import UserError, lookup
 from megaclass.evaluate.evaluators import Evaluation, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
+from megaclass.inference.bundle import ABOUT, open_bundle
+from megaclass.inference.hub import SCHEME, fetched
 from megaclass.inference.model import Model
 from megaclass.parallel.groups import World, pick_device
 from megaclass.results.events import EvaluationEvent, read_events
@@ -32,9 +34,9 @@ from megaclass.train.resume import stored_rows
 def load(source: str | Path, *, checkpoint: str = "best", device: str = "auto", threads: int = 0) -> Model:
     """The model of a run, ready for use.
 
-    source: a run directory or one of its checkpoints. checkpoint: of a run: ``best``, ``latest`` or
-    ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``. threads: of the
-    CPU; 0: all cores.
+    source: a run directory, one of its checkpoints, a bundle, or ``hf://owner/name`` of one. checkpoint: of a run:
+    ``best``, ``latest`` or ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or
+    ``cuda:1``. threads: of the CPU; 0: all cores.
 
     Raises UserError, which says what to do, for anything that is no model, is damaged, or does not fit this machine.
     """
@@ -43,7 +45,9 @@ def load(source: str | Path, *, checkpoint: str = "best", device: str = "auto", 
 
 def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> Model:
     """The same, with settings of the run changed, such as ``{"evaluate": {"batch_size": 8}}``."""
-    source = Path(source)
+    source = fetched(str(source)) if str(source).startswith(SCHEME) else Path(source)
+    if (source / ABOUT).exists():
+        return open_bundle(source, settings)
     found = located(source, which)
     if found is None:
         raise UserError(

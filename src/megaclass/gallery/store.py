@@ -58,14 +58,18 @@ def read(directory: Path) -> Manifest:
     """The present generation. UserError where there is none, or it is damaged."""
     path = directory / NAME
     if not path.exists():
-        raise UserError(f"{directory}: no gallery there, it holds no {NAME}; `megaclass gallery build` makes one")
+        raise UserError(
+            f"{directory}: no gallery there, it holds no {NAME}; `megaclass gallery build` makes one"
+        )
     try:
         with open_regular(path, _MOST_BYTES) as file:
             content = json.loads(file.read())
         if content.pop("format", "") != _FORMAT or content.pop("crc32") != checksum(content):
             raise ValueError("it does not match its checksum")
         if (version := content.pop("version")) != _VERSION:
-            raise UserError(f"{path}: format version {version!r:.40}, this release reads {_VERSION}; use a newer one")
+            raise UserError(
+                f"{path}: format version {version!r:.40}, this release reads {_VERSION}; use a newer one"
+            )
         content["shards"] = [File(*entry) for entry in content["shards"]]
         content["index_file"] = File(*content["index_file"]) if content["index_file"] else None
         found = Manifest(**content)
@@ -75,7 +79,9 @@ def read(directory: Path) -> Manifest:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path} is damaged: {first_line(error)}; take it from a copy, or build the gallery anew") from None
+        raise UserError(
+            f"{path} is damaged: {first_line(error)}; take it from a copy, or build the gallery anew"
+        ) from None
 
 
 def checked(directory: Path, file: File) -> Path:
@@ -99,8 +105,9 @@ def written(path: Path) -> File:
 
 @contextlib.contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Within the block no other process writes into the gallery, which this one waits for; files that no manifest names,
-    of a writer that was killed or has failed, go before it and after it. UserError for what the system refuses."""
+    """Within the block no other process writes into the gallery, which this one waits for; files that no manifest
+    names, of a writer that was killed or has failed, go before it and after it.
+    UserError for what the system refuses."""
     try:
         with locked(directory / ".lock"):
             _sweep(directory)
@@ -110,7 +117,9 @@ def writing(directory: Path) -> Iterator[None]:
                 _sweep(directory)
     except OSError as error:
         why = error.strerror or first_line(error)
-        raise UserError(f"{directory}: cannot be written: {why}; the gallery is as it was, mend that") from None
+        raise UserError(
+            f"{directory}: cannot be written: {why}; the gallery is as it was, mend that"
+        ) from None
 
 
 def switch(directory: Path, manifest: Manifest) -> Manifest:

@@ -24,7 +24,6 @@ from megaclass.inference.images import Pictures
 from megaclass.inference.model import Model
 from megaclass.inference.vectors import Block, extra, read_embeddings, write_embeddings
 
-INDEXES, TEMPLATES = ["exact", "hnsw", "ivf"], ["max", "mean"]
 _QUERIES, _BLOCK_ROWS = 256, 1 << 15  # at once
 # Of a graph: neighbours of a row, and candidates that are kept while it is built and while it is searched.
 _NEIGHBOURS, _BUILD, _SEARCH = 32, 80, 128
@@ -45,13 +44,16 @@ class Match(NamedTuple):
 
 
 class _Generation:
-    """One generation in memory; its embeddings stay in their file, which searches share. UserError for a damaged one."""
+    """One generation, whose embeddings stay in their file, which searches share. UserError for a damaged one."""
 
-    def __init__(self, directory: Path, manifest: Manifest, index: Any = None) -> None:
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.manifest = manifest
         self.stored = read_embeddings(manifest.checked(directory, VECTORS))
-        present, self.identity_N = np.unique(self.stored.labels, return_inverse=True)
-        self.identities = [(self.stored.classes or [])[label] for label in present]
+        labels_N, classes = self.stored.labels, self.stored.classes
+        if labels_N is None or classes is None:
+            raise UserError(f"{directory}: holds embeddings without identities; build it anew")
+        present, self.identity_N = np.unique(labels_N, return_inverse=True)
+        self.identities = [classes[label] for label in present]
         self.rows_TD = torch.from_numpy(self.stored.embeddings)
         self.columns = self.rows_TD.shape[1]
         self.identity_T, self.image_T = self.identity_N, np.arange(len(self.identity_N))
@@ -62,8 +64,7 @@ class _Generation:
             )
             self.identity_T, self.image_T = np.unique(self.identity_N, return_index=True)
         if manifest.index != "exact":
-            faiss = extra("faiss", "gallery")
-            self.index = faiss.read_index(str(manifest.checked(directory, INDEX))) if index is None else index
+            self.index = _read_index(manifest.checked(directory, INDEX))
 
     def nearest(self, queries_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and rows (Q, K) of the nearest templates; of an index that finds fewer, -1."""
@@ -108,7 +109,11 @@ class _Generation:
             yield Block(names, self.stored.embeddings[rows], self.identity_N[rows])
 
 
-def _index(kind: str, rows_TD: torch.Tensor) -> Any:
+def _read_index(path: Path) -> Any:
+    return extra("faiss", "gallery").read_index(str(path))
+
+
+def _new_index(kind: str, rows_TD: torch.Tensor) -> Any:
     """One of faiss, trained on these rows and empty."""
     faiss, (total, columns) = extra("faiss", "gallery"), rows_TD.shape
     lists = max(1, min(4 * math.isqrt(total), total // _LIST_ROWS))
@@ -127,8 +132,8 @@ def _index(kind: str, rows_TD: torch.Tensor) -> Any:
 
 
 class Gallery:
-    """Opened from a directory, as ``megaclass gallery build`` makes it, with the model whose embeddings it holds; without
-    one, embeddings alone are searched for.
+    """Opened from a directory that ``megaclass gallery build`` has made, with the model whose embeddings it holds;
+    without one, embeddings alone are searched for.
 
     Several threads and processes may search while one changes it: what is open stays as it is, see :meth:`refresh`.
     UserError for a directory that is no gallery or is damaged, and for another model.
@@ -186,8 +191,8 @@ class Gallery:
         self.add_blocks([block], [identity], {"fingerprint": self._now.manifest.fingerprint})
 
     def add_blocks(self, blocks: Iterable[Block], classes: Sequence[str], about: Mapping[str, str]) -> None:
-        """Images labelled by ``classes``, of the model that ``about`` tells of. UserError, and nothing is changed, for an
-        image whose name is in the gallery already."""
+        """Images labelled by ``classes``, of the model that ``about`` tells of. UserError for an image whose name is in
+        the gallery already: nothing is changed then."""
         with store.writing(self.directory):
             self.refresh()
             self.require(about)
@@ -208,7 +213,7 @@ class Gallery:
                     yield Block(names, rows_BD, numbers[labels])
 
             everything = itertools.chain(now.blocks(np.ones(len(self), bool)), new())
-            self._now = _write(self.directory, now.manifest, everything, list(number_of), now)
+            self._now = _write(self.directory, now.manifest, everything, list(number_of), grows=True)
 
     def remove(self, names: Sequence[str]) -> int:
         """Identities, or single images, by their names; returns how many images went. Their embeddings are deleted."""
@@ -223,7 +228,7 @@ class Gallery:
                 kept_N[now.identity_N == number_of[name] if name in number_of else row_of[name]] = False
             if not kept_N.any():
                 raise UserError(f"{self.directory}: nothing would be left; delete the directory instead")
-            self._now = _write(self.directory, now.manifest, now.blocks(kept_N), now.identities, None)
+            self._now = _write(self.directory, now.manifest, now.blocks(kept_N), now.identities)
         return int((~kept_N).sum())
 
     def require(self, about: Mapping[str, str]) -> None:
@@ -261,7 +266,7 @@ class Gallery:
 
 
 def build(directory: Path, manifest: Manifest, blocks: Iterable[Block], classes: Sequence[str]) -> None:
-    """Make a gallery of labelled images; ``manifest`` says of which model, and how it is to be searched. UserError for a
+    """Make a gallery of labelled images; ``manifest`` says of which model, and how it is searched. UserError for a
     directory that exists."""
     try:
         directory.mkdir(parents=True)
@@ -269,34 +274,32 @@ def build(directory: Path, manifest: Manifest, blocks: Iterable[Block], classes:
         raise UserError(f"{directory}: cannot be made: {error.strerror}; name a new directory") from None
     try:
         with store.writing(directory):
-            _write(directory, manifest, blocks, list(classes), None)
+            _write(directory, manifest, blocks, list(classes))
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
 
 
 def _write(
-    directory: Path,
-    manifest: Manifest,
-    blocks: Iterable[Block],
-    classes: list[str],
-    before: _Generation | None,
+    directory: Path, before: Manifest, blocks: Iterable[Block], classes: list[str], grows: bool = False
 ) -> _Generation:
-    """Write the next generation and make it the present one. ``before``: one whose images are the first of it."""
-    manifest = replace(manifest, generation=manifest.generation + 1)
+    """Write the generation after ``before`` and make it the present one. ``grows``: it begins with all its images."""
+    manifest = replace(before, generation=before.generation + 1, files={})
     path, about = (
         manifest.path(directory, VECTORS),
         {"fingerprint": manifest.fingerprint, "model": manifest.model},
     )
     write_embeddings(path, VECTORS, blocks, about, classes)
-    files, index = {VECTORS: store.entry_of(path)}, None
+    manifest.files[VECTORS] = store.entry_of(path)
     if manifest.index != "exact":
-        rows_TD = _Generation(directory, replace(manifest, files=files, index="exact")).rows_TD
-        grows = before is not None and manifest.template == "max"
-        index = before.index if before is not None and grows else _index(manifest.index, rows_TD)
+        rows_TD = _Generation(directory, replace(manifest, index="exact")).rows_TD
+        grows &= manifest.template == "max"
+        old = before.path(directory, INDEX)
+        index = _read_index(old) if grows else _new_index(manifest.index, rows_TD)
         index.add(rows_TD[index.ntotal :].numpy())
-        extra("faiss", "gallery").write_index(index, str(path := manifest.path(directory, INDEX)))
-        files[INDEX] = store.entry_of(path)
-    made = _Generation(directory, manifest := replace(manifest, files=files), index)
+        path = manifest.path(directory, INDEX)
+        extra("faiss", "gallery").write_index(index, str(path))
+        manifest.files[INDEX] = store.entry_of(path)
+    made = _Generation(directory, manifest)
     store.switch(directory, manifest)
     return made

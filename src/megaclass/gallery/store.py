@@ -1,8 +1,8 @@
 """The directory of a gallery, and how one generation follows another.
 
 ``manifest.json`` tells of the present generation, whose embeddings and index lie in files called by its number, with
-their sizes and checksums. A writer holds the lock, writes the files of the next number, and renames the new manifest into
-its place; then it deletes the old files. Readers take no lock: a file that is deleted stays with who has it open.
+their sizes and checksums. A writer holds the lock, writes the files of the next number, and renames the new manifest
+into its place; then it deletes the old files. Readers take no lock: a file that is deleted stays with who has it open.
 """
 
 import contextlib
@@ -57,7 +57,9 @@ def _blaming(path: Path) -> Iterator[None]:
         yield
     except DAMAGE as error:
         why = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"{path} is damaged: {why}; take it from a copy, or build the gallery anew") from None
+        raise UserError(
+            f"{path} cannot be read: {why}; take it from a copy, or build the gallery anew"
+        ) from None
 
 
 def read(directory: Path) -> Manifest:
@@ -76,9 +78,9 @@ def read(directory: Path) -> Manifest:
 
 @contextlib.contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Within the block no other process writes into the gallery: this one waits for its turn. Files of another generation
-    than the present one, as a writer leaves that is killed, go before it and after it. UserError for what the system
-    refuses."""
+    """Within the block no other process writes into the gallery: this one waits for its turn. Files of another
+    generation than the present one, as a writer leaves that is killed, go before it and after it. UserError for what
+    the system refuses."""
     try:
         with locked(directory / ".lock"):
             _sweep(directory)
@@ -95,7 +97,8 @@ def writing(directory: Path) -> Iterator[None]:
 def _sweep(directory: Path) -> None:
     present = read(directory) if (directory / NAME).exists() else Manifest()
     for path in directory.iterdir():
-        if path.suffix in (VECTORS, INDEX, ".part") and path != present.path(directory, path.suffix):
+        numbered = path.suffix in (VECTORS, INDEX) and path.stem.isdigit()
+        if path.match(f".{NAME}.part") or (numbered and path != present.path(directory, path.suffix)):
             path.unlink()
 
 

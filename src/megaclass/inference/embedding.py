@@ -14,20 +14,40 @@ import torch
 import torch.nn.functional as F
 
 from megaclass.data.dataset import DamagedSampleError, Dataset
-from megaclass.data.folder import FolderDataset, images_under
+from megaclass.data.folder import IMAGE_SUFFIXES, FolderDataset, images_under
 from megaclass.data.open import kind_of, open_dataset
+from megaclass.data.pack.labels import number_names, read_table
 from megaclass.data.verification_bin import VerificationBin
+from megaclass.errors import UserError
 from megaclass.inference.images import ImageFiles, find_images
 from megaclass.inference.model import Model
 from megaclass.inference.vectors import Block
 
 
+class TableImages(ImageFiles):
+    """The images of a table: a path, from the directory of the table on, and an identity a line."""
+
+    def __init__(self, path: Path) -> None:
+        rows = read_table(path, "table", lambda name: (path.parent / name).is_file())
+        if not rows:
+            raise UserError(
+                f"{path}: no table of images: its lines are not 'path,identity', or no such file is there"
+            )
+        super().__init__([str(path.parent / name) for _, name, _ in rows])
+        self._labels, self.classes = number_names([label for _, _, label in rows])
+
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+
 def open_images(paths: Sequence[str]) -> Dataset:
-    """A record set, WebDataset tars, a ``.bin`` or a directory of class directories, if it is the only path; else image
-    files and directories, which have no labels. UserError."""
+    """A record set, WebDataset tars, a ``.bin``, a table (``.csv``, ``.tsv``, ``.txt``) or a directory of class
+    directories, if it is the only path; else image files and directories, which have no labels. UserError."""
     path = Path(paths[0])
-    if len(paths) > 1 or (path.is_file() and kind_of(path) == "image folder" and path.suffix != ".bin"):
+    if len(paths) > 1 or path.suffix.lower() in IMAGE_SUFFIXES:
         return find_images(paths)
+    if path.suffix in (".csv", ".tsv", ".txt"):
+        return TableImages(path)
     if path.suffix == ".bin":
         return VerificationBin(path)
     if path.is_dir() and kind_of(path) == "image folder":
@@ -37,7 +57,7 @@ def open_images(paths: Sequence[str]) -> Dataset:
 
 
 def is_labelled(dataset: Dataset) -> bool:
-    return not isinstance(dataset, ImageFiles | VerificationBin)
+    return isinstance(dataset, TableImages) or not isinstance(dataset, ImageFiles | VerificationBin)
 
 
 def short_name(paths: Sequence[str], dataset: Dataset, index: int) -> str:
@@ -49,21 +69,20 @@ def short_name(paths: Sequence[str], dataset: Dataset, index: int) -> str:
 
 
 def embedded(
-    model: Model, dataset: Dataset, name: Callable[[int], str], damaged: Callable[[str], None]
+    model: Model, dataset: Dataset, name: Callable[[int], str], damaged: Callable[[str, str], None]
 ) -> Iterator[Block]:
-    """Normalised embeddings of all images, with labels where the set has them; ``damaged`` is told of each image that
-    cannot be read, or of which the model makes nothing."""
+    """Normalised embeddings of all images, with labels where the set has them; ``damaged`` is called with
+    the name of each image that cannot be read, or of which the model makes nothing, and what is wrong with it."""
     labels_N = dataset.labels() if is_labelled(dataset) else None
     for start, found in model.stream(dataset):
         if isinstance(found, DamagedSampleError):
-            damaged(str(found))
+            damaged(name(start), str(found))
             continue
         rows_BD = F.normalize(found).cpu().numpy()
         sound_B = np.isfinite(rows_BD).all(1) & rows_BD.any(1)
-        for index in start + np.flatnonzero(~sound_B):
-            damaged(
-                f"{dataset.describe(index)}: the model gives NaN or zero for it; was the run's loss finite?"
-            )
+        for index in (start + np.flatnonzero(~sound_B)).tolist():
+            image = dataset.describe(index)
+            damaged(name(index), f"{image}: the model gives NaN or zero for it; was the run's loss finite?")
         numbers = start + np.flatnonzero(sound_B)
         labels = None if labels_N is None else labels_N[numbers]
         yield Block([name(index) for index in numbers.tolist()], rows_BD[sound_B], labels)

@@ -138,6 +138,11 @@ _WRITERS = {".npz": _write_npz, ".safetensors": _write_tensors, ".parquet": _wri
 # -- reading ---------------------------------------------------------------------------------------------
 
 
+def is_embeddings(path: str | Path) -> bool:
+    """Whether a path is called as files of embeddings are."""
+    return Path(path).suffix.lower() in _READERS
+
+
 def read_embeddings(path: str | Path) -> Embeddings:
     """A file of embeddings, or a plain matrix ``.npy`` (N, D), whose images are then called by their row numbers.
 
@@ -146,7 +151,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in _READERS:
+    if not is_embeddings(path):
         raise UserError(f"{path}: not a file of embeddings, which end with {', '.join(_READERS)}; name one")
     try:
         regular_size(path)

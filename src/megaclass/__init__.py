@@ -20,6 +20,7 @@ _PUBLIC = {
     "RecordWriter": "megaclass.data.records.writer",
     "UserError": "megaclass.errors",
     "build_backbone": "megaclass.models.registry",
+    "load": "megaclass.inference.load",
     "load_recipe": "megaclass.config",
 }
 

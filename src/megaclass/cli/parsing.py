@@ -5,14 +5,17 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from megaclass.config import SECTIONS, Config, documented, from_mapping, from_text, load_recipe, require_known
 from megaclass.config import options as settings
 from megaclass.errors import UserError, near_match
 
+if TYPE_CHECKING:
+    from megaclass.inference.model import Model
+
 RUN_OPTIONS = {
-    "run-dir": ("", "run directory whose model is asked"),
+    "run-dir": ("", "run directory whose model is asked, or one checkpoint"),
     "checkpoint": ("best", "of that run: best, latest or a step-NNNNNNNN"),
 }
 Given = dict[str, dict[str, Any]]
@@ -113,6 +116,20 @@ def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Name
             section_name, option_name = key.split(".")
             given.setdefault(section_name, {})[option_name] = from_text(key, text)
     return options, given
+
+
+def model_asked(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Given) -> "Model":
+    """The model that ``RUN_OPTIONS`` name, with the settings given, for a verb of one process."""
+    if not options.run_dir:
+        raise UserError(
+            "--run-dir: name the directory of the run whose model is asked, such as runs/mine-001"
+        )
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"{parser.prog} runs in one process; start it without torchrun")
+
+    from megaclass.inference.load import open_model
+
+    return open_model(options.run_dir, options.checkpoint, given)
 
 
 def stored_config(run_dir: str) -> Config:

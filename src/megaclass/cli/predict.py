@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megaclass.cli.common import progress_bar, tell, whole_file
-from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, stored_config
-from megaclass.config import Config
+from megaclass.cli.parsing import RUN_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
 from megaclass.errors import UserError, printable
-from megaclass.results.rundir import RunDirectory
 
 if TYPE_CHECKING:
-    from megaclass.inference.predict import ImageFiles, Names, Predictor
+    from megaclass.inference.images import ImageFiles
+    from megaclass.inference.model import Model
+    from megaclass.inference.predict import Names
 
 _SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
 _SUFFIXES = (".json", ".jsonl", ".csv")
@@ -43,23 +43,23 @@ def predict(words: list[str]) -> int:
         {"images...": "image files, and directories: all images below, sorted"},
         RUN_OPTIONS | _OPTIONS,
     )
-    config, options = configured(parser, words, _of_run)
+    options, given = parse_with_settings(parser, words)
     output, sheet = new_file(options.output), new_file(options.sheet, "--sheet")
     for option, path, suffixes in (("--output", output, _SUFFIXES), ("--sheet", sheet, (".png",))):
         if path and path.suffix.lower() not in suffixes:
             raise UserError(f"{option}: {path} ends with none of {', '.join(suffixes)}; name such a file")
 
-    from megaclass.inference.predict import Names, find_images, load
-    from megaclass.parallel import groups
+    if options.top < 1:
+        raise UserError(f"--top: {options.top} is too few; ask for 1 class or more")
+
+    from megaclass.inference.images import find_images
+    from megaclass.inference.predict import Names
 
     images = find_images(options.images)
-    with groups.started(config.run.device, config.run.timeout_s) as world:
-        run_dir = Path(options.run_dir)
-        model = load(config, world, run_dir, options.checkpoint, options.top)
-        names = Names(RunDirectory(run_dir), model.num_classes, options.names)
-        shown, damaged = _run(model, images, names, output)
-        if sheet and shown:
-            _draw(sheet, model, images, shown)
+    model = model_asked(parser, options, given)
+    shown, damaged = _run(model, images, Names(model, options.names), options.top, output)
+    if sheet and shown:
+        _draw(sheet, model, images, shown)
     if damaged:
         tell(f"megaclass: {damaged:,} of {len(images):,} images could not be predicted", sys.stderr)
     if output:
@@ -70,18 +70,11 @@ def predict(words: list[str]) -> int:
     return 1 if damaged else 0
 
 
-def _of_run(options: Any, given: Given) -> Config:
-    if not options.run_dir:
-        raise UserError(
-            "--run-dir: name the directory of the run whose model is asked, such as runs/mine-001"
-        )
-    return stored_config(options.run_dir)
-
-
 def _run(
-    model: "Predictor", images: "ImageFiles", names: "Names", output: Path | None
+    model: "Model", images: "ImageFiles", names: "Names", top: int, output: Path | None
 ) -> tuple[dict[int, Rows], int]:
     """Predict all images. Returns what was guessed of the first, by number, for a sheet, and how many are damaged."""
+    from megaclass.inference.predict import predictions
 
     # Tables on a terminal show how far it is.
     nothing = contextlib.nullcontext(lambda done, total: None)
@@ -89,7 +82,7 @@ def _run(
     shown: dict[int, Rows] = {}
     damaged = 0
     with _writer(output, model.measure) as write, bar as show:
-        for number, prediction in enumerate(model(images)):
+        for number, prediction in enumerate(predictions(model, images, top)):
             rows = names.rows(prediction, model.measure)
             if prediction.error:
                 damaged += 1
@@ -150,11 +143,11 @@ def _print(image: str, rows: Rows, error: str) -> None:
         console.print(prediction_table(rows))
 
 
-def _draw(sheet: Path, model: "Predictor", images: "ImageFiles", shown: dict[int, Rows]) -> None:
-    from megaclass.inference.predict import thumbnails
+def _draw(sheet: Path, model: "Model", images: "ImageFiles", shown: dict[int, Rows]) -> None:
+    from megaclass.inference.images import thumbnails
     from megaclass.report.sheet import draw_predictions
 
-    pictures = thumbnails(images, model.images, list(shown), _SIDE)
+    pictures = thumbnails(images, model.reader, list(shown), _SIDE)
     cards = [
         (images.names[number], picture, rows)
         for (number, rows), picture in zip(shown.items(), pictures, strict=True)

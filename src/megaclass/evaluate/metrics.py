@@ -14,7 +14,7 @@ Shapes: P = pairs, N = images, M = images that are counted, D = embedding column
 T = thresholds (from accepting none to accepting all), B = images of a batch, C = classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,27 @@ from megaclass.evaluate.pairs import PairSet
 from megaclass.parallel.groups import all_ranks, rank, world_size
 
 FAR_TARGETS = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}  # as results call them
+LOW_FAR_TARGETS = {f"1e-{power}": 10.0**-power for power in range(6, 0, -1)}  # of sets made for them
 ROC_POINTS = 400
 # All pairs of so many images are 1.25e9, half a minute on one core; the FARs above are sharp long before.
 MAX_IMAGES = 50_000
-_BINS = 1 << 20
+BINS = 1 << 20  # of cosines that are counted
+_BLOCK_SCORES = 1 << 22
+
+Show = Callable[[int, int], None]
+"""Is told how many of how many are done."""
+
+
+def silent(done: int, total: int) -> None:
+    pass
+
+
+def my_blocks(rows: int, columns: int, show: Show = silent) -> Iterator[slice]:
+    """This rank's share of the blocks of rows in which a matrix of scores is made, 4 M scores a block."""
+    size = max(1, _BLOCK_SCORES // max(1, columns))
+    for start in range(rank() * size, rows, world_size() * size):
+        yield slice(start, min(start + size, rows))
+        show(min(start + world_size() * size, rows), rows)
 
 
 def pair_scores(embeddings_ND: np.ndarray, pairs: PairSet) -> np.ndarray:
@@ -45,34 +62,47 @@ def verification_metrics(
     ``scores`` are similarities, ``same`` is true for pairs of one identity, in fold order; 2 <= folds <= P. Returns
 
     - ``pair_accuracy`` and ``pair_accuracy_std``: each fold is judged at the threshold that is best on the
-      other folds; mean and standard deviation over the folds, in 0..1. All thresholds are tried. InsightFace
-      tries squared distances 0..4 in steps of 0.01, so its thresholds are rounded and its figure may differ
-      by a few pairs in thousands, the more the closer the scores of a model lie together. Among equally good
-      thresholds the strictest is taken, as there.
+      other folds; mean and standard deviation over the folds, in 0..1. All thresholds are tried, see
+      :func:`insightface_accuracy` for fewer. Among equally good thresholds the strictest is taken, as there.
     - ``threshold``: the best one over all pairs (accept a score at or above it); None if that is to accept
       no pair.
-    - ``auc``, ``tar_at_far``, ``roc``: see :func:`_curve`; ``pairs``: P.
+    - ``auc``, ``tar_at_far``, ``threshold_at_far``, ``roc``: see :func:`curve`; ``pairs``: P.
     """
     values, ranks = _ranked(scores, same)
-    genuine_T, impostor_T = _accepted(*_histograms(ranks, same, len(values)))
+    genuine_T, impostor_T = accepted(*_histograms(ranks, same, len(values)))
     accuracies = []
     for fold in np.array_split(np.arange(len(same)), folds):  # in order, unshuffled: as sklearn's KFold cuts
-        tested_genuine_T, tested_impostor_T = _accepted(*_histograms(ranks[fold], same[fold], len(values)))
+        tested_genuine_T, tested_impostor_T = accepted(*_histograms(ranks[fold], same[fold], len(values)))
         # Correct answers, less a constant: the impostors that no threshold has accepted yet.
         elsewhere_T = (genuine_T - tested_genuine_T) - (impostor_T - tested_impostor_T)
         best = int(elsewhere_T.argmax())
         rejected_impostors = tested_impostor_T[-1] - tested_impostor_T[best]
         accuracies.append((tested_genuine_T[best] + rejected_impostors) / len(fold))
     # T counts down from the highest score, with "accept none" in front.
-    best = int((genuine_T - impostor_T).argmax())
-    threshold = float(values[len(values) - best]) if best else None
+    cosine_T = np.append(np.inf, values[::-1])
     return {
         "pair_accuracy": float(np.mean(accuracies)),
         "pair_accuracy_std": float(np.std(accuracies)),
-        "threshold": threshold if threshold is not None and np.isfinite(threshold) else None,
+        "threshold": _finite(cosine_T[(genuine_T - impostor_T).argmax()]),
         "pairs": len(same),
-        **_curve(genuine_T, impostor_T, far_targets),
+        **curve(genuine_T, impostor_T, cosine_T, far_targets),
     }
+
+
+def insightface_accuracy(scores: np.ndarray, same: np.ndarray, folds: int = 10) -> dict[str, Any]:
+    """What of :func:`verification_metrics` differs where thresholds are those of InsightFace's published accuracies.
+
+    It tries squared distances 0, 0.01, .. 3.99 and accepts what is nearer (calculate_roc of arcface_torch's
+    eval/verification.py), so its figure may differ from ours by a few pairs in thousands, the more the closer the
+    scores of a model lie together. ``scores`` are cosines, ``threshold`` is one too.
+    """
+    grid = np.append(np.arange(0, 4, 0.01), np.inf)
+    # A pair counts as the widest cosine at which it is accepted: pairs between two thresholds are alike.
+    nearest = np.searchsorted(grid[:-1], 2 - 2 * scores.astype(np.float64), side="right")
+    rounded = np.where(np.isnan(scores), np.nan, 1 - grid[nearest] / 2)
+    found = verification_metrics(rounded, same, folds)
+    names = ("pair_accuracy", "pair_accuracy_std", "threshold")
+    return {"thresholds": "insightface", **{name: found[name] for name in names}}
 
 
 def all_pairs_tar(
@@ -80,12 +110,13 @@ def all_pairs_tar(
     labels_N: np.ndarray,
     far_targets: Mapping[str, float] = FAR_TARGETS,
     max_images: int = MAX_IMAGES,
+    show: Show = silent,
 ) -> dict[str, Any]:
     """Verify every pair of a labelled set, so that a small set still has the impostors for a low FAR.
 
     The embeddings are normalised; rows with a NaN count as wrong in every pair. Returns ``auc``, ``tar_at_far``,
-    ``roc`` (see :func:`_curve`), ``genuine_pairs``, ``impostor_pairs`` and ``images``: of a set with more than
-    ``max_images``, that many are counted, always the same ones.
+    ``threshold_at_far``, ``roc`` (see :func:`curve`), ``genuine_pairs``, ``impostor_pairs`` and ``images``: of a set
+    with more than ``max_images``, that many are counted, always the same ones.
 
     Every rank must call it, with the same arguments: each counts its share of the pairs, and all return the same.
     Cosines are counted in 2**20 bins of 1.9e-6, the size of their rounding error in fp32, and a bin is
@@ -93,11 +124,12 @@ def all_pairs_tar(
     """
     counted = _counted_images(labels_N, max_images)
     embeddings_MD = embeddings_ND[counted].astype(np.float32, copy=False)  # a copy by the indexing
+    embeddings_MD[~np.isfinite(embeddings_MD).all(axis=1)] = np.nan
     labels_M = labels_N[counted]
-    counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M, rank(), world_size()))
-    genuine_T, impostor_T = _accepted(*all_ranks().all_reduce_(counts).numpy())
+    counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M, show))
+    genuine_T, impostor_T = accepted(*all_ranks().all_reduce_(counts).numpy())
     return {
-        **_curve(genuine_T, impostor_T, far_targets),
+        **curve(genuine_T, impostor_T, bin_cosines(), far_targets),
         "genuine_pairs": int(genuine_T[-1]),
         "impostor_pairs": int(impostor_T[-1]),
         "images": len(labels_M),
@@ -123,50 +155,73 @@ def _counted_images(labels: np.ndarray, limit: int) -> np.ndarray:
     return np.sort(order[by_place[within][:limit]])
 
 
-def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray, part: int, parts: int) -> np.ndarray:
-    """How many genuine (row 0) and impostor pairs (row 1) of every ``parts``-th block have each score."""
-    counts = np.zeros((2, _BINS), dtype=np.int64)
-    broken_M = np.logical_not(np.isfinite(embeddings_MD).all(axis=1))
-    embeddings_MD[broken_M] = 0
-    rows = max(1, (1 << 22) // max(1, len(labels_M)))  # 4 M scores a block
-    for start in range(part * rows, len(labels_M), parts * rows):
-        block = slice(start, start + rows)
+def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray, show: Show) -> np.ndarray:
+    """How many genuine (row 0) and impostor pairs (row 1) of this rank's blocks have each score."""
+    counts = np.zeros((2, BINS), dtype=np.int64)
+    for block in my_blocks(len(labels_M), len(labels_M), show):
         # Each pair once: the images from this row on, and of those only the ones after it.
-        scores = embeddings_MD[block] @ embeddings_MD[start:].T
-        # The outermost bins are for failed comparisons, beyond every score.
-        bin_of = np.clip((scores + 1) * (_BINS // 2), 1, _BINS - 2).astype(np.int32)
+        scores = embeddings_MD[block] @ embeddings_MD[block.start :].T
         after = np.arange(scores.shape[1]) > np.arange(scores.shape[0])[:, None]
-        same = labels_M[block][:, None] == labels_M[start:]
-        failed = broken_M[block][:, None] | broken_M[start:]
-        bin_of[failed] = np.where(same[failed], 0, _BINS - 1)
-        counts += _histograms(bin_of[after], same[after], _BINS)
+        same = labels_M[block][:, None] == labels_M[block.start :]
+        counts += _histograms(bins_of(scores[after], same[after]), same[after], BINS)
     return counts
 
 
-def _curve(genuine_T: np.ndarray, impostor_T: np.ndarray, far_targets: Mapping[str, float]) -> dict[str, Any]:
-    """What follows from the accepted counts, from accepting none to accepting all.
+def bins_of(scores_P: np.ndarray, same_P: np.ndarray) -> np.ndarray:
+    """The bin of each cosine: int32 (P,), rising. The outermost are for failed comparisons, beyond every cosine."""
+    failed_P = np.isnan(scores_P)
+    bins_P = np.clip((scores_P + 1) * (BINS // 2), 1, BINS - 2)
+    bins_P[failed_P] = np.where(same_P[failed_P], 0, BINS - 1)
+    return bins_P.astype(np.int32)
+
+
+def bin_cosines() -> np.ndarray:
+    """The lowest cosine that each threshold accepts, see :func:`_count_pairs`: fp64 (T,), falling."""
+    lowest = np.arange(BINS) / (BINS // 2) - 1
+    lowest[0], lowest[-1] = -np.inf, np.inf
+    return np.append(np.inf, lowest[::-1])
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def curve(
+    genuine_T: np.ndarray, impostor_T: np.ndarray, cosine_T: np.ndarray, far_targets: Mapping[str, float]
+) -> dict[str, Any]:
+    """What follows from the accepted counts, from accepting none to accepting all, and the lowest cosine accepted.
 
     - ``tar_at_far``, ``{"1e-2": ..}``: the exact share of genuine pairs accepted where at most the target share of
       impostor pairs is. A target of 1e-4 needs 10,000 impostor pairs to mean one of them; below 1/FAR pairs the
       value is None.
+    - ``threshold_at_far``, likewise: the cosine of the lowest pair accepted there (accept it and any above); None too
+      where no pair is accepted.
     - ``auc``: the area under the ROC curve by trapezia: a tie of genuine and impostor counts half. None without
       pairs of both kinds.
     - ``roc``, ``{"far": [..], "tar": [..]}``: points of the curve, at most ``ROC_POINTS``, FAR rising evenly on a
       logarithmic axis, each the highest TAR at that FAR or below. Empty without pairs of both kinds.
     """
-    genuine, impostors = int(genuine_T[-1]), int(impostor_T[-1])
-    tar: dict[str, float | None] = {}
+    genuine, impostors, accepted_T = int(genuine_T[-1]), int(impostor_T[-1]), genuine_T + impostor_T
+    found: dict[str, Any] = {
+        "auc": None,
+        "tar_at_far": {},
+        "threshold_at_far": {},
+        "roc": {"far": [], "tar": []},
+    }
     for name, far in far_targets.items():
         allowed = int(far * impostors + 1e-6)  # 1e-3 of 3,000 is three, whatever the floating point says
-        accepted = int(genuine_T[np.searchsorted(impostor_T, allowed, side="right") - 1])
-        tar[name] = accepted / genuine if genuine and allowed else None
+        last = int(np.searchsorted(impostor_T, allowed, side="right")) - 1
+        known = genuine > 0 and allowed > 0
+        found["tar_at_far"][name] = int(genuine_T[last]) / genuine if known else None
+        first = np.searchsorted(accepted_T, accepted_T[last])  # between the two no pair has its score
+        found["threshold_at_far"][name] = _finite(cosine_T[first]) if known else None
     if genuine == 0 or impostors == 0:
-        return {"auc": None, "tar_at_far": tar, "roc": {"far": [], "tar": []}}
+        return found
     area = np.dot(np.diff(impostor_T).astype(float), genuine_T[1:] + genuine_T[:-1]) / 2
     allowed_T = np.concatenate([[0], np.geomspace(1, impostors, ROC_POINTS - 1).round()])
     at = np.unique(np.searchsorted(impostor_T, allowed_T, side="right") - 1)
     roc = {"far": (impostor_T[at] / impostors).tolist(), "tar": (genuine_T[at] / genuine).tolist()}
-    return {"auc": float(area / (genuine * impostors)), "tar_at_far": tar, "roc": roc}
+    return found | {"auc": float(area / (genuine * impostors)), "roc": roc}
 
 
 def one_shot_accuracy(
@@ -209,7 +264,7 @@ def _histograms(ranks: np.ndarray, same: np.ndarray, bins: int) -> tuple[np.ndar
     return np.bincount(ranks[same], minlength=bins), np.bincount(ranks[~same], minlength=bins)
 
 
-def _accepted(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def accepted(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Counts per score, rising -> counts accepted at each threshold, from none to all: (T,) each."""
     none = np.zeros(1, dtype=np.int64)
     return np.append(none, np.cumsum(genuine[::-1])), np.append(none, np.cumsum(impostor[::-1]))

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass.checkpoint import Checkpoint, arcface_torch, load, manifest, tensorfile
+from megaclass.checkpoint import Checkpoint, arcface_torch, tensorfile
 from megaclass.checkpoint.arcface_torch import BACKBONE, HEAD, RankFiles, ReadRows
 from megaclass.checkpoint.reader import expecting
 from megaclass.checkpoint.tensorfile import Blocks
 from megaclass.checkpoint.torchfile import read_torch_file
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
-from megaclass.inference.load import find_checkpoint, weights_of
+from megaclass.inference.load import located, weights_of
 from megaclass.results.rundir import RunDirectory
 from megaclass.train.resume import stored_rows
 
@@ -49,7 +49,7 @@ def read_model(source: Path, which: str, classes: slice = slice(None)) -> Model:
     These are a backbone (``model.pt``, ``backbone.pth``) or the files of the ranks, whose directory is given. A
     backbone is the moving average of its weights, where a run kept it. Rows are fp32, and only of ``classes``.
     """
-    found = _stored(source, which)
+    found = located(source, which)
     if found is None:
         return _of_arcface_torch(source, classes)
     _, stored = found
@@ -132,7 +132,7 @@ def to_rank_files(
     either layout and any number of ranks. ranks: 0 takes as many as wrote the source.
     """
     source = Path(source)
-    found = _stored(source, which)
+    found = located(source, which)
     if found is not None:
         run_dir, stored = found
         with expecting(f"{stored.path}: not a checkpoint that `megaclass train` wrote"):
@@ -143,15 +143,6 @@ def to_rank_files(
     return arcface_torch.write_rank_files(
         output, ranks=ranks or writers, num_classes=num_classes, shared=shared, rows=rows, layout=layout
     )
-
-
-def _stored(source: Path, which: str) -> tuple[Path, Checkpoint] | None:
-    """The run directory and the checkpoint that are meant; None where the source is none of ours."""
-    if (source / manifest.NAME).exists():
-        return source.resolve().parent.parent, load(source)
-    if RunDirectory(source).checkpoints.is_dir() or RunDirectory(source).config.is_file():
-        return source, find_checkpoint(source, which)
-    return None
 
 
 def _rows_of(stored: Checkpoint) -> ReadRows:

@@ -1,55 +1,118 @@
-"""Score one model once, outside training; and the model that a checkpoint holds."""
+"""From where a trained model lies to one that is ready for use; and one scored once, outside training."""
 
 import dataclasses
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from megaclass import checkpoint
-from megaclass.checkpoint import Checkpoint
+from megaclass.checkpoint import Checkpoint, manifest
 from megaclass.checkpoint.reader import expecting
-from megaclass.config import Config
+from megaclass.config import Config, from_mapping, load_recipe
 from megaclass.errors import UserError, lookup
 from megaclass.evaluate.evaluators import Evaluation, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
-from megaclass.parallel.groups import World
+from megaclass.inference.about import About
+from megaclass.inference.model import Model
+from megaclass.parallel.groups import World, pick_device
+from megaclass.results.events import EvaluationEvent, read_events
 from megaclass.results.rundir import RunDirectory
 from megaclass.train.arithmetic import use_threads
 from megaclass.train.job import image_reader
-from megaclass.train.model import build_model
+from megaclass.train.model import build_model, preprocessing_of
+from megaclass.train.resume import stored_rows
+
+# -- for use ---------------------------------------------------------------------------------------------
 
 
-def score(
-    config: Config,
-    world: World,
-    kind: str,
-    images: str,
-    pairs: str = "",
-    run_dir: str = "",
-    which: str = "best",
-) -> Evaluation:
-    """Evaluate the model of a run's checkpoint, or a fresh one (random, or with ``model.weights``).
+def load(source: str | Path, *, checkpoint: str = "best", device: str = "auto", threads: int = 0) -> Model:
+    """The model of a run, ready for use.
 
-    kind: ``verification`` (of ``.bin`` files, of ``pairs``, a pairs.txt, or of pairs drawn from the labels) or
-    ``classification``. which: ``best``, ``latest`` or the name of a checkpoint of ``run_dir``.
+    source: a run directory or one of its checkpoints. checkpoint: of a run: ``best``, ``latest`` or
+    ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``. threads: of the
+    CPU; 0: all cores.
+
+    Raises UserError, which says what to do, for anything that is no model, is damaged, or does not fit this machine.
     """
+    return open_model(source, checkpoint, {"run": {"device": device, "threads": threads}})
+
+
+def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> Model:
+    """The same, with settings of the run changed, such as ``{"evaluate": {"batch_size": 8}}``."""
+    source = Path(source)
+    found = located(source, which)
+    if found is None:
+        raise UserError(
+            f"{source}: no model there; name the directory of a run, such as runs/mine-001, or one checkpoint of it"
+        )
+    return _of_run(*found, settings)
+
+
+def located(source: Path, which: str) -> tuple[Path, Checkpoint] | None:
+    """The run directory and the checkpoint that are meant; None where the source is none of ours."""
+    if (source / manifest.NAME).exists():
+        return source.resolve().parent.parent, checkpoint.load(source)
+    if RunDirectory(source).checkpoints.is_dir() or RunDirectory(source).config.is_file():
+        return source, find_checkpoint(source, which)
+    return None
+
+
+def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> Model:
+    directory = RunDirectory(run_dir)
+    config = from_mapping(settings, load_recipe(str(directory.config), stored=True))
     use_threads(config.run.threads)
-    if pairs:
-        config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, pairs_file=pairs))
-    stored = find_checkpoint(Path(run_dir), which) if run_dir else None
-    if stored:
-        backbone, reader = trained_backbone(config, stored, world.device)
+    device = pick_device(config.run.device)
+    backbone, reader = trained_backbone(config, stored, device)
+    head, rows = None, None
+    embedding_dim = int(backbone.embedding_dim)  # type: ignore[arg-type]
+    if "head" in stored.state:  # a linear one; rows of a margin head are sharded
+        head = trained_head(stored, backbone, device)
+        num_classes = head.out_features
     else:
-        backbone, arithmetic = build_model(config, world.device)
-        reader = image_reader(config, arithmetic)
-    if kind == "verification":
-        return build_verifier(config, Path(images), reader)(backbone, None)
-    if stored is None or "head" not in stored.state:
-        raise UserError("classification needs --run-dir with a run of a linear head")
-    head = trained_head(stored, backbone, world.device)
-    names = RunDirectory(Path(run_dir)).read_classes()
-    return build_classifier(images, head.out_features, names, reader)(backbone, head)
+        entry = stored.sharded.get("head/weight")
+        if entry is None or entry.shape[1:] != (embedding_dim,):
+            shape = "missing" if entry is None else entry.shape
+            raise UserError(
+                f"{stored.path}: checkpoint of another model (centres: {shape}, embeddings {embedding_dim})"
+            )
+        num_classes = entry.shape[0]
+        rows = partial(_centres, stored)
+    classes = directory.read_classes()
+    if classes and len(classes) != num_classes:
+        raise UserError(
+            f"{directory.classes}: {len(classes):,} names for {num_classes:,} classes; "
+            "bring back the file that the run wrote, or move it away"
+        )
+    about = About(
+        kind="identity" if head is None else "classification",
+        preprocessing=preprocessing_of(config),
+        embedding_dim=embedding_dim,
+        num_classes=num_classes,
+        classes=classes,
+        flip=config.evaluate.flip and head is None,
+        recipe=config.recipe,
+        evaluation=_evaluation_of(directory, stored.step),
+    )
+    return Model(str(stored.path), about, backbone, reader, head, rows)
+
+
+def _centres(stored: Checkpoint, start: int, stop: int) -> Tensor:
+    return stored_rows(stored, "head/weight", start, stop).fp32()
+
+
+def _evaluation_of(directory: RunDirectory, step: int) -> dict[str, Any]:
+    """What the run measured of the weights of this very step: of several sets the first. Empty where it did not."""
+    if not directory.events.is_file():
+        return {}
+    found = [e for e in read_events(directory.events) if isinstance(e, EvaluationEvent) and e.step == step]
+    return dict(found[0].metrics) if found else {}
+
+
+# -- the parts -------------------------------------------------------------------------------------------
 
 
 def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
@@ -88,3 +151,38 @@ def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) 
 def weights_of(stored: Checkpoint, part: str) -> dict[str, Tensor]:
     """A part's weights of the last step, or the moving average of them where the run kept it (``ema``)."""
     return (stored.state.get("ema") or {}).get(part) or stored.state[part]
+
+
+# -- scored once -----------------------------------------------------------------------------------------
+
+
+def score(
+    config: Config,
+    world: World,
+    kind: str,
+    images: str,
+    pairs: str = "",
+    run_dir: str = "",
+    which: str = "best",
+) -> Evaluation:
+    """Evaluate the model of a run's checkpoint, or a fresh one (random, or with ``model.weights``).
+
+    kind: ``verification`` (of ``.bin`` files, of ``pairs``, a pairs.txt, or of pairs drawn from the labels) or
+    ``classification``. which: ``best``, ``latest`` or the name of a checkpoint of ``run_dir``.
+    """
+    use_threads(config.run.threads)
+    if pairs:
+        config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, pairs_file=pairs))
+    stored = find_checkpoint(Path(run_dir), which) if run_dir else None
+    if stored:
+        backbone, reader = trained_backbone(config, stored, world.device)
+    else:
+        backbone, arithmetic = build_model(config, world.device)
+        reader = image_reader(config, arithmetic)
+    if kind == "verification":
+        return build_verifier(config, Path(images), reader)(backbone, None)
+    if stored is None or "head" not in stored.state:
+        raise UserError("classification needs --run-dir with a run of a linear head")
+    head = trained_head(stored, backbone, world.device)
+    names = RunDirectory(Path(run_dir)).read_classes()
+    return build_classifier(images, head.out_features, names, reader)(backbone, head)

@@ -102,7 +102,9 @@ def verification_table(metrics: Mapping[str, Any], title: str = "Verification") 
     lines = [("pair accuracy", f"{_percent(metrics['pair_accuracy'])} ± {spread}")]
     for far, tar in metrics["tar_at_far"].items():
         none = f"n/a (needs at least {round(1 / float(far)):,} impostor pairs)"
-        lines.append((f"TAR @ FAR {far}", none if tar is None else _percent(tar)))
+        cosine = metrics.get("threshold_at_far", {}).get(far)  # results written earlier have none
+        name = f"TAR @ FAR {far}" + ("" if cosine is None else f" (cosine {cosine:.4f})")
+        lines.append((name, none if tar is None else _percent(tar)))
     auc, threshold = metrics["auc"], metrics["threshold"]
     lines.append(("AUC", "n/a (needs pairs of both kinds)" if auc is None else f"{auc:.5f}"))
     lines.append(("threshold (cosine)", "n/a" if threshold is None else f"{threshold:.4f}"))

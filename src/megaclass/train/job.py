@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from megaclass.checkpoint.arcface_torch import RankFiles
 from megaclass.config import Config
-from megaclass.data.augment import EvalTransform
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.mixup import Mixup
 from megaclass.data.open import fingerprint
@@ -33,7 +32,13 @@ from megaclass.train.arithmetic import Arithmetic
 from megaclass.train.average import WeightAverage
 from megaclass.train.batches import TrainingData, training_data
 from megaclass.train.foresight import require_room
-from megaclass.train.model import build_model, capture_graphs, compile_backbone, input_function
+from megaclass.train.model import (
+    build_model,
+    capture_graphs,
+    compile_backbone,
+    input_function,
+    preprocessing_of,
+)
 from megaclass.train.optimizer import build_optimizer
 
 
@@ -220,9 +225,8 @@ def _load_centres(head: PartialFC, path: Path) -> None:
 
 
 def image_reader(config: Config, arithmetic: Arithmetic) -> ImageReader:
-    size = config.evaluate.image_size or config.data.image_size
     return ImageReader(
-        transform=EvalTransform(size, config.evaluate.resize),
+        transform=preprocessing_of(config).transform(),
         batch_size=config.evaluate.batch_size,
         workers=config.data.workers or torch.get_num_threads(),
         device=arithmetic.device,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from megaclass.checkpoint.torchfile import read_torch_file
 from megaclass.config import Config
-from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, to_model_input
+from megaclass.data.preprocessing import NORMALISATIONS, Preprocessing
 from megaclass.errors import UserError, first_line
 from megaclass.models.layers import Stage
 from megaclass.models.registry import configured_backbone, load_backbone_weights
@@ -64,16 +64,17 @@ def _breaks_channels_last(backbone: nn.Module) -> bool:
     return any(m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 16 for m in found)
 
 
+def preprocessing_of(config: Config) -> Preprocessing:
+    """What evaluated images become."""
+    size = config.evaluate.image_size or config.data.image_size
+    mean, std = NORMALISATIONS[config.data.normalise]
+    return Preprocessing(size, size, config.evaluate.resize, mean, std)
+
+
 def input_function(config: Config, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
     """uint8 (B, S, S, 3) on any device -> normalised fp32 (B, 3, S, S) on the run's device."""
-    by_imagenet = config.data.normalise == "imagenet"
     return partial(
-        to_model_input,
-        device=arithmetic.device,
-        dtype=torch.float32,
-        channels_last=arithmetic.channels_last,
-        mean=IMAGENET_MEAN if by_imagenet else None,
-        std=IMAGENET_STD if by_imagenet else None,
+        preprocessing_of(config).to_input, device=arithmetic.device, channels_last=arithmetic.channels_last
     )
 
 

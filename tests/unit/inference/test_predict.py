@@ -19,7 +19,7 @@ from megaclass.data.classnames import read_names
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError, printable
 from megaclass.heads.storage import Rows
-from megaclass.inference import predict
+from megaclass.inference import load, model, predict
 from megaclass.inference.load import find_checkpoint
 from megaclass.train.resume import stored_rows
 
@@ -173,7 +173,7 @@ def test_a_centre_that_is_not_finite_is_named(tmp_path, monkeypatch, capsys):
         centres[3, 0] = torch.nan
         return Rows(centres)
 
-    monkeypatch.setattr(predict, "stored_rows", broken)
+    monkeypatch.setattr(load, "stored_rows", broken)
     assert main(["predict", "images", "--run-dir", "margin"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "the centre of class 3 is not finite" in line and "--checkpoint" in line
@@ -181,7 +181,7 @@ def test_a_centre_that_is_not_finite_is_named(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("block, images", [(8192, 4096), (4, 5), (1, 24)])
 def test_the_nearest_centres_of_all_blocks_are_found(folder, tmp_path, monkeypatch, block, images):
-    monkeypatch.setattr(predict, "_BLOCK_CENTRES", block)
+    monkeypatch.setattr(model, "_BLOCK_CENTRES", block)
     monkeypatch.setattr(predict, "_PASS_IMAGES", images)
     shutil.copytree("images", tmp_path / "images")
     (tmp_path / "images/bad.png").write_bytes(b"text")

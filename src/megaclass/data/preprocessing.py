@@ -1,0 +1,72 @@
+"""What becomes of an image before a network sees it, as numbers that travel with a model.
+
+Shapes: B = images of a batch, H, W = height and width that the network takes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megaclass.data.augment import EvalTransform
+from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, to_model_input
+from megaclass.errors import UserError
+
+Channels = tuple[float, float, float]
+SYMMETRIC: Channels = (0.5, 0.5, 0.5)
+# data.normalise -> mean and standard deviation of a channel, of values in 0..1
+NORMALISATIONS: dict[str, tuple[Channels, Channels]] = {
+    "symmetric": (SYMMETRIC, SYMMETRIC),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+}
+_SIDES = range(1, 4097)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """RGB images become ``height`` x ``width`` pixels, then ``(pixel / 255 - mean) / std`` a channel.
+
+    resize: the shorter side is scaled to it and the middle cut out; 0: the image is stretched to the size.
+    """
+
+    height: int
+    width: int
+    resize: int = 0
+    mean: Channels = SYMMETRIC
+    std: Channels = SYMMETRIC
+
+    def transform(self) -> EvalTransform:
+        """Decoded images of any size -> uint8 (H, W, 3)."""
+        return EvalTransform(self.height, self.resize)
+
+    def to_input(
+        self, images_BHWC: Tensor, device: torch.device | str = "cpu", channels_last: bool = False
+    ) -> Tensor:
+        """uint8 (B, H, W, 3) -> normalised fp32 (B, 3, H, W) on the device."""
+        # One number for all channels takes a pass of vectors, three a loop over pixels.
+        plain = self.mean == self.std == SYMMETRIC
+        by_channel = (None, None) if plain else (self.mean, self.std)
+        return to_model_input(images_BHWC, device, torch.float32, channels_last, *by_channel)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any], where: str) -> "Preprocessing":
+        """The reverse; UserError, which names ``where`` it was found, for anything else."""
+        try:
+            sides = [found[name] for name in ("height", "width")] + [found.get("resize", 0)]
+            mean, std = ([float(value) for value in found[name]] for name in ("mean", "std"))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{where}: no preprocessing there (height, width, resize, mean, std)") from None
+        numbers = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
+        if not all(type(side) is int and (side in _SIDES or not side) for side in sides) or not numbers:
+            raise UserError(f"{where}: preprocessing {dict(found)} is none that a network has")
+        if not all(sides[:2]):
+            raise UserError(f"{where}: preprocessing to {sides[0]} x {sides[1]} pixels leaves no image")
+        height, width, resize = sides
+        return cls(height, width, resize, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))

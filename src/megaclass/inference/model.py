@@ -1,0 +1,190 @@
+"""A trained model ready for use: it embeds, classifies and compares images.
+
+Shapes: B = images of a batch, N = images, T = centres of a block, D = embedding columns, C = classes, K = guesses.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megaclass.data.dataset import DamagedSampleError, Dataset
+from megaclass.data.preprocessing import Preprocessing
+from megaclass.errors import UserError
+from megaclass.evaluate.embed import evaluating, features
+from megaclass.evaluate.evaluators import ImageReader
+from megaclass.heads.linear import LinearHead
+from megaclass.inference.about import About
+from megaclass.inference.images import Pictures
+
+_BLOCK_CENTRES = 8192
+
+
+class Guess(NamedTuple):
+    """A class of an image: its number, its name where it has one, and how sure the model is (a probability of a linear
+    head, the cosine of a class centre)."""
+
+    label: int
+    name: str | None
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What :func:`megaclass.load` gives.
+
+    Images are one, or a sequence, of: a path; a PIL image; a NumPy array of uint8 (height, width, 3), RGB; a tensor of
+    uint8 or of 0..1 (3, height, width). One that cannot be read is a UserError.
+
+    source: what it was loaded from. backbone: normalised images (B, 3, H, W) -> features (B, D). head: of a
+    classifier. rows: centres ``start .. stop-1`` of a margin head, fp32 (T, D), where these came along.
+    """
+
+    source: str
+    about: About
+    backbone: nn.Module
+    reader: ImageReader
+    head: LinearHead | None = None
+    rows: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
+
+    def embed(self, images: Any) -> np.ndarray:
+        """L2-normalised embeddings, fp32 (N, D): their products are cosines. Of one image, N is 1."""
+        return F.normalize(self._features(images)).numpy()
+
+    def classify(self, images: Any, top: int = 5) -> list[list[Guess]]:
+        """The ``top`` best classes of each image, the best first: by probability, or by the cosine of class centres.
+
+        Raises UserError where the model has neither a linear head nor centres.
+        """
+        labels_NK, scores_NK = self.best(self._features(images), top)
+        return [
+            [Guess(label, self.classes[label] if self.classes else None, score) for label, score in zip(*row)]  # noqa: B905
+            for row in zip(labels_NK.tolist(), scores_NK.tolist(), strict=True)
+        ]
+
+    def compare(self, a: Any, b: Any) -> Any:
+        """The cosine of two images, a float; of two sequences of N images, or one and N, that of each pair, fp32 (N,).
+
+        At or above :attr:`threshold` they show one identity.
+        """
+        first, second = self.embed(a), self.embed(b)
+        if len(first) != len(second) and 1 not in (len(first), len(second)):
+            raise UserError(f"compare: {len(first)} images and {len(second)}; give as many, or one")
+        cosines = (first * second).sum(1)
+        return float(cosines[0]) if len(cosines) == 1 else cosines
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes in label order, where they have any."""
+        return self.about.classes
+
+    @property
+    def num_classes(self) -> int:
+        return self.about.num_classes
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.about.embedding_dim
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.about.preprocessing
+
+    @property
+    def threshold(self) -> float | None:
+        """The cosine at or above which two images are of one identity, as the run's evaluation found it; None where
+        nothing was verified."""
+        return self.about.threshold
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The same for a false accept rate, as ``{"1e-3": 0.31}``."""
+        return self.about.thresholds
+
+    @functools.cached_property
+    def centres(self) -> Tensor | None:
+        """L2-normalised centres of a margin head, fp32 (C, D), read when they are first asked for."""
+        if self.rows is None:
+            return None
+        return torch.cat([centres_TD for _, centres_TD in self._centres("cpu")])
+
+    @property
+    def measure(self) -> str:
+        """What a score is: ``probability`` or ``cosine``."""
+        return "cosine" if self.head is None else "probability"
+
+    def stream(self, dataset: Dataset) -> Iterator[tuple[int, Tensor | DamagedSampleError]]:
+        """Features (B, D) of all images of a data set, fp32, not normalised, batch by batch: each with the number of
+        its first image. An image that cannot be read is an error in the place of features, and the others go on."""
+        model = functools.partial(self.reader.features, self.backbone)
+        with torch.inference_mode(), evaluating(self.backbone):
+            for number, found in self._batches(dataset):
+                if isinstance(found, Tensor):
+                    found = features(model, found, self.about.flip)
+                yield number, found
+
+    def best(self, features_ND: Tensor, top: int) -> tuple[Tensor, Tensor]:
+        """Labels and scores (N, K) of the best classes by features as :meth:`stream` gives them, best first."""
+        if top < 1:
+            raise UserError(f"top: {top} is too few; ask for 1 class or more")
+        if self.head is not None:
+            logits_NC = self.head.logits(features_ND.to(self.reader.device))
+            # Ordered by logits: of probabilities that round to 0 or 1, many are equal.
+            labels_NK = logits_NC.topk(min(top, self.num_classes)).indices
+            return labels_NK, logits_NC.softmax(1).gather(1, labels_NK)
+        features_ND = F.normalize(features_ND)
+        best_NK = features_ND.new_empty((len(features_ND), 0))
+        labels_NK = torch.empty_like(best_NK, dtype=torch.int64)
+        for start, centres_TD in self._centres(features_ND.device):
+            found = (features_ND @ centres_TD.T).clamp_(-1, 1).topk(min(top, len(centres_TD)))
+            best_NK = torch.cat([best_NK, found.values], 1)
+            labels_NK = torch.cat([labels_NK, found.indices + start], 1)
+            best_NK, kept_NK = best_NK.topk(min(top, best_NK.shape[1]))
+            labels_NK = labels_NK.gather(1, kept_NK)
+        return labels_NK, best_NK
+
+    def _centres(self, device: torch.device | str) -> Iterator[tuple[int, Tensor]]:
+        """Normalised, block by block, after the number of the first; of a hundred million few machines hold all."""
+        if self.rows is None:
+            raise UserError(
+                f"{self.source}: holds no classes, but a backbone alone; name the run, or a bundle with its centres"
+            )
+        for start in range(0, self.num_classes, _BLOCK_CENTRES):
+            centres_TD = self.rows(start, min(start + _BLOCK_CENTRES, self.num_classes))
+            if not (sums_T := centres_TD.sum(1)).isfinite().all():
+                broken = start + int((~sums_T.isfinite()).nonzero()[0])
+                raise UserError(
+                    f"{self.source}: the centre of class {broken} is not finite, as after a run that diverged; name an "
+                    "earlier one (--checkpoint step-NNNNNNNN)"
+                )
+            yield start, F.normalize(centres_TD.to(device))
+
+    def _features(self, images: Any) -> Tensor:
+        """(N, D), on the CPU. The first image that cannot be read is raised."""
+        rows = []
+        for _, found in self.stream(Pictures(images)):
+            if isinstance(found, DamagedSampleError):
+                raise found
+            rows.append(found.cpu())
+        # Outside inference mode, so that the caller receives ordinary tensors.
+        return torch.cat(rows) if rows else torch.empty(0, self.embedding_dim)
+
+    def _batches(self, dataset: Dataset) -> Iterator[tuple[int, Tensor | DamagedSampleError]]:
+        """A batch with a damaged image is cut in halves until that one is alone."""
+        start, stop = 0, len(dataset)
+        size = stop
+        while start < stop:
+            try:
+                for images_BCHW in self.reader.batches(dataset, start, min(start + size, stop)):
+                    yield start, images_BCHW
+                    start += len(images_BCHW)
+            except DamagedSampleError as error:
+                size = min(size, self.reader.batch_size, stop - start) // 2
+                if size == 0:
+                    yield start, error
+                    start, size = start + 1, stop

@@ -14,7 +14,7 @@ Shapes: P = pairs, N = images, M = images that are counted, D = embedding column
 T = thresholds (from accepting none to accepting all), B = images of a batch, C = classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,27 @@ from megaclass.evaluate.pairs import PairSet
 from megaclass.parallel.groups import all_ranks, rank, world_size
 
 FAR_TARGETS = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}  # as results call them
+LOW_FAR_TARGETS = {f"1e-{power}": 10.0**-power for power in range(6, 0, -1)}  # of sets made for them
 ROC_POINTS = 400
 # All pairs of so many images are 1.25e9, half a minute on one core; the FARs above are sharp long before.
 MAX_IMAGES = 50_000
-_BINS = 1 << 20
+BINS = 1 << 20  # of cosines that are counted
+_BLOCK_SCORES = 1 << 22
+
+Show = Callable[[int, int], None]
+"""Is told how many of how many are done."""
+
+
+def silent(done: int, total: int) -> None:
+    pass
+
+
+def my_blocks(rows: int, columns: int, show: Show = silent) -> Iterator[slice]:
+    """This rank's share of the blocks of rows in which a matrix of scores is made, 4 M scores a block."""
+    size = max(1, _BLOCK_SCORES // max(1, columns))
+    for start in range(rank() * size, rows, world_size() * size):
+        yield slice(start, min(start + size, rows))
+        show(min(start + world_size() * size, rows), rows)
 
 
 def pair_scores(embeddings_ND: np.ndarray, pairs: PairSet) -> np.ndarray:
@@ -49,13 +66,13 @@ def verification_metrics(
       :func:`insightface_accuracy` for fewer. Among equally good thresholds the strictest is taken, as there.
     - ``threshold``: the best one over all pairs (accept a score at or above it); None if that is to accept
       no pair.
-    - ``auc``, ``tar_at_far``, ``threshold_at_far``, ``roc``: see :func:`_curve`; ``pairs``: P.
+    - ``auc``, ``tar_at_far``, ``threshold_at_far``, ``roc``: see :func:`curve`; ``pairs``: P.
     """
     values, ranks = _ranked(scores, same)
-    genuine_T, impostor_T = _accepted(*_histograms(ranks, same, len(values)))
+    genuine_T, impostor_T = accepted(*_histograms(ranks, same, len(values)))
     accuracies = []
     for fold in np.array_split(np.arange(len(same)), folds):  # in order, unshuffled: as sklearn's KFold cuts
-        tested_genuine_T, tested_impostor_T = _accepted(*_histograms(ranks[fold], same[fold], len(values)))
+        tested_genuine_T, tested_impostor_T = accepted(*_histograms(ranks[fold], same[fold], len(values)))
         # Correct answers, less a constant: the impostors that no threshold has accepted yet.
         elsewhere_T = (genuine_T - tested_genuine_T) - (impostor_T - tested_impostor_T)
         best = int(elsewhere_T.argmax())
@@ -68,7 +85,7 @@ def verification_metrics(
         "pair_accuracy_std": float(np.std(accuracies)),
         "threshold": _finite(cosine_T[(genuine_T - impostor_T).argmax()]),
         "pairs": len(same),
-        **_curve(genuine_T, impostor_T, cosine_T, far_targets),
+        **curve(genuine_T, impostor_T, cosine_T, far_targets),
     }
 
 
@@ -93,11 +110,12 @@ def all_pairs_tar(
     labels_N: np.ndarray,
     far_targets: Mapping[str, float] = FAR_TARGETS,
     max_images: int = MAX_IMAGES,
+    show: Show = silent,
 ) -> dict[str, Any]:
     """Verify every pair of a labelled set, so that a small set still has the impostors for a low FAR.
 
     The embeddings are normalised; rows with a NaN count as wrong in every pair. Returns ``auc``, ``tar_at_far``,
-    ``threshold_at_far``, ``roc`` (see :func:`_curve`), ``genuine_pairs``, ``impostor_pairs`` and ``images``: of a set
+    ``threshold_at_far``, ``roc`` (see :func:`curve`), ``genuine_pairs``, ``impostor_pairs`` and ``images``: of a set
     with more than ``max_images``, that many are counted, always the same ones.
 
     Every rank must call it, with the same arguments: each counts its share of the pairs, and all return the same.
@@ -106,11 +124,12 @@ def all_pairs_tar(
     """
     counted = _counted_images(labels_N, max_images)
     embeddings_MD = embeddings_ND[counted].astype(np.float32, copy=False)  # a copy by the indexing
+    embeddings_MD[~np.isfinite(embeddings_MD).all(axis=1)] = np.nan
     labels_M = labels_N[counted]
-    counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M, rank(), world_size()))
-    genuine_T, impostor_T = _accepted(*all_ranks().all_reduce_(counts).numpy())
+    counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M, show))
+    genuine_T, impostor_T = accepted(*all_ranks().all_reduce_(counts).numpy())
     return {
-        **_curve(genuine_T, impostor_T, _bin_cosines(), far_targets),
+        **curve(genuine_T, impostor_T, bin_cosines(), far_targets),
         "genuine_pairs": int(genuine_T[-1]),
         "impostor_pairs": int(impostor_T[-1]),
         "images": len(labels_M),
@@ -136,29 +155,29 @@ def _counted_images(labels: np.ndarray, limit: int) -> np.ndarray:
     return np.sort(order[by_place[within][:limit]])
 
 
-def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray, part: int, parts: int) -> np.ndarray:
-    """How many genuine (row 0) and impostor pairs (row 1) of every ``parts``-th block have each score."""
-    counts = np.zeros((2, _BINS), dtype=np.int64)
-    broken_M = np.logical_not(np.isfinite(embeddings_MD).all(axis=1))
-    embeddings_MD[broken_M] = 0
-    rows = max(1, (1 << 22) // max(1, len(labels_M)))  # 4 M scores a block
-    for start in range(part * rows, len(labels_M), parts * rows):
-        block = slice(start, start + rows)
+def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray, show: Show) -> np.ndarray:
+    """How many genuine (row 0) and impostor pairs (row 1) of this rank's blocks have each score."""
+    counts = np.zeros((2, BINS), dtype=np.int64)
+    for block in my_blocks(len(labels_M), len(labels_M), show):
         # Each pair once: the images from this row on, and of those only the ones after it.
-        scores = embeddings_MD[block] @ embeddings_MD[start:].T
-        # The outermost bins are for failed comparisons, beyond every score.
-        bin_of = np.clip((scores + 1) * (_BINS // 2), 1, _BINS - 2).astype(np.int32)
+        scores = embeddings_MD[block] @ embeddings_MD[block.start :].T
         after = np.arange(scores.shape[1]) > np.arange(scores.shape[0])[:, None]
-        same = labels_M[block][:, None] == labels_M[start:]
-        failed = broken_M[block][:, None] | broken_M[start:]
-        bin_of[failed] = np.where(same[failed], 0, _BINS - 1)
-        counts += _histograms(bin_of[after], same[after], _BINS)
+        same = labels_M[block][:, None] == labels_M[block.start :]
+        counts += _histograms(bins_of(scores[after], same[after]), same[after], BINS)
     return counts
 
 
-def _bin_cosines() -> np.ndarray:
+def bins_of(scores_P: np.ndarray, same_P: np.ndarray) -> np.ndarray:
+    """The bin of each cosine: int32 (P,), rising. The outermost are for failed comparisons, beyond every cosine."""
+    failed_P = np.isnan(scores_P)
+    bins_P = np.clip((scores_P + 1) * (BINS // 2), 1, BINS - 2)
+    bins_P[failed_P] = np.where(same_P[failed_P], 0, BINS - 1)
+    return bins_P.astype(np.int32)
+
+
+def bin_cosines() -> np.ndarray:
     """The lowest cosine that each threshold accepts, see :func:`_count_pairs`: fp64 (T,), falling."""
-    lowest = np.arange(_BINS) / (_BINS // 2) - 1
+    lowest = np.arange(BINS) / (BINS // 2) - 1
     lowest[0], lowest[-1] = -np.inf, np.inf
     return np.append(np.inf, lowest[::-1])
 
@@ -167,7 +186,7 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _curve(
+def curve(
     genuine_T: np.ndarray, impostor_T: np.ndarray, cosine_T: np.ndarray, far_targets: Mapping[str, float]
 ) -> dict[str, Any]:
     """What follows from the accepted counts, from accepting none to accepting all, and the lowest cosine accepted.
@@ -245,7 +264,7 @@ def _histograms(ranks: np.ndarray, same: np.ndarray, bins: int) -> tuple[np.ndar
     return np.bincount(ranks[same], minlength=bins), np.bincount(ranks[~same], minlength=bins)
 
 
-def _accepted(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def accepted(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Counts per score, rising -> counts accepted at each threshold, from none to all: (T,) each."""
     none = np.zeros(1, dtype=np.int64)
     return np.append(none, np.cumsum(genuine[::-1])), np.append(none, np.cumsum(impostor[::-1]))

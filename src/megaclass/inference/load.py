@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megaclass import checkpoint
-from megaclass.checkpoint import Checkpoint, manifest
+from megaclass.checkpoint import Checkpoint
 from megaclass.checkpoint.reader import expecting
+from megaclass.checkpoint.weights import find_checkpoint, located, stored_rows, weights_of
 from megaclass.config import Config, from_mapping, load_recipe
 from megaclass.data.preprocessing import NORMALISATIONS, Preprocessing
-from megaclass.errors import UserError, lookup
+from megaclass.errors import UserError
 from megaclass.evaluate.evaluators import Evaluation, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
@@ -26,7 +26,6 @@ from megaclass.results.rundir import RunDirectory
 from megaclass.train.arithmetic import pick_arithmetic, use_threads
 from megaclass.train.job import image_reader
 from megaclass.train.model import build_model, preprocessing_of
-from megaclass.train.resume import stored_rows
 
 _NETWORKS = (".onnx", ".xml")
 
@@ -57,15 +56,6 @@ def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> M
             f"exported file ({', '.join(_NETWORKS)})"
         )
     return _of_run(*found, settings)
-
-
-def located(source: Path, which: str) -> tuple[Path, Checkpoint] | None:
-    """The run directory and the checkpoint that are meant; None where the source is none of ours."""
-    if (source / manifest.NAME).exists():
-        return source.resolve().parent.parent, checkpoint.load(source)
-    if RunDirectory(source).checkpoints.is_dir() or RunDirectory(source).config.is_file():
-        return source, find_checkpoint(source, which)
-    return None
 
 
 def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> Model:
@@ -151,18 +141,6 @@ def _evaluation_of(directory: RunDirectory, step: int) -> dict[str, Any]:
 # -- the parts -------------------------------------------------------------------------------------------
 
 
-def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
-    root = run_dir / "checkpoints"
-    complete = checkpoint.list_checkpoints(root)
-    if not complete:
-        raise UserError(
-            f"{run_dir}: no checkpoint there: it is no run, or has saved none yet (run.checkpoint_every)"
-        )
-    known = {path.name: path for path in complete}
-    known |= {"latest": complete[-1], "best": checkpoint.best(root) or complete[-1]}
-    return checkpoint.load(lookup(known, which, "checkpoint"))
-
-
 def trained_backbone(
     config: Config, stored: Checkpoint, device: torch.device
 ) -> tuple[nn.Module, ImageReader]:
@@ -182,11 +160,6 @@ def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) 
         head = LinearHead(len(weights["weight"]), int(backbone.embedding_dim)).to(device)  # type: ignore[arg-type]
         head.load_state_dict(weights)
         return head
-
-
-def weights_of(stored: Checkpoint, part: str) -> dict[str, Tensor]:
-    """A part's weights of the last step, or the moving average of them where the run kept it (``ema``)."""
-    return (stored.state.get("ema") or {}).get(part) or stored.state[part]
 
 
 # -- scored once -----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TOOLS := $(VENV)/.installed-dev
 RESULTS := benchmarks/results
 PEER := $(if $(PEER_PATH),--peer arcface_torch --peer-path $(PEER_PATH))
 # Two tests at a time, with a thread each: threads of several processes would wait for one another.
@@ -22,34 +23,39 @@ $(STAMP): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "megaclass needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep -E '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $(STAMP)
 
-setup: $(STAMP)  ## make .venv and install megaclass with its pinned dependencies
+# What tests and checks need: every extra that can be tested without a GPU.
+$(TOOLS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(TOOLS)
+
+setup: $(TOOLS)  ## make .venv and install megaclass with its pinned dependencies
 
 demo: $(STAMP)  ## train on characters, test on characters never seen: about four minutes on two idle cores
 	$(BIN)/megaclass train glyphs --run.output $(RUN)
 
-quick: $(STAMP)  ## the short tests that start no other process: what to run while you work, about a minute
+quick: $(TOOLS)  ## the short tests that start no other process: what to run while you work, about a minute
 	$(PYTEST) -m "not (slow or dist or process or long)" --ignore tests/cuda
 
 test: check  ## lint, types, and every test that needs no GPU and no data set: five minutes on two idle cores
 	$(PYTEST) -m "not slow" --ignore tests/cuda
 	$(EMULATED) $(PYTEST) tests/cuda -m "not gpu and not slow"
 
-test-slow: $(STAMP)  ## the tests that take longer
+test-slow: $(TOOLS)  ## the tests that take longer
 	$(PYTEST) -m slow --ignore tests/cuda
 	$(EMULATED) $(PYTEST) tests/cuda -m "slow and not gpu"
 
-test-gpu: $(STAMP)  ## the tests of the CUDA half, on a CUDA device
+test-gpu: $(TOOLS)  ## the tests of the CUDA half, on a CUDA device
 	$(BIN)/python -m pytest tests/cuda
 
-slurm-test: $(STAMP)  ## scripts of `megaclass job` on a SLURM of two nodes, which this installs (root, Debian): two minutes
+slurm-test: $(TOOLS)  ## scripts of `megaclass job` on a SLURM of two nodes, which this installs (root, Debian): two minutes
 	command -v slurmctld >/dev/null || { apt-get update -qq && \
 		apt-get install -qq -y --no-install-recommends slurm-wlm munge >/dev/null; } || true # else the tests are skipped
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/slurm
 
-faults: $(STAMP)  ## a thousand faults put into runs, with rows and docs/reliability.md: 20 minutes on two idle cores
+faults: $(TOOLS)  ## a thousand faults put into runs, with rows and docs/reliability.md: 20 minutes on two idle cores
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults.campaign --write
 
 bench: $(STAMP)  ## measure the head on the CPU, into runs/: two minutes; PEER_PATH=DIR adds arcface_torch
@@ -68,7 +74,7 @@ report: $(STAMP)  ## a page of the rows under benchmarks/results, or of ROWS=DIR
 	mkdir -p runs/report
 	$(BIN)/megaclass report $(or $(ROWS),$(RESULTS)) --output runs/report
 
-bench-gpu: $(STAMP)  ## test and measure everything on a CUDA GPU, into runs/gpu; PEER_PATH=DIR adds arcface_torch, PARTS=... chooses
+bench-gpu: $(TOOLS)  ## test and measure everything on a CUDA GPU, into runs/gpu; PEER_PATH=DIR adds arcface_torch, PARTS=... chooses
 	PEER_PATH=$(PEER_PATH) $(BIN)/python benchmarks/gpu.py $(PARTS)
 
 gpu-bundle: $(STAMP)  ## what a GPU machine without network and .git needs, into build/gpu-bundle
@@ -78,7 +84,7 @@ gpu-bundle: $(STAMP)  ## what a GPU machine without network and .git needs, into
 		--target build/gpu-bundle simplejpeg
 	$(BIN)/python -c "from megaclass.results.machine import snapshot; print(snapshot()['revision'])" > build/gpu-bundle/revision
 
-gpu-rehearsal: $(STAMP)  ## all that a GPU that is lent for half an hour is to show, small, on an emulated one: ten minutes
+gpu-rehearsal: $(TOOLS)  ## all that a GPU that is lent for half an hour is to show, small, on an emulated one: ten minutes
 	REHEARSAL=1 OUT=build/gpu-rehearsal PYTHONPATH=tests/cuda/emulated OMP_NUM_THREADS=1 \
 		$(BIN)/python benchmarks/gpu.py $(or $(PARTS),1 2 3); status=$$?; cat build/gpu-rehearsal/summary.md; exit $$status
 
@@ -89,12 +95,12 @@ docs: $(STAMP)  ## the documentation as a site, in site/
 wheel: $(STAMP)  ## a wheel, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-check: $(STAMP)  ## lint and types alone
+check: $(TOOLS)  ## lint and types alone
 	$(BIN)/ruff check src tests examples benchmarks
 	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/mypy
 
-format: $(STAMP)  ## format the sources
+format: $(TOOLS)  ## format the sources
 	$(BIN)/ruff format src tests examples benchmarks
 	$(BIN)/ruff check --fix src tests examples benchmarks
 

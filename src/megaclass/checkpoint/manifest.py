@@ -112,7 +112,7 @@ def write(directory: Path, manifest: Manifest) -> None:
             for name, entry in manifest.sharded.items()
         },
     }
-    text = json.dumps({**content, "crc32": _crc32(content)}, indent=1, allow_nan=False)
+    text = json.dumps({**content, "crc32": checksum(content)}, indent=1, allow_nan=False)
     tensorfile.write_bytes(directory / NAME, iter([text.encode()]))
 
 
@@ -124,7 +124,7 @@ def read(directory: Path) -> Manifest:
         content = json.loads(path.read_bytes())
         if content.get("format") != FORMAT:
             raise ValueError("is not the manifest of a checkpoint")
-        if content.pop("crc32") != _crc32(content):
+        if content.pop("crc32") != checksum(content):
             raise ValueError("does not match its checksum")
         if content["version"] not in (1, VERSION):
             raise UserError(
@@ -153,8 +153,8 @@ def _parse(content: dict[str, Any]) -> Manifest:
     return Manifest(step, world_size, metric, identity, content["state"], files, sharded)
 
 
-def _crc32(content: dict[str, Any]) -> int:
-    # Over the parsed content rather than the text: a manifest may be reformatted, not altered.
+def checksum(content: dict[str, Any]) -> int:
+    """Over the parsed content rather than the text: a manifest may be reformatted, not altered."""
     return zlib.crc32(json.dumps(content, separators=(",", ":"), allow_nan=False).encode())
 
 

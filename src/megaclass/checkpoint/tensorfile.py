@@ -67,11 +67,13 @@ class Blocks:
     blocks: Callable[[], Iterable[Tensor]]
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor | Blocks]) -> FileEntry:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor | Blocks], metadata: Mapping[str, str] | None = None
+) -> FileEntry:
     """Write tensors of any device, shape and stride as one safetensors file. Raises OSError."""
     # Wide types first: then each tensor starts at a multiple of its item size and can be mapped in place.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name, tensor in ordered:
         end = offset + math.prod(tensor.shape) * tensor.dtype.itemsize
@@ -116,14 +118,19 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
 
 
-def check_crc32(path: Path, entry: FileEntry) -> None:
-    """Read the whole file (3.9 GB/s from the page cache) and compare its checksum."""
+def crc32_of(path: Path) -> int:
+    """The checksum of a file, which is read whole (3.9 GB/s from the page cache)."""
     crc32 = 0
     with path.open("rb", buffering=0) as file:
         block = bytearray(BLOCK_BYTES)
         while count := file.readinto(block):
             crc32 = zlib.crc32(memoryview(block)[:count], crc32)
-    if crc32 != entry.crc32:
+    return crc32
+
+
+def check_crc32(path: Path, entry: FileEntry) -> None:
+    """Read the whole file and compare its checksum."""
+    if (crc32 := crc32_of(path)) != entry.crc32:
         raise ValueError(f"has checksum {crc32:08x} instead of {entry.crc32:08x}")
 
 
@@ -132,6 +139,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     with _opened(path) as file:
         # get_tensor returns a view of the mapped file; a clone outlives the file's deletion.
         return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+
+
+def map_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a file as views of it, on the CPU, and its metadata. The file may be deleted, never cut."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -304,6 +304,12 @@ class Evaluate:
     flip: bool = option(False, "verification: add the embedding of the mirrored image (faces)")
     pairs: int = option(6000, "drawn, half of the same identity; a .bin has its own", 20, only=DRAWN_PAIRS)
     pairs_file: str = option("", "a pairs.txt as LFW's, for images under path", path=True, only=PAIRS)
+    thresholds: str = option(
+        "exact",
+        "tried for pair accuracy: all, or InsightFace's grid of squared distances",
+        choices=("exact", "insightface"),
+        only=PAIRS,
+    )
     folds: int = option(10, "folds of the threshold's cross-validation", 2, only=DRAWN_PAIRS)
     ways: int = option(20, "one-shot: classes per episode", 2, only=DRAWN_PAIRS)
     episodes: int = option(2000, "one-shot: episodes; 0: no one-shot accuracy", 0, only=DRAWN_PAIRS)

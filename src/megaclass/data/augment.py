@@ -1,4 +1,4 @@
-"""Random and fixed geometry, from a decoded image of any size to the square that the model takes.
+"""Random and fixed geometry, from a decoded image of any size to the one that the model takes.
 
 Randomness is a function of (seed, global sample number) alone: no state, so any worker on any rank draws the
 same numbers for the same sample, and a resumed run draws what the uninterrupted one would have drawn.
@@ -6,7 +6,8 @@ same numbers for the same sample, and a resumed run draws what the uninterrupted
 A transform works in two steps, so that what can be vectorised is: ``plan_NK = transform.plan(numbers_N)``
 for a whole batch, then ``transform(image_HWC, plan_K, out_SSC)`` for each image, in any thread.
 
-Shapes: N = samples, K = numbers a sample, S = image size, H, W = size of the decoded image, C = 3.
+Shapes: N = samples, K = numbers a sample, S = a side of what is made (height, width, if no square), H, W = size
+of the decoded image, C = 3.
 """
 
 import math
@@ -48,7 +49,7 @@ def uniforms(seed: int, sample_numbers_N: np.ndarray, k: int) -> np.ndarray:
 class Transform(Protocol):
     """What the loader asks of a transform. Both methods are called from several threads."""
 
-    image_size: int
+    shape: tuple[int, int]  # height and width of what it makes, pixels
 
     def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
         """Everything random about these samples, float64 (N, K)."""
@@ -93,7 +94,7 @@ class TrainTransform:
         crop_scale_min: float = 1.0,
         seed: int = 0,
     ) -> None:
-        self.image_size = image_size
+        self.shape = (image_size, image_size)
         self._flip = flip
         self._seed = seed
         self._ranges = (
@@ -134,7 +135,7 @@ class TrainTransform:
     def need(self, height: int, width: int, plan_K: np.ndarray) -> Need:
         _, top, box_width, box_height = self.box(height, width, plan_K)
         # What is scaled up and stretched at once shows pixels so many times larger.
-        factor = _reduction(box_height, box_width, self.image_size * self._most_enlarged)
+        factor = _reduction(box_height, box_width, self.shape[0] * self._most_enlarged)
         return Need(height if self._is_affine else top + box_height, factor)
 
     def __call__(self, decoded: Decoded, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
@@ -176,7 +177,7 @@ class TrainTransform:
         map_6: np.ndarray,
         out_SSC: np.ndarray,
     ) -> None:
-        size = self.image_size
+        size = self.shape[0]
         left, top, width, height = box
         shrink_x, shrink_y = max(1.0, width / size), max(1.0, height / size)
         if max(shrink_x, shrink_y) >= _SHRINK_FIRST:
@@ -205,18 +206,18 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """The fixed way to the square.
+    """The fixed way to ``size`` pixels: a square's side, or (height, width).
 
-    ``resize`` > 0 scales the shorter side to ``resize`` and cuts out the central square, as torchvision's
+    ``resize`` > 0 scales the shorter side to ``resize`` and cuts out the middle, as torchvision's
     evaluation does (ImageNet: 256, then 224). ``resize`` = 0 stretches an image that does not have the size already.
     """
 
-    def __init__(self, image_size: int, resize: int = 0) -> None:
-        if 0 < resize < image_size:
+    def __init__(self, size: int | tuple[int, int], resize: int = 0) -> None:
+        self.shape = (size, size) if isinstance(size, int) else size
+        if 0 < resize < max(self.shape):
             raise UserError(
-                f"resize: {resize} is too small to cut {image_size} pixels out; it must be 0, or more"
+                f"resize: {resize} is too small to cut {max(self.shape)} pixels out; it must be 0, or more"
             )
-        self.image_size = image_size
         self._resize = resize
 
     def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
@@ -234,9 +235,9 @@ class EvalTransform:
         height, width = image_HWC.shape[:2]
         short = min(height, width)
         height, width = self._resize * height // short, self._resize * width // short
-        top, left = round((height - self.image_size) / 2), round((width - self.image_size) / 2)
-        scaled = resized(image_HWC, width, height)
-        out_SSC[...] = scaled[top : top + self.image_size, left : left + self.image_size]
+        (high, wide), scaled = self.shape, resized(image_HWC, width, height)
+        top, left = round((height - high) / 2), round((width - wide) / 2)
+        out_SSC[...] = scaled[top : top + high, left : left + wide]
 
 
 def _shortened(image_HWC: np.ndarray) -> np.ndarray:

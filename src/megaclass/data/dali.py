@@ -142,7 +142,7 @@ class DaliLoader:
 
     def _pipeline(self, inputs: Iterator[tuple[Any, ...]], batch_size: int) -> Any:
         """DALI's pipeline for these steps. UserError if it cannot be set up."""
-        size, on_gpu = self._transform.image_size, self._device.type == "cuda"
+        size, on_gpu = self._transform.shape[0], self._device.type == "cuda"
         fn, types = _import_dali("fn"), _import_dali("types")
         try:
             pipeline = _import_dali("pipeline").Pipeline(

@@ -47,7 +47,7 @@ _Pending = tuple[Tensor, Tensor, "list[Future[_Done]]"]
 
 
 class Batch(NamedTuple):
-    """One step's images (uint8, BxSxSxC) and labels (int64, B), and how long the consumer waited for them.
+    """One step's images (uint8, B x height x width x 3) and labels (int64, B), and how long one waited for them.
 
     ``read_ms`` and ``decode_ms``: the time of threads that went into reading files, and into the rest.
     """
@@ -133,8 +133,7 @@ class Loader:
     def _submit(self, pool: ThreadPoolExecutor, step: int) -> _Pending:
         indices_B, numbers_B = self._indices_of_step(step)
         transform = self._transform_of_step(step)
-        size = transform.image_size
-        images = self._buffers.take((len(indices_B), size, size, 3))
+        images = self._buffers.take((len(indices_B), *transform.shape, 3))
         labels = torch.empty(len(indices_B), dtype=torch.int64, pin_memory=self._pin_memory)
         plan_BK, begins = transform.plan(numbers_B), itertools.count(0, _TAKEN_IMAGES)
         work = _Work(transform, indices_B.tolist(), plan_BK, images.numpy(), labels.numpy(), begins)
@@ -290,7 +289,7 @@ def to_model_input(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Tensor:
-    """uint8 BxSxSxC on any device to normalised BxCxSxS of ``dtype`` on ``device``.
+    """uint8 (B, height, width, C) on any device to normalised (B, C, height, width) of ``dtype`` on ``device``.
 
     The values are (x - 127.5) / 127.5, as face networks have it, or (x / 255 - mean) / std a channel. The
     arithmetic is fp32 whatever ``dtype`` is. From pinned memory the copy does not block.

@@ -98,7 +98,7 @@ class Composed:
     """A geometry, then changes of pixel values: a :class:`~megaclass.data.augment.Transform`."""
 
     def __init__(self, geometry: Transform, photometric: Photometric) -> None:
-        self.image_size = geometry.image_size
+        self.shape = geometry.shape
         self._geometry = geometry
         self._photometric = photometric
 

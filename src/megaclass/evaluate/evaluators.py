@@ -26,6 +26,7 @@ from megaclass.evaluate.embed import embed, evaluating
 from megaclass.evaluate.metrics import (
     all_pairs_tar,
     classification_metrics,
+    insightface_accuracy,
     one_shot_accuracy,
     pair_scores,
     topk_counts,
@@ -82,6 +83,8 @@ def _verifier(
             embeddings_ND = embed(model, batches, len(dataset), settings.flip).numpy()
         scores = pair_scores(embeddings_ND, pairs)
         metrics = verification_metrics(scores, pairs.same, pairs.folds)
+        if settings.thresholds == "insightface":
+            metrics |= insightface_accuracy(scores, pairs.same, pairs.folds)
         if labels_N is not None:
             # A labelled set has far more impostor pairs than the drawn ones: enough for a low FAR.
             metrics |= all_pairs_tar(embeddings_ND, labels_N)

@@ -62,10 +62,8 @@ def verification_metrics(
     ``scores`` are similarities, ``same`` is true for pairs of one identity, in fold order; 2 <= folds <= P. Returns
 
     - ``pair_accuracy`` and ``pair_accuracy_std``: each fold is judged at the threshold that is best on the
-      other folds; mean and standard deviation over the folds, in 0..1. All thresholds are tried. InsightFace
-      tries squared distances 0..4 in steps of 0.01, so its thresholds are rounded and its figure may differ
-      by a few pairs in thousands, the more the closer the scores of a model lie together. Among equally good
-      thresholds the strictest is taken, as there.
+      other folds; mean and standard deviation over the folds, in 0..1. All thresholds are tried, see
+      :func:`insightface_accuracy` for fewer. Among equally good thresholds the strictest is taken, as there.
     - ``threshold``: the best one over all pairs (accept a score at or above it); None if that is to accept
       no pair.
     - ``auc``, ``tar_at_far``, ``threshold_at_far``, ``roc``: see :func:`curve`; ``pairs``: P.
@@ -89,6 +87,22 @@ def verification_metrics(
         "pairs": len(same),
         **curve(genuine_T, impostor_T, cosine_T, far_targets),
     }
+
+
+def insightface_accuracy(scores: np.ndarray, same: np.ndarray, folds: int = 10) -> dict[str, Any]:
+    """What of :func:`verification_metrics` differs where thresholds are those of InsightFace's published accuracies.
+
+    It tries squared distances 0, 0.01, .. 3.99 and accepts what is nearer (calculate_roc of arcface_torch's
+    eval/verification.py), so its figure may differ from ours by a few pairs in thousands, the more the closer the
+    scores of a model lie together. ``scores`` are cosines, ``threshold`` is one too.
+    """
+    grid = np.append(np.arange(0, 4, 0.01), np.inf)
+    # A pair counts as the widest cosine at which it is accepted: pairs between two thresholds are alike.
+    nearest = np.searchsorted(grid[:-1], 2 - 2 * scores.astype(np.float64), side="right")
+    rounded = np.where(np.isnan(scores), np.nan, 1 - grid[nearest] / 2)
+    found = verification_metrics(rounded, same, folds)
+    names = ("pair_accuracy", "pair_accuracy_std", "threshold")
+    return {"thresholds": "insightface", **{name: found[name] for name in names}}
 
 
 def all_pairs_tar(

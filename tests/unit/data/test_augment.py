@@ -22,7 +22,7 @@ def gradient(height: int, width: int) -> np.ndarray:
 
 
 def apply(transform, image, number=0):
-    out = np.full((transform.image_size, transform.image_size, 3), 77, np.uint8)
+    out = np.full((*transform.shape, 3), 77, np.uint8)
     transform(Decoded.whole(image), transform.plan(np.array([number]))[0], out)
     return out
 
@@ -144,15 +144,20 @@ def test_evaluation_stretches_to_the_square_only_where_needed():
     image = gradient(48, 48)
     np.testing.assert_array_equal(apply(EvalTransform(48), image), image)
     assert np.abs(apply(EvalTransform(48), gradient(60, 30)).astype(int) - image).max() <= 3
+    not_square = gradient(48, 40)
+    assert np.abs(apply(EvalTransform((48, 40)), gradient(60, 30)).astype(int) - not_square).max() <= 3
 
 
 @pytest.mark.parametrize("shape", [(100, 150), (150, 100), (64, 64), (32, 32)])
-def test_evaluation_cuts_the_centre_after_resizing_the_shorter_side(shape):
-    out = apply(EvalTransform(56, resize=64), gradient(*shape)).astype(float)
-    share_x, share_y = 56 * min(shape) / 64 / shape[1], 56 * min(shape) / 64 / shape[0]
-    for channel, share, line in ((0, share_x, out[28]), (1, share_y, out[:, 28])):
+@pytest.mark.parametrize("size", [56, (56, 48), (40, 64)])
+def test_evaluation_cuts_the_centre_after_resizing_the_shorter_side(shape, size):
+    out = apply(EvalTransform(size, resize=64), gradient(*shape)).astype(float)
+    high, wide = out.shape[:2]
+    share_x, share_y = wide * min(shape) / 64 / shape[1], high * min(shape) / 64 / shape[0]
+    for channel, share, line in ((0, share_x, out[high // 2]), (1, share_y, out[:, wide // 2])):
         assert line[:, channel].mean() == pytest.approx(100, abs=2)
-        assert line[-1, channel] - line[0, channel] == pytest.approx(200 * share * 55 / 56, abs=4)
+        seen = share * (1 - 1 / len(line))  # from the centre of the first pixel to that of the last
+        assert line[-1, channel] - line[0, channel] == pytest.approx(200 * seen, abs=4)
 
 
 @pytest.mark.parametrize("shape", [(1, 65000), (65000, 1), (1, 1)])
@@ -192,13 +197,12 @@ def photograph(height: int, width: int) -> np.ndarray:
 
 def made_from(encoded: bytes, transform, plan_K: np.ndarray, **change) -> np.ndarray:
     """The square, from what the transform needs, or from all of the image at another factor."""
-    size = transform.image_size
-    out = np.empty((size, size, 3), np.uint8)
+    out = np.empty((*transform.shape, 3), np.uint8)
 
     def need(height, width):
         return Need(height, **change) if change else transform.need(height, width, plan_K)
 
-    memory = Memory(size, size)
+    memory = Memory(*transform.shape)
     transform(memory.fitted(encoded) or decode_part(encoded, "here", memory, need), plan_K, out)
     return out
 

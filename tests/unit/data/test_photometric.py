@@ -127,7 +127,7 @@ def test_composed_is_the_geometry_and_then_the_changes():
     geometry = TrainTransform(SIZE, flip=True, crop_scale_min=0.3, seed=1)
     changes = photometric(light_probability=0.5, seed=2, **DALI_AUG)
     composed = Composed(geometry, changes)
-    assert composed.image_size == SIZE
+    assert composed.shape == (SIZE, SIZE)
     numbers = np.arange(30)
     plan_NK = composed.plan(numbers)
     for number in numbers:

@@ -14,6 +14,7 @@ from megaclass.errors import UserError
 from megaclass.evaluate.metrics import (
     all_pairs_tar,
     classification_metrics,
+    insightface_accuracy,
     one_shot_accuracy,
     topk_counts,
     verification_metrics,
@@ -66,18 +67,29 @@ def test_metrics_match_the_slow_definitions(count, folds, seed):
     assert np.mean((scores >= metrics["threshold"]) == same) == best
 
 
-def test_agrees_with_the_threshold_grid_of_insightface_within_a_few_pairs():
+@pytest.mark.parametrize(
+    "narrow", [0.5, 0.02]
+)  # scores of a good model, and of one whose features hardly differ
+def test_the_accuracy_of_insightface_is_had_on_its_grid(narrow):
     scores, same = noisy_pairs(2000, decimals=8)
-    scores = np.tanh(scores / 2)  # cosines
+    scores = np.tanh(scores * narrow)  # cosines
     distances = 2 - 2 * scores
     accuracies = []
     for train, test in KFold(10).split(distances):
         grid = np.arange(0, 4, 0.01)
         best = grid[np.argmax([np.mean((distances[train] < t) == same[train]) for t in grid])]
         accuracies.append(np.mean((distances[test] < best) == same[test]))
-    assert verification_metrics(scores, same)["pair_accuracy"] == pytest.approx(
-        np.mean(accuracies), abs=6 / 2000
+    found, exact = insightface_accuracy(scores, same), verification_metrics(scores, same)
+    assert found["pair_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert found["pair_accuracy_std"] == pytest.approx(np.std(accuracies))
+    assert np.mean((scores >= found["threshold"]) == same) == max(
+        np.mean((distances < t) == same) for t in grid
     )
+    if narrow == 0.5:
+        assert found["pair_accuracy"] == pytest.approx(exact["pair_accuracy"], abs=6 / 2000)
+    clear = np.where(same, 0.8, 0.0)
+    clear[[*np.flatnonzero(same)[:2], *np.flatnonzero(~same)[:2]]] = np.nan  # comparisons that failed are wrong
+    assert insightface_accuracy(clear, same)["pair_accuracy"] == pytest.approx(1 - 4 / 2000)
 
 
 @settings(max_examples=40, deadline=None)

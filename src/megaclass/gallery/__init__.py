@@ -1,0 +1,1 @@
+"""Galleries: embeddings of known identities, in which images are looked for."""

@@ -27,7 +27,7 @@ def evaluate(words: list[str]) -> None:
         | {
             "embeddings": (
                 "",
-                "instead of a model: its embeddings, a row for each image in order (.npy, .npz)",
+                "instead of a model: a file of its embeddings, a row for each image in order",
             ),
             "output": ("", "write the metrics to this JSON file too"),
         }

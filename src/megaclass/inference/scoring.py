@@ -6,16 +6,16 @@ Shapes: N = images, D = embedding columns.
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from megaclass.errors import UserError, first_line
+from megaclass.errors import UserError
 from megaclass.evaluate.embed import embed, evaluating
 from megaclass.evaluate.metrics import Show
 from megaclass.evaluate.protocol import Prepared
 from megaclass.inference.model import Model
+from megaclass.inference.vectors import read_embeddings
 from megaclass.parallel.groups import world_size
 
 
@@ -37,19 +37,13 @@ def model_embeddings(model: Model, prepared: Prepared, show: Show) -> np.ndarray
 
 
 def stored_embeddings(path: Path, prepared: Prepared) -> np.ndarray:
-    """The same from a matrix of N rows: a ``.npy`` file, or the array ``embeddings`` of an ``.npz``."""
-    try:
-        found: Any = np.load(path, allow_pickle=False)
-        rows_ND = found["embeddings"] if path.suffix == ".npz" else found
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"--embeddings: {path} holds no embeddings ({first_line(error)})") from None
-    if rows_ND.ndim != 2 or rows_ND.dtype.kind != "f" or len(rows_ND) != prepared.count:
+    """The same from a file of embeddings, see :func:`read_embeddings`. Of these only ``.npy`` keeps the rows' norms."""
+    rows_ND = read_embeddings(path).embeddings
+    if prepared.norms and path.suffix.lower() == ".npy":
+        rows_ND = np.load(path, mmap_mode="r").astype(np.float32)
+    if len(rows_ND) != prepared.count:
         raise UserError(
-            f"--embeddings: {path} holds {rows_ND.dtype} {rows_ND.shape}; give floats ({prepared.count}, D), a row for "
-            "each image in order"
+            f"--embeddings: {path} holds {len(rows_ND):,} rows, the list {prepared.count:,} images; give a row for each "
+            "image, in order"
         )
-    rows_ND = rows_ND.astype(np.float32)
-    if prepared.norms:
-        return rows_ND
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True)
+    return rows_ND

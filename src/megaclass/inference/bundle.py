@@ -99,7 +99,8 @@ def open_bundle(path: Path, settings: Mapping[str, Any]) -> Model:
     def rows(start: int, stop: int) -> Tensor:
         return tensorfile.copy_rows(file, _CENTRES, start, stop, torch.empty(stop - start, columns))
 
-    about, reader = replace(about, preprocessing=preprocessing_of(config)), image_reader(config, arithmetic)
+    flip, reader = config.evaluate.flip and not is_linear, image_reader(config, arithmetic)
+    about = replace(about, preprocessing=preprocessing_of(config), flip=flip)
     return Model(str(path), about, backbone, reader, head, rows if has_head and not is_linear else None)
 
 

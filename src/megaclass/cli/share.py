@@ -9,8 +9,8 @@ from megaclass.cli.parsing import RUN_OPTIONS, make_parser, new_file, parse
 def bundle(words: list[str]) -> None:
     parser = make_parser(
         "megaclass bundle SOURCE OUTPUT [--licence NAME] [--intended-use TEXT] [--data-description TEXT] [OPTIONS]",
-        "Write a trained model as one directory to share: weights (safetensors), settings, classes, preprocessing, "
-        "threshold and evaluation, and a model card. megaclass.load opens it, `megaclass push` publishes it.",
+        "Write a trained model as one directory to share: weights (safetensors), settings, classes, threshold, scores "
+        "and a model card. megaclass.load opens it, `megaclass push` publishes it.",
         {"source": "run directory, or one checkpoint", "output": "new directory"},
         {
             "checkpoint": RUN_OPTIONS["checkpoint"],
@@ -24,9 +24,7 @@ def bundle(words: list[str]) -> None:
         },
     )
     card = vars(parse(parser, words))
-    source, output, which, centres = (
-        card.pop(name) for name in ("source", "output", "checkpoint", "centres")
-    )
+    source, output, which, centres = map(card.pop, ("source", "output", "checkpoint", "centres"))
     path = new_file(output.rstrip("/"), "OUTPUT")
     assert path is not None
 
@@ -48,6 +46,6 @@ def push(words: list[str]) -> None:
     )
     options = parse(parser, words)
 
-    from megaclass.inference.hub import push as upload
+    from megaclass.inference.bundle import push as upload
 
     tell(f"pushed {upload(Path(options.bundle), options.repository, public=options.public)}")

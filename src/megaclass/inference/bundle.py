@@ -14,6 +14,7 @@ Shapes: C = classes, D = embedding columns.
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -44,6 +45,7 @@ from megaclass.train.model import build_model, preprocessing_of
 FILES = (WEIGHTS, CONFIG, CLASSES, ABOUT, CARD) = (
     "model.safetensors", "config.toml", "classes.txt", "megaclass.json", "README.md"
 )  # fmt: skip
+SCHEME = "hf://"
 _FORMAT, _CENTRES = {"format": "megaclass-bundle", "version": 1}, "head.weight"
 _MOST_BYTES, _BLOCK_ROWS = 1 << 24, 1 << 15  # of megaclass.json; centres in memory at once
 
@@ -60,39 +62,33 @@ def check(path: Path) -> About:
         entries = {name: FileEntry(**entry) for name, entry in found["files"].items()}
         if not {WEIGHTS, CONFIG} <= entries.keys() <= {WEIGHTS, CONFIG, CLASSES}:
             raise ValueError(f"its files are {', '.join(entries)[:80]!r}")
-        about = About.from_json({**found, "classes": None}, str(file))
     for name, entry in entries.items():
         with _blaming(path / name) as file:
             if (size := regular_size(file)) != entry.bytes:
                 raise ValueError(f"{size} bytes in place of {entry.bytes}")
             tensorfile.check_crc32(file, entry)
-            if name == CLASSES:
-                about = replace(about, classes=RunDirectory(path).read_classes())
-                if len(about.classes or ()) != about.num_classes:
-                    raise ValueError(f"other than {about.num_classes} names")
-    return about
+    names = RunDirectory(path).read_classes() if CLASSES in entries else None
+    return About.from_json({**found, "classes": names}, str(path / ABOUT))
 
 
 def open_bundle(path: Path, settings: Mapping[str, Any]) -> Model:
     """The model of a bundle, with settings changed as for a run. Nothing larger than its files is made of it."""
     about = check(path)
     config = from_mapping(settings, load_recipe(str(path / CONFIG), stored=True))
+    config = replace(config, model=replace(config.model, weights=""))
     with _blaming(path / WEIGHTS) as file:
         with torch.device("meta"):  # as large as config.toml likes, it takes no memory
             plan = configured_backbone(config.model, config.data.image_size)
         columns, is_linear = int(plan.embedding_dim), about.kind == "classification"  # type: ignore[arg-type]
-        found = tensorfile.shapes(file)
-        expected = {f"backbone.{name}": tuple(tensor.shape) for name, tensor in plan.state_dict().items()}
-        if has_head := is_linear or _CENTRES in found:
-            expected |= {_CENTRES: (about.num_classes, columns)}
-            expected |= {"head.bias": (about.num_classes,)} if is_linear else {}
-        for name in sorted(expected.keys() | found.keys()):
-            if found.get(name) != expected.get(name):
-                raise ValueError(f"{name} is {found.get(name)}, and {expected.get(name)} of {CONFIG}")
+        stored, classes = tensorfile.shapes(file).get(_CENTRES), (about.num_classes, columns)
+        if sum(tensor.nbytes for tensor in plan.state_dict().values()) > regular_size(file):
+            raise ValueError(f"smaller than the model of {CONFIG}")
+        if stored != classes and (stored or is_linear):
+            raise ValueError(f"{_CENTRES} is {stored}, and {classes} elsewhere")
         use_threads(config.run.threads)
         backbone, arithmetic = build_model(config, pick_device(config.run.device))
         backbone.load_state_dict(tensorfile.read_tensors(file, "backbone."))
-        head = LinearHead(about.num_classes, columns).to(arithmetic.device) if is_linear else None
+        head = LinearHead(*classes).to(arithmetic.device) if is_linear else None
         if head is not None:
             head.load_state_dict(tensorfile.read_tensors(file, "head."))
 
@@ -100,8 +96,8 @@ def open_bundle(path: Path, settings: Mapping[str, Any]) -> Model:
         return tensorfile.copy_rows(file, _CENTRES, start, stop, torch.empty(stop - start, columns))
 
     flip, reader = config.evaluate.flip and not is_linear, image_reader(config, arithmetic)
-    about = replace(about, preprocessing=preprocessing_of(config), flip=flip)
-    return Model(str(path), about, backbone, reader, head, rows if has_head and not is_linear else None)
+    about = replace(about, preprocessing=preprocessing_of(config), flip=flip, embedding_dim=columns)
+    return Model(str(path), about, backbone, reader, head, rows if stored and not is_linear else None)
 
 
 @contextlib.contextmanager
@@ -112,10 +108,8 @@ def _blaming(file: Path) -> Iterator[Path]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except (*DAMAGE, RecursionError) as error:
-        reason = error.strerror or str(error) if isinstance(error, OSError) else first_line(error)
-        raise UserError(
-            f"{file}: damaged ({reason[:300]}); fetch the bundle again, or write a new one"
-        ) from None
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
+        raise UserError(f"{file}: damaged ({reason}); fetch the bundle again, or write a new one") from None
 
 
 # -- written --------------------------------------------------------------------------------------------
@@ -177,5 +171,43 @@ def _without_places(config: Config) -> Config:
             section, name = key.split(".")
             last = [part.partition("?")[0].rstrip("/").rpartition("/")[2] for part in value.split(os.pathsep)]
             given.setdefault(section, {})[name] = os.pathsep.join(last)
-    unused = {"run": {"output": ""}, "model": {"weights": ""}}  # a bundle brings its own weights
-    return from_mapping(given | unused, config, stored=True)
+    here = {"run": {"output": "", "device": "auto", "threads": 0}, "model": {"weights": ""}}
+    return from_mapping(given | here, config, stored=True)
+
+
+# -- on the Hugging Face hub ------------------------------------------------------------------------------
+
+
+def fetched(address: str) -> Path:
+    """The local copy of ``hf://owner/name`` or ``hf://owner/name@revision``, of a bundle's files alone. What is there
+    already is not fetched again; with HF_HUB_OFFLINE=1 nothing is asked."""
+    found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", address)
+    if found is None:
+        raise UserError(f"{address}: write hf://owner/name, or hf://owner/name@revision")
+    with _asking(address) as hub:
+        return Path(hub.snapshot_download(found[1], revision=found[2], allow_patterns=list(FILES)))
+
+
+def push(directory: Path, repository: str, *, public: bool = False) -> str:
+    """Upload a bundle; returns its address. A repository that is missing is made, private unless ``public``. The key is
+    that of ``hf auth login``, or HF_TOKEN."""
+    check(directory)
+    with _asking(repository) as hub:
+        api = hub.HfApi(library_name="megaclass", library_version=__version__)
+        api.create_repo(repository, private=not public, exist_ok=True)
+        what = {"folder_path": directory, "allow_patterns": list(FILES)}
+        return str(api.upload_folder(repo_id=repository, **what).commit_url)
+
+
+@contextlib.contextmanager
+def _asking(what: str) -> Iterator[Any]:
+    """Give the library, whose errors, and those of the network under it, are of many kinds."""
+    try:
+        import huggingface_hub
+
+        yield huggingface_hub
+    except ImportError as error:
+        raise UserError(f"{what}: {error}; pip install 'megaclass[hub]'") from None
+    except Exception as error:
+        told = f"{what}: {first_line(error)}; look at the name, the network and the key (`hf auth login`, or HF_TOKEN)"
+        raise UserError(told) from None

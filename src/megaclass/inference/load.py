@@ -18,8 +18,7 @@ from megaclass.errors import UserError
 from megaclass.evaluate.evaluators import Evaluation, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
-from megaclass.inference.bundle import ABOUT, open_bundle
-from megaclass.inference.hub import SCHEME, fetched
+from megaclass.inference.bundle import ABOUT, SCHEME, fetched, open_bundle
 from megaclass.inference.model import GivenLogits, Model
 from megaclass.inference.runtimes import FACE_SIZE, open_runtime
 from megaclass.parallel.groups import World, pick_device

@@ -49,11 +49,10 @@ class Tracking:
             yield
         except Exception as error:
             self._open.pop(name, None)
-            why = f"cannot be written ({first_line(error)})"
-            if isinstance(error, ImportError):
-                why = f"is not installed ({error}): pip install 'megaclass[tracking]'"
-            if self._wanted != "auto" or not isinstance(error, ImportError):
-                self._warn(f"run.track: {name} {why}; the run goes on without it")
+            lacks = isinstance(error, ImportError)
+            if not (lacks and self._wanted == "auto"):
+                why = f"{first_line(error)}{'; pip install megaclass[tracking]' if lacks else ''}"
+                self._warn(f"run.track: {name} cannot be written ({why}); the run goes on without it")
 
 
 def _tensorboard(directory: RunDirectory, config: Config, step: int) -> Tracker:

@@ -33,12 +33,19 @@ def read_tensorboard(run):
 
 
 def read_wandb(run):
-    """Of the bytes of its records, in which a value in JSON follows its name."""
-    paths = sorted(run.glob(f"wandb/offline-run-*/run-{(run / 'wandb.id').read_text()}.wandb"))
-    history = b"".join(path.read_bytes() for path in paths)
-    pattern = rb"_step\x82\x01.\d+.{1,6}train/loss\x82\x01.([\d.]+).*?\x04step\x82\x01.(\d+)"
-    found = re.findall(pattern, history, re.DOTALL)
-    return [(int(step), float(loss)) for loss, step in found]
+    """Of its files, each a LevelDB log of one block: records behind a checksum, a length and a kind."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found = []
+    for path in sorted(run.glob(f"wandb/offline-run-*/run-{(run / 'wandb.id').read_text()}.wandb")):
+        content, at = path.read_bytes(), 7
+        while at + 7 <= len(content):
+            at, size = at + 7, int.from_bytes(content[at + 4 : at + 6], "little")
+            items = Record.FromString(content[at : at + size]).history.item
+            numbers = {item.nested_key[0]: item.value_json for item in items}
+            found += [(int(numbers["step"]), float(numbers["train/loss"]))] if "step" in numbers else []
+            at += size
+    return found
 
 
 def read_mlflow(run):

@@ -10,36 +10,28 @@ from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell, whole_file
 from megaclass.cli.embed import embedding
 from megaclass.cli.parsing import RUN_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
 from megaclass.errors import UserError, lookup
-from megaclass.gallery import INDEXES, TEMPLATES
 
 if TYPE_CHECKING:
     from megaclass.inference.model import Model
 
 _DIR = "directory of the gallery"
 _SOURCE = (
-    "directory with a sub-directory an identity, table of lines path,identity (.csv), record set, or labelled file "
-    "of embeddings"
+    "directory of identities' directories, table path,identity (.csv), record set, or labelled embeddings"
 )
 _SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
+_COLUMNS = ("rank", "identity", "cosine", "nearest", "known")
 
 
 def gallery(words: list[str]) -> int | None:
     """Run the verb that the first word names. Returns its exit status, None being 0."""
-    verbs: dict[str, tuple[Callable[[list[str]], int | None], str]] = {
-        "build": (_build, "make one of images, or of a file of embeddings"),
-        "add": (_add, "more images of new or known identities"),
-        "remove": (_remove, "identities, or single images"),
-        "search": (_search, "the nearest identities of images"),
-        "info": (_info, "what one holds"),
-    }
-    if words[:1] in (["-h"], ["--help"], ["help"]):
-        for name, (_, text) in verbs.items():
-            print(f"  megaclass gallery {name:7} DIR  {text}")
-        print("\n`megaclass gallery build --help` says more, as for each of them.")
-        return None
-    if not words:
-        raise UserError(f"which gallery command? known: {', '.join(verbs)}")
-    return lookup(verbs, words[0], "gallery command")[0](words[1:])
+    verbs: dict[str, Callable[[list[str]], int | None]] = {
+        "build": _build, "add": _add, "remove": _remove, "search": _search, "info": _info
+    }  # fmt: skip
+    if not words or words[0].startswith("-"):
+        raise UserError(
+            f"which gallery command? known: {', '.join(verbs)}; `megaclass gallery build --help` says more"
+        )
+    return lookup(verbs, words[0], "gallery command")(words[1:])
 
 
 def _build(words: list[str]) -> int:
@@ -50,49 +42,56 @@ def _build(words: list[str]) -> int:
         {"gallery": "new directory", "source": _SOURCE},
         RUN_OPTIONS
         | {
-            "index": (INDEXES, "exact compares with all; hnsw and ivf with some of millions (faiss)"),
+            "index": (["exact", "hnsw", "ivf"], "compare with all, or with some of millions (faiss)"),
             "template": (
-                TEMPLATES,
+                ["max", "mean"],
                 "an identity is as near as its nearest image, or as the mean of its images",
             ),
-            "far": (float, "take the threshold at this share of accepted impostor pairs"),
+            "far": ("", "take the threshold at this share of accepted impostor pairs, such as 1e-3"),
             "verify": ("", "measure that now on this set: .bin, or labelled images"),
             "threshold": (float, "take this cosine"),
         },
     )
     options, given = parse_with_settings(parser, words)
-    if options.verify and options.far is None:
-        raise UserError("--verify: say at which --far, such as 1e-3")
-    if options.index != "exact":
-        from megaclass.inference.vectors import extra
-
-        extra("faiss", "gallery")
-
-    from megaclass.gallery.gallery import Gallery, build
+    from megaclass.gallery.gallery import build
     from megaclass.gallery.store import Manifest
-    from megaclass.gallery.threshold import threshold_at
+    from megaclass.inference.vectors import extra
 
+    if options.index != "exact":
+        extra("faiss", "gallery")
     directory = new_file(options.gallery, "DIR") or Path()
     model = _model(parser, options, given, options.source)
     threshold, measured = options.threshold, "--threshold"
-    if threshold is None and options.far is not None:
-        if model is None:
-            raise UserError("--far: of which model? name it by --run-dir, or give --threshold")
-        threshold, measured = threshold_at(model, options.far, options.verify)
-    elif threshold is None:
-        threshold = model.threshold if model else None
-        measured = (
-            f"best accuracy in the evaluation of {model.source}"
-            if model and threshold is not None
-            else "none"
-        )
-    with _labelled(model, options.source) as (blocks, classes, about, lost):
-        told = (about.get("fingerprint", ""), about.get("model", ""), options.template, options.index)
-        build(directory, Manifest(0, *told, threshold, measured), blocks, classes)
-    _tell(Gallery(directory).info())
     if threshold is None:
-        tell("no threshold: somebody is always nearest; --far or --threshold sets one")
+        threshold, measured = _threshold(model, options.far, options.verify)
+    with _source(model, [options.source], True) as (blocks, classes, about, lost):
+        told = (about.get("fingerprint", ""), about.get("model", ""), options.template, options.index)
+        build(directory, Manifest(*told, threshold, measured), blocks, classes)
+    _info([options.gallery])
     return 1 if lost else 0
+
+
+def _threshold(model: "Model | None", far: str, verify: str) -> tuple[float | None, str]:
+    """The cosine from which on two images are taken for one identity, and where that is from."""
+    if model is None or not (far or verify):
+        if far or verify:
+            raise UserError("--far: of which model? name it by --run-dir, or give --threshold")
+        return (
+            model and model.threshold
+        ), f"best accuracy of {model.source}" if model and model.threshold else ""
+    found, where = model.thresholds, model.source
+    if verify:
+        from megaclass.config import from_mapping
+        from megaclass.evaluate.evaluators import build_verifier
+
+        config, where = from_mapping({"evaluate": {"flip": model.about.flip}}, complete=False), verify
+        metrics = build_verifier(config, Path(verify), model.reader)(model.backbone, None).metrics
+        found = {name: cosine for name, cosine in metrics["threshold_at_far"].items() if cosine is not None}
+    if far not in found:
+        raise UserError(
+            f"--far {far}: not known of {where} (but {', '.join(found) or 'none'}); take one, or --threshold"
+        )
+    return found[far], f"FAR {far} on {where}"
 
 
 def _add(words: list[str]) -> int:
@@ -103,14 +102,13 @@ def _add(words: list[str]) -> int:
         RUN_OPTIONS,
     )
     options, given = parse_with_settings(parser, words)
-
     from megaclass.gallery.gallery import Gallery
 
     model = _model(parser, options, given, options.source)
     found = Gallery(options.gallery, model)
-    with _labelled(model, options.source) as (blocks, classes, about, lost):
+    with _source(model, [options.source], True) as (blocks, classes, about, lost):
         found.add_blocks(blocks, classes, about)
-    _tell(found.info())
+    _info([options.gallery])
     return 1 if lost else 0
 
 
@@ -121,28 +119,17 @@ def _remove(words: list[str]) -> None:
         {"gallery": _DIR, "names...": "of identities, or of images as search tells them"},
     )
     options, _ = parse_with_settings(parser, words)
-
     from megaclass.gallery.gallery import Gallery
 
-    found = Gallery(options.gallery)
-    tell(f"{found.remove(options.names):,} images removed")
-    _tell(found.info())
+    tell(f"{Gallery(options.gallery).remove(options.names):,} images removed")
 
 
 def _info(words: list[str]) -> None:
-    every = {"json": (False, "as JSON")}
-    parser = make_parser(
-        "megaclass gallery info DIR [--json]", "What a gallery holds.", {"gallery": _DIR}, every
-    )
+    parser = make_parser("megaclass gallery info DIR", "What a gallery holds, as JSON.", {"gallery": _DIR})
     options, _ = parse_with_settings(parser, words)
-
     from megaclass.gallery.gallery import Gallery
 
-    found = Gallery(options.gallery).info()
-    if options.json:
-        print(json.dumps(found, indent=2))
-    else:
-        _tell(found)
+    print(json.dumps(Gallery(options.gallery).info(), indent=2))
 
 
 def _search(words: list[str]) -> int:
@@ -164,94 +151,57 @@ def _search(words: list[str]) -> int:
     options, given = parse_with_settings(parser, words)
     output = new_file(options.output, suffixes=ROW_FORMATS)
     sheet = new_file(options.sheet, "--sheet", (".png",))
-
     from megaclass.gallery.gallery import Gallery
 
     model = _model(parser, options, given, options.images[0])
-    if sheet and model is None:
-        raise UserError("--sheet: draws images, and a file of embeddings has none")
     found = Gallery(options.gallery, model)
     shown: list[tuple[str, Rows]] = []
-    columns = ("rank", "identity", "cosine", "nearest", "known")
-    with (
-        _source(model, options.images) as (blocks, _, about, lost),
-        row_writer(output, columns, "matches", _print) as write,
-    ):
+    writer = row_writer(output, _COLUMNS, "matches", _print)
+    with _source(model, options.images, False) as (blocks, _, about, lost), writer as write:
         found.require(about)
         for block in blocks:
-            for name, matches in zip(block.names, found.search(block.rows_BD, options.top), strict=True):
-                rows = [
-                    dict(
-                        zip(
-                            columns,
-                            (rank, one.identity, round(one.cosine, 6), one.image, one.known),
-                            strict=True,
-                        )
-                    )
-                    for rank, one in enumerate(matches, start=1)
-                ]
+            for name, matches in zip(block.names, found.search(block.embeddings, options.top), strict=True):
+                rows = [dict(zip(_COLUMNS, _row(rank, *m), strict=True)) for rank, m in enumerate(matches, 1)]
                 write(name, rows, "")
                 shown += [(name, rows)] * (len(shown) < _SHOWN)
         for name, told in lost.items():
             write(name, [], told)
     if output:
         tell(f"output    {output}")
-    if sheet and model and shown:
+    if sheet and shown:
         _draw(sheet, model, shown)
         tell(f"sheet     {sheet}: {len(shown):,} images")
     return 1 if lost else 0
 
 
-# -- what they share -------------------------------------------------------------------------------------
+def _row(rank: int, identity: str, cosine: float, image: str, known: bool) -> tuple[Any, ...]:
+    return rank, identity, float(f"{cosine:.6g}"), image, known
 
 
 def _model(parser: Any, options: Any, given: Any, source: str) -> "Model | None":
-    from megaclass.inference.vectors import is_embeddings
+    from megaclass.inference.vectors import READ
 
-    return model_asked(parser, options, given) if options.run_dir or not is_embeddings(source) else None
+    embeddings = Path(source).suffix.lower() in READ
+    return None if embeddings and not options.run_dir else model_asked(parser, options, given)
 
 
 @contextlib.contextmanager
 def _source(
-    model: "Model | None", paths: Sequence[str]
-) -> "Iterator[tuple[Any, list[str] | None, dict[str, str], dict]]":
-    """Yields blocks of embeddings, the names of their labels where they have any, the metadata, and what is lost."""
-    from megaclass.data.dataset import class_names
-    from megaclass.inference.embedding import is_labelled, metadata, open_images
-    from megaclass.inference.vectors import Block, is_embeddings, read_embeddings
+    model: "Model | None", paths: Sequence[str], labelled: bool
+) -> Iterator[tuple[Any, Any, Any, dict[str, str]]]:
+    """Yields blocks of embeddings, the names of their labels, the metadata, and what is lost so far."""
+    from megaclass.inference.embedding import metadata, open_images
+    from megaclass.inference.vectors import READ, read_embeddings
 
-    if is_embeddings(paths[0]):
-        stored = read_embeddings(paths[0])
-        if model and stored.metadata.get("fingerprint") != metadata(model)["fingerprint"]:
-            raise UserError(
-                f"{paths[0]}: embeddings of another model than {model.source}; leave out --run-dir"
-            )
-        labels_N = stored.labels
-        classes = stored.classes or (
-            None if labels_N is None else [str(i) for i in range(labels_N.max() + 1)]
-        )
-        yield [Block(stored.names, stored.embeddings, labels_N)], classes, stored.metadata, {}
-        return
-    assert model is not None
-    images = open_images(paths)
-    names = (
-        (class_names(images) or [str(i) for i in range(images.num_classes)]) if is_labelled(images) else None
-    )
-    with embedding(model, images, images.describe) as (blocks, lost):
-        yield blocks, names, metadata(model), lost
-
-
-@contextlib.contextmanager
-def _labelled(model: "Model | None", source: str) -> "Iterator[tuple[Any, list[str], dict[str, str], dict]]":
-    with _source(model, [source]) as (blocks, classes, about, lost):
-        if classes is None:
-            raise UserError(f"{source}: does not say who is on its images; give a {_SOURCE}")
-        yield blocks, classes, about, lost
-
-
-def _tell(info: dict[str, Any]) -> None:
-    for name, value in info.items():
-        tell(f"{name:12} {value:,}" if isinstance(value, int) else f"{name:12} {value}")
+    stored = read_embeddings(paths[0]) if Path(paths[0]).suffix.lower() in READ else None
+    images, classes = (None, stored.classes) if stored else open_images(paths)
+    if labelled and classes is None:
+        raise UserError(f"{paths[0]}: does not say who is on its images; give a {_SOURCE}")
+    if stored:
+        yield [stored], classes, stored.metadata, {}
+    elif model and images:
+        with embedding(model, images, classes is not None) as (blocks, lost):
+            yield blocks, classes, metadata(model), lost
 
 
 def _print(image: str, rows: Rows, error: str) -> None:
@@ -263,13 +213,13 @@ def _print(image: str, rows: Rows, error: str) -> None:
         Console().print(match_table(image, rows))
 
 
-def _draw(sheet: Path, model: "Model", shown: Sequence[tuple[str, Rows]]) -> None:
+def _draw(sheet: Path, model: "Model | None", shown: Sequence[tuple[str, Rows]]) -> None:
     from megaclass.inference.images import ImageFiles, thumbnails
     from megaclass.report.sheet import draw_matches
 
     def picture(name: str) -> Any:
         with contextlib.suppress(UserError):  # it need not lie there any more, or be a file
-            return thumbnails(ImageFiles([name]), model.reader, [0], _SIDE)[0]
+            return thumbnails(ImageFiles([name]), model.reader, [0], _SIDE)[0] if model else None
         return None
 
     cards = [

@@ -7,7 +7,7 @@ from megaclass import Gallery
 from megaclass.gallery import INDEXES
 from megaclass.gallery.gallery import build
 from megaclass.gallery.store import Manifest
-from megaclass.inference.vectors import Block
+from megaclass.inference.vectors import Embeddings
 
 MODEL = {"fingerprint": "f", "model": "m"}
 RANDOM = np.random.default_rng(0)
@@ -24,7 +24,7 @@ CLASSES = [f"id{number}" for number in range(61)]  # the last without an image
 
 def made(path, **how):
     blocks = (
-        Block([f"{i}.png" for i in part], ROWS[part], LABELS[part]) for part in np.split(np.arange(300), 3)
+        Embeddings([f"{i}.png" for i in part], ROWS[part], LABELS[part]) for part in np.split(np.arange(300), 3)
     )
     build(path, Manifest(**MODEL, **how), blocks, CLASSES)
     return Gallery(path)

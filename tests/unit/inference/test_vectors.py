@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from megaclass.errors import UserError
-from megaclass.inference.vectors import FORMATS, Block, read_embeddings, write_embeddings
+from megaclass.inference.vectors import WRITTEN, Embeddings, read_embeddings, write_embeddings
 
 ROWS = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
 ROWS /= np.linalg.norm(ROWS, axis=1, keepdims=True)
@@ -17,11 +17,11 @@ LABELS = np.array([0, 0, 2, 1, 1, 2, 0])
 
 
 def blocks():
-    yield Block(NAMES[:4], ROWS[:4], LABELS[:4])
-    yield Block(NAMES[4:], ROWS[4:], LABELS[4:])
+    yield Embeddings(NAMES[:4], ROWS[:4], LABELS[:4])
+    yield Embeddings(NAMES[4:], ROWS[4:], LABELS[4:])
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", WRITTEN)
 def test_what_is_written_is_read_back(tmp_path, suffix):
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")

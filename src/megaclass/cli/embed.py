@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from megaclass.cli.common import progress_bar, tell, whole_file
 from megaclass.cli.parsing import RUN_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
@@ -47,9 +47,7 @@ def embed(words: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def embedding(
-    model: "Model", images: "Dataset", labelled: bool
-) -> "Iterator[tuple[Iterator[Embeddings], dict[str, str]]]":
+def embedding(model: "Model", images: "Dataset", labelled: bool) -> "Iterator[tuple[Any, dict[str, str]]]":
     """Yields the blocks of all images, under a bar, and by name what is wrong with those that are left out so far."""
     from megaclass.inference.embedding import embedded
 

@@ -1,10 +1,11 @@
 """``megaclass gallery``: known identities in an index, and who is on an image."""
 
+import argparse
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell, whole_file
 from megaclass.cli.embed import embedding
@@ -13,33 +14,21 @@ from megaclass.errors import UserError, lookup
 
 if TYPE_CHECKING:
     from megaclass.inference.model import Model
+    from megaclass.inference.vectors import Embeddings
 
-_DIR = "directory of the gallery"
 _SOURCE = (
     "directory of identities' directories, table path,identity (.csv), record set, or labelled embeddings"
 )
+_LEFT_OUT = "An image that cannot be read is named and left out; the exit status is then 1."
 _SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
 _COLUMNS = ("rank", "identity", "cosine", "nearest", "known")
 
-
-def gallery(words: list[str]) -> int | None:
-    """Run the verb that the first word names. Returns its exit status, None being 0."""
-    verbs: dict[str, Callable[[list[str]], int | None]] = {
-        "build": _build, "add": _add, "remove": _remove, "search": _search, "info": _info
-    }  # fmt: skip
-    if not words or words[0].startswith("-"):
-        raise UserError(
-            f"which gallery command? known: {', '.join(verbs)}; `megaclass gallery build --help` says more"
-        )
-    return lookup(verbs, words[0], "gallery command")(words[1:])
-
-
-def _build(words: list[str]) -> int:
-    parser = make_parser(
-        "megaclass gallery build DIR SOURCE --run-dir DIR [--far 1e-3 [--verify SET]] [--index exact|hnsw|ivf]",
-        "Make a gallery. Its threshold is that of the model's evaluation: of its best accuracy, or at a false accept "
-        "rate. An image that cannot be read is named and left out, and the exit status is 1.",
-        {"gallery": "new directory", "source": _SOURCE},
+# Usage, what it does, what is named, and options of each.
+_VERBS: dict[str, tuple[str, str, dict[str, str], dict[str, tuple[Any, str]]]] = {
+    "build": (
+        "SOURCE --run-dir DIR [--far 1e-3 [--verify SET]] [--index exact|hnsw|ivf]",
+        f"Make a gallery; its threshold is that of the model's evaluation, of best accuracy or at --far. {_LEFT_OUT}",
+        {"source...": _SOURCE},
         RUN_OPTIONS
         | {
             "index": (["exact", "hnsw", "ivf"], "compare with all, or with some of millions (faiss)"),
@@ -51,34 +40,100 @@ def _build(words: list[str]) -> int:
             "verify": ("", "measure that now on this set: .bin, or labelled images"),
             "threshold": (float, "take this cosine"),
         },
-    )
-    options, given = parse_with_settings(parser, words)
-    from megaclass.gallery.gallery import build
+    ),
+    "add": (
+        "SOURCE --run-dir DIR",
+        f"Add images. Who searches meanwhile searches what was there. {_LEFT_OUT}",
+        {"source...": _SOURCE},
+        RUN_OPTIONS,
+    ),
+    "remove": (
+        "NAME ...",
+        "Remove identities, or single images: their embeddings are deleted. An index of faiss is built anew.",
+        {"names...": "of identities, or of images as search tells them"},
+        {},
+    ),
+    "search": (
+        "IMAGE|DIR ... --run-dir DIR [--top 5] [--output FILE] [--sheet FILE.png]",
+        f"The nearest identities of each image, or `unknown` if the first is below the threshold. {_LEFT_OUT}",
+        {"source...": "image files and directories, a record set, or a file of embeddings"},
+        RUN_OPTIONS
+        | {
+            "top": (5, "identities to name for each image"),
+            "output": (
+                "",
+                "write to this new file instead: .json (a list), .jsonl (lines of images) or .csv",
+            ),
+            "sheet": ("", f"draw the first {_SHOWN} images beside their nearest ones into this PNG file"),
+        },
+    ),
+    "info": ("", "What a gallery holds, as JSON.", {}, {}),
+}
+
+
+class _Source(NamedTuple):
+    """Embeddings that come block by block, the names of their labels, of which model they are, and what is lost."""
+
+    blocks: "Iterable[Embeddings]"
+    classes: list[str] | None
+    about: dict[str, str]
+    lost: dict[str, str]
+
+
+def gallery(words: list[str]) -> int:
+    """Exit status 1 where an image could not be read."""
+    if not words or words[0].startswith("-"):
+        raise UserError(
+            f"which gallery command? known: {', '.join(_VERBS)}; `megaclass gallery build --help` says more"
+        )
+    usage, text, positional, more = lookup(_VERBS, words[0], "gallery command")
+    named = {"gallery": "directory of the gallery"} | positional
+    parser = make_parser(f"megaclass gallery {words[0]} DIR {usage}", text, named, more)
+    options, given = parse_with_settings(parser, words[1:])
+    if "source..." not in positional:
+        from megaclass.gallery.gallery import Gallery
+
+        found = Gallery(options.gallery)
+        if words[0] == "remove":
+            tell(f"{found.remove(options.names):,} images removed")
+        print(json.dumps(found.info(), indent=2))
+        return 0
+    work = {"build": _build, "add": _add, "search": _search}[words[0]]
+    return work(options, lambda: model_asked(parser, options, given))
+
+
+def _build(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
+    directory = new_file(options.gallery, "DIR") or Path()
+
+    from megaclass.gallery.gallery import Gallery, build
     from megaclass.gallery.store import Manifest
     from megaclass.inference.vectors import extra
 
     if options.index != "exact":
         extra("faiss", "gallery")
-    directory = new_file(options.gallery, "DIR") or Path()
-    model = _model(parser, options, given, options.source)
-    threshold, measured = options.threshold, "--threshold"
-    if threshold is None:
-        threshold, measured = _threshold(model, options.far, options.verify)
-    with _source(model, [options.source], True) as (blocks, classes, about, lost):
-        told = (about.get("fingerprint", ""), about.get("model", ""), options.template, options.index)
-        build(directory, Manifest(*told, threshold, measured), blocks, classes)
-    _info([options.gallery])
-    return 1 if lost else 0
+    with _opened(options, load, labelled=True) as (model, source):
+        threshold, measured = options.threshold, "--threshold"
+        if threshold is None:
+            threshold, measured = _threshold(model, options.far, options.verify)
+        told = (
+            source.about.get("fingerprint", ""),
+            source.about.get("model", ""),
+            options.template,
+            options.index,
+        )
+        build(directory, Manifest(*told, threshold, measured), source.blocks, source.classes or [])
+    print(json.dumps(Gallery(directory).info(), indent=2))
+    return 1 if source.lost else 0
 
 
 def _threshold(model: "Model | None", far: str, verify: str) -> tuple[float | None, str]:
     """The cosine from which on two images are taken for one identity, and where that is from."""
-    if model is None or not (far or verify):
+    if model is None:
         if far or verify:
             raise UserError("--far: of which model? name it by --run-dir, or give --threshold")
-        return (
-            model and model.threshold
-        ), f"best accuracy of {model.source}" if model and model.threshold else ""
+        return None, ""
+    if not (far or verify):
+        return model.threshold, f"best accuracy of {model.source}"
     found, where = model.thresholds, model.source
     if verify:
         from megaclass.config import from_mapping
@@ -94,114 +149,68 @@ def _threshold(model: "Model | None", far: str, verify: str) -> tuple[float | No
     return found[far], f"FAR {far} on {where}"
 
 
-def _add(words: list[str]) -> int:
-    parser = make_parser(
-        "megaclass gallery add DIR SOURCE --run-dir DIR",
-        "Add images. Who searches meanwhile searches what was there. Exit status 1 where an image is left out.",
-        {"gallery": _DIR, "source": _SOURCE},
-        RUN_OPTIONS,
-    )
-    options, given = parse_with_settings(parser, words)
+def _add(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
     from megaclass.gallery.gallery import Gallery
 
-    model = _model(parser, options, given, options.source)
-    found = Gallery(options.gallery, model)
-    with _source(model, [options.source], True) as (blocks, classes, about, lost):
-        found.add_blocks(blocks, classes, about)
-    _info([options.gallery])
-    return 1 if lost else 0
+    found = Gallery(options.gallery)
+    with _opened(options, load, labelled=True) as (_, source):
+        found.add_blocks(source.blocks, source.classes or [], source.about)
+    print(json.dumps(found.info(), indent=2))
+    return 1 if source.lost else 0
 
 
-def _remove(words: list[str]) -> None:
-    parser = make_parser(
-        "megaclass gallery remove DIR NAME ...",
-        "Remove identities, or single images: their embeddings are deleted. An index of faiss is built anew.",
-        {"gallery": _DIR, "names...": "of identities, or of images as search tells them"},
-    )
-    options, _ = parse_with_settings(parser, words)
-    from megaclass.gallery.gallery import Gallery
-
-    tell(f"{Gallery(options.gallery).remove(options.names):,} images removed")
-
-
-def _info(words: list[str]) -> None:
-    parser = make_parser("megaclass gallery info DIR", "What a gallery holds, as JSON.", {"gallery": _DIR})
-    options, _ = parse_with_settings(parser, words)
-    from megaclass.gallery.gallery import Gallery
-
-    print(json.dumps(Gallery(options.gallery).info(), indent=2))
-
-
-def _search(words: list[str]) -> int:
-    parser = make_parser(
-        "megaclass gallery search DIR IMAGE|DIR ... --run-dir DIR [--top 5] [--output FILE] [--sheet FILE.png]",
-        "The nearest identities of each image, and `unknown` where the first is below the threshold. An image that "
-        "cannot be read is named on standard error, and the exit status is 1.",
-        {"gallery": _DIR, "images...": "image files and directories, a record set, or a file of embeddings"},
-        RUN_OPTIONS
-        | {
-            "top": (5, "identities to name for each image"),
-            "output": (
-                "",
-                "write to this new file instead: .json (a list), .jsonl (lines of images) or .csv",
-            ),
-            "sheet": ("", f"draw the first {_SHOWN} images beside their nearest ones into this PNG file"),
-        },
-    )
-    options, given = parse_with_settings(parser, words)
+def _search(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
     output = new_file(options.output, suffixes=ROW_FORMATS)
     sheet = new_file(options.sheet, "--sheet", (".png",))
+
     from megaclass.gallery.gallery import Gallery
 
-    model = _model(parser, options, given, options.images[0])
-    found = Gallery(options.gallery, model)
+    found = Gallery(options.gallery)
     shown: list[tuple[str, Rows]] = []
     writer = row_writer(output, _COLUMNS, "matches", _print)
-    with _source(model, options.images, False) as (blocks, _, about, lost), writer as write:
-        found.require(about)
-        for block in blocks:
+    with _opened(options, load, labelled=False) as (model, source), writer as write:
+        found.require(source.about)
+        for block in source.blocks:
             for name, matches in zip(block.names, found.search(block.embeddings, options.top), strict=True):
-                rows = [dict(zip(_COLUMNS, _row(rank, *m), strict=True)) for rank, m in enumerate(matches, 1)]
+                told = [
+                    (rank, m.identity, float(f"{m.cosine:.6g}"), m.image, m.known)
+                    for rank, m in enumerate(matches, 1)
+                ]
+                rows = [dict(zip(_COLUMNS, cells, strict=True)) for cells in told]
                 write(name, rows, "")
                 shown += [(name, rows)] * (len(shown) < _SHOWN)
-        for name, told in lost.items():
-            write(name, [], told)
+        for name, error in source.lost.items():
+            write(name, [], error)
     if output:
         tell(f"output    {output}")
-    if sheet and shown:
+    if sheet and shown and model:
         _draw(sheet, model, shown)
         tell(f"sheet     {sheet}: {len(shown):,} images")
-    return 1 if lost else 0
-
-
-def _row(rank: int, identity: str, cosine: float, image: str, known: bool) -> tuple[Any, ...]:
-    return rank, identity, float(f"{cosine:.6g}"), image, known
-
-
-def _model(parser: Any, options: Any, given: Any, source: str) -> "Model | None":
-    from megaclass.inference.vectors import READ
-
-    embeddings = Path(source).suffix.lower() in READ
-    return None if embeddings and not options.run_dir else model_asked(parser, options, given)
+    return 1 if source.lost else 0
 
 
 @contextlib.contextmanager
-def _source(
-    model: "Model | None", paths: Sequence[str], labelled: bool
-) -> Iterator[tuple[Any, Any, Any, dict[str, str]]]:
-    """Yields blocks of embeddings, the names of their labels, the metadata, and what is lost so far."""
+def _opened(
+    options: argparse.Namespace, load: "Callable[[], Model]", labelled: bool
+) -> "Iterator[tuple[Model | None, _Source]]":
+    """The model, where there is one, and what is named."""
     from megaclass.inference.embedding import metadata, open_images
     from megaclass.inference.vectors import READ, read_embeddings
 
-    stored = read_embeddings(paths[0]) if Path(paths[0]).suffix.lower() in READ else None
-    images, classes = (None, stored.classes) if stored else open_images(paths)
+    first = options.source[0]
+    stored = read_embeddings(first) if Path(first).suffix.lower() in READ else None
+    images, classes = (None, stored.classes) if stored else open_images(options.source)
     if labelled and classes is None:
-        raise UserError(f"{paths[0]}: does not say who is on its images; give a {_SOURCE}")
+        raise UserError(f"{first}: does not say who is on its images; give a {_SOURCE}")
+    model = load() if options.run_dir or images else None
+    about = metadata(model) if model else {}
     if stored:
-        yield [stored], classes, stored.metadata, {}
+        if model and stored.metadata.get("fingerprint") != about["fingerprint"]:
+            raise UserError(f"{first}: embeddings of another model than {model.source}; leave out --run-dir")
+        yield model, _Source([stored], classes, dict(stored.metadata), {})
     elif model and images:
         with embedding(model, images, classes is not None) as (blocks, lost):
-            yield blocks, classes, metadata(model), lost
+            yield model, _Source(blocks, classes, about, lost)
 
 
 def _print(image: str, rows: Rows, error: str) -> None:
@@ -213,13 +222,13 @@ def _print(image: str, rows: Rows, error: str) -> None:
         Console().print(match_table(image, rows))
 
 
-def _draw(sheet: Path, model: "Model | None", shown: Sequence[tuple[str, Rows]]) -> None:
+def _draw(sheet: Path, model: "Model", shown: Sequence[tuple[str, Rows]]) -> None:
     from megaclass.inference.images import ImageFiles, thumbnails
     from megaclass.report.sheet import draw_matches
 
     def picture(name: str) -> Any:
         with contextlib.suppress(UserError):  # it need not lie there any more, or be a file
-            return thumbnails(ImageFiles([name]), model.reader, [0], _SIDE)[0] if model else None
+            return thumbnails(ImageFiles([name]), model.reader, [0], _SIDE)[0]
         return None
 
     cards = [

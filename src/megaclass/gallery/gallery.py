@@ -180,7 +180,7 @@ class Gallery:
         """Images labelled by ``classes``, of the model that ``about`` tells of. UserError for an image whose name is in
         the gallery already: nothing is changed then."""
         with store.writing(self.directory):
-            self.refresh()
+            self._now = self._opened()  # whole, or nothing is built on it
             self.require(about)
             now, known = self._now, set(self._now.stored.names)
             number_of = {name: number for number, name in enumerate(now.identities)}
@@ -202,7 +202,7 @@ class Gallery:
     def remove(self, names: Sequence[str]) -> int:
         """Identities, or single images, by their names; returns how many images went. Their embeddings are deleted."""
         with store.writing(self.directory):
-            self.refresh()
+            self._now = self._opened()
             now, kept_N = self._now, np.ones(len(self), bool)
             number_of = {identity: number for number, identity in enumerate(now.identities)}
             row_of = {image: row for row, image in enumerate(now.stored.names)}

@@ -40,8 +40,8 @@ class TableImages(ImageFiles):
 
 
 def open_images(paths: Sequence[str]) -> tuple[Dataset, list[str] | None]:
-    """Images, and the names of their classes where they are labelled: of a record set, WebDataset tars, a table (.csv) or
-    a directory of class directories, if it is the only path; of a ``.bin`` and of files and directories None. UserError.
+    """Images, and the names of their classes where they are labelled: of a record set, WebDataset tars, a table (.csv)
+    or a directory of class directories, if it is the only path. A ``.bin``, files and directories have none. UserError.
     """
     path = Path(paths[0])
     if path.suffix == ".bin" and len(paths) == 1:
@@ -63,8 +63,8 @@ def open_images(paths: Sequence[str]) -> tuple[Dataset, list[str] | None]:
 def embedded(
     model: Model, dataset: Dataset, labelled: bool, damaged: Callable[[str, str], None]
 ) -> Iterator[Embeddings]:
-    """All images, block by block. ``damaged`` is called with the name of each image that cannot be read, or of which the
-    model makes nothing, and what is wrong with it."""
+    """All images, block by block. ``damaged`` is called with the name of each image that cannot be read, or of which
+    the model makes nothing, and what is wrong with it."""
     labels_N = dataset.labels() if labelled else None
     for start, found in model.stream(dataset):
         if isinstance(found, DamagedSampleError):

@@ -28,7 +28,7 @@ _QUERIES, _BLOCK_ROWS = 256, 1 << 15  # at once
 # Of a graph: neighbours of a row, and candidates that are kept while it is built and while it is searched.
 _NEIGHBOURS, _BUILD, _SEARCH = 32, 80, 128
 # Of ivf: the least rows that faiss wants to learn a list from, and lists that are searched.
-_LIST_ROWS, _PROBES = 39, 32
+_LIST_ROWS, _PROBES = 39, 128
 
 
 class Match(NamedTuple):
@@ -273,18 +273,22 @@ def _write(
     write_embeddings(manifest.path(directory, VECTORS), VECTORS, blocks, classes, about)
     manifest.take(directory, VECTORS)
     if manifest.index != "exact":
-        faiss = extra("faiss", "gallery")
-        rows_TD = _Generation(directory, replace(manifest, index="exact")).rows_TD
-        if grows and manifest.template == "max":
-            index = faiss.read_index(str(before.path(directory, INDEX)))
-        else:
-            index = _new_index(faiss, manifest.index, rows_TD)
-        index.add(rows_TD[index.ntotal :].numpy())
-        faiss.write_index(index, str(manifest.path(directory, INDEX)))
-        manifest.take(directory, INDEX)
+        _write_index(directory, before if grows and manifest.template == "max" else None, manifest)
     made = _Generation(directory, manifest)
     store.switch(directory, manifest)
     return made
+
+
+def _write_index(directory: Path, before: Manifest | None, manifest: Manifest) -> None:
+    """Of all templates: that of ``before`` with the new ones added, or a new one."""
+    faiss = extra("faiss", "gallery")
+    rows_TD = _Generation(directory, replace(manifest, index="exact")).rows_TD
+    old = before and faiss.read_index(str(before.path(directory, INDEX)))
+    index = old or _new_index(faiss, manifest.index, rows_TD)
+    for block in rows_TD[index.ntotal :].split(_BLOCK_ROWS):
+        index.add(block.numpy())
+    faiss.write_index(index, str(manifest.path(directory, INDEX)))
+    manifest.take(directory, INDEX)
 
 
 def _new_index(faiss: Any, kind: str, rows_TD: torch.Tensor) -> Any:

@@ -23,19 +23,16 @@ from megaclass.data.threads import one_silent_thread
 from megaclass.errors import UserError, first_line
 from megaclass.files import read_regular
 
+# What can become of a photograph; of what is damaged, the reason follows.
+KINDS = ("aligned", "no face found", "face too small", "face turned too far", "several faces", "damaged")
 # For 112 x 112 pixels: face_align.py of InsightFace, which aligned MS1MV2, Glint360K, WebFace42M and the .bin sets.
 _ARCFACE_P2 = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 _SIDE, _ORIENTATION, _MAX_DETECTOR_BYTES = 112, 0x0112, 1 << 28
 # Of a face looked at again: side in pixels, and how often at most. Before, all that may be a face is taken.
-_LOOK, _LOOKS, _FIRST_SCORE = 160, 4, 0.6
-_MOST_SHRUNK = 32  # a face as large as MAX_PIXELS
+_LOOK, _LOOKS, _FIRST_SCORE, _MOST_SHRUNK = 160, 4, 0.6, 32
 _load = threading.Lock()
-
-
-# What can become of a photograph; of what is damaged, the reason follows.
-KINDS = ("aligned", "no face found", "face too small", "face turned too far", "several faces", "damaged")
 
 
 def template(height: int, width: int) -> np.ndarray:
@@ -57,11 +54,6 @@ def similarity(source_P2: np.ndarray, target_P2: np.ndarray) -> np.ndarray:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def _angle(matrix: np.ndarray) -> float:
-    """The degrees by which a similarity turns, 0 to 180."""
-    return abs(math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])))
-
-
 @dataclass(frozen=True, eq=False)  # of arrays, no one truth
 class Face:
     """``points_P2``, the score of the detector (0 to 1), and its box (left, top, width, height) in pixels."""
@@ -81,11 +73,8 @@ class Face:
         from the nose beside the middle of the eyes, as standing out by half the distance between these."""
         left, right, nose = self.points_P2[:3]
         beside = (nose - (left + right) / 2) @ (right - left) / max(np.sum((right - left) ** 2), 1e-9)
-        yaw = math.degrees(math.atan(2 * abs(beside)))
-        return max(_angle(similarity(self.points_P2, _ARCFACE_P2)), yaw)
-
-
-Detector = Callable[[np.ndarray], Sequence[Face]]
+        (cosine, _, _), (sine, _, _) = similarity(self.points_P2, _ARCFACE_P2)
+        return math.degrees(max(math.atan2(abs(sine), cosine), math.atan(2 * abs(beside))))
 
 
 @dataclass(frozen=True)
@@ -133,30 +122,25 @@ class FaceDetector:
             ) from None
 
     def __call__(self, image_HWC: np.ndarray) -> list[Face]:
-        shrink = min(1.0, self.side / max(image_HWC.shape))
-        height, width = (max(1, round(side * shrink)) for side in image_HWC.shape[:2])
-        small_HWC = image_HWC
-        if shrink < 1:
-            small_HWC = cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_AREA)
-        scale = np.diag([image_HWC.shape[1] / width, image_HWC.shape[0] / height, 1.0])[:2]
-        settled = (self._settled(image_HWC, face) for face in self._look(small_HWC, scale))
+        scale = min(1.0, self.side / max(image_HWC.shape))
+        width, height = (max(1, round(side * scale)) for side in image_HWC.shape[1::-1])
+        small_HWC = cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_AREA)
+        back = np.diag([image_HWC.shape[1] / width, image_HWC.shape[0] / height, 1.0])[:2]
+        settled = (self._settled(image_HWC, face) for face in self._look(small_HWC, back))
         return [face for face in settled if face is not None and face.score >= self.min_score]
 
     def _settled(self, image_HWC: np.ndarray, face: Face) -> Face | None:
-        """The face looked at again, set upright and of the size that the detector knows best, until it stays.
-
-        In place, points of a face turned by 20 degrees are 4 to 8 pixels of 112 off, set upright 2.5, as those of
-        faces that stand upright; and of what is no face, or upside down, the score falls.
-        """
+        """The face looked at again, set upright and of the size that the detector knows best, until it stays. Turned by
+        20 degrees, its points are 4 to 8 pixels of 112 off, set upright 2.5; of what is no face, the score falls."""
         for _ in range(_LOOKS):
             matrix = similarity(face.points_P2, _ARCFACE_P2 + (_LOOK - _SIDE) / 2)
             found = self._look(cut(image_HWC, matrix, _LOOK, _LOOK), cv2.invertAffineTransform(matrix))
             if not found:
                 return None
             near = min(found, key=lambda other: float(np.abs(other.points_P2 - face.points_P2).sum()))
-            turned = _angle(similarity(near.points_P2, face.points_P2))
+            sine = similarity(near.points_P2, face.points_P2)[1, 0]
             face = Face(near.points_P2, near.score, face.box)
-            if turned < 4:
+            if abs(sine) < 0.07:  # 4 degrees
                 break
         return face
 
@@ -212,7 +196,9 @@ class Aligned:
     raises DamagedSampleError for a photograph without a face, too. Safe from several threads.
     """
 
-    def __init__(self, dataset: Dataset, detector: Detector, height: int = _SIDE, width: int = _SIDE) -> None:
+    def __init__(
+        self, dataset: Dataset, detector: Callable[[np.ndarray], Sequence[Face]], height: int, width: int
+    ) -> None:
         self.num_classes, self.classes = dataset.num_classes, class_names(dataset)
         self.labels, self.describe = dataset.labels, dataset.describe
         self._dataset, self._detector, self._size = dataset, detector, (height, width)

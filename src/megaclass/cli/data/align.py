@@ -52,9 +52,9 @@ def align(words: list[str]) -> int:
         detector = FaceDetector(options.detector, options.min_score, options.look)
         find = lambda _, image_HWC: detector(image_HWC)  # noqa: E731
     rules = Rules(options.faces, options.min_size, options.max_turn)
-    how = {name: getattr(options, name) for name in ("size", "quality", "workers")}
+    how = options.size, options.quality, options.workers
     with progress_bar("aligning", "nothing was written") as show:
-        counts, sheet_HWC = tool.align(images, output, find, rules, **how, progress=show)
+        counts, sheet_HWC = tool.align(images, output, find, rules, *how, show)
     for kind in KINDS:
         several = f", {counts['more']:,} of them of several faces" if kind == "aligned" else ""
         tell(f"{kind:20} {counts[kind]:9,} {counts[kind] / len(images):7.1%}{several}")

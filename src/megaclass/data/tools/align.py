@@ -71,11 +71,10 @@ def align(
     output: Path,
     find: Finder,
     rules: Rules,
-    *,
-    size: int = 112,
-    quality: int = 95,
-    workers: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    size: int,
+    quality: int,
+    workers: int,
+    progress: Callable[[int, int], None],
 ) -> tuple[Counter[str], np.ndarray]:
     """Write the faces of ``images`` to ``output``, a new directory, under the names of these, as JPEG files of a
     ``quality`` or, 0, as PNG; ``align.csv`` there has a line of each face found. It appears whole or not at all.
@@ -116,12 +115,16 @@ def align(
                 shown += [picture_HWC] if number <= _SHOWN else []
                 for face, encoded in itertools.zip_longest(found, files):
                     written = _write(part, name, suffix, encoded) if encoded else ""
-                    numbers = [face.score, *(face.box or [""] * 4), *face.points_P2.ravel().round(3)]
+                    numbers = [
+                        round(face.score, 4),
+                        *(face.box or [""] * 4),
+                        *face.points_P2.ravel().round(3),
+                    ]
                     report.writerow(
                         [name, status if written or not files else "passed over", written, *numbers]
                     )
                 if not found:
-                    report.writerow([name, status])
+                    report.writerow([name, status] + [""] * 16)
                 progress(number, len(images))
         part.rename(output)
     except OSError as error:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from megaclass.data.dataset import read_text
+from megaclass.data.faces import similarity, template
 from megaclass.data.imagelist import ImageList
 from megaclass.errors import UserError, first_line
 from megaclass.evaluate.embed import gathered
@@ -34,9 +35,6 @@ OPTIONS = {
     "no-flip": (False, "without the embeddings of mirrored images (F0)"),
 }
 FPIR_TARGETS = {"1e-2": 1e-2, "1e-1": 1e-1}
-_POINTS = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-)
 _BLOCK_PAIRS = 100_000
 _BLOCK_TEMPLATES = 1000
 
@@ -93,11 +91,7 @@ class LooseCrops(ImageList):
 
     def orient(self, index: int, image_HWC: np.ndarray) -> np.ndarray:
         """Turned, scaled and moved so that the squared distances to the template are least (Umeyama, 1991)."""
-        points, wanted = (p[:, 0] + 1j * p[:, 1] for p in (self._points_N52[index], _POINTS))
-        from_middle = points - points.mean()
-        turn = np.vdot(from_middle, wanted) / max(np.vdot(from_middle, from_middle).real, 1e-9)
-        move = wanted.mean() - turn * points.mean()
-        matrix = np.array([[turn.real, -turn.imag, move.real], [turn.imag, turn.real, move.imag]])
+        matrix = similarity(self._points_N52[index], template(112, 112))
         return cv2.warpAffine(image_HWC, matrix, (112, 112))
 
 

@@ -18,6 +18,7 @@ from megaclass.errors import UserError
 from megaclass.evaluate.evaluators import Evaluation, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
+from megaclass.inference.bundle import ABOUT, SCHEME, fetched, open_bundle
 from megaclass.inference.model import GivenLogits, Model
 from megaclass.inference.runtimes import FACE_SIZE, open_runtime
 from megaclass.parallel.groups import World, pick_device
@@ -42,9 +43,10 @@ def load(
 ) -> Model:
     """The model of a run, ready for use.
 
-    source: a run directory or one of its checkpoints, an .onnx file, or an OpenVINO .xml. checkpoint: of a run:
-    ``best``, ``latest`` or ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or
-    ``cuda:1``. threads: of the CPU; 0: all cores. align: see :meth:`Model.aligning`.
+    source: a run directory, one of its checkpoints, a bundle, ``hf://owner/name`` of one, an .onnx file, or an OpenVINO
+    .xml. checkpoint: of a run: ``best``, ``latest`` or ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one),
+    ``cpu``, ``cuda`` or ``cuda:1``. threads: of the CPU; 0: all cores. align: see
+    :meth:`Model.aligning`.
 
     Raises UserError, which says what to do, for anything that is no model, is damaged, or does not fit this machine.
     """
@@ -53,7 +55,9 @@ def load(
 
 def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> Model:
     """The same, with settings of the run changed, such as ``{"evaluate": {"batch_size": 8}}``."""
-    source = Path(source)
+    source = fetched(str(source)) if str(source).startswith(SCHEME) else Path(source)
+    if (source / ABOUT).exists():
+        return open_bundle(source, settings)
     if source.suffix in _NETWORKS:
         return _of_network(source, settings)
     found = located(source, which)

@@ -135,11 +135,12 @@ def open_runtime(
     return RuntimeBackbone(graph, str(path), size)
 
 
-def missing(engine: str, device: str = "cpu") -> str:
-    """What to install for an engine, or an empty string."""
-    lacking = [name for name in PACKAGES[engine] if importlib.util.find_spec(name) is None]
+def missing(engine: str, device: str = "cpu", also: Sequence[str] = ()) -> str:
+    """What to install for an engine, and ``also`` for what goes with it, or an empty string."""
+    wanted = dict.fromkeys([*PACKAGES[engine], *also])
+    lacking = [name for name in wanted if importlib.util.find_spec(name) is None]
     if lacking:
-        extra = "openvino" if engine == "openvino" else "onnx"
+        extra = "openvino" if {"openvino", "nncf"} & set(lacking) else "onnx"
         return f"not installed: {', '.join(lacking)}; pip install 'megaclass[{extra}]'"
     provider = "Tensorrt" if engine == "tensorrt" else "CUDA"
     if device == "cuda" and engine != "openvino" and not _has(provider):

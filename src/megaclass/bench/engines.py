@@ -22,6 +22,7 @@ from megaclass.inference.runtimes import PACKAGES, open_runtime
 from megaclass.parallel.seeding import derive_key
 from megaclass.train.arithmetic import Arithmetic
 from megaclass.train.model import build_model
+from megaclass.train.start import linear_head
 
 Forward = Callable[[Tensor], Tensor]
 EXPORTER = ("onnx", "onnxscript")
@@ -84,20 +85,16 @@ class AsBackbone(nn.Module):
         return self._engine(full)[:count].clone()
 
 
-class NoHead(nn.Module):
-    """In the place of a head whose logits the engine gives already."""
-
-    def logits(self, logits_BC: Tensor) -> Tensor:
-        return logits_BC
-
-
 def build_scorer(config: Config, device: torch.device) -> tuple[Scorer, Arithmetic]:
-    """The model of a configuration, ready for inference; see :func:`cast_weights` for its 16-bit weights."""
+    """The model of a configuration, ready for inference; see :func:`cast_weights` for its 16-bit weights. The weights
+    that ``model.weights`` names may bring their last layer along."""
     backbone, arithmetic = build_model(config, device)
     head = None
     if config.head.kind == "linear":
         torch.manual_seed(derive_key("head", config.run.seed))
-        head = LinearHead(config.data.num_classes, int(backbone.embedding_dim)).to(device)  # type: ignore[arg-type]
+        head = linear_head(backbone, config.model.weights) if config.model.weights else None
+        head = head or LinearHead(config.data.num_classes, int(backbone.embedding_dim))  # type: ignore[arg-type]
+        head.to(device)
     if not config.model.weights:
         wake_branches(backbone)
     return Scorer(backbone, head, arithmetic.autocast).eval().requires_grad_(False), arithmetic

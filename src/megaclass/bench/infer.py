@@ -192,9 +192,10 @@ class Inference:
         return told | (self._scored() if case.accuracy else {})
 
     def _scored(self) -> dict[str, float]:
-        from megaclass.bench.engines import AsBackbone, NoHead
+        from megaclass.bench.engines import AsBackbone
         from megaclass.data.augment import EvalTransform
         from megaclass.evaluate.evaluators import build_classifier, build_verifier
+        from megaclass.inference.model import GivenLogits
         from megaclass.results.rundir import RunDirectory
         from megaclass.train.job import image_reader
 
@@ -212,7 +213,7 @@ class Inference:
             return {"pair_accuracy": metrics["pair_accuracy"]}
         names = RunDirectory(Path(self._config.model.weights)).read_classes()
         classify = build_classifier(case.accuracy, self._classes, names, reader)
-        return classify(backbone, NoHead()).metrics
+        return classify(backbone, GivenLogits(self._classes)).metrics
 
     def _calibration(self) -> "Iterator[Tensor]":
         """Of the training part of the set where it has one."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, cast
 
-from megaclass.cli import let_go
+from megaclass.cli import let_go, protocols
 from megaclass.cli.common import show_pictures, tell
 from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse, stored_config
 from megaclass.config import (
@@ -26,6 +26,7 @@ from megaclass.config import (
     to_toml,
 )
 from megaclass.errors import Interrupted, UserError, lookup, out_of_memory
+from megaclass.evaluate import PROTOCOLS
 from megaclass.results.rundir import UnwrittenError, choose
 
 
@@ -116,10 +117,14 @@ def show(words: list[str]) -> None:
 
 def evaluate(words: list[str]) -> None:
     if words and not words[0].startswith("-"):
-        lookup(dict.fromkeys(("verification", "classification")), words[0], "evaluation")
+        lookup(dict.fromkeys(("verification", "classification", *PROTOCOLS)), words[0], "evaluation")
+        if words[0] in PROTOCOLS:
+            protocols.evaluate(words)
+            return
     parser = make_parser(
         "megaclass evaluate KIND IMAGES [--pairs FILE] [--run-dir DIR | --recipe RECIPE] [--section.key VALUE ...]",
-        "Score a model: `verification` by pairs of images, `classification` by top-1 and top-5 accuracy.",
+        "Score a model: `verification` by pairs of images, `classification` by top-1 and top-5 accuracy. Further "
+        f"protocols have options of their own, see --help of each: {', '.join(PROTOCOLS)}.",
         {
             "kind": "verification or classification",
             "images": "record set, directory of class directories, .bin file (several with ':' between), or images of "

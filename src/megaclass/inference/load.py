@@ -9,22 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megaclass import checkpoint
-from megaclass.checkpoint import Checkpoint, manifest
+from megaclass.checkpoint import Checkpoint
 from megaclass.checkpoint.reader import expecting
+from megaclass.checkpoint.weights import find_checkpoint, located, stored_rows, weights_of
 from megaclass.config import Config, from_mapping, load_recipe
-from megaclass.errors import UserError, lookup
+from megaclass.data.preprocessing import NORMALISATIONS
+from megaclass.errors import UserError
 from megaclass.evaluate.evaluators import Evaluation, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
-from megaclass.inference.model import Model
+from megaclass.inference.model import GivenLogits, Model
+from megaclass.inference.runtimes import FACE_SIZE, open_runtime
 from megaclass.parallel.groups import World, pick_device
 from megaclass.results.events import EvaluationEvent, read_events
 from megaclass.results.rundir import RunDirectory
-from megaclass.train.arithmetic import use_threads
+from megaclass.train.arithmetic import pick_arithmetic, use_threads
 from megaclass.train.job import image_reader
 from megaclass.train.model import build_model, preprocessing_of
-from megaclass.train.resume import stored_rows
+
+_NETWORKS = (".onnx", ".xml")
 
 # -- for use ---------------------------------------------------------------------------------------------
 
@@ -32,9 +35,9 @@ from megaclass.train.resume import stored_rows
 def load(source: str | Path, *, checkpoint: str = "best", device: str = "auto", threads: int = 0) -> Model:
     """The model of a run, ready for use.
 
-    source: a run directory or one of its checkpoints. checkpoint: of a run: ``best``, ``latest`` or
-    ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``. threads: of the
-    CPU; 0: all cores.
+    source: a run directory or one of its checkpoints, an .onnx file, or an OpenVINO .xml. checkpoint: of a run:
+    ``best``, ``latest`` or ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or
+    ``cuda:1``. threads: of the CPU; 0: all cores.
 
     Raises UserError, which says what to do, for anything that is no model, is damaged, or does not fit this machine.
     """
@@ -44,21 +47,15 @@ def load(source: str | Path, *, checkpoint: str = "best", device: str = "auto", 
 def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> Model:
     """The same, with settings of the run changed, such as ``{"evaluate": {"batch_size": 8}}``."""
     source = Path(source)
+    if source.suffix in _NETWORKS:
+        return _of_network(source, settings)
     found = located(source, which)
     if found is None:
         raise UserError(
-            f"{source}: no model there; name the directory of a run, such as runs/mine-001, or one checkpoint of it"
+            f"{source}: no model there; name a run's directory, such as runs/mine-001, one checkpoint of it, or an "
+            f"exported file ({', '.join(_NETWORKS)})"
         )
     return _of_run(*found, settings)
-
-
-def located(source: Path, which: str) -> tuple[Path, Checkpoint] | None:
-    """The run directory and the checkpoint that are meant; None where the source is none of ours."""
-    if (source / manifest.NAME).exists():
-        return source.resolve().parent.parent, checkpoint.load(source)
-    if RunDirectory(source).checkpoints.is_dir() or RunDirectory(source).config.is_file():
-        return source, find_checkpoint(source, which)
-    return None
 
 
 def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> Model:
@@ -100,6 +97,29 @@ def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> M
     return Model(str(stored.path), about, backbone, reader, head, rows)
 
 
+def _of_network(path: Path, settings: Mapping[str, Any]) -> Model:
+    """Of an exported file, or of anyone's, for which ``data.image_size``, ``data.normalise``, ``evaluate.resize`` and
+    ``evaluate.flip`` say what it does not."""
+    config = from_mapping(settings, Config())
+    threads = use_threads(config.run.threads)
+    device = pick_device(config.run.device)
+    given = settings.get("data", {})
+    size = config.data.image_size if "image_size" in given else FACE_SIZE
+    backbone = open_runtime(path, device, threads=threads, size=size)
+    about: About = backbone.about
+    changed: dict[str, Any] = {}
+    if "normalise" in given:
+        changed["mean"], changed["std"] = NORMALISATIONS[given["normalise"]]
+    if "resize" in (measured := settings.get("evaluate", {})):
+        changed["resize"] = config.evaluate.resize
+    preprocessing = dataclasses.replace(about.preprocessing, **changed)
+    flip = config.evaluate.flip if "flip" in measured else about.flip
+    about = dataclasses.replace(about, preprocessing=preprocessing, flip=flip)
+    reader = image_reader(config, pick_arithmetic("fp32", False, device), preprocessing)
+    head = None if about.kind == "identity" else GivenLogits(about.num_classes)
+    return Model(str(path), about, backbone, reader, head)
+
+
 def _centres(stored: Checkpoint, start: int, stop: int) -> Tensor:
     return stored_rows(stored, "head/weight", start, stop).fp32()
 
@@ -113,18 +133,6 @@ def _evaluation_of(directory: RunDirectory, step: int) -> dict[str, Any]:
 
 
 # -- the parts -------------------------------------------------------------------------------------------
-
-
-def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
-    root = run_dir / "checkpoints"
-    complete = checkpoint.list_checkpoints(root)
-    if not complete:
-        raise UserError(
-            f"{run_dir}: no checkpoint there: it is no run, or has saved none yet (run.checkpoint_every)"
-        )
-    known = {path.name: path for path in complete}
-    known |= {"latest": complete[-1], "best": checkpoint.best(root) or complete[-1]}
-    return checkpoint.load(lookup(known, which, "checkpoint"))
 
 
 def trained_backbone(
@@ -146,11 +154,6 @@ def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) 
         head = LinearHead(len(weights["weight"]), int(backbone.embedding_dim)).to(device)  # type: ignore[arg-type]
         head.load_state_dict(weights)
         return head
-
-
-def weights_of(stored: Checkpoint, part: str) -> dict[str, Tensor]:
-    """A part's weights of the last step, or the moving average of them where the run kept it (``ema``)."""
-    return (stored.state.get("ema") or {}).get(part) or stored.state[part]
 
 
 # -- scored once -----------------------------------------------------------------------------------------

@@ -99,12 +99,7 @@ def verification_table(metrics: Mapping[str, Any], title: str = "Verification") 
         every = metrics["genuine_pairs"] + metrics["impostor_pairs"]
         pairs = f"accuracy: {pairs}; TAR and AUC: {every:,} pairs"
     spread = f"{100 * metrics['pair_accuracy_std']:.2f}"
-    lines = [("pair accuracy", f"{_percent(metrics['pair_accuracy'])} ± {spread}")]
-    for far, tar in metrics["tar_at_far"].items():
-        none = f"n/a (needs at least {round(1 / float(far)):,} impostor pairs)"
-        cosine = metrics.get("threshold_at_far", {}).get(far)  # results written earlier have none
-        name = f"TAR @ FAR {far}" + ("" if cosine is None else f" (cosine {cosine:.4f})")
-        lines.append((name, none if tar is None else _percent(tar)))
+    lines = [("pair accuracy", f"{_percent(metrics['pair_accuracy'])} ± {spread}"), *_tar_lines(metrics)]
     auc, threshold = metrics["auc"], metrics["threshold"]
     lines.append(("AUC", "n/a (needs pairs of both kinds)" if auc is None else f"{auc:.5f}"))
     lines.append(("threshold (cosine)", "n/a" if threshold is None else f"{threshold:.4f}"))
@@ -113,6 +108,39 @@ def verification_table(metrics: Mapping[str, Any], title: str = "Verification") 
         if ways and accuracy is not None:
             lines.append((f"{ways[1]}-way one-shot", _percent(accuracy)))
     return _numbers(f"{title} ({pairs})", lines)
+
+
+def _tar_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for far, tar in metrics["tar_at_far"].items():
+        none = f"n/a (needs at least {round(1 / float(far)):,} impostor pairs)"
+        cosine = metrics.get("threshold_at_far", {}).get(far)  # results written earlier have none
+        name = f"TAR @ FAR {far}" + ("" if cosine is None else f" (cosine {cosine:.4f})")
+        yield name, none if tar is None else _percent(tar)
+
+
+_SHARES = {"map": "mAP", "map_at_r": "mAP@R", "nmi": "NMI"}
+_SHARES_BY = {
+    "recall_at_k": "Recall@{}",
+    "rank_k": "rank {}",
+    "rank_1_at_distractors": "rank 1 among {} distractors",
+    "tpir_at_fpir": "TPIR @ FPIR {}",
+}
+
+
+def protocol_table(metrics: Mapping[str, Any], title: str) -> RenderableType:
+    """The table of any other protocol: its shares, the counts in the title."""
+    counts = ", ".join(
+        f"{value:,} {key.replace('_', ' ')}" for key, value in metrics.items() if type(value) is int
+    )
+    lines = list(_tar_lines(metrics)) if "tar_at_far" in metrics else []
+    shares = {
+        name.format(f"{int(key):,}" if key.isdigit() else key): share
+        for kind, name in _SHARES_BY.items()
+        for key, share in metrics.get(kind, {}).items()
+    }
+    shares |= {name: metrics[key] for key, name in _SHARES.items() if key in metrics}
+    lines += [(name, "n/a" if share is None else _percent(share)) for name, share in shares.items()]
+    return _numbers(f"{title} ({counts})", lines)
 
 
 def classification_table(metrics: Mapping[str, Any], title: str = "Classification") -> RenderableType:
@@ -134,6 +162,14 @@ def prediction_table(guesses: Sequence[Mapping[str, Any]]) -> RenderableType:
         words = [guess["rank"], known, *[guess["name"]] * named, score_text(guess)]
         lines.append(Line([Cell(str(word)) for word in words]))
     return ConsoleTable(Table("", heads, lines))
+
+
+def match_table(image: str, matches: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The nearest identities of an image: ``rank``, ``identity``, ``cosine``, ``nearest`` image, ``known`` of each."""
+    heads = [Column("rank"), Column("identity", False), Column("nearest image", False), Column("cosine")]
+    lines = [(one["rank"], one["identity"], one["nearest"], score_text(one)) for one in matches]
+    title = f"{image}: {matches[0]['identity'] if matches[0]['known'] else 'unknown'}"
+    return ConsoleTable(Table(title, heads, [Line([Cell(str(word)) for word in line]) for line in lines]))
 
 
 def score_text(guess: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from megaclass.checkpoint.arcface_torch import RankFiles
 from megaclass.config import Config
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.mixup import Mixup
 from megaclass.data.open import fingerprint
+from megaclass.data.preprocessing import Preprocessing
 from megaclass.data.sampler import rank_part
 from megaclass.errors import UserError, lookup
 from megaclass.evaluate.evaluators import Evaluator, ImageReader, build_classifier, build_verifier
@@ -23,7 +24,6 @@ from megaclass.heads.margins import MARGINS
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
 from megaclass.heads.step import HeadOptions
-from megaclass.heads.storage import Rows
 from megaclass.models.norm import SynchronisedBatchNorm
 from megaclass.parallel import groups
 from megaclass.parallel.gradients import averaging
@@ -40,6 +40,7 @@ from megaclass.train.model import (
     preprocessing_of,
 )
 from megaclass.train.optimizer import build_optimizer
+from megaclass.train.start import load_head
 
 
 @dataclass(kw_only=True)
@@ -123,9 +124,10 @@ def build_job(
     head_optimizer = None
     scorer: nn.Module = head
     by_gradient: dict[str, nn.Module] = {"backbone": backbone}
+    if config.head.weights:
+        start = parts.num_classes, parts.class_names, backbone, config.head.weights
+        groups.together(lambda: load_head(head, *start))
     if isinstance(head, PartialFC):
-        if config.head.weights:
-            groups.together(lambda: _load_centres(head, Path(config.head.weights)))
         head_optimizer = HeadSGD(head, lr * optim.head_lr_factor, optim.momentum, optim.weight_decay)
     else:
         by_gradient["head"] = head
@@ -214,23 +216,19 @@ def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
         )
 
 
-def _load_centres(head: PartialFC, path: Path) -> None:
-    """This rank's part of centres that arcface_torch trained, at any number of ranks."""
-    files, columns = RankFiles(path, head.num_classes), head.weight.shape[1]
-    if files.embedding_dim != columns:
-        raise UserError(
-            f"head.weights: {path} has centres of {files.embedding_dim} columns, the backbone gives {columns}"
-        )
-    head.shard.centres.fill(head.class_range[0], lambda start, stop: Rows(files.centres(start, stop)))
-
-
-def image_reader(config: Config, arithmetic: Arithmetic) -> ImageReader:
+def image_reader(
+    config: Config, arithmetic: Arithmetic, preprocessing: Preprocessing | None = None
+) -> ImageReader:
+    """What reads images for a network: of this configuration, or for one of other preprocessing."""
+    preprocessing = preprocessing or preprocessing_of(config)
     return ImageReader(
-        transform=preprocessing_of(config).transform(),
+        transform=preprocessing.transform(),
         batch_size=config.evaluate.batch_size,
         workers=config.data.workers or torch.get_num_threads(),
         device=arithmetic.device,
-        to_input=input_function(config, arithmetic),
+        to_input=partial(
+            preprocessing.to_input, device=arithmetic.device, channels_last=arithmetic.channels_last
+        ),
         precision=arithmetic.computing,
     )
 

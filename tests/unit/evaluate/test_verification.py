@@ -88,7 +88,9 @@ def test_the_accuracy_of_insightface_is_had_on_its_grid(narrow):
     if narrow == 0.5:
         assert found["pair_accuracy"] == pytest.approx(exact["pair_accuracy"], abs=6 / 2000)
     clear = np.where(same, 0.8, 0.0)
-    clear[[*np.flatnonzero(same)[:2], *np.flatnonzero(~same)[:2]]] = np.nan  # comparisons that failed are wrong
+    clear[[*np.flatnonzero(same)[:2], *np.flatnonzero(~same)[:2]]] = (
+        np.nan
+    )  # comparisons that failed are wrong
     assert insightface_accuracy(clear, same)["pair_accuracy"] == pytest.approx(1 - 4 / 2000)
 
 

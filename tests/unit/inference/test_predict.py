@@ -14,14 +14,13 @@ import torch
 
 import tiny
 from checkpoint_cases import save
+from megaclass.checkpoint.weights import find_checkpoint, stored_rows
 from megaclass.cli import main
 from megaclass.data.classnames import read_names
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError, printable
 from megaclass.heads.storage import Rows
 from megaclass.inference import load, model, predict
-from megaclass.inference.load import find_checkpoint
-from megaclass.train.resume import stored_rows
 
 # In the order of labels. A file name is any bytes: markup, line ends but one, and no UTF-8.
 CLASSES = ["a [red]b", "b\x85c", "c\rd", "d\x1b[31m", os.fsdecode(b"e\xff"), "f g"]

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megaclass.config import Config
+from megaclass.export.quantise import quantise
 from megaclass.heads.linear import LinearHead
 from megaclass.inference import runtimes
 from megaclass.inference.runtimes import PACKAGES, open_runtime
@@ -163,7 +164,7 @@ def _exported(
         assert program is not None
         program.save(path)
         if case.precision == "int8":
-            path = quantise(path, calibration())
+            path = quantise(path, calibration(), transformer=case.backbone.startswith("vit"))
         return open_runtime(
             path,
             images_BCHW.device,
@@ -171,13 +172,3 @@ def _exported(
             precision="tf32" if case.tf32 else case.precision,
             engine=case.engine,
         )
-
-
-def quantise(path: Path, batches: Iterator[Tensor]) -> Path:
-    import nncf
-    import onnx
-
-    found = [{"images": batch.numpy()} for batch in batches]
-    made = nncf.quantize(onnx.load(path), nncf.Dataset(found), subset_size=len(found))
-    onnx.save(made, path)
-    return path

@@ -31,6 +31,7 @@ VERBS = {
     "predict": "predict",
     "embed": "embed",
     "gallery": "gallery",
+    "serve": "serve",
     "data": "data",
     "checkpoint": "checkpoint",
     "plan": "plan",
@@ -56,6 +57,7 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass embed IMAGES -o FILE        embeddings of images as .npz, .parquet or .safetensors
   megaclass gallery build|add|remove|search|info
         known identities in an index, and who is on an image
+  megaclass serve RUN                   a trained model behind HTTP, with a page for people
   megaclass checkpoint info|verify PATH
         what checkpoints hold, and whether they are whole
   megaclass checkpoint slice|convert SOURCE OUTPUT

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from megaclass.data.decode import check_header, format_of
 from megaclass.errors import UserError, in_bytes
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what clients get wrong
 _BODY_S = 30  # for a whole request to arrive
 _HOW = "send files as multipart/form-data in parts named images: curl -F images=@photo.jpg"
 

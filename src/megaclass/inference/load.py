@@ -13,7 +13,7 @@ from megaclass.checkpoint import Checkpoint
 from megaclass.checkpoint.reader import expecting
 from megaclass.checkpoint.weights import find_checkpoint, located, stored_rows, weights_of
 from megaclass.config import Config, from_mapping, load_recipe
-from megaclass.data.preprocessing import NORMALISATIONS, Preprocessing
+from megaclass.data.preprocessing import NORMALISATIONS
 from megaclass.errors import UserError
 from megaclass.evaluate.evaluators import Evaluation, ImageReader, build_classifier, build_verifier
 from megaclass.heads.linear import LinearHead
@@ -98,30 +98,24 @@ def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> M
 
 
 def _of_network(path: Path, settings: Mapping[str, Any]) -> Model:
-    """Of an exported file, or of anyone's: that one is taken for a network of identities, with the preprocessing that
-    ``data.image_size`` and ``data.normalise`` say."""
+    """Of an exported file, or of anyone's, for which ``data.image_size``, ``data.normalise``, ``evaluate.resize`` and
+    ``evaluate.flip`` say what it does not."""
     config = from_mapping(settings, Config())
     threads = use_threads(config.run.threads)
     device = pick_device(config.run.device)
     given = settings.get("data", {})
     size = config.data.image_size if "image_size" in given else FACE_SIZE
     backbone = open_runtime(path, device, threads=threads, size=size)
-    if backbone.metadata:
-        about = About.from_json(backbone.metadata, str(path))
-    else:
-        mean, std = (
-            NORMALISATIONS[given["normalise"]] if "normalise" in given else (backbone.mean, backbone.std)
-        )
-        preprocessing = Preprocessing(backbone.height, backbone.width, config.evaluate.resize, mean, std)
-        about = About(
-            kind="identity",
-            preprocessing=preprocessing,
-            embedding_dim=backbone.embedding_dim,
-            flip=config.evaluate.flip,
-        )
-    # What the file does itself is not done before.
-    left = dataclasses.replace(about.preprocessing, mean=backbone.mean, std=backbone.std)
-    reader = image_reader(config, pick_arithmetic("fp32", False, device), left)
+    about: About = backbone.about
+    changed: dict[str, Any] = {}
+    if "normalise" in given:
+        changed["mean"], changed["std"] = NORMALISATIONS[given["normalise"]]
+    if "resize" in (measured := settings.get("evaluate", {})):
+        changed["resize"] = config.evaluate.resize
+    preprocessing = dataclasses.replace(about.preprocessing, **changed)
+    flip = config.evaluate.flip if "flip" in measured else about.flip
+    about = dataclasses.replace(about, preprocessing=preprocessing, flip=flip)
+    reader = image_reader(config, pick_arithmetic("fp32", False, device), preprocessing)
     head = None if about.kind == "identity" else GivenLogits(about.num_classes)
     return Model(str(path), about, backbone, reader, head)
 

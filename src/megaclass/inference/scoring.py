@@ -43,7 +43,7 @@ def stored_embeddings(path: Path, prepared: Prepared) -> np.ndarray:
         rows_ND = np.load(path, mmap_mode="r").astype(np.float32)
     if len(rows_ND) != prepared.count:
         raise UserError(
-            f"--embeddings: {path} holds {len(rows_ND):,} rows, the list {prepared.count:,} images; give a row for each "
-            "image, in order"
+            f"--embeddings: {path} holds {len(rows_ND):,} rows, the list {prepared.count:,} images; give a row for "
+            "each image, in order"
         )
     return rows_ND

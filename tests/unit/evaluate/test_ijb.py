@@ -97,7 +97,7 @@ def test_ijb_is_what_the_scripts_define(made, norm, detector):
 def test_a_crop_is_turned_to_the_points_of_the_template(tmp_path):
     wanted = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])  # fmt: skip
     face = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (112, 112, 3)).astype(np.uint8), (0, 0), 4)
-    turn = cv2.getRotationMatrix2D((56, 56), 25, 1.6) + [[0, 0, 40], [0, 0, 30]]
+    turn = [*cv2.getRotationMatrix2D((56, 56), 25, 1.6), [0, 0, 40], [0, 0, 30]]
     photograph = cv2.warpAffine(face, turn, (200, 190))
     crops = LooseCrops(tmp_path, ["1.jpg"], (wanted @ turn[:, :2].T + turn[:, 2])[None])
     assert np.abs(crops.orient(0, photograph)[30:-30, 30:-30].astype(int) - face[30:-30, 30:-30]).mean() < 1

@@ -63,6 +63,7 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass checkpoint slice|convert SOURCE OUTPUT
         some class centres, one safetensors file, a backbone alone; from and to arcface_torch
   megaclass data pack SOURCE OUTPUT     pack a folder, a table, a tar or an .npz of images into record files
+  megaclass data align RAW OUTPUT       faces of photographs, found and aligned as face models see them
   megaclass data info|check SET         what a set of images holds, and what is wrong with it
   megaclass data split|stage|pairs ...
         part a set, bring it to a local disk, make a set for verification

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from megaclass.cli.common import progress_bar, tell, whole_file
-from megaclass.cli.parsing import RUN_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
+from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
 from megaclass.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def embed(words: list[str]) -> int:
         {
             "images...": "image files and directories, or one record set, tars, .bin or directory of class directories"
         },
-        RUN_OPTIONS,
+        MODEL_OPTIONS,
     )
     parser.add_argument("-o", "--output", default="", help=f"new file: {', '.join(vectors.FORMATS)}")
     options, given = parse_with_settings(parser, words)

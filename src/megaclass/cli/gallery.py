@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell, whole_file
 from megaclass.cli.embed import embedding
-from megaclass.cli.parsing import RUN_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
+from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
 from megaclass.errors import UserError, lookup
 from megaclass.gallery import INDEXES, TEMPLATES
 
@@ -48,7 +48,7 @@ def _build(words: list[str]) -> int:
         "Make a gallery. Its threshold is that of the model's evaluation: of its best accuracy, or at a false accept "
         "rate. An image that cannot be read is named and left out, and the exit status is 1.",
         {"gallery": "new directory", "source": _SOURCE},
-        RUN_OPTIONS
+        MODEL_OPTIONS
         | {
             "index": (INDEXES, "exact compares with all; hnsw and ivf with some of millions (faiss)"),
             "template": (
@@ -100,7 +100,7 @@ def _add(words: list[str]) -> int:
         "megaclass gallery add DIR SOURCE --run-dir DIR",
         "Add images. Who searches meanwhile searches what was there. Exit status 1 where an image is left out.",
         {"gallery": _DIR, "source": _SOURCE},
-        RUN_OPTIONS,
+        MODEL_OPTIONS,
     )
     options, given = parse_with_settings(parser, words)
 
@@ -151,7 +151,7 @@ def _search(words: list[str]) -> int:
         "The nearest identities of each image, and `unknown` where the first is below the threshold. An image that "
         "cannot be read is named on standard error, and the exit status is 1.",
         {"gallery": _DIR, "images...": "image files and directories, a record set, or a file of embeddings"},
-        RUN_OPTIONS
+        MODEL_OPTIONS
         | {
             "top": (5, "identities to name for each image"),
             "output": (
@@ -269,7 +269,7 @@ def _draw(sheet: Path, model: "Model", shown: Sequence[tuple[str, Rows]]) -> Non
 
     def picture(name: str) -> Any:
         with contextlib.suppress(UserError):  # it need not lie there any more, or be a file
-            return thumbnails(ImageFiles([name]), model.reader, [0], _SIDE)[0]
+            return thumbnails(model.seen(ImageFiles([name])), model.reader, [0], _SIDE)[0]
         return None
 
     cards = [

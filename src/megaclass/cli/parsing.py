@@ -18,6 +18,12 @@ RUN_OPTIONS = {
     "run-dir": ("", "run directory whose model is asked, or one checkpoint"),
     "checkpoint": ("best", "of that run: best, latest or a step-NNNNNNNN"),
 }
+MODEL_OPTIONS = RUN_OPTIONS | {
+    "align": (
+        "",
+        "face detector (YuNet, ONNX): the model sees the largest face of each photograph, set upright",
+    ),
+}
 Given = dict[str, dict[str, Any]]
 Options = Mapping[str, tuple[Any, str]]
 
@@ -119,7 +125,7 @@ def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Name
 
 
 def model_asked(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Given) -> "Model":
-    """The model that ``RUN_OPTIONS`` name, with the settings given, for a verb of one process."""
+    """The model that ``MODEL_OPTIONS`` name, with the settings given, for a verb of one process."""
     if not options.run_dir:
         raise UserError(
             "--run-dir: name the directory of the run whose model is asked, such as runs/mine-001"
@@ -129,7 +135,7 @@ def model_asked(parser: argparse.ArgumentParser, options: argparse.Namespace, gi
 
     from megaclass.inference.load import open_model
 
-    return open_model(options.run_dir, options.checkpoint, given)
+    return open_model(options.run_dir, options.checkpoint, given).aligning(options.align)
 
 
 def stored_config(run_dir: str) -> Config:

@@ -32,16 +32,23 @@ _NETWORKS = (".onnx", ".xml")
 # -- for use ---------------------------------------------------------------------------------------------
 
 
-def load(source: str | Path, *, checkpoint: str = "best", device: str = "auto", threads: int = 0) -> Model:
+def load(
+    source: str | Path,
+    *,
+    checkpoint: str = "best",
+    device: str = "auto",
+    threads: int = 0,
+    align: str | Path = "",
+) -> Model:
     """The model of a run, ready for use.
 
     source: a run directory or one of its checkpoints, an .onnx file, or an OpenVINO .xml. checkpoint: of a run:
     ``best``, ``latest`` or ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or
-    ``cuda:1``. threads: of the CPU; 0: all cores.
+    ``cuda:1``. threads: of the CPU; 0: all cores. align: see :meth:`Model.aligning`.
 
     Raises UserError, which says what to do, for anything that is no model, is damaged, or does not fit this machine.
     """
-    return open_model(source, checkpoint, {"run": {"device": device, "threads": threads}})
+    return open_model(source, checkpoint, {"run": {"device": device, "threads": threads}}).aligning(align)
 
 
 def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> Model:

@@ -12,6 +12,7 @@ from megaclass.errors import UserError
 _OPTIONS = {
     "checkpoint": ("best", "of a run: best, latest or a step-NNNNNNNN"),
     "gallery": ("", "directory of a gallery, for /search"),
+    "align": ("", "face detector (YuNet, ONNX): the model sees the largest face of each photograph"),
     "threshold": (float, "cosine at or above which two images show one identity, if not the gallery's or the run's"),
     "host": ("127.0.0.1", "address to listen at; 0.0.0.0: all of this machine"),
     "port": (8000, "0: any that is free"),
@@ -28,7 +29,7 @@ _OPTIONS = {
 def serve(words: list[str]) -> None:
     options = read_options(
         words,
-        "megaclass serve RUN [--gallery DIR] [--host 127.0.0.1] [--port 8000] [--key-file FILE] ...",
+        "megaclass serve RUN [--gallery DIR] [--align DETECTOR] [--host 127.0.0.1] [--port 8000] [--key-file FILE] ...",
         "A trained model behind HTTP: /embed, /compare, /classify and /search take images, / is a page for people, "
         "/health and /metrics are for those who watch it. SIGTERM lets the requests at work end first.",
         {"run": "run directory, checkpoint, bundle or exported model"},
@@ -58,9 +59,8 @@ def serve(words: list[str]) -> None:
             listening.bind((host, options.port))  # whoever asks before the model is there is refused
         except (OSError, OverflowError) as error:
             raise UserError(f"--port: {host}:{options.port} cannot be had ({error}); name another") from None
-        model = load(
-            options.run, checkpoint=options.checkpoint, device=options.device, threads=options.threads
-        )
+        how = {name: getattr(options, name) for name in ("checkpoint", "device", "threads", "align")}
+        model = load(options.run, **how)
         gallery = Gallery(options.gallery, model) if options.gallery else None
         of = (options.threshold, gallery.threshold if gallery else None, model.threshold)
         threshold = next((given for given in of if given is not None), None)

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megaclass.data.decode import Decoded, decode
+from megaclass.data.dataset import DamagedSampleError
+from megaclass.data.decode import Decoded
+from megaclass.data.faces import Rules, upright, warped
 from megaclass.data.threads import one_silent_thread
 from megaclass.evaluate.embed import features
 from megaclass.gallery.gallery import Gallery
@@ -88,10 +90,15 @@ class Service:
                     (row.set_exception if isinstance(outcome, Exception) else row.set_result)(outcome)
 
     def _prepared(self, encoded: bytes, where: str) -> np.ndarray:
-        """uint8 (H, W, 3)."""
+        """uint8 (H, W, 3): the image upright or, of a model that looks at faces alone, its face."""
         self.limits.check(encoded, where)
-        out_HWC = np.empty(self._shape, np.uint8)
-        self._transform(Decoded.whole(decode(encoded, where)), np.empty(0), out_HWC)
+        image_HWC, out_HWC = upright(encoded, where), np.empty(self._shape, np.uint8)
+        if self.model.detector:
+            faces, kind = Rules().choose(self.model.detector(image_HWC), image_HWC)
+            if not faces:
+                raise DamagedSampleError(f"{where}: {kind}; take another photograph")
+            image_HWC = warped(image_HWC, faces[0], *self._shape[:2])
+        self._transform(Decoded.whole(image_HWC), np.empty(0), out_HWC)
         return out_HWC
 
     def _features(self, images: list[np.ndarray]) -> Tensor:

@@ -266,7 +266,7 @@ def threading_server(server):
     thread.start()
     while not server.started:
         time.sleep(0.02)
-    yield "http://127.0.0.1:%d/" % server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
     server.should_exit = True
     thread.join()
 

@@ -22,7 +22,7 @@ def evaluate(words: list[str]) -> None:
         f"megaclass evaluate {words[0]} IMAGES (--run-dir DIR | --embeddings FILE){flags} [--output FILE] "
         "[--section.key VALUE ...]",
         str(protocol.__doc__).split("\n\n")[0],
-        {"kind": words[0], "images": protocol.IMAGES},
+        {"kind": words[0], "images": "x"},
         RUN_OPTIONS
         | {
             "embeddings": (
@@ -38,6 +38,7 @@ def evaluate(words: list[str]) -> None:
         raise UserError("name the model by one of --run-dir and --embeddings")
     output = new_file(options.output)
 
+    from megaclass.evaluate.blocks import showing
     from megaclass.inference.load import open_model
     from megaclass.inference.scoring import model_embeddings, stored_embeddings
     from megaclass.parallel import groups
@@ -54,8 +55,9 @@ def evaluate(words: list[str]) -> None:
                 model = groups.together(
                     lambda: open_model(options.run_dir, options.checkpoint, given | {"run": run})
                 )
-                rows = model_embeddings(model, prepared, show)
-            metrics = prepared.measure(rows, show)
+                rows = model_embeddings(model, prepared)
+            with showing(show):
+                metrics = prepared.measure(rows)
         if world.is_main:
             _report(words[0], metrics, output)
 

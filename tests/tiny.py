@@ -44,7 +44,7 @@ def config(folder: Path, **sections: dict[str, Any]) -> Config:
     if not records.exists():
         write_records(records)
     base = {
-        "run": {"output": str(folder / "run"), "device": "cpu", "threads": 1, "log_every": 1, "tensorboard": False},
+        "run": {"output": str(folder / "run"), "device": "cpu", "threads": 1, "log_every": 1, "track": "none"},
         "data": {"source": "records", "path": str(records), "image_size": SIZE, "global_batch_size": 12, "workers": 1},
         "model": {"name": "convnet", "width": 8, "embedding_dim": 16},
         "head": {"scale": 16.0},

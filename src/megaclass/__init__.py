@@ -15,6 +15,7 @@ _PUBLIC = {
     "SphereFace": "megaclass.heads.margins",
     "PartialFC": "megaclass.heads.partial_fc",
     "HeadSGD": "megaclass.heads.sgd",
+    "Gallery": "megaclass.gallery.gallery",
     "LinearHead": "megaclass.heads.linear",
     "RecordDataset": "megaclass.data.records.reader",
     "RecordWriter": "megaclass.data.records.writer",

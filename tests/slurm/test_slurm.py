@@ -69,7 +69,7 @@ def tensors(run):
 
 
 def test_a_run_told_to_end_before_the_limit_is_queued_again_and_ends_as_if_nothing_had_been(submit, tmp_path):
-    recipe = tiny.recipe(tmp_path, schedule={"steps": STEPS}, run={"log_every": 10, "tensorboard": False})
+    recipe = tiny.recipe(tmp_path, schedule={"steps": STEPS}, run={"log_every": 10, "track": "none"})
     words = ("--nodes", "2", "--stage", str(tmp_path / "records"))
     whole, told = (tmp_path / name / "run" for name in ("whole", "told"))
     submit(recipe, *words, "--output", "whole")

@@ -95,7 +95,7 @@ def config_of(case: Any) -> Config:
 
     recipe = _recipe_of(case.recipe, case.backbone)
     margin = recipe.head.kind == "margin"
-    given: dict[str, Any] = {"run.tensorboard": False}
+    given: dict[str, Any] = {"run.track": "none"}
     for f in fields_of(case):
         value = getattr(case, f.name)
         if f.metadata["setting"] and (value not in ("", 0) or value is False):

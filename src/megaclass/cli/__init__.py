@@ -29,6 +29,8 @@ VERBS = {
     "show": "models",
     "evaluate": "models",
     "predict": "predict",
+    "embed": "embed",
+    "gallery": "gallery",
     "data": "data",
     "checkpoint": "checkpoint",
     "plan": "plan",
@@ -51,6 +53,9 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass doctor [RECIPE|RUN]         what is wrong with this machine, a recipe's needs, or a run directory
   megaclass evaluate KIND IMAGES        verification of pairs, or top-1 and top-5 classification
   megaclass predict IMAGE|DIR ...       what a trained model says of images: classes, or the nearest identities
+  megaclass embed IMAGES -o FILE        embeddings of images as .npz, .parquet or .safetensors
+  megaclass gallery build|add|remove|search|info
+        known identities in an index, and who is on an image
   megaclass checkpoint info|verify PATH
         what checkpoints hold, and whether they are whole
   megaclass checkpoint slice|convert SOURCE OUTPUT

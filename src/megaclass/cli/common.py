@@ -1,6 +1,9 @@
 """What verbs that read and write files share: options, a progress bar, and files that appear whole or not at all."""
 
 import contextlib
+import csv
+import itertools
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +15,10 @@ from megaclass.errors import UserError, make_room, printable
 
 SET = "record set, WebDataset tars or image folder, here or at an address (s3://..); several with ':' between them"
 OUTPUT = "directory for the record set; must not hold one"
+
+ROW_FORMATS = (".json", ".jsonl", ".csv")
+Rows = list[dict[str, Any]]
+"""What is said of an image."""
 
 
 def tell(line: str, file: TextIO | None = None) -> None:
@@ -71,6 +78,45 @@ def whole_file(option: str, path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+@contextlib.contextmanager
+def row_writer(
+    output: Path | None, columns: Sequence[str], key: str, show: Callable[[str, Rows, str], None]
+) -> Iterator[Callable[[str, Rows, str], None]]:
+    """Yields what takes an image, the rows that are said of it, and what is wrong with it: ``show``, or for a file of
+    one of ``ROW_FORMATS`` that appears whole or not at all. ``columns``: of the rows; ``key``: what JSON calls them."""
+    if output is None:
+        yield show
+        return
+    with (
+        whole_file("--output", output) as part,
+        part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        if output.suffix.lower() == ".csv":
+            from megaclass.report.console import csv_field
+
+            fields = ("image", *columns, "error")
+            table = csv.DictWriter(file, fields, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+            table.writeheader()
+
+            def write_rows(image: str, rows: Rows, error: str) -> None:
+                for row in rows or [{"error": error}]:
+                    cells = {"image": image, **row}.items()
+                    table.writerow({name: csv_field(v) if isinstance(v, str) else v for name, v in cells})
+
+            yield write_rows
+            return
+        as_list = output.suffix.lower() == ".json"
+        before, between, after = ("[\n", ",\n", "\n]\n") if as_list else ("", "\n", "\n")
+        leads = itertools.chain([before], itertools.repeat(between))
+
+        def write(image: str, rows: Rows, error: str) -> None:
+            entry = {"image": image, key: rows} | ({"error": error} if error else {})
+            file.write(next(leads) + json.dumps(entry))
+
+        yield write
+        file.write(after)
 
 
 def show_pictures(draw: Callable[[], Sequence[Path]]) -> None:

@@ -158,14 +158,17 @@ def evaluate(words: list[str]) -> None:
 
     facts = facts_of_config(config) | {"KIND": options.kind, "--checkpoint": options.checkpoint}
     with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts) as world:
-        given = options.given | {"run": vars(replace(config.run, device=str(world.device)))}
+        given, flips = options.given, "flip" in options.given["evaluate"]
+        given["run"] = given.get("run", {}) | {"device": str(world.device)}
         config = from_mapping(given, config)
         if options.embeddings:
+            if flips:
+                raise UserError("--evaluate.flip: embeddings are what they are; leave it out")
             model = groups.together(lambda: of_embeddings(options.embeddings))
         else:
             model = groups.together(lambda: open_asked(options, given, config))
-        of_itself = {"pairs_file": options.pairs} if options.pairs else {}
-        if (options.embeddings or options.onnx) and "flip" not in given["evaluate"]:
+        of_itself: dict[str, Any] = {"pairs_file": options.pairs} if options.pairs else {}
+        if (options.embeddings or options.onnx) and not flips:
             of_itself["flip"] = model.about.flip
         config = replace(config, evaluate=replace(config.evaluate, **of_itself))
         found = measured(config, model, options.kind, options.images)

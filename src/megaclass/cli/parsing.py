@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -163,10 +163,12 @@ def stored_config(run_dir: str) -> Config:
     raise UserError(f"--run-dir: {run_dir} is no run; name the directory of one, such as runs/mine-001")
 
 
-def new_file(name: str, option: str = "--output") -> Path | None:
+def new_file(name: str, option: str = "--output", suffixes: Sequence[str] = ()) -> Path | None:
     """The path to write to, if any: asked before the work, so that none is lost."""
     if name and Path(name).exists():
         raise UserError(f"{option}: {name} exists; name another file")
     if not Path(name).parent.is_dir():
         raise UserError(f"{option}: {Path(name).parent} is not a directory; make it, or name another file")
+    if name and suffixes and Path(name).suffix.lower() not in suffixes:
+        raise UserError(f"{option}: {name} ends with none of {', '.join(suffixes)}; name such a file")
     return Path(name) if name else None

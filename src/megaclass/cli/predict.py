@@ -1,15 +1,11 @@
 """``megaclass predict``: what a trained model says of images."""
 
 import contextlib
-import csv
-import itertools
-import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from megaclass.cli.common import progress_bar, tell, whole_file
+from megaclass.cli.common import ROW_FORMATS, Rows, progress_bar, row_writer, tell, whole_file
 from megaclass.cli.parsing import RUN_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
 from megaclass.errors import UserError, printable
 
@@ -19,7 +15,6 @@ if TYPE_CHECKING:
     from megaclass.inference.predict import Names
 
 _SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
-_SUFFIXES = (".json", ".jsonl", ".csv")
 
 _OPTIONS = {
     "top": (5, "classes to name for each image"),
@@ -27,9 +22,6 @@ _OPTIONS = {
     "output": ("", "write to this new file instead: .json (a list), .jsonl (lines of images) or .csv (of guesses)"),
     "sheet": ("", f"draw the first {_SHOWN} images and their classes into this PNG file"),
 }  # fmt: skip
-
-Rows = list[dict[str, Any]]
-"""The guesses for an image."""
 
 
 def predict(words: list[str]) -> int:
@@ -44,11 +36,8 @@ def predict(words: list[str]) -> int:
         RUN_OPTIONS | _OPTIONS,
     )
     options, given = parse_with_settings(parser, words)
-    output, sheet = new_file(options.output), new_file(options.sheet, "--sheet")
-    for option, path, suffixes in (("--output", output, _SUFFIXES), ("--sheet", sheet, (".png",))):
-        if path and path.suffix.lower() not in suffixes:
-            raise UserError(f"{option}: {path} ends with none of {', '.join(suffixes)}; name such a file")
-
+    output = new_file(options.output, suffixes=ROW_FORMATS)
+    sheet = new_file(options.sheet, "--sheet", (".png",))
     if options.top < 1:
         raise UserError(f"--top: {options.top} is too few; ask for 1 class or more")
 
@@ -79,9 +68,10 @@ def _run(
     # Tables on a terminal show how far it is.
     nothing = contextlib.nullcontext(lambda done, total: None)
     bar = progress_bar("predicting", "nothing was written") if output else nothing
+    columns = ("rank", "label", "class", "name", model.measure)
     shown: dict[int, Rows] = {}
     damaged = 0
-    with _writer(output, model.measure) as write, bar as show:
+    with row_writer(output, columns, "predictions", _print) as write, bar as show:
         for number, prediction in enumerate(predictions(model, images, top)):
             rows = names.rows(prediction, model.measure)
             if prediction.error:
@@ -92,43 +82,6 @@ def _run(
             write(prediction.image, rows, prediction.error)
             show(number + 1, len(images))
     return shown, damaged
-
-
-@contextlib.contextmanager
-def _writer(output: Path | None, measure: str) -> Iterator[Callable[[str, Rows, str], None]]:
-    """Yields what takes an image, its guesses, and what is wrong with it: for the terminal, or for a file that
-    appears whole or not at all."""
-    if output is None:
-        yield _print
-        return
-    with (
-        whole_file("--output", output) as part,
-        part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        if output.suffix.lower() == ".csv":
-            from megaclass.report.console import csv_field
-
-            columns = ("image", "rank", "label", "class", "name", measure, "error")
-            table = csv.DictWriter(file, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-            table.writeheader()
-
-            def write_rows(image: str, rows: Rows, error: str) -> None:
-                for row in rows or [{"error": error}]:
-                    fields = {"image": image, **row}.items()
-                    table.writerow({key: csv_field(v) if isinstance(v, str) else v for key, v in fields})
-
-            yield write_rows
-            return
-        as_list = output.suffix.lower() == ".json"
-        before, between, after = ("[\n", ",\n", "\n]\n") if as_list else ("", "\n", "\n")
-        leads = itertools.chain([before], itertools.repeat(between))
-
-        def write(image: str, rows: Rows, error: str) -> None:
-            entry = {"image": image, "predictions": rows} | ({"error": error} if error else {})
-            file.write(next(leads) + json.dumps(entry))
-
-        yield write
-        file.write(after)
 
 
 def _print(image: str, rows: Rows, error: str) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from megaclass.config.sections import Augment, Config, Interval, conditions, options, values
+from megaclass.config.sections import TRACKERS, Augment, Config, Interval, conditions, options, values
 from megaclass.errors import UserError, near_match
 
 
@@ -56,7 +56,10 @@ def _together(config: Config) -> list[tuple[bool, str]]:
     data, evaluate, schedule, speed = config.data, config.evaluate, config.schedule, config.speed
     stages = config.model.checkpoint_stages
     task, lacks, clashes = evaluate.task, _lacking_in_dali(config), _clashes_with_graphs(config)
+    track = config.run.track
     return [
+        (track not in ("none", "auto") and not set(track.split(",")) <= set(TRACKERS),
+         f"run.track: {track!r} is neither none nor auto, nor some of {', '.join(TRACKERS)} with ',' between"),
         (data.source in ("records", "folder") and not data.path,
          f"data.path: needed for data.source {data.source!r}; set --data.path DIRECTORY"),
         (data.source == "synthetic" and data.num_classes == 0,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 SET: tuple[Any, ...] = ()  # in ``only``: any value but 0, false and the empty text
 Only = Mapping[str, tuple[Any, ...]]
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 Interval = tuple[float, float]  # a lowest and a highest number
 Numbers = tuple[float, ...]
 
@@ -90,7 +91,10 @@ class Run:
     max_skipped_share: float = option(0.5, "and so is this share of all steps", 0, 1)
     timeout_s: float = option(600.0, "seconds until a rank that waits for another gives up", 1)
     heartbeat_s: float = option(30.0, "seconds of silence after which a rank counts as lost; 0: never", 0)
-    tensorboard: bool = option(True, "write TensorBoard events too, where tensorboard is installed")
+    track: str = option(
+        "auto",
+        "numbers also go to some of tensorboard, wandb, mlflow (',' between), or none; auto: tensorboard if installed",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class Preprocessing:
 
     def transform(self) -> EvalTransform:
         """Decoded images of any size -> uint8 (H, W, 3)."""
-        return EvalTransform(self.height, self.resize)
+        return EvalTransform((self.height, self.width), self.resize)
 
     def to_input(
         self, images_BHWC: Tensor, device: torch.device | str = "cpu", channels_last: bool = False

@@ -14,18 +14,22 @@ from megaclass.checkpoint.reader import expecting
 from megaclass.checkpoint.weights import located, stored_rows, weights_of
 from megaclass.config import Config, from_mapping, load_recipe
 from megaclass.data.classnames import read_classes
+from megaclass.data.preprocessing import NORMALISATIONS, Preprocessing
 from megaclass.errors import UserError
 from megaclass.evaluate.evaluators import ImageReader
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
-from megaclass.inference.model import Model
+from megaclass.inference.model import GivenLogits, Model
+from megaclass.inference.runtimes import FACE_SIZE, open_runtime
 from megaclass.parallel.groups import pick_device
 from megaclass.results.events import EvaluationEvent, read_events
 from megaclass.results.rundir import RunDirectory
-from megaclass.train.arithmetic import use_threads
+from megaclass.train.arithmetic import pick_arithmetic, use_threads
 from megaclass.train.job import image_reader
 from megaclass.train.model import build_model, preprocessing_of
 from megaclass.train.start import linear_head
+
+_NETWORKS = (".onnx", ".xml")
 
 # -- for use ---------------------------------------------------------------------------------------------
 
@@ -33,9 +37,9 @@ from megaclass.train.start import linear_head
 def load(source: str | Path, *, checkpoint: str = "best", device: str = "auto", threads: int = 0) -> Model:
     """The model of a run, ready for use.
 
-    source: a run directory or one of its checkpoints. checkpoint: of a run: ``best``, ``latest`` or
-    ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``. threads: of the
-    CPU; 0: all cores.
+    source: a run directory or one of its checkpoints, an .onnx file, or an OpenVINO .xml. checkpoint: of a run:
+    ``best``, ``latest`` or ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or
+    ``cuda:1``. threads: of the CPU; 0: all cores.
 
     Raises UserError, which says what to do, for anything that is no model, is damaged, or does not fit this machine.
     """
@@ -45,10 +49,13 @@ def load(source: str | Path, *, checkpoint: str = "best", device: str = "auto", 
 def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> Model:
     """The same, with settings of the run changed, such as ``{"evaluate": {"batch_size": 8}}``."""
     source = Path(source)
+    if source.suffix in _NETWORKS:
+        return _of_network(source, settings)
     found = located(source, which)
     if found is None:
         raise UserError(
-            f"{source}: no model there; name the directory of a run, such as runs/mine-001, or one checkpoint of it"
+            f"{source}: no model there; name a run's directory, such as runs/mine-001, one checkpoint of it, or an "
+            f"exported file ({', '.join(_NETWORKS)})"
         )
     return _of_run(*found, settings)
 
@@ -90,6 +97,35 @@ def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> M
         evaluation=_evaluation_of(directory, stored.step),
     )
     return Model(str(stored.path), about, backbone, reader, head, rows)
+
+
+def _of_network(path: Path, settings: Mapping[str, Any]) -> Model:
+    """Of an exported file, or of anyone's: that one is taken for a network of identities, with the preprocessing that
+    ``data.image_size`` and ``data.normalise`` say."""
+    config = from_mapping(settings, Config())
+    threads = use_threads(config.run.threads)
+    device = pick_device(config.run.device)
+    given = settings.get("data", {})
+    size = config.data.image_size if "image_size" in given else FACE_SIZE
+    backbone = open_runtime(path, device, threads=threads, size=size)
+    if backbone.metadata:
+        about = About.from_json(backbone.metadata, str(path))
+    else:
+        mean, std = (
+            NORMALISATIONS[given["normalise"]] if "normalise" in given else (backbone.mean, backbone.std)
+        )
+        preprocessing = Preprocessing(backbone.height, backbone.width, config.evaluate.resize, mean, std)
+        about = About(
+            kind="identity",
+            preprocessing=preprocessing,
+            embedding_dim=backbone.embedding_dim,
+            flip=config.evaluate.flip,
+        )
+    # What the file does itself is not done before.
+    left = dataclasses.replace(about.preprocessing, mean=backbone.mean, std=backbone.std)
+    reader = image_reader(config, pick_arithmetic("fp32", False, device), left)
+    head = None if about.kind == "identity" else GivenLogits(about.num_classes)
+    return Model(str(path), about, backbone, reader, head)
 
 
 def _centres(stored: Checkpoint, start: int, stop: int) -> Tensor:

@@ -34,6 +34,17 @@ class Guess(NamedTuple):
     score: float
 
 
+class GivenLogits(nn.Module):
+    """The head of a network that gives logits itself, as an exported classifier does."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.out_features = num_classes
+
+    def logits(self, logits_BC: Tensor) -> Tensor:
+        return logits_BC
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """What :func:`megaclass.load` gives.
@@ -49,11 +60,15 @@ class Model:
     about: About
     backbone: nn.Module
     reader: ImageReader
-    head: LinearHead | None = None
+    head: LinearHead | GivenLogits | None = None
     rows: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
 
     def embed(self, images: Any) -> np.ndarray:
         """L2-normalised embeddings, fp32 (N, D): their products are cosines. Of one image, N is 1."""
+        if isinstance(self.head, GivenLogits):
+            raise UserError(
+                f"{self.source}: gives classes alone, no embeddings; load the run, or a bundle of it"
+            )
         return F.normalize(self._features(images)).numpy()
 
     def classify(self, images: Any, top: int = 5) -> list[list[Guess]]:

@@ -3,10 +3,8 @@
 Shapes: B = images of a batch, N = images of a set, D = embedding columns, C = classes.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from megaclass.config import Config, from_mapping
 from megaclass.data.dataset import Dataset, image_names
-from megaclass.data.preprocessing import SYMMETRIC, Preprocessing
+from megaclass.data.preprocessing import SYMMETRIC, Channels, Preprocessing
 from megaclass.data.verification_bin import VerificationBin
 from megaclass.errors import UserError, lookup
 from megaclass.evaluate.evaluators import (
@@ -27,8 +25,10 @@ from megaclass.evaluate.evaluators import (
     tell_of_overlap,
 )
 from megaclass.inference.about import About
-from megaclass.inference.model import Model
+from megaclass.inference.model import GivenLogits, Model
 from megaclass.inference.vectors import Embeddings, read_embeddings
+from megaclass.train.arithmetic import pick_arithmetic
+from megaclass.train.job import image_reader
 
 KINDS = ("verification", "classification")
 
@@ -40,8 +40,8 @@ def score(
     *,
     size: int | tuple[int, int] = 112,
     resize: int = 0,
-    mean: Sequence[float] = SYMMETRIC,
-    std: Sequence[float] = SYMMETRIC,
+    mean: Channels = SYMMETRIC,
+    std: Channels = SYMMETRIC,
     classes: Sequence[str] | None = None,
     device: torch.device | str = "",
     **settings: Any,
@@ -63,20 +63,21 @@ def score(
 
     Returns an Evaluation: ``metrics`` holds what result.json does, ``roc`` the curve. Raises UserError for bad input.
     """
+    flip = {"flip": model.about.flip} if isinstance(model, Model) else {}
+    config = from_mapping({"evaluate": {"task": "none"} | flip | settings})
     if not isinstance(model, Model):
         height, width = (size, size) if isinstance(size, int) else size
-        prepared = Preprocessing(height, width, resize, tuple(mean), tuple(std))  # type: ignore[arg-type]
+        prepared = Preprocessing(height, width, resize, mean, std)
         network = model if isinstance(model, nn.Module) else _Function(model)
         device = torch.device(device or next((p.device for p in network.parameters()), "cpu"))
-        about = About(
-            kind="identity", preprocessing=prepared, embedding_dim=0, classes=classes and list(classes)
-        )  # type: ignore[arg-type]
-        head = _Logits() if kind == "classification" else None
-        model = Model("the model", about, network, reader_of(prepared, device), head)
+        names = list(classes) if classes else None
+        about = About(kind="identity", preprocessing=prepared, embedding_dim=0, classes=names)
+        head = GivenLogits(0) if kind == "classification" else None
+        reader = image_reader(config, pick_arithmetic("fp32", False, device), prepared)
+        model = Model("the model", about, network, reader, head)
     elif "batch_size" in settings:
         model = replace(model, reader=replace(model.reader, batch_size=settings["batch_size"]))
-    flip = {"flip": model.about.flip} | settings
-    return measured(from_mapping({"evaluate": {"task": "none"} | flip}), model, kind, str(path))
+    return measured(config, model, kind, str(path))
 
 
 def measured(config: Config, model: Model, kind: str, path: str) -> Evaluation:
@@ -95,13 +96,6 @@ def measured(config: Config, model: Model, kind: str, path: str) -> Evaluation:
     return classifier(model.backbone, model.head)
 
 
-def reader_of(prepared: Preprocessing, device: torch.device) -> ImageReader:
-    """What reads images for a network in fp32."""
-    to_input = partial(prepared.to_input, device=device)
-    default, workers = Config().evaluate.batch_size, torch.get_num_threads()
-    return ImageReader(prepared.transform(), default, workers, device, to_input, contextlib.nullcontext)
-
-
 class _Function(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -109,13 +103,6 @@ class _Function(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         return self._function(images_BCHW)
-
-
-class _Logits(nn.Module):
-    """The head of a network that has it inside."""
-
-    def logits(self, logits_BC: Tensor) -> Tensor:
-        return logits_BC
 
 
 # -- from embeddings -------------------------------------------------------------------------------------
@@ -168,5 +155,6 @@ def of_embeddings(path: str) -> Model:
     found = read_embeddings(path)
     prepared = Preprocessing(1, 1)  # nobody asks how they were made
     about = About(kind="identity", preprocessing=prepared, embedding_dim=found.embeddings.shape[1])
-    reader = _StoredRows(**vars(reader_of(prepared, torch.device("cpu"))), path=path, stored=found)
+    reader = image_reader(Config(), pick_arithmetic("fp32", False, torch.device("cpu")), prepared)
+    reader = _StoredRows(**vars(reader), path=path, stored=found)
     return Model(path, about, nn.Identity(), reader)

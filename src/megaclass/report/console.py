@@ -136,6 +136,14 @@ def prediction_table(guesses: Sequence[Mapping[str, Any]]) -> RenderableType:
     return ConsoleTable(Table("", heads, lines))
 
 
+def match_table(image: str, matches: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The nearest identities of an image: ``rank``, ``identity``, ``cosine``, ``nearest`` image, ``known`` of each."""
+    heads = [Column("rank"), Column("identity", False), Column("nearest image", False), Column("cosine")]
+    lines = [(one["rank"], one["identity"], one["nearest"], score_text(one)) for one in matches]
+    title = f"{image}: {matches[0]['identity'] if matches[0]['known'] else 'unknown'}"
+    return ConsoleTable(Table(title, heads, [Line([Cell(str(word)) for word in line]) for line in lines]))
+
+
 def score_text(guess: Mapping[str, Any]) -> str:
     """The probability or cosine of a guess, as a person reads it."""
     return _percent(guess["probability"]) if "probability" in guess else f"{guess['cosine']:.4f}"

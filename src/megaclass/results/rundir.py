@@ -55,6 +55,7 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.toml"
         self.events = path / "events.jsonl"
+        self.log = path / "train.log"
         self.bad_batches = path / "bad_batches.jsonl"
         self.classes = path / "classes.txt"
         self.checkpoints = path / "checkpoints"

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from megaclass.config import Config
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.mixup import Mixup
 from megaclass.data.open import fingerprint
+from megaclass.data.preprocessing import Preprocessing
 from megaclass.data.sampler import rank_part
 from megaclass.errors import UserError, lookup
 from megaclass.evaluate.evaluators import (
@@ -220,13 +222,19 @@ def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
         )
 
 
-def image_reader(config: Config, arithmetic: Arithmetic) -> ImageReader:
+def image_reader(
+    config: Config, arithmetic: Arithmetic, preprocessing: Preprocessing | None = None
+) -> ImageReader:
+    """What reads images for a network: of this configuration, or for one of other preprocessing."""
+    preprocessing = preprocessing or preprocessing_of(config)
     return ImageReader(
-        transform=preprocessing_of(config).transform(),
+        transform=preprocessing.transform(),
         batch_size=config.evaluate.batch_size,
         workers=config.data.workers or torch.get_num_threads(),
         device=arithmetic.device,
-        to_input=input_function(config, arithmetic),
+        to_input=partial(
+            preprocessing.to_input, device=arithmetic.device, channels_last=arithmetic.channels_last
+        ),
         precision=arithmetic.computing,
     )
 

@@ -1,4 +1,4 @@
-"""What a run tells: to the person at the console, to events.jsonl, to TensorBoard."""
+"""What a run tells: to the person at the console, to train.log, to events.jsonl, to trackers."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,8 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -18,10 +19,10 @@ from rich.console import Console
 from torch import Tensor
 
 from megaclass.checkpoint import Saved
-from megaclass.config import Config, Steps
+from megaclass.config import Config, Steps, differences, from_mapping
 from megaclass.data.loader import Batch
 from megaclass.data.open import split_paths
-from megaclass.errors import in_bytes, printable
+from megaclass.errors import UserError, in_bytes, printable
 from megaclass.parallel import groups
 from megaclass.results import events
 from megaclass.results.jsonl import LineFile
@@ -30,6 +31,7 @@ from megaclass.results.rundir import RunDirectory
 from megaclass.train.guard import Suspect
 from megaclass.train.job import Job
 from megaclass.train.progress import Progress
+from megaclass.train.track import Tracking
 
 _PLOTTED = ("loss", "learning_rate", "samples_per_second", "grad_norm")
 _MOST_SUSPECTS = 100  # of a batch each, so that the file stays small
@@ -53,9 +55,10 @@ class RunLog:
         columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
         self._bar = bars.Progress("training", *columns, console=self._console, transient=True)
         self._task = self._bar.add_task("", total=job.total_steps)
+        self._file = _appended(directory.log if is_main else Path(os.devnull))
         self._writer = events.EventWriter(directory.events, resumed_from, is_main, self._caution)
         self._is_main, self._suspects_told, self._is_moved = is_main, 0, False
-        self._tensorboard: _TensorBoard | None = None
+        self._tracking: Tracking | None = None
         if is_main:
             before = self._writer.last_start
             moved = _who_left(before.hosts, hosts) if before else ""
@@ -73,8 +76,9 @@ class RunLog:
             )
             for message in filter(None, (self._writer.set_aside, moved, *warnings_of(job.config, job.steps))):
                 self.warn(message)
-            if job.config.run.tensorboard:
-                self._tensorboard = _TensorBoard(directory, progress.step, self.warn)
+            for line in _changes(before.config if before else {}, job.config):
+                self.say(line)
+            self._tracking = Tracking(directory, job.config, progress.step, self.warn)
 
     def __enter__(self) -> "RunLog":
         if self._console.is_terminal:
@@ -86,13 +90,22 @@ class RunLog:
             self._bar.stop()
         reason = "finished" if error is None else f"{type(error).__name__}: {error}"
         end = events.EndEvent(reason=reason, steps=self._progress.step, seconds=self._progress.seconds)
-        if self._tensorboard:
-            self._tensorboard.close()
         self._writer.write(end)
+        if self._tracking:
+            self._tracking.close(finished=error is None)
         self._writer.close()
+        self._note(
+            f"{reason}, at step {end.steps} of {self._job.total_steps}, after {end.seconds:.1f} s of training"
+        )
+        self._file.close()
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, noted: str = "") -> None:
+        """Print the line, and write it, or what is ``noted`` in its place, to train.log."""
         self._console.print(printable(line), markup=False)
+        self._note(noted or line)
+
+    def _note(self, line: str) -> None:
+        self._file.write(f"{_now()}   {printable(line)}\n")
 
     def _caution(self, message: str) -> None:
         self.say(f"Warning: {message}")
@@ -123,12 +136,11 @@ class RunLog:
             time_s=progress.seconds,
         )
         self._writer.write(event)
-        line = training_line(event)
-        if not self._console.is_terminal:  # what the bar would say, and when
-            total = self._job.total_steps
-            left = datetime.timedelta(seconds=round((total - progress.step) * elapsed_s / steps))
-            line += f"   Of: {total}   Left: {left}   {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
-        self.say(line)
+        line, total = training_line(event), self._job.total_steps
+        left = datetime.timedelta(seconds=round((total - progress.step) * elapsed_s / steps))
+        in_full = f"{line}   Of: {total}   Left: {left}"
+        # A terminal has the bar, which says the rest.
+        self.say(line if self._console.is_terminal else f"{in_full}   {_now()}", noted=in_full)
         self._plot("train", {name: getattr(event, name) for name in _PLOTTED})
         self._told_step, self._told_s, self._waited_ms = progress.step, progress.seconds, [0.0, 0.0, 0.0]
 
@@ -190,10 +202,9 @@ class RunLog:
                 file.append({**dataclasses.asdict(found), "samples": samples})
 
     def _plot(self, group: str, numbers: dict[str, float | None]) -> None:
-        if self._tensorboard:
-            for name, value in numbers.items():
-                if value is not None:
-                    self._tensorboard.add(f"{group}/{name}", value, self._progress.step)
+        if self._tracking:
+            named = {f"{group}/{name}": value for name, value in numbers.items()}
+            self._tracking.add(named, self._progress.step)
 
 
 def _who_left(before: list[str] | None, now: list[str]) -> str:
@@ -203,6 +214,21 @@ def _who_left(before: list[str] | None, now: list[str]) -> str:
     left = Counter(before) - Counter(now)
     names = " and ".join(f"{host} has left with {count}" for host, count in left.items())
     return f"{len(now)} ranks instead of {len(before)}: {names}"
+
+
+_OF_A_START = ("run.output", "model.weights", "head.weights")  # a run that goes on may have them otherwise
+
+
+def _changes(before: dict[str, Any], config: Config) -> Iterator[str]:
+    """A line for each setting that a resumed run has otherwise than it had until then."""
+    with contextlib.suppress(UserError):  # of a version that knew other settings
+        for key, (was, now) in differences(from_mapping(before, config, stored=True), config).items():
+            if key not in _OF_A_START:
+                yield f"{key} is {now!r} from here on, and was {was!r}"
+
+
+def _now() -> str:
+    return f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
 
 
 def wait(waited_ms: Iterable[float], copy_ms: float, elapsed_s: float) -> tuple[float, str | None]:
@@ -249,35 +275,11 @@ def warnings_of(config: Config, steps: Steps) -> Iterator[str]:
             yield f"{path} is trained on and evaluated on: its scores say little"
 
 
-class _TensorBoard:
-    """Its writer, where it is installed. At the first error ``warn`` is told, and nothing more is written."""
-
-    def __init__(self, directory: RunDirectory, first_step: int, warn: Callable[[str], None]) -> None:
-        self._writer, self._warn = None, warn
-        with self._trying():
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(directory.tensorboard), purge_step=first_step)
-
-    def add(self, name: str, value: float, step: int) -> None:
-        with self._trying():
-            if self._writer is not None:
-                self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        with self._trying():
-            if self._writer is not None:
-                self._writer.close()
-
-    @contextlib.contextmanager
-    def _trying(self) -> Iterator[None]:
-        try:
-            yield
-        except ImportError:
-            pass
-        except Exception as error:  # its own thread writes, and hands on whatever it met
-            self._writer = None
-            self._warn(f"TensorBoard cannot be written ({error}); the run goes on without it")
+def _appended(path: Path) -> "Lasting":
+    try:
+        return Lasting(path.open("a", buffering=1, encoding="utf-8"))
+    except OSError:
+        return Lasting(open(os.devnull, "w"))  # noqa: PTH123 - as long as the run
 
 
 class Lasting:

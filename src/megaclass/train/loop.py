@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megaclass.checkpoint import Saved, Saver
+from megaclass.checkpoint import Saved, Saver, best
 from megaclass.config import Config
 from megaclass.data.loader import Batch
 from megaclass.errors import Interrupted, UserError
@@ -283,7 +283,7 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
         saver = Saver(directory.checkpoints, **keep, beside=config.run.async_save)
         held.callback(_finish, saver)
         progress, last = _train(job, directory, progress, found if resume else None, saver, interruption)
-        result = _result(job, progress)
+        result = _result(job, progress, directory)
         unwritten = groups.on_main_rank(lambda: directory.write_result(result))
     if last and last.error:
         unwritten = f"{last.error}; then --resume"
@@ -360,7 +360,7 @@ def _greeting(job: Job, directory: RunDirectory, progress: Progress) -> str:
     )
 
 
-def _result(job: Job, progress: Progress) -> dict[str, Any]:
+def _result(job: Job, progress: Progress, directory: RunDirectory) -> dict[str, Any]:
     samples = progress.step * job.config.data.global_batch_size
     result: dict[str, Any] = {
         "recipe": job.config.recipe,
@@ -375,5 +375,12 @@ def _result(job: Job, progress: Progress) -> dict[str, Any]:
     }
     if progress.evaluation:
         result[progress.evaluation.kind] = progress.evaluation.metrics
-        result["best"] = {"step": progress.best_step, "score": progress.best_score}
+        kept = best(
+            directory.checkpoints
+        )  # which --checkpoint best means: the best step may not have been saved
+        result["best"] = {
+            "step": progress.best_step,
+            "score": progress.best_score,
+            "checkpoint": kept.name if kept else None,
+        }
     return result

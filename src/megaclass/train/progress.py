@@ -53,7 +53,7 @@ class Progress:
         """Note what was just found of the model as it is."""
         self.evaluation, self.evaluated_at = evaluation, self.step
         score = -math.inf if evaluation.score is None else evaluation.score
-        if math.isfinite(score) and (self.best_score is None or score > self.best_score):
+        if math.isfinite(score) and (self.best_score is None or score >= self.best_score):
             self.best_score, self.best_step = score, self.step
 
     @property

@@ -1,9 +1,7 @@
 """Anybody's network is scored by the protocol of ``megaclass evaluate``, and so are embeddings that it has made."""
 
-import contextlib
 import json
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -41,8 +39,7 @@ def folder(tmp_path_factory):
     for kind in ("margin", "linear"):
         data = {"source": "folder", "path": str(root / "images")}
         run = {"output": str(root / kind)}
-        with contextlib.redirect_stdout(None):
-            assert main(["train", tiny.recipe(root, run=run, data=data, head={"kind": kind})]) == 0
+        assert main(["train", tiny.recipe(root, run=run, data=data, head={"kind": kind})]) == 0
     return root
 
 
@@ -57,6 +54,19 @@ def measured(tmp_path, *words):
     assert main(["evaluate", *words, "--output", str(output)]) == 0
     ((_, found),) = json.loads(output.read_text()).items()
     return found
+
+
+def assert_alike(found, expected):
+    """Thresholds are cosines, which depend on the size of a batch in their last bit."""
+    (found, cosines), (expected, others) = (
+        (
+            {k: v for k, v in metrics.items() if "threshold" not in k},
+            [metrics["threshold"], *metrics["threshold_at_far"].values()],
+        )
+        for metrics in (found, expected)
+    )
+    assert found == expected
+    assert [c and round(c, 5) for c in cosines] == [c and round(c, 5) for c in others]
 
 
 def network(columns=8):
@@ -80,9 +90,9 @@ def test_a_network_of_images_that_are_not_square_is_scored_as_its_embeddings_are
     for number, array in enumerate((rows, of_pairs)):
         np.save(tmp_path / f"{number}.npy", array)
         words = ["verification", "set.bin", "--embeddings", str(tmp_path / f"{number}.npy")]
-        assert measured(tmp_path, *words) == found.metrics
+        assert_alike(measured(tmp_path, *words), found.metrics)
     grid = measured(tmp_path, *words, "--evaluate.thresholds", "insightface")
-    assert grid == megaclass.score(model, "set.bin", size=SIZE, thresholds="insightface").metrics
+    assert_alike(grid, megaclass.score(model, "set.bin", size=SIZE, thresholds="insightface").metrics)
 
 
 def test_embeddings_are_found_by_the_names_of_images(folder, tmp_path):
@@ -94,10 +104,12 @@ def test_embeddings_are_found_by_the_names_of_images(folder, tmp_path):
     np.savez(tmp_path / "rows.npz", embeddings=rows[order], names=np.array(names))
     words = ["--embeddings", str(tmp_path / "rows.npz")]
     options = {"pairs": 20, "folds": 2}
-    found = measured(tmp_path, "verification", "images", *words, "--evaluate.pairs", "20", "--evaluate.folds", "2")
-    assert found == megaclass.score(network(), "images", size=SIZE, **options).metrics
+    found = measured(
+        tmp_path, "verification", "images", *words, "--evaluate.pairs", "20", "--evaluate.folds", "2"
+    )
+    assert_alike(found, megaclass.score(network(), "images", size=SIZE, **options).metrics)
     found = measured(tmp_path, "verification", "images", "--pairs", "pairs.txt", *words)
-    assert found == megaclass.score(network(), "images", size=SIZE, pairs_file="pairs.txt").metrics
+    assert_alike(found, megaclass.score(network(), "images", size=SIZE, pairs_file="pairs.txt").metrics)
 
 
 def test_a_loaded_run_is_scored_as_by_the_command(folder, tmp_path):
@@ -127,7 +139,9 @@ def torchvision(folder):
     backbone = megaclass.build_backbone("resnet18", width=8, image_size=tiny.SIZE)
     torch.manual_seed(1)
     head = nn.Linear(backbone.embedding_dim, 10)
-    torch.save(backbone.state_dict() | {f"fc.{k}": v for k, v in head.state_dict().items()}, folder / "tv.pth")
+    torch.save(
+        backbone.state_dict() | {f"fc.{k}": v for k, v in head.state_dict().items()}, folder / "tv.pth"
+    )
     (folder / "names.txt").write_text("".join(f"n0000000{9 - label} name {label}\n" for label in range(10)))
     pairs = {str(label): [f"n0000000{9 - label}", f"name {label}"] for label in range(10)}
     (folder / "names.json").write_text(json.dumps(pairs))
@@ -155,7 +169,10 @@ def test_weights_of_torchvision_classify_with_their_own_last_layer(folder, tmp_p
     assert main(["predict", "images", *words, "--names", names, "--output", str(output)]) == 0
     best = [json.loads(line)["predictions"][0] for line in output.read_text().splitlines()]
     assert [guess["label"] for guess in best] == expected.tolist()
-    assert best[0]["class"] == f"n0000000{9 - best[0]['label']}" and best[0]["name"] == f"name {best[0]['label']}"
+    assert (
+        best[0]["class"] == f"n0000000{9 - best[0]['label']}"
+        and best[0]["name"] == f"name {best[0]['label']}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,8 +183,8 @@ def test_weights_of_torchvision_classify_with_their_own_last_layer(folder, tmp_p
         (["verification", "set.bin", "--run-dir", "none"], "--run-dir: none is no run"),
         (["verification", "set.bin", "--embeddings", "x.npy"], "x.npy"),
         (["verification", "set.bin", "--embeddings", "few.npy"], "holds 3 embeddings, and there are"),
-        (["verification", "images", "--embeddings", "some.npz"], "no embedding of n00000001/n00000001_0001.jpg, the first"),
-        (["verification", "images", "--embeddings", "twice.npz"], "more than one embedding of n00000000/n00000000_0001"),
+        (["verification", "images", "--embeddings", "some.npz"], "no embedding of n00000001/n00000001_0001.jpg"),
+        (["verification", "images", "--embeddings", "twice.npz"], "more than one embedding of n00000000/n000"),
         (["verification", "set.bin", "--embeddings", "few.npy", "--evaluate.flip", "true"], "evaluate.flip"),
         (["classification", "images", "--embeddings", "few.npy"], "--pairs and --embeddings go with verification"),
         (["classification", "images", "--run-dir", "margin"], "has no linear head"),
@@ -186,7 +203,9 @@ def test_what_cannot_be_scored_is_told_in_a_line(folder, torchvision, capsys, wo
     options = [
         word
         for part in words
-        for word in (["resnet50_imagenet", "--evaluate.resize", "0", *torchvision[0]] if part == "R" else [part])
+        for word in (
+            ["resnet50_imagenet", "--evaluate.resize", "0", *torchvision[0]] if part == "R" else [part]
+        )
     ]
     assert main(["evaluate", *options]) == 2
     error = capsys.readouterr().err
@@ -230,10 +249,11 @@ def test_a_set_that_is_trained_on_is_noticed(folder, caplog, trained, words, tol
     if trained == "records":
         run = folder / f"of_records_{kind}"
         if not run.exists():
-            with contextlib.redirect_stdout(None):
-                sections = {"run": {"output": str(run)}, "head": {"kind": kind}, "schedule": {"steps": 2}}
-                assert main(["train", tiny.recipe(folder, **sections)]) == 0
-    options = ["--evaluate.pairs", "20", "--evaluate.folds", "2"] if words[1:] in (["images"], ["records"]) else []
+            sections = {"run": {"output": str(run)}, "head": {"kind": kind}, "schedule": {"steps": 2}}
+            assert main(["train", tiny.recipe(folder, **sections)]) == 0
+    options = (
+        ["--evaluate.pairs", "20", "--evaluate.folds", "2"] if words[1:] in (["images"], ["records"]) else []
+    )
     options = options if kind == "margin" else []
     caplog.clear()
     assert main(["evaluate", *words, "--run-dir", str(run), *options]) == 0
@@ -244,6 +264,11 @@ def test_a_set_that_is_trained_on_is_noticed(folder, caplog, trained, words, tol
 def test_a_training_that_is_evaluated_on_its_own_set_says_so_at_its_start(folder, caplog):
     evaluate = {"task": "verification", "path": "images", "pairs": 20, "folds": 2}
     data = {"source": "folder", "path": str(folder / "images")}
-    sections = {"evaluate": evaluate, "data": data, "run": {"output": str(folder / "again")}, "schedule": {"steps": 1}}
+    sections = {
+        "evaluate": evaluate,
+        "data": data,
+        "run": {"output": str(folder / "again")},
+        "schedule": {"steps": 1},
+    }
     assert main(["train", tiny.recipe(folder, **sections)]) == 0
     assert ["6 of its identities" in record.getMessage() for record in caplog.records] == [True]

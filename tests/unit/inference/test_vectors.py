@@ -66,7 +66,7 @@ def claiming(shape):
         (b"", "cannot be read as embeddings"),
         (saved(embeddings=np.array([{}], object)), "objects"),
         (saved(vectors=ROWS), "no array 'embeddings'"),
-        (claiming((1 << 40, 512)), "another size than its header says"),
+        (claiming((1 << 40, 512)), "cannot be read as embeddings"),
         (saved(embeddings=ROWS[0]), r"not floats \(N, D\)"),
         (saved(embeddings=ROWS, names=np.array(["one"])), "not those of 7 embeddings"),
         (saved(embeddings=ROWS, labels=LABELS, classes=np.array(["x"])), "beyond the classes"),

@@ -1,12 +1,10 @@
 """Logs, pictures and results that cannot be written; tests/faults refuses every call of a run in turn."""
 
-import dataclasses
 import errno
 import os
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -62,34 +60,6 @@ def test_the_status_is_that_of_the_work_where_all_that_is_said_is_lost(tmp_path,
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(command, stdout=full, stderr=full, env=environment, check=False)
     assert done.returncode == status and (tmp_path / "run/loss.png").exists() == (status == 0)
-
-
-@pytest.mark.parametrize("refused", ["__init__", "add_scalar", "close"])
-def test_tensorboard_that_cannot_write_is_a_warning(job, tmp_path, monkeypatch, capsys, refused):
-    class SummaryWriter:
-        def __init__(self, *_, **__):
-            self.asked("__init__")
-
-        def __getattr__(self, name):
-            return lambda *_: self.asked(name)
-
-        def asked(self, name):
-            if name == refused:
-                raise OSError(errno.ENOSPC, "No space left on device")
-
-    module = types.SimpleNamespace(SummaryWriter=SummaryWriter)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    config = dataclasses.replace(job.config, run=dataclasses.replace(job.config.run, tensorboard=True))
-    directory, progress = choose(tiny.config(tmp_path), resume=False), Progress()
-    with (
-        directory.locked(),
-        RunLog(dataclasses.replace(job, config=config), directory, progress, False) as run_log,
-    ):
-        for _ in range(2):
-            progress.step += 1
-            run_log.tell(0.1, torch.tensor(1.0))
-    (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning: "))
-    assert warning.startswith("Warning: TensorBoard cannot be written ([Errno 28] No space left on device)")
 
 
 @pytest.mark.parametrize(

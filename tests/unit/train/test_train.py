@@ -132,7 +132,11 @@ def test_a_linear_head_learns_to_classify(tmp_path):
         evaluate={"task": "classification", "path": str(tmp_path / "records")},
     )
     assert set(result) == RESULT_KEYS | {"classification", "best"}
-    assert result["best"] == {"step": 30, "score": result["classification"]["top1"]}
+    assert result["best"] == {
+        "step": 30,
+        "score": result["classification"]["top1"],
+        "checkpoint": "step-00000030",
+    }
     assert result["classification"]["top1"] > 0.9 and result["classification"]["top5"] >= 0.9
     # Smoothing by 0.1 over 6 classes keeps the loss above the entropy of the smoothed target, 0.42.
     assert 0.42 < steps(events)[-1].loss < 0.7 * steps(events)[0].loss

@@ -1,0 +1,305 @@
+"""A gallery of known identities, searched by images or by their embeddings.
+
+Shapes: N = images, T = templates (images, or the mean of each identity), D = embedding columns, Q = queries, K = rows
+that are found.
+"""
+
+import itertools
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from megaclass.errors import UserError
+from megaclass.gallery import store
+from megaclass.gallery.store import INDEX, VECTORS, Manifest
+from megaclass.inference.embedding import metadata
+from megaclass.inference.images import Pictures
+from megaclass.inference.model import Model
+from megaclass.inference.vectors import Block, extra, read_embeddings, write_embeddings
+
+_QUERIES, _BLOCK_ROWS = 256, 1 << 15  # at once
+# Of a graph: neighbours of a row, and candidates that are kept while it is built and while it is searched.
+_NEIGHBOURS, _BUILD, _SEARCH = 32, 80, 128
+_LIST_ROWS, _PROBES = (
+    39,
+    32,
+)  # of ivf: the least rows that faiss wants to learn a list from, and lists that are searched
+
+
+class Match(NamedTuple):
+    """An identity, the cosine of its nearest image and the name of that (of means: its first image), and whether that
+    is at the threshold or above."""
+
+    identity: str
+    cosine: float
+    image: str
+    known: bool
+
+
+class _Generation:
+    """One generation, whose embeddings stay in their file, which searches share. UserError for a damaged one."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.stored = read_embeddings(manifest.checked(directory, VECTORS))
+        labels_N, classes = self.stored.labels, self.stored.classes
+        if labels_N is None or classes is None:
+            raise UserError(f"{directory}: holds embeddings without identities; build it anew")
+        present, self.identity_N = np.unique(labels_N, return_inverse=True)
+        self.identities = [classes[label] for label in present]
+        self.rows_TD = torch.from_numpy(self.stored.embeddings)
+        self.columns = self.rows_TD.shape[1]
+        self.identity_T, self.image_T = self.identity_N, np.arange(len(self.identity_N))
+        if manifest.template == "mean":
+            means_TD = torch.zeros(len(present), self.columns)
+            self.rows_TD = F.normalize(
+                means_TD.index_add_(0, torch.from_numpy(self.identity_N), self.rows_TD)
+            )
+            self.identity_T, self.image_T = np.unique(self.identity_N, return_index=True)
+        if manifest.index != "exact":
+            self.index = _read_index(manifest.checked(directory, INDEX))
+
+    def nearest(self, queries_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and rows (Q, K) of the nearest templates; of an index that finds fewer, -1."""
+        if self.manifest.index != "exact":
+            return self.index.search(queries_QD, count)
+        queries = torch.from_numpy(queries_QD)
+        best_QK, rows_QK = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+        for number, block in enumerate(self.rows_TD.split(_BLOCK_ROWS)):
+            found = (queries @ block.T).topk(min(count, len(block)))
+            best_QK = torch.cat([best_QK, found.values], 1)
+            rows_QK = torch.cat([rows_QK, found.indices + number * _BLOCK_ROWS], 1)
+            best_QK, kept_QK = best_QK.topk(min(count, best_QK.shape[1]))
+            rows_QK = rows_QK.gather(1, kept_QK)
+        return best_QK.numpy(), rows_QK.numpy()
+
+    def ranked(self, queries_QD: np.ndarray, top: int) -> Iterator[list[Match]]:
+        """The nearest identities of each query: more rows are asked for until there are ``top`` identities."""
+        total, top = len(self.rows_TD), min(top, len(self.identities))
+        count, left = min(4 * top, total), list(range(len(queries_QD)))
+        found: list[dict[int, tuple[float, int]]] = [{} for _ in left]
+        while left:
+            tables = (table.tolist() for table in self.nearest(queries_QD[left], count))
+            asked, left = left, []
+            for query, cosines, rows in zip(asked, *tables, strict=True):
+                for cosine, row in zip(cosines, rows, strict=True):
+                    if row >= 0:
+                        found[query].setdefault(int(self.identity_T[row]), (min(max(cosine, -1.0), 1.0), row))
+                if len(found[query]) < top and count < total and rows[-1] >= 0:
+                    left.append(query)
+            count = min(4 * count, total)
+        least = self.manifest.threshold if self.manifest.threshold is not None else -math.inf
+        for best in found:
+            yield [
+                Match(self.identities[one], cosine, self.stored.names[self.image_T[row]], cosine >= least)
+                for one, (cosine, row) in itertools.islice(best.items(), top)
+            ]
+
+    def blocks(self, kept_N: np.ndarray) -> Iterator[Block]:
+        """The images of which ``kept_N`` is true."""
+        for rows in np.array_split(np.flatnonzero(kept_N), 1 + len(kept_N) // _BLOCK_ROWS):
+            names = [self.stored.names[row] for row in rows.tolist()]
+            yield Block(names, self.stored.embeddings[rows], self.identity_N[rows])
+
+
+def _read_index(path: Path) -> Any:
+    return extra("faiss", "gallery").read_index(str(path))
+
+
+def _new_index(kind: str, rows_TD: torch.Tensor) -> Any:
+    """One of faiss, trained on these rows and empty."""
+    faiss, (total, columns) = extra("faiss", "gallery"), rows_TD.shape
+    lists = max(1, min(4 * math.isqrt(total), total // _LIST_ROWS))
+    text = f"HNSW{_NEIGHBOURS},Flat" if kind == "hnsw" else f"IVF{lists},Flat"
+    index = faiss.index_factory(columns, text, faiss.METRIC_INNER_PRODUCT)
+    if kind == "hnsw":
+        index.hnsw.efConstruction, index.hnsw.efSearch = _BUILD, _SEARCH
+        return index
+    index.nprobe = _PROBES
+    index.train(
+        rows_TD[
+            torch.randperm(total, generator=torch.Generator().manual_seed(0))[: _LIST_ROWS * lists]
+        ].numpy()
+    )
+    return index
+
+
+class Gallery:
+    """Opened from a directory that ``megaclass gallery build`` has made, with the model whose embeddings it holds;
+    without one, embeddings alone are searched for.
+
+    Several threads and processes may search while one changes it: what is open stays as it is, see :meth:`refresh`.
+    UserError for a directory that is no gallery or is damaged, and for another model.
+    """
+
+    def __init__(self, directory: str | Path, model: Model | None = None) -> None:
+        self.directory, self.model = Path(directory), model
+        self._now = self._opened()
+        if model is not None:
+            self.require(metadata(model))
+
+    @property
+    def threshold(self) -> float | None:
+        """The cosine below which somebody is unknown."""
+        return self._now.manifest.threshold
+
+    @property
+    def identities(self) -> list[str]:
+        return self._now.identities
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._now.identity_N)
+
+    def info(self) -> dict[str, Any]:
+        """What it holds, as JSON has it."""
+        about = vars(self._now.manifest).copy()
+        about["bytes"] = sum(size for size, _ in about.pop("files").values())
+        numbers = {"identities": len(self.identities), "images": len(self), "columns": self._now.columns}
+        return {"directory": str(self.directory), **numbers, **about}
+
+    def search(self, images: Any, top: int = 5) -> list[list[Match]]:
+        """The ``top`` nearest identities of each image, the nearest first.
+
+        images: as :meth:`Model.embed` takes them, or embeddings, floats (N, D).
+        """
+        if top < 1:
+            raise UserError(f"top: {top} is too few; ask for 1 identity or more")
+        vectors_ND, now = self._embedded(images), self._now
+        starts = range(0, len(vectors_ND), _QUERIES)
+        return [found for start in starts for found in now.ranked(vectors_ND[start : start + _QUERIES], top)]
+
+    def refresh(self) -> None:
+        """Take up what others have changed since it was opened."""
+        if store.read(self.directory).generation != self._now.manifest.generation:
+            self._now = self._opened()
+
+    def add(self, identity: str, images: Any, names: Sequence[str] | None = None) -> None:
+        """Images of an identity, or embeddings (N, D). ``names``: what they are called, by default their paths."""
+        vectors_ND = self._embedded(images)
+        if names is None and isinstance(images, np.ndarray):
+            names = [f"{identity} {len(self) + i}" for i in range(len(vectors_ND))]
+        names = names or [Pictures(images).describe(i) for i in range(len(vectors_ND))]
+        block = Block(names, vectors_ND, np.zeros(len(vectors_ND), np.int64))
+        self.add_blocks([block], [identity], {"fingerprint": self._now.manifest.fingerprint})
+
+    def add_blocks(self, blocks: Iterable[Block], classes: Sequence[str], about: Mapping[str, str]) -> None:
+        """Images labelled by ``classes``, of the model that ``about`` tells of. UserError for an image whose name is in
+        the gallery already: nothing is changed then."""
+        with store.writing(self.directory):
+            self.refresh()
+            self.require(about)
+            now, known = self._now, set(self._now.stored.names)
+            number_of = {name: number for number, name in enumerate(now.identities)}
+            numbers = np.array([number_of.setdefault(name, len(number_of)) for name in classes])
+
+            def new() -> Iterator[Block]:
+                for names, rows_BD, labels in blocks:
+                    if twice := next((name for name in names if name in known), None):
+                        raise UserError(
+                            f"{twice}: is in the gallery already; remove it first, or name others"
+                        )
+                    if rows_BD.shape[1:] != (now.columns,):
+                        raise UserError(
+                            f"embeddings of {rows_BD.shape[1]} columns, the gallery has {now.columns}"
+                        )
+                    yield Block(names, rows_BD, numbers[labels])
+
+            everything = itertools.chain(now.blocks(np.ones(len(self), bool)), new())
+            self._now = _write(self.directory, now.manifest, everything, list(number_of), grows=True)
+
+    def remove(self, names: Sequence[str]) -> int:
+        """Identities, or single images, by their names; returns how many images went. Their embeddings are deleted."""
+        with store.writing(self.directory):
+            self.refresh()
+            now, kept_N = self._now, np.ones(len(self), bool)
+            number_of = {identity: number for number, identity in enumerate(now.identities)}
+            row_of = {image: row for row, image in enumerate(now.stored.names)}
+            for name in names:
+                if name not in number_of and name not in row_of:
+                    raise UserError(f"{name}: neither an identity of the gallery nor an image; name one")
+                kept_N[now.identity_N == number_of[name] if name in number_of else row_of[name]] = False
+            if not kept_N.any():
+                raise UserError(f"{self.directory}: nothing would be left; delete the directory instead")
+            self._now = _write(self.directory, now.manifest, now.blocks(kept_N), now.identities)
+        return int((~kept_N).sum())
+
+    def require(self, about: Mapping[str, str]) -> None:
+        """UserError unless embeddings of the model that ``about`` tells of belong into the gallery."""
+        manifest = self._now.manifest
+        if manifest.fingerprint and about.get("fingerprint") != manifest.fingerprint:
+            raise UserError(
+                f"{self.directory}: holds embeddings of {manifest.model}, not of {about.get('model', 'this model')}: "
+                "cosines of two models mean nothing; name that model, or build a gallery of this one"
+            )
+
+    def _opened(self) -> _Generation:
+        while True:
+            manifest = store.read(self.directory)
+            try:
+                return _Generation(self.directory, manifest)
+            except UserError:
+                if store.read(self.directory).generation == manifest.generation:
+                    raise  # else a writer has deleted what was read
+
+    def _embedded(self, images: Any) -> np.ndarray:
+        if isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype.kind == "f":
+            if images.shape[1] != self._now.columns or not (
+                np.isfinite(images).all() and images.any(1).all()
+            ):
+                raise UserError(
+                    f"vectors {images.shape}: finite ones of {self._now.columns} columns are searched for"
+                )
+            return F.normalize(torch.from_numpy(images.astype(np.float32))).numpy()
+        if self.model is None:
+            raise UserError(
+                f"{self.directory}: opened without a model, give embeddings (N, {self._now.columns})"
+            )
+        return self.model.embed(images)
+
+
+def build(directory: Path, manifest: Manifest, blocks: Iterable[Block], classes: Sequence[str]) -> None:
+    """Make a gallery of labelled images; ``manifest`` says of which model, and how it is searched. UserError for a
+    directory that exists."""
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be made: {error.strerror}; name a new directory") from None
+    try:
+        with store.writing(directory):
+            _write(directory, manifest, blocks, list(classes))
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def _write(
+    directory: Path, before: Manifest, blocks: Iterable[Block], classes: list[str], grows: bool = False
+) -> _Generation:
+    """Write the generation after ``before`` and make it the present one. ``grows``: it begins with all its images."""
+    manifest = replace(before, generation=before.generation + 1, files={})
+    path, about = (
+        manifest.path(directory, VECTORS),
+        {"fingerprint": manifest.fingerprint, "model": manifest.model},
+    )
+    write_embeddings(path, VECTORS, blocks, about, classes)
+    manifest.files[VECTORS] = store.entry_of(path)
+    if manifest.index != "exact":
+        rows_TD = _Generation(directory, replace(manifest, index="exact")).rows_TD
+        grows &= manifest.template == "max"
+        old = before.path(directory, INDEX)
+        index = _read_index(old) if grows else _new_index(manifest.index, rows_TD)
+        index.add(rows_TD[index.ntotal :].numpy())
+        path = manifest.path(directory, INDEX)
+        extra("faiss", "gallery").write_index(index, str(path))
+        manifest.files[INDEX] = store.entry_of(path)
+    made = _Generation(directory, manifest)
+    store.switch(directory, manifest)
+    return made

@@ -173,7 +173,11 @@ class Model:
     drop_path: float = option(0.0, "vit: share of images that skip a residual branch", 0, 0.95)
     mask_ratio: float = option(0.0, "vit: share of patches left out in training", 0, 0.95)
     sync_norm: bool = option(False, "batch statistics over all ranks: results do not depend on their number")
-    weights: str = option("", "weights to start from: ours, torchvision's or arcface_torch's .pt", path=True)
+    weights: str = option(
+        "",
+        "to start from: a run, a checkpoint, or a file of ours, torchvision's or arcface_torch's",
+        path=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +220,12 @@ class Head:
         "plain PyTorch: exponentials computed again, or kept where they are small (auto) or in any case (never)",
         choices=("auto", "always", "never"),
     )
-    weights: str = option("", "centres to start from: arcface_torch's checkpoint directory", path=True)
+    weights: str = option(
+        "",
+        "to start from: a run, or arcface_torch's checkpoints; linear: torchvision's too",
+        path=True,
+        only={},
+    )
     tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 8 on a CPU, 256 on a GPU", 0)
     label_smoothing: float = option(0.0, "share of the target spread over all classes", 0, 0.9, only=LINEAR)
 

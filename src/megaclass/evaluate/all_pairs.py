@@ -1,8 +1,6 @@
-"""All pairs of labelled sets, as InsightFace's MFR Ongoing has them: of all, and of each group of people, which are sets
-with ``:`` between them."""
+"""All pairs of a labelled set, as InsightFace's MFR Ongoing has them: and of each of several sets (A:B:C)."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np

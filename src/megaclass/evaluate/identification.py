@@ -1,7 +1,7 @@
 """1:N identification: whose image is it, among the identities of a gallery or among many distractors.
 
-Shapes: P = probes, G = gallery images, I = identities of the gallery, N = distractors, B = probes of a block, M = mates of
-a probe, S = numbers of distractors, D = embedding columns.
+Shapes: P = probes, G = gallery images, I = identities of the gallery, N = distractors, B = probes of a block, S =
+numbers of distractors, D = embedding columns, K = what was found.
 """
 
 import math
@@ -104,9 +104,9 @@ def distractor_metrics(
     """Identification among distractors, as MegaFace has it (Kemelmacher-Shlizerman et al., CVPR 2016).
 
     Of each ordered pair of images of one identity, one is the probe and the other is hidden among distractors:
-    ``rank_1_among`` {"10", "100", .., N} is the share in which it is nearer than all of so many, the first of one random
-    order. ``tar_at_far`` and what goes with it: genuine pairs are those of probes, impostor pairs those of a probe and a
-    distractor. Embeddings are normalised. Every rank calls it, with the same arguments.
+    ``rank_1_among`` {"10", "100", .., N} is the share in which it is nearer than all of so many, the first of one
+    random order. ``tar_at_far`` and what goes with it: genuine pairs are those of probes, impostor pairs those of a
+    probe and a distractor. Embeddings are normalised. Every rank calls it, with the same arguments.
     """
     total = len(distractors_ND)
     sizes = [10**power for power in range(1, 10) if 10**power < total] + [total]

@@ -80,9 +80,7 @@ def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
         return metrics
 
     points_N52 = numbers[:, :10].reshape(-1, 5, 2)
-    return Prepared(
-        lambda shape: LooseCrops(Path(path) / "loose_crop", names, points_N52, shape), measure, norms=True
-    )
+    return Prepared(lambda shape: LooseCrops(path, names, points_N52, shape), measure, norms=True)
 
 
 class LooseCrops(ImageList):
@@ -90,9 +88,9 @@ class LooseCrops(ImageList):
     five points each, aligned to ArcFace's."""
 
     def __init__(
-        self, root: Path, names: Sequence[str], points_N52: np.ndarray, shape: tuple[int, int]
+        self, root: str | Path, names: Sequence[str], points_N52: np.ndarray, shape: tuple[int, int]
     ) -> None:
-        super().__init__(root, names)
+        super().__init__(root, [f"loose_crop/{name}" for name in names])
         self._points_N52, self._shape = points_N52, shape
 
     def orient(self, index: int, image_HWC: np.ndarray) -> np.ndarray:

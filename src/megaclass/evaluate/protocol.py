@@ -1,7 +1,7 @@
 """Protocols that papers report, beside verification and classification: from embeddings of images to metrics.
 
-A protocol is a module with ``OPTIONS`` (name -> default, help) and ``prepare`` (path, options -> :class:`Prepared`), and
-a line in :data:`megaclass.evaluate.PROTOCOLS`. It does not know where embeddings come from.
+A protocol is a module with ``OPTIONS`` (name -> default, help) and ``prepare`` (path, options -> :class:`Prepared`),
+and a line in :data:`megaclass.evaluate.PROTOCOLS`. It does not know where embeddings come from.
 """
 
 from collections.abc import Callable
@@ -40,8 +40,7 @@ def open_labelled(*paths: str) -> tuple[Dataset, list[np.ndarray]]:
         raise UserError(
             f"{' and '.join(paths)}: classes are matched by name, and not both have names; give directories"
         )
-    labels = [
-        part.labels() if known is None else np.array(known)[part.labels()]
-        for part, known in zip(parts, names)
-    ]
+    labels = [part.labels() for part in parts]
+    if names[0] is not None:
+        labels = [np.array(known)[numbers] for known, numbers in zip(names, labels, strict=True)]
     return parts[0] if len(parts) == 1 else ConcatDataset(parts, paths), labels

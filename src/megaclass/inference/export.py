@@ -17,11 +17,10 @@ from megaclass.checkpoint.arcface_torch import BACKBONE, HEAD, RankFiles, ReadRo
 from megaclass.checkpoint.reader import expecting
 from megaclass.checkpoint.tensorfile import Blocks
 from megaclass.checkpoint.torchfile import read_torch_file
+from megaclass.checkpoint.weights import located, stored_rows, weights_of
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
-from megaclass.inference.load import located, weights_of
 from megaclass.results.rundir import RunDirectory
-from megaclass.train.resume import stored_rows
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

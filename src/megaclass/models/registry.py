@@ -59,8 +59,8 @@ def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> Non
 
     Accepts the state dict itself or a dict that holds it under ``state_dict_backbone`` (arcface_torch),
     ``state_dict`` or ``model``, with or without the prefixes of wrappers (``module.``, ``_orig_mod.``). The
-    ``fc`` of a torchvision ResNet is left aside: it belongs to the head. ``where`` names the checkpoint in
-    the message. A missing ``num_batches_tracked`` is no error: old checkpoints have none. Weights must be
+    ``fc`` of a torchvision ResNet is left aside: it belongs to the head, see :func:`last_layer`. ``where`` names the
+    checkpoint in the message. A missing ``num_batches_tracked`` is no error: old checkpoints have none. Weights must be
     dense, of floating point and finite.
     """
     given = _unwrapped(state_dict, where)
@@ -94,6 +94,12 @@ def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> Non
             "choose the backbone and options that it was trained with"
         )
     module.load_state_dict(given, strict=False)
+
+
+def last_layer(module: nn.Module, state_dict: Any, where: str) -> dict[str, Tensor]:
+    """Weight and bias of the layer ``fc`` behind a ResNet in a state dict of torchvision or timm; empty without one."""
+    given = _unwrapped(state_dict, where) if isinstance(module, resnet.ResNet) else {}
+    return {name: given[f"fc.{name}"] for name in ("weight", "bias") if f"fc.{name}" in given}
 
 
 _HOLDERS = ("state_dict_backbone", "state_dict", "model")

@@ -118,6 +118,10 @@ def _tar_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, none if tar is None else _percent(tar)
 
 
+_CALLED = {"map": "mAP", "map_at_r": "mAP@R", "nmi": "NMI", "auc": "AUC"}
+_CALLED |= {"recall_at": "Recall @", "tpir_at_fpir": "TPIR @ FPIR"}
+
+
 def protocol_table(metrics: Mapping[str, Any], title: str) -> RenderableType:
     """The table of another protocol: its shares, by one thing or another, and counts in the title."""
     counts = ", ".join(
@@ -127,10 +131,8 @@ def protocol_table(metrics: Mapping[str, Any], title: str) -> RenderableType:
     for key, share in metrics.items():
         shares = share if isinstance(share, Mapping) else {"": share}
         if key not in ("tar_at_far", "threshold_at_far", "roc", "groups") and type(share) is not int:
-            lines += [
-                (f"{key} {by}".replace("_", " "), "n/a" if v is None else _percent(v))
-                for by, v in shares.items()
-            ]
+            key = _CALLED.get(key, key.replace("_", " "))
+            lines += [(f"{key} {by}", "n/a" if v is None else _percent(v)) for by, v in shares.items()]
     return _numbers(f"{title} ({counts})", lines)
 
 

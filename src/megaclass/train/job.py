@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from megaclass.checkpoint.arcface_torch import RankFiles
 from megaclass.config import Config
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.mixup import Mixup
@@ -19,13 +18,18 @@ from megaclass.data.open import fingerprint
 from megaclass.data.preprocessing import Preprocessing
 from megaclass.data.sampler import rank_part
 from megaclass.errors import UserError, lookup
-from megaclass.evaluate.evaluators import Evaluator, ImageReader, build_classifier, build_verifier
+from megaclass.evaluate.evaluators import (
+    Evaluator,
+    ImageReader,
+    build_classifier,
+    build_verifier,
+    tell_of_overlap,
+)
 from megaclass.heads.linear import LinearHead
 from megaclass.heads.margins import MARGINS
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
 from megaclass.heads.step import HeadOptions
-from megaclass.heads.storage import Rows
 from megaclass.models.norm import SynchronisedBatchNorm
 from megaclass.parallel import groups
 from megaclass.parallel.gradients import averaging
@@ -42,6 +46,7 @@ from megaclass.train.model import (
     preprocessing_of,
 )
 from megaclass.train.optimizer import build_optimizer
+from megaclass.train.start import load_head
 
 
 @dataclass(kw_only=True)
@@ -125,9 +130,10 @@ def build_job(
     head_optimizer = None
     scorer: nn.Module = head
     by_gradient: dict[str, nn.Module] = {"backbone": backbone}
+    if config.head.weights:
+        start = parts.num_classes, parts.class_names, backbone, config.head.weights
+        groups.together(lambda: load_head(head, *start))
     if isinstance(head, PartialFC):
-        if config.head.weights:
-            groups.together(lambda: _load_centres(head, Path(config.head.weights)))
         head_optimizer = HeadSGD(head, lr * optim.head_lr_factor, optim.momentum, optim.weight_decay)
     else:
         by_gradient["head"] = head
@@ -216,16 +222,6 @@ def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
         )
 
 
-def _load_centres(head: PartialFC, path: Path) -> None:
-    """This rank's part of centres that arcface_torch trained, at any number of ranks."""
-    files, columns = RankFiles(path, head.num_classes), head.weight.shape[1]
-    if files.embedding_dim != columns:
-        raise UserError(
-            f"head.weights: {path} has centres of {files.embedding_dim} columns, the backbone gives {columns}"
-        )
-    head.shard.centres.fill(head.class_range[0], lambda start, stop: Rows(files.centres(start, stop)))
-
-
 def image_reader(
     config: Config, arithmetic: Arithmetic, preprocessing: Preprocessing | None = None
 ) -> ImageReader:
@@ -249,7 +245,8 @@ def _evaluator(config: Config, arithmetic: Arithmetic, data: TrainingData) -> Ev
     path = Path(config.evaluate.path or (data.glyph_set or Path()) / "test")
     images = image_reader(config, arithmetic)
     if config.evaluate.task == "verification":
-        return build_verifier(config, path, images)
+        return build_verifier(config, path, images, data.class_names)
+    tell_of_overlap(config, path, None, None)
     return build_classifier(path, data.num_classes, data.class_names, images)
 
 

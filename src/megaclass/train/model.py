@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from megaclass.checkpoint.torchfile import read_torch_file
+from megaclass.checkpoint.weights import read_weights
 from megaclass.config import Config
 from megaclass.data.preprocessing import NORMALISATIONS, Preprocessing
 from megaclass.errors import UserError, first_line
@@ -32,7 +32,7 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
     backbone = configured_backbone(model, config.data.image_size)
     _check_sizes(config, backbone)
     if model.weights:
-        load_backbone_weights(backbone, read_torch_file(Path(model.weights)), model.weights)
+        load_backbone_weights(backbone, read_weights(Path(model.weights))[0], model.weights)
     channels_last = config.precision.channels_last
     if channels_last and device.type == "cpu" and _breaks_channels_last(backbone):
         if groups.rank() == 0:

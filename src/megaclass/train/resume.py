@@ -11,6 +11,7 @@ from torch import Tensor
 from megaclass import checkpoint
 from megaclass.checkpoint import Checkpoint, Saver, Sharded, tree
 from megaclass.checkpoint.reader import expecting
+from megaclass.checkpoint.weights import rows_as_stored, stored_rows
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.storage import Rows
@@ -155,7 +156,7 @@ def _restore_head(head: PartialFC, stored: Checkpoint) -> None:
         raise ValueError(f"head_steps is {steps!r}")
     start, stop = head.class_range
     goes_on_owing = table_K4 is not None and head.shard.owed is not None
-    read = _rows_as_stored if goes_on_owing else stored_rows
+    read = rows_as_stored if goes_on_owing else stored_rows
     with torch.no_grad():
         for name, table in _head_tables(head).items():
             if name == "momentum" and "head/momentum" not in stored.sharded:  # row-wise storage kept none
@@ -175,36 +176,13 @@ _ReadRows = Callable[[Checkpoint, str, int, int], Rows]
 def _restore_rows(stored: Checkpoint, name: str, start: int, stop: int, table: Rows, read: _ReadRows) -> None:
     """Rows as they were stored where nothing has to be changed in them, else block by block."""
     entry = stored.sharded.get(name)
-    is_as_stored = read is _rows_as_stored or stored.state.get("head_owed") is None
+    is_as_stored = read is rows_as_stored or stored.state.get("head_owed") is None
     if entry is None or (entry.dtype == table.data.dtype and is_as_stored):
         stored.rows(name, start, stop, out=table.data)
         if table.scale is not None:
             stored.rows(f"{name}_scale", start, stop, out=table.scale)
         return
     table.fill(start, lambda first, last: read(stored, name, first, last))
-
-
-def stored_rows(stored: Checkpoint, name: str, start: int, stop: int) -> Rows:
-    """Rows ``[start, stop)`` of a head's table (``head/weight``) in a checkpoint, as dense SGD would have made them."""
-    table_K4 = stored.state.get("head_owed")
-    if table_K4 is None:
-        return _rows_as_stored(stored, name, start, stop)
-    age_N = stored.state["head_steps"] - stored.rows("head/touched", start, stop).long()
-    if not (age_N.amin() >= 0 and age_N.amax() < len(table_K4)):
-        raise UserError(f"{stored.path}: head/touched is of other steps")
-    vv_N1, vw_N1, wv_N1, ww_N1 = table_K4[age_N].float().split(1, dim=1)
-    of_w_N1, of_v_N1 = (ww_N1, wv_N1) if name == "head/weight" else (vw_N1, vv_N1)
-    paid_ND = _rows_as_stored(stored, "head/weight", start, stop).fp32().mul_(of_w_N1)
-    if "head/momentum" in stored.sharded:
-        paid_ND.addcmul_(_rows_as_stored(stored, "head/momentum", start, stop).fp32(), of_v_N1)
-    return Rows(paid_ND)
-
-
-def _rows_as_stored(stored: Checkpoint, name: str, start: int, stop: int) -> Rows:
-    """In any storage; sampled steps may have left them behind."""
-    scaled = stored.sharded[name].dtype == torch.int8
-    scale_N = stored.rows(f"{name}_scale", start, stop) if scaled else None
-    return Rows(stored.rows(name, start, stop), scale_N)
 
 
 def _head_tables(head: PartialFC) -> dict[str, Rows]:

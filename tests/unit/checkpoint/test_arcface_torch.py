@@ -261,7 +261,7 @@ def test_a_run_starts_from_their_centres(tmp_path: Path) -> None:
         torch.save({HEAD: {"weight": part}}, tmp_path / f"checkpoint_gpu_{rank}.pt")
     weights = {"weights": str(tmp_path)}
     assert torch.equal(build_job(tiny.config(tmp_path, head=weights), world).head.weight, centres)
-    with pytest.raises(UserError, match=r"head\.weights: .* 16 columns, the backbone gives 24"):
+    with pytest.raises(UserError, match=r"head\.weights: .* 6 classes of 16 columns, and 6 of 24"):
         build_job(tiny.config(tmp_path, head=weights, model={"embedding_dim": 24}), world)
 
 

@@ -47,8 +47,13 @@ def test_ties_and_failed_comparisons_are_wrong_answers():
     rows, labels = np.repeat(np.eye(4, dtype=np.float32), 2, axis=0), np.repeat(np.arange(4), 2)
     assert retrieval_metrics(rows, labels)["recall_at"]["1"] == 1
     assert retrieval_metrics(np.ones_like(rows) / 2, labels)["recall_at"] == {"1": 0, "2": 0, "4": 0}
-    assert identification_metrics(np.ones_like(rows) / 2, labels, np.ones_like(rows) / 2, labels)["rank"]["1"] == 0
-    rows[0] = np.nan  # its own query fails, the other of its class does, and it is the nearest of the six others
+    assert (
+        identification_metrics(np.ones_like(rows) / 2, labels, np.ones_like(rows) / 2, labels)["rank"]["1"]
+        == 0
+    )
+    rows[0] = (
+        np.nan
+    )  # its own query fails, the other of its class does, and it is the nearest of the six others
     assert retrieval_metrics(rows, labels)["recall_at"]["1"] == 0
     assert identification_metrics(rows, labels, rows, labels)["rank"]["1"] == 0
 
@@ -72,7 +77,9 @@ def test_identification_is_the_search_written_out(monkeypatch):
     cosines = np.array([[max(gallery[of_gallery == name] @ probe) for name in known] for probe in probes])
     is_own = labels[:, None] == np.array(known)
     mated = is_own.any(1)
-    places = 1 + np.array([(row > row[own]).sum() for row, own in zip(cosines[mated], is_own[mated], strict=True)])
+    places = 1 + np.array(
+        [(row > row[own]).sum() for row, own in zip(cosines[mated], is_own[mated], strict=True)]
+    )
     found = identification_metrics(probes, labels, gallery, of_gallery)
     assert found["rank"] == {str(k): pytest.approx(np.mean(places <= k)) for k in (1, 5, 10)}
     assert (found["probes"], found["strangers"], found["identities"]) == (300, (~mated).sum(), len(known))

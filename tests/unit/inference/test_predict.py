@@ -14,14 +14,13 @@ import torch
 
 import tiny
 from checkpoint_cases import save
+from megaclass.checkpoint.weights import find_checkpoint, stored_rows
 from megaclass.cli import main
 from megaclass.data.classnames import read_names
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError, printable
 from megaclass.heads.storage import Rows
 from megaclass.inference import load, model, predict
-from megaclass.inference.load import find_checkpoint
-from megaclass.train.resume import stored_rows
 
 # In the order of labels. A file name is any bytes: markup, line ends but one, and no UTF-8.
 CLASSES = ["a [red]b", "b\x85c", "c\rd", "d\x1b[31m", os.fsdecode(b"e\xff"), "f g"]
@@ -317,7 +316,7 @@ def test_json_and_csv_hold_the_same_but_for_control_letters_and_the_sheet_shows_
         (["linear/checkpoints"], ["'linear/checkpoints': neither a file nor a directory with images"]),
         (["images", "--run-dir", "renamed"], ["classes.txt: 2 names for 6 classes"]),
         (["images", "--run-dir", "bare"], ["no checkpoint there"]),
-        (["images", "--run-dir="], ["--run-dir: name the directory"]),
+        (["images", "--run-dir="], ["name the model by one of --run-dir and --recipe"]),
         (["images", "--checkpoint", "lates"], ["did you mean 'latest'"]),
         (["images", "--top", "0"], ["--top: 0"]),
         (["images", "--output", "linear/config.toml"], ["--output", "exists"]),

@@ -12,6 +12,7 @@ from torch import nn
 
 import tiny
 from megaclass import checkpoint
+from megaclass.checkpoint.weights import stored_rows
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
 from megaclass.heads.storage import STORAGES, Storage
@@ -21,7 +22,7 @@ from megaclass.results.events import CheckpointEvent, EndEvent, EvaluationEvent,
 from megaclass.train import loop, model
 from megaclass.train.guard import Guard
 from megaclass.train.job import build_job
-from megaclass.train.resume import Found, restore, stored_rows
+from megaclass.train.resume import Found, restore
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tiny_losses.json"
 WORLD = World(0, 1, torch.device("cpu"))

@@ -97,7 +97,8 @@ class RunLog:
         self._note(
             f"{reason}, at step {end.steps} of {self._job.total_steps}, after {end.seconds:.1f} s of training"
         )
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take is tried once more
+            self._file.close()
 
     def say(self, line: str, noted: str = "") -> None:
         """Print the line, and write it, or what is ``noted`` in its place, to train.log."""

@@ -70,7 +70,7 @@ def files(*contents, name="images"):
 def known(models, tmp_path_factory):
     """A gallery of ann, image 0, and bob, image 1."""
     path = tmp_path_factory.mktemp("gallery") / "known"
-    block = Embeddings(["0.png", "1.png"], models["margin"].embed([pixels(0), pixels(1)]), np.arange(2))
+    block = Embeddings(models["margin"].embed([pixels(0), pixels(1)]), ["0.png", "1.png"], np.arange(2))
     build(path, Manifest(fingerprint="", model="m"), [block], ["ann", "bob"])
     return Gallery(path)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -194,11 +195,16 @@ def _opened(
     options: argparse.Namespace, load: "Callable[[], Model]", labelled: bool
 ) -> "Iterator[tuple[Model | None, _Source]]":
     """The model, where there is one, and what is named."""
+    import numpy as np
+
     from megaclass.inference.embedding import metadata, open_images
     from megaclass.inference.vectors import READ, read_embeddings
 
     first = options.source[0]
     stored = read_embeddings(first) if Path(first).suffix.lower() in READ else None
+    if stored and stored.labels is not None and stored.classes is None:
+        present, labels_N = np.unique(stored.labels, return_inverse=True)
+        stored = dataclasses.replace(stored, labels=labels_N, classes=[str(label) for label in present])
     images, classes = (None, stored.classes) if stored else open_images(options.source)
     if labelled and classes is None:
         raise UserError(f"{first}: does not say who is on its images; give a {_SOURCE}")

@@ -83,10 +83,13 @@ class _Source(NamedTuple):
 
 def gallery(words: list[str]) -> int:
     """Exit status 1 where an image could not be read."""
-    if not words or words[0].startswith("-"):
-        raise UserError(
-            f"which gallery command? known: {', '.join(_VERBS)}; `megaclass gallery build --help` says more"
-        )
+    if words[:1] in (["-h"], ["--help"], ["help"]):
+        for verb, (usage, *_) in _VERBS.items():
+            print(f"  megaclass gallery {verb} DIR {usage}")
+        print("\n`megaclass gallery build --help` says more, as for each of them.")
+        return 0
+    if not words:
+        raise UserError(f"which gallery command? known: {', '.join(_VERBS)}")
     usage, text, positional, more = lookup(_VERBS, words[0], "gallery command")
     named = {"gallery": "directory of the gallery"} | positional
     parser = make_parser(f"megaclass gallery {words[0]} DIR {usage}", text, named, more)

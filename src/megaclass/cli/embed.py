@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from megaclass.cli.common import progress_bar, tell, whole_file
-from megaclass.cli.parsing import RUN_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
+from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
 
 if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset
@@ -24,7 +24,7 @@ def embed(words: list[str]) -> int:
         {
             "images...": "image files and directories; or one directory of class directories, table, record set, .bin"
         },
-        RUN_OPTIONS,
+        MODEL_OPTIONS,
     )
     parser.add_argument("-o", "--output", required=True, help="new file")
     options, given = parse_with_settings(parser, words)

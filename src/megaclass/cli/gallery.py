@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell, whole_file
 from megaclass.cli.embed import embedding
-from megaclass.cli.parsing import RUN_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
+from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
 from megaclass.errors import UserError, lookup
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _VERBS: dict[str, tuple[str, str, dict[str, str], dict[str, tuple[Any, str]]]] =
         "SOURCE --run-dir DIR [--far 1e-3 [--verify SET]] [--index exact|hnsw|ivf]",
         f"Make a gallery; its threshold is that of the model's evaluation, of best accuracy or at --far. {_LEFT_OUT}",
         {"source...": _SOURCE},
-        RUN_OPTIONS
+        MODEL_OPTIONS
         | {
             "index": (["exact", "hnsw", "ivf"], "compare with all, or with some of millions (faiss)"),
             "template": (
@@ -46,7 +46,7 @@ _VERBS: dict[str, tuple[str, str, dict[str, str], dict[str, tuple[Any, str]]]] =
         "SOURCE --run-dir DIR",
         f"Add images. Who searches meanwhile searches what was there. {_LEFT_OUT}",
         {"source...": _SOURCE},
-        RUN_OPTIONS,
+        MODEL_OPTIONS,
     ),
     "remove": (
         "NAME ...",
@@ -58,7 +58,7 @@ _VERBS: dict[str, tuple[str, str, dict[str, str], dict[str, tuple[Any, str]]]] =
         "IMAGE|DIR ... --run-dir DIR [--top 5] [--output FILE] [--sheet FILE.png]",
         f"The nearest identities of each image, or `unknown` if the first is below the threshold. {_LEFT_OUT}",
         {"source...": "image files and directories, a record set, or a file of embeddings"},
-        RUN_OPTIONS
+        MODEL_OPTIONS
         | {
             "top": (5, "identities to name for each image"),
             "output": (

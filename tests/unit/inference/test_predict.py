@@ -316,7 +316,7 @@ def test_json_and_csv_hold_the_same_but_for_control_letters_and_the_sheet_shows_
         (["linear/checkpoints"], ["'linear/checkpoints': neither a file nor a directory with images"]),
         (["images", "--run-dir", "renamed"], ["classes.txt: 2 names for 6 classes"]),
         (["images", "--run-dir", "bare"], ["no checkpoint there"]),
-        (["images", "--run-dir="], ["--run-dir: name the directory"]),
+        (["images", "--run-dir="], ["name the model by one of --run-dir and --recipe"]),
         (["images", "--checkpoint", "lates"], ["did you mean 'latest'"]),
         (["images", "--top", "0"], ["--top: 0"]),
         (["images", "--output", "linear/config.toml"], ["--output", "exists"]),

@@ -23,7 +23,7 @@ from chromium import Page, find_chromium
 from megaclass.cli import main
 from megaclass.gallery.gallery import Gallery, build
 from megaclass.gallery.store import Manifest
-from megaclass.inference.vectors import Block
+from megaclass.inference.vectors import Embeddings
 
 testclient = pytest.importorskip("fastapi.testclient")
 httpx, uvicorn = pytest.importorskip("httpx"), pytest.importorskip("uvicorn")
@@ -70,7 +70,7 @@ def files(*contents, name="images"):
 def known(models, tmp_path_factory):
     """A gallery of ann, image 0, and bob, image 1."""
     path = tmp_path_factory.mktemp("gallery") / "known"
-    block = Block(["0.png", "1.png"], models["margin"].embed([pixels(0), pixels(1)]), np.arange(2))
+    block = Embeddings(["0.png", "1.png"], models["margin"].embed([pixels(0), pixels(1)]), np.arange(2))
     build(path, Manifest(fingerprint="", model="m"), [block], ["ann", "bob"])
     return Gallery(path)
 

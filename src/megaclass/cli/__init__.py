@@ -31,7 +31,10 @@ VERBS = {
     "predict": "predict",
     "embed": "embed",
     "gallery": "gallery",
+    "serve": "serve",
     "data": "data",
+    "bundle": "share",
+    "push": "share",
     "checkpoint": "checkpoint",
     "plan": "plan",
     "doctor": "doctor",
@@ -56,11 +59,15 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass embed IMAGES -o FILE        embeddings of images as .npz, .parquet or .safetensors
   megaclass gallery build|add|remove|search|info
         known identities in an index, and who is on an image
+  megaclass serve RUN                   a trained model behind HTTP, with a page for people
+  megaclass bundle RUN OUTPUT           a model as one directory to share, with its model card
+  megaclass push BUNDLE OWNER/NAME      publish it on the Hugging Face hub
   megaclass checkpoint info|verify PATH
         what checkpoints hold, and whether they are whole
   megaclass checkpoint slice|convert SOURCE OUTPUT
         some class centres, one safetensors file, a backbone alone; from and to arcface_torch
   megaclass data pack SOURCE OUTPUT     pack a folder, a table, a tar or an .npz of images into record files
+  megaclass data align RAW OUTPUT       faces of photographs, found and aligned as face models see them
   megaclass data info|check SET         what a set of images holds, and what is wrong with it
   megaclass data split|stage|pairs ...
         part a set, bring it to a local disk, make a set for verification

@@ -19,6 +19,12 @@ RUN_OPTIONS = {
     "checkpoint": ("best", "of that run: best, latest or a step-NNNNNNNN"),
     "recipe": ("", "instead of a run: a network, with the weights in --model.weights"),
 }
+MODEL_OPTIONS = RUN_OPTIONS | {
+    "align": (
+        "",
+        "face detector (YuNet, ONNX): the model sees the largest face of each photograph, set upright",
+    ),
+}
 Given = dict[str, dict[str, Any]]
 Options = Mapping[str, tuple[Any, str]]
 
@@ -120,11 +126,11 @@ def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Name
 
 
 def model_asked(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Given) -> "Model":
-    """The model that ``RUN_OPTIONS`` name, with the settings given, for a verb of one process."""
+    """The model that ``MODEL_OPTIONS`` name, with the settings given, for a verb of one process."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(f"{parser.prog} runs in one process; start it without torchrun")
     config = from_mapping(given, settings_asked(options, given, "run_dir", "recipe"))
-    return open_asked(options, given, config)
+    return open_asked(options, given, config).aligning(options.align)
 
 
 def settings_asked(options: argparse.Namespace, given: Given, *sources: str) -> Config:

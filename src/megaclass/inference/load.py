@@ -14,11 +14,12 @@ from megaclass.checkpoint.reader import expecting
 from megaclass.checkpoint.weights import located, stored_rows, weights_of
 from megaclass.config import Config, from_mapping, load_recipe
 from megaclass.data.classnames import read_classes
-from megaclass.data.preprocessing import NORMALISATIONS, Preprocessing
+from megaclass.data.preprocessing import NORMALISATIONS
 from megaclass.errors import UserError
 from megaclass.evaluate.evaluators import ImageReader
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
+from megaclass.inference.bundle import ABOUT, SCHEME, fetched, open_bundle
 from megaclass.inference.model import GivenLogits, Model
 from megaclass.inference.runtimes import FACE_SIZE, open_runtime
 from megaclass.parallel.groups import pick_device
@@ -34,21 +35,31 @@ _NETWORKS = (".onnx", ".xml")
 # -- for use ---------------------------------------------------------------------------------------------
 
 
-def load(source: str | Path, *, checkpoint: str = "best", device: str = "auto", threads: int = 0) -> Model:
+def load(
+    source: str | Path,
+    *,
+    checkpoint: str = "best",
+    device: str = "auto",
+    threads: int = 0,
+    align: str | Path = "",
+) -> Model:
     """The model of a run, ready for use.
 
-    source: a run directory or one of its checkpoints, an .onnx file, or an OpenVINO .xml. checkpoint: of a run:
-    ``best``, ``latest`` or ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or
-    ``cuda:1``. threads: of the CPU; 0: all cores.
+    source: a run directory, one of its checkpoints, a bundle, ``hf://owner/name`` of one, an .onnx file, or an OpenVINO
+    .xml. checkpoint: of a run: ``best``, ``latest`` or ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one),
+    ``cpu``, ``cuda`` or ``cuda:1``. threads: of the CPU; 0: all cores. align: see
+    :meth:`Model.aligning`.
 
     Raises UserError, which says what to do, for anything that is no model, is damaged, or does not fit this machine.
     """
-    return open_model(source, checkpoint, {"run": {"device": device, "threads": threads}})
+    return open_model(source, checkpoint, {"run": {"device": device, "threads": threads}}).aligning(align)
 
 
 def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> Model:
     """The same, with settings of the run changed, such as ``{"evaluate": {"batch_size": 8}}``."""
-    source = Path(source)
+    source = fetched(str(source)) if str(source).startswith(SCHEME) else Path(source)
+    if (source / ABOUT).exists():
+        return open_bundle(source, settings)
     if source.suffix in _NETWORKS:
         return _of_network(source, settings)
     found = located(source, which)
@@ -100,30 +111,24 @@ def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> M
 
 
 def _of_network(path: Path, settings: Mapping[str, Any]) -> Model:
-    """Of an exported file, or of anyone's: that one is taken for a network of identities, with the preprocessing that
-    ``data.image_size`` and ``data.normalise`` say."""
+    """Of an exported file, or of anyone's, for which ``data.image_size``, ``data.normalise``, ``evaluate.resize`` and
+    ``evaluate.flip`` say what it does not."""
     config = from_mapping(settings, Config())
     threads = use_threads(config.run.threads)
     device = pick_device(config.run.device)
     given = settings.get("data", {})
     size = config.data.image_size if "image_size" in given else FACE_SIZE
     backbone = open_runtime(path, device, threads=threads, size=size)
-    if backbone.metadata:
-        about = About.from_json(backbone.metadata, str(path))
-    else:
-        mean, std = (
-            NORMALISATIONS[given["normalise"]] if "normalise" in given else (backbone.mean, backbone.std)
-        )
-        preprocessing = Preprocessing(backbone.height, backbone.width, config.evaluate.resize, mean, std)
-        about = About(
-            kind="identity",
-            preprocessing=preprocessing,
-            embedding_dim=backbone.embedding_dim,
-            flip=config.evaluate.flip,
-        )
-    # What the file does itself is not done before.
-    left = dataclasses.replace(about.preprocessing, mean=backbone.mean, std=backbone.std)
-    reader = image_reader(config, pick_arithmetic("fp32", False, device), left)
+    about: About = backbone.about
+    changed: dict[str, Any] = {}
+    if "normalise" in given:
+        changed["mean"], changed["std"] = NORMALISATIONS[given["normalise"]]
+    if "resize" in (measured := settings.get("evaluate", {})):
+        changed["resize"] = config.evaluate.resize
+    preprocessing = dataclasses.replace(about.preprocessing, **changed)
+    flip = config.evaluate.flip if "flip" in measured else about.flip
+    about = dataclasses.replace(about, preprocessing=preprocessing, flip=flip)
+    reader = image_reader(config, pick_arithmetic("fp32", False, device), preprocessing)
     head = None if about.kind == "identity" else GivenLogits(about.num_classes)
     return Model(str(path), about, backbone, reader, head)
 

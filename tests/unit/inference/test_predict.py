@@ -323,6 +323,7 @@ def test_json_and_csv_hold_the_same_but_for_control_letters_and_the_sheet_shows_
         (["images", "--output", "x.txt"], ["--output: x.txt", ".jsonl"]),
         (["images", "--sheet", "x.jpg"], ["--sheet: x.jpg", ".png"]),
         (["images", "--model.embedding_dim", "32"], ["checkpoint of another model"]),
+        (["images", "--align", "linear/config.toml"], ["config.toml: not a face detector that OpenCV reads"]),
         (["images", "--names", "nowhere"], ["--names: nowhere cannot be read"]),
     ],
 )

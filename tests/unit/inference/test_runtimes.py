@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from megaclass.data.preprocessing import Preprocessing
 from megaclass.errors import UserError
-from megaclass.inference.runtimes import METADATA, PIXELS, SYMMETRIC, open_runtime
+from megaclass.inference.about import About
+from megaclass.inference.runtimes import METADATA, open_runtime
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -52,20 +54,22 @@ def write(
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 @pytest.mark.parametrize(
-    ("form", "mean_and_std"),
+    ("form", "std"),
     [
-        ({}, SYMMETRIC),
-        ({"shape": ("B", 3, "H", "W")}, SYMMETRIC),
-        ({"shape": (1, 3, 16, 16)}, SYMMETRIC),
-        ({"shape": (2, 16, 16, 3), "dtype": TensorProto.FLOAT16}, SYMMETRIC),
-        ({"shape": ("B", 16, 16, 3), "dtype": TensorProto.UINT8}, PIXELS),
+        ({}, 0.5),
+        ({"shape": ("B", 3, "H", "W")}, 0.5),
+        ({"shape": (1, 3, 16, 16)}, 0.5),
+        ({"shape": (2, 16, 16, 3), "dtype": TensorProto.FLOAT16}, 0.5),
+        ({"shape": ("B", 16, 16, 3), "dtype": TensorProto.UINT8}, 1 / 255),
     ],
 )
-def test_files_of_any_form_give_what_pytorch_gives(tmp_path, network, engine, form, mean_and_std):
+def test_files_of_any_form_give_what_pytorch_gives(tmp_path, network, engine, form, std):
     pytest.importorskip(engine if engine == "openvino" else "onnxruntime")
     found = open_runtime(write(tmp_path / "w600k.onnx", network, **form), engine=engine, threads=1, size=16)
-    assert (found.embedding_dim, found.height, found.width) == (8, 16, 16)
-    assert (found.mean, found.std) == mean_and_std
+    assert found.about.preprocessing == Preprocessing(
+        16, 16, 0, (0.5 if std == 0.5 else 0.0,) * 3, (std,) * 3
+    )
+    assert (found.embedding_dim, found.about.kind, found.about.embedding_dim) == (8, "identity", 8)
     scale = 255 if form.get("dtype") == TensorProto.UINT8 else 1
     images = torch.randint(256, (5, 3, 16, 16)) / 255 * scale
     with torch.inference_mode():
@@ -78,7 +82,10 @@ def test_files_of_any_form_give_what_pytorch_gives(tmp_path, network, engine, fo
 
 def test_what_the_export_said_of_a_file_is_read(tmp_path, network):
     openvino = pytest.importorskip("openvino")
-    told = {"preprocessing": {"height": 16, "width": 16, "resize": 0, "mean": [0.1] * 3, "std": [0.2] * 3}}
+    about = About(
+        kind="identity", preprocessing=Preprocessing(16, 16, 0, (0.1,) * 3, (0.2,) * 3), embedding_dim=8
+    )
+    told = about.to_json()
     path = write(tmp_path / "model.onnx", network, ("B", 3, "H", "W"), metadata=told)
     model = openvino.convert_model(path)
     model.set_rt_info(json.dumps(told), [METADATA])
@@ -86,13 +93,13 @@ def test_what_the_export_said_of_a_file_is_read(tmp_path, network):
     images = torch.rand(3, 3, 16, 16)
     for name in ("model.onnx", "model.xml"):
         found = open_runtime(tmp_path / name)
-        assert found.metadata == told and (found.mean, found.std) == ((0.1,) * 3, (0.2,) * 3)
+        assert found.about == about
         cosines = nn.functional.cosine_similarity(found(images), network(images))
-        assert found.height == 16 and cosines.min() > 0.9999
+        assert cosines.min() > 0.9999
     found = open_runtime(write(path, network, metadata={**told, "preprocess_inside": True}))
-    assert (found.mean, found.std) == PIXELS
+    assert found.about.preprocessing.std == (1 / 255,) * 3
     # As networks exported from MXNet: they begin with a normalisation.
-    assert open_runtime(write(path, network, names=("Sub1", "Mul1"))).std == PIXELS[1]
+    assert open_runtime(write(path, network, names=("Sub1", "Mul1"))).about.preprocessing.mean == (0,) * 3
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])

@@ -1,11 +1,19 @@
 """Retrieval, identification and all pairs against scikit-learn, or their definitions written out."""
 
+import json
 import math
+import shutil
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, normalized_mutual_info_score
 
+import megaclass
+import tiny
+from megaclass.cli import main
+from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 from megaclass.evaluate import retrieval
 from megaclass.evaluate.identification import distractor_metrics
@@ -47,9 +55,7 @@ def test_ties_and_failed_comparisons_are_wrong_answers():
     rows, labels = np.repeat(np.eye(4, dtype=np.float32), 2, axis=0), np.repeat(np.arange(4), 2)
     assert retrieval_metrics(rows, labels)["recall_at"]["1"] == 1
     assert retrieval_metrics(np.ones_like(rows) / 2, labels)["recall_at"] == {"1": 0, "2": 0, "4": 0, "5": 0}
-    rows[0] = (
-        np.nan
-    )  # its own query fails, the other of its class does, and it is the nearest of the six others
+    rows[0] = np.nan  # its own query fails, and it is the nearest of all others
     assert retrieval_metrics(rows, labels)["recall_at"]["1"] == 0
 
 
@@ -100,3 +106,29 @@ def test_distractors_are_what_megaface_defines(monkeypatch):
         assert share == (expected if expected is None else pytest.approx(expected, abs=2 / len(pairs)))
     with pytest.raises(UserError, match="no identity among the probes has two"):
         distractor_metrics(probes, np.arange(60), distractors)
+
+
+def test_each_protocol_takes_a_run_or_its_embeddings(tmp_path, capsys):
+    assert main(["train", tiny.recipe(tmp_path)]) == 0
+    records, run, rows = str(tmp_path / "records"), str(tmp_path / "run"), str(tmp_path / "rows.npy")
+    copy = str(shutil.copytree(records, tmp_path / "copy"))
+    set_of = RecordDataset(Path(records))
+    jpegs = [np.frombuffer(set_of.read(index).encoded, np.uint8) for index in range(len(set_of))]
+    images = np.stack([cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB) for jpeg in jpegs])
+    embeddings = megaclass.load(run, device="cpu").embed(images)
+    for key, copies, *words in (
+        ("map", 1, "retrieval", records),
+        ("recall_at", 2, "identification", records, "--gallery", copy),
+        ("rank_1_among", 2, "identification", records, "--distractors", copy),
+        ("tar_at_far", 2, "all-pairs", f"{records}:{copy}"),
+    ):
+        np.save(rows, np.concatenate([embeddings] * copies))
+        found = []
+        for source in ("--run-dir", run, "--run.device", "cpu"), ("--embeddings", rows):
+            output = tmp_path / f"{key}{source[0]}.json"
+            assert main(["evaluate", *words, *source, "--output", str(output)]) == 0
+            found.append(json.loads(output.read_text())[words[0]][key])
+        assert found[0] and found[0] == found[1]
+    assert "all-pairs of copy" in capsys.readouterr().out
+    assert main(["evaluate", "identification", records, "--run-dir", run]) == 2
+    assert "needs one of --gallery and --distractors" in capsys.readouterr().err

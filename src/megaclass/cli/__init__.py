@@ -33,6 +33,8 @@ VERBS = {
     "gallery": "gallery",
     "serve": "serve",
     "data": "data",
+    "bundle": "share",
+    "push": "share",
     "checkpoint": "checkpoint",
     "plan": "plan",
     "doctor": "doctor",
@@ -58,6 +60,8 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass gallery build|add|remove|search|info
         known identities in an index, and who is on an image
   megaclass serve RUN                   a trained model behind HTTP, with a page for people
+  megaclass bundle RUN OUTPUT           a model as one directory to share, with its model card
+  megaclass push BUNDLE OWNER/NAME      publish it on the Hugging Face hub
   megaclass checkpoint info|verify PATH
         what checkpoints hold, and whether they are whole
   megaclass checkpoint slice|convert SOURCE OUTPUT

@@ -82,7 +82,7 @@ def _slice(words: list[str]) -> None:
     start, stop = (int(text) if text else None for text in found.groups())
 
     from megaclass.checkpoint.tensorfile import write_tensors
-    from megaclass.inference.export import read_model
+    from megaclass.export.weights import read_model
 
     model = read_model(Path(options.source), options.checkpoint, slice(start, stop))
     if not model.centres:
@@ -114,7 +114,7 @@ def _convert(words: list[str]) -> None:
     source = Path(options.source)
     if options.to == "arcface_torch":
         from megaclass.checkpoint.arcface_torch import LAYOUTS
-        from megaclass.inference.export import to_rank_files
+        from megaclass.export.weights import to_rank_files
 
         lookup(dict.fromkeys(LAYOUTS), options.layout, "layout")
         given: dict[str, Any] = {
@@ -128,7 +128,7 @@ def _convert(words: list[str]) -> None:
     alone = options.to == "backbone"
     output = _new_file(options.output, (".safetensors", ".pt", ".pth") if alone else (".safetensors",))
 
-    from megaclass.inference.export import read_model, write_backbone, write_model
+    from megaclass.export.weights import read_model, write_backbone, write_model
 
     model = read_model(source, options.checkpoint)
     with whole_file("OUTPUT", output) as part:

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megaclass.parallel.groups import all_ranks, rank, shard_range, together, world_size
+from megaclass.evaluate.blocks import gathered, shown
+from megaclass.parallel.groups import rank, shard_range, together, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,11 @@ def embed(
     first, last = (start, stop) if start < stop else (0, 1)
 
     def mine() -> Tensor:
+        batches: list[Tensor] = []
         with torch.inference_mode():
-            batches = [features(model, images, flip) for images in batches_of_range(first, last)]
+            for images in batches_of_range(first, last):
+                batches.append(features(model, images, flip))
+                shown(sum(map(len, batches)), count)
         return torch.cat(batches)  # outside inference mode, so that the caller receives ordinary tensors
 
     rows_LD = together(mine)
@@ -51,17 +55,6 @@ def embed(
     if broken and rank() == 0:
         logger.warning("%d of %d embeddings are not finite; their comparisons count as wrong", broken, count)
     return embeddings_ND
-
-
-def gathered(rows_L: Tensor, count: int) -> Tensor:
-    """The rows of all ranks, (count, ..), of which each gives its :func:`shard_range`."""
-    ranges = [shard_range(count, part, world_size()) for part in range(world_size())]
-    longest = ranges[0][1]  # the collective wants equal shapes, and rank 0 holds the longest range
-    padded = torch.cat([rows_L, rows_L.new_zeros((longest - len(rows_L), *rows_L.shape[1:]))])
-    rows = all_ranks().all_gather_rows(padded)
-    if len(rows) == count:
-        return rows
-    return torch.cat([rows[part * longest :][: stop - start] for part, (start, stop) in enumerate(ranges)])
 
 
 def features(model: Model, images_BCHW: Tensor, flip: bool) -> Tensor:

@@ -10,50 +10,44 @@ from typing import Any
 import numpy as np
 import torch
 
-from megaclass.data.dataset import Dataset
-from megaclass.data.open import open_dataset
 from megaclass.errors import UserError
-from megaclass.evaluate.metrics import Show, my_blocks, silent
-from megaclass.evaluate.protocol import Prepared, two_sets
+from megaclass.evaluate.blocks import my_blocks
+from megaclass.evaluate.protocol import Prepared, open_labelled
 from megaclass.parallel.groups import all_ranks, on_main_rank
 
-IMAGES = "labelled images; each is searched among the others, as on SOP, CUB and Cars"
 OPTIONS = {
-    "gallery": ("", "search them among these labelled images instead, as on In-Shop"),
-    "nmi": (False, "NMI of k-means clusters too (needs faiss or scikit-learn)"),
+    "gallery": (
+        "",
+        "labelled images among which IMAGES are searched, as on In-Shop; without it each among the others (SOP, CUB)",
+    ),
+    "nmi": (False, "NMI of k-means clusters too (needs faiss)"),
 }
 RECALLS = (1, 2, 4, 8, 10, 16, 32, 100, 1000)
 
 
 def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
-    dataset: Dataset
-    if options["gallery"]:
-        dataset, queries_Q, index_N = two_sets(path, options["gallery"], "--gallery")
-    else:
-        dataset = open_dataset(path)
-        queries_Q = dataset.labels()
+    gallery = options["gallery"]
+    dataset, (labels_Q, *labels_N) = open_labelled(path, *[gallery] * bool(gallery))
 
-    def measure(embeddings_ND: np.ndarray, show: Show) -> dict[str, Any]:
-        asked_QD, index_ND = np.split(embeddings_ND, [len(queries_Q)])
-        index = (index_ND, index_N) if options["gallery"] else None
-        metrics = retrieval_metrics(asked_QD, queries_Q, index, show)
+    def measure(embeddings_ND: np.ndarray) -> dict[str, Any]:
+        asked_QD, index_ND = np.split(embeddings_ND, [len(labels_Q)])
+        metrics = retrieval_metrics(asked_QD, labels_Q, (index_ND, labels_N[0]) if gallery else None)
         if options["nmi"]:
-            metrics["nmi"] = on_main_rank(lambda: clustering_nmi(asked_QD, queries_Q))
+            metrics["nmi"] = on_main_rank(lambda: clustering_nmi(asked_QD, labels_Q))
         return metrics
 
-    return Prepared(len(dataset), lambda: dataset, measure)
+    return Prepared(lambda shape: dataset, measure)
 
 
 def retrieval_metrics(
     queries_QD: np.ndarray,
     labels_Q: np.ndarray,
     index: tuple[np.ndarray, np.ndarray] | None = None,
-    show: Show = silent,
 ) -> dict[str, Any]:
     """Rank the images of an index, embeddings (N, D) and labels (N,), for each query by cosine; without an index, all
     other queries. Returns
 
-    - ``recall_at_k`` {"1", "2", ..}: share of queries with a right answer among the k nearest (Song, Xiang, Jegelka,
+    - ``recall_at`` {"1", "2", ..}: share of queries with a right answer among the k nearest (Song, Xiang, Jegelka,
       Savarese, CVPR 2016);
     - ``map``: mean over queries of the average precision over all R right answers;
     - ``map_at_r``: the same over those among the R nearest, divided by R (Musgrave, Belongie, Lim, ECCV 2020);
@@ -66,7 +60,7 @@ def retrieval_metrics(
     first_Q, last_Q = (np.searchsorted(labels_N[order_N], labels_Q, side) for side in ("left", "right"))
     recalls = [k for k in RECALLS if k < len(labels_N)]
     sums = np.zeros(3 + len(recalls))
-    for block in my_blocks(len(labels_Q), len(labels_N), show):
+    for block in my_blocks(len(labels_Q), len(labels_N)):
         scores_BN = queries_QD[block] @ index_ND.T
         for query, scores_N in enumerate(scores_BN, block.start):
             own = order_N[first_Q[query] : last_Q[query]]
@@ -85,7 +79,7 @@ def retrieval_metrics(
         raise UserError("retrieval: no query has another image of its class")
     mean_precision, at_r, *found = (share / queries for share in shares)
     return {
-        "recall_at_k": {str(k): share for k, share in zip(recalls, found, strict=True)},
+        "recall_at": {str(k): share for k, share in zip(recalls, found, strict=True)},
         "map": mean_precision,
         "map_at_r": at_r,
         "queries": int(queries),
@@ -94,33 +88,18 @@ def retrieval_metrics(
 
 
 def clustering_nmi(embeddings_ND: np.ndarray, labels_N: np.ndarray) -> float:
-    """Normalised mutual information of the classes and of as many clusters of k-means: 2 I / (H + H), 0..1."""
-    _, classes_N = np.unique(labels_N, return_inverse=True)
-    clusters_N = _k_means(np.nan_to_num(embeddings_ND.astype(np.float32)), int(classes_N.max()) + 1)
-    pairs = np.unique(np.stack([classes_N, clusters_N]), axis=1, return_counts=True)[1]
-    both, one, other = (
-        _entropy(counts) for counts in (pairs, np.bincount(classes_N), np.bincount(clusters_N))
-    )
-    return 2 * (one + other - both) / (one + other) if one + other else 1.0
-
-
-def _entropy(counts: np.ndarray) -> float:
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
-
-
-def _k_means(rows_ND: np.ndarray, clusters: int) -> np.ndarray:
-    """The cluster of each row, by faiss where it is installed, else by scikit-learn."""
+    """Normalised mutual information, 2 I / (H + H), of the classes and of as many clusters of faiss's k-means."""
     try:
         import faiss
-
-        found = faiss.Kmeans(rows_ND.shape[1], clusters, niter=20, seed=0, min_points_per_centroid=1)
-        found.train(rows_ND)
-        return np.asarray(found.index.search(rows_ND, 1)[1][:, 0])
     except ImportError:
-        pass
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError:
-        raise UserError("--nmi needs faiss or scikit-learn: pip install 'megaclass[gallery]'") from None
-    return np.asarray(KMeans(clusters, n_init=1, random_state=0).fit_predict(rows_ND))
+        raise UserError("--nmi needs faiss: pip install 'megaclass[gallery]'") from None
+    rows_ND, classes_N = (
+        np.nan_to_num(embeddings_ND.astype(np.float32)),
+        np.unique(labels_N, return_inverse=True)[1],
+    )
+    found = faiss.Kmeans(rows_ND.shape[1], 1 + int(classes_N.max()), seed=0, min_points_per_centroid=1)
+    found.train(rows_ND)
+    both_2N = np.stack([classes_N, found.index.search(rows_ND, 1)[1][:, 0]])
+    shares = [np.unique(of, axis=-1, return_counts=True)[1] / len(labels_N) for of in (*both_2N, both_2N)]
+    one, other, both = (-(share * np.log(share)).sum() for share in shares)
+    return float(2 * (one + other - both) / (one + other)) if one + other else 1.0

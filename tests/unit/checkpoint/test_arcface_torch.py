@@ -25,7 +25,7 @@ from megaclass.checkpoint.arcface_torch import (
     to_dropin,
 )
 from megaclass.cli import main
-from megaclass.inference.export import to_rank_files
+from megaclass.export.weights import to_rank_files
 from megaclass.parallel.groups import World, shard_range
 from megaclass.train.job import build_job
 

@@ -76,7 +76,7 @@ def test_slice_writes_the_rows_of_some_classes(run, asked, classes, start, stop)
 
 
 def test_convert_to_one_file_and_to_a_backbone(run, asked, monkeypatch):
-    monkeypatch.setattr("megaclass.inference.export._BLOCK_BYTES", 100)  # a row at a time
+    monkeypatch.setattr("megaclass.export.weights._BLOCK_BYTES", 100)  # a row at a time
     asked("convert", "run", "all.safetensors")
     found, stored = load_file("all.safetensors"), stored_in(run)
     average = stored.state["ema"]["backbone"]

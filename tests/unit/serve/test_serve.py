@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 import socket
@@ -15,18 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 import megaclass
 import tiny
 from chromium import Page, find_chromium
 from megaclass.cli import main
-from megaclass.gallery.gallery import Gallery, build
-from megaclass.gallery.store import Manifest
-from megaclass.inference.vectors import Embeddings
+from megaclass.gallery.gallery import Gallery
 
 testclient = pytest.importorskip("fastapi.testclient")
-httpx, uvicorn = pytest.importorskip("httpx"), pytest.importorskip("uvicorn")
+httpx = pytest.importorskip("httpx")
 app, service, uploads = (
     pytest.importorskip(f"megaclass.serve.{name}") for name in ("app", "service", "uploads")
 )
@@ -67,11 +65,13 @@ def files(*contents, name="images"):
 
 
 @pytest.fixture(scope="module")
-def known(models, tmp_path_factory):
+def known(runs):
     """A gallery of ann, image 0, and bob, image 1."""
-    path = tmp_path_factory.mktemp("gallery") / "known"
-    block = Embeddings(models["margin"].embed([pixels(0), pixels(1)]), ["0.png", "1.png"], np.arange(2))
-    build(path, Manifest(fingerprint="", model="m"), [block], ["ann", "bob"])
+    for number, name in enumerate(("ann", "bob")):
+        (runs / "people" / name).mkdir(parents=True)
+        (runs / "people" / name / "one.png").write_bytes(png(number))
+    path, people = str(runs / "known"), str(runs / "people")
+    assert main(["gallery", "build", path, people, "--run-dir", str(runs / "margin")]) == 0
     return Gallery(path)
 
 
@@ -251,63 +251,36 @@ def test_memory_stays_over_20_000_requests(runs):
             return [client.post(f"{url}/embed", **sent[n % 3], timeout=60).status_code for n in range(count)]
 
     with started(runs / "margin") as (process, url), ThreadPoolExecutor(8) as clients:
-        pages = []
+        memory = []
         for _ in range(5):
             for statuses in clients.map(ask, [url] * 8, [500] * 8):
                 assert statuses[:3] == [200, 200, 415]
-            with open(f"/proc/{process.pid}/statm") as file:  # noqa: PTH123
-                pages.append(int(file.read().split()[1]))
-        assert (pages[-1] - pages[0]) * os.sysconf("SC_PAGE_SIZE") < 10_000_000, pages
+            memory.append(psutil.Process(process.pid).memory_info().rss)
+        assert memory[-1] - memory[0] < 10_000_000, memory
 
 
-@contextlib.contextmanager
-def threading_server(server):
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
-
-
-@pytest.mark.long
-@pytest.mark.skipif(
-    find_chromium() is None, reason="needs Chromium: on the path, or named by $MEGACLASS_CHROMIUM"
-)
-def test_a_person_uses_the_page_by_keyboard_on_a_phone(models, known, tmp_path):
-    for number in range(2):
-        (tmp_path / f"{number}.png").write_bytes(png(number))
-    (tmp_path / "none.png").write_text("none")
-    server = uvicorn.Server(
-        uvicorn.Config(app.build(service.Service(models["margin"], threshold=0.99999, gallery=known)), port=0)
-    )
+@pytest.mark.process
+@pytest.mark.skipif(find_chromium() is None, reason="needs Chromium, maybe named by $MEGACLASS_CHROMIUM")
+def test_a_person_uses_the_page_by_keyboard_on_a_phone(runs, known, tmp_path):
+    contents = {"0.png": png(0), "1.png": png(1), "none.png": b"none"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
     page = Page(find_chromium(), tmp_path / "profile")
 
     def choose(tabs, name, result):
         """Go on by so many tabs, open the dialog of files and choose one; what then stands in the result."""
-        for key, code in [("Tab", 9)] * tabs + [("Enter", 13)]:
-            text = {"text": "\r"} if key == "Enter" else {}
-            page.send(
-                "Input.dispatchKeyEvent",
-                type="keyDown",
-                key=key,
-                code=key,
-                windowsVirtualKeyCode=code,
-                **text,
-            )
-            page.send("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
+        for press in [{"key": "Tab", "windowsVirtualKeyCode": 9}] * tabs + [{"key": "Enter", "text": "\r"}]:
+            page.send("Input.dispatchKeyEvent", type="keyDown", **press)
+            page.send("Input.dispatchKeyEvent", type="keyUp", key=press["key"])
         page.evaluate("new Promise(done => setTimeout(done, 300))")
-        opened = [what for name_, what in page.events if name_ == "Page.fileChooserOpened"][-1]
-        page.send(
-            "DOM.setFileInputFiles", files=[str(tmp_path / name)], backendNodeId=opened["backendNodeId"]
-        )
+        node = [what for event, what in page.events if event == "Page.fileChooserOpened"][-1]["backendNodeId"]
+        page.send("DOM.setFileInputFiles", files=[str(tmp_path / name)], backendNodeId=node)
+        found = f"document.querySelector('{result}')"
         return page.evaluate(
-            f"new Promise(done => setInterval(() => {{ const found = document.querySelector('{result}');"
-            " if (found) done(found.innerText); }, 50))"
+            f"new Promise(done => setInterval(() => {found} && done({found}.innerText), 50))"
         )
 
-    with threading_server(server) as url:
+    with started(runs / "margin", "--gallery", known.directory, "--threshold", "0.99999") as (_, url):
         page.show(390, 844, "dark")
         page.send("Page.setInterceptFileChooserDialog", enabled=True)
         page.open(url)
@@ -316,8 +289,6 @@ def test_a_person_uses_the_page_by_keyboard_on_a_phone(models, known, tmp_path):
         assert "bob" in choose(1, "1.png", "#find .verdict")
         assert "none of JPEG" in choose(0, "none.png", "#find .error")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    failed = [
-        what for name, what in page.events if name in ("Runtime.exceptionThrown", "Network.loadingFailed")
-    ]
+    wrong = {"Runtime.exceptionThrown", "Network.loadingFailed"} & {name for name, _ in page.events}
     page.close()
-    assert failed == []
+    assert wrong == set()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from megaclass.errors import UserError
 from megaclass.evaluate.embed import embed
-from megaclass.evaluate.identification import distractor_metrics, identification_metrics
+from megaclass.evaluate.identification import distractor_metrics
 from megaclass.evaluate.ijb import _pair_scores, template_embeddings
 from megaclass.evaluate.metrics import all_pairs_tar, classification_metrics, topk_counts
 from megaclass.evaluate.retrieval import retrieval_metrics
@@ -66,7 +66,7 @@ def protocols():
     scores = _pair_scores(templates, rng.integers(500, size=(201, 2)))
     found = (
         retrieval_metrics(rows, labels),
-        identification_metrics(rows, labels, rows[:777], labels[:777]),
+        retrieval_metrics(rows, labels, (rows[:777], labels[:777])),
         distractor_metrics(rows[:99], labels[:99] // 3, rows[99:]),
         scores.tolist(),
     )

@@ -54,7 +54,7 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass plan RECIPE [--devices N --device KIND]
         memory of a device by part, bytes on the wire, time, and what fits; no GPU needed
   megaclass doctor [RECIPE|RUN]         what is wrong with this machine, a recipe's needs, or a run directory
-  megaclass evaluate KIND IMAGES        verification of pairs, or top-1 and top-5 classification
+  megaclass evaluate KIND IMAGES        verification, classification, IJB, identification, retrieval
   megaclass predict IMAGE|DIR ...       what a trained model says of images: classes, or the nearest identities
   megaclass embed IMAGES -o FILE        embeddings of images as .npz, .parquet or .safetensors
   megaclass gallery build|add|remove|search|info

@@ -3,15 +3,10 @@
 import importlib
 from typing import Any
 
-# Further protocols: what ``megaclass evaluate`` calls one -> its module here, see :mod:`megaclass.evaluate.protocol`.
-PROTOCOLS = {
-    "all-pairs": "all_pairs",
-    "identification": "identification",
-    "ijb": "ijb",
-    "retrieval": "retrieval",
-}
+# Further ones, by what ``megaclass evaluate`` calls them.
+PROTOCOLS = ("all-pairs", "identification", "ijb", "retrieval")
 
 
 def protocol_of(kind: str) -> Any:
-    """The module, see :mod:`megaclass.evaluate.protocol`."""
-    return importlib.import_module(f"megaclass.evaluate.{PROTOCOLS[kind]}")
+    """The module of one of ``PROTOCOLS``, see :mod:`megaclass.evaluate.protocol`."""
+    return importlib.import_module(f"megaclass.evaluate.{kind.replace('-', '_')}")

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megaclass.evaluate.blocks import gathered, shown
-from megaclass.parallel.groups import rank, shard_range, together, world_size
+from megaclass.evaluate.blocks import shown
+from megaclass.parallel.groups import all_ranks, rank, shard_range, together, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ BatchesOfRange = Callable[[int, int], Iterator[Tensor]]
 def embed(
     model: Model, batches_of_range: BatchesOfRange, count: int, flip: bool, normalised: bool = True
 ) -> Tensor:
-    """Return the L2-normalised embeddings of images ``0 .. count-1``: (N, D), fp32, on the CPU of every rank. Not
-    ``normalised``, they have the length that the model gives them.
+    """Return the embeddings of images ``0 .. count-1``: (N, D), fp32, on the CPU of every rank; ``normalised``: of
+    length 1, else as the model gives them.
 
     ``model`` maps normalised images (B, channels, height, width) to embeddings (B, D). Pass the bare
     module: a DistributedDataParallel wrapper talks to the other ranks in every forward pass, and ranks may
@@ -34,7 +34,8 @@ def embed(
     A row with a NaN or an infinity becomes all NaN and is counted in a warning; the metrics take every
     comparison with it as wrong. An error of one rank (an unreadable image) is raised on all ranks.
     """
-    start, stop = shard_range(count, rank(), world_size())
+    ranges = [shard_range(count, part, world_size()) for part in range(world_size())]
+    start, stop = ranges[rank()]
     # More ranks than images: a rank without any embeds the first one all the same, to learn D and the device.
     first, last = (start, stop) if start < stop else (0, 1)
 
@@ -49,7 +50,11 @@ def embed(
     rows_LD = together(mine)
     sound_L1 = rows_LD.isfinite().all(dim=1, keepdim=True)
     rows_LD = torch.where(sound_L1, F.normalize(rows_LD) if normalised else rows_LD, torch.nan)
-    embeddings_ND = gathered(rows_LD[: stop - start], count).cpu()
+    longest = ranges[0][1]  # the collective wants equal shapes, and rank 0 holds the longest range
+    padded = F.pad(rows_LD, (0, 0, 0, longest - len(rows_LD)))
+    gathered = all_ranks().all_gather_rows(padded).cpu()
+    pieces = [gathered[part * longest :][: stop - start] for part, (start, stop) in enumerate(ranges)]
+    embeddings_ND = torch.cat(pieces)
 
     broken = int(embeddings_ND.isnan().any(dim=1).sum())
     if broken and rank() == 0:

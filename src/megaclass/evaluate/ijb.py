@@ -5,7 +5,7 @@ A template is several images of one person; those of one video (``media``) count
 templates, 1 for one person), ``meta/ijbc_name_5pts_score.txt`` (name, five points, score of the detector) and
 ``loose_crop/``; for 1:N ``meta/ijbc_1N_gallery_G1.csv``, ``.._G2.csv`` (IJB-B: S1, S2) and ``.._probe_mixed.csv``.
 
-Shapes: N = images, D = embedding columns, T = templates, P = pairs, M = medias of templates, K = different scores.
+Shapes: N = images, D = embedding columns, T = templates, P = pairs, K = different scores.
 """
 
 import warnings
@@ -16,22 +16,23 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
 from megaclass.data.faces import similarity, template
 from megaclass.data.imagelist import ImageList
 from megaclass.errors import UserError, first_line
-from megaclass.evaluate.blocks import gathered, shown
-from megaclass.evaluate.identification import identification_metrics
+from megaclass.evaluate.blocks import my_blocks
 from megaclass.evaluate.metrics import LOW_FAR_TARGETS, curve
 from megaclass.evaluate.protocol import Prepared
+from megaclass.evaluate.retrieval import retrieval_metrics
 from megaclass.files import open_regular
-from megaclass.parallel.groups import on_main_rank, rank, shard_range, world_size
+from megaclass.parallel.groups import all_ranks, on_main_rank
 
 OPTIONS = {
     "no-norm": (False, "images count alike in a template, not by the norms of their embeddings (N0)"),
     "no-detector": (False, "nor by the scores of the detector (D0)"),
 }
-_BLOCK_PAIRS, _BLOCK_TEMPLATES = 100_000, 1000
+_BLOCK_COLUMNS = 64  # of embeddings that are fp64 at once
 
 
 def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
@@ -45,7 +46,7 @@ def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
     names, numbers = _table(listed, (0,), str)[:, 0].tolist(), _table(listed, range(1, 12), np.float64)
     if len(names) != len(template_N):
         raise UserError(
-            f"{listed}: {len(names)} images, but {len(template_N)} in {found[0].name}; bring both as published"
+            f"{listed}: {len(names)} images, but {found[0].name} has {len(template_N)}; bring both as published"
         )
     templates_T = np.unique(template_N)
     listed = f"{start}template_pair_label.txt"
@@ -53,18 +54,14 @@ def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
     pairs_P2, same_P = _places(pairs_P3[:, :2], templates_T, listed), pairs_P3[:, 2] == 1
     if set(np.unique(pairs_P3[:, 2])) != {0, 1}:
         raise UserError(
-            f"{listed}: the third number is 1 for pairs of one person and 0 for others, and there are both"
+            f"{listed}: the third number is 1 for pairs of one person, 0 for others, and there are both"
         )
-    galleries = ("G1", "G2") if start.endswith("ijbc_") else ("S1", "S2")
-    searched = [
-        f"{start}1N_{part}.csv"
-        for part in (f"gallery_{galleries[0]}", f"gallery_{galleries[1]}", "probe_mixed")
-    ]
-    subjects = (
-        [_subjects(one, templates_T) for one in searched]
-        if any(Path(one).exists() for one in searched)
-        else []
-    )
+    searched = [*sorted(meta.glob("ijb?_1N_gallery_*.csv")), *meta.glob("ijb?_1N_probe_mixed.csv")]
+    if len(searched) not in (0, 3):
+        raise UserError(
+            f"{meta}: 1:N needs two lists .._1N_gallery_.. and .._1N_probe_mixed.csv; bring all, or none"
+        )
+    subjects = [_subjects(one, templates_T) for one in searched]
 
     def measure(embeddings_ND: np.ndarray) -> dict[str, Any]:
         weight_N = np.ones(len(names)) if options["no_detector"] else numbers[:, 10].astype(np.float32)
@@ -75,8 +72,12 @@ def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
         metrics = on_main_rank(lambda: roc_metrics(scores_P, same_P))
         if subjects:
             gallery_G2, probes_P2 = np.concatenate(subjects[:2]), subjects[2]
-            probes, gallery = ((templates_TD[two[:, 0]], two[:, 1]) for two in (probes_P2, gallery_G2))
-            metrics |= identification_metrics(*probes, *gallery)
+            probes, gallery = [(templates_TD[two[:, 0]], two[:, 1]) for two in (probes_P2, gallery_G2)]
+            found = retrieval_metrics(*probes, gallery)
+            metrics |= {
+                "rank": {k: found["recall_at"][k] for k in ("1", "5", "10") if k in found["recall_at"]}
+            }
+            metrics |= {"tpir_at_fpir": found["tpir_at_fpir"], "probes": len(probes_P2)}
         return metrics
 
     points_N52 = numbers[:, :10].reshape(-1, 5, 2)
@@ -103,34 +104,22 @@ def template_embeddings(
 ) -> np.ndarray:
     """The L2-normalised sum over medias of the mean over a media's images, each with its weight: fp64 (T, D), in the
     order of the templates' numbers. A template with an embedding that is not finite is NaN."""
-    order_N = np.lexsort((media_N, template_N))
-    key_N2 = np.stack([template_N, media_N], axis=1)[order_N]
-    start_M = np.append(0, 1 + np.flatnonzero((key_N2[1:] != key_N2[:-1]).any(axis=1)))
-    start_T = np.unique(key_N2[start_M, 0], return_index=True)[1]
-    end_M, end_T = np.append(start_M, len(order_N)), np.append(start_T, len(start_M))
-    made = []
-    for first in range(0, len(start_T), _BLOCK_TEMPLATES):
-        here_T = end_T[first : first + _BLOCK_TEMPLATES + 1]  # and where they end
-        here_M = end_M[here_T[0] : here_T[-1] + 1]
-        images = order_N[here_M[0] : here_M[-1]]
-        rows_ND = embeddings_ND[images].astype(np.float64) * weight_N[images, None]
-        means_MD = np.add.reduceat(rows_ND, here_M[:-1] - here_M[0]) / np.diff(here_M)[:, None]
-        made.append(np.add.reduceat(means_MD, here_T[:-1] - here_T[0]))
-    sums_TD = np.concatenate(made)
-    norms_T1 = np.linalg.norm(sums_TD, axis=1, keepdims=True)
-    return sums_TD / np.where(norms_T1 == 0, 1, norms_T1)
+    of_both = np.unique([template_N, media_N], axis=1, return_inverse=True, return_counts=True)
+    place_N = np.unique(template_N, return_inverse=True)[1]
+    share_N = weight_N.astype(np.float64) / of_both[2][of_both[1]]
+    pooled = csr_array((share_N, (place_N, np.arange(len(place_N)))))
+    columns = range(0, embeddings_ND.shape[1], _BLOCK_COLUMNS)
+    sums_TD = np.concatenate([pooled @ embeddings_ND[:, c : c + _BLOCK_COLUMNS] for c in columns], axis=1)
+    return sums_TD / np.maximum(np.linalg.norm(sums_TD, axis=1, keepdims=True), 1e-300)
 
 
 def _pair_scores(templates_TD: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
     """The cosine of each pair, fp64 (P,): each rank computes its share."""
-    start, stop = shard_range(len(pairs_P2), rank(), world_size())
-    mine = np.empty(stop - start)
-    for first in range(start, stop, _BLOCK_PAIRS):
-        one, other = pairs_P2[first : min(first + _BLOCK_PAIRS, stop)].T
-        cosines = np.einsum("pd,pd->p", templates_TD[one], templates_TD[other])
-        mine[first - start :][: len(one)] = cosines
-        shown(first - start + len(one), len(pairs_P2))
-    return gathered(torch.from_numpy(mine), len(pairs_P2)).numpy()
+    scores_P = np.zeros(len(pairs_P2))
+    for block in my_blocks(len(pairs_P2), templates_TD.shape[1]):
+        one, other = pairs_P2[block].T
+        scores_P[block] = np.einsum("pd,pd->p", templates_TD[one], templates_TD[other])
+    return all_ranks().all_reduce_(torch.from_numpy(scores_P)).numpy()
 
 
 def roc_metrics(scores_P: np.ndarray, same_P: np.ndarray) -> dict[str, Any]:
@@ -175,7 +164,7 @@ def _table(path: str | Path, columns: Sequence[int], dtype: type = np.int32, **f
     return found
 
 
-def _places(numbers: np.ndarray, templates_T: np.ndarray, path: str) -> np.ndarray:
+def _places(numbers: np.ndarray, templates_T: np.ndarray, path: str | Path) -> np.ndarray:
     """The places of templates, in any shape. UserError for a template without images."""
     places = np.searchsorted(templates_T, numbers).clip(max=len(templates_T) - 1).astype(np.int32)
     if (wrong := templates_T[places] != numbers).any():
@@ -183,7 +172,7 @@ def _places(numbers: np.ndarray, templates_T: np.ndarray, path: str) -> np.ndarr
     return places
 
 
-def _subjects(path: str, templates_T: np.ndarray) -> np.ndarray:
+def _subjects(path: Path, templates_T: np.ndarray) -> np.ndarray:
     """The place of each template of a list of 1:N, and its subject: int32 (templates, 2)."""
     lines = np.unique(_table(path, (0, 1), delimiter=",", skiprows=1), axis=0)
     return np.stack([_places(lines[:, 0], templates_T, path), lines[:, 1]], axis=1)

@@ -153,6 +153,11 @@ def bins_of(scores_P: np.ndarray, same_P: np.ndarray) -> np.ndarray:
     return bins_P.astype(np.int32)
 
 
+def binned(scores_K: np.ndarray, same: bool) -> Tensor:
+    """How many of these cosines, of genuine or of impostor pairs, are in each bin: int64 (BINS,)."""
+    return torch.from_numpy(np.bincount(bins_of(scores_K, np.full(len(scores_K), same)), minlength=BINS))
+
+
 def of_counts(counts: np.ndarray, far_targets: Mapping[str, float]) -> dict[str, Any]:
     """See :func:`curve`; and ``genuine_pairs`` and ``impostor_pairs``. counts: of both in each bin, int64 (2, BINS)."""
     genuine_T, impostor_T = _accepted(*counts)

@@ -1,14 +1,22 @@
 """Retrieval, identification and all pairs against scikit-learn, or their definitions written out."""
 
+import json
 import math
+import shutil
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, normalized_mutual_info_score
 
+import megaclass
+import tiny
+from megaclass.cli import main
+from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 from megaclass.evaluate import retrieval
-from megaclass.evaluate.identification import distractor_metrics, identification_metrics
+from megaclass.evaluate.identification import distractor_metrics
 from megaclass.evaluate.retrieval import clustering_nmi, retrieval_metrics
 
 
@@ -46,16 +54,9 @@ def test_retrieval_is_what_scikit_learn_and_the_papers_define(gallery, monkeypat
 def test_ties_and_failed_comparisons_are_wrong_answers():
     rows, labels = np.repeat(np.eye(4, dtype=np.float32), 2, axis=0), np.repeat(np.arange(4), 2)
     assert retrieval_metrics(rows, labels)["recall_at"]["1"] == 1
-    assert retrieval_metrics(np.ones_like(rows) / 2, labels)["recall_at"] == {"1": 0, "2": 0, "4": 0}
-    assert (
-        identification_metrics(np.ones_like(rows) / 2, labels, np.ones_like(rows) / 2, labels)["rank"]["1"]
-        == 0
-    )
-    rows[0] = (
-        np.nan
-    )  # its own query fails, the other of its class does, and it is the nearest of the six others
+    assert retrieval_metrics(np.ones_like(rows) / 2, labels)["recall_at"] == {"1": 0, "2": 0, "4": 0, "5": 0}
+    rows[0] = np.nan  # its own query fails, and it is the nearest of all others
     assert retrieval_metrics(rows, labels)["recall_at"]["1"] == 0
-    assert identification_metrics(rows, labels, rows, labels)["rank"]["1"] == 0
 
 
 def test_nmi_is_that_of_scikit_learn(monkeypatch):
@@ -69,26 +70,19 @@ def test_nmi_is_that_of_scikit_learn(monkeypatch):
     assert found == pytest.approx(normalized_mutual_info_score(labels, assigned[0])) and 0.1 < found < 0.9
 
 
-def test_identification_is_the_search_written_out(monkeypatch):
+def test_a_gallery_is_searched_as_insightface_defines(monkeypatch):
     monkeypatch.setattr("megaclass.evaluate.blocks._BLOCK_SCORES", 2000)
     probes, labels = made(300, 60)
-    gallery, of_gallery = made(150, 45, seed=1)  # identities have several images, and not all have one
-    known = sorted(set(of_gallery))
-    cosines = np.array([[max(gallery[of_gallery == name] @ probe) for name in known] for probe in probes])
-    is_own = labels[:, None] == np.array(known)
-    mated = is_own.any(1)
-    places = 1 + np.array(
-        [(row > row[own]).sum() for row, own in zip(cosines[mated], is_own[mated], strict=True)]
-    )
-    found = identification_metrics(probes, labels, gallery, of_gallery)
-    assert found["rank"] == {str(k): pytest.approx(np.mean(places <= k)) for k in (1, 5, 10)}
-    assert (found["probes"], found["strangers"], found["identities"]) == (300, (~mated).sum(), len(known))
-    falling = np.sort(cosines[~is_own])[::-1]
+    gallery, of_gallery = made(150, 45, seed=1)  # not all probes are of somebody in it
+    cosines, right = probes @ gallery.T, labels[:, None] == of_gallery
+    best = np.where(right, cosines, -2).max(1)[right.any(1)]
+    falling = np.sort(cosines[~right])[::-1]
+    found = retrieval_metrics(probes, labels, (gallery, of_gallery))
+    assert found["tpir_at_fpir"].pop("1e-3") is None
     for far, share in found["tpir_at_fpir"].items():
-        needed = math.ceil(300 * float(far))
-        assert share == (np.mean(cosines[is_own] > falling[needed - 1]) if far != "1e-3" else None)
-    with pytest.raises(UserError, match="no probe is of an identity"):
-        identification_metrics(probes, labels, gallery, np.array(["nobody"] * 150))
+        assert share == np.mean(best > falling[math.ceil(300 * float(far)) - 1])
+    with pytest.raises(UserError, match="no image has another of its class"):
+        retrieval_metrics(probes, labels, (gallery, np.array(["nobody"] * 150)))
 
 
 def test_distractors_are_what_megaface_defines(monkeypatch):
@@ -112,3 +106,29 @@ def test_distractors_are_what_megaface_defines(monkeypatch):
         assert share == (expected if expected is None else pytest.approx(expected, abs=2 / len(pairs)))
     with pytest.raises(UserError, match="no identity among the probes has two"):
         distractor_metrics(probes, np.arange(60), distractors)
+
+
+def test_each_protocol_takes_a_run_or_its_embeddings(tmp_path, capsys):
+    assert main(["train", tiny.recipe(tmp_path)]) == 0
+    records, run, rows = str(tmp_path / "records"), str(tmp_path / "run"), str(tmp_path / "rows.npy")
+    copy = str(shutil.copytree(records, tmp_path / "copy"))
+    set_of = RecordDataset(Path(records))
+    jpegs = [np.frombuffer(set_of.read(index).encoded, np.uint8) for index in range(len(set_of))]
+    images = np.stack([cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB) for jpeg in jpegs])
+    embeddings = megaclass.load(run, device="cpu").embed(images)
+    for key, copies, *words in (
+        ("map", 1, "retrieval", records),
+        ("recall_at", 2, "identification", records, "--gallery", copy),
+        ("rank_1_among", 2, "identification", records, "--distractors", copy),
+        ("tar_at_far", 2, "all-pairs", f"{records}:{copy}"),
+    ):
+        np.save(rows, np.concatenate([embeddings] * copies))
+        found = []
+        for source in ("--run-dir", run, "--run.device", "cpu"), ("--embeddings", rows):
+            output = tmp_path / f"{key}{source[0]}.json"
+            assert main(["evaluate", *words, *source, "--output", str(output)]) == 0
+            found.append(json.loads(output.read_text())[words[0]][key])
+        assert found[0] and found[0] == found[1]
+    assert "all-pairs of copy" in capsys.readouterr().out
+    assert main(["evaluate", "identification", records, "--run-dir", run]) == 2
+    assert "needs one of --gallery and --distractors" in capsys.readouterr().err

@@ -177,7 +177,7 @@ def evaluate(words: list[str]) -> None:
         else:
             model = groups.together(lambda: open_asked(options, given, config))
         of_itself: dict[str, Any] = {"pairs_file": pairs} if pairs else {}
-        if (options.embeddings or options.onnx) and not flips:
+        if not flips and not options.recipe and model.head is None:
             of_itself["flip"] = model.about.flip
         config = replace(config, evaluate=replace(config.evaluate, **of_itself))
         bar = (

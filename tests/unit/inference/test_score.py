@@ -1,6 +1,9 @@
 """Anybody's network is scored by the protocol of ``megaclass evaluate``, and so are embeddings that it has made."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +13,15 @@ from torch import nn
 import megaclass
 import tiny
 from megaclass.cli import main
+from megaclass.config import Config
+from megaclass.config.sections import Data
 from megaclass.data.augment import EvalTransform
-from megaclass.data.loader import eval_batches, to_model_input
+from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, eval_batches, to_model_input
+from megaclass.data.open import open_dataset
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.verification_bin import VerificationBin, write_bin
 from megaclass.errors import UserError
+from megaclass.evaluate.evaluators import tell_of_overlap
 
 SIZE = (24, 20)  # height, width: not square
 
@@ -97,7 +104,7 @@ def test_a_network_of_images_that_are_not_square_is_scored_as_its_embeddings_are
 
 def test_embeddings_are_found_by_the_names_of_images(folder, tmp_path):
     """In any order, more than are asked for, and under another directory."""
-    dataset = megaclass.data.open.open_dataset("images")
+    dataset = open_dataset("images")
     rows = embeddings(network(), dataset)
     order = np.random.default_rng(1).permutation(len(rows))
     names = [f"elsewhere/lfw/{dataset.names[number]}" for number in order]
@@ -116,15 +123,30 @@ def test_a_loaded_run_is_scored_as_by_the_command(folder, tmp_path):
     for kind, run, path in (("verification", "margin", "set.bin"), ("classification", "linear", "images")):
         found = megaclass.score(megaclass.load(run, device="cpu", threads=1), path, kind)
         assert measured(tmp_path, kind, path, "--run-dir", run) == found.metrics
-    model = megaclass.load("margin", device="cpu", threads=1)
-    assert megaclass.score(model, "set.bin", flip=True).metrics == measured(
-        tmp_path, "verification", "set.bin", "--run-dir", "margin", "--evaluate.flip", "true"
+
+
+def test_the_network_of_an_onnx_file_is_scored_as_the_module_is(folder, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    model, of = network(), onnx.helper
+    weights = [onnx.numpy_helper.from_array(w.detach().numpy(), n) for n, w in model[1].named_parameters()]
+    nodes = [
+        of.make_node("Flatten", ["x"], ["f"]),
+        of.make_node("Gemm", ["f", "weight", "bias"], ["y"], transB=1),
+    ]
+    (x, y) = (
+        of.make_tensor_value_info(n, 1, shape) for n, shape in (("x", ["B", 3, *SIZE]), ("y", ["B", 8]))
     )
+    opset = [of.make_opsetid("", 18)]
+    graph = of.make_graph(nodes, "network", [x], [y], weights)
+    onnx.save(of.make_model(graph, opset_imports=opset, ir_version=10), str(tmp_path / "x.onnx"))
+    found = measured(tmp_path, "verification", "set.bin", "--onnx", str(tmp_path / "x.onnx"))
+    assert_alike(found, megaclass.score(model, "set.bin", size=SIZE).metrics)
 
 
 def test_a_network_with_its_last_layer_classifies(folder):
     model = network(6)
-    rows = embeddings(model, megaclass.data.open.open_dataset("images"))
+    rows = embeddings(model, open_dataset("images"))
     found = megaclass.score(model, "images", "classification", size=SIZE)
     assert found.metrics["top1"] == (rows.argmax(1) == np.arange(24) // 4).mean()
     classes = [f"n0000000{label}" for label in reversed(range(6))]
@@ -132,12 +154,15 @@ def test_a_network_with_its_last_layer_classifies(folder):
     assert found.metrics["top1"] == (rows.argmax(1) == 5 - np.arange(24) // 4).mean()
 
 
+RESNET = f"resnet50_imagenet --model.name resnet18 --model.width 8 --data.image_size {tiny.SIZE} --evaluate.resize 0"
+RESNET = [*RESNET.split(), "--precision.compute", "fp32", "--model.weights", "tv.pth"]
+
+
 @pytest.fixture(scope="module")
-def torchvision(folder):
-    """Weights of a ResNet with its last layer, for 10 classes; names in label order; and the words that take them."""
-    layers = [*tiny_resnet(), "--model.weights", "tv.pth", "--run.device", "cpu"]
-    backbone = megaclass.build_backbone("resnet18", width=8, image_size=tiny.SIZE)
+def classifier(folder):
+    """A ResNet with its last layer for 10 classes, stored as torchvision does, and names of these in label order."""
     torch.manual_seed(1)
+    backbone = megaclass.build_backbone("resnet18", width=8, image_size=tiny.SIZE).eval()
     head = nn.Linear(backbone.embedding_dim, 10)
     torch.save(
         backbone.state_dict() | {f"fc.{k}": v for k, v in head.state_dict().items()}, folder / "tv.pth"
@@ -145,33 +170,27 @@ def torchvision(folder):
     (folder / "names.txt").write_text("".join(f"n0000000{9 - label} name {label}\n" for label in range(10)))
     pairs = {str(label): [f"n0000000{9 - label}", f"name {label}"] for label in range(10)}
     (folder / "names.json").write_text(json.dumps(pairs))
-    return layers, backbone.eval(), head
-
-
-def tiny_resnet():
-    sizes = {"--model.name": "resnet18", "--model.width": "8", "--data.image_size": str(tiny.SIZE)}
-    return [word for pair in sizes.items() for word in pair]
+    return nn.Sequential(backbone, head)
 
 
 @pytest.mark.parametrize("names", ["names.txt", "names.json"])
-def test_weights_of_torchvision_classify_with_their_own_last_layer(folder, tmp_path, torchvision, names):
-    words, backbone, head = torchvision
-    words = ["--recipe", "resnet50_imagenet", "--precision.compute", "fp32", "--evaluate.resize", "0", *words]
-    found = measured(tmp_path, "classification", "images", *words, "--names", names)
-    dataset = megaclass.data.open.open_dataset("images")
-    reader = megaclass.load("linear", device="cpu").reader
-    expected = []
-    for batch in eval_batches(dataset, reader.transform, 24):
-        mean, std = megaclass.data.loader.IMAGENET_MEAN, megaclass.data.loader.IMAGENET_STD
-        expected = head(backbone(to_model_input(batch.images, "cpu", mean=mean, std=std))).argmax(1)
-    assert found["top1"] == (9 - expected == torch.arange(24) // 4).float().mean()
+def test_weights_of_torchvision_classify_with_their_own_last_layer(folder, tmp_path, classifier, names):
+    words = ["images", "--recipe", *RESNET, "--names", names]
+    found = measured(tmp_path, "classification", *words)
+    options = {"size": tiny.SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    classes = [f"n0000000{9 - label}" for label in range(10)]
+    scored = megaclass.score(classifier, "images", "classification", classes=classes, **options)
+    assert found == scored.metrics
     output = tmp_path / "found.jsonl"
-    assert main(["predict", "images", *words, "--names", names, "--output", str(output)]) == 0
+    assert main(["predict", *words, "--output", str(output)]) == 0
     best = [json.loads(line)["predictions"][0] for line in output.read_text().splitlines()]
-    assert [guess["label"] for guess in best] == expected.tolist()
     assert (
-        best[0]["class"] == f"n0000000{9 - best[0]['label']}"
-        and best[0]["name"] == f"name {best[0]['label']}"
+        np.mean([guess["class"] == f"n0000000{index // 4}" for index, guess in enumerate(best)])
+        == found["top1"]
+    )
+    assert all(
+        (guess["class"][-1], guess["name"]) == (str(9 - guess["label"]), f"name {guess['label']}")
+        for guess in best
     )
 
 
@@ -194,19 +213,13 @@ def test_weights_of_torchvision_classify_with_their_own_last_layer(folder, tmp_p
         (["verification", "set.bin", "--onnx", "none.onnx"], "none.onnx"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_scored_is_told_in_a_line(folder, torchvision, capsys, words, message):
+def test_what_cannot_be_scored_is_told_in_a_line(folder, classifier, capsys, words, message):
     np.save("few.npy", np.eye(3, 4))
-    names = megaclass.data.open.open_dataset("images").names
+    names = open_dataset("images").names
     np.savez("some.npz", embeddings=np.eye(4), names=np.array(names[:4]))
     np.savez("twice.npz", embeddings=np.eye(24), names=np.array([names[0], *names[:-1]]))
     (folder / "bad.txt").write_text("one\n")
-    options = [
-        word
-        for part in words
-        for word in (
-            ["resnet50_imagenet", "--evaluate.resize", "0", *torchvision[0]] if part == "R" else [part]
-        )
-    ]
+    options = [word for part in words for word in (RESNET if part == "R" else [part])]
     assert main(["evaluate", *options]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
@@ -230,38 +243,22 @@ def test_what_a_program_asks_wrongly_is_told(folder, settings, message):
 
 
 @pytest.mark.parametrize(
-    ("trained", "words", "told"),
+    ("trained", "path", "names", "told"),
     [
-        ("images", ["verification", "images"], "6 of its identities, 'n00000000' among them"),
-        ("images", ["verification", "images", "--pairs", "pairs.txt"], "5 of its identities, 'n00000001' among them"),
-        ("images", ["verification", "set.bin"], ""),
-        ("images", ["classification", "images"], "is evaluated, and trained on too"),
-        ("records", ["verification", "records"], "is evaluated, and trained on too"),
-        ("records", ["classification", "copy"], "is evaluated, and trained on too"),
-        ("records", ["classification", "images"], ""),
+        ("images", "images", ["n00000001", "z"], "images: 1 of its identities, 'n00000001' among them"),
+        ("images", "images", None, "images is evaluated, and trained on too"),
+        ("absent:records", "copy", None, "copy is evaluated, and trained on too"),  # the same bytes elsewhere
+        ("records", "images", ["z"], ""),
     ],
-)  # fmt: skip
-def test_a_set_that_is_trained_on_is_noticed(folder, caplog, trained, words, told):
-    if not (folder / "copy").exists():
-        tiny.write_records(folder / "copy")
-    kind = "linear" if words[0] == "classification" else "margin"
-    run = folder / kind
-    if trained == "records":
-        run = folder / f"of_records_{kind}"
-        if not run.exists():
-            sections = {"run": {"output": str(run)}, "head": {"kind": kind}, "schedule": {"steps": 2}}
-            assert main(["train", tiny.recipe(folder, **sections)]) == 0
-    options = (
-        ["--evaluate.pairs", "20", "--evaluate.folds", "2"] if words[1:] in (["images"], ["records"]) else []
-    )
-    options = options if kind == "margin" else []
-    caplog.clear()
-    assert main(["evaluate", *words, "--run-dir", str(run), *options]) == 0
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == bool(told) and told in "".join(said)
+)
+def test_a_set_that_is_trained_on_is_noticed(folder, caplog, trained, path, names, told):
+    shutil.copytree("records", "copy", dirs_exist_ok=True)
+    config = Config(data=Data(source="folder", path=trained.replace(":", os.pathsep)))
+    tell_of_overlap(config, Path(path), names, ["n00000000", "n00000001"])
+    assert [record.getMessage()[: len(told)] for record in caplog.records] == [told] * bool(told)
 
 
-def test_a_training_that_is_evaluated_on_its_own_set_says_so_at_its_start(folder, caplog):
+def test_training_and_evaluating_on_one_set_says_so(folder, caplog):
     evaluate = {"task": "verification", "path": "images", "pairs": 20, "folds": 2}
     data = {"source": "folder", "path": str(folder / "images")}
     sections = {
@@ -271,4 +268,6 @@ def test_a_training_that_is_evaluated_on_its_own_set_says_so_at_its_start(folder
         "schedule": {"steps": 1},
     }
     assert main(["train", tiny.recipe(folder, **sections)]) == 0
-    assert ["6 of its identities" in record.getMessage() for record in caplog.records] == [True]
+    assert main(["evaluate", "verification", "images", "--pairs", "pairs.txt", "--run-dir", "again"]) == 0
+    told = [record.getMessage().split(", ")[0] for record in caplog.records]
+    assert told == ["images: 6 of its identities", "images: 5 of its identities"]

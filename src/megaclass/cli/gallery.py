@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -82,10 +83,13 @@ class _Source(NamedTuple):
 
 def gallery(words: list[str]) -> int:
     """Exit status 1 where an image could not be read."""
-    if not words or words[0].startswith("-"):
-        raise UserError(
-            f"which gallery command? known: {', '.join(_VERBS)}; `megaclass gallery build --help` says more"
-        )
+    if words[:1] in (["-h"], ["--help"], ["help"]):
+        for verb, (usage, *_) in _VERBS.items():
+            print(f"  megaclass gallery {verb} DIR {usage}")
+        print("\n`megaclass gallery build --help` says more, as for each of them.")
+        return 0
+    if not words:
+        raise UserError(f"which gallery command? known: {', '.join(_VERBS)}")
     usage, text, positional, more = lookup(_VERBS, words[0], "gallery command")
     named = {"gallery": "directory of the gallery"} | positional
     parser = make_parser(f"megaclass gallery {words[0]} DIR {usage}", text, named, more)
@@ -194,11 +198,16 @@ def _opened(
     options: argparse.Namespace, load: "Callable[[], Model]", labelled: bool
 ) -> "Iterator[tuple[Model | None, _Source]]":
     """The model, where there is one, and what is named."""
+    import numpy as np
+
     from megaclass.inference.embedding import metadata, open_images
     from megaclass.inference.vectors import READ, read_embeddings
 
     first = options.source[0]
     stored = read_embeddings(first) if Path(first).suffix.lower() in READ else None
+    if stored and stored.labels is not None and stored.classes is None:
+        present, labels_N = np.unique(stored.labels, return_inverse=True)
+        stored = dataclasses.replace(stored, labels=labels_N, classes=[str(label) for label in present])
     images, classes = (None, stored.classes) if stored else open_images(options.source)
     if labelled and classes is None:
         raise UserError(f"{first}: does not say who is on its images; give a {_SOURCE}")

@@ -3,8 +3,6 @@
 import signal
 import socket
 import sys
-from pathlib import Path
-from typing import Any
 
 from megaclass.cli.common import read_options, tell
 from megaclass.errors import UserError
@@ -24,6 +22,7 @@ _OPTIONS = {
     "queue": (64, "requests at work at once; others are told to come again (503)"),
     "max-mb": (20, "MB of a request"),
 }  # fmt: skip
+_OF_MODEL = ("checkpoint", "device", "threads", "align")
 
 
 def serve(words: list[str]) -> None:
@@ -35,9 +34,8 @@ def serve(words: list[str]) -> None:
         {"run": "run directory, checkpoint, bundle or exported model"},
         _OPTIONS,
     )
-    for name in ("batch_size", "queue", "max_mb"):
-        if not getattr(options, name):
-            raise UserError(f"--{name.replace('_', '-')}: 0 lets nothing in; give 1 or more")
+    if not (options.batch_size and options.queue and options.max_mb):
+        raise UserError("--batch-size, --queue and --max-mb: 0 lets nothing in; give 1 or more")
     try:
         import uvicorn
 
@@ -49,7 +47,7 @@ def serve(words: list[str]) -> None:
     from megaclass.serve.service import Service
     from megaclass.serve.uploads import Limits, read_keys
 
-    host, keys = options.host, read_keys(Path(options.key_file)) if options.key_file else []
+    host, keys = options.host, read_keys(options.key_file) if options.key_file else []
     limits = Limits(size=options.max_mb * 1_000_000, requests=options.queue)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Where the protocol is not named, asyncio leaves Nagle's algorithm on: 40 ms a request.
@@ -59,20 +57,17 @@ def serve(words: list[str]) -> None:
             listening.bind((host, options.port))  # whoever asks before the model is there is refused
         except (OSError, OverflowError) as error:
             raise UserError(f"--port: {host}:{options.port} cannot be had ({error}); name another") from None
-        how = {name: getattr(options, name) for name in ("checkpoint", "device", "threads", "align")}
-        model = load(options.run, **how)
+        model = load(options.run, **{name: getattr(options, name) for name in _OF_MODEL})
         gallery = Gallery(options.gallery, model) if options.gallery else None
         of = (options.threshold, gallery.threshold if gallery else None, model.threshold)
-        threshold = next((given for given in of if given is not None), None)
-        wait_s = options.deadline_ms / 1000
+        threshold, wait_s = next((one for one in of if one is not None), None), options.deadline_ms / 1000
         app = build(Service(model, limits, threshold, keys, gallery, options.batch_size, wait_s))
         # Warnings go where those of all commands go, and nothing is logged of a request.
-        quiet: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False}
-        server = uvicorn.Server(uvicorn.Config(app, **quiet, timeout_graceful_shutdown=10))
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10)
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again once all have their answers
         listening.listen()
         name, port = listening.getsockname()[:2]
         tell(f"serving   {options.run} at http://{f'[{name}]' if ':' in name else name}:{port}", sys.stderr)
         if not keys and not name.startswith(("127.", "::1")):
             tell("Warning: whoever reaches this address may ask; --key-file asks for a key", sys.stderr)
-        server.run(sockets=[listening])
+        uvicorn.Server(config).run(sockets=[listening])

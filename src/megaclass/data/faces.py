@@ -116,10 +116,8 @@ class FaceDetector:
             self(np.zeros((64, 64, 3), np.uint8))
         except (OSError, cv2.error, IndexError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else first_line(error)
-            raise UserError(
-                f"{path}: not a face detector that OpenCV reads ({reason}); name a YuNet file, such as "
-                "face_detection_yunet_2023mar.onnx of OpenCV's zoo"
-            ) from None
+            why = f"not a face detector that OpenCV reads ({reason})"
+            raise UserError(f"{path}: {why}; name a YuNet file, as of OpenCV's zoo") from None
 
     def __call__(self, image_HWC: np.ndarray) -> list[Face]:
         scale = min(1.0, self.side / max(image_HWC.shape))

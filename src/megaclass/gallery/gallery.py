@@ -166,9 +166,9 @@ class Gallery:
         vectors_ND = self._embedded(images)
         if names is None:
             told = (
-                Pictures(images).describe
-                if vectors_ND is not images
-                else f"{identity} {len(self)}+{{}}".format
+                f"{identity} {len(self)}+{{}}".format
+                if _are_embeddings(images)
+                else Pictures(images).describe
             )
             names = [told(i) for i in range(len(vectors_ND))]
         block = Embeddings(vectors_ND, list(names), np.zeros(len(vectors_ND), np.int64))
@@ -234,19 +234,22 @@ class Gallery:
                     raise  # else a writer has deleted what was read
 
     def _embedded(self, images: Any) -> np.ndarray:
-        if isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype.kind == "f":
-            if images.shape[1] != self._now.columns or not (
-                np.isfinite(images).all() and images.any(1).all()
-            ):
-                raise UserError(
-                    f"vectors {images.shape}: finite ones of {self._now.columns} columns are searched for"
-                )
-            return F.normalize(torch.from_numpy(images.astype(np.float32))).numpy()
-        if self.model is None:
+        if self.model is None and not _are_embeddings(images):
             raise UserError(
                 f"{self.directory}: opened without a model, give embeddings (N, {self._now.columns})"
             )
-        return self.model.embed(images)
+        given_ND = images if _are_embeddings(images) or self.model is None else self.model.embed(images)
+        if given_ND.shape[1] != self._now.columns or not (
+            np.isfinite(given_ND).all() and given_ND.any(1).all()
+        ):
+            raise UserError(
+                f"embeddings {given_ND.shape}: finite ones of {self._now.columns} columns are searched for"
+            )
+        return F.normalize(torch.from_numpy(given_ND.astype(np.float32))).numpy()
+
+
+def _are_embeddings(images: Any) -> bool:
+    return isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype.kind == "f"
 
 
 def build(directory: Path, manifest: Manifest, blocks: Iterable[Embeddings], classes: Sequence[str]) -> None:

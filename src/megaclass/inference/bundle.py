@@ -154,7 +154,7 @@ def write_bundle(model: Model, output: Path, *, name: str, centres: bool = True,
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     facts = {"name": printable(name), "about": model.about, "config": config, "start": start, **card}
     facts |= {"recipe": to_toml(config, only_changed=True), "version": __version__}
-    write(CARD, environment.get_template("card.md").render(facts).encode("utf-8", "replace"))
+    write(CARD, environment.get_template("card.md.j2").render(facts).encode("utf-8", "replace"))
 
 
 def _in_blocks(model: Model) -> Iterator[Tensor]:

@@ -36,12 +36,7 @@ _NETWORKS = (".onnx", ".xml")
 
 
 def load(
-    source: str | Path,
-    *,
-    checkpoint: str = "best",
-    device: str = "auto",
-    threads: int = 0,
-    align: str | Path = "",
+    source: str | Path, *, checkpoint: str = "best", device: str = "auto", threads: int = 0, align: str = ""
 ) -> Model:
     """The model of a run, ready for use.
 

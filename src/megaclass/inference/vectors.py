@@ -94,7 +94,7 @@ def _write(
             path, {name: torch.from_numpy(value) for name, value in arrays.items()}, metadata
         )
     else:
-        pa, parquet = extra("pyarrow", "parquet"), extra("pyarrow.parquet", "parquet")
+        pa, parquet = extra("pyarrow", "gallery"), extra("pyarrow.parquet", "parquet")
         rows_ND = arrays.pop("embeddings")
         columns = {
             "names": pa.array(
@@ -151,9 +151,9 @@ def _read(path: Path, suffix: str) -> dict[str, Any]:
         for name in found.keys() & {"names", "classes"}:
             found[name] = found[name].tobytes().decode(errors="surrogateescape").split("\0")[:-1]
         return found | {"metadata": metadata}
-    table = extra("pyarrow.parquet", "parquet").read_table(path)
+    table = extra("pyarrow.parquet", "gallery").read_table(path)
     rows = table["embeddings"].combine_chunks()
-    lengths = extra("pyarrow.compute", "parquet").list_value_length(rows).to_numpy(zero_copy_only=False)
+    lengths = extra("pyarrow.compute", "gallery").list_value_length(rows).to_numpy(zero_copy_only=False)
     if rows.flatten().null_count or len(set(lengths.tolist())) != 1:
         raise ValueError("not every row has an embedding of as many numbers")
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}

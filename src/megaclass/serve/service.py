@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -62,9 +61,7 @@ class Service:
     async def __call__(self, images: Sequence[bytes]) -> Tensor:
         """fp32 (N, D), not normalised. Raises DamagedSampleError, which names "image 2"."""
         loop = asyncio.get_running_loop()
-        works = (
-            partial(self._prepared, image, f"image {number}") for number, image in enumerate(images, start=1)
-        )
+        works = [partial(self._prepared, image, f"image {n}") for n, image in enumerate(images, start=1)]
         ready = await asyncio.gather(*(loop.run_in_executor(self._decoders, work) for work in works))
         rows: list[asyncio.Future[Tensor]] = [loop.create_future() for _ in ready]
         for image_HWC, row in zip(ready, rows, strict=True):
@@ -80,14 +77,15 @@ class Service:
                     while len(batch) < self.batch:
                         batch.append(await self._queue.get())
             work = partial(self._features, [image_HWC for image_HWC, *_ in batch])
-            found: Iterable[Any]
-            try:
-                found = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-            except Exception as error:
-                found = [error] * len(batch)
-            for (*_, row), outcome in zip(batch, found, strict=True):
-                if not row.done():  # whoever asked may have gone
-                    (row.set_exception if isinstance(outcome, Exception) else row.set_result)(outcome)
+            working = asyncio.get_running_loop().run_in_executor(self._thread, work)
+            await asyncio.wait([working])
+            for number, (*_, row) in enumerate(batch):
+                if row.done():  # whoever asked has gone
+                    continue
+                if error := working.exception():
+                    row.set_exception(error)
+                else:
+                    row.set_result(working.result()[number])
 
     def _prepared(self, encoded: bytes, where: str) -> np.ndarray:
         """uint8 (H, W, 3): the image upright or, of a model that looks at faces alone, its face."""

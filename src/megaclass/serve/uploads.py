@@ -12,10 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from megaclass.data.dataset import read_text
 from megaclass.data.decode import check_header, format_of
 from megaclass.errors import UserError, in_bytes
 
-FORMATS = ("JPEG", "PNG", "WEBP")
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what clients get wrong
 _BODY_S = 30  # for a whole request to arrive
 _HOW = "send files as multipart/form-data in parts named images: curl -F images=@photo.jpg"
@@ -37,20 +37,17 @@ class Limits:
 
     def check(self, encoded: bytes, where: str) -> None:
         """Refuse an image by its header, before it is decoded: a few kilobytes may claim billions of pixels."""
-        if format_of(encoded) not in FORMATS:
-            raise HTTPException(415, f"{where} is none of {', '.join(FORMATS)}; convert it")
+        if format_of(encoded) not in ("JPEG", "PNG", "WEBP"):
+            raise HTTPException(415, f"{where} is none of JPEG, PNG, WEBP; convert it")
         height, width = check_header(encoded, where)
         if height * width > self.pixels:
             told = f"{where} has {width} x {height} pixels, more than {self.pixels:,}; shrink it"
             raise HTTPException(413, told)
 
 
-def read_keys(path: Path) -> list[bytes]:
+def read_keys(path: str) -> list[bytes]:
     """Digests of the keys in a file, one a line; lines that begin with ``#`` are none. Raises UserError."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--key-file: {path} cannot be read ({error}); name a text file") from None
+    lines = map(str.strip, read_text(Path(path), "--key-file").splitlines())
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys or min(map(len, keys)) < 16:
         raise UserError(

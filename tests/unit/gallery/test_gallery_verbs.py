@@ -4,6 +4,7 @@ import csv
 import json
 
 import cv2
+import numpy as np
 import pytest
 
 import megaclass
@@ -50,6 +51,10 @@ def test_images_become_vectors_and_a_gallery_that_knows_them(folder, tmp_path, c
     assert [stored.classes[label] for label in stored.labels] == [name.split("/")[1] for name in stored.names]
     loaded = megaclass.load("run")
     assert abs(loaded.embed(stored.names) - stored.embeddings).max() < 1e-5
+
+    np.savez(f"{out}/numbers.npz", embeddings=stored.embeddings, labels=10**15 + stored.labels)
+    assert main(["gallery", "build", f"{out}/d", f"{out}/numbers.npz"]) == 0
+    assert megaclass.Gallery(f"{out}/d").search(stored.embeddings[3:4])[0][0].identity == str(10**15 + 1)
 
     far = ["--far", "1e-2"]
     assert main(["gallery", "build", f"{out}/a", "people", *far, *model]) == 1

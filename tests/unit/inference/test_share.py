@@ -52,6 +52,7 @@ def test_the_card_is_what_the_hub_reads(trained):
     metrics, first = megaclass.load(trained / "run").about.evaluation, data.eval_results[0].metric_value
     assert first == round(metrics.get("pair_accuracy", metrics.get("top1")), 5)
     for said in (
+        "\nmodel.c",
         "use\n\nNot stated.",
         "| classes | 6 |",
         "| images | 24 |",

@@ -23,7 +23,7 @@ from chromium import Page, find_chromium
 from megaclass.cli import main
 from megaclass.gallery.gallery import Gallery, build
 from megaclass.gallery.store import Manifest
-from megaclass.inference.vectors import Block
+from megaclass.inference.vectors import Embeddings
 
 testclient = pytest.importorskip("fastapi.testclient")
 httpx, uvicorn = pytest.importorskip("httpx"), pytest.importorskip("uvicorn")
@@ -70,7 +70,7 @@ def files(*contents, name="images"):
 def known(models, tmp_path_factory):
     """A gallery of ann, image 0, and bob, image 1."""
     path = tmp_path_factory.mktemp("gallery") / "known"
-    block = Block(["0.png", "1.png"], models["margin"].embed([pixels(0), pixels(1)]), np.arange(2))
+    block = Embeddings(models["margin"].embed([pixels(0), pixels(1)]), ["0.png", "1.png"], np.arange(2))
     build(path, Manifest(fingerprint="", model="m"), [block], ["ann", "bob"])
     return Gallery(path)
 
@@ -160,7 +160,7 @@ def test_keys_are_asked_for_before_a_body_is_read_and_no_image_goes_to_a_file(mo
     monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", None)
     key = "0123456789abcdef"
     (tmp_path / "keys").write_text(f"# ours\n{key}\n\nfedcba9876543210\n")
-    with serving(models["margin"], keys=uploads.read_keys(tmp_path / "keys")) as client:
+    with serving(models["margin"], keys=uploads.read_keys(str(tmp_path / "keys"))) as client:
         for given in ("", "Bearer wrong", f"Basic {key}"):
             answer = client.post("/embed", json={}, headers={"Authorization": given})
             assert answer.status_code == 401 and "Bearer KEY" in answer.json()["error"]
@@ -209,7 +209,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path, capsys):
             ("--port", port, f"127.0.0.1:{port} cannot be had"),
             ("--key-file", str(tmp_path / "keys"), "needs keys of 16 letters"),
             ("--key-file", "lost", "lost cannot be read"),
-            ("--queue", "0", "--queue: 0 lets nothing in"),
+            ("--queue", "0", "--queue and --max-mb: 0 lets nothing in"),
         ):
             assert main(["serve", "nowhere", option, value]) == 2
             error = capsys.readouterr().err

@@ -28,14 +28,11 @@ def align(words: list[str]) -> int:
         "megaclass data align RAW OUT --detector FILE [OPTIONS]",
         "Find faces and align them to the five points of ArcFace, as face sets have them. OUT/align.csv tells of every "
         "face found; OUT appears whole or not at all.",
-        {
-            "raw": "directory of photographs, or list of paths below it",
-            "out": "new directory, with RAW's tree",
-        },
+        {"raw": "directory of photographs, or list of paths", "out": "new directory, with RAW's tree"},
         _OPTIONS,
     )
     output, sheet = new_file(options.out, "OUT"), new_file(options.sheet, "--sheet")
-    if output is None or bool(options.detector) == bool(options.landmarks):
+    if not output or bool(options.detector) == bool(options.landmarks):
         raise UserError("--detector: name a face detector, or --landmarks, and one of them alone")
     if not 16 <= options.size <= 4096 or options.quality > 100 or not 32 <= options.look <= 8192:
         raise UserError("--size is 16 to 4096, --quality 0 to 100, --look 32 to 8192")
@@ -58,10 +55,8 @@ def align(words: list[str]) -> int:
     for kind in KINDS:
         several = f", {counts['more']:,} of them of several faces" if kind == "aligned" else ""
         tell(f"{kind:20} {counts[kind]:9,} {counts[kind] / len(images):7.1%}{several}")
-    seconds = time.perf_counter() - started
-    tell(
-        f"{len(images):,} photographs in {seconds:.1f} s ({len(images) / seconds:,.1f}/s): {output}/align.csv"
-    )
+    rate = len(images) / (time.perf_counter() - started)
+    tell(f"{len(images):,} photographs, {rate:,.1f} a second; of each: {output / 'align.csv'}")
     if sheet is not None:
         with whole_file("--sheet", sheet) as part:
             part.write_bytes(cv2.imencode(".png", sheet_HWC[..., ::-1])[1].tobytes())

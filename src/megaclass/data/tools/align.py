@@ -84,8 +84,8 @@ def align(
     """
     suffix, options = (".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality]) if quality else (".png", [])
 
-    def work(index: int) -> tuple[str, list[Face], list[bytes], np.ndarray]:
-        """What became of it, faces (those taken come first), files of those taken, picture for the sheet."""
+    def work(index: int) -> tuple[str, list[Face], list[bytes], list[np.ndarray]]:
+        """What became of it, faces (those taken come first), files of those taken, a picture if for the sheet."""
         image_HWC, found, chosen = np.full((_SIDE, _SIDE, 3), 128, np.uint8), list[Face](), list[Face]()
         try:
             image_HWC = upright(images.read(index).encoded, images.describe(index))
@@ -96,7 +96,8 @@ def align(
         aligned = [warped(image_HWC, face, size, size)[..., ::-1] for face in chosen]
         files = [cv2.imencode(suffix, face_HWC, options)[1].tobytes() for face_HWC in aligned]
         others = [face for face in found if face not in chosen]
-        return status, chosen + others, files, _picture(image_HWC, chosen, others)
+        picture = [_picture(image_HWC, chosen, others)] if index < _SHOWN else []
+        return status, chosen + others, files, picture
 
     counts, shown, part = Counter[str](), [], output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
@@ -108,21 +109,15 @@ def align(
             report = csv.writer(file, lineterminator="\n")
             report.writerow(["path", "status", "output", "score", "left", "top", "width", "height", *_POINTS])
             done = in_order(work, range(len(images)), workers)
-            for number, (name, (status, found, files, picture_HWC)) in enumerate(
-                zip(images.names, done, strict=True), 1
-            ):
+            for number, (name, became) in enumerate(zip(images.names, done, strict=True), 1):
+                status, found, files, picture = became
                 counts.update([status.partition(":")[0], *(["more"] if files and found[1:] else [])])
-                shown += [picture_HWC] if number <= _SHOWN else []
+                shown += picture
                 for face, encoded in itertools.zip_longest(found, files):
                     written = _write(part, name, suffix, encoded) if encoded else ""
-                    numbers = [
-                        round(face.score, 4),
-                        *(face.box or [""] * 4),
-                        *face.points_P2.ravel().round(3),
-                    ]
-                    report.writerow(
-                        [name, status if written or not files else "passed over", written, *numbers]
-                    )
+                    told = status if written or not files else "passed over"
+                    numbers = [*(face.box or [""] * 4), *face.points_P2.ravel().round(3)]
+                    report.writerow([name, told, written, round(face.score, 4), *numbers])
                 if not found:
                     report.writerow([name, status] + [""] * 16)
                 progress(number, len(images))
@@ -139,10 +134,9 @@ def align(
 def _write(part: Path, name: str, suffix: str, encoded: bytes) -> str:
     """Returns the name, that of the photograph; of a further face, or where it is taken, with a number behind it."""
     stem = (part / name).with_suffix("")
-    paths = itertools.chain(
-        [stem], (stem.with_name(f"{stem.name}_{number}") for number in itertools.count(2))
-    )
-    path = next(file for one in paths if not (file := one.with_name(one.name + suffix)).exists())
+    path, number = stem.with_name(stem.name + suffix), 2
+    while path.exists():
+        path, number = stem.with_name(f"{stem.name}_{number}{suffix}"), number + 1
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded)
     return str(path.relative_to(part))

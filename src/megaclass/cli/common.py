@@ -40,7 +40,7 @@ def read_options(
 
 @contextlib.contextmanager
 def progress_bar(
-    doing: str, interrupted: str, of_bytes: bool = False
+    doing: str, interrupted: str, of_bytes: bool = False, shown: bool = True
 ) -> Iterator[Callable[[int, int], None]]:
     """Yields ``show(done, total)``. The bar is on standard error, where that is a terminal, and goes at the end.
 
@@ -54,7 +54,7 @@ def progress_bar(
     console = Console(stderr=True)
     try:
         with progress.Progress(
-            *columns, console=console, transient=True, disable=not sys.stderr.isatty()
+            *columns, console=console, transient=True, disable=not (shown and sys.stderr.isatty())
         ) as bar:
             task = bar.add_task(doing, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -180,12 +180,7 @@ def evaluate(words: list[str]) -> None:
         if not flips and not options.recipe and model.head is None:
             of_itself["flip"] = model.about.flip
         config = replace(config, evaluate=replace(config.evaluate, **of_itself))
-        bar = (
-            progress_bar("evaluating", "nothing was measured")
-            if world.is_main
-            else contextlib.nullcontext(print)
-        )
-        with bar as show, showing(show if world.is_main else lambda done, total: None):
+        with progress_bar("evaluating", "nothing was measured", shown=world.is_main) as show, showing(show):
             found = measured(config, model, options.kind, options.images, vars(options))
         if world.is_main:
             _print_metrics(found.kind, found.metrics)

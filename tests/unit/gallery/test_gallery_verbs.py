@@ -95,7 +95,7 @@ def test_images_become_vectors_and_a_gallery_that_knows_them(folder, tmp_path, c
     [
         ("embed people -o x.txt --run-dir run", "x.txt ends with none of .npz"),
         ("embed nowhere -o x.npz --run-dir run", "nowhere"),
-        ("embed people -o x.npz", "--run-dir: name the directory"),
+        ("embed people -o x.npz", "--run-dir"),
         ("embed people/p0/bad.jpg -o x.npz --run-dir run", "no image could be embedded"),
         ("gallery", "which gallery command? known: build"),
         ("gallery find", "unknown gallery command 'find'"),

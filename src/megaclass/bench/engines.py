@@ -153,22 +153,12 @@ def _exported(
     scorer.backbone.to(scorer.dtype)
     with tempfile.TemporaryDirectory() as directory, torch.no_grad():
         path = Path(directory) / "model.onnx"
-        program = torch.onnx.export(
-            scorer,
-            (images_BCHW,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["result"],
-            verbose=False,
-        )
+        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["result"]}
+        program = torch.onnx.export(scorer, (images_BCHW,), dynamo=True, verbose=False, **names)
         assert program is not None
         program.save(path)
         if case.precision == "int8":
             path = quantise(path, calibration(), transformer=case.backbone.startswith("vit"))
-        return open_runtime(
-            path,
-            images_BCHW.device,
-            threads=case.threads,
-            precision="tf32" if case.tf32 else case.precision,
-            engine=case.engine,
-        )
+        numbers = "tf32" if case.tf32 else case.precision
+        place = images_BCHW.device
+        return open_runtime(path, place, threads=case.threads, precision=numbers, engine=case.engine)

@@ -33,11 +33,9 @@ _FIRST_NODES = 8
 
 @dataclass(frozen=True)
 class Graph:
-    """A network of one input and one output, as a runtime has it.
-
-    run: a contiguous batch of the input's ``shape`` (None: free) and ``dtype`` on ``device`` -> the output there, valid
-    until the next call. stored: what `megaclass export` wrote into the file. takes_pixels: it normalises them itself.
-    """
+    """A network of one input and one output. run: a contiguous batch of ``shape`` (None: free) and ``dtype`` on
+    ``device`` -> the output there, valid until the next call. stored: what `megaclass export` wrote into the file.
+    takes_pixels: it normalises them itself."""
 
     run: Callable[[Tensor], Tensor]
     shape: list[int | None]
@@ -52,10 +50,8 @@ class RuntimeBackbone(nn.Module):
 
     about: as `megaclass export` wrote it into the file. One that brings none counts as an identity network whose pixels
     are brought to [-1, 1], as InsightFace has it, or left as they are where the graph takes bytes or normalises itself.
-    Images have the size that the graph says; where it leaves that free ``about``'s, else ``size``. The graph may take
-    them as NCHW or NHWC, fp32, fp16 or uint8, and any number of them or a fixed one.
-
-    Raises UserError: a file that takes no RGB images, or gives no vector an image.
+    Images have the size that the graph says, else ``about``, else ``size``; NCHW or NHWC, fp32, fp16 or uint8, any
+    number of them or a fixed one. Raises UserError: a file that takes no RGB images, or gives no vector an image.
     """
 
     def __init__(self, graph: Graph, name: str, size: int = FACE_SIZE) -> None:
@@ -69,12 +65,7 @@ class RuntimeBackbone(nn.Module):
         if inside or graph.takes_pixels or graph.dtype == torch.uint8:
             told = replace(told, mean=_PIXELS[0], std=_PIXELS[1])
         self._fixed, self.embedding_dim = fixed, 0
-        try:
-            self.embedding_dim = self(torch.zeros(1, 3, told.height, told.width)).shape[1]
-        except UserError:
-            raise
-        except Exception as error:
-            raise _refused(name, f"cannot be run on {told.width} x {told.height} pixels", error) from None
+        self.embedding_dim = self(torch.zeros(1, 3, told.height, told.width)).shape[1]
         self.about = replace(about, preprocessing=told, embedding_dim=self.embedding_dim)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -109,14 +100,12 @@ def open_runtime(
     engine: str = "",
     size: int = FACE_SIZE,
 ) -> RuntimeBackbone:
-    """The network of an .onnx file or of an OpenVINO .xml.
+    """The network of an .onnx file or of an OpenVINO .xml. UserError: none of these, or it takes no images.
 
     device: of an .onnx file; the CPU where this ONNX Runtime has no CUDA. threads: of a CPU; 0: all cores. precision:
-    in what fp32 is computed: ``fp32``, ``tf32`` (CUDA), ``bf16`` (OpenVINO), or ``int8``: what an int8 network keeps in
-    fp32 may be bf16 there. engine: ``onnx``, ``openvino`` (which
-    reads .onnx too) or ``tensorrt``; empty: by the file's name. size: pixels, see :class:`RuntimeBackbone`.
-
-    Raises UserError: a file that is none of these, a network that takes no images, an engine that is not installed.
+    in what fp32 is computed: ``fp32``, ``tf32`` (CUDA), ``bf16`` (OpenVINO), or ``int8``: bf16 where the CPU has it, in
+    what an int8 network keeps in fp32. engine: ``onnx``, ``openvino`` (which reads .onnx too) or ``tensorrt``; empty:
+    by the file's name. size: pixels, see :class:`RuntimeBackbone`.
     """
     path = Path(path)
     engine = engine or ("openvino" if path.suffix == ".xml" else "onnx")
@@ -126,15 +115,19 @@ def open_runtime(
         raise UserError(f"{path}: no such file; name an .onnx file or an OpenVINO .xml")
     try:
         if engine == "openvino":
-            graph = _openvino(path, threads, precision, size)
-        else:
-            graph = _onnx(path, torch.device(device), threads, precision, engine)
+            return RuntimeBackbone(_openvino(path, threads, precision, size), str(path), size)
+        graph = _onnx(path, torch.device(device), threads, precision, engine)
+        return RuntimeBackbone(graph, str(path), size)
     except UserError:
         raise
     except Exception as error:
         what = "OpenVINO model with its .bin beside it" if path.suffix == ".xml" else "ONNX model"
-        raise _refused(path, f"not an {what} that can be run here", error) from None
-    return RuntimeBackbone(graph, str(path), size)
+        if out_of_memory(error):
+            raise
+        # OpenVINO begins with places in its source.
+        raise UserError(
+            f"{path}: not an {what} that can be run here ({str(error).strip().splitlines()[-1]})"
+        ) from None
 
 
 def missing(engine: str, device: str = "cpu", also: Sequence[str] = ()) -> str:
@@ -229,10 +222,10 @@ def _openvino(path: Path, threads: int, precision: str, size: int) -> Graph:
 
 
 def _only(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, Any]:
-    if len(inputs) != 1 or len(outputs) != 1:
-        counts = f"{len(inputs)} inputs and {len(outputs)} outputs"
-        raise UserError(f"{path}: has {counts}; a backbone has one of each")
-    return inputs[0], outputs[0]
+    if len(inputs) == len(outputs) == 1:
+        return inputs[0], outputs[0]
+    counts = f"{len(inputs)} inputs and {len(outputs)} outputs"
+    raise UserError(f"{path}: has {counts}; a backbone has one of each")
 
 
 def _about(stored: str, name: str, size: int) -> About:
@@ -248,12 +241,3 @@ def _sides(shape: list[int | None], name: str) -> tuple[bool, list[int | None]]:
         raise UserError(f"{name}: its input ({text}) is no batch of RGB images, (B, 3, H, W) or (B, H, W, 3)")
     last = shape[1] != 3 and shape[3] == 3
     return last, shape[1:3] if last else shape[2:]
-
-
-def _refused(name: Path | str, what: str, error: Exception) -> Exception:
-    """What a runtime has refused, in its last line: OpenVINO begins with places in its source. Want of memory stays."""
-    return (
-        error
-        if out_of_memory(error)
-        else UserError(f"{name}: {what} ({str(error).strip().splitlines()[-1]})")
-    )

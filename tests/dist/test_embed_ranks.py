@@ -1,5 +1,7 @@
 """Embeddings and counts of two gloo processes are those of one."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,10 @@ import torch.nn.functional as F
 
 from megaclass.errors import UserError
 from megaclass.evaluate.embed import embed
+from megaclass.evaluate.identification import distractor_metrics
+from megaclass.evaluate.ijb import _pair_scores, template_embeddings
 from megaclass.evaluate.metrics import all_pairs_tar, classification_metrics, topk_counts
+from megaclass.evaluate.retrieval import retrieval_metrics
 from ranks import run_ranks
 
 pytestmark = pytest.mark.dist
@@ -52,13 +57,29 @@ def check():
     assert metrics == {"top1": top1 / 7, "top5": top5 / 7, "images": 7}
 
 
+def protocols():
+    """Metrics of the protocols that share work over ranks."""
+    rng = np.random.default_rng(0)
+    rows = F.normalize(torch.from_numpy(rng.normal(size=(3001, 8)).astype(np.float32))).numpy()
+    labels, media = np.arange(3001) % 500, np.arange(3001) % 700
+    templates = template_embeddings(rows, np.ones(3001), labels, media)
+    scores = _pair_scores(templates, rng.integers(500, size=(201, 2)))
+    found = (
+        retrieval_metrics(rows, labels),
+        retrieval_metrics(rows, labels, (rows[:777], labels[:777])),
+        distractor_metrics(rows[:99], labels[:99] // 3, rows[99:]),
+        scores.tolist(),
+    )
+    return json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 9))  # sums in another order
+
+
 def check_and_count(labels):
     check()
-    return all_pairs(labels)
+    return all_pairs(labels), protocols()
 
 
 def test_two_ranks_embed_and_count_as_one_and_share_the_pairs_of_a_set():
     labels = np.arange(3000) % 500  # blocks of 1,398 rows: two for one rank, one for the other
     expected = all_pairs(labels)
     assert expected["genuine_pairs"] + expected["impostor_pairs"] == 3000 * 2999 // 2
-    assert run_ranks(2, check_and_count, labels) == [expected] * 2
+    assert run_ranks(2, check_and_count, labels) == [(expected, protocols())] * 2

@@ -217,6 +217,8 @@ class Turns(Protocol):
         """Parameters of the case as this implementation really ran it."""
         ...
 
+    # A class may have ``result() -> dict[str, float]`` too: what its output is worth, asked when nothing more is timed.
+
 
 Answers = list[list[dict[str, Any]]]
 """Of each timed turn the answers of all ranks."""

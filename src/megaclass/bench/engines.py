@@ -1,36 +1,43 @@
-"""The model of ``bench infer``, and what runs it: PyTorch kernel by kernel, torch.compile, its CUDA graphs, or ONNX
-Runtime (https://onnxruntime.ai) on what PyTorch's own exporter writes.
+"""The model of ``bench infer``, and what runs it: PyTorch kernel by kernel, torch.compile, its CUDA graphs, or a
+runtime on what PyTorch's own exporter writes.
 
 Shapes: B = images of a batch, C = classes, D = embedding columns, HW = image.
 """
 
 import importlib
-import importlib.util
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megaclass.config import Config
+from megaclass.export.quantise import quantise
 from megaclass.heads.linear import LinearHead
+from megaclass.inference import runtimes
+from megaclass.inference.runtimes import PACKAGES, open_runtime
 from megaclass.parallel.seeding import derive_key
 from megaclass.train.arithmetic import Arithmetic
 from megaclass.train.model import build_model
+from megaclass.train.start import linear_head
 
 Forward = Callable[[Tensor], Tensor]
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_INPUT, _OUTPUT = "images", "result"
+EXPORTER = ("onnx", "onnxscript")
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _BRANCH_GAIN = 0.2
 
 
-def build_engine(scorer: "Scorer", images_BCHW: Tensor, case: Any) -> Forward:
-    """From normalised images on the device to the result on the device. ``images_BCHW`` are such as will come."""
-    if case.engine == "onnx":
-        return _onnx(scorer, images_BCHW, case)
+def build_engine(
+    scorer: "Scorer", images_BCHW: Tensor, case: Any, calibration: Callable[[], Iterator[Tensor]]
+) -> Forward:
+    """From normalised images on the device to the result on the device. ``images_BCHW`` are such as will come, and
+    ``calibration`` gives batches of them, from which int8 takes its ranges."""
+    if case.engine in PACKAGES:
+        return _exported(scorer, images_BCHW, case, calibration)
     if case.precision in ("bf16", "fp16"):
         cast_weights(scorer, images_BCHW)
     if case.engine == "eager":
@@ -44,7 +51,8 @@ def build_engine(scorer: "Scorer", images_BCHW: Tensor, case: Any) -> Forward:
 def load_libraries(engine: str) -> None:
     """Import what an engine is made of: it is no memory of a model."""
     compiler = ("torch._inductor.compile_fx",)
-    needed = {"compiled": compiler, "cudagraph": compiler, "onnx": (*PACKAGES, "torch.onnx")}
+    needed: dict[str, tuple[str, ...]] = {"compiled": compiler, "cudagraph": compiler}
+    needed |= {name: (*packages, *EXPORTER, "torch.onnx") for name, packages in PACKAGES.items()}
     for name in needed.get(engine, ()):
         importlib.import_module(name)
 
@@ -65,13 +73,29 @@ class Scorer(nn.Module):
         return features_BD if self.head is None else self.head.logits(features_BD)
 
 
+class AsBackbone(nn.Module):
+    """An engine made for batches of one size as evaluations use a backbone: with fewer images too."""
+
+    def __init__(self, engine: Forward, batch_size: int) -> None:
+        super().__init__()
+        self._engine, self._batch_size = engine, batch_size
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        count = len(images_BCHW)
+        full = F.pad(images_BCHW, (0, 0, 0, 0, 0, 0, 0, self._batch_size - count))
+        return self._engine(full)[:count].clone()
+
+
 def build_scorer(config: Config, device: torch.device) -> tuple[Scorer, Arithmetic]:
-    """The model of a configuration, ready for inference; see :func:`cast_weights` for its 16-bit weights."""
+    """The model of a configuration, ready for inference; see :func:`cast_weights` for its 16-bit weights. The weights
+    that ``model.weights`` names may bring their last layer along."""
     backbone, arithmetic = build_model(config, device)
     head = None
     if config.head.kind == "linear":
         torch.manual_seed(derive_key("head", config.run.seed))
-        head = LinearHead(config.data.num_classes, int(backbone.embedding_dim)).to(device)  # type: ignore[arg-type]
+        head = linear_head(backbone, config.model.weights) if config.model.weights else None
+        head = head or LinearHead(config.data.num_classes, int(backbone.embedding_dim))  # type: ignore[arg-type]
+        head.to(device)
     if not config.model.weights:
         wake_branches(backbone)
     return Scorer(backbone, head, arithmetic.autocast).eval().requires_grad_(False), arithmetic
@@ -107,60 +131,44 @@ def cast_weights(scorer: Scorer, images_BCHW: Tensor) -> None:
         module.to(dtype)
 
 
-def missing(device: str) -> str:
-    """Why ONNX Runtime cannot take part here, or an empty string."""
-    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if lacking:
-        return f"not installed: {', '.join(lacking)}; pip install 'megaclass[onnx]'"
-    if device == "cuda":
-        import onnxruntime
-
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            return "this ONNX Runtime has no CUDA: pip install onnxruntime-gpu in the place of onnxruntime"
-    return ""
+def missing(case: Any) -> str:
+    """Why the engine of the case cannot take part here, or an empty string."""
+    if case.engine not in PACKAGES:
+        return ""
+    return runtimes.missing(
+        case.engine, case.device, EXPORTER + (("nncf",) if case.precision == "int8" else ())
+    )
 
 
-def _onnx(scorer: Scorer, images_BCHW: Tensor, case: Any) -> Forward:
-    """A session that runs ``scorer`` on batches like ``images_BCHW``, which are contiguous fp32 on the case's device.
-    Input and output stay there, in memory of PyTorch's.
+def _exported(
+    scorer: Scorer, images_BCHW: Tensor, case: Any, calibration: Callable[[], Iterator[Tensor]]
+) -> Forward:
+    """A session that runs ``scorer`` on batches like ``images_BCHW``, which are contiguous fp32.
 
     The exporter does not carry autocast over whole: in fp16 the whole backbone is cast, norms included (they become
     part of the convolutions); the head stays in fp32.
     """
-    import onnxruntime
-
     scorer.autocast = nullcontext
     scorer.dtype = torch.float16 if case.precision == "fp16" else torch.float32
     scorer.backbone.to(scorer.dtype)
-    with torch.no_grad():
+    with tempfile.TemporaryDirectory() as directory, torch.no_grad():
+        path = Path(directory) / "model.onnx"
         program = torch.onnx.export(
-            scorer, (images_BCHW,), dynamo=True, input_names=[_INPUT], output_names=[_OUTPUT], verbose=False
+            scorer,
+            (images_BCHW,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["result"],
+            verbose=False,
         )
-    assert program is not None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = case.threads
-    model = program.model_proto.SerializeToString()
-    session = onnxruntime.InferenceSession(model, options, providers=[provider(case)])
-    device = images_BCHW.device
-    result = torch.empty([int(size) for size in session.get_outputs()[0].shape], device=device)
-
-    def bind(take: Callable[..., None], name: str, tensor: Tensor) -> None:
-        take(name, device.type, device.index or 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
-
-    def forward(images_BCHW: Tensor) -> Tensor:
-        binding = session.io_binding()
-        bind(binding.bind_input, _INPUT, images_BCHW)
-        bind(binding.bind_output, _OUTPUT, result)
-        if device.type == "cuda":  # the session works on a stream of its own: the images have to be there
-            torch.cuda.current_stream(device).synchronize()
-        session.run_with_iobinding(binding)  # returns when the result is there
-        return result
-
-    return forward
-
-
-def provider(case: Any) -> tuple[str, dict[str, str]]:
-    """ONNX Runtime's execution provider and its options: it takes tf32 for fp32 unless it is told not to."""
-    if case.device == "cpu":
-        return "CPUExecutionProvider", {}
-    return "CUDAExecutionProvider", {"use_tf32": str(int(case.precision == "tf32" or case.tf32))}
+        assert program is not None
+        program.save(path)
+        if case.precision == "int8":
+            path = quantise(path, calibration(), transformer=case.backbone.startswith("vit"))
+        return open_runtime(
+            path,
+            images_BCHW.device,
+            threads=case.threads,
+            precision="tf32" if case.tf32 else case.precision,
+            engine=case.engine,
+        )

@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from megaclass.bench.case import (
@@ -33,17 +34,25 @@ from megaclass.bench.recipes import (
     check_settings,
     config_of,
     open_images,
+    part_of,
     precision,
     timed_epochs,
 )
 from megaclass.bench.timing import beside_limits, device_clock, epoch_measures, measure, run_epoch
+from megaclass.results.rows import Row
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
     from torch import Tensor
 
     from megaclass.parallel.groups import World
 
-ENGINES = ("eager", "compiled", "cudagraph", "onnx")
+ENGINES = ("eager", "compiled", "cudagraph", "onnx", "openvino", "tensorrt")
+COMPARED, CALIBRATED = (
+    16,
+    128,
+)  # images, at least: whose output is held to eager fp32's; by which int8 sets its ranges
 _FIRST_STEPS = {"cudagraph": 3}  # compiled in the first one, recorded in the second, replayed from then on
 
 
@@ -58,13 +67,16 @@ class InferCase(ModelCase):
     benchmark: ClassVar[str] = "infer"
     world_size: ClassVar[int] = 1
 
+    accuracy: str = parameter(
+        "", "labelled set on which the engine is scored afterwards, as `evaluate` does it", effort=True
+    )
     num_classes: int = parameter(
         0, "of a linear head; 0: the recipe's or its data's, else 1000", low=0, title="classes"
     )
-    precision: str = precision("float32")
+    precision: str = precision("float32", "int8")
     engine: str = parameter(
         "eager",
-        "eager, compiled (torch.compile), cudagraph (that, replayed) or onnx",
+        "eager, compiled (torch.compile), cudagraph (that, replayed), onnx (ONNX Runtime), openvino or tensorrt",
         sweeps=True,
         choices=ENGINES,
     )
@@ -89,17 +101,21 @@ class InferCase(ModelCase):
         )
 
     def why_skipped(self, gpus: int) -> str:
-        if self.device == "cuda" and gpus < 1:
-            return "no GPU is visible"
-        if self.device == "cpu" and (self.precision == "tf32" or self.tf32):
-            return "tf32 exists on CUDA only"
-        if self.device == "cpu" and self.engine == "cudagraph":
-            return "CUDA graphs exist on CUDA only"
-        if self.engine == "onnx" and self.precision == "bf16":
-            return "ONNX Runtime has no bf16 convolution"
-        if self.engine == "onnx" and self.precision == "fp16" and self.device == "cpu":
-            return "ONNX Runtime computes fp16 convolutions on a CPU in fp32"
-        return ""
+        cpu, onnx = self.device == "cpu", self.engine in ("onnx", "tensorrt")
+        reasons = {
+            "no GPU is visible": not cpu and gpus < 1,
+            "tf32 exists on CUDA only": cpu and (self.precision == "tf32" or self.tf32),
+            "CUDA graphs exist on CUDA only": cpu and self.engine == "cudagraph",
+            "TensorRT exists on CUDA only": cpu and self.engine == "tensorrt",
+            "OpenVINO has no CUDA": not cpu and self.engine == "openvino",
+            "int8 is there for onnx and openvino, on a CPU": self.precision == "int8"
+            and not (cpu and self.engine in ("onnx", "openvino")),
+            "ONNX Runtime has no bf16 convolution": onnx and self.precision == "bf16",
+            f"{self.engine} computes fp16 convolutions on a CPU in fp32": cpu
+            and self.precision == "fp16"
+            and self.engine in ("onnx", "openvino"),
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 class Inference:
@@ -108,14 +124,16 @@ class Inference:
     def __init__(self, case: InferCase, world: "World", name: str, options: dict[str, Any]) -> None:
         import torch
 
-        from megaclass.bench.engines import build_engine, build_scorer
+        from megaclass.bench.engines import PACKAGES, build_engine, build_scorer
         from megaclass.train.model import input_function
 
         self._case = case
         config = config_of(case)
-        if case.engine == "onnx":  # it has one order of the dimensions
+        if case.engine in PACKAGES:  # they have one order of the dimensions
             config = replace(config, precision=replace(config.precision, channels_last=False))
         scorer, arithmetic = build_scorer(config, world.device)
+        self._config, self._arithmetic = config, arithmetic
+        self._classes = scorer.head.out_features if scorer.head else 0
         self._to_input = input_function(config, arithmetic)
         self._batches = host_batches(case, config.evaluate.resize, world.device)
         self._clock = device_clock(world.device)
@@ -126,7 +144,7 @@ class Inference:
             shape = (case.batch_size, case.image_size, case.image_size, 3)
             example = self._to_input(torch.zeros(shape, dtype=torch.uint8))
             begin = time.perf_counter()
-            self._forward = build_engine(scorer, example, case)
+            self._forward = build_engine(scorer, example, case, self._calibration)
             for _ in range(_FIRST_STEPS.get(case.engine, 1)):
                 self._forward(example)
             self._clock.wait()
@@ -147,14 +165,70 @@ class Inference:
         return times | {"engine_s": self._engine_s}
 
     def facts(self) -> dict[str, Any]:
-        return {"channels_last": self._channels_last}
+        return {"channels_last": self._channels_last} | (
+            {"num_classes": self._classes} if self._classes else {}
+        )
+
+    def result(self) -> dict[str, float]:
+        """``agreement``: the mean cosine of its output with that of the same weights in eager fp32; of a linear head
+        ``same_top1`` too, how often both choose the same class. And what ``accuracy`` asks for."""
+        import torch
+        from torch.nn.functional import cosine_similarity
+
+        from megaclass.bench.engines import build_scorer
+
+        case, device = self._case, self._arithmetic.device
+        exact, plain = build_scorer(config_of(replace(case, precision="fp32", tf32=False)), device)
+        found, expected = [], []
+        with torch.inference_mode():
+            for images_BSSC in host_batches(case, self._config.evaluate.resize, device, COMPARED):
+                images_BCHW = self._to_input(images_BSSC)
+                found.append(self._forward(images_BCHW)[:COMPARED].clone())
+                with plain.active():
+                    expected.append(exact(images_BCHW[:COMPARED]))
+        found_NR, exact_NR = torch.cat(found), torch.cat(expected)
+        told = {"agreement": cosine_similarity(found_NR, exact_NR).mean().item()}
+        if self._classes:
+            told["same_top1"] = (found_NR.argmax(1) == exact_NR.argmax(1)).float().mean().item()
+        return told | (self._scored() if case.accuracy else {})
+
+    def _scored(self) -> dict[str, float]:
+        from megaclass.bench.engines import AsBackbone
+        from megaclass.data.augment import EvalTransform
+        from megaclass.evaluate.evaluators import build_classifier, build_verifier
+        from megaclass.inference.model import GivenLogits
+        from megaclass.results.rundir import RunDirectory
+        from megaclass.train.job import image_reader
+
+        case = self._case
+        reader = replace(
+            image_reader(self._config, self._arithmetic),
+            transform=EvalTransform(case.image_size, self._config.evaluate.resize),
+            batch_size=case.batch_size,
+            to_input=self._to_input,
+            precision=contextlib.nullcontext,
+        )
+        backbone = AsBackbone(self._forward, case.batch_size)
+        if not self._classes:
+            metrics = build_verifier(self._config, Path(case.accuracy), reader)(backbone, None).metrics
+            return {"pair_accuracy": metrics["pair_accuracy"]}
+        names = RunDirectory(Path(self._config.model.weights)).read_classes()
+        classify = build_classifier(case.accuracy, self._classes, names, reader)
+        return classify(backbone, GivenLogits(self._classes)).metrics
+
+    def _calibration(self) -> "Iterator[Tensor]":
+        """Of the training part of the set where it has one."""
+        data = self._case.data
+        case = replace(self._case, data=data if data == SYNTHETIC else str(part_of(data, "train")))
+        resize, device = self._config.evaluate.resize, self._arithmetic.device
+        return map(self._to_input, host_batches(case, resize, device, CALIBRATED))
 
 
-def host_batches(case: InferCase, resize: int, device: Any) -> "Iterator[Tensor]":
+def host_batches(case: InferCase, resize: int, device: Any, spread: int = 0) -> "Iterator[Tensor]":
     """uint8 (B, S, S, C) in host memory, pinned where they go to a GPU; each is good until the next one is asked for.
 
     Noise, or a set in its order as an evaluation reads it, which begins anew at its end, in the middle of a batch if
-    need be: all batches are full.
+    need be: all batches are full. ``spread``: only so many images, or a few more, from all over the set instead.
     """
     import numpy as np
 
@@ -162,21 +236,23 @@ def host_batches(case: InferCase, resize: int, device: Any) -> "Iterator[Tensor]
     from megaclass.data.loader import Loader
     from megaclass.data.synthetic import SyntheticLoader
 
-    pin_memory = device.type == "cuda"
+    pin_memory, steps = device.type == "cuda", -(-spread // case.batch_size)
     if case.data == SYNTHETIC:
         noise = SyntheticLoader(1, case.image_size, case.batch_size, seed=case.seed)
-        made = [batch.images for batch in noise.steps(0, 2)]
-        yield from itertools.cycle([images.pin_memory() for images in made] if pin_memory else made)
+        made = [batch.images for batch in noise.steps(0, steps or 2)]
+        made = [images.pin_memory() for images in made] if pin_memory else made
+        yield from made if spread else itertools.cycle(made)
         return
     dataset = open_images(case.data)
+    chosen_N = np.linspace(0, len(dataset), steps * case.batch_size, endpoint=False).astype(np.int64)
 
     def indices_of_step(step: int) -> tuple[np.ndarray, np.ndarray]:
         numbers_B = np.arange(step * case.batch_size, (step + 1) * case.batch_size)
-        return numbers_B % len(dataset), numbers_B
+        return chosen_N[numbers_B] if spread else numbers_B % len(dataset), numbers_B
 
     transform = EvalTransform(case.image_size, resize)
     loader = Loader(dataset, transform, indices_of_step, workers=case.threads, pin_memory=pin_memory)
-    yield from (batch.images for batch in loader.steps(0, case.all_steps))
+    yield from (batch.images for batch in loader.steps(0, steps or case.all_steps))
 
 
 def libraries(case: InferCase, world: "World") -> None:
@@ -201,18 +277,43 @@ def cases(options: Any) -> list[InferCase]:
     check_settings(InferCase, list(options.settings))
     if options.data != SYNTHETIC:
         open_images(options.data)
-    return cases_of(InferCase, options, epochs=timed_epochs(options), settings=[options.settings])
+    if options.accuracy:
+        open_images(options.accuracy)
+    given: dict[str, Any] = {"epochs": timed_epochs(options), "settings": [options.settings]}
+    if options.in_turns:  # the others are implementations
+        given |= {"engine": options.engine[:1], "precision": options.precision[:1]}
+    return cases_of(InferCase, options, **given)
+
+
+def flags(parser: "ArgumentParser") -> None:
+    text = "engines and types of number take turns, epoch by epoch, in the place of one after the other"
+    parser.add_argument("--in-turns", action="store_true", help=text)
 
 
 def implementations(case: InferCase, options: Any) -> list[Implementation]:
+    """Each engine at each precision that is asked for, in turns, or the one of the case."""
+    import torch
+
     from megaclass.bench.engines import missing
 
-    return [Implementation(missing=missing(case.device) if case.engine == "onnx" else "")]
+    if not options.in_turns:
+        return [Implementation(missing=missing(case))]
+    pairs = itertools.product(options.engine, options.precision)
+    variants = [{"engine": engine, "precision": number_type} for engine, number_type in pairs]
+    changed = [replace(case, **variant) for variant in variants]
+    lacking = [one.why_skipped(torch.cuda.device_count()) or missing(one) for one in changed]
+    return [Implementation(changes=c, missing=m) for c, m in zip(variants, lacking, strict=True)]
 
 
 def forward_flops(case: InferCase) -> float:
     """Operations of a batch."""
     return case.batch_size * backbone_cost(config_of(case)).forward_flops
+
+
+def _distance(row: Row) -> float | None:
+    """Written so, since what matters of a cosine of 0.9998 are its last digits."""
+    agreement = row.result.get("agreement")
+    return None if agreement is None else max(0.0, 1 - agreement)
 
 
 METRICS = (
@@ -227,6 +328,10 @@ METRICS = (
     MEMORY,
     FLOPS,
     OF_LIMIT,
+    Metric("distance", "1 - cosine with fp32", _distance, "lower"),
+    Metric("same_top1", "Top-1 as fp32, %", value_of("result", "same_top1", 100), "higher"),
+    Metric("top1", "Top-1, %", value_of("result", "top1", 100), "higher"),
+    Metric("pair_accuracy", "Pair accuracy, %", value_of("result", "pair_accuracy", 100), "higher"),
     Metric("compile_s", "Ready after, s", value_of("work", "compile_s"), "lower"),
 )
 
@@ -241,6 +346,7 @@ BENCHMARK = Benchmark(
     measures=measures,
     libraries=libraries,
     limits=measure,
+    flags=flags,
     settings=True,
     cases=cases,
     implementations=implementations,

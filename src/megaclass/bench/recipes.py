@@ -21,15 +21,15 @@ ITERATIONS = {"cpu": 10, "cuda": 100}  # of an epoch
 _CLASSES = {"linear": 1000, "margin": 100_000}
 
 
-def precision(given: str) -> Any:
-    """The parameter; ``given``: its flag's default."""
+def precision(given: str, *more: str) -> Any:
+    """The parameter; ``given``: its flag's default; ``more``: what else there is."""
     return parameter(
         "fp32",
-        "float32 (no tf32), tf32, float16 or bfloat16",
+        ", ".join(["float32 (no tf32), tf32, float16 or bfloat16", *more]),
         sweeps=True,
         flags=("--dtype", "--precision"),
         given=given,
-        choices=("fp32", "tf32", "fp16", "bf16"),
+        choices=("fp32", "tf32", "fp16", "bf16", *more),
         aliases={"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"},
         setting="precision.compute",
     )
@@ -101,8 +101,10 @@ def config_of(case: Any) -> Config:
         if f.metadata["setting"] and (value not in ("", 0) or value is False):
             given[f.metadata["setting"]] = value
     given["run.seed"] = case.seed
+    if case.precision == "int8":  # what becomes of an fp32 model
+        given["precision.compute"] = "fp32"
     if margin:
-        given["head.precision"] = "bf16" if case.precision == "fp16" else case.precision
+        given["head.precision"] = {"fp16": "bf16", "int8": "fp32"}.get(case.precision, case.precision)
     else:
         given = {key: value for key, value in given.items() if not key.startswith("head.")}
     if "embedding_dim" not in backbone_options(recipe.model.name):  # there it is fixed

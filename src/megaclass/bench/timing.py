@@ -156,10 +156,10 @@ def measure(case: Any, world: "World") -> dict[str, float]:
     from megaclass.parallel import groups
 
     groups.barrier()
-    return {
-        "limit_flops_per_second": product_flops(case.precision, LARGE, world.device),
-        "limit_bytes_per_second": copy_bytes_per_second(world.device),
-    }
+    limits = {"limit_bytes_per_second": copy_bytes_per_second(world.device)}
+    if case.precision != "int8":  # PyTorch has no product to compare it with
+        limits["limit_flops_per_second"] = product_flops(case.precision, LARGE, world.device)
+    return limits
 
 
 def beside_limits(work: dict[str, float], step_ms: float, limits: list[dict[str, float]]) -> dict[str, float]:

@@ -134,11 +134,12 @@ def check_crc32(path: Path, entry: FileEntry) -> None:
         raise ValueError(f"has checksum {crc32:08x} instead of {entry.crc32:08x}")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, on the CPU, in memory of their own."""
+def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of a file whose names begin so, named by the rest, on the CPU, in memory of their own."""
     with _opened(path) as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
         # get_tensor returns a view of the mapped file; a clone outlives the file's deletion.
-        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return {name.removeprefix(prefix): file.get_tensor(name).clone() for name in names}
 
 
 def map_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -162,7 +163,7 @@ def check_rows(path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]
         raise ValueError(f"holds {name!r} as {found}, not as {(DTYPE_NAMES[dtype], shape)}")
 
 
-def copy_rows(path: Path, name: str, start: int, stop: int, out: Tensor) -> None:
-    """Copy rows ``[start, stop)``, counted within the file, to ``out`` on any device."""
+def copy_rows(path: Path, name: str, start: int, stop: int, out: Tensor) -> Tensor:
+    """Copy rows ``[start, stop)``, counted within the file, to ``out`` on any device, and return it."""
     with _opened(path) as file:
-        out.copy_(file.get_slice(name)[start:stop])
+        return out.copy_(file.get_slice(name)[start:stop])

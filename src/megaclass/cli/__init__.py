@@ -31,7 +31,10 @@ VERBS = {
     "predict": "predict",
     "embed": "embed",
     "gallery": "gallery",
+    "serve": "serve",
     "data": "data",
+    "bundle": "share",
+    "push": "share",
     "checkpoint": "checkpoint",
     "export": "export",
     "plan": "plan",
@@ -52,11 +55,14 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass plan RECIPE [--devices N --device KIND]
         memory of a device by part, bytes on the wire, time, and what fits; no GPU needed
   megaclass doctor [RECIPE|RUN]         what is wrong with this machine, a recipe's needs, or a run directory
-  megaclass evaluate KIND IMAGES        verification of pairs, or top-1 and top-5 classification
+  megaclass evaluate KIND IMAGES        verification, classification, IJB, identification, retrieval
   megaclass predict IMAGE|DIR ...       what a trained model says of images: classes, or the nearest identities
   megaclass embed IMAGES -o FILE        embeddings of images as .npz, .parquet or .safetensors
   megaclass gallery build|add|remove|search|info
         known identities in an index, and who is on an image
+  megaclass serve RUN                   a trained model behind HTTP, with a page for people
+  megaclass bundle RUN OUTPUT           a model as one directory to share, with its model card
+  megaclass push BUNDLE OWNER/NAME      publish it on the Hugging Face hub
   megaclass checkpoint info|verify PATH
         what checkpoints hold, and whether they are whole
   megaclass checkpoint slice|convert SOURCE OUTPUT
@@ -64,6 +70,7 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass export FORMAT SOURCE OUTPUT
         a network for other programs (onnx, openvino, pt2), INT8 too, or weights: backbone, arcface_torch
   megaclass data pack SOURCE OUTPUT     pack a folder, a table, a tar or an .npz of images into record files
+  megaclass data align RAW OUTPUT       faces of photographs, found and aligned as face models see them
   megaclass data info|check SET         what a set of images holds, and what is wrong with it
   megaclass data split|stage|pairs ...
         part a set, bring it to a local disk, make a set for verification

@@ -5,6 +5,7 @@ import csv
 import itertools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,6 +77,7 @@ def whole_file(option: str, path: Path) -> Iterator[Path]:
             f"{option}: {path} cannot be written: {error.strerror or error}; {make_room(error)}name another file"
         ) from None
     finally:
+        shutil.rmtree(part, ignore_errors=True)
         with contextlib.suppress(OSError):
             part.unlink()
 

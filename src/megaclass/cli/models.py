@@ -12,9 +12,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, cast
 
-from megaclass.cli import let_go, protocols
-from megaclass.cli.common import show_pictures, tell
-from megaclass.cli.parsing import RUN_OPTIONS, Given, configured, make_parser, new_file, parse, stored_config
+from megaclass.cli import let_go
+from megaclass.cli.common import progress_bar, show_pictures, tell
+from megaclass.cli.parsing import (
+    RUN_OPTIONS,
+    Given,
+    configured,
+    make_parser,
+    new_file,
+    open_asked,
+    parse,
+    settings_asked,
+)
 from megaclass.config import (
     Config,
     absent,
@@ -26,7 +35,7 @@ from megaclass.config import (
     to_toml,
 )
 from megaclass.errors import Interrupted, UserError, lookup, out_of_memory
-from megaclass.evaluate import PROTOCOLS
+from megaclass.evaluate import PROTOCOLS, protocol_of
 from megaclass.results.rundir import UnwrittenError, choose
 
 
@@ -116,44 +125,78 @@ def show(words: list[str]) -> None:
 
 
 def evaluate(words: list[str]) -> None:
+    about = "Score a model: `verification` by pairs of images, `classification` by top-1 and top-5 accuracy."
+    own: dict[str, tuple[Any, str]] = {
+        "pairs": ("", "pairs.txt as LFW's; without it pairs are drawn"),
+        "names": ("", "classes of --model.weights in label order, as `megaclass predict` takes them"),
+    }
     if words and not words[0].startswith("-"):
         lookup(dict.fromkeys(("verification", "classification", *PROTOCOLS)), words[0], "evaluation")
         if words[0] in PROTOCOLS:
-            protocols.evaluate(words)
-            return
+            about, own = protocol_of(words[0]).__doc__.split("\n\n")[0], protocol_of(words[0]).OPTIONS
     parser = make_parser(
-        "megaclass evaluate KIND IMAGES [--pairs FILE] [--run-dir DIR | --recipe RECIPE] [--section.key VALUE ...]",
-        "Score a model: `verification` by pairs of images, `classification` by top-1 and top-5 accuracy. Further "
-        f"protocols have options of their own, see --help of each: {', '.join(PROTOCOLS)}.",
+        "megaclass evaluate KIND IMAGES (--run-dir RUN | --onnx FILE | --recipe RECIPE --model.weights FILE | "
+        f"--embeddings FILE) [{'] ['.join(f'--{name}' for name in own)}] [--section.key VALUE ...]",
+        about,
         {
-            "kind": "verification or classification",
+            "kind": f"verification, classification, {', '.join(PROTOCOLS)}: --help of each tells its options",
             "images": "record set, directory of class directories, .bin file (several with ':' between), or images of "
             "--pairs (zip too)",
         },
         RUN_OPTIONS
         | {
-            "pairs": ("", "pairs.txt as LFW's; without it pairs are drawn"),
+            "onnx": ("", "instead of a run: a network in this file, as --run-dir FILE"),
+            "embeddings": (
+                "",
+                "instead of a model: what it made of the images (.npz, .npy, .safetensors, .parquet)",
+            ),
             "output": ("", "write the metrics to this JSON file too"),
-            "recipe": ("", "instead of a run: an untrained model, or model.weights"),
-        },
+        }
+        | own,
     )
-    config, options = configured(parser, words, _run_or_recipe)
-    if options.pairs and options.kind == "classification":
-        raise UserError("--pairs goes with verification")
+    config, options = configured(parser, words, _model_of_any_kind)
+    pairs = getattr(options, "pairs", "")
+    if options.kind == "classification" and (pairs or options.embeddings):
+        raise UserError("--pairs and --embeddings go with verification")
     output = new_file(options.output)
 
-    from megaclass.inference.load import score
+    from megaclass.evaluate.blocks import showing
+    from megaclass.inference.score import measured, of_embeddings
     from megaclass.parallel import groups
     from megaclass.parallel.agreement import facts_of_config
 
-    model = (options.run_dir, options.checkpoint)
     facts = facts_of_config(config) | {"KIND": options.kind, "--checkpoint": options.checkpoint}
     with groups.started(config.run.device, config.run.timeout_s, config.run.heartbeat_s, facts) as world:
-        found = score(config, world, options.kind, options.images, options.pairs, *model)
+        given, flips = options.given, "flip" in options.given["evaluate"]
+        given["run"] = given.get("run", {}) | {"device": str(world.device)}
+        config = from_mapping(given, config)
+        if options.embeddings:
+            if flips:
+                raise UserError("--evaluate.flip: embeddings are what they are; leave it out")
+            model = groups.together(lambda: of_embeddings(options.embeddings))
+        else:
+            model = groups.together(lambda: open_asked(options, given, config))
+        of_itself: dict[str, Any] = {"pairs_file": pairs} if pairs else {}
+        if (options.embeddings or options.onnx) and not flips:
+            of_itself["flip"] = model.about.flip
+        config = replace(config, evaluate=replace(config.evaluate, **of_itself))
+        bar = (
+            progress_bar("evaluating", "nothing was measured")
+            if world.is_main
+            else contextlib.nullcontext(print)
+        )
+        with bar as show, showing(show if world.is_main else lambda done, total: None):
+            found = measured(config, model, options.kind, options.images, vars(options))
         if world.is_main:
             _print_metrics(found.kind, found.metrics)
             if output:
                 output.write_text(json.dumps({found.kind: found.metrics}, indent=2) + "\n", encoding="utf-8")
+
+
+def _model_of_any_kind(options: Any, given: Given) -> Config:
+    config = settings_asked(options, given, "run_dir", "onnx", "recipe", "embeddings")
+    options.run_dir, options.given = options.run_dir or options.onnx, given
+    return config
 
 
 def _recipe_or_stored(options: Any, given: Given) -> Config:
@@ -181,18 +224,6 @@ def _recipe_or_stored(options: Any, given: Given) -> Config:
     return stored
 
 
-def _run_or_recipe(options: Any, given: Given) -> Config:
-    if bool(options.run_dir) == bool(options.recipe):
-        raise UserError("name the model by one of --run-dir and --recipe (untrained, or model.weights)")
-    if options.checkpoint != "best" and not options.run_dir:
-        raise UserError("--checkpoint goes with --run-dir")
-    if options.run_dir:
-        config = stored_config(options.run_dir)
-    else:
-        config = load_recipe(options.recipe, complete=False)
-    return replace(config, evaluate=replace(config.evaluate, task="none"))  # KIND says what is measured
-
-
 def _show_result(path: Path, result: dict[str, Any]) -> None:
     """The table of metrics, the pictures, and where everything lies."""
     _show_numbers(result)
@@ -216,10 +247,14 @@ def _show_numbers(result: dict[str, Any]) -> None:
 def _print_metrics(kind: str, metrics: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from megaclass.report.console import classification_table, verification_table
+    from megaclass.report.console import classification_table, protocol_table, verification_table
 
     if kind == "classification":
         Console().print(classification_table(metrics))
+        return
+    if kind in PROTOCOLS:
+        for name, found in ({"": metrics} | metrics.get("groups", {})).items():
+            Console().print(protocol_table(found, f"{kind} of {name}" if name else kind))
         return
     sets = {metrics.get("name", ""): metrics} | metrics.get("others", {})
     for name, found in sets.items():

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 RUN_OPTIONS = {
     "run-dir": ("", "run directory whose model is asked, or one checkpoint"),
     "checkpoint": ("best", "of that run: best, latest or a step-NNNNNNNN"),
+    "recipe": ("", "instead of a run: a network, with the weights in --model.weights"),
+}
+MODEL_OPTIONS = RUN_OPTIONS | {
+    "align": (
+        "",
+        "face detector (YuNet, ONNX): the model sees the largest face of each photograph, set upright",
+    ),
 }
 Given = dict[str, dict[str, Any]]
 Options = Mapping[str, tuple[Any, str]]
@@ -119,27 +126,47 @@ def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Name
 
 
 def model_asked(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Given) -> "Model":
-    """The model that ``RUN_OPTIONS`` name, with the settings given, for a verb of one process."""
-    if not options.run_dir:
-        raise UserError(
-            "--run-dir: name the directory of the run whose model is asked, such as runs/mine-001"
-        )
+    """The model that ``MODEL_OPTIONS`` name, with the settings given, for a verb of one process."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(f"{parser.prog} runs in one process; start it without torchrun")
+    config = from_mapping(given, settings_asked(options, given, "run_dir", "recipe"))
+    return open_asked(options, given, config).aligning(options.align)
 
-    from megaclass.inference.load import open_model
 
+def settings_asked(options: argparse.Namespace, given: Given, *sources: str) -> Config:
+    """Those of the run or recipe that is asked. UserError unless exactly one of these options names a model."""
+    if sum(bool(getattr(options, name)) for name in sources) != 1:
+        flags = [f"--{name.replace('_', '-')}" for name in sources]
+        raise UserError(f"name the model by one of {', '.join(flags[:-1])} and {flags[-1]}")
+    if options.checkpoint != "best" and not options.run_dir:
+        raise UserError("--checkpoint goes with --run-dir")
+    given.setdefault("evaluate", {})["task"] = "none"  # the verb says what is done
+    if options.recipe:
+        return load_recipe(options.recipe, complete=False)
+    return stored_config(options.run_dir) if options.run_dir else Config()
+
+
+def open_asked(options: argparse.Namespace, given: Given, config: Config) -> "Model":
+    """The model; ``config``: what :func:`settings_asked` gives, with ``given`` put in."""
+    from megaclass.inference.load import of_recipe, open_model
+
+    if options.recipe:
+        return of_recipe(config, getattr(options, "names", ""))
     return open_model(options.run_dir, options.checkpoint, given)
 
 
 def stored_config(run_dir: str) -> Config:
-    """The configuration of a run. UserError, naming ``--run-dir``, where there is none."""
-    file = Path(run_dir) / "config.toml"
-    if not file.is_file():
-        raise UserError(
-            f"--run-dir: {run_dir} is no run, it holds no {file.name}; name the directory of one, such as runs/mine-001"
-        )
-    return load_recipe(str(file), stored=True)
+    """The configuration of a run or of the run of a checkpoint; the defaults for a model of another kind.
+
+    UserError, naming ``--run-dir``, where there is nothing.
+    """
+    path = Path(run_dir)
+    run = path.resolve().parent.parent if (path / "manifest.json").exists() else path
+    if (run / "config.toml").is_file():
+        return load_recipe(str(run / "config.toml"), stored=True)
+    if path.exists() or "://" in run_dir:
+        return Config()
+    raise UserError(f"--run-dir: {run_dir} is no run; name the directory of one, such as runs/mine-001")
 
 
 def new_file(name: str, option: str = "--output", suffixes: Sequence[str] = ()) -> Path | None:

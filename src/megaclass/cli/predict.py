@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megaclass.cli.common import ROW_FORMATS, Rows, progress_bar, row_writer, tell, whole_file
-from megaclass.cli.parsing import RUN_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
+from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
 from megaclass.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def predict(words: list[str]) -> int:
         "margin head the identities whose centres are nearest, by cosine. An image that cannot be read is named on "
         "standard error; the others are predicted, and the exit status is 1.",
         {"images...": "image files, and directories: all images below, sorted"},
-        RUN_OPTIONS | _OPTIONS,
+        MODEL_OPTIONS | _OPTIONS,
     )
     options, given = parse_with_settings(parser, words)
     output = new_file(options.output, suffixes=ROW_FORMATS)
@@ -100,7 +100,7 @@ def _draw(sheet: Path, model: "Model", images: "ImageFiles", shown: dict[int, Ro
     from megaclass.inference.images import thumbnails
     from megaclass.report.sheet import draw_predictions
 
-    pictures = thumbnails(images, model.reader, list(shown), _SIDE)
+    pictures = thumbnails(model.seen(images), model.reader, list(shown), _SIDE)
     cards = [
         (images.names[number], picture, rows)
         for (number, rows), picture in zip(shown.items(), pictures, strict=True)

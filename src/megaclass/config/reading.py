@@ -15,10 +15,6 @@ REMOVED = {
     "head.placement": ("device", "choose a smaller head.storage for classes that do not fit"),
     "speed.gradient_reduce": ("flat", "speed.gradient_compression and speed.bucket_mb are left"),
 }
-# And those that have another name by now, with what their values are called there.
-RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
-    "run.tensorboard": ("run.track", {True: "auto", False: "none"})
-}
 
 
 def from_mapping(
@@ -116,9 +112,8 @@ def _typed(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
             if value != harmless:
                 raise UserError(f"{key}: {value!r} is no longer there; {advice}")
             continue
-        if key in RENAMED:
-            key, called = RENAMED[key]
-            value = called.get(value, value)
+        if key == "run.tensorboard":  # of earlier versions
+            key, value = "run.track", {True: "auto", False: "none"}.get(value, value)
         require_known(key)
         field = options()[key]
         result[key] = _convert(key, value, field.type)

@@ -11,6 +11,7 @@ A file by class may name more classes than the model has, one by label must have
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from megaclass.data.dataset import read_text
 from megaclass.errors import UserError
 
+_WORDNET = re.compile(r"n\d{8}\b")
 _FORMS = 'lines "CLASS NAME" or one name a line, or JSON {"CLASS": "NAME"} or {"0": ["CLASS", "NAME"]}'
 
 
@@ -30,10 +32,20 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_names(path: str | Path, classes: Sequence[str] | None, num_classes: int) -> list[str]:
+def read_classes(path: str | Path, num_classes: int) -> list[str]:
+    """The classes of a model that brings no names, from the file, in label order, as directories of images are called:
+    the first of a pair, the WordNet number that begins a line, else the name. UserError as of :func:`read_names`."""
+    names = read_names(path, None, num_classes, first=True)
+    return [found[0] if (found := _WORDNET.match(name)) else name for name in names]
+
+
+def read_names(
+    path: str | Path, classes: Sequence[str] | None, num_classes: int, first: bool = False
+) -> list[str]:
     """What the file calls each class, in label order; ``classes`` are the names that the model has for them.
 
-    UserError, naming the file, for one that cannot be read or leaves a class out.
+    first: of pairs the class, not the name. UserError, naming the file, for one that cannot be read or leaves a class
+    out.
     """
     text = read_text(Path(path), "--names").strip()
     known = set(classes or ())
@@ -50,7 +62,7 @@ def read_names(path: str | Path, classes: Sequence[str] | None, num_classes: int
     if isinstance(stored, dict):
         # A pair is a class and its name, under its label; all else a name under its class or its label.
         rows = [
-            (key, *pair) if isinstance(pair, list) and len(pair) == 2 else (key, key, pair)
+            (key, pair[0], pair[not first]) if isinstance(pair, list) and len(pair) == 2 else (key, key, pair)
             for key, pair in stored.items()
         ]
         by_class = {str(name): told for _, name, told in rows}
@@ -62,10 +74,10 @@ def read_names(path: str | Path, classes: Sequence[str] | None, num_classes: int
     else:
         found = stored
     if len(found) != num_classes:
-        first = f" (the first is {classes[0]!r})" if classes else ""
+        example = f" (the first is {classes[0]!r})" if classes else ""
         raise UserError(
             f"--names: {path} holds {len(found):,} names, none of them by class, and the model has "
-            f"{num_classes:,} classes{first}; give {_FORMS}"
+            f"{num_classes:,} classes{example}; give {_FORMS}"
         )
     missing = [label for label, name in enumerate(found) if not isinstance(name, str) or not name.strip()]
     if missing:

@@ -46,6 +46,11 @@ def class_names(dataset: Dataset) -> list[str] | None:
     return getattr(dataset, "classes", None)
 
 
+def image_names(dataset: Dataset) -> list[str] | None:
+    """The paths of a data set's images within its directory, in order, where they have any."""
+    return getattr(dataset, "names", None)
+
+
 def read_text(path: Path, option: str) -> str:
     """The text of a file that an option names. Raises UserError."""
     try:

@@ -27,7 +27,8 @@ class FolderDataset:
     ``class_depth`` 2 takes the directories two levels down as classes, named ``alphabet/character``.
     Images are found at any depth, in sorted order; hidden files and directories are left out, and a warning tells
     how many files of which other suffixes are no images.
-    ``classes`` are the names in label order. Raises UserError where there is no class or no image.
+    ``classes`` are the names in label order, ``names`` the paths of the images. Raises UserError where there is no
+    class or no image.
     """
 
     def __init__(self, root: str | Path, class_depth: int = 1) -> None:
@@ -47,7 +48,7 @@ class FolderDataset:
                 f"{self.root}: {broken[0]!r} has a line feed, and names of classes are kept a line each; rename it"
             )
         self.num_classes = len(self.classes)
-        self._paths: list[str] = []  # relative to root: strings are a third of the size of Path objects
+        self.names: list[str] = []  # relative to root: strings are a third of the size of Path objects
         counts = []
         others: Counter[str] = Counter()
         for name in self.classes:
@@ -55,16 +56,16 @@ class FolderDataset:
             if not images:
                 # The class keeps its number: training and validation folders must agree on numbers.
                 logger.warning("%s holds no images", self.root / name)
-            self._paths += images
+            self.names += images
             counts.append(len(images))
         tell_left_out(self.root, others)
-        if not self._paths:
+        if not self.names:
             raise UserError(f"{self.root} holds no images; {', '.join(IMAGE_SUFFIXES)} are read")
         self._labels = np.repeat(np.arange(len(counts)), counts)
         self._labels.flags.writeable = False
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.names)
 
     def read(self, index: int) -> Sample:
         """Return sample ``index``. Safe to call from several threads."""
@@ -75,7 +76,7 @@ class FolderDataset:
         return self._labels
 
     def path(self, index: int) -> Path:
-        return self.root / self._paths[index]
+        return self.root / self.names[index]
 
     def describe(self, index: int) -> str:
         return str(self.path(index))

@@ -84,6 +84,24 @@ def record_file(path: Path) -> Path | None:
     return path / "train.rec" if any(path.glob("*.rec")) else None
 
 
+def shared_sets(first: str, second: str) -> list[Path]:
+    """The sets of ``second`` that ``first`` names too: by the same place, or as a file or record set of the same
+    content. Of ``first`` only what lies on this machine is looked at."""
+    mine = [Path(word) for word in split_addresses(first) if word and Path(word).exists()]
+    places = {part.resolve() for part in mine}
+    seen = {fingerprint(str(part)) for part in mine if not _is_folder(part)}
+    return [
+        part
+        for part in split_paths(second)
+        if part.resolve() in places
+        or (part.exists() and not _is_folder(part) and fingerprint(str(part)) in seen)
+    ]
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and kind_of(path) == "image folder"
+
+
 _LOOKS, _LOOK_BYTES = 3, 1 << 16
 
 
@@ -92,7 +110,7 @@ def fingerprint(path: str) -> str:
     sizes of files and some of their bytes, the names in a directory of classes."""
     digest = hashlib.blake2b(digest_size=6)
     for part in split_paths(path):
-        if part.is_dir() and kind_of(part) == "image folder":
+        if _is_folder(part):
             digest.update(
                 "\0".join(sorted(found.name for found in part.iterdir())).encode(errors="surrogateescape")
             )

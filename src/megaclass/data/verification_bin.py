@@ -33,8 +33,9 @@ class VerificationBin:
 
     The public sets repeat an image in each pair that shows it. Here it counts once: the dataset is the
     different images in order of their first pair, N of them, so that none is decoded and embedded twice.
-    ``first`` and ``second``, int64 (P,), say which make pair i, and ``same``, bool (P,), what they show. There
-    are no classes: every label is 0. ``name`` is the file's name without suffix.
+    ``first`` and ``second``, int64 (P,), say which make pair i, and ``same``, bool (P,), what they show;
+    ``positions``, int64 (N,), where each is first among the file's images. There are no classes: every label is 0.
+    ``name`` is the file's name without suffix.
 
     The different images are held in memory, encoded. Raises UserError for a file that holds anything else.
     """
@@ -59,7 +60,7 @@ class VerificationBin:
                 known[id(image)] = number_of.setdefault(bytes(image), len(number_of))
         self._images = list(number_of)
         numbers = np.array([known[id(image)] for image in images], np.int64)
-        self._positions = np.unique(numbers, return_index=True)[1]
+        self.positions = np.unique(numbers, return_index=True)[1]
         self.first, self.second = numbers[0::2], numbers[1::2]
 
     def __len__(self) -> int:
@@ -74,7 +75,7 @@ class VerificationBin:
         return np.zeros(len(self), dtype=np.int64)
 
     def describe(self, index: int) -> str:
-        position = self._positions[index]
+        position = self.positions[index]
         return f"{self.path} image {position} (of pair {position // 2})"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from megaclass.data.dataset import Dataset, Sample, class_names
+from megaclass.data.dataset import Dataset, Sample, class_names, image_names
 
 
 class ConcatDataset:
@@ -62,6 +62,8 @@ class Subset:
     def __init__(self, dataset: Dataset, indices: np.ndarray) -> None:
         self.num_classes = dataset.num_classes
         self._dataset, self._indices = dataset, indices
+        if names := image_names(dataset):
+            self.names = [names[index] for index in indices.tolist()]
 
     def __len__(self) -> int:
         return len(self._indices)

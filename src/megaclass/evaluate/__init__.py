@@ -1,9 +1,12 @@
 """What a model is worth: embeddings of a set, verification and classification, for any model and any data."""
 
-# Further protocols: what ``megaclass evaluate`` calls one -> its module here, see :mod:`megaclass.evaluate.protocol`.
-PROTOCOLS = {
-    "all-pairs": "all_pairs",
-    "identification": "identification",
-    "ijb": "ijb",
-    "retrieval": "retrieval",
-}
+import importlib
+from typing import Any
+
+# Further ones, by what ``megaclass evaluate`` calls them.
+PROTOCOLS = ("all-pairs", "identification", "ijb", "retrieval")
+
+
+def protocol_of(kind: str) -> Any:
+    """The module of one of ``PROTOCOLS``, see :mod:`megaclass.evaluate.protocol`."""
+    return importlib.import_module(f"megaclass.evaluate.{kind.replace('-', '_')}")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from megaclass.evaluate.blocks import shown
 from megaclass.parallel.groups import all_ranks, rank, shard_range, together, world_size
 
 logger = logging.getLogger(__name__)
@@ -22,8 +23,8 @@ BatchesOfRange = Callable[[int, int], Iterator[Tensor]]
 def embed(
     model: Model, batches_of_range: BatchesOfRange, count: int, flip: bool, normalised: bool = True
 ) -> Tensor:
-    """Return the L2-normalised embeddings of images ``0 .. count-1``: (N, D), fp32, on the CPU of every rank. Not
-    ``normalised``, they have the length that the model gives them.
+    """Return the embeddings of images ``0 .. count-1``: (N, D), fp32, on the CPU of every rank; ``normalised``: of
+    length 1, else as the model gives them.
 
     ``model`` maps normalised images (B, channels, height, width) to embeddings (B, D). Pass the bare
     module: a DistributedDataParallel wrapper talks to the other ranks in every forward pass, and ranks may
@@ -33,35 +34,32 @@ def embed(
     A row with a NaN or an infinity becomes all NaN and is counted in a warning; the metrics take every
     comparison with it as wrong. An error of one rank (an unreadable image) is raised on all ranks.
     """
-    start, stop = shard_range(count, rank(), world_size())
+    ranges = [shard_range(count, part, world_size()) for part in range(world_size())]
+    start, stop = ranges[rank()]
     # More ranks than images: a rank without any embeds the first one all the same, to learn D and the device.
     first, last = (start, stop) if start < stop else (0, 1)
 
     def mine() -> Tensor:
+        batches: list[Tensor] = []
         with torch.inference_mode():
-            batches = [features(model, images, flip) for images in batches_of_range(first, last)]
+            for images in batches_of_range(first, last):
+                batches.append(features(model, images, flip))
+                shown(sum(map(len, batches)), count)
         return torch.cat(batches)  # outside inference mode, so that the caller receives ordinary tensors
 
     rows_LD = together(mine)
     sound_L1 = rows_LD.isfinite().all(dim=1, keepdim=True)
     rows_LD = torch.where(sound_L1, F.normalize(rows_LD) if normalised else rows_LD, torch.nan)
-    embeddings_ND = gathered(rows_LD[: stop - start], count).cpu()
+    longest = ranges[0][1]  # the collective wants equal shapes, and rank 0 holds the longest range
+    padded = F.pad(rows_LD, (0, 0, 0, longest - len(rows_LD)))
+    gathered = all_ranks().all_gather_rows(padded).cpu()
+    pieces = [gathered[part * longest :][: stop - start] for part, (start, stop) in enumerate(ranges)]
+    embeddings_ND = torch.cat(pieces)
 
     broken = int(embeddings_ND.isnan().any(dim=1).sum())
     if broken and rank() == 0:
         logger.warning("%d of %d embeddings are not finite; their comparisons count as wrong", broken, count)
     return embeddings_ND
-
-
-def gathered(rows_L: Tensor, count: int) -> Tensor:
-    """The rows of all ranks, (count, ..), of which each gives its :func:`shard_range`."""
-    ranges = [shard_range(count, part, world_size()) for part in range(world_size())]
-    longest = ranges[0][1]  # the collective wants equal shapes, and rank 0 holds the longest range
-    padded = torch.cat([rows_L, rows_L.new_zeros((longest - len(rows_L), *rows_L.shape[1:]))])
-    rows = all_ranks().all_gather_rows(padded)
-    if len(rows) == count:
-        return rows
-    return torch.cat([rows[part * longest :][: stop - start] for part, (start, stop) in enumerate(ranges)])
 
 
 def features(model: Model, images_BCHW: Tensor, flip: bool) -> Tensor:

@@ -3,7 +3,8 @@
 Shapes: B = images of a batch, N = images of the set, D = embedding columns.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,7 @@ from megaclass.config import Config
 from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import Dataset, class_names
 from megaclass.data.loader import eval_batches
-from megaclass.data.open import open_dataset, split_paths
+from megaclass.data.open import open_dataset, shared_sets, split_paths
 from megaclass.data.verification_bin import VerificationBin
 from megaclass.data.views import Subset
 from megaclass.errors import UserError
@@ -36,6 +37,8 @@ from megaclass.evaluate.pairlists import open_listed_pairs
 from megaclass.evaluate.pairs import PairSet, generate_pairs
 from megaclass.heads.linear import LinearHead
 from megaclass.parallel import groups
+
+logger = logging.getLogger(__name__)
 
 # Pairs and episodes are part of the protocol: the same for every run, whatever its seed.
 PROTOCOL_SEED = 0
@@ -113,8 +116,10 @@ def _one_by_one(verifiers: Mapping[str, Evaluator]) -> Evaluator:
 def build_classifier(
     path: str | Path, num_classes: int, names: Sequence[str] | None, images: "ImageReader"
 ) -> Evaluator:
-    """Top-1 and top-5 accuracy of backbone and linear head on the labelled set under ``path``."""
+    """Top-1 and top-5 accuracy of backbone and linear head on the labelled set under ``path``. ``num_classes``: of the
+    head; 0: as many as ``names``, or as the set has."""
     dataset = open_dataset(path)
+    num_classes = num_classes or len(names or ()) or dataset.num_classes
     labels = torch.from_numpy(_trained_labels(dataset, num_classes, names))
     start, stop = groups.shard_range(len(dataset), groups.rank(), groups.world_size())
 
@@ -126,6 +131,11 @@ def build_classifier(
         with evaluating(backbone):
             for images_BCHW in images.batches(dataset, start, stop):
                 logits_BC = head.logits(images.features(backbone, images_BCHW))  # in fp32, as in training
+                if logits_BC.shape[1:] != (num_classes,):
+                    raise UserError(
+                        f"the model gives {tuple(logits_BC.shape[1:])} numbers an image, not one for each of "
+                        f"{num_classes} classes"
+                    )
                 labels_B = labels[done : done + len(images_BCHW)].to(logits_BC.device)
                 counts += topk_counts(logits_BC, labels_B)
                 done += len(images_BCHW)
@@ -185,25 +195,49 @@ class ImageReader:
         return features_BD.float()
 
 
-def build_verifier(config: Config, path: Path, images: ImageReader) -> Evaluator:
+def tell_of_overlap(
+    config: Config, path: Path, names: Iterable[str] | None, trained: Sequence[str] | None
+) -> None:
+    """Warn, once, where the set under ``path`` is trained on, or identities (``names``) of it: it is to show how the
+    model does on new ones. ``trained``: names of the classes that were trained on."""
+    known = set(trained or ()) & set(names or ())
+    if groups.rank():
+        return
+    if known:
+        logger.warning(
+            "%s: %d of its identities, %r among them, have the names of classes that are trained on: if they are the "
+            "same, what is measured is no recognition of new ones",
+            path, len(known), min(known),
+        )  # fmt: skip
+    elif config.data.path and (shared := shared_sets(config.data.path, str(path))):
+        logger.warning(
+            "%s is evaluated, and trained on too: what is measured is not what new images give", shared[0]
+        )
+
+
+def build_verifier(
+    config: Config, path: Path, images: ImageReader, trained: Sequence[str] | None = None
+) -> Evaluator:
     """Pairs of a ``.bin`` file, of ``evaluate.pairs_file``, or drawn from the labels of the set under ``path``.
 
     Where ``path`` names several, with ``:`` between them, and a ``.bin`` is among these, each is a set of its own,
     see :func:`_names`; otherwise they are one labelled set. Raises UserError for what cannot be opened.
+    ``trained``: see :func:`tell_of_overlap`.
     """
     if config.evaluate.pairs_file:
         if path.suffix == ".bin":
             raise UserError(f"{path} has pairs of its own; leave out the list {config.evaluate.pairs_file}")
         dataset, pairs = open_listed_pairs(config.evaluate.pairs_file, path)
+        tell_of_overlap(config, path, (name.rpartition("/")[0] for name in dataset.names), trained)
         used, pairs = pairs.over_used()
         return _verifier(Subset(dataset, used), pairs, config, images, labelled=False)
     paths = split_paths(path)
     if len(paths) == 1 or not any(part.suffix == ".bin" for part in paths):
-        return _of_one_set(config, paths[0] if len(paths) == 1 else path, images)
+        return _of_one_set(config, paths[0] if len(paths) == 1 else path, images, trained)
     if len({part.resolve() for part in paths}) < len(paths):
         raise UserError(f"evaluate.path: {path} names a set twice; name each once")
     named = zip(_names(paths), paths, strict=True)
-    return _one_by_one({name: _of_one_set(config, part, images) for name, part in named})
+    return _one_by_one({name: _of_one_set(config, part, images, trained) for name, part in named})
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -217,16 +251,16 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return list(map(str, paths))  # a .bin beside a directory of its name
 
 
-def _of_one_set(config: Config, path: Path, images: ImageReader) -> Evaluator:
+def _of_one_set(config: Config, path: Path, images: ImageReader, trained: Sequence[str] | None) -> Evaluator:
     settings = config.evaluate
-    if path.suffix == ".bin":
-        stored = VerificationBin(path)
-        if len(stored.same) < settings.folds:
+    dataset = VerificationBin(path) if path.suffix == ".bin" else open_dataset(path)
+    tell_of_overlap(config, path, class_names(dataset), trained)
+    if isinstance(dataset, VerificationBin):
+        if len(dataset.same) < settings.folds:
             raise UserError(
-                f"{path}: {len(stored.same)} pairs cannot be cut into evaluate.folds {settings.folds}; set fewer"
+                f"{path}: {len(dataset.same)} pairs cannot be cut into evaluate.folds {settings.folds}; set fewer"
             )
-        pairs = PairSet(stored.first, stored.second, stored.same, settings.folds)
-        return _verifier(stored, pairs, config, images, labelled=False)
-    dataset = open_dataset(path)
+        pairs = PairSet(dataset.first, dataset.second, dataset.same, settings.folds)
+        return _verifier(dataset, pairs, config, images, labelled=False)
     pairs = generate_pairs(dataset.labels(), settings.pairs, PROTOCOL_SEED, settings.folds)
     return _verifier(dataset, pairs, config, images, labelled=True)

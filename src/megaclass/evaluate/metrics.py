@@ -14,7 +14,7 @@ Shapes: P = pairs, N = images, M = images that are counted, D = embedding column
 T = thresholds (from accepting none to accepting all), B = images of a batch, C = classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from megaclass.errors import UserError
+from megaclass.evaluate.blocks import my_blocks
 from megaclass.evaluate.pairs import PairSet
-from megaclass.parallel.groups import all_ranks, rank, world_size
+from megaclass.parallel.groups import all_ranks
 
 FAR_TARGETS = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}  # as results call them
 LOW_FAR_TARGETS = {f"1e-{power}": 10.0**-power for power in range(6, 0, -1)}  # of sets made for them
@@ -31,22 +32,6 @@ ROC_POINTS = 400
 # All pairs of so many images are 1.25e9, half a minute on one core; the FARs above are sharp long before.
 MAX_IMAGES = 50_000
 BINS = 1 << 20  # of cosines that are counted
-_BLOCK_SCORES = 1 << 22
-
-Show = Callable[[int, int], None]
-"""Is told how many of how many are done."""
-
-
-def silent(done: int, total: int) -> None:
-    pass
-
-
-def my_blocks(rows: int, columns: int, show: Show = silent) -> Iterator[slice]:
-    """This rank's share of the blocks of rows in which a matrix of scores is made, 4 M scores a block."""
-    size = max(1, _BLOCK_SCORES // max(1, columns))
-    for start in range(rank() * size, rows, world_size() * size):
-        yield slice(start, min(start + size, rows))
-        show(min(start + world_size() * size, rows), rows)
 
 
 def pair_scores(embeddings_ND: np.ndarray, pairs: PairSet) -> np.ndarray:
@@ -69,10 +54,10 @@ def verification_metrics(
     - ``auc``, ``tar_at_far``, ``threshold_at_far``, ``roc``: see :func:`curve`; ``pairs``: P.
     """
     values, ranks = _ranked(scores, same)
-    genuine_T, impostor_T = accepted(*_histograms(ranks, same, len(values)))
+    genuine_T, impostor_T = _accepted(*_histograms(ranks, same, len(values)))
     accuracies = []
     for fold in np.array_split(np.arange(len(same)), folds):  # in order, unshuffled: as sklearn's KFold cuts
-        tested_genuine_T, tested_impostor_T = accepted(*_histograms(ranks[fold], same[fold], len(values)))
+        tested_genuine_T, tested_impostor_T = _accepted(*_histograms(ranks[fold], same[fold], len(values)))
         # Correct answers, less a constant: the impostors that no threshold has accepted yet.
         elsewhere_T = (genuine_T - tested_genuine_T) - (impostor_T - tested_impostor_T)
         best = int(elsewhere_T.argmax())
@@ -110,7 +95,6 @@ def all_pairs_tar(
     labels_N: np.ndarray,
     far_targets: Mapping[str, float] = FAR_TARGETS,
     max_images: int = MAX_IMAGES,
-    show: Show = silent,
 ) -> dict[str, Any]:
     """Verify every pair of a labelled set, so that a small set still has the impostors for a low FAR.
 
@@ -126,14 +110,8 @@ def all_pairs_tar(
     embeddings_MD = embeddings_ND[counted].astype(np.float32, copy=False)  # a copy by the indexing
     embeddings_MD[~np.isfinite(embeddings_MD).all(axis=1)] = np.nan
     labels_M = labels_N[counted]
-    counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M, show))
-    genuine_T, impostor_T = accepted(*all_ranks().all_reduce_(counts).numpy())
-    return {
-        **curve(genuine_T, impostor_T, bin_cosines(), far_targets),
-        "genuine_pairs": int(genuine_T[-1]),
-        "impostor_pairs": int(impostor_T[-1]),
-        "images": len(labels_M),
-    }
+    counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M))
+    return of_counts(all_ranks().all_reduce_(counts).numpy(), far_targets) | {"images": len(labels_M)}
 
 
 def _counted_images(labels: np.ndarray, limit: int) -> np.ndarray:
@@ -155,10 +133,10 @@ def _counted_images(labels: np.ndarray, limit: int) -> np.ndarray:
     return np.sort(order[by_place[within][:limit]])
 
 
-def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray, show: Show) -> np.ndarray:
+def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray) -> np.ndarray:
     """How many genuine (row 0) and impostor pairs (row 1) of this rank's blocks have each score."""
     counts = np.zeros((2, BINS), dtype=np.int64)
-    for block in my_blocks(len(labels_M), len(labels_M), show):
+    for block in my_blocks(len(labels_M), len(labels_M)):
         # Each pair once: the images from this row on, and of those only the ones after it.
         scores = embeddings_MD[block] @ embeddings_MD[block.start :].T
         after = np.arange(scores.shape[1]) > np.arange(scores.shape[0])[:, None]
@@ -175,11 +153,18 @@ def bins_of(scores_P: np.ndarray, same_P: np.ndarray) -> np.ndarray:
     return bins_P.astype(np.int32)
 
 
-def bin_cosines() -> np.ndarray:
-    """The lowest cosine that each threshold accepts, see :func:`_count_pairs`: fp64 (T,), falling."""
-    lowest = np.arange(BINS) / (BINS // 2) - 1
+def binned(scores_K: np.ndarray, same: bool) -> Tensor:
+    """How many of these cosines, of genuine or of impostor pairs, are in each bin: int64 (BINS,)."""
+    return torch.from_numpy(np.bincount(bins_of(scores_K, np.full(len(scores_K), same)), minlength=BINS))
+
+
+def of_counts(counts: np.ndarray, far_targets: Mapping[str, float]) -> dict[str, Any]:
+    """See :func:`curve`; and ``genuine_pairs`` and ``impostor_pairs``. counts: of both in each bin, int64 (2, BINS)."""
+    genuine_T, impostor_T = _accepted(*counts)
+    lowest = np.arange(BINS) / (BINS // 2) - 1  # cosine of a bin
     lowest[0], lowest[-1] = -np.inf, np.inf
-    return np.append(np.inf, lowest[::-1])
+    pairs = {"genuine_pairs": int(genuine_T[-1]), "impostor_pairs": int(impostor_T[-1])}
+    return curve(genuine_T, impostor_T, np.append(np.inf, lowest[::-1]), far_targets) | pairs
 
 
 def _finite(value: float) -> float | None:
@@ -264,7 +249,7 @@ def _histograms(ranks: np.ndarray, same: np.ndarray, bins: int) -> tuple[np.ndar
     return np.bincount(ranks[same], minlength=bins), np.bincount(ranks[~same], minlength=bins)
 
 
-def accepted(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _accepted(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Counts per score, rising -> counts accepted at each threshold, from none to all: (T,) each."""
     none = np.zeros(1, dtype=np.int64)
     return np.append(none, np.cumsum(genuine[::-1])), np.append(none, np.cumsum(impostor[::-1]))

@@ -1,63 +1,53 @@
-"""Retrieval of images of the same class: products, landmarks, birds.
+"""Retrieval of images of the same class: products, landmarks, birds; each among the others (SOP, CUB).
 
 Shapes: Q = queries, N = images of the index, B = queries of a block, D = embedding columns, R = right answers of a
 query.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from megaclass.data.dataset import Dataset
-from megaclass.data.open import open_dataset
 from megaclass.errors import UserError
-from megaclass.evaluate.metrics import Show, my_blocks, silent
-from megaclass.evaluate.protocol import Prepared, two_sets
+from megaclass.evaluate.blocks import my_blocks
+from megaclass.evaluate.metrics import BINS, binned, of_counts
+from megaclass.evaluate.protocol import Prepared, open_labelled
 from megaclass.parallel.groups import all_ranks, on_main_rank
 
-IMAGES = "labelled images; each is searched among the others, as on SOP, CUB and Cars"
-OPTIONS = {
-    "gallery": ("", "search them among these labelled images instead, as on In-Shop"),
-    "nmi": (False, "NMI of k-means clusters too (needs faiss or scikit-learn)"),
-}
-RECALLS = (1, 2, 4, 8, 10, 16, 32, 100, 1000)
+OPTIONS = {"nmi": (False, "NMI of k-means clusters too (needs faiss)")}
+RECALLS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 100, 1000)
+FPIRS = ("1e-3", "1e-2", "1e-1")
 
 
 def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
-    dataset: Dataset
-    if options["gallery"]:
-        dataset, queries_Q, index_N = two_sets(path, options["gallery"], "--gallery")
-    else:
-        dataset = open_dataset(path)
-        queries_Q = dataset.labels()
+    dataset, (labels_N,) = open_labelled(path)
 
-    def measure(embeddings_ND: np.ndarray, show: Show) -> dict[str, Any]:
-        asked_QD, index_ND = np.split(embeddings_ND, [len(queries_Q)])
-        index = (index_ND, index_N) if options["gallery"] else None
-        metrics = retrieval_metrics(asked_QD, queries_Q, index, show)
+    def measure(embeddings_ND: np.ndarray) -> dict[str, Any]:
+        metrics = retrieval_metrics(embeddings_ND, labels_N)
         if options["nmi"]:
-            metrics["nmi"] = on_main_rank(lambda: clustering_nmi(asked_QD, queries_Q))
+            metrics["nmi"] = on_main_rank(lambda: clustering_nmi(embeddings_ND, labels_N))
         return metrics
 
-    return Prepared(len(dataset), lambda: dataset, measure)
+    return Prepared(lambda shape: dataset, measure)
 
 
 def retrieval_metrics(
-    queries_QD: np.ndarray,
-    labels_Q: np.ndarray,
-    index: tuple[np.ndarray, np.ndarray] | None = None,
-    show: Show = silent,
+    queries_QD: np.ndarray, labels_Q: np.ndarray, index: tuple[np.ndarray, np.ndarray] | None = None
 ) -> dict[str, Any]:
     """Rank the images of an index, embeddings (N, D) and labels (N,), for each query by cosine; without an index, all
     other queries. Returns
 
-    - ``recall_at_k`` {"1", "2", ..}: share of queries with a right answer among the k nearest (Song, Xiang, Jegelka,
-      Savarese, CVPR 2016);
+    - ``recall_at`` {"1", "2", ..}: share of queries with a right answer among the k nearest (Song, Xiang, Jegelka,
+      Savarese, CVPR 2016); of an index with an image an identity, the rank-k identification rate;
     - ``map``: mean over queries of the average precision over all R right answers;
     - ``map_at_r``: the same over those among the R nearest, divided by R (Musgrave, Belongie, Lim, ECCV 2020);
-    - ``queries``: those with a right answer, the others count in nothing; ``images`` of the index.
+    - ``tpir_at_fpir``, with an index: share of queries whose nearest right answer scores above a threshold, which
+      FPIR x queries wrong answers of all queries reach, as InsightFace's ijb_1n.py has it; None where that is one or
+      less. Cosines are counted in bins, see :func:`megaclass.evaluate.metrics.all_pairs_tar`;
+    - ``queries``: those with a right answer, the others count in nothing but FPIR; ``images`` of the index.
 
     Embeddings are normalised; a wrong answer of the same cosine stands first. Every rank calls it.
     """
@@ -65,62 +55,55 @@ def retrieval_metrics(
     order_N = np.argsort(labels_N, kind="stable")
     first_Q, last_Q = (np.searchsorted(labels_N[order_N], labels_Q, side) for side in ("left", "right"))
     recalls = [k for k in RECALLS if k < len(labels_N)]
-    sums = np.zeros(3 + len(recalls))
-    for block in my_blocks(len(labels_Q), len(labels_N), show):
-        scores_BN = queries_QD[block] @ index_ND.T
+    sums, counts = np.zeros(3 + len(recalls)), torch.zeros(2, BINS, dtype=torch.int64)
+    for block in my_blocks(len(labels_Q), len(labels_N)):
+        scores_BN, best = queries_QD[block] @ index_ND.T, []
         for query, scores_N in enumerate(scores_BN, block.start):
             own = order_N[first_Q[query] : last_Q[query]]
             right_R = scores_N[own if index else own[own != query]]  # a query is no answer to itself
+            scores_N[own] = -np.inf
             if not len(right_R):
                 continue
-            scores_N[own] = -np.inf
             falling_R = np.sort(np.nan_to_num(right_R, nan=-2))[::-1]
             wrong_R = len(scores_N) - np.searchsorted(np.sort(scores_N), falling_R)  # NaN stands at the end
             place_R = np.arange(1, len(right_R) + 1)
             precision_R = place_R / (place_R + wrong_R)
             at_r = (precision_R * (place_R + wrong_R <= len(right_R))).sum() / len(right_R)
             sums += [1, precision_R.mean(), at_r, *(wrong_R[0] < k for k in recalls)]
+            best.append(falling_R[0])
+        if index:
+            counts += torch.stack([binned(np.array(best), same=True), binned(scores_BN.ravel(), same=False)])
     queries, *shares = all_ranks().all_reduce_(torch.from_numpy(sums)).tolist()
     if not queries:
-        raise UserError("retrieval: no query has another image of its class")
-    mean_precision, at_r, *found = (share / queries for share in shares)
-    return {
-        "recall_at_k": {str(k): share for k, share in zip(recalls, found, strict=True)},
-        "map": mean_precision,
+        raise UserError("no image has another of its class to be found")
+    mean, at_r, *found = (share / queries for share in shares)
+    recall = {str(k): share for k, share in zip(recalls, found, strict=True)}
+    metrics = {
+        "recall_at": recall,
+        "map": mean,
         "map_at_r": at_r,
         "queries": int(queries),
         "images": len(labels_N),
     }
+    if index:
+        counts_2T = all_ranks().all_reduce_(counts).numpy()
+        below = {far: math.ceil(float(far) * len(labels_Q) - 1e-6) - 1 for far in FPIRS}
+        targets = {far: count / counts_2T[1].sum() for far, count in below.items()}
+        metrics["tpir_at_fpir"] = of_counts(counts_2T, targets)["tar_at_far"]
+    return metrics
 
 
 def clustering_nmi(embeddings_ND: np.ndarray, labels_N: np.ndarray) -> float:
-    """Normalised mutual information of the classes and of as many clusters of k-means: 2 I / (H + H), 0..1."""
-    _, classes_N = np.unique(labels_N, return_inverse=True)
-    clusters_N = _k_means(np.nan_to_num(embeddings_ND.astype(np.float32)), int(classes_N.max()) + 1)
-    pairs = np.unique(np.stack([classes_N, clusters_N]), axis=1, return_counts=True)[1]
-    both, one, other = (
-        _entropy(counts) for counts in (pairs, np.bincount(classes_N), np.bincount(clusters_N))
-    )
-    return 2 * (one + other - both) / (one + other) if one + other else 1.0
-
-
-def _entropy(counts: np.ndarray) -> float:
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
-
-
-def _k_means(rows_ND: np.ndarray, clusters: int) -> np.ndarray:
-    """The cluster of each row, by faiss where it is installed, else by scikit-learn."""
+    """Normalised mutual information, 2 I / (H + H), of the classes and of as many clusters of faiss's k-means."""
     try:
         import faiss
-
-        found = faiss.Kmeans(rows_ND.shape[1], clusters, niter=20, seed=0, min_points_per_centroid=1)
-        found.train(rows_ND)
-        return np.asarray(found.index.search(rows_ND, 1)[1][:, 0])
     except ImportError:
-        pass
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError:
-        raise UserError("--nmi needs faiss or scikit-learn: pip install 'megaclass[gallery]'") from None
-    return np.asarray(KMeans(clusters, n_init=1, random_state=0).fit_predict(rows_ND))
+        raise UserError("--nmi needs faiss: pip install 'megaclass[gallery]'") from None
+    classes_N = np.unique(labels_N, return_inverse=True)[1]
+    rows_ND = np.nan_to_num(embeddings_ND.astype(np.float32))
+    found = faiss.Kmeans(rows_ND.shape[1], 1 + int(classes_N.max()), seed=0, min_points_per_centroid=1)
+    found.train(rows_ND)
+    both_2N = np.stack([classes_N, found.index.search(rows_ND, 1)[1][:, 0]])
+    shares = [np.unique(of, axis=-1, return_counts=True)[1] / len(labels_N) for of in (*both_2N, both_2N)]
+    one, other, both = (-(share * np.log(share)).sum() for share in shares)
+    return float(2 * (one + other - both) / (one + other)) if one + other else 1.0

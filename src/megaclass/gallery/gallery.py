@@ -22,15 +22,13 @@ from megaclass.gallery.store import INDEX, VECTORS, Manifest
 from megaclass.inference.embedding import metadata
 from megaclass.inference.images import Pictures
 from megaclass.inference.model import Model
-from megaclass.inference.vectors import Block, extra, read_embeddings, write_embeddings
+from megaclass.inference.vectors import Embeddings, extra, read_embeddings, write_embeddings
 
 _QUERIES, _BLOCK_ROWS = 256, 1 << 15  # at once
 # Of a graph: neighbours of a row, and candidates that are kept while it is built and while it is searched.
 _NEIGHBOURS, _BUILD, _SEARCH = 32, 80, 128
-_LIST_ROWS, _PROBES = (
-    39,
-    32,
-)  # of ivf: the least rows that faiss wants to learn a list from, and lists that are searched
+# Of ivf: the least rows that faiss wants to learn a list from, and lists that are searched.
+_LIST_ROWS, _PROBES = 39, 128
 
 
 class Match(NamedTuple):
@@ -64,7 +62,7 @@ class _Generation:
             )
             self.identity_T, self.image_T = np.unique(self.identity_N, return_index=True)
         if manifest.index != "exact":
-            self.index = _read_index(manifest.checked(directory, INDEX))
+            self.index = extra("faiss", "gallery").read_index(str(manifest.checked(directory, INDEX)))
 
     def nearest(self, queries_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and rows (Q, K) of the nearest templates; of an index that finds fewer, -1."""
@@ -102,33 +100,11 @@ class _Generation:
                 for one, (cosine, row) in itertools.islice(best.items(), top)
             ]
 
-    def blocks(self, kept_N: np.ndarray) -> Iterator[Block]:
+    def blocks(self, kept_N: np.ndarray) -> Iterator[Embeddings]:
         """The images of which ``kept_N`` is true."""
         for rows in np.array_split(np.flatnonzero(kept_N), 1 + len(kept_N) // _BLOCK_ROWS):
             names = [self.stored.names[row] for row in rows.tolist()]
-            yield Block(names, self.stored.embeddings[rows], self.identity_N[rows])
-
-
-def _read_index(path: Path) -> Any:
-    return extra("faiss", "gallery").read_index(str(path))
-
-
-def _new_index(kind: str, rows_TD: torch.Tensor) -> Any:
-    """One of faiss, trained on these rows and empty."""
-    faiss, (total, columns) = extra("faiss", "gallery"), rows_TD.shape
-    lists = max(1, min(4 * math.isqrt(total), total // _LIST_ROWS))
-    text = f"HNSW{_NEIGHBOURS},Flat" if kind == "hnsw" else f"IVF{lists},Flat"
-    index = faiss.index_factory(columns, text, faiss.METRIC_INNER_PRODUCT)
-    if kind == "hnsw":
-        index.hnsw.efConstruction, index.hnsw.efSearch = _BUILD, _SEARCH
-        return index
-    index.nprobe = _PROBES
-    index.train(
-        rows_TD[
-            torch.randperm(total, generator=torch.Generator().manual_seed(0))[: _LIST_ROWS * lists]
-        ].numpy()
-    )
-    return index
+            yield Embeddings(self.stored.embeddings[rows], names, self.identity_N[rows])
 
 
 class Gallery:
@@ -162,8 +138,12 @@ class Gallery:
         """What it holds, as JSON has it."""
         about = vars(self._now.manifest).copy()
         about["bytes"] = sum(size for size, _ in about.pop("files").values())
-        numbers = {"identities": len(self.identities), "images": len(self), "columns": self._now.columns}
-        return {"directory": str(self.directory), **numbers, **about}
+        return {
+            "identities": len(self.identities),
+            "images": len(self),
+            "columns": self._now.columns,
+            **about,
+        }
 
     def search(self, images: Any, top: int = 5) -> list[list[Match]]:
         """The ``top`` nearest identities of each image, the nearest first.
@@ -184,33 +164,37 @@ class Gallery:
     def add(self, identity: str, images: Any, names: Sequence[str] | None = None) -> None:
         """Images of an identity, or embeddings (N, D). ``names``: what they are called, by default their paths."""
         vectors_ND = self._embedded(images)
-        if names is None and isinstance(images, np.ndarray):
-            names = [f"{identity} {len(self) + i}" for i in range(len(vectors_ND))]
-        names = names or [Pictures(images).describe(i) for i in range(len(vectors_ND))]
-        block = Block(names, vectors_ND, np.zeros(len(vectors_ND), np.int64))
-        self.add_blocks([block], [identity], {"fingerprint": self._now.manifest.fingerprint})
+        if names is None:
+            told = (
+                f"{identity} {len(self)}+{{}}".format
+                if _are_embeddings(images)
+                else Pictures(images).describe
+            )
+            names = [told(i) for i in range(len(vectors_ND))]
+        block = Embeddings(vectors_ND, list(names), np.zeros(len(vectors_ND), np.int64))
+        self.add_blocks([block], [identity], vars(self._now.manifest))
 
-    def add_blocks(self, blocks: Iterable[Block], classes: Sequence[str], about: Mapping[str, str]) -> None:
+    def add_blocks(
+        self, blocks: Iterable[Embeddings], classes: Sequence[str], about: Mapping[str, Any]
+    ) -> None:
         """Images labelled by ``classes``, of the model that ``about`` tells of. UserError for an image whose name is in
         the gallery already: nothing is changed then."""
         with store.writing(self.directory):
-            self.refresh()
+            self._now = self._opened()  # whole, or nothing is built on it
             self.require(about)
             now, known = self._now, set(self._now.stored.names)
             number_of = {name: number for number, name in enumerate(now.identities)}
             numbers = np.array([number_of.setdefault(name, len(number_of)) for name in classes])
 
-            def new() -> Iterator[Block]:
-                for names, rows_BD, labels in blocks:
-                    if twice := next((name for name in names if name in known), None):
+            def new() -> Iterator[Embeddings]:
+                for block in blocks:
+                    if twice := next((name for name in block.names if name in known), None):
                         raise UserError(
                             f"{twice}: is in the gallery already; remove it first, or name others"
                         )
-                    if rows_BD.shape[1:] != (now.columns,):
-                        raise UserError(
-                            f"embeddings of {rows_BD.shape[1]} columns, the gallery has {now.columns}"
-                        )
-                    yield Block(names, rows_BD, numbers[labels])
+                    if (columns := block.embeddings.shape[1]) != now.columns:
+                        raise UserError(f"embeddings of {columns} columns, the gallery has {now.columns}")
+                    yield replace(block, labels=numbers[block.labels])
 
             everything = itertools.chain(now.blocks(np.ones(len(self), bool)), new())
             self._now = _write(self.directory, now.manifest, everything, list(number_of), grows=True)
@@ -218,7 +202,7 @@ class Gallery:
     def remove(self, names: Sequence[str]) -> int:
         """Identities, or single images, by their names; returns how many images went. Their embeddings are deleted."""
         with store.writing(self.directory):
-            self.refresh()
+            self._now = self._opened()
             now, kept_N = self._now, np.ones(len(self), bool)
             number_of = {identity: number for number, identity in enumerate(now.identities)}
             row_of = {image: row for row, image in enumerate(now.stored.names)}
@@ -231,7 +215,7 @@ class Gallery:
             self._now = _write(self.directory, now.manifest, now.blocks(kept_N), now.identities)
         return int((~kept_N).sum())
 
-    def require(self, about: Mapping[str, str]) -> None:
+    def require(self, about: Mapping[str, Any]) -> None:
         """UserError unless embeddings of the model that ``about`` tells of belong into the gallery."""
         manifest = self._now.manifest
         if manifest.fingerprint and about.get("fingerprint") != manifest.fingerprint:
@@ -250,22 +234,25 @@ class Gallery:
                     raise  # else a writer has deleted what was read
 
     def _embedded(self, images: Any) -> np.ndarray:
-        if isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype.kind == "f":
-            if images.shape[1] != self._now.columns or not (
-                np.isfinite(images).all() and images.any(1).all()
-            ):
-                raise UserError(
-                    f"vectors {images.shape}: finite ones of {self._now.columns} columns are searched for"
-                )
-            return F.normalize(torch.from_numpy(images.astype(np.float32))).numpy()
-        if self.model is None:
+        if self.model is None and not _are_embeddings(images):
             raise UserError(
                 f"{self.directory}: opened without a model, give embeddings (N, {self._now.columns})"
             )
-        return self.model.embed(images)
+        given_ND = images if _are_embeddings(images) or self.model is None else self.model.embed(images)
+        if given_ND.shape[1] != self._now.columns or not (
+            np.isfinite(given_ND).all() and given_ND.any(1).all()
+        ):
+            raise UserError(
+                f"embeddings {given_ND.shape}: finite ones of {self._now.columns} columns are searched for"
+            )
+        return F.normalize(torch.from_numpy(given_ND.astype(np.float32))).numpy()
 
 
-def build(directory: Path, manifest: Manifest, blocks: Iterable[Block], classes: Sequence[str]) -> None:
+def _are_embeddings(images: Any) -> bool:
+    return isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype.kind == "f"
+
+
+def build(directory: Path, manifest: Manifest, blocks: Iterable[Embeddings], classes: Sequence[str]) -> None:
     """Make a gallery of labelled images; ``manifest`` says of which model, and how it is searched. UserError for a
     directory that exists."""
     try:
@@ -281,25 +268,42 @@ def build(directory: Path, manifest: Manifest, blocks: Iterable[Block], classes:
 
 
 def _write(
-    directory: Path, before: Manifest, blocks: Iterable[Block], classes: list[str], grows: bool = False
+    directory: Path, before: Manifest, blocks: Iterable[Embeddings], classes: list[str], grows: bool = False
 ) -> _Generation:
     """Write the generation after ``before`` and make it the present one. ``grows``: it begins with all its images."""
     manifest = replace(before, generation=before.generation + 1, files={})
-    path, about = (
-        manifest.path(directory, VECTORS),
-        {"fingerprint": manifest.fingerprint, "model": manifest.model},
-    )
-    write_embeddings(path, VECTORS, blocks, about, classes)
-    manifest.files[VECTORS] = store.entry_of(path)
+    about = {"fingerprint": manifest.fingerprint, "model": manifest.model}
+    write_embeddings(manifest.path(directory, VECTORS), VECTORS, blocks, classes, about)
+    manifest.take(directory, VECTORS)
     if manifest.index != "exact":
-        rows_TD = _Generation(directory, replace(manifest, index="exact")).rows_TD
-        grows &= manifest.template == "max"
-        old = before.path(directory, INDEX)
-        index = _read_index(old) if grows else _new_index(manifest.index, rows_TD)
-        index.add(rows_TD[index.ntotal :].numpy())
-        path = manifest.path(directory, INDEX)
-        extra("faiss", "gallery").write_index(index, str(path))
-        manifest.files[INDEX] = store.entry_of(path)
+        _write_index(directory, before if grows and manifest.template == "max" else None, manifest)
     made = _Generation(directory, manifest)
     store.switch(directory, manifest)
     return made
+
+
+def _write_index(directory: Path, before: Manifest | None, manifest: Manifest) -> None:
+    """Of all templates: that of ``before`` with the new ones added, or a new one."""
+    faiss = extra("faiss", "gallery")
+    rows_TD = _Generation(directory, replace(manifest, index="exact")).rows_TD
+    old = before and faiss.read_index(str(before.path(directory, INDEX)))
+    index = old or _new_index(faiss, manifest.index, rows_TD)
+    for block in rows_TD[index.ntotal :].split(_BLOCK_ROWS):
+        index.add(block.numpy())
+    faiss.write_index(index, str(manifest.path(directory, INDEX)))
+    manifest.take(directory, INDEX)
+
+
+def _new_index(faiss: Any, kind: str, rows_TD: torch.Tensor) -> Any:
+    """Trained on these rows, and empty."""
+    total, columns = rows_TD.shape
+    lists = max(1, min(4 * math.isqrt(total), total // _LIST_ROWS))
+    text = f"HNSW{_NEIGHBOURS},Flat" if kind == "hnsw" else f"IVF{lists},Flat"
+    index = faiss.index_factory(columns, text, faiss.METRIC_INNER_PRODUCT)
+    if kind == "hnsw":
+        index.hnsw.efConstruction, index.hnsw.efSearch = _BUILD, _SEARCH
+        return index
+    index.nprobe = _PROBES
+    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(0))[: _LIST_ROWS * lists]
+    index.train(rows_TD[drawn].numpy())
+    return index

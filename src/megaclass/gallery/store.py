@@ -30,13 +30,13 @@ class Manifest:
     ``index``: ``exact``, ``hnsw`` or ``ivf``. ``threshold``: a cosine below it is of somebody unknown; ``measured``
     says where it is from. ``files``: by suffix, their bytes and CRC32."""
 
-    generation: int = 0
     fingerprint: str = ""
     model: str = ""
     template: str = "max"
     index: str = "exact"
     threshold: float | None = None
     measured: str = ""
+    generation: int = 0
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def path(self, directory: Path, suffix: str) -> Path:
@@ -49,6 +49,12 @@ class Manifest:
             tensorfile.check_size(path, entry.bytes)
             tensorfile.check_crc32(path, entry)
         return path
+
+    def take(self, directory: Path, suffix: str) -> None:
+        """A file that is written becomes one of this generation. Raises OSError."""
+        with self.path(directory, suffix).open("rb") as file:
+            os.fsync(file.fileno())
+            self.files[suffix] = os.fstat(file.fileno()).st_size, tensorfile.crc32_of(Path(file.name))
 
 
 @contextlib.contextmanager
@@ -64,8 +70,7 @@ def _blaming(path: Path) -> Iterator[None]:
 
 def read(directory: Path) -> Manifest:
     """The present generation. UserError where there is none, or it is damaged."""
-    path = directory / NAME
-    if not path.exists():
+    if not (path := directory / NAME).exists():
         raise UserError(
             f"{directory}: no gallery there, it holds no {NAME}; `megaclass gallery build` makes one"
         )
@@ -76,40 +81,30 @@ def read(directory: Path) -> Manifest:
         return Manifest(**content)
 
 
-@contextlib.contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Within the block no other process writes into the gallery: this one waits for its turn. Files of another
-    generation than the present one, as a writer leaves that is killed, go before it and after it. UserError for what
-    the system refuses."""
-    try:
-        with locked(directory / ".lock"):
-            _sweep(directory)
-            try:
-                yield
-            finally:
-                _sweep(directory)
-    except OSError as error:
-        raise UserError(
-            f"{directory}: cannot be written: {error.strerror or error}; it is as it was"
-        ) from None
-
-
-def _sweep(directory: Path) -> None:
-    present = read(directory) if (directory / NAME).exists() else Manifest()
-    for path in directory.iterdir():
-        numbered = path.suffix in (VECTORS, INDEX) and path.stem.isdigit()
-        if path.match(f".{NAME}.part") or (numbered and path != present.path(directory, path.suffix)):
-            path.unlink()
-
-
-def entry_of(path: Path) -> tuple[int, int]:
-    """What the manifest says of a file, once it is on the disk. Raises OSError."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return path.stat().st_size, tensorfile.crc32_of(path)
-
-
 def switch(directory: Path, manifest: Manifest) -> None:
     """Make it the present one. Raises OSError."""
     content = json.loads(json.dumps({**asdict(manifest), "format": _FORMAT}, allow_nan=False))
     write_whole(directory / NAME, json.dumps({**content, "crc32": checksum(content)}, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Within the block no other process writes into the gallery: this one waits for its turn. Files of another
+    generation than the present one, as a writer leaves that is killed, go before and after it. UserError for what the
+    system refuses."""
+
+    def sweep() -> None:
+        present = read(directory) if (directory / NAME).exists() else Manifest()
+        for path in directory.glob("[0-9]*[0-9].*"):
+            if path.suffix in (VECTORS, INDEX) and path != present.path(directory, path.suffix):
+                path.unlink()
+
+    try:
+        with locked(directory / ".lock"), contextlib.ExitStack() as after:
+            sweep()
+            after.callback(sweep)
+            yield
+    except OSError as error:
+        raise UserError(
+            f"{directory}: cannot be written: {error.strerror or error}; it is as it was"
+        ) from None

@@ -5,7 +5,6 @@ Shapes: B = images of a block, D = embedding columns.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from megaclass.data.dataset import DamagedSampleError, Dataset
+from megaclass.data.dataset import DamagedSampleError, Dataset, class_names
 from megaclass.data.folder import IMAGE_SUFFIXES, FolderDataset, images_under
 from megaclass.data.open import kind_of, open_dataset
 from megaclass.data.pack.labels import number_names, read_table
@@ -21,7 +20,7 @@ from megaclass.data.verification_bin import VerificationBin
 from megaclass.errors import UserError
 from megaclass.inference.images import ImageFiles, find_images
 from megaclass.inference.model import Model
-from megaclass.inference.vectors import Block
+from megaclass.inference.vectors import Embeddings
 
 
 class TableImages(ImageFiles):
@@ -40,52 +39,45 @@ class TableImages(ImageFiles):
         return self._labels
 
 
-def open_images(paths: Sequence[str]) -> Dataset:
-    """A record set, WebDataset tars, a ``.bin``, a table (``.csv``, ``.tsv``, ``.txt``) or a directory of class
-    directories, if it is the only path; else image files and directories, which have no labels. UserError."""
+def open_images(paths: Sequence[str]) -> tuple[Dataset, list[str] | None]:
+    """Images, and the names of their classes where they are labelled: of a record set, WebDataset tars, a table (.csv)
+    or a directory of class directories, if it is the only path. A ``.bin``, files and directories have none. UserError.
+    """
     path = Path(paths[0])
+    if path.suffix == ".bin" and len(paths) == 1:
+        return VerificationBin(path), None
+    found: Dataset
     if len(paths) > 1 or path.suffix.lower() in IMAGE_SUFFIXES:
-        return find_images(paths)
-    if path.suffix in (".csv", ".tsv", ".txt"):
-        return TableImages(path)
-    if path.suffix == ".bin":
-        return VerificationBin(path)
-    if path.is_dir() and kind_of(path) == "image folder":
-        within = images_under(path)
-        return FolderDataset(path) if within and all("/" in name for name in within) else find_images(paths)
-    return open_dataset(paths[0])
-
-
-def is_labelled(dataset: Dataset) -> bool:
-    return isinstance(dataset, TableImages) or not isinstance(dataset, ImageFiles | VerificationBin)
-
-
-def short_name(paths: Sequence[str], dataset: Dataset, index: int) -> str:
-    """The path of an image within the directory that was named; a record's number."""
-    if not isinstance(dataset, ImageFiles | FolderDataset):
-        return str(index)
-    path = dataset.describe(index)
-    return os.path.relpath(path, paths[0]) if len(paths) == 1 and Path(paths[0]).is_dir() else path
+        return find_images(paths), None
+    if path.suffix == ".csv":
+        found = TableImages(path)
+    elif path.is_dir() and kind_of(path) == "image folder":
+        if not all("/" in name for name in images_under(path)):
+            return find_images(paths), None
+        found = FolderDataset(path)
+    else:
+        found = open_dataset(paths[0])
+    return found, class_names(found) or [str(label) for label in range(found.num_classes)]
 
 
 def embedded(
-    model: Model, dataset: Dataset, name: Callable[[int], str], damaged: Callable[[str, str], None]
-) -> Iterator[Block]:
-    """Normalised embeddings of all images, with labels where the set has them; ``damaged`` is called with
-    the name of each image that cannot be read, or of which the model makes nothing, and what is wrong with it."""
-    labels_N = dataset.labels() if is_labelled(dataset) else None
+    model: Model, dataset: Dataset, labelled: bool, damaged: Callable[[str, str], None]
+) -> Iterator[Embeddings]:
+    """All images, block by block. ``damaged`` is called with the name of each image that cannot be read, or of which
+    the model makes nothing, and what is wrong with it."""
+    labels_N = dataset.labels() if labelled else None
     for start, found in model.stream(dataset):
         if isinstance(found, DamagedSampleError):
-            damaged(name(start), str(found))
+            damaged(dataset.describe(start), str(found))
             continue
         rows_BD = F.normalize(found).cpu().numpy()
         sound_B = np.isfinite(rows_BD).all(1) & rows_BD.any(1)
-        for index in (start + np.flatnonzero(~sound_B)).tolist():
-            image = dataset.describe(index)
-            damaged(name(index), f"{image}: the model gives NaN or zero for it; was the run's loss finite?")
-        numbers = start + np.flatnonzero(sound_B)
-        labels = None if labels_N is None else labels_N[numbers]
-        yield Block([name(index) for index in numbers.tolist()], rows_BD[sound_B], labels)
+        names = [dataset.describe(start + i) for i in range(len(rows_BD))]
+        for i in np.flatnonzero(~sound_B):
+            damaged(names[i], f"{names[i]}: the model gives NaN or zero for it; was the run's loss finite?")
+        places = np.flatnonzero(sound_B)
+        labels = None if labels_N is None else labels_N[start + places]
+        yield Embeddings(rows_BD[places], [names[i] for i in places], labels)
 
 
 def metadata(model: Model) -> dict[str, str]:

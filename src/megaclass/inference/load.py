@@ -1,4 +1,4 @@
-"""From where a trained model lies to one that is ready for use; and one scored once, outside training."""
+"""From where a trained model lies to one that is ready for use."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,42 +11,50 @@ from torch import Tensor, nn
 
 from megaclass.checkpoint import Checkpoint
 from megaclass.checkpoint.reader import expecting
-from megaclass.checkpoint.weights import find_checkpoint, located, stored_rows, weights_of
+from megaclass.checkpoint.weights import located, stored_rows, weights_of
 from megaclass.config import Config, from_mapping, load_recipe
+from megaclass.data.classnames import read_classes
 from megaclass.data.preprocessing import NORMALISATIONS
 from megaclass.errors import UserError
-from megaclass.evaluate.evaluators import Evaluation, ImageReader, build_classifier, build_verifier
+from megaclass.evaluate.evaluators import ImageReader
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
+from megaclass.inference.bundle import ABOUT, SCHEME, fetched, open_bundle
 from megaclass.inference.model import GivenLogits, Model
 from megaclass.inference.runtimes import FACE_SIZE, open_runtime
-from megaclass.parallel.groups import World, pick_device
+from megaclass.parallel.groups import pick_device
 from megaclass.results.events import EvaluationEvent, read_events
 from megaclass.results.rundir import RunDirectory
 from megaclass.train.arithmetic import pick_arithmetic, use_threads
 from megaclass.train.job import image_reader
 from megaclass.train.model import build_model, preprocessing_of
+from megaclass.train.start import linear_head
 
 _NETWORKS = (".onnx", ".xml")
 
 # -- for use ---------------------------------------------------------------------------------------------
 
 
-def load(source: str | Path, *, checkpoint: str = "best", device: str = "auto", threads: int = 0) -> Model:
+def load(
+    source: str | Path, *, checkpoint: str = "best", device: str = "auto", threads: int = 0, align: str = ""
+) -> Model:
     """The model of a run, ready for use.
 
-    source: a run directory or one of its checkpoints, an .onnx file, or an OpenVINO .xml. checkpoint: of a run:
-    ``best``, ``latest`` or ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or
-    ``cuda:1``. threads: of the CPU; 0: all cores.
+    source: a run directory, one of its checkpoints, a bundle, ``hf://owner/name`` of one, an .onnx file, or an OpenVINO
+    .xml. checkpoint: of a run: ``best``, ``latest`` or ``step-NNNNNNNN``. device: ``auto`` (CUDA where there is one),
+    ``cpu``, ``cuda`` or ``cuda:1``. threads: of the CPU; 0: all cores. align: see
+    :meth:`Model.aligning`.
 
     Raises UserError, which says what to do, for anything that is no model, is damaged, or does not fit this machine.
     """
-    return open_model(source, checkpoint, {"run": {"device": device, "threads": threads}})
+    return open_model(source, checkpoint, {"run": {"device": device, "threads": threads}}).aligning(align)
 
 
 def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> Model:
     """The same, with settings of the run changed, such as ``{"evaluate": {"batch_size": 8}}``."""
-    source = Path(source)
+    source = fetched(str(source)) if str(source).startswith(SCHEME) else Path(source)
+    if (source / ABOUT).exists():
+        return open_bundle(source, settings)
     if source.suffix in _NETWORKS:
         return _of_network(source, settings)
     found = located(source, which)
@@ -132,6 +140,31 @@ def _evaluation_of(directory: RunDirectory, step: int) -> dict[str, Any]:
     return dict(found[0].metrics) if found else {}
 
 
+def of_recipe(config: Config, names: str = "") -> Model:
+    """The network that a configuration describes, with ``model.weights``, random without, and the last layer of a
+    classifier that these hold. ``names``: a file of its classes. UserError for weights of another network."""
+    use_threads(config.run.threads)
+    weights = config.model.weights
+    backbone, arithmetic = build_model(config, pick_device(config.run.device))
+    head = linear_head(backbone, weights) if weights else None
+    about = About(
+        kind="identity" if head is None else "classification",
+        preprocessing=preprocessing_of(config),
+        embedding_dim=int(backbone.embedding_dim),  # type: ignore[arg-type]
+        num_classes=head.out_features if head else 0,
+        classes=read_classes(names, head.out_features) if head and names else None,
+        flip=config.evaluate.flip and head is None,
+        recipe=config.recipe,
+    )
+    return Model(
+        weights or config.recipe,
+        about,
+        backbone,
+        image_reader(config, arithmetic),
+        head and head.to(arithmetic.device),
+    )
+
+
 # -- the parts -------------------------------------------------------------------------------------------
 
 
@@ -154,38 +187,3 @@ def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) 
         head = LinearHead(len(weights["weight"]), int(backbone.embedding_dim)).to(device)  # type: ignore[arg-type]
         head.load_state_dict(weights)
         return head
-
-
-# -- scored once -----------------------------------------------------------------------------------------
-
-
-def score(
-    config: Config,
-    world: World,
-    kind: str,
-    images: str,
-    pairs: str = "",
-    run_dir: str = "",
-    which: str = "best",
-) -> Evaluation:
-    """Evaluate the model of a run's checkpoint, or a fresh one (random, or with ``model.weights``).
-
-    kind: ``verification`` (of ``.bin`` files, of ``pairs``, a pairs.txt, or of pairs drawn from the labels) or
-    ``classification``. which: ``best``, ``latest`` or the name of a checkpoint of ``run_dir``.
-    """
-    use_threads(config.run.threads)
-    if pairs:
-        config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, pairs_file=pairs))
-    stored = find_checkpoint(Path(run_dir), which) if run_dir else None
-    if stored:
-        backbone, reader = trained_backbone(config, stored, world.device)
-    else:
-        backbone, arithmetic = build_model(config, world.device)
-        reader = image_reader(config, arithmetic)
-    if kind == "verification":
-        return build_verifier(config, Path(images), reader)(backbone, None)
-    if stored is None or "head" not in stored.state:
-        raise UserError("classification needs --run-dir with a run of a linear head")
-    head = trained_head(stored, backbone, world.device)
-    names = RunDirectory(Path(run_dir)).read_classes()
-    return build_classifier(images, head.out_features, names, reader)(backbone, head)

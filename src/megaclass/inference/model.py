@@ -5,7 +5,8 @@ Shapes: B = images of a batch, N = images, T = centres of a block, D = embedding
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megaclass.data.dataset import DamagedSampleError, Dataset
+from megaclass.data.faces import Aligned, FaceDetector
 from megaclass.data.preprocessing import Preprocessing
 from megaclass.errors import UserError
 from megaclass.evaluate.embed import evaluating, features
@@ -54,6 +56,7 @@ class Model:
 
     source: what it was loaded from. backbone: normalised images (B, 3, H, W) -> features (B, D). head: of a
     classifier. rows: centres ``start .. stop-1`` of a margin head, fp32 (T, D), where these came along.
+    detector: see :meth:`aligning`.
     """
 
     source: str
@@ -62,6 +65,18 @@ class Model:
     reader: ImageReader
     head: LinearHead | GivenLogits | None = None
     rows: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
+    detector: FaceDetector | None = None
+
+    def aligning(self, detector: str | Path) -> "Model":
+        """The same for photographs of people: of each it sees the largest face, set upright, which a YuNet file finds;
+        one without a face is as one that cannot be read. The model itself where no file is named. UserError."""
+        return replace(self, detector=FaceDetector(detector)) if str(detector) else self
+
+    def seen(self, dataset: Dataset) -> Dataset:
+        """A data set as the model sees it: its images, or the faces on them."""
+        if self.detector is None:
+            return dataset
+        return Aligned(dataset, self.detector, self.preprocessing.height, self.preprocessing.width)
 
     def embed(self, images: Any) -> np.ndarray:
         """L2-normalised embeddings, fp32 (N, D): their products are cosines. Of one image, N is 1."""
@@ -138,7 +153,7 @@ class Model:
         its first image. An image that cannot be read is an error in the place of features, and the others go on."""
         model = functools.partial(self.reader.features, self.backbone)
         with torch.inference_mode(), evaluating(self.backbone):
-            for number, found in self._batches(dataset):
+            for number, found in self._batches(self.seen(dataset)):
                 if isinstance(found, Tensor):
                     found = features(model, found, self.about.flip)
                 yield number, found

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from megaclass.data.preprocessing import Preprocessing
 from megaclass.errors import UserError, out_of_memory
+from megaclass.heads.precision import cpu_has_bf16
 from megaclass.inference.about import About, read_about
 
 METADATA = "megaclass"  # the key under which `megaclass export` stores one JSON object in a file
@@ -111,7 +112,8 @@ def open_runtime(
     """The network of an .onnx file or of an OpenVINO .xml.
 
     device: of an .onnx file; the CPU where this ONNX Runtime has no CUDA. threads: of a CPU; 0: all cores. precision:
-    in what fp32 is computed: ``fp32``, ``tf32`` (CUDA), or ``bf16`` (OpenVINO). engine: ``onnx``, ``openvino`` (which
+    in what fp32 is computed: ``fp32``, ``tf32`` (CUDA), ``bf16`` (OpenVINO), or ``int8``: what an int8 network keeps in
+    fp32 may be bf16 there. engine: ``onnx``, ``openvino`` (which
     reads .onnx too) or ``tensorrt``; empty: by the file's name. size: pixels, see :class:`RuntimeBackbone`.
 
     Raises UserError: a file that is none of these, a network that takes no images, an engine that is not installed.
@@ -135,11 +137,12 @@ def open_runtime(
     return RuntimeBackbone(graph, str(path), size)
 
 
-def missing(engine: str, device: str = "cpu") -> str:
-    """What to install for an engine, or an empty string."""
-    lacking = [name for name in PACKAGES[engine] if importlib.util.find_spec(name) is None]
+def missing(engine: str, device: str = "cpu", also: Sequence[str] = ()) -> str:
+    """What to install for an engine, and ``also`` for what goes with it, or an empty string."""
+    wanted = dict.fromkeys([*PACKAGES[engine], *also])
+    lacking = [name for name in wanted if importlib.util.find_spec(name) is None]
     if lacking:
-        extra = "openvino" if engine == "openvino" else "onnx"
+        extra = "openvino" if {"openvino", "nncf"} & set(lacking) else "onnx"
         return f"not installed: {', '.join(lacking)}; pip install 'megaclass[{extra}]'"
     provider = "Tensorrt" if engine == "tensorrt" else "CUDA"
     if device == "cuda" and engine != "openvino" and not _has(provider):
@@ -211,8 +214,9 @@ def _openvino(path: Path, threads: int, precision: str, size: int) -> Graph:
         sides = [sides[0] or told.height, sides[1] or told.width]
         shape[1:] = [*sides, 3] if last else [3, *sides]
         model.reshape([side or -1 for side in shape])
+    bf16 = precision == "bf16" or (precision == "int8" and cpu_has_bf16())
     settings: dict[str, Any] = {  # left to itself it computes fp32 in bf16 where the CPU has it
-        "INFERENCE_PRECISION_HINT": {"bf16": "bf16"}.get(precision, "f32"),
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
     settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}

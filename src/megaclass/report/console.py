@@ -118,28 +118,21 @@ def _tar_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, none if tar is None else _percent(tar)
 
 
-_SHARES = {"map": "mAP", "map_at_r": "mAP@R", "nmi": "NMI"}
-_SHARES_BY = {
-    "recall_at_k": "Recall@{}",
-    "rank_k": "rank {}",
-    "rank_1_at_distractors": "rank 1 among {} distractors",
-    "tpir_at_fpir": "TPIR @ FPIR {}",
-}
+_CALLED = {"map": "mAP", "map_at_r": "mAP@R", "nmi": "NMI", "auc": "AUC"}
+_CALLED |= {"recall_at": "Recall @", "tpir_at_fpir": "TPIR @ FPIR"}
 
 
 def protocol_table(metrics: Mapping[str, Any], title: str) -> RenderableType:
-    """The table of any other protocol: its shares, the counts in the title."""
+    """The table of another protocol: its shares, by one thing or another, and counts in the title."""
     counts = ", ".join(
-        f"{value:,} {key.replace('_', ' ')}" for key, value in metrics.items() if type(value) is int
+        f"{value:,} {key}".replace("_", " ") for key, value in metrics.items() if type(value) is int
     )
     lines = list(_tar_lines(metrics)) if "tar_at_far" in metrics else []
-    shares = {
-        name.format(f"{int(key):,}" if key.isdigit() else key): share
-        for kind, name in _SHARES_BY.items()
-        for key, share in metrics.get(kind, {}).items()
-    }
-    shares |= {name: metrics[key] for key, name in _SHARES.items() if key in metrics}
-    lines += [(name, "n/a" if share is None else _percent(share)) for name, share in shares.items()]
+    for key, share in metrics.items():
+        shares = share if isinstance(share, Mapping) else {"": share}
+        if key not in ("tar_at_far", "threshold_at_far", "roc", "groups") and type(share) is not int:
+            key = _CALLED.get(key, key.replace("_", " "))
+            lines += [(f"{key} {by}", "n/a" if v is None else _percent(v)) for by, v in shares.items()]
     return _numbers(f"{title} ({counts})", lines)
 
 

@@ -18,7 +18,13 @@ from megaclass.data.open import fingerprint
 from megaclass.data.preprocessing import Preprocessing
 from megaclass.data.sampler import rank_part
 from megaclass.errors import UserError, lookup
-from megaclass.evaluate.evaluators import Evaluator, ImageReader, build_classifier, build_verifier
+from megaclass.evaluate.evaluators import (
+    Evaluator,
+    ImageReader,
+    build_classifier,
+    build_verifier,
+    tell_of_overlap,
+)
 from megaclass.heads.linear import LinearHead
 from megaclass.heads.margins import MARGINS
 from megaclass.heads.partial_fc import PartialFC
@@ -239,7 +245,8 @@ def _evaluator(config: Config, arithmetic: Arithmetic, data: TrainingData) -> Ev
     path = Path(config.evaluate.path or (data.glyph_set or Path()) / "test")
     images = image_reader(config, arithmetic)
     if config.evaluate.task == "verification":
-        return build_verifier(config, path, images)
+        return build_verifier(config, path, images, data.class_names)
+    tell_of_overlap(config, path, None, None)
     return build_classifier(path, data.num_classes, data.class_names, images)
 
 

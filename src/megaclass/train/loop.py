@@ -375,12 +375,7 @@ def _result(job: Job, progress: Progress, directory: RunDirectory) -> dict[str, 
     }
     if progress.evaluation:
         result[progress.evaluation.kind] = progress.evaluation.metrics
-        kept = best(
-            directory.checkpoints
-        )  # which --checkpoint best means: the best step may not have been saved
-        result["best"] = {
-            "step": progress.best_step,
-            "score": progress.best_score,
-            "checkpoint": kept.name if kept else None,
-        }
+        # What --checkpoint best means: the best step may not have been saved.
+        kept = getattr(best(directory.checkpoints), "name", None)
+        result["best"] = {"step": progress.best_step, "score": progress.best_score, "checkpoint": kept}
     return result

@@ -1,58 +1,47 @@
 """Where else the numbers of a run go: TensorBoard, Weights & Biases, MLflow. None of them ends a run.
 
-A tracker is a class in ``TRACKERS``: made from the run's directory, its configuration and the step it goes on from, it
-takes numbers until it is closed. It may raise anything at any time.
+A tracker is a function of the run's directory, its configuration and the step that it goes on from. It returns what
+takes numbers by their names, after a step, and what is told at the end whether the run has finished.
 """
 
 import contextlib
-import importlib.util
 import os
 import platform
 import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from megaclass.config import Config, values
 from megaclass.errors import first_line
 from megaclass.results.rundir import RunDirectory, write_whole
 
+Tracker = tuple[Callable[[dict[str, float], int], Any], Callable[[bool], Any]]
 _PROJECT = "megaclass"  # where neither WANDB_PROJECT nor MLFLOW_EXPERIMENT_NAME says otherwise
-
-
-class Tracker(Protocol):
-    def add(self, numbers: Mapping[str, float], step: int) -> None:
-        """Numbers by their names, ``train/loss``, of the model after ``step`` steps."""
-
-    def close(self, finished: bool) -> None:
-        """The run has ended, well or not."""
 
 
 class Tracking:
     """The trackers that ``run.track`` names. ``warn`` is told the first error of each, which then gets nothing more."""
 
     def __init__(
-        self, directory: RunDirectory, config: Config, first_step: int, warn: Callable[[str], None]
+        self, directory: RunDirectory, config: Config, step: int, warn: Callable[[str], None]
     ) -> None:
-        self._warn, self._open = warn, dict[str, Tracker]()
-        names = config.run.track.replace("auto", "tensorboard" if _is_installed("tensorboard") else "none")
-        for name in names.split(","):
+        self._warn, self._open, self._wanted = warn, dict[str, Tracker](), config.run.track
+        for name in {"auto": "tensorboard", "none": ""}.get(self._wanted, self._wanted).split(","):
             with self._trying(name):
-                if name != "none":
-                    self._open[name] = TRACKERS[name](directory, config, first_step)
+                if name:
+                    self._open[name] = TRACKERS[name](directory, config, step)
 
     def add(self, numbers: Mapping[str, float | None], step: int) -> None:
-        known = {name: value for name, value in numbers.items() if value is not None}
-        for name, tracker in list(self._open.items()):
+        for name, (add, _) in list(self._open.items()):
             with self._trying(name):
-                tracker.add(known, step)
+                add({key: value for key, value in numbers.items() if value is not None}, step)
 
     def close(self, finished: bool) -> None:
-        for name, tracker in list(self._open.items()):
+        for name, (_, close) in list(self._open.items()):
             with self._trying(name):
-                tracker.close(finished)
+                close(finished)
 
     @contextlib.contextmanager
     def _trying(self, name: str) -> Iterator[None]:
@@ -60,116 +49,83 @@ class Tracking:
             yield
         except Exception as error:
             self._open.pop(name, None)
-            why = f"cannot be written ({first_line(error)})"
-            if isinstance(error, ImportError):
-                why = f"is not installed ({error}): pip install 'megaclass[tracking]'"
-            self._warn(f"run.track: {name} {why}; the run goes on without it")
+            lacks = isinstance(error, ImportError)
+            if not (lacks and self._wanted == "auto"):
+                why = f"{first_line(error)}{'; pip install megaclass[tracking]' if lacks else ''}"
+                self._warn(f"run.track: {name} cannot be written ({why}); the run goes on without it")
 
 
-class _TensorBoard:
+def _tensorboard(directory: RunDirectory, config: Config, step: int) -> Tracker:
     """Event files, without TensorBoard's own writer: its thread meets a full disk where nobody catches the error."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
-    def __init__(self, directory: RunDirectory, config: Config, first_step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.record_writer import RecordWriter
+    directory.tensorboard.mkdir(exist_ok=True)
+    name = f"events.out.tfevents.{time.time():.6f}.{platform.node()}"
+    records = RecordWriter((directory.tensorboard / name).open("xb"))
 
-        self._event, self._summary = Event, Summary
-        directory.tensorboard.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.6f}.{platform.node()}"
-        self._records = RecordWriter((directory.tensorboard / name).open("xb"))
-        self._write(file_version="brain.Event:2")
-        # What an earlier process wrote of later steps is not shown.
-        self._write(step=first_step + 1, session_log=SessionLog(status=SessionLog.START))
+    def write(**what: Any) -> None:
+        records.write(Event(wall_time=time.time(), **what).SerializeToString())
+        records.flush()
 
-    def add(self, numbers: Mapping[str, float], step: int) -> None:
-        parts = [self._summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
-        self._write(step=step, summary=self._summary(value=parts))
+    def add(numbers: dict[str, float], step: int) -> None:
+        write(step=step, summary={"value": [{"tag": n, "simple_value": v} for n, v in numbers.items()]})
 
-    def close(self, finished: bool) -> None:
-        self._records.close()
-
-    def _write(self, **what: Any) -> None:
-        self._records.write(self._event(wall_time=time.time(), **what).SerializeToString())
-        self._records.flush()
+    write(file_version="brain.Event:2")
+    # What an earlier process wrote of later steps is not shown.
+    write(step=step + 1, session_log={"status": "START"})
+    return add, lambda finished: records.close()
 
 
-class _WandB:
+def _wandb(directory: RunDirectory, config: Config, step: int) -> Tracker:
     """A run of Weights & Biases, at the address and with the key that its own settings say."""
+    import wandb
 
-    def __init__(self, directory: RunDirectory, config: Config, first_step: int) -> None:
-        import wandb
-
-        kept = _id_file(directory, "wandb")
-        name = kept.read_text() if kept.exists() else uuid.uuid4().hex[:12]
-        self._run = wandb.init(
-            id=name,
-            resume="allow",
-            project=os.environ.get("WANDB_PROJECT", _PROJECT),
-            name=directory.path.name,
-            dir=str(directory.path),
-            config=values(config),
-            allow_val_change=True,
-            settings=wandb.Settings(
-                console="off", init_timeout=30, finish_timeout=60, finish_timeout_raises=True
-            ),
-        )
-        write_whole(kept, name)
-        # Its own count of steps never goes back, as a resumed run does.
-        self._run.define_metric("*", step_metric="step")
-
-    def add(self, numbers: Mapping[str, float], step: int) -> None:
-        self._run.log({**numbers, "step": step})
-
-    def close(self, finished: bool) -> None:
-        self._run.finish(exit_code=0 if finished else 1)
+    kept = directory.path / "wandb.id"
+    run = wandb.init(
+        id=kept.read_text() if kept.exists() else uuid.uuid4().hex[:12],
+        resume="allow",
+        project=os.environ.get("WANDB_PROJECT", _PROJECT),
+        name=directory.path.name,
+        dir=str(directory.path),
+        config=values(config),
+        allow_val_change=True,
+        settings=wandb.Settings(
+            console="off", init_timeout=30, finish_timeout=60, finish_timeout_raises=True
+        ),
+    )
+    write_whole(kept, run.id)
+    # Its own count of steps never goes back, as a resumed run does.
+    run.define_metric("*", step_metric="step")
+    return lambda numbers, step: run.log({**numbers, "step": step}), lambda finished: run.finish(not finished)
 
 
-class _MLflow:
+def _mlflow(directory: RunDirectory, config: Config, step: int) -> Tracker:
     """A run of MLflow, at MLFLOW_TRACKING_URI."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # seven take minutes, and training waits
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
 
-    def __init__(self, directory: RunDirectory, config: Config, first_step: int) -> None:
-        os.environ.setdefault(
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
-        )  # seven take minutes, and training waits
-        from mlflow import MlflowClient
-        from mlflow.entities import Metric, Param
-
-        self._metric, self._client = Metric, MlflowClient()
-        kept = _id_file(directory, "mlflow")
-        if kept.exists():
-            self._id = kept.read_text()
-            self._client.update_run(self._id, status="RUNNING")
-            return
+    client, kept = MlflowClient(), directory.path / "mlflow.id"
+    if kept.exists():
+        client.update_run(kept.read_text(), status="RUNNING")
+    else:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT)
-        found = self._client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else self._client.create_experiment(name)
-        self._id = self._client.create_run(experiment, run_name=directory.path.name).info.run_id
-        write_whole(kept, self._id)
+        known = client.get_experiment_by_name(name)
+        experiment = known.experiment_id if known else client.create_experiment(name)
+        write_whole(kept, client.create_run(experiment, run_name=directory.path.name).info.run_id)
         settings = [Param(key, str(value)) for key, value in values(config).items()]
         for first in range(0, len(settings), 100):  # no more at once
-            self._client.log_batch(self._id, params=settings[first : first + 100])
+            client.log_batch(kept.read_text(), params=settings[first : first + 100])
+    run = kept.read_text()
 
-    def add(self, numbers: Mapping[str, float], step: int) -> None:
-        now_ms = round(1000 * time.time())
+    def add(numbers: dict[str, float], step: int) -> None:
         plain = {re.sub(r"[^\w./ -]", "_", name): value for name, value in numbers.items()}
-        self._client.log_batch(self._id, [self._metric(name, v, now_ms, step) for name, v in plain.items()])
+        client.log_batch(
+            run, [Metric(name, value, round(1000 * time.time()), step) for name, value in plain.items()]
+        )
 
-    def close(self, finished: bool) -> None:
-        self._client.set_terminated(self._id, "FINISHED" if finished else "FAILED")
-
-
-TRACKERS: dict[str, Callable[[RunDirectory, Config, int], Tracker]] = {
-    "tensorboard": _TensorBoard,
-    "wandb": _WandB,
-    "mlflow": _MLflow,
-}
+    return add, lambda finished: client.set_terminated(run, "FINISHED" if finished else "FAILED")
 
 
-def _id_file(directory: RunDirectory, name: str) -> Path:
-    """Names the tracker's run, so that a resumed one goes on there."""
-    return directory.path / f"{name}.id"
-
-
-def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}

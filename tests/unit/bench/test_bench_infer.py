@@ -3,6 +3,7 @@
 import copy
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,8 +12,7 @@ import torch
 from torch import nn
 
 from bench_words import on_cpu, planned
-from megaclass.bench import engines
-from megaclass.bench.engines import build_engine, build_scorer, cast_weights
+from megaclass.bench.engines import EXPORTER, build_engine, build_scorer, cast_weights
 from megaclass.bench.infer import ENGINES, InferCase, host_batches
 from megaclass.bench.recipes import config_of
 from megaclass.cli import main
@@ -20,11 +20,14 @@ from megaclass.data.augment import EvalTransform
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset
 from megaclass.errors import UserError
+from megaclass.inference import runtimes
 from megaclass.results.rows import read_rows
 from megaclass.train.model import build_model, input_function
 
 CPU = torch.device("cpu")
-needs_onnx = pytest.mark.skipif(bool(engines.missing("cpu")), reason=engines.missing("cpu") or "here")
+lacks_onnx, lacks_openvino = (runtimes.missing(name, also=EXPORTER) for name in ("onnx", "openvino"))
+needs_onnx = pytest.mark.skipif(bool(lacks_onnx), reason=lacks_onnx or "here")
+needs_openvino = pytest.mark.skipif(bool(lacks_openvino), reason=lacks_openvino or "here")
 
 
 def case_of(**fields):
@@ -70,6 +73,12 @@ def test_batches_are_those_of_nvidias_script():
         ({"engine": "cudagraph", "device": "cuda"}, ""),
         ({"engine": "onnx", "precision": "bf16", "device": "cuda"}, "no bf16"),
         ({"engine": "onnx", "precision": "fp16"}, "in fp32"),
+        ({"engine": "openvino", "precision": "fp16"}, "in fp32"),
+        ({"engine": "openvino", "device": "cuda"}, "no CUDA"),
+        ({"engine": "tensorrt"}, "TensorRT"),
+        ({"engine": "eager", "precision": "int8"}, "int8 is there for"),
+        ({"engine": "onnx", "precision": "int8", "device": "cuda"}, "int8 is there for"),
+        ({"engine": "openvino", "precision": "int8"}, ""),
     ],
 )
 def test_what_a_machine_cannot_do_is_skipped(change, reason):
@@ -159,14 +168,17 @@ def test_a_set_is_read_as_an_evaluation_reads_it_and_begins_anew_at_its_end(tmp_
     assert torch.equal(first, third) and not torch.equal(first, second)
 
 
-@needs_onnx
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipe", "backbone", "image_size"),
-    [("glyphs", "convnet", 48), ("faces_r50", "iresnet18", 112), ("resnet50_imagenet", "resnet50", 64)],
+    ("engine", "recipe", "backbone", "image_size"),
+    [
+        pytest.param("onnx", "glyphs", "convnet", 48, marks=needs_onnx),
+        pytest.param("onnx", "resnet50_imagenet", "resnet50", 64, marks=needs_onnx),
+        pytest.param("openvino", "faces_r50", "iresnet18", 112, marks=needs_openvino),
+    ],
 )
-def test_onnx_agrees_with_eager_in_fp32(recipe, backbone, image_size):
-    case = case_of(recipe=recipe, backbone=backbone, image_size=image_size, batch_size=2, engine="onnx")
+def test_runtimes_agree_with_eager_in_fp32(engine, recipe, backbone, image_size):
+    case = case_of(recipe=recipe, backbone=backbone, image_size=image_size, batch_size=2, engine=engine)
     config = config_of(case)
     config = replace(config, precision=replace(config.precision, channels_last=False))
     scorer, arithmetic = build_scorer(config, CPU)
@@ -175,18 +187,17 @@ def test_onnx_agrees_with_eager_in_fp32(recipe, backbone, image_size):
         inputs = input_function(config, arithmetic)(images)
         assert inputs.is_contiguous()
         expected = scorer(inputs)
-        found = build_engine(scorer, torch.zeros_like(inputs), case)(inputs)
+        found = build_engine(scorer, torch.zeros_like(inputs), case, iter)(inputs)
     assert found.shape == expected.shape and found.dtype == torch.float32
     assert (found - expected).norm() <= 1e-4 * expected.norm()
     assert not torch.equal(found[0], found[1])
 
 
-def test_tf32_is_used_where_the_case_allows_it():
-    def use_tf32(**case):
-        return engines.provider(InferCase(engine="onnx", device="cuda", **case))[1]["use_tf32"]
+def test_tf32_is_used_where_it_is_asked_for():
+    def use_tf32(precision):
+        return runtimes.providers(torch.device("cuda"), precision)[0][1]["use_tf32"]
 
-    assert use_tf32(precision="fp32") == "0" and use_tf32(precision="tf32") == "1"
-    assert use_tf32(precision="fp16") == "0" and use_tf32(precision="fp16", tf32=True) == "1"
+    assert use_tf32("tf32") == "1" and use_tf32("fp32") == use_tf32("fp16") == "0"
 
 
 # -- the command ----------------------------------------------------------------------------------------
@@ -200,7 +211,7 @@ def bench(*words):
 
 @pytest.mark.process
 def test_a_sweep_goes_on_after_what_cannot_be_measured_and_where_it_stopped(monkeypatch, capsys):
-    monkeypatch.setattr(engines, "PACKAGES", ("no_such_package",))
+    monkeypatch.setitem(runtimes.PACKAGES, "onnx", ("no_such_package",))
     words = ["-b", "100M,2", "-e", 3, "--engine", "eager,cudagraph,onnx"]
     full, row, graph, _, lacking, _ = bench(*words)
     assert full.status == "oom" and "memory" in full.reason
@@ -229,3 +240,25 @@ def test_an_engine_says_how_long_it_took_to_be_made(engine):
     assert (row.status, row.reason) == ("ok", "") and len(row.samples_ms) == 2
     assert row.work["compile_s"] > row.step_ms["p50"] / 1000
     assert row.case["channels_last"] == (engine != "onnx") and engine in ENGINES
+
+
+@pytest.mark.slow
+@needs_openvino
+def test_engines_in_turns_say_what_their_output_is_worth():
+    for number in range(48):
+        folder = Path("set") / f"class{number % 12}"
+        folder.mkdir(parents=True, exist_ok=True)
+        image = np.full((48, 48, 3), 20 * (number % 12), np.uint8)
+        cv2.imwrite(
+            str(folder / f"{number}.png"), cv2.circle(image, (24, 24), number // 12 + 9, (255,) * 3, 2)
+        )
+    words = ["--dtype", "float32,int8", "--engine", "openvino,eager", "--in-turns", "--data-root", "set"]
+    exact, int8, eager, left_out = bench("-b", 3, *words, "--accuracy", "set")
+    assert [row.status for row in (exact, int8, eager, left_out)] == ["ok"] * 3 + ["skipped"]
+    assert exact.group == int8.group == eager.group and exact.case["engine"] == "openvino"
+    agreements = [row.result["agreement"] for row in (eager, exact, int8)]
+    assert agreements[0] == pytest.approx(1, abs=1e-6) and agreements[1] > 0.99999 > agreements[2] > 0.9
+    assert (
+        exact.result["pair_accuracy"] == eager.result["pair_accuracy"] >= int8.result["pair_accuracy"] - 0.1
+    )
+    assert 0.5 < eager.result["pair_accuracy"] <= 1

@@ -1,5 +1,6 @@
 """A model that is loaded says the same of an image in every form that programs hold images in."""
 
+import dataclasses
 import json
 
 import cv2
@@ -11,6 +12,7 @@ import megaclass
 import tiny
 from megaclass import UserError
 from megaclass.cli import main
+from megaclass.data.faces import Face, template, warped
 from megaclass.data.preprocessing import Preprocessing
 from megaclass.data.records.reader import RecordDataset
 from megaclass.inference.about import About, read_about
@@ -132,3 +134,13 @@ def test_what_is_no_image_is_told_by_its_number(runs, image, part):
 def test_where_no_model_lies(tmp_path):
     with pytest.raises(UserError, match="no model there"):
         megaclass.load(tmp_path)
+
+
+def test_of_photographs_the_model_sees_the_face(runs, images):
+    model = megaclass.load(runs / "margin", device="cpu", threads=1)
+    face = Face(template(*images.shape[1:3]) * 1.5 - 3)
+    seeing = dataclasses.replace(model, detector=lambda image_HWC: [face] if image_HWC.any() else [])
+    expected = model.embed([warped(image_HWC, face, *images.shape[1:3]) for image_HWC in images])
+    np.testing.assert_allclose(seeing.embed(images), expected, atol=1e-6)
+    with pytest.raises(UserError, match="image 1: no face found"):
+        seeing.embed([images[0], np.zeros_like(images[1])])

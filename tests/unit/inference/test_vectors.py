@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from megaclass.errors import UserError
-from megaclass.inference.vectors import FORMATS, Block, read_embeddings, write_embeddings
+from megaclass.inference.vectors import WRITTEN, Embeddings, read_embeddings, write_embeddings
 
 ROWS = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
 ROWS /= np.linalg.norm(ROWS, axis=1, keepdims=True)
@@ -17,16 +17,16 @@ LABELS = np.array([0, 0, 2, 1, 1, 2, 0])
 
 
 def blocks():
-    yield Block(NAMES[:4], ROWS[:4], LABELS[:4])
-    yield Block(NAMES[4:], ROWS[4:], LABELS[4:])
+    yield Embeddings(ROWS[:4], NAMES[:4], LABELS[:4])
+    yield Embeddings(ROWS[4:], NAMES[4:], LABELS[4:])
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", WRITTEN)
 def test_what_is_written_is_read_back(tmp_path, suffix):
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     path = tmp_path / f"vectors{suffix}"
-    assert write_embeddings(path, suffix, blocks(), {"model": "m"}, ["x", "y", "z"]) == 7
+    write_embeddings(path, suffix, blocks(), ["x", "y", "z"], {"model": "m"})
     found = read_embeddings(path)
     np.testing.assert_array_equal(found.embeddings, ROWS)
     names = NAMES if suffix != ".parquet" else [*NAMES[:-1], "\\udcff"]  # whose texts are UTF-8
@@ -65,9 +65,9 @@ def claiming(shape):
     [
         (b"", "cannot be read as embeddings"),
         (saved(embeddings=np.array([{}], object)), "objects"),
-        (saved(vectors=ROWS), "no array 'embeddings'"),
+        (saved(vectors=ROWS), "there are no embeddings"),
         (claiming((1 << 40, 512)), "cannot be read as embeddings"),
-        (saved(embeddings=ROWS[0]), r"not floats \(N, D\)"),
+        (saved(embeddings=ROWS[0]), "there are no embeddings"),
         (saved(embeddings=ROWS, names=np.array(["one"])), "not those of 7 embeddings"),
         (saved(embeddings=ROWS, labels=LABELS, classes=np.array(["x"])), "beyond the classes"),
         (saved(embeddings=np.where(np.arange(7)[:, None] == 3, np.nan, ROWS)), "row 3 is zero or not finite"),
@@ -83,5 +83,5 @@ def test_what_is_no_file_of_embeddings_is_refused_by_name(tmp_path, content, tol
 
 def test_nothing_is_written_of_no_images(tmp_path):
     with pytest.raises(UserError, match="no image could be embedded"):
-        write_embeddings(tmp_path / "v.npz", ".npz", iter(()), {})
+        write_embeddings(tmp_path / "v.npz", ".npz", iter(()), None, {})
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""``megaclass data``: verbs about data sets. ``read`` and ``write`` have a function for each."""
+"""``megaclass data``: verbs about data sets. ``read``, ``write`` and ``align`` have a function for each."""
 
 import importlib
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from megaclass.errors import UserError, lookup
 
 _VERBS = {
+    "align": ("align", "faces of photographs, found and set upright as face models see them"),
     "pack": ("write", "images of a folder, a table, a tar or an .npz into record files"),
     "info": ("read", "what a set holds: counts, classes, sizes, and a picture of samples"),
     "check": ("read", "what is wrong with it: damaged, duplicate and mislabelled images"),

@@ -1,0 +1,274 @@
+"""Anybody's network is scored by the protocol of ``megaclass evaluate``, and so are embeddings that it has made."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import megaclass
+import tiny
+from megaclass.cli import main
+from megaclass.data.augment import EvalTransform
+from megaclass.data.loader import eval_batches, to_model_input
+from megaclass.data.records.reader import RecordDataset
+from megaclass.data.verification_bin import VerificationBin, write_bin
+from megaclass.errors import UserError
+
+SIZE = (24, 20)  # height, width: not square
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The images as a record set, as directories ``images/n0000000c``, as pairs ``set.bin`` and ``pairs.txt``; a run of
+    each head."""
+    root = tmp_path_factory.mktemp("score")
+    records = RecordDataset(tiny.write_records(root / "records"))
+    encoded = [records.read(index).encoded for index in range(len(records))]
+    for index, label in enumerate(records.labels().tolist()):
+        name = f"n0000000{label}"
+        path = root / "images" / name / f"{name}_{index % tiny.SAMPLES + 1:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded[index])
+    numbers = np.random.default_rng(0).integers(len(records), size=80)
+    same = records.labels()[numbers[0::2]] == records.labels()[numbers[1::2]]
+    write_bin(root / "set.bin", [encoded[number] for number in numbers], same)
+    lines = ["n00000001\t1\t2", "n00000001\t3\tn00000002\t1", "n00000005\t1\t4", "n00000003\t2\tn00000004\t2"]
+    (root / "pairs.txt").write_text("\n".join(["2\t1", *lines]) + "\n")
+    for kind in ("margin", "linear"):
+        data = {"source": "folder", "path": str(root / "images")}
+        run = {"output": str(root / kind)}
+        assert main(["train", tiny.recipe(root, run=run, data=data, head={"kind": kind})]) == 0
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _in_the_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def measured(tmp_path, *words):
+    output = tmp_path / "found.json"
+    output.unlink(missing_ok=True)
+    assert main(["evaluate", *words, "--output", str(output)]) == 0
+    ((_, found),) = json.loads(output.read_text()).items()
+    return found
+
+
+def assert_alike(found, expected):
+    """Thresholds are cosines, which depend on the size of a batch in their last bit."""
+    (found, cosines), (expected, others) = (
+        (
+            {k: v for k, v in metrics.items() if "threshold" not in k},
+            [metrics["threshold"], *metrics["threshold_at_far"].values()],
+        )
+        for metrics in (found, expected)
+    )
+    assert found == expected
+    assert [c and round(c, 5) for c in cosines] == [c and round(c, 5) for c in others]
+
+
+def network(columns=8):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE[0] * SIZE[1], columns))
+
+
+def embeddings(model, dataset):
+    batches = eval_batches(dataset, EvalTransform(SIZE), 7)
+    with torch.inference_mode():
+        return torch.cat([model(to_model_input(batch.images, "cpu")) for batch in batches]).numpy()
+
+
+def test_a_network_of_images_that_are_not_square_is_scored_as_its_embeddings_are(folder, tmp_path):
+    model, stored = network(), VerificationBin("set.bin")
+    found = megaclass.score(model, "set.bin", size=SIZE, batch_size=9)
+    function = megaclass.score(lambda images: model(images), "set.bin", size=SIZE)
+    assert found.metrics == function.metrics and found.metrics["pairs"] == 40
+    rows = embeddings(model, stored)
+    of_pairs = rows[np.stack([stored.first, stored.second], 1).ravel()]  # as arcface_torch's script has them
+    for number, array in enumerate((rows, of_pairs)):
+        np.save(tmp_path / f"{number}.npy", array)
+        words = ["verification", "set.bin", "--embeddings", str(tmp_path / f"{number}.npy")]
+        assert_alike(measured(tmp_path, *words), found.metrics)
+    grid = measured(tmp_path, *words, "--evaluate.thresholds", "insightface")
+    assert_alike(grid, megaclass.score(model, "set.bin", size=SIZE, thresholds="insightface").metrics)
+
+
+def test_embeddings_are_found_by_the_names_of_images(folder, tmp_path):
+    """In any order, more than are asked for, and under another directory."""
+    dataset = megaclass.data.open.open_dataset("images")
+    rows = embeddings(network(), dataset)
+    order = np.random.default_rng(1).permutation(len(rows))
+    names = [f"elsewhere/lfw/{dataset.names[number]}" for number in order]
+    np.savez(tmp_path / "rows.npz", embeddings=rows[order], names=np.array(names))
+    words = ["--embeddings", str(tmp_path / "rows.npz")]
+    options = {"pairs": 20, "folds": 2}
+    found = measured(
+        tmp_path, "verification", "images", *words, "--evaluate.pairs", "20", "--evaluate.folds", "2"
+    )
+    assert_alike(found, megaclass.score(network(), "images", size=SIZE, **options).metrics)
+    found = measured(tmp_path, "verification", "images", "--pairs", "pairs.txt", *words)
+    assert_alike(found, megaclass.score(network(), "images", size=SIZE, pairs_file="pairs.txt").metrics)
+
+
+def test_a_loaded_run_is_scored_as_by_the_command(folder, tmp_path):
+    for kind, run, path in (("verification", "margin", "set.bin"), ("classification", "linear", "images")):
+        found = megaclass.score(megaclass.load(run, device="cpu", threads=1), path, kind)
+        assert measured(tmp_path, kind, path, "--run-dir", run) == found.metrics
+    model = megaclass.load("margin", device="cpu", threads=1)
+    assert megaclass.score(model, "set.bin", flip=True).metrics == measured(
+        tmp_path, "verification", "set.bin", "--run-dir", "margin", "--evaluate.flip", "true"
+    )
+
+
+def test_a_network_with_its_last_layer_classifies(folder):
+    model = network(6)
+    rows = embeddings(model, megaclass.data.open.open_dataset("images"))
+    found = megaclass.score(model, "images", "classification", size=SIZE)
+    assert found.metrics["top1"] == (rows.argmax(1) == np.arange(24) // 4).mean()
+    classes = [f"n0000000{label}" for label in reversed(range(6))]
+    found = megaclass.score(model, "images", "classification", size=SIZE, classes=classes)
+    assert found.metrics["top1"] == (rows.argmax(1) == 5 - np.arange(24) // 4).mean()
+
+
+@pytest.fixture(scope="module")
+def torchvision(folder):
+    """Weights of a ResNet with its last layer, for 10 classes; names in label order; and the words that take them."""
+    layers = [*tiny_resnet(), "--model.weights", "tv.pth", "--run.device", "cpu"]
+    backbone = megaclass.build_backbone("resnet18", width=8, image_size=tiny.SIZE)
+    torch.manual_seed(1)
+    head = nn.Linear(backbone.embedding_dim, 10)
+    torch.save(
+        backbone.state_dict() | {f"fc.{k}": v for k, v in head.state_dict().items()}, folder / "tv.pth"
+    )
+    (folder / "names.txt").write_text("".join(f"n0000000{9 - label} name {label}\n" for label in range(10)))
+    pairs = {str(label): [f"n0000000{9 - label}", f"name {label}"] for label in range(10)}
+    (folder / "names.json").write_text(json.dumps(pairs))
+    return layers, backbone.eval(), head
+
+
+def tiny_resnet():
+    sizes = {"--model.name": "resnet18", "--model.width": "8", "--data.image_size": str(tiny.SIZE)}
+    return [word for pair in sizes.items() for word in pair]
+
+
+@pytest.mark.parametrize("names", ["names.txt", "names.json"])
+def test_weights_of_torchvision_classify_with_their_own_last_layer(folder, tmp_path, torchvision, names):
+    words, backbone, head = torchvision
+    words = ["--recipe", "resnet50_imagenet", "--precision.compute", "fp32", "--evaluate.resize", "0", *words]
+    found = measured(tmp_path, "classification", "images", *words, "--names", names)
+    dataset = megaclass.data.open.open_dataset("images")
+    reader = megaclass.load("linear", device="cpu").reader
+    expected = []
+    for batch in eval_batches(dataset, reader.transform, 24):
+        mean, std = megaclass.data.loader.IMAGENET_MEAN, megaclass.data.loader.IMAGENET_STD
+        expected = head(backbone(to_model_input(batch.images, "cpu", mean=mean, std=std))).argmax(1)
+    assert found["top1"] == (9 - expected == torch.arange(24) // 4).float().mean()
+    output = tmp_path / "found.jsonl"
+    assert main(["predict", "images", *words, "--names", names, "--output", str(output)]) == 0
+    best = [json.loads(line)["predictions"][0] for line in output.read_text().splitlines()]
+    assert [guess["label"] for guess in best] == expected.tolist()
+    assert (
+        best[0]["class"] == f"n0000000{9 - best[0]['label']}"
+        and best[0]["name"] == f"name {best[0]['label']}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["verification", "set.bin"], "name the model by one of --run-dir, --onnx, --recipe and --embeddings"),
+        (["verification", "set.bin", "--run-dir", "margin", "--embeddings", "x.npy"], "name the model by one of"),
+        (["verification", "set.bin", "--run-dir", "none"], "--run-dir: none is no run"),
+        (["verification", "set.bin", "--embeddings", "x.npy"], "x.npy"),
+        (["verification", "set.bin", "--embeddings", "few.npy"], "holds 3 embeddings, and there are"),
+        (["verification", "images", "--embeddings", "some.npz"], "no embedding of n00000001/n00000001_0001.jpg"),
+        (["verification", "images", "--embeddings", "twice.npz"], "more than one embedding of n00000000/n000"),
+        (["verification", "set.bin", "--embeddings", "few.npy", "--evaluate.flip", "true"], "evaluate.flip"),
+        (["classification", "images", "--embeddings", "few.npy"], "--pairs and --embeddings go with verification"),
+        (["classification", "images", "--run-dir", "margin"], "has no linear head"),
+        (["classification", "images", "--recipe", "tiny.toml"], "has no linear head"),
+        (["classification", "images", "--recipe", "R"], "has 6 classes, the model 10, and without class names"),
+        (["classification", "images", "--recipe", "R", "--names", "bad.txt"], "holds 1 names, none of them by class"),
+        (["verification", "set.bin", "--onnx", "none.onnx"], "none.onnx"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_scored_is_told_in_a_line(folder, torchvision, capsys, words, message):
+    np.save("few.npy", np.eye(3, 4))
+    names = megaclass.data.open.open_dataset("images").names
+    np.savez("some.npz", embeddings=np.eye(4), names=np.array(names[:4]))
+    np.savez("twice.npz", embeddings=np.eye(24), names=np.array([names[0], *names[:-1]]))
+    (folder / "bad.txt").write_text("one\n")
+    options = [
+        word
+        for part in words
+        for word in (
+            ["resnet50_imagenet", "--evaluate.resize", "0", *torchvision[0]] if part == "R" else [part]
+        )
+    ]
+    assert main(["evaluate", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"flips": True}, "unknown key 'evaluate.flips'"),
+        ({"kind": "verify"}, "verify"),
+        ({"kind": "classification"}, "gives (8,) numbers an image, not one for each of 6 classes"),
+    ],
+)
+def test_what_a_program_asks_wrongly_is_told(folder, settings, message):
+    with pytest.raises(UserError) as caught:
+        megaclass.score(network(), "images", size=SIZE, **settings)
+    assert message in str(caught.value)
+
+
+# -- trained on, and evaluated ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trained", "words", "told"),
+    [
+        ("images", ["verification", "images"], "6 of its identities, 'n00000000' among them"),
+        ("images", ["verification", "images", "--pairs", "pairs.txt"], "5 of its identities, 'n00000001' among them"),
+        ("images", ["verification", "set.bin"], ""),
+        ("images", ["classification", "images"], "is evaluated, and trained on too"),
+        ("records", ["verification", "records"], "is evaluated, and trained on too"),
+        ("records", ["classification", "copy"], "is evaluated, and trained on too"),
+        ("records", ["classification", "images"], ""),
+    ],
+)  # fmt: skip
+def test_a_set_that_is_trained_on_is_noticed(folder, caplog, trained, words, told):
+    if not (folder / "copy").exists():
+        tiny.write_records(folder / "copy")
+    kind = "linear" if words[0] == "classification" else "margin"
+    run = folder / kind
+    if trained == "records":
+        run = folder / f"of_records_{kind}"
+        if not run.exists():
+            sections = {"run": {"output": str(run)}, "head": {"kind": kind}, "schedule": {"steps": 2}}
+            assert main(["train", tiny.recipe(folder, **sections)]) == 0
+    options = (
+        ["--evaluate.pairs", "20", "--evaluate.folds", "2"] if words[1:] in (["images"], ["records"]) else []
+    )
+    options = options if kind == "margin" else []
+    caplog.clear()
+    assert main(["evaluate", *words, "--run-dir", str(run), *options]) == 0
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == bool(told) and told in "".join(said)
+
+
+def test_a_training_that_is_evaluated_on_its_own_set_says_so_at_its_start(folder, caplog):
+    evaluate = {"task": "verification", "path": "images", "pairs": 20, "folds": 2}
+    data = {"source": "folder", "path": str(folder / "images")}
+    sections = {
+        "evaluate": evaluate,
+        "data": data,
+        "run": {"output": str(folder / "again")},
+        "schedule": {"steps": 1},
+    }
+    assert main(["train", tiny.recipe(folder, **sections)]) == 0
+    assert ["6 of its identities" in record.getMessage() for record in caplog.records] == [True]

@@ -36,6 +36,7 @@ VERBS = {
     "bundle": "share",
     "push": "share",
     "checkpoint": "checkpoint",
+    "export": "export",
     "plan": "plan",
     "doctor": "doctor",
     "bench": "bench",
@@ -66,6 +67,8 @@ megaclass: train image recognition models with very many classes, and measure it
         what checkpoints hold, and whether they are whole
   megaclass checkpoint slice|convert SOURCE OUTPUT
         some class centres, one safetensors file, a backbone alone; from and to arcface_torch
+  megaclass export FORMAT SOURCE OUTPUT
+        a network for other programs (onnx, openvino, pt2), INT8 too, or weights: backbone, arcface_torch
   megaclass data pack SOURCE OUTPUT     pack a folder, a table, a tar or an .npz of images into record files
   megaclass data align RAW OUTPUT       faces of photographs, found and aligned as face models see them
   megaclass data info|check SET         what a set of images holds, and what is wrong with it

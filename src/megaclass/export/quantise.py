@@ -30,8 +30,6 @@ def quantise(path: Path, batches: Iterable[Tensor], transformer: bool = False) -
         raise UserError("INT8: no images to take the ranges of activations from; name some (--calibrate)")
     settings = {
         "subset_size": len(inputs),
-        # Asymmetric activations: what a PReLU gives reaches less far down than up.
-        "preset": nncf.QuantizationPreset.MIXED,
         "model_type": nncf.ModelType.TRANSFORMER if transformer else None,
     }
     if path.suffix == ".onnx":

@@ -1,0 +1,68 @@
+"""``megaclass export``: a trained model for other programs."""
+
+import os
+from pathlib import Path
+
+from megaclass.cli.common import tell
+from megaclass.cli.parsing import make_parser, new_file, parse
+from megaclass.errors import UserError, lookup
+
+_SOURCE = "run directory, or one checkpoint; backbone and arcface_torch take files of arcface_torch too"
+
+
+def export(words: list[str]) -> None:
+    parser = make_parser(
+        "megaclass export FORMAT SOURCE OUTPUT [--result ..] [--preprocess] [--images DIR] [--int8 --calibrate DIR] "
+        "[OPTIONS]",
+        "Write a trained model for other programs. A network (onnx, openvino, pt2) takes any number of images, is "
+        "compared with the model on images, and refused where it differs; OUTPUT.json is the report. backbone is a "
+        "state dict, arcface_torch the files that its script resumes from, with model.pt.",
+        {
+            "format": "onnx (.onnx), openvino (.xml and .bin), pt2, backbone (.safetensors, .pt), or arcface_torch (a "
+            "directory)",
+            "source": _SOURCE,
+            "output": "new file, or directory",
+        },
+        {
+            "checkpoint": ("best", "of a run: best, latest or a step-NNNNNNNN"),
+            "result": (
+                ["auto", "features", "embeddings", "logits"],
+                "of a network: embeddings are features of length 1; auto: logits of a linear head, else features",
+            ),
+            "preprocess": (
+                False,
+                "the network takes uint8 (batch, height, width, 3), RGB, and normalises itself",
+            ),
+            "images": ("", "to compare on; else those of the run's evaluation, or made ones"),
+            "half": (False, "openvino: store weights in 16 bits"),
+            "int8": (False, "onnx, openvino: 8-bit weights and activations, by NNCF"),
+            "calibrate": (
+                "",
+                "INT8: images such as will come, from which the ranges of activations are taken",
+            ),
+            "calibration-images": (300, "INT8: how many of them"),
+            "evaluate": (
+                "",
+                "INT8: set for the accuracy before and after; else that of the run's evaluation",
+            ),
+            "licence": ("", "of the model, to be stored in the file"),
+            "ranks": (0, "arcface_torch: processes that will read the files; 0: as many as wrote the source"),
+            "layout": (["arcface_torch", "dropin"], "dropin: for arcface_torch's script with our head in it"),
+        },
+    )
+    options = parse(parser, words)
+    output = new_file(options.output, "OUTPUT")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"{parser.prog} runs in one process; start it without torchrun")
+
+    from megaclass.export.run import FORMATS, Options
+    from megaclass.export.run import export as write
+
+    lookup(FORMATS, options.format, "format")
+    asked = {
+        name: value for name, value in vars(options).items() if name not in ("format", "source", "output")
+    }
+    asked["which"] = asked.pop("checkpoint")
+    assert output is not None
+    write(options.format, Path(options.source), output, Options(**asked), tell)
+    tell(f"wrote {output}")

@@ -1,0 +1,230 @@
+"""From a trained model to a file of another format, checked before it is there, with a report beside it."""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from megaclass.checkpoint.weights import located
+from megaclass.config import Config, from_mapping, load_recipe
+from megaclass.errors import UserError, make_room
+from megaclass.evaluate.evaluators import build_classifier, build_verifier
+from megaclass.export import onnx, openvino, pt2, weights
+from megaclass.export.network import Network, insightface, metadata, trace
+from megaclass.export.parity import evaluation_path, judge, parity, pick_images, pixels, spread
+from megaclass.export.quantise import quantise
+from megaclass.inference.embedding import open_images
+from megaclass.inference.load import open_model
+from megaclass.inference.model import Model
+from megaclass.models import vit
+from megaclass.results.rundir import RunDirectory
+
+Say = Callable[[str], None]
+# The names here of the networks that arcface_torch has (backbones/__init__.py), all for 112 pixels.
+_DEPTHS = (18, 34, 50, 100, 200)
+_THEIRS = {"mobilefacenet", "mbf", "mobilefacenet_large", "mbf_large", *vit.SIZES}
+_THEIRS |= {f"{name}{depth}" for name in ("iresnet", "r") for depth in _DEPTHS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """which: of a run's checkpoints. result, preprocess: see :class:`Network`. images: for the comparison. half:
+    weights in 16 bits. int8: with ranges from ``calibration_images`` of ``calibrate``, and its accuracy measured on
+    ``evaluate``. ranks, layout: of arcface_torch's files.
+    """
+
+    which: str = "best"
+    result: str = "auto"
+    preprocess: bool = False
+    images: str = ""
+    half: bool = False
+    int8: bool = False
+    calibrate: str = ""
+    calibration_images: int = 300
+    evaluate: str = ""
+    licence: str = ""
+    ranks: int = 0
+    layout: str = "arcface_torch"
+
+
+def export(name: str, source: Path, output: Path, options: Options, say: Say) -> None:
+    """Write ``output``, in one of the ``FORMATS``. UserError, in one line, and nothing is left."""
+    FORMATS[name](source, output, options, say)
+
+
+# -- as a network ----------------------------------------------------------------------------------------
+
+
+def _network(made_by: ModuleType, source: Path, output: Path, options: Options, say: Say) -> None:
+    _check(made_by, output, options)
+    model = open_model(
+        source,
+        options.which,
+        {"run": {"device": "cpu"}, "precision": {"compute": "fp32", "channels_last": False}},
+    )
+    network = Network(model, options.result, options.preprocess)
+    evaluation = evaluation_path(source, options.which)
+    images, called = pick_images(options.images, evaluation, model)
+    precision = "fp16" if options.half else "fp32"
+    about = metadata(model, network, options.licence)
+    with whole_files(output) as part:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of PyTorch, of its own parts
+                program = trace(network, network.example(model))
+                made_by.write(part, program, json.dumps(about), network.result, options.half)
+        except (OSError, UserError):
+            raise
+        except Exception as error:
+            told = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(
+                f"{source}: the exporter of {output.suffix} refuses this network ({told[0]})"
+            ) from error
+        found = parity(model, network, images, made_by.runner(part))
+        judge(found, precision)
+        say(f"{precision} beside the model: {_told(found)} ({called})")
+        report: dict[str, Any] = {"source": model.source, "result": network.result, "precision": precision}
+        report |= {"opset": onnx.OPSET} if made_by is onnx else {}
+        report |= {"parity": found | {"of": called}}
+        if options.int8:
+            report |= _to_int8(model, network, part, options, evaluation, say)
+            found = parity(model, network, images, made_by.runner(part))
+            judge(found, "int8")
+            say(f"int8 beside the model: {_told(found)}")
+            report |= {"precision": "int8", "parity_int8": found | {"of": called}}
+        if made_by is onnx:
+            report["insightface"] = insightface(model, network, part.stat().st_size / 2**20, options.int8)
+            for what, reason in report["insightface"].items():
+                say(f"InsightFace's {what}: {'would refuse it: ' + reason if reason else 'as it has to be'}")
+        text = json.dumps(report | {"about": about}, indent=2)
+        part.with_name(f"{part.name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _check(made_by: ModuleType, output: Path, options: Options) -> None:
+    if output.suffix != made_by.SUFFIX:
+        raise UserError(f"OUTPUT: {output} does not end with {made_by.SUFFIX}; name such a file")
+    if options.half and made_by is not openvino:
+        raise UserError("--half goes with openvino")
+    if options.int8 and (made_by is pt2 or options.half):
+        raise UserError("--int8 goes with onnx and openvino, without --half")
+    if options.int8 and not (options.calibrate and options.calibration_images > 0):
+        raise UserError("--int8 needs images to take ranges from; name some with --calibrate")
+    lacking = [
+        name for name in made_by.NEEDS + ("nncf",) * options.int8 if importlib.util.find_spec(name) is None
+    ]
+    if lacking:
+        extras = "openvino" if made_by is openvino else "onnx,openvino" if "nncf" in lacking else "onnx"
+        raise UserError(f"not installed: {', '.join(lacking)}; pip install 'megaclass[{extras}]'")
+
+
+def _to_int8(
+    model: Model, network: Network, path: Path, options: Options, evaluation: str, say: Say
+) -> dict[str, Any]:
+    """Quantise the file, and measure what that takes from the accuracy."""
+    images = spread(open_images([options.calibrate]), options.calibration_images)
+    at = options.evaluate or evaluation
+    before = _accuracy(path, at) if at else None
+    batches = pixels(model, images, 1)
+    inputs = (
+        batches if network.preprocess else (model.reader.to_input(batch).contiguous() for batch in batches)
+    )
+    quantise(path, inputs, isinstance(network.backbone, vit.VisionTransformer))
+    report: dict[str, Any] = {
+        "calibration": {"of": options.calibrate, "images": len(images)},
+        "accuracy": None,
+    }
+    if before is None:
+        say("Warning: what INT8 takes from the accuracy is not measured; name a labelled set with --evaluate")
+        return report
+    after = _accuracy(path, at)
+    report["accuracy"] = {"of": at, "measure": before[0], "fp32": before[1], "int8": after[1]}
+    say(f"{before[0]} on {at}: {before[1]:.2%} in fp32, {after[1]:.2%} in int8")
+    return report
+
+
+def _accuracy(path: Path, at: str) -> tuple[str, float]:
+    """Pair accuracy, or top-1 of a classifier, of a file: the name of the measure and the number."""
+    model = open_model(path, "best", {"run": {"device": "cpu"}})
+    if model.about.kind == "classification":
+        found = build_classifier(at, model.num_classes, model.classes, model.reader)(
+            model.backbone, model.head
+        )
+    else:
+        config = from_mapping({"evaluate": {"flip": model.about.flip, "episodes": 0}}, Config())
+        found = build_verifier(config, Path(at), model.reader)(model.backbone, None)
+    return "pair accuracy" if found.kind == "verification" else "top-1", float(found.score or 0.0)
+
+
+def _told(found: dict[str, Any]) -> str:
+    return (
+        f"cosine {found['cosine_min']:.6f} or more, mean {found['cosine_mean']:.6f}, largest difference "
+        f"{found['largest_difference']:.3g} of {found['largest_value']:.3g}, {found['images']} images"
+    )
+
+
+# -- weights alone ---------------------------------------------------------------------------------------
+
+
+def _backbone(source: Path, output: Path, options: Options, say: Say) -> None:
+    if output.suffix not in (".safetensors", ".pt", ".pth"):
+        raise UserError(f"OUTPUT: {output} ends with none of .safetensors, .pt, .pth; name such a file")
+    with whole_files(output) as part:
+        weights.write_backbone(
+            part, weights.read_model(source, options.which), output.suffix != ".safetensors"
+        )
+
+
+def _arcface_torch(source: Path, output: Path, options: Options, say: Say) -> None:
+    """The files of the ranks, and ``model.pt`` beside them."""
+    found = located(source, options.which)
+    if found is not None:
+        config = load_recipe(str(RunDirectory(found[0]).config), stored=True)
+        model = config.model
+        if model.name not in _THEIRS or config.data.image_size != 112 or model.width != Config().model.width:
+            raise UserError(
+                f"{source}: arcface_torch has no network for {model.name}, width {model.width}, at "
+                f"{config.data.image_size} pixels; `megaclass export backbone` writes the weights alone"
+            )
+    with whole_files(output) as part:
+        given: dict[str, Any] = {"ranks": options.ranks, "layout": options.layout, "which": options.which}
+        paths = weights.to_rank_files(source, part, **given)
+        weights.write_backbone(part / "model.pt", weights.read_model(source, options.which), as_torch=True)
+    say(f"{len(paths)} files of ranks, and model.pt")
+
+
+FORMATS: dict[str, Callable[[Path, Path, Options, Say], None]] = {
+    "onnx": functools.partial(_network, onnx),
+    "openvino": functools.partial(_network, openvino),
+    "pt2": functools.partial(_network, pt2),
+    "backbone": _backbone,
+    "arcface_torch": _arcface_torch,
+}
+
+
+@contextlib.contextmanager
+def whole_files(output: Path) -> Iterator[Path]:
+    """Yields a path of the same name in a hidden directory. What was written there moves beside ``output`` when the
+    block ends well, ``output`` itself last; else nothing is left. UserError for a file that is there already."""
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        part.mkdir()
+        yield part / output.name
+        made = sorted(part.iterdir(), key=lambda path: path.name == output.name)
+        for path in made:
+            if output.with_name(path.name).exists():
+                raise UserError(f"OUTPUT: {output.with_name(path.name)} exists; name another file")
+        for path in made:
+            path.rename(output.with_name(path.name))
+    except OSError as error:
+        why = f"{error.strerror or error}; {make_room(error)}"
+        raise UserError(f"OUTPUT: {output} cannot be written: {why}name another file") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

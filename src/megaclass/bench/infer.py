@@ -183,7 +183,8 @@ class Inference:
                 found.append(self._forward(images_BCHW)[:COMPARED].clone())
                 with plain.active():
                     expected.append(exact(images_BCHW[:COMPARED]))
-        found_NR, exact_NR = torch.cat(found), torch.cat(expected)
+        # In fp64: outputs of fresh weights may be so large that their squares leave fp32, as those of an IResNet are.
+        found_NR, exact_NR = torch.cat(found).double(), torch.cat(expected).double()
         told = {"agreement": cosine_similarity(found_NR, exact_NR).mean().item()}
         if self._classes:
             told["same_top1"] = (found_NR.argmax(1) == exact_NR.argmax(1)).float().mean().item()

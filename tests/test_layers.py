@@ -11,8 +11,9 @@ import pytest
 import megaclass
 
 ROOMS = [
-    "__init__", "errors", "files", "config", "parallel", "results", "data", "models", "heads", "checkpoint", "evaluate",
-    "plan", "train", "inference", "export", "gallery", "serve", "bench", "doctor", "report", "jobs", "cli", "__main__",
+    "__init__", "errors", "files", "config", "parallel", "results", "data", "models", "heads", "checkpoint",
+    "evaluation", "plan", "train", "inference", "export", "gallery", "serve", "bench", "doctor", "report", "jobs",
+    "cli", "__main__",
 ]  # fmt: skip
 
 SOURCE = Path(megaclass.__file__).parent

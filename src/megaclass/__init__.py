@@ -23,7 +23,7 @@ _PUBLIC = {
     "build_backbone": "megaclass.models.registry",
     "load": "megaclass.inference.load",
     "load_recipe": "megaclass.config",
-    "score": "megaclass.inference.score",
+    "evaluate": "megaclass.inference.evaluate",
 }
 
 __all__ = ["__version__", *_PUBLIC]

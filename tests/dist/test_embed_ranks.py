@@ -9,11 +9,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from megaclass.errors import UserError
-from megaclass.evaluate.embed import embed
-from megaclass.evaluate.identification import distractor_metrics
-from megaclass.evaluate.ijb import _pair_scores, template_embeddings
-from megaclass.evaluate.metrics import all_pairs_tar, classification_metrics, topk_counts
-from megaclass.evaluate.retrieval import retrieval_metrics
+from megaclass.evaluation.embed import embed
+from megaclass.evaluation.identification import distractor_metrics
+from megaclass.evaluation.ijb import _pair_scores, template_embeddings
+from megaclass.evaluation.metrics import all_pairs_tar, classification_metrics, topk_counts
+from megaclass.evaluation.retrieval import retrieval_metrics
 from ranks import run_ranks
 
 pytestmark = pytest.mark.dist

@@ -193,7 +193,7 @@ class Inference:
     def _scored(self) -> dict[str, float]:
         from megaclass.bench.engines import AsBackbone
         from megaclass.data.augment import EvalTransform
-        from megaclass.evaluate.evaluators import build_classifier, build_verifier
+        from megaclass.evaluation.evaluators import build_classifier, build_verifier
         from megaclass.inference.model import GivenLogits
         from megaclass.results.rundir import RunDirectory
         from megaclass.train.job import image_reader

@@ -141,7 +141,7 @@ def _threshold(model: "Model | None", far: str, verify: str) -> tuple[float | No
     found, where = model.thresholds, model.source
     if verify:
         from megaclass.config import from_mapping
-        from megaclass.evaluate.evaluators import build_verifier
+        from megaclass.evaluation.evaluators import build_verifier
 
         config, where = from_mapping({"evaluate": {"flip": model.about.flip}}, complete=False), verify
         metrics = build_verifier(config, Path(verify), model.reader)(model.backbone, None).metrics

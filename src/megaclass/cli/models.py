@@ -35,7 +35,7 @@ from megaclass.config import (
     to_toml,
 )
 from megaclass.errors import Interrupted, UserError, lookup, out_of_memory
-from megaclass.evaluate import PROTOCOLS, protocol_of
+from megaclass.evaluation import PROTOCOLS, protocol_of
 from megaclass.results.rundir import UnwrittenError, choose
 
 
@@ -160,8 +160,8 @@ def evaluate(words: list[str]) -> None:
         raise UserError("--pairs and --embeddings go with verification")
     output = new_file(options.output)
 
-    from megaclass.evaluate.blocks import showing
-    from megaclass.inference.score import measured, of_embeddings
+    from megaclass.evaluation.blocks import showing
+    from megaclass.inference.evaluate import measured, of_embeddings
     from megaclass.parallel import groups
     from megaclass.parallel.agreement import facts_of_config
 

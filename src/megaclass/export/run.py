@@ -16,7 +16,7 @@ from typing import Any
 from megaclass.checkpoint.weights import located
 from megaclass.config import Config, from_mapping, load_recipe
 from megaclass.errors import UserError, make_room
-from megaclass.evaluate.evaluators import build_classifier, build_verifier
+from megaclass.evaluation.evaluators import build_classifier, build_verifier
 from megaclass.export import onnx, openvino, pt2, weights
 from megaclass.export.network import Network, insightface, metadata, trace
 from megaclass.export.parity import evaluation_path, judge, parity, pick_images, pixels, spread

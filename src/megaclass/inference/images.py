@@ -19,7 +19,7 @@ from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
 from megaclass.data.views import Subset
 from megaclass.errors import UserError
-from megaclass.evaluate.evaluators import ImageReader
+from megaclass.evaluation.evaluators import ImageReader
 
 
 class ImageFiles(ImageList):

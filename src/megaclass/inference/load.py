@@ -16,7 +16,7 @@ from megaclass.config import Config, from_mapping, load_recipe
 from megaclass.data.classnames import read_classes
 from megaclass.data.preprocessing import NORMALISATIONS
 from megaclass.errors import UserError
-from megaclass.evaluate.evaluators import ImageReader
+from megaclass.evaluation.evaluators import ImageReader
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
 from megaclass.inference.bundle import ABOUT, SCHEME, fetched, open_bundle

@@ -18,8 +18,8 @@ from megaclass.data.dataset import DamagedSampleError, Dataset
 from megaclass.data.faces import Aligned, FaceDetector
 from megaclass.data.preprocessing import Preprocessing
 from megaclass.errors import UserError
-from megaclass.evaluate.embed import evaluating, features
-from megaclass.evaluate.evaluators import ImageReader
+from megaclass.evaluation.embed import evaluating, features
+from megaclass.evaluation.evaluators import ImageReader
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
 from megaclass.inference.images import Pictures

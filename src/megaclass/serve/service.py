@@ -15,7 +15,7 @@ from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import Decoded
 from megaclass.data.faces import Rules, upright, warped
 from megaclass.data.threads import one_silent_thread
-from megaclass.evaluate.embed import features
+from megaclass.evaluation.embed import features
 from megaclass.gallery.gallery import Gallery
 from megaclass.inference.model import Model
 from megaclass.results.machine import usable_cores

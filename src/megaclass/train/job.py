@@ -18,7 +18,7 @@ from megaclass.data.open import fingerprint
 from megaclass.data.preprocessing import Preprocessing
 from megaclass.data.sampler import rank_part
 from megaclass.errors import UserError, lookup
-from megaclass.evaluate.evaluators import (
+from megaclass.evaluation.evaluators import (
     Evaluator,
     ImageReader,
     build_classifier,

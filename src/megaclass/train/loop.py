@@ -17,7 +17,7 @@ from megaclass.checkpoint import Saved, Saver, best
 from megaclass.config import Config
 from megaclass.data.loader import Batch
 from megaclass.errors import Interrupted, UserError
-from megaclass.evaluate.evaluators import Evaluation
+from megaclass.evaluation.evaluators import Evaluation
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
 from megaclass.parallel.seeding import derive_key

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from megaclass.evaluate.evaluators import Evaluation
+from megaclass.evaluation.evaluators import Evaluation
 
 
 @dataclass

@@ -13,7 +13,7 @@ from megaclass.cli import main
 from megaclass.config import from_mapping
 from megaclass.config.sections import TRACKERS
 from megaclass.errors import UserError
-from megaclass.evaluate.evaluators import Evaluation
+from megaclass.evaluation.evaluators import Evaluation
 from megaclass.train import loop, track
 
 RESUMED = ("--resume", "--schedule.steps", "5")

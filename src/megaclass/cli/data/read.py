@@ -11,7 +11,7 @@ from megaclass.errors import UserError, printable
 
 if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset
-    from megaclass.evaluate.pairs import PairSet
+    from megaclass.evaluation.pairs import PairSet
 
 _CLASSES, _PER_CLASS, _SIDE = 10, 8, 96  # of a sheet
 _SHOWN = 10  # findings of each kind
@@ -122,13 +122,13 @@ def pairs(words: list[str]) -> None:
     if output.suffix == ".txt" and listed:
         raise UserError("--from: it is a list already; write a .bin")
     if listed:
-        from megaclass.evaluate.pairlists import open_listed_pairs
+        from megaclass.evaluation.pairlists import open_listed_pairs
 
         images, found = open_listed_pairs(listed, Path(options.source))
         dataset: Dataset = images
     else:
         from megaclass.data.open import open_dataset
-        from megaclass.evaluate.pairs import generate_pairs
+        from megaclass.evaluation.pairs import generate_pairs
 
         dataset = open_dataset(options.source)
         found = generate_pairs(dataset.labels(), options.pairs, options.seed, options.folds)
@@ -155,7 +155,7 @@ def _write_bin(output: Path, dataset: "Dataset", found: "PairSet") -> None:
 
 def _write_list(output: Path, dataset: "Dataset", found: "PairSet") -> None:
     from megaclass.data.folder import FolderDataset
-    from megaclass.evaluate.pairlists import write_lfw_pairs
+    from megaclass.evaluation.pairlists import write_lfw_pairs
 
     if not isinstance(dataset, FolderDataset):
         raise UserError("--output: a .txt names images, and records have no names; write a .bin")

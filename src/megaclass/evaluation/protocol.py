@@ -1,7 +1,7 @@
 """Protocols that papers report, beside verification and classification: from embeddings of images to metrics.
 
 A protocol is a module with ``OPTIONS`` (name -> default, help) and ``prepare`` (path, options -> :class:`Prepared`),
-and a line in :data:`megaclass.evaluate.PROTOCOLS`. It does not know where embeddings come from.
+and a line in :data:`megaclass.evaluation.PROTOCOLS`. It does not know where embeddings come from.
 """
 
 from collections.abc import Callable

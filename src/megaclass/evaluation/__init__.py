@@ -8,5 +8,5 @@ PROTOCOLS = ("all-pairs", "identification", "ijb", "retrieval")
 
 
 def protocol_of(kind: str) -> Any:
-    """The module of one of ``PROTOCOLS``, see :mod:`megaclass.evaluate.protocol`."""
-    return importlib.import_module(f"megaclass.evaluate.{kind.replace('-', '_')}")
+    """The module of one of ``PROTOCOLS``, see :mod:`megaclass.evaluation.protocol`."""
+    return importlib.import_module(f"megaclass.evaluation.{kind.replace('-', '_')}")

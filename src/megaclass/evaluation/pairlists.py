@@ -19,7 +19,7 @@ from megaclass.data.imagelist import ImageList
 from megaclass.data.open import record_file
 from megaclass.data.remote import local
 from megaclass.errors import UserError
-from megaclass.evaluate.pairs import PairSet, balanced
+from megaclass.evaluation.pairs import PairSet, balanced
 
 
 def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[ImageList, PairSet]:

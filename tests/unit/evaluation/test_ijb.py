@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from megaclass.cli import main
-from megaclass.evaluate.ijb import LooseCrops
+from megaclass.evaluation.ijb import LooseCrops
 
 SUBJECTS, TEMPLATES, COLUMNS = 20, 60, 12
 PARTS = (slice(0, 9), slice(9, SUBJECTS), slice(SUBJECTS, None))  # templates of the galleries, and probes

@@ -21,10 +21,10 @@ from scipy.sparse import csr_array
 from megaclass.data.faces import similarity, template
 from megaclass.data.imagelist import ImageList
 from megaclass.errors import UserError, first_line
-from megaclass.evaluate.blocks import my_blocks
-from megaclass.evaluate.metrics import LOW_FAR_TARGETS, curve
-from megaclass.evaluate.protocol import Prepared
-from megaclass.evaluate.retrieval import retrieval_metrics
+from megaclass.evaluation.blocks import my_blocks
+from megaclass.evaluation.metrics import LOW_FAR_TARGETS, curve
+from megaclass.evaluation.protocol import Prepared
+from megaclass.evaluation.retrieval import retrieval_metrics
 from megaclass.files import open_regular
 from megaclass.parallel.groups import all_ranks, on_main_rank
 
@@ -125,7 +125,7 @@ def _pair_scores(templates_TD: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
 def roc_metrics(scores_P: np.ndarray, same_P: np.ndarray) -> dict[str, Any]:
     """``tar_at_far`` as the script has it: at the point of scikit-learn's ROC curve (which leaves out points on a line
     between others) whose FAR is nearest to the target, above it or below; None below 1/FAR impostor pairs.
-    ``threshold_at_far``, ``auc``, ``roc``: see :func:`megaclass.evaluate.metrics.curve`. The scores are sorted in
+    ``threshold_at_far``, ``auc``, ``roc``: see :func:`megaclass.evaluation.metrics.curve`. The scores are sorted in
     place: of 15 million pairs a copy more would be felt.
     """
     failed_P = np.isnan(scores_P)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from megaclass.evaluate.embed import embed, evaluating
+from megaclass.evaluation.embed import embed, evaluating
 
 
 def images(count):

@@ -21,7 +21,7 @@ from megaclass.data.open import open_dataset
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.verification_bin import VerificationBin, write_bin
 from megaclass.errors import UserError
-from megaclass.evaluate.evaluators import tell_of_overlap
+from megaclass.evaluation.evaluators import tell_of_overlap
 
 SIZE = (24, 20)  # height, width: not square
 
@@ -89,8 +89,8 @@ def embeddings(model, dataset):
 
 def test_a_network_of_images_that_are_not_square_is_scored_as_its_embeddings_are(folder, tmp_path):
     model, stored = network(), VerificationBin("set.bin")
-    found = megaclass.score(model, "set.bin", size=SIZE, batch_size=9)
-    function = megaclass.score(lambda images: model(images), "set.bin", size=SIZE)
+    found = megaclass.evaluate(model, "set.bin", size=SIZE, batch_size=9)
+    function = megaclass.evaluate(lambda images: model(images), "set.bin", size=SIZE)
     assert found.metrics == function.metrics and found.metrics["pairs"] == 40
     rows = embeddings(model, stored)
     of_pairs = rows[np.stack([stored.first, stored.second], 1).ravel()]  # as arcface_torch's script has them
@@ -99,7 +99,7 @@ def test_a_network_of_images_that_are_not_square_is_scored_as_its_embeddings_are
         words = ["verification", "set.bin", "--embeddings", str(tmp_path / f"{number}.npy")]
         assert_alike(measured(tmp_path, *words), found.metrics)
     grid = measured(tmp_path, *words, "--evaluate.thresholds", "insightface")
-    assert_alike(grid, megaclass.score(model, "set.bin", size=SIZE, thresholds="insightface").metrics)
+    assert_alike(grid, megaclass.evaluate(model, "set.bin", size=SIZE, thresholds="insightface").metrics)
 
 
 def test_embeddings_are_found_by_the_names_of_images(folder, tmp_path):
@@ -114,14 +114,14 @@ def test_embeddings_are_found_by_the_names_of_images(folder, tmp_path):
     found = measured(
         tmp_path, "verification", "images", *words, "--evaluate.pairs", "20", "--evaluate.folds", "2"
     )
-    assert_alike(found, megaclass.score(network(), "images", size=SIZE, **options).metrics)
+    assert_alike(found, megaclass.evaluate(network(), "images", size=SIZE, **options).metrics)
     found = measured(tmp_path, "verification", "images", "--pairs", "pairs.txt", *words)
-    assert_alike(found, megaclass.score(network(), "images", size=SIZE, pairs_file="pairs.txt").metrics)
+    assert_alike(found, megaclass.evaluate(network(), "images", size=SIZE, pairs_file="pairs.txt").metrics)
 
 
 def test_a_loaded_run_is_scored_as_by_the_command(folder, tmp_path):
     for kind, run, path in (("verification", "margin", "set.bin"), ("classification", "linear", "images")):
-        found = megaclass.score(megaclass.load(run, device="cpu", threads=1), path, kind)
+        found = megaclass.evaluate(megaclass.load(run, device="cpu", threads=1), path, kind)
         assert measured(tmp_path, kind, path, "--run-dir", run) == found.metrics
 
 
@@ -141,16 +141,16 @@ def test_the_network_of_an_onnx_file_is_scored_as_the_module_is(folder, tmp_path
     graph = of.make_graph(nodes, "network", [x], [y], weights)
     onnx.save(of.make_model(graph, opset_imports=opset, ir_version=10), str(tmp_path / "x.onnx"))
     found = measured(tmp_path, "verification", "set.bin", "--onnx", str(tmp_path / "x.onnx"))
-    assert_alike(found, megaclass.score(model, "set.bin", size=SIZE).metrics)
+    assert_alike(found, megaclass.evaluate(model, "set.bin", size=SIZE).metrics)
 
 
 def test_a_network_with_its_last_layer_classifies(folder):
     model = network(6)
     rows = embeddings(model, open_dataset("images"))
-    found = megaclass.score(model, "images", "classification", size=SIZE)
+    found = megaclass.evaluate(model, "images", "classification", size=SIZE)
     assert found.metrics["top1"] == (rows.argmax(1) == np.arange(24) // 4).mean()
     classes = [f"n0000000{label}" for label in reversed(range(6))]
-    found = megaclass.score(model, "images", "classification", size=SIZE, classes=classes)
+    found = megaclass.evaluate(model, "images", "classification", size=SIZE, classes=classes)
     assert found.metrics["top1"] == (rows.argmax(1) == 5 - np.arange(24) // 4).mean()
 
 
@@ -179,7 +179,7 @@ def test_weights_of_torchvision_classify_with_their_own_last_layer(folder, tmp_p
     found = measured(tmp_path, "classification", *words)
     options = {"size": tiny.SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     classes = [f"n0000000{9 - label}" for label in range(10)]
-    scored = megaclass.score(classifier, "images", "classification", classes=classes, **options)
+    scored = megaclass.evaluate(classifier, "images", "classification", classes=classes, **options)
     assert found == scored.metrics
     output = tmp_path / "found.jsonl"
     assert main(["predict", *words, "--output", str(output)]) == 0
@@ -235,7 +235,7 @@ def test_what_cannot_be_scored_is_told_in_a_line(folder, classifier, capsys, wor
 )
 def test_what_a_program_asks_wrongly_is_told(folder, settings, message):
     with pytest.raises(UserError) as caught:
-        megaclass.score(network(), "images", size=SIZE, **settings)
+        megaclass.evaluate(network(), "images", size=SIZE, **settings)
     assert message in str(caught.value)
 
 

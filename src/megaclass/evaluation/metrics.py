@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from megaclass.errors import UserError
-from megaclass.evaluate.blocks import my_blocks
-from megaclass.evaluate.pairs import PairSet
+from megaclass.evaluation.blocks import my_blocks
+from megaclass.evaluation.pairs import PairSet
 from megaclass.parallel.groups import all_ranks
 
 FAR_TARGETS = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}  # as results call them

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megaclass.evaluate.blocks import shown
+from megaclass.evaluation.blocks import shown
 from megaclass.parallel.groups import all_ranks, rank, shard_range, together, world_size
 
 logger = logging.getLogger(__name__)

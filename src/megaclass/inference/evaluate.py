@@ -18,9 +18,9 @@ from megaclass.data.dataset import Dataset, image_names
 from megaclass.data.preprocessing import SYMMETRIC, Channels, Preprocessing
 from megaclass.data.verification_bin import VerificationBin
 from megaclass.errors import UserError, lookup
-from megaclass.evaluate import PROTOCOLS, protocol_of
-from megaclass.evaluate.embed import embed, evaluating
-from megaclass.evaluate.evaluators import (
+from megaclass.evaluation import PROTOCOLS, protocol_of
+from megaclass.evaluation.embed import embed, evaluating
+from megaclass.evaluation.evaluators import (
     Evaluation,
     ImageReader,
     build_classifier,
@@ -37,7 +37,7 @@ from megaclass.train.job import image_reader
 KINDS = ("verification", "classification")
 
 
-def score(
+def evaluate(
     model: Model | nn.Module | Callable[[Tensor], Tensor],
     path: str | Path,
     kind: str = "verification",

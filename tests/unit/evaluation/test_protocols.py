@@ -15,9 +15,9 @@ import tiny
 from megaclass.cli import main
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
-from megaclass.evaluate import retrieval
-from megaclass.evaluate.identification import distractor_metrics
-from megaclass.evaluate.retrieval import clustering_nmi, retrieval_metrics
+from megaclass.evaluation import retrieval
+from megaclass.evaluation.identification import distractor_metrics
+from megaclass.evaluation.retrieval import clustering_nmi, retrieval_metrics
 
 
 def made(count, classes, seed=0, noise=1.0):
@@ -31,7 +31,7 @@ def made(count, classes, seed=0, noise=1.0):
 
 @pytest.mark.parametrize("gallery", [False, True])
 def test_retrieval_is_what_scikit_learn_and_the_papers_define(gallery, monkeypatch):
-    monkeypatch.setattr("megaclass.evaluate.blocks._BLOCK_SCORES", 1000)  # many blocks
+    monkeypatch.setattr("megaclass.evaluation.blocks._BLOCK_SCORES", 1000)  # many blocks
     queries, labels = made(120, 50)
     index, index_labels = made(150, 60, seed=1) if gallery else (queries, labels)
     averages, at_r, hits = [], [], []
@@ -71,7 +71,7 @@ def test_nmi_is_that_of_scikit_learn(monkeypatch):
 
 
 def test_a_gallery_is_searched_as_insightface_defines(monkeypatch):
-    monkeypatch.setattr("megaclass.evaluate.blocks._BLOCK_SCORES", 2000)
+    monkeypatch.setattr("megaclass.evaluation.blocks._BLOCK_SCORES", 2000)
     probes, labels = made(300, 60)
     gallery, of_gallery = made(150, 45, seed=1)  # not all probes are of somebody in it
     cosines, right = probes @ gallery.T, labels[:, None] == of_gallery
@@ -86,7 +86,7 @@ def test_a_gallery_is_searched_as_insightface_defines(monkeypatch):
 
 
 def test_distractors_are_what_megaface_defines(monkeypatch):
-    monkeypatch.setattr("megaclass.evaluate.blocks._BLOCK_SCORES", 5000)
+    monkeypatch.setattr("megaclass.evaluation.blocks._BLOCK_SCORES", 5000)
     probes, labels = made(60, 20)
     distractors, _ = made(1200, 400, seed=2)
     order = np.random.default_rng(0).permutation(1200)

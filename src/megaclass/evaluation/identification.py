@@ -13,10 +13,10 @@ from megaclass.data.dataset import Dataset
 from megaclass.data.open import open_dataset
 from megaclass.data.views import ConcatDataset
 from megaclass.errors import UserError
-from megaclass.evaluate.blocks import my_blocks
-from megaclass.evaluate.metrics import BINS, LOW_FAR_TARGETS, binned, of_counts
-from megaclass.evaluate.protocol import Prepared, open_labelled
-from megaclass.evaluate.retrieval import retrieval_metrics
+from megaclass.evaluation.blocks import my_blocks
+from megaclass.evaluation.metrics import BINS, LOW_FAR_TARGETS, binned, of_counts
+from megaclass.evaluation.protocol import Prepared, open_labelled
+from megaclass.evaluation.retrieval import retrieval_metrics
 from megaclass.parallel.groups import all_ranks
 
 OPTIONS = {

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from megaclass.data.imagelist import ImageList
 from megaclass.errors import UserError
-from megaclass.evaluate.pairlists import read_lfw_pairs, write_lfw_pairs
-from megaclass.evaluate.pairs import PairSet
+from megaclass.evaluation.pairlists import read_lfw_pairs, write_lfw_pairs
+from megaclass.evaluation.pairs import PairSet
 
 PAIRS = ["2\t1", "Ann\t1\t2", "Bob\t1\tCy\t12", "Cy\t12\t3", "Ann\t2\tBob\t1"]
 NAMES = ["Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg", "Bob/Bob_0001.jpg", "Cy/Cy_0012.jpg", "Cy/Cy_0003.jpg"]

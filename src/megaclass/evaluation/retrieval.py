@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from megaclass.errors import UserError
-from megaclass.evaluate.blocks import my_blocks
-from megaclass.evaluate.metrics import BINS, binned, of_counts
-from megaclass.evaluate.protocol import Prepared, open_labelled
+from megaclass.evaluation.blocks import my_blocks
+from megaclass.evaluation.metrics import BINS, binned, of_counts
+from megaclass.evaluation.protocol import Prepared, open_labelled
 from megaclass.parallel.groups import all_ranks, on_main_rank
 
 OPTIONS = {"nmi": (False, "NMI of k-means clusters too (needs faiss)")}
@@ -46,7 +46,7 @@ def retrieval_metrics(
     - ``map_at_r``: the same over those among the R nearest, divided by R (Musgrave, Belongie, Lim, ECCV 2020);
     - ``tpir_at_fpir``, with an index: share of queries whose nearest right answer scores above a threshold, which
       FPIR x queries wrong answers of all queries reach, as InsightFace's ijb_1n.py has it; None where that is one or
-      less. Cosines are counted in bins, see :func:`megaclass.evaluate.metrics.all_pairs_tar`;
+      less. Cosines are counted in bins, see :func:`megaclass.evaluation.metrics.all_pairs_tar`;
     - ``queries``: those with a right answer, the others count in nothing but FPIR; ``images`` of the index.
 
     Embeddings are normalised; a wrong answer of the same cosine stands first. Every rank calls it.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from megaclass.errors import UserError
-from megaclass.evaluate.pairs import PairSet, generate_pairs
+from megaclass.evaluation.pairs import PairSet, generate_pairs
 
 
 def labels_of(sizes, seed=0):

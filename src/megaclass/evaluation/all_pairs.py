@@ -7,8 +7,8 @@ import numpy as np
 
 from megaclass.data.open import open_dataset, set_titles, split_paths
 from megaclass.data.views import ConcatDataset
-from megaclass.evaluate.metrics import LOW_FAR_TARGETS, all_pairs_tar
-from megaclass.evaluate.protocol import Prepared
+from megaclass.evaluation.metrics import LOW_FAR_TARGETS, all_pairs_tar
+from megaclass.evaluation.protocol import Prepared
 
 OPTIONS: dict[str, tuple[Any, str]] = {}
 

@@ -23,8 +23,8 @@ from megaclass.data.open import open_dataset, shared_sets, split_paths
 from megaclass.data.verification_bin import VerificationBin
 from megaclass.data.views import Subset
 from megaclass.errors import UserError
-from megaclass.evaluate.embed import embed, evaluating
-from megaclass.evaluate.metrics import (
+from megaclass.evaluation.embed import embed, evaluating
+from megaclass.evaluation.metrics import (
     all_pairs_tar,
     classification_metrics,
     insightface_accuracy,
@@ -33,8 +33,8 @@ from megaclass.evaluate.metrics import (
     topk_counts,
     verification_metrics,
 )
-from megaclass.evaluate.pairlists import open_listed_pairs
-from megaclass.evaluate.pairs import PairSet, generate_pairs
+from megaclass.evaluation.pairlists import open_listed_pairs
+from megaclass.evaluation.pairs import PairSet, generate_pairs
 from megaclass.heads.linear import LinearHead
 from megaclass.parallel import groups
 

@@ -13,7 +13,7 @@ from megaclass.cli import main
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.verification_bin import write_bin
 from megaclass.errors import UserError
-from megaclass.evaluate.evaluators import _trained_labels
+from megaclass.evaluation.evaluators import _trained_labels
 from megaclass.parallel.groups import started
 from megaclass.report.curves import draw_run
 from megaclass.train import loop

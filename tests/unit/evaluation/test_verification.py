@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import KFold
 
 from megaclass.errors import UserError
-from megaclass.evaluate.metrics import (
+from megaclass.evaluation.metrics import (
     all_pairs_tar,
     classification_metrics,
     insightface_accuracy,

@@ -16,7 +16,13 @@ def write(path: Path, program: torch.export.ExportedProgram, about: str, result:
     """Weights stand in the file, or beyond 2 GB, which it cannot hold, in one beside it."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # operators of torchvision that are not used
     made = torch.onnx.export(
-        program, (), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=[result], verbose=False
+        program,
+        (),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=[result],
+        verbose=False,
     )
     assert made is not None
     made.model.metadata_props[METADATA] = about

@@ -39,10 +39,10 @@ def pick_images(given: str, evaluation: str, model: Model) -> tuple[Dataset, str
     """``IMAGES`` images, spread over a set: the one given, that of the run's evaluation, or made ones, of noise; and
     what they are called."""
     if given:
-        return spread(open_images([given]), IMAGES), given
+        return spread(open_images([given])[0], IMAGES), given
     try:
         if evaluation:
-            return spread(open_images([str(split_paths(evaluation)[0])]), IMAGES), evaluation
+            return spread(open_images([str(split_paths(evaluation)[0])])[0], IMAGES), evaluation
     except UserError:
         pass  # it lay where the run was trained
     draw, (height, width) = np.random.default_rng(0), (model.preprocessing.height, model.preprocessing.width)

@@ -129,7 +129,7 @@ def _to_int8(
     model: Model, network: Network, path: Path, options: Options, evaluation: str, say: Say
 ) -> dict[str, Any]:
     """Quantise the file, and measure what that takes from the accuracy."""
-    images = spread(open_images([options.calibrate]), options.calibration_images)
+    images = spread(open_images([options.calibrate])[0], options.calibration_images)
     at = options.evaluate or evaluation
     before = _accuracy(path, at) if at else None
     batches = pixels(model, images, 1)

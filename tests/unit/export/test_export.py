@@ -1,0 +1,115 @@
+"""An exported network is the model, says what it is, and appears whole or not at all."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import megaclass
+import tiny
+from megaclass.cli import main
+from megaclass.data.records.reader import RecordDataset
+from megaclass.export import parity
+from megaclass.inference.load import open_model
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("export")
+    for kind in ("margin", "linear"):
+        head = {"kind": kind} if kind == "linear" else {"scale": 16.0}
+        sections = {"run": {"output": str(root / kind)}, "head": head}
+        assert main(["train", tiny.recipe(root, **sections)]) == 0
+    return root
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("kind", "form", "suffix", "words"),
+    [
+        ("margin", "onnx", ".onnx", []),
+        ("linear", "onnx", ".onnx", ["--preprocess"]),
+        ("margin", "openvino", ".xml", ["--preprocess"]),
+        ("linear", "openvino", ".xml", ["--half", "--result", "embeddings"]),
+    ],
+)
+def test_a_network_that_is_loaded_again_says_the_same(runs, tmp_path, kind, form, suffix, words):
+    pytest.importorskip("onnxscript" if form == "onnx" else form)
+    output = tmp_path / f"model{suffix}"
+    images = ["--images", str(runs / "records")]
+    assert main(["export", form, str(runs / kind), str(output), "--licence", "MIT", *images, *words]) == 0
+    report = json.loads((tmp_path / f"model{suffix}.json").read_text())
+    assert report["parity"]["images"] > 1 and report["parity"]["of"] == str(runs / "records")
+    ours, theirs = (megaclass.load(source, device="cpu", threads=1) for source in (runs / kind, output))
+    assert theirs.about.licence == "MIT"
+    if "--preprocess" not in words:
+        assert theirs.preprocessing == ours.preprocessing
+    records = RecordDataset(runs / "records")
+    paths = [tmp_path / f"{index}.jpg" for index in range(3)]  # any number of images
+    for index, path in enumerate(paths):
+        path.write_bytes(records.read(index).encoded)
+    for images in (paths[:1], paths):
+        if kind == "linear" and "--result" not in words:
+            assert theirs.classes == ours.classes
+            found, expected = ([g.score for g in model.classify(images)[0]] for model in (theirs, ours))
+        else:
+            found, expected = theirs.embed(images), ours.embed(images)
+        np.testing.assert_allclose(found, expected, atol=0.01 if "--half" in words else 1e-5)
+
+
+def test_a_pt2_is_a_program_of_pytorch_alone(runs, tmp_path):
+    output = tmp_path / "model.pt2"
+    assert main(["export", "pt2", str(runs / "margin"), str(output)]) == 0
+    stored = {"megaclass": ""}
+    program = torch.export.load(output, extra_files=stored).module()
+    model = open_model(runs / "margin", "best", {})
+    p = json.loads(stored["megaclass"])["preprocessing"]
+    images = torch.randn(3, 3, p["height"], p["width"])
+    with torch.inference_mode():
+        torch.testing.assert_close(program(images), model.backbone.eval()(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.long
+def test_int8_comes_with_its_accuracy_before_and_after(runs, tmp_path):
+    pytest.importorskip("nncf")
+    output, records = tmp_path / "model.xml", str(runs / "records")
+    words = ["--int8", "--calibrate", records, "--calibration-images", "4", "--evaluate", records]
+    assert main(["export", "openvino", str(runs / "linear"), str(output), *words]) == 0
+    report = json.loads((tmp_path / "model.xml.json").read_text())
+    assert report["calibration"]["images"] == 4 and report["accuracy"]["measure"] == "top-1"
+    assert 0 <= report["accuracy"]["int8"] <= 1 and report["parity_int8"]["cosine_mean"] > 0.97
+    assert report["parity_int8"] != report["parity"]
+    assert "FakeQuantize" in output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["onx", "margin", "m.onnx"], "did you mean 'onnx'"),
+        (["pt2", "margin", "m.onnx"], "does not end with .pt2"),
+        (["pt2", "margin", "there.pt2"], "there.pt2 exists"),
+        (["pt2", "nowhere", "m.pt2"], "no model there"),
+        (["pt2", "margin", "m.pt2", "--result", "logits"], "no linear head"),
+        (["pt2", "margin", "m.pt2", "--int8", "--calibrate", "records"], "--int8 goes with"),
+        (["openvino", "margin", "m.xml", "--int8"], "--calibrate"),
+        (["arcface_torch", "margin", "m"], "arcface_torch has no network"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
+    runs, tmp_path, monkeypatch, capsys, words, part
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.pt2").touch()
+    source = str(runs / words[1])
+    assert main(["export", words[0], source, *words[2:]]) == 2
+    told = capsys.readouterr().err
+    assert part in told and told.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["there.pt2"]
+
+
+def test_an_export_that_differs_is_not_left(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(parity.LIMITS, "fp32", ("cosine_min", 1.1))
+    assert main(["export", "pt2", str(runs / "margin"), str(tmp_path / "model.pt2")]) == 2
+    assert "the export is not the model" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -281,7 +281,11 @@ def cases(options: Any) -> list[InferCase]:
     # `bench train --mode val` has not all of these flags, nor has a suite.
     if accuracy := getattr(options, "accuracy", ""):
         open_images(accuracy)
-    given: dict[str, Any] = {"epochs": timed_epochs(options), "settings": [options.settings]}
+    given: dict[str, Any] = {
+        "epochs": timed_epochs(options),
+        "settings": [options.settings],
+        "accuracy": [accuracy],
+    }
     if getattr(options, "in_turns", False):  # the others are implementations
         given |= {"engine": options.engine[:1], "precision": options.precision[:1]}
     return cases_of(InferCase, options, **given)

@@ -136,9 +136,11 @@ def _threshold(model: "Model | None", far: str, verify: str) -> tuple[float | No
         if far or verify:
             raise UserError("--far: of which model? name it by --run-dir, or give --threshold")
         return None, ""
+    from megaclass.inference.embedding import metadata
+
+    found, where = model.thresholds, metadata(model)["model"]
     if not (far or verify):
-        return model.threshold, f"best accuracy of {model.source}"
-    found, where = model.thresholds, model.source
+        return model.threshold, "" if model.threshold is None else f"best accuracy of {where}"
     if verify:
         from megaclass.config import from_mapping
         from megaclass.evaluation.evaluators import build_verifier
@@ -150,7 +152,7 @@ def _threshold(model: "Model | None", far: str, verify: str) -> tuple[float | No
         raise UserError(
             f"--far {far}: not known of {where} (but {', '.join(found) or 'none'}); take one, or --threshold"
         )
-    return found[far], f"FAR {far} on {where}"
+    return found[far], f"FAR {far} on {Path(where).name}"
 
 
 def _add(options: argparse.Namespace, load: "Callable[[], Model]") -> int:

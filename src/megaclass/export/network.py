@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from megaclass import __version__
 from megaclass.errors import UserError
 from megaclass.heads.linear import LinearHead
+from megaclass.inference.embedding import metadata as embedding_metadata
 from megaclass.inference.model import Model
 from megaclass.inference.runtimes import RuntimeBackbone
 from megaclass.results.machine import snapshot
@@ -78,8 +79,10 @@ def metadata(model: Model, network: Network, licence: str) -> dict[str, Any]:
     if not classifies:  # no names of the identities that it was trained on travel along
         kept = about.evaluation if about.kind == "identity" else {}
         changes |= {"kind": "identity", "classes": None, "num_classes": 0, "evaluation": kept}
-    about = dataclasses.replace(about, **changes)
+    identity = embedding_metadata(model)
+    about = dataclasses.replace(about, fingerprint="" if classifies else identity["fingerprint"], **changes)
     return about.to_json() | {
+        "model": identity["model"],
         "threshold": about.threshold,
         "thresholds": about.thresholds,
         "normalised": network.result == "embeddings",

@@ -17,7 +17,7 @@ class About:
     """kind: ``identity``, of a margin head, whose embeddings are compared, or ``classification``, of a linear head.
 
     flip: the embedding of the mirrored image is added. evaluation: what was measured of these very weights, as in
-    result.json: the metrics of ``kind``.
+    result.json: the metrics of ``kind``. fingerprint: of an exported file, that of the model it came from.
     """
 
     kind: str
@@ -28,6 +28,7 @@ class About:
     flip: bool = False
     recipe: str = ""
     licence: str = ""
+    fingerprint: str = ""
     evaluation: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,6 +64,7 @@ class About:
             "classes": classes is None
             or (isinstance(classes, list) and all(isinstance(c, str) for c in classes) and len(classes) == number),
             "flip": isinstance(about.flip, bool),
+            "fingerprint": isinstance(about.fingerprint, str),
             "evaluation": isinstance(about.evaluation, dict)
             and all(isinstance(v, float | int) for v in about.thresholds.values())
             and isinstance(about.threshold, float | int | None),

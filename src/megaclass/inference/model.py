@@ -80,11 +80,15 @@ class Model:
 
     def embed(self, images: Any) -> np.ndarray:
         """L2-normalised embeddings, fp32 (N, D): their products are cosines. Of one image, N is 1."""
+        self.require_embeddings()
+        return F.normalize(self._features(images)).numpy()
+
+    def require_embeddings(self) -> None:
+        """UserError for the export of a classifier, which gives logits."""
         if isinstance(self.head, GivenLogits):
             raise UserError(
-                f"{self.source}: gives classes alone, no embeddings; load the run, or a bundle of it"
+                f"{self.source}: gives classes alone, no embeddings; take the run, or a bundle of it"
             )
-        return F.normalize(self._features(images)).numpy()
 
     def classify(self, images: Any, top: int = 5) -> list[list[Guess]]:
         """The ``top`` best classes of each image, the best first: by probability, or by the cosine of class centres.

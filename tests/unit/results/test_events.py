@@ -292,17 +292,6 @@ def test_a_damaged_log_that_cannot_be_set_aside_is_left_alone(path, monkeypatch)
     )
 
 
-def test_lines_before_the_damage_that_cannot_be_copied_are_told(path, monkeypatch):
-    write(path, RUN)
-    garbage(path)
-    monkeypatch.setattr(
-        "megaclass.results.events.write_whole",
-        lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")),
-    )
-    with EventWriter(path, resumed_from_step=40) as writer:
-        assert writer.set_aside.endswith("with the lines before that, which cannot be copied (full)")
-
-
 def test_events_of_earlier_checkpoints_are_read(path):
     write(path, [START, CheckpointEvent(step=1, path="c", stall_s=0.1, seconds=2.0)])
     lines = path.read_text().splitlines()

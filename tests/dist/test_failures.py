@@ -173,15 +173,14 @@ def test_an_environment_that_describes_no_job(tmp_path, monkeypatch, capsys, cha
     assert len(told) == 1 and line in told[0]
 
 
-@pytest.mark.parametrize(("rank", "status", "line"), [(0, 2, "is taken by another"), (1, 75, "does not answer as")])
-def test_a_stranger_at_the_port(tmp_path, rank, status, line):
+def test_a_stranger_at_the_port(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         words = ["train", tiny.recipe(tmp_path), "--run.timeout_s", "1"]
-        variables = meeting(rank, 2, str(stranger.getsockname()[1]))
+        variables = meeting(0, 2, str(stranger.getsockname()[1]))
         process = start_command(words, tmp_path / "errors", variables)
         process.join(timeout=40)
     told = (tmp_path / "errors").read_text().splitlines()
-    assert process.exitcode == status and line in told[-1], told
+    assert process.exitcode == 2 and "is taken by another" in told[-1], told
 
 
 # -- ranks that were started differently -------------------------------------------------------------

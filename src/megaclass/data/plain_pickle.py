@@ -20,7 +20,7 @@ class RefusedError(Exception):
 
 
 def load(content: bytes) -> Any:
-    """The object in a pickle: bytes, str, numbers, lists, tuples, whatever else Python builds without a name, and Array.
+    """The object in a pickle: bytes, text, numbers, lists, tuples, all else that Python builds without a name; Array.
 
     Text of Python 2 is bytes, as with ``encoding="bytes"``. Raises RefusedError for a pickle that names anything else,
     is damaged, or ends early.

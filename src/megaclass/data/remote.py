@@ -176,9 +176,9 @@ def _require_room(url: str, cache: Path, size: int) -> None:
         limit = float(stated) * 1e9 - sum(_sizes(cache).values()) if stated else room
     except ValueError:
         raise UserError(f"MEGACLASS_CACHE_GB: {stated!r} is no number of gigabytes") from None
-    if size > min(room, limit):
+    if size > (left := max(0, min(room, limit))):
         raise UserError(
-            f"{url}: {in_bytes(size)} are to be fetched, and {cache} has room for {in_bytes(max(0, min(room, limit)))}; "
+            f"{url}: {in_bytes(size)} are to be fetched, and {cache} has room for {in_bytes(left)}; "
             "remove sets there that are not in use, or set MEGACLASS_CACHE_GB, or MEGACLASS_CACHE to another disk"
         )
 

@@ -13,11 +13,10 @@ import torch
 
 import tiny
 from megaclass.cli import main
-from megaclass.config import load_recipe, values
-from megaclass.errors import LOST_RANK_STATUS, LostRankError, UserError
+from megaclass.config import load_recipe
+from megaclass.errors import LOST_RANK_STATUS, LostRankError
 from megaclass.models import registry
 from megaclass.parallel import groups
-from megaclass.parallel.agreement import facts_of_config
 from megaclass.parallel.groups import World
 from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
 from megaclass.results.rundir import choose
@@ -184,45 +183,6 @@ def test_a_stranger_at_the_port(tmp_path):
 
 
 # -- ranks that were started differently -------------------------------------------------------------
-
-DIFFERENT = {
-    "run.seed": 1, "run.deterministic": True, "run.log_every": 7, "run.checkpoint_every": 3, "run.keep_last": 5,
-    "run.max_skipped": 3, "data.num_classes": 6, "data.image_size": 24, "data.global_batch_size": 6,
-    "data.accumulation": 2, "data.orientations": 2, "data.normalise": "imagenet", "data.on_error": "skip",
-    "augment.flip": True, "model.width": 16, "model.dropout": 0.1, "head.m2": 0.3, "head.scale": 8.0,
-    "head.sample_rate": 0.5, "head.precision": "bf16", "optim.lr": 0.2, "optim.momentum": 0.5,
-    "optim.weight_decay": 0.1, "schedule.steps": 9, "precision.compute": "bf16", "evaluate.batch_size": 8,
-}  # fmt: skip
-
-
-def start_differently(rank, ports, folder):
-    told = []
-    for (key, value), port in zip(DIFFERENT.items(), ports, strict=True):
-        os.environ |= meeting(rank, 2, port)
-        section, name = key.split(".")
-        config = tiny.config(folder, **({section: {name: value}} if rank else {}))
-        try:
-            with groups.started("cpu", 60.0, facts=facts_of_config(config)):
-                told.append("they have started")
-        except UserError as error:
-            told.append(str(error))
-    (folder / f"told-{rank}").write_text("\n".join(told))
-
-
-def test_each_setting_that_differs_is_named_on_both_ranks(tmp_path):
-    tiny.config(tmp_path)  # writes the data
-    ports = [free_port() for _ in DIFFERENT]
-    ranks = [SERVER.Process(target=start_differently, args=(rank, ports, tmp_path)) for rank in (0, 1)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=100)
-    first, second = ((tmp_path / f"told-{rank}").read_text().splitlines() for rank in (0, 1))
-    assert first == second and len(first) == len(DIFFERENT)
-    alike = values(tiny.config(tmp_path))
-    for line, (key, value) in zip(first, DIFFERENT.items(), strict=True):
-        assert f"{key} is {alike[key]} on rank 0 and {value} on rank 1" in line
-
 
 @pytest.mark.parametrize(
     ("words", "line"),

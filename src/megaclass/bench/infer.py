@@ -297,7 +297,7 @@ def implementations(case: InferCase, options: Any) -> list[Implementation]:
 
     from megaclass.bench.engines import missing
 
-    if not options.in_turns:
+    if not getattr(options, "in_turns", False):  # a suite has no such flag
         return [Implementation(missing=missing(case))]
     pairs = itertools.product(options.engine, options.precision)
     variants = [{"engine": engine, "precision": number_type} for engine, number_type in pairs]

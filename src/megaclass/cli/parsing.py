@@ -166,7 +166,9 @@ def stored_config(run_dir: str) -> Config:
         return load_recipe(str(run / "config.toml"), stored=True)
     if path.exists() or "://" in run_dir:
         return Config()
-    raise UserError(f"--run-dir: {run_dir} is no run; name the directory of one, such as runs/mine-001")
+    raise UserError(
+        f"--run-dir: {run_dir} is no run, it holds no config.toml; name the directory of one, such as runs/mine-001"
+    )
 
 
 def new_file(name: str, option: str = "--output", suffixes: Sequence[str] = ()) -> Path | None:

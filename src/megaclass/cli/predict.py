@@ -44,8 +44,8 @@ def predict(words: list[str]) -> int:
     from megaclass.inference.images import find_images
     from megaclass.inference.predict import Names
 
-    images = find_images(options.images)
     model = model_asked(parser, options, given)
+    images = find_images(options.images)
     shown, damaged = _run(model, images, Names(model, options.names), options.top, output)
     if sheet and shown:
         _draw(sheet, model, images, shown)

@@ -159,7 +159,7 @@ def test_without_fit_the_cases_are_as_published(on):
         (["arcface-a100", "--whole-job"], "--fit"),
         (["arcface-a100", "--data-root", "nowhere"], "nowhere"),
         (["arcface-a100", "--storage", "int4"], "int8"),
-        (["resnet50-nvidia", "--engine", "tensorrt"], "eager"),
+        (["resnet50-nvidia", "--engine", "tensorflow"], "eager"),
     ],
 )
 def test_what_makes_no_sense(words, part):

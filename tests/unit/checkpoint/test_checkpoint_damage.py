@@ -120,7 +120,7 @@ def test_what_was_verified_is_not_read_twice(victim, monkeypatch):
 def sign(path, content):
     """Write a manifest as somebody would who knows the format."""
     content.pop("crc32", None)
-    (path / manifest.NAME).write_text(json.dumps({**content, "crc32": manifest._crc32(content)}))
+    (path / manifest.NAME).write_text(json.dumps({**content, "crc32": manifest.checksum(content)}))
 
 
 def resign(path):

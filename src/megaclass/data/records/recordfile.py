@@ -139,6 +139,9 @@ def read_index(path: Path) -> Index:
 
 
 def scan(file: RecordFile) -> Index:
-    """All records of a file, for want of an index, with their places as keys. Empty if there is none."""
-    offsets_N = recordio.find_records(file.words_W)
-    return Index(np.arange(len(offsets_N)), offsets_N)
+    """All records of a file, for want of an index. Empty if there is none."""
+    words_W = file.words_W
+    offsets_N = recordio.find_records(words_W)
+    # Writers of face sets give a record its key as its id, and put record 0 behind the images.
+    ids_N = recordio.ids_in_some_order(words_W, offsets_N)
+    return Index(np.arange(len(offsets_N)) if ids_N is None else ids_N, offsets_N)

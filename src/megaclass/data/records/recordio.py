@@ -119,6 +119,17 @@ def peek(words_W: np.ndarray, offsets_N: np.ndarray) -> tuple[np.ndarray, np.nda
     return image_bytes_N, first_N, word(9).view(np.float32)
 
 
+def ids_in_some_order(words_W: np.ndarray, offsets_N: np.ndarray) -> np.ndarray | None:
+    """The ids of sound records, int64 of shape (N,), if they are 0..N-1, each once; None if they are not."""
+    count, word = len(offsets_N), _words_after(words_W, offsets_N)
+    ids_N = word(4)
+    if (ids_N >= count).any() or word(5).any() or ((word(1) & MAX_LENGTH) < HEADER.size).any():
+        return None
+    seen_N = np.zeros(count, bool)
+    seen_N[ids_N] = True
+    return ids_N.astype(np.int64) if seen_N.all() else None
+
+
 def _words_after(words_W: np.ndarray, offsets_N: np.ndarray) -> Callable[[int], np.ndarray]:
     """Gives a word of each record by its number, or the last of the file where it ends before."""
     at_N = offsets_N // 4

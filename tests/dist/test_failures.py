@@ -82,18 +82,6 @@ def test_a_killed_rank_is_restarted_and_the_curve_goes_on(failed, tmp_path, monk
     assert [loss for _, loss in told] == pytest.approx(alone[:RAISED_AT], rel=1e-4)
 
 
-def test_a_kill_while_the_settings_are_written_leaves_no_strange_files(tmp_path, monkeypatch):
-    config = tiny.config(tmp_path)
-    directory = choose(config, resume=True)
-    with directory.locked(), pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", lambda *names: (_ for _ in ()).throw(KeyboardInterrupt))
-        directory.write_config(config, ["a name"])
-    assert any(directory.path.iterdir()) and not directory.config.exists()
-    with choose(config, resume=True).locked():
-        directory.write_config(config, ["a name"])
-    assert load_recipe(str(directory.config)).head == config.head and directory.read_classes() == ["a name"]
-
-
 # -- ranks that fall silent ---------------------------------------------------------------------------
 
 

@@ -160,18 +160,6 @@ def test_the_exit_status(files, tmp_path, later, options, status):
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), *options]) == status
 
 
-def test_rows_that_somebody_wrote_command_no_terminal(files, capsys):
-    def bad(n, **fields):
-        case = {"recipe": "\x1b]0;title\x07\u202e", "\x1b[2Jkey": f"\x1b[31m{n}"}
-        return row(implementation=f"a\x1b[31mb{n}", case=case, step_ms={"p50": 1.0}, **fields)
-
-    earlier = files("a.jsonl", bad(1), bad(2), bad(3), row(batch=16, step_ms={"p50": 1.0}))
-    gone = lost(implementation="a\x1b[31mb2", case=bad(2).case)
-    assert main(["compare", earlier, files("b.jsonl", bad(1), gone)]) == 0
-    out = capsys.readouterr().out
-    assert "31mb" in out and "key" in out and all(c.isprintable() or c == "\n" for c in out)
-
-
 @pytest.mark.parametrize(
     ("flag", "text"),
     [("--fail-if-slower", "5"), ("--fail-if-more-memory", "nan%"), ("--fail-if-slower", "x%")],

@@ -189,10 +189,15 @@ class ImageReader:
             yield self.to_input(batch.images)
 
     def features(self, backbone: nn.Module, images_BCHW: Tensor) -> Tensor:
-        """What the backbone gives, fp32 (B, D), computed as in training."""
+        """What the backbone gives, fp32 (B, D), computed as in training. UserError where it is anything else."""
         with self.precision():
-            features_BD: Tensor = backbone(images_BCHW)
-        return features_BD.float()
+            found = backbone(images_BCHW)
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images_BCHW):
+            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(
+                f"the model gives {given} for {len(images_BCHW)} images, not a row of numbers for each"
+            )
+        return found.float()
 
 
 def tell_of_overlap(

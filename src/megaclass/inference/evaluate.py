@@ -142,7 +142,8 @@ class _StoredRows(ImageReader):
     def batches(self, dataset: Dataset, start: int, stop: int) -> Iterator[Tensor]:
         rows_N = self._rows(dataset)[start:stop]
         for first in range(0, len(rows_N), self.batch_size):
-            yield torch.from_numpy(self.stored.embeddings[rows_N[first : first + self.batch_size]])
+            rows_BD = self.stored.embeddings[rows_N[first : first + self.batch_size]]
+            yield torch.from_numpy(rows_BD.astype(np.float32))
 
     def _rows(self, dataset: Dataset) -> np.ndarray:
         """The row of each image: by its name where both sides have names, else by its number. int64 (N,)."""

@@ -177,6 +177,9 @@ def _checked(
         raise ValueError("there are no embeddings: floats (N, D)")
     count = len(embeddings)
     names = [str(row) for row in range(count)] if names is None else names
+    for texts in (names, classes or []):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("names and classes are no texts")
     if len(names) != count or (
         labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu")
     ):

@@ -6,12 +6,17 @@ import math
 import cv2
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 
+import megaclass
+import tiny
 from megaclass.cli import main
 from megaclass.evaluation.ijb import LooseCrops
+from megaclass.inference.images import Pictures
 
 SUBJECTS, TEMPLATES, COLUMNS = 20, 60, 12
+POINTS = (45.0, 52.0, 72.0, 47.0, 62.0, 71.0, 49.0, 94.0, 76.0, 89.0)
 PARTS = (slice(0, 9), slice(9, SUBJECTS), slice(SUBJECTS, None))  # templates of the galleries, and probes
 
 
@@ -46,7 +51,7 @@ def made(tmp_path_factory):
         "face_tid_mid.txt",
         [(f"{i}.jpg", *row) for i, row in enumerate(zip(template_N, media_N, strict=True))],
     )
-    write("name_5pts_score.txt", [(f"{i}.jpg", *range(10), score) for i, score in enumerate(score_N)])
+    write("name_5pts_score.txt", [(f"{i}.jpg", *POINTS, score) for i, score in enumerate(score_N)])
     write("template_pair_label.txt", pairs)
     for name, part in zip(("gallery_G1", "gallery_G2", "probe_mixed"), PARTS, strict=True):
         lines = [
@@ -57,10 +62,10 @@ def made(tmp_path_factory):
     return root, template_N, media_N, score_N, rows_ND, pairs, dict(zip(number_T, subject_T, strict=True))
 
 
-def evaluated(root, *words, status=0):
+def evaluated(root, *words, status=0, rows=""):
     output = root / "found.json"
     output.unlink(missing_ok=True)
-    words = ["evaluate", "ijb", str(root), "--embeddings", str(root / "rows.npy"), *words]
+    words = ["evaluate", "ijb", str(root), "--embeddings", str(rows or root / "rows.npy"), *words]
     assert main([*words, "--output", str(output)]) == status
     return json.loads(output.read_text())["ijb"] if status == 0 else None
 
@@ -120,12 +125,39 @@ def test_a_crop_is_turned_to_the_points_of_the_template(tmp_path):
     assert np.abs(crops.orient(0, photograph)[30:-30, 30:-30].astype(int) - face[30:-30, 30:-30]).mean() < 1
 
 
+def test_photographs_are_cropped_embedded_and_scored(made, tmp_path):
+    """The whole way from a directory as published is that of embeddings made one by one."""
+    root, template_N = made[:2]
+    (root / "loose_crop").mkdir()
+    photographs = np.random.default_rng(1).integers(0, 255, (len(template_N), 8, 8, 3)).astype(np.uint8)
+    crops = LooseCrops(root, [], np.array([POINTS]).reshape(1, 5, 2), (tiny.SIZE, tiny.SIZE))
+    seen = []
+    for number, small_HWC in enumerate(photographs):
+        image_HWC = cv2.resize(small_HWC, (110, 120))
+        cv2.imwrite(
+            str(root / f"loose_crop/{number}.jpg"), image_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100]
+        )
+        stored_HWC = cv2.imread(str(root / f"loose_crop/{number}.jpg"), cv2.IMREAD_COLOR_RGB)
+        seen.append(crops.orient(0, stored_HWC))
+    run = ["--run-dir", str(tmp_path / "run"), "--output", str(tmp_path / "found.json")]
+    assert main(["train", tiny.recipe(tmp_path, evaluate={"flip": True})]) == 0
+    assert main(["evaluate", "ijb", str(root), *run]) == 0
+    model = megaclass.load(tmp_path / "run", device="cpu", threads=1)
+    rows = torch.cat([rows_BD for _, rows_BD in model.stream(Pictures(seen))])
+    np.save(tmp_path / "rows.npy", rows)
+    expected = evaluated(root, rows=tmp_path / "rows.npy")
+    found = json.loads((tmp_path / "found.json").read_text())["ijb"]
+    assert found["auc"] == pytest.approx(expected["auc"], abs=1e-4)
+    assert found["rank"] == expected["rank"] and found["tar_at_far"].keys() == expected["tar_at_far"].keys()
+    assert 0.2 < found["auc"] < 0.8 and len(template_N) == len(rows)
+
+
 BROKEN = [
     ("face_tid_mid.txt", lambda text: text.replace(" ", " x", 1), "damaged (could not convert"),
     ("name_5pts_score.txt", lambda text: text.split("\n", 1)[1], "bring both as published"),
     (
         "name_5pts_score.txt",
-        lambda text: text.replace(" 3 ", " ", 1),
+        lambda text: text.replace(" 94.0 ", " ", 1),
         "damaged (invalid column index 11 at row 1",
     ),
     ("template_pair_label.txt", lambda text: text + "99999 99998 1\n", "template 99999 has no images"),

@@ -239,6 +239,12 @@ def test_what_a_program_asks_wrongly_is_told(folder, settings, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("function", [lambda x: x, lambda x: x.flatten(1)[:1], lambda x: (x.flatten(1),)])
+def test_a_function_that_gives_no_row_an_image_is_told_so(folder, function):
+    with pytest.raises(UserError, match=r"the model gives .* for \d+ images, not a row of numbers for each"):
+        megaclass.evaluate(function, "set.bin", size=SIZE)
+
+
 # -- trained on, and evaluated ---------------------------------------------------------------------------
 
 

@@ -69,6 +69,7 @@ def claiming(shape):
         (claiming((1 << 40, 512)), "cannot be read as embeddings"),
         (saved(embeddings=ROWS[0]), "there are no embeddings"),
         (saved(embeddings=ROWS, names=np.array(["one"])), "not those of 7 embeddings"),
+        (saved(embeddings=ROWS, names=np.arange(7)), "names and classes are no texts"),
         (saved(embeddings=ROWS, labels=LABELS, classes=np.array(["x"])), "beyond the classes"),
         (saved(embeddings=np.where(np.arange(7)[:, None] == 3, np.nan, ROWS)), "row 3 is zero or not finite"),
         (saved(embeddings=ROWS)[:-200], "cannot be read as embeddings"),

@@ -13,10 +13,11 @@ import torch
 
 import tiny
 from megaclass.cli import main
-from megaclass.config import load_recipe
-from megaclass.errors import LOST_RANK_STATUS, LostRankError
+from megaclass.config import load_recipe, values
+from megaclass.errors import LOST_RANK_STATUS, LostRankError, UserError
 from megaclass.models import registry
 from megaclass.parallel import groups
+from megaclass.parallel.agreement import facts_of_config
 from megaclass.parallel.groups import World
 from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
 from megaclass.results.rundir import choose
@@ -80,6 +81,18 @@ def test_a_killed_rank_is_restarted_and_the_curve_goes_on(failed, tmp_path, monk
     directory, _ = loop.run(tiny.config(tmp_path, **SETTINGS), World(0, 1, torch.device("cpu")))
     alone = [event.loss for event in read_events(directory.events) if isinstance(event, StepEvent)]
     assert [loss for _, loss in told] == pytest.approx(alone[:RAISED_AT], rel=1e-4)
+
+
+def test_a_kill_while_the_settings_are_written_leaves_no_strange_files(tmp_path, monkeypatch):
+    config = tiny.config(tmp_path)
+    directory = choose(config, resume=True)
+    with directory.locked(), pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *names: (_ for _ in ()).throw(KeyboardInterrupt))
+        directory.write_config(config, ["a name"])
+    assert any(directory.path.iterdir()) and not directory.config.exists()
+    with choose(config, resume=True).locked():
+        directory.write_config(config, ["a name"])
+    assert load_recipe(str(directory.config)).head == config.head and directory.read_classes() == ["a name"]
 
 
 # -- ranks that fall silent ---------------------------------------------------------------------------
@@ -160,17 +173,57 @@ def test_an_environment_that_describes_no_job(tmp_path, monkeypatch, capsys, cha
     assert len(told) == 1 and line in told[0]
 
 
-def test_a_stranger_at_the_port(tmp_path):
+@pytest.mark.parametrize(("rank", "status", "line"), [(0, 2, "is taken by another"), (1, 75, "does not answer as")])
+def test_a_stranger_at_the_port(tmp_path, rank, status, line):
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         words = ["train", tiny.recipe(tmp_path), "--run.timeout_s", "1"]
-        variables = meeting(0, 2, str(stranger.getsockname()[1]))
+        variables = meeting(rank, 2, str(stranger.getsockname()[1]))
         process = start_command(words, tmp_path / "errors", variables)
         process.join(timeout=40)
     told = (tmp_path / "errors").read_text().splitlines()
-    assert process.exitcode == 2 and "is taken by another" in told[-1], told
+    assert process.exitcode == status and line in told[-1], told
 
 
 # -- ranks that were started differently -------------------------------------------------------------
+
+DIFFERENT = {
+    "run.seed": 1, "run.deterministic": True, "run.log_every": 7, "run.checkpoint_every": 3, "run.keep_last": 5,
+    "run.max_skipped": 3, "data.num_classes": 6, "data.image_size": 24, "data.global_batch_size": 6,
+    "data.accumulation": 2, "data.orientations": 2, "data.normalise": "imagenet", "data.on_error": "skip",
+    "augment.flip": True, "model.width": 16, "model.dropout": 0.1, "head.m2": 0.3, "head.scale": 8.0,
+    "head.sample_rate": 0.5, "head.precision": "bf16", "optim.lr": 0.2, "optim.momentum": 0.5,
+    "optim.weight_decay": 0.1, "schedule.steps": 9, "precision.compute": "bf16", "evaluate.batch_size": 8,
+}  # fmt: skip
+
+
+def start_differently(rank, ports, folder):
+    told = []
+    for (key, value), port in zip(DIFFERENT.items(), ports, strict=True):
+        os.environ |= meeting(rank, 2, port)
+        section, name = key.split(".")
+        config = tiny.config(folder, **({section: {name: value}} if rank else {}))
+        try:
+            with groups.started("cpu", 60.0, facts=facts_of_config(config)):
+                told.append("they have started")
+        except UserError as error:
+            told.append(str(error))
+    (folder / f"told-{rank}").write_text("\n".join(told))
+
+
+def test_each_setting_that_differs_is_named_on_both_ranks(tmp_path):
+    tiny.config(tmp_path)  # writes the data
+    ports = [free_port() for _ in DIFFERENT]
+    ranks = [SERVER.Process(target=start_differently, args=(rank, ports, tmp_path)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=100)
+    first, second = ((tmp_path / f"told-{rank}").read_text().splitlines() for rank in (0, 1))
+    assert first == second and len(first) == len(DIFFERENT)
+    alike = values(tiny.config(tmp_path))
+    for line, (key, value) in zip(first, DIFFERENT.items(), strict=True):
+        assert f"{key} is {alike[key]} on rank 0 and {value} on rank 1" in line
+
 
 @pytest.mark.parametrize(
     ("words", "line"),

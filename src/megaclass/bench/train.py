@@ -24,6 +24,7 @@ from megaclass.bench.case import (
 )
 from megaclass.bench.flags import cases_of, counts, names
 from megaclass.bench.head import RanksCase, libraries
+from megaclass.bench.infer import InferCase
 from megaclass.bench.peers import LOOPS, implementation, peer_flags, peers_asked
 from megaclass.bench.recipes import (
     ITERATIONS,
@@ -33,6 +34,7 @@ from megaclass.bench.recipes import (
     check_settings,
     classes_of,
     config_of,
+    open_images,
     timed_epochs,
 )
 from megaclass.bench.timing import beside_limits, epoch_measures, measure
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from megaclass.parallel.groups import World
     from megaclass.plan.memory import Job
     from megaclass.plan.speed import Fit
+
+MODES = ("train", "val", "train_val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,20 +158,39 @@ def measures(name: str, case: TrainCase, turns: Answers, limits: list[dict[str, 
     return found | {"work": work, "result": {"final_loss": turns[-1][0]["loss"]}}
 
 
-def cases(options: Any) -> list[TrainCase]:
-    """Every combination of the lists. UserError: options that make no sense."""
+def cases(options: Any) -> list[Any]:
+    """Every combination of the lists; with ``--mode`` inference too. UserError: options that make no sense."""
     check_settings(TrainCase, [*options.settings, *swept(options.set)])
     if options.one_at_a_time and not options.set:
         raise UserError("--one-at-a-time goes with --set section.key=VALUE,VALUE")
+    if (options.set or options.peer) and options.mode != "train":
+        raise UserError(f"--set and --peer are of training: they go with --mode train, not {options.mode}")
     if (options.set or options.peer) and options.output.endswith(".json"):
         raise UserError("--set and --peer: a report in .json has one place a case; name a file in .jsonl")
     if options.batch_size and options.global_batch_size != [0]:
         raise UserError("--batch-size is of each device, --global-batch-size of all of them: give one")
     common = {"epochs": timed_epochs(options), "settings": [options.settings]}
+    found: list[Any] = []
+    if options.mode != "val":
+        if not options.batch_size:
+            found = cases_of(TrainCase, options, **common)
+        else:
+            each = cases_of(TrainCase, options, **common, global_batch_size=options.batch_size)
+            found = [replace(case, global_batch_size=case.global_batch_size * case.ranks) for case in each]
+    return found + (_inference(options, common) if options.mode != "train" else [])
+
+
+def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
+    """The same networks without training, on one device: NVIDIA's ``--mode val``."""
     if not options.batch_size:
-        return cases_of(TrainCase, options, **common)
-    each = cases_of(TrainCase, options, **common, global_batch_size=options.batch_size)
-    return [replace(case, global_batch_size=case.global_batch_size * case.ranks) for case in each]
+        raise UserError(f"--mode {options.mode}: inference needs --batch-size, of a device")
+    if options.mode == "val" and (options.world_size, options.simulate_ranks) != ([1], [1]):
+        raise UserError("--mode val measures one device: leave out -n and --simulate-ranks")
+    if options.data != SYNTHETIC:
+        open_images(options.data)
+    return cases_of(
+        InferCase, options, **common, num_classes=options.num_classes[:1], engine=["eager"], accuracy=[""]
+    )
 
 
 def implementations(case: TrainCase, options: Any) -> list[Implementation]:
@@ -248,6 +271,8 @@ def flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     batch = "images of a step on each device, instead of --global-batch-size"
     add("-b", "--batch-size", type=counts, default=[], metavar="LIST", help=batch)
+    mode = "train, val (inference, as `bench infer` measures it) or train_val"
+    add("--mode", default="train", choices=MODES, help=mode)
     peer_flags(parser, LOOPS)
     values = "section.key=LIST: values of a setting that take turns; given again: all combinations"
     add("--set", action="append", default=[], help=values)

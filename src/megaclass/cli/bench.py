@@ -52,7 +52,7 @@ def _run(benchmark: Benchmark, words: list[str]) -> list[Any]:
         nvidia.check_report(asked, [one.case for one in found])
     rows = _measured(found, options)
     if as_nvidia:
-        nvidia.write_report(asked, rows)
+        nvidia.write_report(asked, rows, options.mode)
         tell(f"report in {asked}")
     if benchmark.name == "stability":
 

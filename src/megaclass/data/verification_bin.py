@@ -18,6 +18,8 @@ from megaclass.files import read_regular
 
 # The first protocol that holds bytes as they are: InsightFace's load_bin reads it in any Python 3.
 PROTOCOL = 4
+# Any image file has more: what a file can cost to open is bounded by its size.
+_LEAST_BYTES = 32
 # It is read whole; the largest public sets have a tenth of it.
 MAX_BYTES = 1 << 30
 
@@ -52,8 +54,12 @@ class VerificationBin:
         except RefusedError as refused:
             raise UserError(f"{self.path}: not read as a verification set: {refused}") from None
         number_of: dict[bytes, int] = {}
-        found = [number_of.setdefault(bytes(image), len(number_of)) for image in images]
-        self._images, numbers = list(number_of), np.array(found, np.int64)
+        known: dict[int, int] = {}  # by identity: what is mentioned again and again is looked at once
+        for image in images:
+            if id(image) not in known:
+                known[id(image)] = number_of.setdefault(bytes(image), len(number_of))
+        self._images = list(number_of)
+        numbers = np.array([known[id(image)] for image in images], np.int64)
         self.positions = np.unique(numbers, return_index=True)[1]
         self.first, self.second = numbers[0::2], numbers[1::2]
 
@@ -88,7 +94,7 @@ def _images_and_answers(content: Any) -> tuple[list[bytes | bytearray], np.ndarr
         for image in images
     ]
     for position, image in enumerate(stored):
-        if type(image) not in (bytes, bytearray) or not image:
+        if type(image) not in (bytes, bytearray) or len(image) < _LEAST_BYTES:
             raise RefusedError(f"image {position} is no encoded image: bytes, or a uint8 array of them")
     return stored, np.array(same, dtype=np.bool_)
 

@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch.distributed.rendezvous import rendezvous
 
-from megaclass.errors import AgreedError, LostRankError, UserError
+from megaclass.errors import LOST_RANK_STATUS, AgreedError, LostRankError, UserError
 from megaclass.parallel.agreement import difference
 
 _LOOK_AGAIN_S = 0.5
@@ -169,9 +170,32 @@ def is_loss(error: RuntimeError) -> bool:
 
 
 def _meet(here: Place, timeout: datetime.timedelta) -> Meeting:
-    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    with _ending_where_nobody_answers(here, timeout):
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
     name = _name_attempt(store, size) if rank == 0 else _learn_name(store, rank, timeout)
     return Meeting(name, rank, size, dist.PrefixStore(name, store))
+
+
+@contextlib.contextmanager
+def _ending_where_nobody_answers(here: Place, timeout: datetime.timedelta) -> Iterator[None]:
+    """PyTorch waits without limit for the first word of what listens at the port, whatever that is."""
+
+    def end() -> None:
+        line = (
+            f"megaclass: rank {here.rank} of {here.size} did not meet the others: what listens at {here.host}:"
+            f"{here.port} does not answer as their store does (run.timeout_s {timeout.total_seconds():g})\n"
+        )
+        os.write(2, line.encode())
+        os._exit(LOST_RANK_STATUS)  # the thread that waits cannot be told
+
+    timer = threading.Timer(timeout.total_seconds() + _READ_S, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _name_attempt(store: dist.Store, size: int) -> str:

@@ -57,7 +57,7 @@ class RunLog:
         self._task = self._bar.add_task("", total=job.total_steps)
         self._file = _appended(directory.log if is_main else Path(os.devnull))
         self._writer = events.EventWriter(directory.events, resumed_from, is_main, self._caution)
-        self._is_main, self._suspects_told = is_main, 0
+        self._is_main, self._suspects_told, self._is_moved = is_main, 0, False
         self._tracking: Tracking | None = None
         if is_main:
             before = self._writer.last_start
@@ -179,6 +179,12 @@ class RunLog:
         relative = str(found.path.relative_to(self.directory.path))
         numbers = {"stall_s": found.stall_s, "seconds": found.seconds}
         self._writer.write(events.CheckpointEvent(step=found.step, path=relative, **numbers))
+        if self._is_main and not self._is_moved and not self.directory.config.exists():
+            self._is_moved = True
+            self.warn(
+                f"{self.directory.path} was moved or deleted; from now on its checkpoints lie in a new one there: "
+                "move them to the old one to resume it"
+            )
 
     def suspect(self, found: Suspect | None) -> None:
         """Note which samples a step had whose loss or gradient went wrong, and tell of it the first time."""

@@ -83,7 +83,7 @@ def test_a_recipe_of_ones_own_has_the_classes_of_its_data(tmp_path):
 
 
 def test_the_flags_of_nvidias_script_mean_what_they_mean_there():
-    words = "-n 1,4,8 -b 512 --dtype float16 -i 500 -e 3 -w 1 --num-examples 32000"
+    words = "-n 1,4,8 -b 512 --dtype float16 -i 500 -e 3 -w 1 --num-examples 32000 --mode train"
     found = cases("train", *words.split())
     assert [(case.world_size, case.global_batch_size) for case in found] == [(1, 512), (4, 2048), (8, 4096)]
     assert {(case.precision, case.iterations, case.epochs, case.warmup) for case in found} == {
@@ -99,6 +99,10 @@ def test_the_flags_of_nvidias_script_mean_what_they_mean_there():
     assert [(case.world_size, case.global_batch_size) for case in found] == [(1, 64), (2, 64)]
     found = cases("train", "--simulate-ranks", "1,2,8", "-b", "4")
     assert [(case.simulate_ranks, case.global_batch_size) for case in found] == [(1, 4), (2, 8), (8, 32)]
+    (case,) = cases("train", "--mode", "val", "-b", "2", "--num-classes", "10")
+    assert case.benchmark == "infer" and case.num_classes == 10 and case.batch_size == 2
+    both = cases("train", "--mode", "train_val", "-b", "2,4")
+    assert [case.benchmark for case in both] == ["train", "train", "infer", "infer"]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +111,8 @@ def test_the_flags_of_nvidias_script_mean_what_they_mean_there():
         (["--backbone", "iresnet51"], "iresnet50"),
         (["-e", "1", "-w", "1"], "--epochs"),
         (["-b", "8", "--global-batch-size", "8"], "--batch-size"),
+        (["--mode", "val"], "--batch-size"),
+        (["--mode", "val", "-b", "2", "-n", "2"], "one device"),
         (["--evaluate.task", "verification"], "evaluates nothing"),
         (["--sample-rate", "2"], "--sample-rate: 2"),
         (["--data.image_size", "32"], "--image-size"),
@@ -115,9 +121,11 @@ def test_the_flags_of_nvidias_script_mean_what_they_mean_there():
         (["--set", "optim.lr=high"], "optim.lr: 'high'"),
         (["--set", "data.accumulation=3", "-b", "4"], "data.accumulation"),
         (["--set", "precision.compute=fp32"], "--dtype"),
+        (["--set", "optim.lr=1", "--mode", "val", "-b", "1"], "--mode"),
         (["--set", "optim.lr=1,2", "-o", "report.json"], ".jsonl"),
         (["--one-at-a-time"], "--set"),
         (["--peer", "arcface_torch", "--peer-path", "nowhere"], "backbones/__init__.py"),
+        (["--peer", "pytorch", "--mode", "train_val", "-b", "1"], "--mode"),
     ],
 )
 def test_what_makes_no_sense(words, part):

@@ -59,4 +59,4 @@ def test_the_help_of_a_command_is_short_and_has_all_on_demand(capsys):
             main(["bench", "train", word])
     short, whole = capsys.readouterr().out.split("usage:")[1:]
     assert len(short.splitlines()) < 100 and "--optim.lr" not in short and "--help-all" in short
-    assert "--optim.lr" in whole and "--set" in whole
+    assert "--optim.lr" in whole and "--mode" in whole

@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from megaclass.data.pack.packer import pack
 from megaclass.data.records.reader import RecordDataset
@@ -128,25 +130,38 @@ def broken_header(block: bytes) -> bytes:
 
 GOOD = member("a/1.jpg")
 END = bytes(1024)
+PAX_SPARSE = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
 CUT, HEADER = "cannot be read as a tar", "no sound tar header at byte"
-LONG = {"type": tarfile.GNUTYPE_LONGNAME}
+PAX, LONG = {"type": tarfile.XHDTYPE}, {"type": tarfile.GNUTYPE_LONGNAME}
 NO_FILE = "which is a link or a device"
 HOSTILE = {
     "empty file": (b"", HEADER),
     "no tar": (b"This is no tar at all. " * 100, "no sound tar header at byte 0"),
     "no end": (GOOD, f"{HEADER} 1,536"),
     "cut header": (GOOD + GOOD[:300], f"{HEADER}|has no end mark at byte"),
+    "cut member": (GOOD + member("a/2.jpg")[:600], CUT),
     "damaged header": (GOOD + broken_header(GOOD) + END, f"{HEADER}|has no end mark"),
     "joined": (GOOD + END + GOOD + END, "goes on behind its end mark"),
     "parent": (GOOD + member("a/../../2.jpg") + END, r"a/\.\./\.\./2\.jpg, which has a name that leads out"),
     "absolute": (GOOD + member("/etc/2.jpg") + END, "/etc/2.jpg, which has a name that leads out"),
     "not UTF-8": (GOOD + member("a/\udce9t\udce9.jpg") + END, "has a name that is no UTF-8"),
     "symlink": (GOOD + member("a/2.jpg", b"", type=tarfile.SYMTYPE) + END, NO_FILE),
+    "unknown type": (GOOD + member("a/2.jpg", b"", type=b"Q") + END, rf"{NO_FILE} \(type b'Q'\)"),
+    "sparse": (GOOD + member("a/2.jpg", b"", type=tarfile.GNUTYPE_SPARSE) + END, "a sparse file"),
+    "pax sparse": (GOOD + member("x", PAX_SPARSE, **PAX) + member("a/2.jpg") + END, "a sparse file"),
     "size beyond": (GOOD + member("a/2.jpg", b"", size=1 << 40) + END, CUT),
+    "negative size": (GOOD + member("a/2.jpg", b"", size=-1024) + END, "states -1,024 bytes"),
+    "negative extension": (GOOD + member("x", b"", size=-1024, **LONG) + END, "an extended header of"),
+    "pax size": (GOOD + member("x", b"18 size=999999999\n", **PAX) + member("a/2.jpg") + END, CUT),
+    "pax size of words": (GOOD + member("x", b"13 size=many\n", **PAX) + member("a/2.jpg") + END, HEADER),
+    "pax damaged": (GOOD + member("x", b"999 path=b\n", **PAX) + GOOD + END, "no UTF-8"),
+    "pax huge": (GOOD + member("x", b"x" * (1 << 17), **PAX) + END, "an extended header of 131,072 bytes"),
+    "headers without end": (GOOD + member("x", b"y" * 512, **LONG) * 2000 + END, "recursion depth"),
     "long name out": (GOOD + member("x", b"../../2.jpg\0", **LONG) + member("b") + END, "leads out"),
     "twice": (GOOD + GOOD + END, "holds a/1.jpg twice"),
     "no images": (member("a/1.txt") + END, r"holds no images; \.jpg"),
     "nested damage": (GOOD + member("b.tar", GOOD[:700]) + END, f"in.tar/b.tar {CUT}"),
+    "nested parent": (GOOD + member("b.tar", member("../c.jpg") + END) + END, r"in.tar/b.tar has ../c.jpg, which has"),
     "nested twice":
         (GOOD + member("b.tar", member("c.tar", member("d.jpg") + END) + END) + END,
          r"b\.tar/c\.tar is compressed, or in a tar within a tar"),
@@ -187,3 +202,47 @@ def test_a_tar_that_is_cut_while_it_is_packed_ends_the_work(tmp_path):
     ):
         pack(path, tmp_path / "out", on_error="skip", workers=1, progress=cut)
     assert not list((tmp_path / "out").iterdir())
+
+
+SOUND = tar(
+    {"a/1.jpg": IMAGE, "b.tar": tar({"2.jpg": IMAGE, "ü" * 60 + ".jpg": IMAGE}), "c/" + "x" * 120: b"note"},
+    format=tarfile.PAX_FORMAT,
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=2000,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    database=None,
+)
+@given(
+    edits=st.lists(
+        st.tuples(
+            st.integers(0, len(SOUND) // 512 - 1), st.integers(0, 511), st.binary(min_size=1, max_size=12)
+        ),
+        max_size=4,
+    ),
+    mended=st.booleans(),
+    cut=st.none() | st.integers(0, len(SOUND)),
+)
+@example(edits=[(0, 124, b"\x80\0\0\0\0\0\0\0\x7f\xff\xff\xff")], mended=True, cut=None)
+@example(edits=[(0, 124, b"\xff" * 12)], mended=True, cut=None)
+def test_any_damage_to_a_tar_is_a_user_error_or_sound_members(tmp_path, edits, mended, cut):
+    content = bytearray(SOUND)
+    for block, at, value in edits:
+        where = 512 * block + at
+        content[where : where + len(value)] = value[: len(content) - where]
+        if mended:  # a header that a hostile hand wrote has a sound checksum
+            header = content[512 * block : 512 * block + 512]
+            header[148:156] = b" " * 8
+            content[512 * block + 148 : 512 * block + 156] = b"%06o\0 " % sum(header)
+    path = tmp_path / "in.tar"
+    path.write_bytes(bytes(content[:cut]))
+    try:
+        pack(path, tmp_path / "out", on_error="skip")
+    except UserError as error:
+        assert "\n" not in str(error)
+    for left in (tmp_path / "out").glob("*"):
+        left.unlink()
+    assert {left.name for left in tmp_path.iterdir()} <= {"in.tar", "out"}

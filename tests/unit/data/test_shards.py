@@ -89,6 +89,7 @@ SAMPLE = [("a.jpg", b"image"), ("a.cls", b"1")]
         ([*SAMPLE, ("../b.jpg", b"x")], {}, "leads out of the archive"),
         ([*SAMPLE, ("b.jpg", b"")], {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "link or a device"),
         ([*SAMPLE, ("b.jpg", b"x")], {"size": 1 << 40}, "damaged or cut short"),
+        ([*SAMPLE, ("b.jpg", b"x")], {"type": tarfile.XHDTYPE, "size": 1 << 30}, "extended header"),
     ],
 )
 def test_a_tar_that_is_damaged_or_of_another_kind_is_one_line(tmp_path, files, changes, message):

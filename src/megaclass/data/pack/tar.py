@@ -26,6 +26,7 @@ from megaclass.errors import UserError, first_line, printable
 
 logger = logging.getLogger(__name__)
 
+MAX_EXTENSION = 1 << 16  # bytes of a long name or of pax headers; names end at some 4,096
 _AFTER_END = 1 << 16  # bytes looked at behind an end: archives are padded to 10,240
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError)
@@ -123,7 +124,7 @@ class _RefusedError(Exception):
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is never passed over in silence."""
+    """A header that is refused before anything is read by what it claims, and never passed over in silence."""
 
     @classmethod
     def fromtarfile(cls, archive: Any) -> Any:
@@ -138,6 +139,22 @@ class _Header(tarfile.TarInfo):
                 f"has no sound tar header at byte {at:,} ({error}): damaged or cut short; copy it again"
             ) from None
 
+    def _proc_member(self, archive: Any) -> Any:
+        """Tarfile reads extended headers into memory, whatever size they state."""
+        if not self.isreg() and not 0 <= self.size <= MAX_EXTENSION:
+            raise _RefusedError(
+                f"has an extended header of {self.size:,} bytes at byte {archive.offset:,}, the limit is "
+                f"{MAX_EXTENSION:,}; make the archive anew"
+            )
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+    def _refuse_sparse(self, *_: Any) -> Any:
+        raise _RefusedError(
+            f"has {printable(self.name)}, a sparse file, which cannot be packed; pack the folder"
+        )
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
 
 class _Archive(tarfile.TarFile):
     tarinfo = _Header
@@ -147,7 +164,7 @@ class _Archive(tarfile.TarFile):
 def members(file: IO[bytes], where: str, start: int = 0, directory: str = "") -> Iterator[Member]:
     """The files of an archive as they lie, without hidden ones; those of tars in it, ``start`` and ``directory``, too.
 
-    Raises UserError for links and devices, names that leave the archive or are no UTF-8, sizes that
+    Raises UserError for links, devices and sparse files, names that leave the archive or are no UTF-8, sizes that
     do not fit, damaged headers, and what follows the end.
     """
     with _told(where):

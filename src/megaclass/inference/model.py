@@ -186,12 +186,6 @@ class Model:
             )
         for start in range(0, self.num_classes, _BLOCK_CENTRES):
             centres_TD = self.rows(start, min(start + _BLOCK_CENTRES, self.num_classes))
-            if not (sums_T := centres_TD.sum(1)).isfinite().all():
-                broken = start + int((~sums_T.isfinite()).nonzero()[0])
-                raise UserError(
-                    f"{self.source}: the centre of class {broken} is not finite, as after a run that diverged; name an "
-                    "earlier one (--checkpoint step-NNNNNNNN)"
-                )
             yield start, F.normalize(centres_TD.to(device))
 
     def _features(self, images: Any) -> Tensor:

@@ -165,34 +165,19 @@ CASES = {
     "a named pipe in a folder of images, packed": Case(in_folder(pipe, *PACK), ONE_PIPE),
     "the same, left out by --on-error skip": Case(in_folder(pipe, *PACK, "--on-error", "skip"), ONE_PIPE, 0),
     "a named pipe in a folder of images, looked at": Case(in_folder(pipe, "data", "info"), "damaged", 0),
-    "a named pipe in a folder of images, staged": Case(in_folder(pipe, "data", "stage", "out"), "it is a pipe"),
-    "a named pipe in a folder of images, split": Case(
-        in_folder(pipe, "data", "split", "out", "--share", "0.5"), ONE_PIPE
-    ),
     "a named pipe in a folder of images, trained on": Case(
         lambda folder: ["train", tiny.recipe(folder), "--data.source", "folder", "--data.path",
                         *in_folder(pipe)(folder)],
         ONE_PIPE,
     ),
     "an image that is a link to /dev/zero, checked": Case(in_folder(zero, "data", "check"), DEVICE, 1),
-    "an image that is a link to /dev/zero, staged": Case(in_folder(zero, "data", "stage", "out"), DEVICE),
     "an .idx that is a pipe": Case(in_records("train.idx", pipe), "train.idx cannot be read: it is a pipe"),
-    "an .idx that is a link to /dev/zero": Case(in_records("train.idx", zero), DEVICE),
     "an .idx of a terabyte": Case(in_records("train.idx", huge), TOO_LARGE),
     "a property file that is a pipe": Case(in_records("property", pipe), "'classes,height,width'"),
-    "a property file that is a link to /dev/zero": Case(in_records("property", zero), "'classes,height,width'"),
     "a classes.txt that is a pipe": Case(in_records("classes.txt", pipe), "it is a pipe"),
-    "a classes.txt of a terabyte": Case(in_records("classes.txt", huge), TOO_LARGE),
-    "a .bin that is a pipe": Case(with_file(pipe, "x.bin", *EVALUATE), "it is a pipe"),
     "a .bin that is a link to /dev/zero": Case(with_file(zero, "x.bin", *EVALUATE), DEVICE),
-    "a .bin of a terabyte": Case(with_file(huge, "x.bin", *EVALUATE), TOO_LARGE),
     "a list of pairs that is a pipe": Case(with_file(pipe, "pairs.txt", *PAIRS), "it is a pipe"),
-    "a list of pairs that is a link to /dev/zero": Case(with_file(zero, "pairs.txt", *PAIRS), DEVICE),
     "a file of labels that is a pipe": Case(with_file(pipe, "labels.txt", *LABELS), "it is a pipe"),
-    "a file of labels that is a link to /dev/zero": Case(with_file(zero, "labels.txt", *LABELS), DEVICE),
-    "a file of class names that is a pipe": Case(
-        with_file(pipe, "names.txt", "data", "pack", "set", "out", "--classes", "FILE"), "it is a pipe"
-    ),
     "a table of a terabyte": Case(with_file(huge, "x.csv", "data", "pack", "FILE", "out"), TOO_LARGE),
     "an .npz that is none": Case(with_file(huge, "x.npz", "data", "pack", "FILE", "out"), "numpy.savez"),
     "centres that are a pipe": Case(
@@ -202,11 +187,9 @@ CASES = {
     "a recipe of a terabyte": Case(with_file(huge, "x.toml", "train", "FILE"), TOO_LARGE),
     "a recipe of 98 kB with one key of 49,000 parts": Case(toml(".".join(49_000 * ["a"]) + "=1"), "64 dots"),
     "a recipe with a name of 90 kB": Case(toml(f"recipe = '{90_000 * 'x'}'"), "set --run.output"),
-    "a recipe that names a directory elsewhere": Case(toml("recipe = '../x'"), "set --run.output"),
     "escapes in the name of a recipe": Case(lambda folder: ["train", f"{NASTY}.toml"], "no such file"),
     "escapes in a path": Case(trained("--data.path", f"no{NASTY}"), "no such file"),
     "escapes in names of files, looked at": Case(nasty_folder("data", "info"), "left out", 0),
-    "escapes in names of files, checked": Case(nasty_folder("data", "check"), "damaged", 1),
     "escapes in names of files, left out of a pack": Case(
         nasty_folder("data", "pack", "outNASTY", "--on-error", "skip"), "packed 16 images", 0
     ),
@@ -222,15 +205,10 @@ CASES = {
     "the directory of a run that is no UTF-8, resumed": Case(resumed, "continuing at step 1 of 2", 0),
     "a recipe whose file name is no UTF-8": Case(nasty_recipe, "r\\udcff-001", 0),
     "a model.width of a million": Case(trained("--model.width", "1000000"), "lower"),
-    "a model.embedding_dim of a billion": Case(trained("--model.embedding_dim", "1000000000"), "lower"),
     "a global batch of a hundred million": Case(
         trained("--data.global_batch_size", "100000000"), "data.global_batch_size"
     ),
-    "4,096 images of 2,048 pixels": Case(
-        trained("--data.image_size", "2048", "--data.global_batch_size", "4096"), "data.image_size"
-    ),
     "a billion classes": Case(synthetic("--data.num_classes", "1000000000"), "classes"),
-    "a trillion classes": Case(synthetic("--data.num_classes", "1000000000000"), "classes"),
     "a linear head of a trillion classes": Case(
         synthetic("--data.num_classes", "1000000000000", "--head.kind", "linear"), "classes"
     ),

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megaclass.config import Config
+from megaclass.export import onnx
 from megaclass.export.quantise import quantise
 from megaclass.heads.linear import LinearHead
 from megaclass.inference import runtimes
@@ -153,10 +154,7 @@ def _exported(
     scorer.backbone.to(scorer.dtype)
     with tempfile.TemporaryDirectory() as directory, torch.no_grad():
         path = Path(directory) / "model.onnx"
-        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["result"]}
-        program = torch.onnx.export(scorer, (images_BCHW,), dynamo=True, verbose=False, **names)
-        assert program is not None
-        program.save(path)
+        onnx.write(path, torch.export.export(scorer, (images_BCHW,)), "", "result")
         if case.precision == "int8":
             path = quantise(path, calibration(), transformer=case.backbone.startswith("vit"))
         numbers = "tf32" if case.tf32 else case.precision

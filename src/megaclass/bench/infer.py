@@ -278,11 +278,10 @@ def cases(options: Any) -> list[InferCase]:
     check_settings(InferCase, list(options.settings))
     if options.data != SYNTHETIC:
         open_images(options.data)
-    # `bench train --mode val` has not all of these flags, nor has a suite.
-    if accuracy := getattr(options, "accuracy", ""):
-        open_images(accuracy)
+    if options.accuracy:
+        open_images(options.accuracy)
     given: dict[str, Any] = {"epochs": timed_epochs(options), "settings": [options.settings]}
-    if getattr(options, "in_turns", False):  # the others are implementations
+    if options.in_turns:  # the others are implementations
         given |= {"engine": options.engine[:1], "precision": options.precision[:1]}
     return cases_of(InferCase, options, **given)
 
@@ -298,7 +297,7 @@ def implementations(case: InferCase, options: Any) -> list[Implementation]:
 
     from megaclass.bench.engines import missing
 
-    if not getattr(options, "in_turns", False):
+    if not getattr(options, "in_turns", False):  # a suite has no such flag
         return [Implementation(missing=missing(case))]
     pairs = itertools.product(options.engine, options.precision)
     variants = [{"engine": engine, "precision": number_type} for engine, number_type in pairs]

@@ -188,7 +188,9 @@ def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
         raise UserError("--mode val measures one device: leave out -n and --simulate-ranks")
     if options.data != SYNTHETIC:
         open_images(options.data)
-    return cases_of(InferCase, options, **common, num_classes=options.num_classes[:1], engine=["eager"])
+    return cases_of(
+        InferCase, options, **common, num_classes=options.num_classes[:1], engine=["eager"], accuracy=[""]
+    )
 
 
 def implementations(case: TrainCase, options: Any) -> list[Implementation]:

@@ -1,13 +1,14 @@
 """``megaclass export``: a trained model for other programs."""
 
 import os
-from pathlib import Path
 
 from megaclass.cli.common import tell
 from megaclass.cli.parsing import make_parser, new_file, parse
 from megaclass.errors import UserError, lookup
 
-_SOURCE = "run directory, or one checkpoint; backbone and arcface_torch take files of arcface_torch too"
+_SOURCE = (
+    "run directory, one checkpoint, or a bundle; of backbone and arcface_torch files of arcface_torch instead"
+)
 
 
 def export(words: list[str]) -> None:
@@ -34,7 +35,6 @@ def export(words: list[str]) -> None:
                 "the network takes uint8 (batch, height, width, 3), RGB, and normalises itself",
             ),
             "images": ("", "to compare on; else those of the run's evaluation, or made ones"),
-            "half": (False, "openvino: store weights in 16 bits"),
             "int8": (False, "onnx, openvino: 8-bit weights and activations, by NNCF"),
             "calibrate": (
                 "",
@@ -64,5 +64,5 @@ def export(words: list[str]) -> None:
     }
     asked["which"] = asked.pop("checkpoint")
     assert output is not None
-    write(options.format, Path(options.source), output, Options(**asked), tell)
+    write(options.format, options.source, output, Options(**asked), tell)
     tell(f"wrote {output}")

@@ -136,21 +136,21 @@ def _threshold(model: "Model | None", far: str, verify: str) -> tuple[float | No
         if far or verify:
             raise UserError("--far: of which model? name it by --run-dir, or give --threshold")
         return None, ""
-    if not (far or verify):
-        return model.threshold, f"best accuracy of {model.source}"
-    found, where = model.thresholds, model.source
-    if verify:
-        from megaclass.config import from_mapping
-        from megaclass.evaluation.evaluators import build_verifier
+    from megaclass.inference.embedding import metadata
 
-        config, where = from_mapping({"evaluate": {"flip": model.about.flip}}, complete=False), verify
-        metrics = build_verifier(config, Path(verify), model.reader)(model.backbone, None).metrics
-        found = {name: cosine for name, cosine in metrics["threshold_at_far"].items() if cosine is not None}
+    found, where = model.thresholds, metadata(model)["model"]
+    if not (far or verify):
+        return model.threshold, "" if model.threshold is None else f"best accuracy of {where}"
+    if verify:
+        from megaclass.inference.evaluate import evaluate
+
+        where, measured = verify, evaluate(model, verify, episodes=0).metrics["threshold_at_far"]
+        found = {name: cosine for name, cosine in measured.items() if cosine is not None}
     if far not in found:
         raise UserError(
             f"--far {far}: not known of {where} (but {', '.join(found) or 'none'}); take one, or --threshold"
         )
-    return found[far], f"FAR {far} on {where}"
+    return found[far], f"FAR {far} on {Path(where).name}"
 
 
 def _add(options: argparse.Namespace, load: "Callable[[], Model]") -> int:

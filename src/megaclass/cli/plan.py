@@ -24,7 +24,6 @@ def plan(words: list[str]) -> int:
             "classes": ("0", "of the data, where the recipe does not say; with K, M or B"),
             "samples": ("0", "images of an epoch, where the recipe does not say"),
             "picture": ("", "draw memory by part into this file (.png, .svg)"),
-            "json": (False, "as JSON"),
         },
     )
     config, options = configured(
@@ -63,28 +62,24 @@ def plan(words: list[str]) -> int:
     samples = number("samples") or (data.num_samples if data.source == "synthetic" else 0)
     fit = fit_of(read_rows(rows), rows, device.kind, compute) if rows else None
     found = Plan.of(job, device, samples, fit)
-    _show(found, options.json)
+    _show(found)
     if options.picture:
         with whole_file("--picture", picture) as file:
             _draw(found, file, picture.suffix[1:])
     return 0 if found.fits else 1
 
 
-def _show(found: Any, as_json: bool) -> None:
+def _show(found: Any) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
-    if as_json:
-        console.print_json(data=found.as_dict())
-        return
     table = Table(
         title=Text(found.title), title_justify="left", title_style="bold", box=None, show_header=False
     )
     for cells in found.lines():
         table.add_row(*map(Text, cells))
-    console.print(table)
+    Console(highlight=False).print(table)
 
 
 def _draw(found: Any, file: Path, kind: str) -> None:

@@ -2,14 +2,12 @@
 
 The files lie in a directory named by the address and what the store says of them, so that what changes in
 the store is another set, and one that is there never changes. A file gets its name when it is whole: a fetch that was
-broken off goes on with those that are missing. Beside the directory is a lock file: locked by the process that fetches,
-shared by all that read the set; its time is that of the last use.
+broken off goes on with those that are missing. Beside the directory is a lock file, locked by the process that fetches.
 """
 
 import base64
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import logging
@@ -28,7 +26,7 @@ from megaclass.data.folder import IMAGE_SUFFIXES
 from megaclass.data.shards import braces
 from megaclass.data.threads import in_order
 from megaclass.errors import UserError, first_line, in_bytes
-from megaclass.files import cache_directory
+from megaclass.files import cache_directory, locked
 
 _URL = r"(?:s3|gs|hf|https?|memory):/+[^/:]*(?::\d+)?(?:/[^:]*)?"  # of its slashes a Path has lost one; \d: a port
 _ACCESS = {
@@ -42,7 +40,6 @@ _RECORDS = ("train.rec", "train.idx", "property", "classes.txt")
 _VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "Last-Modified", "LastModified", "mtime", "created")
 _LOOKS, _MOST_FILES, _LEAST_FILES, _MOST_BYTES = 16, 64, 4, 1 << 28  # at once
 _TELL_S = 15.0
-_held: list[contextlib.ExitStack] = []  # shared locks, until this process ends
 
 
 class _File(NamedTuple):
@@ -68,22 +65,16 @@ def local(path: str | Path) -> Path:
 
 @functools.cache
 def _fetched(url: str) -> Path:
-    with _told(url), contextlib.ExitStack() as held:
+    with _told(url):
         store, name, files = _list(url)
         key = hashlib.sha256(f"{url} {files}".encode(errors="surrogateescape")).hexdigest()[:16]
         home = cache_directory() / "remote" / key
         home.parent.mkdir(parents=True, exist_ok=True)
-        lock, root = held.enter_context(home.with_suffix(".lock").open("a")), home / name
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        while _missing(root, files):
-            fcntl.flock(lock, fcntl.LOCK_UN)  # some network file systems would wait for two that want more
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        root = home / name
+        with locked(home.with_suffix(".lock")):
             if missing := _missing(root, files):  # no other process has fetched them meanwhile
-                _make_room(url, home, _bytes(files), _bytes(missing))
+                _require_room(url, home.parent, _bytes(missing))
                 _fetch(url, store, missing, root)
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        os.utime(lock.fileno())
-        _held.append(held.pop_all())
     return root / next(iter(files)) if url.lower().endswith(_ONE_FILE) and "{" not in url else root
 
 
@@ -178,26 +169,17 @@ def _missing(root: Path, files: dict[str, _File]) -> dict[str, _File]:
     return {name: file for name, file in files.items() if here.get(name) != file.size}
 
 
-def _make_room(url: str, home: Path, total: int, left: int) -> None:
-    """Take the sets that were used longest ago out of the cache, until there is room. What is in use stays."""
-    locks = sorted(home.parent.glob("*.lock"), key=lambda lock: lock.stat().st_mtime)
-    others = {lock: sum(_sizes(lock.with_suffix("")).values()) for lock in locks if lock.stem != home.name}
-    room = shutil.disk_usage(home.parent).free + sum(others.values()) + total - left
-    stated = os.environ.get("MEGACLASS_CACHE_GB")
+def _require_room(url: str, cache: Path, size: int) -> None:
+    """UserError where so many bytes more do not fit the disk, or the limit that was set for the cache."""
+    room, stated = shutil.disk_usage(cache).free, os.environ.get("MEGACLASS_CACHE_GB")
     try:
-        limit = min(room, float(stated) * 1e9) if stated else room / 2
+        limit = float(stated) * 1e9 - sum(_sizes(cache).values()) if stated else room
     except ValueError:
         raise UserError(f"MEGACLASS_CACHE_GB: {stated!r} is no number of gigabytes") from None
-    for lock in list(others):
-        if total <= limit < total + sum(others.values()):
-            with lock.open("a") as theirs, contextlib.suppress(BlockingIOError):
-                fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                del others[lock]
-    if total + (used := sum(others.values())) > limit:
+    if size > (left := max(0, min(room, limit))):
         raise UserError(
-            f"{url} has {in_bytes(total)}; the cache {home.parent} may have {in_bytes(limit)}, and others take "
-            f"{in_bytes(used)} of it; set MEGACLASS_CACHE_GB, or MEGACLASS_CACHE to another disk"
+            f"{url}: {in_bytes(size)} are to be fetched, and {cache} has room for {in_bytes(left)}; "
+            "remove sets there that are not in use, or set MEGACLASS_CACHE_GB, or MEGACLASS_CACHE to another disk"
         )
 
 

@@ -52,6 +52,10 @@ def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
     listed = f"{start}template_pair_label.txt"
     pairs_P3 = _table(listed, (0, 1, 2))
     pairs_P2, same_P = _places(pairs_P3[:, :2], templates_T, listed), pairs_P3[:, 2] == 1
+    if set(np.unique(pairs_P3[:, 2])) != {0, 1}:
+        raise UserError(
+            f"{listed}: the third number is 1 for pairs of one person, 0 for others, and there are both"
+        )
     searched = [*sorted(meta.glob("ijb?_1N_gallery_*.csv")), *meta.glob("ijb?_1N_probe_mixed.csv")]
     if len(searched) not in (0, 3):
         raise UserError(

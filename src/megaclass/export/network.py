@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from megaclass import __version__
 from megaclass.errors import UserError
 from megaclass.heads.linear import LinearHead
+from megaclass.inference.embedding import metadata as embedding_metadata
 from megaclass.inference.model import Model
 from megaclass.inference.runtimes import RuntimeBackbone
 from megaclass.results.machine import snapshot
@@ -78,8 +79,10 @@ def metadata(model: Model, network: Network, licence: str) -> dict[str, Any]:
     if not classifies:  # no names of the identities that it was trained on travel along
         kept = about.evaluation if about.kind == "identity" else {}
         changes |= {"kind": "identity", "classes": None, "num_classes": 0, "evaluation": kept}
-    about = dataclasses.replace(about, **changes)
+    identity = embedding_metadata(model)
+    about = dataclasses.replace(about, fingerprint="" if classifies else identity["fingerprint"], **changes)
     return about.to_json() | {
+        "model": identity["model"],
         "threshold": about.threshold,
         "thresholds": about.thresholds,
         "normalised": network.result == "embeddings",
@@ -93,21 +96,21 @@ def insightface(model: Model, network: Network, size_mb: float, int8: bool) -> d
     """Why InsightFace's loader (python-package, model_zoo) and its MFR challenge (iccv21-mfr, track cfat) would not
     take the .onnx file; empty where they do. The time that MFR allows a model is not measured."""
     p = model.preprocessing
-    reasons = {
-        f"images of {p.width} x {p.height} pixels; it takes a square, from 112 in steps of 16": p.height
-        != p.width
-        or p.height < 112
-        or p.height % 16 != 0,
-        "192 pixels, which it takes for landmarks": p.height == p.width == 192,
+    square, side = p.height == p.width, p.height
+    loader = {
+        "its images are no square, from 112 pixels in steps of 16": not square or side < 112 or side % 16,
+        "192 pixels, which it takes for landmarks": square and side == 192,
         "preprocessing inside; it feeds normalised NCHW": network.preprocess,
         "not normalised to [-1, 1]": p.mean != (0.5,) * 3 or p.std != (0.5,) * 3,
         "logits; it takes embeddings": network.result == "logits",
     }
-    loader = next((reason for reason, so in reasons.items() if so), "")
-    more = {
-        "not 112 pixels": p.height != 112,
+    mfr = loader | {
+        "not 112 pixels": side != 112,
         "more than 512 columns": model.embedding_dim > 512,
         "more than 1024 MB": size_mb > 1024,
         "weights must be of 32 bits": int8,
     }
-    return {"loader": loader, "mfr": loader or next((reason for reason, so in more.items() if so), "")}
+    return {
+        name: next((reason for reason, so in reasons.items() if so), "")
+        for name, reasons in (("loader", loader), ("mfr", mfr))
+    }

@@ -1,18 +1,15 @@
 """OpenVINO's files (https://docs.openvino.ai), a .xml with the network and a .bin with the weights beside it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from megaclass.inference.runtimes import METADATA, open_runtime
+from megaclass.inference.runtimes import METADATA
 
-SUFFIX, NEEDS = ".xml", ("openvino",)
+SUFFIX = ".xml"
 
 
-def write(path: Path, program: torch.export.ExportedProgram, about: str, result: str, half: bool) -> None:
-    """half: weights are stored in 16 bits, and computed with in fp32 all the same."""
+def write(path: Path, program: torch.export.ExportedProgram, about: str, result: str) -> None:
     import openvino
 
     model = openvino.convert_model(program)
@@ -20,8 +17,4 @@ def write(path: Path, program: torch.export.ExportedProgram, about: str, result:
     model.inputs[0].get_tensor().set_names({"images"})
     model.outputs[0].get_tensor().set_names({result})
     model.set_rt_info(about, [METADATA])
-    openvino.save_model(model, path, compress_to_fp16=half)
-
-
-def runner(path: Path) -> Callable[[Tensor], Tensor]:
-    return open_runtime(path)
+    openvino.save_model(model, path, compress_to_fp16=False)

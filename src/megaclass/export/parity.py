@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megaclass.checkpoint.weights import located
+from megaclass.checkpoint import manifest
 from megaclass.config import load_recipe
 from megaclass.data.dataset import Dataset
 from megaclass.data.open import split_paths
@@ -26,13 +26,16 @@ from megaclass.results.rundir import RunDirectory
 
 IMAGES = 64
 # The least cosine between what model and export give. A few images of INT8 may be far off: their mean is judged.
-LIMITS = {"fp32": ("cosine_min", 0.9999), "fp16": ("cosine_min", 0.999), "int8": ("cosine_mean", 0.97)}
+LIMITS = {"fp32": ("cosine_min", 0.9999), "int8": ("cosine_mean", 0.97)}
 
 
-def evaluation_path(source: Path, which: str) -> str:
-    """Where the set of the run's evaluation lies; empty where the source is no run, or it has none."""
-    found = located(source, which)
-    return load_recipe(str(RunDirectory(found[0]).config), stored=True).evaluate.path if found else ""
+def evaluation_path(model: Model) -> str:
+    """Where the set of the run's evaluation lies; empty where the model is not of a run, or that has none."""
+    checkpoint = Path(model.source).resolve()
+    run = RunDirectory(checkpoint.parents[1])
+    if not (checkpoint / manifest.NAME).is_file() or not run.config.is_file():
+        return ""
+    return load_recipe(str(run.config), stored=True).evaluate.path
 
 
 def pick_images(given: str, evaluation: str, model: Model) -> tuple[Dataset, str]:

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from megaclass.inference.runtimes import METADATA
 
-SUFFIX: str = ".pt2"
-NEEDS: tuple[str, ...] = ()
+SUFFIX = ".pt2"
 
 
-def write(path: Path, program: torch.export.ExportedProgram, about: str, result: str, half: bool) -> None:
+def write(path: Path, program: torch.export.ExportedProgram, about: str, result: str) -> None:
     torch.export.save(program, path, extra_files={METADATA: about})
 
 

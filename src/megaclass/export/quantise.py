@@ -1,10 +1,10 @@
 """INT8 networks by NNCF (https://github.com/openvinotoolkit/nncf): weights a channel, activations a tensor.
 
-Of two ways that were measured here, NNCF's and ONNX Runtime's own, both lose under 0.1 points of pair accuracy on
-Omniglot and are as fast in OpenVINO; NNCF's is nearer to fp32 in an IResNet-50 and faster in ONNX Runtime for a ResNet.
+Measured on Omniglot, 6,000 pairs, in OpenVINO: the recipe's ConvNet has a pair accuracy of 97.67 % in fp32, 97.77 % by
+NNCF's default preset and 97.78 % by ONNX Runtime's static quantisation; an IResNet-18 96.70, 96.90 and 96.73 %. NNCF's
+embeddings have a mean cosine of 0.9983 and 0.9972 with those of fp32; those of single images fall to 0.95 and 0.85.
 """
 
-import importlib.util
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,8 +20,6 @@ def quantise(path: Path, batches: Iterable[Tensor], transformer: bool = False) -
     batches: contiguous input such as will come, some hundred images: ranges of activations are taken from it, those of
     each batch by itself, so that single images tell most. transformer: the network is one (ViT).
     """
-    if importlib.util.find_spec("nncf") is None:
-        raise UserError("INT8: not installed: nncf; pip install 'megaclass[openvino]'")
     import nncf
 
     nncf.set_log_level(logging.ERROR)

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.util
 import json
 import os
 import shutil
@@ -14,16 +13,17 @@ from types import ModuleType
 from typing import Any
 
 from megaclass.checkpoint.weights import located
-from megaclass.config import Config, from_mapping, load_recipe
+from megaclass.config import Config, load_recipe
 from megaclass.errors import UserError, make_room
-from megaclass.evaluation.evaluators import build_classifier, build_verifier
 from megaclass.export import onnx, openvino, pt2, weights
 from megaclass.export.network import Network, insightface, metadata, trace
 from megaclass.export.parity import evaluation_path, judge, parity, pick_images, pixels, spread
 from megaclass.export.quantise import quantise
 from megaclass.inference.embedding import open_images
+from megaclass.inference.evaluate import evaluate
 from megaclass.inference.load import open_model
 from megaclass.inference.model import Model
+from megaclass.inference.runtimes import missing, open_runtime
 from megaclass.models import vit
 from megaclass.results.rundir import RunDirectory
 
@@ -36,8 +36,8 @@ _THEIRS |= {f"{name}{depth}" for name in ("iresnet", "r") for depth in _DEPTHS}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """which: of a run's checkpoints. result, preprocess: see :class:`Network`. images: for the comparison. half:
-    weights in 16 bits. int8: with ranges from ``calibration_images`` of ``calibrate``, and its accuracy measured on
+    """which: of a run's checkpoints. result, preprocess: see :class:`Network`. images: for the comparison. int8: with
+    ranges from ``calibration_images`` of ``calibrate``, and its accuracy measured on
     ``evaluate``. ranks, layout: of arcface_torch's files.
     """
 
@@ -45,7 +45,6 @@ class Options:
     result: str = "auto"
     preprocess: bool = False
     images: str = ""
-    half: bool = False
     int8: bool = False
     calibrate: str = ""
     calibration_images: int = 300
@@ -55,7 +54,7 @@ class Options:
     layout: str = "arcface_torch"
 
 
-def export(name: str, source: Path, output: Path, options: Options, say: Say) -> None:
+def export(name: str, source: str, output: Path, options: Options, say: Say) -> None:
     """Write ``output``, in one of the ``FORMATS``. UserError, in one line, and nothing is left."""
     FORMATS[name](source, output, options, say)
 
@@ -63,7 +62,7 @@ def export(name: str, source: Path, output: Path, options: Options, say: Say) ->
 # -- as a network ----------------------------------------------------------------------------------------
 
 
-def _network(made_by: ModuleType, source: Path, output: Path, options: Options, say: Say) -> None:
+def _network(made_by: ModuleType, source: str, output: Path, options: Options, say: Say) -> None:
     _check(made_by, output, options)
     model = open_model(
         source,
@@ -71,16 +70,16 @@ def _network(made_by: ModuleType, source: Path, output: Path, options: Options, 
         {"run": {"device": "cpu"}, "precision": {"compute": "fp32", "channels_last": False}},
     )
     network = Network(model, options.result, options.preprocess)
-    evaluation = evaluation_path(source, options.which)
+    evaluation = evaluation_path(model)
     images, called = pick_images(options.images, evaluation, model)
-    precision = "fp16" if options.half else "fp32"
     about = metadata(model, network, options.licence)
+    run = pt2.runner if made_by is pt2 else open_runtime
     with whole_files(output) as part:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of PyTorch, of its own parts
                 program = trace(network, network.example(model))
-                made_by.write(part, program, json.dumps(about), network.result, options.half)
+                made_by.write(part, program, json.dumps(about), network.result)
         except (OSError, UserError):
             raise
         except Exception as error:
@@ -88,18 +87,18 @@ def _network(made_by: ModuleType, source: Path, output: Path, options: Options, 
             raise UserError(
                 f"{source}: the exporter of {output.suffix} refuses this network ({told[0]})"
             ) from error
-        found = parity(model, network, images, made_by.runner(part))
-        judge(found, precision)
-        say(f"{precision} beside the model: {_told(found)} ({called})")
-        report: dict[str, Any] = {"source": model.source, "result": network.result, "precision": precision}
+        found = parity(model, network, images, run(part))
+        judge(found, "fp32")
+        say(f"fp32 beside the model: {_told(found)} ({called})")
+        report: dict[str, Any] = {"source": about["model"], "result": network.result, "precision": "fp32"}
         report |= {"opset": onnx.OPSET} if made_by is onnx else {}
-        report |= {"parity": found | {"of": called}}
+        report |= {"parity": found | {"of": Path(called).name}}
         if options.int8:
             report |= _to_int8(model, network, part, options, evaluation, say)
-            found = parity(model, network, images, made_by.runner(part))
+            found = parity(model, network, images, run(part))
             judge(found, "int8")
             say(f"int8 beside the model: {_told(found)}")
-            report |= {"precision": "int8", "parity_int8": found | {"of": called}}
+            report |= {"precision": "int8", "parity_int8": found | {"of": Path(called).name}}
         if made_by is onnx:
             report["insightface"] = insightface(model, network, part.stat().st_size / 2**20, options.int8)
             for what, reason in report["insightface"].items():
@@ -111,18 +110,13 @@ def _network(made_by: ModuleType, source: Path, output: Path, options: Options, 
 def _check(made_by: ModuleType, output: Path, options: Options) -> None:
     if output.suffix != made_by.SUFFIX:
         raise UserError(f"OUTPUT: {output} does not end with {made_by.SUFFIX}; name such a file")
-    if options.half and made_by is not openvino:
-        raise UserError("--half goes with openvino")
-    if options.int8 and (made_by is pt2 or options.half):
-        raise UserError("--int8 goes with onnx and openvino, without --half")
+    if options.int8 and made_by is pt2:
+        raise UserError("--int8 goes with onnx and openvino")
     if options.int8 and not (options.calibrate and options.calibration_images > 0):
         raise UserError("--int8 needs images to take ranges from; name some with --calibrate")
-    lacking = [
-        name for name in made_by.NEEDS + ("nncf",) * options.int8 if importlib.util.find_spec(name) is None
-    ]
-    if lacking:
-        extras = "openvino" if made_by is openvino else "onnx,openvino" if "nncf" in lacking else "onnx"
-        raise UserError(f"not installed: {', '.join(lacking)}; pip install 'megaclass[{extras}]'")
+    engine, also = ("onnx", ("onnxscript",)) if made_by is onnx else ("openvino", ())
+    if made_by is not pt2 and (reason := missing(engine, also=(*also, *["nncf"] * options.int8))):
+        raise UserError(reason)
 
 
 def _to_int8(
@@ -138,14 +132,14 @@ def _to_int8(
     )
     quantise(path, inputs, isinstance(network.backbone, vit.VisionTransformer))
     report: dict[str, Any] = {
-        "calibration": {"of": options.calibrate, "images": len(images)},
+        "calibration": {"of": Path(options.calibrate).name, "images": len(images)},
         "accuracy": None,
     }
     if before is None:
         say("Warning: what INT8 takes from the accuracy is not measured; name a labelled set with --evaluate")
         return report
     after = _accuracy(path, at)
-    report["accuracy"] = {"of": at, "measure": before[0], "fp32": before[1], "int8": after[1]}
+    report["accuracy"] = {"of": Path(at).name, "measure": before[0], "fp32": before[1], "int8": after[1]}
     say(f"{before[0]} on {at}: {before[1]:.2%} in fp32, {after[1]:.2%} in int8")
     return report
 
@@ -153,13 +147,8 @@ def _to_int8(
 def _accuracy(path: Path, at: str) -> tuple[str, float]:
     """Pair accuracy, or top-1 of a classifier, of a file: the name of the measure and the number."""
     model = open_model(path, "best", {"run": {"device": "cpu"}})
-    if model.about.kind == "classification":
-        found = build_classifier(at, model.num_classes, model.classes, model.reader)(
-            model.backbone, model.head
-        )
-    else:
-        config = from_mapping({"evaluate": {"flip": model.about.flip, "episodes": 0}}, Config())
-        found = build_verifier(config, Path(at), model.reader)(model.backbone, None)
+    kind = "classification" if model.about.kind == "classification" else "verification"
+    found = evaluate(model, at, kind, episodes=0)
     return "pair accuracy" if found.kind == "verification" else "top-1", float(found.score or 0.0)
 
 
@@ -173,18 +162,18 @@ def _told(found: dict[str, Any]) -> str:
 # -- weights alone ---------------------------------------------------------------------------------------
 
 
-def _backbone(source: Path, output: Path, options: Options, say: Say) -> None:
+def _backbone(source: str, output: Path, options: Options, say: Say) -> None:
     if output.suffix not in (".safetensors", ".pt", ".pth"):
         raise UserError(f"OUTPUT: {output} ends with none of .safetensors, .pt, .pth; name such a file")
     with whole_files(output) as part:
         weights.write_backbone(
-            part, weights.read_model(source, options.which), output.suffix != ".safetensors"
+            part, weights.read_model(Path(source), options.which), output.suffix != ".safetensors"
         )
 
 
-def _arcface_torch(source: Path, output: Path, options: Options, say: Say) -> None:
+def _arcface_torch(source: str, output: Path, options: Options, say: Say) -> None:
     """The files of the ranks, and ``model.pt`` beside them."""
-    found = located(source, options.which)
+    found = located(Path(source), options.which)
     if found is not None:
         config = load_recipe(str(RunDirectory(found[0]).config), stored=True)
         model = config.model
@@ -196,11 +185,13 @@ def _arcface_torch(source: Path, output: Path, options: Options, say: Say) -> No
     with whole_files(output) as part:
         given: dict[str, Any] = {"ranks": options.ranks, "layout": options.layout, "which": options.which}
         paths = weights.to_rank_files(source, part, **given)
-        weights.write_backbone(part / "model.pt", weights.read_model(source, options.which), as_torch=True)
+        weights.write_backbone(
+            part / "model.pt", weights.read_model(Path(source), options.which), as_torch=True
+        )
     say(f"{len(paths)} files of ranks, and model.pt")
 
 
-FORMATS: dict[str, Callable[[Path, Path, Options, Say], None]] = {
+FORMATS: dict[str, Callable[[str, Path, Options, Say], None]] = {
     "onnx": functools.partial(_network, onnx),
     "openvino": functools.partial(_network, openvino),
     "pt2": functools.partial(_network, pt2),

@@ -17,7 +17,7 @@ class About:
     """kind: ``identity``, of a margin head, whose embeddings are compared, or ``classification``, of a linear head.
 
     flip: the embedding of the mirrored image is added. evaluation: what was measured of these very weights, as in
-    result.json: the metrics of ``kind``.
+    result.json: the metrics of ``kind``. fingerprint: of an exported file, that of the model it came from.
     """
 
     kind: str
@@ -28,6 +28,7 @@ class About:
     flip: bool = False
     recipe: str = ""
     licence: str = ""
+    fingerprint: str = ""
     evaluation: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -57,15 +58,22 @@ class About:
         given["preprocessing"] = Preprocessing.from_json(given.get("preprocessing", {}), where)
         about = cls(**{"embedding_dim": 0} | given)
         classes, number = about.classes, about.num_classes
-        right = (
-            type(about.embedding_dim) is int and about.embedding_dim > 0 and type(number) is int and number >= 0
-            and (classes is None or (isinstance(classes, list) and len(classes) == number))
-            and all(isinstance(name, str) for name in classes or ())
-            and isinstance(about.flip, bool) and isinstance(about.evaluation, dict)
-            and all(isinstance(cosine, float | int) for cosine in (about.threshold or 0, *about.thresholds.values()))
-        )  # fmt: skip
-        if not right:
-            raise UserError(f"{where}: does not describe a model; it is damaged")
+        right = {
+            "embedding_dim": type(about.embedding_dim) is int and about.embedding_dim > 0,
+            "num_classes": type(number) is int and number >= 0,
+            "classes": classes is None
+            or (isinstance(classes, list) and all(isinstance(c, str) for c in classes) and len(classes) == number),
+            "flip": isinstance(about.flip, bool),
+            "fingerprint": isinstance(about.fingerprint, str),
+            "evaluation": isinstance(about.evaluation, dict)
+            and all(isinstance(v, float | int) for v in about.thresholds.values())
+            and isinstance(about.threshold, float | int | None),
+        }  # fmt: skip
+        for name, is_right in right.items():
+            if not is_right:
+                raise UserError(
+                    f"{where}: {name} {getattr(about, name)!r:.60} is none of a model; it is damaged"
+                )
         return about
 
 

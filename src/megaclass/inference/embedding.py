@@ -81,16 +81,22 @@ def embedded(
 
 
 def metadata(model: Model) -> dict[str, str]:
-    """Which model it is. ``fingerprint``: of its weights and of what becomes of an image: two models with one give the
-    same embeddings."""
+    """Which model it is, without the directories above it. UserError for a model without embeddings.
+
+    ``fingerprint``: of its weights and of what becomes of an image: two models with one give the same embeddings; an
+    export has that of its model.
+    """
+    model.require_embeddings()
+    place = Path(model.source)
+    name = "/".join(place.parts[-3:]) if place.parent.name == "checkpoints" else place.name
     prepared = json.dumps([model.preprocessing.to_json(), model.about.flip])
     digest = hashlib.blake2b(prepared.encode(), digest_size=16)
-    weights = {
-        name: value for name, value in model.backbone.state_dict().items() if value.is_floating_point()
-    }
+    if model.about.fingerprint:
+        return {"model": name, "fingerprint": model.about.fingerprint, "preprocessing": prepared}
+    weights = {key: value for key, value in model.backbone.state_dict().items() if value.is_floating_point()}
     if not weights:  # an exported one
         digest.update(Path(model.source).read_bytes())
-    for name, value in sorted(weights.items()):
-        digest.update(name.encode())
+    for key, value in sorted(weights.items()):
+        digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return {"model": model.source, "fingerprint": digest.hexdigest(), "preprocessing": prepared}
+    return {"model": name, "fingerprint": digest.hexdigest(), "preprocessing": prepared}

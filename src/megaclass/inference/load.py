@@ -122,7 +122,9 @@ def _of_network(path: Path, settings: Mapping[str, Any]) -> Model:
         changed["resize"] = config.evaluate.resize
     preprocessing = dataclasses.replace(about.preprocessing, **changed)
     flip = config.evaluate.flip if "flip" in measured else about.flip
-    about = dataclasses.replace(about, preprocessing=preprocessing, flip=flip)
+    same = preprocessing == about.preprocessing and flip == about.flip
+    fingerprint = about.fingerprint if same else ""  # else its embeddings are others than those of its run
+    about = dataclasses.replace(about, preprocessing=preprocessing, flip=flip, fingerprint=fingerprint)
     reader = image_reader(config, pick_arithmetic("fp32", False, device), preprocessing)
     head = None if about.kind == "identity" else GivenLogits(about.num_classes)
     return Model(str(path), about, backbone, reader, head)

@@ -80,11 +80,15 @@ class Model:
 
     def embed(self, images: Any) -> np.ndarray:
         """L2-normalised embeddings, fp32 (N, D): their products are cosines. Of one image, N is 1."""
+        self.require_embeddings()
+        return F.normalize(self._features(images)).numpy()
+
+    def require_embeddings(self) -> None:
+        """UserError for the export of a classifier, which gives logits."""
         if isinstance(self.head, GivenLogits):
             raise UserError(
-                f"{self.source}: gives classes alone, no embeddings; load the run, or a bundle of it"
+                f"{self.source}: gives classes alone, no embeddings; take the run, or a bundle of it"
             )
-        return F.normalize(self._features(images)).numpy()
 
     def classify(self, images: Any, top: int = 5) -> list[list[Guess]]:
         """The ``top`` best classes of each image, the best first: by probability, or by the cosine of class centres.
@@ -186,6 +190,12 @@ class Model:
             )
         for start in range(0, self.num_classes, _BLOCK_CENTRES):
             centres_TD = self.rows(start, min(start + _BLOCK_CENTRES, self.num_classes))
+            if not (sums_T := centres_TD.sum(1)).isfinite().all():
+                broken = start + int((~sums_T.isfinite()).nonzero()[0])
+                raise UserError(
+                    f"{self.source}: the centre of class {broken} is not finite, as after a run that diverged; name an "
+                    "earlier one (--checkpoint step-NNNNNNNN)"
+                )
             yield start, F.normalize(centres_TD.to(device))
 
     def _features(self, images: Any) -> Tensor:

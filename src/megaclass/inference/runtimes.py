@@ -6,6 +6,7 @@ Shapes: B = images of a batch, D = embedding columns (or logits), H, W = image.
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from megaclass.data.preprocessing import Preprocessing
 from megaclass.errors import UserError, out_of_memory
 from megaclass.heads.precision import cpu_has_bf16
 from megaclass.inference.about import About, read_about
+
+# What OpenVINO and NNCF send their maker of their use: without this package, which they can do without, nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 METADATA = "megaclass"  # the key under which `megaclass export` stores one JSON object in a file
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",), "tensorrt": ("onnx", "onnxruntime")}

@@ -1,8 +1,7 @@
 """Everything that ``megaclass plan`` says, of one configuration on one kind of device."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from megaclass.config import steps_of
 from megaclass.errors import UserError, in_bytes
@@ -105,12 +104,6 @@ class Plan:
             yield "largest", f"{largest_classes(job, self.room):,} classes at this batch"
         yield "largest", f"global batch {largest_batch(job, self.room):,} at these classes"
         yield from (("would choose", text) for text in choices(job, self.device, self.room))
-
-    def as_dict(self) -> dict[str, Any]:
-        told = {name: value for name, value in vars(self).items() if name in ("room", "steps", "step_s")}
-        wire = [asdict(one) for one in self.wire]
-        memory = asdict(self.memory) | {"total": self.memory.total}
-        return told | {"memory": memory, "wire": wire, "fits": self.fits, "checkpoint": self.checkpoint}
 
 
 def between(pair: list[float]) -> str:

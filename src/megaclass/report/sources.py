@@ -21,8 +21,6 @@ Identity = tuple[Any, ...]
 BUSY = (
     f"other programs were busy: some task waited for a processor in more than {BUSY_PERCENT:g}% of the time"
 )
-_DEEPEST = 50  # containers in one another: what reads a row goes down as many times
-_LARGEST = 1e100  # beyond, nothing was measured, and sums and quotients run out of a float
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,26 +67,15 @@ def read_sources(paths: Sequence[str | Path]) -> list[Source]:
     sources: list[Source] = []
     for resolved, file in files.items():
         for line, row in enumerate(read_rows(file), start=1):
-            _check(row, f"{file} line {line}: not a row of a benchmark")
+            if not all(time > 0 for time in row.samples_ms):
+                raise UserError(
+                    f"{file} line {line}: not a row of a benchmark: not all of samples_ms are above 0"
+                )
             sources.append(Source(resolved, line, row, 1 + len(sources)))
     if not sources:
         named = ", ".join(map(str, paths))
         raise UserError(f"{named}: no row of a benchmark; `megaclass bench ... --output FILE` writes them")
     return sources
-
-
-def _check(row: Row, what: str) -> None:
-    """UserError: what cannot be reckoned with, as anyone may have written a row. Nothing below looks for it again."""
-    level: list[Any] = [vars(row)]
-    for _ in range(_DEEPEST):
-        inner = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
-        if any(isinstance(n, int | float) and n and not 1 / _LARGEST <= abs(n) <= _LARGEST for n in inner):
-            raise UserError(f"{what}: a number beyond {_LARGEST:g}, or next to nothing")
-        level = [item for item in inner if isinstance(item, dict | list)]
-    if level:
-        raise UserError(f"{what}: nested more than {_DEEPEST} deep")
-    if not all(time > 0 for time in row.samples_ms):
-        raise UserError(f"{what}: not all of samples_ms are times above 0")
 
 
 # -- machines -------------------------------------------------------------------------------------------

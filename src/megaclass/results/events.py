@@ -180,18 +180,15 @@ class EventWriter(LineFile):
                 damage, self.file = f"{path}: cannot be continued ({error.strerror})", None
         numbered = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
         aside = next(name for name in numbered if not os.path.lexists(name))
-        self.set_aside = f"{damage}; set aside as {aside.name}"
         try:
             path.rename(aside)
+            if kept:
+                write_whole(path, aside.read_bytes()[:kept])
         except OSError as error:
             self._warn(f"{damage}, and cannot be set aside ({error.strerror}): the run goes on without a log")
-            self.path, self.set_aside = None, ""
-            return
-        if kept:
-            try:
-                write_whole(path, aside.read_bytes()[:kept])
-            except OSError as error:
-                self.set_aside += f" with the lines before that, which cannot be copied ({error.strerror})"
+            self.path = None
+        else:
+            self.set_aside = f"{damage}; set aside as {aside.name}"
 
 
 def read_events(path: str | Path) -> list[Event]:

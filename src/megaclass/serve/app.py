@@ -20,6 +20,7 @@ from torch import Tensor
 
 from megaclass import __version__
 from megaclass.data.dataset import DamagedSampleError
+from megaclass.inference.model import GivenLogits
 from megaclass.serve import metrics
 from megaclass.serve.service import Service
 from megaclass.serve.uploads import BODY, read_images
@@ -76,17 +77,26 @@ async def _recognised(request: Request, service: Asked) -> Tensor:
 
 
 Features = Annotated[Tensor, Depends(_recognised)]
+
+
+async def _embedded(service: Asked, features_ND: Features) -> Tensor:
+    if isinstance(service.model.head, GivenLogits):
+        raise HTTPException(404, "this model gives classes alone, no embeddings; ask /classify")
+    return features_ND
+
+
+Embedded = Annotated[Tensor, Depends(_embedded)]
 Top = Annotated[int, Query(ge=1, le=100, description="how many to name for each image, the best first")]
 
 
 @router.post("/embed", openapi_extra=BODY)
-async def embed(features_ND: Features) -> dict[str, list[list[float]]]:
+async def embed(features_ND: Embedded) -> dict[str, list[list[float]]]:
     """``embeddings``: one an image, L2-normalised: their products are cosines."""
     return {"embeddings": F.normalize(features_ND).double().round(decimals=7).tolist()}
 
 
 @router.post("/compare", openapi_extra=BODY)
-async def compare(service: Asked, features_ND: Features) -> dict[str, float | bool | None]:
+async def compare(service: Asked, features_ND: Embedded) -> dict[str, float | bool | None]:
     """Two images: their ``cosine``, and whether it reaches the ``threshold``: ``same``, null where there is none."""
     if len(features_ND) != 2:
         raise HTTPException(400, f"{len(features_ND)} images; send two, each in a part named images")

@@ -13,7 +13,6 @@ from megaclass.bench.loader import WORKLOADS, LoaderCase, Time
 from megaclass.bench.peers import dali
 from megaclass.bench.photographs import LOOKS, encoded_photograph, write_images
 from megaclass.cli import main
-from megaclass.data import feed
 from megaclass.data import loader as data_loader
 from megaclass.data.open import open_dataset
 from megaclass.results.rows import read_rows
@@ -88,14 +87,6 @@ def test_stages_are_counted_by_what_each_adds(tmp_path, monkeypatch):
     assert [work[f"cpu_us_{name}"] for name in loader.STAGES] == [1000, 10_000, 100_000, 0, 0]
 
 
-def test_every_sample_is_worked_on_once_and_an_error_is_raised(tmp_path):
-    seen, passes = [], loader.Passes(LoaderCase(threads=3), CPU, made(tmp_path, images=1)["folder"])
-    passes.in_threads(lambda sample, scratch: seen.append(sample), range(15), list)
-    assert sorted(seen) == [*range(15)]
-    with pytest.raises(ZeroDivisionError):
-        passes.in_threads(lambda sample, scratch: 1 // 0, range(15), list)
-
-
 def test_bare_decode_decodes_whole_images_and_every_one(tmp_path, monkeypatch):
     case, decoded = LoaderCase(workload="imagenet", **SMALL), []
     bare = loader.BareDecode(case, CPU, made(tmp_path, "photograph", images=6)["folder"])
@@ -104,26 +95,6 @@ def test_bare_decode_decodes_whole_images_and_every_one(tmp_path, monkeypatch):
     monkeypatch.setattr(loader.simplejpeg, "decode_jpeg", shapes)
     assert bare.turn(0)["cpu_ms"] > 0
     assert decoded == [(375, 500, 3)] * 12
-
-
-def test_what_counts_on_a_gpu_is_what_it_was_delivered_when_it_is_idle(tmp_path, monkeypatch):
-    """With a device that takes batches and notes what is done to it."""
-    done = []
-
-    def clock(work):
-        work()
-        done.append("clock")
-        return Time(float(len(done)), 1.0)
-
-    real = data_loader.Loader
-    monkeypatch.setattr(data_loader, "Loader", lambda *parts, pin_memory, **words: real(*parts, **words))
-    monkeypatch.setattr(feed, "DeviceFeed", lambda device: iter)
-    monkeypatch.setattr(data_loader, "to_model_input", lambda images, device: done.append(device.type))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append("idle"))
-    monkeypatch.setattr(loader, "timed", clock)
-    ours = loader.Megaclass(LoaderCase(device="cuda", **SMALL), GPU, made(tmp_path)["records"])
-    assert ours.turn(0)["ms"] == len(done)
-    assert done == [*["clock"] * 4, "cuda", "cuda", "cuda", "idle", "clock"]
 
 
 @pytest.mark.parametrize("source", dali.SOURCES)

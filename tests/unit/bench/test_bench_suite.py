@@ -1,7 +1,5 @@
 """`megaclass bench suite`: how the cases of a published report are scaled to a machine, and the command."""
 
-import sys
-import time
 from dataclasses import replace
 
 import psutil
@@ -52,18 +50,6 @@ def on(monkeypatch):
         return suite.plan(options_of_suite([*words]))
 
     return plan
-
-
-@pytest.mark.process
-def test_nothing_goes_on_measuring_the_machine_of_a_suite_that_was_killed():
-    code = f"import sys; sys.path[:] = {sys.path}; from megaclass.bench.suite import Machine; Machine.here('cpu')"
-    suite_ = psutil.Popen([sys.executable, "-c", code])
-    while not (found := [one for one in suite_.children() if one.cpu_times().user > 0.3]):
-        assert suite_.poll() is None
-        time.sleep(0.02)
-    suite_.kill()
-    suite_.wait()
-    assert psutil.wait_procs(found, timeout=20)[1] == []
 
 
 AS_USUAL, SIMULATE, WHOLE = (
@@ -173,7 +159,7 @@ def test_without_fit_the_cases_are_as_published(on):
         (["arcface-a100", "--whole-job"], "--fit"),
         (["arcface-a100", "--data-root", "nowhere"], "nowhere"),
         (["arcface-a100", "--storage", "int4"], "int8"),
-        (["resnet50-nvidia", "--engine", "tensorrt"], "eager"),
+        (["resnet50-nvidia", "--engine", "tensorflow"], "eager"),
     ],
 )
 def test_what_makes_no_sense(words, part):

@@ -63,13 +63,6 @@ def test_interrupted_it_says_that_nothing_was_written_and_packs_again(folder, ca
     assert main(["data", "pack", "in", "out"]) == 0 and len(RecordDataset(folder / "out")) == 24
 
 
-def test_file_names_in_another_encoding_are_told(folder, capsys):
-    (folder / "in/a" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"damaged")
-    assert main(["data", "pack", "in", os.fsdecode(b"\xe9"), "--on-error", "skip"]) == 0
-    named, summary = capsys.readouterr().out.splitlines()
-    assert named.startswith(r"left out: in/a/caf\udce9.jpg") and r"into \udce9/train.rec" in summary
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

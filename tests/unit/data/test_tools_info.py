@@ -95,20 +95,6 @@ def test_the_command_prints_a_table_or_json_and_draws(tmp_path, mixed, capsys, m
     assert row["images"] == 5 and row["width"] == {"min": 20, "median": 20, "mean": 22.5, "max": 30}
 
 
-def test_a_sheet_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path, mixed, capsys, monkeypatch):
-    def full(path, *_):
-        path.write_bytes(b"")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("megaclass.report.sheet.draw_sheet", full)
-    assert main(["data", "info", str(mixed), "--sheet", str(tmp_path / "s.png")]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert (
-        len(lines) == 1 and "--sheet: " in lines[0] and "s.png cannot be written: No space left" in lines[0]
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["mixed"]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

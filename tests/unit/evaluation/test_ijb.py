@@ -161,6 +161,7 @@ BROKEN = [
         "damaged (invalid column index 11 at row 1",
     ),
     ("template_pair_label.txt", lambda text: text + "99999 99998 1\n", "template 99999 has no images"),
+    ("template_pair_label.txt", lambda text: text.replace(" 1\n", " 2\n", 1), "there are both"),
     ("template_pair_label.txt", lambda text: "", "empty"),
     ("template_pair_label.txt", None, "damaged (No such file"),
     ("1N_probe_mixed.csv", None, "bring all, or none"),

@@ -3,6 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megaclass.data.imagelist import ImageList
 from megaclass.errors import UserError
@@ -128,6 +130,20 @@ def test_images_are_read_from_many_threads(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(faces.read, 8 * list(range(50))))
     assert [sample.encoded.decode() for sample in read] == 8 * [name * 500 for name in names]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    text=st.text(max_size=60)
+    | st.lists(st.sampled_from([*PAIRS, "2 1", "0\t2", "", "1"]), max_size=7).map("\n".join)
+)
+def test_any_text_is_a_list_or_a_clear_error(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_text(text, encoding="utf-8")
+    try:
+        read_lfw_pairs(path, "/")
+    except UserError as error:
+        assert "any.txt" in str(error) or "is missing" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ import torch
 
 import tiny
 from checkpoint_cases import save
-from megaclass.checkpoint.weights import find_checkpoint
+from megaclass.checkpoint.weights import find_checkpoint, stored_rows
 from megaclass.cli import main
 from megaclass.data.classnames import read_names
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError, printable
-from megaclass.inference import model, predict
+from megaclass.heads.storage import Rows
+from megaclass.inference import load, model, predict
 
 # In the order of labels. A file name is any bytes: markup, line ends but one, and no UTF-8.
 CLASSES = ["a [red]b", "b\x85c", "c\rd", "d\x1b[31m", os.fsdecode(b"e\xff"), "f g"]
@@ -102,6 +103,24 @@ def save_again(run, stored, state):
     save(run / "checkpoints", stored.step + 1, state=state, keep_last=9)
 
 
+def test_averaged_weights_are_preferred(folder, tmp_path):
+    shutil.copytree("linear", tmp_path / "run")
+    stored = find_checkpoint(tmp_path / "run", "latest")
+    head = stored.state["head"]
+    averaged = {"weight": torch.zeros_like(head["weight"]), "bias": 9.0 * torch.eye(6)[3]}
+    ema = {"backbone": stored.state["backbone"], "head": averaged}
+    save_again(tmp_path / "run", stored, stored.state | {"ema": ema})
+    words = ["images", "--run-dir", tmp_path / "run", "--top", 1, "--checkpoint"]
+    (tmp_path / "out").mkdir()
+    found = predicted(tmp_path / "out", *words, "latest")
+    assert {entry["predictions"][0]["label"] for entry in found} == {3}
+    before = predicted(tmp_path / "out", *words, stored.path.name)
+    assert len({entry["predictions"][0]["label"] for entry in before}) > 3
+    metrics = ["--run-dir", tmp_path / "run", "--checkpoint", "latest", "--output", tmp_path / "m.json"]
+    assert main(["evaluate", "classification", "images", *map(str, metrics)]) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["classification"]["top1"] == pytest.approx(1 / 6)
+
+
 # -- images that cannot be read ----------------------------------------------------------------------------
 
 
@@ -125,6 +144,14 @@ def test_damaged_images_are_named_and_the_others_predicted(folder, tmp_path, cap
     assert labels(entry for entry in found if entry not in bad) == labels(sound)
 
 
+def test_where_all_are_damaged_the_file_says_so_and_no_sheet_is_drawn(tmp_path, capsys):
+    (tmp_path / "x.png").write_bytes(b"text")
+    words = [tmp_path / "x.png", "--run-dir", "margin", "--sheet", tmp_path / "s.png"]
+    (entry,) = predicted(tmp_path, *words, status=1)
+    assert entry["predictions"] == [] and "not a JPEG" in entry["error"]
+    assert not (tmp_path / "s.png").exists() and "0 of 1 images predicted" in capsys.readouterr().out
+
+
 def test_a_model_that_gives_nan_says_so(folder, tmp_path):
     shutil.copytree("linear", tmp_path / "run")
     stored = find_checkpoint(tmp_path / "run", "latest")
@@ -137,6 +164,18 @@ def test_a_model_that_gives_nan_says_so(folder, tmp_path):
 
 
 # -- a margin head -----------------------------------------------------------------------------------------
+
+
+def test_a_centre_that_is_not_finite_is_named(tmp_path, monkeypatch, capsys):
+    def broken(*where):
+        centres = stored_rows(*where).fp32()
+        centres[3, 0] = torch.nan
+        return Rows(centres)
+
+    monkeypatch.setattr(load, "stored_rows", broken)
+    assert main(["predict", "images", "--run-dir", "margin"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the centre of class 3 is not finite" in line and "--checkpoint" in line
 
 
 @pytest.mark.parametrize("block, images", [(8192, 4096), (4, 5), (1, 24)])

@@ -143,12 +143,5 @@ def test_megaclass_load_takes_a_file_with_or_without_what_export_says_of_it(netw
     preprocessing = {"height": 16, "width": 16, "resize": 0, "mean": [0.5] * 3, "std": [0.5] * 3}
     told = {"kind": "classification", "preprocessing": preprocessing, "embedding_dim": 99, "num_classes": 8}
     told["classes"] = list("abcdefgh")
-    classifier = megaclass.load(write(tmp_path / "c.onnx", network, metadata=told), device="cpu")
-    ((best, *_),) = classifier.classify(image)
-    probabilities = expected.softmax(1)[0]
-    assert best.label == int(probabilities.argmax()) and best.name == "abcdefgh"[best.label]
-    assert best.score == pytest.approx(float(probabilities.max()), abs=1e-5)
-    with pytest.raises(UserError, match="gives classes alone"):
-        classifier.embed(image)
     with pytest.raises(UserError, match="damaged"):
         megaclass.load(write(tmp_path / "d.onnx", network, metadata=told | {"num_classes": 3}))

@@ -96,7 +96,7 @@ HOSTILE = [
     (lambda p: rewrite(p / "model.safetensors", b"\xff" * 99), "model.safetensors: damaged"),
     (lambda p: widen(p / "config.toml"), "damaged .smaller than the model of config.toml"),
     (lambda p: (p / "config.toml").unlink() or os.mkfifo(p / "config.toml"), "it is a pipe"),
-    (lambda p: say(p, "num_classes", 10**15), "megaclass.json: does not describe a model"),
+    (lambda p: say(p, "num_classes", 10**15), "megaclass.json: classes .* is none of a model"),
     (lambda p: say(p, "files", {"../run": {"bytes": 1, "crc32": 1}}), "damaged .its files are .*/run"),
     (lambda p: say(p, "files", [1]), "megaclass.json: damaged"),
     (lambda p: say(p, "version", 2), "or of a later release"),

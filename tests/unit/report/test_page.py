@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -216,9 +215,6 @@ def _line(**changes):
     return json.dumps(record | changes) + "\n"
 
 
-DEEP = json.loads('{"":' * 60 + "1" + "}" * 60)
-
-
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -229,14 +225,13 @@ DEEP = json.loads('{"":' * 60 + "1" + "}" * 60)
         (_line() + _line(schema_version=99), "line 2: written with schema 99"),
         (
             _line(samples_ms=[1.0, 0.0]),
-            "line 1: not a row of a benchmark: not all of samples_ms are times above 0",
+            "line 1: not a row of a benchmark: not all of samples_ms are above 0",
         ),
         (_line(memory_mb=5), "line 1: memory_mb of the row of a benchmark is 5, not dict"),
         (_line(samples_ms={}), "line 1: samples_ms of the row of a benchmark is {}, not list"),
         (_line(key=[1]), "line 1: key of the row of a benchmark is [1], not"),
         (_line(work={"flops": True}), "line 1: work of the row of a benchmark is {'flops': True}, not"),
         ("[" * 200_000 + "\n", "line 1: not a line of JSON"),
-        (_line(case=DEEP), "line 1: not a row of a benchmark: nested more than 50 deep"),
     ],
 )
 def test_bad_rows_end_with_one_line(tmp_path, capsys, content, told):
@@ -247,31 +242,6 @@ def test_bad_rows_end_with_one_line(tmp_path, capsys, content, told):
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
     assert not (tmp_path / "report.html").exists()
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("value", [10**400, 1e308, 5e-324, -(10**400), 0, "text", [1], True])
-def test_no_value_of_a_row_breaks_a_report(tmp_path, value):
-    case = PHOTOGRAPHS | {"num_classes": value, "iterations": value}
-    one = row("train", PHOTOGRAPHS, 1.0, environment={"memory_mb": value})
-    sizes = [{"world_size": n, "global_batch_size": 8 if n is value else 8 * n} for n in (1, 2, 4, value)]
-    rows = [replace(one, case=case | size) for size in sizes]
-    rows += [replace(rows[0], case=case | {"global_batch_size": value, "settings": value})]
-    rows += [replace(rows[0], samples_ms=[value] * 3, step_ms={"p50": value}, samples_per_second=value)]
-    rows += [replace(rows[0], rates={"total": value}, work={"flops": value}, epochs=[value], group="g")] * 2
-    rows += [replace(row("infer", INFER, 1.0), samples_ms=[value, 1.0], memory_mb={"driver": value})]
-    stability = {"recipe": "x", "metric": "top1"}
-    rows += [row("stability", stability | {"seed": n}, 1.0, result={"top1": value}) for n in (0, value)]
-    read = 0
-    for number, one in enumerate(rows):  # each is refused with its line, or can be reckoned with
-        path = write_rows(tmp_path / f"{number}.jsonl", [one, ONE])
-        try:
-            assert len(write_page([str(path)], tmp_path, published.names())) == 3
-            read += 1
-        except UserError as error:
-            said = r"line 1: (not a row of a benchmark: |\w+ of the row of a benchmark is .*, not )"
-            assert re.match(rf"{re.escape(str(path))} {said}", str(error))
-    assert read > 0 or isinstance(value, int | float)
 
 
 # -- the command ----------------------------------------------------------------------------------------

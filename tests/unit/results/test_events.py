@@ -1,6 +1,5 @@
 import contextlib
 import errno
-import io
 import json
 import os
 import resource
@@ -263,24 +262,6 @@ def test_a_damaged_log_is_set_aside_on_a_resume_and_what_is_whole_goes_on(path, 
     assert path.with_name("events.jsonl.damaged-2").read_text() == "again\n" and aside.exists()
 
 
-@pytest.mark.parametrize(("mode", "kept"), [("rb", 0), ("ab", 4)])
-def test_a_log_that_may_not_be_read_or_written_is_set_aside(path, monkeypatch, mode, kept):
-    write(path, RUN)
-    before, inode, open_as_it_is = path.read_bytes(), path.stat().st_ino, io.open
-
-    def refuse(file, how="r", *arguments, **options):
-        if how == mode and Path(file) == path and path.exists() and path.stat().st_ino == inode:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return open_as_it_is(file, how, *arguments, **options)
-
-    monkeypatch.setattr(io, "open", refuse)
-    with EventWriter(path, resumed_from_step=10) as writer:
-        assert "(Permission denied); set aside as events.jsonl.damaged-1" in writer.set_aside
-        writer.write(START)
-    assert read_events(path) == [*RUN[:kept], START]
-    assert path.with_name("events.jsonl.damaged-1").read_bytes() == before
-
-
 def test_a_damaged_log_that_cannot_be_set_aside_is_left_alone(path, monkeypatch):
     path.write_text("damage\n")
     monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only")))
@@ -290,24 +271,3 @@ def test_a_damaged_log_that_cannot_be_set_aside_is_left_alone(path, monkeypatch)
     assert len(told) == 1 and told[0].endswith(
         "cannot be set aside (Read-only): the run goes on without a log"
     )
-
-
-def test_lines_before_the_damage_that_cannot_be_copied_are_told(path, monkeypatch):
-    write(path, RUN)
-    garbage(path)
-    monkeypatch.setattr(
-        "megaclass.results.events.write_whole",
-        lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")),
-    )
-    with EventWriter(path, resumed_from_step=40) as writer:
-        assert writer.set_aside.endswith("with the lines before that, which cannot be copied (full)")
-
-
-def test_events_of_earlier_checkpoints_are_read(path):
-    write(path, [START, CheckpointEvent(step=1, path="c", stall_s=0.1, seconds=2.0)])
-    lines = path.read_text().splitlines()
-    path.write_text(f'{lines[0]}\n{lines[1]}\n{{"event": "checkpoint", "step": 2, "path": "d"}}\n')
-    assert read_events(path)[1:] == [
-        CheckpointEvent(step=1, path="c", stall_s=0.1, seconds=2.0),
-        CheckpointEvent(step=2, path="d"),
-    ]

@@ -1,6 +1,5 @@
 """The file of rows: appended to, never overwritten, and refused where it is something else."""
 
-import errno
 import json
 
 import pytest
@@ -69,29 +68,3 @@ def test_two_sweeps_do_not_write_into_one_file(tmp_path):
         RowWriter(path)
     write(path, OK)
     assert read_rows(path) == [OK]
-
-
-def test_no_room_is_one_line_and_leaves_whole_rows(tmp_path, monkeypatch):
-    path = tmp_path / "rows.jsonl"
-    write(path, OK)
-    with RowWriter(path) as writer:
-        real = writer.file
-
-        class Full:
-            """Takes some bytes of a line, and then no more."""
-
-            taken = False
-
-            def write(self, line):
-                if self.taken:
-                    raise OSError(errno.ENOSPC, "No space left on device")
-                self.taken = True
-                return real.write(line[:10])
-
-            def __getattr__(self, name):
-                return getattr(real, name)
-
-        writer.file = Full()
-        with pytest.raises(UserError, match=r"No space left on device\); make room"):
-            writer.write(OOM)
-    assert read_rows(path) == [OK] and path.read_bytes().endswith(b"\n")

@@ -74,18 +74,6 @@ def test_an_overloaded_machine_says_nothing_about_computing():
     assert judge(*(dataclasses.replace(one, cpu_wait_percent=0.0) for one in both)).word == SLOWER
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("steps", [10, 20, 40])
-def test_parts_of_recorded_runs_of_one_program_are_not_slower(steps):
-    parts = [
-        (number, run(one.samples_ms[i : i + steps], one.data_ms[i : i + steps]))
-        for number, one in enumerate(PLAIN)
-        for i in range(0, 80, 40)
-    ]
-    pairs = itertools.combinations(parts, 2)
-    assert {judge(a, b).word for (i, a), (j, b) in pairs if i != j} <= {EQUAL, UNCLEAR}
-
-
 # -- what decides ---------------------------------------------------------------------------------------
 
 EVEN = quiet(steps=100, seed=1)

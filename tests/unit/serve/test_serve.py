@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -21,7 +22,10 @@ import megaclass
 import tiny
 from chromium import Page, find_chromium
 from megaclass.cli import main
+from megaclass.errors import UserError
 from megaclass.gallery.gallery import Gallery
+from megaclass.inference.embedding import metadata
+from megaclass.inference.model import GivenLogits
 
 testclient = pytest.importorskip("fastapi.testclient")
 httpx = pytest.importorskip("httpx")
@@ -93,6 +97,16 @@ def test_answers_are_those_of_the_model(models, kind):
         assert [guess["name"] for guess in found["nearest"]] == [g.name or str(g.label) for g in guesses]
         unknown = kind == "margin" and guesses[0].score < 0.3
         assert found["identity"] == (None if unknown else found["nearest"][0]["name"])
+
+
+def test_logits_are_not_taken_for_embeddings(models):
+    model = replace(models["linear"], head=GivenLogits(tiny.SIZE))
+    with serving(model) as client:
+        for path in ("/embed", "/compare"):
+            answer = client.post(path, **files(png(0), png(1)))
+            assert answer.status_code == 404 and "ask /classify" in answer.json()["error"]
+    with pytest.raises(UserError, match="gives classes alone"):
+        metadata(model)  # as embed and gallery ask for it first
 
 
 def test_search_finds_what_the_gallery_holds_and_what_others_add_to_it(models, known):

@@ -126,16 +126,6 @@ def test_a_setting_that_does_not_fit(refused, tmp_path, train, setting, parts):
 # -- what is read -------------------------------------------------------------------------------------
 
 
-def test_an_empty_record_file(refused, tmp_path, train):
-    (tmp_path / "records" / "train.rec").write_bytes(b"")
-    assert not refused(train, "train.rec", "0 bytes", "pack the set again")
-
-
-def test_labels_outside_the_class_range(refused, tmp_path, train):
-    (tmp_path / "records" / "property").write_text(f"3,{tiny.SIZE},{tiny.SIZE}\n")
-    refused(train, "train.rec record", "label", "outside the 3 classes")
-
-
 def test_an_image_that_cannot_be_read(refused, tmp_path, train):
     sound = RecordDataset(tmp_path / "records")
     with RecordWriter(tmp_path / "damaged", image_size=(tiny.SIZE, tiny.SIZE)) as writer:

@@ -50,8 +50,8 @@ def align(words: list[str]) -> int:
         find = lambda _, image_HWC: detector(image_HWC)  # noqa: E731
     rules = Rules(options.faces, options.min_size, options.max_turn)
     how = options.size, options.quality, options.workers
-    with progress_bar("aligning", "nothing was written") as show:
-        counts, sheet_HWC = tool.align(images, output, find, rules, *how, show)
+    with progress_bar("aligning", "nothing was written") as show, whole_file("OUT", output) as part:
+        counts, sheet_HWC = tool.align(images, part, find, rules, *how, show)
     for kind in KINDS:
         several = f", {counts['more']:,} of them of several faces" if kind == "aligned" else ""
         tell(f"{kind:20} {counts[kind]:9,} {counts[kind] / len(images):7.1%}{several}")

@@ -6,7 +6,6 @@ Shapes: H, W = size of an image in pixels, C = 3 colours, RGB; P = five points.
 import csv
 import itertools
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from megaclass.data.faces import Face, Rules, cut, upright, warped
 from megaclass.data.folder import images_under
 from megaclass.data.imagelist import ImageList
 from megaclass.data.threads import in_order, one_silent_thread
-from megaclass.errors import UserError, make_room
+from megaclass.errors import UserError
 
 _SHOWN, _ROW, _SIDE = 48, 6, 112  # of a sheet: photographs, how many in a row, pixels of a picture
 _POINTS = [f"{axis}{number}" for number in range(1, 6) for axis in "xy"]
@@ -68,7 +67,7 @@ def landmarks(path: str) -> Finder:
 
 def align(
     images: ImageList,
-    output: Path,
+    part: Path,
     find: Finder,
     rules: Rules,
     size: int,
@@ -76,11 +75,11 @@ def align(
     workers: int,
     progress: Callable[[int, int], None],
 ) -> tuple[Counter[str], np.ndarray]:
-    """Write the faces of ``images`` to ``output``, a new directory, under the names of these, as JPEG files of a
-    ``quality`` or, 0, as PNG; ``align.csv`` there has a line of each face found. It appears whole or not at all.
+    """Write the faces of ``images`` to ``part``, a new directory, under the names of these, as JPEG files of a
+    ``quality`` or, 0, as PNG; ``align.csv`` there has a line of each face found.
 
     Returns how many photographs are of each of ``KINDS`` (``more``: aligned, but of several faces), and a sheet of the
-    first, uint8 (H, W, 3): each with its points beside its face. Raises UserError for what cannot be written.
+    first, uint8 (H, W, 3): each with its points beside its face. Raises OSError.
     """
     suffix, options = (".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality]) if quality else (".png", [])
 
@@ -99,34 +98,27 @@ def align(
         picture = [_picture(image_HWC, chosen, others)] if index < _SHOWN else []
         return status, chosen + others, files, picture
 
-    counts, shown, part = Counter[str](), [], output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        part.mkdir()
-        with (
-            one_silent_thread(),
-            (part / "align.csv").open("x", newline="", errors="surrogateescape") as file,
-        ):
-            report = csv.writer(file, lineterminator="\n")
-            report.writerow(["path", "status", "output", "score", "left", "top", "width", "height", *_POINTS])
-            done = in_order(work, range(len(images)), workers)
-            for number, (name, became) in enumerate(zip(images.names, done, strict=True), 1):
-                status, found, files, picture = became
-                counts.update([status.partition(":")[0], *(["more"] if files and found[1:] else [])])
-                shown += picture
-                for face, encoded in itertools.zip_longest(found, files):
-                    written = _write(part, name, suffix, encoded) if encoded else ""
-                    told = status if written or not files else "passed over"
-                    numbers = [*(face.box or [""] * 4), *face.points_P2.ravel().round(3)]
-                    report.writerow([name, told, written, round(face.score, 4), *numbers])
-                if not found:
-                    report.writerow([name, status] + [""] * 16)
-                progress(number, len(images))
-        part.rename(output)
-    except OSError as error:
-        why = f"{error.strerror}; {make_room(error)}name another"
-        raise UserError(f"{output} cannot be written: {why}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    counts, shown = Counter[str](), list[np.ndarray]()
+    part.mkdir()
+    with (
+        one_silent_thread(),
+        (part / "align.csv").open("x", newline="", errors="surrogateescape") as file,
+    ):
+        report = csv.writer(file, lineterminator="\n")
+        report.writerow(["path", "status", "output", "score", "left", "top", "width", "height", *_POINTS])
+        done = in_order(work, range(len(images)), workers)
+        for number, (name, became) in enumerate(zip(images.names, done, strict=True), 1):
+            status, found, files, picture = became
+            counts.update([status.partition(":")[0], *(["more"] if files and found[1:] else [])])
+            shown += picture
+            for face, encoded in itertools.zip_longest(found, files):
+                written = _write(part, name, suffix, encoded) if encoded else ""
+                told = status if written or not files else "passed over"
+                numbers = [*(face.box or [""] * 4), *face.points_P2.ravel().round(3)]
+                report.writerow([name, told, written, round(face.score, 4), *numbers])
+            if not found:
+                report.writerow([name, status] + [""] * 16)
+            progress(number, len(images))
     shown += [np.full_like(shown[0], 255)] * (-len(shown) % _ROW)
     return counts, np.vstack([np.hstack(shown[start : start + _ROW]) for start in range(0, len(shown), _ROW)])
 

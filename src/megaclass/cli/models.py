@@ -191,6 +191,8 @@ def evaluate(words: list[str]) -> None:
 def _model_of_any_kind(options: Any, given: Given) -> Config:
     config = settings_asked(options, given, "run_dir", "onnx", "recipe", "embeddings")
     options.run_dir, options.given = options.run_dir or options.onnx, given
+    if options.images.endswith(".bin"):  # it has pairs of its own, whatever list the run was evaluated by
+        given["evaluate"].setdefault("pairs_file", "")
     return config
 
 

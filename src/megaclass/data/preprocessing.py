@@ -23,7 +23,7 @@ NORMALISATIONS: dict[str, tuple[Channels, Channels]] = {
     "symmetric": (SYMMETRIC, SYMMETRIC),
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
 }
-_SIDES = range(1, 4097)
+_SIDES = range(4097)
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,15 @@ class Preprocessing:
     def from_json(cls, found: Mapping[str, Any], where: str) -> "Preprocessing":
         """The reverse; UserError, which names ``where`` it was found, for anything else."""
         try:
-            sides = [found[name] for name in ("height", "width")] + [found.get("resize", 0)]
+            sides = [found["height"], found["width"], found.get("resize", 0)]
             mean, std = ([float(value) for value in found[name]] for name in ("mean", "std"))
+            right = all(type(side) is int and side in _SIDES for side in sides) and 0 not in sides[:2]
+            right &= len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
         except (KeyError, TypeError, ValueError):
-            raise UserError(f"{where}: no preprocessing there (height, width, resize, mean, std)") from None
-        numbers = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
-        if not all(type(side) is int and (side in _SIDES or not side) for side in sides) or not numbers:
-            raise UserError(f"{where}: preprocessing {dict(found)} is none that a network has")
-        if not all(sides[:2]):
-            raise UserError(f"{where}: preprocessing to {sides[0]} x {sides[1]} pixels leaves no image")
+            right = False
+        if not right:
+            raise UserError(
+                f"{where}: no preprocessing of a network there (height, width, resize, mean, std)"
+            )
         height, width, resize = sides
         return cls(height, width, resize, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))

@@ -188,13 +188,10 @@ def _checked(
         labels = labels.astype(np.int64, copy=False)
         if labels.min() < 0 or (classes is not None and labels.max() >= len(classes)):
             raise ValueError(f"labels go from {labels.min()} to {labels.max()}, beyond the classes")
-    rows_ND = stored_ND = embeddings.astype(np.float32, copy=False)
-    for start in range(0, count, _BLOCK_ROWS):
-        rows_BD = rows_ND[start : start + _BLOCK_ROWS]
-        lengths_B = np.linalg.norm(rows_BD, axis=1)
-        if not (sound_B := np.isfinite(lengths_B) & (lengths_B > 0)).all():
-            raise ValueError(f"row {start + int(sound_B.argmin())} is zero or not finite")
-        if np.abs(lengths_B - 1).max() > 1e-4:
-            rows_ND = np.array(rows_ND) if rows_ND is stored_ND else rows_ND  # that may be the file itself
-            rows_ND[start : start + _BLOCK_ROWS] = rows_BD / lengths_B[:, None]
+    rows_ND = embeddings.astype(np.float32, copy=False)
+    lengths_N = np.sqrt(np.einsum("nd,nd->n", rows_ND, rows_ND))  # without a copy of what is in the file
+    if not (sound_N := np.isfinite(lengths_N) & (lengths_N > 0)).all():
+        raise ValueError(f"row {int(sound_N.argmin())} is zero or not finite")
+    if np.abs(lengths_N - 1).max() > 1e-4:
+        rows_ND = rows_ND / lengths_N[:, None]
     return Embeddings(rows_ND, names, labels, classes, metadata or {})

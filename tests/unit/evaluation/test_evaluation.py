@@ -96,7 +96,8 @@ def test_several_sets_are_evaluated_in_training_each_by_its_name(tmp_path, bins)
 
 
 def test_each_set_is_a_table_of_its_own(tmp_path, bins, capsys):
-    recipe = tiny.recipe(tmp_path)
+    listed = {"task": "verification", "path": str(tmp_path / "records"), "pairs_file": "of_the_run.txt"}
+    recipe = tiny.recipe(tmp_path, evaluate=listed)
     words = ["evaluate", "verification", joined(bins), "--recipe", recipe, "--evaluate.folds", "2"]
     assert main(words) == 0
     said = capsys.readouterr().out

@@ -1,9 +1,10 @@
 """The exception types that the command line tells in one line."""
 
 import errno
+import importlib
 import signal
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -56,6 +57,16 @@ def in_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:,.1f} TB"
+
+
+def extra(module: str, name: str) -> Any:
+    """A module of an extra. UserError where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(
+            f"{module.partition('.')[0]} is not installed; pip install 'megaclass[{name}]'"
+        ) from None
 
 
 def first_line(error: Exception) -> str:

@@ -1,10 +1,8 @@
 """``megaclass export``: a trained model for other programs."""
 
-import os
-
 from megaclass.cli.common import tell
-from megaclass.cli.parsing import make_parser, new_file, parse
-from megaclass.errors import UserError, lookup
+from megaclass.cli.parsing import make_parser, new_file, parse, require_one_process
+from megaclass.errors import lookup
 
 _SOURCE = (
     "run directory, one checkpoint, or a bundle; of backbone and arcface_torch files of arcface_torch instead"
@@ -52,8 +50,7 @@ def export(words: list[str]) -> None:
     )
     options = parse(parser, words)
     output = new_file(options.output, "OUTPUT")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError(f"{parser.prog} runs in one process; start it without torchrun")
+    require_one_process(parser)
 
     from megaclass.export.run import FORMATS, Options
     from megaclass.export.run import export as write

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell, whole_file
 from megaclass.cli.embed import embedding
 from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
-from megaclass.errors import UserError, lookup
+from megaclass.errors import UserError, extra, lookup
 
 if TYPE_CHECKING:
     from megaclass.inference.model import Model
@@ -111,7 +111,6 @@ def _build(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
 
     from megaclass.gallery.gallery import Gallery, build
     from megaclass.gallery.store import Manifest
-    from megaclass.inference.vectors import extra
 
     if options.index != "exact":
         extra("faiss", "gallery")

@@ -127,10 +127,14 @@ def parse_with_settings(parser: Parser, words: list[str]) -> tuple[argparse.Name
 
 def model_asked(parser: argparse.ArgumentParser, options: argparse.Namespace, given: Given) -> "Model":
     """The model that ``MODEL_OPTIONS`` name, with the settings given, for a verb of one process."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError(f"{parser.prog} runs in one process; start it without torchrun")
+    require_one_process(parser)
     config = from_mapping(given, settings_asked(options, given, "run_dir", "recipe"))
     return open_asked(options, given, config).aligning(options.align)
+
+
+def require_one_process(parser: argparse.ArgumentParser) -> None:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"{parser.prog} runs in one process; start it without torchrun")
 
 
 def settings_asked(options: argparse.Namespace, given: Given, *sources: str) -> Config:

@@ -187,16 +187,29 @@ def upright(encoded: bytes, where: str) -> np.ndarray:
     return np.array(ImageOps.exif_transpose(shown))
 
 
+Detector = Callable[[np.ndarray], Sequence[Face]]
+"""The faces of an image, as a FaceDetector gives them."""
+
+
+def face_seen(
+    image_HWC: np.ndarray, detector: Detector, height: int, width: int, where: str, advice: str = ""
+) -> np.ndarray:
+    """What a model of faces sees of a photograph: its largest face, aligned, uint8 (height, width, 3). Raises
+    DamagedSampleError, which names ``where`` and ends with ``advice``, for one without a face."""
+    chosen, kind = Rules().choose(detector(image_HWC), image_HWC)
+    if not chosen:
+        raise DamagedSampleError(f"{where}: {kind}{advice}")
+    return warped(image_HWC, chosen[0], height, width)
+
+
 class Aligned:
     """The photographs of ``dataset`` as faces aligned for a model of this input size: the largest of each.
 
-    ``detector``: gives the faces of an image, as a FaceDetector does. Samples come as PPM, without loss. ``read``
+    Samples come as PPM, without loss. ``read``
     raises DamagedSampleError for a photograph without a face, too. Safe from several threads.
     """
 
-    def __init__(
-        self, dataset: Dataset, detector: Callable[[np.ndarray], Sequence[Face]], height: int, width: int
-    ) -> None:
+    def __init__(self, dataset: Dataset, detector: Detector, height: int, width: int) -> None:
         self.num_classes, self.classes = dataset.num_classes, class_names(dataset)
         self.labels, self.describe = dataset.labels, dataset.describe
         self._dataset, self._detector, self._size = dataset, detector, (height, width)
@@ -207,8 +220,5 @@ class Aligned:
     def read(self, index: int) -> Sample:
         encoded, label = self._dataset.read(index)
         image_HWC = upright(encoded, self.describe(index))
-        chosen, kind = Rules().choose(self._detector(image_HWC), image_HWC)
-        if not chosen:
-            raise DamagedSampleError(f"{self.describe(index)}: {kind}")
-        aligned_HWC = warped(image_HWC, chosen[0], *self._size)
+        aligned_HWC = face_seen(image_HWC, self._detector, *self._size, self.describe(index))
         return Sample(b"P6 %d %d 255\n" % aligned_HWC.shape[1::-1] + aligned_HWC.tobytes(), label)

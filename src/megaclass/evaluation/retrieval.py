@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from megaclass.errors import UserError
+from megaclass.errors import UserError, extra
 from megaclass.evaluation.blocks import my_blocks
 from megaclass.evaluation.metrics import BINS, binned, of_counts
 from megaclass.evaluation.protocol import Prepared, open_labelled
@@ -95,10 +95,7 @@ def retrieval_metrics(
 
 def clustering_nmi(embeddings_ND: np.ndarray, labels_N: np.ndarray) -> float:
     """Normalised mutual information, 2 I / (H + H), of the classes and of as many clusters of faiss's k-means."""
-    try:
-        import faiss
-    except ImportError:
-        raise UserError("--nmi needs faiss: pip install 'megaclass[gallery]'") from None
+    faiss = extra("faiss", "gallery")
     classes_N = np.unique(labels_N, return_inverse=True)[1]
     rows_ND = np.nan_to_num(embeddings_ND.astype(np.float32))
     found = faiss.Kmeans(rows_ND.shape[1], 1 + int(classes_N.max()), seed=0, min_points_per_centroid=1)

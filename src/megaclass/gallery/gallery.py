@@ -16,13 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from megaclass.errors import UserError
+from megaclass.errors import UserError, extra
 from megaclass.gallery import store
 from megaclass.gallery.store import INDEX, VECTORS, Manifest
 from megaclass.inference.embedding import metadata
 from megaclass.inference.images import Pictures
-from megaclass.inference.model import Model
-from megaclass.inference.vectors import Embeddings, extra, read_embeddings, write_embeddings
+from megaclass.inference.model import Model, nearest
+from megaclass.inference.vectors import Embeddings, read_embeddings, write_embeddings
 
 _QUERIES, _BLOCK_ROWS = 256, 1 << 15  # at once
 # Of a graph: neighbours of a row, and candidates that are kept while it is built and while it is searched.
@@ -68,14 +68,9 @@ class _Generation:
         """Cosines and rows (Q, K) of the nearest templates; of an index that finds fewer, -1."""
         if self.manifest.index != "exact":
             return self.index.search(queries_QD, count)
-        queries = torch.from_numpy(queries_QD)
-        best_QK, rows_QK = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
-        for number, block in enumerate(self.rows_TD.split(_BLOCK_ROWS)):
-            found = (queries @ block.T).topk(min(count, len(block)))
-            best_QK = torch.cat([best_QK, found.values], 1)
-            rows_QK = torch.cat([rows_QK, found.indices + number * _BLOCK_ROWS], 1)
-            best_QK, kept_QK = best_QK.topk(min(count, best_QK.shape[1]))
-            rows_QK = rows_QK.gather(1, kept_QK)
+        starts = range(0, len(self.rows_TD), _BLOCK_ROWS)
+        blocks = zip(starts, self.rows_TD.split(_BLOCK_ROWS), strict=True)
+        rows_QK, best_QK = nearest(torch.from_numpy(queries_QD), blocks, count)
         return best_QK.numpy(), rows_QK.numpy()
 
     def ranked(self, queries_QD: np.ndarray, top: int) -> Iterator[list[Match]]:

@@ -4,7 +4,7 @@ Shapes: B = images of a batch, N = images, T = centres of a block, D = embedding
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +45,20 @@ class GivenLogits(nn.Module):
 
     def logits(self, logits_BC: Tensor) -> Tensor:
         return logits_BC
+
+
+def nearest(queries_ND: Tensor, blocks: Iterable[tuple[int, Tensor]], count: int) -> tuple[Tensor, Tensor]:
+    """Of the rows in blocks, (T, D) each after the number of its first, those of the largest products with each query:
+    their numbers, int64, and the products (N, K), the largest first. K is ``count``, or all rows."""
+    best_NK = queries_ND.new_empty((len(queries_ND), 0))
+    numbers_NK = torch.empty_like(best_NK, dtype=torch.int64)
+    for start, block_TD in blocks:
+        found = (queries_ND @ block_TD.T).topk(min(count, len(block_TD)))
+        best_NK = torch.cat([best_NK, found.values], 1)
+        numbers_NK = torch.cat([numbers_NK, found.indices + start], 1)
+        best_NK, kept_NK = best_NK.topk(min(count, best_NK.shape[1]))
+        numbers_NK = numbers_NK.gather(1, kept_NK)
+    return numbers_NK, best_NK
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,16 +185,8 @@ class Model:
             # Ordered by logits: of probabilities that round to 0 or 1, many are equal.
             labels_NK = logits_NC.topk(min(top, self.num_classes)).indices
             return labels_NK, logits_NC.softmax(1).gather(1, labels_NK)
-        features_ND = F.normalize(features_ND)
-        best_NK = features_ND.new_empty((len(features_ND), 0))
-        labels_NK = torch.empty_like(best_NK, dtype=torch.int64)
-        for start, centres_TD in self._centres(features_ND.device):
-            found = (features_ND @ centres_TD.T).clamp_(-1, 1).topk(min(top, len(centres_TD)))
-            best_NK = torch.cat([best_NK, found.values], 1)
-            labels_NK = torch.cat([labels_NK, found.indices + start], 1)
-            best_NK, kept_NK = best_NK.topk(min(top, best_NK.shape[1]))
-            labels_NK = labels_NK.gather(1, kept_NK)
-        return labels_NK, best_NK
+        labels_NK, cosines_NK = nearest(F.normalize(features_ND), self._centres(features_ND.device), top)
+        return labels_NK, cosines_NK.clamp_(-1, 1)
 
     def _centres(self, device: torch.device | str) -> Iterator[tuple[int, Tensor]]:
         """Normalised, block by block, after the number of the first; of a hundred million few machines hold all."""

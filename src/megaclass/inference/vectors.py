@@ -7,7 +7,6 @@ parquet has a row an image, and classes and metadata as metadata.
 Shapes: N = images, B = images of a block, D = embedding columns.
 """
 
-import importlib
 import json
 import tempfile
 import zipfile
@@ -21,7 +20,7 @@ import torch
 
 from megaclass import __version__
 from megaclass.checkpoint import tensorfile
-from megaclass.errors import UserError, first_line
+from megaclass.errors import UserError, extra, first_line
 from megaclass.files import regular_size
 
 WRITTEN = (".npz", ".parquet", ".safetensors")
@@ -40,16 +39,6 @@ class Embeddings:
     labels: np.ndarray | None = None
     classes: list[str] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-def extra(module: str, name: str) -> Any:
-    """A module of an extra. UserError where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(
-            f"{module.partition('.')[0]} is not installed; pip install 'megaclass[{name}]'"
-        ) from None
 
 
 def write_embeddings(
@@ -94,7 +83,7 @@ def _write(
             path, {name: torch.from_numpy(value) for name, value in arrays.items()}, metadata
         )
     else:
-        pa, parquet = extra("pyarrow", "gallery"), extra("pyarrow.parquet", "parquet")
+        pa, parquet = extra("pyarrow", "gallery"), extra("pyarrow.parquet", "gallery")
         rows_ND = arrays.pop("embeddings")
         columns = {
             "names": pa.array(

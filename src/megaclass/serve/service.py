@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import Decoded
-from megaclass.data.faces import Rules, upright, warped
+from megaclass.data.faces import face_seen, upright
 from megaclass.data.threads import one_silent_thread
 from megaclass.evaluation.embed import features
 from megaclass.gallery.gallery import Gallery
@@ -92,10 +91,8 @@ class Service:
         self.limits.check(encoded, where)
         image_HWC, out_HWC = upright(encoded, where), np.empty(self._shape, np.uint8)
         if self.model.detector:
-            faces, kind = Rules().choose(self.model.detector(image_HWC), image_HWC)
-            if not faces:
-                raise DamagedSampleError(f"{where}: {kind}; take another photograph")
-            image_HWC = warped(image_HWC, faces[0], *self._shape[:2])
+            advice = "; take another photograph"
+            image_HWC = face_seen(image_HWC, self.model.detector, *self._shape[:2], where, advice)
         self._transform(Decoded.whole(image_HWC), np.empty(0), out_HWC)
         return out_HWC
 

@@ -27,16 +27,12 @@ _COLUMNS = ("rank", "identity", "cosine", "nearest", "known")
 # Usage, what it does, what is named, and options of each.
 _VERBS: dict[str, tuple[str, str, dict[str, str], dict[str, tuple[Any, str]]]] = {
     "build": (
-        "SOURCE --run-dir DIR [--far 1e-3 [--verify SET]] [--index exact|hnsw|ivf]",
+        "SOURCE --run-dir DIR [--far 1e-3 [--verify SET]] [--index exact|ivf]",
         f"Make a gallery; its threshold is that of the model's evaluation, of best accuracy or at --far. {_LEFT_OUT}",
         {"source...": _SOURCE},
         MODEL_OPTIONS
         | {
-            "index": (["exact", "hnsw", "ivf"], "compare with all, or with some of millions (faiss)"),
-            "template": (
-                ["max", "mean"],
-                "an identity is as near as its nearest image, or as the mean of its images",
-            ),
+            "index": (["exact", "ivf"], "compare with all, or with some of millions (faiss)"),
             "far": ("", "take the threshold at this share of accepted impostor pairs, such as 1e-3"),
             "verify": ("", "measure that now on this set: .bin, or labelled images"),
             "threshold": (float, "take this cosine"),
@@ -118,13 +114,9 @@ def _build(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
         threshold, measured = options.threshold, "--threshold"
         if threshold is None:
             threshold, measured = _threshold(model, options.far, options.verify)
-        told = (
-            source.about.get("fingerprint", ""),
-            source.about.get("model", ""),
-            options.template,
-            options.index,
-        )
-        build(directory, Manifest(*told, threshold, measured), source.blocks, source.classes or [])
+        of = source.about.get("fingerprint", ""), source.about.get("model", "")
+        manifest = Manifest(*of, options.index, threshold, measured)
+        build(directory, manifest, source.blocks, source.classes or [])
     print(json.dumps(Gallery(directory).info(), indent=2))
     return 1 if source.lost else 0
 

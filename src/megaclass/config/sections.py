@@ -167,7 +167,14 @@ class Model:
     embedding_dim: int = option(512, "columns of an embedding (fixed by the model for resnet50: 2048)", 1)
     width: int = option(64, "channels of the first stage; later stages scale with it", 8)
     dropout: float = option(0.0, "dropout before the embedding", 0, 0.95)
-    stem: str = option("imagenet", "resnet: small is 3x3, for small images", choices=("imagenet", "small"))
+    stem: str = option(
+        "imagenet",
+        "resnet: deep is ResNet-D's of three 3x3; small one 3x3, for small images",
+        choices=("imagenet", "deep", "small"),
+    )
+    shortcut: str = option(
+        "stride", "resnet: pool is ResNet-D's, the mean of 2x2 pixels", choices=("stride", "pool")
+    )
     checkpoint_activations: bool = option(False, "recompute activations in backward: less memory, more time")
     checkpoint_stages: Numbers = option((1.0, 2.0, 3.0, 4.0), "of these stages", 1, 4, only=RECOMPUTED)
     drop_path: float = option(0.0, "vit: share of images that skip a residual branch", 0, 0.95)

@@ -198,9 +198,14 @@ class Head:
     m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", 0.1, 4, only=COMBINED)
     m2: float = option(0.5, "ArcFace: 0.5", 0, 2, only=COMBINED)
     m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", 0, 1, only=COMBINED)
+    margin_options: str = option(
+        "", "the margin's own numbers, such as 'm=0.4, h=0.333'; default: its paper's"
+    )
     scale: float = option(64.0, "length that the embeddings are scaled to", 1, 75)
     gradient: str = option(
-        "straight_through", "straight_through: as arcface_torch", choices=("straight_through", "exact")
+        "auto",
+        "of the margin's angle; auto: as its published code, straight_through as arcface_torch",
+        choices=("auto", "straight_through", "exact"),
     )
     filter_threshold: float = option(0.0, "negatives with a cosine above this leave the sum; 0: none", -1, 1)
     sample_rate: float = option(1.0, "fraction of the classes scored in a step (Partial FC)", 1e-9, 1)

@@ -43,6 +43,7 @@ LINEAR: Only = {"head.kind": ("linear",)}
 IMAGES: Only = {"data.source": ("glyphs", "records", "folder")}
 GLYPHS: Only = {"data.source": ("glyphs",)}
 NOISE: Only = {"data.source": ("synthetic",)}
+STARTED: Only = {"model.weights": SET}
 GROWING: Only = {"data.start_size": SET}
 RECOMPUTED: Only = {"model.checkpoint_activations": SET}
 LARS: Only = {"optim.name": ("lars",)}
@@ -259,6 +260,16 @@ class Optim:
     trust: float = option(0.001, "step of a layer over the norm of its weights, at lr 1", 1e-6, only=LARS)
     ema_decay: float = option(0.0, "moving average of the weights, evaluated in their place", 0, 0.999999)
     clip_grad_norm: float = option(5.0, "largest norm of the backbone's gradient; 0: no clipping", 0)
+    layer_decay: float = option(
+        1.0, "learning rate of each layer of the backbone over that of the next (BEiT: 0.65 to 0.75)", 0.01, 1
+    )
+    freeze_backbone_epochs: float = option(
+        0.0,
+        "the head trains alone for so many epochs; as many as the run has: to the end",
+        0,
+        1e6,
+        only=STARTED,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

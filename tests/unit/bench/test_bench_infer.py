@@ -75,7 +75,6 @@ def test_batches_are_those_of_nvidias_script():
         ({"engine": "onnx", "precision": "fp16"}, "in fp32"),
         ({"engine": "openvino", "precision": "fp16"}, "in fp32"),
         ({"engine": "openvino", "device": "cuda"}, "no CUDA"),
-        ({"engine": "tensorrt"}, "TensorRT"),
         ({"engine": "eager", "precision": "int8"}, "int8 is there for"),
         ({"engine": "onnx", "precision": "int8", "device": "cuda"}, "int8 is there for"),
         ({"engine": "openvino", "precision": "int8"}, ""),

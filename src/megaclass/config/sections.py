@@ -209,6 +209,9 @@ class Head:
         choices=("auto", "straight_through", "exact"),
     )
     filter_threshold: float = option(0.0, "negatives with a cosine above this leave the sum; 0: none", -1, 1)
+    sub_centres: int = option(
+        1, "centres of each class, the nearest counts (sub-center ArcFace); plain PyTorch", 1, 16
+    )
     sample_rate: float = option(1.0, "fraction of the classes scored in a step (Partial FC)", 1e-9, 1)
     parallelism: str = option(
         "model", "classes sharded over ranks, or all on each", choices=("model", "data")

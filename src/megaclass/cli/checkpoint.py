@@ -84,7 +84,8 @@ def _slice(words: list[str]) -> None:
         raise UserError(f"{options.source}: no class centres there, but a linear head or a backbone alone")
     with whole_file("OUTPUT", output) as part:
         write_tensors(part, model.centres)
-    tell(f"wrote {output}: {' and '.join(model.centres)} of {model.centres['weight'].shape[0]:,} classes")
+    what = "classes" if model.sub_centres == 1 else f"centres, {model.sub_centres} of each class"
+    tell(f"wrote {output}: {' and '.join(model.centres)} of {model.centres['weight'].shape[0]:,} {what}")
 
 
 def _convert(words: list[str]) -> None:

@@ -34,13 +34,13 @@ TRAIN = [sys.executable, "-m", "megaclass", "train"]
 OFTEN = {"run.checkpoint_minutes": 3.0, "run.keep_last": 1, "run.track": "none"}
 RUN = re.compile(r"{run:([^}]+)}")
 PLACE = re.compile(r"(<!-- study.py: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-# What each variant has otherwise than its study ("recipe": another one). {run:VARIANT} is the run directory of another
-# variant with the same seed, which stands above it and whose directory stays.
+# In a variant, "recipe" is another one; {run:VARIANT} is the run directory of one above it, same seed, which stays.
 PAIRS = {"pair_accuracy": "pairs, %", "one_shot_20way": "one-shot, %", "tar_at_far_1e-4": "TAR@1e-4, %"}
 TOPS = {"top1": "top-1, %", "top5": "top-5, %"}
 NAMES = "arcface cosface sphereface adaface elastic_arcface elastic_cosface population magface curricularface"
 SAMPLED = {f"arcface-{rate}": {"head.margin": "arcface", "head.sample_rate": rate} for rate in (0.3, 0.1)}
-MARGINS = {name: {"head.margin": name} for name in NAMES.split()} | {"recipe": {}} | SAMPLED
+OTHERS = {"recipe": {}, "sub-centres": {"head.margin": "arcface", "head.sub_centres": 3}}
+MARGINS = {name: {"head.margin": name} for name in NAMES.split()} | SAMPLED | OTHERS
 LADDER = {f"epochs-{n}": {"schedule.epochs": float(n)} for n in (7, 26, 100)}
 FINETUNE = {"half": {"data.path": "data/omniglot/half"}, "all": {}, "start": {"model.weights": "{run:half}"}}
 STUDIES = {  # recipe, settings of all, variants (times are compared with the first one's), metrics
@@ -65,8 +65,8 @@ class Run(NamedTuple):
     @property
     def key(self):
         """The same where the same is trained."""
-        text = json.dumps([self.study, self.settings, self.seed], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        settings = sorted(self.settings.items())
+        return hashlib.sha256(repr([self.study, settings, self.seed]).encode()).hexdigest()[:16]
 
     @property
     def needs(self):

@@ -164,7 +164,7 @@ class Augment:
 class Model:
     """The backbone."""
 
-    name: str = option("iresnet50", "backbone; `megaclass recipes` lists the names")
+    name: str = option("iresnet50", "backbone; `megaclass recipes` lists the names; or timm/NAME")
     embedding_dim: int = option(512, "columns of an embedding (fixed by the model for resnet50: 2048)", 1)
     width: int = option(64, "channels of the first stage; later stages scale with it", 8)
     dropout: float = option(0.0, "dropout before the embedding", 0, 0.95)
@@ -178,12 +178,12 @@ class Model:
     )
     checkpoint_activations: bool = option(False, "recompute activations in backward: less memory, more time")
     checkpoint_stages: Numbers = option((1.0, 2.0, 3.0, 4.0), "of these stages", 1, 4, only=RECOMPUTED)
-    drop_path: float = option(0.0, "vit: share of images that skip a residual branch", 0, 0.95)
+    drop_path: float = option(0.0, "vit, timm: share of images that skip a residual branch", 0, 0.95)
     mask_ratio: float = option(0.0, "vit: share of patches left out in training", 0, 0.95)
     sync_norm: bool = option(False, "batch statistics over all ranks: results do not depend on their number")
     weights: str = option(
         "",
-        "to start from: a run, a checkpoint, or a file of ours, torchvision's or arcface_torch's",
+        "to start from: a run, a checkpoint, or a file of ours, torchvision's, timm's or arcface_torch's",
         path=True,
     )
 

@@ -141,7 +141,7 @@ def build_job(
     return Job(
         **vars(parts),
         feed=DeviceFeed(world.device),
-        mix=Mixup(config.augment.mixup, parts.num_classes, config.run.seed),
+        mix=Mixup(config.augment.mixup, parts.num_classes, config.run.seed, config.augment.cutmix),
         head=head,
         model=_over_ranks(backbone, config, world),
         scorer=scorer,
@@ -215,9 +215,10 @@ def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
             f"data.global_batch_size: {size} leaves one image for each of {parts} parts (ranks times "
             f"data.accumulation), and {config.model.name} has batch norm; take {2 * parts} or more"
         )
-    if config.augment.mixup and count % 2:
+    mixes = [name for name in ("mixup", "cutmix") if getattr(config.augment, name)]
+    if mixes and count % 2:
         raise UserError(
-            f"augment.mixup: pairs of images are mixed, but data.global_batch_size {size} leaves {count} for each "
+            f"augment.{mixes[0]}: pairs of images are mixed, but data.global_batch_size {size} leaves {count} for each "
             f"of {parts} parts (ranks times data.accumulation); take a multiple of {2 * parts}"
         )
 
@@ -258,7 +259,8 @@ def _build_head(
 ) -> PartialFC | LinearHead:
     head = config.head
     if head.kind == "linear":
-        return LinearHead(num_classes, embedding_dim, head.label_smoothing).to(world.device)
+        losses: Any = {name: getattr(head, name) for name in ("label_smoothing", "loss", "bce_threshold")}
+        return LinearHead(num_classes, embedding_dim, **losses).to(world.device)
     numbers = {name: getattr(head, name) for name in ("m1", "m2", "m3") if head.margin == "combined"}
     margin = lookup(MARGINS, head.margin, "head.margin")(
         scale=head.scale, gradient=head.gradient, filter_threshold=head.filter_threshold, **numbers

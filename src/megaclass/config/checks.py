@@ -92,7 +92,7 @@ def _together(config: Config) -> list[tuple[bool, str]]:
 
 def _lacking_in_dali(config: Config) -> str:
     """The changes of images that are asked for and that DALI does not make."""
-    able = ("flip", "crop_scale_min", "mixup")
+    able = ("flip", "crop_scale_min", "mixup", "cutmix")
     wanted = [f.name for f in dataclasses.fields(Augment) if f.type is float and f.name not in able]
     found = [f"augment.{name}" for name in wanted if getattr(config.augment, name)]
     found += ["data.orientations"] * (config.data.orientations > 1)

@@ -40,6 +40,7 @@ def option(
 MARGIN: Only = {"head.kind": ("margin",)}
 COMBINED: Only = {**MARGIN, "head.margin": ("combined",)}
 LINEAR: Only = {"head.kind": ("linear",)}
+BCE: Only = {**LINEAR, "head.loss": ("bce",)}
 IMAGES: Only = {"data.source": ("glyphs", "records", "folder")}
 GLYPHS: Only = {"data.source": ("glyphs",)}
 NOISE: Only = {"data.source": ("synthetic",)}
@@ -158,6 +159,13 @@ class Augment:
     mixup: float = option(
         0.0, "alpha of the Beta distribution that mixes pairs of images", 0, 100, only=LINEAR
     )
+    cutmix: float = option(
+        0.0,
+        "alpha of the Beta distribution of a box from another image; with mixup: each in half of the steps",
+        0,
+        100,
+        only=LINEAR,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +252,15 @@ class Head:
     )
     tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 8 on a CPU, 256 on a GPU", 0)
     label_smoothing: float = option(0.0, "share of the target spread over all classes", 0, 0.9, only=LINEAR)
+    loss: str = option(
+        "softmax",
+        "cross-entropy over the classes, or a binary one for each",
+        choices=("softmax", "bce"),
+        only=LINEAR,
+    )
+    bce_threshold: float = option(
+        0.0, "targets above this are 1, others 0; 0: as they are mixed", 0, 0.99, only=BCE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ def option(
 MARGIN: Only = {"head.kind": ("margin",)}
 COMBINED: Only = {**MARGIN, "head.margin": ("combined",)}
 LINEAR: Only = {"head.kind": ("linear",)}
+RANDAUGMENT: Only = {"augment.policy": ("randaugment", "timm")}
 BCE: Only = {**LINEAR, "head.loss": ("bce",)}
 IMAGES: Only = {"data.source": ("glyphs", "records", "folder")}
 GLYPHS: Only = {"data.source": ("glyphs",)}
@@ -158,6 +159,18 @@ class Augment:
     hue_degrees: Interval = option((0.0, 20.0), "turn of the hue", -180, 180, only=COLOUR)
     saturation: Interval = option((1.0, 1.2), "factor of the saturation", 0, 10, only=COLOUR)
     grey_probability: float = option(0.0, "share of images without colour", 0, 1)
+    policy: str = option(
+        "none",
+        "torchvision's RandAugment or TrivialAugmentWide, or timm's rand-m..-mstd..-inc1",
+        choices=("none", "randaugment", "trivialaugment", "timm"),
+    )
+    policy_ops: int = option(2, "operations an image", 1, 16, only=RANDAUGMENT)
+    policy_magnitude: int = option(9, "of 30, with timm of 10", 0, 30, only=RANDAUGMENT)
+    policy_std: float = option(
+        0.0, "standard deviation of the magnitude", 0, 10, only={"augment.policy": ("timm",)}
+    )
+    erase_probability: float = option(0.0, "share of images with a box painted over", 0, 1)
+    repeats: int = option(1, "times that an image comes on end, each under other changes", 1, 7)
     mixup: float = option(
         0.0, "alpha of the Beta distribution that mixes pairs of images", 0, 100, only=LINEAR
     )

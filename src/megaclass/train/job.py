@@ -250,7 +250,7 @@ def _evaluator(config: Config, arithmetic: Arithmetic, data: TrainingData) -> Ev
     if config.evaluate.task == "verification":
         return build_verifier(config, path, images, data.class_names)
     tell_of_overlap(config, path, None, None)
-    return build_classifier(path, data.num_classes, data.class_names, images)
+    return build_classifier(path, data.num_classes, data.class_names, images, config.evaluate.flip)
 
 
 # -- by all ranks together ------------------------------------------------------------------------------

@@ -18,25 +18,29 @@ INITIAL_FACTOR = 20.0
 
 
 def dense_loss(
-    embeddings_BD: Tensor, labels_B: Tensor, centres_CD: Tensor, margin: Margin, classes: Tensor | None = None
+    embeddings_BD: Tensor,
+    labels_B: Tensor,
+    centres_CD: Tensor,
+    margin: Margin,
+    classes: Tensor | None = None,
+    sub_centres: int = 1,
 ) -> Tensor:
     """The head in its plainest form: mean cross-entropy over the batch, with the B x C logits in memory.
 
     classes: the sampled classes of Partial FC (int64, any order, all labels included); None takes all.
+    sub_centres: how many consecutive rows are of a class; the nearest gives the logit.
     """
-    centres_CD = centres_CD.double()
+    centres_CKD = centres_CD.double().view(-1, sub_centres, centres_CD.shape[1])
     if classes is not None:
-        position_C = torch.full((len(centres_CD),), -1, dtype=torch.int64)
+        position_C = torch.full((len(centres_CKD),), -1, dtype=torch.int64)
         position_C[classes] = torch.arange(len(classes))
-        centres_CD, labels_B = centres_CD[classes], position_C[labels_B]
-    cos_BC = normalize(embeddings_BD.double()) @ normalize(centres_CD).T
+        centres_CKD, labels_B = centres_CKD[classes], position_C[labels_B]
+    of_all_BCK = torch.einsum("bd,ckd->bck", normalize(embeddings_BD.double()), normalize(centres_CKD, dim=2))
+    cos_BC = of_all_BCK.max(2).values
     is_target_BC = torch.zeros_like(cos_BC, dtype=torch.bool).scatter_(1, labels_B[:, None], True)
     theta_BC = torch.acos(cos_BC.clamp(-1 + 1e-15, 1 - 1e-15))
     target_BC = torch.cos(margin.m1 * theta_BC + margin.m2) - margin.m3
-    if type(margin) is not Margin:  # one of its own, whose slope test_margins holds to its logits
-        logit_BC, slope_BC = margin.target(cos_BC.detach())
-        target_BC = logit_BC / margin.scale + slope_BC * (cos_BC - cos_BC.detach())
-    elif margin.gradient == "straight_through":
+    if not margin.is_exact:
         target_BC = cos_BC + (target_BC - cos_BC).detach()
     logits_BC = margin.scale * torch.where(is_target_BC, target_BC, cos_BC)
     if margin.filter_threshold:
@@ -63,6 +67,7 @@ class Case:
     storage: str = "fp32"
     kernels: str = "auto"
     recompute: str = "auto"
+    sub_centres: int = 1
     device: str = "cpu"
 
 
@@ -101,6 +106,7 @@ def train_ours(case: Case) -> Trace:
         storage=case.storage,
         kernels=case.kernels,
         recompute=case.recompute,
+        sub_centres=case.sub_centres,
         device=case.device,
     )
     # Centres of length about 1: from the initial 0.05 the first steps overshoot, and in a chaotic run fp32
@@ -123,7 +129,7 @@ def train_ours(case: Case) -> Trace:
         # The head multiplies by the number of ranks for DistributedDataParallel's mean: undo it here.
         trace.gradients.append(groups.all_ranks().all_reduce_(leaf.grad.clone()).cpu() / ranks)
         rows_N = head.pending[-1].active.rows_N
-        trace.samples.append(None if rows_N is None else _gather(rows_N + head.class_range[0], head))
+        trace.samples.append(None if rows_N is None else _gather(rows_N + head.row_range[0], head))
         optimizer.step()
     optimizer.catch_up()
     trace.centres = _gather(head.centres(), head)
@@ -141,7 +147,8 @@ def _gather(rows: Tensor, head: PartialFC) -> Tensor:
 
 def train_oracle(case: Case, samples: list[Tensor | None], optimizer: type = torch.optim.SGD) -> Trace:
     """One process, fp64, torch.optim.SGD or another on a dense weight, on the same samples."""
-    initial = PartialFC(case.num_classes, case.dim, device=case.device).weight.detach().cpu()
+    head = PartialFC(case.num_classes, case.dim, device=case.device, sub_centres=case.sub_centres)
+    initial = head.weight.detach().cpu()
     centres = (initial * INITIAL_FACTOR).double().requires_grad_()
     sgd = optimizer([centres], momentum=case.momentum, weight_decay=case.weight_decay, lr=case.lr)
     trace = Trace([], [], samples, torch.empty(0), torch.empty(0))
@@ -149,7 +156,10 @@ def train_oracle(case: Case, samples: list[Tensor | None], optimizer: type = tor
         sgd.param_groups[0]["lr"] = case.lr * (1 + step % 3)
         embeddings, labels = step_input(case, step)
         leaf = embeddings.double().requires_grad_()
-        loss = dense_loss(leaf, labels, centres, case.margin, samples[step])
+        classes = samples[step]
+        if classes is not None:  # rows, of whole classes
+            classes = classes.view(-1, case.sub_centres)[:, 0] // case.sub_centres
+        loss = dense_loss(leaf, labels, centres, case.margin, classes, case.sub_centres)
         sgd.zero_grad()
         loss.backward()
         sgd.step()

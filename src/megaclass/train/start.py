@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megaclass.checkpoint.arcface_torch import RankFiles
-from megaclass.checkpoint.weights import located, read_weights, stored_rows
+from megaclass.checkpoint.weights import located, read_weights, stored_rows, sub_centres
 from megaclass.data.dataset import Dataset
 from megaclass.data.views import Subset
 from megaclass.errors import UserError
@@ -72,7 +72,7 @@ def load_head(
     UserError where there are no names and it has another number of ``classes``, or where its columns are others.
     """
     found, columns = located(Path(source), "best"), head.weight.shape[1]
-    linear, shape = None, None
+    linear, shape, of_class = None, None, sub_centres(found[1]) if found else 1
     if isinstance(head, LinearHead):
         if linear := linear_head(backbone, source):
             shape = tuple(linear.weight.shape)
@@ -80,7 +80,7 @@ def load_head(
         files = RankFiles(source, classes)
         shape = files.num_classes, files.embedding_dim
     elif entry := found[1].sharded.get("head/weight"):
-        shape = entry.shape
+        shape = entry.shape[0] // of_class, entry.shape[1]
     if shape is None:
         kind = "linear layer" if isinstance(head, LinearHead) else "class centres"
         raise UserError(f"head.weights: {source} has no {kind}; name a run with such a head, or leave it out")
@@ -91,6 +91,11 @@ def load_head(
         raise UserError(
             f"head.weights: {source} holds {shape[0]:,} classes of {shape[1]} columns, and {classes:,} of {columns} "
             "are trained; leave it out (classes are matched where the data and the run have names for them)"
+        )
+    if isinstance(head, PartialFC) and of_class != head.options.sub_centres:
+        raise UserError(
+            f"head.weights: {source} has {of_class} centres of each class, and {head.options.sub_centres} are trained; "
+            f"set head.sub_centres to {of_class}, or leave it out"
         )
     numbers_C = _numbers(names, theirs, source) if names and theirs else np.arange(classes)
     if linear is not None:
@@ -104,7 +109,9 @@ def load_head(
             if found
             else lambda *rows: Rows(files.centres(*rows))
         )
-        _take_centres(head, numbers_C[slice(*head.class_range)], read)
+        own_C1 = numbers_C[slice(*head.class_range), None]
+        rows = np.where(own_C1 < 0, own_C1, own_C1 * of_class + np.arange(of_class))
+        _take_centres(head, rows.ravel(), read)
     return Matched(numbers_C, shape[0])
 
 
@@ -125,16 +132,16 @@ def _numbers(names: list[str], theirs: list[str], source: str) -> np.ndarray:
 _BLOCK = 1 << 16  # rows of the source at a time
 
 
-def _take_centres(head: PartialFC, numbers_C: np.ndarray, read: Callable[[int, int], Rows]) -> None:
-    """Of this rank's classes those that the source has, in the order of its rows: these may lie in other files."""
-    order_C = np.argsort(numbers_C, kind="stable")
-    sorted_C = numbers_C[order_C]
-    begin = int(np.searchsorted(sorted_C, 0))
-    while begin < len(sorted_C):
-        first = int(sorted_C[begin])
-        end = int(np.searchsorted(sorted_C, first + _BLOCK))
-        part = read(first, int(sorted_C[end - 1]) + 1)
-        rows, places = (torch.from_numpy(found[begin:end]) for found in (order_C, sorted_C - first))
+def _take_centres(head: PartialFC, numbers_R: np.ndarray, read: Callable[[int, int], Rows]) -> None:
+    """Of this rank's R rows those that the source has, in the order that they have there: it may be of many files."""
+    order_R = np.argsort(numbers_R, kind="stable")
+    sorted_R = numbers_R[order_R]
+    begin = int(np.searchsorted(sorted_R, 0))
+    while begin < len(sorted_R):
+        first = int(sorted_R[begin])
+        end = int(np.searchsorted(sorted_R, first + _BLOCK))
+        part = read(first, int(sorted_R[end - 1]) + 1)
+        rows, places = (torch.from_numpy(found[begin:end]) for found in (order_R, sorted_R - first))
         head.shard.centres.store(rows, part[places])
         begin = end
 
@@ -149,22 +156,25 @@ def start_new_classes(
     head: PartialFC, matched: Matched, means_of: Callable[[np.ndarray], Tensor] | None
 ) -> None:
     """Give new classes the direction of their row of ``means_of(classes)``, or that drawn for them, where there is
-    none or it is zero, and the mean length of the centres that were taken: then steps turn all of them alike. All
-    ranks call."""
-    (start, stop), centres = head.class_range, head.shard.centres
-    taken_C = torch.from_numpy(matched.numbers_C[start:stop] >= 0).to(centres.data.device)
-    lengths = centres.norms()[taken_C].double()
-    total, count = head.grouping.within.all_reduce_(torch.stack([lengths.sum(), taken_C.sum().double()]))
+    none or it is zero, and the mean length of the centres that were taken: then steps turn all of them alike. Of
+    several sub-centres the first gets it. All ranks call."""
+    (start, stop), centres, of_class = head.class_range, head.shard.centres, head.options.sub_centres
+    is_taken_C = torch.from_numpy(matched.numbers_C[start:stop] >= 0).to(centres.data.device)
+    lengths = centres.norms().view(-1, of_class)[is_taken_C].double()
+    sums = torch.stack([lengths.sum(), lengths.new_tensor(lengths.numel())])
+    total, count = head.grouping.within.all_reduce_(sums)
     new_K = matched.new_K
     for begin in range(0, len(new_K), _CLASSES):
         block_K = new_K[begin : begin + _CLASSES]
         own_K = (block_K >= start) & (block_K < stop)
-        rows = torch.from_numpy(block_K[own_K] - start).to(taken_C.device)
-        directions_KD = head.centres(rows)
+        first_K = torch.from_numpy((block_K[own_K] - start) * of_class).to(sums.device)
+        rows = (first_K[:, None] + torch.arange(of_class, device=sums.device)).flatten()
+        directions = head.centres(rows)
         if means_of is not None:
-            means_KD = means_of(block_K)[torch.from_numpy(own_K)].to(taken_C.device)
-            directions_KD = torch.where(means_KD.any(1, keepdim=True), means_KD, directions_KD)
-        centres.put(rows, F.normalize(directions_KD) * (total / count).float())
+            means_KD = means_of(block_K)[torch.from_numpy(own_K)].to(sums.device)
+            firsts_KD = directions[::of_class]
+            firsts_KD.copy_(torch.where(means_KD.any(1, keepdim=True), means_KD, firsts_KD))
+        centres.put(rows, F.normalize(directions) * (total / count).float())
 
 
 class MeanEmbeddings:

@@ -120,6 +120,20 @@ def test_the_mean_is_over_the_first_images_of_a_class_and_turned_classes_are_cla
     assert cosines[3:].min() > 0.99999 and len(whole) == 120
 
 
+def test_sub_centres_stay_together_and_the_first_one_of_a_new_class_is_the_mean(folder):
+    head, model = {"sub_centres": 2, "scale": 16.0}, {"weights": str(folder / "two")}
+    loop.run(tiny.config(folder, run={"output": model["weights"]}, head=head), WORLD)
+    config = tiny.config(folder, data=renamed(folder, "renamed", "dxcbyf"), head=head | model, model=model)
+    job = build_job(config, WORLD)
+    found, theirs = (
+        job.head.centres().view(6, 2, 16),
+        find_checkpoint(folder / "two", "latest").rows("head/weight"),
+    )
+    assert torch.equal(found[[0, 2, 3, 5]], theirs.view(6, 2, 16)[[3, 2, 1, 5]])
+    first, second = F.cosine_similarity(found[[1, 4]], by_hand(job, [1, 4])[[1, 4], None], dim=2).T
+    assert first.min() > 0.99999 and second.abs().max() < 0.9
+
+
 def test_rows_of_a_linear_head_go_to_the_classes_of_their_names(folder):
     job = started(folder, "linear", str(folder / "linear"), data=renamed(folder, "renamed", "dxcbyf"))
     theirs = weights_of(find_checkpoint(folder / "linear", "latest"), "head")

@@ -263,9 +263,15 @@ class Head:
     )
     weights: str = option(
         "",
-        "to start from: a run, or arcface_torch's checkpoints; linear: torchvision's too",
+        "to start from: a run (classes by name), or arcface_torch's checkpoints; linear: torchvision's too",
         path=True,
         only={},
+    )
+    new_classes: str = option(
+        "mean",
+        "classes that the run of head.weights lacks: mean of the embeddings of their images, or random",
+        choices=("mean", "random"),
+        only={**MARGIN, "head.weights": SET},
     )
     tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 8 on a CPU, 256 on a GPU", 0)
     label_smoothing: float = option(0.0, "share of the target spread over all classes", 0, 0.9, only=LINEAR)

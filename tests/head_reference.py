@@ -40,10 +40,7 @@ def dense_loss(
     is_target_BC = torch.zeros_like(cos_BC, dtype=torch.bool).scatter_(1, labels_B[:, None], True)
     theta_BC = torch.acos(cos_BC.clamp(-1 + 1e-15, 1 - 1e-15))
     target_BC = torch.cos(margin.m1 * theta_BC + margin.m2) - margin.m3
-    if type(margin) is not Margin:  # one of its own, whose slope test_margins holds to its logits
-        logit_BC, slope_BC = margin.target(cos_BC.detach())
-        target_BC = logit_BC / margin.scale + slope_BC * (cos_BC - cos_BC.detach())
-    elif margin.gradient == "straight_through":
+    if not margin.is_exact:
         target_BC = cos_BC + (target_BC - cos_BC).detach()
     logits_BC = margin.scale * torch.where(is_target_BC, target_BC, cos_BC)
     if margin.filter_threshold:

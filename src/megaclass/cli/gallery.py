@@ -4,11 +4,11 @@ import argparse
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell, whole_file
+from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell
 from megaclass.cli.embed import embedding
 from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
 from megaclass.errors import UserError, extra, lookup
@@ -21,22 +21,17 @@ _SOURCE = (
     "directory of identities' directories, table path,identity (.csv), record set, or labelled embeddings"
 )
 _LEFT_OUT = "An image that cannot be read is named and left out; the exit status is then 1."
-_SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
 _COLUMNS = ("rank", "identity", "cosine", "nearest", "known")
 
 # Usage, what it does, what is named, and options of each.
 _VERBS: dict[str, tuple[str, str, dict[str, str], dict[str, tuple[Any, str]]]] = {
     "build": (
-        "SOURCE --run-dir DIR [--far 1e-3 [--verify SET]] [--index exact|hnsw|ivf]",
+        "SOURCE --run-dir DIR [--far 1e-3 [--verify SET]] [--index exact|ivf]",
         f"Make a gallery; its threshold is that of the model's evaluation, of best accuracy or at --far. {_LEFT_OUT}",
         {"source...": _SOURCE},
         MODEL_OPTIONS
         | {
-            "index": (["exact", "hnsw", "ivf"], "compare with all, or with some of millions (faiss)"),
-            "template": (
-                ["max", "mean"],
-                "an identity is as near as its nearest image, or as the mean of its images",
-            ),
+            "index": (["exact", "ivf"], "compare with all, or with some of millions (faiss)"),
             "far": ("", "take the threshold at this share of accepted impostor pairs, such as 1e-3"),
             "verify": ("", "measure that now on this set: .bin, or labelled images"),
             "threshold": (float, "take this cosine"),
@@ -55,7 +50,7 @@ _VERBS: dict[str, tuple[str, str, dict[str, str], dict[str, tuple[Any, str]]]] =
         {},
     ),
     "search": (
-        "IMAGE|DIR ... --run-dir DIR [--top 5] [--output FILE] [--sheet FILE.png]",
+        "IMAGE|DIR ... --run-dir DIR [--top 5] [--output FILE]",
         f"The nearest identities of each image, or `unknown` if the first is below the threshold. {_LEFT_OUT}",
         {"source...": "image files and directories, a record set, or a file of embeddings"},
         MODEL_OPTIONS
@@ -65,7 +60,6 @@ _VERBS: dict[str, tuple[str, str, dict[str, str], dict[str, tuple[Any, str]]]] =
                 "",
                 "write to this new file instead: .json (a list), .jsonl (lines of images) or .csv",
             ),
-            "sheet": ("", f"draw the first {_SHOWN} images beside their nearest ones into this PNG file"),
         },
     ),
     "info": ("", "What a gallery holds, as JSON.", {}, {}),
@@ -118,13 +112,9 @@ def _build(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
         threshold, measured = options.threshold, "--threshold"
         if threshold is None:
             threshold, measured = _threshold(model, options.far, options.verify)
-        told = (
-            source.about.get("fingerprint", ""),
-            source.about.get("model", ""),
-            options.template,
-            options.index,
-        )
-        build(directory, Manifest(*told, threshold, measured), source.blocks, source.classes or [])
+        of = source.about.get("fingerprint", ""), source.about.get("model", "")
+        manifest = Manifest(*of, options.index, threshold, measured)
+        build(directory, manifest, source.blocks, source.classes or [])
     print(json.dumps(Gallery(directory).info(), indent=2))
     return 1 if source.lost else 0
 
@@ -164,14 +154,12 @@ def _add(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
 
 def _search(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
     output = new_file(options.output, suffixes=ROW_FORMATS)
-    sheet = new_file(options.sheet, "--sheet", (".png",))
 
     from megaclass.gallery.gallery import Gallery
 
     found = Gallery(options.gallery)
-    shown: list[tuple[str, Rows]] = []
     writer = row_writer(output, _COLUMNS, "matches", _print)
-    with _opened(options, load, labelled=False) as (model, source), writer as write:
+    with _opened(options, load, labelled=False) as (_, source), writer as write:
         found.require(source.about)
         for block in source.blocks:
             for name, matches in zip(block.names, found.search(block.embeddings, options.top), strict=True):
@@ -179,16 +167,11 @@ def _search(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
                     (rank, m.identity, float(f"{m.cosine:.6g}"), m.image, m.known)
                     for rank, m in enumerate(matches, 1)
                 ]
-                rows = [dict(zip(_COLUMNS, cells, strict=True)) for cells in told]
-                write(name, rows, "")
-                shown += [(name, rows)] * (len(shown) < _SHOWN)
+                write(name, [dict(zip(_COLUMNS, cells, strict=True)) for cells in told], "")
         for name, error in source.lost.items():
             write(name, [], error)
     if output:
         tell(f"output    {output}")
-    if sheet and shown and model:
-        _draw(sheet, model, shown)
-        tell(f"sheet     {sheet}: {len(shown):,} images")
     return 1 if source.lost else 0
 
 
@@ -228,20 +211,3 @@ def _print(image: str, rows: Rows, error: str) -> None:
 
     if not error:
         Console().print(match_table(image, rows))
-
-
-def _draw(sheet: Path, model: "Model", shown: Sequence[tuple[str, Rows]]) -> None:
-    from megaclass.inference.images import ImageFiles, thumbnails
-    from megaclass.report.sheet import draw_matches
-
-    def picture(name: str) -> Any:
-        with contextlib.suppress(UserError):  # it need not lie there any more, or be a file
-            return thumbnails(ImageFiles([name]), model.reader, [0], _SIDE)[0]
-        return None
-
-    cards = [
-        (name, picture(name), [row | {"picture": picture(row["nearest"])} for row in rows])
-        for name, rows in shown
-    ]
-    with whole_file("--sheet", sheet) as part:
-        draw_matches(part, _SIDE, cards)

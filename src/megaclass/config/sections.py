@@ -167,7 +167,14 @@ class Model:
     embedding_dim: int = option(512, "columns of an embedding (fixed by the model for resnet50: 2048)", 1)
     width: int = option(64, "channels of the first stage; later stages scale with it", 8)
     dropout: float = option(0.0, "dropout before the embedding", 0, 0.95)
-    stem: str = option("imagenet", "resnet: small is 3x3, for small images", choices=("imagenet", "small"))
+    stem: str = option(
+        "imagenet",
+        "resnet: deep is ResNet-D's of three 3x3; small one 3x3, for small images",
+        choices=("imagenet", "deep", "small"),
+    )
+    shortcut: str = option(
+        "stride", "resnet: pool is ResNet-D's, the mean of 2x2 pixels", choices=("stride", "pool")
+    )
     checkpoint_activations: bool = option(False, "recompute activations in backward: less memory, more time")
     checkpoint_stages: Numbers = option((1.0, 2.0, 3.0, 4.0), "of these stages", 1, 4, only=RECOMPUTED)
     drop_path: float = option(0.0, "vit: share of images that skip a residual branch", 0, 0.95)
@@ -191,9 +198,14 @@ class Head:
     m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", 0.1, 4, only=COMBINED)
     m2: float = option(0.5, "ArcFace: 0.5", 0, 2, only=COMBINED)
     m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", 0, 1, only=COMBINED)
+    margin_options: str = option(
+        "", "the margin's own numbers, such as 'm=0.4, h=0.333'; default: its paper's"
+    )
     scale: float = option(64.0, "length that the embeddings are scaled to", 1, 75)
     gradient: str = option(
-        "straight_through", "straight_through: as arcface_torch", choices=("straight_through", "exact")
+        "auto",
+        "of the margin's angle; auto: as its published code, straight_through as arcface_torch",
+        choices=("auto", "straight_through", "exact"),
     )
     filter_threshold: float = option(0.0, "negatives with a cosine above this leave the sum; 0: none", -1, 1)
     sub_centres: int = option(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from megaclass.errors import UserError
-from megaclass.heads.margins import Margin
+from megaclass.heads.margins import BaseMargin
 from megaclass.heads.softmax import TorchEngine
 from megaclass.heads.step import ActiveRows, HeadOptions, MicroBatch, Roundings, SGDStep
 from megaclass.heads.storage import Rounding, Rows, Storage
@@ -79,7 +79,12 @@ class Shard:
         return active if active.version == self._version else self.activate(active.rows_N)
 
     def update(
-        self, micro_batches: list[MicroBatch], margin: Margin, sgd: SGDStep, skipped: Tensor, replicas: Group
+        self,
+        micro_batches: list[MicroBatch],
+        margin: BaseMargin,
+        sgd: SGDStep,
+        skipped: Tensor,
+        replicas: Group,
     ) -> None:
         """Pass 2: an optimizer step of the rows that any micro-batch has scored, which ``skipped`` (a bool scalar)
         makes one of no effect. ``replicas``: the ranks that hold the same rows."""

@@ -17,7 +17,7 @@ from megaclass.data.mixup import Mixup
 from megaclass.data.open import fingerprint
 from megaclass.data.preprocessing import Preprocessing
 from megaclass.data.sampler import rank_part
-from megaclass.errors import UserError, lookup
+from megaclass.errors import UserError
 from megaclass.evaluation.evaluators import (
     Evaluator,
     ImageReader,
@@ -26,7 +26,7 @@ from megaclass.evaluation.evaluators import (
     tell_of_overlap,
 )
 from megaclass.heads.linear import LinearHead
-from megaclass.heads.margins import MARGINS
+from megaclass.heads.margins import build_margin
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
 from megaclass.heads.step import HeadOptions
@@ -262,9 +262,8 @@ def _build_head(
     if head.kind == "linear":
         return LinearHead(num_classes, embedding_dim, head.label_smoothing).to(world.device)
     numbers = {name: getattr(head, name) for name in ("m1", "m2", "m3") if head.margin == "combined"}
-    margin = lookup(MARGINS, head.margin, "head.margin")(
-        scale=head.scale, gradient=head.gradient, filter_threshold=head.filter_threshold, **numbers
-    )
+    numbers |= {name: getattr(head, name) for name in ("scale", "gradient", "filter_threshold")}
+    margin = build_margin(head.margin, head.margin_options, **numbers)
     same = ("sample_rate", *(field.name for field in fields(HeadOptions)))
     settings: dict[str, Any] = {name: getattr(head, name) for name in same}
     settings |= {"margin": margin, "seed": config.run.seed, "device": world.device, "group": group}

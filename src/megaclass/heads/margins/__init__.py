@@ -1,0 +1,62 @@
+"""Margins: what happens to the logit of the true class. One file each, and a line in ``MARGINS``."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from megaclass.errors import UserError, lookup, near_match
+from megaclass.heads.margins.base import (
+    MAX_SCALE,
+    BaseMargin,
+    Negatives,
+    Samples,
+    Target,
+    static_shift,
+)
+from megaclass.heads.margins.combined import ArcFace, CosFace, Margin, SphereFace
+
+__all__ = [
+    "MAX_SCALE",
+    "ArcFace",
+    "BaseMargin",
+    "CosFace",
+    "Margin",
+    "Negatives",
+    "Samples",
+    "SphereFace",
+    "Target",
+]
+__all__ += ["MARGINS", "build_margin", "static_shift"]
+
+# What ``head.margin`` chooses from.
+MARGINS: dict[str, Callable[..., BaseMargin]] = {
+    "combined": Margin,
+    "arcface": ArcFace,
+    "cosface": CosFace,
+    "sphereface": SphereFace,
+}
+
+
+def build_margin(name: str, options: str = "", **settings: Any) -> BaseMargin:
+    """The margin of this name, with ``options`` of its own as a text, such as "m=0.4, h=0.333", and other settings.
+
+    UserError names the setting, ``head.margin`` or ``head.margin_options``, and what is known.
+    """
+    make = lookup(MARGINS, name, "head.margin")
+    known = [key for key, of in inspect.signature(make).parameters.items() if of.annotation is float]
+    known = [key for key in known if key not in {**settings, "scale": 0, "filter_threshold": 0}]
+    for part in filter(None, map(str.strip, options.split(","))):
+        key, _, value = (word.strip() for word in part.partition("="))
+        if key not in known:
+            raise UserError(
+                f"head.margin_options: {name} has no {key!r}{near_match(key, known)}; "
+                f"it has {', '.join(known) or 'none'}"
+            )
+        try:
+            settings[key] = float(value)
+        except ValueError:
+            raise UserError(f"head.margin_options: {part!r} is not a name, '=' and a number") from None
+    try:
+        return make(**settings)
+    except ValueError as error:
+        raise UserError(f"head.margin_options: {error}") from None

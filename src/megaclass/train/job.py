@@ -143,7 +143,7 @@ def build_job(
     return Job(
         **vars(parts),
         feed=DeviceFeed(world.device),
-        mix=Mixup(config.augment.mixup, parts.num_classes, config.run.seed),
+        mix=Mixup(config.augment.mixup, parts.num_classes, config.run.seed, config.augment.cutmix),
         head=head,
         started=started,
         model=_over_ranks(backbone, config, world),
@@ -218,9 +218,10 @@ def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
             f"data.global_batch_size: {size} leaves one image for each of {parts} parts (ranks times "
             f"data.accumulation), and {config.model.name} has batch norm; take {2 * parts} or more"
         )
-    if config.augment.mixup and count % 2:
+    mixes = [name for name in ("mixup", "cutmix") if getattr(config.augment, name)]
+    if mixes and count % 2:
         raise UserError(
-            f"augment.mixup: pairs of images are mixed, but data.global_batch_size {size} leaves {count} for each "
+            f"augment.{mixes[0]}: pairs of images are mixed, but data.global_batch_size {size} leaves {count} for each "
             f"of {parts} parts (ranks times data.accumulation); take a multiple of {2 * parts}"
         )
 
@@ -250,7 +251,7 @@ def _evaluator(config: Config, arithmetic: Arithmetic, data: TrainingData) -> Ev
     if config.evaluate.task == "verification":
         return build_verifier(config, path, images, data.class_names)
     tell_of_overlap(config, path, None, None)
-    return build_classifier(path, data.num_classes, data.class_names, images)
+    return build_classifier(path, data.num_classes, data.class_names, images, config.evaluate.flip)
 
 
 # -- by all ranks together ------------------------------------------------------------------------------
@@ -261,7 +262,8 @@ def _build_head(
 ) -> PartialFC | LinearHead:
     head = config.head
     if head.kind == "linear":
-        return LinearHead(num_classes, embedding_dim, head.label_smoothing).to(world.device)
+        losses: Any = {name: getattr(head, name) for name in ("label_smoothing", "loss", "bce_threshold")}
+        return LinearHead(num_classes, embedding_dim, **losses).to(world.device)
     numbers = {name: getattr(head, name) for name in ("m1", "m2", "m3") if head.margin == "combined"}
     numbers |= {name: getattr(head, name) for name in ("scale", "gradient", "filter_threshold")}
     margin = build_margin(head.margin, head.margin_options, **numbers)

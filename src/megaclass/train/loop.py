@@ -172,8 +172,9 @@ def train_step(job: Job, batch: Batch, step: int, guard: Guard) -> Outcome:
             job.scaler.scale(part_loss).backward()
     outcome = update(job, loss, refused)
     guard.end_step(step, outcome)
-    if job.average is not None:
-        job.average.update(step)
+    update_number, rest = divmod(step + 1, job.config.optim.ema_every)
+    if job.average is not None and not rest:
+        job.average.update(update_number - 1)
     return outcome
 
 

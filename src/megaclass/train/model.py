@@ -31,10 +31,16 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
     """The backbone on its device, with the weights that ``run.seed`` or ``model.weights`` says, and how it computes."""
     model = config.model
     torch.manual_seed(derive_key("weights", config.run.seed))
-    backbone = configured_backbone(model, config.data.image_size)
+    backbone = configured_backbone(model, config.data.image_size, config.head.kind)
     _check_sizes(config, backbone)
     if model.weights:
         load_backbone_weights(backbone, read_weights(Path(model.weights))[0], model.weights)
+        normalised = NORMALISATIONS[config.data.normalise]
+        about = getattr(backbone, "about", {"mean": normalised[0], "std": normalised[1]})  # of timm's
+        if (wanted := (about["mean"], about["std"])) != normalised and groups.rank() == 0:
+            logger.warning(
+                "data.normalise: the weights of %s expect %s, not %s", model.name, wanted, normalised
+            )
     channels_last = config.precision.channels_last
     if channels_last and device.type == "cpu" and _breaks_channels_last(backbone):
         if groups.rank() == 0:

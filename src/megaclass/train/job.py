@@ -47,7 +47,7 @@ from megaclass.train.model import (
     preprocessing_of,
 )
 from megaclass.train.optimizer import build_optimizer
-from megaclass.train.start import MeanEmbeddings, load_head, start_new_classes
+from megaclass.train.start import load_head, mean_embeddings, start_new_classes
 
 
 @dataclass(kw_only=True)
@@ -274,28 +274,24 @@ def _build_head(
 
 
 def _start_head(head: PartialFC | LinearHead, parts: LocalParts) -> str:
-    """Take ``head.weights``; a line about the classes where they are not all the same."""
-    config, source = parts.config, parts.config.head.weights
+    """Take ``head.weights``; a line about the classes where they are not the same."""
+    config, dataset, source = parts.config, parts.dataset, parts.config.head.weights
     start = parts.num_classes, parts.class_names, parts.backbone, source
-    matched = groups.together(lambda: load_head(head, *start))
-    if len(matched.new_K) and isinstance(head, PartialFC):
-        means_of = None
-        if config.head.new_classes == "mean" and parts.dataset:
+    numbers_C, count = groups.together(lambda: load_head(head, *start))
+    new, means_of = int((numbers_C < 0).sum()), None
+    taken = len(numbers_C) - new
+    if new and isinstance(head, PartialFC):
+        if config.head.new_classes == "mean" and dataset:
             if not config.model.weights:
                 raise UserError(
-                    "head.new_classes: 'mean' of the embeddings of a backbone that is drawn anew; set "
-                    f"model.weights to {source} too, or 'random'"
+                    f"head.new_classes: 'mean' is of a trained backbone; set model.weights to {source} too, or 'random'"
                 )
-            wanted = (
-                parts.backbone,
-                image_reader(config, parts.arithmetic),
-                parts.dataset,
-                matched.new_K,
-            )
-            means_of = groups.together(lambda: MeanEmbeddings(*wanted))
+            given = parts.backbone, image_reader(config, parts.arithmetic), dataset, numbers_C
+            means_of = groups.together(lambda: mean_embeddings(*given))
         with eager(parts.compiled):
-            start_new_classes(head, matched, means_of)
-    return "" if matched.is_all else f"Head of {source}: {matched}"
+            start_new_classes(head, numbers_C, means_of)
+    told = f"Head of {source}: {taken:,} classes are taken, {new:,} are new, {count - taken:,} are dropped"
+    return told if new or taken < count else ""
 
 
 def _over_ranks(module: nn.Module, config: Config, world: World) -> nn.Module:

@@ -108,7 +108,8 @@ V2 = {
     "schedule.kind": "cosine", "schedule.warmup_epochs": 5, "schedule.warmup_from": 0.01, "optim.weight_decay": 2e-5,
     "head.label_smoothing": 0.1, "augment.mixup": 0.2, "augment.cutmix": 1, "augment.policy": "trivialaugment",
     "augment.repeats": 4, "augment.erase_probability": 0.1, "optim.ema_every": 32, "evaluate.resize": 232,
-    "evaluate.image_size": 224, "data.image_size": 176, "head.loss": "softmax", "optim.clip_grad_norm": 0, "schedule.final_factor": 0,
+    "evaluate.image_size": 224, "data.image_size": 176,
+    "head.loss": "softmax", "optim.clip_grad_norm": 0, "schedule.final_factor": 0,
 }  # fmt: skip
 # github.com/libffcv/ffcv-imagenet, rn50_configs and rn18_configs; batch_size is of each of 8 processes, and of one.
 FFCV = {

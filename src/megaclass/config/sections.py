@@ -187,7 +187,7 @@ class Augment:
 class Model:
     """The backbone."""
 
-    name: str = option("iresnet50", "backbone; `megaclass recipes` lists the names")
+    name: str = option("iresnet50", "backbone; `megaclass recipes` lists the names; or timm/NAME")
     embedding_dim: int = option(512, "columns of an embedding (fixed by the model for resnet50: 2048)", 1)
     width: int = option(64, "channels of the first stage; later stages scale with it", 8)
     dropout: float = option(0.0, "dropout before the embedding; resnet: of it", 0, 0.95)
@@ -201,12 +201,14 @@ class Model:
     )
     checkpoint_activations: bool = option(False, "recompute activations in backward: less memory, more time")
     checkpoint_stages: Numbers = option((1.0, 2.0, 3.0, 4.0), "of these stages", 1, 4, only=RECOMPUTED)
-    drop_path: float = option(0.0, "vit, resnet: share of images that skip the last residual branch", 0, 0.95)
+    drop_path: float = option(
+        0.0, "vit, resnet, timm: share of images that skip the last residual branch", 0, 0.95
+    )
     mask_ratio: float = option(0.0, "vit: share of patches left out in training", 0, 0.95)
     sync_norm: bool = option(False, "batch statistics over all ranks: results do not depend on their number")
     weights: str = option(
         "",
-        "to start from: a run, a checkpoint, or a file of ours, torchvision's or arcface_torch's",
+        "to start from: a run, a checkpoint, or a file of ours, torchvision's, timm's or arcface_torch's",
         path=True,
     )
 
@@ -261,9 +263,15 @@ class Head:
     )
     weights: str = option(
         "",
-        "to start from: a run, or arcface_torch's checkpoints; linear: torchvision's too",
+        "to start from: a run (classes by name), or arcface_torch's checkpoints; linear: torchvision's too",
         path=True,
         only={},
+    )
+    new_classes: str = option(
+        "mean",
+        "classes that the run of head.weights lacks: mean of the embeddings of their images, or random",
+        choices=("mean", "random"),
+        only={**MARGIN, "head.weights": SET},
     )
     tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 8 on a CPU, 256 on a GPU", 0)
     label_smoothing: float = option(0.0, "share of the target spread over all classes", 0, 0.9, only=LINEAR)

@@ -58,7 +58,7 @@ def evaluate(
 
     path: ``verification`` takes a ``.bin`` file (several with ``:`` between), images that ``pairs_file`` names, or a
     labelled set, from which pairs are drawn; ``classification`` a labelled set; ``ijb``, ``retrieval``,
-    ``identification`` and ``all-pairs`` what ``megaclass evaluate`` takes, with its ``options``: ``{"no_norm": True}``.
+    ``identification`` and ``all-pairs`` what ``megaclass evaluate`` takes, with its ``options``, as ``{"nmi": True}``.
 
     The next are of a module or function; a loaded model has its own. size: a square's side, or (height, width). resize:
     the shorter side is scaled to it and the middle cut out; 0: images are stretched. mean, std: a channel, of

@@ -42,11 +42,12 @@ from megaclass.train.model import (
     build_model,
     capture_graphs,
     compile_backbone,
+    eager,
     input_function,
     preprocessing_of,
 )
 from megaclass.train.optimizer import build_optimizer
-from megaclass.train.start import load_head
+from megaclass.train.start import MeanEmbeddings, load_head, start_new_classes
 
 
 @dataclass(kw_only=True)
@@ -70,6 +71,7 @@ class Job(LocalParts):
     feed: DeviceFeed  # brings batches to the device
     mix: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (images, labels, step) -> images, targets
     head: PartialFC | LinearHead
+    started: str  # what to tell of head.weights
     model: nn.Module
     scorer: nn.Module
     optimizer: torch.optim.Optimizer
@@ -132,9 +134,7 @@ def build_job(
     head_optimizer = None
     scorer: nn.Module = head
     by_gradient: dict[str, nn.Module] = {"backbone": backbone}
-    if config.head.weights:
-        start = parts.num_classes, parts.class_names, backbone, config.head.weights
-        groups.together(lambda: load_head(head, *start))
+    started = _start_head(head, parts) if config.head.weights else ""
     if isinstance(head, PartialFC):
         head_optimizer = HeadSGD(head, lr * optim.head_lr_factor, optim.momentum, optim.weight_decay)
     else:
@@ -145,6 +145,7 @@ def build_job(
         feed=DeviceFeed(world.device),
         mix=Mixup(config.augment.mixup, parts.num_classes, config.run.seed, config.augment.cutmix),
         head=head,
+        started=started,
         model=_over_ranks(backbone, config, world),
         scorer=scorer,
         optimizer=build_optimizer(optim, by_gradient.values(), lr),
@@ -270,6 +271,31 @@ def _build_head(
     settings: dict[str, Any] = {name: getattr(head, name) for name in same}
     settings |= {"margin": margin, "seed": config.run.seed, "device": world.device, "group": group}
     return PartialFC(num_classes, embedding_dim, **settings)
+
+
+def _start_head(head: PartialFC | LinearHead, parts: LocalParts) -> str:
+    """Take ``head.weights``; a line about the classes where they are not all the same."""
+    config, source = parts.config, parts.config.head.weights
+    start = parts.num_classes, parts.class_names, parts.backbone, source
+    matched = groups.together(lambda: load_head(head, *start))
+    if len(matched.new_K) and isinstance(head, PartialFC):
+        means_of = None
+        if config.head.new_classes == "mean" and parts.dataset:
+            if not config.model.weights:
+                raise UserError(
+                    "head.new_classes: 'mean' of the embeddings of a backbone that is drawn anew; set "
+                    f"model.weights to {source} too, or 'random'"
+                )
+            wanted = (
+                parts.backbone,
+                image_reader(config, parts.arithmetic),
+                parts.dataset,
+                matched.new_K,
+            )
+            means_of = groups.together(lambda: MeanEmbeddings(*wanted))
+        with eager(parts.compiled):
+            start_new_classes(head, matched, means_of)
+    return "" if matched.is_all else f"Head of {source}: {matched}"
 
 
 def _over_ranks(module: nn.Module, config: Config, world: World) -> nn.Module:

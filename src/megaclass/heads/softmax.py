@@ -208,18 +208,18 @@ class TorchEngine:
         if margin.filter_threshold:
             logits_TB.masked_fill_(logits_TB > margin.threshold, -torch.inf)
         if margin.reweighs:
-            slope_TB = self.workspace.get("slope", *exp_TB.shape)
-            margin.reweigh_(logits_TB, slope_TB)
+            rise_TB, scratch_TB = self.workspace.get("rise", 2, *exp_TB.shape)
+            margin.reweigh_(logits_TB, rise_TB, scratch_TB)
         if shift:
             logits_TB.sub_(shift)
         torch.exp(logits_TB, out=exp_TB)
         if margin.reweighs and sum_B is None:
-            exp_TB.mul_(slope_TB)
+            exp_TB.addcmul_(exp_TB, rise_TB)
         _put(all_TB, local_B.clamp(-1, len(exp_TB)), target_B)
         if sum_B is not None:
             sum_B += exp_TB.sum(0)
             if margin.reweighs:  # targets are 0 here
-                exp_TB.mul_(slope_TB)
+                exp_TB.addcmul_(exp_TB, rise_TB)
         return exp_TB if self.products.of_unit_rows else exp_TB.mul_(inverse_T1)
 
     def pass_one(

@@ -10,6 +10,10 @@ _VERBS = {
     "pack": ("write", "images of a folder, a table, a tar or an .npz into record files"),
     "info": ("read", "what a set holds: counts, classes, sizes, and a picture of samples"),
     "check": ("read", "what is wrong with it: damaged, duplicate and mislabelled images"),
+    "suspects": (
+        "suspects",
+        "images whose labels look wrong to a trained model, as a list for pack --exclude",
+    ),
     "split": ("write", "some classes apart from the others, to verify on"),
     "stage": ("write", "a verified copy on a local disk, to train from"),
     "pairs": ("read", "pairs for verification, as a list or, with their images, as a .bin file"),
@@ -20,7 +24,7 @@ def data(words: list[str]) -> int | None:
     """Run the verb that the first word names. Returns its exit status, None being 0."""
     if words[:1] in (["-h"], ["--help"], ["help"]):
         for name, (_, text) in _VERBS.items():
-            print(f"  megaclass data {name:7}  {text}")
+            print(f"  megaclass data {name:8}  {text}")
         print("\n`megaclass data pack --help` says more, as for each of them.")
         return None
     if not words:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
     from megaclass.parallel.groups import World
 
+_MARGINS = (
+    "arcface", "cosface", "sphereface", "combined", "adaface", "curricularface", "elastic_arcface", "elastic_cosface",
+    "magface", "frequency", "population", "per_class",
+)  # fmt: skip
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 
 
@@ -90,6 +94,9 @@ class HeadCase(RanksCase):
     batch_size: int = parameter(
         128, "rows of the global batch: what every shard sees", sweeps=True, low=1, title="batch"
     )
+    sub_centres: int = parameter(
+        1, "centres of each class, the nearest counts", sweeps=True, low=1, high=16, title="sub-centres"
+    )
     sample_rate: float = parameter(1.0, "fraction of the classes scored in a step", sweeps=True, title="rate")
     precision: str = parameter(
         "fp32", "operands of products: fp32, tf32 or bf16", sweeps=True, choices=("fp32", "tf32", "bf16")
@@ -100,7 +107,7 @@ class HeadCase(RanksCase):
         sweeps=True,
         choices=("fp32", "bf16", "int8_rowwise"),
     )
-    margin: str = parameter("arcface", "arcface or cosface", choices=("arcface", "cosface"))
+    margin: str = parameter("arcface", "as of head.margin", sweeps=True, choices=_MARGINS)
     kernels: str = parameter("auto", "auto, triton or torch", choices=("auto", "triton", "torch"))
     recompute: str = parameter(
         "auto",
@@ -144,7 +151,9 @@ class Steps:
 
     def _ours(self, sgd: dict[str, float]) -> tuple[Any, Any]:
         """PartialFC with HeadSGD, as this rank of a job or as rank 0 of a simulated one."""
-        from megaclass.heads.margins import ArcFace, CosFace
+        import torch
+
+        from megaclass.heads.margins import build_margin
         from megaclass.heads.partial_fc import PartialFC
         from megaclass.heads.sgd import HeadSGD
         from megaclass.parallel.groups import Simulated
@@ -153,7 +162,8 @@ class Steps:
         head = PartialFC(
             case.num_classes,
             case.embedding_dim,
-            margin=ArcFace() if case.margin == "arcface" else CosFace(),
+            margin=build_margin(case.margin, "", lambda: torch.arange(case.num_classes) % 50 / 100),
+            sub_centres=case.sub_centres,
             sample_rate=case.sample_rate,
             precision=case.precision,
             seed=case.seed,
@@ -171,6 +181,8 @@ class Steps:
 
         embeddings_BD, labels_B = self._whole
         whole = embeddings_BD if tensor_b.is_floating_point() else labels_B
+        if tensor_b.dim() == 1 and tensor_b.is_floating_point():  # norms
+            whole = torch.linalg.vector_norm(whole, dim=1)
         return torch.cat([tensor_b, whole[len(tensor_b) :]])
 
     def turn(self, index: int) -> dict[str, Any]:
@@ -216,7 +228,7 @@ class Steps:
 def work(name: str, case: HeadCase) -> dict[str, float]:
     """Operations and bytes of a step over all measured processes.
 
-    A scored class takes four products of 2 B D operations: logits and embedding gradient in pass 1, logits and centre
+    A scored centre takes four products of 2 B D operations: logits and embedding gradient in pass 1, logits and centre
     gradient in pass 2; arcface_torch's takes three. The least that must move: our pass 1 reads a scored centre, pass 2
     reads and writes it and its momentum. arcface_torch reads each scored centre twice for its products; and of every
     class the gradient is written and read, centre and momentum are read and written.
@@ -224,7 +236,7 @@ def work(name: str, case: HeadCase) -> dict[str, float]:
     from megaclass.heads.storage import Storage
 
     storage = Storage.named(case.storage)
-    held = case.num_classes / case.simulate_ranks
+    held = case.num_classes * case.sub_centres / case.simulate_ranks
     scored = held * case.sample_rate
     products, rows = 4, (5 if storage.momentum else 3) * scored
     if name == arcface_torch.NAME:

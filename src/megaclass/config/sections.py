@@ -39,14 +39,17 @@ def option(
 
 MARGIN: Only = {"head.kind": ("margin",)}
 COMBINED: Only = {**MARGIN, "head.margin": ("combined",)}
+OF_CLASSES: Only = {**MARGIN, "head.margin": ("per_class",)}
 LINEAR: Only = {"head.kind": ("linear",)}
 RANDAUGMENT: Only = {"augment.policy": ("randaugment", "timm")}
 BCE: Only = {**LINEAR, "head.loss": ("bce",)}
 IMAGES: Only = {"data.source": ("glyphs", "records", "folder")}
 GLYPHS: Only = {"data.source": ("glyphs",)}
 NOISE: Only = {"data.source": ("synthetic",)}
+STARTED: Only = {"model.weights": SET}
 GROWING: Only = {"data.start_size": SET}
 RECOMPUTED: Only = {"model.checkpoint_activations": SET}
+AVERAGED: Only = {"optim.ema_decay": SET}
 LARS: Only = {"optim.name": ("lars",)}
 SCALED_LR: Only = {"optim.lr_batch_size": SET}
 EPOCHS: Only = {"schedule.steps": (0,), "schedule.samples": (0,)}
@@ -113,6 +116,7 @@ class Data:
     image_size: int = option(112, "height and width of the images that the backbone sees, pixels", 8, 2048)
     start_size: int = option(0, "progressive resizing: height and width at the start; 0: as later", 8, 2048)
     full_size_at: float = option(0.75, "part of the run until images have image_size", 0, 1, only=GROWING)
+    grow_from: float = option(0.0, "part of the run until images begin to grow", 0, 1, only=GROWING)
     global_batch_size: int = option(128, "images per optimizer step, over all ranks and micro-batches", 1)
     accumulation: int = option(1, "micro-batches per optimizer step", 1)
     orientations: int = option(
@@ -174,19 +178,28 @@ class Augment:
 class Model:
     """The backbone."""
 
-    name: str = option("iresnet50", "backbone; `megaclass recipes` lists the names")
+    name: str = option("iresnet50", "backbone; `megaclass recipes` lists the names; or timm/NAME")
     embedding_dim: int = option(512, "columns of an embedding (fixed by the model for resnet50: 2048)", 1)
     width: int = option(64, "channels of the first stage; later stages scale with it", 8)
-    dropout: float = option(0.0, "dropout before the embedding", 0, 0.95)
-    stem: str = option("imagenet", "resnet: small is 3x3, for small images", choices=("imagenet", "small"))
+    dropout: float = option(0.0, "dropout before the embedding; resnet: of it", 0, 0.95)
+    stem: str = option(
+        "imagenet",
+        "resnet: deep is ResNet-D's of three 3x3; small one 3x3, for small images",
+        choices=("imagenet", "deep", "small"),
+    )
+    shortcut: str = option(
+        "stride", "resnet: pool is ResNet-D's, the mean of 2x2 pixels", choices=("stride", "pool")
+    )
     checkpoint_activations: bool = option(False, "recompute activations in backward: less memory, more time")
     checkpoint_stages: Numbers = option((1.0, 2.0, 3.0, 4.0), "of these stages", 1, 4, only=RECOMPUTED)
-    drop_path: float = option(0.0, "vit: share of images that skip a residual branch", 0, 0.95)
+    drop_path: float = option(
+        0.0, "vit, resnet, timm: share of images that skip the last residual branch", 0, 0.95
+    )
     mask_ratio: float = option(0.0, "vit: share of patches left out in training", 0, 0.95)
     sync_norm: bool = option(False, "batch statistics over all ranks: results do not depend on their number")
     weights: str = option(
         "",
-        "to start from: a run, a checkpoint, or a file of ours, torchvision's or arcface_torch's",
+        "to start from: a run, a checkpoint, or a file of ours, torchvision's, timm's or arcface_torch's",
         path=True,
     )
 
@@ -198,15 +211,26 @@ class Head:
     only: ClassVar[Only] = MARGIN
 
     kind: str = option("margin", "identities, or classification", choices=("margin", "linear"), only={})
-    margin: str = option("combined", "combined: of m1, m2, m3; arcface, cosface, sphereface: as published")
+    margin: str = option("combined", "combined: of m1, m2, m3; arcface, adaface, magface, ...: as published")
     m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", 0.1, 4, only=COMBINED)
     m2: float = option(0.5, "ArcFace: 0.5", 0, 2, only=COMBINED)
     m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", 0, 1, only=COMBINED)
+    margin_options: str = option(
+        "", "the margin's own numbers, such as 'm=0.4, h=0.333'; default: its paper's"
+    )
+    class_margins: str = option(
+        "", "a file with the margin of each class, in the order of labels", path=True, only=OF_CLASSES
+    )
     scale: float = option(64.0, "length that the embeddings are scaled to", 1, 75)
     gradient: str = option(
-        "straight_through", "straight_through: as arcface_torch", choices=("straight_through", "exact")
+        "auto",
+        "of the margin's angle; auto: as its published code, straight_through as arcface_torch",
+        choices=("auto", "straight_through", "exact"),
     )
     filter_threshold: float = option(0.0, "negatives with a cosine above this leave the sum; 0: none", -1, 1)
+    sub_centres: int = option(
+        1, "centres of each class, the nearest counts (sub-center ArcFace); plain PyTorch", 1, 16
+    )
     sample_rate: float = option(1.0, "fraction of the classes scored in a step (Partial FC)", 1e-9, 1)
     parallelism: str = option(
         "model", "classes sharded over ranks, or all on each", choices=("model", "data")
@@ -233,9 +257,15 @@ class Head:
     )
     weights: str = option(
         "",
-        "to start from: a run, or arcface_torch's checkpoints; linear: torchvision's too",
+        "to start from: a run (classes by name), or arcface_torch's checkpoints; linear: torchvision's too",
         path=True,
         only={},
+    )
+    new_classes: str = option(
+        "mean",
+        "classes that the run of head.weights lacks: mean of the embeddings of their images, or random",
+        choices=("mean", "random"),
+        only={**MARGIN, "head.weights": SET},
     )
     tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 8 on a CPU, 256 on a GPU", 0)
     label_smoothing: float = option(0.0, "share of the target spread over all classes", 0, 0.9, only=LINEAR)
@@ -247,19 +277,32 @@ class Head:
 class Optim:
     """How the weights move."""
 
-    name: str = option("sgd", "of the backbone (the margin head uses SGD)", choices=("sgd", "lars", "adamw"))
+    name: str = option(
+        "sgd", "of the backbone (the margin head uses SGD)", choices=("sgd", "lars", "adamw", "lamb")
+    )
     lr: float = option(0.1, "base learning rate, for lr_batch_size images a step", 0, 1e30)
     lr_batch_size: int = option(0, "images a step that lr is for, scaled to the batch; 0: lr as it is", 0)
     lr_scaling: str = option(
         "linear", "lr grows as the batch or its square root", choices=("linear", "sqrt"), only=SCALED_LR
     )
     head_lr_factor: float = option(1.0, "the margin head's learning rate over the backbone's", 0, only=MARGIN)
-    momentum: float = option(0.9, "momentum of SGD; first beta of AdamW", 0, 0.9999)
+    momentum: float = option(0.9, "momentum of SGD; first beta of AdamW and LAMB", 0, 0.9999)
     weight_decay: float = option(5e-4, "weight decay of backbone and head", 0)
     decay_norms: bool = option(False, "weight decay on norm parameters and biases too (arcface_torch: true)")
     trust: float = option(0.001, "step of a layer over the norm of its weights, at lr 1", 1e-6, only=LARS)
     ema_decay: float = option(0.0, "moving average of the weights, evaluated in their place", 0, 0.999999)
+    ema_every: int = option(1, "steps from one weight of the average to the next", 1, only=AVERAGED)
     clip_grad_norm: float = option(5.0, "largest norm of the backbone's gradient; 0: no clipping", 0)
+    layer_decay: float = option(
+        1.0, "learning rate of each layer of the backbone over that of the next (BEiT: 0.65 to 0.75)", 0.01, 1
+    )
+    freeze_backbone_epochs: float = option(
+        0.0,
+        "the head trains alone for so many epochs; as many as the run has: to the end",
+        0,
+        1e6,
+        only=STARTED,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +319,8 @@ class Schedule:
         0.0, "linear warm-up, part of the run", 0, 1, only={"schedule.warmup_epochs": (0,)}
     )
     warmup_epochs: float = option(0.0, "linear warm-up in epochs, instead of a fraction", 0, 1e6)
+    warmup_from: float = option(0.0, "learning rate at the start of the warm-up over the base", 0, 1)
+    decay_in_warmup: bool = option(False, "the decay counts the steps of the warm-up (timm)", only=DECAY)
     power: float = option(
         1.0, "of the decay; arcface_torch: 1", 0.01, only={"schedule.kind": ("polynomial",)}
     )
@@ -327,7 +372,7 @@ class Evaluate:
     )
     every_epochs: float = option(0.0, "epochs between evaluations, instead of steps", 0, 1e6, only=MEASURED)
     batch_size: int = option(256, "images per evaluation batch and rank", 1)
-    flip: bool = option(False, "verification: add the embedding of the mirrored image (faces)")
+    flip: bool = option(False, "add what the mirrored image gives")
     pairs: int = option(6000, "drawn, half of the same identity; a .bin has its own", 20, only=DRAWN_PAIRS)
     pairs_file: str = option("", "a pairs.txt as LFW's, for images under path", path=True, only=PAIRS)
     thresholds: str = option(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from megaclass.errors import UserError
-from megaclass.heads.margins import Margin, static_shift
+from megaclass.heads.margins import BaseMargin, Margin, RunningMargin, Samples, static_shift
 from megaclass.heads.sampling import sample_classes
 from megaclass.heads.shard import Shard, draw_centres, make_engine
 from megaclass.heads.step import NORM_FLOOR, ActiveRows, HeadOptions, MicroBatch, SGDStep, inverse_norms
@@ -52,20 +52,24 @@ class PartialFC(nn.Module):
 
     Attributes:
         weight: the centres of this rank as they are stored, (C, D); :meth:`centres` gives them in fp32. It
-            never receives a dense ``.grad``: use :class:`megaclass.heads.sgd.HeadSGD`.
+            never receives a dense ``.grad``: use :class:`megaclass.heads.sgd.HeadSGD`. With K sub-centres those of
+            class c are the rows c * K .. c * K + K - 1 of all ranks.
         weight_scale: with 8-bit storage, the fp32 scale of each row (C,).
-        class_range: the half-open range of classes that this rank owns.
+        margin_state: the running numbers of the margin, fp32 (S,), the same on every rank.
+        class_range, row_range: the half-open ranges of classes, and of rows, that this rank owns.
         shard: what owns these rows and computes on them.
     """
 
     weight_scale: Tensor | None
+    margin_state: Tensor
+    class_margins: Tensor
 
     def __init__(
         self,
         num_classes: int,
         embedding_dim: int = 512,
         *,
-        margin: Margin | None = None,
+        margin: BaseMargin | None = None,
         sample_rate: float = 1.0,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -85,11 +89,17 @@ class PartialFC(nn.Module):
         self.options = HeadOptions(**options)
         self.storage = Storage.named(self.options.storage)
         self._group = group
-        start, stop = self.class_range = self.grouping.within.share(num_classes)
+        self.class_range = self.grouping.within.share(num_classes)
+        start, stop = self.row_range
         centres = Rows.zeros(stop - start, embedding_dim, self.storage.dtype, torch.device(device))
         draw_centres(centres, start, seed)
         self.weight = nn.Parameter(centres.data, requires_grad=centres.data.is_floating_point())
         self.register_buffer("weight_scale", centres.scale)
+        margins_C, state = self.margin.class_margins(), getattr(self.margin, "state", ())
+        if len(margins_C) not in (0, num_classes):
+            raise UserError(f"{len(margins_C)} class margins for {num_classes} classes; one each is needed")
+        self.register_buffer("class_margins", margins_C.to(device), persistent=False)
+        self.register_buffer("margin_state", torch.tensor(state, device=device), persistent=bool(state))
         self.register_state_dict_pre_hook(_bring_up_to_date)
         self.register_load_state_dict_pre_hook(_take_any_storage)
         self._begin()
@@ -100,12 +110,22 @@ class PartialFC(nn.Module):
         unit = "rank" if self.options.parallelism == "data" else self.options.shard_group
         return (self._group or all_ranks()).split(unit)
 
+    @property
+    def num_rows(self) -> int:
+        """Of all ranks."""
+        return self.num_classes * self.options.sub_centres
+
+    @property
+    def row_range(self) -> tuple[int, int]:
+        start, stop = self.class_range
+        return start * self.options.sub_centres, stop * self.options.sub_centres
+
     def _begin(self) -> None:
         """Make what owns the rows, and computes on them on the device where they are now; no step is in progress."""
         centres = Rows(self.weight.data, self.weight_scale)
         is_sampled, device = self.sample_rate < 1.0, centres.data.device
         engine = make_engine(self.options, self.storage, self.embedding_dim, device, is_sampled)
-        self.shard = Shard(centres, engine, self.class_range[0], self.seed, is_sampled)
+        self.shard = Shard(centres, engine, self.row_range[0], self.seed, is_sampled)
         self.pending: list[MicroBatch] = []  # since the last optimizer step
         self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
 
@@ -133,7 +153,13 @@ class PartialFC(nn.Module):
         size = round(self.sample_rate * self.num_classes)
         walker = self.shard.engine.walker
         classes_N = sample_classes(labels_G, self.num_classes, size, key, start, stop, walker)
-        return self.shard.activate(classes_N - start)
+        return self.shard.activate(self._rows_of(classes_N - start))
+
+    def _rows_of(self, classes_N: Tensor) -> Tensor:
+        """All rows of these classes of the shard, sorted as they are."""
+        if (count := self.options.sub_centres) == 1:
+            return classes_N
+        return (classes_N[:, None] * count + torch.arange(count, device=classes_N.device)).flatten()
 
     def forward(self, embeddings_bD: Tensor, labels_b: Tensor) -> Tensor:
         labels_b = labels_b.reshape(-1).long()
@@ -172,33 +198,61 @@ class PartialFC(nn.Module):
         unit_bD = embeddings_bD / norm_b1
         unit_BD, labels_B = sharers.all_gather_rows(unit_bD), sharers.all_gather_rows(labels_b)
         active = self._rows_of_step(labels_B, replicas)
-        row_B = labels_B - self.class_range[0]
-        shift = static_shift(self.margin.scale, self.num_classes)
-        sum_B, values_BD, kept = self.shard.engine.pass_one(unit_BD, row_B, active, self.margin, shift)
+        row_B = labels_B * self.options.sub_centres - self.row_range[0]
+        norms_B = sharers.all_gather_rows(norm_b1[:, 0]) if self.margin.needs_norms else norm_b1
 
         # The targets, exactly: B rows in fp64 cost nothing and carry the whole margin.
-        target_BD = self._unit_targets(row_B, active)
-        cos_B = (unit_BD.double() * target_BD.double()).sum(1)
-        sum_B, cos_B = sharers.all_reduce_(torch.stack([sum_B, cos_B]))
-        logit_B, slope_B = self.margin.target(cos_B)
+        row_B, target_BD, cos_B = self._nearest_targets(unit_BD, row_B, active)
+        margin = self.margin
+        if margin.reweighs:  # pass 1 depends on the targets of all
+            cos_B = sharers.all_reduce_(cos_B)
+            samples, observed_3 = self._samples(labels_B, norms_B, cos_B)
+            margin = margin.bound(cos_B, samples)
+        shift = static_shift(margin.largest, self.num_classes)
+        sum_B, values_BD, kept = self.shard.engine.pass_one(unit_BD, row_B, active, margin, shift)
+        if margin.reweighs:
+            sum_B = sharers.all_reduce_(sum_B)
+        else:
+            sum_B, cos_B = sharers.all_reduce_(torch.stack([sum_B, cos_B]))
+            samples, observed_3 = self._samples(labels_B, norms_B, cos_B)
+        target = margin.target(cos_B, samples)
         log_sum_B = sum_B.clamp(min=1e-300).log() + shift
-        gap_B = log_sum_B - logit_B
-        loss = softplus(gap_B).mean()
+        gap_B = log_sum_B - target.logit_B
+        loss = (softplus(gap_B) + target.penalty_B).mean()
         q_B = torch.sigmoid(gap_B)
         log_share_B = -softplus(-gap_B) - log_sum_B  # log q - log S
 
         share_B1 = torch.exp(log_share_B + shift).float()[:, None]
-        pull_B1 = (q_B * slope_B).float()[:, None]
+        pull_B1 = (q_B * target.slope_B).float()[:, None]
         gradient_BD = values_BD.mul_(share_B1).sub_(target_BD * pull_B1)
         gradient_bD = sharers.reduce_scatter_rows(gradient_BD)
         loss = replicas.all_reduce_(loss, "mean")
         # Only the part across the embedding changes its direction; b rows here stand for b * ranks.
         gradient_bD -= (gradient_bD * unit_bD).sum(1, keepdim=True) * unit_bD
         gradient_bD *= self.margin.scale / (len(labels_b) * norm_b1)
+        if margin.needs_norms:  # and that along it its length
+            along_B = (target.penalty_slope_B - q_B * target.norm_slope_B).float() / len(labels_b)
+            gradient_bD.addcmul_(unit_bD, along_B.view(sharers.size, -1, 1)[sharers.rank])
 
         weight = torch.full((), 1.0 / (len(labels_B) * replicas.size), device=unit_BD.device)
-        batch = MicroBatch(unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight, shift, kept)
+        batch = MicroBatch(
+            unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight, shift, kept, margin, observed_3
+        )  # fmt: skip
         return loss.float(), gradient_bD, batch
+
+    def _samples(self, labels_B: Tensor, norms_B: Tensor, cos_B: Tensor) -> tuple[Samples, Tensor | None]:
+        """What the margin may ask for, and what its running numbers advance by."""
+        margin, state_S, observed_3 = self.margin, self.margin_state, None
+        replicas, norms_B, margins_B = self.grouping.across, norms_B.double(), self.class_margins
+        if isinstance(margin, RunningMargin):
+            seen_B = margin.observe(cos_B, norms_B)
+            observed_3 = torch.stack([torch.ones_like(seen_B).sum(), seen_B.sum(), seen_B.square().sum()])
+            state_S = margin.advance(state_S, replicas.all_reduce_(observed_3))
+        if len(margins_B):
+            margins_B = margins_B[labels_B].double()
+        earlier = sum(len(batch.unit_BD) for batch in self.pending) * replicas.size
+        key, first = derive_key("margin", self.seed, self.shard.steps), replicas.rank * len(labels_B)
+        return Samples(labels_B, norms_B, margins_B, state_S, key, earlier + first), observed_3
 
     def _rows_of_step(self, labels_B: Tensor, replicas: Group) -> ActiveRows:
         """Those that were drawn for the step, else those that this micro-batch draws; all at rate 1."""
@@ -209,6 +263,22 @@ class PartialFC(nn.Module):
             return self._draw(replicas.all_gather_rows(labels_B))
         return self.shard.activate(None)
 
+    def _nearest_targets(
+        self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the targets' classes, whose first rows are given, the rows nearest to the embeddings: which they are,
+        normalised (B, D) fp32, and their cosines in fp64; 0 where another rank owns them."""
+        target_BD = self._unit_targets(row_B, active)
+        cos_B = (unit_BD.double() * target_BD.double()).sum(1)
+        nearest_B = row_B
+        for k in range(1, self.options.sub_centres):
+            other_BD = self._unit_targets(row_B + k, active)
+            other_B = (unit_BD.double() * other_BD.double()).sum(1)
+            nearer_B = other_B > cos_B
+            nearest_B, cos_B = torch.where(nearer_B, row_B + k, nearest_B), cos_B.maximum(other_B)
+            target_BD = torch.where(nearer_B[:, None], other_BD, target_BD)
+        return nearest_B, target_BD, cos_B
+
     def _unit_targets(self, row_B: Tensor, active: ActiveRows) -> Tensor:
         """The normalised centres of the labels, (B, D) fp32; 0 where another rank owns them."""
         position_B = active.positions(row_B)
@@ -216,7 +286,7 @@ class PartialFC(nn.Module):
         if row_B.device.type == "cpu":  # on a GPU this check would be a host sync
             missing_B = (row_B >= 0) & (row_B < len(self.weight)) & ~owned_B
             if missing_B.any():
-                label = int(row_B[missing_B][0]) + self.class_range[0]
+                label = (int(row_B[missing_B][0]) + self.row_range[0]) // self.options.sub_centres
                 raise UserError(
                     f"label {label} is not in the sample that was drawn: draw with this step's labels"
                 )
@@ -248,6 +318,10 @@ class PartialFC(nn.Module):
             # Replicas have looked at different parts of the batch.
             skipped = replicas.all_reduce_(bad.float(), "max") > 0
             self.shard.update(batches, self.margin, sgd, skipped, replicas)
+            observed = [b.observed_3 for b in batches if b.observed_3 is not None]
+            if isinstance(self.margin, RunningMargin):
+                state_S = self.margin.advance(self.margin_state, torch.stack(observed).sum(0))
+                self.margin_state.copy_(torch.where(skipped, self.margin_state, state_S))
         self.end_step()
 
     def end_step(self) -> None:
@@ -315,6 +389,8 @@ def _take_any_storage(
         state_dict[f"{prefix}weight"] = ours.data
         if ours.scale is not None:
             state_dict[f"{prefix}weight_scale"] = ours.scale
+    if len(head.margin_state):
+        state_dict.setdefault(f"{prefix}margin_state", head.margin_state)
 
 
 class _MarginSoftmax(torch.autograd.Function):

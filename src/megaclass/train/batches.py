@@ -40,6 +40,7 @@ class TrainingData:
     class_names: list[str] | None = None  # where the data names its classes
     steps: Steps
     glyph_set: Path | None = None
+    dataset: Dataset | None = None  # None: noise
     samples_of_step: Callable[[int], np.ndarray] | None = None  # their numbers in the set, over all ranks
 
 
@@ -63,6 +64,7 @@ def training_data(config: Config, world: World, say: Callable[[str], None]) -> T
         class_names=class_names(dataset),
         steps=steps,
         glyph_set=glyph_set,
+        dataset=dataset,
         samples_of_step=lambda step: order.indices(rank_part(step, size, 0, 1)),
     )
 

@@ -7,17 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from megaclass.config import Config
+from megaclass.data.dataset import read_text
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.mixup import Mixup
 from megaclass.data.open import fingerprint
 from megaclass.data.preprocessing import Preprocessing
 from megaclass.data.sampler import rank_part
-from megaclass.errors import UserError, lookup
+from megaclass.errors import UserError
 from megaclass.evaluation.evaluators import (
     Evaluator,
     ImageReader,
@@ -26,7 +28,7 @@ from megaclass.evaluation.evaluators import (
     tell_of_overlap,
 )
 from megaclass.heads.linear import LinearHead
-from megaclass.heads.margins import MARGINS
+from megaclass.heads.margins import BaseMargin, build_margin
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
 from megaclass.heads.step import HeadOptions
@@ -42,11 +44,12 @@ from megaclass.train.model import (
     build_model,
     capture_graphs,
     compile_backbone,
+    eager,
     input_function,
     preprocessing_of,
 )
 from megaclass.train.optimizer import build_optimizer
-from megaclass.train.start import load_head
+from megaclass.train.start import load_head, mean_embeddings, start_new_classes
 
 
 @dataclass(kw_only=True)
@@ -59,6 +62,7 @@ class LocalParts(TrainingData):
     to_input: Callable[[Tensor], Tensor]
     backbone: nn.Module
     compiled: str  # none, blocks or whole
+    margin: BaseMargin | None  # of a margin head
     evaluator: Evaluator | None
 
 
@@ -70,6 +74,7 @@ class Job(LocalParts):
     feed: DeviceFeed  # brings batches to the device
     mix: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (images, labels, step) -> images, targets
     head: PartialFC | LinearHead
+    started: str  # what to tell of head.weights
     model: nn.Module
     scorer: nn.Module
     optimizer: torch.optim.Optimizer
@@ -92,6 +97,8 @@ class Job(LocalParts):
             "width": config.model.width,
             "head": config.head.kind,
             "num_classes": self.num_classes,
+            # One is left out, as in checkpoints of earlier releases.
+            **({"sub_centres": config.head.sub_centres} if config.head.sub_centres > 1 else {}),
             "backbone_optimizer": config.optim.name,
             # With these three alike, step n sees the same samples.
             "global_batch_size": config.data.global_batch_size,
@@ -126,13 +133,11 @@ def build_job(
     parts = groups.together(lambda: local_parts(config, world, say))
     groups.agree(lambda: _facts(parts))
     backbone, optim, lr = parts.backbone, config.optim, parts.steps.base_lr
-    head = _build_head(config, parts.num_classes, int(backbone.embedding_dim), world, head_group)  # type: ignore[arg-type]
+    head = _build_head(parts, int(backbone.embedding_dim), head_group)  # type: ignore[arg-type]
     head_optimizer = None
     scorer: nn.Module = head
     by_gradient: dict[str, nn.Module] = {"backbone": backbone}
-    if config.head.weights:
-        start = parts.num_classes, parts.class_names, backbone, config.head.weights
-        groups.together(lambda: load_head(head, *start))
+    started = _start_head(head, parts) if config.head.weights else ""
     if isinstance(head, PartialFC):
         head_optimizer = HeadSGD(head, lr * optim.head_lr_factor, optim.momentum, optim.weight_decay)
     else:
@@ -143,6 +148,7 @@ def build_job(
         feed=DeviceFeed(world.device),
         mix=Mixup(config.augment.mixup, parts.num_classes, config.run.seed, config.augment.cutmix),
         head=head,
+        started=started,
         model=_over_ranks(backbone, config, world),
         scorer=scorer,
         optimizer=build_optimizer(optim, by_gradient.values(), lr),
@@ -182,8 +188,28 @@ def local_parts(config: Config, world: World, say: Callable[[str], None] = print
         to_input=input_function(config, arithmetic),
         backbone=backbone,
         compiled=compiled,
+        margin=_margin(config, data) if config.head.kind == "margin" else None,
         evaluator=_evaluator(config, arithmetic, data),
     )
+
+
+def _margin(config: Config, data: TrainingData) -> BaseMargin:
+    """One of classes is told the margins that the file has for them, or how many images they have."""
+    head = config.head
+
+    def numbers() -> Tensor:
+        if head.margin != "per_class":
+            labels = data.dataset.labels() if data.dataset else np.empty(0, np.int64)
+            return torch.from_numpy(np.bincount(labels, minlength=data.num_classes))
+        words = read_text(Path(head.class_margins), "head.class_margins").split()
+        try:
+            return torch.tensor([float(word) for word in words])
+        except ValueError as error:
+            raise UserError(f"head.class_margins: {head.class_margins}: {error}; a number a class") from None
+
+    names = ("scale", "gradient", "filter_threshold", *("m1", "m2", "m3")[: 3 * (head.margin == "combined")])
+    settings = {name: getattr(head, name) for name in names}
+    return build_margin(head.margin, head.margin_options, numbers, **settings)
 
 
 def _facts(parts: LocalParts) -> dict[str, Any]:
@@ -199,6 +225,7 @@ def _facts(parts: LocalParts) -> dict[str, Any]:
         "evaluate.path": config.evaluate.path,
         "model.weights": config.model.weights,
         "head.weights": config.head.weights,
+        "head.class_margins": config.head.class_margins,
     }
     return facts | {f"content of {key}": fingerprint(path) for key, path in paths.items() if path}
 
@@ -248,27 +275,42 @@ def _evaluator(config: Config, arithmetic: Arithmetic, data: TrainingData) -> Ev
     if config.evaluate.task == "verification":
         return build_verifier(config, path, images, data.class_names)
     tell_of_overlap(config, path, None, None)
-    return build_classifier(path, data.num_classes, data.class_names, images)
+    return build_classifier(path, data.num_classes, data.class_names, images, config.evaluate.flip)
 
 
 # -- by all ranks together ------------------------------------------------------------------------------
 
 
-def _build_head(
-    config: Config, num_classes: int, embedding_dim: int, world: World, group: Group | None
-) -> PartialFC | LinearHead:
-    head = config.head
+def _build_head(parts: LocalParts, embedding_dim: int, group: Group | None) -> PartialFC | LinearHead:
+    head, num_classes, device = parts.config.head, parts.num_classes, parts.world.device
     if head.kind == "linear":
         losses: Any = {name: getattr(head, name) for name in ("label_smoothing", "loss", "bce_threshold")}
-        return LinearHead(num_classes, embedding_dim, **losses).to(world.device)
-    numbers = {name: getattr(head, name) for name in ("m1", "m2", "m3") if head.margin == "combined"}
-    margin = lookup(MARGINS, head.margin, "head.margin")(
-        scale=head.scale, gradient=head.gradient, filter_threshold=head.filter_threshold, **numbers
-    )
+        return LinearHead(num_classes, embedding_dim, **losses).to(device)
     same = ("sample_rate", *(field.name for field in fields(HeadOptions)))
     settings: dict[str, Any] = {name: getattr(head, name) for name in same}
-    settings |= {"margin": margin, "seed": config.run.seed, "device": world.device, "group": group}
+    settings |= {"margin": parts.margin, "seed": parts.config.run.seed, "device": device, "group": group}
     return PartialFC(num_classes, embedding_dim, **settings)
+
+
+def _start_head(head: PartialFC | LinearHead, parts: LocalParts) -> str:
+    """Take ``head.weights``; a line about the classes where they are not the same."""
+    config, dataset, source = parts.config, parts.dataset, parts.config.head.weights
+    start = parts.num_classes, parts.class_names, parts.backbone, source
+    numbers_C, count = groups.together(lambda: load_head(head, *start))
+    new, means_of = int((numbers_C < 0).sum()), None
+    taken = len(numbers_C) - new
+    if new and isinstance(head, PartialFC):
+        if config.head.new_classes == "mean" and dataset:
+            if not config.model.weights:
+                raise UserError(
+                    f"head.new_classes: 'mean' is of a trained backbone; set model.weights to {source} too, or 'random'"
+                )
+            given = parts.backbone, image_reader(config, parts.arithmetic), dataset, numbers_C
+            means_of = groups.together(lambda: mean_embeddings(*given))
+        with eager(parts.compiled):
+            start_new_classes(head, numbers_C, means_of)
+    told = f"Head of {source}: {taken:,} classes are taken, {new:,} are new, {count - taken:,} are dropped"
+    return told if new or taken < count else ""
 
 
 def _over_ranks(module: nn.Module, config: Config, world: World) -> nn.Module:

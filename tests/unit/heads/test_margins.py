@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from head_reference import dense_loss
-from megaclass.heads.margins import MAX_SCALE, ArcFace, CosFace, Margin, SphereFace, static_shift
+from megaclass.heads.margins import MAX_SCALE, ArcFace, CosFace, Margin, Samples, SphereFace, static_shift
 from megaclass.heads.partial_fc import PartialFC
+
+NOBODY = Samples(torch.zeros(1, dtype=torch.int64))
 
 
 def test_gradients_differ_as_published() -> None:
     # At cos 0.9 and m 0.5 the exact gradient of ArcFace is 1.87 times the one that arcface_torch uses.
     cos = torch.tensor([0.9], dtype=torch.float64)
-    assert ArcFace(gradient="exact").target(cos)[1].item() == pytest.approx(1.87, abs=0.01)
-    assert ArcFace().target(cos)[1].item() == 1.0
-    assert CosFace(gradient="exact").target(cos)[1].item() == 1.0
+    assert ArcFace(gradient="exact").target(cos, NOBODY).slope_B.item() == pytest.approx(1.87, abs=0.01)
+    assert ArcFace().target(cos, NOBODY).slope_B.item() == 1.0
+    assert CosFace(gradient="exact").target(cos, NOBODY).slope_B.item() == 1.0
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,7 @@ def test_gradients_differ_as_published() -> None:
 )
 def test_the_slope_is_that_of_the_logits(margin: Margin) -> None:
     cos = torch.linspace(-0.9, 0.9, 19, dtype=torch.float64, requires_grad=True)
-    logit, slope = margin.target(cos)
+    logit, slope, *_ = margin.target(cos, NOBODY)
     (expected,) = torch.autograd.grad(logit.sum() / margin.scale, cos)
     torch.testing.assert_close(slope.detach(), expected)
 
@@ -31,7 +33,7 @@ def test_the_slope_is_that_of_the_logits(margin: Margin) -> None:
 @pytest.mark.parametrize("gradient", ["exact", "straight_through"])
 @pytest.mark.parametrize("cos", [1.0, 1.0 + 1e-6, -1.0 - 1e-6])
 def test_stays_finite_where_the_angle_ends(cos: float, gradient: str) -> None:
-    for value in ArcFace(gradient=gradient).target(torch.tensor([cos], dtype=torch.float64)):
+    for value in ArcFace(gradient=gradient).target(torch.tensor([cos], dtype=torch.float64), NOBODY)[:2]:
         assert torch.isfinite(value).all()
 
 

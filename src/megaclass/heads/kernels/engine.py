@@ -24,7 +24,7 @@ from megaclass.heads.kernels.passes import pass_one_kernel, pass_two_kernel
 from megaclass.heads.kernels.rows import unit_kernel
 from megaclass.heads.kernels.sample import TritonWalker
 from megaclass.heads.kernels.self_check import choose_blocks
-from megaclass.heads.margins import Margin
+from megaclass.heads.margins import BaseMargin
 from megaclass.heads.softmax import TorchEngine
 from megaclass.heads.step import MOST_TURN, NORM_FLOOR, ActiveRows, MicroBatch, Roundings, SGDStep
 from megaclass.heads.storage import Rows, Storage
@@ -41,8 +41,8 @@ _CHUNK_BYTES = 32 << 20  # of unit rows: they stay in the L2 cache of an H100 (5
 class TritonEngine(TorchEngine):
     """The passes as kernels, for tables on ``device`` with ``dim`` columns.
 
-    Plain PyTorch computes what the kernels do not, sums over ranks within a pass and micro-batches that scored
-    different samples, and judges the kernels before they are used.
+    Plain PyTorch computes what the kernels do not, sums over ranks within a pass, micro-batches that scored
+    different samples and margins that reweigh negatives, and judges the kernels before they are used.
 
     Raises:
         RuntimeError: there is no GPU, or no blocks work on it.
@@ -89,8 +89,10 @@ class TritonEngine(TorchEngine):
     # -- pass 1 ---------------------------------------------------------------------------------------
 
     def pass_one(
-        self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: Margin, shift: float
+        self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: BaseMargin, shift: float
     ) -> tuple[Tensor, Tensor, Any]:
+        if margin.reweighs:
+            return super().pass_one(unit_BD, row_B, active, margin, shift)
         blocks, space = self.blocks, self.workspace
         batch = triton.cdiv(len(unit_BD), blocks.rows) * blocks.rows
         scaled_BD = self._scaled([unit_BD], margin, batch)
@@ -129,13 +131,14 @@ class TritonEngine(TorchEngine):
         self,
         micro_batches: list[MicroBatch],
         active: ActiveRows,
-        margin: Margin,
+        margin: BaseMargin,
         sgd: SGDStep,
         rounding: Roundings,
         skipped: Tensor,
         reduce_: Callable[[Tensor], object] | None = None,
     ) -> None:
-        if reduce_ is not None or any(m.active.rows_N is not active.rows_N for m in micro_batches):
+        own = any(m.active.rows_N is not active.rows_N for m in micro_batches)
+        if own or margin.reweighs or reduce_ is not None:
             super().pass_two(micro_batches, active, margin, sgd, rounding, skipped, reduce_)
             return
         if len(active) == 0:
@@ -174,7 +177,7 @@ class TritonEngine(TorchEngine):
         active = replace(active, owed_N4=product_N4)
         batch = MicroBatch(nothing, none_B.long(), none_B, none_B, active, torch.ones((), device=self.device))
         self.pass_two(
-            [batch], active, Margin(), SGDStep(0.0, 1.0, 0.0), rounding, torch.zeros_like(batch.weight)
+            [batch], active, BaseMargin(), SGDStep(0.0, 1.0, 0.0), rounding, torch.zeros_like(batch.weight)
         )
 
     # -- launches -------------------------------------------------------------------------------------
@@ -186,7 +189,7 @@ class TritonEngine(TorchEngine):
             elif not INTERPRETED:
                 check_spills(kernel.warmup(*arguments, grid=grid, **options))
 
-    def _products(self, blocks: Blocks, margin: Margin) -> dict[str, Any]:
+    def _products(self, blocks: Blocks, margin: BaseMargin) -> dict[str, Any]:
         return {
             "FILTER": bool(margin.filter_threshold),
             **self._rounded(),
@@ -201,7 +204,7 @@ class TritonEngine(TorchEngine):
         """How many whole rows a program moves at a time: 32 elements a thread."""
         return min(most, max(1, warps * 1024 // self.block_dim))
 
-    def _scaled(self, units: list[Tensor], margin: Margin, batch: int) -> Tensor:
+    def _scaled(self, units: list[Tensor], margin: BaseMargin, batch: int) -> Tensor:
         """``s * e`` of all rows as operands, (batch, block_dim), 0 in the padding."""
         scaled_BD = torch.zeros(batch, self.block_dim, device=self.device)
         torch.mul(torch.cat(units), margin.scale, out=scaled_BD[: sum(map(len, units)), : self.dim])

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from megaclass.parallel.groups import World
 
-ENGINES = ("eager", "compiled", "cudagraph", "onnx", "openvino")
+ENGINES = ("eager", "compiled", "cudagraph", "onnx", "openvino", "tensorrt")
 COMPARED, CALIBRATED = (
     16,
     128,
@@ -76,7 +76,7 @@ class InferCase(ModelCase):
     precision: str = precision("float32", "int8")
     engine: str = parameter(
         "eager",
-        "eager, compiled (torch.compile), cudagraph (that, replayed), onnx (ONNX Runtime) or openvino",
+        "eager, compiled (torch.compile), cudagraph (that, replayed), onnx (ONNX Runtime), openvino or tensorrt",
         sweeps=True,
         choices=ENGINES,
     )
@@ -106,8 +106,9 @@ class InferCase(ModelCase):
             "no GPU is visible": not cpu and gpus < 1,
             "tf32 exists on CUDA only": cpu and (numbers == "tf32" or self.tf32),
             "CUDA graphs exist on CUDA only": cpu and engine == "cudagraph",
+            "TensorRT exists on CUDA only": cpu and engine == "tensorrt",
             "OpenVINO has no CUDA": not cpu and engine == "openvino",
-            "ONNX Runtime has no bf16 convolution": engine == "onnx" and numbers == "bf16",
+            "ONNX Runtime has no bf16 convolution": engine in ("onnx", "tensorrt") and numbers == "bf16",
         }
         by_runtime = cpu and engine in ("onnx", "openvino")
         reasons["int8 is there for onnx and openvino, on a CPU"] = numbers == "int8" and not by_runtime

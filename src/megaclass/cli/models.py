@@ -148,7 +148,7 @@ def evaluate(words: list[str]) -> None:
             "onnx": ("", "instead of a run: a network in this file, as --run-dir FILE"),
             "embeddings": (
                 "",
-                "instead of a model: what it made of the images (.npz, .npy, .safetensors)",
+                "instead of a model: what it made of the images (.npz, .npy, .safetensors, .parquet)",
             ),
             "output": ("", "write the metrics to this JSON file too"),
         }

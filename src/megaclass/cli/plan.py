@@ -1,8 +1,10 @@
 """``megaclass plan``: what a recipe will need of devices, and how long it will take, without one."""
 
 from argparse import ArgumentTypeError
+from pathlib import Path
 from typing import Any
 
+from megaclass.cli.common import whole_file
 from megaclass.cli.parsing import configured, make_parser
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
@@ -21,6 +23,7 @@ def plan(words: list[str]) -> int:
             "from": ("", "rows of `bench train`, measured on one such device (.jsonl), to tell the time by"),
             "classes": ("0", "of the data, where the recipe does not say; with K, M or B"),
             "samples": ("0", "images of an epoch, where the recipe does not say"),
+            "picture": ("", "draw memory by part into this file (.png, .svg)"),
         },
     )
     config, options = configured(
@@ -30,6 +33,11 @@ def plan(words: list[str]) -> int:
     for name, value in (("devices", devices), ("nodes", nodes)):
         if value < 1:
             raise UserError(f"--{name}: {value} is below 1")
+    picture = Path(options.picture)
+    if options.picture and picture.suffix not in (".png", ".svg"):
+        raise UserError(f"--picture: {picture} is neither .png nor .svg")
+    if options.picture and picture.exists():
+        raise UserError(f"--picture: {picture} exists; name another file")
 
     from megaclass.bench.flags import count
     from megaclass.bench.train import fit_of
@@ -55,6 +63,9 @@ def plan(words: list[str]) -> int:
     fit = fit_of(read_rows(rows), rows, device.kind, compute) if rows else None
     found = Plan.of(job, device, samples, fit)
     _show(found)
+    if options.picture:
+        with whole_file("--picture", picture) as file:
+            _draw(found, file, picture.suffix[1:])
     return 0 if found.fits else 1
 
 
@@ -69,3 +80,17 @@ def _show(found: Any) -> None:
     for cells in found.lines():
         table.add_row(*map(Text, cells))
     Console(highlight=False).print(table)
+
+
+def _draw(found: Any, file: Path, kind: str) -> None:
+    """Memory by part, against that of the device."""
+    from matplotlib.figure import Figure
+
+    parts = {name: size / 1e9 for name, size in vars(found.memory).items() if size}
+    axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
+    axes.barh([*parts], [*parts.values()])
+    axes.set(
+        xlabel=f"GB; {found.memory.total / 1e9:.3g} in all, of {found.room / 1e9:.3g}", title=found.title
+    )
+    axes.title.set(fontsize=8, wrap=True)
+    figure.savefig(file, format=kind)

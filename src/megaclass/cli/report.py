@@ -3,25 +3,32 @@
 from pathlib import Path
 from typing import Any
 
-from megaclass.cli.common import tell
+from megaclass.cli.common import tell, whole_file
 from megaclass.cli.parsing import make_parser, parse
+from megaclass.errors import UserError
 from megaclass.results import published
 
 
 def report(words: list[str]) -> None:
     parser = make_parser(
-        "megaclass report DIR|FILES [--against NAME ...] [--output DIR]",
+        "megaclass report DIR|FILES [--against NAME ...] [--output DIR] | RUN --mllog FILE [--submission ...]",
         "Write report.html (one page, no network), report.md and report.csv from rows of benchmarks: tables beside "
         "the published ones, curves, machines, and every number with a link to the raw row that it is from.",
     )
     add: Any = parser.add_argument
+    several = {"nargs": "+", "default": []}
     against = (
         f"published reports ({', '.join(published.names())}); those of the rows' suites are always there"
     )
     add("rows", nargs="+", metavar="DIR|FILES", help="files of rows (.jsonl), or directories of them")
-    add("--against", nargs="+", default=[], metavar="NAME", help=against)
+    add("--against", **several, metavar="NAME", help=against)
     add("--output", default="", help="directory to write to; without it that of the rows")
+    add("--mllog", default="", metavar="FILE", help="of a run directory: the log of MLPerf Training")
+    add("--submission", **several, metavar="KEY=VALUE", help="what that log cannot know: org, status, ..")
     options = parse(parser, words)
+    if options.mllog:
+        _write_mllog(options)
+        return
 
     from megaclass.report.page import write_page
 
@@ -29,3 +36,19 @@ def report(words: list[str]) -> None:
     directory = Path(options.output) if options.output else first if first.is_dir() else first.parent
     for path in write_page(options.rows, directory, options.against):
         tell(str(path))
+
+
+def _write_mllog(options: Any) -> None:
+    from megaclass.report import mlperf
+
+    if len(options.rows) > 1 or options.against or options.output:
+        raise UserError("--mllog: of one run directory, and with --submission alone")
+    path = Path(options.mllog)
+    if path.exists():
+        raise UserError(f"--mllog: {path} exists; name another file")
+    lines, lacks = mlperf.mllog(Path(options.rows[0]), options.submission)
+    with whole_file("--mllog", path) as part:
+        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    tell(f"{path}: {len(lines)} lines")
+    for lack in lacks:
+        tell(f"not a result of MLPerf's: {lack}")

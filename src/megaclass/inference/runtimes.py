@@ -1,5 +1,5 @@
 """Networks in files of other formats behind ``nn.Module``: .onnx files by ONNX Runtime (https://onnxruntime.ai), on
-CUDA by its CUDA provider, and .xml files by OpenVINO (https://docs.openvino.ai).
+CUDA by its CUDA or TensorRT provider, and .xml files by OpenVINO (https://docs.openvino.ai).
 
 Shapes: B = images of a batch, D = embedding columns (or logits), H, W = image.
 """
@@ -25,7 +25,7 @@ from megaclass.inference.about import About, read_about
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 METADATA = "megaclass"  # the key under which `megaclass export` stores one JSON object in a file
-PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",), "tensorrt": ("onnx", "onnxruntime")}
 FACE_SIZE = 112  # of a file that says none
 
 _PIXELS = (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)  # as mean and deviation: left as they are
@@ -108,8 +108,8 @@ def open_runtime(
 
     device: of an .onnx file; the CPU where this ONNX Runtime has no CUDA. threads: of a CPU; 0: all cores. precision:
     in what fp32 is computed: ``fp32``, ``tf32`` (CUDA), ``bf16`` (OpenVINO), or ``int8``: bf16 where the CPU has it, in
-    what an int8 network keeps in fp32. engine: ``onnx`` or ``openvino`` (which reads .onnx too); empty: by the file's
-    name. size: pixels, see :class:`RuntimeBackbone`.
+    what an int8 network keeps in fp32. engine: ``onnx``, ``openvino`` (which reads .onnx too) or ``tensorrt``; empty:
+    by the file's name. size: pixels, see :class:`RuntimeBackbone`.
     """
     path = Path(path)
     engine = engine or ("openvino" if path.suffix == ".xml" else "onnx")
@@ -120,7 +120,7 @@ def open_runtime(
     try:
         if engine == "openvino":
             return RuntimeBackbone(_openvino(path, threads, precision, size), str(path), size)
-        graph = _onnx(path, torch.device(device), threads, precision)
+        graph = _onnx(path, torch.device(device), threads, precision, engine)
         return RuntimeBackbone(graph, str(path), size)
     except UserError:
         raise
@@ -141,35 +141,37 @@ def missing(engine: str, device: str = "cpu", also: Sequence[str] = ()) -> str:
     if lacking:
         extra = "openvino" if {"openvino", "nncf"} & set(lacking) else "onnx"
         return f"not installed: {', '.join(lacking)}; pip install 'megaclass[{extra}]'"
-    if device == "cuda" and engine != "openvino" and not _has_cuda():
-        return "this ONNX Runtime has no CUDA: pip install onnxruntime-gpu in the place of onnxruntime"
+    provider = "Tensorrt" if engine == "tensorrt" else "CUDA"
+    if device == "cuda" and engine != "openvino" and not _has(provider):
+        return f"this ONNX Runtime has no {provider}: pip install onnxruntime-gpu in the place of onnxruntime"
     return ""
 
 
-def _has_cuda() -> bool:
+def _has(provider: str) -> bool:
     import onnxruntime
 
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return f"{provider}ExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def providers(device: torch.device, precision: str) -> list[tuple[str, dict[str, str]]]:
+def providers(device: torch.device, precision: str, engine: str = "onnx") -> list[tuple[str, dict[str, str]]]:
     """ONNX Runtime's execution providers with their options: CUDA's takes tf32 for fp32 unless it is told not to."""
     if device.type == "cpu":
         return [("CPUExecutionProvider", {})]
     index = {"device_id": str(device.index or 0)}
-    return [("CUDAExecutionProvider", index | {"use_tf32": str(int(precision == "tf32"))})]
+    cuda = "CUDAExecutionProvider", index | {"use_tf32": str(int(precision == "tf32"))}
+    return [("TensorrtExecutionProvider", index), cuda] if engine == "tensorrt" else [cuda]
 
 
-def _onnx(path: Path, device: torch.device, threads: int, precision: str) -> Graph:
+def _onnx(path: Path, device: torch.device, threads: int, precision: str, engine: str) -> Graph:
     import onnx
     import onnxruntime
 
-    if device.type != "cpu" and not _has_cuda():
+    if device.type != "cpu" and not _has("CUDA"):
         device = torch.device("cpu")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; what a user has to know is raised
-    session = onnxruntime.InferenceSession(str(path), options, providers=providers(device, precision))
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers(device, precision, engine))
     source, result = _only(path, session.get_inputs(), session.get_outputs())
     dtype = _TYPES.get(source.type[len("tensor(") : -1])
     if dtype is None:

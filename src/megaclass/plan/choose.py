@@ -1,11 +1,16 @@
 """What fits, and what does not is refused, with the nearest setting that does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from megaclass.errors import UserError, in_bytes
+from megaclass.heads.storage import STORAGES
+from megaclass.models.registry import backbone_options
+from megaclass.plan.devices import Device
 from megaclass.plan.memory import Job, Memory, memory_of
+from megaclass.plan.speed import roofline
+from megaclass.plan.wire import collectives
 
 
 def changed(job: Job, section: str, **values: Any) -> Job:
@@ -59,3 +64,35 @@ def nearest(job: Job, room: float) -> str:
         if job.classes and (classes := largest_classes(one, most)):
             return f"lower the classes to {classes:,}, or take more ranks or, of a margin head, a smaller head.storage"
     return "lower model.width or data.image_size, or take a smaller model.name"
+
+
+def choices(job: Job, device: Device, room: float) -> Iterator[str]:
+    """What plan would choose, each with the reason in a sentence: storage, parallelism, sample rate, checkpointing."""
+
+    def costs(one: Job) -> str:
+        ms = 1e3 * roofline(one, device, collectives(one))[0]
+        return f"{in_bytes(memory_of(one).total)}, {ms:.3g} ms a step at best"
+
+    def choose(
+        section: str, name: str, values: tuple[Any, ...], why: str, gain: float = 1.0
+    ) -> Iterator[str]:
+        """The first value that fits, unless a later one that fits is ``gain`` times as fast."""
+        nonlocal job
+        jobs = {value: changed(job, section, **{name: value}) for value in values}
+        fitting = [v for v, one in jobs.items() if memory_of(one).total <= room] or [values[-1]]
+        times = {v: roofline(jobs[v], device, collectives(jobs[v]))[0] for v in fitting}
+        fastest = min(fitting, key=lambda v: times[v])
+        best = fastest if gain and times[fitting[0]] > gain * times[fastest] else fitting[0]
+        job = jobs[best]
+        yield f"{section}.{name} {best}: {why} ({'; '.join(f'{value}: {costs(one)}' for value, one in jobs.items())})"
+
+    if job.config.head.kind == "margin" and job.classes:
+        yield from choose("head", "storage", (*STORAGES,), "the finest that fits, or the smallest", 0)
+        if job.ranks > 1:
+            yield from choose("head", "parallelism", ("data", "model"), "the faster of those that fit")
+        yield from choose(
+            "head", "sample_rate", (1.0, 0.1), "all classes unless a tenth is 1.25 times as fast", 1.25
+        )
+    if "checkpoint_activations" in backbone_options(job.config.model.name):
+        why = "only where the batch does not fit without: it computes a third more"
+        yield from choose("model", "checkpoint_activations", (False, True), why, 0)

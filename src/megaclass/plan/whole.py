@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from megaclass.config import steps_of
 from megaclass.errors import UserError, in_bytes
-from megaclass.plan.choose import changed, largest_batch, largest_classes, nearest
+from megaclass.plan.choose import changed, choices, largest_batch, largest_classes, nearest
 from megaclass.plan.devices import Device
 from megaclass.plan.memory import Job, Memory, memory_of
 from megaclass.plan.speed import Fit, roofline
@@ -103,6 +103,7 @@ class Plan:
         if job.classes and job.config.head.kind == "margin":
             yield "largest", f"{largest_classes(job, self.room):,} classes at this batch"
         yield "largest", f"global batch {largest_batch(job, self.room):,} at these classes"
+        yield from (("would choose", text) for text in choices(job, self.device, self.room))
 
 
 def between(pair: list[float]) -> str:

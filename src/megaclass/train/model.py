@@ -1,7 +1,9 @@
 """From a configuration to the backbone on its device: weights, arithmetic, compilation."""
 
+import contextlib
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -99,6 +101,11 @@ def compile_backbone(backbone: nn.Module, how: str, device: torch.device) -> str
         for part in blocks if how == "blocks" else [backbone]:
             part.compile(backend=BACKEND, dynamic=False)
     return how
+
+
+def eager(compiled: str) -> AbstractContextManager:
+    """Of passes in an evaluation: they have other shapes, and are not worth their compilation."""
+    return contextlib.nullcontext() if compiled == "none" else torch.compiler.set_stance("force_eager")
 
 
 def _compiles_on(device: torch.device) -> bool:

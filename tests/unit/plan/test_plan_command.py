@@ -20,14 +20,15 @@ ROWS = SCRIPT.parent / "results" / "plan-speed-cpu.jsonl"
 SMALL = ["--classes", "1K", "--model.name", "convnet", "--data.global_batch_size", "64"]
 
 
-def test_a_plan_is_told(capsys):
+def test_a_plan_is_told(capsys, tmp_path):
+    picture = tmp_path / "memory.png"
     words = [
         "plan",
         "faces_r50",
         *SMALL,
         *["--devices", "4", "--nodes", "2", "--device", "h100", "--samples", "64000"],
     ]
-    assert main(words) == 0
+    assert main([*words, "--picture", str(picture)]) == 0
     out = " ".join(capsys.readouterr().out.split())
     told = [
         "memory: activations",
@@ -35,14 +36,16 @@ def test_a_plan_is_told(capsys):
         "all-gather",
         "roofline",
         "20,000 steps",
+        "head.storage fp32",
     ]
-    assert not [part for part in told if part not in out]
+    assert not [part for part in told if part not in out] and picture.stat().st_size > 1000
+    assert main([*words, "--picture", str(picture)]) == 2 and "exists; name" in capsys.readouterr().err
 
 
 def test_what_cannot_fit_says_what_does(capsys):
     assert main(["plan", "faces_r50", *SMALL, "--classes", "1B", "--device", "a10"]) == 1
     out = " ".join(capsys.readouterr().out.split())
-    assert "does not fit; lower the classes to" in out
+    assert "does not fit; lower the classes to" in out and "head.storage int8_rowwise" in out
     words = ["plan", "faces_r50", *SMALL[:4], "--device", "a10", "--data.global_batch_size"]
     assert main([*words, "1000000"]) == 1
     batch = (
@@ -69,6 +72,8 @@ def test_what_cannot_fit_says_what_does(capsys):
         (["--classes", "20M,40M"], "--classes: '20M,40M' is no number"),
         (["--samples", "-5"], "--samples: '-5' is no number"),
         (["--device", "A100", "--from", str(ROWS)], "holds no row of `bench train` on cuda"),
+        (["--picture", "gone/memory.png"], "gone/memory.png cannot be written"),
+        (["--picture", "memory.foo"], "--picture: memory.foo is neither .png nor .svg"),
     ],
 )
 def test_bad_input_is_told_in_a_line(tmp_path, monkeypatch, capsys, words, told):

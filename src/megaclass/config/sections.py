@@ -39,6 +39,7 @@ def option(
 
 MARGIN: Only = {"head.kind": ("margin",)}
 COMBINED: Only = {**MARGIN, "head.margin": ("combined",)}
+OF_CLASSES: Only = {**MARGIN, "head.margin": ("per_class",)}
 LINEAR: Only = {"head.kind": ("linear",)}
 RANDAUGMENT: Only = {"augment.policy": ("randaugment", "timm")}
 BCE: Only = {**LINEAR, "head.loss": ("bce",)}
@@ -220,12 +221,15 @@ class Head:
     only: ClassVar[Only] = MARGIN
 
     kind: str = option("margin", "identities, or classification", choices=("margin", "linear"), only={})
-    margin: str = option("combined", "combined: of m1, m2, m3; arcface, cosface, sphereface: as published")
+    margin: str = option("combined", "combined: of m1, m2, m3; arcface, adaface, magface, ...: as published")
     m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", 0.1, 4, only=COMBINED)
     m2: float = option(0.5, "ArcFace: 0.5", 0, 2, only=COMBINED)
     m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", 0, 1, only=COMBINED)
     margin_options: str = option(
         "", "the margin's own numbers, such as 'm=0.4, h=0.333'; default: its paper's"
+    )
+    class_margins: str = option(
+        "", "a file with the margin of each class, in the order of labels", path=True, only=OF_CLASSES
     )
     scale: float = option(64.0, "length that the embeddings are scaled to", 1, 75)
     gradient: str = option(

@@ -219,13 +219,13 @@ class TorchEngine:
         if margin.filter_threshold:
             logits_TB.masked_fill_(logits_TB > margin.threshold, -torch.inf)
         if margin.reweighs:
-            slope_TB = self.workspace.get("slope", *exp_TB.shape)
-            margin.reweigh_(logits_TB, slope_TB)
+            rise_TB, scratch_TB = self.workspace.get("rise", 2, *exp_TB.shape)
+            margin.reweigh_(logits_TB, rise_TB, scratch_TB)
         if shift:
             logits_TB.sub_(shift)
         torch.exp(logits_TB, out=exp_TB)
         if margin.reweighs and sum_B is None:
-            exp_TB.mul_(slope_TB)
+            exp_TB.addcmul_(exp_TB, rise_TB)
         if self.sub_centres > 1:
             # Whichever of them is the largest here: rounding may have chosen another one than fp64 did.
             first_B, zero_B = local_B - local_B % self.sub_centres, torch.zeros_like(target_B)
@@ -235,7 +235,7 @@ class TorchEngine:
         if sum_B is not None:
             sum_B += exp_TB.sum(0)
             if margin.reweighs:  # targets are 0 here
-                exp_TB.mul_(slope_TB)
+                exp_TB.addcmul_(exp_TB, rise_TB)
         return exp_TB if self.products.of_unit_rows else exp_TB.mul_(inverse_T1)
 
     def _leave_nearest(self, logits_TB: Tensor) -> None:

@@ -41,10 +41,12 @@ def layers_of(module: nn.Module) -> list[list[nn.Parameter]]:
     (arXiv:2106.08254, appendix) count for layer-wise rates; a norm or an activation goes with the layer before it, a
     position embedding with the first one."""
     layers: list[list[nn.Parameter]] = [[]]
+    own: list[nn.Parameter] = []
 
     def walk(part: nn.Module) -> None:
-        for child in part.children():
-            if isinstance(child, nn.Sequential | nn.ModuleList):
+        own.extend(part.parameters(recurse=False))
+        for name, child in part.named_children():
+            if isinstance(child, nn.Sequential | nn.ModuleList) or name == "body":  # a network of timm's
                 walk(child)
                 continue
             if layers[-1] and any(p.ndim > 1 for p in child.parameters()):
@@ -52,7 +54,7 @@ def layers_of(module: nn.Module) -> list[list[nn.Parameter]]:
             layers[-1].extend(child.parameters())
 
     walk(module)
-    layers[0].extend(module.parameters(recurse=False))
+    layers[0].extend(own)
     return layers
 
 

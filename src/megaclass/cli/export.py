@@ -15,9 +15,9 @@ def export(words: list[str]) -> None:
         "megaclass export FORMAT SOURCE OUTPUT [--result ..] [--preprocess] [--images DIR] [--int8 --calibrate DIR] "
         "[OPTIONS]",
         "Write a trained model for other programs. A network (onnx, openvino, pt2) takes any number of images, is "
-        "compared with the model on images, and refused where it differs; OUTPUT.json is the report. safetensors is "
-        "backbone.* and head.* (centres in fp32), backbone a state dict (.pt as arcface_torch's model.pt), centres is weight and momentum of class centres in fp32, "
-        "arcface_torch the files that its script resumes from, with model.pt.",
+        "compared with the model on images, and refused where it differs; OUTPUT.json is the report. Weights: "
+        "safetensors (backbone.* and head.*, centres in fp32), backbone (a state dict; .pt: arcface_torch's model.pt), "
+        "centres (weight and momentum of classes), arcface_torch (what its script resumes from, with model.pt).",
         {
             "format": "onnx (.onnx), openvino (.xml and .bin), pt2, safetensors, backbone (.safetensors, .pt), "
             "centres (.safetensors), or arcface_torch (a directory)",

@@ -11,6 +11,7 @@ from megaclass.errors import UserError, printable
 from megaclass.files import whole_file
 
 if TYPE_CHECKING:
+    from megaclass.data.dataset import Dataset
     from megaclass.inference.images import ImageFiles
     from megaclass.inference.model import Model
     from megaclass.inference.predict import Names
@@ -49,7 +50,7 @@ def predict(words: list[str]) -> int:
     images = find_images(options.images)
     shown, damaged = _run(model, images, Names(model, options.names), options.top, output)
     if sheet and shown:
-        _draw(sheet, model, images, shown)
+        draw_sheet(sheet, model, images, shown)
     if damaged:
         tell(f"megaclass: {damaged:,} of {len(images):,} images could not be predicted", sys.stderr)
     if output:
@@ -97,13 +98,14 @@ def _print(image: str, rows: Rows, error: str) -> None:
         console.print(prediction_table(rows))
 
 
-def _draw(sheet: Path, model: "Model", images: "ImageFiles", shown: dict[int, Rows]) -> None:
+def draw_sheet(sheet: Path, model: "Model", images: "Dataset", shown: dict[int, Rows]) -> None:
+    """Images of a set, by number, beside what is said of them."""
     from megaclass.inference.images import thumbnails
     from megaclass.report.sheet import draw_predictions
 
     pictures = thumbnails(model.seen(images), model.reader, list(shown), _SIDE)
     cards = [
-        (images.names[number], picture, rows)
+        (images.describe(number), picture, rows)
         for (number, rows), picture in zip(shown.items(), pictures, strict=True)
     ]
     with whole_file("--sheet", sheet) as part:

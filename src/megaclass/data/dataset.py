@@ -51,10 +51,10 @@ def image_names(dataset: Dataset) -> list[str] | None:
     return getattr(dataset, "names", None)
 
 
-def read_text(path: Path, option: str) -> str:
+def read_text(path: Path, option: str, errors: str = "strict") -> str:
     """The text of a file that an option names. Raises UserError."""
     try:
-        with open_regular(path, MAX_TEXT_BYTES, encoding="utf-8-sig") as file:
+        with open_regular(path, MAX_TEXT_BYTES, encoding="utf-8-sig", errors=errors) as file:
             return str(file.read())
     except OSError as error:
         raise UserError(f"{option}: {path} cannot be read: {error.strerror}; name another file") from None

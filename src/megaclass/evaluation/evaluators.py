@@ -124,7 +124,7 @@ def build_classifier(
     head; 0: as many as ``names``, or as the set has. ``flip``: see :func:`~megaclass.evaluation.embed.features`."""
     dataset = open_dataset(path)
     num_classes = num_classes or len(names or ()) or dataset.num_classes
-    labels = torch.from_numpy(_trained_labels(dataset, num_classes, names))
+    labels = torch.from_numpy(trained_labels(dataset, num_classes, names))
     start, stop = groups.shard_range(len(dataset), groups.rank(), groups.world_size())
 
     @torch.inference_mode()
@@ -154,7 +154,9 @@ def build_classifier(
     return classify
 
 
-def _trained_labels(dataset: Dataset, num_classes: int, names: Sequence[str] | None) -> np.ndarray:
+def trained_labels(
+    dataset: Dataset, num_classes: int, names: Sequence[str] | None, where: str = "evaluate.path"
+) -> np.ndarray:
     """The data set's labels as the model numbers its classes: matched by name where both sides have names.
 
     A validation set that lacks a class would shift all later numbers, so without names the counts must agree.
@@ -165,12 +167,12 @@ def _trained_labels(dataset: Dataset, num_classes: int, names: Sequence[str] | N
         unknown = [name for name in theirs if name not in number]
         if unknown:
             raise UserError(
-                f"evaluate.path: the model knows no class {unknown[0]!r}; evaluate on classes it knows"
+                f"{where}: the model knows no class {unknown[0]!r}; name a set of classes it knows"
             )
         return np.array([number[name] for name in theirs], np.int64)[labels_N]
     if dataset.num_classes != num_classes:
         raise UserError(
-            f"evaluate.path: has {dataset.num_classes} classes, the model {num_classes}, and without class names "
+            f"{where}: has {dataset.num_classes} classes, the model {num_classes}, and without class names "
             "they cannot be matched; give a set with all classes"
         )
     return np.array(labels_N)

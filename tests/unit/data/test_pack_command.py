@@ -72,13 +72,13 @@ def test_interrupted_it_says_that_nothing_was_written_and_packs_again(folder, ca
         ("in out --where x=1", "in is a folder; --where is for an .npz, leave it out"),
         (
             "nowhere out",
-            "nowhere: no such file or directory; name an image folder, or an .npz, .csv, .tsv or tar",
+            "nowhere: no such file or directory; name an image folder, a record set, or an .npz, .csv, .tsv or tar",
         ),
         (
             "in.zip out",
-            "in.zip is not an image folder, or an .npz, .csv, .tsv or tar file; if it is an archive",
+            "in.zip is not an image folder, a record set, or an .npz, .csv, .tsv or tar file; if it is an archive",
         ),
-        ("pipe.csv out", "pipe.csv is not an image folder, or an .npz, .csv, .tsv or tar file"),
+        ("pipe.csv out", "pipe.csv is not an image folder, a record set, or an .npz, .csv, .tsv or tar file"),
         ("long.csv out", "long.csv names no images"),
         ("in out --image-size 8 --shorter-side 9", "error: --image-size makes squares"),
         ("in out --classes nowhere", "error: --classes: nowhere cannot be read"),

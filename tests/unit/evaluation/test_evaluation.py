@@ -13,7 +13,7 @@ from megaclass.cli import main
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.verification_bin import write_bin
 from megaclass.errors import UserError
-from megaclass.evaluation.evaluators import _trained_labels
+from megaclass.evaluation.evaluators import trained_labels
 from megaclass.parallel.groups import started
 from megaclass.report.curves import draw_run
 from megaclass.train import loop
@@ -39,10 +39,10 @@ class Named:
 def test_labels_are_matched_by_name_or_by_the_number_of_classes(labels, classes, names, expected):
     validation = Named(labels, len(set(labels)), classes)
     if isinstance(expected, list):
-        assert _trained_labels(validation, 3, names).tolist() == expected
+        assert trained_labels(validation, 3, names).tolist() == expected
         return
     with pytest.raises(UserError, match=expected):
-        _trained_labels(validation, 3, names)
+        trained_labels(validation, 3, names)
 
 
 # Verification sets

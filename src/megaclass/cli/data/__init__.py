@@ -10,6 +10,10 @@ _VERBS = {
     "pack": ("write", "images of a folder, a table, a tar or an .npz into record files"),
     "info": ("read", "what a set holds: counts, classes, sizes, and a picture of samples"),
     "check": ("read", "what is wrong with it: damaged, duplicate and mislabelled images"),
+    "suspects": (
+        "suspects",
+        "images whose labels look wrong to a trained model, as a list for pack --exclude",
+    ),
     "split": ("write", "some classes apart from the others, to verify on"),
     "stage": ("write", "a verified copy on a local disk, to train from"),
     "pairs": ("read", "pairs for verification, as a list or, with their images, as a .bin file"),

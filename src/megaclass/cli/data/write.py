@@ -28,6 +28,7 @@ _PACK: Options = {
     ),
     "label-names": (str, "names of the numbers in --labels: lines 'name number', as map_clsloc.txt"),
     "classes": (str, "classes.txt of the training set, to number classes as it does"),
+    "exclude": (str, "images to leave out: a name a line, or what `megaclass data suspects` wrote"),
     "where": (str, ".npz: rows with name=value, e.g. background=true"),
     "unpack-bits": ("", ".npz: HEIGHTxWIDTH of images stored by np.packbits"),
     "layout": (
@@ -45,8 +46,8 @@ def pack(words: list[str]) -> None:
         "megaclass data pack SOURCE OUTPUT [OPTIONS]",
         "Pack images into record files (train.rec, train.idx, property, classes.txt). They appear whole or not at all.",
         {
-            "source": "directory of class directories; .csv or .tsv of path,label; .npz of images and labels; tar of "
-            "class directories or class tars; directory or tar of images with --labels",
+            "source": "directory of class directories; record set; .csv or .tsv of path,label; .npz of images and "
+            "labels; tar of class directories or class tars; directory or tar of images with --labels",
             "output": OUTPUT,
         },
         _PACK,
@@ -62,7 +63,8 @@ def pack(words: list[str]) -> None:
         tell(f"left out: {line}")
     if (more := len(written.skipped) - _SHOWN_SKIPS) > 0:
         tell(f"left out: {more} more, see {written.path.with_name('skipped.txt')}")
-    left_out = f", {len(written.skipped):,} left out" if written.skipped else ""
+    left_out = f", {written.excluded:,} excluded" if written.excluded else ""
+    left_out += f", {len(written.skipped):,} left out" if written.skipped else ""
     seconds = time.perf_counter() - started
     tell(
         f"packed {written.count:,} images of {written.num_classes:,} classes into {written.path} "

@@ -10,6 +10,7 @@ import numpy as np
 from megaclass.data.folder import IMAGE_SUFFIXES, FolderDataset, images_under, read_file, tell_left_out
 from megaclass.data.pack.labels import are_numbers, label_by_file, number_names, read_table
 from megaclass.data.pack.source import Source
+from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
 
 
@@ -30,6 +31,12 @@ def open_folder(
     if not names:
         raise UserError(f"{root} holds no images")
     return _of_files(root, names, *label_by_file(names, known, labels, label_names))
+
+
+def open_records(path: Path, _known: list[str] | None) -> Source:
+    """The images of a record set, with their labels and classes. Raises UserError."""
+    records = RecordDataset(path)
+    return Source(records.labels(), records.classes, lambda row: records.read(row).encoded, records.describe)
 
 
 def open_table(path: Path, _known: list[str] | None, root: str | Path | None = None) -> Source:

@@ -6,15 +6,20 @@ there are; a few images for each thread are in memory.
 """
 
 import contextlib
-from collections.abc import Callable
+import csv
+import io
+import logging
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from megaclass.data.dataset import DamagedSampleError
+from megaclass.data.dataset import DamagedSampleError, read_text
+from megaclass.data.open import record_file
 from megaclass.data.pack.encode import Encoding, Size, to_jpeg
-from megaclass.data.pack.files import open_folder, open_table
+from megaclass.data.pack.files import open_folder, open_records, open_table
 from megaclass.data.pack.labels import number_classes, read_names
 from megaclass.data.pack.npz import open_npz
 from megaclass.data.pack.source import Source
@@ -22,13 +27,16 @@ from megaclass.data.pack.tar import open_tar
 from megaclass.data.records.writer import RecordWriter
 from megaclass.data.remote import local
 from megaclass.data.threads import in_order, one_silent_thread
-from megaclass.errors import UserError
+from megaclass.errors import UserError, printable
+
+logger = logging.getLogger(__name__)
 
 # What each kind of source is called, how its files end, which options it takes, and how it is opened.
 _KINDS: tuple[tuple[str, tuple[str, ...], set[str], Callable[..., Source]], ...] = (
     ("a folder", (), {"class_depth", "labels", "label_names"}, open_folder),
     ("an .npz", (".npz",), {"where", "unpack_bits"}, open_npz),
     ("a table", (".csv", ".tsv"), {"root"}, open_table),
+    ("a record set", (".rec",), set(), open_records),
     ("a tar", (".tar",), {"class_depth", "labels", "label_names"}, open_tar),
 )
 Progress = Callable[[int, int], None]
@@ -43,6 +51,7 @@ def pack(
     quality: int = 95,
     invert: bool = False,
     classes: str | Path | None = None,
+    exclude: str | Path | None = None,
     index_record: bool = True,
     on_error: str = "fail",
     workers: int = 0,
@@ -57,7 +66,8 @@ def pack(
     - an ``.npz`` with ``images``, uint8 (N, H, W) or (N, H, W, 3) RGB, and ``label`` or ``labels``, integers (N,),
       and perhaps ``classes``, names by label;
     - a ``.csv`` or ``.tsv`` with lines ``path,label``, or a header that names these columns;
-    - a tar, not compressed, of class directories, of class tars, or of images with their labels in a file.
+    - a tar, not compressed, of class directories, of class tars, or of images with their labels in a file;
+    - a record set, to be packed anew.
 
     ``options`` are of the source, each kind taking some of them; None is as good as left out:
 
@@ -70,9 +80,10 @@ def pack(
 
     ``image_size`` to ``invert`` are of Encoding, ``index_record`` of RecordWriter. ``classes`` is a file of class
     names, a line each, in the order of the numbers that they get: the classes.txt of the training set; labels that
-    are just numbers are positions there. ``on_error`` is "fail", or "skip" to leave out images that are damaged,
-    which ``output/skipped.txt`` then names. ``workers`` are threads (0: one a core), and ``progress`` is called with
-    (images done, images in all).
+    are just numbers are positions there. ``exclude`` is a file of images to leave out: names, a line each, as messages
+    have them, or paths within the source; or a table in CSV with a column ``image``. Classes keep their numbers.
+    ``on_error`` is "fail", or "skip" to leave out images that are damaged, which ``output/skipped.txt`` then names.
+    ``workers`` are threads (0: one a core), and ``progress`` is called with (images done, images in all).
 
     Returns the closed writer, which says what it wrote. Raises UserError for a source that cannot be packed;
     ``output`` then holds nothing new.
@@ -84,21 +95,28 @@ def pack(
     )
     with contextlib.closing(found):
         labels_N, names = number_classes(found.labels, found.classes, given)
+        rows = np.argsort(labels_N, kind="stable").tolist()
+        if exclude is not None:
+            left_out = _excluded(found, Path(source), Path(exclude))
+            rows = [row for row in rows if row not in left_out]
         writer = RecordWriter(output, index_record=index_record, classes=names)
+        writer.excluded = len(labels_N) - len(rows)
         writer.num_classes = int(labels_N.max()) + 1  # also where all images of the last class are left out
         with writer:
-            writer.skipped = _write(found, labels_N, encoding, writer, on_error == "skip", workers, progress)
+            writer.skipped = _write(
+                found, labels_N, rows, encoding, writer, on_error == "skip", workers, progress
+            )
     return writer
 
 
 def _open_source(path: Path, known: list[str] | None, options: dict[str, Any]) -> Source:
     """The images at ``path``. Raises UserError for what is no source, and for options that it does not take."""
-    takes = "an image folder, or an .npz, .csv, .tsv or tar file"
+    takes = "an image folder, a record set, or an .npz, .csv, .tsv or tar file"
     if not path.exists():
         raise UserError(f"{path}: no such file or directory; name {takes}")
     name = path.name.lower()
     found = (
-        _KINDS[:1]
+        [kind for kind in _KINDS if kind[3] is (open_records if record_file(path) else open_folder)]
         if path.is_dir()
         else [kind for kind in _KINDS if path.is_file() and name.endswith(kind[1])]
     )
@@ -120,16 +138,49 @@ def _open_source(path: Path, known: list[str] | None, options: dict[str, Any]) -
     return opener(path, known, **options)
 
 
+def _excluded(found: Source, source: Path, listed: Path) -> set[int]:
+    """The rows of the images that a file names. UserError where it names none of them, or all."""
+    text = read_text(listed, "--exclude", "surrogateescape")
+    if next(csv.reader(text.splitlines()[:1]), [""])[0] == "image":
+        names = [row["image"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+    else:
+        names = [line for line in text.split("\n") if line.strip()]
+    # However the source was called when they were listed.
+    row_of = {_place(found.describe(row)): row for row in range(len(found.labels))}
+    rows, unknown = set(), []
+    for name in names:
+        places = [_place(Path(at, name)) for at in ("", source, source.parent)]
+        if known := [row_of[place] for place in places if place in row_of]:
+            rows.add(known[0])
+        else:
+            unknown.append(name)
+    if len(rows) in (0, len(row_of)):
+        raise UserError(f"--exclude: {listed} names {'all' if rows else 'none'} of the images of {source}")
+    if unknown:
+        logger.warning(
+            "--exclude: %d of %d names are of no image, %s the first",
+            len(unknown),
+            len(names),
+            printable(unknown[0]),
+        )
+    return rows
+
+
+def _place(name: str | Path) -> str:
+    return os.path.abspath(name)  # noqa: PTH100 - without "..", and no link followed
+
+
 def _write(
     found: Source,
     labels_N: np.ndarray,
+    rows: Sequence[int],
     encoding: Encoding,
     writer: RecordWriter,
     skips: bool,
     workers: int,
     progress: Progress,
 ) -> list[str]:
-    """Write all images, class by class. Returns what is wrong with each that was left out."""
+    """Write the images of these rows. Returns what is wrong with each that was left out."""
 
     def prepared(row: int) -> tuple[bytes, Size] | DamagedSampleError:
         try:
@@ -137,7 +188,6 @@ def _write(
         except DamagedSampleError as error:
             return error
 
-    rows = np.argsort(labels_N, kind="stable").tolist()
     skipped: list[str] = []
     with one_silent_thread():
         for done, (row, result) in enumerate(zip(rows, in_order(prepared, rows, workers), strict=True), 1):

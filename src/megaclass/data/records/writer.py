@@ -47,6 +47,7 @@ class RecordWriter:
         self.classes = classes
         self.num_classes = 0
         self.skipped: Sequence[str] = ()
+        self.excluded = 0  # images that were left out because they were named
         self._sizes: set[tuple[int, int]] = set()
         self._index_record = index_record
         self._next_key = int(index_record)

@@ -1,0 +1,145 @@
+"""Labels that were planted wrong are found by a trained head, and left out of the next pack."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from megaclass.cli import main
+from megaclass.data.open import open_dataset
+from megaclass.data.records.reader import RecordDataset
+from megaclass.inference import load, model, suspects
+from megaclass.parallel.groups import World
+from megaclass.train import loop
+
+CLASSES, SAMPLES, WRONG = 8, 24, 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """``images/CLASS/NUMBER.png``, the first 3 of each class being of others, and runs of 1 and 3 centres a class."""
+    root, random = tmp_path_factory.mktemp("suspects"), np.random.default_rng(0)
+    patterns = random.integers(0, 200, (CLASSES, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
+    for label in range(CLASSES):
+        (root / f"images/c{label}").mkdir(parents=True)
+        for number in range(SAMPLES):
+            pattern = patterns[(label + 1 + number) % CLASSES if number < WRONG else label]
+            image = (pattern + random.integers(0, 56, pattern.shape)).astype(np.uint8)
+            cv2.imwrite(str(root / f"images/c{label}/{number:02}.png"), image)
+    for name, head in {
+        "1": {"sub_centres": 1},
+        "3": {"sub_centres": 3},
+        "linear": {"kind": "linear"},
+    }.items():
+        sections = {
+            "data": {"source": "folder", "path": str(root / "images"), "global_batch_size": 24},
+            "run": {"output": str(root / name)},
+            "head": {"scale": 16.0} | head if name != "linear" else head,
+            "optim": {"lr": 0.05},
+            "schedule": {"steps": 1 if name == "linear" else 30},
+        }
+        loop.run(tiny.config(root, **sections), World(0, 1, torch.device("cpu")))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _in_the_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def listed(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row["image"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_what_was_planted_is_listed_and_the_next_pack_is_without_it(tmp_path, count, capsys):
+    assert (
+        main(
+            [
+                "data",
+                "suspects",
+                count,
+                "--output",
+                str(tmp_path / "s.csv"),
+                "--sheet",
+                str(tmp_path / "s.png"),
+            ]
+        )
+        == 0
+    )
+    told, found = capsys.readouterr().out, listed(tmp_path / "s.csv")
+    wrong = [int(image[-6:-4]) < WRONG for image in found]
+    assert sum(wrong) >= 0.75 * CLASSES * WRONG and wrong.count(False) <= 3
+    assert f"listed {len(found)} {len(found) / (CLASSES * SAMPLES):.1%}" in " ".join(told.split())
+    assert ("nearest to another sub-centre" in told) == (count == "3") and (tmp_path / "s.png").stat().st_size
+    assert (
+        main(["data", "pack", "images", str(tmp_path / "clean"), "--exclude", str(tmp_path / "s.csv")]) == 0
+    )
+    assert f", {len(found)} excluded)" in capsys.readouterr().out
+    assert len(RecordDataset(tmp_path / "clean")) == CLASSES * SAMPLES - len(found)
+
+
+def test_a_record_set_is_judged_and_packed_anew(tmp_path):
+    records, clean = str(tmp_path / "all"), tmp_path / "clean"
+    assert main(["data", "pack", "images", records]) == 0
+    assert (
+        main(
+            ["data", "suspects", "1", "--data", records, "--gap", "0.1", "--output", str(tmp_path / "s.csv")]
+        )
+        == 0
+    )
+    assert main(["data", "pack", records, str(clean), "--exclude", str(tmp_path / "s.csv")]) == 0
+    before, after, out = RecordDataset(records), RecordDataset(clean), set(listed(tmp_path / "s.csv"))
+    kept = [before.read(i) for i in range(len(before)) if before.describe(i) not in out]
+    assert out and kept == [after.read(i) for i in range(len(after))] and after.classes == before.classes
+
+
+def test_cosines_are_those_to_the_dominant_sub_centre_and_to_the_nearest_other_class(monkeypatch):
+    """Block by block, as of many classes and images."""
+    monkeypatch.setattr(model, "_BLOCK_CENTRES", 7)
+    monkeypatch.setattr(suspects, "_PASS_IMAGES", 50)
+    trained, dataset = load.load("3"), open_dataset("images")
+    found = suspects.judge(trained, dataset, 1, pytest.fail, lambda done, total: None)
+    rows = trained.embed([f"images/{name}" for name in dataset.names])
+    cosines_NCK = (rows @ trained.centres.numpy().T).reshape(len(rows), CLASSES, 3)
+    for label in range(CLASSES):
+        mine = dataset.labels() == label
+        own_NK, others_NC = cosines_NCK[mine, label], cosines_NCK[mine].max(2)
+        others_NC[:, label] = -1
+        dominant = np.bincount(own_NK.argmax(1), minlength=3).argmax()
+        assert found.cosine_N[mine] == pytest.approx(own_NK[:, dominant], abs=1e-5)
+        assert found.strays_N[mine].tolist() == (own_NK.argmax(1) != dominant).tolist()
+        assert found.other_N[mine].tolist() == others_NC.argmax(1).tolist()
+        assert found.other_cosine_N[mine] == pytest.approx(others_NC.max(1), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "left_out", "told"),
+    [
+        (["c0/00.png", "images/c1/01.png", "{root}/images/c2/02.png"], 3, ""),
+        (["c0/00.png", "c0/none.png"], 1, "1 of 2 names are of no image, c0/none.png the first"),
+        (["none.png"], None, "names none of the images"),
+    ],
+)
+def test_images_to_leave_out_by_name(tmp_path, folder, caplog, capsys, names, left_out, told):
+    (tmp_path / "names.txt").write_text("".join(f"{name.format(root=folder)}\n" for name in names))
+    status = main(["data", "pack", "images", str(tmp_path / "out"), "--exclude", str(tmp_path / "names.txt")])
+    out, err = capsys.readouterr()
+    assert told in err + caplog.text and status == (0 if left_out else 2)
+    assert not left_out or f", {left_out} excluded)" in out
+
+
+def test_what_cannot_be_judged_is_told(tmp_path, folder, capsys):
+    (tmp_path / "other/a").mkdir(parents=True)
+    (tmp_path / "other/a/1.png").write_bytes((folder / "images/c0/00.png").read_bytes())
+    for words, told in (
+        (["linear"], "holds no class centres"),
+        (["1", "--data", str(tmp_path / "other")], "--data: the model knows no class 'a'"),
+        (["1", "--data", "images/c0/00.png"], "has no labelled images"),
+    ):
+        assert main(["data", "suspects", *words]) == 2
+        assert told in capsys.readouterr().err

@@ -138,7 +138,7 @@ def write_results(root: Path, data: Path) -> None:
     contents = manifest.read(checkpoints / "step-00000002")
     (later / manifest.NAME).unlink()
     manifest.write(later, replace(contents, step=2000))
-    run("checkpoint", "convert", "runs/faces_r50-001", "OLD", "--to", "arcface_torch", "--ranks", "2")
+    run("export", "arcface_torch", "runs/faces_r50-001", "OLD", "--ranks", "2")
     weights = torch.load("OLD/checkpoint_gpu_0.pt", weights_only=True)["state_dict_backbone"]
     torch.save(weights, "backbone.pth")
     run("data", "pairs", "data/products", "--pairs", "40", "--folds", "2", "--output", "pairs.bin")

@@ -63,7 +63,10 @@ def write_imagenet(folder: Path, images: Path, wnids: list[str]) -> None:
 
 def write_omniglot(folder: Path) -> None:
     for part in ("background", "evaluation"):
-        write_folder(folder / f"images_{part}", [f"Greek/character{n:02}" for n in range(CLASSES)])
+        write_folder(
+            folder / f"images_{part}",
+            [f"{('Greek', 'Latin')[n % 2]}/character{n:02}" for n in range(CLASSES)],
+        )
     bits = np.random.default_rng(0).integers(0, 2, (CLASSES * SAMPLES * 2, 105, 105)).astype(bool)
     np.savez(
         folder / "omniglot_105_bits.npz",

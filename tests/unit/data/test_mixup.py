@@ -45,7 +45,7 @@ def test_shares_depend_on_seed_and_step_and_never_change():
 
 
 def test_cutmix_pastes_one_box_of_the_neighbour_and_counts_its_area():
-    mix, sizes = Mixup(0.0, CLASSES, seed=1, cutmix=1.0), set()
+    mix = Mixup(0.0, CLASSES, seed=1, cutmix=1.0)
     images, labels = torch.randn(4, 3, 12, 16), torch.tensor([0, 1, 2, 2])
     for step in range(20):
         mixed, targets = mix(images, labels, step)
@@ -56,8 +56,6 @@ def test_cutmix_pastes_one_box_of_the_neighbour_and_counts_its_area():
         area = (bottom - top) * (right - left) / (12 * 16)
         expected = [[1 - area, area, 0, 0, 0], [area, 1 - area, 0, 0, 0], *[[0, 0, 1, 0, 0]] * 2]
         np.testing.assert_allclose(targets, expected, atol=1e-6)
-        sizes.add(area)
-    assert len(sizes) > 10
 
 
 def test_boxes_are_those_of_the_paper_and_take_half_of_the_steps_beside_mixup():
@@ -70,7 +68,6 @@ def test_boxes_are_those_of_the_paper_and_take_half_of_the_steps_beside_mixup():
     height, width = free[inside, 1] - free[inside, 0], free[inside, 3] - free[inside, 2]
     np.testing.assert_allclose(2 * height, width, atol=3)  # the picture's aspect
     assert free[inside, :2].mean() == pytest.approx(50, abs=2)
-    assert both.share(1) == Mixup(0.2, CLASSES, seed=7).share(1)
 
 
 @pytest.mark.parametrize("parts", [2, 4])

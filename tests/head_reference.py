@@ -79,20 +79,22 @@ def dense_loss(
     centres_CD: Tensor,
     margin: BaseMargin,
     classes: Tensor | None = None,
+    sub_centres: int = 1,
     memory: Memory | None = None,
 ) -> Tensor:
     """The head in its plainest form: mean cross-entropy over the batch, with the B x C logits in memory.
 
-    classes: the sampled classes of Partial FC (int64, any order, all labels included); None takes all. memory: before
-    this batch.
+    classes: the sampled classes of Partial FC (int64, any order, all labels included); None takes all.
+    sub_centres: how many consecutive rows are of a class; the nearest gives the logit. memory: before this batch.
     """
     memory, class_B = memory or Memory(), labels_B
-    centres_CD = centres_CD.double()
+    centres_CKD = centres_CD.double().view(-1, sub_centres, centres_CD.shape[1])
     if classes is not None:
-        position_C = torch.full((len(centres_CD),), -1, dtype=torch.int64)
+        position_C = torch.full((len(centres_CKD),), -1, dtype=torch.int64)
         position_C[classes] = torch.arange(len(classes))
-        centres_CD, labels_B = centres_CD[classes], position_C[labels_B]
-    cos_BC = normalize(embeddings_BD.double()) @ normalize(centres_CD).T
+        centres_CKD, labels_B = centres_CKD[classes], position_C[labels_B]
+    of_all_BCK = torch.einsum("bd,ckd->bck", normalize(embeddings_BD.double()), normalize(centres_CKD, dim=2))
+    cos_BC = of_all_BCK.max(2).values
     is_target_BC = torch.zeros_like(cos_BC, dtype=torch.bool).scatter_(1, labels_B[:, None], True)
     cos_B, norms_B = cos_BC[is_target_BC], embeddings_BD.double().norm(dim=1)
     memory = memory.see(norms_B.detach(), cos_B.detach(), getattr(margin, "t_alpha", 0.0))
@@ -132,6 +134,7 @@ class Case:
     storage: str = "fp32"
     kernels: str = "auto"
     recompute: str = "auto"
+    sub_centres: int = 1
     device: str = "cpu"
 
 
@@ -171,6 +174,7 @@ def train_ours(case: Case) -> Trace:
         storage=case.storage,
         kernels=case.kernels,
         recompute=case.recompute,
+        sub_centres=case.sub_centres,
         device=case.device,
     )
     # Centres of length about 1: from the initial 0.05 the first steps overshoot, and in a chaotic run fp32
@@ -193,7 +197,7 @@ def train_ours(case: Case) -> Trace:
         # The head multiplies by the number of ranks for DistributedDataParallel's mean: undo it here.
         trace.gradients.append(groups.all_ranks().all_reduce_(leaf.grad.clone()).cpu() / ranks)
         rows_N = head.pending[-1].active.rows_N
-        trace.samples.append(None if rows_N is None else _gather(rows_N + head.class_range[0], head))
+        trace.samples.append(None if rows_N is None else _gather(rows_N + head.row_range[0], head))
         optimizer.step()
     trace.running = head.margin_state.tolist()
     optimizer.catch_up()
@@ -212,7 +216,8 @@ def _gather(rows: Tensor, head: PartialFC) -> Tensor:
 
 def train_oracle(case: Case, samples: list[Tensor | None], optimizer: type = torch.optim.SGD) -> Trace:
     """One process, fp64, torch.optim.SGD or another on a dense weight, on the same samples."""
-    initial = PartialFC(case.num_classes, case.dim, device=case.device).weight.detach().cpu()
+    head = PartialFC(case.num_classes, case.dim, device=case.device, sub_centres=case.sub_centres)
+    initial = head.weight.detach().cpu()
     centres = (initial * INITIAL_FACTOR).double().requires_grad_()
     sgd = optimizer([centres], momentum=case.momentum, weight_decay=case.weight_decay, lr=case.lr)
     trace, memory = Trace([], [], samples, torch.empty(0), torch.empty(0)), Memory()
@@ -222,16 +227,20 @@ def train_oracle(case: Case, samples: list[Tensor | None], optimizer: type = tor
         leaf, before = embeddings.double().requires_grad_(), centres.detach()
         key = derive_key("margin", 0, step)
         draws = Samples(labels, key=key).normals().view(case.accumulation, -1)
+        classes = samples[step]
+        if classes is not None:  # rows, of whole classes
+            classes = classes.view(-1, case.sub_centres)[:, 0] // case.sub_centres
         sgd.zero_grad()
         trace.losses.append(0.0)
         for i, rows in enumerate(torch.arange(case.batch).view(case.accumulation, -1)):
             memory.draws = draws[i]
-            micro = leaf[rows], labels[rows], centres, case.margin, samples[step], memory
+            micro = leaf[rows], labels[rows], centres, case.margin, classes, case.sub_centres, memory
             loss = dense_loss(*micro) / case.accumulation
             loss.backward()
             trace.losses[-1] += float(loss.detach())
         with torch.no_grad():
-            cosines = (normalize(leaf) * normalize(before[labels])).sum(1)
+            own = normalize(before.view(case.num_classes, case.sub_centres, -1)[labels], dim=2)
+            cosines = (normalize(leaf)[:, None] * own).sum(2).amax(1)
             memory = memory.see(leaf.norm(dim=1), cosines, getattr(case.margin, "t_alpha", 0.0))
         sgd.step()
         trace.gradients.append(leaf.grad)

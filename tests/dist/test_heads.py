@@ -25,6 +25,9 @@ CASES = [
     Case(sample_rate=0.4, accumulation=2),
     Case(parallelism="data", accumulation=2),
     Case(parallelism="data", sample_rate=0.4),
+    Case(sub_centres=3),
+    Case(sub_centres=2, sample_rate=0.4, accumulation=2),
+    Case(parallelism="data", sub_centres=2, sample_rate=0.4),
     Case(num_classes=2, batch=12),  # at 3 ranks one of them owns no class
     Case(margin=ElasticArcFace(std=0.2), steps=5, accumulation=2, parallelism="data"),  # the same draws at 1, 2, 3
     Case(margin=AdaFace(t_alpha=0.3), steps=5, accumulation=2),

@@ -20,6 +20,7 @@ STEPS, HALF = 10, 5
 CASES = {
     "full": {},
     "sampled": {"head": {"sample_rate": 0.3}},
+    "sub_centres": {"head": {"sample_rate": 0.3, "sub_centres": 3}},
     "data_parallel": {"head": {"sample_rate": 0.3, "parallelism": "data"}},
     "by_node": {"head": {"sample_rate": 0.3, "shard_group": "node"}},
     "accumulated": {"data": {"global_batch_size": 24, "accumulation": 2}},

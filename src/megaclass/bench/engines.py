@@ -115,8 +115,7 @@ def wake_branches(backbone: nn.Module) -> None:
 def cast_weights(scorer: Scorer, images_BCHW: Tensor) -> None:
     """Store the weights of convolutions as autocast casts them in every step: the same numbers, sooner.
 
-    Which ones it casts, a step on ``images_BCHW`` shows. The first convolution is left as it is: by the type of its
-    weights ResNet knows in which one to deliver its features.
+    Which ones it casts, a step on ``images_BCHW`` shows.
     """
     convolutions = [module for module in scorer.backbone.modules() if isinstance(module, nn.Conv2d)]
     cast: dict[nn.Module, torch.dtype] = {}
@@ -124,7 +123,7 @@ def cast_weights(scorer: Scorer, images_BCHW: Tensor) -> None:
     def look(module: nn.Module, _: Any, output: Tensor) -> None:
         cast[module] = output.dtype
 
-    hooks = [convolution.register_forward_hook(look) for convolution in convolutions[1:]]
+    hooks = [convolution.register_forward_hook(look) for convolution in convolutions]
     scorer(images_BCHW)
     for hook in hooks:
         hook.remove()

@@ -94,6 +94,9 @@ class HeadCase(RanksCase):
     batch_size: int = parameter(
         128, "rows of the global batch: what every shard sees", sweeps=True, low=1, title="batch"
     )
+    sub_centres: int = parameter(
+        1, "centres of each class, the nearest counts", sweeps=True, low=1, high=16, title="sub-centres"
+    )
     sample_rate: float = parameter(1.0, "fraction of the classes scored in a step", sweeps=True, title="rate")
     precision: str = parameter(
         "fp32", "operands of products: fp32, tf32 or bf16", sweeps=True, choices=("fp32", "tf32", "bf16")
@@ -160,6 +163,7 @@ class Steps:
             case.num_classes,
             case.embedding_dim,
             margin=build_margin(case.margin, "", lambda: torch.arange(case.num_classes) % 50 / 100),
+            sub_centres=case.sub_centres,
             sample_rate=case.sample_rate,
             precision=case.precision,
             seed=case.seed,
@@ -224,7 +228,7 @@ class Steps:
 def work(name: str, case: HeadCase) -> dict[str, float]:
     """Operations and bytes of a step over all measured processes.
 
-    A scored class takes four products of 2 B D operations: logits and embedding gradient in pass 1, logits and centre
+    A scored centre takes four products of 2 B D operations: logits and embedding gradient in pass 1, logits and centre
     gradient in pass 2; arcface_torch's takes three. The least that must move: our pass 1 reads a scored centre, pass 2
     reads and writes it and its momentum. arcface_torch reads each scored centre twice for its products; and of every
     class the gradient is written and read, centre and momentum are read and written.
@@ -232,7 +236,7 @@ def work(name: str, case: HeadCase) -> dict[str, float]:
     from megaclass.heads.storage import Storage
 
     storage = Storage.named(case.storage)
-    held = case.num_classes / case.simulate_ranks
+    held = case.num_classes * case.sub_centres / case.simulate_ranks
     scored = held * case.sample_rate
     products, rows = 4, (5 if storage.momentum else 3) * scored
     if name == arcface_torch.NAME:

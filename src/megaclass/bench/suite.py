@@ -257,7 +257,7 @@ def head_bytes(case: TrainCase) -> float:
     if config.head.kind == "linear":
         return 3 * 4 * case.num_classes * dim  # weight, gradient, momentum
     storage = Storage.named(case.storage)
-    held = case.num_classes / (case.ranks if case.parallelism == "model" else 1)
+    held = config.head.sub_centres * case.num_classes / (case.ranks if case.parallelism == "model" else 1)
     return held * (2 if storage.momentum else 1) * dim * storage.dtype.itemsize
 
 

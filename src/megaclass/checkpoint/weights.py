@@ -44,6 +44,11 @@ def weights_of(stored: Checkpoint, part: str) -> dict[str, Tensor]:
     return (stored.state.get("ema") or {}).get(part) or stored.state[part]
 
 
+def sub_centres(stored: Checkpoint) -> int:
+    """How many rows of a margin head are the centres of one class."""
+    return int(stored.identity.get("sub_centres", 1))
+
+
 def stored_rows(stored: Checkpoint, name: str, start: int, stop: int) -> Rows:
     """Rows ``[start, stop)`` of a head's table (``head/weight``) in a checkpoint, as dense SGD would have made them."""
     table_K4 = stored.state.get("head_owed")

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell, whole_file
 from megaclass.cli.embed import embedding
-from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
-from megaclass.errors import UserError, extra, lookup
+from megaclass.cli.parsing import (
+    MODEL_OPTIONS,
+    make_parser,
+    model_asked,
+    new_file,
+    parse_with_settings,
+    verb_asked,
+)
+from megaclass.errors import UserError, extra
 
 if TYPE_CHECKING:
     from megaclass.inference.model import Model
@@ -27,16 +34,12 @@ _COLUMNS = ("rank", "identity", "cosine", "nearest", "known")
 # Usage, what it does, what is named, and options of each.
 _VERBS: dict[str, tuple[str, str, dict[str, str], dict[str, tuple[Any, str]]]] = {
     "build": (
-        "SOURCE --run-dir DIR [--far 1e-3 [--verify SET]] [--index exact|hnsw|ivf]",
+        "SOURCE --run-dir DIR [--far 1e-3 [--verify SET]] [--index exact|ivf]",
         f"Make a gallery; its threshold is that of the model's evaluation, of best accuracy or at --far. {_LEFT_OUT}",
         {"source...": _SOURCE},
         MODEL_OPTIONS
         | {
-            "index": (["exact", "hnsw", "ivf"], "compare with all, or with some of millions (faiss)"),
-            "template": (
-                ["max", "mean"],
-                "an identity is as near as its nearest image, or as the mean of its images",
-            ),
+            "index": (["exact", "ivf"], "compare with all, or with some of millions (faiss)"),
             "far": ("", "take the threshold at this share of accepted impostor pairs, such as 1e-3"),
             "verify": ("", "measure that now on this set: .bin, or labelled images"),
             "threshold": (float, "take this cosine"),
@@ -83,26 +86,22 @@ class _Source(NamedTuple):
 
 def gallery(words: list[str]) -> int:
     """Exit status 1 where an image could not be read."""
-    if words[:1] in (["-h"], ["--help"], ["help"]):
-        for verb, (usage, *_) in _VERBS.items():
-            print(f"  megaclass gallery {verb} DIR {usage}")
-        print("\n`megaclass gallery build --help` says more, as for each of them.")
+    verb = verb_asked("gallery", {name: f"DIR {usage}" for name, (usage, *_) in _VERBS.items()}, words)
+    if not verb:
         return 0
-    if not words:
-        raise UserError(f"which gallery command? known: {', '.join(_VERBS)}")
-    usage, text, positional, more = lookup(_VERBS, words[0], "gallery command")
+    usage, text, positional, more = _VERBS[verb]
     named = {"gallery": "directory of the gallery"} | positional
-    parser = make_parser(f"megaclass gallery {words[0]} DIR {usage}", text, named, more)
+    parser = make_parser(f"megaclass gallery {verb} DIR {usage}", text, named, more)
     options, given = parse_with_settings(parser, words[1:])
     if "source..." not in positional:
         from megaclass.gallery.gallery import Gallery
 
         found = Gallery(options.gallery)
-        if words[0] == "remove":
+        if verb == "remove":
             tell(f"{found.remove(options.names):,} images removed")
         print(json.dumps(found.info(), indent=2))
         return 0
-    work = {"build": _build, "add": _add, "search": _search}[words[0]]
+    work = {"build": _build, "add": _add, "search": _search}[verb]
     return work(options, lambda: model_asked(parser, options, given))
 
 
@@ -118,13 +117,9 @@ def _build(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
         threshold, measured = options.threshold, "--threshold"
         if threshold is None:
             threshold, measured = _threshold(model, options.far, options.verify)
-        told = (
-            source.about.get("fingerprint", ""),
-            source.about.get("model", ""),
-            options.template,
-            options.index,
-        )
-        build(directory, Manifest(*told, threshold, measured), source.blocks, source.classes or [])
+        of = source.about.get("fingerprint", ""), source.about.get("model", "")
+        manifest = Manifest(*of, options.index, threshold, measured)
+        build(directory, manifest, source.blocks, source.classes or [])
     print(json.dumps(Gallery(directory).info(), indent=2))
     return 1 if source.lost else 0
 

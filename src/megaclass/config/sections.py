@@ -44,6 +44,7 @@ LINEAR: Only = {"head.kind": ("linear",)}
 IMAGES: Only = {"data.source": ("glyphs", "records", "folder")}
 GLYPHS: Only = {"data.source": ("glyphs",)}
 NOISE: Only = {"data.source": ("synthetic",)}
+STARTED: Only = {"model.weights": SET}
 GROWING: Only = {"data.start_size": SET}
 RECOMPUTED: Only = {"model.checkpoint_activations": SET}
 LARS: Only = {"optim.name": ("lars",)}
@@ -168,7 +169,14 @@ class Model:
     embedding_dim: int = option(512, "columns of an embedding (fixed by the model for resnet50: 2048)", 1)
     width: int = option(64, "channels of the first stage; later stages scale with it", 8)
     dropout: float = option(0.0, "dropout before the embedding", 0, 0.95)
-    stem: str = option("imagenet", "resnet: small is 3x3, for small images", choices=("imagenet", "small"))
+    stem: str = option(
+        "imagenet",
+        "resnet: deep is ResNet-D's of three 3x3; small one 3x3, for small images",
+        choices=("imagenet", "deep", "small"),
+    )
+    shortcut: str = option(
+        "stride", "resnet: pool is ResNet-D's, the mean of 2x2 pixels", choices=("stride", "pool")
+    )
     checkpoint_activations: bool = option(False, "recompute activations in backward: less memory, more time")
     checkpoint_stages: Numbers = option((1.0, 2.0, 3.0, 4.0), "of these stages", 1, 4, only=RECOMPUTED)
     drop_path: float = option(0.0, "vit: share of images that skip a residual branch", 0, 0.95)
@@ -205,6 +213,9 @@ class Head:
         choices=("auto", "straight_through", "exact"),
     )
     filter_threshold: float = option(0.0, "negatives with a cosine above this leave the sum; 0: none", -1, 1)
+    sub_centres: int = option(
+        1, "centres of each class, the nearest counts (sub-center ArcFace); plain PyTorch", 1, 16
+    )
     sample_rate: float = option(1.0, "fraction of the classes scored in a step (Partial FC)", 1e-9, 1)
     parallelism: str = option(
         "model", "classes sharded over ranks, or all on each", choices=("model", "data")
@@ -256,6 +267,16 @@ class Optim:
     trust: float = option(0.001, "step of a layer over the norm of its weights, at lr 1", 1e-6, only=LARS)
     ema_decay: float = option(0.0, "moving average of the weights, evaluated in their place", 0, 0.999999)
     clip_grad_norm: float = option(5.0, "largest norm of the backbone's gradient; 0: no clipping", 0)
+    layer_decay: float = option(
+        1.0, "learning rate of each layer of the backbone over that of the next (BEiT: 0.65 to 0.75)", 0.01, 1
+    )
+    freeze_backbone_epochs: float = option(
+        0.0,
+        "the head trains alone for so many epochs; as many as the run has: to the end",
+        0,
+        1e6,
+        only=STARTED,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from megaclass.checkpoint.arcface_torch import BACKBONE, HEAD, RankFiles, ReadRo
 from megaclass.checkpoint.reader import expecting
 from megaclass.checkpoint.tensorfile import Blocks
 from megaclass.checkpoint.torchfile import read_torch_file
-from megaclass.checkpoint.weights import located, stored_rows, weights_of
+from megaclass.checkpoint.weights import located, stored_rows, sub_centres, weights_of
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
 from megaclass.results.rundir import RunDirectory
@@ -34,12 +34,14 @@ _BLOCK_BYTES = 64 << 20
 class Model:
     """What trained: the weights of a backbone, and a head. A part that the source does not have is empty.
 
-    centres: of a margin head (C, D), its momentum likewise where it was kept. linear: the state dict of another head.
+    centres: of a margin head (C, D), its momentum likewise where it was kept; sub-centres of a class are consecutive
+    rows. linear: the state dict of another head.
     """
 
     backbone: Mapping[str, Tensor] = field(default_factory=dict)
     centres: dict[str, Blocks] = field(default_factory=dict)
     linear: Mapping[str, Tensor] = field(default_factory=dict)
+    sub_centres: int = 1
 
 
 def read_model(source: Path, which: str, classes: slice = slice(None)) -> Model:
@@ -57,8 +59,9 @@ def read_model(source: Path, which: str, classes: slice = slice(None)) -> Model:
         if "head" in stored.state:
             return Model(backbone, linear=weights_of(stored, "head"))
         kept = [name for name in ("weight", "momentum") if f"head/{name}" in stored.sharded]
-        rows, shape = _rows_of(stored), stored.sharded["head/weight"].shape
-        return Model(backbone, {name: _blocks(rows, name, shape, classes) for name in kept})
+        rows, shape, of_class = _rows_of(stored), stored.sharded["head/weight"].shape, sub_centres(stored)
+        centres = {name: _blocks(rows, name, shape, classes, of_class) for name in kept}
+        return Model(backbone, centres, sub_centres=of_class)
 
 
 def _of_arcface_torch(source: Path, classes: slice) -> Model:
@@ -84,12 +87,12 @@ def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def _blocks(rows: ReadRows, name: str, shape: tuple[int, ...], classes: slice) -> Blocks:
-    total, columns = shape
+def _blocks(rows: ReadRows, name: str, shape: tuple[int, ...], classes: slice, of_class: int = 1) -> Blocks:
+    total, columns = shape[0] // of_class, shape[1]
     start, stop = classes.start or 0, total if classes.stop is None else classes.stop
     if not 0 <= start < stop <= total:
         raise UserError(f"--classes: {start}:{stop} of {total:,} classes; name a range of these")
-    count = max(1, _BLOCK_BYTES // (4 * columns))
+    start, stop, count = start * of_class, stop * of_class, max(1, _BLOCK_BYTES // (4 * columns))
 
     def read() -> Iterator[Tensor]:
         for first in range(start, stop, count):
@@ -158,6 +161,10 @@ def _from_run(run_dir: Path, stored: Checkpoint) -> tuple[dict[str, Any], ReadRo
     config = load_recipe(str(RunDirectory(run_dir).config), stored=True)
     if "head/weight" not in stored.sharded:
         raise UserError(f"{stored.path}: the run has a linear head; only a margin head is converted")
+    if sub_centres(stored) > 1:
+        raise UserError(
+            f"{stored.path}: head.sub_centres is above 1, and arcface_torch has one centre a class"
+        )
     step, backbone = stored.step, stored.state["backbone"]
     # A fresh SGD at the learning rate that was reached: our groups of parameters are others than arcface_torch's one,
     # so the momentum of the backbone starts at 0 there.

@@ -1,7 +1,6 @@
 """A gallery of known identities, searched by images or by their embeddings.
 
-Shapes: N = images, T = templates (images, or the mean of each identity), D = embedding columns, Q = queries, K = rows
-that are found.
+Shapes: N = images, D = embedding columns, Q = queries, K = rows that are found.
 """
 
 import itertools
@@ -25,15 +24,12 @@ from megaclass.inference.model import Model, nearest
 from megaclass.inference.vectors import Embeddings, read_embeddings, write_embeddings
 
 _QUERIES, _BLOCK_ROWS = 256, 1 << 15  # at once
-# Of a graph: neighbours of a row, and candidates that are kept while it is built and while it is searched.
-_NEIGHBOURS, _BUILD, _SEARCH = 32, 80, 128
-# Of ivf: the least rows that faiss wants to learn a list from, and lists that are searched.
+# Of an index: the least rows that faiss wants to learn a list from, and lists that are searched.
 _LIST_ROWS, _PROBES = 39, 128
 
 
 class Match(NamedTuple):
-    """An identity, the cosine of its nearest image and the name of that (of means: its first image), and whether that
-    is at the threshold or above."""
+    """An identity, the cosine of its nearest image and its name, and whether it is at the threshold or above."""
 
     identity: str
     cosine: float
@@ -52,30 +48,23 @@ class _Generation:
             raise UserError(f"{directory}: holds embeddings without identities; build it anew")
         present, self.identity_N = np.unique(labels_N, return_inverse=True)
         self.identities = [classes[label] for label in present]
-        self.rows_TD = torch.from_numpy(self.stored.embeddings)
-        self.columns = self.rows_TD.shape[1]
-        self.identity_T, self.image_T = self.identity_N, np.arange(len(self.identity_N))
-        if manifest.template == "mean":
-            means_TD = torch.zeros(len(present), self.columns)
-            self.rows_TD = F.normalize(
-                means_TD.index_add_(0, torch.from_numpy(self.identity_N), self.rows_TD)
-            )
-            self.identity_T, self.image_T = np.unique(self.identity_N, return_index=True)
+        self.rows_ND = torch.from_numpy(self.stored.embeddings)
+        self.columns = self.rows_ND.shape[1]
         if manifest.index != "exact":
             self.index = extra("faiss", "gallery").read_index(str(manifest.checked(directory, INDEX)))
 
     def nearest(self, queries_QD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and rows (Q, K) of the nearest templates; of an index that finds fewer, -1."""
+        """Cosines and rows (Q, K) of the nearest images; of an index that finds fewer, -1."""
         if self.manifest.index != "exact":
             return self.index.search(queries_QD, count)
-        starts = range(0, len(self.rows_TD), _BLOCK_ROWS)
-        blocks = zip(starts, self.rows_TD.split(_BLOCK_ROWS), strict=True)
+        starts = range(0, len(self.rows_ND), _BLOCK_ROWS)
+        blocks = zip(starts, self.rows_ND.split(_BLOCK_ROWS), strict=True)
         rows_QK, best_QK = nearest(torch.from_numpy(queries_QD), blocks, count)
         return best_QK.numpy(), rows_QK.numpy()
 
     def ranked(self, queries_QD: np.ndarray, top: int) -> Iterator[list[Match]]:
         """The nearest identities of each query: more rows are asked for until there are ``top`` identities."""
-        total, top = len(self.rows_TD), min(top, len(self.identities))
+        total, top = len(self.rows_ND), min(top, len(self.identities))
         count, left = min(4 * top, total), list(range(len(queries_QD)))
         found: list[dict[int, tuple[float, int]]] = [{} for _ in left]
         while left:
@@ -84,14 +73,14 @@ class _Generation:
             for query, cosines, rows in zip(asked, *tables, strict=True):
                 for cosine, row in zip(cosines, rows, strict=True):
                     if row >= 0:
-                        found[query].setdefault(int(self.identity_T[row]), (min(max(cosine, -1.0), 1.0), row))
+                        found[query].setdefault(int(self.identity_N[row]), (min(max(cosine, -1.0), 1.0), row))
                 if len(found[query]) < top and count < total and rows[-1] >= 0:
                     left.append(query)
             count = min(4 * count, total)
         least = self.manifest.threshold if self.manifest.threshold is not None else -math.inf
         for best in found:
             yield [
-                Match(self.identities[one], cosine, self.stored.names[self.image_T[row]], cosine >= least)
+                Match(self.identities[one], cosine, self.stored.names[row], cosine >= least)
                 for one, (cosine, row) in itertools.islice(best.items(), top)
             ]
 
@@ -271,34 +260,30 @@ def _write(
     write_embeddings(manifest.path(directory, VECTORS), VECTORS, blocks, classes, about)
     manifest.take(directory, VECTORS)
     if manifest.index != "exact":
-        _write_index(directory, before if grows and manifest.template == "max" else None, manifest)
+        _write_index(directory, before if grows else None, manifest)
     made = _Generation(directory, manifest)
     store.switch(directory, manifest)
     return made
 
 
 def _write_index(directory: Path, before: Manifest | None, manifest: Manifest) -> None:
-    """Of all templates: that of ``before`` with the new ones added, or a new one."""
+    """Of all images: that of ``before`` with the new ones added, or a new one."""
     faiss = extra("faiss", "gallery")
-    rows_TD = _Generation(directory, replace(manifest, index="exact")).rows_TD
+    rows_ND = _Generation(directory, replace(manifest, index="exact")).rows_ND
     old = before and faiss.read_index(str(before.path(directory, INDEX)))
-    index = old or _new_index(faiss, manifest.index, rows_TD)
-    for block in rows_TD[index.ntotal :].split(_BLOCK_ROWS):
+    index = old or _new_index(faiss, rows_ND)
+    for block in rows_ND[index.ntotal :].split(_BLOCK_ROWS):
         index.add(block.numpy())
     faiss.write_index(index, str(manifest.path(directory, INDEX)))
     manifest.take(directory, INDEX)
 
 
-def _new_index(faiss: Any, kind: str, rows_TD: torch.Tensor) -> Any:
+def _new_index(faiss: Any, rows_ND: torch.Tensor) -> Any:
     """Trained on these rows, and empty."""
-    total, columns = rows_TD.shape
+    total, columns = rows_ND.shape
     lists = max(1, min(4 * math.isqrt(total), total // _LIST_ROWS))
-    text = f"HNSW{_NEIGHBOURS},Flat" if kind == "hnsw" else f"IVF{lists},Flat"
-    index = faiss.index_factory(columns, text, faiss.METRIC_INNER_PRODUCT)
-    if kind == "hnsw":
-        index.hnsw.efConstruction, index.hnsw.efSearch = _BUILD, _SEARCH
-        return index
+    index = faiss.index_factory(columns, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
     index.nprobe = _PROBES
     drawn = torch.randperm(total, generator=torch.Generator().manual_seed(0))[: _LIST_ROWS * lists]
-    index.train(rows_TD[drawn].numpy())
+    index.train(rows_ND[drawn].numpy())
     return index

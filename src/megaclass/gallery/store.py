@@ -26,13 +26,12 @@ _FORMAT = "megaclass-gallery-1"
 
 @dataclass(frozen=True)
 class Manifest:
-    """``fingerprint``: of the model whose embeddings these are, called ``model``. ``template``: ``max`` or ``mean``.
-    ``index``: ``exact``, ``hnsw`` or ``ivf``. ``threshold``: a cosine below it is of somebody unknown; ``measured``
-    says where it is from. ``files``: by suffix, their bytes and CRC32."""
+    """``fingerprint``: of the model whose embeddings these are, called ``model``. ``index``: ``exact`` or ``ivf``.
+    ``threshold``: a cosine below it is of somebody unknown; ``measured`` says where it is from. ``files``: by suffix,
+    their bytes and CRC32."""
 
     fingerprint: str = ""
     model: str = ""
-    template: str = "max"
     index: str = "exact"
     threshold: float | None = None
     measured: str = ""
@@ -78,6 +77,8 @@ def read(directory: Path) -> Manifest:
         content = json.loads(file.read())
         if content.pop("crc32") != checksum(content) or content.pop("format") != _FORMAT:
             raise ValueError("it does not match its checksum, or is of another version")
+        if content.pop("template", "max") != "max":  # as galleries had it once
+            raise ValueError("it is of means, which are searched no more")
         return Manifest(**content)
 
 

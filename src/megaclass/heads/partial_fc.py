@@ -52,10 +52,11 @@ class PartialFC(nn.Module):
 
     Attributes:
         weight: the centres of this rank as they are stored, (C, D); :meth:`centres` gives them in fp32. It
-            never receives a dense ``.grad``: use :class:`megaclass.heads.sgd.HeadSGD`.
+            never receives a dense ``.grad``: use :class:`megaclass.heads.sgd.HeadSGD`. With K sub-centres those of
+            class c are the rows c * K .. c * K + K - 1 of all ranks.
         weight_scale: with 8-bit storage, the fp32 scale of each row (C,).
         margin_state: the running numbers of the margin, fp32 (S,), the same on every rank.
-        class_range: the half-open range of classes that this rank owns.
+        class_range, row_range: the half-open ranges of classes, and of rows, that this rank owns.
         shard: what owns these rows and computes on them.
     """
 
@@ -88,7 +89,8 @@ class PartialFC(nn.Module):
         self.options = HeadOptions(**options)
         self.storage = Storage.named(self.options.storage)
         self._group = group
-        start, stop = self.class_range = self.grouping.within.share(num_classes)
+        self.class_range = self.grouping.within.share(num_classes)
+        start, stop = self.row_range
         centres = Rows.zeros(stop - start, embedding_dim, self.storage.dtype, torch.device(device))
         draw_centres(centres, start, seed)
         self.weight = nn.Parameter(centres.data, requires_grad=centres.data.is_floating_point())
@@ -108,12 +110,22 @@ class PartialFC(nn.Module):
         unit = "rank" if self.options.parallelism == "data" else self.options.shard_group
         return (self._group or all_ranks()).split(unit)
 
+    @property
+    def num_rows(self) -> int:
+        """Of all ranks."""
+        return self.num_classes * self.options.sub_centres
+
+    @property
+    def row_range(self) -> tuple[int, int]:
+        start, stop = self.class_range
+        return start * self.options.sub_centres, stop * self.options.sub_centres
+
     def _begin(self) -> None:
         """Make what owns the rows, and computes on them on the device where they are now; no step is in progress."""
         centres = Rows(self.weight.data, self.weight_scale)
         is_sampled, device = self.sample_rate < 1.0, centres.data.device
         engine = make_engine(self.options, self.storage, self.embedding_dim, device, is_sampled)
-        self.shard = Shard(centres, engine, self.class_range[0], self.seed, is_sampled)
+        self.shard = Shard(centres, engine, self.row_range[0], self.seed, is_sampled)
         self.pending: list[MicroBatch] = []  # since the last optimizer step
         self._active: ActiveRows | None = None  # the rows of this step, where it has drawn a sample
 
@@ -141,7 +153,13 @@ class PartialFC(nn.Module):
         size = round(self.sample_rate * self.num_classes)
         walker = self.shard.engine.walker
         classes_N = sample_classes(labels_G, self.num_classes, size, key, start, stop, walker)
-        return self.shard.activate(classes_N - start)
+        return self.shard.activate(self._rows_of(classes_N - start))
+
+    def _rows_of(self, classes_N: Tensor) -> Tensor:
+        """All rows of these classes of the shard, sorted as they are."""
+        if (count := self.options.sub_centres) == 1:
+            return classes_N
+        return (classes_N[:, None] * count + torch.arange(count, device=classes_N.device)).flatten()
 
     def forward(self, embeddings_bD: Tensor, labels_b: Tensor) -> Tensor:
         labels_b = labels_b.reshape(-1).long()
@@ -180,12 +198,12 @@ class PartialFC(nn.Module):
         unit_bD = embeddings_bD / norm_b1
         unit_BD, labels_B = sharers.all_gather_rows(unit_bD), sharers.all_gather_rows(labels_b)
         active = self._rows_of_step(labels_B, replicas)
-        row_B = labels_B - self.class_range[0]
+        row_B = labels_B * self.options.sub_centres - self.row_range[0]
         norms_B = sharers.all_gather_rows(norm_b1[:, 0]) if self.margin.needs_norms else norm_b1
 
         # The targets, exactly: B rows in fp64 cost nothing and carry the whole margin.
-        target_BD = self._unit_targets(row_B, active)
-        cos_B, margin = (unit_BD.double() * target_BD.double()).sum(1), self.margin
+        row_B, target_BD, cos_B = self._nearest_targets(unit_BD, row_B, active)
+        margin = self.margin
         if margin.reweighs:  # pass 1 depends on the targets of all
             cos_B = sharers.all_reduce_(cos_B)
             samples, observed_3 = self._samples(labels_B, norms_B, cos_B)
@@ -245,6 +263,22 @@ class PartialFC(nn.Module):
             return self._draw(replicas.all_gather_rows(labels_B))
         return self.shard.activate(None)
 
+    def _nearest_targets(
+        self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the targets' classes, whose first rows are given, the rows nearest to the embeddings: which they are,
+        normalised (B, D) fp32, and their cosines in fp64; 0 where another rank owns them."""
+        target_BD = self._unit_targets(row_B, active)
+        cos_B = (unit_BD.double() * target_BD.double()).sum(1)
+        nearest_B = row_B
+        for k in range(1, self.options.sub_centres):
+            other_BD = self._unit_targets(row_B + k, active)
+            other_B = (unit_BD.double() * other_BD.double()).sum(1)
+            nearer_B = other_B > cos_B
+            nearest_B, cos_B = torch.where(nearer_B, row_B + k, nearest_B), cos_B.maximum(other_B)
+            target_BD = torch.where(nearer_B[:, None], other_BD, target_BD)
+        return nearest_B, target_BD, cos_B
+
     def _unit_targets(self, row_B: Tensor, active: ActiveRows) -> Tensor:
         """The normalised centres of the labels, (B, D) fp32; 0 where another rank owns them."""
         position_B = active.positions(row_B)
@@ -252,7 +286,7 @@ class PartialFC(nn.Module):
         if row_B.device.type == "cpu":  # on a GPU this check would be a host sync
             missing_B = (row_B >= 0) & (row_B < len(self.weight)) & ~owned_B
             if missing_B.any():
-                label = int(row_B[missing_B][0]) + self.class_range[0]
+                label = (int(row_B[missing_B][0]) + self.row_range[0]) // self.options.sub_centres
                 raise UserError(
                     f"label {label} is not in the sample that was drawn: draw with this step's labels"
                 )

@@ -38,7 +38,7 @@ class Shard:
     """Centres and momentum in the memory of the device that computes.
 
     Args:
-        first_class: the class of row 0.
+        first_row: the number of row 0 among those of all shards.
         is_sampled: whether steps leave rows out.
 
     Attributes:
@@ -46,12 +46,12 @@ class Shard:
     """
 
     def __init__(
-        self, centres: Rows, engine: TorchEngine, first_class: int, seed: int, is_sampled: bool
+        self, centres: Rows, engine: TorchEngine, first_row: int, seed: int, is_sampled: bool
     ) -> None:
         self.centres = centres
         self.momentum: Rows | None = None
         self.engine = engine
-        self.first_class, self.seed = first_class, seed
+        self.first_row, self.seed = first_row, seed
         self.steps = 0
         self._version = 0  # rises with every change of the tables, so that no debt is paid twice
         self._debts = Debts(len(centres), centres.data.device) if is_sampled else None
@@ -108,7 +108,7 @@ class Shard:
         """The random numbers of the writes of this step, by the table that is written."""
         dim, device = self.centres.data.shape[1], self.centres.data.device
         return lambda table: Rounding(
-            self.seed, self.steps, f"{purpose} {table}", self.first_class, dim, device
+            self.seed, self.steps, f"{purpose} {table}", self.first_row, dim, device
         )
 
     # -- rows that steps left out ---------------------------------------------------------------------
@@ -200,9 +200,9 @@ class Debts:
 
 
 @torch.no_grad()
-def draw_centres(centres: Rows, first_class: int, seed: int) -> None:
+def draw_centres(centres: Rows, first_row: int, seed: int) -> None:
     """Fill the table with its part of the initial centres, N(0, 0.01), whatever the number of ranks."""
-    start, stop, dim = first_class, first_class + len(centres), centres.data.shape[1]
+    start, stop, dim = first_row, first_row + len(centres), centres.data.shape[1]
     device = centres.data.device
     generator = torch.Generator(device)
     for chunk in range(start // _INIT_ROWS, -(-stop // _INIT_ROWS)):
@@ -217,8 +217,11 @@ def make_engine(
     options: HeadOptions, storage: Storage, dim: int, device: torch.device, is_sampled: bool = False
 ) -> TorchEngine:
     """For ``dim`` columns; is_sampled: steps leave rows out. ``kernels`` ``auto`` takes Triton on CUDA where it works,
-    and warns once where not."""
-    if options.kernels == "triton" or (options.kernels == "auto" and device.type == "cuda"):
+    and warns once where not. The kernels know one centre a class: sub-centres take plain PyTorch."""
+    if options.sub_centres > 1:
+        if options.kernels == "triton":
+            raise UserError("kernels 'triton': they know no sub_centres; use auto or torch")
+    elif options.kernels == "triton" or (options.kernels == "auto" and device.type == "cuda"):
         try:
             from megaclass.heads.kernels.engine import TritonEngine
 
@@ -231,4 +234,4 @@ def make_engine(
                 RuntimeWarning,
                 stacklevel=2,
             )
-    return TorchEngine(options.precision, device, options.tile_mb, options.recompute)
+    return TorchEngine(options.precision, device, options.tile_mb, options.recompute, options.sub_centres)

@@ -31,6 +31,7 @@ from megaclass.heads.storage import empty_table
 from megaclass.heads.tiles import Tiles, Workspace
 
 _LEAST = torch.finfo(torch.float32).tiny
+_OUT = -1e4  # logit of what leaves the sum: its exponential is 0, and products with it are numbers
 
 
 class Products:
@@ -134,14 +135,22 @@ class TorchEngine:
 
     tile_mb: memory for one tile's intermediates, MB; 0: 8 on a CPU, 256 on a GPU.
     recompute: whether pass 2 computes the exponentials again, see :class:`megaclass.heads.step.HeadOptions`.
+    sub_centres: K consecutive rows are of one class. All that is not the largest of its class leaves the sums, and so
+        gets no gradient, as of a maximum.
     """
 
     name = "torch"
 
     def __init__(
-        self, precision: str, device: torch.device, tile_mb: float = 0.0, recompute: str = "auto"
+        self,
+        precision: str,
+        device: torch.device,
+        tile_mb: float = 0.0,
+        recompute: str = "auto",
+        sub_centres: int = 1,
     ) -> None:
         self.precision, self.device, self.recompute = precision, device, recompute
+        self.sub_centres = sub_centres
         self.products = Products(precision, device)
         self.workspace = self.products.workspace
         self.walker = TorchWalker()
@@ -152,7 +161,7 @@ class TorchEngine:
     def _tiles(self, active: ActiveRows, batch_rows: int) -> Tiles:
         dim, is_sampled = active.centres.data.shape[1], active.rows_N is not None
         rows = tile_rows(batch_rows, dim, is_sampled, self._tile_mb, self.device.type == "cuda")
-        return Tiles(active, rows, self.workspace)
+        return Tiles(active, rows - rows % self.sub_centres, self.workspace)
 
     def _keep(self, active: ActiveRows, batch_rows: int) -> Kept:
         """What a micro-batch keeps, with memory for its exponentials unless pass 2 is to compute them again."""
@@ -196,6 +205,7 @@ class TorchEngine:
         0 for negatives above the margin's filter threshold; ``target`` for targets, whose row in the tile is ``local``;
         times 1 / |w| unless rows are divided by it. sum_B: where the exponentials are added up. Of a margin that
         reweighs negatives shares are exponentials of the new logits times the derivative of these by the old ones.
+        Of sub-centres, 0 for all but the nearest of a class, and for all of the target's class but ``target``.
         """
         exp_TB, inverse_T1 = all_TB[:-1], inverse_T[:, None]
         # Exponentials that nobody adds up are rounded to operands as they are made.
@@ -205,8 +215,10 @@ class TorchEngine:
         self.products.mm(logits_TB, rows_TD, scaled_BD.T)
         if not self.products.of_unit_rows:
             logits_TB.mul_(inverse_T1)
+        if self.sub_centres > 1:
+            self._leave_nearest(logits_TB)
         if margin.filter_threshold:
-            logits_TB.masked_fill_(logits_TB > margin.threshold, -torch.inf)
+            logits_TB.masked_fill_(logits_TB > margin.threshold, _OUT)
         if margin.reweighs:
             rise_TB, scratch_TB = self.workspace.get("rise", 2, *exp_TB.shape)
             margin.reweigh_(logits_TB, rise_TB, scratch_TB)
@@ -215,6 +227,11 @@ class TorchEngine:
         torch.exp(logits_TB, out=exp_TB)
         if margin.reweighs and sum_B is None:
             exp_TB.addcmul_(exp_TB, rise_TB)
+        if self.sub_centres > 1:
+            # Whichever of them is the largest here: rounding may have chosen another one than fp64 did.
+            first_B, zero_B = local_B - local_B % self.sub_centres, torch.zeros_like(target_B)
+            for k in range(self.sub_centres):
+                _put(all_TB, (first_B + k).clamp(-1, len(exp_TB)), zero_B)
         _put(all_TB, local_B.clamp(-1, len(exp_TB)), target_B)
         if sum_B is not None:
             sum_B += exp_TB.sum(0)
@@ -222,13 +239,21 @@ class TorchEngine:
                 exp_TB.addcmul_(exp_TB, rise_TB)
         return exp_TB if self.products.of_unit_rows else exp_TB.mul_(inverse_T1)
 
+    def _leave_nearest(self, logits_TB: Tensor) -> None:
+        """Leave out all sub-centres but the nearest of each class."""
+        of_class_CKB = logits_TB.view(-1, self.sub_centres, logits_TB.shape[1])
+        count, space = len(of_class_CKB), self.workspace
+        best_CB = torch.amax(of_class_CKB, 1, out=space.get("nearest", count, logits_TB.shape[1]))
+        below_CKB = space.get("not nearest", *of_class_CKB.shape, dtype=torch.bool)
+        of_class_CKB.masked_fill_(torch.lt(of_class_CKB, best_CB[:, None], out=below_CKB), _OUT)
+
     def pass_one(
         self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: BaseMargin, shift: float
     ) -> tuple[Tensor, Tensor, Any]:
         """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift); and what
         pass 2 is to find in :attr:`MicroBatch.kept`.
 
-        Targets are left out of both, as are negatives above the margin's filter threshold.
+        Targets are left out of both, as are negatives above the margin's filter threshold. row_B: any of their class.
         """
         batch, products = len(unit_BD), self.products
         scaled_BD = (unit_BD * margin.scale).to(products.of_logits)

@@ -19,6 +19,7 @@ SHARD_GROUPS = ("world", "node")
 PRECISIONS = ("fp32", "tf32", "bf16")
 KERNELS = ("auto", "triton", "torch")
 RECOMPUTE = ("auto", "always", "never")
+MOST_SUB_CENTRES = 16
 
 # Like torch.nn.functional.normalize: a vector shorter than this is divided by it.
 NORM_FLOOR = 1e-12
@@ -41,6 +42,8 @@ class HeadOptions:
         ``auto`` keeps them where they take at most a quarter of the scored rows' fp32 storage.
     kernels: ``triton``, ``torch``, or ``auto``: Triton on CUDA where it works.
     tile_mb: memory for one tile's intermediates in plain PyTorch, MB; 0 picks 8 on a CPU, 256 on a GPU.
+    sub_centres: K centres of each class, of which the nearest gives the logit (sub-centre ArcFace, Deng et al., ECCV
+        2020; arXiv:1801.07698v4, section 3.2, equation 7). Above 1 plain PyTorch computes, on CUDA too.
     """
 
     parallelism: str = "model"
@@ -50,6 +53,7 @@ class HeadOptions:
     recompute: str = "auto"
     kernels: str = "auto"
     tile_mb: float = 0.0
+    sub_centres: int = 1
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -62,6 +66,8 @@ class HeadOptions:
             lookup(dict.fromkeys(known), getattr(self, name), name)
         if not self.tile_mb >= 0:
             raise ValueError(f"tile_mb must not be negative, got {self.tile_mb}")
+        if not 1 <= self.sub_centres <= MOST_SUB_CENTRES:
+            raise ValueError(f"sub_centres must lie in [1, {MOST_SUB_CENTRES}], got {self.sub_centres}")
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,8 @@ class ActiveRows:
 class MicroBatch:
     """What pass 2 needs of one forward pass.
 
-    unit_BD: normalised embeddings. row_B: the target's row in this shard, or outside [0, C).
+    unit_BD: normalised embeddings. row_B: the target's row in this shard (of sub-centres that of the nearest), or
+        outside [0, C).
     log_share_B: log q - log S, so that q * exp(z) / S = exp(z + log_share). target_B: -q * slope.
     active: the rows that were scored. weight: d(final loss) / d(this loss) / B, a scalar tensor.
     shift: what pass 1 subtracted from logits. kept: what the engine keeps of its pass 1 for its pass 2, its own affair.

@@ -24,12 +24,17 @@ class About:
     preprocessing: Preprocessing
     embedding_dim: int
     num_classes: int = 0
+    sub_centres: int = 1
     classes: list[str] | None = None
     flip: bool = False
     recipe: str = ""
     licence: str = ""
     fingerprint: str = ""
     evaluation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_centres(self) -> int:
+        return self.num_classes * self.sub_centres
 
     @property
     def threshold(self) -> float | None:
@@ -61,6 +66,7 @@ class About:
         right = {
             "embedding_dim": type(about.embedding_dim) is int and about.embedding_dim > 0,
             "num_classes": type(number) is int and number >= 0,
+            "sub_centres": type(about.sub_centres) is int and about.sub_centres > 0,
             "classes": classes is None
             or (isinstance(classes, list) and all(isinstance(c, str) for c in classes) and len(classes) == number),
             "flip": isinstance(about.flip, bool),

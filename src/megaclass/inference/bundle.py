@@ -2,13 +2,13 @@
 
 ::
 
-    model.safetensors   backbone.*, and head.*: a linear head, or the centres of a margin head, fp32 (C, D)
+    model.safetensors   backbone.*, and head.*: a linear head, or the centres of a margin head, fp32 (C * K, D)
     config.toml         the configuration; of paths the last part
     classes.txt         the names of the classes, where there are any and their centres came along
     megaclass.json      what :class:`About` says, and size and CRC32 of the files above
     README.md           the model card
 
-Shapes: C = classes, D = embedding columns.
+Shapes: C = classes, K = sub-centres of each, D = embedding columns.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ def open_bundle(path: Path, settings: Mapping[str, Any]) -> Model:
         with torch.device("meta"):  # as large as config.toml likes, it takes no memory
             plan = configured_backbone(config.model, config.data.image_size)
         columns, is_linear = int(plan.embedding_dim), about.kind == "classification"  # type: ignore[arg-type]
-        stored, classes = tensorfile.shapes(file).get(_CENTRES), (about.num_classes, columns)
+        stored, classes = tensorfile.shapes(file).get(_CENTRES), (about.num_centres, columns)
         if sum(tensor.nbytes for tensor in plan.state_dict().values()) > regular_size(file):
             raise ValueError(f"smaller than the model of {CONFIG}")
         if stored != classes and (stored or is_linear):
@@ -135,7 +135,7 @@ def write_bundle(model: Model, output: Path, *, name: str, centres: bool = True,
     if model.head is not None:
         tensors |= {f"head.{key}": tensor for key, tensor in model.head.state_dict().items()}
     elif centres:
-        shape = (model.num_classes, model.embedding_dim)
+        shape = (model.about.num_centres, model.embedding_dim)
         tensors[_CENTRES] = Blocks(torch.float32, shape, partial(_in_blocks, model))
     output.mkdir()
     files = {WEIGHTS: tensorfile.write_tensors(output / WEIGHTS, tensors)}
@@ -159,8 +159,8 @@ def write_bundle(model: Model, output: Path, *, name: str, centres: bool = True,
 
 def _in_blocks(model: Model) -> Iterator[Tensor]:
     assert model.rows is not None
-    for start in range(0, model.num_classes, _BLOCK_ROWS):
-        yield model.rows(start, min(start + _BLOCK_ROWS, model.num_classes))
+    for start in range(0, count := model.about.num_centres, _BLOCK_ROWS):
+        yield model.rows(start, min(start + _BLOCK_ROWS, count))
 
 
 def _without_places(config: Config) -> Config:

@@ -83,6 +83,9 @@ def evaluate(
         model = Model("the model", about, network, reader, head)
     elif "batch_size" in settings:
         model = replace(model, reader=replace(model.reader, batch_size=settings["batch_size"]))
+    known = protocol_of(kind).OPTIONS if kind in PROTOCOLS else {}
+    for name in options or {}:
+        lookup({one.replace("-", "_"): one for one in known}, name, f"option of {kind}")
     return measured(config, model, kind, str(path), options or {})
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from megaclass.checkpoint import Checkpoint
 from megaclass.checkpoint.reader import expecting
-from megaclass.checkpoint.weights import located, stored_rows, weights_of
+from megaclass.checkpoint.weights import located, stored_rows, sub_centres, weights_of
 from megaclass.config import Config, from_mapping, load_recipe
 from megaclass.data.classnames import read_classes
 from megaclass.data.preprocessing import NORMALISATIONS
@@ -53,6 +53,10 @@ def load(
 def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> Model:
     """The same, with settings of the run changed, such as ``{"evaluate": {"batch_size": 8}}``."""
     source = fetched(str(source)) if str(source).startswith(SCHEME) else Path(source)
+    if which != "best" and ((source / ABOUT).exists() or source.suffix in _NETWORKS):
+        raise UserError(
+            f"{source}: holds one model, and no checkpoint {which!r}, as a run does; leave it out"
+        )
     if (source / ABOUT).exists():
         return open_bundle(source, settings)
     if source.suffix in _NETWORKS:
@@ -72,7 +76,7 @@ def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> M
     use_threads(config.run.threads)
     device = pick_device(config.run.device)
     backbone, reader = trained_backbone(config, stored, device)
-    head, rows = None, None
+    head, rows, of_class = None, None, sub_centres(stored)
     embedding_dim = int(backbone.embedding_dim)  # type: ignore[arg-type]
     if "head" in stored.state:  # a linear one; rows of a margin head are sharded
         head = trained_head(stored, backbone, device)
@@ -84,7 +88,7 @@ def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> M
             raise UserError(
                 f"{stored.path}: checkpoint of another model (centres: {shape}, embeddings {embedding_dim})"
             )
-        num_classes = entry.shape[0]
+        num_classes = entry.shape[0] // of_class
         rows = partial(_centres, stored)
     classes = directory.read_classes()
     if classes and len(classes) != num_classes:
@@ -97,6 +101,7 @@ def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> M
         preprocessing=preprocessing_of(config),
         embedding_dim=embedding_dim,
         num_classes=num_classes,
+        sub_centres=of_class,
         classes=classes,
         flip=config.evaluate.flip and head is None,
         recipe=config.recipe,

@@ -47,15 +47,21 @@ class GivenLogits(nn.Module):
         return logits_BC
 
 
-def nearest(queries_ND: Tensor, blocks: Iterable[tuple[int, Tensor]], count: int) -> tuple[Tensor, Tensor]:
+def nearest(
+    queries_ND: Tensor, blocks: Iterable[tuple[int, Tensor]], count: int, of_class: int = 1
+) -> tuple[Tensor, Tensor]:
     """Of the rows in blocks, (T, D) each after the number of its first, those of the largest products with each query:
-    their numbers, int64, and the products (N, K), the largest first. K is ``count``, or all rows."""
+    their numbers, int64, and the products (N, K), the largest first. K is ``count``, or all rows. of_class: as many
+    rows are numbered as one, of the largest of their products."""
     best_NK = queries_ND.new_empty((len(queries_ND), 0))
     numbers_NK = torch.empty_like(best_NK, dtype=torch.int64)
     for start, block_TD in blocks:
-        found = (queries_ND @ block_TD.T).topk(min(count, len(block_TD)))
+        products_NT = queries_ND @ block_TD.T
+        if of_class > 1:
+            products_NT = products_NT.unflatten(1, (-1, of_class)).amax(2)
+        found = products_NT.topk(min(count, products_NT.shape[1]))
         best_NK = torch.cat([best_NK, found.values], 1)
-        numbers_NK = torch.cat([numbers_NK, found.indices + start], 1)
+        numbers_NK = torch.cat([numbers_NK, found.indices + start // of_class], 1)
         best_NK, kept_NK = best_NK.topk(min(count, best_NK.shape[1]))
         numbers_NK = numbers_NK.gather(1, kept_NK)
     return numbers_NK, best_NK
@@ -69,7 +75,8 @@ class Model:
     uint8 or of 0..1 (3, height, width). One that cannot be read is a UserError.
 
     source: what it was loaded from. backbone: normalised images (B, 3, H, W) -> features (B, D). head: of a
-    classifier. rows: centres ``start .. stop-1`` of a margin head, fp32 (T, D), where these came along.
+    classifier. rows: centres ``start .. stop-1`` of a margin head, fp32 (T, D), where these came along; the sub-centres
+    of a class follow each other.
     detector: see :meth:`aligning`.
     """
 
@@ -156,10 +163,11 @@ class Model:
 
     @functools.cached_property
     def centres(self) -> Tensor | None:
-        """L2-normalised centres of a margin head, fp32 (C, D), read when they are first asked for."""
+        """L2-normalised centres of a margin head, fp32 (C, D), read when they are first asked for; with K sub-centres
+        (C * K, D), those of class c from row c * K on."""
         if self.rows is None:
             return None
-        return torch.cat([centres_TD for _, centres_TD in self._centres("cpu")])
+        return torch.cat([centres_TD for _, centres_TD in self.centre_blocks("cpu")])
 
     @property
     def measure(self) -> str:
@@ -185,19 +193,23 @@ class Model:
             # Ordered by logits: of probabilities that round to 0 or 1, many are equal.
             labels_NK = logits_NC.topk(min(top, self.num_classes)).indices
             return labels_NK, logits_NC.softmax(1).gather(1, labels_NK)
-        labels_NK, cosines_NK = nearest(F.normalize(features_ND), self._centres(features_ND.device), top)
+        blocks, of_class = self.centre_blocks(features_ND.device), self.about.sub_centres
+        labels_NK, cosines_NK = nearest(F.normalize(features_ND), blocks, top, of_class)
         return labels_NK, cosines_NK.clamp_(-1, 1)
 
-    def _centres(self, device: torch.device | str) -> Iterator[tuple[int, Tensor]]:
-        """Normalised, block by block, after the number of the first; of a hundred million few machines hold all."""
+    def centre_blocks(self, device: torch.device | str) -> Iterator[tuple[int, Tensor]]:
+        """Normalised centres (T, D), block by block, each after the number of its first row; of a hundred million few
+        machines hold all. A block holds whole classes. UserError where there are none."""
         if self.rows is None:
             raise UserError(
                 f"{self.source}: holds no classes, but a backbone alone; name the run, or a bundle with its centres"
             )
-        for start in range(0, self.num_classes, _BLOCK_CENTRES):
-            centres_TD = self.rows(start, min(start + _BLOCK_CENTRES, self.num_classes))
+        count, of_class = self.about.num_centres, self.about.sub_centres
+        step = max(1, _BLOCK_CENTRES // of_class) * of_class
+        for start in range(0, count, step):
+            centres_TD = self.rows(start, min(start + step, count))
             if not (sums_T := centres_TD.sum(1)).isfinite().all():
-                broken = start + int((~sums_T.isfinite()).nonzero()[0])
+                broken = (start + int((~sums_T.isfinite()).nonzero()[0])) // of_class
                 raise UserError(
                     f"{self.source}: the centre of class {broken} is not finite, as after a run that diverged; name an "
                     "earlier one (--checkpoint step-NNNNNNNN)"

@@ -53,25 +53,34 @@ def _spare_buffers(block: nn.Module) -> Iterator[None]:
 
 
 def residual_stages(
-    block: Any, channels: int, blocks: Sequence[int], first_stride: int, recomputed: Collection[float]
+    block: Any,
+    channels: int,
+    blocks: Sequence[int],
+    first_stride: int,
+    recomputed: Collection[float],
+    **options: Any,
 ) -> Iterator[Stage]:
     """Stages after a stem of ``channels``; each further one has twice the width and half the resolution.
 
-    ``block(in_channels, width, stride)`` gives ``block.expansion`` times its width. ``recomputed``: numbers of
-    stages, from 1.
+    ``block(in_channels, width, stride, **options)`` gives ``block.expansion`` times its width. ``recomputed``: numbers
+    of stages, from 1.
     """
     for index, count in enumerate(blocks):
         width = channels * 2**index
         entering = width // 2 * block.expansion if index else channels
-        first = block(entering, width, 2 if index else first_stride)
-        later = (block(width * block.expansion, width, 1) for _ in range(count - 1))
+        first = block(entering, width, 2 if index else first_stride, **options)
+        later = (block(width * block.expansion, width, 1, **options) for _ in range(count - 1))
         yield Stage(first, *later, recompute=index + 1 in recomputed)
 
 
-def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    """What a block's input passes before it is added, where its shape must change."""
+def shortcut(in_channels: int, out_channels: int, stride: int, pool: bool = False) -> nn.Module | None:
+    """What a block's input passes before it is added, where its shape must change.
+
+    ``pool``: the mean of 2x2 pixels takes the place of the convolution's stride, which looks at a quarter of them only.
+    """
     if stride == 1 and in_channels == out_channels:
         return None
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-    )
+    halves = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    projection = nn.Conv2d(in_channels, out_channels, 1, 1 if pool else stride, bias=False)
+    norm = nn.BatchNorm2d(out_channels)
+    return nn.Sequential(halves, projection, norm) if pool else nn.Sequential(projection, norm)

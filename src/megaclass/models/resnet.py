@@ -2,7 +2,8 @@
 
 He et al. 2016, "Deep Residual Learning for Image Recognition" (table 1); v1.5 has the stride in the 3x3
 convolution of a bottleneck, not in its first 1x1. The backbone ends at the pooled features: the classifier is
-a head.
+a head. ``deep`` stem and ``pool`` shortcuts together are ResNet-D (He et al. 2019, "Bag of Tricks for Image
+Classification with Convolutional Neural Networks", section 4), with the names of timm's resnet18d to resnet152d.
 
 Shapes: B = samples, C = channels, H and W = rows and columns of an image or feature map, D = embedding_dim.
 """
@@ -21,13 +22,13 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, pool: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = shortcut(in_channels, width, stride)
+        self.downsample = shortcut(in_channels, width, stride, pool)
 
     def forward(self, x: Tensor) -> Tensor:
         added = x if self.downsample is None else self.downsample(x)
@@ -40,7 +41,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, pool: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -48,7 +49,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * width)
-        self.downsample = shortcut(in_channels, 4 * width, stride)
+        self.downsample = shortcut(in_channels, 4 * width, stride, pool)
 
     def forward(self, x: Tensor) -> Tensor:
         added = x if self.downsample is None else self.downsample(x)
@@ -57,6 +58,8 @@ class Bottleneck(nn.Module):
         return F.relu(self.bn3(self.conv3(out)) + added, inplace=True)
 
 
+STEMS = ("imagenet", "deep", "small")
+SHORTCUTS = ("stride", "pool")
 # Depth -> block and blocks of the four stages.
 DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
@@ -72,7 +75,9 @@ class ResNet(nn.Module):
 
     ``image_size``: the size that it is meant for, a note to others. ``width``: channels of the stem (64 is
     the published network); D = 8 * width * block.expansion. ``stem``: ``imagenet`` (7x7 with stride 2,
-    max-pool) or ``small`` (3x3 with stride 1, no pool: for images of 32 to 96 pixels).
+    max-pool), ``deep`` (three 3x3, the first with stride 2, max-pool) or ``small`` (3x3 with stride 1, no pool: for
+    images of 32 to 96 pixels). ``shortcut``: where it halves the resolution, by a ``stride`` of its 1x1 convolution or
+    by the mean of 2x2 pixels before it (``pool``).
     ``zero_init_residual``: every block starts as its shortcut (Goyal et al. 2017, section 5.1), as in the
     NVIDIA recipe.
     ``checkpoint_activations``: keep one activation a block and compute the rest again in the backward pass, in the
@@ -91,21 +96,27 @@ class ResNet(nn.Module):
         image_size: int = 224,
         width: int = 64,
         stem: str = "imagenet",
+        shortcut: str = "stride",
         zero_init_residual: bool = True,
         checkpoint_activations: bool = False,
         checkpoint_stages: Collection[float] = (1, 2, 3, 4),
     ) -> None:
         super().__init__()
-        if stem not in ("imagenet", "small"):
-            raise UserError(f"stem: {stem!r} is not a ResNet stem; use 'imagenet' or 'small'")
+        for name, value, known in (("stem", stem, STEMS), ("shortcut", shortcut, SHORTCUTS)):
+            if value not in known:
+                raise UserError(f"{name}: {value!r} is not a ResNet {name}; use one of {', '.join(known)}")
         self.embedding_dim = 8 * width * block.expansion
         self.image_size = image_size
         self.stem = stem
-        kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
-        self.conv1 = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv1 = _stem(stem, width)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1, self.layer2, self.layer3, self.layer4 = residual_stages(
-            block, width, blocks, 1, checkpoint_stages if checkpoint_activations else ()
+            block,
+            width,
+            blocks,
+            1,
+            checkpoint_stages if checkpoint_activations else (),
+            pool=shortcut == "pool",
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -116,7 +127,23 @@ class ResNet(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(images_BCHW)), inplace=True)
-        if self.stem == "imagenet":
+        if self.stem != "small":
             x = F.max_pool2d(x, 3, stride=2, padding=1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean((2, 3), dtype=self.conv1.weight.dtype)
+        return x.mean((2, 3), dtype=self.bn1.weight.dtype)
+
+
+def _stem(kind: str, width: int) -> nn.Module:
+    """The convolutions before the first norm."""
+    if kind != "deep":
+        kernel, stride = (7, 2) if kind == "imagenet" else (3, 1)
+        return nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
+    half = width // 2
+    parts: list[nn.Module] = []
+    for channels, stride in ((3, 2), (half, 1)):
+        parts += [
+            nn.Conv2d(channels, half, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(half),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*parts, nn.Conv2d(half, width, 3, padding=1, bias=False))

@@ -82,8 +82,8 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """Classes of the rank that has most."""
-        return shard_range(self.classes, 0, self.sharers)[1]
+        """Centres of the rank that has most."""
+        return shard_range(self.classes, 0, self.sharers)[1] * self.config.head.sub_centres
 
     @property
     def scored(self) -> int:
@@ -97,7 +97,8 @@ class Job:
 
     @property
     def has_kernels(self) -> bool:
-        return self.kind == "cuda" and self.config.head.kernels != "torch"
+        head = self.config.head
+        return self.kind == "cuda" and head.kernels != "torch" and head.sub_centres == 1
 
     @property
     def kept(self) -> int:
@@ -155,6 +156,8 @@ def _of_margin_head(job: Job) -> dict[str, int]:
         row += 2 * job.operand * dim + job.operand * batch * (not job.kept)
     if job.operand < _FP32 or not job.kept:
         row += _FP32 * batch  # exponentials
+    if head.sub_centres > 1:
+        row += batch + _FP32 * batch // head.sub_centres  # which is nearest, and its logit
     return {
         "centres": job.rows * (stored * dim + _FP32 * (stored == 1)),
         "momentum": job.rows * stored * dim * storage.momentum,

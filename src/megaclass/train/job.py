@@ -95,6 +95,8 @@ class Job(LocalParts):
             "width": config.model.width,
             "head": config.head.kind,
             "num_classes": self.num_classes,
+            # One is left out, as in checkpoints of earlier releases.
+            **({"sub_centres": config.head.sub_centres} if config.head.sub_centres > 1 else {}),
             "backbone_optimizer": config.optim.name,
             # With these three alike, step n sees the same samples.
             "global_batch_size": config.data.global_batch_size,

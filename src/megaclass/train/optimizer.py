@@ -1,5 +1,6 @@
 """The backbone's optimizer. The margin head brings its own (see :mod:`megaclass.heads.sgd`)."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,22 +10,55 @@ from torch import Tensor, nn
 from megaclass.config import Optim
 
 
-def parameter_groups(modules: Iterable[nn.Module], weight_decay: float, decay_norms: bool) -> list[dict]:
-    """Trainable parameters in two groups: with weight decay, and without.
+def parameter_groups(
+    modules: Iterable[nn.Module], weight_decay: float, decay_norms: bool, by_layer: bool = False
+) -> list[dict]:
+    """Trainable parameters in two groups: with weight decay, and without; ``by_layer``: in two for each layer.
 
     Vectors (norm scales, biases, PReLU slopes) go without unless ``decay_norms`` (Goyal et al.,
-    arXiv:1706.02677, section 5.3); arcface_torch decays them too.
+    arXiv:1706.02677, section 5.3); arcface_torch decays them too. ``layers_behind`` of a group: between its layer and
+    the end of the module.
     """
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if decay_norms or p.ndim > 1]
-    others = [p for p in parameters if not (decay_norms or p.ndim > 1)]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    layers: dict[int, list[nn.Parameter]] = defaultdict(list)
+    for module in modules:
+        parts = layers_of(module) if by_layer else [[*module.parameters()]]
+        for behind, part in enumerate(reversed(parts)):
+            layers[behind] += [p for p in part if p.requires_grad]
+    groups = [
+        {
+            "params": [p for p in part if (decay_norms or p.ndim > 1) == decayed],
+            "weight_decay": weight_decay if decayed else 0.0,
+            "layers_behind": behind,
+        }
+        for behind, part in layers.items()
+        for decayed in (True, False)
+    ]
     return [group for group in groups if group["params"]]
+
+
+def layers_of(module: nn.Module) -> list[list[nn.Parameter]]:
+    """Its parameters from the first layer to the last. A block of a stage is a layer, as timm and BEiT
+    (arXiv:2106.08254, appendix) count for layer-wise rates; a norm or an activation goes with the layer before it, a
+    position embedding with the first one."""
+    layers: list[list[nn.Parameter]] = [[]]
+
+    def walk(part: nn.Module) -> None:
+        for child in part.children():
+            if isinstance(child, nn.Sequential | nn.ModuleList):
+                walk(child)
+                continue
+            if layers[-1] and any(p.ndim > 1 for p in child.parameters()):
+                layers.append([])
+            layers[-1].extend(child.parameters())
+
+    walk(module)
+    layers[0].extend(module.parameters(recurse=False))
+    return layers
 
 
 def build_optimizer(optim: Optim, modules: Iterable[nn.Module], lr: float) -> torch.optim.Optimizer:
     """``optim.name`` over the modules' trainable parameters: a step of it that ``found_inf`` marks changes nothing."""
-    groups = parameter_groups(modules, optim.weight_decay, optim.decay_norms)
+    groups = parameter_groups(modules, optim.weight_decay, optim.decay_norms, optim.layer_decay < 1)
     if optim.name == "lars":
         return Lars(groups, lr, optim.momentum, optim.trust)
     # Fused: one kernel for all parameters, and a step that is skipped on the device where found_inf says so.

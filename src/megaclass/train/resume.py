@@ -52,11 +52,11 @@ def save(job: Job, progress: Progress, saver: Saver, warn: Callable[[str], None]
             # Saved, not paid: paid now, it would be rounded otherwise than later, and a run that was saved would end
             # with other bits.
             tensors["head/touched"], state["head_owed"] = owed
-        first, (start, stop) = job.head.class_range[0], job.head.grouping.across.share(len(job.head.weight))
+        first, (start, stop) = job.head.row_range[0], job.head.grouping.across.share(len(job.head.weight))
         sharded = {
-            name: Sharded(t[start:stop], first + start, job.num_classes) for name, t in tensors.items()
+            name: Sharded(t[start:stop], first + start, job.head.num_rows) for name, t in tensors.items()
         }
-        _look_at_centres(job.head.shard.centres[start:stop], first + start, warn)
+        _look_at_centres(job.head, start, stop, warn)
     else:
         state["head"] = job.head.state_dict()
     _require_finite(state, sharded, job.world.device)
@@ -82,16 +82,17 @@ def _require_finite(state: dict[str, Any], sharded: dict[str, Sharded], device: 
 _VANISHED, _EXPLODED = 1e-4, 1e4  # centres are drawn with a norm of about 0.2
 
 
-def _look_at_centres(centres: Rows, first_class: int, warn: Callable[[str], None]) -> None:
+def _look_at_centres(head: PartialFC, start: int, stop: int, warn: Callable[[str], None]) -> None:
     """Tell of centres whose norm has left the range in which steps of this learning rate turn them."""
-    norms_C = centres.norms()
+    norms_C = head.shard.centres[start:stop].norms()
     odd_C = (norms_C < _VANISHED) | (norms_C > _EXPLODED)
-    first = first_class + int(odd_C.int().argmax()) if len(odd_C) else 0
+    first = head.row_range[0] + start + int(odd_C.int().argmax()) if len(odd_C) else 0
     found = [(count, of) for count, of in groups.gather_objects((int(odd_C.sum()), first)) if count]
     if found:
+        broken = found[0][1] // head.options.sub_centres
         warn(
             f"{sum(count for count, _ in found):,} class centres have a norm below {_VANISHED:g} or above "
-            f"{_EXPLODED:g}, that of class {found[0][1]} among them; lower optim.weight_decay or optim.lr"
+            f"{_EXPLODED:g}, that of class {broken} among them; lower optim.weight_decay or optim.lr"
         )
 
 
@@ -155,7 +156,9 @@ def _restore_head(head: PartialFC, stored: Checkpoint) -> None:
     steps, table_K4 = stored.state["head_steps"], stored.state.get("head_owed")
     if type(steps) is not int or not 0 <= steps < 1 << 62:
         raise ValueError(f"head_steps is {steps!r}")
-    start, stop = head.class_range
+    if (rows := stored.sharded["head/weight"].shape[0]) != head.num_rows:
+        raise ValueError(f"{rows:,} class centres there, {head.num_rows:,} here; see head.sub_centres")
+    start, stop = head.row_range
     goes_on_owing = table_K4 is not None and head.shard.owed is not None
     read = rows_as_stored if goes_on_owing else stored_rows
     of_margin = stored.state.get(

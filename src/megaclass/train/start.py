@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from megaclass.checkpoint.arcface_torch import RankFiles
-from megaclass.checkpoint.weights import located, read_weights, stored_rows
+from megaclass.checkpoint.weights import located, read_weights, stored_rows, sub_centres
 from megaclass.errors import UserError
 from megaclass.heads.linear import LinearHead
 from megaclass.heads.partial_fc import PartialFC
@@ -35,7 +35,7 @@ def load_head(
     """Put the linear layer, or this rank's part of the centres, from ``source`` into the head; a run may have had any
     number of ranks. UserError where its ``classes`` (how many, and their ``names``) or its columns are others."""
     found, columns = located(Path(source), "best"), head.weight.shape[1]
-    linear, shape = None, None
+    linear, shape, of_class = None, None, sub_centres(found[1]) if found else 1
     if isinstance(head, LinearHead):
         if linear := linear_head(backbone, source):
             shape = tuple(linear.weight.shape)
@@ -43,7 +43,7 @@ def load_head(
         files = RankFiles(source, classes)
         shape = files.num_classes, files.embedding_dim
     elif entry := found[1].sharded.get("head/weight"):
-        shape = entry.shape
+        shape = entry.shape[0] // of_class, entry.shape[1]
     if shape is None:
         kind = "linear layer" if isinstance(head, LinearHead) else "class centres"
         raise UserError(f"head.weights: {source} has no {kind}; name a run with such a head, or leave it out")
@@ -51,6 +51,11 @@ def load_head(
         raise UserError(
             f"head.weights: {source} holds {shape[0]:,} classes of {shape[1]} columns, and {classes:,} of {columns} "
             "are trained; leave it out"
+        )
+    if isinstance(head, PartialFC) and of_class != head.options.sub_centres:
+        raise UserError(
+            f"head.weights: {source} has {of_class} centres of each class, and {head.options.sub_centres} are trained; "
+            f"set head.sub_centres to {of_class}, or leave it out"
         )
     theirs = RunDirectory(found[0]).read_classes() if found else None
     if theirs and names and theirs != names:
@@ -66,4 +71,4 @@ def load_head(
             if found
             else lambda *rows: Rows(files.centres(*rows))
         )
-        head.shard.centres.fill(head.class_range[0], read)
+        head.shard.centres.fill(head.row_range[0], read)

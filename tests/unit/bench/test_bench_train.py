@@ -191,7 +191,7 @@ def test_what_a_peer_cannot_do_has_a_reason(peer, change, reason):
 def test_arcface_torch_computes_as_its_script_does(device, precision, theirs, heads):
     case = TrainCase(device=device, precision=precision, tf32=precision == "bf16")
     assert arcface_torch.Loop.changes(case) == {"precision": theirs, "tf32": False}
-    head = {"precision": heads, "storage": "fp32", "kernels": "torch", "recompute": "auto"}
+    head = {"precision": heads, "storage": "fp32", "kernels": "torch", "recompute": "auto", "sub_centres": 1}
     assert arcface_torch.head_changes(HeadCase(device=device, precision=precision, storage="bf16")) == head
     assert all(BACKBONES[ours] is BACKBONES[name] for ours, name in arcface_torch.NETWORKS.items())
 

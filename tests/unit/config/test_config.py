@@ -66,7 +66,9 @@ def beside(key):
     tree = {}
     for other, wanted in conditions(key).items():
         section, name = other.split(".")
-        value = wanted[0] if wanted else {float: 0.5, bool: True, int: 64}[options()[other].type]
+        value = (
+            wanted[0] if wanted else {float: 0.5, bool: True, int: 64, str: "a run"}[options()[other].type]
+        )
         tree.setdefault(section, {})[name] = value
     return from_mapping(tree, complete=False)
 

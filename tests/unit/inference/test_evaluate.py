@@ -230,6 +230,7 @@ def test_what_cannot_be_scored_is_told_in_a_line(folder, classifier, capsys, wor
     [
         ({"flips": True}, "unknown key 'evaluate.flips'"),
         ({"kind": "verify"}, "verify"),
+        ({"kind": "identification", "options": {"galery": "x"}}, "did you mean 'gallery'"),
         ({"kind": "classification"}, "gives (8,) numbers an image, not one for each of 6 classes"),
     ],
 )

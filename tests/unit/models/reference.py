@@ -75,6 +75,7 @@ def _main(backbones: str) -> None:
     sys.path.insert(0, backbones)
     import iresnet
     import mobilefacenet
+    import timm
     import vit
     from torchvision.models import resnet
 
@@ -95,6 +96,8 @@ def _main(backbones: str) -> None:
         "mobilefacenet_large": (mobilefacenet.get_mbf_large(False, 512), 112),
         "resnet18": (features(resnet.resnet18()), 96),
         "resnet50": (features(resnet.resnet50()), 96),
+        "resnet18d": (timm.create_model("resnet18d", num_classes=0), 96),
+        "resnet50d": (timm.create_model("resnet50d", num_classes=0), 97),
         "vit_t": (transformer(256, 12), 112),
         "vit_b": (transformer(512, 24), 112),
     }

@@ -32,6 +32,7 @@ SMALL = {
     "iresnet": iresnet,
     "mobilefacenet": lambda: MobileFaceNet((1, 1, 1, 1), 1, image_size=40),
     "resnet": resnet,
+    "resnet-d": lambda: resnet(stem="deep", shortcut="pool"),
     "resnet, recomputed": lambda: resnet(checkpoint_activations=True),
     "vit": vit,
     "vit, masked": lambda: vit(mask_ratio=0.25),

@@ -26,7 +26,7 @@ def size(tensors):
     [
         {},
         {"head": {"storage": "bf16", "sample_rate": 0.5}, "optim": {"name": "lars", "ema_decay": 0.9}},
-        {"head": {"storage": "int8_rowwise"}, "precision": {"compute": "bf16"}},
+        {"head": {"storage": "int8_rowwise", "sub_centres": 3}, "precision": {"compute": "bf16"}},
         {"head": {"kind": "linear"}, "optim": {"momentum": 0.0}, "precision": {"compute": "bf16"}},
     ],
 )
@@ -54,6 +54,7 @@ def test_what_stays_is_that_of_a_job(tmp_path, sections):
         {"storage": "bf16", "sample_rate": 0.3, "precision": "bf16"},
         {"storage": "int8_rowwise", "precision": "bf16", "recompute": "always"},
         {"storage": "bf16", "recompute": "never"},
+        {"sub_centres": 3, "sample_rate": 0.3},
     ],
 )
 def test_what_a_head_works_in_is_what_it_allocates(options):

@@ -61,7 +61,8 @@ def head_changes(case: Any) -> dict[str, Any]:
             f"--margin: {NAME} has no {case.margin}; give it arcface or cosface, or leave the peer out"
         )
     precision = _precision(case) if case.precision != "tf32" else "fp32"
-    return {"precision": precision, "storage": "fp32", "kernels": "torch", "recompute": "auto"}
+    ours = {"storage": "fp32", "kernels": "torch", "recompute": "auto", "sub_centres": 1}
+    return {"precision": precision, **ours}
 
 
 def head(case: Any, world: "World", sgd: dict[str, float], options: dict[str, Any]) -> tuple[Any, Any]:
@@ -99,6 +100,7 @@ class Loop(PeerLoop):
             ),
             f"its backbones take images of {_IMAGE_SIZE} px": case.image_size != _IMAGE_SIZE,
             "it holds centres and momentum in fp32 on the device": head.storage != "fp32",
+            "it has one centre of each class": head.sub_centres > 1,
             "it divides the classes among the ranks": head.parallelism != "model" and case.world_size > 1,
             "its margin is that of ArcFace (m1 1, m3 0) or that of CosFace (m1 1, m2 0)": (
                 head.margin != "combined" or head.m1 != 1 or bool(head.m2 and head.m3)

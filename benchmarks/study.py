@@ -34,14 +34,13 @@ TRAIN = [sys.executable, "-m", "megaclass", "train"]
 OFTEN = {"run.checkpoint_minutes": 3.0, "run.keep_last": 1, "run.track": "none"}
 RUN = re.compile(r"{run:([^}]+)}")
 PLACE = re.compile(r"(<!-- study.py: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-# What each variant has otherwise than its study ("recipe": another one). {run:VARIANT} is the run directory of another
-# variant with the same seed, which stands above it and whose directory stays.
+# In a variant, "recipe" is another one; {run:VARIANT} is the run directory of one above it, same seed, which stays.
 PAIRS = {"pair_accuracy": "pairs, %", "one_shot_20way": "one-shot, %", "tar_at_far_1e-4": "TAR@1e-4, %"}
 TOPS = {"top1": "top-1, %", "top5": "top-5, %"}
 NAMES = "arcface cosface sphereface adaface elastic_arcface elastic_cosface population magface curricularface"
-MARGINS = {name: {"head.margin": name} for name in NAMES.split()}
 SAMPLED = {f"arcface-{rate}": {"head.margin": "arcface", "head.sample_rate": rate} for rate in (0.3, 0.1)}
-MARGINS |= {"recipe": {}, "sub-centres": {"head.margin": "arcface", "head.sub_centres": 3}} | SAMPLED
+OTHERS = {"recipe": {}, "sub-centres": {"head.margin": "arcface", "head.sub_centres": 3}}
+MARGINS = {name: {"head.margin": name} for name in NAMES.split()} | SAMPLED | OTHERS
 LADDER = {f"epochs-{n}": {"schedule.epochs": float(n)} for n in (7, 26, 100)}
 FINETUNE = {"half": {"data.path": "data/omniglot/half"}, "all": {}, "start": {"model.weights": "{run:half}"}}
 STUDIES = {  # recipe, settings of all, variants (times are compared with the first one's), metrics
@@ -66,8 +65,8 @@ class Run(NamedTuple):
     @property
     def key(self):
         """The same where the same is trained."""
-        text = json.dumps([self.study, self.settings, self.seed], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        settings = sorted(self.settings.items())
+        return hashlib.sha256(repr([self.study, settings, self.seed]).encode()).hexdigest()[:16]
 
     @property
     def needs(self):
@@ -78,11 +77,15 @@ class Run(NamedTuple):
     def directory(self):
         return Path(f"{self.study}-{self.variant}-{self.seed}-{self.key[:6]}").absolute()
 
+    def case(self):
+        recipe = load_recipe(self.settings["recipe"])
+        config = with_settings(recipe, {key: value for key, value in self.settings.items() if "." in key})
+        return stability.case_of(config, recipe, self.seed, 1)
+
     def start(self, threads):
         """The process that trains it, or goes on. Where this one dies, that one is told to save and to end."""
-        own = {"run.seed": self.seed, "run.output": str(self.directory), "run.threads": threads}
-        settings = self.settings | OFTEN | own | {"data.workers": threads}
-        words = [settings.pop("recipe")]
+        settings = self.settings | OFTEN | {"run.seed": self.seed, "run.output": str(self.directory)}
+        words = [settings.pop("recipe"), f"--run.threads={threads}", f"--data.workers={threads}"]
         for key, value in settings.items():
             there = RUN.sub(lambda one: str(self._replace(variant=one[1]).directory), setting_text(value))
             words.append(f"--{key}={there}")
@@ -97,13 +100,10 @@ class Run(NamedTuple):
 
     def row(self, threads, cpu_seconds):
         """cpu_seconds: None where it was not trained in one piece."""
-        recipe = load_recipe(self.settings["recipe"])
-        config = with_settings(recipe, {key: value for key, value in self.settings.items() if "." in key})
-        case = stability.case_of(config, recipe, self.seed, 1).parameters()
-        left = stability.left_by(RunDirectory(self.directory), config.data.global_batch_size)
+        case = self.case().parameters() | {"threads": threads, "study": self.study, "variant": self.variant}
+        left = stability.left_by(RunDirectory(self.directory), case["global_batch_size"])
         left["result"] |= {"cpu_seconds": cpu_seconds}
-        left["case"] = case | {"threads": threads, "study": self.study, "variant": self.variant}
-        left["measured_at"] = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+        left |= {"case": case, "measured_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())}
         return Row(implementation="megaclass", benchmark="stability", status="ok", key=self.key, **left)
 
 
@@ -130,7 +130,7 @@ def train(name, only="", seeds=(0, 1, 2), parallel=1, keep=False):
                 failed, said = failed + 1, f"FAILED, see {run.directory}.log"
             else:
                 writer.write(row := run.row(threads, usage.ru_utime + usage.ru_stime if is_fresh else None))
-                said = f"{row.case['metric']} {row.result[row.case['metric']]:.4f}, {row.result['seconds']:.0f} s"
+                said = f"{row.case['metric']} {row.result.get(row.case['metric'])}, {row.result['seconds']:.0f} s"
                 if run not in used and not keep:
                     shutil.rmtree(run.directory)
             left = len(queue) + len(running)
@@ -169,24 +169,24 @@ def table(name):
     return "\n".join([*lines, "", *sorted(told)] if told else ["Not trained yet."]) + "\n"
 
 
-def main(words=None):
+def written():
+    page = PAGE.read_text(encoding="utf-8")
+    return PLACE.sub(lambda place: place[1] + table(place[2]) + place[3], page)
+
+
+def main():
     parser = ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tables", action="store_true", help="write the tables of the page")
     parser.add_argument("--study", choices=STUDIES)
     parser.add_argument("--only", default="", metavar="VARIANT")
     parser.add_argument("--seeds", type=lambda text: [*map(int, text.split(","))], default=[0, 1, 2])
-    parser.add_argument(
-        "--parallel", type=int, default=1, help="runs at a time; of several each has one thread"
-    )
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time, each with one thread")
     parser.add_argument("--data", type=Path, default=Path("data"), help="what the recipes call data")
     parser.add_argument("--work", type=Path, default=Path("runs/study"), help="run directories")
     parser.add_argument("--keep", action="store_true", help="run directories stay")
-    options = parser.parse_args(words)
+    options = parser.parse_args()
     if options.tables:
-        page = PLACE.sub(
-            lambda place: place[1] + table(place[2]) + place[3], PAGE.read_text(encoding="utf-8")
-        )
-        PAGE.write_text(page, encoding="utf-8")
+        PAGE.write_text(written(), encoding="utf-8")
     if options.study:
         options.work.mkdir(parents=True, exist_ok=True)
         (link := options.work / "data").unlink(missing_ok=True)

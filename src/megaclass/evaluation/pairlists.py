@@ -9,6 +9,7 @@ Shapes: N = samples, P = pairs.
 import os
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,22 @@ def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[ImageList, PairSet]:
             "they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --output FILE.bin"
         )
     return read_lfw_pairs(pairs_txt, path)
+
+
+def write_lfw_pairs(path: str | Path, names: Sequence[str], pairs: PairSet) -> None:
+    """Write a pairs.txt of images ``names``, each a ``Name/Name_0001.jpg``, to a new file.
+
+    Raises UserError for an image of another name.
+    """
+
+    def line(row: int) -> str:
+        (person, one), (second, other) = (_person(names[image[row]]) for image in (pairs.first, pairs.second))
+        return f"{person}\t{one}\t{other}" if pairs.same[row] else f"{person}\t{one}\t{second}\t{other}"
+
+    per_fold = len(pairs) // (2 * pairs.folds)
+    text = "\n".join([f"{pairs.folds}\t{per_fold}", *map(line, range(len(pairs)))]) + "\n"
+    with Path(path).open("x", encoding="utf-8") as file:
+        file.write(text)
 
 
 def read_lfw_pairs(pairs_txt: str | Path, images_root_or_zip: str | Path) -> tuple[ImageList, PairSet]:
@@ -62,6 +79,7 @@ def read_lfw_pairs(pairs_txt: str | Path, images_root_or_zip: str | Path) -> tup
 
 _NUMBERS = re.compile(r"\s*[0-9]{1,18}\s+[0-9]{1,18}\s*")
 _LFW_LINE = re.compile(r"\s*(\S+)\s+0*([1-9][0-9]{0,8})(?:\s+(\S+))?\s+0*([1-9][0-9]{0,8})\s*")
+_LFW_NAME = re.compile(r"([^\s/]+)/\1_([0-9]{4,9})\.jpg")
 
 
 def _read_lines(path: Path) -> tuple[int, np.ndarray, list[tuple[int, str]]]:
@@ -81,6 +99,16 @@ def _read_lines(path: Path) -> tuple[int, np.ndarray, list[tuple[int, str]]]:
             f"{path}: {len(body)} pairs, but line 1 announces {folds} x 2 x {per_fold} = {expected}"
         )
     return folds, balanced(folds, per_fold), body
+
+
+def _person(name: str) -> tuple[str, int]:
+    """The person and the number in ``Name/Name_0001.jpg``."""
+    found = _LFW_NAME.fullmatch(name)
+    if not found or name != _image(found[1], int(found[2])) or int(found[2]) < 1:
+        raise UserError(
+            f"{name}: a pairs.txt as LFW's names images Name/Name_0001.jpg; rename them, or write a .bin"
+        )
+    return found[1], int(found[2])
 
 
 def _image(person: str, number: int) -> str:

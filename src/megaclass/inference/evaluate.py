@@ -103,7 +103,7 @@ def measured(config: Config, model: Model, kind: str, path: str, options: Mappin
             "--model.weights with a last layer fc.weight"
         )
     tell_of_overlap(config, Path(path), None, None)
-    classifier = build_classifier(path, model.num_classes, model.classes, model.reader)
+    classifier = build_classifier(path, model.num_classes, model.classes, model.reader, config.evaluate.flip)
     return classifier(model.backbone, model.head)
 
 

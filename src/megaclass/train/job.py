@@ -44,11 +44,12 @@ from megaclass.train.model import (
     build_model,
     capture_graphs,
     compile_backbone,
+    eager,
     input_function,
     preprocessing_of,
 )
 from megaclass.train.optimizer import build_optimizer
-from megaclass.train.start import load_head
+from megaclass.train.start import load_head, mean_embeddings, start_new_classes
 
 
 @dataclass(kw_only=True)
@@ -73,6 +74,7 @@ class Job(LocalParts):
     feed: DeviceFeed  # brings batches to the device
     mix: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (images, labels, step) -> images, targets
     head: PartialFC | LinearHead
+    started: str  # what to tell of head.weights
     model: nn.Module
     scorer: nn.Module
     optimizer: torch.optim.Optimizer
@@ -135,9 +137,7 @@ def build_job(
     head_optimizer = None
     scorer: nn.Module = head
     by_gradient: dict[str, nn.Module] = {"backbone": backbone}
-    if config.head.weights:
-        start = parts.num_classes, parts.class_names, backbone, config.head.weights
-        groups.together(lambda: load_head(head, *start))
+    started = _start_head(head, parts) if config.head.weights else ""
     if isinstance(head, PartialFC):
         head_optimizer = HeadSGD(head, lr * optim.head_lr_factor, optim.momentum, optim.weight_decay)
     else:
@@ -146,8 +146,9 @@ def build_job(
     return Job(
         **vars(parts),
         feed=DeviceFeed(world.device),
-        mix=Mixup(config.augment.mixup, parts.num_classes, config.run.seed),
+        mix=Mixup(config.augment.mixup, parts.num_classes, config.run.seed, config.augment.cutmix),
         head=head,
+        started=started,
         model=_over_ranks(backbone, config, world),
         scorer=scorer,
         optimizer=build_optimizer(optim, by_gradient.values(), lr),
@@ -198,7 +199,8 @@ def _margin(config: Config, data: TrainingData) -> BaseMargin:
 
     def numbers() -> Tensor:
         if head.margin != "per_class":
-            return torch.from_numpy(np.bincount(data.labels(), minlength=data.num_classes))
+            labels = data.dataset.labels() if data.dataset else np.empty(0, np.int64)
+            return torch.from_numpy(np.bincount(labels, minlength=data.num_classes))
         words = read_text(Path(head.class_margins), "head.class_margins").split()
         try:
             return torch.tensor([float(word) for word in words])
@@ -240,9 +242,10 @@ def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
             f"data.global_batch_size: {size} leaves one image for each of {parts} parts (ranks times "
             f"data.accumulation), and {config.model.name} has batch norm; take {2 * parts} or more"
         )
-    if config.augment.mixup and count % 2:
+    mixes = [name for name in ("mixup", "cutmix") if getattr(config.augment, name)]
+    if mixes and count % 2:
         raise UserError(
-            f"augment.mixup: pairs of images are mixed, but data.global_batch_size {size} leaves {count} for each "
+            f"augment.{mixes[0]}: pairs of images are mixed, but data.global_batch_size {size} leaves {count} for each "
             f"of {parts} parts (ranks times data.accumulation); take a multiple of {2 * parts}"
         )
 
@@ -272,7 +275,7 @@ def _evaluator(config: Config, arithmetic: Arithmetic, data: TrainingData) -> Ev
     if config.evaluate.task == "verification":
         return build_verifier(config, path, images, data.class_names)
     tell_of_overlap(config, path, None, None)
-    return build_classifier(path, data.num_classes, data.class_names, images)
+    return build_classifier(path, data.num_classes, data.class_names, images, config.evaluate.flip)
 
 
 # -- by all ranks together ------------------------------------------------------------------------------
@@ -281,11 +284,33 @@ def _evaluator(config: Config, arithmetic: Arithmetic, data: TrainingData) -> Ev
 def _build_head(parts: LocalParts, embedding_dim: int, group: Group | None) -> PartialFC | LinearHead:
     head, num_classes, device = parts.config.head, parts.num_classes, parts.world.device
     if head.kind == "linear":
-        return LinearHead(num_classes, embedding_dim, head.label_smoothing).to(device)
+        losses: Any = {name: getattr(head, name) for name in ("label_smoothing", "loss", "bce_threshold")}
+        return LinearHead(num_classes, embedding_dim, **losses).to(device)
     same = ("sample_rate", *(field.name for field in fields(HeadOptions)))
     settings: dict[str, Any] = {name: getattr(head, name) for name in same}
     settings |= {"margin": parts.margin, "seed": parts.config.run.seed, "device": device, "group": group}
     return PartialFC(num_classes, embedding_dim, **settings)
+
+
+def _start_head(head: PartialFC | LinearHead, parts: LocalParts) -> str:
+    """Take ``head.weights``; a line about the classes where they are not the same."""
+    config, dataset, source = parts.config, parts.dataset, parts.config.head.weights
+    start = parts.num_classes, parts.class_names, parts.backbone, source
+    numbers_C, count = groups.together(lambda: load_head(head, *start))
+    new, means_of = int((numbers_C < 0).sum()), None
+    taken = len(numbers_C) - new
+    if new and isinstance(head, PartialFC):
+        if config.head.new_classes == "mean" and dataset:
+            if not config.model.weights:
+                raise UserError(
+                    f"head.new_classes: 'mean' is of a trained backbone; set model.weights to {source} too, or 'random'"
+                )
+            given = parts.backbone, image_reader(config, parts.arithmetic), dataset, numbers_C
+            means_of = groups.together(lambda: mean_embeddings(*given))
+        with eager(parts.compiled):
+            start_new_classes(head, numbers_C, means_of)
+    told = f"Head of {source}: {taken:,} classes are taken, {new:,} are new, {count - taken:,} are dropped"
+    return told if new or taken < count else ""
 
 
 def _over_ranks(module: nn.Module, config: Config, world: World) -> nn.Module:

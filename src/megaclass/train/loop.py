@@ -31,6 +31,7 @@ from megaclass.train.guard import DivergedError, Guard, Outcome
 from megaclass.train.interruption import SIGNALS, Interruption
 from megaclass.train.job import Job, build_job
 from megaclass.train.log import RunLog
+from megaclass.train.model import eager
 from megaclass.train.progress import Clock, Progress
 from megaclass.train.resume import Found, agree_on_norms, find, restore, save
 
@@ -171,8 +172,9 @@ def train_step(job: Job, batch: Batch, step: int, guard: Guard) -> Outcome:
             job.scaler.scale(part_loss).backward()
     outcome = update(job, loss, refused)
     guard.end_step(step, outcome)
-    if job.average is not None:
-        job.average.update(step)
+    update_number, rest = divmod(step + 1, job.config.optim.ema_every)
+    if job.average is not None and not rest:
+        job.average.update(update_number - 1)
     return outcome
 
 
@@ -250,8 +252,7 @@ def evaluation(job: Job) -> Evaluation:
     assert job.evaluator is not None
     agree_on_norms(job)
     with contextlib.ExitStack() as stack:
-        if job.compiled != "none":  # an evaluation has other shapes, and is not worth their compilation
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(eager(job.compiled))
         if job.average is not None:
             stack.enter_context(job.average.in_place())
         found = job.evaluator(job.backbone, job.head)
@@ -323,6 +324,8 @@ def _train(
             log.say(_greeting(job, directory, progress))
             if planned := foresight(job.config, job.world, job.num_classes):
                 log.say(planned)
+            if job.started and not found:
+                log.say(job.started)
             if found and not found.path:
                 log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
             return progress, fit(job, log, progress, saver, interruption)

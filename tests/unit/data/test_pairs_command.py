@@ -11,8 +11,6 @@ import simplejpeg
 
 import tiny
 from megaclass.cli import main
-from megaclass.data.folder import FolderDataset
-from megaclass.evaluation.pairs import generate_pairs
 
 PEOPLE, IMAGES = 24, 5
 
@@ -48,26 +46,14 @@ def zipped(folder: Path) -> Path:
     return path
 
 
-def listed(folder: Path) -> Path:
-    """The pairs that are drawn of it, as LFW's list has them."""
-    dataset = FolderDataset(folder)
-    pairs, lines = generate_pairs(dataset.labels(), 120, 0), ["10\t6"]
-    for one, other, same in zip(pairs.first, pairs.second, pairs.same, strict=True):
-        names = [dataset.path(int(image)).stem.rpartition("_") for image in (one, other)]
-        (person, _, number), (second, _, other_number) = names
-        lines.append("\t".join([person, number, *[second] * (not same), other_number]))
-    path = folder.with_name("names.txt")
-    path.write_text("\n".join(lines))
-    return path
-
-
 def test_every_form_is_evaluated_to_the_last_digit_alike(tmp_path, faces, capsys):
     recipe = tiny.recipe(
         tmp_path, evaluate={"task": "verification", "path": "x", "batch_size": 7, "flip": True}
     )
-    names, packed, output = listed(faces), tmp_path / "set.bin", tmp_path / "metrics.json"
-    told = said(capsys, "data", "pairs", zipped(faces), "--from", names, "--output", packed)
-    assert told == f"wrote 120 pairs in 10 folds to {packed}\n"
+    names, packed, output = tmp_path / "names.txt", tmp_path / "set.bin", tmp_path / "metrics.json"
+    told = said(capsys, "data", "pairs", faces, "--pairs", 120, "--output", names)
+    assert told == f"wrote 120 pairs in 10 folds to {names}\n"
+    said(capsys, "data", "pairs", zipped(faces), "--from", names, "--output", packed)
     metrics = []
     for words in ([packed], [faces, "--pairs", names], [zipped(faces), "--pairs", names]):
         said(capsys, "evaluate", "verification", *words, "--recipe", recipe, "--output", output)
@@ -80,24 +66,25 @@ def test_every_form_is_evaluated_to_the_last_digit_alike(tmp_path, faces, capsys
     words = ["data", "pairs", tmp_path / "packed", "--pairs", 120, "--output"]
     said(capsys, *words, tmp_path / "of_records.bin")
     assert (tmp_path / "of_records.bin").read_bytes() == packed.read_bytes()
-    words = ["data", "pairs", tmp_path / "packed", "--from", names, "--output", tmp_path / "x.bin"]
-    assert "have no names; make a .bin from the folder" in said(capsys, *words, status=2)
+    assert "records have no names; write a .bin" in said(capsys, *words, tmp_path / "x.txt", status=2)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--output: name the .bin file to write"),
-        (["--output", "x.txt"], "--output: x.txt ends with none of .bin"),
+        ([], "--output: '' is no .bin (pairs and images) and no .txt (pairs)"),
+        (["--output", "x.npz"], "--output: 'x.npz' is no .bin"),
         (["--output", "faces/Person_0/Person_0_0001.jpg"], "exists; name another file"),
         (["--output", "x.bin", "--pairs", "3"], "3 pairs cannot fill 10 folds"),
         (["--output", "x.bin", "--folds", "1"], "6000 pairs cannot fill 1 folds"),
         (["--output", "x.bin", "--seed", "-1"], "--seed: -1 is below 0"),
+        (["--output", "x.txt", "--from", "names.txt"], "--from: it is a list already"),
         (["--output", "x.bin", "--from", "absent.txt"], "absent.txt cannot be read"),
     ],
 )
 def test_bad_words_are_told_in_a_line(tmp_path, faces, capsys, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
+    said(capsys, "data", "pairs", "faces", "--pairs", 80, "--output", "names.txt")
     before = sorted(tmp_path.rglob("*"))
     assert message in said(capsys, "data", "pairs", "faces", *words, status=2)
     assert sorted(tmp_path.rglob("*")) == before

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,13 @@ def test_a_network_with_its_last_layer_classifies(folder):
     classes = [f"n0000000{label}" for label in reversed(range(6))]
     found = megaclass.evaluate(model, "images", "classification", size=SIZE, classes=classes)
     assert found.metrics["top1"] == (rows.argmax(1) == 5 - np.arange(24) // 4).mean()
+
+
+def test_a_class_is_that_of_an_image_and_its_mirror_image_where_asked(folder):
+    model = network(6)
+    classify = partial(megaclass.evaluate, path="images", kind="classification", size=SIZE)
+    both = classify(lambda images: model(images) + model(images.flip(-1))).metrics
+    assert classify(model, flip=True).metrics == both != classify(model).metrics
 
 
 RESNET = f"resnet50_imagenet --model.name resnet18 --model.width 8 --data.image_size {tiny.SIZE} --evaluate.resize 0"

@@ -12,7 +12,7 @@ _VERBS = {
     "check": ("read", "what is wrong with it: damaged, duplicate and mislabelled images"),
     "split": ("write", "some classes apart from the others, to verify on"),
     "stage": ("write", "a verified copy on a local disk, to train from"),
-    "pairs": ("read", "pairs for verification, with their images as a .bin file"),
+    "pairs": ("read", "pairs for verification, as a list or, with their images, as a .bin file"),
 }
 
 

@@ -31,6 +31,7 @@ from megaclass.heads.storage import empty_table
 from megaclass.heads.tiles import Tiles, Workspace
 
 _LEAST = torch.finfo(torch.float32).tiny
+_OUT = -1e4  # logit of what leaves the sum: its exponential is 0, and products with it are numbers
 
 
 class Products:
@@ -203,8 +204,8 @@ class TorchEngine:
 
         0 for negatives above the margin's filter threshold; ``target`` for targets, whose row in the tile is ``local``;
         times 1 / |w| unless rows are divided by it. sum_B: where the exponentials are added up. Of a margin that
-        reweighs negatives shares are exponentials of the new logits times the derivative of these by the old ones. Of
-        sub-centres, 0 for all but the nearest of a class, and for all of the target's class but ``target``.
+        reweighs negatives shares are exponentials of the new logits times the derivative of these by the old ones.
+        Of sub-centres, 0 for all but the nearest of a class, and for all of the target's class but ``target``.
         """
         exp_TB, inverse_T1 = all_TB[:-1], inverse_T[:, None]
         # Exponentials that nobody adds up are rounded to operands as they are made.
@@ -217,7 +218,7 @@ class TorchEngine:
         if self.sub_centres > 1:
             self._leave_nearest(logits_TB)
         if margin.filter_threshold:
-            logits_TB.masked_fill_(logits_TB > margin.threshold, -torch.inf)
+            logits_TB.masked_fill_(logits_TB > margin.threshold, _OUT)
         if margin.reweighs:
             rise_TB, scratch_TB = self.workspace.get("rise", 2, *exp_TB.shape)
             margin.reweigh_(logits_TB, rise_TB, scratch_TB)
@@ -239,12 +240,12 @@ class TorchEngine:
         return exp_TB if self.products.of_unit_rows else exp_TB.mul_(inverse_T1)
 
     def _leave_nearest(self, logits_TB: Tensor) -> None:
-        """-inf for all sub-centres but the nearest of each class."""
+        """Leave out all sub-centres but the nearest of each class."""
         of_class_CKB = logits_TB.view(-1, self.sub_centres, logits_TB.shape[1])
         count, space = len(of_class_CKB), self.workspace
         best_CB = torch.amax(of_class_CKB, 1, out=space.get("nearest", count, logits_TB.shape[1]))
         below_CKB = space.get("not nearest", *of_class_CKB.shape, dtype=torch.bool)
-        of_class_CKB.masked_fill_(torch.lt(of_class_CKB, best_CB[:, None], out=below_CKB), -torch.inf)
+        of_class_CKB.masked_fill_(torch.lt(of_class_CKB, best_CB[:, None], out=below_CKB), _OUT)
 
     def pass_one(
         self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: BaseMargin, shift: float

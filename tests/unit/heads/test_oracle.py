@@ -33,6 +33,7 @@ MARGINS = {
     "filtered": ArcFace(filter_threshold=0.2),
     "large-scale": ArcFace(scale=75.0),
     "curricular": CurricularFace(t_alpha=0.3, scale=32.0),
+    "curricular-filtered": CurricularFace(t_alpha=0.3, scale=32.0, filter_threshold=0.3),
 }
 # Others are functions of the targets alone.
 OF_TARGETS = {
@@ -70,7 +71,7 @@ def test_margins_of_targets_agree_with_the_oracle(
 @pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("sample_rate", [1.0, 0.4])
 @pytest.mark.parametrize("recompute", ["always", "never"])
-@pytest.mark.parametrize("margin", ["arcface", "filtered"])
+@pytest.mark.parametrize("margin", ["arcface", "filtered", "curricular"])
 def test_sub_centres_agree_with_the_oracle(
     margin: str, recompute: str, sample_rate: float, accumulation: int
 ) -> None:

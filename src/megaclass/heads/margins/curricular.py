@@ -25,11 +25,6 @@ class CurricularFace(RunningMargin):
 
     reweighs: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.filter_threshold:
-            raise ValueError("filter_threshold leaves out what CurricularFace stresses: it must be 0")
-
     @property
     def largest(self) -> float:
         return self.scale * (1 + abs(self.hard[1]))

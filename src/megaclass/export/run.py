@@ -11,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from megaclass.checkpoint.tensorfile import write_tensors
+from megaclass.checkpoint.weights import located
+from megaclass.config import Config, load_recipe
 from megaclass.errors import UserError
 from megaclass.export import onnx, openvino, pt2, weights
 from megaclass.export.network import Network, insightface, metadata, trace
@@ -22,8 +24,14 @@ from megaclass.inference.evaluate import evaluate
 from megaclass.inference.load import open_model
 from megaclass.inference.model import Model
 from megaclass.inference.runtimes import missing, open_runtime
+from megaclass.models import vit
+from megaclass.results.rundir import RunDirectory
 
 Say = Callable[[str], None]
+
+# The names here of the networks that arcface_torch has (backbones/__init__.py), all for 112 pixels.
+_THEIRS = {"mobilefacenet", "mbf", "mobilefacenet_large", "mbf_large", *vit.SIZES}
+_THEIRS |= {f"{name}{depth}" for name in ("iresnet", "r") for depth in (18, 34, 50, 100, 200)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +196,15 @@ def _arcface_torch(source: str, output: Path, options: Options, say: Say) -> Non
     with whole_file("OUTPUT", output) as part:
         given: dict[str, Any] = {"ranks": options.ranks, "layout": options.layout, "which": options.which}
         paths = weights.to_rank_files(source, part, **given)
-        model = weights.read_model(Path(source), options.which)
-        weights.write_backbone(part / "model.pt", model, as_torch=True)
+        whole = weights.read_model(Path(source), options.which)
+        weights.write_backbone(part / "model.pt", whole, as_torch=True)
+    if found := located(Path(source), options.which):
+        config = load_recipe(str(RunDirectory(found[0]).config), stored=True)
+        model, size = config.model, config.data.image_size
+        if model.name not in _THEIRS or (size, model.width) != (112, Config().model.width):
+            say(
+                f"Warning: arcface_torch has no network for {model.name}, width {model.width}, at {size} pixels"
+            )
     say(f"{len(paths)} files of ranks, and model.pt")
 
 

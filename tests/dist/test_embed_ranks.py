@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from megaclass.errors import UserError
 from megaclass.evaluation.embed import embed
+from megaclass.evaluation.identification import distractor_metrics
 from megaclass.evaluation.ijb import _pair_scores, template_embeddings
 from megaclass.evaluation.metrics import all_pairs_tar, classification_metrics, topk_counts
 from megaclass.evaluation.retrieval import retrieval_metrics
@@ -66,6 +67,7 @@ def protocols():
     found = (
         retrieval_metrics(rows, labels),
         retrieval_metrics(rows, labels, (rows[:777], labels[:777])),
+        distractor_metrics(rows[:99], labels[:99] // 3, rows[99:]),
         scores.tolist(),
     )
     return json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 9))  # sums in another order

@@ -8,6 +8,11 @@ import torch
 from head_reference import Case, assert_agrees, relative_error, train_oracle, train_ours
 from megaclass.errors import UserError
 from megaclass.heads.margins import ArcFace, CosFace
+from megaclass.heads.margins.adaface import AdaFace
+from megaclass.heads.margins.curricular import CurricularFace
+from megaclass.heads.margins.elastic import ElasticArcFace
+from megaclass.heads.margins.magface import MagFace
+from megaclass.heads.margins.per_class import ClassMargin
 from megaclass.parallel import groups
 from ranks import run_ranks
 
@@ -24,11 +29,19 @@ CASES = [
     Case(sub_centres=2, sample_rate=0.4, accumulation=2),
     Case(parallelism="data", sub_centres=2, sample_rate=0.4),
     Case(num_classes=2, batch=12),  # at 3 ranks one of them owns no class
+    Case(margin=ElasticArcFace(std=0.2), steps=5, accumulation=2, parallelism="data"),  # the same draws at 1, 2, 3
+    Case(margin=AdaFace(t_alpha=0.3), steps=5, accumulation=2),
+    Case(margin=CurricularFace(t_alpha=0.3, scale=32.0), steps=5, sample_rate=0.4, accumulation=2),
+    Case(margin=CurricularFace(scale=32.0), steps=5, parallelism="data"),
+    Case(margin=MagFace(l_a=12.0, u_a=16.0), steps=5),
+    Case(margin=ClassMargin(numbers_C=torch.linspace(0, 0.6, 67)), steps=5),
 ]
 BY_NODE = [
     Case(shard_group="node", steps=10),
     Case(shard_group="node", steps=10, margin=ArcFace(gradient="exact"), accumulation=3),
     Case(shard_group="node", steps=10, sample_rate=0.4, accumulation=3),
+    Case(shard_group="node", steps=5, margin=AdaFace(t_alpha=0.3)),
+    Case(shard_group="node", steps=5, margin=ElasticArcFace(std=0.2)),
 ]
 ROUNDED = [Case(shard_group="node", steps=10, sample_rate=0.4, storage=s) for s in ("bf16", "int8_rowwise")]
 

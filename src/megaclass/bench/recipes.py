@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from megaclass.bench.case import Case, fields_of, long_flag, parameter
 from megaclass.config import Config, Model, find_recipe, from_mapping, load_recipe
 from megaclass.data.remote import local
-from megaclass.errors import UserError, lookup
+from megaclass.errors import UserError
 
 if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset
@@ -124,12 +124,12 @@ def with_settings(recipe: Config, settings: Mapping[str, Any]) -> Config:
 def _recipe_of(name: str, backbone: str) -> Config:
     """The recipe, without its evaluation. Options of its backbone (width, stem, ..) are of no use to another, which
     gets its own defaults."""
-    from megaclass.models.registry import BACKBONES
+    from megaclass.models.registry import backbone_options
 
     recipe = load_recipe(name)
     model = recipe.model
     if backbone and backbone != model.name:
-        lookup(dict(BACKBONES), backbone, "backbone")
+        backbone_options(backbone)
         model = Model(name=backbone, embedding_dim=model.embedding_dim)
     return replace(recipe, model=model, evaluate=replace(recipe.evaluate, task="none", path=""))
 

@@ -185,24 +185,26 @@ class Training:
             resume = groups.broadcast_object(self._run.config.exists())
             loop.run(self._config, self._world, resume=resume)
         groups.barrier()
-        return self._left()
-
-    def _left(self) -> dict[str, Any]:
-        """What the run says of itself. The time of a step is that of each interval between two log lines: evaluations
-        and checkpoints do not count."""
-        speeds = (event.samples_per_second for event in _events(self._run, StepEvent))
-        samples_ms = [round(self._case.global_batch_size / speed * 1000, 4) for speed in speeds if speed]
-        try:
-            result: dict[str, Any] = json.loads(self._run.result.read_text(encoding="utf-8"))
-            left = {key: result[key] for key in ("samples_per_second", "environment")}
-            return left | {"samples_ms": samples_ms, "result": flat_result(result)}
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise UserError(
-                f"{self._run.result}: not the result of a run; remove {self._run.path} to train it again"
-            ) from None
+        return left_by(self._run, self._case.global_batch_size)
 
     def facts(self) -> dict[str, Any]:
         return {}
+
+
+def left_by(run: RunDirectory, global_batch_size: int) -> dict[str, Any]:
+    """The fields of a row that follow from what a finished run left. The time of a step is that of each interval
+    between two log lines: evaluations and checkpoints do not count."""
+    speeds = (event.samples_per_second for event in _events(run, StepEvent))
+    samples_ms = [round(global_batch_size / speed * 1000, 4) for speed in speeds if speed]
+    try:
+        result: dict[str, Any] = json.loads(run.result.read_text(encoding="utf-8"))
+        left = {key: result[key] for key in ("samples_per_second", "environment")}
+        step_ms = summary(samples_ms) if samples_ms else {}
+        return left | {"samples_ms": samples_ms, "step_ms": step_ms, "result": flat_result(result)}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(
+            f"{run.result}: not the result of a run; remove {run.path} to train it again"
+        ) from None
 
 
 def _events(run: RunDirectory, kind: type) -> list[Any]:
@@ -224,9 +226,7 @@ def flat_result(result: Mapping[str, Any]) -> dict[str, float | None]:
 def measures(
     name: str, case: StabilityCase, turns: Answers, limits: list[dict[str, float]]
 ) -> dict[str, Any]:
-    """The fields of a row that follow from what the training left."""
-    (left,) = turns[0][:1]
-    return left | {"step_ms": summary(left["samples_ms"]) if left["samples_ms"] else {}}
+    return dict(turns[0][0])
 
 
 def flags(parser: ArgumentParser) -> None:

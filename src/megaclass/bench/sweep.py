@@ -20,6 +20,7 @@ from megaclass.bench.turns import OnStep, run_case, skipped
 from megaclass.errors import UserError
 from megaclass.results import machine
 from megaclass.results.rows import Row, RowWriter, read_rows
+from megaclass.results.verdict import BUSY_PERCENT
 
 # Of an environment: where these are alike, a number need not be taken again.
 _SAME = (
@@ -27,7 +28,6 @@ _SAME = (
     "pytorch", "packages", "revision", "variables",
 )  # fmt: skip
 _NEEDED = ("device", "threads", "world_size", "warmup", "steps")
-_BUSY_PERCENT = 10.0  # from here on a person should know that the machine was shared
 
 
 # -- what is measured ---------------------------------------------------------------------------------
@@ -195,6 +195,6 @@ def _told(one: Planned, rows: Sequence[Row]) -> list[str]:
         if row.status == "ok" and headline and (value := headline.read(row)) is not None:
             said.append(f"{headline.title} {value:,.4g}")
         lines.append(f"{who.text}: {', '.join(said)}")
-    if (waited := max(row.cpu_wait_percent or 0.0 for row in rows)) > _BUSY_PERCENT:
+    if (waited := max(row.cpu_wait_percent or 0.0 for row in rows)) > BUSY_PERCENT:
         lines.append(f"  other programs were busy: processors were waited for in {waited:.0f}% of the time")
     return lines

@@ -57,7 +57,7 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass doctor [RECIPE|RUN]         what is wrong with this machine, a recipe's needs, or a run directory
   megaclass evaluate KIND IMAGES        verification, classification, IJB, identification, retrieval
   megaclass predict IMAGE|DIR ...       what a trained model says of images: classes, or the nearest identities
-  megaclass embed IMAGES -o FILE        embeddings of images as .npz or .safetensors
+  megaclass embed IMAGES -o FILE        embeddings of images as .npz, .parquet or .safetensors
   megaclass gallery build|add|remove|search|info
         known identities in an index, and who is on an image
   megaclass serve RUN                   a trained model behind HTTP, with a page for people

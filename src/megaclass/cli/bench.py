@@ -7,8 +7,8 @@ from typing import Any
 from megaclass.bench.case import Benchmark
 from megaclass.bench.flags import add_flags
 from megaclass.cli.common import show_pictures, tell
-from megaclass.cli.parsing import Parser, make_parser, parse, parse_with_settings
-from megaclass.errors import UserError, lookup
+from megaclass.cli.parsing import Parser, make_parser, parse, parse_with_settings, verb_asked
+from megaclass.errors import UserError
 
 _SUITE = "all cases of a published report, as published or scaled to this machine, and a page of them"
 _LISTS = "LIST is one value or several with commas between: every combination is measured, in processes of its own."
@@ -22,14 +22,8 @@ def bench(words: list[str]) -> int | None:
     from megaclass.bench import BENCHMARKS
 
     helps = {name: benchmark.help for name, benchmark in BENCHMARKS.items()} | {"suite": _SUITE}
-    if words[:1] in (["-h"], ["--help"], ["help"]):
-        width = max(map(len, helps))
-        print("\n".join(f"  megaclass bench {name:{width}}  {text}" for name, text in helps.items()))
-        print("\n`megaclass bench head --help` says more, as for each of them.")
+    if not verb_asked("bench", helps, words, "benchmark"):
         return None
-    if not words:
-        raise UserError(f"which benchmark? known: {', '.join(helps)}")
-    lookup(helps, words[0], "benchmark")
     if words[0] != "suite":
         rows = _run(BENCHMARKS[words[0]], words[1:])
     else:

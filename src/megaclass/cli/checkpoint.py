@@ -1,37 +1,32 @@
 """``megaclass checkpoint``: what checkpoints hold, whether they are whole, and files made from them."""
 
-import functools
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from megaclass.cli.common import read_options, tell, whole_file
-from megaclass.cli.parsing import new_file
+from megaclass.cli.parsing import new_file, verb_asked
 from megaclass.errors import UserError, in_bytes, lookup
 
 _PATH = "run directory, its checkpoints directory, or one checkpoint"
 _WHICH = {"checkpoint": ("latest", "of a run: best, latest or a step-NNNNNNNN")}
 
 
+_VERBS = {
+    "info": "what each holds",
+    "verify": "the same, and every file against its checksum",
+    "slice": "centres of some classes as one safetensors file",
+    "convert": "to one safetensors file, a backbone alone, or arcface_torch",
+}
+
+
 def checkpoint(words: list[str]) -> int | None:
     """Run the verb that the first word names. Returns its exit status, None being 0."""
-    verbs: dict[str, Callable[[list[str]], int | None]] = {
-        "info": functools.partial(_tell_of, "info"), "verify": functools.partial(_tell_of, "verify"),
-        "slice": _slice, "convert": _convert
-    }  # fmt: skip
-    if words[:1] in (["-h"], ["--help"], ["help"]):
-        print(
-            "  megaclass checkpoint info PATH       what each holds\n"
-            "  megaclass checkpoint verify PATH     the same, and every file against its checksum\n"
-            "  megaclass checkpoint slice           centres of some classes as one safetensors file\n"
-            "  megaclass checkpoint convert         to one safetensors file, a backbone alone, or arcface_torch\n\n"
-            "`megaclass checkpoint verify --help` says more, as for each of them."
-        )
-        return None
-    if not words:
-        raise UserError(f"which checkpoint command? known: {', '.join(verbs)}")
-    return lookup(verbs, words[0], "checkpoint command")(words[1:])
+    verb = verb_asked("checkpoint", _VERBS, words)
+    if verb in ("info", "verify"):
+        return _tell_of(verb, words[1:])
+    work = {"slice": _slice, "convert": _convert}.get(verb)
+    return work(words[1:]) if work else None
 
 
 def _tell_of(verb: str, words: list[str]) -> int:

@@ -18,7 +18,7 @@ def embed(words: list[str]) -> int:
     """Exit status 1 where an image could not be read: the others are embedded all the same."""
     parser = make_parser(
         "megaclass embed IMAGES ... --run-dir DIR --output FILE [--section.key VALUE ...]",
-        "Write the embeddings of images, of length 1, with names and labels into one file: .npz or "
+        "Write the embeddings of images, of length 1, with names and labels into one file: .npz, .parquet or "
         ".safetensors. An image that cannot be read is named on standard error; the others are embedded, and the exit "
         "status is 1.",
         {

@@ -4,14 +4,21 @@ import argparse
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell
+from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell, whole_file
 from megaclass.cli.embed import embedding
-from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
-from megaclass.errors import UserError, extra, lookup
+from megaclass.cli.parsing import (
+    MODEL_OPTIONS,
+    make_parser,
+    model_asked,
+    new_file,
+    parse_with_settings,
+    verb_asked,
+)
+from megaclass.errors import UserError, extra
 
 if TYPE_CHECKING:
     from megaclass.inference.model import Model
@@ -21,6 +28,7 @@ _SOURCE = (
     "directory of identities' directories, table path,identity (.csv), record set, or labelled embeddings"
 )
 _LEFT_OUT = "An image that cannot be read is named and left out; the exit status is then 1."
+_SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
 _COLUMNS = ("rank", "identity", "cosine", "nearest", "known")
 
 # Usage, what it does, what is named, and options of each.
@@ -50,7 +58,7 @@ _VERBS: dict[str, tuple[str, str, dict[str, str], dict[str, tuple[Any, str]]]] =
         {},
     ),
     "search": (
-        "IMAGE|DIR ... --run-dir DIR [--top 5] [--output FILE]",
+        "IMAGE|DIR ... --run-dir DIR [--top 5] [--output FILE] [--sheet FILE.png]",
         f"The nearest identities of each image, or `unknown` if the first is below the threshold. {_LEFT_OUT}",
         {"source...": "image files and directories, a record set, or a file of embeddings"},
         MODEL_OPTIONS
@@ -60,6 +68,7 @@ _VERBS: dict[str, tuple[str, str, dict[str, str], dict[str, tuple[Any, str]]]] =
                 "",
                 "write to this new file instead: .json (a list), .jsonl (lines of images) or .csv",
             ),
+            "sheet": ("", f"draw the first {_SHOWN} images beside their nearest ones into this PNG file"),
         },
     ),
     "info": ("", "What a gallery holds, as JSON.", {}, {}),
@@ -77,26 +86,22 @@ class _Source(NamedTuple):
 
 def gallery(words: list[str]) -> int:
     """Exit status 1 where an image could not be read."""
-    if words[:1] in (["-h"], ["--help"], ["help"]):
-        for verb, (usage, *_) in _VERBS.items():
-            print(f"  megaclass gallery {verb} DIR {usage}")
-        print("\n`megaclass gallery build --help` says more, as for each of them.")
+    verb = verb_asked("gallery", {name: f"DIR {usage}" for name, (usage, *_) in _VERBS.items()}, words)
+    if not verb:
         return 0
-    if not words:
-        raise UserError(f"which gallery command? known: {', '.join(_VERBS)}")
-    usage, text, positional, more = lookup(_VERBS, words[0], "gallery command")
+    usage, text, positional, more = _VERBS[verb]
     named = {"gallery": "directory of the gallery"} | positional
-    parser = make_parser(f"megaclass gallery {words[0]} DIR {usage}", text, named, more)
+    parser = make_parser(f"megaclass gallery {verb} DIR {usage}", text, named, more)
     options, given = parse_with_settings(parser, words[1:])
     if "source..." not in positional:
         from megaclass.gallery.gallery import Gallery
 
         found = Gallery(options.gallery)
-        if words[0] == "remove":
+        if verb == "remove":
             tell(f"{found.remove(options.names):,} images removed")
         print(json.dumps(found.info(), indent=2))
         return 0
-    work = {"build": _build, "add": _add, "search": _search}[words[0]]
+    work = {"build": _build, "add": _add, "search": _search}[verb]
     return work(options, lambda: model_asked(parser, options, given))
 
 
@@ -154,12 +159,14 @@ def _add(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
 
 def _search(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
     output = new_file(options.output, suffixes=ROW_FORMATS)
+    sheet = new_file(options.sheet, "--sheet", (".png",))
 
     from megaclass.gallery.gallery import Gallery
 
     found = Gallery(options.gallery)
+    shown: list[tuple[str, Rows]] = []
     writer = row_writer(output, _COLUMNS, "matches", _print)
-    with _opened(options, load, labelled=False) as (_, source), writer as write:
+    with _opened(options, load, labelled=False) as (model, source), writer as write:
         found.require(source.about)
         for block in source.blocks:
             for name, matches in zip(block.names, found.search(block.embeddings, options.top), strict=True):
@@ -167,11 +174,16 @@ def _search(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
                     (rank, m.identity, float(f"{m.cosine:.6g}"), m.image, m.known)
                     for rank, m in enumerate(matches, 1)
                 ]
-                write(name, [dict(zip(_COLUMNS, cells, strict=True)) for cells in told], "")
+                rows = [dict(zip(_COLUMNS, cells, strict=True)) for cells in told]
+                write(name, rows, "")
+                shown += [(name, rows)] * (len(shown) < _SHOWN)
         for name, error in source.lost.items():
             write(name, [], error)
     if output:
         tell(f"output    {output}")
+    if sheet and shown and model:
+        _draw(sheet, model, shown)
+        tell(f"sheet     {sheet}: {len(shown):,} images")
     return 1 if source.lost else 0
 
 
@@ -211,3 +223,20 @@ def _print(image: str, rows: Rows, error: str) -> None:
 
     if not error:
         Console().print(match_table(image, rows))
+
+
+def _draw(sheet: Path, model: "Model", shown: Sequence[tuple[str, Rows]]) -> None:
+    from megaclass.inference.images import ImageFiles, thumbnails
+    from megaclass.report.sheet import draw_matches
+
+    def picture(name: str) -> Any:
+        with contextlib.suppress(UserError):  # it need not lie there any more, or be a file
+            return thumbnails(ImageFiles([name]), model.reader, [0], _SIDE)[0]
+        return None
+
+    cards = [
+        (name, picture(name), [row | {"picture": picture(row["nearest"])} for row in rows])
+        for name, rows in shown
+    ]
+    with whole_file("--sheet", sheet) as part:
+        draw_matches(part, _SIDE, cards)

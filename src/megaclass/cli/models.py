@@ -108,7 +108,7 @@ def recipes(words: list[str]) -> None:
     console.print(table)
     if not options.all:
         console.print("\n_NAME is a variant, as in glint360k_r100; --all says what each trains.")
-    console.print(f"\nbackbones (model.name): {', '.join(BACKBONES)}")
+    console.print(f"\nbackbones (model.name): {', '.join(BACKBONES)}, and timm/NAME for each of timm's")
 
 
 def show(words: list[str]) -> None:
@@ -148,7 +148,7 @@ def evaluate(words: list[str]) -> None:
             "onnx": ("", "instead of a run: a network in this file, as --run-dir FILE"),
             "embeddings": (
                 "",
-                "instead of a model: what it made of the images (.npz, .npy, .safetensors)",
+                "instead of a model: what it made of the images (.npz, .npy, .safetensors, .parquet)",
             ),
             "output": ("", "write the metrics to this JSON file too"),
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from megaclass.config import SECTIONS, Config, documented, from_mapping, from_text, load_recipe, require_known
 from megaclass.config import options as settings
-from megaclass.errors import UserError, near_match
+from megaclass.errors import UserError, lookup, near_match
 
 if TYPE_CHECKING:
     from megaclass.inference.model import Model
@@ -73,6 +73,20 @@ def make_parser(
             kind = {"type": type(default), "default": default}
         parser.add_argument(f"--{name}", help=told, **kind)
     return parser
+
+
+def verb_asked(group: str, helps: Mapping[str, str], words: list[str], what: str = "") -> str:
+    """The first word, a verb of a group, or "" where help was asked for, which is printed. ``what`` they are called."""
+    if words[:1] in (["-h"], ["--help"], ["help"]):
+        width = max(map(len, helps))
+        print("\n".join(f"  megaclass {group} {name:{width}}  {text}" for name, text in helps.items()))
+        print(f"\n`megaclass {group} {next(iter(helps))} --help` says more, as for each of them.")
+        return ""
+    what = what or f"{group} command"
+    if not words:
+        raise UserError(f"which {what}? known: {', '.join(helps)}")
+    lookup(helps, words[0], what)
+    return words[0]
 
 
 def parse(parser: Parser, words: list[str]) -> argparse.Namespace:

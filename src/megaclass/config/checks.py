@@ -54,7 +54,7 @@ def _check_alone(key: str, value: Any, f: dataclasses.Field) -> None:
 def _together(config: Config) -> list[tuple[bool, str]]:
     """(whether values are at odds, what to say of it)"""
     data, evaluate, schedule, speed = config.data, config.evaluate, config.schedule, config.speed
-    stages = config.model.checkpoint_stages
+    stages, augment = config.model.checkpoint_stages, config.augment
     task, lacks, clashes = evaluate.task, _lacking_in_dali(config), _clashes_with_graphs(config)
     track = config.run.track
     return [
@@ -67,6 +67,8 @@ def _together(config: Config) -> list[tuple[bool, str]]:
         (data.loader == "dali" and bool(lacks),
          f"data.loader: 'dali' crops, flips and resizes only, to one size, not {lacks}; leave that out, or set "
          "data.loader to 'threads'"),
+        (augment.policy == "timm" and augment.policy_magnitude > 10,
+         f"augment.policy_magnitude: {augment.policy_magnitude} is above 10, the largest with augment.policy 'timm'"),
         (data.global_batch_size % data.accumulation > 0,
          f"data.global_batch_size: {data.global_batch_size} is no multiple of data.accumulation {data.accumulation}"),
         (data.start_size > data.image_size,
@@ -92,9 +94,10 @@ def _together(config: Config) -> list[tuple[bool, str]]:
 
 def _lacking_in_dali(config: Config) -> str:
     """The changes of images that are asked for and that DALI does not make."""
-    able = ("flip", "crop_scale_min", "mixup")
+    able = ("flip", "crop_scale_min", "mixup", "cutmix")
     wanted = [f.name for f in dataclasses.fields(Augment) if f.type is float and f.name not in able]
     found = [f"augment.{name}" for name in wanted if getattr(config.augment, name)]
+    found += ["augment.policy"] * (config.augment.policy != "none")
     found += ["data.orientations"] * (config.data.orientations > 1)
     return ", ".join(found + ["data.start_size"] * (config.data.start_size > 0))
 

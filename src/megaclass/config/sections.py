@@ -40,11 +40,15 @@ def option(
 MARGIN: Only = {"head.kind": ("margin",)}
 COMBINED: Only = {**MARGIN, "head.margin": ("combined",)}
 LINEAR: Only = {"head.kind": ("linear",)}
+RANDAUGMENT: Only = {"augment.policy": ("randaugment", "timm")}
+BCE: Only = {**LINEAR, "head.loss": ("bce",)}
 IMAGES: Only = {"data.source": ("glyphs", "records", "folder")}
 GLYPHS: Only = {"data.source": ("glyphs",)}
 NOISE: Only = {"data.source": ("synthetic",)}
+STARTED: Only = {"model.weights": SET}
 GROWING: Only = {"data.start_size": SET}
 RECOMPUTED: Only = {"model.checkpoint_activations": SET}
+AVERAGED: Only = {"optim.ema_decay": SET}
 LARS: Only = {"optim.name": ("lars",)}
 SCALED_LR: Only = {"optim.lr_batch_size": SET}
 EPOCHS: Only = {"schedule.steps": (0,), "schedule.samples": (0,)}
@@ -111,6 +115,7 @@ class Data:
     image_size: int = option(112, "height and width of the images that the backbone sees, pixels", 8, 2048)
     start_size: int = option(0, "progressive resizing: height and width at the start; 0: as later", 8, 2048)
     full_size_at: float = option(0.75, "part of the run until images have image_size", 0, 1, only=GROWING)
+    grow_from: float = option(0.0, "part of the run until images begin to grow", 0, 1, only=GROWING)
     global_batch_size: int = option(128, "images per optimizer step, over all ranks and micro-batches", 1)
     accumulation: int = option(1, "micro-batches per optimizer step", 1)
     orientations: int = option(
@@ -154,8 +159,27 @@ class Augment:
     hue_degrees: Interval = option((0.0, 20.0), "turn of the hue", -180, 180, only=COLOUR)
     saturation: Interval = option((1.0, 1.2), "factor of the saturation", 0, 10, only=COLOUR)
     grey_probability: float = option(0.0, "share of images without colour", 0, 1)
+    policy: str = option(
+        "none",
+        "torchvision's RandAugment or TrivialAugmentWide, or timm's rand-m..-mstd..-inc1",
+        choices=("none", "randaugment", "trivialaugment", "timm"),
+    )
+    policy_ops: int = option(2, "operations an image", 1, 16, only=RANDAUGMENT)
+    policy_magnitude: int = option(9, "of 30, with timm of 10", 0, 30, only=RANDAUGMENT)
+    policy_std: float = option(
+        0.0, "standard deviation of the magnitude", 0, 10, only={"augment.policy": ("timm",)}
+    )
+    erase_probability: float = option(0.0, "share of images with a box painted over", 0, 1)
+    repeats: int = option(1, "times that an image comes on end, each under other changes", 1, 7)
     mixup: float = option(
         0.0, "alpha of the Beta distribution that mixes pairs of images", 0, 100, only=LINEAR
+    )
+    cutmix: float = option(
+        0.0,
+        "alpha of the Beta distribution of a box from another image; with mixup: each in half of the steps",
+        0,
+        100,
+        only=LINEAR,
     )
 
 
@@ -163,10 +187,10 @@ class Augment:
 class Model:
     """The backbone."""
 
-    name: str = option("iresnet50", "backbone; `megaclass recipes` lists the names")
+    name: str = option("iresnet50", "backbone; `megaclass recipes` lists the names; or timm/NAME")
     embedding_dim: int = option(512, "columns of an embedding (fixed by the model for resnet50: 2048)", 1)
     width: int = option(64, "channels of the first stage; later stages scale with it", 8)
-    dropout: float = option(0.0, "dropout before the embedding", 0, 0.95)
+    dropout: float = option(0.0, "dropout before the embedding; resnet: of it", 0, 0.95)
     stem: str = option(
         "imagenet",
         "resnet: deep is ResNet-D's of three 3x3; small one 3x3, for small images",
@@ -177,12 +201,14 @@ class Model:
     )
     checkpoint_activations: bool = option(False, "recompute activations in backward: less memory, more time")
     checkpoint_stages: Numbers = option((1.0, 2.0, 3.0, 4.0), "of these stages", 1, 4, only=RECOMPUTED)
-    drop_path: float = option(0.0, "vit: share of images that skip a residual branch", 0, 0.95)
+    drop_path: float = option(
+        0.0, "vit, resnet, timm: share of images that skip the last residual branch", 0, 0.95
+    )
     mask_ratio: float = option(0.0, "vit: share of patches left out in training", 0, 0.95)
     sync_norm: bool = option(False, "batch statistics over all ranks: results do not depend on their number")
     weights: str = option(
         "",
-        "to start from: a run, a checkpoint, or a file of ours, torchvision's or arcface_torch's",
+        "to start from: a run, a checkpoint, or a file of ours, torchvision's, timm's or arcface_torch's",
         path=True,
     )
 
@@ -237,31 +263,59 @@ class Head:
     )
     weights: str = option(
         "",
-        "to start from: a run, or arcface_torch's checkpoints; linear: torchvision's too",
+        "to start from: a run (classes by name), or arcface_torch's checkpoints; linear: torchvision's too",
         path=True,
         only={},
     )
+    new_classes: str = option(
+        "mean",
+        "classes that the run of head.weights lacks: mean of the embeddings of their images, or random",
+        choices=("mean", "random"),
+        only={**MARGIN, "head.weights": SET},
+    )
     tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 8 on a CPU, 256 on a GPU", 0)
     label_smoothing: float = option(0.0, "share of the target spread over all classes", 0, 0.9, only=LINEAR)
+    loss: str = option(
+        "softmax",
+        "cross-entropy over the classes, or a binary one for each",
+        choices=("softmax", "bce"),
+        only=LINEAR,
+    )
+    bce_threshold: float = option(
+        0.0, "targets above this are 1, others 0; 0: as they are mixed", 0, 0.99, only=BCE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
     """How the weights move."""
 
-    name: str = option("sgd", "of the backbone (the margin head uses SGD)", choices=("sgd", "lars", "adamw"))
+    name: str = option(
+        "sgd", "of the backbone (the margin head uses SGD)", choices=("sgd", "lars", "adamw", "lamb")
+    )
     lr: float = option(0.1, "base learning rate, for lr_batch_size images a step", 0, 1e30)
     lr_batch_size: int = option(0, "images a step that lr is for, scaled to the batch; 0: lr as it is", 0)
     lr_scaling: str = option(
         "linear", "lr grows as the batch or its square root", choices=("linear", "sqrt"), only=SCALED_LR
     )
     head_lr_factor: float = option(1.0, "the margin head's learning rate over the backbone's", 0, only=MARGIN)
-    momentum: float = option(0.9, "momentum of SGD; first beta of AdamW", 0, 0.9999)
+    momentum: float = option(0.9, "momentum of SGD; first beta of AdamW and LAMB", 0, 0.9999)
     weight_decay: float = option(5e-4, "weight decay of backbone and head", 0)
     decay_norms: bool = option(False, "weight decay on norm parameters and biases too (arcface_torch: true)")
     trust: float = option(0.001, "step of a layer over the norm of its weights, at lr 1", 1e-6, only=LARS)
     ema_decay: float = option(0.0, "moving average of the weights, evaluated in their place", 0, 0.999999)
+    ema_every: int = option(1, "steps from one weight of the average to the next", 1, only=AVERAGED)
     clip_grad_norm: float = option(5.0, "largest norm of the backbone's gradient; 0: no clipping", 0)
+    layer_decay: float = option(
+        1.0, "learning rate of each layer of the backbone over that of the next (BEiT: 0.65 to 0.75)", 0.01, 1
+    )
+    freeze_backbone_epochs: float = option(
+        0.0,
+        "the head trains alone for so many epochs; as many as the run has: to the end",
+        0,
+        1e6,
+        only=STARTED,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +332,8 @@ class Schedule:
         0.0, "linear warm-up, part of the run", 0, 1, only={"schedule.warmup_epochs": (0,)}
     )
     warmup_epochs: float = option(0.0, "linear warm-up in epochs, instead of a fraction", 0, 1e6)
+    warmup_from: float = option(0.0, "learning rate at the start of the warm-up over the base", 0, 1)
+    decay_in_warmup: bool = option(False, "the decay counts the steps of the warm-up (timm)", only=DECAY)
     power: float = option(
         1.0, "of the decay; arcface_torch: 1", 0.01, only={"schedule.kind": ("polynomial",)}
     )
@@ -329,7 +385,7 @@ class Evaluate:
     )
     every_epochs: float = option(0.0, "epochs between evaluations, instead of steps", 0, 1e6, only=MEASURED)
     batch_size: int = option(256, "images per evaluation batch and rank", 1)
-    flip: bool = option(False, "verification: add the embedding of the mirrored image (faces)")
+    flip: bool = option(False, "add what the mirrored image gives")
     pairs: int = option(6000, "drawn, half of the same identity; a .bin has its own", 20, only=DRAWN_PAIRS)
     pairs_file: str = option("", "a pairs.txt as LFW's, for images under path", path=True, only=PAIRS)
     thresholds: str = option(

@@ -8,13 +8,15 @@ from megaclass.config.sections import Config
 
 @dataclass(frozen=True)
 class Steps:
-    """A run of ``total`` optimizer steps with the learning rate ``base_lr`` after the ``warmup``."""
+    """A run of ``total`` optimizer steps with the learning rate ``base_lr`` after the ``warmup``, in the first of which
+    the backbone is ``frozen``."""
 
     total: int
     warmup: int
     between_evaluations: int  # 0: only at the end
     between_checkpoints: int  # 0: only at the end
     base_lr: float
+    frozen: int
 
 
 def steps_of(config: Config, epoch_samples: int) -> Steps:
@@ -29,7 +31,8 @@ def steps_of(config: Config, epoch_samples: int) -> Steps:
     if schedule.warmup_epochs:
         warmup = min(total, rounded(schedule.warmup_epochs * epoch_samples))
     between = rounded(evaluate.every_epochs * epoch_samples) if evaluate.every_epochs else evaluate.every
-    return Steps(total, warmup, between, config.run.checkpoint_every or between, scaled_lr(config))
+    frozen = math.ceil(config.optim.freeze_backbone_epochs * epoch_samples / size)
+    return Steps(total, warmup, between, config.run.checkpoint_every or between, scaled_lr(config), frozen)
 
 
 def scaled_lr(config: Config) -> float:

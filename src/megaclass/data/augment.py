@@ -10,7 +10,9 @@ Shapes: N = samples, K = numbers a sample, S = a side of what is made (height, w
 of the decoded image, C = 3.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import cv2
@@ -66,6 +68,39 @@ class Transform(Protocol):
     def __call__(self, decoded: Decoded, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
         """Write the transformed uint8 image into ``out_SSC``, which may be the image itself."""
         ...
+
+
+class Change(Protocol):
+    """A change of pixel values: what it does to each of these samples, (N, columns), then to an image, in place."""
+
+    columns: int
+
+    def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray: ...
+
+    def __call__(self, image_SSC: np.ndarray, plan_K: np.ndarray) -> None: ...
+
+
+class Composed:
+    """A geometry, then changes of pixel values one after the other: a :class:`Transform`."""
+
+    def __init__(self, geometry: Transform, changes: Sequence[Change]) -> None:
+        self.shape = geometry.shape
+        self._geometry = geometry
+        self._changes = changes
+        self._ends = list(itertools.accumulate(change.columns for change in changes))
+
+    def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
+        """The columns of the changes, then those of the geometry."""
+        planned = [change.plan(sample_numbers_N) for change in self._changes]
+        return np.hstack([*planned, self._geometry.plan(sample_numbers_N)])
+
+    def need(self, height: int, width: int, plan_K: np.ndarray) -> Need:
+        return self._geometry.need(height, width, plan_K[self._ends[-1] :])
+
+    def __call__(self, decoded: Decoded, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
+        self._geometry(decoded, plan_K[self._ends[-1] :], out_SSC)
+        for change, end in zip(self._changes, self._ends, strict=True):
+            change(out_SSC, plan_K[end - change.columns : end])
 
 
 class TrainTransform:

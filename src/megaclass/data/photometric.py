@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 
 from megaclass.config.sections import Augment
-from megaclass.data.augment import Transform, resized, uniforms
-from megaclass.data.decode import Decoded, Need
+from megaclass.data.augment import resized, uniforms
 
 # To luma and two colour axes and back (YIQ of NTSC, as DALI's hsv operator has it, to the third digit: colours
 # sum to 0 here, so that grey stays grey).
@@ -28,7 +27,6 @@ _LUMA_33 = _RGB_33[:, :1] @ _YIQ_33[:1]
 _SAME_33 = _RGB_33[:, 1:] @ _YIQ_33[1:]
 _TURNED_33 = _RGB_33[:, 1:] @ np.array([[0.0, 1.0], [-1.0, 0.0]]) @ _YIQ_33[1:]
 _MIDDLE = 128.0  # the value that a change of contrast leaves as it is
-_COLUMNS = 15
 _CHANGES = ("low_resolution", "blur", "light", "colour", "grey")
 
 
@@ -46,6 +44,8 @@ class Photometric:
     They follow one another in this order. A range is (lowest, highest).
     """
 
+    columns = 15
+
     def __init__(self, settings: Augment, seed: int) -> None:
         self._settings = settings
         self._probability_5 = np.array([getattr(settings, f"{change}_probability") for change in _CHANGES])
@@ -62,7 +62,7 @@ class Photometric:
         settings, draws_NK = self._settings, uniforms(self._seed, sample_numbers_N, 11)
         low, blur, light, colour, grey = (draws_NK[:, :5] < self._probability_5).T
         share_N, radius_N, brightness_N, contrast_N, hue_N, saturation_N = draws_NK[:, 5:].T
-        plan_NK = np.empty((len(draws_NK), _COLUMNS))
+        plan_NK = np.empty((len(draws_NK), self.columns))
         plan_NK[:, 0] = np.where(low, _within(settings.low_resolution, share_N), 0)
         plan_NK[:, 1] = np.where(blur, 1 + np.floor(radius_N * settings.blur_radius), 0)
         plan_NK[:, 2] = light | colour | grey
@@ -92,26 +92,6 @@ class Photometric:
             cv2.GaussianBlur(image_SSC, (window, window), 0.3 * (radius - 1) + 0.8, dst=image_SSC)
         if recolours:
             cv2.transform(image_SSC, plan_K[3:].reshape(3, 4), dst=image_SSC)
-
-
-class Composed:
-    """A geometry, then changes of pixel values: a :class:`~megaclass.data.augment.Transform`."""
-
-    def __init__(self, geometry: Transform, photometric: Photometric) -> None:
-        self.shape = geometry.shape
-        self._geometry = geometry
-        self._photometric = photometric
-
-    def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
-        """The columns of the photometric changes, then those of the geometry."""
-        return np.hstack([self._photometric.plan(sample_numbers_N), self._geometry.plan(sample_numbers_N)])
-
-    def need(self, height: int, width: int, plan_K: np.ndarray) -> Need:
-        return self._geometry.need(height, width, plan_K[_COLUMNS:])
-
-    def __call__(self, decoded: Decoded, plan_K: np.ndarray, out_SSC: np.ndarray) -> None:
-        self._geometry(decoded, plan_K[_COLUMNS:], out_SSC)
-        self._photometric(out_SSC, plan_K[:_COLUMNS])
 
 
 def _within(bounds: Sequence[float], draw_N: np.ndarray) -> np.ndarray:

@@ -14,19 +14,34 @@ import numpy as np
 from megaclass.errors import UserError
 from megaclass.parallel.seeding import KeyedPermutation, derive_key
 
+_REPEATED = 16  # samples that come again together
+
 
 class EpochSampler:
-    """An endless stream over ``range(num_samples)`` that passes every sample once an epoch."""
+    """An endless stream over ``range(num_samples)`` that passes every sample once an epoch.
 
-    def __init__(self, num_samples: int, seed: int, shuffle: bool = True) -> None:
+    ``repeats`` R above 1 is repeated augmentation (Hoffer et al., CVPR 2020; timm's RepeatAugSampler and torchvision's
+    RASampler): a sample comes R times close to each other, each time under other random changes, and all samples have
+    come after R epochs. 16 samples come, then again, R times in all; so neighbours, which mixup mixes, are never the
+    same, and with R up to 7 two samples are neighbours once.
+    """
+
+    def __init__(self, num_samples: int, seed: int, shuffle: bool = True, repeats: int = 1) -> None:
         # Plain ints: the keys are derived from how numbers print, and numpy's print otherwise.
         self.num_samples = int(num_samples)
         self.seed = int(seed)
         self.shuffle = shuffle
+        self.repeats = repeats
 
     def indices(self, number_K: np.ndarray) -> np.ndarray:
         """Data set indices of these samples of the stream, int64 of shape (K,)."""
-        epoch_K, index_K = np.divmod(np.asarray(number_K, np.int64), self.num_samples)
+        number_K = np.asarray(number_K, np.int64)
+        if self.repeats > 1:
+            block_K, place_K = np.divmod(number_K, self.repeats * _REPEATED)
+            turn_K, place_K = np.divmod(place_K, _REPEATED)
+            # In each turn every second sample is beside another one of the rest.
+            number_K = block_K * _REPEATED + (place_K + 2 * turn_K * (place_K % 2)) % _REPEATED
+        epoch_K, index_K = np.divmod(number_K, self.num_samples)
         for epoch in np.unique(epoch_K).tolist() if self.shuffle else ():
             in_epoch_K = epoch_K == epoch
             index_K[in_epoch_K] = _order(self.num_samples, self.seed, epoch)(index_K[in_epoch_K])

@@ -64,6 +64,8 @@ class Subset:
         self._dataset, self._indices = dataset, indices
         if names := image_names(dataset):
             self.names = [names[index] for index in indices.tolist()]
+        if orient := getattr(dataset, "orient", None):
+            self.orient = lambda index, image_HWC: orient(int(indices[index]), image_HWC)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -84,13 +86,19 @@ class OrientedClasses:
 
     Orientations 0 to 3 are turned by that many quarters, 4 to 7 are mirrored first. Sample ``i`` of orientation
     ``k`` is number ``k * len(dataset) + i`` and has the label ``label + k * dataset.num_classes``. Images are
-    still encoded here: whoever decodes them calls :meth:`orient`, which is exact.
+    still encoded here: whoever decodes them calls :meth:`orient`, which is exact. Names of classes, where there are
+    any, are as they were in orientation 0, and ``NAME@k`` in the others.
     """
 
     def __init__(self, dataset: Dataset, orientations: int) -> None:
         self.num_classes = dataset.num_classes * orientations
         self._dataset = dataset
         self._orientations = orientations
+
+    @property
+    def classes(self) -> list[str] | None:
+        names = class_names(self._dataset)
+        return names and [f"{name}@{k}" if k else name for k in range(self._orientations) for name in names]
 
     def __len__(self) -> int:
         return len(self._dataset) * self._orientations

@@ -63,8 +63,8 @@ def embed(
 
 
 def features(model: Model, images_BCHW: Tensor, flip: bool) -> Tensor:
-    """Embeddings before they are normalised, fp32 (B, D). ``flip`` adds those of the mirrored images, as the
-    verification of InsightFace does."""
+    """Embeddings before they are normalised, or logits, fp32 (B, D). ``flip`` adds those of the mirrored images, as the
+    verification of InsightFace and the classification of ffcv do."""
     rows_BD = model(images_BCHW).float()
     return rows_BD + model(images_BCHW.flip(-1)).float() if flip else rows_BD
 

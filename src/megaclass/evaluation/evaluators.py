@@ -23,7 +23,7 @@ from megaclass.data.open import open_dataset, shared_sets, split_paths
 from megaclass.data.verification_bin import VerificationBin
 from megaclass.data.views import Subset
 from megaclass.errors import UserError
-from megaclass.evaluation.embed import embed, evaluating
+from megaclass.evaluation.embed import embed, evaluating, features
 from megaclass.evaluation.metrics import (
     all_pairs_tar,
     classification_metrics,
@@ -114,10 +114,14 @@ def _one_by_one(verifiers: Mapping[str, Evaluator]) -> Evaluator:
 
 
 def build_classifier(
-    path: str | Path, num_classes: int, names: Sequence[str] | None, images: "ImageReader"
+    path: str | Path,
+    num_classes: int,
+    names: Sequence[str] | None,
+    images: "ImageReader",
+    flip: bool = False,
 ) -> Evaluator:
     """Top-1 and top-5 accuracy of backbone and linear head on the labelled set under ``path``. ``num_classes``: of the
-    head; 0: as many as ``names``, or as the set has."""
+    head; 0: as many as ``names``, or as the set has. ``flip``: see :func:`~megaclass.evaluation.embed.features`."""
     dataset = open_dataset(path)
     num_classes = num_classes or len(names or ()) or dataset.num_classes
     labels = torch.from_numpy(trained_labels(dataset, num_classes, names))
@@ -130,7 +134,9 @@ def build_classifier(
         done = start
         with evaluating(backbone):
             for images_BCHW in images.batches(dataset, start, stop):
-                logits_BC = head.logits(images.features(backbone, images_BCHW))  # in fp32, as in training
+                logits_BC = features(
+                    lambda x: head.logits(images.features(backbone, x)), images_BCHW, flip
+                )  # in fp32, as in training
                 if logits_BC.shape[1:] != (num_classes,):
                     raise UserError(
                         f"the model gives {tuple(logits_BC.shape[1:])} numbers an image, not one for each of "

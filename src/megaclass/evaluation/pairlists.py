@@ -9,7 +9,7 @@ Shapes: N = samples, P = pairs.
 import os
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,10 @@ def write_lfw_pairs(path: str | Path, names: Sequence[str], pairs: PairSet) -> N
         (person, one), (second, other) = (_person(names[image[row]]) for image in (pairs.first, pairs.second))
         return f"{person}\t{one}\t{other}" if pairs.same[row] else f"{person}\t{one}\t{second}\t{other}"
 
-    _write_lines(Path(path), pairs, line)
+    per_fold = len(pairs) // (2 * pairs.folds)
+    text = "\n".join([f"{pairs.folds}\t{per_fold}", *map(line, range(len(pairs)))]) + "\n"
+    with Path(path).open("x", encoding="utf-8") as file:
+        file.write(text)
 
 
 def read_lfw_pairs(pairs_txt: str | Path, images_root_or_zip: str | Path) -> tuple[ImageList, PairSet]:
@@ -96,13 +99,6 @@ def _read_lines(path: Path) -> tuple[int, np.ndarray, list[tuple[int, str]]]:
             f"{path}: {len(body)} pairs, but line 1 announces {folds} x 2 x {per_fold} = {expected}"
         )
     return folds, balanced(folds, per_fold), body
-
-
-def _write_lines(path: Path, pairs: PairSet, line: Callable[[int], str]) -> None:
-    per_fold = len(pairs) // (2 * pairs.folds)
-    text = "\n".join([f"{pairs.folds}\t{per_fold}", *map(line, range(len(pairs)))]) + "\n"
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
 
 
 def _person(name: str) -> tuple[str, int]:

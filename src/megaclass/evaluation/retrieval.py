@@ -11,20 +11,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from megaclass.errors import UserError
+from megaclass.errors import UserError, extra
 from megaclass.evaluation.blocks import my_blocks
 from megaclass.evaluation.metrics import BINS, binned, of_counts
 from megaclass.evaluation.protocol import Prepared, open_labelled
-from megaclass.parallel.groups import all_ranks
+from megaclass.parallel.groups import all_ranks, on_main_rank
 
-OPTIONS: dict[str, tuple[Any, str]] = {}
+OPTIONS = {"nmi": (False, "NMI of k-means clusters too (needs faiss)")}
 RECALLS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 100, 1000)
 FPIRS = ("1e-3", "1e-2", "1e-1")
 
 
 def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
     dataset, (labels_N,) = open_labelled(path)
-    return Prepared(lambda shape: dataset, lambda embeddings_ND: retrieval_metrics(embeddings_ND, labels_N))
+
+    def measure(embeddings_ND: np.ndarray) -> dict[str, Any]:
+        metrics = retrieval_metrics(embeddings_ND, labels_N)
+        if options["nmi"]:
+            metrics["nmi"] = on_main_rank(lambda: clustering_nmi(embeddings_ND, labels_N))
+        return metrics
+
+    return Prepared(lambda shape: dataset, measure)
 
 
 def retrieval_metrics(
@@ -84,3 +91,16 @@ def retrieval_metrics(
         targets = {far: count / counts_2T[1].sum() for far, count in below.items()}
         metrics["tpir_at_fpir"] = of_counts(counts_2T, targets)["tar_at_far"]
     return metrics
+
+
+def clustering_nmi(embeddings_ND: np.ndarray, labels_N: np.ndarray) -> float:
+    """Normalised mutual information, 2 I / (H + H), of the classes and of as many clusters of faiss's k-means."""
+    faiss = extra("faiss", "gallery")
+    classes_N = np.unique(labels_N, return_inverse=True)[1]
+    rows_ND = np.nan_to_num(embeddings_ND.astype(np.float32))
+    found = faiss.Kmeans(rows_ND.shape[1], 1 + int(classes_N.max()), seed=0, min_points_per_centroid=1)
+    found.train(rows_ND)
+    both_2N = np.stack([classes_N, found.index.search(rows_ND, 1)[1][:, 0]])
+    shares = [np.unique(of, axis=-1, return_counts=True)[1] / len(labels_N) for of in (*both_2N, both_2N)]
+    one, other, both = (-(share * np.log(share)).sum() for share in shares)
+    return float(2 * (one + other - both) / (one + other)) if one + other else 1.0

@@ -130,7 +130,7 @@ def _to_int8(
     inputs = (
         batches if network.preprocess else (model.reader.to_input(batch).contiguous() for batch in batches)
     )
-    quantise(path, inputs, isinstance(network.backbone, vit.VisionTransformer))
+    quantise(path, inputs, any(name.endswith("attn") for name, _ in network.backbone.named_modules()))
     report: dict[str, Any] = {
         "calibration": {"of": Path(options.calibrate).name, "images": len(images)},
         "accuracy": None,

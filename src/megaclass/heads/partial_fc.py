@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from megaclass.errors import UserError
-from megaclass.heads.margins import BaseMargin, Margin, Samples, static_shift
+from megaclass.heads.margins import BaseMargin, Margin, RunningMargin, Samples, static_shift
 from megaclass.heads.sampling import sample_classes
 from megaclass.heads.shard import Shard, draw_centres, make_engine
 from megaclass.heads.step import NORM_FLOOR, ActiveRows, HeadOptions, MicroBatch, SGDStep, inverse_norms
@@ -55,13 +55,14 @@ class PartialFC(nn.Module):
             never receives a dense ``.grad``: use :class:`megaclass.heads.sgd.HeadSGD`. With K sub-centres those of
             class c are the rows c * K .. c * K + K - 1 of all ranks.
         weight_scale: with 8-bit storage, the fp32 scale of each row (C,).
-        margin_state: the running numbers of a margin that has some, fp64 (S,), the same on every rank.
+        margin_state: the running numbers of the margin, fp32 (S,), the same on every rank.
         class_range, row_range: the half-open ranges of classes, and of rows, that this rank owns.
         shard: what owns these rows and computes on them.
     """
 
     weight_scale: Tensor | None
-    margin_state: Tensor | None
+    margin_state: Tensor
+    class_margins: Tensor
 
     def __init__(
         self,
@@ -94,18 +95,11 @@ class PartialFC(nn.Module):
         draw_centres(centres, start, seed)
         self.weight = nn.Parameter(centres.data, requires_grad=centres.data.is_floating_point())
         self.register_buffer("weight_scale", centres.scale)
-        began, margins_C = self.margin.state, self.margin.class_margins()
-        state_S = torch.tensor(began, dtype=torch.float64, device=device) if began else None
-        self.register_buffer("margin_state", state_S)
-        if margins_C is not None:
-            if margins_C.shape != (num_classes,):
-                raise UserError(
-                    f"{len(margins_C)} class margins for {num_classes} classes: one for each is needed"
-                )
-            margins_C = torch.cat([margins_C[slice(*self.class_range)], margins_C.new_zeros(1)]).to(
-                device, torch.float32
-            )
-        self._margins_C = margins_C  # of this rank's classes, and a 0 for others
+        margins_C, state = self.margin.class_margins(), getattr(self.margin, "state", ())
+        if len(margins_C) not in (0, num_classes):
+            raise UserError(f"{len(margins_C)} class margins for {num_classes} classes; one each is needed")
+        self.register_buffer("class_margins", margins_C.to(device), persistent=False)
+        self.register_buffer("margin_state", torch.tensor(state, device=device), persistent=bool(state))
         self.register_state_dict_pre_hook(_bring_up_to_date)
         self.register_load_state_dict_pre_hook(_take_any_storage)
         self._begin()
@@ -204,33 +198,27 @@ class PartialFC(nn.Module):
         unit_bD = embeddings_bD / norm_b1
         unit_BD, labels_B = sharers.all_gather_rows(unit_bD), sharers.all_gather_rows(labels_b)
         active = self._rows_of_step(labels_B, replicas)
-        first_B = labels_B * self.options.sub_centres - self.row_range[0]
-        norms_B = sharers.all_gather_rows(norm_b1[:, 0]).double() if self.margin.needs_norms else None
+        row_B = labels_B * self.options.sub_centres - self.row_range[0]
+        norms_B = sharers.all_gather_rows(norm_b1[:, 0]) if self.margin.needs_norms else norm_b1
 
         # The targets, exactly: B rows in fp64 cost nothing and carry the whole margin.
-        row_B, target_BD, cos_B = self._nearest_targets(unit_BD, first_B, active)
-        own_KB = torch.stack([cos_B, *self._margins_of(labels_B - self.class_range[0])])
-        negatives, largest = None, self.margin.scale
-        if self.margin.reweighs:
-            own_KB = sharers.all_reduce_(own_KB)
-            samples, observed_M = self._samples(labels_B, norms_B, own_KB)
-            negatives, largest = self.margin.negatives(own_KB[0], samples), self.margin.largest(samples)
-        shift = static_shift(largest, self.num_classes)
-        sum_B, values_BD, kept = self.shard.engine.pass_one(
-            unit_BD, row_B, active, self.margin, shift, negatives
-        )
-        if self.margin.reweighs:
+        row_B, target_BD, cos_B = self._nearest_targets(unit_BD, row_B, active)
+        margin = self.margin
+        if margin.reweighs:  # pass 1 depends on the targets of all
+            cos_B = sharers.all_reduce_(cos_B)
+            samples, observed_3 = self._samples(labels_B, norms_B, cos_B)
+            margin = margin.bound(cos_B, samples)
+        shift = static_shift(margin.largest, self.num_classes)
+        sum_B, values_BD, kept = self.shard.engine.pass_one(unit_BD, row_B, active, margin, shift)
+        if margin.reweighs:
             sum_B = sharers.all_reduce_(sum_B)
         else:
-            sums_KB = sharers.all_reduce_(torch.cat([sum_B[None], own_KB]))
-            sum_B, own_KB = sums_KB[0], sums_KB[1:]
-            samples, observed_M = self._samples(labels_B, norms_B, own_KB)
-        target = self.margin.target(own_KB[0], samples)
+            sum_B, cos_B = sharers.all_reduce_(torch.stack([sum_B, cos_B]))
+            samples, observed_3 = self._samples(labels_B, norms_B, cos_B)
+        target = margin.target(cos_B, samples)
         log_sum_B = sum_B.clamp(min=1e-300).log() + shift
         gap_B = log_sum_B - target.logit_B
-        loss_B = softplus(gap_B)
-        if target.penalty_B is not None:
-            loss_B += target.penalty_B
+        loss = (softplus(gap_B) + target.penalty_B).mean()
         q_B = torch.sigmoid(gap_B)
         log_share_B = -softplus(-gap_B) - log_sum_B  # log q - log S
 
@@ -238,52 +226,33 @@ class PartialFC(nn.Module):
         pull_B1 = (q_B * target.slope_B).float()[:, None]
         gradient_BD = values_BD.mul_(share_B1).sub_(target_BD * pull_B1)
         gradient_bD = sharers.reduce_scatter_rows(gradient_BD)
-        loss = replicas.all_reduce_(loss_B.mean(), "mean")
+        loss = replicas.all_reduce_(loss, "mean")
         # Only the part across the embedding changes its direction; b rows here stand for b * ranks.
         gradient_bD -= (gradient_bD * unit_bD).sum(1, keepdim=True) * unit_bD
         gradient_bD *= self.margin.scale / (len(labels_b) * norm_b1)
-        if (
-            target.norm_slope_B is not None and target.penalty_slope_B is not None
-        ):  # and the part along it, its length
+        if margin.needs_norms:  # and that along it its length
             along_B = (target.penalty_slope_B - q_B * target.norm_slope_B).float() / len(labels_b)
             gradient_bD.addcmul_(unit_bD, along_B.view(sharers.size, -1, 1)[sharers.rank])
 
         weight = torch.full((), 1.0 / (len(labels_B) * replicas.size), device=unit_BD.device)
-        of_targets_B = -pull_B1[:, 0]
         batch = MicroBatch(
-            unit_BD,
-            row_B,
-            log_share_B.float(),
-            of_targets_B,
-            active,
-            weight,
-            shift,
-            kept,
-            negatives,
-            observed_M,
-        )
+            unit_BD, row_B, log_share_B.float(), -pull_B1[:, 0], active, weight, shift, kept, margin, observed_3
+        )  # fmt: skip
         return loss.float(), gradient_bD, batch
 
-    def _samples(
-        self, labels_B: Tensor, norms_B: Tensor | None, own_KB: Tensor
-    ) -> tuple[Samples, Tensor | None]:
-        """What the margin may ask for, and what its running numbers advance by. own_KB: the targets' cosines and the
-        margins of their classes, where they have some."""
-        replicas, state_S, observed_M = self.grouping.across, self.margin_state, None
-        if state_S is not None:
-            observed_M = replicas.all_reduce_(self.margin.observe(own_KB[0], norms_B))
-            state_S = self.margin.advance(state_S, observed_M)
+    def _samples(self, labels_B: Tensor, norms_B: Tensor, cos_B: Tensor) -> tuple[Samples, Tensor | None]:
+        """What the margin may ask for, and what its running numbers advance by."""
+        margin, state_S, observed_3 = self.margin, self.margin_state, None
+        replicas, norms_B, margins_B = self.grouping.across, norms_B.double(), self.class_margins
+        if isinstance(margin, RunningMargin):
+            seen_B = margin.observe(cos_B, norms_B)
+            observed_3 = torch.stack([torch.ones_like(seen_B).sum(), seen_B.sum(), seen_B.square().sum()])
+            state_S = margin.advance(state_S, replicas.all_reduce_(observed_3))
+        if len(margins_B):
+            margins_B = margins_B[labels_B].double()
         earlier = sum(len(batch.unit_BD) for batch in self.pending) * replicas.size
-        margins_B, first = (own_KB[1] if len(own_KB) > 1 else None), earlier + replicas.rank * len(labels_B)
-        key = derive_key("margin", self.seed, self.shard.steps)
-        return Samples(labels_B, norms_B, margins_B, state_S, key, first), observed_M
-
-    def _margins_of(self, class_B: Tensor) -> list[Tensor]:
-        """The margins (B,) of the samples' classes, 0 where another rank owns them; none of a margin without."""
-        if self._margins_C is None:
-            return []
-        count = len(self._margins_C) - 1
-        return [self._margins_C[torch.where((class_B >= 0) & (class_B < count), class_B, count)].double()]
+        key, first = derive_key("margin", self.seed, self.shard.steps), replicas.rank * len(labels_B)
+        return Samples(labels_B, norms_B, margins_B, state_S, key, earlier + first), observed_3
 
     def _rows_of_step(self, labels_B: Tensor, replicas: Group) -> ActiveRows:
         """Those that were drawn for the step, else those that this micro-batch draws; all at rate 1."""
@@ -349,9 +318,9 @@ class PartialFC(nn.Module):
             # Replicas have looked at different parts of the batch.
             skipped = replicas.all_reduce_(bad.float(), "max") > 0
             self.shard.update(batches, self.margin, sgd, skipped, replicas)
-            if self.margin_state is not None:
-                seen_M = torch.stack([b.observed_M for b in batches if b.observed_M is not None]).sum(0)
-                state_S = self.margin.advance(self.margin_state, seen_M)
+            observed = [b.observed_3 for b in batches if b.observed_3 is not None]
+            if isinstance(self.margin, RunningMargin):
+                state_S = self.margin.advance(self.margin_state, torch.stack(observed).sum(0))
                 self.margin_state.copy_(torch.where(skipped, self.margin_state, state_S))
         self.end_step()
 
@@ -380,12 +349,7 @@ class PartialFC(nn.Module):
             )
         if fn(probes[0]).device != before and (self.shard.momentum is not None or self.shard.steps):
             raise RuntimeError("move the head to its device before HeadSGD is made for it")
-        state_S = self.margin_state
         super()._apply(fn, recurse)
-        if state_S is not None:  # in fp64, whatever the others are cast to
-            self.margin_state = state_S.to(self.weight.device)
-        if self._margins_C is not None:
-            self._margins_C = self._margins_C.to(self.weight.device)
         if self.weight.device == before:
             self.shard.centres = Rows(self.weight.data, self.weight_scale)
         else:
@@ -425,10 +389,8 @@ def _take_any_storage(
         state_dict[f"{prefix}weight"] = ours.data
         if ours.scale is not None:
             state_dict[f"{prefix}weight_scale"] = ours.scale
-    if head.margin_state is None:  # of another margin
-        state_dict.pop(f"{prefix}margin_state", None)
-    elif state_dict.get(f"{prefix}margin_state", ours.data).shape != head.margin_state.shape:  # or none
-        state_dict[f"{prefix}margin_state"] = head.margin_state
+    if len(head.margin_state):
+        state_dict.setdefault(f"{prefix}margin_state", head.margin_state)
 
 
 class _MarginSoftmax(torch.autograd.Function):

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass.heads.margins import BaseMargin, Negatives
+from megaclass.heads.margins import BaseMargin
 from megaclass.heads.precision import cpu_has, fp32_products
 from megaclass.heads.sampling import TorchWalker
 from megaclass.heads.step import MOST_TURN, ActiveRows, MicroBatch, Roundings, SGDStep, inverse_norms
@@ -197,15 +197,14 @@ class TorchEngine:
         shift: float,
         local_B: Tensor,
         target_B: Tensor,
-        negatives: Negatives | None,
         sum_B: Tensor | None = None,
     ) -> Tensor:
         """``exp(s cos - shift)`` (T, B), the first rows of ``all``, whose last one is for targets of other tiles.
 
         0 for negatives above the margin's filter threshold; ``target`` for targets, whose row in the tile is ``local``;
-        times 1 / |w| unless rows are divided by it. sum_B: where the exponentials are added up. negatives: change the
-        logits; shares are then exponentials times the derivative of the new logits by the old.
-        Of sub-centres, 0 for all but the nearest of a class, and for all of the target's class but ``target``.
+        times 1 / |w| unless rows are divided by it. sum_B: where the exponentials are added up. Of a margin that
+        reweighs negatives shares are exponentials of the new logits times the derivative of these by the old ones. Of
+        sub-centres, 0 for all but the nearest of a class, and for all of the target's class but ``target``.
         """
         exp_TB, inverse_T1 = all_TB[:-1], inverse_T[:, None]
         # Exponentials that nobody adds up are rounded to operands as they are made.
@@ -219,14 +218,13 @@ class TorchEngine:
             self._leave_nearest(logits_TB)
         if margin.filter_threshold:
             logits_TB.masked_fill_(logits_TB > margin.threshold, -torch.inf)
-        slope_TB = None
-        if negatives is not None:
+        if margin.reweighs:
             slope_TB = self.workspace.get("slope", *exp_TB.shape)
-            negatives.reweigh_(logits_TB, slope_TB)
+            margin.reweigh_(logits_TB, slope_TB)
         if shift:
             logits_TB.sub_(shift)
         torch.exp(logits_TB, out=exp_TB)
-        if slope_TB is not None and sum_B is None:
+        if margin.reweighs and sum_B is None:
             exp_TB.mul_(slope_TB)
         if self.sub_centres > 1:
             # Whichever of them is the largest here: rounding may have chosen another one than fp64 did.
@@ -236,7 +234,7 @@ class TorchEngine:
         _put(all_TB, local_B.clamp(-1, len(exp_TB)), target_B)
         if sum_B is not None:
             sum_B += exp_TB.sum(0)
-            if slope_TB is not None:  # targets are 0 here
+            if margin.reweighs:  # targets are 0 here
                 exp_TB.mul_(slope_TB)
         return exp_TB if self.products.of_unit_rows else exp_TB.mul_(inverse_T1)
 
@@ -249,13 +247,7 @@ class TorchEngine:
         of_class_CKB.masked_fill_(torch.lt(of_class_CKB, best_CB[:, None], out=below_CKB), -torch.inf)
 
     def pass_one(
-        self,
-        unit_BD: Tensor,
-        row_B: Tensor,
-        active: ActiveRows,
-        margin: BaseMargin,
-        shift: float,
-        negatives: Negatives | None = None,
+        self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: BaseMargin, shift: float
     ) -> tuple[Tensor, Tensor, Any]:
         """The shard's ``S`` (B,) in fp64 and ``U = sum_j exp(s cos_j) u_j`` (B, D), both times exp(-shift); and what
         pass 2 is to find in :attr:`MicroBatch.kept`.
@@ -282,7 +274,7 @@ class TorchEngine:
                 else:
                     all_TB = self.workspace.get("exponentials", len(rows_TD) + 1, batch)
                 shares_TB = self._shares(
-                    all_TB, rows_TD, inverse_T, scaled_BD, margin, shift, local_B, zero_B, negatives, sum_B
+                    all_TB, rows_TD, inverse_T, scaled_BD, margin, shift, local_B, zero_B, sum_B
                 )
                 if shares_NB is not None and products.operand != torch.float32:
                     shares_TB = shares_NB[tile].copy_(shares_TB)
@@ -317,7 +309,7 @@ class TorchEngine:
             for tile in tiles:
                 centres_TD, momentum_TD = tiles.read(tile, momentum=True)
                 inverse_T = inverse_norms(centres_TD) if inverse_N is None else inverse_N[tile]
-                gradient_TD = self._gradient(scored, margin, tile, centres_TD, inverse_T)
+                gradient_TD = self._gradient(scored, tile, centres_TD, inverse_T)
                 if reduce_ is not None:
                     reduce_(gradient_TD)
                 # Normalisation takes the part along the centre away.
@@ -332,7 +324,7 @@ class TorchEngine:
                 tiles.write(active.centres, tile, centres_TD, of_centres)
 
     def _gradient(
-        self, scored: "list[_Scored]", margin: BaseMargin, tile: slice, centres_TD: Tensor, inverse_T: Tensor
+        self, scored: "list[_Scored]", tile: slice, centres_TD: Tensor, inverse_T: Tensor
     ) -> Tensor:
         """The gradient of a tile's rows, (T, D) fp32, with its part along the centre."""
         products, space = self.products, self.workspace
@@ -349,9 +341,8 @@ class TorchEngine:
                 all_TB = space.get(name, len(rows_TD) + 1, len(one.scaled_BD), dtype=dtype)
                 local_B = one.position_B - tile.start
                 shares_TB = self._shares(
-                    all_TB, rows_TD, inverse_T, one.scaled_BD, margin, one.shift, local_B, one.target_B,
-                    one.negatives,
-                )  # fmt: skip
+                    all_TB, rows_TD, inverse_T, one.scaled_BD, one.margin, one.shift, local_B, one.target_B
+                )
                 if isinstance(own, Tensor):
                     shares_TB.masked_fill_((own < 0)[:, None], 0.0)
                 shares_TB = products.cast("shares", shares_TB, products.operand)
@@ -376,7 +367,7 @@ class _Scored:
     def __init__(self, batch: MicroBatch, active: ActiveRows, margin: BaseMargin, products: Products) -> None:
         self.kept: Kept | None = batch.kept
         self.shares_NB = shares_NB = self.kept.shares_NB if self.kept else None
-        self.shift, self.negatives = batch.shift, batch.negatives
+        self.shift, self.margin = batch.shift, batch.margin or margin
         # Where the rows sit in the sample of this micro-batch, if others drew their own; -1: nowhere.
         own_N, all_N = batch.active.rows_N, active.rows_N
         self.own_N = None if all_N is None or own_N is all_N else batch.active.positions(all_N)

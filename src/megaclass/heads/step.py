@@ -131,7 +131,7 @@ class MicroBatch:
     log_share_B: log q - log S, so that q * exp(z) / S = exp(z + log_share). target_B: -q * slope.
     active: the rows that were scored. weight: d(final loss) / d(this loss) / B, a scalar tensor.
     shift: what pass 1 subtracted from logits. kept: what the engine keeps of its pass 1 for its pass 2, its own affair.
-    negatives: of a margin that reweighs them. observed_M: what its running numbers advance by, fp64.
+    margin: as it reweighs these negatives. observed_3: what its running numbers advance by.
     """
 
     unit_BD: Tensor
@@ -142,8 +142,8 @@ class MicroBatch:
     weight: Tensor
     shift: float = 0.0
     kept: Any = None
-    negatives: Any = None
-    observed_M: Tensor | None = None
+    margin: Any = None
+    observed_3: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,8 @@ class Rows:
     def tensors(self) -> dict[str, Tensor]:
         return {"data": self.data} if self.scale is None else {"data": self.data, "scale": self.scale}
 
-    def __getitem__(self, rows: slice) -> "Rows":
-        """Consecutive rows, as a view."""
+    def __getitem__(self, rows: slice | Tensor) -> "Rows":
+        """Consecutive rows, as a view, or a copy of any."""
         return Rows(self.data[rows], None if self.scale is None else self.scale[rows])
 
     def fp32(self, rows: slice | Tensor = slice(None)) -> Tensor:
@@ -125,12 +125,15 @@ class Rows:
         """Take every row from ``read(start, stop)``, block by block; ``first`` is the number of row 0 there."""
         for start in range(0, len(self), _CHUNK):
             rows = slice(start, min(start + _CHUNK, len(self)))
-            part = read(first + rows.start, first + rows.stop)
-            if part.data.dtype != self.data.dtype:
-                self.put(rows, part.fp32().to(self.data.device))
-            else:
-                for name, table in self.tensors.items():
-                    table[rows] = part.tensors[name].to(table.device)
+            self.store(rows, read(first + rows.start, first + rows.stop))
+
+    def store(self, rows: slice | Tensor, part: "Rows") -> None:
+        """Put rows of any storage here: exactly where both are stored alike, else to nearest."""
+        if part.data.dtype != self.data.dtype:
+            self.put(rows, part.fp32().to(self.data.device))
+        else:
+            for name, table in self.tensors.items():
+                table[rows] = part.tensors[name].to(table.device)
 
 
 def empty_table(count: int, dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:

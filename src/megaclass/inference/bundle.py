@@ -78,7 +78,7 @@ def open_bundle(path: Path, settings: Mapping[str, Any]) -> Model:
     config = replace(config, model=replace(config.model, weights=""))
     with _blaming(path / WEIGHTS) as file:
         with torch.device("meta"):  # as large as config.toml likes, it takes no memory
-            plan = configured_backbone(config.model, config.data.image_size)
+            plan = configured_backbone(config.model, config.data.image_size, config.head.kind)
         columns, is_linear = int(plan.embedding_dim), about.kind == "classification"  # type: ignore[arg-type]
         stored, classes = tensorfile.shapes(file).get(_CENTRES), (about.num_centres, columns)
         if sum(tensor.nbytes for tensor in plan.state_dict().values()) > regular_size(file):

@@ -58,7 +58,7 @@ def evaluate(
 
     path: ``verification`` takes a ``.bin`` file (several with ``:`` between), images that ``pairs_file`` names, or a
     labelled set, from which pairs are drawn; ``classification`` a labelled set; ``ijb``, ``retrieval``,
-    ``identification`` and ``all-pairs`` what ``megaclass evaluate`` takes, with its ``options``: ``{"no_norm": True}``.
+    ``identification`` and ``all-pairs`` what ``megaclass evaluate`` takes, with its ``options``, as ``{"nmi": True}``.
 
     The next are of a module or function; a loaded model has its own. size: a square's side, or (height, width). resize:
     the shorter side is scaled to it and the middle cut out; 0: images are stretched. mean, std: a channel, of
@@ -83,6 +83,9 @@ def evaluate(
         model = Model("the model", about, network, reader, head)
     elif "batch_size" in settings:
         model = replace(model, reader=replace(model.reader, batch_size=settings["batch_size"]))
+    known = protocol_of(kind).OPTIONS if kind in PROTOCOLS else {}
+    for name in options or {}:
+        lookup({one.replace("-", "_"): one for one in known}, name, f"option of {kind}")
     return measured(config, model, kind, str(path), options or {})
 
 
@@ -100,7 +103,7 @@ def measured(config: Config, model: Model, kind: str, path: str, options: Mappin
             "--model.weights with a last layer fc.weight"
         )
     tell_of_overlap(config, Path(path), None, None)
-    classifier = build_classifier(path, model.num_classes, model.classes, model.reader)
+    classifier = build_classifier(path, model.num_classes, model.classes, model.reader, config.evaluate.flip)
     return classifier(model.backbone, model.head)
 
 

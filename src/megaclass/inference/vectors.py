@@ -1,7 +1,8 @@
-"""Files of embeddings: one writer and one reader, of ``.npz`` and ``.safetensors``.
+"""Files of embeddings: one writer and one reader, of ``.npz``, ``.parquet`` and ``.safetensors``.
 
 ``embeddings``, fp32 (N, D), of length 1; ``names``, of the images; where these are labelled ``labels``, int64 (N,), and
-``classes``, names in label order; ``metadata``, from text to text. In safetensors texts are uint8, a NUL behind each.
+``classes``, names in label order; ``metadata``, from text to text. In safetensors texts are uint8, a NUL behind each;
+parquet has a row an image, and classes and metadata as metadata.
 
 Shapes: N = images, B = images of a block, D = embedding columns.
 """
@@ -19,11 +20,12 @@ import torch
 
 from megaclass import __version__
 from megaclass.checkpoint import tensorfile
-from megaclass.errors import UserError, first_line
+from megaclass.errors import UserError, extra, first_line
 from megaclass.files import regular_size
 
-WRITTEN = (".npz", ".safetensors")
+WRITTEN = (".npz", ".parquet", ".safetensors")
 READ = (*WRITTEN, ".npy")
+_BLOCK_ROWS = 1 << 14
 _INFLATED = 64  # of an archive: text shrinks so far, embeddings hardly do
 
 
@@ -73,13 +75,26 @@ def _write(
         with path.open("xb") as file:
             arrays |= {name: np.array(text) for name, text in texts.items()}
             np.savez(file, metadata=np.array(json.dumps(metadata)), **arrays)
-        return
-    for name, text in texts.items():
-        joined = "".join(f"{one}\0" for one in text).encode(errors="surrogateescape")
-        arrays[name] = np.frombuffer(bytearray(joined), np.uint8)
-    tensorfile.write_tensors(
-        path, {name: torch.from_numpy(value) for name, value in arrays.items()}, metadata
-    )
+    elif suffix == ".safetensors":
+        for name, text in texts.items():
+            joined = "".join(f"{one}\0" for one in text).encode(errors="surrogateescape")
+            arrays[name] = np.frombuffer(bytearray(joined), np.uint8)
+        tensorfile.write_tensors(
+            path, {name: torch.from_numpy(value) for name, value in arrays.items()}, metadata
+        )
+    else:
+        pa, parquet = extra("pyarrow", "gallery"), extra("pyarrow.parquet", "gallery")
+        rows_ND = arrays.pop("embeddings")
+        columns = {
+            "names": pa.array(
+                [name.encode(errors="backslashreplace") for name in texts["names"]], pa.string()
+            )
+        }
+        columns["embeddings"] = pa.FixedSizeListArray.from_arrays(pa.array(rows_ND.ravel()), rows_ND.shape[1])
+        metadata |= {"classes": json.dumps(texts["classes"])} if "classes" in texts else {}
+        table = pa.table(columns | arrays).replace_schema_metadata(metadata)
+        with path.open("xb") as file:
+            parquet.write_table(table, file, row_group_size=_BLOCK_ROWS, use_dictionary=False)
 
 
 def read_embeddings(path: str | Path) -> Embeddings:
@@ -96,7 +111,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
         return _checked(**_read(path, path.suffix.lower()))
     except OSError as error:
         why = error.strerror or first_line(error)
-    except Exception as error:  # zipfile, NumPy, safetensors raise some fifteen types
+    except Exception as error:  # zipfile, NumPy, safetensors and pyarrow raise some fifteen types
         # NumPy's advice on pickles is to switch its protection off.
         why = "it holds objects" if "pickle" in str(error).lower() else first_line(error)
     raise UserError(f"{path} cannot be read as embeddings: {why}; `megaclass embed` writes such files")
@@ -105,7 +120,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
 def _read(path: Path, suffix: str) -> dict[str, Any]:
     if suffix == ".npy":
         return {"embeddings": np.load(path, mmap_mode="r", allow_pickle=False)}
-    found: dict[str, Any]
+    found: dict[str, Any] = {}
     if suffix == ".npz":
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > _INFLATED * path.stat().st_size:
@@ -116,13 +131,28 @@ def _read(path: Path, suffix: str) -> dict[str, Any]:
             }
             found |= {name: found[name].tolist() for name in found.keys() & {"names", "classes"}}
             return found | {"metadata": json.loads(str(held["metadata"])) if "metadata" in held else {}}
-    tensors, metadata = tensorfile.map_tensors(path)
-    found = {
-        name: tensors[name].numpy() for name in tensors.keys() & {"embeddings", "labels", "names", "classes"}
+    if suffix == ".safetensors":
+        tensors, metadata = tensorfile.map_tensors(path)
+        found = {
+            name: tensors[name].numpy()
+            for name in tensors.keys() & {"embeddings", "labels", "names", "classes"}
+        }
+        for name in found.keys() & {"names", "classes"}:
+            found[name] = found[name].tobytes().decode(errors="surrogateescape").split("\0")[:-1]
+        return found | {"metadata": metadata}
+    table = extra("pyarrow.parquet", "gallery").read_table(path)
+    rows = table["embeddings"].combine_chunks()
+    lengths = extra("pyarrow.compute", "gallery").list_value_length(rows).to_numpy(zero_copy_only=False)
+    if rows.flatten().null_count or len(set(lengths.tolist())) != 1:
+        raise ValueError("not every row has an embedding of as many numbers")
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    found = {"classes": json.loads(metadata.pop("classes"))} if "classes" in metadata else {}
+    found |= {"names": table["names"].to_pylist()} if "names" in table.column_names else {}
+    found |= {"labels": table["labels"].to_numpy()} if "labels" in table.column_names else {}
+    return found | {
+        "embeddings": rows.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1),
+        "metadata": metadata,
     }
-    for name in found.keys() & {"names", "classes"}:
-        found[name] = found[name].tobytes().decode(errors="surrogateescape").split("\0")[:-1]
-    return found | {"metadata": metadata}
 
 
 def _checked(

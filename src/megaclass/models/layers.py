@@ -1,6 +1,6 @@
 """What several backbones share: residual stages, full precision at their end, activations computed twice for memory."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -50,6 +50,23 @@ def _spare_buffers(block: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer in kept:
             setattr(module, name, buffer)
+
+
+def leave_out(branch: Tensor, share: float, training: bool) -> Tensor:
+    """Stochastic depth: in training the branch is 0 for this share of the samples, and larger for the others, so that
+    its mean stays (Huang et al. 2016, arXiv:1603.09382, one draw a sample)."""
+    if not training or share == 0:
+        return branch
+    shape = (len(branch),) + (1,) * (branch.ndim - 1)
+    return branch * branch.new_empty(shape).bernoulli_(1 - share).div_(1 - share)
+
+
+def leave_out_more_by_depth(blocks: Iterable[Any], share: float) -> None:
+    """Give the blocks their ``drop_path``: 0 in the first, rising evenly to ``share`` in the last."""
+    first, *later = blocks
+    first.drop_path = 0.0
+    for number, block in enumerate(later, start=1):
+        block.drop_path = share * number / len(later)
 
 
 def residual_stages(

@@ -14,7 +14,8 @@ from megaclass.errors import UserError, lookup, near_match
 from megaclass.models import iresnet, resnet, vit
 from megaclass.models.convnet import ConvNet
 from megaclass.models.mobilefacenet import MobileFaceNet
-from megaclass.models.norm import exact_norms
+from megaclass.models.norm import SynchronisedBatchNorm, exact_norms
+from megaclass.models.of_timm import PREFIX, TimmBackbone
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,
@@ -29,18 +30,23 @@ BACKBONES |= {f"r{depth}": BACKBONES[f"iresnet{depth}"] for depth in iresnet.BLO
 BACKBONES |= {"mbf": BACKBONES["mobilefacenet"], "mbf_large": BACKBONES["mobilefacenet_large"]}
 
 
+def _builder(name: str) -> Any:
+    if name.startswith(PREFIX):
+        return partial(TimmBackbone, name.removeprefix(PREFIX))
+    return lookup({**BACKBONES, f"{PREFIX}NAME": TimmBackbone}, name, "backbone")
+
+
 def backbone_options(name: str) -> list[str]:
     """The options that :func:`build_backbone` takes for this backbone, ``norm`` included."""
-    builder: Any = lookup(dict(BACKBONES), name, "backbone")
-    return ["norm", *inspect.signature(builder).parameters]
+    return ["norm", *inspect.signature(_builder(name)).parameters]
 
 
 def build_backbone(name: str, *, norm: str = "batch", **options: Any) -> nn.Module:
     """A new backbone with random weights from the global generator.
 
     ``norm``: ``batch`` (statistics of this rank's samples) or ``sync`` (of all ranks'). ``options``: the
-    keyword arguments of the class behind the name. Raises :class:`UserError` for an unknown name, an option
-    that this backbone does not take, and an unknown ``norm``.
+    keyword arguments of the class behind the name (of ``timm/NAME``: :class:`TimmBackbone`). Raises :class:`UserError`
+    for an unknown name, an option that this backbone does not take, and an unknown ``norm``.
     """
     taken = backbone_options(name)
     for option in options:
@@ -51,7 +57,11 @@ def build_backbone(name: str, *, norm: str = "batch", **options: Any) -> nn.Modu
             )
     if norm not in ("batch", "sync"):
         raise UserError(f"norm: {norm!r} is not known; use 'batch' or 'sync'")
-    return exact_norms(BACKBONES[name](**options), over_ranks=norm == "sync")
+    backbone = exact_norms(_builder(name)(**options), over_ranks=norm == "sync")
+    norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if norm == "sync" and not all(isinstance(m, SynchronisedBatchNorm) for m in norms):
+        raise UserError(f"model.sync_norm: {name} has batch norms of its own; leave it out")
+    return backbone
 
 
 def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> None:
@@ -59,13 +69,11 @@ def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> Non
 
     Accepts the state dict itself or a dict that holds it under ``state_dict_backbone`` (arcface_torch),
     ``state_dict`` or ``model``, with or without the prefixes of wrappers (``module.``, ``_orig_mod.``). The
-    ``fc`` of a torchvision ResNet is left aside: it belongs to the head, see :func:`last_layer`. ``where`` names the
-    checkpoint in the message. A missing ``num_batches_tracked`` is no error: old checkpoints have none. Weights must be
-    dense, of floating point and finite.
+    ``fc`` of a torchvision ResNet and timm's classifiers are left aside: they belong to the head, see
+    :func:`last_layer`. ``where`` names the checkpoint in the message. A missing ``num_batches_tracked`` is no error:
+    old checkpoints have none. Weights must be dense, of floating point and finite.
     """
-    given = _unwrapped(state_dict, where)
-    if isinstance(module, resnet.ResNet):
-        given = {key: tensor for key, tensor in given.items() if not key.startswith("fc.")}
+    given = _parted(module, state_dict, where)[0]
     own = module.state_dict()
     faults: dict[str, list[str]] = defaultdict(list)
     for key, tensor in own.items():
@@ -97,9 +105,17 @@ def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> Non
 
 
 def last_layer(module: nn.Module, state_dict: Any, where: str) -> dict[str, Tensor]:
-    """Weight and bias of the layer ``fc`` behind a ResNet in a state dict of torchvision or timm; empty without one."""
-    given = _unwrapped(state_dict, where) if isinstance(module, resnet.ResNet) else {}
-    return {name: given[f"fc.{name}"] for name in ("weight", "bias") if f"fc.{name}" in given}
+    """Weight and bias of the layer behind this backbone in a state dict of torchvision or timm; empty without one."""
+    return _parted(module, state_dict, where)[1]
+
+
+def _parted(module: nn.Module, state_dict: Any, where: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of a backbone, and of the layer behind it."""
+    given = _unwrapped(state_dict, where)
+    if isinstance(module, TimmBackbone):
+        return module.parted(given, where)
+    names = ("weight", "bias") if isinstance(module, resnet.ResNet) else ()
+    return given, {name: given.pop(f"fc.{name}") for name in names if f"fc.{name}" in given}
 
 
 _HOLDERS = ("state_dict_backbone", "state_dict", "model")
@@ -131,8 +147,8 @@ def _is_usable(key: str, tensor: Tensor) -> bool:
     return tensor.is_floating_point() or (is_count and not tensor.is_complex())
 
 
-def configured_backbone(model: Model, image_size: int) -> nn.Module:
-    """What the section ``[model]`` asks for, with weights drawn anew."""
+def configured_backbone(model: Model, image_size: int, head: str) -> nn.Module:
+    """What the section ``[model]`` asks for, with weights drawn anew, for a head of this kind."""
     taken, defaults = backbone_options(model.name), vars(Model())
     # An option that this backbone lacks is refused only where somebody has set it.
     options: dict[str, Any] = {
@@ -140,5 +156,7 @@ def configured_backbone(model: Model, image_size: int) -> nn.Module:
         for name, value in vars(model).items()
         if name not in ("name", "sync_norm", "weights") and (name in taken or value != defaults[name])
     }
+    if model.name.startswith(PREFIX) and head == "linear":
+        options["embedding_dim"] = 0
     norm = "sync" if model.sync_norm else "batch"
     return build_backbone(model.name, norm=norm, image_size=image_size, **options)

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megaclass.errors import UserError
-from megaclass.models.layers import residual_stages, shortcut
+from megaclass.models.layers import leave_out, leave_out_more_by_depth, residual_stages, shortcut
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions: (B, C_in, H, W) -> (B, width, H / stride, W / stride), rounded up."""
 
     expansion = 1
+    drop_path = 0.0
 
     def __init__(self, in_channels: int, width: int, stride: int, pool: bool = False) -> None:
         super().__init__()
@@ -33,13 +34,15 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         added = x if self.downsample is None else self.downsample(x)
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(out)) + added, inplace=True)
+        out = leave_out(self.bn2(self.conv2(out)), self.drop_path, self.training)
+        return F.relu(out + added, inplace=True)
 
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 with the stride, 1x1: (B, C_in, H, W) -> (B, 4 width, H / stride, W / stride), rounded up."""
 
     expansion = 4
+    drop_path = 0.0
 
     def __init__(self, in_channels: int, width: int, stride: int, pool: bool = False) -> None:
         super().__init__()
@@ -55,7 +58,8 @@ class Bottleneck(nn.Module):
         added = x if self.downsample is None else self.downsample(x)
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        return F.relu(self.bn3(self.conv3(out)) + added, inplace=True)
+        out = leave_out(self.bn3(self.conv3(out)), self.drop_path, self.training)
+        return F.relu(out + added, inplace=True)
 
 
 STEMS = ("imagenet", "deep", "small")
@@ -78,6 +82,8 @@ class ResNet(nn.Module):
     max-pool), ``deep`` (three 3x3, the first with stride 2, max-pool) or ``small`` (3x3 with stride 1, no pool: for
     images of 32 to 96 pixels). ``shortcut``: where it halves the resolution, by a ``stride`` of its 1x1 convolution or
     by the mean of 2x2 pixels before it (``pool``).
+    ``dropout``: of the features. ``drop_path``: share of the samples that skip the last block's branch in training; it
+    rises evenly from 0 in the first.
     ``zero_init_residual``: every block starts as its shortcut (Goyal et al. 2017, section 5.1), as in the
     NVIDIA recipe.
     ``checkpoint_activations``: keep one activation a block and compute the rest again in the backward pass, in the
@@ -97,6 +103,8 @@ class ResNet(nn.Module):
         width: int = 64,
         stem: str = "imagenet",
         shortcut: str = "stride",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
         zero_init_residual: bool = True,
         checkpoint_activations: bool = False,
         checkpoint_stages: Collection[float] = (1, 2, 3, 4),
@@ -108,6 +116,7 @@ class ResNet(nn.Module):
         self.embedding_dim = 8 * width * block.expansion
         self.image_size = image_size
         self.stem = stem
+        self.dropout = dropout
         self.conv1 = _stem(stem, width)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1, self.layer2, self.layer3, self.layer4 = residual_stages(
@@ -118,6 +127,7 @@ class ResNet(nn.Module):
             checkpoint_stages if checkpoint_activations else (),
             pool=shortcut == "pool",
         )
+        leave_out_more_by_depth([*self.layer1, *self.layer2, *self.layer3, *self.layer4], drop_path)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -130,7 +140,7 @@ class ResNet(nn.Module):
         if self.stem != "small":
             x = F.max_pool2d(x, 3, stride=2, padding=1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean((2, 3), dtype=self.bn1.weight.dtype)
+        return F.dropout(x.mean((2, 3), dtype=self.bn1.weight.dtype), self.dropout, self.training)
 
 
 def _stem(kind: str, width: int) -> nn.Module:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megaclass.errors import UserError
-from megaclass.models.layers import Stage, full_precision
+from megaclass.models.layers import Stage, full_precision, leave_out, leave_out_more_by_depth
 
 # Name -> columns of a token, blocks.
 SIZES = {"vit_t": (256, 12), "vit_s": (512, 12), "vit_b": (512, 24), "vit_l": (768, 24)}
@@ -25,13 +25,13 @@ _HEADS = 8
 class Block(nn.Module):
     """(B, N, V) -> (B, N, V): attention among the tokens, and an MLP on each.
 
-    ``drop_path``: in training each of the two is left out for this share of the samples (Huang et al. 2016,
-    arXiv:1603.09382).
+    ``drop_path``: in training each of the two is left out for this share of the samples.
     """
 
-    def __init__(self, width: int, drop_path: float) -> None:
+    drop_path = 0.0
+
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(width)
         self.attn = nn.ModuleDict(
             {"qkv": nn.Linear(width, 3 * width, bias=False), "proj": nn.Linear(width, width)}
@@ -42,14 +42,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.attn["qkv"](self.norm1(x)).unflatten(-1, (3, _HEADS, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2)
-        x = x + self._kept(self.attn["proj"](mixed))
-        return x + self._kept(self.mlp["fc2"](F.relu6(self.mlp["fc1"](self.norm2(x)))))
-
-    def _kept(self, branch: Tensor) -> Tensor:
-        if not self.training or self.drop_path == 0:
-            return branch
-        keep = 1 - self.drop_path
-        return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep).div_(keep)
+        x = x + leave_out(self.attn["proj"](mixed), self.drop_path, self.training)
+        wide = F.relu6(self.mlp["fc1"](self.norm2(x)))
+        return x + leave_out(self.mlp["fc2"](wide), self.drop_path, self.training)
 
 
 class VisionTransformer(nn.Module):
@@ -85,10 +80,8 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, patches, width))
         # Without masking it has no gradient, for which DistributedDataParallel would wait.
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width), requires_grad=mask_ratio > 0)
-        self.blocks = Stage(
-            *(Block(width, drop_path * number / (depth - 1)) for number in range(depth)),
-            recompute=checkpoint_activations,
-        )
+        self.blocks = Stage(*(Block(width) for _ in range(depth)), recompute=checkpoint_activations)
+        leave_out_more_by_depth(self.blocks, drop_path)
         self.norm = nn.LayerNorm(width)
         self.feature = nn.Sequential(
             nn.Linear(width * patches, width, bias=False),

@@ -69,14 +69,15 @@ def passes_of(config: Config, compute: str) -> Passes:
 
     As plain PyTorch computes it: a compiled backbone holds less. Work space of libraries is not seen.
     """
-    return _counted(config.model, config.data.image_size, compute, config.precision.channels_last)
+    model, size, kind = config.model, config.data.image_size, config.head.kind
+    return _counted(model, size, kind, compute, config.precision.channels_last)
 
 
 @functools.cache
-def _counted(model: Model, image_size: int, compute: str, channels_last: bool) -> Passes:
+def _counted(model: Model, image_size: int, head: str, compute: str, channels_last: bool) -> Passes:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     with torch.device("meta"):
-        backbone = configured_backbone(model, image_size)
+        backbone = configured_backbone(model, image_size, head)
         backbone.to(memory_format=layout)  # type: ignore[call-overload]
     mode, there = FakeTensorMode(), [*backbone.parameters(), *backbone.buffers()]
     held = {id(tensor): FakeTensor(mode, tensor.detach(), torch.device("cpu")) for tensor in there}

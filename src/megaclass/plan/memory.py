@@ -12,7 +12,7 @@ from megaclass.plan.activations import Passes, passes_of
 
 _FP32 = 4
 # Of the weights, by optim.name; SGD without momentum keeps none.
-_COPIES = {"sgd": 1, "lars": 1, "adamw": 2}
+_COPIES = {"sgd": 1, "lars": 1, "lamb": 2, "adamw": 2}
 _KERNELS = 96 << 20  # what the Triton kernels take, whatever the number of classes
 _LIBRARIES = 15 << 20  # as measured of small models
 

@@ -118,7 +118,7 @@ def _tar_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, none if tar is None else _percent(tar)
 
 
-_CALLED = {"map": "mAP", "map_at_r": "mAP@R", "auc": "AUC"}
+_CALLED = {"map": "mAP", "map_at_r": "mAP@R", "nmi": "NMI", "auc": "AUC"}
 _CALLED |= {"recall_at": "Recall @", "tpir_at_fpir": "TPIR @ FPIR"}
 
 

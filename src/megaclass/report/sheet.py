@@ -114,6 +114,35 @@ def draw_predictions(path: str | Path, cards: Sequence[Card]) -> None:
         sheet.save(path)
 
 
+def draw_matches(path: str | Path, side: int, cards: Sequence[Card]) -> None:
+    """Write a PNG: a row for each image, beside it the pictures of its nearest ones (``picture``, where there is one),
+    with identity and cosine; what is not ``known`` is grey."""
+    wide, high = side + 2 * _GAP, side + 2 * _MARGIN + 20
+    most = max(len(matches) for _, _, matches in cards)
+    sheet = _Sheet((1 + most) * wide + 3 * _MARGIN, len(cards) * high + _MARGIN)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font lacks it: a box stands in for it
+        for number, (name, picture, matches) in enumerate(cards):
+            top = number * high + _MARGIN
+            pictures = [picture, *(match["picture"] for match in matches)]
+            for column, image_SSC in enumerate(pictures):
+                left = _MARGIN + column * wide + (_MARGIN if column else 0)
+                blank_SSC = np.full((side, side, 3), _GROUND, np.uint8)
+                sheet.paste(left, top, blank_SSC if image_SSC is None else image_SSC)
+                if not column:
+                    said = "" if matches[0]["known"] else "unknown"
+                    words = [(name, "end"), (said, "end")]
+                else:
+                    match = matches[column - 1]
+                    words = [(match["identity"], "beginning"), (score_text(match), "end")]
+                colour = "black" if not column or matches[column - 1]["known"] else GREY
+                for line, (text, keep) in enumerate(words):
+                    sheet.write(
+                        left, top + side + 10 + 14 * line, text, side, keep, **(_GUESS | {"color": colour})
+                    )
+        sheet.save(path)
+
+
 def _distribution(axes: Axes, counts_K: np.ndarray) -> None:
     """The classes that have images, the largest first, by how many they have."""
     thousands = FuncFormatter(lambda value, _: f"{value:,.0f}")

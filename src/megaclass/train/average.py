@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """``average = decay * average + (1 - decay) * weight`` after each step, of parameters and norm statistics. A step
-    that was skipped counts: it takes the same weights in once more.
+    """``average = decay * average + (1 - decay) * weight`` after each step, or every few, of parameters and norm
+    statistics. A step that was skipped counts: it takes the same weights in once more.
 
-    At step t the decay is ``min(decay, (1 + t) / (10 + t))``, so that the average forgets the initial weights (the
+    At update t the decay is ``min(decay, (1 + t) / (10 + t))``, so that the average forgets the initial weights (the
     ramp of TensorFlow's ExponentialMovingAverage).
     """
 
@@ -24,7 +24,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the weights after optimizer step ``step`` (from 0) in."""
+        """Take the weights after optimizer step ``step`` in: from 0, counting those after which this is called."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._mean, self._live, 1 - decay)
 

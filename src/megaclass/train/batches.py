@@ -13,12 +13,13 @@ import torch
 
 from megaclass.config import Config, Steps, steps_of
 from megaclass.data import glyphs
-from megaclass.data.augment import TrainTransform, Transform
+from megaclass.data.augment import Change, Composed, TrainTransform, Transform
 from megaclass.data.dali import DaliLoader
 from megaclass.data.dataset import Dataset, class_names
-from megaclass.data.loader import BatchSource, Loader
+from megaclass.data.loader import IMAGENET_MEAN, BatchSource, Loader
 from megaclass.data.open import kind_of, open_dataset, split_paths
-from megaclass.data.photometric import Composed, Photometric
+from megaclass.data.photometric import Photometric
+from megaclass.data.policy import Erasing, Policy
 from megaclass.data.sampler import EpochSampler, rank_part
 from megaclass.data.synthetic import SyntheticLoader
 from megaclass.data.views import OrientedClasses
@@ -39,6 +40,7 @@ class TrainingData:
     class_names: list[str] | None = None  # where the data names its classes
     steps: Steps
     glyph_set: Path | None = None
+    dataset: Dataset | None = None  # None: noise
     samples_of_step: Callable[[int], np.ndarray] | None = None  # their numbers in the set, over all ranks
 
 
@@ -54,7 +56,7 @@ def training_data(config: Config, world: World, say: Callable[[str], None]) -> T
     glyph_set = _glyph_set(config, say) if data.source == "glyphs" else None
     dataset = training_set(config, glyph_set / "train" if glyph_set else Path(data.path))
     steps = steps_of(config, len(dataset))
-    order, size = EpochSampler(len(dataset), config.run.seed), data.global_batch_size
+    order, size = _order(config, dataset), data.global_batch_size
     return TrainingData(
         loader=training_loader(config, world, dataset, steps.total),
         epoch_samples=len(dataset),
@@ -62,6 +64,7 @@ def training_data(config: Config, world: World, say: Callable[[str], None]) -> T
         class_names=class_names(dataset),
         steps=steps,
         glyph_set=glyph_set,
+        dataset=dataset,
         samples_of_step=lambda step: order.indices(rank_part(step, size, 0, 1)),
     )
 
@@ -118,7 +121,7 @@ def training_set(config: Config, path: Path) -> Dataset:
 def training_loader(config: Config, world: World, dataset: Dataset, total_steps: int) -> Loader | DaliLoader:
     """This rank's part of the training set in its order, under its random changes."""
     data = config.data
-    sampler = EpochSampler(len(dataset), config.run.seed)
+    sampler = _order(config, dataset)
 
     def indices_of_step(step: int) -> tuple[np.ndarray, np.ndarray]:
         numbers_B = rank_part(step, data.global_batch_size, world.rank, world.size, data.accumulation)
@@ -139,6 +142,10 @@ def training_loader(config: Config, world: World, dataset: Dataset, total_steps:
     )
 
 
+def _order(config: Config, dataset: Dataset) -> EpochSampler:
+    return EpochSampler(len(dataset), config.run.seed, repeats=config.augment.repeats)
+
+
 def synthetic_loader(config: Config, world: World, total_steps: int) -> SyntheticLoader:
     """This rank's part of batches of noise."""
     data = config.data
@@ -156,9 +163,19 @@ def synthetic_loader(config: Config, world: World, total_steps: int) -> Syntheti
 
 def train_transform(config: Config, image_size: int = 0) -> Transform:
     """What happens to training images; ``image_size`` 0: the configuration's."""
-    geometry = _geometry(config, image_size or config.data.image_size)
-    photometric = Photometric(config.augment, derive_key("photometric", config.run.seed))
-    return Composed(geometry, photometric) if photometric.changes else geometry
+    size, augment = image_size or config.data.image_size, config.augment
+    mean = IMAGENET_MEAN if config.data.normalise == "imagenet" else (0.5, 0.5, 0.5)
+    middle = [round(255 * value) for value in mean]
+    geometry, changes = _geometry(config, size), list[Change]()
+    if augment.policy != "none":
+        changes.append(Policy(augment, size, middle, derive_key("policy", config.run.seed)))
+    photometric = Photometric(augment, derive_key("photometric", config.run.seed))
+    if photometric.changes:
+        changes.append(photometric)
+    if augment.erase_probability:
+        key = derive_key("erase", config.run.seed)
+        changes.append(Erasing(augment.erase_probability, size, middle, key))
+    return Composed(geometry, changes) if changes else geometry
 
 
 def _geometry(config: Config, image_size: int) -> TrainTransform:

@@ -42,11 +42,12 @@ from megaclass.train.model import (
     build_model,
     capture_graphs,
     compile_backbone,
+    eager,
     input_function,
     preprocessing_of,
 )
 from megaclass.train.optimizer import build_optimizer
-from megaclass.train.start import load_head
+from megaclass.train.start import MeanEmbeddings, load_head, start_new_classes
 
 
 @dataclass(kw_only=True)
@@ -70,6 +71,7 @@ class Job(LocalParts):
     feed: DeviceFeed  # brings batches to the device
     mix: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (images, labels, step) -> images, targets
     head: PartialFC | LinearHead
+    started: str  # what to tell of head.weights
     model: nn.Module
     scorer: nn.Module
     optimizer: torch.optim.Optimizer
@@ -132,9 +134,7 @@ def build_job(
     head_optimizer = None
     scorer: nn.Module = head
     by_gradient: dict[str, nn.Module] = {"backbone": backbone}
-    if config.head.weights:
-        start = parts.num_classes, parts.class_names, backbone, config.head.weights
-        groups.together(lambda: load_head(head, *start))
+    started = _start_head(head, parts) if config.head.weights else ""
     if isinstance(head, PartialFC):
         head_optimizer = HeadSGD(head, lr * optim.head_lr_factor, optim.momentum, optim.weight_decay)
     else:
@@ -143,8 +143,9 @@ def build_job(
     return Job(
         **vars(parts),
         feed=DeviceFeed(world.device),
-        mix=Mixup(config.augment.mixup, parts.num_classes, config.run.seed),
+        mix=Mixup(config.augment.mixup, parts.num_classes, config.run.seed, config.augment.cutmix),
         head=head,
+        started=started,
         model=_over_ranks(backbone, config, world),
         scorer=scorer,
         optimizer=build_optimizer(optim, by_gradient.values(), lr),
@@ -217,9 +218,10 @@ def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
             f"data.global_batch_size: {size} leaves one image for each of {parts} parts (ranks times "
             f"data.accumulation), and {config.model.name} has batch norm; take {2 * parts} or more"
         )
-    if config.augment.mixup and count % 2:
+    mixes = [name for name in ("mixup", "cutmix") if getattr(config.augment, name)]
+    if mixes and count % 2:
         raise UserError(
-            f"augment.mixup: pairs of images are mixed, but data.global_batch_size {size} leaves {count} for each "
+            f"augment.{mixes[0]}: pairs of images are mixed, but data.global_batch_size {size} leaves {count} for each "
             f"of {parts} parts (ranks times data.accumulation); take a multiple of {2 * parts}"
         )
 
@@ -249,7 +251,7 @@ def _evaluator(config: Config, arithmetic: Arithmetic, data: TrainingData) -> Ev
     if config.evaluate.task == "verification":
         return build_verifier(config, path, images, data.class_names)
     tell_of_overlap(config, path, None, None)
-    return build_classifier(path, data.num_classes, data.class_names, images)
+    return build_classifier(path, data.num_classes, data.class_names, images, config.evaluate.flip)
 
 
 # -- by all ranks together ------------------------------------------------------------------------------
@@ -260,7 +262,8 @@ def _build_head(
 ) -> PartialFC | LinearHead:
     head = config.head
     if head.kind == "linear":
-        return LinearHead(num_classes, embedding_dim, head.label_smoothing).to(world.device)
+        losses: Any = {name: getattr(head, name) for name in ("label_smoothing", "loss", "bce_threshold")}
+        return LinearHead(num_classes, embedding_dim, **losses).to(world.device)
     numbers = {name: getattr(head, name) for name in ("m1", "m2", "m3") if head.margin == "combined"}
     numbers |= {name: getattr(head, name) for name in ("scale", "gradient", "filter_threshold")}
     margin = build_margin(head.margin, head.margin_options, **numbers)
@@ -268,6 +271,31 @@ def _build_head(
     settings: dict[str, Any] = {name: getattr(head, name) for name in same}
     settings |= {"margin": margin, "seed": config.run.seed, "device": world.device, "group": group}
     return PartialFC(num_classes, embedding_dim, **settings)
+
+
+def _start_head(head: PartialFC | LinearHead, parts: LocalParts) -> str:
+    """Take ``head.weights``; a line about the classes where they are not all the same."""
+    config, source = parts.config, parts.config.head.weights
+    start = parts.num_classes, parts.class_names, parts.backbone, source
+    matched = groups.together(lambda: load_head(head, *start))
+    if len(matched.new_K) and isinstance(head, PartialFC):
+        means_of = None
+        if config.head.new_classes == "mean" and parts.dataset:
+            if not config.model.weights:
+                raise UserError(
+                    "head.new_classes: 'mean' of the embeddings of a backbone that is drawn anew; set "
+                    f"model.weights to {source} too, or 'random'"
+                )
+            wanted = (
+                parts.backbone,
+                image_reader(config, parts.arithmetic),
+                parts.dataset,
+                matched.new_K,
+            )
+            means_of = groups.together(lambda: MeanEmbeddings(*wanted))
+        with eager(parts.compiled):
+            start_new_classes(head, matched, means_of)
+    return "" if matched.is_all else f"Head of {source}: {matched}"
 
 
 def _over_ranks(module: nn.Module, config: Config, world: World) -> nn.Module:

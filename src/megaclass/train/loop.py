@@ -31,6 +31,7 @@ from megaclass.train.guard import DivergedError, Guard, Outcome
 from megaclass.train.interruption import SIGNALS, Interruption
 from megaclass.train.job import Job, build_job
 from megaclass.train.log import RunLog
+from megaclass.train.model import eager
 from megaclass.train.progress import Clock, Progress
 from megaclass.train.resume import Found, agree_on_norms, find, restore, save
 
@@ -140,7 +141,13 @@ def _kept(progress: Progress, last: Saved | None) -> str:
 
 
 def train_step(job: Job, batch: Batch, step: int, guard: Guard) -> Outcome:
-    """Forward and backward over the micro-batches of one step, and the optimizers' steps."""
+    """Forward and backward over the micro-batches of one step, and the optimizers' steps.
+
+    A frozen backbone computes as in an evaluation, and no gradient reaches it: its optimizer has nothing to do.
+    """
+    frozen = step < job.steps.frozen
+    if job.backbone.training == frozen:
+        job.model.train(not frozen)
     # Dropout becomes a function of the step, so that a resumed run needs no stored generator state.
     torch.manual_seed(derive_key("step", job.config.run.seed, step, job.world.rank))
     guard.begin_step()
@@ -154,19 +161,20 @@ def train_step(job: Job, batch: Batch, step: int, guard: Guard) -> Outcome:
         images, targets = job.mix(job.to_input(images_b), labels_b, step)
         is_last = i == parts - 1
         with job.gradients_stay_local(not is_last):
-            with job.arithmetic.autocast():
+            with job.arithmetic.autocast(), torch.set_grad_enabled(not frozen):
                 embeddings = job.model(images)
             part_loss = job.scorer(embeddings.float(), targets) / parts
             loss += part_loss.detach()
             if is_last:
                 refused = guard.refuses(step, loss)
-                if job.overlaps_head:
+                if job.overlaps_head and not frozen:
                     _step_head_before_gradients_arrive(job, embeddings, refused)
             job.scaler.scale(part_loss).backward()
     outcome = update(job, loss, refused)
     guard.end_step(step, outcome)
-    if job.average is not None:
-        job.average.update(step)
+    update_number, rest = divmod(step + 1, job.config.optim.ema_every)
+    if job.average is not None and not rest:
+        job.average.update(update_number - 1)
     return outcome
 
 
@@ -176,20 +184,23 @@ def update(job: Job, loss: Tensor, refused: Tensor) -> Outcome:
     Loss and gradient are the same on every rank, so all decide alike. With ``speed.overlap_head`` the head has
     moved already where the loss is not refused.
     """
-    job.scaler.unscale_(job.optimizer)
-    parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
+    # None where a margin head trains alone; a loss scaler wants to be left alone then.
+    moving = [p for group in job.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if moving:
+        job.scaler.unscale_(job.optimizer)
     limit = job.config.optim.clip_grad_norm or float("inf")
-    grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
+    grad_norm = nn.utils.clip_grad_norm_(moving, limit).to(loss.device)
     loss_scale = _loss_scale(job)
     skipped = refused | ~torch.isfinite(grad_norm)
     # Both optimizers step, or neither: fused ones look at found_inf on the device.
     job.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-    if not job.overlaps_head:
+    if not (job.overlaps_head and moving):
         _step_head(job, skipped, loss_scale)
-    job.optimizer.step()
-    job.optimizer.zero_grad()
     rescaled = skipped & torch.isfinite(loss) & (loss_scale > 1)
-    job.scaler.update()
+    if moving:
+        job.optimizer.step()
+        job.optimizer.zero_grad()
+        job.scaler.update()
     return Outcome(loss, grad_norm, skipped, rescaled)
 
 
@@ -219,8 +230,8 @@ def set_learning_rate(job: Job, step: int, factor: float = 1.0) -> float:
     """Give both optimizers ``factor`` times the rate of this step; returns the backbone's."""
     config, steps = job.config, job.steps
     rate = steps.base_lr * factor * schedule.factor(config.schedule, step, steps.total, steps.warmup)
-    for group in job.optimizer.param_groups:
-        group["lr"] = rate
+    for group in job.optimizer.param_groups:  # of an earlier checkpoint's they say no layer
+        group["lr"] = rate * config.optim.layer_decay ** group.get("layers_behind", 0)
     if job.head_optimizer is not None:
         job.head_optimizer.param_groups[0]["lr"] = rate * config.optim.head_lr_factor
     return rate
@@ -241,8 +252,7 @@ def evaluation(job: Job) -> Evaluation:
     assert job.evaluator is not None
     agree_on_norms(job)
     with contextlib.ExitStack() as stack:
-        if job.compiled != "none":  # an evaluation has other shapes, and is not worth their compilation
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(eager(job.compiled))
         if job.average is not None:
             stack.enter_context(job.average.in_place())
         found = job.evaluator(job.backbone, job.head)
@@ -314,6 +324,8 @@ def _train(
             log.say(_greeting(job, directory, progress))
             if planned := foresight(job.config, job.world, job.num_classes):
                 log.say(planned)
+            if job.started and not found:
+                log.say(job.started)
             if found and not found.path:
                 log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
             return progress, fit(job, log, progress, saver, interruption)

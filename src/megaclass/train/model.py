@@ -1,7 +1,9 @@
 """From a configuration to the backbone on its device: weights, arithmetic, compilation."""
 
+import contextlib
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +31,16 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
     """The backbone on its device, with the weights that ``run.seed`` or ``model.weights`` says, and how it computes."""
     model = config.model
     torch.manual_seed(derive_key("weights", config.run.seed))
-    backbone = configured_backbone(model, config.data.image_size)
+    backbone = configured_backbone(model, config.data.image_size, config.head.kind)
     _check_sizes(config, backbone)
     if model.weights:
         load_backbone_weights(backbone, read_weights(Path(model.weights))[0], model.weights)
+        normalised = NORMALISATIONS[config.data.normalise]
+        about = getattr(backbone, "about", {"mean": normalised[0], "std": normalised[1]})  # of timm's
+        if (wanted := (about["mean"], about["std"])) != normalised and groups.rank() == 0:
+            logger.warning(
+                "data.normalise: the weights of %s expect %s, not %s", model.name, wanted, normalised
+            )
     channels_last = config.precision.channels_last
     if channels_last and device.type == "cpu" and _breaks_channels_last(backbone):
         if groups.rank() == 0:
@@ -93,6 +101,11 @@ def compile_backbone(backbone: nn.Module, how: str, device: torch.device) -> str
         for part in blocks if how == "blocks" else [backbone]:
             part.compile(backend=BACKEND, dynamic=False)
     return how
+
+
+def eager(compiled: str) -> AbstractContextManager:
+    """Of passes in an evaluation: they have other shapes, and are not worth their compilation."""
+    return contextlib.nullcontext() if compiled == "none" else torch.compiler.set_stance("force_eager")
 
 
 def _compiles_on(device: torch.device) -> bool:

@@ -44,8 +44,7 @@ def save(job: Job, progress: Progress, saver: Saver, warn: Callable[[str], None]
     if isinstance(job.head, PartialFC):
         assert job.head_optimizer is not None
         state["head_steps"] = job.head.shard.steps
-        if job.head.margin_state is not None:
-            state["head_margin"] = {type(job.head.margin).__name__: job.head.margin_state}
+        state["head_margin"] = {type(job.head.margin).__name__: job.head.margin_state}
         if progress.step == job.total_steps:
             job.head_optimizer.catch_up()
         tensors = _head_tensors(job.head)
@@ -162,10 +161,10 @@ def _restore_head(head: PartialFC, stored: Checkpoint) -> None:
     start, stop = head.row_range
     goes_on_owing = table_K4 is not None and head.shard.owed is not None
     read = rows_as_stored if goes_on_owing else stored_rows
-    # Not of an earlier version, nor of another margin: then it begins anew.
-    state_S = stored.state.get("head_margin", {}).get(type(head.margin).__name__)
-    if head.margin_state is not None and state_S is not None:
-        head.margin_state.copy_(state_S)
+    of_margin = stored.state.get(
+        "head_margin", {}
+    )  # of an earlier version, or another margin: it begins anew
+    head.margin_state.copy_(of_margin.get(type(head.margin).__name__, head.margin_state))
     with torch.no_grad():
         for name, table in _head_tables(head).items():
             if name == "momentum" and "head/momentum" not in stored.sharded:  # row-wise storage kept none

@@ -1,13 +1,25 @@
-"""The head that a run starts from, where that is not drawn anew: of a run, of arcface_torch, torchvision or timm."""
+"""The head that a run starts from, where that is not drawn anew: of a run, of arcface_torch, torchvision or timm.
 
+Shapes: C = classes that are trained, K = new ones among them, N = images, D = columns.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from torch import nn
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from megaclass.checkpoint.arcface_torch import RankFiles
 from megaclass.checkpoint.weights import located, read_weights, stored_rows, sub_centres
+from megaclass.data.dataset import Dataset
+from megaclass.data.views import Subset
 from megaclass.errors import UserError
+from megaclass.evaluation.embed import embed, evaluating
+from megaclass.evaluation.evaluators import ImageReader
 from megaclass.heads.linear import LinearHead
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.storage import Rows
@@ -29,11 +41,36 @@ def linear_head(backbone: nn.Module, source: str) -> LinearHead | None:
     return made
 
 
+@dataclass(frozen=True)
+class Matched:
+    """``numbers_C``: of each class that is trained, its number in the source; -1: new. ``count``: classes there."""
+
+    numbers_C: np.ndarray
+    count: int
+
+    @property
+    def new_K(self) -> np.ndarray:  # noqa: N802 - a tensor, named as one
+        return np.flatnonzero(self.numbers_C < 0)
+
+    @property
+    def is_all(self) -> bool:
+        """Neither new classes nor dropped ones."""
+        return len(self.numbers_C) == self.count and not len(self.new_K)
+
+    def __str__(self) -> str:
+        new = len(self.new_K)
+        taken = len(self.numbers_C) - new
+        return f"{taken:,} classes are taken, {new:,} are new, {self.count - taken:,} are dropped"
+
+
 def load_head(
     head: PartialFC | LinearHead, classes: int, names: list[str] | None, backbone: nn.Module, source: str
-) -> None:
-    """Put the linear layer, or this rank's part of the centres, from ``source`` into the head; a run may have had any
-    number of ranks. UserError where its ``classes`` (how many, and their ``names``) or its columns are others."""
+) -> Matched:
+    """Put rows of the linear layer, or this rank's part of the centres, from ``source`` into the head; a run may have
+    had any number of ranks. Classes are matched by name where both sides have ``names``; new ones stay as drawn.
+
+    UserError where there are no names and it has another number of ``classes``, or where its columns are others.
+    """
     found, columns = located(Path(source), "best"), head.weight.shape[1]
     linear, shape, of_class = None, None, sub_centres(found[1]) if found else 1
     if isinstance(head, LinearHead):
@@ -47,28 +84,128 @@ def load_head(
     if shape is None:
         kind = "linear layer" if isinstance(head, LinearHead) else "class centres"
         raise UserError(f"head.weights: {source} has no {kind}; name a run with such a head, or leave it out")
-    if shape != (classes, columns):
+    theirs = RunDirectory(found[0]).read_classes() if found else None
+    if not names or not theirs or len(theirs) != shape[0]:
+        names = theirs = None
+    if shape[1] != columns or not (theirs or shape[0] == classes):
         raise UserError(
             f"head.weights: {source} holds {shape[0]:,} classes of {shape[1]} columns, and {classes:,} of {columns} "
-            "are trained; leave it out"
+            "are trained; leave it out (classes are matched where the data and the run have names for them)"
         )
     if isinstance(head, PartialFC) and of_class != head.options.sub_centres:
         raise UserError(
             f"head.weights: {source} has {of_class} centres of each class, and {head.options.sub_centres} are trained; "
             f"set head.sub_centres to {of_class}, or leave it out"
         )
-    theirs = RunDirectory(found[0]).read_classes() if found else None
-    if theirs and names and theirs != names:
-        other = next(pair for pair in zip(theirs, names, strict=True) if pair[0] != pair[1])
-        raise UserError(
-            f"head.weights: {source} calls {other[0]!r} the class that is {other[1]!r} here; leave it out"
-        )
+    numbers_C = _numbers(names, theirs, source) if names and theirs else np.arange(classes)
     if linear is not None:
-        head.load_state_dict(linear.state_dict())
+        rows_C = torch.from_numpy(np.flatnonzero(numbers_C >= 0))
+        with torch.no_grad():
+            for name, values in head.named_parameters():
+                values[rows_C] = linear.get_parameter(name)[numbers_C[rows_C]].to(values.device)
     elif isinstance(head, PartialFC):
         read = (
             partial(stored_rows, found[1], "head/weight")
             if found
             else lambda *rows: Rows(files.centres(*rows))
         )
-        head.shard.centres.fill(head.row_range[0], read)
+        own_C1 = numbers_C[slice(*head.class_range), None]
+        rows = np.where(own_C1 < 0, own_C1, own_C1 * of_class + np.arange(of_class))
+        _take_centres(head, rows.ravel(), read)
+    return Matched(numbers_C, shape[0])
+
+
+def _numbers(names: list[str], theirs: list[str], source: str) -> np.ndarray:
+    """The place of each name among theirs; -1 where it is none of them."""
+    if names == theirs:
+        return np.arange(len(names))
+    place = {name: number for number, name in enumerate(theirs)}
+    numbers_C = np.fromiter((place.get(name, -1) for name in names), np.int64, len(names))
+    if numbers_C.max() < 0:
+        raise UserError(
+            f"head.weights: {source} knows no class of data.path (its first is {theirs[0]!r}, here {names[0]!r}): "
+            "leave it out, and the head starts anew; model.weights takes the backbone all the same"
+        )
+    return numbers_C
+
+
+_BLOCK = 1 << 16  # rows of the source at a time
+
+
+def _take_centres(head: PartialFC, numbers_R: np.ndarray, read: Callable[[int, int], Rows]) -> None:
+    """Of this rank's R rows those that the source has, in the order that they have there: it may be of many files."""
+    order_R = np.argsort(numbers_R, kind="stable")
+    sorted_R = numbers_R[order_R]
+    begin = int(np.searchsorted(sorted_R, 0))
+    while begin < len(sorted_R):
+        first = int(sorted_R[begin])
+        end = int(np.searchsorted(sorted_R, first + _BLOCK))
+        part = read(first, int(sorted_R[end - 1]) + 1)
+        rows, places = (torch.from_numpy(found[begin:end]) for found in (order_R, sorted_R - first))
+        head.shard.centres.store(rows, part[places])
+        begin = end
+
+
+# -- classes that the source does not know ---------------------------------------------------------------
+
+_IMAGES = 16  # of a class that are looked at
+_CLASSES = 4096  # at a time: their embeddings are in memory
+
+
+def start_new_classes(
+    head: PartialFC, matched: Matched, means_of: Callable[[np.ndarray], Tensor] | None
+) -> None:
+    """Give new classes the direction of their row of ``means_of(classes)``, or that drawn for them, where there is
+    none or it is zero, and the mean length of the centres that were taken: then steps turn all of them alike. Of
+    several sub-centres the first gets it. All ranks call."""
+    (start, stop), centres, of_class = head.class_range, head.shard.centres, head.options.sub_centres
+    is_taken_C = torch.from_numpy(matched.numbers_C[start:stop] >= 0).to(centres.data.device)
+    lengths = centres.norms().view(-1, of_class)[is_taken_C].double()
+    sums = torch.stack([lengths.sum(), lengths.new_tensor(lengths.numel())])
+    total, count = head.grouping.within.all_reduce_(sums)
+    new_K = matched.new_K
+    for begin in range(0, len(new_K), _CLASSES):
+        block_K = new_K[begin : begin + _CLASSES]
+        own_K = (block_K >= start) & (block_K < stop)
+        first_K = torch.from_numpy((block_K[own_K] - start) * of_class).to(sums.device)
+        rows = (first_K[:, None] + torch.arange(of_class, device=sums.device)).flatten()
+        directions = head.centres(rows)
+        if means_of is not None:
+            means_KD = means_of(block_K)[torch.from_numpy(own_K)].to(sums.device)
+            firsts_KD = directions[::of_class]
+            firsts_KD.copy_(torch.where(means_KD.any(1, keepdim=True), means_KD, firsts_KD))
+        centres.put(rows, F.normalize(directions) * (total / count).float())
+
+
+class MeanEmbeddings:
+    """The mean of the normalised embeddings of the first 16 images of each of ``classes_K`` (sorted), as an evaluation
+    sees them: a centre for a class without training (Qi et al., CVPR 2018, "Low-shot learning with imprinted weights",
+    section 3.2)."""
+
+    def __init__(
+        self, backbone: nn.Module, images: ImageReader, dataset: Dataset, classes_K: np.ndarray
+    ) -> None:
+        self._backbone, self._images, self._dataset = backbone, images, dataset
+        labels_N = dataset.labels()
+        places_N = np.flatnonzero(np.isin(labels_N, classes_K))
+        places_N = places_N[np.argsort(labels_N[places_N], kind="stable")]
+        labels_N = labels_N[places_N]
+        is_early_N = np.arange(len(labels_N)) - np.searchsorted(labels_N, labels_N) < _IMAGES
+        self._places_N, self._labels_N = places_N[is_early_N], labels_N[is_early_N]
+
+    def __call__(self, block_K: np.ndarray) -> Tensor:
+        """Of a block of the classes, fp32 (K, D) on every rank, zeros where there are no images; each rank embeds its
+        share of them. UserError for embeddings that are not finite."""
+        own = slice(*np.searchsorted(self._labels_N, [block_K[0], block_K[-1] + 1]))
+        dataset = Subset(self._dataset, self._places_N[own])
+        means_KD = torch.zeros(len(block_K), int(self._backbone.embedding_dim))  # type: ignore[arg-type]
+        if len(dataset):
+            with evaluating(self._backbone):
+                model = partial(self._images.features, self._backbone)
+                rows_ND = embed(model, partial(self._images.batches, dataset), len(dataset), flip=False)
+            means_KD.index_add_(0, torch.from_numpy(np.searchsorted(block_K, self._labels_N[own])), rows_ND)
+        if not means_KD.isfinite().all():
+            raise UserError(
+                "head.new_classes: embeddings of new classes are not finite; look at model.weights, or set random"
+            )
+        return means_KD

@@ -66,7 +66,9 @@ def beside(key):
     tree = {}
     for other, wanted in conditions(key).items():
         section, name = other.split(".")
-        value = wanted[0] if wanted else {float: 0.5, bool: True, int: 64}[options()[other].type]
+        value = (
+            wanted[0] if wanted else {float: 0.5, bool: True, int: 64, str: "a run"}[options()[other].type]
+        )
         tree.setdefault(section, {})[name] = value
     return from_mapping(tree, complete=False)
 
@@ -111,6 +113,14 @@ def test_numbers_are_finite(number):
         (
             {"data": {"loader": "dali", "orientations": 2}, "augment": {"scale": 0.1, "grey_probability": 1}},
             "data.loader: 'dali' .* not augment.scale, augment.grey_probability, data.orientations; leave",
+        ),
+        (
+            {"augment": {"policy": "timm", "policy_magnitude": 11}},
+            "policy_magnitude: 11 is above 10, .* 'timm'",
+        ),
+        (
+            {"data": {"loader": "dali"}, "augment": {"policy": "randaugment", "erase_probability": 0.1}},
+            "'dali' .* not augment.erase_probability, augment.policy; leave",
         ),
         ({"evaluate": {"task": "classification"}}, "needs head.kind 'linear'"),
         (SYNTHETIC | {"evaluate": {}}, "evaluate.path: needed .*--evaluate.task none"),

@@ -13,6 +13,7 @@ from megaclass.train.loop import train_step
 
 WORLD = World(0, 1, torch.device("cpu"))
 CLASSES = 5
+BOXES = [(33, 100, 7, 179), (36, 100, 85, 200)]  # the first of seed 7, in 100 rows of 200 pixels
 LINEAR = {"head": {"kind": "linear", "label_smoothing": 0.1}}
 
 
@@ -43,9 +44,43 @@ def test_shares_depend_on_seed_and_step_and_never_change():
     assert Mixup(1.0, CLASSES, seed=8).share(0) != mixup.share(0)
 
 
+def test_cutmix_pastes_one_box_of_the_neighbour_and_counts_its_area():
+    mix, sizes = Mixup(0.0, CLASSES, seed=1, cutmix=1.0), set()
+    images, labels = torch.randn(4, 3, 12, 16), torch.tensor([0, 1, 2, 2])
+    for step in range(20):
+        mixed, targets = mix(images, labels, step)
+        top, bottom, left, right = mix.box(step, 12, 16)
+        by_hand = images.clone()
+        by_hand[:, :, top:bottom, left:right] = images[[1, 0, 3, 2], :, top:bottom, left:right]
+        assert torch.equal(mixed, by_hand)
+        area = (bottom - top) * (right - left) / (12 * 16)
+        expected = [[1 - area, area, 0, 0, 0], [area, 1 - area, 0, 0, 0], *[[0, 0, 1, 0, 0]] * 2]
+        np.testing.assert_allclose(targets, expected, atol=1e-6)
+        sizes.add(area)
+    assert len(sizes) > 10
+
+
+def test_boxes_are_those_of_the_paper_and_take_half_of_the_steps_beside_mixup():
+    both = Mixup(0.2, CLASSES, seed=7, cutmix=1.0)
+    boxes = [both.box(step, 100, 200) for step in range(4000)]
+    assert [box for box in boxes if box][:2] == BOXES
+    assert np.mean([box is None for box in boxes]) == pytest.approx(0.5, abs=0.03)
+    free = np.array([box for box in boxes if box])
+    free = free[(free[:, 0] > 0) & (free[:, 1] < 100) & (free[:, 2] > 0) & (free[:, 3] < 200)]
+    np.testing.assert_allclose(
+        2 * (free[:, 1] - free[:, 0]), free[:, 3] - free[:, 2], atol=3
+    )  # the picture's aspect
+    middles = np.array(
+        [(box.top + box.bottom) / 2 for box in boxes if box and box.top > 0 and box.bottom < 100]
+    )
+    assert middles.mean() == pytest.approx(50, abs=2)
+    assert both.share(1) == Mixup(0.2, CLASSES, seed=7).share(1)
+
+
 @pytest.mark.parametrize("parts", [2, 4])
-def test_a_split_batch_mixes_to_the_same_bits(parts):
-    mixup = Mixup(0.2, CLASSES, seed=3)
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+def test_a_split_batch_mixes_to_the_same_bits(parts, cutmix):
+    mixup = Mixup(0.2 * (not cutmix), CLASSES, seed=3, cutmix=cutmix)
     images, labels = batch()
     whole = mixup(images, labels, 5)
     chunks = zip(images.chunk(parts), labels.chunk(parts), strict=True)
@@ -54,9 +89,10 @@ def test_a_split_batch_mixes_to_the_same_bits(parts):
         assert torch.equal(torch.cat(part), expected)
 
 
-def test_odd_micro_batches_are_refused(tmp_path):
-    config = tiny.config(tmp_path, augment={"mixup": 0.2}, data={"accumulation": 4}, **LINEAR)
-    with pytest.raises(UserError, match=r"augment.mixup: .* leaves 3 for each of 4 parts .* multiple of 8"):
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_odd_micro_batches_are_refused(tmp_path, name):
+    config = tiny.config(tmp_path, augment={name: 0.2}, data={"accumulation": 4}, **LINEAR)
+    with pytest.raises(UserError, match=rf"augment.{name}: .* leaves 3 for each of 4 parts .* multiple of 8"):
         build_job(config, WORLD)
 
 

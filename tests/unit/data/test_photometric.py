@@ -4,9 +4,9 @@ import pytest
 
 from megaclass.config import from_mapping
 from megaclass.config.sections import Augment
-from megaclass.data.augment import TrainTransform
+from megaclass.data.augment import Composed, TrainTransform
 from megaclass.data.decode import Decoded
-from megaclass.data.photometric import Composed, Photometric
+from megaclass.data.photometric import Photometric
 from megaclass.train.batches import train_transform
 
 SIZE = 32
@@ -126,7 +126,7 @@ def test_low_resolution_keeps_what_is_coarse_and_loses_what_is_fine():
 def test_composed_is_the_geometry_and_then_the_changes():
     geometry = TrainTransform(SIZE, flip=True, crop_scale_min=0.3, seed=1)
     changes = photometric(light_probability=0.5, seed=2, **DALI_AUG)
-    composed = Composed(geometry, changes)
+    composed = Composed(geometry, [changes])
     assert composed.shape == (SIZE, SIZE)
     numbers = np.arange(30)
     plan_NK = composed.plan(numbers)

@@ -38,6 +38,17 @@ def test_the_order_is_fixed_for_all_time():
     assert numpys.tolist() == [5, 3, 8, 9, 6, 4]
 
 
+@pytest.mark.parametrize("repeats", [2, 3, 7])
+def test_a_repeated_sample_comes_soon_again_beside_another(repeats):
+    plain, stream = (EpochSampler(160, 0, repeats=r).indices(np.arange(160 * r)) for r in (1, repeats))
+    for block in range(10):
+        of_block = stream.reshape(10, repeats, 16)[block]
+        assert (np.sort(of_block, axis=1) == np.sort(plain[16 * block :][:16])).all()
+    pairs = np.sort(stream.reshape(-1, 2), axis=1)  # that mixup takes
+    assert (pairs[:, 0] < pairs[:, 1]).all() and len(np.unique(pairs, axis=0)) == len(pairs)
+    assert (stream[:16] == plain[:16]).all()
+
+
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
 def test_a_micro_batch_is_the_same_at_any_number_of_ranks(world_size, micro_batches):

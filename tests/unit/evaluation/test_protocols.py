@@ -8,14 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, normalized_mutual_info_score
 
 import megaclass
 import tiny
 from megaclass.cli import main
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
-from megaclass.evaluation.retrieval import retrieval_metrics
+from megaclass.evaluation import retrieval
+from megaclass.evaluation.identification import distractor_metrics
+from megaclass.evaluation.retrieval import clustering_nmi, retrieval_metrics
 
 
 def made(count, classes, seed=0, noise=1.0):
@@ -57,6 +59,17 @@ def test_ties_and_failed_comparisons_are_wrong_answers():
     assert retrieval_metrics(rows, labels)["recall_at"]["1"] == 0
 
 
+def test_nmi_is_that_of_scikit_learn(monkeypatch):
+    pytest.importorskip("faiss")
+    clear, labels = made(200, 2, noise=0.05)
+    assert clustering_nmi(clear, labels) == pytest.approx(1)
+    rows, labels = made(200, 8, noise=2)
+    assigned = []
+    monkeypatch.setattr(retrieval.np, "stack", lambda both: assigned.append(both[1]) or np.array(both))
+    found = clustering_nmi(rows, labels)
+    assert found == pytest.approx(normalized_mutual_info_score(labels, assigned[0])) and 0.1 < found < 0.9
+
+
 def test_a_gallery_is_searched_as_insightface_defines(monkeypatch):
     monkeypatch.setattr("megaclass.evaluation.blocks._BLOCK_SCORES", 2000)
     probes, labels = made(300, 60)
@@ -72,6 +85,29 @@ def test_a_gallery_is_searched_as_insightface_defines(monkeypatch):
         retrieval_metrics(probes, labels, (gallery, np.array(["nobody"] * 150)))
 
 
+def test_distractors_are_what_megaface_defines(monkeypatch):
+    monkeypatch.setattr("megaclass.evaluation.blocks._BLOCK_SCORES", 5000)
+    probes, labels = made(60, 20)
+    distractors, _ = made(1200, 400, seed=2)
+    order = np.random.default_rng(0).permutation(1200)
+    pairs = [(i, j) for i in range(60) for j in range(60) if i != j and labels[i] == labels[j]]
+    genuine = np.array([probes[i] @ probes[j] for i, j in pairs])
+    impostor = probes @ distractors[order].T
+    found = distractor_metrics(probes, labels, distractors)
+    for size, share in found["rank_1_among"].items():
+        nearest = impostor[:, : int(size)].max(1)
+        assert share == np.mean([cosine > nearest[i] for cosine, (i, _) in zip(genuine, pairs, strict=True)])
+    assert list(found["rank_1_among"]) == ["10", "100", "1000", "1200"]
+    assert found["rank_1_among"]["10"] > found["rank_1_among"]["1200"] > 0
+    falling = np.sort(impostor.ravel())[::-1]
+    for far, share in found["tar_at_far"].items():
+        allowed = int(float(far) * 60 * 1200 + 1e-6)
+        expected = np.mean(genuine > falling[allowed]) if allowed else None
+        assert share == (expected if expected is None else pytest.approx(expected, abs=2 / len(pairs)))
+    with pytest.raises(UserError, match="no identity among the probes has two"):
+        distractor_metrics(probes, np.arange(60), distractors)
+
+
 def test_each_protocol_takes_a_run_or_its_embeddings(tmp_path, capsys):
     assert main(["train", tiny.recipe(tmp_path)]) == 0
     records, run, rows = str(tmp_path / "records"), str(tmp_path / "run"), str(tmp_path / "rows.npy")
@@ -83,6 +119,7 @@ def test_each_protocol_takes_a_run_or_its_embeddings(tmp_path, capsys):
     for key, copies, *words in (
         ("map", 1, "retrieval", records),
         ("recall_at", 2, "identification", records, "--gallery", copy),
+        ("rank_1_among", 2, "identification", records, "--distractors", copy),
         ("tar_at_far", 2, "all-pairs", f"{records}:{copy}"),
     ):
         np.save(rows, np.concatenate([embeddings] * copies))
@@ -94,4 +131,4 @@ def test_each_protocol_takes_a_run_or_its_embeddings(tmp_path, capsys):
         assert found[0] and found[0] == found[1]
     assert "all-pairs of copy" in capsys.readouterr().out
     assert main(["evaluate", "identification", records, "--run-dir", run]) == 2
-    assert "identification needs --gallery" in capsys.readouterr().err
+    assert "needs one of --gallery and --distractors" in capsys.readouterr().err

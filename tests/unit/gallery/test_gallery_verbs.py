@@ -77,12 +77,13 @@ def test_images_become_vectors_and_a_gallery_that_knows_them(folder, tmp_path, c
     assert main(["gallery", "search", f"{out}/a", "query", "--top", "2", *model]) == 0
     assert "p5/23.jpg: unknown" in capsys.readouterr().out
     assert main(["gallery", "add", f"{out}/a", "more", *model]) == 0
-    output = ["--output", f"{out}/o.csv"]
-    assert main(["gallery", "search", f"{out}/a", "query", "people/p0/bad.jpg", *output, *model]) == 1
+    files = ["--output", f"{out}/o.csv", "--sheet", f"{out}/s.png"]
+    assert main(["gallery", "search", f"{out}/a", "query", "people/p0/bad.jpg", *files, *model]) == 1
     with (tmp_path / "o.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     best = [row["identity"] for row in table if row["rank"] == "1"]
     assert best == [f"p{label}" for label in range(6)] and "bad.jpg" in table[-1]["error"]
+    assert cv2.imread(f"{out}/s.png").shape[0] > 6 * 112
     assert main(["gallery", "remove", f"{out}/a", "p5", "people/p0/0.jpg"]) == 0
     capsys.readouterr()
     assert main(["gallery", "info", f"{out}/a"]) == 0

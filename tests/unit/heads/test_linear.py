@@ -31,3 +31,22 @@ def test_labels_and_probabilities_are_scored_as_by_hand(label_smoothing):
     assert head(features, labels).item() == pytest.approx(by_hand(head, features, hard), rel=1e-6)
     assert head(features, hard).item() == pytest.approx(by_hand(head, features, hard), rel=1e-6)
     assert head(features, mixed).item() == pytest.approx(by_hand(head, features, mixed), rel=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.65])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_binary_cross_entropy_is_timms(label_smoothing, threshold):
+    _, features, labels = head_and_features()
+    torch.manual_seed(0)
+    head = LinearHead(CLASSES, DIM, label_smoothing, "bce", threshold)
+    hard = one_hot(labels, CLASSES).double()
+    for given, targets in ((labels, hard), (0.7 * hard + 0.3 * hard.flip(0),) * 2):
+        wanted = (1 - label_smoothing) * targets + label_smoothing / CLASSES
+        if threshold:
+            wanted = (wanted > threshold).double()
+        z = head.double().logits(features.double())
+        by_hand = -(
+            wanted * torch.log(torch.sigmoid(z)) + (1 - wanted) * torch.log(1 - torch.sigmoid(z))
+        ).mean()
+        loss = head.float()(features, given if given is labels else given.float())
+        assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)

@@ -16,7 +16,12 @@ from head_reference import (
 )
 from megaclass import HeadSGD, PartialFC
 from megaclass.heads import softmax
-from megaclass.heads.margins import ArcFace, CosFace, Margin, SphereFace
+from megaclass.heads.margins import ArcFace, BaseMargin, CosFace, Margin, SphereFace
+from megaclass.heads.margins.adaface import AdaFace
+from megaclass.heads.margins.curricular import CurricularFace
+from megaclass.heads.margins.elastic import ElasticArcFace, ElasticCosFace
+from megaclass.heads.margins.magface import MagFace
+from megaclass.heads.margins.per_class import FrequencyMargin
 
 MARGINS = {
     "arcface": ArcFace(),
@@ -27,6 +32,16 @@ MARGINS = {
     "combined-exact": Margin(m1=0.9, m2=0.4, m3=0.15, gradient="exact", scale=32.0),
     "filtered": ArcFace(filter_threshold=0.2),
     "large-scale": ArcFace(scale=75.0),
+    "curricular": CurricularFace(t_alpha=0.3, scale=32.0),
+}
+# Others are functions of the targets alone.
+OF_TARGETS = {
+    "adaface": AdaFace(h=4.0, t_alpha=0.3),
+    "adaface-straight": AdaFace(gradient="straight_through"),
+    "elastic-arc": ElasticArcFace(),
+    "elastic-cos": ElasticCosFace(std=0.2),
+    "frequency": FrequencyMargin(numbers_C=torch.arange(67)),
+    "magface": MagFace(l_a=12.0, u_a=16.0),
 }
 
 
@@ -35,9 +50,20 @@ MARGINS = {
 @pytest.mark.parametrize("recompute", ["always", "never"])
 @pytest.mark.parametrize("margin", MARGINS.values(), ids=MARGINS)
 def test_agrees_with_the_oracle(
-    margin: Margin, recompute: str, sample_rate: float, accumulation: int
+    margin: BaseMargin, recompute: str, sample_rate: float, accumulation: int
 ) -> None:
     case = Case(margin=margin, recompute=recompute, sample_rate=sample_rate, accumulation=accumulation)
+    ours = train_ours(case)
+    assert_agrees(ours, train_oracle(case, ours.samples))
+
+
+@pytest.mark.parametrize("sample_rate, accumulation, sub_centres", [(1.0, 1, 1), (0.4, 4, 1), (0.4, 1, 2)])
+@pytest.mark.parametrize("margin", OF_TARGETS.values(), ids=OF_TARGETS)
+def test_margins_of_targets_agree_with_the_oracle(
+    margin: BaseMargin, sample_rate: float, accumulation: int, sub_centres: int
+) -> None:
+    settings = {"sample_rate": sample_rate, "accumulation": accumulation, "sub_centres": sub_centres}
+    case = Case(margin=margin, **settings)
     ours = train_ours(case)
     assert_agrees(ours, train_oracle(case, ours.samples))
 
@@ -45,7 +71,7 @@ def test_agrees_with_the_oracle(
 @pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("sample_rate", [1.0, 0.4])
 @pytest.mark.parametrize("recompute", ["always", "never"])
-@pytest.mark.parametrize("margin", ["arcface", "filtered"])
+@pytest.mark.parametrize("margin", ["arcface", "filtered", "curricular"])
 def test_sub_centres_agree_with_the_oracle(
     margin: str, recompute: str, sample_rate: float, accumulation: int
 ) -> None:

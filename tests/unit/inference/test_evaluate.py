@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,13 @@ def test_a_network_with_its_last_layer_classifies(folder):
     assert found.metrics["top1"] == (rows.argmax(1) == 5 - np.arange(24) // 4).mean()
 
 
+def test_a_class_is_that_of_an_image_and_its_mirror_image_where_asked(folder):
+    model = network(6)
+    classify = partial(megaclass.evaluate, path="images", kind="classification", size=SIZE)
+    both = classify(lambda images: model(images) + model(images.flip(-1))).metrics
+    assert classify(model, flip=True).metrics == both != classify(model).metrics
+
+
 RESNET = f"resnet50_imagenet --model.name resnet18 --model.width 8 --data.image_size {tiny.SIZE} --evaluate.resize 0"
 RESNET = [*RESNET.split(), "--precision.compute", "fp32", "--model.weights", "tv.pth"]
 
@@ -230,6 +238,7 @@ def test_what_cannot_be_scored_is_told_in_a_line(folder, classifier, capsys, wor
     [
         ({"flips": True}, "unknown key 'evaluate.flips'"),
         ({"kind": "verify"}, "verify"),
+        ({"kind": "identification", "options": {"galery": "x"}}, "did you mean 'gallery'"),
         ({"kind": "classification"}, "gives (8,) numbers an image, not one for each of 6 classes"),
     ],
 )

@@ -134,6 +134,8 @@ def test_what_is_no_image_is_told_by_its_number(runs, image, part):
 def test_where_no_model_lies(tmp_path):
     with pytest.raises(UserError, match="no model there"):
         megaclass.load(tmp_path)
+    with pytest.raises(UserError, match="holds one model, and no checkpoint 'latest'"):
+        megaclass.load(tmp_path / "model.onnx", checkpoint="latest")
 
 
 def test_of_photographs_the_model_sees_the_face(runs, images):

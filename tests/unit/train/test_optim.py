@@ -1,4 +1,4 @@
-"""LARS and the average of the weights against their algorithms, written out in fp64; and a stored state."""
+"""LARS, LAMB and the average of the weights against their algorithms, written out in fp64; and a stored state."""
 
 import copy
 
@@ -48,8 +48,32 @@ def test_lars_is_the_published_algorithm(momentum):
         torch.testing.assert_close(p.detach().double(), weights[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_layer_of_zeros_moves_and_stays_finite():
-    network, optimizer = built("lars")
+def test_lamb_is_the_published_algorithm():
+    """Algorithm 2 of arXiv:1904.00962 with Adam's corrections, one parameter after the other; a step that found_inf
+    marks counts for nothing."""
+    network, optimizer = built("lamb")
+    weights = {name: p.detach().double().clone() for name, p in network.named_parameters()}
+    first, second = ({name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2))
+    for seed in range(1, 5):
+        for p in network.parameters():
+            p.grad = torch.full_like(p, torch.inf)
+        optimizer.found_inf = torch.tensor(1.0)
+        optimizer.step()
+        step(network, optimizer, seed)
+        for name, p in network.named_parameters():
+            w, g, decay = weights[name], p.grad.double(), DECAY if p.ndim > 1 else 0.0
+            first[name] = MOMENTUM * first[name] + (1 - MOMENTUM) * g
+            second[name] = 0.999 * second[name] + 0.001 * g**2
+            mean, square = first[name] / (1 - MOMENTUM**seed), second[name] / (1 - 0.999**seed)
+            move = mean / (square.sqrt() + 1e-6) + decay * w
+            weights[name] = w - LR * move * (w.norm() / move.norm() if p.ndim > 1 else 1.0)
+    for name, p in network.named_parameters():
+        torch.testing.assert_close(p.detach().double(), weights[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_a_layer_of_zeros_moves_and_stays_finite(name):
+    network, optimizer = built(name)
     nn.init.zeros_(network[2].weight)
     step(network, optimizer, 0)
     assert network[2].weight.isfinite().all() and network[2].weight.abs().sum() > 0
@@ -58,7 +82,7 @@ def test_a_layer_of_zeros_moves_and_stays_finite():
     assert network[2].weight.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw", "lamb"])
 def test_a_stored_state_goes_on_to_the_bit(name):
     """Row by row in a file, as a checkpoint has it, and in channels_last again."""
     (first, one), (second, other) = built(name), built(name)

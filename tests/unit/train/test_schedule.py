@@ -18,6 +18,12 @@ def test_it_starts_and_ends_as_told():
     assert factors(4, 4, kind="polynomial") == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
+def test_a_warm_up_may_start_above_0_and_the_decay_with_the_run():
+    assert factors(8, 4, kind="constant", warmup_from=0.2)[:5] == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.0])
+    whole, ours = factors(8, kind="cosine"), factors(8, 4, kind="cosine", decay_in_warmup=True)
+    assert ours == [0.25, 0.5, 0.75, 1.0, *whole[4:]] and whole[4] == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("power", [1.0, 2.0, 0.5])
 def test_polynomial_follows_the_recurrence_of_arcface_torch(power):
     # Their scheduler uses base * l / w at 0 < l <= w, then multiplies the last rate at each step by
@@ -64,3 +70,7 @@ def test_images_grow_in_strides_and_reach_their_size():
     assert {(size - 128) % 16 for size in sizes} == {0}
     assert image_size(Data(start_size=64, image_size=96, full_size_at=0.0), 0, 10) == 96
     assert image_size(Data(image_size=96), 0, 10) == 96
+    later = Data(start_size=128, image_size=192, grow_from=0.5, full_size_at=0.75)
+    assert [image_size(later, step, 16) for step in (0, 8, 9, 10, 11, 12)] == [128, 128, 144, 160, 176, 192]
+    at_once = Data(start_size=128, image_size=192, grow_from=0.75, full_size_at=0.75)
+    assert [image_size(at_once, step, 16) for step in (0, 11, 12)] == [128, 128, 192]

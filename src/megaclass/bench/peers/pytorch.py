@@ -21,8 +21,10 @@ class Loop(PeerLoop):
     def why_not(cls, case: Any, config: Config) -> str:
         if config.head.kind != "linear":
             return "it is a loop for ImageNet, with a linear head"
-        if config.augment.mixup:
-            return "its loop mixes no images: set augment.mixup to 0"
+        if config.augment.mixup or config.augment.cutmix:
+            return "its loop mixes no images: set augment.mixup and augment.cutmix to 0"
+        if config.head.loss != "softmax":
+            return "its loop has the cross-entropy of a softmax: set head.loss to softmax"
         if config.data.accumulation > 1:
             return "its loop takes a batch as a whole: set data.accumulation to 1"
         return super().why_not(case, config)

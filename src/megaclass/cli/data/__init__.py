@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable
 
-from megaclass.errors import UserError, lookup
+from megaclass.cli.parsing import verb_asked
 
 _VERBS = {
     "align": ("align", "faces of photographs, found and set upright as face models see them"),
@@ -22,15 +22,9 @@ _VERBS = {
 
 def data(words: list[str]) -> int | None:
     """Run the verb that the first word names. Returns its exit status, None being 0."""
-    if words[:1] in (["-h"], ["--help"], ["help"]):
-        for name, (_, text) in _VERBS.items():
-            print(f"  megaclass data {name:8}  {text}")
-        print("\n`megaclass data pack --help` says more, as for each of them.")
+    name = verb_asked("data", {name: text for name, (_, text) in _VERBS.items()}, words)
+    if not name:
         return None
-    if not words:
-        raise UserError(f"which data command? known: {', '.join(_VERBS)}")
-    module, _ = lookup(_VERBS, words[0], "data command")
-    verb: Callable[[list[str]], int | None] = getattr(
-        importlib.import_module(f"megaclass.cli.data.{module}"), words[0]
-    )
+    module = importlib.import_module(f"megaclass.cli.data.{_VERBS[name][0]}")
+    verb: Callable[[list[str]], int | None] = getattr(module, name)
     return verb(words[1:])

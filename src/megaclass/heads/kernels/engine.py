@@ -24,7 +24,7 @@ from megaclass.heads.kernels.passes import pass_one_kernel, pass_two_kernel
 from megaclass.heads.kernels.rows import unit_kernel
 from megaclass.heads.kernels.sample import TritonWalker
 from megaclass.heads.kernels.self_check import choose_blocks
-from megaclass.heads.margins import BaseMargin, Margin, Negatives
+from megaclass.heads.margins import BaseMargin
 from megaclass.heads.softmax import TorchEngine
 from megaclass.heads.step import MOST_TURN, NORM_FLOOR, ActiveRows, MicroBatch, Roundings, SGDStep
 from megaclass.heads.storage import Rows, Storage
@@ -89,16 +89,10 @@ class TritonEngine(TorchEngine):
     # -- pass 1 ---------------------------------------------------------------------------------------
 
     def pass_one(
-        self,
-        unit_BD: Tensor,
-        row_B: Tensor,
-        active: ActiveRows,
-        margin: BaseMargin,
-        shift: float,
-        negatives: Negatives | None = None,
+        self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: BaseMargin, shift: float
     ) -> tuple[Tensor, Tensor, Any]:
-        if negatives is not None:
-            return super().pass_one(unit_BD, row_B, active, margin, shift, negatives)
+        if margin.reweighs:
+            return super().pass_one(unit_BD, row_B, active, margin, shift)
         blocks, space = self.blocks, self.workspace
         batch = triton.cdiv(len(unit_BD), blocks.rows) * blocks.rows
         scaled_BD = self._scaled([unit_BD], margin, batch)
@@ -143,8 +137,8 @@ class TritonEngine(TorchEngine):
         skipped: Tensor,
         reduce_: Callable[[Tensor], object] | None = None,
     ) -> None:
-        own = any(m.negatives is not None or m.active.rows_N is not active.rows_N for m in micro_batches)
-        if reduce_ is not None or own:
+        own = any(m.active.rows_N is not active.rows_N for m in micro_batches)
+        if own or margin.reweighs or reduce_ is not None:
             super().pass_two(micro_batches, active, margin, sgd, rounding, skipped, reduce_)
             return
         if len(active) == 0:
@@ -183,7 +177,7 @@ class TritonEngine(TorchEngine):
         active = replace(active, owed_N4=product_N4)
         batch = MicroBatch(nothing, none_B.long(), none_B, none_B, active, torch.ones((), device=self.device))
         self.pass_two(
-            [batch], active, Margin(), SGDStep(0.0, 1.0, 0.0), rounding, torch.zeros_like(batch.weight)
+            [batch], active, BaseMargin(), SGDStep(0.0, 1.0, 0.0), rounding, torch.zeros_like(batch.weight)
         )
 
     # -- launches -------------------------------------------------------------------------------------

@@ -5,28 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 from megaclass.errors import UserError, lookup, near_match
-from megaclass.heads.margins.base import (
-    MAX_SCALE,
-    BaseMargin,
-    Negatives,
-    Samples,
-    Target,
-    static_shift,
-)
+from megaclass.heads.margins.adaface import AdaFace
+from megaclass.heads.margins.base import MAX_SCALE, BaseMargin, RunningMargin, Samples, Target, static_shift
 from megaclass.heads.margins.combined import ArcFace, CosFace, Margin, SphereFace
+from megaclass.heads.margins.curricular import CurricularFace
+from megaclass.heads.margins.elastic import ElasticArcFace, ElasticCosFace
+from megaclass.heads.margins.magface import MagFace
+from megaclass.heads.margins.per_class import ClassMargin, FrequencyMargin, PopulationMargin
 
-__all__ = [
-    "MAX_SCALE",
-    "ArcFace",
-    "BaseMargin",
-    "CosFace",
-    "Margin",
-    "Negatives",
-    "Samples",
-    "SphereFace",
-    "Target",
-]
-__all__ += ["MARGINS", "build_margin", "static_shift"]
+__all__ = ["MAX_SCALE", "BaseMargin", "Margin", "RunningMargin", "Samples", "Target", "static_shift"]
 
 # What ``head.margin`` chooses from.
 MARGINS: dict[str, Callable[..., BaseMargin]] = {
@@ -34,6 +21,14 @@ MARGINS: dict[str, Callable[..., BaseMargin]] = {
     "arcface": ArcFace,
     "cosface": CosFace,
     "sphereface": SphereFace,
+    "adaface": AdaFace,
+    "curricularface": CurricularFace,
+    "elastic_arcface": ElasticArcFace,
+    "elastic_cosface": ElasticCosFace,
+    "magface": MagFace,
+    "frequency": FrequencyMargin,
+    "population": PopulationMargin,
+    "per_class": ClassMargin,
 }
 
 

@@ -1,12 +1,11 @@
 """What every margin is: options, and what becomes of the logit of the true class.
 
-Shapes: B = rows of the batch that the shard sees, S = running numbers, M = sums over samples, C = classes,
-T = rows of a tile.
+Shapes: B = rows of the batch that the shard sees, S = running numbers, C = classes, T = rows of a tile.
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -20,21 +19,22 @@ MAX_SCALE = 75.0
 
 # Keeps sin(theta) away from 0 in the exact gradient; below this angle (0.026 degrees) the slope is held.
 _COS_LIMIT = 1.0 - 1e-7
+_NONE = torch.empty(0)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What a margin may ask of the samples of a micro-batch, which are the same on every rank of the shard group.
+    """What a margin may ask of a micro-batch, the same on every rank of the shard group.
 
-    labels_B: int64. norms_B: lengths of the embeddings, fp64, of a margin that ``needs_norms``. margins_B: those of
-    their classes, fp64, of a margin with ``class_margins``. state_S: the running numbers, this micro-batch included.
-    key: of the head's seed and step. first: the place of the first sample in the global batch of the step.
+    labels_B: int64. norms_B: lengths of the embeddings, fp64, of a margin that ``needs_norms``. margins_B: of their
+    classes, fp64, of one with ``class_margins``. state_S: the running numbers, fp64, this micro-batch taken in. key: of
+    seed and step. first: the place of the first sample in the global batch of the step.
     """
 
     labels_B: Tensor
-    norms_B: Tensor | None = None
-    margins_B: Tensor | None = None
-    state_S: Tensor | None = None
+    norms_B: Tensor = _NONE
+    margins_B: Tensor = _NONE
+    state_S: Tensor = _NONE
     key: int = 0
     first: int = 0
 
@@ -47,26 +47,19 @@ class Samples:
 
 
 class Target(NamedTuple):
-    """Of each sample, all (B,) fp64: the logit of its class, scale included, and d(logit / scale) / d(cos). Where the
-    loss depends on the length of the embedding: d(logit) / d(length), a summand of the loss, and its derivative."""
+    """Of each sample, all (B,) fp64: the logit of its class, scale included, and d(logit / scale) / d(cos). Of a margin
+    that ``needs_norms``: d(logit) / d(norm), a summand of the loss, and its derivative."""
 
     logit_B: Tensor
     slope_B: Tensor
-    norm_slope_B: Tensor | None = None
-    penalty_B: Tensor | None = None
-    penalty_slope_B: Tensor | None = None
-
-
-class Negatives(Protocol):
-    """What becomes of the logits of the other classes, of one micro-batch."""
-
-    def reweigh_(self, logits_TB: Tensor, slope_TB: Tensor) -> None:
-        """Change ``logits``, scale included, in place; ``slope`` (uninitialised) takes d(new logit) / d(old logit)."""
+    norm_slope_B: Tensor | float = 0.0
+    penalty_B: Tensor | float = 0.0
+    penalty_slope_B: Tensor | float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseMargin:
-    """The fields of a subclass are its own options.
+    """The numbers among a subclass's fields are its own options.
 
     gradient: of the target's logit by the cosine, where an arc cosine lies between: ``straight_through`` takes it as 1,
         ``exact`` as it is, ``auto`` as the margin's published code does.
@@ -79,25 +72,31 @@ class BaseMargin:
     filter_threshold: float = 0.0
 
     published: ClassVar[str] = "exact"  # what auto stands for
+    limits: ClassVar[dict[str, tuple[float, float]]] = {}  # of options
     needs_norms: ClassVar[bool] = False
-    reweighs: ClassVar[bool] = False  # the logits of negatives too, see negatives
-    state: ClassVar[tuple[float, ...]] = ()  # what the running numbers begin with
+    reweighs: ClassVar[bool] = False  # negatives too: has ``bound`` and ``reweigh_``
 
     def __post_init__(self) -> None:
         if self.gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {GRADIENTS}, got {self.gradient!r}")
-        if not -1 <= self.filter_threshold <= 1:
-            raise ValueError(f"filter_threshold must lie in [-1, 1], got {self.filter_threshold}")
-        self._within("scale", 5e-324, MAX_SCALE)
-
-    def _within(self, name: str, low: float, high: float) -> None:
-        if not low <= getattr(self, name) <= high:
-            raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {getattr(self, name)}")
+        tiny = math.ulp(0.0)
+        for name, (low, high) in {
+            "scale": (tiny, MAX_SCALE),
+            "filter_threshold": (-1, 1),
+            **self.limits,
+        }.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {getattr(self, name)}")
 
     @property
     def threshold(self) -> float:
         """The logit above which a negative leaves the sum."""
         return self.scale * self.filter_threshold if self.filter_threshold else math.inf
+
+    @property
+    def largest(self) -> float:
+        """Of what a |logit| can be."""
+        return self.scale
 
     @property
     def is_exact(self) -> bool:
@@ -109,25 +108,16 @@ class BaseMargin:
 
     # -- what few margins have ------------------------------------------------------------------------
 
-    def class_margins(self) -> Tensor | None:
-        """A margin for each class, (C,), which ``samples.margins_B`` are of."""
-        return None
+    def class_margins(self) -> Tensor:
+        """A margin for each class, fp32 (C,); of nobody where these are none."""
+        return _NONE
 
-    def observe(self, cos_B: Tensor, norms_B: Tensor | None) -> Tensor:
-        """What ``advance`` needs of these samples, as sums over them, fp64 (M,)."""
-        raise NotImplementedError
+    def bound(self, cos_B: Tensor, samples: Samples) -> Self:
+        """Itself, to reweigh the negatives of samples with these cosines."""
+        return self
 
-    def advance(self, state_S: Tensor, sums_M: Tensor) -> Tensor:
-        """The running numbers after a step that saw such samples over all ranks."""
-        raise NotImplementedError
-
-    def negatives(self, cos_B: Tensor, samples: Samples) -> Negatives | None:
-        """By the cosines of the targets, where the margin ``reweighs``."""
-        return None
-
-    def largest(self, samples: Samples) -> float:
-        """The largest |logit| that these samples may have."""
-        return self.scale
+    def reweigh_(self, logits_TB: Tensor, slope_TB: Tensor) -> None:
+        """Change the logits of negatives; ``slope`` (uninitialised) takes d(new logit) / d(old logit)."""
 
     # -- for those of angles --------------------------------------------------------------------------
 
@@ -145,12 +135,32 @@ class BaseMargin:
         return moved_B, factor * torch.sin(factor * theta_B + margin_B) / torch.sin(theta_B)
 
     def falling_arc(self, cos_B: Tensor, margin_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, but ``cos(theta) - margin * sin(margin)`` beyond pi - margin, as the first ArcFace had it: it falls
-        with theta everywhere."""
+        """The same, but ``cos(theta) - margin * sin(margin)`` beyond pi - margin, as the first ArcFace had it."""
         moved_B, slope_B = self.arc(cos_B, margin_B)
         inside_B = cos_B > -torch.cos(margin_B)
         below_B = cos_B - margin_B * torch.sin(margin_B)
         return torch.where(inside_B, moved_B, below_B), torch.where(inside_B, slope_B, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningMargin(BaseMargin):
+    """One with numbers that run along: ``t_alpha`` of a step's, the rest as it was. They are the mean of what it
+    observes of all samples of a step, on all ranks, and the deviation where ``state``, their beginning, has two."""
+
+    t_alpha: float = 0.01
+
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"t_alpha": (0, 1)}
+    state: ClassVar[tuple[float, ...]] = (0.0,)
+
+    def observe(self, cos_B: Tensor, norms_B: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def advance(self, state_S: Tensor, sums_3: Tensor) -> Tensor:
+        """By the number, the sum and the sum of squares of what it has observed, fp64."""
+        count, total, squares = sums_3
+        variance = (squares - total.square() / count) / (count - 1).clamp(min=1)
+        now_2 = torch.stack([total / count, variance.clamp(min=0).sqrt()])
+        return state_S.double().lerp(now_2[: len(state_S)], self.t_alpha)
 
 
 def static_shift(largest: float, num_classes: int) -> float:

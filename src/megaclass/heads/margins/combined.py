@@ -1,5 +1,6 @@
 """Margins that are the same for all: those of arcface_torch."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,11 +24,7 @@ class Margin(BaseMargin):
     m3: float = 0.0
 
     published: ClassVar[str] = "straight_through"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.m1 > 0:
-            raise ValueError(f"m1 must be positive, got {self.m1}")
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"m1": (math.ulp(0.0), math.inf)}
 
     def target(self, cos_B: Tensor, samples: Samples) -> Target:
         if self.m1 == 1.0 and self.m2 == 0.0:

@@ -1,0 +1,53 @@
+"""CurricularFace: hard negatives count more as training goes on."""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from megaclass.heads.margins.base import RunningMargin, Samples, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurricularFace(RunningMargin):
+    """Adaptive curriculum (Huang et al., CVPR 2020, arXiv:2004.00288, section 3.2; HuangYG123/CurricularFace).
+
+    The target is ``cos(theta + m)``; a negative with ``c > cos(theta + m)`` counts as ``c * (t + c)``, where ``t`` runs
+    along: ``t_alpha`` of the targets' mean cosine over the batch, the rest as it was, from 0 on; without gradient.
+
+    Differs: a batch is that of all ranks and micro-batches. Where Triton kernels are used they leave this margin to
+    plain PyTorch, which is slower, and waits for the device once a micro-batch.
+    """
+
+    m: float = 0.5
+    hard: tuple[Tensor, float] = field(default=(torch.empty(0), 0.0), repr=False, compare=False)  # limits, t
+
+    reweighs: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.filter_threshold:
+            raise ValueError("filter_threshold leaves out what CurricularFace stresses: it must be 0")
+
+    @property
+    def largest(self) -> float:
+        return self.scale * (1 + abs(self.hard[1]))
+
+    def observe(self, cos_B: Tensor, norms_B: Tensor) -> Tensor:
+        return cos_B.clamp(-1, 1)
+
+    def target(self, cos_B: Tensor, samples: Samples) -> Target:
+        moved_B, slope_B = self.falling_arc(cos_B, torch.full_like(cos_B, self.m))
+        return Target(self.scale * moved_B, slope_B)
+
+    def bound(self, cos_B: Tensor, samples: Samples) -> Self:
+        limit_B = self.scale * self.arc(cos_B, self.m)[0]
+        return replace(self, hard=(limit_B.float(), float(samples.state_S)))
+
+    def reweigh_(self, logits_TB: Tensor, slope_TB: Tensor) -> None:
+        limit_B, t = self.hard
+        easy_TB = logits_TB <= limit_B
+        torch.mul(logits_TB, 1 / self.scale, out=slope_TB).add_(t).masked_fill_(easy_TB, 1.0)
+        logits_TB.mul_(slope_TB)
+        slope_TB.mul_(2.0).sub_(t).masked_fill_(easy_TB, 1.0)  # t + 2 c

@@ -239,8 +239,8 @@ def train_oracle(case: Case, samples: list[Tensor | None], optimizer: type = tor
             loss.backward()
             trace.losses[-1] += float(loss.detach())
         with torch.no_grad():
-            own = normalize(before.view(case.num_classes, case.sub_centres, -1)[labels], dim=2)
-            cosines = (normalize(leaf)[:, None] * own).sum(2).amax(1)
+            own_BKD = normalize(before.view(-1, case.sub_centres, case.dim)[labels], dim=2)
+            cosines = (normalize(leaf)[:, None] * own_BKD).sum(2).amax(1)
             memory = memory.see(leaf.norm(dim=1), cosines, getattr(case.margin, "t_alpha", 0.0))
         sgd.step()
         trace.gradients.append(leaf.grad)

@@ -215,8 +215,7 @@ class TorchEngine:
         self.products.mm(logits_TB, rows_TD, scaled_BD.T)
         if not self.products.of_unit_rows:
             logits_TB.mul_(inverse_T1)
-        if self.sub_centres > 1:
-            self._leave_nearest(logits_TB)
+        nearest_TB = self._nearest(logits_TB) if self.sub_centres > 1 else None
         if margin.filter_threshold:
             logits_TB.masked_fill_(logits_TB > margin.threshold, _OUT)
         if margin.reweighs:
@@ -227,7 +226,8 @@ class TorchEngine:
         torch.exp(logits_TB, out=exp_TB)
         if margin.reweighs and sum_B is None:
             exp_TB.addcmul_(exp_TB, rise_TB)
-        if self.sub_centres > 1:
+        if nearest_TB is not None:
+            exp_TB.mul_(nearest_TB)
             # Whichever of them is the largest here: rounding may have chosen another one than fp64 did.
             first_B, zero_B = local_B - local_B % self.sub_centres, torch.zeros_like(target_B)
             for k in range(self.sub_centres):
@@ -239,13 +239,14 @@ class TorchEngine:
                 exp_TB.addcmul_(exp_TB, rise_TB)
         return exp_TB if self.products.of_unit_rows else exp_TB.mul_(inverse_T1)
 
-    def _leave_nearest(self, logits_TB: Tensor) -> None:
-        """Leave out all sub-centres but the nearest of each class."""
+    def _nearest(self, logits_TB: Tensor) -> Tensor:
+        """1 for the nearest sub-centre of each class, 0 for its others, fp32 (T, B): to be multiplied by, as the exp of
+        very small numbers is ten times as slow."""
         of_class_CKB = logits_TB.view(-1, self.sub_centres, logits_TB.shape[1])
-        count, space = len(of_class_CKB), self.workspace
-        best_CB = torch.amax(of_class_CKB, 1, out=space.get("nearest", count, logits_TB.shape[1]))
-        below_CKB = space.get("not nearest", *of_class_CKB.shape, dtype=torch.bool)
-        of_class_CKB.masked_fill_(torch.lt(of_class_CKB, best_CB[:, None], out=below_CKB), _OUT)
+        best_CB = self.workspace.get("best", len(of_class_CKB), logits_TB.shape[1])
+        torch.amax(of_class_CKB, 1, out=best_CB)
+        nearest_CKB = self.workspace.get("nearest", *of_class_CKB.shape)
+        return torch.ge(of_class_CKB, best_CB[:, None], out=nearest_CKB).view_as(logits_TB)
 
     def pass_one(
         self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows, margin: BaseMargin, shift: float

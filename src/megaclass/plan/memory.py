@@ -157,7 +157,7 @@ def _of_margin_head(job: Job) -> dict[str, int]:
     if job.operand < _FP32 or not job.kept:
         row += _FP32 * batch  # exponentials
     if head.sub_centres > 1:
-        row += batch + _FP32 * batch // head.sub_centres  # which is nearest, and its logit
+        row += _FP32 * batch + _FP32 * batch // head.sub_centres  # which is nearest, and its logit
     return {
         "centres": job.rows * (stored * dim + _FP32 * (stored == 1)),
         "momentum": job.rows * stored * dim * storage.momentum,

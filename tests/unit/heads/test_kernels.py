@@ -244,6 +244,9 @@ def test_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="need a CUDA device"):
         make_engine(HeadOptions(kernels="triton"), STORAGES["fp32"], 24, CPU)
     assert make_engine(HeadOptions(), STORAGES["fp32"], 24, CPU).name == "torch"
+    assert make_engine(HeadOptions(sub_centres=2), STORAGES["fp32"], 24, torch.device("cuda")).name == "torch"
+    with pytest.raises(UserError, match="they know no sub_centres"):
+        make_engine(HeadOptions(sub_centres=2, kernels="triton"), STORAGES["fp32"], 24, CPU)
 
 
 def test_blocks_that_fail_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,12 +58,13 @@ def test_agrees_with_the_oracle(
     assert_agrees(ours, train_oracle(case, ours.samples))
 
 
-@pytest.mark.parametrize("sample_rate, accumulation", [(1.0, 1), (0.4, 4)])
+@pytest.mark.parametrize("sample_rate, accumulation, sub_centres", [(1.0, 1, 1), (0.4, 4, 1), (0.4, 1, 2)])
 @pytest.mark.parametrize("margin", OF_TARGETS.values(), ids=OF_TARGETS)
 def test_margins_of_targets_agree_with_the_oracle(
-    margin: BaseMargin, sample_rate: float, accumulation: int
+    margin: BaseMargin, sample_rate: float, accumulation: int, sub_centres: int
 ) -> None:
-    case = Case(margin=margin, sample_rate=sample_rate, accumulation=accumulation)
+    settings = {"sample_rate": sample_rate, "accumulation": accumulation, "sub_centres": sub_centres}
+    case = Case(margin=margin, **settings)
     ours = train_ours(case)
     assert_agrees(ours, train_oracle(case, ours.samples))
 

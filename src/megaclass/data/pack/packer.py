@@ -139,7 +139,7 @@ def _open_source(path: Path, known: list[str] | None, options: dict[str, Any]) -
 
 
 def _excluded(found: Source, source: Path, listed: Path) -> set[int]:
-    """The rows of the images that a file names. UserError where it names none of them, or all."""
+    """The rows of the images that a file names. UserError where it names others alone, or all."""
     text = read_text(listed, "--exclude", "surrogateescape")
     if next(csv.reader(text.splitlines()[:1]), [""])[0] == "image":
         names = [row["image"] for row in csv.DictReader(io.StringIO(text, newline=""))]
@@ -154,8 +154,10 @@ def _excluded(found: Source, source: Path, listed: Path) -> set[int]:
             rows.add(known[0])
         else:
             unknown.append(name)
-    if len(rows) in (0, len(row_of)):
-        raise UserError(f"--exclude: {listed} names {'all' if rows else 'none'} of the images of {source}")
+    if (names and not rows) or len(rows) == len(row_of):
+        raise UserError(
+            f"--exclude: {listed} names {'all' if rows else 'none'} of the images of {source}; give a list of some"
+        )
     if unknown:
         logger.warning(
             "--exclude: %d of %d names are of no image, %s the first",

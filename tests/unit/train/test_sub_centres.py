@@ -45,13 +45,13 @@ def test_the_nearest_of_a_class_tells_how_near_it_is_in_a_run_and_in_its_bundle(
 
 def test_a_slice_is_of_whole_classes_and_arcface_torch_knows_one_centre(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    assert main(["checkpoint", "slice", "three", "rows.safetensors", "--classes", "1:4"]) == 0
-    assert capsys.readouterr().out.endswith("weight and momentum of 9 centres, 3 of each class\n")
+    assert main(["export", "centres", "three", "rows.safetensors", "--classes", "1:4"]) == 0
+    assert "weight and momentum of 9 centres, 3 of each class\n" in capsys.readouterr().out
     rows = tensorfile.read_tensors(folder / "rows.safetensors")["weight"]
     assert torch.equal(
         rows, stored_rows(find_checkpoint(folder / "three", "best"), "head/weight", 3, 12).fp32()
     )
-    assert main(["checkpoint", "convert", "three", "files", "--to", "arcface_torch"]) == 2
+    assert main(["export", "arcface_torch", "three", "files"]) == 2
     assert "arcface_torch has one centre a class" in capsys.readouterr().err
 
 

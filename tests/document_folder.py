@@ -63,7 +63,10 @@ def write_imagenet(folder: Path, images: Path, wnids: list[str]) -> None:
 
 def write_omniglot(folder: Path) -> None:
     for part in ("background", "evaluation"):
-        write_folder(folder / f"images_{part}", [f"Greek/character{n:02}" for n in range(CLASSES)])
+        write_folder(
+            folder / f"images_{part}",
+            [f"{('Greek', 'Latin')[n % 2]}/character{n:02}" for n in range(CLASSES)],
+        )
     bits = np.random.default_rng(0).integers(0, 2, (CLASSES * SAMPLES * 2, 105, 105)).astype(bool)
     np.savez(
         folder / "omniglot_105_bits.npz",
@@ -138,7 +141,7 @@ def write_results(root: Path, data: Path) -> None:
     contents = manifest.read(checkpoints / "step-00000002")
     (later / manifest.NAME).unlink()
     manifest.write(later, replace(contents, step=2000))
-    run("checkpoint", "convert", "runs/faces_r50-001", "OLD", "--to", "arcface_torch", "--ranks", "2")
+    run("export", "arcface_torch", "runs/faces_r50-001", "OLD", "--ranks", "2")
     weights = torch.load("OLD/checkpoint_gpu_0.pt", weights_only=True)["state_dict_backbone"]
     torch.save(weights, "backbone.pth")
     run("data", "pairs", "data/products", "--pairs", "40", "--folds", "2", "--output", "pairs.bin")

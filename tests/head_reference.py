@@ -79,13 +79,13 @@ def dense_loss(
     centres_CD: Tensor,
     margin: BaseMargin,
     classes: Tensor | None = None,
-    memory: Memory | None = None,
     sub_centres: int = 1,
+    memory: Memory | None = None,
 ) -> Tensor:
     """The head in its plainest form: mean cross-entropy over the batch, with the B x C logits in memory.
 
-    classes: the sampled classes of Partial FC (int64, any order, all labels included); None takes all. memory: before
-    this batch. sub_centres: how many consecutive rows are of a class; the nearest gives the logit.
+    classes: the sampled classes of Partial FC (int64, any order, all labels included); None takes all.
+    sub_centres: how many consecutive rows are of a class; the nearest gives the logit. memory: before this batch.
     """
     memory, class_B = memory or Memory(), labels_B
     centres_CKD = centres_CD.double().view(-1, sub_centres, centres_CD.shape[1])
@@ -224,17 +224,17 @@ def train_oracle(case: Case, samples: list[Tensor | None], optimizer: type = tor
     for step in range(case.steps):
         sgd.param_groups[0]["lr"] = case.lr * (1 + step % 3)
         embeddings, labels = step_input(case, step)
-        classes = samples[step]
-        if classes is not None:  # rows, of whole classes
-            classes = classes.view(-1, case.sub_centres)[:, 0] // case.sub_centres
         leaf, before = embeddings.double().requires_grad_(), centres.detach()
         key = derive_key("margin", 0, step)
         draws = Samples(labels, key=key).normals().view(case.accumulation, -1)
+        classes = samples[step]
+        if classes is not None:  # rows, of whole classes
+            classes = classes.view(-1, case.sub_centres)[:, 0] // case.sub_centres
         sgd.zero_grad()
         trace.losses.append(0.0)
         for i, rows in enumerate(torch.arange(case.batch).view(case.accumulation, -1)):
             memory.draws = draws[i]
-            micro = leaf[rows], labels[rows], centres, case.margin, classes, memory, case.sub_centres
+            micro = leaf[rows], labels[rows], centres, case.margin, classes, case.sub_centres, memory
             loss = dense_loss(*micro) / case.accumulation
             loss.backward()
             trace.losses[-1] += float(loss.detach())

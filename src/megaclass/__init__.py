@@ -9,9 +9,17 @@ from typing import Any
 __version__ = "0.2.0.dev0"
 
 _PUBLIC = {
+    "AdaFace": "megaclass.heads.margins",
     "ArcFace": "megaclass.heads.margins",
+    "ClassMargin": "megaclass.heads.margins",
     "CosFace": "megaclass.heads.margins",
+    "CurricularFace": "megaclass.heads.margins",
+    "ElasticArcFace": "megaclass.heads.margins",
+    "ElasticCosFace": "megaclass.heads.margins",
+    "FrequencyMargin": "megaclass.heads.margins",
+    "MagFace": "megaclass.heads.margins",
     "Margin": "megaclass.heads.margins",
+    "PopulationMargin": "megaclass.heads.margins",
     "SphereFace": "megaclass.heads.margins",
     "PartialFC": "megaclass.heads.partial_fc",
     "HeadSGD": "megaclass.heads.sgd",

@@ -1,4 +1,4 @@
-"""Files that somebody names: regular ones alone are opened, and no larger than they may be.
+"""Files that somebody names: regular ones alone are opened, no larger than they may be; written, they appear whole.
 
 A pipe would keep a reader waiting for ever, a device gives bytes without end, and a link may lead to either. What is
 refused is an OSError, so that callers tell it as they tell what the system refuses.
@@ -8,10 +8,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from megaclass.errors import UserError, make_room
 
 # Of texts that are read whole: a line for each of fifty million images.
 MAX_TEXT_BYTES = 1 << 32
@@ -73,3 +76,29 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("a") as lock:  # its end, or the process's, gives the lock back
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def whole_file(option: str, path: Path) -> Iterator[Path]:
+    """Yields a path of the same name in a hidden directory, for a file or a directory. When the block ends well, all
+    that was written there moves beside ``path``, and it last; else nothing is left.
+
+    UserError, naming the ``option``, for what the system does not let through, and for a file beside it that exists.
+    """
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        hidden.mkdir()
+        yield hidden / path.name
+        made = {
+            path.with_name(part.name): part for part in sorted(hidden.iterdir()) if part.name != path.name
+        }
+        for beside in made:
+            if beside.exists():
+                raise UserError(f"{option}: {beside} exists; name another file")
+        for there, part in [*made.items(), (path, hidden / path.name)]:
+            part.replace(there)
+    except OSError as error:
+        why = f"{error.strerror or error}; {make_room(error)}"
+        raise UserError(f"{option}: {path} cannot be written: {why}name another file") from None
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)

@@ -48,6 +48,7 @@ CASES = {
     "head beside gradients": (ROUNDED, PLAIN, {"speed": {"overlap_head": True}, "head": TORCH | FULL}),
     "skips spikes": (ROUNDED, PLAIN, {"run": {"on_divergence": "skip"}, "head": TORCH | FULL}),
     "adamw": (HALF, PLAIN, {"optim": {"name": "adamw"}, "head": TORCH | FULL}),
+    "lamb": (HALF, PLAIN, {"optim": {"name": "lamb"}, "head": TORCH | FULL}),
     "lars, averaged": (ROUNDED, {}, {"optim": {"name": "lars", "ema_decay": 0.9}, "head": LINEAR}),
     "mixed, as imagenet": (ROUNDED, {}, {"augment": {"mixup": 0.2}, "data": {"normalise": "imagenet"}, "head": LINEAR}),
     "synthetic": (None, {}, {"data": SYNTHETIC, "head": FULL}),
@@ -168,9 +169,10 @@ def test_the_emulated_device_refuses_and_tells_what_a_real_one_would(recorded):
 
 
 @pytest.mark.emulated
-def test_running_statistics_and_larger_steps_take_a_few_kernels(tmp_path, recorded):
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_running_statistics_and_larger_steps_take_a_few_kernels(tmp_path, recorded, name):
     _, _, records = train(
-        tmp_path, "cuda", IRESNET | {"optim": {"name": "lars"}}, recorded
+        tmp_path, "cuda", IRESNET | {"optim": {"name": name}}, recorded
     )  # 50 norms, 110 weights
     launches = Counter(where for _, where in records[-1].launches)
     assert launches["train/guard.py begin_step"] == 1

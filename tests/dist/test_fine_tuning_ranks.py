@@ -13,53 +13,42 @@ from ranks import run_ranks
 
 pytestmark = pytest.mark.dist
 
-LETTERS = "abcdefghijk"
-HEADS = {"model": {}, "data": {"parallelism": "data"}, "overlap": {}, "linear": {"kind": "linear"}}
+HEADS = {"sharded": {}, "replicated": {"parallelism": "data"}, "linear": {"kind": "linear"}}
 
 
 def work(folder):
-    """By head: centres at the start and after three steps with a frozen backbone, and whether it has moved by then
-    and two steps later."""
-    world, found = World(groups.rank(), groups.world_size(), torch.device("cpu")), {}
-    for name, head in HEADS.items():
-        weights = {"weights": str(folder / ("linear-run" if name == "linear" else "margin-run"))}
-        config = tiny.config(
-            folder / "grown", model=weights, head=head | weights, speed={"overlap_head": name == "overlap"} if name != "linear" else {},
-            optim={"freeze_backbone_epochs": 0.8},
-        )  # fmt: skip
-        job = build_job(config, world)
+    return {name: started(folder, name) for name in HEADS}
 
-        def centres(head):
-            rows = head.weight.detach() if name == "linear" else head.centres()  # noqa: B023
-            sharded = rows if len(rows) == len(LETTERS) else None
-            return rows if sharded is not None else torch.cat(groups.gather_objects(rows))
 
-        before = [t.clone() for t in job.backbone.state_dict().values()]
-        guard, kept, moved = Guard(job), [centres(job.head).clone()], []
-        for step, batch in enumerate(job.loader.steps(0, 5)):
-            loop.train_step(job, batch, step, guard)
-            if step in (2, 4):
-                now = job.backbone.state_dict().values()
-                moved.append(not all(map(torch.equal, now, before)))
-                kept.append(centres(job.head).clone())
-        found[name] = kept, moved
+def started(folder, name):
+    """Centres at the start and after three steps of a frozen backbone, and whether that has moved then, and later."""
+    source = {"weights": str(folder / ("linear" if name == "linear" else "margin"))}
+    sections = {"head": HEADS[name] | source, "speed": {"overlap_head": True} if name == "sharded" else {}}
+    config = tiny.config(folder / "grown", model=source, optim={"freeze_backbone_epochs": 0.8}, **sections)
+    job = build_job(config, World(groups.rank(), groups.world_size(), torch.device("cpu")))
+    began, guard, found, graphs = [t.clone() for t in job.backbone.state_dict().values()], Guard(job), [], []
+    job.backbone.register_forward_hook(lambda module, _, given: graphs.append(module.training | given.requires_grad))
+    for step, batch in enumerate(job.loader.steps(0, 5)):
+        if step in (0, 3, 4):
+            rows = job.head.weight.detach().clone()
+            rows = torch.cat(groups.gather_objects(rows)) if name == "sharded" else rows
+            found.append((rows, all(map(torch.equal, job.backbone.state_dict().values(), began))))
+        loop.train_step(job, batch, step, guard)
+    assert graphs == [False] * 3 + [True] * 2  # nothing is computed backwards while it stands still
     return found
 
 
 def test_centres_and_frozen_steps_are_those_of_one_rank(tmp_path):
     """Nine classes are known, two are new: in a sharded head those of the last rank."""
-    for name, head in (("margin", {}), ("linear", {"kind": "linear"})):
-        folder = tmp_path / name
-        tiny.write_records(folder / "records", classes=9)
-        (folder / "records/classes.txt").write_text("\n".join(LETTERS[:9]) + "\n")
-        config = tiny.config(folder, run={"output": str(tmp_path / name / "run")}, head=head)
+    for name, classes in (("known", 9), ("grown", 11)):
+        records = tiny.write_records(tmp_path / name / "records", classes=classes)
+        (records / "classes.txt").write_text("\n".join("abcdefghijk"[:classes]) + "\n")
+    for kind in ("margin", "linear"):
+        config = tiny.config(tmp_path / "known", run={"output": str(tmp_path / kind)}, head={"kind": kind})
         loop.run(config, World(0, 1, torch.device("cpu")))
-        (folder / "run").rename(tmp_path / f"{name}-run")
-    tiny.write_records(tmp_path / "grown/records", classes=11)
-    (tmp_path / "grown/records/classes.txt").write_text("\n".join(LETTERS) + "\n")
-    alone, *several = [result for ranks in (1, 2) for result in run_ranks(ranks, work, tmp_path)]
-    for name, (centres, moved) in alone.items():
-        assert moved == [False, True]
-        for other in several:
-            assert other[name][1] == moved
-            torch.testing.assert_close(other[name][0][:2], centres[:2], rtol=1e-5, atol=1e-6)
+    alone, *several = [found for ranks in (1, 2) for found in run_ranks(ranks, work, tmp_path)]
+    for name, found in alone.items():
+        for other in (found, *(theirs[name] for theirs in several)):
+            assert [stands for _, stands in other] == [True, True, False]
+            for (ours, _), (theirs, _) in zip(found[:2], other[:2], strict=True):
+                torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-6)

@@ -27,10 +27,10 @@ CASES = {
     "bf16": {"head": {"sample_rate": 0.3, "storage": "bf16"}},
     "int8_rowwise": {"head": {"storage": "int8_rowwise"}},
     "linear": {"head": {"kind": "linear", "label_smoothing": 0.1}, "optim": {"name": "adamw", "lr": 3e-3}},
-    "mixup": {
-        "head": {"kind": "linear", "label_smoothing": 0.1},
-        "optim": {"name": "adamw", "lr": 3e-3},
-        "augment": {"mixup": 1.0},
+    "mixed": {
+        "head": {"kind": "linear", "label_smoothing": 0.1, "loss": "bce"},
+        "optim": {"name": "adamw", "lr": 2e-2},
+        "augment": {"mixup": 1.0, "cutmix": 1.0, "policy": "timm", "erase_probability": 0.5, "repeats": 3},
     },
 }
 

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
     from megaclass.parallel.groups import World
 
+_MARGINS = (
+    "arcface", "cosface", "sphereface", "combined", "adaface", "curricularface", "elastic_arcface", "elastic_cosface",
+    "magface", "frequency", "population", "per_class",
+)  # fmt: skip
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 
 
@@ -103,7 +107,7 @@ class HeadCase(RanksCase):
         sweeps=True,
         choices=("fp32", "bf16", "int8_rowwise"),
     )
-    margin: str = parameter("arcface", "arcface or cosface", choices=("arcface", "cosface"))
+    margin: str = parameter("arcface", "as of head.margin", sweeps=True, choices=_MARGINS)
     kernels: str = parameter("auto", "auto, triton or torch", choices=("auto", "triton", "torch"))
     recompute: str = parameter(
         "auto",
@@ -147,7 +151,9 @@ class Steps:
 
     def _ours(self, sgd: dict[str, float]) -> tuple[Any, Any]:
         """PartialFC with HeadSGD, as this rank of a job or as rank 0 of a simulated one."""
-        from megaclass.heads.margins import ArcFace, CosFace
+        import torch
+
+        from megaclass.heads.margins import build_margin
         from megaclass.heads.partial_fc import PartialFC
         from megaclass.heads.sgd import HeadSGD
         from megaclass.parallel.groups import Simulated
@@ -156,7 +162,7 @@ class Steps:
         head = PartialFC(
             case.num_classes,
             case.embedding_dim,
-            margin=ArcFace() if case.margin == "arcface" else CosFace(),
+            margin=build_margin(case.margin, "", lambda: torch.arange(case.num_classes) % 50 / 100),
             sub_centres=case.sub_centres,
             sample_rate=case.sample_rate,
             precision=case.precision,
@@ -175,6 +181,8 @@ class Steps:
 
         embeddings_BD, labels_B = self._whole
         whole = embeddings_BD if tensor_b.is_floating_point() else labels_B
+        if tensor_b.dim() == 1 and tensor_b.is_floating_point():  # norms
+            whole = torch.linalg.vector_norm(whole, dim=1)
         return torch.cat([tensor_b, whole[len(tensor_b) :]])
 
     def turn(self, index: int) -> dict[str, Any]:

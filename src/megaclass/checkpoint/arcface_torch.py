@@ -12,9 +12,7 @@ Shapes: C = classes of all ranks, N = rows asked for, D = embedding columns.
 """
 
 import contextlib
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor
 
 from megaclass.checkpoint.reader import expecting
-from megaclass.checkpoint.torchfile import read_torch_file
+from megaclass.checkpoint.torchfile import read_torch_file, write_torch_file
 from megaclass.errors import UserError
 from megaclass.heads.storage import Rows
 from megaclass.parallel.groups import shard_range
@@ -208,8 +206,8 @@ def write_rank_files(
     rows: ReadRows,
     layout: str,
 ) -> list[Path]:
-    """Write ``checkpoint_gpu_{rank}.pt`` for each of ``ranks`` processes into ``output``, a directory that appears when
-    all are there; returns the paths.
+    """Write ``checkpoint_gpu_{rank}.pt`` for each of ``ranks`` processes into the new directory ``output``; returns
+    the paths. Raises OSError.
 
     shared: everything but the head's rows, in the layout ``dropin``. rows: see :data:`ReadRows`; one rank's rows are
     in memory at a time. layout: ``arcface_torch`` or ``dropin``.
@@ -217,31 +215,19 @@ def write_rank_files(
     output = Path(output)
     if not 1 <= ranks <= num_classes:
         raise UserError(f"--ranks: {ranks} for {num_classes} classes; every rank needs one")
-    head_optimizer = shared[HEAD_OPTIMIZER]
-    part = output.resolve().with_name(f".{output.name}.{os.getpid()}.part")
-    names = [f"checkpoint_gpu_{rank}.pt" for rank in range(ranks)]
-    try:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(f"{output} exists; name another directory")
-        part.mkdir(parents=True)
-        for rank, name in enumerate(names):
-            start, stop = shard_range(num_classes, rank, ranks)
-            state = {**head_optimizer["state"][0], "momentum_buffer": rows("momentum", start, stop)}
-            checkpoint = {
-                **shared,
-                HEAD: {"weight": rows("weight", start, stop)},
-                HEAD_OPTIMIZER: {**head_optimizer, "state": {0: state}},
-            }
-            torch.save(to_arcface_torch(checkpoint) if layout == "arcface_torch" else checkpoint, part / name)
-        part.replace(output)
-    except (OSError, RuntimeError) as error:  # RuntimeError: what torch.save makes of a full disk
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
-        raise UserError(
-            f"cannot write {output}: {reason}; make room there or name another directory"
-        ) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return [output / name for name in names]
+    head_optimizer, paths = shared[HEAD_OPTIMIZER], []
+    output.mkdir()
+    for rank in range(ranks):
+        start, stop = shard_range(num_classes, rank, ranks)
+        state = {**head_optimizer["state"][0], "momentum_buffer": rows("momentum", start, stop)}
+        checkpoint = {
+            **shared,
+            HEAD: {"weight": rows("weight", start, stop)},
+            HEAD_OPTIMIZER: {**head_optimizer, "state": {0: state}},
+        }
+        paths.append(output / f"checkpoint_gpu_{rank}.pt")
+        write_torch_file(paths[-1], to_arcface_torch(checkpoint) if layout == "arcface_torch" else checkpoint)
+    return paths
 
 
 # -- reading without trust --------------------------------------------------------------------------------

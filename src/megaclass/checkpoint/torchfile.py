@@ -1,5 +1,6 @@
 """Files of ``torch.save``, opened without running anything in them."""
 
+import os
 import re
 import warnings
 import zipfile
@@ -40,6 +41,14 @@ def read_torch_file(path: Path) -> Any:
                 f"{path}: a tensor claims {tuple(tensor.shape)} numbers, more than the file holds"
             )
     return loaded
+
+
+def write_torch_file(path: Path, value: Any) -> None:
+    """What ``torch.save`` makes of it, in a new file. Raises OSError, which it would not by the name of a file."""
+    with path.open("xb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _tensors(loaded: Any) -> Iterator[Tensor]:

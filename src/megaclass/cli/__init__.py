@@ -65,10 +65,8 @@ megaclass: train image recognition models with very many classes, and measure it
   megaclass push BUNDLE OWNER/NAME      publish it on the Hugging Face hub
   megaclass checkpoint info|verify PATH
         what checkpoints hold, and whether they are whole
-  megaclass checkpoint slice|convert SOURCE OUTPUT
-        some class centres, one safetensors file, a backbone alone; from and to arcface_torch
   megaclass export FORMAT SOURCE OUTPUT
-        a network for other programs (onnx, openvino, pt2), INT8 too, or weights: backbone, arcface_torch
+        a network for other programs (onnx, openvino, pt2), INT8 too; safetensors, backbone, centres, arcface_torch
   megaclass data pack SOURCE OUTPUT     pack a folder, a table, a tar or an .npz of images into record files
   megaclass data align RAW OUTPUT       faces of photographs, found and aligned as face models see them
   megaclass data info|check SET         what a set of images holds, and what is wrong with it

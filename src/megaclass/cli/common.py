@@ -1,18 +1,17 @@
-"""What verbs that read and write files share: options, a progress bar, and files that appear whole or not at all."""
+"""What verbs that read and write files share: options, a progress bar, and rows said of images."""
 
 import contextlib
 import csv
 import itertools
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from megaclass.cli.parsing import Options, make_parser, parse
-from megaclass.errors import UserError, make_room, printable
+from megaclass.errors import UserError, printable
+from megaclass.files import whole_file
 
 SET = "record set, WebDataset tars or image folder, here or at an address (s3://..); several with ':' between them"
 OUTPUT = "directory for the record set; must not hold one"
@@ -60,26 +59,6 @@ def progress_bar(
             yield lambda done, total: bar.update(task, completed=done, total=total)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(interrupted) from None
-
-
-@contextlib.contextmanager
-def whole_file(option: str, path: Path) -> Iterator[Path]:
-    """Yields a hidden name to write to, which becomes ``path`` when the block ends well; else nothing is left.
-
-    Raises UserError, which names the ``option``, for what the system does not let through.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{option}: {path} cannot be written: {error.strerror or error}; {make_room(error)}name another file"
-        ) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 @contextlib.contextmanager

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.common import progress_bar, tell, whole_file
+from megaclass.cli.common import progress_bar, tell
 from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
+from megaclass.files import whole_file
 
 if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset

@@ -5,7 +5,8 @@ from megaclass.cli.parsing import make_parser, new_file, parse, require_one_proc
 from megaclass.errors import lookup
 
 _SOURCE = (
-    "run directory, one checkpoint, or a bundle; of backbone and arcface_torch files of arcface_torch instead"
+    "run directory, one checkpoint, or, for a network, a bundle; else also of arcface_torch: a backbone's file, or the "
+    "directory of checkpoint_gpu_RANK.pt files"
 )
 
 
@@ -14,11 +15,12 @@ def export(words: list[str]) -> None:
         "megaclass export FORMAT SOURCE OUTPUT [--result ..] [--preprocess] [--images DIR] [--int8 --calibrate DIR] "
         "[OPTIONS]",
         "Write a trained model for other programs. A network (onnx, openvino, pt2) takes any number of images, is "
-        "compared with the model on images, and refused where it differs; OUTPUT.json is the report. backbone is a "
-        "state dict, arcface_torch the files that its script resumes from, with model.pt.",
+        "compared with the model on images, and refused where it differs; OUTPUT.json is the report. Weights: "
+        "safetensors (backbone.* and head.*, centres in fp32), backbone (a state dict; .pt: arcface_torch's model.pt), "
+        "centres (weight and momentum of classes), arcface_torch (what its script resumes from, with model.pt).",
         {
-            "format": "onnx (.onnx), openvino (.xml and .bin), pt2, backbone (.safetensors, .pt), or arcface_torch (a "
-            "directory)",
+            "format": "onnx (.onnx), openvino (.xml and .bin), pt2, safetensors, backbone (.safetensors, .pt), "
+            "centres (.safetensors), or arcface_torch (a directory)",
             "source": _SOURCE,
             "output": "new file, or directory",
         },
@@ -44,6 +46,7 @@ def export(words: list[str]) -> None:
                 "INT8: set for the accuracy before and after; else that of the run's evaluation",
             ),
             "licence": ("", "of the model, to be stored in the file"),
+            "classes": (":", "centres: START:STOP; one left out is the first or the last class"),
             "ranks": (0, "arcface_torch: processes that will read the files; 0: as many as wrote the source"),
             "layout": (["arcface_torch", "dropin"], "dropin: for arcface_torch's script with our head in it"),
         },

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell, whole_file
+from megaclass.cli.common import ROW_FORMATS, Rows, row_writer, tell
 from megaclass.cli.embed import embedding
 from megaclass.cli.parsing import (
     MODEL_OPTIONS,
@@ -19,6 +19,7 @@ from megaclass.cli.parsing import (
     verb_asked,
 )
 from megaclass.errors import UserError, extra
+from megaclass.files import whole_file
 
 if TYPE_CHECKING:
     from megaclass.inference.model import Model

@@ -4,10 +4,10 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
-from megaclass.cli.common import whole_file
 from megaclass.cli.parsing import configured, make_parser
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
+from megaclass.files import whole_file
 
 
 def plan(words: list[str]) -> int:

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megaclass.cli.common import ROW_FORMATS, Rows, progress_bar, row_writer, tell, whole_file
+from megaclass.cli.common import ROW_FORMATS, Rows, progress_bar, row_writer, tell
 from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
 from megaclass.errors import UserError, printable
+from megaclass.files import whole_file
 
 if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset

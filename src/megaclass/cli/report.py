@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from megaclass.cli.common import tell, whole_file
+from megaclass.cli.common import tell
 from megaclass.cli.parsing import make_parser, parse
 from megaclass.errors import UserError
+from megaclass.files import whole_file
 from megaclass.results import published
 
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from megaclass.cli.common import tell, whole_file
+from megaclass.cli.common import tell
 from megaclass.cli.parsing import RUN_OPTIONS, make_parser, new_file, parse
+from megaclass.files import whole_file
 
 
 def bundle(words: list[str]) -> None:

@@ -39,6 +39,7 @@ def option(
 
 MARGIN: Only = {"head.kind": ("margin",)}
 COMBINED: Only = {**MARGIN, "head.margin": ("combined",)}
+OF_CLASSES: Only = {**MARGIN, "head.margin": ("per_class",)}
 LINEAR: Only = {"head.kind": ("linear",)}
 RANDAUGMENT: Only = {"augment.policy": ("randaugment", "timm")}
 BCE: Only = {**LINEAR, "head.loss": ("bce",)}
@@ -160,27 +161,17 @@ class Augment:
     saturation: Interval = option((1.0, 1.2), "factor of the saturation", 0, 10, only=COLOUR)
     grey_probability: float = option(0.0, "share of images without colour", 0, 1)
     policy: str = option(
-        "none",
-        "torchvision's RandAugment or TrivialAugmentWide, or timm's rand-m..-mstd..-inc1",
-        choices=("none", "randaugment", "trivialaugment", "timm"),
+        "none", "torchvision's, or timm's", choices=("none", "randaugment", "trivialaugment", "timm")
     )
     policy_ops: int = option(2, "operations an image", 1, 16, only=RANDAUGMENT)
     policy_magnitude: int = option(9, "of 30, with timm of 10", 0, 30, only=RANDAUGMENT)
-    policy_std: float = option(
-        0.0, "standard deviation of the magnitude", 0, 10, only={"augment.policy": ("timm",)}
-    )
+    policy_std: float = option(0.0, "deviation of it", 0, 10, only={"augment.policy": ("timm",)})
     erase_probability: float = option(0.0, "share of images with a box painted over", 0, 1)
     repeats: int = option(1, "times that an image comes on end, each under other changes", 1, 7)
     mixup: float = option(
         0.0, "alpha of the Beta distribution that mixes pairs of images", 0, 100, only=LINEAR
     )
-    cutmix: float = option(
-        0.0,
-        "alpha of the Beta distribution of a box from another image; with mixup: each in half of the steps",
-        0,
-        100,
-        only=LINEAR,
-    )
+    cutmix: float = option(0.0, "of a box pasted; beside mixup: half the steps each", 0, 100, only=LINEAR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,12 +211,15 @@ class Head:
     only: ClassVar[Only] = MARGIN
 
     kind: str = option("margin", "identities, or classification", choices=("margin", "linear"), only={})
-    margin: str = option("combined", "combined: of m1, m2, m3; arcface, cosface, sphereface: as published")
+    margin: str = option("combined", "combined: of m1, m2, m3; arcface, adaface, magface, ...: as published")
     m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", 0.1, 4, only=COMBINED)
     m2: float = option(0.5, "ArcFace: 0.5", 0, 2, only=COMBINED)
     m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", 0, 1, only=COMBINED)
     margin_options: str = option(
         "", "the margin's own numbers, such as 'm=0.4, h=0.333'; default: its paper's"
+    )
+    class_margins: str = option(
+        "", "a file with the margin of each class, in the order of labels", path=True, only=OF_CLASSES
     )
     scale: float = option(64.0, "length that the embeddings are scaled to", 1, 75)
     gradient: str = option(
@@ -275,15 +269,8 @@ class Head:
     )
     tile_mb: float = option(0.0, "memory of one class tile, MB; 0: 8 on a CPU, 256 on a GPU", 0)
     label_smoothing: float = option(0.0, "share of the target spread over all classes", 0, 0.9, only=LINEAR)
-    loss: str = option(
-        "softmax",
-        "cross-entropy over the classes, or a binary one for each",
-        choices=("softmax", "bce"),
-        only=LINEAR,
-    )
-    bce_threshold: float = option(
-        0.0, "targets above this are 1, others 0; 0: as they are mixed", 0, 0.99, only=BCE
-    )
+    loss: str = option("softmax", "one for all classes, or one each", choices=("softmax", "bce"), only=LINEAR)
+    bce_threshold: float = option(0.0, "targets above it are 1, others 0; 0: as they are", 0, 0.99, only=BCE)
 
 
 @dataclass(frozen=True, kw_only=True)

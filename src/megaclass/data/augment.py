@@ -48,6 +48,11 @@ def uniforms(seed: int, sample_numbers_N: np.ndarray, k: int) -> np.ndarray:
     return (_mixed(stream_N[:, None] + column_K) >> np.uint64(11)) * 2.0**-53
 
 
+def within(bounds: Sequence[float], draws: np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1) to the range from the lowest to the highest."""
+    return bounds[0] + (bounds[1] - bounds[0]) * draws
+
+
 class Transform(Protocol):
     """What the loader asks of a transform. Both methods are called from several threads."""
 

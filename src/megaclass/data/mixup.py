@@ -5,7 +5,6 @@ Shapes: b = images of a micro-batch of this rank, C = classes. A trailing ... is
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +14,6 @@ from megaclass.errors import UserError
 from megaclass.parallel.seeding import derive_key
 
 _LEAST = 1e-3  # of a smaller alpha nearly every share is 0 or 1, and at last none is a number
-
-
-class Box(NamedTuple):
-    """Rows and columns of a picture, each from its begin to before its end."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
 
 
 class Mixup:
@@ -53,10 +43,10 @@ class Mixup:
         """What an image keeps of itself in this step under mixup; the rest is its partner's."""
         return float(self._random("mixup", step).beta(self._alpha, self._alpha))
 
-    def box(self, step: int, height: int, width: int) -> Box | None:
-        """What an image gets from its partner in this step under CutMix; None: it is a step of mixup.
+    def box(self, step: int, height: int, width: int) -> tuple[int, int, int, int] | None:
+        """(top, bottom, left, right) of what an image gets from its partner in this step; None: it is one of mixup.
 
-        Its middle is drawn evenly over the picture, and its sides are sqrt(1 - share) of the picture's.
+        The middle is drawn evenly over the picture, and the sides are sqrt(1 - share) of the picture's.
         """
         random = self._random("cutmix", step)
         is_mixup = random.random_sample() < 0.5
@@ -66,7 +56,7 @@ class Mixup:
         side = math.sqrt(1 - random.beta(self._cutmix, self._cutmix))
         half_y, half_x = int(height * side) // 2, int(width * side) // 2
         rows = max(0, middle_y - half_y), min(height, middle_y + half_y)
-        return Box(*rows, max(0, middle_x - half_x), min(width, middle_x + half_x))
+        return *rows, max(0, middle_x - half_x), min(width, middle_x + half_x)
 
     def _random(self, what: str, step: int) -> np.random.RandomState:
         key = derive_key(what, self._seed, step)
@@ -82,8 +72,9 @@ class Mixup:
             return images, labels_b
         height, width = images.shape[-2:]
         if box := self.box(step, height, width):
-            share = 1 - (box.bottom - box.top) * (box.right - box.left) / (height * width)
-            inside = (..., slice(box.top, box.bottom), slice(box.left, box.right))
+            top, bottom, left, right = box
+            share = 1 - (bottom - top) * (right - left) / (height * width)
+            inside = (..., slice(top, bottom), slice(left, right))
             partners, images = _partners(images[inside]), images.clone()
             images[inside] = partners
         else:

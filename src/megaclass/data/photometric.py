@@ -10,13 +10,11 @@ matrix a sample: one pass over the pixels, clipped and rounded once.
 Shapes: N = samples, K = numbers a sample, S = image size, H, W = size of a decoded image, C = 3.
 """
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
 from megaclass.config.sections import Augment
-from megaclass.data.augment import resized, uniforms
+from megaclass.data.augment import resized, uniforms, within
 
 # To luma and two colour axes and back (YIQ of NTSC, as DALI's hsv operator has it, to the third digit: colours
 # sum to 0 here, so that grey stays grey).
@@ -63,14 +61,14 @@ class Photometric:
         low, blur, light, colour, grey = (draws_NK[:, :5] < self._probability_5).T
         share_N, radius_N, brightness_N, contrast_N, hue_N, saturation_N = draws_NK[:, 5:].T
         plan_NK = np.empty((len(draws_NK), self.columns))
-        plan_NK[:, 0] = np.where(low, _within(settings.low_resolution, share_N), 0)
+        plan_NK[:, 0] = np.where(low, within(settings.low_resolution, share_N), 0)
         plan_NK[:, 1] = np.where(blur, 1 + np.floor(radius_N * settings.blur_radius), 0)
         plan_NK[:, 2] = light | colour | grey
 
-        bright_N = np.where(light, _within(settings.brightness, brightness_N), 1)
-        contrast_N = np.where(light, _within(settings.contrast, contrast_N), 1)
-        hue_N = np.radians(np.where(colour, _within(settings.hue_degrees, hue_N), 0))
-        saturation_N = np.where(colour, _within(settings.saturation, saturation_N), 1) * ~grey
+        bright_N = np.where(light, within(settings.brightness, brightness_N), 1)
+        contrast_N = np.where(light, within(settings.contrast, contrast_N), 1)
+        hue_N = np.radians(np.where(colour, within(settings.hue_degrees, hue_N), 0))
+        saturation_N = np.where(colour, within(settings.saturation, saturation_N), 1) * ~grey
         same_N11 = (saturation_N * np.cos(hue_N))[:, None, None]
         turned_N11 = (saturation_N * np.sin(hue_N))[:, None, None]
         matrix_N34 = plan_NK[:, 3:].reshape(-1, 3, 4)
@@ -92,7 +90,3 @@ class Photometric:
             cv2.GaussianBlur(image_SSC, (window, window), 0.3 * (radius - 1) + 0.8, dst=image_SSC)
         if recolours:
             cv2.transform(image_SSC, plan_K[3:].reshape(3, 4), dst=image_SSC)
-
-
-def _within(bounds: Sequence[float], draw_N: np.ndarray) -> np.ndarray:
-    return bounds[0] + (bounds[1] - bounds[0]) * draw_N

@@ -16,14 +16,11 @@ import numpy as np
 import torch
 
 from megaclass.config.sections import Augment
-from megaclass.data.augment import uniforms
+from megaclass.data.augment import uniforms, within
 
-_LEVELS = {"randaugment": 30, "trivialaugment": 30, "timm": 10}  # the largest magnitude
 _LUMA_3 = np.array([0.299, 0.587, 0.114])
+_BILINEAR = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 _BYTES_256 = np.arange(256.0)
-_ERASE_TRIES = 10  # as torchvision's RandomErasing
-_ERASED_AREA = (0.02, 0.33)
-_ERASED_LOG_ASPECT = (math.log(0.3), math.log(3.3))
 
 
 class Policy:
@@ -40,8 +37,11 @@ class Policy:
     """
 
     def __init__(self, settings: Augment, image_size: int, middle: Sequence[int], seed: int) -> None:
-        self._settings = settings
-        self._kind = settings.policy
+        self._kind, self._magnitude, self._std = (
+            settings.policy,
+            settings.policy_magnitude,
+            settings.policy_std,
+        )
         self._is_timm = self._kind == "timm"
         self._count = 1 if self._kind == "trivialaugment" else settings.policy_ops
         self._fill = tuple(middle) if self._is_timm else (0, 0, 0)
@@ -49,30 +49,27 @@ class Policy:
         self._operations = [_OPERATIONS[name] for name in ranges]
         self._low_O, self._high_O = np.array(list(ranges.values())).T
         self._whole_O = np.array([name.startswith("translate") and not self._is_timm for name in ranges])
-        self._signed_O = np.array([name in _SIGNED for name in ranges])
+        self._both_ways_O = np.array([name not in _ONE_WAY for name in ranges])
         self._seed = seed
         self.columns = 2 * self._count
 
     def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
         """Columns, for each operation: its number, and its argument. Number 0 changes nothing."""
         draws_NL4 = uniforms(self._seed, sample_numbers_N, 4 * self._count).reshape(-1, self._count, 4)
-        which_NL, magnitude_NL, sign_NL, use_NL = np.moveaxis(draws_NL4, 2, 0)
+        which_NL, level_NL, way_NL, use_NL = np.moveaxis(draws_NL4, 2, 0)
         first = int(self._is_timm)  # timm leaves operations out, and has none that changes nothing
         which_NL = first + (which_NL * (len(self._operations) - first)).astype(np.int64)
-        most = _LEVELS[self._kind]
         if self._kind == "trivialaugment":
-            magnitude_NL = np.floor(magnitude_NL * (most + 1))
+            level_NL = np.floor(level_NL * 31) / 30
         else:
-            deviation = self._settings.policy_std
-            normal_NL = torch.special.ndtri(torch.from_numpy(magnitude_NL)).numpy() if deviation else 0.0
-            magnitude_NL = np.full(which_NL.shape, self._settings.policy_magnitude) + deviation * normal_NL
+            normal_NL = torch.special.ndtri(torch.from_numpy(level_NL).clamp_min(1e-300)).numpy()
+            level_NL = (self._magnitude + self._std * normal_NL) / (10 if self._is_timm else 30)
         low_NL, high_NL = self._low_O[which_NL], self._high_O[which_NL]
-        argument_NL = low_NL + (high_NL - low_NL) * np.clip(magnitude_NL / most, 0, 1)
-        argument_NL *= np.where(self._signed_O[which_NL] & (sign_NL < 0.5), -1, 1)
+        argument_NL = low_NL + (high_NL - low_NL) * np.clip(level_NL, 0, 1)
+        argument_NL *= np.where(self._both_ways_O[which_NL] & (way_NL < 0.5), -1, 1)
         argument_NL = np.where(self._whole_O[which_NL], np.trunc(argument_NL), argument_NL)
-        if self._is_timm:
-            which_NL = np.where(use_NL < 0.5, which_NL, 0)
-        return np.stack([which_NL, argument_NL], axis=2).reshape(len(draws_NL4), -1)
+        which_NL = np.where(self._is_timm & (use_NL >= 0.5), 0, which_NL)
+        return np.stack([which_NL, argument_NL], axis=2).reshape(-1, self.columns)
 
     def __call__(self, image_SSC: np.ndarray, plan_K: np.ndarray) -> None:
         """Change the uint8 image as planned, in place. Releases the GIL; any thread may call."""
@@ -87,21 +84,16 @@ class Erasing:
     columns = 4
 
     def __init__(self, probability: float, image_size: int, middle: Sequence[int], seed: int) -> None:
-        self._probability = probability
-        self._size = image_size
-        self._middle = tuple(middle)
-        self._seed = seed
+        self._probability, self._size, self._middle, self._seed = probability, image_size, middle, seed
 
     def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:
         """Columns: top, bottom, left and right of the box, which may be empty."""
-        draws_NK = uniforms(self._seed, sample_numbers_N, 3 + 2 * _ERASE_TRIES)
-        area_NT = self._size**2 * _between(_ERASED_AREA, draws_NK[:, 3::2])
-        aspect_NT = np.exp(_between(_ERASED_LOG_ASPECT, draws_NK[:, 4::2]))
+        draws_NK = uniforms(self._seed, sample_numbers_N, 3 + 2 * 10)  # ten tries (T), as torchvision
+        area_NT = self._size**2 * within((0.02, 0.33), draws_NK[:, 3::2])
+        aspect_NT = np.exp(within((math.log(0.3), math.log(3.3)), draws_NK[:, 4::2]))
         side_NT2 = np.sqrt(np.stack([area_NT * aspect_NT, area_NT / aspect_NT], axis=2)).round()
-        fits_NT = (side_NT2 < self._size).all(axis=2)
-        side_N2 = side_NT2[np.arange(len(draws_NK)), fits_NT.argmax(axis=1)]
-        erased_N = (draws_NK[:, 0] < self._probability) & fits_NT.any(axis=1)
-        side_N2 *= erased_N[:, None]
+        fits_NT = (side_NT2 < self._size).all(axis=2) & (draws_NK[:, :1] < self._probability)
+        side_N2 = side_NT2[np.arange(len(draws_NK)), fits_NT.argmax(axis=1)] * fits_NT.any(axis=1)[:, None]
         begin_N2 = np.floor(draws_NK[:, 1:3] * (self._size - side_N2 + 1))
         return np.stack([begin_N2, begin_N2 + side_N2], axis=2).reshape(-1, 4)
 
@@ -110,42 +102,29 @@ class Erasing:
         image_SSC[top:bottom, left:right] = self._middle
 
 
-def _between(bounds: tuple[float, float], draws: np.ndarray) -> np.ndarray:
-    return bounds[0] + (bounds[1] - bounds[0]) * draws
-
-
 # -- operations -------------------------------------------------------------------------------------------
 # Each changes a uint8 image in place: (image_SSC, argument, what is outside the image).
 
 _Fill = tuple[int, ...]
-_Operation = Callable[[np.ndarray, float, _Fill], None]
+_Operation = Callable[[np.ndarray, float, _Fill], object]
 
 
 def _moved(rows: Callable[[float, float], Sequence[Sequence[float]]]) -> _Operation:
-    """Of the map from a place in the new image to that in the old one: 2 x 3, in pixels from the middle."""
+    """Of the 2 x 3 map from a place in the new image to that in the old one; pixel i covers [i, i + 1)."""
 
     def operation(image_SSC: np.ndarray, argument: float, fill: _Fill) -> None:
         size = image_SSC.shape[0]
         matrix_23 = np.array(rows(argument, size / 2), float)
-        # Pixel i is at i + 0.5, and OpenCV has it at i.
-        middle = (size - 1) / 2
-        matrix_23[:, 2] += middle - matrix_23[:, :2].sum(1) * middle
-        cv2.warpAffine(
-            image_SSC.copy(),
-            matrix_23,
-            (size, size),
-            dst=image_SSC,
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=fill,
-        )
+        matrix_23[:, 2] += (matrix_23[:, :2].sum(1) - 1) / 2  # OpenCV has the middle of pixel i at i
+        border = cv2.BORDER_CONSTANT
+        cv2.warpAffine(image_SSC.copy(), matrix_23, (size, size), image_SSC, _BILINEAR, border, fill)
 
     return operation
 
 
 def _turned(degrees: float, half: float) -> Sequence[Sequence[float]]:
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return [[cos, -sin, 0], [sin, cos, 0]]
+    return [[cos, -sin, half * (1 - cos + sin)], [sin, cos, half * (1 - sin - cos)]]
 
 
 def _looked_up(table: Callable[[np.ndarray, float], np.ndarray]) -> _Operation:
@@ -173,9 +152,8 @@ def _stretched(image_SSC: np.ndarray, _: float) -> np.ndarray:
     """Each channel from 0 to 255."""
     present_256C = _counts(image_SSC) > 0
     low_C, high_C = present_256C.argmax(0), 255 - present_256C[::-1].argmax(0)
-    range_C = high_C - low_C
-    scale_C = np.where(range_C > 0, 255 / np.maximum(range_C, 1), 1.0)
-    return _BYTES_256[:, None] * scale_C - np.where(range_C > 0, low_C * scale_C, 0.0)
+    stretched_256C = (_BYTES_256[:, None] - low_C) * 255 / np.maximum(high_C - low_C, 1)
+    return np.where(high_C > low_C, stretched_256C, _BYTES_256[:, None])
 
 
 def _equalised(image_SSC: np.ndarray, _: float) -> np.ndarray:
@@ -188,77 +166,49 @@ def _equalised(image_SSC: np.ndarray, _: float) -> np.ndarray:
     return np.where(step_C > 0, even_256C, _BYTES_256[:, None])
 
 
-def _coloured(image_SSC: np.ndarray, change: float, fill: _Fill) -> None:
-    cv2.transform(image_SSC, (1 + change) * np.eye(3) - change * _LUMA_3, dst=image_SSC)
-
-
 def _sharpened(image_SSC: np.ndarray, change: float, fill: _Fill) -> None:
     """Away from the mean of 3 x 3 pixels, the middle one five times, by 1 + change; pixels at the border stay."""
     kernel = np.full((3, 3), -change / 13)
     kernel[1, 1] = 1 + change * 8 / 13
-    inner = cv2.filter2D(image_SSC, -1, kernel)[1:-1, 1:-1]
-    image_SSC[1:-1, 1:-1] = inner
+    image_SSC[1:-1, 1:-1] = cv2.filter2D(image_SSC, -1, kernel)[1:-1, 1:-1]
 
 
 _OPERATIONS: dict[str, _Operation] = {
-    "identity": lambda image_SSC, argument, fill: None,
-    "shear_x": _moved(lambda by, half: [[1, by, by * half], [0, 1, 0]]),  # about the upper left corner
-    "shear_y": _moved(lambda by, half: [[1, 0, 0], [by, 1, by * half]]),
+    "identity": lambda *_: None,
+    "shear_x": _moved(lambda by, half: [[1, by, 0], [0, 1, 0]]),
+    "shear_y": _moved(lambda by, half: [[1, 0, 0], [by, 1, 0]]),
     "translate_x": _moved(lambda by, half: [[1, 0, by], [0, 1, 0]]),
     "translate_y": _moved(lambda by, half: [[1, 0, 0], [0, 1, by]]),
     "rotate": _moved(_turned),
-    "brightness": _looked_up(lambda image_SSC, change: (1 + change) * _BYTES_256),
-    "colour": _coloured,
+    "brightness": _looked_up(lambda _, change: (1 + change) * _BYTES_256),
+    "colour": lambda image_SSC, change, _: cv2.transform(
+        image_SSC, (1 + change) * np.eye(3) - change * _LUMA_3, image_SSC
+    ),
     "contrast": _looked_up(_contrasted),
     "sharpness": _sharpened,
-    "posterize": _looked_up(
-        lambda image_SSC, bits: _BYTES_256 // 2 ** (8 - math.ceil(bits)) * 2 ** (8 - math.ceil(bits))
-    ),
-    "solarize": _looked_up(
-        lambda image_SSC, least: np.where(least > _BYTES_256, _BYTES_256, 255 - _BYTES_256)
-    ),
-    "solarize_add": _looked_up(lambda image_SSC, add: _BYTES_256 + (_BYTES_256 < 128) * math.floor(add)),
+    "posterize": _looked_up(lambda _, bits: _BYTES_256 - _BYTES_256 % 2 ** (8 - math.ceil(bits))),
+    "solarize": _looked_up(lambda _, least: np.where(least > _BYTES_256, _BYTES_256, 255 - _BYTES_256)),
+    "solarize_add": _looked_up(lambda _, add: _BYTES_256 + (_BYTES_256 < 128) * math.floor(add)),
     "autocontrast": _looked_up(_stretched),
     "equalize": _looked_up(_equalised),
-    "invert": _looked_up(lambda image_SSC, _: 255 - _BYTES_256),
+    "invert": _looked_up(lambda _, argument: 255 - _BYTES_256),
 }
-# Either way, each in half of the cases.
-_SIGNED = {
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
-    "rotate",
-    "brightness",
-    "colour",
-    "contrast",
-    "sharpness",
-}
+# Of all others the argument is negative in half of the cases.
+_ONE_WAY = {"posterize", "solarize", "solarize_add"}
 
 
 def _ranges(kind: str, size: int) -> dict[str, tuple[float, float]]:
     """The operations of a policy, with their arguments at no magnitude and at the largest: pixels, degrees, changes of
-    a factor from 1, bits, least values. They are torchvision's (transforms/autoaugment.py) and timm's
+    a factor from 1, bits (rounded up), least values. They are torchvision's (transforms/autoaugment.py) and timm's
     (data/auto_augment.py)."""
-    wide = kind == "trivialaugment"
-    shear, turn, factor = (0.99, 135.0, 0.99) if wide else (0.3, 30.0, 0.9)
-    shift = {"randaugment": 150 / 331 * size, "trivialaugment": 32.0, "timm": 0.45 * size}[kind]
-    ranges = {"identity": 0.0, "shear_x": shear, "shear_y": shear, "translate_x": shift, "translate_y": shift}
-    ranges |= {
-        "rotate": turn,
-        "brightness": factor,
-        "colour": factor,
-        "contrast": factor,
-        "sharpness": factor,
-    }
-    ranges |= {"autocontrast": 0.0, "equalize": 0.0}
-    if kind == "timm":
-        more = {
-            "solarize_add": (0.0, 110.0),
-            "invert": (0.0, 0.0),
-            "posterize": (4.0, 0.0),
-            "solarize": (256.0, 0.0),
-        }
-    else:  # bits are rounded up
-        more = {"posterize": (7.5, 1.5 if wide else 3.5), "solarize": (255.0, 0.0)}
-    return {name: (0.0, high) for name, high in ranges.items()} | more
+    wide, is_timm = kind == "trivialaugment", kind == "timm"
+    shift = 32.0 if wide else size * (0.45 if is_timm else 150 / 331)
+    ranges = dict.fromkeys(("identity", "autocontrast", "equalize"), (0.0, 0.0))
+    ranges |= dict.fromkeys(("brightness", "colour", "contrast", "sharpness"), (0.0, 0.99 if wide else 0.9))
+    ranges |= dict.fromkeys(("shear_x", "shear_y"), (0.0, 0.99 if wide else 0.3))
+    ranges |= dict.fromkeys(("translate_x", "translate_y"), (0.0, shift))
+    ranges |= {"rotate": (0.0, 135.0 if wide else 30.0)}
+    if is_timm:
+        ranges |= {"invert": (0.0, 0.0), "solarize_add": (0.0, 110.0)}
+        return ranges | {"posterize": (4.0, 0.0), "solarize": (256.0, 0.0)}
+    return ranges | {"posterize": (7.5, 1.5 if wide else 3.5), "solarize": (255.0, 0.0)}

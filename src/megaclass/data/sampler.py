@@ -22,8 +22,7 @@ class EpochSampler:
 
     ``repeats`` R above 1 is repeated augmentation (Hoffer et al., CVPR 2020; timm's RepeatAugSampler and torchvision's
     RASampler): a sample comes R times close to each other, each time under other random changes, and all samples have
-    come after R epochs. 16 samples come, then again, R times in all; so neighbours, which mixup mixes, are never the
-    same, and with R up to 7 two samples are neighbours once.
+    come after R epochs. 16 samples come, then again; neighbours, which mixup mixes, are others each time (R up to 7).
     """
 
     def __init__(self, num_samples: int, seed: int, shuffle: bool = True, repeats: int = 1) -> None:

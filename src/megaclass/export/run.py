@@ -1,24 +1,24 @@
 """From a trained model to a file of another format, checked before it is there, with a report beside it."""
 
-import contextlib
 import functools
 import json
-import os
-import shutil
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from megaclass.checkpoint.tensorfile import write_tensors
 from megaclass.checkpoint.weights import located
 from megaclass.config import Config, load_recipe
-from megaclass.errors import UserError, make_room
+from megaclass.errors import UserError
 from megaclass.export import onnx, openvino, pt2, weights
 from megaclass.export.network import Network, insightface, metadata, trace
 from megaclass.export.parity import evaluation_path, judge, parity, pick_images, pixels, spread
 from megaclass.export.quantise import quantise
+from megaclass.files import whole_file
 from megaclass.inference.embedding import open_images
 from megaclass.inference.evaluate import evaluate
 from megaclass.inference.load import open_model
@@ -28,17 +28,17 @@ from megaclass.models import vit
 from megaclass.results.rundir import RunDirectory
 
 Say = Callable[[str], None]
+
 # The names here of the networks that arcface_torch has (backbones/__init__.py), all for 112 pixels.
-_DEPTHS = (18, 34, 50, 100, 200)
 _THEIRS = {"mobilefacenet", "mbf", "mobilefacenet_large", "mbf_large", *vit.SIZES}
-_THEIRS |= {f"{name}{depth}" for name in ("iresnet", "r") for depth in _DEPTHS}
+_THEIRS |= {f"{name}{depth}" for name in ("iresnet", "r") for depth in (18, 34, 50, 100, 200)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """which: of a run's checkpoints. result, preprocess: see :class:`Network`. images: for the comparison. int8: with
     ranges from ``calibration_images`` of ``calibrate``, and its accuracy measured on
-    ``evaluate``. ranks, layout: of arcface_torch's files.
+    ``evaluate``. ranks, layout: of arcface_torch's files. classes: ``START:STOP``, whose centres are written.
     """
 
     which: str = "best"
@@ -52,18 +52,22 @@ class Options:
     licence: str = ""
     ranks: int = 0
     layout: str = "arcface_torch"
+    classes: str = ":"
 
 
 def export(name: str, source: str, output: Path, options: Options, say: Say) -> None:
     """Write ``output``, in one of the ``FORMATS``. UserError, in one line, and nothing is left."""
-    FORMATS[name](source, output, options, say)
+    suffixes, write = FORMATS[name]
+    if suffixes and output.suffix not in suffixes:
+        raise UserError(f"OUTPUT: {output} does not end with {' or '.join(suffixes)}; name such a file")
+    write(source, output, options, say)
 
 
 # -- as a network ----------------------------------------------------------------------------------------
 
 
 def _network(made_by: ModuleType, source: str, output: Path, options: Options, say: Say) -> None:
-    _check(made_by, output, options)
+    _check(made_by, options)
     model = open_model(
         source,
         options.which,
@@ -74,7 +78,7 @@ def _network(made_by: ModuleType, source: str, output: Path, options: Options, s
     images, called = pick_images(options.images, evaluation, model)
     about = metadata(model, network, options.licence)
     run = pt2.runner if made_by is pt2 else open_runtime
-    with whole_files(output) as part:
+    with whole_file("OUTPUT", output) as part:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of PyTorch, of its own parts
@@ -107,9 +111,7 @@ def _network(made_by: ModuleType, source: str, output: Path, options: Options, s
         part.with_name(f"{part.name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _check(made_by: ModuleType, output: Path, options: Options) -> None:
-    if output.suffix != made_by.SUFFIX:
-        raise UserError(f"OUTPUT: {output} does not end with {made_by.SUFFIX}; name such a file")
+def _check(made_by: ModuleType, options: Options) -> None:
     if options.int8 and made_by is pt2:
         raise UserError("--int8 goes with onnx and openvino")
     if options.int8 and not (options.calibrate and options.calibration_images > 0):
@@ -163,59 +165,55 @@ def _told(found: dict[str, Any]) -> str:
 
 
 def _backbone(source: str, output: Path, options: Options, say: Say) -> None:
-    if output.suffix not in (".safetensors", ".pt", ".pth"):
-        raise UserError(f"OUTPUT: {output} ends with none of .safetensors, .pt, .pth; name such a file")
-    with whole_files(output) as part:
-        weights.write_backbone(
-            part, weights.read_model(Path(source), options.which), output.suffix != ".safetensors"
-        )
+    with whole_file("OUTPUT", output) as part:
+        model = weights.read_model(Path(source), options.which)
+        weights.write_backbone(part, model, as_torch=output.suffix != ".safetensors")
+
+
+def _safetensors(source: str, output: Path, options: Options, say: Say) -> None:
+    with whole_file("OUTPUT", output) as part:
+        weights.write_model(part, weights.read_model(Path(source), options.which))
+
+
+def _centres(source: str, output: Path, options: Options, say: Say) -> None:
+    """Of some classes, and their momentum where it was kept, as ``weight`` and ``momentum``, fp32."""
+    found = re.fullmatch(r"(\d{0,18}):(\d{0,18})", options.classes)
+    if found is None:
+        raise UserError(f"--classes: {options.classes!r} is no range; write START:STOP, such as 0:1000")
+    model = weights.read_model(
+        Path(source), options.which, slice(*(int(n) if n else None for n in found.groups()))
+    )
+    if not model.centres:
+        raise UserError(f"{source}: no class centres there, but a linear head or a backbone alone")
+    with whole_file("OUTPUT", output) as part:
+        write_tensors(part, model.centres)
+    what = "classes" if model.sub_centres == 1 else f"centres, {model.sub_centres} of each class"
+    say(f"{' and '.join(model.centres)} of {model.centres['weight'].shape[0]:,} {what}")
 
 
 def _arcface_torch(source: str, output: Path, options: Options, say: Say) -> None:
     """The files of the ranks, and ``model.pt`` beside them."""
-    found = located(Path(source), options.which)
-    if found is not None:
-        config = load_recipe(str(RunDirectory(found[0]).config), stored=True)
-        model = config.model
-        if model.name not in _THEIRS or config.data.image_size != 112 or model.width != Config().model.width:
-            raise UserError(
-                f"{source}: arcface_torch has no network for {model.name}, width {model.width}, at "
-                f"{config.data.image_size} pixels; `megaclass export backbone` writes the weights alone"
-            )
-    with whole_files(output) as part:
+    with whole_file("OUTPUT", output) as part:
         given: dict[str, Any] = {"ranks": options.ranks, "layout": options.layout, "which": options.which}
         paths = weights.to_rank_files(source, part, **given)
-        weights.write_backbone(
-            part / "model.pt", weights.read_model(Path(source), options.which), as_torch=True
-        )
+        whole = weights.read_model(Path(source), options.which)
+        weights.write_backbone(part / "model.pt", whole, as_torch=True)
+    if found := located(Path(source), options.which):
+        config = load_recipe(str(RunDirectory(found[0]).config), stored=True)
+        model, size = config.model, config.data.image_size
+        if model.name not in _THEIRS or (size, model.width) != (112, Config().model.width):
+            say(
+                f"Warning: arcface_torch has no network for {model.name}, width {model.width}, at {size} pixels"
+            )
     say(f"{len(paths)} files of ranks, and model.pt")
 
 
-FORMATS: dict[str, Callable[[str, Path, Options, Say], None]] = {
-    "onnx": functools.partial(_network, onnx),
-    "openvino": functools.partial(_network, openvino),
-    "pt2": functools.partial(_network, pt2),
-    "backbone": _backbone,
-    "arcface_torch": _arcface_torch,
+FORMATS: dict[str, tuple[tuple[str, ...], Callable[[str, Path, Options, Say], None]]] = {
+    "onnx": ((onnx.SUFFIX,), functools.partial(_network, onnx)),
+    "openvino": ((openvino.SUFFIX,), functools.partial(_network, openvino)),
+    "pt2": ((pt2.SUFFIX,), functools.partial(_network, pt2)),
+    "safetensors": ((".safetensors",), _safetensors),
+    "backbone": ((".safetensors", ".pt", ".pth"), _backbone),
+    "centres": ((".safetensors",), _centres),
+    "arcface_torch": ((), _arcface_torch),
 }
-
-
-@contextlib.contextmanager
-def whole_files(output: Path) -> Iterator[Path]:
-    """Yields a path of the same name in a hidden directory. What was written there moves beside ``output`` when the
-    block ends well, ``output`` itself last; else nothing is left. UserError for a file that is there already."""
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        part.mkdir()
-        yield part / output.name
-        made = sorted(part.iterdir(), key=lambda path: path.name == output.name)
-        for path in made:
-            if output.with_name(path.name).exists():
-                raise UserError(f"OUTPUT: {output.with_name(path.name)} exists; name another file")
-        for path in made:
-            path.rename(output.with_name(path.name))
-    except OSError as error:
-        why = f"{error.strerror or error}; {make_room(error)}"
-        raise UserError(f"OUTPUT: {output} cannot be written: {why}name another file") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

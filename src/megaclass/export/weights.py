@@ -3,7 +3,6 @@
 Shapes: N = rows asked for, C = classes, D = embedding columns.
 """
 
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from megaclass.checkpoint import Checkpoint, arcface_torch, tensorfile
 from megaclass.checkpoint.arcface_torch import BACKBONE, HEAD, RankFiles, ReadRows
 from megaclass.checkpoint.reader import expecting
 from megaclass.checkpoint.tensorfile import Blocks
-from megaclass.checkpoint.torchfile import read_torch_file
+from megaclass.checkpoint.torchfile import read_torch_file, write_torch_file
 from megaclass.checkpoint.weights import located, stored_rows, sub_centres, weights_of
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
@@ -113,13 +112,11 @@ def write_backbone(path: Path, model: Model, as_torch: bool) -> None:
     """The backbone's state dict: a safetensors file, or as arcface_torch's ``model.pt``. Raises OSError, and UserError
     where there is none."""
     if not model.backbone:
-        raise UserError("there is no backbone in the source; --to safetensors writes its centres")
-    if not as_torch:
+        raise UserError("SOURCE: there is no backbone in it; `megaclass export centres` writes what is")
+    if as_torch:
+        write_torch_file(path, dict(model.backbone))
+    else:
         tensorfile.write_tensors(path, model.backbone)
-        return
-    buffer = io.BytesIO()  # torch.save itself tells a full disk as a RuntimeError
-    torch.save(dict(model.backbone), buffer)
-    tensorfile.write_bytes(path, iter([buffer.getbuffer()]))
 
 
 # -- to arcface_torch, to train on ----------------------------------------------------------------------

@@ -4,8 +4,6 @@ Shapes: b = rows of this rank's batch, D = feature columns, C = classes. ``targe
 the probabilities of all classes, floats (b, C), as mixed images have them.
 """
 
-from typing import Literal
-
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, linear, one_hot
 
@@ -18,7 +16,7 @@ class LinearHead(nn.Linear):
     label_smoothing: the share of the target, of mixed ones too, that is spread evenly over all classes
     (Szegedy et al., CVPR 2016, section 7). Weight and bias carry torchvision's ``fc.`` names and initialisation.
 
-    loss: cross-entropy of the softmax, or the mean over classes of one binary cross-entropy each ("ResNet strikes
+    loss: "softmax", or "bce": the mean over classes of one binary cross-entropy each ("ResNet strikes
     back", Wightman et al., 2021, section 2), whose targets become 1 where they are above ``bce_threshold`` and 0
     elsewhere, as timm's ``BinaryCrossEntropy`` has it; at 0 they stay as they are.
     """
@@ -28,13 +26,11 @@ class LinearHead(nn.Linear):
         num_classes: int,
         embedding_dim: int,
         label_smoothing: float = 0.0,
-        loss: Literal["softmax", "bce"] = "softmax",
+        loss: str = "softmax",
         bce_threshold: float = 0.0,
     ) -> None:
         super().__init__(embedding_dim, num_classes)
-        self.label_smoothing = label_smoothing
-        self.loss = loss
-        self.bce_threshold = bce_threshold
+        self.label_smoothing, self.loss, self.bce_threshold = label_smoothing, loss, bce_threshold
 
     def draw(self, labels_b: Tensor) -> None:
         """Nothing to draw: every class is scored in every step."""

@@ -31,6 +31,7 @@ from megaclass.heads.storage import empty_table
 from megaclass.heads.tiles import Tiles, Workspace
 
 _LEAST = torch.finfo(torch.float32).tiny
+_OUT = -1e4  # logit of what leaves the sum: its exponential is 0, and products with it are numbers
 
 
 class Products:
@@ -203,8 +204,8 @@ class TorchEngine:
 
         0 for negatives above the margin's filter threshold; ``target`` for targets, whose row in the tile is ``local``;
         times 1 / |w| unless rows are divided by it. sum_B: where the exponentials are added up. Of a margin that
-        reweighs negatives shares are exponentials of the new logits times the derivative of these by the old ones. Of
-        sub-centres, 0 for all but the nearest of a class, and for all of the target's class but ``target``.
+        reweighs negatives shares are exponentials of the new logits times the derivative of these by the old ones.
+        Of sub-centres, 0 for all but the nearest of a class, and for all of the target's class but ``target``.
         """
         exp_TB, inverse_T1 = all_TB[:-1], inverse_T[:, None]
         # Exponentials that nobody adds up are rounded to operands as they are made.
@@ -216,15 +217,15 @@ class TorchEngine:
             logits_TB.mul_(inverse_T1)
         nearest_TB = self._nearest(logits_TB) if self.sub_centres > 1 else None
         if margin.filter_threshold:
-            logits_TB.masked_fill_(logits_TB > margin.threshold, -torch.inf)
+            logits_TB.masked_fill_(logits_TB > margin.threshold, _OUT)
         if margin.reweighs:
-            slope_TB = self.workspace.get("slope", *exp_TB.shape)
-            margin.reweigh_(logits_TB, slope_TB)
+            rise_TB, scratch_TB = self.workspace.get("rise", 2, *exp_TB.shape)
+            margin.reweigh_(logits_TB, rise_TB, scratch_TB)
         if shift:
             logits_TB.sub_(shift)
         torch.exp(logits_TB, out=exp_TB)
         if margin.reweighs and sum_B is None:
-            exp_TB.mul_(slope_TB)
+            exp_TB.addcmul_(exp_TB, rise_TB)
         if nearest_TB is not None:
             exp_TB.mul_(nearest_TB)
             # Whichever of them is the largest here: rounding may have chosen another one than fp64 did.
@@ -235,7 +236,7 @@ class TorchEngine:
         if sum_B is not None:
             sum_B += exp_TB.sum(0)
             if margin.reweighs:  # targets are 0 here
-                exp_TB.mul_(slope_TB)
+                exp_TB.addcmul_(exp_TB, rise_TB)
         return exp_TB if self.products.of_unit_rows else exp_TB.mul_(inverse_T1)
 
     def _nearest(self, logits_TB: Tensor) -> Tensor:

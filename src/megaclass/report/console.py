@@ -136,9 +136,9 @@ def protocol_table(metrics: Mapping[str, Any], title: str) -> RenderableType:
     return _numbers(f"{title} ({counts})", lines)
 
 
-def classification_table(metrics: Mapping[str, Any], title: str = "Classification") -> RenderableType:
+def classification_table(metrics: Mapping[str, Any]) -> RenderableType:
     """The table of ``classification_metrics``."""
-    return _numbers(title, [(f"top {k}", _percent(metrics[f"top{k}"])) for k in (1, 5)])
+    return _numbers("Classification", [(f"top {k}", _percent(metrics[f"top{k}"])) for k in (1, 5)])
 
 
 def prediction_table(guesses: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -72,8 +72,8 @@ def case_columns(
     return [Column(head, False) for head in heads], cells, [f"The same in all: {same}."] if same else []
 
 
-def number_cell(source: Source, value: float | None, notes: tuple[str, ...] = ()) -> Cell:
-    return Cell() if value is None else Cell(digits(value), value, (source,), notes)
+def number_cell(source: Source, value: float | None) -> Cell:
+    return Cell() if value is None else Cell(digits(value), value, (source,))
 
 
 # -- a line a row ---------------------------------------------------------------------------------------

@@ -165,17 +165,14 @@ def train_transform(config: Config, image_size: int = 0) -> Transform:
     """What happens to training images; ``image_size`` 0: the configuration's."""
     size, augment = image_size or config.data.image_size, config.augment
     mean = IMAGENET_MEAN if config.data.normalise == "imagenet" else (0.5, 0.5, 0.5)
-    middle = [round(255 * value) for value in mean]
-    geometry, changes = _geometry(config, size), list[Change]()
+    middle, seed = [round(255 * value) for value in mean], config.run.seed
+    erased, light = augment.erase_probability, Photometric(augment, derive_key("photometric", seed))
+    changes: list[Change] = [light] if light.changes else []
     if augment.policy != "none":
-        changes.append(Policy(augment, size, middle, derive_key("policy", config.run.seed)))
-    photometric = Photometric(augment, derive_key("photometric", config.run.seed))
-    if photometric.changes:
-        changes.append(photometric)
-    if augment.erase_probability:
-        key = derive_key("erase", config.run.seed)
-        changes.append(Erasing(augment.erase_probability, size, middle, key))
-    return Composed(geometry, changes) if changes else geometry
+        changes.insert(0, Policy(augment, size, middle, derive_key("policy", seed)))
+    if erased:
+        changes.append(Erasing(erased, size, middle, derive_key("erase", seed)))
+    return Composed(_geometry(config, size), changes) if changes else _geometry(config, size)
 
 
 def _geometry(config: Config, image_size: int) -> TrainTransform:

@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from megaclass.config import Config
+from megaclass.data.dataset import read_text
 from megaclass.data.feed import DeviceFeed
 from megaclass.data.mixup import Mixup
 from megaclass.data.open import fingerprint
@@ -26,7 +28,7 @@ from megaclass.evaluation.evaluators import (
     tell_of_overlap,
 )
 from megaclass.heads.linear import LinearHead
-from megaclass.heads.margins import build_margin
+from megaclass.heads.margins import BaseMargin, build_margin
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
 from megaclass.heads.step import HeadOptions
@@ -47,7 +49,7 @@ from megaclass.train.model import (
     preprocessing_of,
 )
 from megaclass.train.optimizer import build_optimizer
-from megaclass.train.start import MeanEmbeddings, load_head, start_new_classes
+from megaclass.train.start import load_head, mean_embeddings, start_new_classes
 
 
 @dataclass(kw_only=True)
@@ -60,6 +62,7 @@ class LocalParts(TrainingData):
     to_input: Callable[[Tensor], Tensor]
     backbone: nn.Module
     compiled: str  # none, blocks or whole
+    margin: BaseMargin | None  # of a margin head
     evaluator: Evaluator | None
 
 
@@ -130,7 +133,7 @@ def build_job(
     parts = groups.together(lambda: local_parts(config, world, say))
     groups.agree(lambda: _facts(parts))
     backbone, optim, lr = parts.backbone, config.optim, parts.steps.base_lr
-    head = _build_head(config, parts.num_classes, int(backbone.embedding_dim), world, head_group)  # type: ignore[arg-type]
+    head = _build_head(parts, int(backbone.embedding_dim), head_group)  # type: ignore[arg-type]
     head_optimizer = None
     scorer: nn.Module = head
     by_gradient: dict[str, nn.Module] = {"backbone": backbone}
@@ -185,8 +188,28 @@ def local_parts(config: Config, world: World, say: Callable[[str], None] = print
         to_input=input_function(config, arithmetic),
         backbone=backbone,
         compiled=compiled,
+        margin=_margin(config, data) if config.head.kind == "margin" else None,
         evaluator=_evaluator(config, arithmetic, data),
     )
+
+
+def _margin(config: Config, data: TrainingData) -> BaseMargin:
+    """One of classes is told the margins that the file has for them, or how many images they have."""
+    head = config.head
+
+    def numbers() -> Tensor:
+        if head.margin != "per_class":
+            labels = data.dataset.labels() if data.dataset else np.empty(0, np.int64)
+            return torch.from_numpy(np.bincount(labels, minlength=data.num_classes))
+        words = read_text(Path(head.class_margins), "head.class_margins").split()
+        try:
+            return torch.tensor([float(word) for word in words])
+        except ValueError as error:
+            raise UserError(f"head.class_margins: {head.class_margins}: {error}; a number a class") from None
+
+    names = ("scale", "gradient", "filter_threshold", *("m1", "m2", "m3")[: 3 * (head.margin == "combined")])
+    settings = {name: getattr(head, name) for name in names}
+    return build_margin(head.margin, head.margin_options, numbers, **settings)
 
 
 def _facts(parts: LocalParts) -> dict[str, Any]:
@@ -202,6 +225,7 @@ def _facts(parts: LocalParts) -> dict[str, Any]:
         "evaluate.path": config.evaluate.path,
         "model.weights": config.model.weights,
         "head.weights": config.head.weights,
+        "head.class_margins": config.head.class_margins,
     }
     return facts | {f"content of {key}": fingerprint(path) for key, path in paths.items() if path}
 
@@ -257,45 +281,36 @@ def _evaluator(config: Config, arithmetic: Arithmetic, data: TrainingData) -> Ev
 # -- by all ranks together ------------------------------------------------------------------------------
 
 
-def _build_head(
-    config: Config, num_classes: int, embedding_dim: int, world: World, group: Group | None
-) -> PartialFC | LinearHead:
-    head = config.head
+def _build_head(parts: LocalParts, embedding_dim: int, group: Group | None) -> PartialFC | LinearHead:
+    head, num_classes, device = parts.config.head, parts.num_classes, parts.world.device
     if head.kind == "linear":
         losses: Any = {name: getattr(head, name) for name in ("label_smoothing", "loss", "bce_threshold")}
-        return LinearHead(num_classes, embedding_dim, **losses).to(world.device)
-    numbers = {name: getattr(head, name) for name in ("m1", "m2", "m3") if head.margin == "combined"}
-    numbers |= {name: getattr(head, name) for name in ("scale", "gradient", "filter_threshold")}
-    margin = build_margin(head.margin, head.margin_options, **numbers)
+        return LinearHead(num_classes, embedding_dim, **losses).to(device)
     same = ("sample_rate", *(field.name for field in fields(HeadOptions)))
     settings: dict[str, Any] = {name: getattr(head, name) for name in same}
-    settings |= {"margin": margin, "seed": config.run.seed, "device": world.device, "group": group}
+    settings |= {"margin": parts.margin, "seed": parts.config.run.seed, "device": device, "group": group}
     return PartialFC(num_classes, embedding_dim, **settings)
 
 
 def _start_head(head: PartialFC | LinearHead, parts: LocalParts) -> str:
-    """Take ``head.weights``; a line about the classes where they are not all the same."""
-    config, source = parts.config, parts.config.head.weights
+    """Take ``head.weights``; a line about the classes where they are not the same."""
+    config, dataset, source = parts.config, parts.dataset, parts.config.head.weights
     start = parts.num_classes, parts.class_names, parts.backbone, source
-    matched = groups.together(lambda: load_head(head, *start))
-    if len(matched.new_K) and isinstance(head, PartialFC):
-        means_of = None
-        if config.head.new_classes == "mean" and parts.dataset:
+    numbers_C, count = groups.together(lambda: load_head(head, *start))
+    new, means_of = int((numbers_C < 0).sum()), None
+    taken = len(numbers_C) - new
+    if new and isinstance(head, PartialFC):
+        if config.head.new_classes == "mean" and dataset:
             if not config.model.weights:
                 raise UserError(
-                    "head.new_classes: 'mean' of the embeddings of a backbone that is drawn anew; set "
-                    f"model.weights to {source} too, or 'random'"
+                    f"head.new_classes: 'mean' is of a trained backbone; set model.weights to {source} too, or 'random'"
                 )
-            wanted = (
-                parts.backbone,
-                image_reader(config, parts.arithmetic),
-                parts.dataset,
-                matched.new_K,
-            )
-            means_of = groups.together(lambda: MeanEmbeddings(*wanted))
+            given = parts.backbone, image_reader(config, parts.arithmetic), dataset, numbers_C
+            means_of = groups.together(lambda: mean_embeddings(*given))
         with eager(parts.compiled):
-            start_new_classes(head, matched, means_of)
-    return "" if matched.is_all else f"Head of {source}: {matched}"
+            start_new_classes(head, numbers_C, means_of)
+    told = f"Head of {source}: {taken:,} classes are taken, {new:,} are new, {count - taken:,} are dropped"
+    return told if new or taken < count else ""
 
 
 def _over_ranks(module: nn.Module, config: Config, world: World) -> nn.Module:

@@ -41,10 +41,12 @@ def layers_of(module: nn.Module) -> list[list[nn.Parameter]]:
     (arXiv:2106.08254, appendix) count for layer-wise rates; a norm or an activation goes with the layer before it, a
     position embedding with the first one."""
     layers: list[list[nn.Parameter]] = [[]]
+    own: list[nn.Parameter] = []
 
     def walk(part: nn.Module) -> None:
-        for child in part.children():
-            if isinstance(child, nn.Sequential | nn.ModuleList):
+        own.extend(part.parameters(recurse=False))
+        for name, child in part.named_children():
+            if isinstance(child, nn.Sequential | nn.ModuleList) or name == "body":  # a network of timm's
                 walk(child)
                 continue
             if layers[-1] and any(p.ndim > 1 for p in child.parameters()):
@@ -52,7 +54,7 @@ def layers_of(module: nn.Module) -> list[list[nn.Parameter]]:
             layers[-1].extend(child.parameters())
 
     walk(module)
-    layers[0].extend(module.parameters(recurse=False))
+    layers[0].extend(own)
     return layers
 
 
@@ -144,19 +146,19 @@ class Lamb(_ByLayer):
         steps, means, squares = ([s[name] for s in states] for name in ("step", "exp_avg", "exp_avg_sq"))
         gradients = [p.grad for p in weights if p.grad is not None]
         taken = 1 - self.found_inf
-        torch._foreach_add_(steps, taken)
+        torch._foreach_add_(steps, [taken] * len(steps))
         # Adam at the rate 1 takes zeros to what it would have moved the weights by.
         moves = [torch.zeros_like(w) for w in weights]
         torch._fused_adam_(
             moves, gradients, means, squares, [], steps, lr=1.0, beta1=group["betas"][0], beta2=group["betas"][1],
             weight_decay=0.0, eps=1e-6, amsgrad=False, maximize=False, found_inf=self.found_inf,
         )  # fmt: skip
-        rates = [group["lr"] * taken] * len(weights)
+        rates: Any = group["lr"] * taken
         if decay:
             torch._foreach_add_(moves, weights, alpha=-decay)
             w_norm, move_norm = (torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, moves))
             ratio = torch.where((w_norm == 0) | (move_norm == 0), 1.0, w_norm / move_norm)
-            rates = list(group["lr"] * taken * ratio)
+            rates = list(rates * ratio)
         torch._foreach_mul_(moves, rates)
         torch._foreach_add_(weights, moves)
 

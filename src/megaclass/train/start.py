@@ -4,7 +4,6 @@ Shapes: C = classes that are trained, K = new ones among them, N = images, D = c
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -41,35 +40,14 @@ def linear_head(backbone: nn.Module, source: str) -> LinearHead | None:
     return made
 
 
-@dataclass(frozen=True)
-class Matched:
-    """``numbers_C``: of each class that is trained, its number in the source; -1: new. ``count``: classes there."""
-
-    numbers_C: np.ndarray
-    count: int
-
-    @property
-    def new_K(self) -> np.ndarray:  # noqa: N802 - a tensor, named as one
-        return np.flatnonzero(self.numbers_C < 0)
-
-    @property
-    def is_all(self) -> bool:
-        """Neither new classes nor dropped ones."""
-        return len(self.numbers_C) == self.count and not len(self.new_K)
-
-    def __str__(self) -> str:
-        new = len(self.new_K)
-        taken = len(self.numbers_C) - new
-        return f"{taken:,} classes are taken, {new:,} are new, {self.count - taken:,} are dropped"
-
-
 def load_head(
     head: PartialFC | LinearHead, classes: int, names: list[str] | None, backbone: nn.Module, source: str
-) -> Matched:
-    """Put rows of the linear layer, or this rank's part of the centres, from ``source`` into the head; a run may have
-    had any number of ranks. Classes are matched by name where both sides have ``names``; new ones stay as drawn.
+) -> tuple[np.ndarray, int]:
+    """Put the linear layer, or this rank's part of the centres, from ``source`` into the head; a run may have had any
+    number of ranks. Classes are matched by name where both sides have ``names``; new ones stay as drawn.
 
-    UserError where there are no names and it has another number of ``classes``, or where its columns are others.
+    Returns each class's number in the source (-1: new) and how many there are. UserError where another number of
+    ``classes`` has no names, or the columns are others.
     """
     found, columns = located(Path(source), "best"), head.weight.shape[1]
     linear, shape, of_class = None, None, sub_centres(found[1]) if found else 1
@@ -99,10 +77,9 @@ def load_head(
         )
     numbers_C = _numbers(names, theirs, source) if names and theirs else np.arange(classes)
     if linear is not None:
-        rows_C = torch.from_numpy(np.flatnonzero(numbers_C >= 0))
-        with torch.no_grad():
-            for name, values in head.named_parameters():
-                values[rows_C] = linear.get_parameter(name)[numbers_C[rows_C]].to(values.device)
+        rows, layer = np.flatnonzero(numbers_C >= 0), linear.state_dict()
+        for name, values in head.state_dict().items():
+            values[rows] = layer[name][numbers_C[rows]].to(values.device)
     elif isinstance(head, PartialFC):
         read = (
             partial(stored_rows, found[1], "head/weight")
@@ -112,7 +89,7 @@ def load_head(
         own_C1 = numbers_C[slice(*head.class_range), None]
         rows = np.where(own_C1 < 0, own_C1, own_C1 * of_class + np.arange(of_class))
         _take_centres(head, rows.ravel(), read)
-    return Matched(numbers_C, shape[0])
+    return numbers_C, shape[0]
 
 
 def _numbers(names: list[str], theirs: list[str], source: str) -> np.ndarray:
@@ -148,24 +125,22 @@ def _take_centres(head: PartialFC, numbers_R: np.ndarray, read: Callable[[int, i
 
 # -- classes that the source does not know ---------------------------------------------------------------
 
+Means = Callable[[np.ndarray], Tensor]  # of the embeddings of sorted classes
 _IMAGES = 16  # of a class that are looked at
-_CLASSES = 4096  # at a time: their embeddings are in memory
+_CLASSES = 4096  # at a time: the embeddings of their images are in memory
 
 
-def start_new_classes(
-    head: PartialFC, matched: Matched, means_of: Callable[[np.ndarray], Tensor] | None
-) -> None:
-    """Give new classes the direction of their row of ``means_of(classes)``, or that drawn for them, where there is
-    none or it is zero, and the mean length of the centres that were taken: then steps turn all of them alike. Of
-    several sub-centres the first gets it. All ranks call."""
+def start_new_classes(head: PartialFC, numbers_C: np.ndarray, means_of: Means | None) -> None:
+    """Give the classes with a negative number the direction of their mean, or that drawn for them, where there is none
+    or it is zero, and the mean length of the other centres: then steps turn all of them alike. Of several sub-centres
+    the first gets the mean. All ranks call."""
     (start, stop), centres, of_class = head.class_range, head.shard.centres, head.options.sub_centres
-    is_taken_C = torch.from_numpy(matched.numbers_C[start:stop] >= 0).to(centres.data.device)
+    is_taken_C = torch.from_numpy(numbers_C[start:stop] >= 0).to(centres.data.device)
     lengths = centres.norms().view(-1, of_class)[is_taken_C].double()
     sums = torch.stack([lengths.sum(), lengths.new_tensor(lengths.numel())])
     total, count = head.grouping.within.all_reduce_(sums)
-    new_K = matched.new_K
-    for begin in range(0, len(new_K), _CLASSES):
-        block_K = new_K[begin : begin + _CLASSES]
+    new_K = np.flatnonzero(numbers_C < 0)
+    for block_K in np.split(new_K, range(_CLASSES, len(new_K), _CLASSES)):
         own_K = (block_K >= start) & (block_K < stop)
         first_K = torch.from_numpy((block_K[own_K] - start) * of_class).to(sums.device)
         rows = (first_K[:, None] + torch.arange(of_class, device=sums.device)).flatten()
@@ -177,35 +152,32 @@ def start_new_classes(
         centres.put(rows, F.normalize(directions) * (total / count).float())
 
 
-class MeanEmbeddings:
-    """The mean of the normalised embeddings of the first 16 images of each of ``classes_K`` (sorted), as an evaluation
-    sees them: a centre for a class without training (Qi et al., CVPR 2018, "Low-shot learning with imprinted weights",
-    section 3.2)."""
+def mean_embeddings(
+    backbone: nn.Module, images: ImageReader, dataset: Dataset, numbers_C: np.ndarray
+) -> Means:
+    """What gives the mean of the normalised embeddings of the first 16 images of classes with a negative number, as an
+    evaluation sees them: fp32 (K, D) on every rank, zeros without images. Each rank embeds its share. A centre without
+    training: Qi et al., CVPR 2018, "Low-shot learning with imprinted weights", section 3.2."""
+    labels_N = dataset.labels()
+    places_N = np.flatnonzero(numbers_C[labels_N] < 0)
+    places_N = places_N[np.argsort(labels_N[places_N], kind="stable")]
+    labels_N = labels_N[places_N]
+    is_early_N = np.arange(len(labels_N)) - np.searchsorted(labels_N, labels_N) < _IMAGES
+    places_N, labels_N = places_N[is_early_N], labels_N[is_early_N]
 
-    def __init__(
-        self, backbone: nn.Module, images: ImageReader, dataset: Dataset, classes_K: np.ndarray
-    ) -> None:
-        self._backbone, self._images, self._dataset = backbone, images, dataset
-        labels_N = dataset.labels()
-        places_N = np.flatnonzero(np.isin(labels_N, classes_K))
-        places_N = places_N[np.argsort(labels_N[places_N], kind="stable")]
-        labels_N = labels_N[places_N]
-        is_early_N = np.arange(len(labels_N)) - np.searchsorted(labels_N, labels_N) < _IMAGES
-        self._places_N, self._labels_N = places_N[is_early_N], labels_N[is_early_N]
-
-    def __call__(self, block_K: np.ndarray) -> Tensor:
-        """Of a block of the classes, fp32 (K, D) on every rank, zeros where there are no images; each rank embeds its
-        share of them. UserError for embeddings that are not finite."""
-        own = slice(*np.searchsorted(self._labels_N, [block_K[0], block_K[-1] + 1]))
-        dataset = Subset(self._dataset, self._places_N[own])
-        means_KD = torch.zeros(len(block_K), int(self._backbone.embedding_dim))  # type: ignore[arg-type]
-        if len(dataset):
-            with evaluating(self._backbone):
-                model = partial(self._images.features, self._backbone)
-                rows_ND = embed(model, partial(self._images.batches, dataset), len(dataset), flip=False)
-            means_KD.index_add_(0, torch.from_numpy(np.searchsorted(block_K, self._labels_N[own])), rows_ND)
+    def means_of(classes_K: np.ndarray) -> Tensor:
+        own = slice(*np.searchsorted(labels_N, [classes_K[0], classes_K[-1] + 1]))
+        subset = Subset(dataset, places_N[own])
+        means_KD = torch.zeros(len(classes_K), int(backbone.embedding_dim))  # type: ignore[arg-type]
+        if len(subset):
+            with evaluating(backbone):
+                batches = partial(images.batches, subset)
+                rows_ND = embed(partial(images.features, backbone), batches, len(subset), flip=False)
+            means_KD.index_add_(0, torch.from_numpy(np.searchsorted(classes_K, labels_N[own])), rows_ND)
         if not means_KD.isfinite().all():
             raise UserError(
-                "head.new_classes: embeddings of new classes are not finite; look at model.weights, or set random"
+                "head.new_classes: embeddings are not finite; look at model.weights, or set random"
             )
         return means_KD
+
+    return means_of

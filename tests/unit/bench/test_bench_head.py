@@ -11,6 +11,7 @@ import fake_peer
 from megaclass.bench.head import HeadCase, Steps, work
 from megaclass.bench.train import TrainCase
 from megaclass.cli import main
+from megaclass.heads.margins import MARGINS
 from megaclass.heads.step import KERNELS, PRECISIONS
 from megaclass.heads.storage import STORAGES
 from megaclass.parallel.groups import Simulated, World
@@ -26,7 +27,12 @@ def bench(*words):
 
 def test_choices_are_those_of_the_head():
     fields = HeadCase.__dataclass_fields__
-    for name, known in (("precision", PRECISIONS), ("storage", STORAGES), ("kernels", KERNELS)):
+    for name, known in (
+        ("precision", PRECISIONS),
+        ("storage", STORAGES),
+        ("kernels", KERNELS),
+        ("margin", MARGINS),
+    ):
         assert {*fields[name].metadata["choices"]} == {*known}
 
 

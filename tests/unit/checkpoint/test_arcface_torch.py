@@ -226,10 +226,9 @@ def test_a_run_of_megaclass_becomes_their_checkpoint(tmp_path: Path, capsys: Any
     recipe = tiny.recipe(tmp_path, head={"scale": 16.0, "storage": storage})
     assert main(["train", recipe]) == 0
     words = [str(tmp_path / "run"), str(tmp_path / "out"), "--ranks", "2"]
-    assert (
-        main(["checkpoint", "convert", "--to", "arcface_torch", *words]) == 0
-        and "1 more rank" in capsys.readouterr().out
-    )
+    assert main(["export", "arcface_torch", *words]) == 0
+    told = capsys.readouterr().out
+    assert "2 files of ranks" in told and "no network for convnet, width 8, at 16 pixels" in told
     files = RankFiles(tmp_path / "out", tiny.CLASSES)
     stored = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
     for name, found in (("weight", files.centres()), ("momentum", files.momentum())):
@@ -359,9 +358,9 @@ def test_adamw_gives_its_centres_but_no_momentum(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["nowhere", "out"], "nowhere: no such file or directory"),
-        (["source", "source"], "exists; name another directory"),
+        (["source", "source"], "exists; name another file"),
         (["source", "out", "--ranks", "24"], "24 for 23 classes"),
-        (["source", "out", "--layout", "drop"], "did you mean 'dropin'"),
+        (["source", "out", "--layout", "drop"], "invalid choice: 'drop'"),
         (["head.pt", "out"], "not what arcface_torch writes"),
     ],
 )
@@ -371,6 +370,6 @@ def test_the_command_refuses_in_one_line(
     monkeypatch.chdir(tmp_path)
     trained().save(tmp_path / "source", 2)
     torch.save({"weight": torch.ones(3, 2)}, "head.pt")
-    assert main(["checkpoint", "convert", "--to", "arcface_torch", *words]) == 2
+    assert main(["export", "arcface_torch", *words]) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert message in told

@@ -1,4 +1,4 @@
-"""``megaclass checkpoint``: what it says of checkpoints, and the files that it makes from them."""
+"""``megaclass checkpoint``, and the weights that ``megaclass export`` writes from checkpoints."""
 
 import shutil
 
@@ -35,7 +35,7 @@ def asked(capsys, monkeypatch):
 
     def ask(*words, status=0):
         capsys.readouterr()
-        assert main(["checkpoint", *words]) == status
+        assert main([*words]) == status
         told = capsys.readouterr()
         return (told.err if status == 2 and told.err else told.out).splitlines()
 
@@ -43,8 +43,8 @@ def asked(capsys, monkeypatch):
 
 
 def test_verify_reads_every_file(run, asked):
-    first, last = asked("verify", "run")
-    assert [last] == asked("verify", "run/checkpoints/step-00000010")
+    first, last = asked("checkpoint", "verify", "run")
+    assert [last] == asked("checkpoint", "verify", "run/checkpoints/step-00000010")
     assert first.startswith("step-00000005  whole: convnet, 6 classes, ") and last.endswith("of 1 ranks")
     before = first
     (shard,) = (run / "checkpoints" / "step-00000005").glob("shard-*")
@@ -52,10 +52,10 @@ def test_verify_reads_every_file(run, asked):
     content[-1] ^= 1
     shard.write_bytes(content)
     (run / "checkpoints" / "step-00000010" / "manifest.json").unlink()
-    assert asked("info", "run/checkpoints/step-00000005") == [
+    assert asked("checkpoint", "info", "run/checkpoints/step-00000005") == [
         before.replace("whole: ", "")
     ]  # it reads no tensors
-    first, second = asked("verify", "run", status=2)
+    first, second = asked("checkpoint", "verify", "run", status=2)
     assert first.startswith(f"step-00000005  damaged: {shard.name}: has checksum")
     assert second.startswith("step-00000010  damaged: manifest.json: FileNotFoundError")
     assert (run / "checkpoints" / "step-00000005").is_dir()  # it looks, and sets nothing aside
@@ -66,33 +66,34 @@ def stored_in(run):
 
 
 @pytest.mark.parametrize(("classes", "start", "stop"), [("1:4", 1, 4), (":2", 0, 2), ("5:", 5, 6)])
-def test_slice_writes_the_rows_of_some_classes(run, asked, classes, start, stop):
-    (told,) = asked("slice", "run", "rows.safetensors", "--classes", classes)
-    assert told == f"wrote rows.safetensors: weight and momentum of {stop - start} classes"
+def test_the_centres_of_some_classes(run, asked, classes, start, stop):
+    told = asked(
+        "export", "centres", "run", "rows.safetensors", "--classes", classes, "--checkpoint", "latest"
+    )
+    assert told == [f"weight and momentum of {stop - start} classes", "wrote rows.safetensors"]
     rows = load_file("rows.safetensors")
     assert rows.keys() == {"weight", "momentum"} and rows["weight"].dtype == torch.float32
     for name, found in rows.items():
         assert torch.equal(found, stored_in(run).rows(f"head/{name}", start, stop).float())
 
 
-def test_convert_to_one_file_and_to_a_backbone(run, asked, monkeypatch):
+def test_one_file_of_all_and_a_backbone_in_either_format(run, asked, monkeypatch):
     monkeypatch.setattr("megaclass.export.weights._BLOCK_BYTES", 100)  # a row at a time
-    asked("convert", "run", "all.safetensors")
-    found, stored = load_file("all.safetensors"), stored_in(run)
-    average = stored.state["ema"]["backbone"]
+    stored, average = stored_in(run), stored_in(run).state["ema"]["backbone"]
+    asked("export", "safetensors", str(stored.path), "all.safetensors")
+    found = load_file("all.safetensors")
     assert found.keys() == {"head.weight"} | {f"backbone.{name}" for name in average}
     assert torch.equal(found["head.weight"], stored.rows("head/weight").float())
-    asked("convert", str(stored.path), "model.pt", "--to", "backbone")
-    asked("convert", "model.pt", "backbone.safetensors", "--to", "backbone")
+    asked("export", "backbone", str(stored.path), "model.pt")
+    asked("export", "backbone", "model.pt", "backbone.safetensors")
     for state in (torch.load("model.pt", weights_only=True), load_file("backbone.safetensors")):
         assert state.keys() == average.keys()
-        assert all(torch.equal(state[name], found[f"backbone.{name}"]) for name in state)
         assert all(torch.equal(state[name], average[name]) for name in state)
 
 
 def test_whole_checkpoints_of_arcface_torch_become_one_file(run, asked):
-    asked("convert", "run", "theirs", "--to", "arcface_torch", "--ranks", "2")
-    asked("convert", "theirs", "all.safetensors")
+    asked("export", "arcface_torch", "run", "theirs", "--ranks", "2", "--checkpoint", "latest")
+    asked("export", "safetensors", "theirs", "all.safetensors")
     found, stored = load_file("all.safetensors"), stored_in(run)
     assert torch.equal(found["head.weight"], stored.rows("head/weight").float())
     for name, tensor in stored.state["backbone"].items():  # to train on: of the last step, no average
@@ -102,21 +103,20 @@ def test_whole_checkpoints_of_arcface_torch_become_one_file(run, asked):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["verify", "nowhere"], "nowhere: no checkpoint there; give run directory"),
-        (["verify", "."], ".: no checkpoint there"),
-        (["verfy", "run"], "unknown checkpoint command 'verfy' (did you mean 'verify'?)"),
-        (["slice", "run", "x.pt"], "x.pt ends with none of .safetensors"),
-        (["slice", "run", "x.safetensors", "--classes", "3"], "'3' is no range; write START:STOP"),
-        (["slice", "run", "x.safetensors", "--classes", "3:7"], "3:7 of 6 classes"),
-        (["slice", "run", "x.safetensors", "--classes", "3:3"], "3:3 of 6 classes"),
-        (["slice", "backbone.pt", "x.safetensors"], "no class centres there"),
-        (["convert", "run", "kept.safetensors"], "OUTPUT: kept.safetensors exists"),
-        (["convert", "run", "nowhere/x.safetensors"], "nowhere is not a directory"),
-        (["convert", "run", "x.bin", "--to", "backbone"], "x.bin ends with none of .safetensors, .pt, .pth"),
-        (["convert", "rows.pt", "x.pt", "--to", "backbone"], "there is no backbone in the source"),
-        (["convert", "numbers.pt", "x.safetensors"], "numbers.pt: holds no state dict"),
-        (["convert", "run", "run", "--to", "arcface_torch"], "run exists; name another directory"),
-        (["convert", "run/checkpoints/step-00000010", "x.safetensors", "--to", "onnx"], "invalid choice: 'onnx'"),
+        ("checkpoint verify nowhere", "nowhere: no checkpoint there; give run directory"),
+        ("checkpoint verify .", ".: no checkpoint there"),
+        ("checkpoint verfy run", "unknown checkpoint command 'verfy' (did you mean 'verify'?)"),
+        ("export centres run x.pt", "x.pt does not end with .safetensors"),
+        ("export centres run x.safetensors --classes 3", "'3' is no range; write START:STOP"),
+        ("export centres run x.safetensors --classes 3:7", "3:7 of 6 classes"),
+        ("export centres run x.safetensors --classes 3:3", "3:3 of 6 classes"),
+        ("export centres backbone.pt x.safetensors", "no class centres there"),
+        ("export backbone run kept.safetensors", "OUTPUT: kept.safetensors exists"),
+        ("export backbone run nowhere/x.pt", "nowhere is not a directory"),
+        ("export backbone run x.bin", "x.bin does not end with .safetensors or .pt or .pth"),
+        ("export backbone rows.pt x.pt", "there is no backbone in it"),
+        ("export backbone numbers.pt x.safetensors", "numbers.pt: holds no state dict"),
+        ("export arcface_torch run run", "run exists; name another file"),
     ],
 )  # fmt: skip
 def test_the_command_refuses_in_one_line_and_leaves_nothing(run, asked, words, message):
@@ -125,22 +125,19 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(run, asked, words, m
     torch.save({"step": 3}, "numbers.pt")
     (run.parent / "kept.safetensors").write_text("mine")
     before = sorted(run.parent.rglob("*"))
-    (told,) = asked(*words, status=2)
+    (told,) = asked(*words.split(), status=2)
     assert message in told
     assert sorted(run.parent.rglob("*")) == before and (run.parent / "kept.safetensors").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
-    "words", [["all.safetensors"], ["model.pt", "--to", "backbone"], ["x", "--to", "arcface_torch"]]
+    "words", ["safetensors run x.safetensors", "backbone run model.pt", "arcface_torch run x"]
 )
 def test_a_full_disk_leaves_nothing(run, asked, monkeypatch, words):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("megaclass.checkpoint.tensorfile.os.fsync", full)
-    monkeypatch.setattr(
-        "megaclass.checkpoint.arcface_torch.torch.save", full if words[0] == "x" else torch.save
-    )
-    (told,) = asked("convert", "run", *words, status=2)
+    (told,) = asked("export", *words.split(), status=2)
     assert "No space left on device" in told and "make room there or" in told
     assert [path.name for path in run.parent.iterdir()] == ["run"]

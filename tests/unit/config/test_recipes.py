@@ -1,5 +1,6 @@
 """The embedded recipes against what their originals say, as a run resolves them, and what is said of them."""
 
+import math
 import os
 import re
 import sys
@@ -8,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from megaclass.bench.peers.arcface_torch import locate
 from megaclass.cli import main
-from megaclass.config import from_mapping, load_recipe, recipe_names, scaled_lr, steps_of
+from megaclass.config import from_mapping, load_recipe, recipe_names, scaled_lr, steps_of, values
 from megaclass.heads.linear import LinearHead
 from megaclass.models import registry
 from megaclass.train import schedule
@@ -80,6 +82,101 @@ def test_weight_decay_is_nvidias_and_spares_norms_and_biases():
     assert len(decayed["params"]) == 53 + 1 and all(p.ndim in (2, 4) for p in decayed["params"])
     assert len(others["params"]) == len(norms) + 1 == 2 * 53 + 1  # and the bias of the head
     assert {id(p) for p in norms} < {id(p) for p in others["params"]}
+
+
+# -- residual networks on ImageNet: "ResNet strikes back", torchvision's V2, ffcv's ladder ----------------
+
+ALL = {"head.kind": "linear", "optim.momentum": 0.9, "optim.decay_norms": False, "augment.flip": True,
+       "augment.crop_scale_min": 0.08, "data.normalise": "imagenet"}  # fmt: skip
+# Wightman et al. 2021, arXiv:2110.00476, table 2, for A1, A2, A3. Not in it, of timm as it was then: a target above 0.2
+# counts as 1, LAMB clips at a norm of 1, the moments' 0.9, inc1; the learning rate begins at 1e-4 and ends at 1e-6.
+RSB = {
+    "data.image_size": (224, 224, 160), "evaluate.image_size": (0, 0, 224), "schedule.epochs": (600, 300, 100),
+    "data.global_batch_size": (2048,) * 3, "optim.name": ("lamb",) * 3, "optim.lr": (5e-3, 5e-3, 8e-3),
+    "schedule.kind": ("cosine",) * 3, "optim.weight_decay": (0.01, 0.02, 0.02), "schedule.warmup_epochs": (5,) * 3,
+    "head.label_smoothing": (0.1, 0.0, 0.0), "model.dropout": (0,) * 3, "model.drop_path": (0.05, 0.05, 0),
+    "augment.repeats": (3, 3, 1), "augment.policy_magnitude": (7, 7, 6), "augment.policy_std": (0.5,) * 3,
+    "augment.mixup": (0.2, 0.1, 0.1), "augment.cutmix": (1,) * 3, "augment.erase_probability": (0,) * 3,
+    "augment.colour_probability": (0,) * 3,
+    "optim.ema_decay": (0,) * 3, "evaluate.resize": (int(224 / 0.95),) * 3, "head.loss": ("bce",) * 3,
+    "head.bce_threshold": (0.2,) * 3, "augment.policy": ("timm",) * 3, "optim.clip_grad_norm": (1.0,) * 3,
+    "schedule.decay_in_warmup": (True,) * 3,
+}  # fmt: skip
+# pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives, its command at the end.
+V2 = {
+    "data.global_batch_size": 8 * 128, "schedule.epochs": 600, "optim.name": "sgd", "optim.lr": 0.5,
+    "schedule.kind": "cosine", "schedule.warmup_epochs": 5, "schedule.warmup_from": 0.01, "optim.weight_decay": 2e-5,
+    "head.label_smoothing": 0.1, "augment.mixup": 0.2, "augment.cutmix": 1, "augment.policy": "trivialaugment",
+    "augment.repeats": 4, "augment.erase_probability": 0.1, "optim.ema_every": 32, "evaluate.resize": 232,
+    "evaluate.image_size": 224, "data.image_size": 176,
+    "head.loss": "softmax", "optim.clip_grad_norm": 0, "schedule.final_factor": 0,
+}  # fmt: skip
+# github.com/libffcv/ffcv-imagenet, rn50_configs and rn18_configs; batch_size is of each of 8 processes, and of one.
+FFCV = {
+    "data.image_size": 192, "data.start_size": 160, "schedule.kind": "polynomial", "schedule.power": 1.0,
+    "head.label_smoothing": 0.1, "optim.name": "sgd", "evaluate.flip": True, "evaluate.image_size": 256,
+    "evaluate.resize": round(256 / (224 / 256)), "augment.mixup": 0, "augment.cutmix": 0, "augment.policy": "none",
+    "optim.clip_grad_norm": 0, "schedule.warmup_epochs": 2, "schedule.warmup_from": 1e-4, "head.loss": "softmax",
+}  # fmt: skip
+FFCV_OF = {18: {"data.global_batch_size": 1024, "optim.lr": 0.5, "optim.weight_decay": 5e-5},
+           50: {"data.global_batch_size": 8 * 512, "optim.lr": 1.7, "optim.weight_decay": 1e-4}}  # fmt: skip
+FFCV_RAMPS = {16: (11, 13), 32: (23, 27), 88: (65, 76)}
+RESIDUAL = {
+    **{f"resnet_rsb_a{number}_r{depth}": {key: of[number - 1] for key, of in RSB.items()}
+       for number in (1, 2, 3) for depth in (18, 34, 50, 101, 152)},
+    **{f"resnet_v2_r{depth}": V2 for depth in (50, 101, 152)},
+    **{f"resnet_fast_r{depth}_{epochs}ep": FFCV | FFCV_OF[depth] | {"schedule.epochs": epochs}
+       for depth in (18, 50) for epochs in FFCV_RAMPS},
+}  # fmt: skip
+
+
+def timms_rate(epoch: int, epochs: int, lr: float) -> float:
+    """CosineLRScheduler with warmup_t 5, warmup_lr_init 1e-4, lr_min 1e-6, warmup_prefix false."""
+    if epoch < 5:
+        return 1e-4 + epoch * (lr - 1e-4) / 5
+    return 1e-6 + 0.5 * (lr - 1e-6) * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def torchvisions_rate(epoch: int, epochs: int, lr: float) -> float:
+    """LinearLR from 0.01 over 5 epochs, then CosineAnnealingLR over the others."""
+    if epoch < 5:
+        return lr * (0.01 + 0.99 * epoch / 5)
+    return 0.5 * lr * (1 + math.cos(math.pi * (epoch - 5) / (epochs - 5)))
+
+
+def ffcvs_rate(epoch: int, epochs: int, lr: float) -> float:
+    return float(np.interp(epoch, [0, 2, epochs], [1e-4 * lr, lr, 0]))
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_a_residual_networks_recipe_is_what_its_source_says(name):
+    config, source = load_recipe(name), ALL | RESIDUAL[name]
+    found = values(config)
+    assert {key: found[key] for key in source} == source
+    assert config.model.name == f"resnet{re.search(r'_r([0-9]+)', name)[1]}"
+    assert (config.model.width, config.model.stem, config.model.shortcut) == (64, "imagenet", "stride")
+    assert config.optim.lr_batch_size == source["data.global_batch_size"]  # another batch scales the rate
+    rate = {"rsb": timms_rate, "v2": torchvisions_rate, "fast": ffcvs_rate}[name.split("_")[1]]
+    epochs, lr = int(source["schedule.epochs"]), source["optim.lr"]
+    for epoch in range(epochs):
+        expected = rate(epoch, epochs, lr)
+        assert learning_rate(config, epoch, IMAGENET) == pytest.approx(expected, abs=2e-3 * lr), epoch
+
+
+def test_torchvisions_average_of_the_weights():
+    """Its references/classification/train.py adjusts the 0.99998 to 32 steps of a batch."""
+    adjust = 8 * 128 * 32 / 600
+    decay = 1 - min(1.0, (1 - 0.99998) * adjust)
+    assert load_recipe("resnet_v2").optim.ema_decay == pytest.approx(decay, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in RESIDUAL if "fast" in name])
+def test_images_grow_as_ffcvs(name):
+    config = load_recipe(name)
+    total, (start, end) = int(config.schedule.epochs), FFCV_RAMPS[int(config.schedule.epochs)]
+    for epoch in range(total):
+        theirs = int(np.round(np.interp(epoch, [start, end], [160, 192]) / 32)) * 32
+        assert schedule.image_size(config.data, 100 * epoch + 1, 100 * total) == theirs, epoch
 
 
 # -- faces, as arcface_torch's configs/*.py have them ---------------------------------------------------
@@ -162,7 +259,8 @@ PUBLISHED = {
     "webface42m_pfc03_vit_t_bs4k": ViT("wf42m_pfc03_40epoch_8gpu_vit_t", 8, "vit_t", batch=4096),
 }  # fmt: skip
 SAME = {"ms1mv2": "ms1mv2_r50", "ms1mv3": "ms1mv3_r50", "glint360k": "glint360k_r50", "webface4m": "webface4m_r50",
-        "webface12m": "webface12m_r50", "webface42m": "webface42m_pfc02_r100"}  # fmt: skip
+        "webface12m": "webface12m_r50", "webface42m": "webface42m_pfc02_r100", "resnet_rsb": "resnet_rsb_a2_r50",
+        "resnet_v2": "resnet_v2_r50", "resnet_fast": "resnet_fast_r50_16ep"}  # fmt: skip
 every_face_recipe = pytest.mark.parametrize("name", PUBLISHED)
 
 

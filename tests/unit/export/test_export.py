@@ -103,7 +103,6 @@ def test_int8_comes_with_its_accuracy_before_and_after(runs, tmp_path):
         (["pt2", "margin", "m.pt2", "--result", "logits"], "no linear head"),
         (["pt2", "margin", "m.pt2", "--int8", "--calibrate", "records"], "--int8 goes with"),
         (["openvino", "margin", "m.xml", "--int8"], "--calibrate"),
-        (["arcface_torch", "margin", "m"], "arcface_torch has no network"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(

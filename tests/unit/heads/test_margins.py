@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from head_reference import dense_loss
-from megaclass.heads.margins import MAX_SCALE, ArcFace, CosFace, Margin, Samples, SphereFace, static_shift
+from megaclass import AdaFace, ArcFace, CosFace, FrequencyMargin, HeadSGD, Margin, SphereFace, UserError
+from megaclass.heads.margins import MAX_SCALE, Samples, build_margin, static_shift
 from megaclass.heads.partial_fc import PartialFC
+from megaclass.parallel.seeding import derive_key
 
 NOBODY = Samples(torch.zeros(1, dtype=torch.int64))
 
@@ -71,3 +73,64 @@ def test_refuses_what_makes_no_sense(wrong: dict) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=name):
         Margin(**wrong)
+
+
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("adaface", "m=0.4, hh=1", "head.margin_options: adaface has no 'hh'.*did you mean 'h'"),
+        ("adaface", "h", "'h' is not a name, '=' and a number"),
+        ("adaface", "t_alpha=2", r"head.margin_options: t_alpha must lie in \[0, 1\]"),
+        ("magface", "l_a=120", "head.margin_options: l_a must lie between 0 and u_a"),
+        ("arcface", "scale=3", "arcface has no 'scale'.*it has margin"),
+        ("adafase", "", "head.margin.*did you mean 'adaface'"),
+    ],
+)
+def test_refuses_options_in_a_line(name: str, options: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build_margin(name, options, lambda: torch.ones(3))
+
+
+def test_options_reach_the_margin() -> None:
+    made = build_margin("elastic_cosface", "m=0.2,std=0", lambda: torch.ones(3), scale=10.0)
+    cos = torch.tensor([0.5], dtype=torch.float64)
+    assert made.target(cos, NOBODY).logit_B.item() == pytest.approx(3.0)
+
+
+def test_draws_are_normal_and_of_the_place_in_the_global_batch() -> None:
+    labels = torch.zeros(50_000, dtype=torch.int64)
+    drawn, other = (Samples(labels, key=key).normals() for key in (derive_key(1), derive_key(2)))
+    points = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+    share = (drawn[:, None] < points).double().mean(0)
+    torch.testing.assert_close(share, torch.special.ndtr(points), rtol=0, atol=0.01)
+    for pair in ((drawn, other), (drawn[1:], drawn[:-1])):
+        assert abs(torch.corrcoef(torch.stack(pair))[0, 1]) < 0.02
+    assert torch.equal(Samples(labels[:100], key=derive_key(1), first=900).normals(), drawn[900:1000])
+
+
+def test_the_rarest_class_has_the_largest_margin_and_ends_are_as_asked() -> None:
+    margins = FrequencyMargin(numbers_C=torch.tensor([16, 1, 81, 0])).class_margins()
+    a = 0.45 / (1 - 1 / 3)  # m = a n^-1/4 + b, 0.5 at n = 1, 0.05 at n = 81
+    torch.testing.assert_close(margins, torch.tensor([0.5 - a / 2, 0.5, 0.05, 0.5]))
+    equal = FrequencyMargin(numbers_C=torch.full((3,), 7)).class_margins()
+    assert equal.tolist() == pytest.approx([0.275] * 3)
+
+
+def test_running_numbers_travel_with_the_head_and_a_bad_step_leaves_them() -> None:
+    head, labels = PartialFC(10, 8, margin=AdaFace(t_alpha=0.5)), torch.arange(10)
+    optimizer = HeadSGD(head)
+
+    def step(embeddings: torch.Tensor) -> list[float]:
+        head(embeddings.requires_grad_(), labels).backward()
+        optimizer.step()
+        return head.margin_state.tolist()
+
+    before = step(torch.full((10, 8), 2.0))
+    assert before == pytest.approx([(20 + 32**0.5) / 2, 50.0])
+    assert step(torch.full((10, 8), torch.nan)) == before
+    other, earlier = PartialFC(10, 8, margin=AdaFace()), head.state_dict()
+    other.load_state_dict(earlier)
+    assert other.margin_state.tolist() == before
+    del earlier["margin_state"]  # of an earlier version
+    PartialFC(10, 8, margin=AdaFace()).load_state_dict(earlier)
+    assert "margin_state" not in PartialFC(10, 8).state_dict()

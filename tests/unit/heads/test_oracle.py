@@ -33,6 +33,7 @@ MARGINS = {
     "filtered": ArcFace(filter_threshold=0.2),
     "large-scale": ArcFace(scale=75.0),
     "curricular": CurricularFace(t_alpha=0.3, scale=32.0),
+    "curricular-filtered": CurricularFace(t_alpha=0.3, scale=32.0, filter_threshold=0.3),
 }
 # Others are functions of the targets alone.
 OF_TARGETS = {

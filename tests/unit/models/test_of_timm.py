@@ -20,13 +20,11 @@ from megaclass.models.registry import configured_backbone, last_layer, load_back
 class Made(nn.Module):
     """What timm's models have in common."""
 
-    def __init__(self, num_classes=tiny.CLASSES, drop_rate=0.0, img_size=None):
+    def __init__(self, num_classes=tiny.CLASSES, drop_rate=None, img_size=None):
         super().__init__()
-        self.img_size, self.num_features = img_size, 6
+        self.img_size, self.drop_rate, self.num_features = img_size, drop_rate, 6
         self.pretrained_cfg = {"classifier": "head.fc", "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.2)}
-        self.stem = nn.Conv2d(3, 6, 4, stride=4)
-        self.head = nn.Sequential()
-        self.head.drop = nn.Dropout(drop_rate)
+        self.stem, self.head = nn.Conv2d(3, 6, 4, stride=4), nn.Sequential()
         self.head.fc = nn.Linear(6, num_classes) if num_classes else nn.Identity()
 
     def forward(self, images):
@@ -36,15 +34,12 @@ class Made(nn.Module):
 @pytest.fixture
 def timm(monkeypatch):
     """A made module in the place of timm; it knows ``made`` and ``fixed``, which wants its size of images."""
-
-    def create_model(name, pretrained, **options):
-        assert not pretrained
-        return Made(**{option: value for option, value in options.items() if value is not None})
-
     names = ["made", "fixed"]
-    config = lambda name: SimpleNamespace(fixed_input_size=name == "fixed")  # noqa: E731
-    known = {"is_model": names.__contains__, "list_models": lambda: names, "get_pretrained_cfg": config}
-    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model, **known))
+    module = SimpleNamespace(is_model=names.__contains__, list_models=lambda: names)
+    module.get_pretrained_cfg = lambda name: SimpleNamespace(fixed_input_size=name == "fixed")
+    given = lambda options: {key: value for key, value in options.items() if value is not None}  # noqa: E731
+    module.create_model = lambda name, *, pretrained, **options: pretrained or Made(**given(options))
+    monkeypatch.setitem(sys.modules, "timm", module)
 
 
 def backbone(name="made", head="margin", **options):
@@ -56,7 +51,7 @@ def test_an_embedding_for_a_margin_head_and_the_features_for_a_linear_one(timm):
     images = torch.randn(3, 3, 16, 16)
     assert embeds(images).shape == (3, embeds.embedding_dim) == (3, 4)
     assert torch.equal(classifies(images), classifies.body(images)) and classifies.embedding_dim == 6
-    assert embeds.body.head.drop.p == 0.25 and embeds.body.img_size == 16 and not embeds.takes_any_size
+    assert embeds.body.drop_rate == 0.25 and embeds.body.img_size == 16 and not embeds.takes_any_size
     assert classifies.body.img_size is None and classifies.takes_any_size
     assert [name for name, p in embeds.named_parameters() if not p.requires_grad] == ["neck.1.weight"]
 
@@ -75,55 +70,44 @@ def test_a_pretrained_file_fills_the_body_and_its_classifier_a_linear_head(timm,
         load_backbone_weights(target, {k: v for k, v in older.items() if k != "old.stem.bias"}, "file")
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "told"),
-    [
-        ("mode", {}, r"no model 'mode' \(did you mean 'timm/made'\?\)"),
-        ("hf-hub:timm/resnet18", {}, "no model"),
-        ("made", {"drop_path": 0.1}, "refuses 'made' as it is set: .*'drop_path_rate'"),
-        ("made", {"width": 8}, "takes no option 'width'"),
-    ],
-)
-def test_what_timm_does_not_know_is_told_in_a_line(timm, name, options, told):
-    with pytest.raises(UserError, match=told):
-        backbone(name, **options)
-
-
-@pytest.mark.parametrize("error", [ImportError("no timm"), RuntimeError("operator nms does not exist")])
-def test_without_timm_or_the_torchvision_that_it_needs(monkeypatch, error):
-    monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(error))
-    with pytest.raises(UserError, match=r"megaclass\[timm\]|cannot be imported: operator nms"):
+def test_what_timm_does_not_know_is_told_in_a_line(timm, monkeypatch):
+    for name in ("mode", "hf-hub:timm/made"):
+        with pytest.raises(UserError, match=rf"no model '{name}' \(did you mean 'timm/made'\?\)"):
+            backbone(name)
+    with pytest.raises(UserError, match=r"refuses 'made' as it is set: .*'drop_path_rate'"):
+        backbone(drop_path=0.1)
+    broken = RuntimeError("operator torchvision::nms does not exist")
+    monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(broken))
+    with pytest.raises(UserError, match="cannot be imported: operator torchvision::nms"):
         backbone()
 
 
-def whole_path(folder, name, kind, size=tiny.SIZE):
-    """Trained from a pretrained file, resumed, planned and given away: the same model each time."""
-    published = sys.modules["timm"].create_model(name, pretrained=False, num_classes=tiny.CLASSES)
-    tensorfile.write_tensors(folder / "timm.safetensors", published.state_dict())
-    given = {"weights": str(folder / "timm.safetensors")}
+FAMILIES = ["resnet18", "vit_tiny_patch16_224", "efficientnet_b0", "convnext_atto", "mobilenetv3_small_050",
+            "swin_tiny_patch4_window7_224"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["margin", "linear"])
+@pytest.mark.parametrize("name", ["made", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)])
+def test_from_a_pretrained_file_to_an_export(request, tmp_path, caplog, name, kind):
+    if name == "made":
+        request.getfixturevalue("timm")
+    timm = pytest.importorskip("timm", exc_type=(ImportError, RuntimeError))
+    published = timm.create_model(name, pretrained=False, num_classes=tiny.CLASSES)
+    tensorfile.write_tensors(tmp_path / "timm.safetensors", published.state_dict())
+    given = {"weights": str(tmp_path / "timm.safetensors")}
     head = {"kind": kind, **given} if kind == "linear" else {}
-    sections = {"head": head, "data": {"image_size": size}, "schedule": {"steps": 3}}
-    recipe = tiny.recipe(folder, model={"name": f"timm/{name}", "width": 64, **given}, **sections)
-    run, bundle = str(folder / "run"), str(folder / "bundle")
+    sections = {"data": {"image_size": 64}, "head": head, "schedule": {"steps": 3}}
+    recipe = tiny.recipe(tmp_path, model={"name": f"timm/{name}", "width": 64, **given}, **sections)
+    run, bundle = str(tmp_path / "run"), str(tmp_path / "bundle")
     assert main(["train", recipe]) == main(["train", recipe, "--resume", "--schedule.steps", "4"]) == 0
     assert main(["plan", recipe]) == main(["bundle", run, bundle]) == 0
     first, second = (megaclass.load(source, threads=1) for source in (run, bundle))
-    images = list(torch.rand(3, 3, size, size))
+    images = list(torch.rand(3, 3, 64, 64))
     assert first.embed(images).tolist() == second.embed(images).tolist()
     assert [len(guesses) for guesses in first.classify(images)] == [5, 5, 5]
-
-
-@pytest.mark.parametrize("kind", ["margin", "linear"])
-def test_from_a_pretrained_file_to_a_bundle(timm, tmp_path, caplog, kind):
-    whole_path(tmp_path, "made", kind)
-    assert caplog.text.count("data.normalise: the weights of timm/made expect") == 1  # a resume reads none
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["margin", "linear"])
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "efficientnet_b0",
-                                  "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"])  # fmt: skip
-def test_families_of_timm(tmp_path, name, kind):
-    pytest.importorskip("timm", exc_type=(ImportError, RuntimeError))
-    whole_path(tmp_path, name, kind, size=64)
-    assert main(["export", "onnx", str(tmp_path / "run"), str(tmp_path / "network.onnx")]) == 0
+    if name == "made":
+        assert (
+            caplog.text.count("data.normalise: the weights of timm/made expect") == 1
+        )  # a resume reads none
+    else:
+        assert main(["export", "onnx", run, str(tmp_path / "network.onnx")]) == 0

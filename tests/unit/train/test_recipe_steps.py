@@ -12,10 +12,11 @@ import torch
 from megaclass.config import from_mapping, load_recipe
 from megaclass.models import registry
 from megaclass.models.iresnet import IResNet
-from megaclass.models.resnet import Bottleneck, ResNet
+from megaclass.models.resnet import BasicBlock, Bottleneck, ResNet
 from megaclass.models.vit import VisionTransformer
 from megaclass.parallel.groups import World
 from megaclass.train import loop
+from megaclass.train.average import WeightAverage
 from megaclass.train.guard import Guard
 from megaclass.train.job import build_job
 
@@ -26,6 +27,12 @@ CLASSES, SIDE, BATCH, STEPS = 8, 16, 32, 50
 # recipe: its backbone with fewer blocks, what the last losses are below as a share of the first, what else changes
 RECIPES = {
     "resnet50_imagenet_250ep": (partial(ResNet, Bottleneck, (1, 1, 1, 1)), 0.6, {}),
+    "resnet_rsb_a1_r50": (partial(ResNet, Bottleneck, (1, 1, 1, 1)), 0.95, {}),
+    "resnet_rsb_a2_r18": (partial(ResNet, BasicBlock, (1, 1, 1, 1)), 0.95, {}),
+    "resnet_rsb_a3_r50": (partial(ResNet, Bottleneck, (1, 1, 1, 1)), 0.9, {}),
+    "resnet_v2_r50": (partial(ResNet, Bottleneck, (1, 1, 1, 1)), 0.9, {}),
+    "resnet_fast_r18_16ep": (partial(ResNet, BasicBlock, (1, 1, 1, 1)), 0.4, {"data": {"start_size": 8}}),
+    "resnet_fast_r50_16ep": (partial(ResNet, Bottleneck, (1, 1, 1, 1)), 0.4, {"data": {"start_size": 8}}),
     "ms1mv3_r50_onegpu": (partial(IResNet, (1, 1, 1, 1)), 0.2, {}),
     "webface12m_flip_pfc01_filter04_r50": (partial(IResNet, (1, 1, 1, 1)), 0.2, {}),
     "synthetic_618k": (partial(IResNet, (1, 1, 1, 1)), 0.9, {}),  # noise can be learnt by heart only
@@ -71,7 +78,8 @@ def test_fifty_steps_of_a_recipe(name, photographs, monkeypatch):
     backbone, share, changes = RECIPES[name]
     monkeypatch.setitem(registry.BACKBONES, load_recipe(name).model.name, backbone)
     job = build_job(small_config(name, photographs, changes), WORLD)
-    guard, losses = Guard(job), []
+    guard, losses, averaged = Guard(job), [], []
+    monkeypatch.setattr(WeightAverage, "update", lambda _, number: averaged.append((len(losses), number)))
     job.model.train()
     for step, batch in enumerate(islice(job.feed(job.loader.steps(0, job.total_steps)), STEPS)):
         loop.set_learning_rate(job, step)
@@ -80,6 +88,9 @@ def test_fifty_steps_of_a_recipe(name, photographs, monkeypatch):
     assert np.mean(losses[-10:]) < share * np.mean(losses[:5])
     # What the recipe says reaches the parts.
     theirs = load_recipe(name)
+    every = theirs.optim.ema_every
+    number = STEPS // every if theirs.optim.ema_decay else 0
+    assert averaged == [(every * (count + 1) - 1, count) for count in range(number)]
     assert job.total_steps == (6400 if theirs.data.source == "synthetic" else 4 * theirs.schedule.epochs)
     assert job.optimizer.param_groups[0]["weight_decay"] == theirs.optim.weight_decay
     if job.head_optimizer:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -121,6 +122,26 @@ def test_a_margin_by_its_name_and_by_its_numbers(tmp_path):
     assert named["final_loss"] == numbers["final_loss"]
     with pytest.raises(UserError, match="did you mean 'cosface'"):
         build_job(tiny.config(tmp_path, head={"margin": "cosfase"}), WORLD)
+
+
+def test_margins_of_classes_come_from_the_data_or_from_a_file(tmp_path):
+    tiny.write_records(tmp_path / "records", classes=2, samples=3)
+    told = build_job(tiny.config(tmp_path, head={"margin": "population", "margin_options": "gamma=0"}), WORLD)
+    expected = 0.8 * (1 + math.cos(math.pi / 1.05)) / 2
+    assert told.head.class_margins.tolist() == pytest.approx([expected] * 2)
+    file = tmp_path / "margins.txt"
+    head = {"margin": "per_class", "class_margins": str(file)}
+    file.write_text("0.1\n0.5\n")
+    assert build_job(tiny.config(tmp_path, head=head), WORLD).head.class_margins.tolist() == pytest.approx(
+        [0.1, 0.5]
+    )
+    for text, words in (
+        ("0.1", "1 class margins for 2 classes"),
+        ("0.1\nwide", "head.class_margins: .*'wide'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=words):
+            build_job(tiny.config(tmp_path, head=head), WORLD)
 
 
 def test_a_linear_head_learns_to_classify(tmp_path):
@@ -288,10 +309,14 @@ def test_the_gradient_is_clipped_as_told(tmp_path, limit, longest):
     assert length == pytest.approx(longest or float(outcome.grad_norm), rel=1e-4)
 
 
-@pytest.mark.parametrize("storage", ["fp32", "bf16", "int8_rowwise"])
-def test_a_sampled_run_ends_with_the_same_bits_whenever_it_was_saved(tmp_path, storage):
-    """Rows that steps left out are saved as they are, with what they owe; who reads them gets what dense SGD makes."""
-    head, ends = {"sample_rate": 0.5, "storage": storage, "tile_mb": 0.001}, []
+@pytest.mark.parametrize(
+    "storage, margin",
+    [("fp32", "adaface"), ("bf16", "curricularface"), ("int8_rowwise", "elastic_arcface")],
+)
+def test_a_sampled_run_ends_with_the_same_bits_whenever_it_was_saved(tmp_path, storage, margin):
+    """Rows that steps left out are saved as they are, with what they owe; who reads them gets what dense SGD makes. And
+    the margin goes on with its running numbers and draws."""
+    head, ends = {"sample_rate": 0.5, "storage": storage, "tile_mb": 0.001, "margin": margin}, []
     for name, every in (("at the end", 0), ("often", 3)):
         folder = tmp_path / name
         tiny.write_records(folder / "records", classes=40, samples=2)

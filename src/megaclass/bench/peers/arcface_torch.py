@@ -56,6 +56,10 @@ def _precision(case: Any) -> str:
 def head_changes(case: Any) -> dict[str, Any]:
     """The case as its head runs it: the same work, its own arithmetic and storage. tf32 is left off, as its training
     script leaves it."""
+    if case.margin not in ("arcface", "cosface"):
+        raise UserError(
+            f"--margin: {NAME} has no {case.margin}; give it arcface or cosface, or leave the peer out"
+        )
     precision = _precision(case) if case.precision != "tf32" else "fp32"
     ours = {"storage": "fp32", "kernels": "torch", "recompute": "auto", "sub_centres": 1}
     return {"precision": precision, **ours}

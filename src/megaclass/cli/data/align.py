@@ -2,9 +2,10 @@
 
 import time
 
-from megaclass.cli.common import progress_bar, read_options, tell, whole_file
+from megaclass.cli.common import progress_bar, read_options, tell
 from megaclass.cli.parsing import Options, new_file
 from megaclass.errors import UserError
+from megaclass.files import whole_file
 
 _OPTIONS: Options = {
     "detector": ("", "YuNet file (ONNX), such as face_detection_yunet_2023mar.onnx of OpenCV's zoo"),

@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megaclass.cli.common import SET, progress_bar, read_options, tell, whole_file
+from megaclass.cli.common import SET, progress_bar, read_options, tell
 from megaclass.cli.parsing import Options, new_file
 from megaclass.errors import UserError, printable
+from megaclass.files import whole_file
 
 if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset

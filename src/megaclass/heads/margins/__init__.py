@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from megaclass.errors import UserError, lookup, near_match
 from megaclass.heads.margins.adaface import AdaFace
 from megaclass.heads.margins.base import MAX_SCALE, BaseMargin, RunningMargin, Samples, Target, static_shift
@@ -32,13 +34,16 @@ MARGINS: dict[str, Callable[..., BaseMargin]] = {
 }
 
 
-def build_margin(name: str, options: str = "", **settings: Any) -> BaseMargin:
+def build_margin(name: str, options: str, numbers: Callable[[], Tensor], **settings: Any) -> BaseMargin:
     """The margin of this name, with ``options`` of its own as a text, such as "m=0.4, h=0.333", and other settings.
 
-    UserError names the setting, ``head.margin`` or ``head.margin_options``, and what is known.
+    numbers: gives one of classes its own. UserError names ``head.margin`` or ``head.margin_options``.
     """
     make = lookup(MARGINS, name, "head.margin")
-    known = [key for key, of in inspect.signature(make).parameters.items() if of.annotation is float]
+    parameters = inspect.signature(make).parameters
+    if "numbers_C" in parameters:
+        settings["numbers_C"] = numbers()
+    known = [key for key, of in parameters.items() if of.annotation is float]
     known = [key for key in known if key not in {**settings, "scale": 0, "filter_threshold": 0}]
     for part in filter(None, map(str.strip, options.split(","))):
         key, _, value = (word.strip() for word in part.partition("="))

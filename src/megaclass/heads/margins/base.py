@@ -116,8 +116,8 @@ class BaseMargin:
         """Itself, to reweigh the negatives of samples with these cosines."""
         return self
 
-    def reweigh_(self, logits_TB: Tensor, slope_TB: Tensor) -> None:
-        """Change the logits of negatives; ``slope`` (uninitialised) takes d(new logit) / d(old logit)."""
+    def reweigh_(self, logits_TB: Tensor, rise_TB: Tensor, scratch_TB: Tensor) -> None:
+        """Change the logits of negatives; ``rise`` takes d(new logit) / d(old logit) - 1."""
 
     # -- for those of angles --------------------------------------------------------------------------
 

@@ -53,6 +53,6 @@ class PopulationMargin(ClassMargin):
     gamma: float = 0.7
 
     def class_margins(self) -> Tensor:
-        share_C = self.numbers_C.double() / (1.05 * self.numbers_C.max())
-        weight_C = self.gamma / 2 + (1 - self.gamma) * (1 + torch.cos(math.pi * share_C)) / 2
+        n_C = self.numbers_C.double()
+        weight_C = self.gamma / 2 + (1 - self.gamma) * (1 + torch.cos(math.pi * n_C / (1.05 * n_C.max()))) / 2
         return (self.m * weight_C).float()

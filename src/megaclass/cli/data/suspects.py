@@ -8,7 +8,7 @@ from megaclass.cli.common import SET, progress_bar, read_options, tell, whole_fi
 from megaclass.cli.parsing import Options, new_file, stored_config
 from megaclass.errors import UserError
 
-_SHOWN, _DRAWN = 10, 60
+_SHOWN = 10
 _COLUMNS = ("image", "class", "cosine", "other", "other_cosine", "strays")
 _OPTIONS: Options = {
     "data": ("", f"the training set, if not where the run has it: {SET}; or a table path,identity (.csv)"),
@@ -16,10 +16,6 @@ _OPTIONS: Options = {
     "below": (float, "list images whose cosine to the centre of their class is below this"),
     "gap": (float, "list images to which another class is nearer than their own, by more than this cosine"),
     "checkpoint": ("best", "of the run: best, latest or a step-NNNNNNNN"),
-    "sheet": (
-        "",
-        f"draw the first {_DRAWN}, each with its own and the nearest other class, into this PNG file",
-    ),
 }
 
 
@@ -34,12 +30,8 @@ def suspects(words: list[str]) -> int:
         {"run": "run directory, one checkpoint, or a bundle"},
         _OPTIONS,
     )
-    output, sheet = (
-        new_file(options.output, suffixes=(".csv",)),
-        new_file(options.sheet, "--sheet", (".png",)),
-    )
+    output = new_file(options.output, suffixes=(".csv",))
 
-    from megaclass.cli.predict import draw_sheet
     from megaclass.inference.embedding import open_images
     from megaclass.inference.load import open_model
     from megaclass.inference.suspects import DROPPED_DEGREES, judge
@@ -63,7 +55,7 @@ def suspects(words: list[str]) -> int:
     below, gap, has_several = options.below, options.gap, model.about.sub_centres > 1
     if below is None and gap is None:
         below, gap = (math.cos(math.radians(DROPPED_DEGREES)), None) if has_several else (None, 0.0)
-    chosen, names = found.suspects(below, gap).tolist(), model.classes or names
+    names = model.classes or names
     rows = [
         {
             "image": images.describe(number),
@@ -73,7 +65,7 @@ def suspects(words: list[str]) -> int:
             "other_cosine": f"{found.other_cosine_N[number]:.4f}",
             "strays": int(found.strays_N[number]),
         }
-        for number in chosen
+        for number in found.suspects(below, gap).tolist()
     ]
     if output:
         with (
@@ -97,13 +89,4 @@ def suspects(words: list[str]) -> int:
         tell(f"{what:30} {count:9,} {count / max(1, counts['images']):7.1%}")
     if output:
         tell(f"output    {output}")
-    if sheet and chosen:
-        shown = {number: _guesses(row) for number, row in zip(chosen[:_DRAWN], rows, strict=False)}
-        draw_sheet(sheet, model, images, shown)
-        tell(f"sheet     {sheet}")
     return 1 if lost else 0
-
-
-def _guesses(row: dict[str, str]) -> list[dict[str, object]]:
-    pairs = ((row["class"], row["cosine"]), (row["other"], row["other_cosine"]))
-    return [{"name": name, "class": name, "label": name, "cosine": float(cosine)} for name, cosine in pairs]

@@ -26,7 +26,7 @@ from megaclass.bench.case import (
 )
 from megaclass.bench.peers import arcface_torch, implementation, peer_flags, peers_asked
 from megaclass.bench.timing import beside_limits, measure, product_flops, time_ms
-from megaclass.errors import UserError
+from megaclass.errors import UserError, lookup
 from megaclass.results.rows import timed
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 
     from megaclass.parallel.groups import World
 
-_MARGINS = (
-    "arcface", "cosface", "sphereface", "combined", "adaface", "curricularface", "elastic_arcface", "elastic_cosface",
-    "magface", "frequency", "population", "per_class",
-)  # fmt: skip
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 
 
@@ -107,7 +103,7 @@ class HeadCase(RanksCase):
         sweeps=True,
         choices=("fp32", "bf16", "int8_rowwise"),
     )
-    margin: str = parameter("arcface", "as of head.margin", sweeps=True, choices=_MARGINS)
+    margin: str = parameter("arcface", "as of head.margin", sweeps=True)
     kernels: str = parameter("auto", "auto, triton or torch", choices=("auto", "triton", "torch"))
     recompute: str = parameter(
         "auto",
@@ -129,7 +125,10 @@ class HeadCase(RanksCase):
         return asdict(self) | {"collectives": "none" if self.simulate_ranks > 1 else "included"}
 
     def check(self) -> None:
+        from megaclass.heads.margins import MARGINS
+
         super().check()
+        lookup(MARGINS, self.margin, "margin")
         if not 0 < self.sample_rate <= 1:
             raise UserError(f"--sample-rate: {self.sample_rate} is outside (0, 1]")
 

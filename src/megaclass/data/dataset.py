@@ -1,5 +1,7 @@
 """What every image source looks like to the loader."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -44,6 +46,18 @@ class Dataset(Protocol):
 def class_names(dataset: Dataset) -> list[str] | None:
     """The names of a data set's classes in the order of its labels, where it has any."""
     return getattr(dataset, "classes", None)
+
+
+def places_among(known: Sequence[str], names: Sequence[str], option: str) -> np.ndarray:
+    """The number of each class of the same name among the known ones, int64; -1: none has it. UserError, naming the
+    option, where the two differ and a name is that of several classes."""
+    if list(names) == list(known):
+        return np.arange(len(names))
+    for name, count in (Counter(side).most_common(1)[0] for side in (known, names)):
+        if count > 1:
+            raise UserError(f"{option}: {count} classes are called {name!r}; give each a name of its own")
+    place = {name: number for number, name in enumerate(known)}
+    return np.fromiter((place.get(name, -1) for name in names), np.int64, len(names))
 
 
 def image_names(dataset: Dataset) -> list[str] | None:

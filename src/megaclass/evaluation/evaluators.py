@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from megaclass.config import Config
 from megaclass.data.augment import EvalTransform
-from megaclass.data.dataset import Dataset, class_names
+from megaclass.data.dataset import Dataset, class_names, places_among
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset, shared_sets, split_paths
 from megaclass.data.verification_bin import VerificationBin
@@ -163,13 +163,11 @@ def trained_labels(
     """
     labels_N, theirs = dataset.labels(), class_names(dataset)
     if names and theirs:
-        number = {name: i for i, name in enumerate(names)}
-        unknown = [name for name in theirs if name not in number]
-        if unknown:
-            raise UserError(
-                f"{where}: the model knows no class {unknown[0]!r}; name a set of classes it knows"
-            )
-        return np.array([number[name] for name in theirs], np.int64)[labels_N]
+        number_C = places_among(names, theirs, where)
+        if number_C.min() < 0:
+            unknown = theirs[int(number_C.argmin())]
+            raise UserError(f"{where}: the model knows no class {unknown!r}; name a set of classes it knows")
+        return number_C[labels_N]
     if dataset.num_classes != num_classes:
         raise UserError(
             f"{where}: has {dataset.num_classes} classes, the model {num_classes}, and without class names "

@@ -60,7 +60,9 @@ class TimmBackbone(nn.Module):
     def parted(self, given: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A state dict of timm as one of ours, and what it holds of the classifier; one of ours as it is. timm brings
         old names up to date, and positions to this size of images: UserError if it cannot."""
-        if any(key.startswith("body.") for key in given):
+        if not given.keys().isdisjoint(
+            self.state_dict()
+        ):  # a prefix says nothing: TResNet has a body of its own
             return dict(given), {}
         update = getattr(sys.modules[type(self.body).__module__], "checkpoint_filter_fn", None)
         try:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from megaclass.config import Config
 from megaclass.data.loader import PREFETCHED
+from megaclass.heads.margins import MARGINS
 from megaclass.heads.softmax import most_kept, operand_type, tile_rows
 from megaclass.heads.storage import Storage
 from megaclass.parallel.groups import shard_range
@@ -98,7 +99,12 @@ class Job:
     @property
     def has_kernels(self) -> bool:
         head = self.config.head
-        return self.kind == "cuda" and head.kernels != "torch" and head.sub_centres == 1
+        return self.kind == "cuda" and head.kernels != "torch" and head.sub_centres == 1 and not self.reweighs
+
+    @property
+    def reweighs(self) -> bool:
+        """Whether the margin is one for negatives too."""
+        return getattr(MARGINS.get(self.config.head.margin), "reweighs", False)
 
     @property
     def kept(self) -> int:
@@ -156,6 +162,8 @@ def _of_margin_head(job: Job) -> dict[str, int]:
         row += 2 * job.operand * dim + job.operand * batch * (not job.kept)
     if job.operand < _FP32 or not job.kept:
         row += _FP32 * batch  # exponentials
+    if job.reweighs:
+        row += 2 * _FP32 * batch
     if head.sub_centres > 1:
         row += _FP32 * batch + _FP32 * batch // head.sub_centres  # which is nearest, and its logit
     return {

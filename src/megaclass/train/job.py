@@ -203,11 +203,19 @@ def _margin(config: Config, data: TrainingData) -> BaseMargin:
             return torch.from_numpy(np.bincount(labels, minlength=data.num_classes))
         words = read_text(Path(head.class_margins), "head.class_margins").split()
         try:
-            return torch.tensor([float(word) for word in words])
+            margins_C = torch.tensor([float(word) for word in words])
+            if not len(words) or not margins_C.isfinite().all():
+                raise ValueError("empty, or a number is not finite")
+            return margins_C
         except ValueError as error:
             raise UserError(f"head.class_margins: {head.class_margins}: {error}; a number a class") from None
 
-    names = ("scale", "gradient", "filter_threshold", *("m1", "m2", "m3")[: 3 * (head.margin == "combined")])
+    names = [
+        "scale",
+        "gradient",
+        "filter_threshold",
+        *(["m1", "m2", "m3"] if head.margin == "combined" else []),
+    ]
     settings = {name: getattr(head, name) for name in names}
     return build_margin(head.margin, head.margin_options, numbers, **settings)
 

@@ -161,9 +161,7 @@ def _restore_head(head: PartialFC, stored: Checkpoint) -> None:
     start, stop = head.row_range
     goes_on_owing = table_K4 is not None and head.shard.owed is not None
     read = rows_as_stored if goes_on_owing else stored_rows
-    of_margin = stored.state.get(
-        "head_margin", {}
-    )  # of an earlier version, or another margin: it begins anew
+    of_margin = stored.state.get("head_margin", {})  # without this margin's its numbers begin anew
     head.margin_state.copy_(of_margin.get(type(head.margin).__name__, head.margin_state))
     with torch.no_grad():
         for name, table in _head_tables(head).items():

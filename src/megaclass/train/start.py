@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from megaclass.checkpoint.arcface_torch import RankFiles
 from megaclass.checkpoint.weights import located, read_weights, stored_rows, sub_centres
-from megaclass.data.dataset import Dataset
+from megaclass.data.dataset import Dataset, places_among
 from megaclass.data.views import Subset
 from megaclass.errors import UserError
 from megaclass.evaluation.embed import embed, evaluating
@@ -75,7 +75,12 @@ def load_head(
             f"head.weights: {source} has {of_class} centres of each class, and {head.options.sub_centres} are trained; "
             f"set head.sub_centres to {of_class}, or leave it out"
         )
-    numbers_C = _numbers(names, theirs, source) if names and theirs else np.arange(classes)
+    numbers_C = places_among(theirs, names, "head.weights") if names and theirs else np.arange(classes)
+    if names and theirs and numbers_C.max() < 0:
+        raise UserError(
+            f"head.weights: {source} knows no class of data.path (its first is {theirs[0]!r}, here {names[0]!r}): "
+            "leave it out, and the head starts anew; model.weights takes the backbone all the same"
+        )
     if linear is not None:
         rows, layer = np.flatnonzero(numbers_C >= 0), linear.state_dict()
         for name, values in head.state_dict().items():
@@ -90,20 +95,6 @@ def load_head(
         rows = np.where(own_C1 < 0, own_C1, own_C1 * of_class + np.arange(of_class))
         _take_centres(head, rows.ravel(), read)
     return numbers_C, shape[0]
-
-
-def _numbers(names: list[str], theirs: list[str], source: str) -> np.ndarray:
-    """The place of each name among theirs; -1 where it is none of them."""
-    if names == theirs:
-        return np.arange(len(names))
-    place = {name: number for number, name in enumerate(theirs)}
-    numbers_C = np.fromiter((place.get(name, -1) for name in names), np.int64, len(names))
-    if numbers_C.max() < 0:
-        raise UserError(
-            f"head.weights: {source} knows no class of data.path (its first is {theirs[0]!r}, here {names[0]!r}): "
-            "leave it out, and the head starts anew; model.weights takes the backbone all the same"
-        )
-    return numbers_C
 
 
 _BLOCK = 1 << 16  # rows of the source at a time

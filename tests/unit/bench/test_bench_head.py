@@ -11,7 +11,6 @@ import fake_peer
 from megaclass.bench.head import HeadCase, Steps, work
 from megaclass.bench.train import TrainCase
 from megaclass.cli import main
-from megaclass.heads.margins import MARGINS
 from megaclass.heads.step import KERNELS, PRECISIONS
 from megaclass.heads.storage import STORAGES
 from megaclass.parallel.groups import Simulated, World
@@ -27,12 +26,7 @@ def bench(*words):
 
 def test_choices_are_those_of_the_head():
     fields = HeadCase.__dataclass_fields__
-    for name, known in (
-        ("precision", PRECISIONS),
-        ("storage", STORAGES),
-        ("kernels", KERNELS),
-        ("margin", MARGINS),
-    ):
+    for name, known in (("precision", PRECISIONS), ("storage", STORAGES), ("kernels", KERNELS)):
         assert {*fields[name].metadata["choices"]} == {*known}
 
 
@@ -148,6 +142,7 @@ def test_the_real_peer(tmp_path, words):
         (["--num-classes", "0"], "--num-classes"),
         (["--sample-rate", "nan"], "--sample-rate"),
         (["--precision", "fp8"], "fp8"),
+        (["--margin", "adafase"], "adaface"),
         (["--steps", "1,2"], "--steps: '1,2'"),
         (["-n", "2", "--simulate-ranks", "2"], "--simulate-ranks"),
         (["--device", "tpu"], "--device: 'tpu'"),

@@ -70,6 +70,17 @@ def test_a_pretrained_file_fills_the_body_and_its_classifier_a_linear_head(timm,
         load_backbone_weights(target, {k: v for k, v in older.items() if k != "old.stem.bias"}, "file")
 
 
+def test_a_network_with_a_body_of_its_own_takes_timms_file_and_ours(timm):
+    """As TResNet has one."""
+    target = backbone()
+    target.body.body = nn.Conv2d(3, 6, 1)
+    timms = {**Made().state_dict(), **nn.Conv2d(3, 6, 1).state_dict(prefix="body.")}
+    for given in (timms, {**target.state_dict(), "body.body.weight": timms["body.weight"]}):
+        nn.init.zeros_(target.body.body.weight)
+        load_backbone_weights(target, given, "file")
+        assert torch.equal(target.body.body.weight, timms["body.weight"])
+
+
 def test_what_timm_does_not_know_is_told_in_a_line(timm, monkeypatch):
     for name in ("mode", "hf-hub:timm/made"):
         with pytest.raises(UserError, match=rf"no model '{name}' \(did you mean 'timm/made'\?\)"):

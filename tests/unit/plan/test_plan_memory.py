@@ -6,6 +6,7 @@ import torch
 
 import tiny
 from megaclass.config import from_mapping
+from megaclass.heads.margins.curricular import CurricularFace
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
 from megaclass.parallel.groups import World
@@ -55,10 +56,12 @@ def test_what_stays_is_that_of_a_job(tmp_path, sections):
         {"storage": "int8_rowwise", "precision": "bf16", "recompute": "always"},
         {"storage": "bf16", "recompute": "never"},
         {"sub_centres": 3, "sample_rate": 0.3},
+        {"margin": "curricularface"},
     ],
 )
 def test_what_a_head_works_in_is_what_it_allocates(options):
-    head = PartialFC(5000, 64, **options)
+    parts = {"margin": CurricularFace()} if "margin" in options else {}
+    head = PartialFC(5000, 64, **options | parts)
     optimizer = HeadSGD(head)
     head(torch.randn(24, 64), torch.arange(24)).backward()
     exponentials = head.pending[0].kept.nbytes

@@ -130,6 +130,7 @@ def test_rows_of_a_linear_head_go_to_the_classes_of_their_names(folder):
         ("margin", "nameless", {"data": {"orientations": 2}}, "holds 6 classes of 16 columns, and 12 of 16 are"),
         ("margin", "margin", {"model": {"embedding_dim": 24}}, "holds 6 classes of 16 columns, and 6 of 24"),
         ("margin", "margin", {"data": "uvwxyz"}, r"no class of data\.path \(its first is 'a', here 'u'"),
+        ("margin", "margin", {"data": "abcdee"}, r"head\.weights: 2 classes are called 'e'; give each a name"),
         ("margin", "margin", {"data": "abcdex"}, r"new_classes: 'mean'.*model\.weights to .*margin too, or '"),
         ("margin", "empty", {}, "no checkpoint there"),
     ],

@@ -16,6 +16,7 @@ GRADIENTS = ("auto", "straight_through", "exact")
 
 # Up to here one static shift keeps both ends of exp within fp32, see static_shift.
 MAX_SCALE = 75.0
+MOST = 1e6  # of any other number
 
 # Keeps sin(theta) away from 0 in the exact gradient; below this angle (0.026 degrees) the slope is held.
 _COS_LIMIT = 1.0 - 1e-7
@@ -79,14 +80,11 @@ class BaseMargin:
     def __post_init__(self) -> None:
         if self.gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {GRADIENTS}, got {self.gradient!r}")
-        tiny = math.ulp(0.0)
-        for name, (low, high) in {
-            "scale": (tiny, MAX_SCALE),
-            "filter_threshold": (-1, 1),
-            **self.limits,
-        }.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {getattr(self, name)}")
+        limits = {"scale": (math.ulp(0.0), MAX_SCALE), "filter_threshold": (-1, 1), **self.limits}
+        for name, value in vars(self).items():
+            low, high = limits.get(name, (-MOST, MOST))
+            if isinstance(value, int | float) and not low <= value <= high:
+                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
 
     @property
     def threshold(self) -> float:

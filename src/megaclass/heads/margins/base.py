@@ -20,6 +20,7 @@ MAX_SCALE = 75.0
 # Keeps sin(theta) away from 0 in the exact gradient; below this angle (0.026 degrees) the slope is held.
 _COS_LIMIT = 1.0 - 1e-7
 _NONE = torch.empty(0)
+_LIMITS = {"scale": (math.ulp(0.0), MAX_SCALE), "filter_threshold": (-1.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,7 @@ class BaseMargin:
     def __post_init__(self) -> None:
         if self.gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {GRADIENTS}, got {self.gradient!r}")
-        tiny = math.ulp(0.0)
-        for name, (low, high) in {
-            "scale": (tiny, MAX_SCALE),
-            "filter_threshold": (-1, 1),
-            **self.limits,
-        }.items():
+        for name, (low, high) in (_LIMITS | self.limits).items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {getattr(self, name)}")
 
@@ -106,8 +102,6 @@ class BaseMargin:
         """By the cosines (fp64). Each rank computes it for the samples of all: a draw comes from ``samples`` alone."""
         raise NotImplementedError
 
-    # -- what few margins have ------------------------------------------------------------------------
-
     def class_margins(self) -> Tensor:
         """A margin for each class, fp32 (C,); of nobody where these are none."""
         return _NONE
@@ -118,8 +112,6 @@ class BaseMargin:
 
     def reweigh_(self, logits_TB: Tensor, rise_TB: Tensor, scratch_TB: Tensor) -> None:
         """Change the logits of negatives; ``rise`` takes d(new logit) / d(old logit) - 1."""
-
-    # -- for those of angles --------------------------------------------------------------------------
 
     def arc(self, cos_B: Tensor, margin_B: Tensor | float, factor: float = 1.0) -> tuple[Tensor, Tensor]:
         """``cos(factor * theta + margin)``, (B,), and its slope.

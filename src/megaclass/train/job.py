@@ -203,7 +203,10 @@ def _margin(config: Config, data: TrainingData) -> BaseMargin:
             return torch.from_numpy(np.bincount(labels, minlength=data.num_classes))
         words = read_text(Path(head.class_margins), "head.class_margins").split()
         try:
-            return torch.tensor([float(word) for word in words])
+            margins_C = torch.tensor([float(word) for word in words])
+            if not (words and margins_C.isfinite().all()):
+                raise ValueError("empty, or not all numbers are finite")
+            return margins_C
         except ValueError as error:
             raise UserError(f"head.class_margins: {head.class_margins}: {error}; a number a class") from None
 

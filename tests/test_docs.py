@@ -81,9 +81,9 @@ def trained(arguments: list[str]) -> None:
 
 def remove_outputs(arguments: list[str]) -> None:
     """What the template has already and the command is to make."""
-    position = {"pack": 3, "split": 3, "slice": 3, "convert": 3}
+    position = {"pack": 3, "split": 3}
     outputs = [word for flag, word in pairwise(arguments) if flag in ("--output", "--sheet")]
-    if arguments[0] in ("data", "checkpoint") and arguments[1] in position:
+    if arguments[0] == "data" and arguments[1] in position:
         outputs.append(arguments[position[arguments[1]]])
     for output in map(Path, outputs):
         if output.is_dir() and output.name != "page":

@@ -1,7 +1,8 @@
 """Recipes: TOML files that hold only what differs from the defaults, and variants that differ from their file.
 
 A file ``recipes/glint360k.toml`` is the recipe ``glint360k``. Its table ``[variants.r100]`` with sections of its own
-(``[variants.r100.model]``) is the recipe ``glint360k_r100``: the file with these values put in.
+(``[variants.r100.model]``) is the recipe ``glint360k_r100``: the file with these values put in, or, where it says
+``like = "r50"``, that variant with these.
 """
 
 import functools
@@ -11,7 +12,7 @@ from typing import Any
 
 from megaclass.config.reading import from_mapping
 from megaclass.config.sections import Config
-from megaclass.errors import UserError, near_match
+from megaclass.errors import UserError, lookup, near_match
 from megaclass.files import open_regular
 
 # The complete configuration with its comments has 12 kB; no line of it more than a few dots.
@@ -48,8 +49,11 @@ def load_recipe(name: str, *, complete: bool = True, stored: bool = False) -> Co
             raise UserError(f"no variant {variant!r}{near_match(variant, list(variants))}")
         found = {"": base}
         for at, changes in variants.items():
-            labels = {"recipe": f"{path.stem}_{at}"}
-            found[at] = from_mapping(labels | changes, base, complete=complete and at == variant)
+            labels, like = (
+                {"recipe": f"{path.stem}_{at}"},
+                lookup(found, str(changes.pop("like", "")), "variant"),
+            )
+            found[at] = from_mapping(labels | changes, like, complete=complete and at == variant)
         return found[variant]
     except UserError as error:
         raise UserError(f"{path}{f' (variant {at})' if at else ''}: {error}") from None

@@ -218,9 +218,7 @@ class Head:
     margin_options: str = option(
         "", "the margin's own numbers, such as 'm=0.4, h=0.333'; default: its paper's"
     )
-    class_margins: str = option(
-        "", "a file with the margin of each class, in the order of labels", path=True, only=OF_CLASSES
-    )
+    class_margins: str = option("", "file of a margin a class, in label order", path=True, only=OF_CLASSES)
     scale: float = option(64.0, "length that the embeddings are scaled to", 1, 75)
     gradient: str = option(
         "auto",

@@ -79,23 +79,18 @@ class Shard:
         return active if active.version == self._version else self.activate(active.rows_N)
 
     def update(
-        self,
-        micro_batches: list[MicroBatch],
-        margin: BaseMargin,
-        sgd: SGDStep,
-        skipped: Tensor,
-        replicas: Group,
+        self, batches: list[MicroBatch], margin: BaseMargin, sgd: SGDStep, skipped: Tensor, replicas: Group
     ) -> None:
         """Pass 2: an optimizer step of the rows that any micro-batch has scored, which ``skipped`` (a bool scalar)
         makes one of no effect. ``replicas``: the ranks that hold the same rows."""
-        active = micro_batches[0].active
-        samples = [m.active.rows_N for m in micro_batches if m.active.rows_N is not None]
+        active = batches[0].active
+        samples = [m.active.rows_N for m in batches if m.active.rows_N is not None]
         if all(rows_N is active.rows_N for rows_N in samples):
             active = self.ready(active)
         else:
             active = self.activate(torch.unique(torch.cat(samples)))
         reduce_ = replicas.all_reduce_ if replicas.size > 1 else None
-        self.engine.pass_two(micro_batches, active, margin, sgd, self._rounding("step"), skipped, reduce_)
+        self.engine.pass_two(batches, active, margin, sgd, self._rounding("step"), skipped, reduce_)
         self.steps += 1
         self._version += 1
         if self._debts is not None:

@@ -16,8 +16,9 @@ KINDS = ("identity", "classification")
 class About:
     """kind: ``identity``, of a margin head, whose embeddings are compared, or ``classification``, of a linear head.
 
-    flip: the embedding of the mirrored image is added. evaluation: what was measured of these very weights, as in
-    result.json: the metrics of ``kind``. fingerprint: of an exported file, that of the model it came from.
+    loss: of a linear head, as ``head.loss``. flip: the embedding of the mirrored image is added. evaluation: what was
+    measured of these very weights, as in result.json: the metrics of ``kind``. fingerprint: of an exported file, that
+    of the model it came from.
     """
 
     kind: str
@@ -25,6 +26,7 @@ class About:
     embedding_dim: int
     num_classes: int = 0
     sub_centres: int = 1
+    loss: str = "softmax"
     classes: list[str] | None = None
     flip: bool = False
     recipe: str = ""
@@ -67,6 +69,7 @@ class About:
             "embedding_dim": type(about.embedding_dim) is int and about.embedding_dim > 0,
             "num_classes": type(number) is int and number >= 0,
             "sub_centres": type(about.sub_centres) is int and about.sub_centres > 0,
+            "loss": about.loss in ("softmax", "bce"),
             "classes": classes is None
             or (isinstance(classes, list) and all(isinstance(c, str) for c in classes) and len(classes) == number),
             "flip": isinstance(about.flip, bool),

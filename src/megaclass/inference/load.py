@@ -102,6 +102,7 @@ def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> M
         embedding_dim=embedding_dim,
         num_classes=num_classes,
         sub_centres=of_class,
+        loss=config.head.loss,
         classes=classes,
         flip=config.evaluate.flip and head is None,
         recipe=config.recipe,
@@ -159,6 +160,7 @@ def of_recipe(config: Config, names: str = "") -> Model:
         preprocessing=preprocessing_of(config),
         embedding_dim=int(backbone.embedding_dim),  # type: ignore[arg-type]
         num_classes=head.out_features if head else 0,
+        loss=config.head.loss,
         classes=read_classes(names, head.out_features) if head and names else None,
         flip=config.evaluate.flip and head is None,
         recipe=config.recipe,

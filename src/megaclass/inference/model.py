@@ -29,7 +29,7 @@ _BLOCK_CENTRES = 8192
 
 class Guess(NamedTuple):
     """A class of an image: its number, its name where it has one, and how sure the model is (a probability of a linear
-    head, the cosine of a class centre)."""
+    head, trained with ``bce`` that of this class alone; the cosine of a class centre)."""
 
     label: int
     name: str | None
@@ -192,7 +192,8 @@ class Model:
             logits_NC = self.head.logits(features_ND.to(self.reader.device))
             # Ordered by logits: of probabilities that round to 0 or 1, many are equal.
             labels_NK = logits_NC.topk(min(top, self.num_classes)).indices
-            return labels_NK, logits_NC.softmax(1).gather(1, labels_NK)
+            scores_NC = logits_NC.sigmoid() if self.about.loss == "bce" else logits_NC.softmax(1)
+            return labels_NK, scores_NC.gather(1, labels_NK)
         blocks, of_class = self.centre_blocks(features_ND.device), self.about.sub_centres
         labels_NK, cosines_NK = nearest(F.normalize(features_ND), blocks, top, of_class)
         return labels_NK, cosines_NK.clamp_(-1, 1)

@@ -204,18 +204,13 @@ def _margin(config: Config, data: TrainingData) -> BaseMargin:
         words = read_text(Path(head.class_margins), "head.class_margins").split()
         try:
             margins_C = torch.tensor([float(word) for word in words])
-            if not len(words) or not margins_C.isfinite().all():
-                raise ValueError("empty, or a number is not finite")
+            if not (words and margins_C.isfinite().all()):
+                raise ValueError("empty, or not all numbers are finite")
             return margins_C
         except ValueError as error:
             raise UserError(f"head.class_margins: {head.class_margins}: {error}; a number a class") from None
 
-    names = [
-        "scale",
-        "gradient",
-        "filter_threshold",
-        *(["m1", "m2", "m3"] if head.margin == "combined" else []),
-    ]
+    names = ("scale", "gradient", "filter_threshold", *("m1", "m2", "m3")[: 3 * (head.margin == "combined")])
     settings = {name: getattr(head, name) for name in names}
     return build_margin(head.margin, head.margin_options, numbers, **settings)
 

@@ -199,7 +199,8 @@ def test_a_recipe_is_sound_and_holds_only_what_differs(name):
     file = find_recipe(name)
     tree, base = tomllib.loads(file.read_text()), Config()
     if name != file.stem:
-        tree, base = tree["variants"][name.removeprefix(f"{file.stem}_")], load_recipe(file.stem)
+        tree = tree["variants"][name.removeprefix(f"{file.stem}_")]
+        base = load_recipe("_".join(filter(None, (file.stem, tree.get("like")))))
     given = {f"{section}.{key}" for section in SECTIONS for key in tree.get(section, {})}
     assert given <= differences(base, config).keys()
     for only_changed in (True, False):
@@ -210,10 +211,13 @@ def test_a_variant_differs_from_its_file_in_what_it_says(tmp_path):
     mine = tmp_path / "mine.toml"
     mine.write_text(
         '[optim]\nlr = 0.25\nmomentum = 0.8\n[variants.fast]\ndescription = "F"\n[variants.fast.optim]\nlr = 1\n'
+        '[variants.light]\nlike = "fast"\noptim.momentum = 0.7\n'
     )
     plain, fast = load_recipe(str(mine)), load_recipe(f"{mine}:fast")
     assert (plain.recipe, plain.optim.lr) == ("mine", 0.25)
     assert (fast.recipe, fast.description, fast.optim.lr, fast.optim.momentum) == ("mine_fast", "F", 1.0, 0.8)
+    light = load_recipe(f"{mine}:light")
+    assert (light.recipe, light.optim.lr, light.optim.momentum) == ("mine_light", 1.0, 0.7)
     with pytest.raises(UserError, match=f"^{mine}: no variant 'fats' .did you mean 'fast'"):
         load_recipe(f"{mine}:fats")
     # What is at odds may still be set right on the command line.
@@ -237,6 +241,8 @@ def test_a_recipe_may_begin_with_a_byte_order_mark_and_name_the_home(tmp_path, m
         b"[optim]\nlrr = 1\n",
         b"[variants.fast.modle]\nname = 1\n",
         b"[variants]\nfast = 1\n",
+        b"[variants.fast]\nlike = 'fats'\n",
+        b"[variants.fast]\nlike = ['fast']\n",
         b"[optim\n",
         b"\xff",
         b"x = " + 20_000 * b"[",

@@ -16,6 +16,7 @@ from megaclass.data.faces import Face, template, warped
 from megaclass.data.preprocessing import Preprocessing
 from megaclass.data.records.reader import RecordDataset
 from megaclass.inference.about import About, read_about
+from megaclass.inference.load import open_model
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,10 @@ def test_a_classifier_gives_probabilities_and_a_checkpoint_is_a_source(runs, ima
     (guesses,) = model.classify(images[0], top=9)
     assert sum(g.score for g in guesses) == pytest.approx(1) and len(guesses) == 6
     assert model.centres is None and model.threshold is None and model.measure == "probability"
+    each = open_model(str(runs / "linear"), "latest", {"head": {"loss": "bce"}})
+    logits_6 = each.head.logits(each._features(images[0]))[0]
+    for guess in each.classify(images[0], top=6)[0]:
+        assert guess.score == pytest.approx(logits_6[guess.label].sigmoid().item())
 
 
 def test_what_is_known_of_a_model_survives_json():

@@ -1,6 +1,7 @@
 """Labels that were planted wrong are found by a trained head, and left out of the next pack."""
 
 import csv
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -109,7 +110,10 @@ def test_cosines_are_those_to_the_dominant_sub_centre_and_to_the_nearest_other_c
     [
         (["c0/00.png", "images/c1/01.png", "{root}/images/c2/02.png"], 3, ""),
         (["c0/00.png", "c0/none.png"], 1, "1 of 2 names are of no image, c0/none.png the first"),
+        (["", "c0/00.png", "c0/00.png"], 1, ""),
         (["none.png"], None, "names none of the images"),
+        (["x" * 200_000], None, "names none of the images"),
+        (["image,class", "c0/00.png,c1", "x" * 200_000], None, "names none of the images"),
     ],
 )
 def test_images_to_leave_out_by_name(tmp_path, folder, caplog, capsys, names, left_out, told):
@@ -118,6 +122,15 @@ def test_images_to_leave_out_by_name(tmp_path, folder, caplog, capsys, names, le
     out, err = capsys.readouterr()
     assert told in err + caplog.text and status == (0 if left_out else 2)
     assert not left_out or f", {left_out} excluded)" in out
+
+
+def test_an_image_that_a_table_names_twice_is_left_out_twice(tmp_path):
+    (tmp_path / "all.csv").write_text("images/c0/00.png,a\nimages/c0/00.png,b\nimages/c0/01.png,a\n")
+    (tmp_path / "names.txt").write_text("images/c0/00.png\n")
+    table, out, exclude = (str(tmp_path / name) for name in ("all.csv", "out", "names.txt"))
+    (tmp_path / "images").symlink_to(Path("images").absolute())
+    assert main(["data", "pack", table, out, "--exclude", exclude]) == 0
+    assert len(RecordDataset(out)) == 1
 
 
 def test_what_cannot_be_judged_is_told(tmp_path, folder, capsys):

@@ -81,7 +81,7 @@ def pack(
     ``image_size`` to ``invert`` are of Encoding, ``index_record`` of RecordWriter. ``classes`` is a file of class
     names, a line each, in the order of the numbers that they get: the classes.txt of the training set; labels that
     are just numbers are positions there. ``exclude`` is a file of images to leave out: names, a line each, as messages
-    have them, or paths within the source; or a table in CSV with a column ``image``. Classes keep their numbers.
+    have them, or paths within the source; or a CSV table whose first column is ``image``. Classes keep their numbers.
     ``on_error`` is "fail", or "skip" to leave out images that are damaged, which ``output/skipped.txt`` then names.
     ``workers`` are threads (0: one a core), and ``progress`` is called with (images done, images in all).
 
@@ -141,20 +141,24 @@ def _open_source(path: Path, known: list[str] | None, options: dict[str, Any]) -
 def _excluded(found: Source, source: Path, listed: Path) -> set[int]:
     """The rows of the images that a file names. UserError where it names others alone, or all."""
     text = read_text(listed, "--exclude", "surrogateescape")
-    if next(csv.reader(text.splitlines()[:1]), [""])[0] == "image":
-        names = [row["image"] for row in csv.DictReader(io.StringIO(text, newline=""))]
-    else:
-        names = [line for line in text.split("\n") if line.strip()]
-    # However the source was called when they were listed.
-    row_of = {_place(found.describe(row)): row for row in range(len(found.labels))}
-    rows, unknown = set(), []
+    names = [line for line in text.split("\n") if line.strip()]
+    with contextlib.suppress(csv.Error):  # of a name that is too long for a table
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        if (table.fieldnames or ())[:1] == ["image"]:
+            names = [row["image"] for row in table]
+    places = [
+        _place(found.describe(row)) for row in range(len(found.labels))
+    ]  # a table may name an image twice
+    known, chosen, unknown = set(places), set(), []
     for name in names:
-        places = [_place(Path(at, name)) for at in ("", source, source.parent)]
-        if known := [row_of[place] for place in places if place in row_of]:
-            rows.add(known[0])
+        # However the source was called when they were listed.
+        here = [_place(Path(at, name)) for at in ("", source, source.parent)]
+        if place := next(filter(known.__contains__, here), ""):
+            chosen.add(place)
         else:
             unknown.append(name)
-    if (names and not rows) or len(rows) == len(row_of):
+    rows = {row for row, place in enumerate(places) if place in chosen}
+    if (names and not rows) or len(rows) == len(places):
         raise UserError(
             f"--exclude: {listed} names {'all' if rows else 'none'} of the images of {source}; give a list of some"
         )

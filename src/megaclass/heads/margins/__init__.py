@@ -54,8 +54,10 @@ def build_margin(name: str, options: str, numbers: Callable[[], Tensor], **setti
             )
         try:
             settings[key] = float(value)
+            if not abs(settings[key]) <= 1e6:  # its square stays finite
+                raise ValueError
         except ValueError:
-            raise UserError(f"head.margin_options: {part!r} is not a name, '=' and a number") from None
+            raise UserError(f"head.margin_options: {part!r} is not a name, '=' and a number to 1e6") from None
     try:
         return make(**settings)
     except ValueError as error:

@@ -16,11 +16,11 @@ GRADIENTS = ("auto", "straight_through", "exact")
 
 # Up to here one static shift keeps both ends of exp within fp32, see static_shift.
 MAX_SCALE = 75.0
-MOST = 1e6  # of any other number
 
 # Keeps sin(theta) away from 0 in the exact gradient; below this angle (0.026 degrees) the slope is held.
 _COS_LIMIT = 1.0 - 1e-7
 _NONE = torch.empty(0)
+_LIMITS = {"scale": (math.ulp(0.0), MAX_SCALE), "filter_threshold": (-1.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,9 @@ class BaseMargin:
     def __post_init__(self) -> None:
         if self.gradient not in GRADIENTS:
             raise ValueError(f"gradient must be one of {GRADIENTS}, got {self.gradient!r}")
-        limits = {"scale": (math.ulp(0.0), MAX_SCALE), "filter_threshold": (-1, 1), **self.limits}
-        for name, value in vars(self).items():
-            low, high = limits.get(name, (-MOST, MOST))
-            if isinstance(value, int | float) and not low <= value <= high:
-                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value}")
+        for name, (low, high) in (_LIMITS | self.limits).items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {getattr(self, name)}")
 
     @property
     def threshold(self) -> float:
@@ -104,8 +102,6 @@ class BaseMargin:
         """By the cosines (fp64). Each rank computes it for the samples of all: a draw comes from ``samples`` alone."""
         raise NotImplementedError
 
-    # -- what few margins have ------------------------------------------------------------------------
-
     def class_margins(self) -> Tensor:
         """A margin for each class, fp32 (C,); of nobody where these are none."""
         return _NONE
@@ -116,8 +112,6 @@ class BaseMargin:
 
     def reweigh_(self, logits_TB: Tensor, rise_TB: Tensor, scratch_TB: Tensor) -> None:
         """Change the logits of negatives; ``rise`` takes d(new logit) / d(old logit) - 1."""
-
-    # -- for those of angles --------------------------------------------------------------------------
 
     def arc(self, cos_B: Tensor, margin_B: Tensor | float, factor: float = 1.0) -> tuple[Tensor, Tensor]:
         """``cos(factor * theta + margin)``, (B,), and its slope.

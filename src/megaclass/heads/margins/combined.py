@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from megaclass.heads.margins.base import MOST, BaseMargin, Samples, Target
+from megaclass.heads.margins.base import BaseMargin, Samples, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Margin(BaseMargin):
     m3: float = 0.0
 
     published: ClassVar[str] = "straight_through"
-    limits: ClassVar[dict[str, tuple[float, float]]] = {"m1": (math.ulp(0.0), MOST)}
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"m1": (math.ulp(0.0), math.inf)}
 
     def target(self, cos_B: Tensor, samples: Samples) -> Target:
         if self.m1 == 1.0 and self.m2 == 0.0:

@@ -61,3 +61,17 @@ class TimmBackbone(nn.Module):
         """A state dict of timm as one of ours, and what it holds of the classifier; one of ours as it is. timm brings
         old names up to date, and positions to this size of images: UserError if it cannot."""
         if not given.keys().isdisjoint(self.state_dict()):  # TResNet too has a body
+            return dict(given), {}
+        update = getattr(sys.modules[type(self.body).__module__], "checkpoint_filter_fn", None)
+        try:
+            given = update(given, self.body) if update else given
+        except Exception as error:
+            raise UserError(
+                f"{where}: no weights of this model ({first_line(error)}); name its own"
+            ) from None
+        behind = self.about["classifier"] or ()  # a name, or several, of which the first is the usual one
+        behind = (behind,) if isinstance(behind, str) else behind
+        ours = {key: tensor for key, tensor in self.state_dict().items() if key.startswith("neck.")}
+        layers = {key: key.rpartition(".")[0] for key in given}
+        ours |= {f"body.{key}": given[key] for key, layer in layers.items() if layer not in behind}
+        return ours, {key.rpartition(".")[2]: given[key] for key, at in layers.items() if at in behind[:1]}

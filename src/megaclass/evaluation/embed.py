@@ -63,10 +63,11 @@ def embed(
 
 
 def features(model: Model, images_BCHW: Tensor, flip: bool) -> Tensor:
-    """Embeddings before they are normalised, or logits, fp32 (B, D). ``flip`` adds those of the mirrored images, as the
-    verification of InsightFace and the classification of ffcv do."""
+    """Embeddings before they are normalised, fp32 (B, D). ``flip``: the mean with those of the mirrored images. At
+    length 1 it is InsightFace's sum; through a linear layer it is the mean of their logits, by which ffcv classifies.
+    """
     rows_BD = model(images_BCHW).float()
-    return rows_BD + model(images_BCHW.flip(-1)).float() if flip else rows_BD
+    return (rows_BD + model(images_BCHW.flip(-1)).float()) / 2 if flip else rows_BD
 
 
 @contextlib.contextmanager

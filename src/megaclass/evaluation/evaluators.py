@@ -134,9 +134,8 @@ def build_classifier(
         done = start
         with evaluating(backbone):
             for images_BCHW in images.batches(dataset, start, stop):
-                logits_BC = features(
-                    lambda x: head.logits(images.features(backbone, x)), images_BCHW, flip
-                )  # in fp32, as in training
+                features_BD = features(partial(images.features, backbone), images_BCHW, flip)
+                logits_BC = head.logits(features_BD)  # in fp32, as in training
                 if logits_BC.shape[1:] != (num_classes,):
                     raise UserError(
                         f"the model gives {tuple(logits_BC.shape[1:])} numbers an image, not one for each of "

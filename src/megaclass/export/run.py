@@ -57,7 +57,11 @@ class Options:
 
 def export(name: str, source: str, output: Path, options: Options, say: Say) -> None:
     """Write ``output``, in one of the ``FORMATS``. UserError, in one line, and nothing is left."""
-    suffixes, write = FORMATS[name]
+    suffixes, write, takes = FORMATS[name]
+    for option, default in vars(Options()).items():
+        if option not in ("which", *takes) and getattr(options, option) != default:
+            others = " and ".join(other for other, parts in FORMATS.items() if option in parts[2])
+            raise UserError(f"--{option.replace('_', '-')} goes with {others}, not with {name}; leave it out")
     if suffixes and output.suffix not in suffixes:
         raise UserError(f"OUTPUT: {output} does not end with {' or '.join(suffixes)}; name such a file")
     write(source, output, options, say)
@@ -112,8 +116,6 @@ def _network(made_by: ModuleType, source: str, output: Path, options: Options, s
 
 
 def _check(made_by: ModuleType, options: Options) -> None:
-    if options.int8 and made_by is pt2:
-        raise UserError("--int8 goes with onnx and openvino")
     if options.int8 and not (options.calibrate and options.calibration_images > 0):
         raise UserError("--int8 needs images to take ranges from; name some with --calibrate")
     engine, also = ("onnx", ("onnxscript",)) if made_by is onnx else ("openvino", ())
@@ -208,12 +210,16 @@ def _arcface_torch(source: str, output: Path, options: Options, say: Say) -> Non
     say(f"{len(paths)} files of ranks, and model.pt")
 
 
-FORMATS: dict[str, tuple[tuple[str, ...], Callable[[str, Path, Options, Say], None]]] = {
-    "onnx": ((onnx.SUFFIX,), functools.partial(_network, onnx)),
-    "openvino": ((openvino.SUFFIX,), functools.partial(_network, openvino)),
-    "pt2": ((pt2.SUFFIX,), functools.partial(_network, pt2)),
-    "safetensors": ((".safetensors",), _safetensors),
-    "backbone": ((".safetensors", ".pt", ".pth"), _backbone),
-    "centres": ((".safetensors",), _centres),
-    "arcface_torch": ((), _arcface_torch),
+_OF_NETWORKS = ("result", "preprocess", "images", "licence")
+_OF_INT8 = (*_OF_NETWORKS, "int8", "calibrate", "calibration_images", "evaluate")
+
+# The suffixes of the file, what writes it, and the options that it takes besides ``which``.
+FORMATS: dict[str, tuple[tuple[str, ...], Callable[[str, Path, Options, Say], None], tuple[str, ...]]] = {
+    "onnx": ((onnx.SUFFIX,), functools.partial(_network, onnx), _OF_INT8),
+    "openvino": ((openvino.SUFFIX,), functools.partial(_network, openvino), _OF_INT8),
+    "pt2": ((pt2.SUFFIX,), functools.partial(_network, pt2), _OF_NETWORKS),
+    "safetensors": ((".safetensors",), _safetensors, ()),
+    "backbone": ((".safetensors", ".pt", ".pth"), _backbone, ()),
+    "centres": ((".safetensors",), _centres, ("classes",)),
+    "arcface_torch": ((), _arcface_torch, ("ranks", "layout")),
 }

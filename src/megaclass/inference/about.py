@@ -16,9 +16,9 @@ KINDS = ("identity", "classification")
 class About:
     """kind: ``identity``, of a margin head, whose embeddings are compared, or ``classification``, of a linear head.
 
-    loss: of a linear head, as ``head.loss``. flip: the embedding of the mirrored image is added. evaluation: what was
-    measured of these very weights, as in result.json: the metrics of ``kind``. fingerprint: of an exported file, that
-    of the model it came from.
+    loss: of a linear head, as ``head.loss``. flip: the mean of the features of an image and its mirror image counts.
+    evaluation: what was measured of these very weights, as in result.json: the metrics of ``kind``. fingerprint: of an
+    exported file, that of the model it came from.
     """
 
     kind: str

@@ -95,7 +95,7 @@ def open_bundle(path: Path, settings: Mapping[str, Any]) -> Model:
     def rows(start: int, stop: int) -> Tensor:
         return tensorfile.copy_rows(file, _CENTRES, start, stop, torch.empty(stop - start, columns))
 
-    flip, reader = config.evaluate.flip and not is_linear, image_reader(config, arithmetic)
+    reader, flip = image_reader(config, arithmetic), config.evaluate.flip
     about = replace(about, preprocessing=preprocessing_of(config), flip=flip, embedding_dim=columns)
     return Model(str(path), about, backbone, reader, head, rows if stored and not is_linear else None)
 

@@ -104,7 +104,7 @@ def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> M
         sub_centres=of_class,
         loss=config.head.loss,
         classes=classes,
-        flip=config.evaluate.flip and head is None,
+        flip=config.evaluate.flip,
         recipe=config.recipe,
         evaluation=_evaluation_of(directory, stored.step),
     )
@@ -162,7 +162,7 @@ def of_recipe(config: Config, names: str = "") -> Model:
         num_classes=head.out_features if head else 0,
         loss=config.head.loss,
         classes=read_classes(names, head.out_features) if head and names else None,
-        flip=config.evaluate.flip and head is None,
+        flip=config.evaluate.flip,
         recipe=config.recipe,
     )
     return Model(

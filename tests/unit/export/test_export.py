@@ -102,6 +102,10 @@ def test_int8_comes_with_its_accuracy_before_and_after(runs, tmp_path):
         (["pt2", "nowhere", "m.pt2"], "no model there"),
         (["pt2", "margin", "m.pt2", "--result", "logits"], "no linear head"),
         (["pt2", "margin", "m.pt2", "--int8", "--calibrate", "records"], "--int8 goes with"),
+        (
+            ["backbone", "margin", "m.pt", "--ranks", "2"],
+            "--ranks goes with arcface_torch, not with backbone",
+        ),
         (["openvino", "margin", "m.xml", "--int8"], "--calibrate"),
     ],
 )

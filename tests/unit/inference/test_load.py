@@ -28,13 +28,8 @@ def runs(tmp_path_factory):
             "run": {"output": str(root / kind), "checkpoint_every": 5},
             "head": {"kind": kind} if kind == "linear" else {"scale": 16.0},
         }
-        if kind == "margin":
-            sections["evaluate"] = {
-                "task": "verification",
-                "path": str(root / "records"),
-                "folds": 2,
-                "flip": True,
-            }
+        task = {"task": "verification", "folds": 2} if kind == "margin" else {"task": "classification"}
+        sections["evaluate"] = {"path": str(root / "records"), "flip": True, **task}
         assert main(["train", tiny.recipe(root, **sections)]) == 0
     return root
 
@@ -45,6 +40,14 @@ def images(runs):
     records = RecordDataset(runs / "records")
     found = (np.frombuffer(records.read(i).encoded, np.uint8) for i in (0, 4, 8))
     return np.stack([cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB) for jpeg in found])
+
+
+def test_a_classifier_sees_mirror_images_too_where_its_run_was_scored_so(runs, images):
+    model = megaclass.load(runs / "linear")
+    for of_one, of_mirrored in zip(*map(model.classify, (images, images[:, :, ::-1])), strict=True):
+        assert [guess.score for guess in of_one] == pytest.approx([guess.score for guess in of_mirrored])
+    again = megaclass.evaluate(model, runs / "records", "classification")
+    assert again.metrics == model.about.evaluation
 
 
 def test_every_form_of_an_image_is_the_same_image(runs, images, tmp_path):

@@ -44,6 +44,6 @@ class CurricularFace(RunningMargin):
         # By sums of products, each one vectorised pass: a fill under a mask takes as long as all of them.
         limit_B, t = self.hard
         hard_TB = torch.gt(logits_TB, limit_B, out=scratch_TB)
-        torch.add(torch.full_like(limit_B, t - 1), logits_TB, alpha=1 / self.scale, out=rise_TB).mul_(hard_TB)
-        logits_TB.addcmul_(logits_TB, rise_TB)
-        rise_TB.mul_(2.0).add_(hard_TB, alpha=1 - t)  # 2 c + t - 1
+        torch.add(torch.full_like(limit_B, t - 1), logits_TB, alpha=2 / self.scale, out=rise_TB).mul_(hard_TB)
+        twice_TB = torch.add(rise_TB, hard_TB, alpha=t - 1, out=scratch_TB)  # 2 (c + t - 1), rise is 2 c + t - 1
+        logits_TB.addcmul_(logits_TB, twice_TB, value=0.5)

@@ -41,7 +41,7 @@ NAMES = "arcface cosface sphereface adaface elastic_arcface elastic_cosface popu
 SAMPLED = {f"arcface-{rate}": {"head.margin": "arcface", "head.sample_rate": rate} for rate in (0.3, 0.1)}
 OTHERS = {"recipe": {}, "sub-centres": {"head.margin": "arcface", "head.sub_centres": 3}}
 MARGINS = {name: {"head.margin": name} for name in NAMES.split()} | SAMPLED | OTHERS
-LADDER = {f"epochs-{n}": {"schedule.epochs": float(n)} for n in (7, 26, 100)}
+LADDER = {f"epochs-{n}": {"schedule.epochs": float(n)} for n in (12, 48, 160)}
 FINETUNE = {"half": {"data.path": "data/omniglot/half"}, "all": {}, "start": {"model.weights": "{run:half}"}}
 STUDIES = {  # recipe, settings of all, variants (times are compared with the first one's), metrics
     "margins-omniglot": ("omniglot", {"schedule.epochs": 2.0}, MARGINS, PAIRS),

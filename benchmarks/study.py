@@ -42,7 +42,11 @@ SAMPLED = {f"arcface-{rate}": {"head.margin": "arcface", "head.sample_rate": rat
 OTHERS = {"recipe": {}, "sub-centres": {"head.margin": "arcface", "head.sub_centres": 3}}
 MARGINS = {name: {"head.margin": name} for name in NAMES.split()} | SAMPLED | OTHERS
 LADDER = {f"epochs-{n}": {"schedule.epochs": float(n)} for n in (12, 48, 160)}
-FINETUNE = {"half": {"data.path": "data/omniglot/half"}, "all": {}, "start": {"model.weights": "{run:half}"}}
+BOTH = {"data.path": "data/omniglot/old:data/omniglot/new"}
+GROWN = BOTH | {"schedule.epochs": 2.75, "model.weights": "{run:old}", "head.weights": "{run:old}"}
+CAREFUL = GROWN | {"optim.freeze_backbone_epochs": 0.5, "optim.layer_decay": 0.8}
+FINETUNE = {"scratch": BOTH, "old": {"data.path": "data/omniglot/old"}, "grown": GROWN}
+FINETUNE |= {"random": GROWN | {"head.new_classes": "random"}, "careful": CAREFUL}
 STUDIES = {  # recipe, settings of all, variants (times are compared with the first one's), metrics
     "margins-omniglot": ("omniglot", {"schedule.epochs": 2.0}, MARGINS, PAIRS),
     "margins-glyphs": ("glyphs", {"schedule.epochs": 1.0}, MARGINS, PAIRS),

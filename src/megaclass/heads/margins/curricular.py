@@ -45,5 +45,5 @@ class CurricularFace(RunningMargin):
         limit_B, t = self.hard
         hard_TB = torch.gt(logits_TB, limit_B, out=scratch_TB)
         torch.add(torch.full_like(limit_B, t - 1), logits_TB, alpha=2 / self.scale, out=rise_TB).mul_(hard_TB)
-        twice_TB = torch.add(rise_TB, hard_TB, alpha=t - 1, out=scratch_TB)  # 2 (c + t - 1), rise is 2 c + t - 1
+        twice_TB = torch.add(rise_TB, hard_TB, alpha=t - 1, out=scratch_TB)  # 2 (c + t - 1)
         logits_TB.addcmul_(logits_TB, twice_TB, value=0.5)

@@ -41,6 +41,7 @@ NAMES = "arcface cosface sphereface adaface elastic_arcface elastic_cosface popu
 SAMPLED = {f"arcface-{rate}": {"head.margin": "arcface", "head.sample_rate": rate} for rate in (0.3, 0.1)}
 OTHERS = {"recipe": {}, "sub-centres": {"head.margin": "arcface", "head.sub_centres": 3}}
 MARGINS = {name: {"head.margin": name} for name in NAMES.split()} | SAMPLED | OTHERS
+UNFILTERED = {"head.filter_threshold": 0.0}  # it would take what some margins weigh
 LADDER = {f"epochs-{n}": {"schedule.epochs": float(n)} for n in (12, 48, 160)}
 BOTH = {"data.path": "data/omniglot/old:data/omniglot/new"}
 GROWN = BOTH | {"schedule.epochs": 2.75, "model.weights": "{run:old}", "head.weights": "{run:old}"}
@@ -48,7 +49,7 @@ CAREFUL = GROWN | {"optim.freeze_backbone_epochs": 0.5, "optim.layer_decay": 0.8
 FINETUNE = {"scratch": BOTH, "old": {"data.path": "data/omniglot/old"}, "grown": GROWN}
 FINETUNE |= {"random": GROWN | {"head.new_classes": "random"}, "careful": CAREFUL}
 STUDIES = {  # recipe, settings of all, variants (times are compared with the first one's), metrics
-    "margins-omniglot": ("omniglot", {"schedule.epochs": 2.0}, MARGINS, PAIRS),
+    "margins-omniglot": ("omniglot", {"schedule.epochs": 2.0} | UNFILTERED, MARGINS, PAIRS),
     "margins-glyphs": ("glyphs", {"schedule.epochs": 1.0}, MARGINS, PAIRS),
     "imagenette": ("imagenette", {"evaluate.every_epochs": 0.0}, LADDER, TOPS),
     "omniglot": ("omniglot", {}, {"recipe": {}}, PAIRS),

@@ -69,6 +69,8 @@ def _together(config: Config) -> list[tuple[bool, str]]:
          "data.loader to 'threads'"),
         (augment.policy == "timm" and augment.policy_magnitude > 10,
          f"augment.policy_magnitude: {augment.policy_magnitude} is above 10, the largest with augment.policy 'timm'"),
+        (config.head.margin == "per_class" and not config.head.class_margins,
+         "head.class_margins: needed for head.margin 'per_class'; set --head.class_margins FILE, a margin a line"),
         (data.global_batch_size % data.accumulation > 0,
          f"data.global_batch_size: {data.global_batch_size} is no multiple of data.accumulation {data.accumulation}"),
         (data.start_size > data.image_size,

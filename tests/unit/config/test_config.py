@@ -106,6 +106,7 @@ def test_numbers_are_finite(number):
     "tree, message",
     [
         ({"data": {"source": "records"}}, "data.path: needed for data.source 'records'"),
+        ({"head": {"margin": "per_class"}}, "head.class_margins: needed for head.margin 'per_class'"),
         ({"data": {"source": "synthetic"}}, "data.num_classes: needed"),
         ({"data": {"orientations": 3}}, "data.orientations: 3 is not one of 1, 2, 4, 8"),
         ({"data": {"accumulation": 3}}, "global_batch_size: 128 is no multiple of data.accumulation 3"),

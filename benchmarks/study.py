@@ -45,12 +45,12 @@ UNFILTERED = {"head.filter_threshold": 0.0}  # it would take what some margins w
 LADDER = {f"epochs-{n}": {"schedule.epochs": float(n)} for n in (12, 48)}
 LADDER["hour"] = {"model.width": 64, "schedule.epochs": 52.0, "augment.policy": "trivialaugment"}
 BOTH = {"data.path": "data/omniglot/old:data/omniglot/new"}
-GROWN = BOTH | {"schedule.epochs": 2.75, "model.weights": "{run:old}", "head.weights": "{run:old}"}
-CAREFUL = GROWN | {"optim.freeze_backbone_epochs": 0.5, "optim.layer_decay": 0.8}
+GROWN = BOTH | {"schedule.epochs": 1.375, "model.weights": "{run:old}", "head.weights": "{run:old}"}
+CAREFUL = GROWN | {"optim.freeze_backbone_epochs": 0.25, "optim.layer_decay": 0.8}
 FINETUNE = {"scratch": BOTH, "old": {"data.path": "data/omniglot/old"}, "grown": GROWN}
 FINETUNE |= {"random": GROWN | {"head.new_classes": "random"}, "careful": CAREFUL}
 STUDIES = {  # recipe, settings of all, variants (times are compared with the first one's), metrics
-    "margins-omniglot": ("omniglot", {"schedule.epochs": 2.0} | UNFILTERED, MARGINS, PAIRS),
+    "margins-omniglot": ("omniglot", {"schedule.epochs": 1.0} | UNFILTERED, MARGINS, PAIRS),
     "margins-glyphs": ("glyphs", {"schedule.epochs": 1.0}, MARGINS, PAIRS),
     "imagenette": ("imagenette", {"evaluate.every_epochs": 0.0}, LADDER, TOPS),
     "omniglot": ("omniglot", {}, {"recipe": {}}, PAIRS),

@@ -16,8 +16,7 @@ def save(root, step=1, *, state=None, sharded=None, keep_last=3, keep_every=0, b
     """A save with the arguments that a test does not care about filled in, and its end; an error is raised."""
     options.setdefault("identity", IDENTITY)
     saver = Saver(root, keep_last=keep_last, keep_every=keep_every, beside=beside)
-    snapshot = saver.save(step, state=state or {}, sharded=sharded or {}, **options)
-    assert not snapshot.warning
+    assert not saver.save(step, state=state or {}, sharded=sharded or {}, **options)
     saved = saver.wait()
     if saved.error:
         raise UserError(saved.error)

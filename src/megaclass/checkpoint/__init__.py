@@ -17,9 +17,8 @@ and row ranges of tensors that are split over the ranks.
 
 from megaclass.checkpoint.directory import best, latest, list_checkpoints, usable
 from megaclass.checkpoint.reader import Checkpoint, load, verify
-from megaclass.checkpoint.saver import Saved, Saver, Sharded, Snapshot
+from megaclass.checkpoint.saver import Saved, Saver, Sharded
 
 __all__ = [
-    "Checkpoint", "Saved", "Saver", "Sharded", "Snapshot", "best", "latest", "list_checkpoints", "load", "usable",
-    "verify",
+    "Checkpoint", "Saved", "Saver", "Sharded", "best", "latest", "list_checkpoints", "load", "usable", "verify",
 ]  # fmt: skip

@@ -42,15 +42,6 @@ class Sharded:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """What holds when :meth:`Saver.save` returns."""
-
-    step: int
-    stall_s: float  # how long it took
-    warning: str  # why the save was not written beside the training, where that was wanted; else empty
-
-
-@dataclass(frozen=True)
 class Saved:
     """A save that has ended, alike on every rank but for the times."""
 
@@ -92,8 +83,10 @@ class Saver:
         sharded: Mapping[str, Sharded],
         identity: Mapping[str, Any],
         metric: float | None = None,
-    ) -> Snapshot:
+    ) -> str:
         """Begin to write ``root/step-NNNNNNNN``, once the save before has ended. Every rank calls.
+
+        Returns why it was not written beside the training, where that was wanted; else an empty text.
 
         state: nested dicts, lists and tuples of tensors and scalars. Rank 0's is stored: what differs between
             ranks (random state) is gathered by the caller into a list.
@@ -125,7 +118,7 @@ class Saver:
         writing.stall_s = time.perf_counter() - began
         if not beside:
             self._take(writing)
-        return Snapshot(step, writing.stall_s, warning)
+        return warning
 
     def done(self) -> Saved | None:
         """A save that has ended and was not told yet, at once. Another rank may see the end some moments later; so what

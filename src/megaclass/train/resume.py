@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,11 @@ def save(job: Job, progress: Progress, saver: Saver, warn: Callable[[str], None]
     else:
         state["head"] = job.head.state_dict()
     _require_finite(state, sharded, job.world.device)
-    begun = saver.save(
+    warning = saver.save(
         progress.step, state=state, sharded=sharded, identity=job.identity, metric=progress.score
     )
-    if begun.warning:
-        warn(begun.warning)
+    if warning:
+        warn(warning)
     return True
 
 
@@ -125,9 +126,9 @@ def agree_on_norms(job: Job) -> None:
             average_norm_buffers(job.backbone)
 
 
-def restore(job: Job, found: Found | None) -> Progress:
+def restore(job: Job, found: Found) -> Progress:
     """Put the checkpoint, written at any number of ranks, into the job. Without one the run is at its beginning."""
-    if not found or not found.path:
+    if not found.path:
         return Progress()
     path = found.path
     stored = checkpoint.load(path, identity=job.identity, verified=True)
@@ -168,27 +169,12 @@ def _restore_head(head: PartialFC, stored: Checkpoint) -> None:
             if name == "momentum" and "head/momentum" not in stored.sharded:  # row-wise storage kept none
                 table.data.zero_()
             else:
-                _restore_rows(stored, f"head/{name}", start, stop, table, read)
+                table.fill(start, partial(read, stored, f"head/{name}"))
         if goes_on_owing:
             head.shard.owes(steps, stored.rows("head/touched", start, stop), table_K4)
         else:
             head.shard.restored(steps)
     head.end_step()
-
-
-_ReadRows = Callable[[Checkpoint, str, int, int], Rows]
-
-
-def _restore_rows(stored: Checkpoint, name: str, start: int, stop: int, table: Rows, read: _ReadRows) -> None:
-    """Rows as they were stored where nothing has to be changed in them, else block by block."""
-    entry = stored.sharded.get(name)
-    is_as_stored = read is rows_as_stored or stored.state.get("head_owed") is None
-    if entry is None or (entry.dtype == table.data.dtype and is_as_stored):
-        stored.rows(name, start, stop, out=table.data)
-        if table.scale is not None:
-            stored.rows(f"{name}_scale", start, stop, out=table.scale)
-        return
-    table.fill(start, lambda first, last: read(stored, name, first, last))
 
 
 def _head_tables(head: PartialFC) -> dict[str, Rows]:

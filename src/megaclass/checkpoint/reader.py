@@ -30,10 +30,9 @@ class Checkpoint:
         self._files, self._shards = contents.files, contents.shards()
         self._checked = set(contents.files) if verified else set()
 
-    def rows(self, name: str, start: int = 0, stop: int | None = None, out: Tensor | None = None) -> Tensor:
-        """Rows ``[start, stop)`` of a sharded tensor, all by default, assembled from the shard files.
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows ``[start, stop)`` of a sharded tensor, all by default, assembled from the shard files, on the CPU.
 
-        out: a tensor of that shape, on any device, that receives the rows; a new one on the CPU if None.
         Each file that is touched is checked against its CRC32 once. UserError for an unknown name or
         damage, ValueError for rows outside the tensor.
         """
@@ -46,9 +45,7 @@ class Checkpoint:
         for shard in needed:
             with blaming(self.path, shard.name) as file:
                 tensorfile.check_rows(file, name, dtype, (shard.stop - shard.start, *columns))
-        result = torch.empty((stop - start, *columns), dtype=dtype) if out is None else out
-        if result.shape != (stop - start, *columns):
-            raise ValueError(f"out is {tuple(result.shape)}, the rows are {(stop - start, *columns)}")
+        result = torch.empty((stop - start, *columns), dtype=dtype)
         for shard in needed:
             first, last = max(start, shard.start), min(stop, shard.stop)
             with blaming(self.path, shard.name) as file:

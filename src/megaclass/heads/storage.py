@@ -117,8 +117,6 @@ class Rows:
 
     def take(self, other: "Rows") -> None:
         """Copy another table of the same shape: exactly where both are stored alike, else to nearest."""
-        if other.data.shape != self.data.shape:
-            raise UserError(f"rows {tuple(other.data.shape)} for a table {tuple(self.data.shape)}")
         self.fill(0, lambda start, stop: other[start:stop])
 
     def fill(self, first: int, read: Callable[[int, int], "Rows"]) -> None:
@@ -129,6 +127,8 @@ class Rows:
 
     def store(self, rows: slice | Tensor, part: "Rows") -> None:
         """Put rows of any storage here: exactly where both are stored alike, else to nearest."""
+        if part.data.shape[1:] != self.data.shape[1:]:
+            raise UserError(f"rows {tuple(part.data.shape)} for a table {tuple(self.data.shape)}")
         if part.data.dtype != self.data.dtype:
             self.put(rows, part.fp32().to(self.data.device))
         else:

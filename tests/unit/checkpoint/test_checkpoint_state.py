@@ -93,9 +93,6 @@ def test_any_row_range_is_assembled_from_any_files(file_bytes, tmp_path, monkeyp
     for start, stop in [(0, 23), (0, 0), (23, 23), (5, 6), (3, 17), (22, 23)]:
         for name, part in saved.items():
             assert same(loaded.rows(name, start, stop), part.tensor[start:stop].clone())
-    out = torch.zeros(8, 4, dtype=torch.float64)
-    assert loaded.rows("head/centres", 1, 9, out=out) is out
-    assert torch.equal(out, saved["head/centres"].tensor[1:9].double())
 
 
 def test_only_files_that_are_needed_are_read(tmp_path, monkeypatch):
@@ -115,8 +112,6 @@ def test_rows_refuses_what_is_not_there(tmp_path):
         loaded.rows("head/centers")
     with pytest.raises(ValueError, match="which has 23"):
         loaded.rows("head/centres", 0, 24)
-    with pytest.raises(ValueError, match="out is"):
-        loaded.rows("head/centres", 0, 2, out=torch.empty(3, 4))
 
 
 def steps_of(root):

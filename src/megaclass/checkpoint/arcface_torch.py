@@ -26,8 +26,6 @@ from megaclass.errors import UserError
 from megaclass.heads.storage import Rows
 from megaclass.parallel.groups import shard_range
 
-LAYOUTS = ("arcface_torch", "dropin")
-
 HEAD, OPTIMIZER, HEAD_OPTIMIZER = "state_dict_softmax_fc", "state_optimizer", "state_head_optimizer"
 BACKBONE, SCHEDULER = "state_dict_backbone", "state_lr_scheduler"
 

@@ -89,12 +89,10 @@ def read_weights(source: Path) -> tuple[Any, dict[str, Tensor]]:
         return read_torch_file(source), {}
     try:
         regular_size(source)
-        tensors = tensorfile.read_tensors(source)
+        backbone, head = (tensorfile.read_tensors(source, part) for part in ("backbone.", "head."))
+        if not backbone:
+            return tensorfile.read_tensors(source), {}
     except DAMAGE as error:
         why = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{source}: not a safetensors file that can be read: {why}; name another") from None
-    parts = [
-        {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
-        for part in ("backbone.", "head.")
-    ]
-    return (parts[0], parts[1] if "bias" in parts[1] else {}) if parts[0] else (tensors, {})
+    return backbone, head if "bias" in head else {}

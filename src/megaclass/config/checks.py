@@ -29,13 +29,15 @@ def absent(config: Config) -> dict[str, str]:
 def check(config: Config, together: bool = True) -> None:
     """UserError for the first value outside its limits, or, ``together``, at odds with another."""
     for key, (_, value) in differences(Config(), config).items():
-        _check_alone(key, value, options()[key])
+        check_alone(key, value)
     for at_odds, message in _together(config) if together else []:
         if at_odds:
             raise UserError(message)
 
 
-def _check_alone(key: str, value: Any, f: dataclasses.Field) -> None:
+def check_alone(key: str, value: Any) -> None:
+    """UserError for a value outside the limits of its ``section.key``."""
+    f = options()[key]
     choices, low, high = (f.metadata[name] for name in ("choices", "low", "high"))
     if choices and value not in choices:
         names = [str(choice) for choice in choices]

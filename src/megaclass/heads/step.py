@@ -11,15 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass.errors import lookup
+from megaclass.config.checks import check_alone
 from megaclass.heads.storage import Rounding, Rows
-
-PARALLELISMS = ("model", "data")
-SHARD_GROUPS = ("world", "node")
-PRECISIONS = ("fp32", "tf32", "bf16")
-KERNELS = ("auto", "triton", "torch")
-RECOMPUTE = ("auto", "always", "never")
-MOST_SUB_CENTRES = 16
 
 # Like torch.nn.functional.normalize: a vector shorter than this is divided by it.
 NORM_FLOOR = 1e-12
@@ -31,7 +24,7 @@ Roundings = Callable[[str], Rounding]  # of the writes of a step, by the table: 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOptions:
-    """Where the classes lie, and how they are stored and computed on.
+    """Where the classes lie, and how they are stored and computed on: within the limits of a recipe's ``[head]``.
 
     parallelism: ``model`` (classes sharded over ranks) or ``data`` (every rank holds them all).
     shard_group: with ``model``: sharded over the ranks of the ``world``, or of a ``node``, each node with all.
@@ -56,18 +49,8 @@ class HeadOptions:
     sub_centres: int = 1
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("parallelism", PARALLELISMS),
-            ("shard_group", SHARD_GROUPS),
-            ("precision", PRECISIONS),
-            ("recompute", RECOMPUTE),
-            ("kernels", KERNELS),
-        ):
-            lookup(dict.fromkeys(known), getattr(self, name), name)
-        if not self.tile_mb >= 0:
-            raise ValueError(f"tile_mb must not be negative, got {self.tile_mb}")
-        if not 1 <= self.sub_centres <= MOST_SUB_CENTRES:
-            raise ValueError(f"sub_centres must lie in [1, {MOST_SUB_CENTRES}], got {self.sub_centres}")
+        for name, value in vars(self).items():
+            check_alone(f"head.{name}", value)
 
 
 @dataclass(frozen=True)

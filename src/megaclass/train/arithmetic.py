@@ -12,6 +12,7 @@ import torch
 
 from megaclass.errors import UserError
 from megaclass.heads.precision import cpu_has_bf16, fp32_products
+from megaclass.parallel.rendezvous import number
 from megaclass.results.machine import usable_cores
 
 
@@ -24,8 +25,7 @@ def use_threads(count: int) -> int:
         asked = os.environ.get("OMP_NUM_THREADS", "")
         count = int(asked) if asked.isdigit() else 0
     if count == 0:
-        local_ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        count = max(1, usable_cores() // local_ranks)
+        count = max(1, usable_cores() // number("LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(count)
     return count
 

@@ -1,13 +1,13 @@
 """What training says of memory: planned before it starts, refused where it cannot fit, explained where it ran out."""
 
 import logging
-import os
 
 import torch
 
 from megaclass.config import Config
 from megaclass.errors import UserError, first_line, in_bytes
 from megaclass.parallel.groups import World
+from megaclass.parallel.rendezvous import number
 from megaclass.plan.choose import largest_parts, nearest, require_memory
 from megaclass.plan.memory import Job, memory_of
 from megaclass.results.machine import available_memory
@@ -17,16 +17,15 @@ from megaclass.train.arithmetic import pick_arithmetic
 def planned_job(config: Config, world: World, classes: int = 0) -> Job:
     """For :mod:`megaclass.plan`. classes 0: those that the configuration says, if any."""
     compute = pick_arithmetic(config.precision.compute, config.precision.channels_last, world.device).compute
-    return Job(
-        config, compute, classes or config.data.num_classes, world.size, _local_ranks(), world.device.type
-    )
+    classes, local_ranks = classes or config.data.num_classes, number("LOCAL_WORLD_SIZE", 1)
+    return Job(config, compute, classes, world.size, local_ranks, world.device.type)
 
 
 def memory_there(world: World) -> float:
     """Bytes that this rank may take: of its GPU, or its share of what is free on its machine."""
     if world.device.type == "cuda":
         return float(torch.cuda.get_device_properties(world.device).total_memory)
-    return available_memory() / _local_ranks()
+    return available_memory() / number("LOCAL_WORLD_SIZE", 1)
 
 
 def require_room(config: Config, world: World, classes: int = 0) -> None:
@@ -63,7 +62,3 @@ def hindsight(config: Config, world: World, error: Exception) -> str:
         f"out of memory ({first_line(error)}); planned were {in_bytes(memory.total)} a rank ({largest_parts(memory)}): "
         f"for a tenth less {nearest(job, 0.9 * min(memory.total, memory_there(world)))}"
     )
-
-
-def _local_ranks() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -25,7 +25,7 @@ def train(way: str) -> None:
     for step in range(3):
         vote.cast(step)
         model(torch.ones(2, 4)).sum().backward()
-    vote.close()
+    vote.wait()
     first = groups.rank() == 0
     if way == "error" and first:
         raise UserError("the fault of this test")

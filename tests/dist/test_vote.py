@@ -21,7 +21,7 @@ def vote():
     thread.start()
     heard = [ballot.cast(1 << groups.rank() if step == 1 else 0) for step in range(3)]
     ballot.cast(4)
-    last = ballot.close()
+    last = ballot.wait()
     thread.join()
     ranks = groups.world_size()
     return heard, last, exchanged == [[i] * ranks for i in range(50)], side is groups.side_group()
@@ -33,7 +33,7 @@ def test_two_ranks_hear_of_each_other_in_the_next_step():
 
 def test_a_rank_that_is_alone_hears_itself_at_once():
     ballot = Vote()
-    assert [ballot.cast(flags) for flags in (1, 0, 6)] == [1, 0, 6] and ballot.close() == 0
+    assert [ballot.cast(flags) for flags in (1, 0, 6)] == [1, 0, 6] and ballot.wait() == 0
     assert groups.side_group() is None
 
 

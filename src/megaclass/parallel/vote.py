@@ -23,18 +23,15 @@ class Vote:
         once. flags: below 2**31."""
         if self._group is None:
             return flags
-        heard = self._arrived()
+        heard = self.wait()
         self._flags.fill_(flags)
         self._travelling = dist.all_reduce(self._flags, dist.ReduceOp.BOR, self._group, async_op=True)
         return heard
 
-    def _arrived(self) -> int:
+    def wait(self) -> int:
+        """Wait for the last exchange, which every rank has cast; returns what was heard."""
         if self._travelling is None:
             return 0
         self._travelling.wait()
         self._travelling = None
         return int(self._flags)
-
-    def close(self) -> int:
-        """Wait for the last exchange, which every rank has cast; returns what was heard."""
-        return self._arrived()

@@ -75,7 +75,7 @@ def fit(job: Job, log: RunLog, progress: Progress, saver: Saver, interruption: I
         if ends_by := now.ends_by:
             interruption.end_by(ends_by)
             break
-    votes.close()
+    votes.wait()
     if saved := saver.wait():
         log.saved(last := saved)
     if ends_by:

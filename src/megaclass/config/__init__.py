@@ -7,15 +7,13 @@ section is a frozen dataclass; every field carries its documentation and its lim
 
 from megaclass.config.checks import absent, differences
 from megaclass.config.reading import from_mapping, from_text, require_known
-from megaclass.config.recipes import RECIPES, find_recipe, load_recipe, recipe_names
-from megaclass.config.sections import SECTIONS, Augment, Config, Data, Model, Optim, Schedule, options, values
+from megaclass.config.recipes import find_recipe, load_recipe, recipe_names
+from megaclass.config.sections import SECTIONS, Config, Data, Model, Optim, Schedule, options, values
 from megaclass.config.steps import Steps, scaled_lr, steps_of
 from megaclass.config.text import documented, to_toml
 
 __all__ = [
-    "RECIPES",
     "SECTIONS",
-    "Augment",
     "Config",
     "Data",
     "Model",

@@ -20,8 +20,6 @@ _MAX_BYTES = 1 << 18
 _MAX_DOTS = 64
 RECIPES = Path(__file__).parent / "recipes"
 
-Tree = dict[str, Any]
-
 
 def recipe_names() -> list[str]:
     """Of the embedded recipes: each file followed by its variants, in their order."""
@@ -49,10 +47,8 @@ def load_recipe(name: str, *, complete: bool = True, stored: bool = False) -> Co
             raise UserError(f"no variant {variant!r}{near_match(variant, list(variants))}")
         found = {"": base}
         for at, changes in variants.items():
-            labels, like = (
-                {"recipe": f"{path.stem}_{at}"},
-                lookup(found, str(changes.pop("like", "")), "variant"),
-            )
+            like = lookup(found, str(changes.pop("like", "")), "variant")
+            labels = {"recipe": f"{path.stem}_{at}"}
             found[at] = from_mapping(labels | changes, like, complete=complete and at == variant)
         return found[variant]
     except UserError as error:
@@ -86,7 +82,7 @@ def _embedded() -> dict[str, tuple[Path, str]]:
     return found
 
 
-def _read(path: Path) -> Tree:
+def _read(path: Path) -> dict[str, Any]:
     try:
         with open_regular(path, _MAX_BYTES, encoding="utf-8-sig", errors="surrogateescape") as file:
             text = file.read()

@@ -143,9 +143,8 @@ def _draw_negatives(identities: list[np.ndarray], wanted: int, rng: np.random.Ge
     images = np.concatenate(identities)
     sizes = np.array([len(group) for group in identities])
     ends = np.cumsum(sizes)
-    if (
-        _negatives(identities) <= 4 * wanted
-    ):  # drawing anew would take long: number all pairs, and draw numbers
+    # Drawing anew would take long: number all pairs, and draw numbers.
+    if _negatives(identities) <= 4 * wanted:
         partners = len(images) - np.repeat(ends, sizes)  # of each image, all in the identities after its own
         last = np.cumsum(partners)
         number = rng.choice(last[-1], size=wanted, replace=False)

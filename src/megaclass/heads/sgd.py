@@ -93,9 +93,5 @@ class HeadSGD(torch.optim.Optimizer):
         super().load_state_dict({**state_dict, "state": {}})
         self.head.shard.load_momentum(stored)
         self._show_state()
-        self.restored(int(own.get("step", 0)))
-
-    def restored(self, optimizer_steps: int) -> None:
-        """Weight and momentum now hold the state after this many steps, with every row up to date."""
-        self.head.shard.restored(optimizer_steps)
+        self.head.shard.restored(int(own.get("step", 0)))
         self.head.end_step()

@@ -269,9 +269,8 @@ class TorchEngine:
                 centres_TD, _ = tiles.read(tile)
                 inverse_T = kept.inverse_N[tile].copy_(inverse_norms(centres_TD))
                 rows_TD, local_B = self._rows(centres_TD, inverse_T), position_B - tile.start
-                if (
-                    shares_NB is not None and products.operand == torch.float32
-                ):  # they are made where they stay
+                if shares_NB is not None and products.operand == torch.float32:
+                    # They are made where they stay.
                     all_TB = shares_NB[tile.start : tile.stop + 1]
                 else:
                     all_TB = self.workspace.get("exponentials", len(rows_TD) + 1, batch)

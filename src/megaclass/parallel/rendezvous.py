@@ -30,9 +30,8 @@ from megaclass.errors import LOST_RANK_STATUS, AgreedError, LostRankError, UserE
 from megaclass.parallel.agreement import difference
 
 _LOOK_AGAIN_S = 0.5
-_HEAR_ME_S = (
-    30.0  # so long a rank with an error waits for others to tell it to: they may still load their libraries
-)
+# So long a rank with an error waits for others to tell it to: they may still load their libraries.
+_HEAR_ME_S = 30.0
 _READ_S = 5.0
 _ERROR = "error"  # the name of the fact that a rank cannot start
 

@@ -49,12 +49,8 @@ def collectives(job: Job) -> list[Collective]:
         if among > 1 and size:
             found.append(Collective(name, kind, size, count, among, between))
 
-    parts, b, dim, out = (
-        config.data.accumulation,
-        job.images,
-        job.passes.embedding_dim,
-        ranks > job.node_ranks,
-    )
+    parts, b, dim = config.data.accumulation, job.images, job.passes.embedding_dim
+    out = ranks > job.node_ranks
     if config.head.kind == "margin":
         if config.head.sample_rate < 1:
             add("labels, to draw the sample", "all-gather", 8 * b * parts * ranks, 1, ranks, out)

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 MAX_DIM = 1024
-MOST_SPILLS = (
-    112  # registers a thread: the best blocks of an H100 put up to 104 aside, hardly any inside the loop
-)
+# Registers a thread: the best blocks of an H100 put up to 104 aside, hardly any inside the loop.
+MOST_SPILLS = 112
 
 
 @dataclass(frozen=True)

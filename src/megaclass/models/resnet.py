@@ -13,7 +13,7 @@ from collections.abc import Collection
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megaclass.errors import UserError
+from megaclass.config.checks import check_alone
 from megaclass.models.layers import leave_out, leave_out_more_by_depth, residual_stages, shortcut
 
 
@@ -62,8 +62,6 @@ class Bottleneck(nn.Module):
         return F.relu(out + added, inplace=True)
 
 
-STEMS = ("imagenet", "deep", "small")
-SHORTCUTS = ("stride", "pool")
 # Depth -> block and blocks of the four stages.
 DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
@@ -110,9 +108,8 @@ class ResNet(nn.Module):
         checkpoint_stages: Collection[float] = (1, 2, 3, 4),
     ) -> None:
         super().__init__()
-        for name, value, known in (("stem", stem, STEMS), ("shortcut", shortcut, SHORTCUTS)):
-            if value not in known:
-                raise UserError(f"{name}: {value!r} is not a ResNet {name}; use one of {', '.join(known)}")
+        check_alone("model.stem", stem)
+        check_alone("model.shortcut", shortcut)
         self.embedding_dim = 8 * width * block.expansion
         self.image_size = image_size
         self.stem = stem

@@ -10,9 +10,8 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from megaclass.config.checks import check_alone
 from megaclass.parallel.seeding import mix32
-
-GRADIENTS = ("auto", "straight_through", "exact")
 
 # Up to here one static shift keeps both ends of exp within fp32, see static_shift.
 MAX_SCALE = 75.0
@@ -78,8 +77,7 @@ class BaseMargin:
     reweighs: ClassVar[bool] = False  # negatives too: has ``bound`` and ``reweigh_``
 
     def __post_init__(self) -> None:
-        if self.gradient not in GRADIENTS:
-            raise ValueError(f"gradient must be one of {GRADIENTS}, got {self.gradient!r}")
+        check_alone("head.gradient", self.gradient)
         for name, (low, high) in (_LIMITS | self.limits).items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {getattr(self, name)}")

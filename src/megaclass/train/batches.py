@@ -1,6 +1,5 @@
 """From a configuration to the training set, and to what loads its batches: their order, and their random changes."""
 
-import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -72,18 +71,17 @@ def training_data(config: Config, world: World, say: Callable[[str], None]) -> T
 def _glyph_set(config: Config, say: Callable[[str], None]) -> Path:
     """Render the glyphs where they are missing: the first rank of a machine does, its others wait for it."""
     size, held_out, directory = config.data.image_size, config.data.held_out, glyph_directory(config)
-    with contextlib.ExitStack() as held:
-        if not directory.exists():
-            try:
-                directory.parent.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(directory.with_name(f".{directory.name}.lock")))
-            except OSError as error:
-                raise UserError(
-                    f"data.path: {directory} cannot be made: {error.strerror}; name another"
-                ) from None
-        if not directory.exists():
-            say(f"Rendering the glyph data set into {directory} (once, about half a minute)")
+    if directory.exists():
         return glyphs.ensure(directory, image_size=size, held_out=held_out)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with locked(directory.with_name(f".{directory.name}.lock")):
+            if not directory.exists():
+                say(f"Rendering the glyph data set into {directory} (once, about half a minute)")
+            return glyphs.ensure(directory, image_size=size, held_out=held_out)
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"data.path: {directory} cannot be made: {why}; name another") from None
 
 
 def glyph_directory(config: Config) -> Path:

@@ -251,10 +251,8 @@ def evaluation(job: Job) -> Evaluation:
     """What the job's evaluator finds of the model as it is: of its averaged weights, where they are kept."""
     assert job.evaluator is not None
     agree_on_norms(job)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(eager(job.compiled))
-        if job.average is not None:
-            stack.enter_context(job.average.in_place())
+    averaged = job.average.in_place() if job.average else contextlib.nullcontext()
+    with eager(job.compiled), averaged:
         found = job.evaluator(job.backbone, job.head)
     job.model.train()
     return found

@@ -184,17 +184,12 @@ class _Content:
         return sum(tensor.nbytes for tensors in self.files.values() for tensor in tensors.values())
 
     def copied(self) -> "_Content":
-        """The same in memory of its own, on the CPU."""
+        """The same in memory of its own, on the CPU. Not pinned: PyTorch would keep that for itself after the save."""
         files = {
-            file: {name: _copy(tensor) for name, tensor in tensors.items()}
+            file: {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
             for file, tensors in self.files.items()
         }
         return replace(self, files=files)
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    """In memory of its own, on the CPU. Not pinned: PyTorch would keep that for itself after the save."""
-    return tensor.detach().clone() if tensor.device.type == "cpu" else tensor.detach().cpu()
 
 
 def _lack_of_memory(demands: list[tuple[str, int, int]]) -> str:

@@ -51,14 +51,13 @@ def foresight(config: Config, world: World, classes: int) -> str:
 
 def hindsight(config: Config, world: World, error: Exception) -> str:
     """The line after an allocator has refused."""
+    told = f"out of memory ({first_line(error)})"
     try:
         memory = memory_of(job := planned_job(config, world))
     except Exception:
-        return (
-            f"out of memory ({first_line(error)}): lower data.global_batch_size, or raise data.accumulation"
-        )
+        return f"{told}: lower data.global_batch_size, or raise data.accumulation"
     # What was planned fitted, or the run would have been refused: others take memory too, or the plan is too low.
     return (
-        f"out of memory ({first_line(error)}); planned were {in_bytes(memory.total)} a rank ({largest_parts(memory)}): "
+        f"{told}; planned were {in_bytes(memory.total)} a rank ({largest_parts(memory)}): "
         f"for a tenth less {nearest(job, 0.9 * min(memory.total, memory_there(world)))}"
     )

@@ -25,7 +25,7 @@ from torch import Tensor
 from megaclass.errors import AgreedError, LostRankError, UserError
 from megaclass.parallel import agreement
 from megaclass.parallel.heartbeat import heartbeat
-from megaclass.parallel.rendezvous import declining, is_loss, join, number, place
+from megaclass.parallel.rendezvous import decline, is_loss, join, number, place
 
 T = TypeVar("T")
 
@@ -235,8 +235,11 @@ def started(
         yield World(rank(), world_size(), device)
         return
     _timeout = datetime.timedelta(seconds=timeout_s)
-    with declining():
+    try:
         device = _taken(device_name)
+    except UserError as error:
+        decline(error)
+        raise
     meeting = join(here, device, _timeout, agreement.facts_of_program(device) | dict(facts or {}))
     try:
         with heartbeat(meeting, heartbeat_s):

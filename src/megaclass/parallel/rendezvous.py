@@ -135,16 +135,6 @@ def decline(error: UserError) -> None:
 
 
 @contextlib.contextmanager
-def declining() -> Iterator[None]:
-    """A UserError inside is told to all ranks, which have not met yet."""
-    try:
-        yield
-    except UserError as error:
-        decline(error)
-        raise
-
-
-@contextlib.contextmanager
 def _losses_told(here: Place, timeout: datetime.timedelta) -> Iterator[None]:
     try:
         yield

@@ -92,12 +92,9 @@ class Products:
 
 def operand_type(precision: str, on_cuda: bool) -> torch.dtype:
     """Of the gradients' products, see :class:`Products`."""
-    casts = precision == "bf16" and (on_cuda or _has_bf16_without_amx())
+    has_bf16_without_amx = cpu_has("avx512_bf16") and not cpu_has("amx_tile")
+    casts = precision == "bf16" and (on_cuda or has_bf16_without_amx)
     return torch.bfloat16 if casts else torch.float32
-
-
-def _has_bf16_without_amx() -> bool:
-    return cpu_has("avx512_bf16") and not cpu_has("amx_tile")
 
 
 def tile_rows(batch_rows: int, dim: int, is_sampled: bool, tile_mb: float, on_cuda: bool) -> int:

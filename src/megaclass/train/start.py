@@ -63,9 +63,15 @@ def load_head(
         kind = "linear layer" if isinstance(head, LinearHead) else "class centres"
         raise UserError(f"head.weights: {source} has no {kind}; name a run with such a head, or leave it out")
     theirs = RunDirectory(found[0]).read_classes() if found else None
-    if not names or not theirs or len(theirs) != shape[0]:
-        names = theirs = None
-    if shape[1] != columns or not (theirs or shape[0] == classes):
+    numbers_C = np.arange(classes) if shape[0] == classes else None
+    if names and theirs and len(theirs) == shape[0]:
+        numbers_C = places_among(theirs, names, "head.weights")
+        if numbers_C.max() < 0:
+            raise UserError(
+                f"head.weights: {source} knows no class of data.path (its first is {theirs[0]!r}, here {names[0]!r}): "
+                "leave it out, and the head starts anew; model.weights takes the backbone all the same"
+            )
+    if shape[1] != columns or numbers_C is None:
         raise UserError(
             f"head.weights: {source} holds {shape[0]:,} classes of {shape[1]} columns, and {classes:,} of {columns} "
             "are trained; leave it out (classes are matched where the data and the run have names for them)"
@@ -74,12 +80,6 @@ def load_head(
         raise UserError(
             f"head.weights: {source} has {of_class} centres of each class, and {head.options.sub_centres} are trained; "
             f"set head.sub_centres to {of_class}, or leave it out"
-        )
-    numbers_C = places_among(theirs, names, "head.weights") if names and theirs else np.arange(classes)
-    if names and theirs and numbers_C.max() < 0:
-        raise UserError(
-            f"head.weights: {source} knows no class of data.path (its first is {theirs[0]!r}, here {names[0]!r}): "
-            "leave it out, and the head starts anew; model.weights takes the backbone all the same"
         )
     if linear is not None:
         rows, layer = np.flatnonzero(numbers_C >= 0), linear.state_dict()

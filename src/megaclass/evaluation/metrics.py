@@ -110,7 +110,7 @@ def all_pairs_tar(
     embeddings_MD = embeddings_ND[counted].astype(np.float32, copy=False)  # a copy by the indexing
     embeddings_MD[~np.isfinite(embeddings_MD).all(axis=1)] = np.nan
     labels_M = labels_N[counted]
-    counts = torch.from_numpy(_count_pairs(embeddings_MD, labels_M))
+    counts = _count_pairs(embeddings_MD, labels_M)
     return of_counts(all_ranks().all_reduce_(counts).numpy(), far_targets) | {"images": len(labels_M)}
 
 
@@ -133,29 +133,25 @@ def _counted_images(labels: np.ndarray, limit: int) -> np.ndarray:
     return np.sort(order[by_place[within][:limit]])
 
 
-def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray) -> np.ndarray:
+def _count_pairs(embeddings_MD: np.ndarray, labels_M: np.ndarray) -> Tensor:
     """How many genuine (row 0) and impostor pairs (row 1) of this rank's blocks have each score."""
-    counts = np.zeros((2, BINS), dtype=np.int64)
+    counts = torch.zeros(2, BINS, dtype=torch.int64)
     for block in my_blocks(len(labels_M), len(labels_M)):
         # Each pair once: the images from this row on, and of those only the ones after it.
         scores = embeddings_MD[block] @ embeddings_MD[block.start :].T
         after = np.arange(scores.shape[1]) > np.arange(scores.shape[0])[:, None]
         same = labels_M[block][:, None] == labels_M[block.start :]
-        counts += _histograms(bins_of(scores[after], same[after]), same[after], BINS)
+        genuine, impostor = scores[after & same], scores[after & ~same]
+        counts += torch.stack([binned(genuine, same=True), binned(impostor, same=False)])
     return counts
 
 
-def bins_of(scores_P: np.ndarray, same_P: np.ndarray) -> np.ndarray:
-    """The bin of each cosine: int32 (P,), rising. The outermost are for failed comparisons, beyond every cosine."""
-    failed_P = np.isnan(scores_P)
-    bins_P = np.clip((scores_P + 1) * (BINS // 2), 1, BINS - 2)
-    bins_P[failed_P] = np.where(same_P[failed_P], 0, BINS - 1)
-    return bins_P.astype(np.int32)
-
-
 def binned(scores_K: np.ndarray, same: bool) -> Tensor:
-    """How many of these cosines, of genuine or of impostor pairs, are in each bin: int64 (BINS,)."""
-    return torch.from_numpy(np.bincount(bins_of(scores_K, np.full(len(scores_K), same)), minlength=BINS))
+    """How many of these cosines, of genuine or of impostor pairs, are in each bin: int64 (BINS,). The outermost are for
+    failed comparisons, beyond every cosine."""
+    bins_K = np.clip((scores_K + 1) * (BINS // 2), 1, BINS - 2)
+    bins_K[np.isnan(scores_K)] = 0 if same else BINS - 1
+    return torch.from_numpy(np.bincount(bins_K.astype(np.int32), minlength=BINS))
 
 
 def of_counts(counts: np.ndarray, far_targets: Mapping[str, float]) -> dict[str, Any]:

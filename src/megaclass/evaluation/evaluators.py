@@ -21,7 +21,6 @@ from megaclass.data.dataset import Dataset, class_names, places_among
 from megaclass.data.loader import eval_batches
 from megaclass.data.open import open_dataset, shared_sets, split_paths
 from megaclass.data.verification_bin import VerificationBin
-from megaclass.data.views import Subset
 from megaclass.errors import UserError
 from megaclass.evaluation.embed import embed, evaluating, features
 from megaclass.evaluation.metrics import (
@@ -239,8 +238,7 @@ def build_verifier(
             raise UserError(f"{path} has pairs of its own; leave out the list {config.evaluate.pairs_file}")
         dataset, pairs = open_listed_pairs(config.evaluate.pairs_file, path)
         tell_of_overlap(config, path, (name.rpartition("/")[0] for name in dataset.names), trained)
-        used, pairs = pairs.over_used()
-        return _verifier(Subset(dataset, used), pairs, config, images, labelled=False)
+        return _verifier(dataset, pairs, config, images, labelled=False)
     paths = split_paths(path)
     if len(paths) == 1 or not any(part.suffix == ".bin" for part in paths):
         return _of_one_set(config, paths[0] if len(paths) == 1 else path, images, trained)

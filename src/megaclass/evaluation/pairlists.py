@@ -22,17 +22,6 @@ from megaclass.errors import UserError
 from megaclass.evaluation.pairs import PairSet, balanced
 
 
-def open_listed_pairs(pairs_txt: str, path: Path) -> tuple[ImageList, PairSet]:
-    """The images under ``path``, and the pairs of a list of them."""
-    path = local(path)
-    if record_file(path) is not None:
-        raise UserError(
-            f"{pairs_txt} names images, but the records of {path} have no names; make a .bin from the folder "
-            "they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --output FILE.bin"
-        )
-    return read_lfw_pairs(pairs_txt, path)
-
-
 def write_lfw_pairs(path: str | Path, names: Sequence[str], pairs: PairSet) -> None:
     """Write a pairs.txt of images ``names``, each a ``Name/Name_0001.jpg``, to a new file.
 
@@ -49,19 +38,25 @@ def write_lfw_pairs(path: str | Path, names: Sequence[str], pairs: PairSet) -> N
         file.write(text)
 
 
-def read_lfw_pairs(pairs_txt: str | Path, images_root_or_zip: str | Path) -> tuple[ImageList, PairSet]:
-    """Read a pairs.txt as LFW's and check that its images are there, in a folder or zip file.
+def open_listed_pairs(pairs_txt: str | Path, path: Path) -> tuple[ImageList, PairSet]:
+    """Read a pairs.txt as LFW's and check that its images are under ``path``, a folder or zip file.
 
     Returns the images, each once, and the pairs as indices into these. Raises UserError: a damaged line (with
     its number), missing images (the first, and how many).
     """
+    path = local(path)
+    if record_file(path) is not None:
+        raise UserError(
+            f"{pairs_txt} names images, but the records of {path} have no names; make a .bin from the folder "
+            "they were packed from: megaclass data pairs FOLDER --from PAIRS.txt --output FILE.bin"
+        )
     folds, same, body = _read_lines(Path(pairs_txt))
     index: dict[str, int] = {}  # image name -> its index, in order of appearance
     pairs = np.empty((len(body), 2), dtype=np.int64)
     for row, (number, line) in enumerate(body):
         names = _image_names(line, bool(same[row]), f"{pairs_txt} line {number}")
         pairs[row] = [index.setdefault(name, len(index)) for name in names]
-    images = ImageList(images_root_or_zip, list(index))
+    images = ImageList(path, list(index))
     if images.root.is_dir():
         # Unlike Path's, this one says no to a name that is too long for any file.
         missing = [name for name in index if not os.path.isfile(images.root / name)]  # noqa: PTH113

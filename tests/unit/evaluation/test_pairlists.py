@@ -1,5 +1,6 @@
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from megaclass.data.imagelist import ImageList
 from megaclass.errors import UserError
-from megaclass.evaluation.pairlists import read_lfw_pairs, write_lfw_pairs
+from megaclass.evaluation.pairlists import open_listed_pairs, write_lfw_pairs
 from megaclass.evaluation.pairs import PairSet
 
 PAIRS = ["2\t1", "Ann\t1\t2", "Bob\t1\tCy\t12", "Cy\t12\t3", "Ann\t2\tBob\t1"]
@@ -37,7 +38,7 @@ def write(tmp_path, lines):
 
 
 def test_lfw_pairs_and_their_images_are_read(tmp_path, images):
-    faces, pairs = read_lfw_pairs(write(tmp_path, PAIRS), images)
+    faces, pairs = open_listed_pairs(write(tmp_path, PAIRS), images)
     assert faces.names == NAMES
     assert pairs.first.tolist() == [0, 2, 3, 1]
     assert pairs.second.tolist() == [1, 3, 4, 2]
@@ -63,7 +64,7 @@ def test_a_damaged_line_is_named(tmp_path, line, text, message):
     lines = PAIRS.copy()
     lines[line - 1] = text
     with pytest.raises(UserError) as caught:
-        read_lfw_pairs(write(tmp_path, lines), tmp_path)
+        open_listed_pairs(write(tmp_path, lines), tmp_path)
     assert message in str(caught.value) and "pairs.txt" in str(caught.value)
 
 
@@ -71,17 +72,17 @@ def test_a_damaged_line_is_named(tmp_path, line, text, message):
 def test_missing_images_are_named_and_counted(tmp_path, images, bob):
     lines = [line.replace("Bob", bob).replace("Cy\t12\t3", "Cy\t12\t4") for line in PAIRS]
     with pytest.raises(UserError, match=rf"{bob}_0001.jpg is missing, and 1 more of 5 images"):
-        read_lfw_pairs(write(tmp_path, lines), images)
+        open_listed_pairs(write(tmp_path, lines), images)
 
 
 def test_what_is_no_list_or_no_zip_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
-        read_lfw_pairs(tmp_path / "absent.txt", tmp_path)
+        open_listed_pairs(tmp_path / "absent.txt", tmp_path)
     path = write(tmp_path, PAIRS)
     with pytest.raises(UserError, match="not a readable zip"):
-        read_lfw_pairs(path, path)
+        open_listed_pairs(path, path)
     with pytest.raises(UserError, match="no such folder"):
-        read_lfw_pairs(path, tmp_path / "absent")
+        open_listed_pairs(path, tmp_path / "absent")
 
 
 def test_an_unreadable_image_is_named(images):
@@ -141,7 +142,7 @@ def test_any_text_is_a_list_or_a_clear_error(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_text(text, encoding="utf-8")
     try:
-        read_lfw_pairs(path, "/")
+        open_listed_pairs(path, Path("/"))
     except UserError as error:
         assert "any.txt" in str(error) or "is missing" in str(error)
 

@@ -30,12 +30,9 @@ class PairSet:
         return len(self.first)
 
     def over_used(self) -> tuple[np.ndarray, "PairSet"]:
-        """The images that occur in a pair, in order of their first, and these pairs with indices into those."""
-        in_order = np.stack([self.first, self.second], axis=1).ravel()
-        images, first_at, number = np.unique(in_order, return_index=True, return_inverse=True)
-        order = np.argsort(first_at)
-        numbers = np.argsort(order)[number]
-        return images[order], PairSet(numbers[0::2], numbers[1::2], self.same, self.folds)
+        """The images that occur in a pair, rising, and these pairs with indices into those."""
+        images, numbers = np.unique(np.append(self.first, self.second), return_inverse=True)
+        return images, PairSet(*np.split(numbers, 2), self.same, self.folds)
 
 
 def balanced(folds: int, per_fold: int) -> np.ndarray:

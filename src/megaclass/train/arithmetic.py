@@ -50,7 +50,6 @@ def use_deterministic_kernels() -> None:
     """Ask for bit-reproducible kernels; an operation that has none warns."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
 
 
 @dataclass(frozen=True)

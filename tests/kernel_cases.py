@@ -3,7 +3,7 @@
 Shapes: B = rows of the batch, C = rows of the table, N = rows that take part, D = embedding columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ class Step:
 
     def catch_up(self, engine: TorchEngine, product_N4: Tensor) -> ActiveRows:
         active = self.active()
-        engine.catch_up(active, product_N4.to(self.device), self.rounding)
+        engine.catch_up(replace(active, owed_N4=product_N4.to(self.device)), self.rounding)
         return active
 
 

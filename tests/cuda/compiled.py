@@ -91,7 +91,7 @@ def steps(engine: TritonEngine, storage: str, rate: float) -> None:
         rounding = functools.partial(Rounding, count, 0, first_class=2**31 - count, dim=dim, device=cpu)
         engine.pass_two([micro_batch], active, Margin(), sgd, rounding, torch.tensor(False))
         if owed_N4 is not None:
-            engine.catch_up(active, owed_N4, rounding)
+            engine.catch_up(active, rounding)
 
 
 def compiled() -> int:

@@ -119,11 +119,9 @@ class Shard:
 
     def _catch_up(self, debts: "Debts", rows_N: Tensor, purpose: str) -> None:
         self._version += 1
-        rounding = self._rounding(purpose)
-        for chunk_N in rows_N.split(_CHUNK):
-            product_N4 = debts.of(chunk_N, self.steps)
-            self.engine.catch_up(ActiveRows(self.centres, self.momentum, chunk_N), product_N4, rounding)
-            debts.touched_C[chunk_N] = self.steps
+        active = ActiveRows(self.centres, self.momentum, rows_N, debts.of(rows_N, self.steps))
+        self.engine.catch_up(active, self._rounding(purpose))
+        debts.touched_C[rows_N] = self.steps
 
     # -- state ----------------------------------------------------------------------------------------
 

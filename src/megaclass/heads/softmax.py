@@ -17,7 +17,6 @@ Shapes: B = rows of the batch that the shard sees, N = rows that take part, T = 
 import contextlib
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -348,9 +347,9 @@ class TorchEngine:
             add(gradient_TD, shares_TB, one.weighted_BD)
         return gradient_TD.mul_(inverse_T[:, None]) if products.of_unit_rows else gradient_TD
 
-    def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Roundings) -> None:
+    def catch_up(self, active: ActiveRows, rounding: Roundings) -> None:
         """Pay what the active rows owe, and store them."""
-        tiles = self._tiles(replace(active, owed_N4=product_N4), 0)
+        tiles = self._tiles(active, 0)
         of_momentum, of_centres = rounding("momentum"), rounding("centres")
         for tile in tiles:
             w_TD, v_TD = tiles.read(tile, momentum=True)

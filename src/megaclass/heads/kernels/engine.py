@@ -4,7 +4,6 @@ Shapes: B = rows of the batch, N = rows that take part, D = embedding columns.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -170,11 +169,10 @@ class TritonEngine(TorchEngine):
             **_table_options(active), **self._products(blocks, margin),
         )  # fmt: skip
 
-    def catch_up(self, active: ActiveRows, product_N4: Tensor, rounding: Roundings) -> None:
+    def catch_up(self, active: ActiveRows, rounding: Roundings) -> None:
         """A step over no rows of a batch, which moves nothing but what is owed."""
         nothing = torch.empty(0, self.dim, device=self.device)
         none_B = nothing[:, 0]
-        active = replace(active, owed_N4=product_N4)
         batch = MicroBatch(nothing, none_B.long(), none_B, none_B, active, torch.ones((), device=self.device))
         self.pass_two(
             [batch], active, BaseMargin(), SGDStep(0.0, 1.0, 0.0), rounding, torch.zeros_like(batch.weight)

@@ -63,11 +63,11 @@ class Products:
         """Set the backend's flag for the products inside, and put it back."""
         return fp32_products(self._flag, self._backend)
 
-    def cast(self, name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """``values`` as an operand of that type: themselves, or a copy in the memory of that name."""
-        if values.dtype == dtype:
+    def cast(self, name: str, values: Tensor) -> Tensor:
+        """``values`` as an operand of gradients: themselves, or a copy in the memory of that name."""
+        if values.dtype == self.operand:
             return values
-        return self.workspace.get(name, *values.shape, dtype=dtype).copy_(values)
+        return self.workspace.get(name, *values.shape, dtype=self.operand).copy_(values)
 
     def mm(self, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """``out = a @ b`` in fp32."""
@@ -275,8 +275,8 @@ class TorchEngine:
                 )
                 if shares_NB is not None and products.operand != torch.float32:
                     shares_TB = shares_NB[tile].copy_(shares_TB)
-                shares_TB = products.cast("shares", shares_TB, products.operand)
-                products.addmm_(values_BD, shares_TB.T, products.cast("rows", rows_TD, products.operand))
+                shares_TB = products.cast("shares", shares_TB)
+                products.addmm_(values_BD, shares_TB.T, products.cast("rows", rows_TD))
         return sum_B, values_BD, kept
 
     def pass_two(
@@ -342,7 +342,7 @@ class TorchEngine:
                 )
                 if isinstance(own, Tensor):
                     shares_TB.masked_fill_((own < 0)[:, None], 0.0)
-                shares_TB = products.cast("shares", shares_TB, products.operand)
+                shares_TB = products.cast("shares", shares_TB)
             add = products.mm if one is scored[0] else products.addmm_
             add(gradient_TD, shares_TB, one.weighted_BD)
         return gradient_TD.mul_(inverse_T[:, None]) if products.of_unit_rows else gradient_TD

@@ -96,15 +96,13 @@ def training_set(config: Config, path: Path) -> Dataset:
         dataset = open_dataset(path)
     except UserError as error:
         raise UserError(f"data.path: {error}") from None
-    is_records = [kind_of(part) != "image folder" for part in split_paths(path)]
-    for source, other, holds in (
-        ("records", "folder", any(is_records)),
-        ("folder", "records", not all(is_records)),
-    ):
-        if config.data.source == source and not holds:
-            raise UserError(
-                f"data.source: {source!r}, but {path} is of the kind {other!r}; set --data.source {other}"
-            )
+    kinds = {"folder" if kind_of(part) == "image folder" else "records" for part in split_paths(path)}
+    source = config.data.source
+    if source in ("records", "folder") and source not in kinds:
+        (other,) = kinds
+        raise UserError(
+            f"data.source: {source!r}, but {path} is of the kind {other!r}; set --data.source {other}"
+        )
     wanted = config.data.num_classes
     if wanted and wanted != dataset.num_classes:
         raise UserError(

@@ -11,7 +11,7 @@ import fake_peer
 from megaclass.bench.head import HeadCase, Steps, work
 from megaclass.bench.train import TrainCase
 from megaclass.cli import main
-from megaclass.heads.step import KERNELS, PRECISIONS
+from megaclass.config import options
 from megaclass.heads.storage import STORAGES
 from megaclass.parallel.groups import Simulated, World
 from megaclass.results.rows import Row, RowWriter, read_rows
@@ -26,8 +26,9 @@ def bench(*words):
 
 def test_choices_are_those_of_the_head():
     fields = HeadCase.__dataclass_fields__
-    for name, known in (("precision", PRECISIONS), ("storage", STORAGES), ("kernels", KERNELS)):
-        assert {*fields[name].metadata["choices"]} == {*known}
+    for name in ("precision", "storage", "kernels"):
+        assert {*fields[name].metadata["choices"]} == {*options()[f"head.{name}"].metadata["choices"]}
+    assert {*fields["storage"].metadata["choices"]} == {*STORAGES}
 
 
 @pytest.mark.parametrize(

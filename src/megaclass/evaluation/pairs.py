@@ -32,7 +32,8 @@ class PairSet:
     def over_used(self) -> tuple[np.ndarray, "PairSet"]:
         """The images that occur in a pair, rising, and these pairs with indices into those."""
         images, numbers = np.unique(np.append(self.first, self.second), return_inverse=True)
-        return images, PairSet(*np.split(numbers, 2), self.same, self.folds)
+        first, second = np.split(numbers, 2)
+        return images, PairSet(first, second, self.same, self.folds)
 
 
 def balanced(folds: int, per_fold: int) -> np.ndarray:

@@ -15,25 +15,14 @@ def compare(words: list[str]) -> int:
         "regard to how much runs of one program differ. Exit status 1: --fail-if-slower was given and a case is slower "
         "by more than the threshold or no longer measured, or what another --fail-if asks for; 2: nothing to "
         "compare; 0 otherwise.",
-    )
-    for name in ("A", "B"):
-        parser.add_argument(name, type=str, help="file of rows (.jsonl), or directory of them")
-    parser.add_argument(
-        "--fail-if-slower",
-        type=str,
-        default="",
-        metavar="P%",
-        help="without it, 5 percent decides on the words only",
-    )
-    parser.add_argument(
-        "--allow-missing", action="store_true", help="a case of A that B does not have is no failure"
-    )
-    parser.add_argument(
-        "--fail-if-unclear", action="store_true", help="few steps, uneven ones, or other programs were busy"
-    )
-    parser.add_argument("--fail-if-more-memory", type=str, default="", metavar="P%", help="of GPU or process")
-    parser.add_argument(
-        "--allow-other-machine", action="store_true", help="compare rows of different machines too"
+        dict.fromkeys(("A", "B"), "file of rows (.jsonl), or directory of them"),
+        {
+            "fail-if-slower": ("", "by so many percent; without it, 5 percent decides on the words only"),
+            "allow-missing": (False, "a case of A that B does not have is no failure"),
+            "fail-if-unclear": (False, "few steps, uneven ones, or other programs were busy"),
+            "fail-if-more-memory": ("", "of GPU or process, by so many percent"),
+            "allow-other-machine": (False, "compare rows of different machines too"),
+        },
     )
     options = parse(parser, words)
     slower = _part("--fail-if-slower", options.fail_if_slower)

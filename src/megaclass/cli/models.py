@@ -226,12 +226,9 @@ def _show_result(path: Path, result: dict[str, Any]) -> None:
     _show_numbers(result)
     tell(f"result    {path / 'result.json'}")
 
-    def draw() -> list[Path]:
-        from megaclass.report.curves import draw_run
+    from megaclass.report.curves import draw_run
 
-        return draw_run(path)
-
-    show_pictures(draw)
+    show_pictures(lambda: draw_run(path))
 
 
 def _show_numbers(result: dict[str, Any]) -> None:

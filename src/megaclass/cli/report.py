@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from megaclass.cli.common import tell
-from megaclass.cli.parsing import make_parser, parse
+from megaclass.cli.parsing import make_parser, new_file, parse
 from megaclass.errors import UserError
 from megaclass.files import whole_file
 from megaclass.results import published
@@ -15,17 +15,18 @@ def report(words: list[str]) -> None:
         "megaclass report DIR|FILES [--against NAME ...] [--output DIR] | RUN --mllog FILE [--submission ...]",
         "Write report.html (one page, no network), report.md and report.csv from rows of benchmarks: tables beside "
         "the published ones, curves, machines, and every number with a link to the raw row that it is from.",
+        {"rows...": "files of rows (.jsonl), or directories of them"},
+        {
+            "output": ("", "directory to write to; without it that of the rows"),
+            "mllog": ("", "of a run directory: write the log of MLPerf Training to this new file"),
+        },
     )
-    add: Any = parser.add_argument
-    several = {"nargs": "+", "default": []}
     against = (
         f"published reports ({', '.join(published.names())}); those of the rows' suites are always there"
     )
-    add("rows", nargs="+", metavar="DIR|FILES", help="files of rows (.jsonl), or directories of them")
-    add("--against", **several, metavar="NAME", help=against)
-    add("--output", default="", help="directory to write to; without it that of the rows")
-    add("--mllog", default="", metavar="FILE", help="of a run directory: the log of MLPerf Training")
-    add("--submission", **several, metavar="KEY=VALUE", help="what that log cannot know: org, status, ..")
+    submission = "what that log cannot know: org, status, .."
+    parser.add_argument("--against", nargs="+", default=[], metavar="NAME", help=against)
+    parser.add_argument("--submission", nargs="+", default=[], metavar="KEY=VALUE", help=submission)
     options = parse(parser, words)
     if options.mllog:
         _write_mllog(options)
@@ -44,9 +45,8 @@ def _write_mllog(options: Any) -> None:
 
     if len(options.rows) > 1 or options.against or options.output:
         raise UserError("--mllog: of one run directory, and with --submission alone")
-    path = Path(options.mllog)
-    if path.exists():
-        raise UserError(f"--mllog: {path} exists; name another file")
+    path = new_file(options.mllog, "--mllog")
+    assert path is not None
     lines, lacks = mlperf.mllog(Path(options.rows[0]), options.submission)
     with whole_file("--mllog", path) as part:
         part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

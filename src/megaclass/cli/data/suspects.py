@@ -39,9 +39,9 @@ def suspects(words: list[str]) -> int:
 
     config, lost = stored_config(options.run), 0
     data = config.data.path if config.data.source != "glyphs" else str(glyph_directory(config) / "train")
-    model, (images, names) = open_model(options.run, options.checkpoint, {}), (None, None)
-    if data := options.data or data:
-        images, names = open_images([data])
+    data = options.data or data
+    model = open_model(options.run, options.checkpoint, {})
+    images, names = open_images([data]) if data else (None, None)
     if images is None or names is None:
         raise UserError(f"--data: {data or 'the run'} has no labelled images; name the training set")
 

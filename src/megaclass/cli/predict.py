@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from megaclass.data.dataset import Dataset
     from megaclass.inference.images import ImageFiles
     from megaclass.inference.model import Model
-    from megaclass.inference.predict import Names
 
 _SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
 
@@ -43,12 +42,13 @@ def predict(words: list[str]) -> int:
     if options.top < 1:
         raise UserError(f"--top: {options.top} is too few; ask for 1 class or more")
 
+    from megaclass.data.classnames import read_names
     from megaclass.inference.images import find_images
-    from megaclass.inference.predict import Names
 
     model = model_asked(parser, options, given)
     images = find_images(options.images)
-    shown, damaged = _run(model, images, Names(model, options.names), options.top, output)
+    names = read_names(options.names, model.classes, model.num_classes) if options.names else None
+    shown, damaged = _run(model, images, names, options.top, output)
     if sheet and shown:
         draw_sheet(sheet, model, images, shown)
     if damaged:
@@ -62,10 +62,10 @@ def predict(words: list[str]) -> int:
 
 
 def _run(
-    model: "Model", images: "ImageFiles", names: "Names", top: int, output: Path | None
+    model: "Model", images: "ImageFiles", names: list[str] | None, top: int, output: Path | None
 ) -> tuple[dict[int, Rows], int]:
     """Predict all images. Returns what was guessed of the first, by number, for a sheet, and how many are damaged."""
-    from megaclass.inference.predict import predictions
+    from megaclass.inference.predict import guess_rows, predictions
 
     # Tables on a terminal show how far it is.
     nothing = contextlib.nullcontext(lambda done, total: None)
@@ -75,7 +75,7 @@ def _run(
     damaged = 0
     with row_writer(output, columns, "predictions", _print) as write, bar as show:
         for number, prediction in enumerate(predictions(model, images, top)):
-            rows = names.rows(prediction, model.measure)
+            rows = guess_rows(model, names, prediction)
             if prediction.error:
                 damaged += 1
                 tell(f"megaclass: {prediction.error}", sys.stderr)

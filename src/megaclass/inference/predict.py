@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megaclass.data.classnames import read_names
 from megaclass.data.dataset import DamagedSampleError, Dataset
 from megaclass.inference.model import Model
 
@@ -60,22 +59,15 @@ def _pass(
                 yield Prediction(image, mine, "")
 
 
-class Names:
-    """What to call the classes of a model: by its own names, and by a file of readable names."""
-
-    def __init__(self, model: Model, readable: str = "") -> None:
-        self.classes = model.classes
-        self.readable = read_names(readable, model.classes, model.num_classes) if readable else None
-
-    def rows(self, prediction: Prediction, measure: str) -> list[dict[str, Any]]:
-        """The guesses for a file; what is not known is None."""
-        return [
-            {
-                "rank": rank,
-                "label": label,
-                "class": self.classes[label] if self.classes else None,
-                "name": self.readable[label] if self.readable else None,
-                measure: float(f"{score:.6g}"),
-            }
-            for rank, (label, score) in enumerate(prediction.guesses, start=1)
-        ]
+def guess_rows(model: Model, names: list[str] | None, prediction: Prediction) -> list[dict[str, Any]]:
+    """The guesses for a file, with the readable ``names`` of classes; what is not known is None."""
+    return [
+        {
+            "rank": rank,
+            "label": label,
+            "class": model.classes[label] if model.classes else None,
+            "name": names[label] if names else None,
+            model.measure: float(f"{score:.6g}"),
+        }
+        for rank, (label, score) in enumerate(prediction.guesses, start=1)
+    ]

@@ -1,12 +1,11 @@
 """From where a trained model lies to one that is ready for use."""
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from megaclass.checkpoint import Checkpoint
@@ -16,7 +15,6 @@ from megaclass.config import Config, from_mapping, load_recipe
 from megaclass.data.classnames import read_classes
 from megaclass.data.preprocessing import NORMALISATIONS
 from megaclass.errors import UserError
-from megaclass.evaluation.evaluators import ImageReader
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
 from megaclass.inference.bundle import ABOUT, SCHEME, fetched, open_bundle
@@ -31,8 +29,6 @@ from megaclass.train.model import build_model, preprocessing_of
 from megaclass.train.start import linear_head
 
 _NETWORKS = (".onnx", ".xml")
-
-# -- for use ---------------------------------------------------------------------------------------------
 
 
 def load(
@@ -73,13 +69,19 @@ def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> M
 def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> Model:
     directory = RunDirectory(run_dir)
     config = from_mapping(settings, load_recipe(str(directory.config), stored=True))
+    # What a run started from need not lie here any more, and would be overwritten.
+    config = replace(config, model=replace(config.model, weights=""))
     use_threads(config.run.threads)
-    device = pick_device(config.run.device)
-    backbone, reader = trained_backbone(config, stored, device)
-    head, rows, of_class = None, None, sub_centres(stored)
+    backbone, arithmetic = build_model(config, pick_device(config.run.device))
     embedding_dim = int(backbone.embedding_dim)  # type: ignore[arg-type]
-    if "head" in stored.state:  # a linear one; rows of a margin head are sharded
-        head = trained_head(stored, backbone, device)
+    head, rows, of_class = None, None, sub_centres(stored)
+    with expecting(f"{stored.path}: checkpoint of another model"):
+        backbone.load_state_dict(weights_of(stored, "backbone"))
+        if "head" in stored.state:  # a linear one; rows of a margin head are sharded
+            weights = weights_of(stored, "head")
+            head = LinearHead(len(weights["weight"]), embedding_dim).to(arithmetic.device)
+            head.load_state_dict(weights)
+    if head is not None:
         num_classes = head.out_features
     else:
         entry = stored.sharded.get("head/weight")
@@ -96,19 +98,29 @@ def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> M
             f"{directory.classes}: {len(classes):,} names for {num_classes:,} classes; "
             "bring back the file that the run wrote, or move it away"
         )
-    about = About(
-        kind="identity" if head is None else "classification",
-        preprocessing=preprocessing_of(config),
-        embedding_dim=embedding_dim,
+    about = _about(
+        config,
+        backbone,
+        head,
         num_classes=num_classes,
         sub_centres=of_class,
-        loss=config.head.loss,
         classes=classes,
-        flip=config.evaluate.flip,
-        recipe=config.recipe,
         evaluation=_evaluation_of(directory, stored.step),
     )
-    return Model(str(stored.path), about, backbone, reader, head, rows)
+    return Model(str(stored.path), about, backbone, image_reader(config, arithmetic), head, rows)
+
+
+def _about(config: Config, backbone: nn.Module, head: LinearHead | None, **more: Any) -> About:
+    """What the configuration of a model, and its parts, tell of it."""
+    return About(
+        kind="identity" if head is None else "classification",
+        preprocessing=preprocessing_of(config),
+        embedding_dim=int(backbone.embedding_dim),  # type: ignore[arg-type]
+        loss=config.head.loss,
+        flip=config.evaluate.flip,
+        recipe=config.recipe,
+        **more,
+    )
 
 
 def _of_network(path: Path, settings: Mapping[str, Any]) -> Model:
@@ -126,11 +138,11 @@ def _of_network(path: Path, settings: Mapping[str, Any]) -> Model:
         changed["mean"], changed["std"] = NORMALISATIONS[given["normalise"]]
     if "resize" in (measured := settings.get("evaluate", {})):
         changed["resize"] = config.evaluate.resize
-    preprocessing = dataclasses.replace(about.preprocessing, **changed)
+    preprocessing = replace(about.preprocessing, **changed)
     flip = config.evaluate.flip if "flip" in measured else about.flip
     same = preprocessing == about.preprocessing and flip == about.flip
     fingerprint = about.fingerprint if same else ""  # else its embeddings are others than those of its run
-    about = dataclasses.replace(about, preprocessing=preprocessing, flip=flip, fingerprint=fingerprint)
+    about = replace(about, preprocessing=preprocessing, flip=flip, fingerprint=fingerprint)
     reader = image_reader(config, pick_arithmetic("fp32", False, device), preprocessing)
     head = None if about.kind == "identity" else GivenLogits(about.num_classes)
     return Model(str(path), about, backbone, reader, head)
@@ -155,16 +167,9 @@ def of_recipe(config: Config, names: str = "") -> Model:
     weights = config.model.weights
     backbone, arithmetic = build_model(config, pick_device(config.run.device))
     head = linear_head(backbone, weights) if weights else None
-    about = About(
-        kind="identity" if head is None else "classification",
-        preprocessing=preprocessing_of(config),
-        embedding_dim=int(backbone.embedding_dim),  # type: ignore[arg-type]
-        num_classes=head.out_features if head else 0,
-        loss=config.head.loss,
-        classes=read_classes(names, head.out_features) if head and names else None,
-        flip=config.evaluate.flip,
-        recipe=config.recipe,
-    )
+    num_classes = head.out_features if head else 0
+    classes = read_classes(names, num_classes) if head and names else None
+    about = _about(config, backbone, head, num_classes=num_classes, classes=classes)
     return Model(
         weights or config.recipe,
         about,
@@ -172,27 +177,3 @@ def of_recipe(config: Config, names: str = "") -> Model:
         image_reader(config, arithmetic),
         head and head.to(arithmetic.device),
     )
-
-
-# -- the parts -------------------------------------------------------------------------------------------
-
-
-def trained_backbone(
-    config: Config, stored: Checkpoint, device: torch.device
-) -> tuple[nn.Module, ImageReader]:
-    """The backbone with the weights of a checkpoint, on its device, and what reads images for it."""
-    # What a run started from need not lie here any more, and would be overwritten.
-    bare = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
-    backbone, arithmetic = build_model(bare, device)
-    with expecting(f"{stored.path}: checkpoint of another model"):
-        backbone.load_state_dict(weights_of(stored, "backbone"))
-    return backbone, image_reader(config, arithmetic)
-
-
-def trained_head(stored: Checkpoint, backbone: nn.Module, device: torch.device) -> LinearHead:
-    """The linear head of a checkpoint."""
-    with expecting(f"{stored.path}: checkpoint of another model"):
-        weights = weights_of(stored, "head")
-        head = LinearHead(len(weights["weight"]), int(backbone.embedding_dim)).to(device)  # type: ignore[arg-type]
-        head.load_state_dict(weights)
-        return head

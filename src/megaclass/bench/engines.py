@@ -155,7 +155,7 @@ def _exported(
         path = Path(directory) / "model.onnx"
         onnx.write(path, torch.export.export(scorer, (images_BCHW,)), "", "result")
         if case.precision == "int8":
-            path = quantise(path, calibration(), transformer=case.backbone.startswith("vit"))
+            quantise(path, calibration(), transformer=case.backbone.startswith("vit"))
         numbers = "tf32" if case.tf32 else case.precision
         place = images_BCHW.device
         return open_runtime(path, place, threads=case.threads, precision=numbers, engine=case.engine)

@@ -18,8 +18,6 @@ from megaclass.inference.model import Model
 from megaclass.inference.runtimes import RuntimeBackbone
 from megaclass.results.machine import snapshot
 
-RESULTS = ("auto", "features", "embeddings", "logits")
-
 
 class Network(nn.Module):
     """images -> ``features`` (B, D), ``embeddings``, which are these with length 1, or ``logits`` (B, C), fp32.

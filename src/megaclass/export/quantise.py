@@ -14,8 +14,8 @@ from torch import Tensor
 from megaclass.errors import UserError
 
 
-def quantise(path: Path, batches: Iterable[Tensor], transformer: bool = False) -> Path:
-    """Write the INT8 form of an .onnx or OpenVINO .xml network in the place of the fp32 one, and return its path.
+def quantise(path: Path, batches: Iterable[Tensor], transformer: bool = False) -> None:
+    """Write the INT8 form of an .onnx or OpenVINO .xml network in the place of the fp32 one.
 
     batches: contiguous input such as will come, some hundred images: ranges of activations are taken from it, those of
     each batch by itself, so that single images tell most. transformer: the network is one (ViT).
@@ -37,11 +37,10 @@ def quantise(path: Path, batches: Iterable[Tensor], transformer: bool = False) -
         name = network.graph.input[0].name
         made = nncf.quantize(network, nncf.Dataset(inputs, lambda batch: {name: batch}), **settings)
         onnx.save(made, str(path))
-        return path
+        return
     import openvino
 
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # the file is about to be written
     made = nncf.quantize(core.read_model(path), nncf.Dataset(inputs), **settings)
     openvino.save_model(made, path, compress_to_fp16=False)
-    return path

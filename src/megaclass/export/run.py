@@ -13,7 +13,7 @@ from typing import Any
 from megaclass.checkpoint.tensorfile import write_tensors
 from megaclass.checkpoint.weights import located
 from megaclass.config import Config, load_recipe
-from megaclass.errors import UserError
+from megaclass.errors import UserError, first_line
 from megaclass.export import onnx, openvino, pt2, weights
 from megaclass.export.network import Network, insightface, metadata, trace
 from megaclass.export.parity import evaluation_path, judge, parity, pick_images, pixels, spread
@@ -91,9 +91,8 @@ def _network(made_by: ModuleType, source: str, output: Path, options: Options, s
         except (OSError, UserError):
             raise
         except Exception as error:
-            told = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"{source}: the exporter of {output.suffix} refuses this network ({told[0]})"
+                f"{source}: the exporter of {output.suffix} refuses this network ({first_line(error)})"
             ) from error
         found = parity(model, network, images, run(part))
         judge(found, "fp32")
@@ -196,8 +195,9 @@ def _centres(source: str, output: Path, options: Options, say: Say) -> None:
 def _arcface_torch(source: str, output: Path, options: Options, say: Say) -> None:
     """The files of the ranks, and ``model.pt`` beside them."""
     with whole_file("OUTPUT", output) as part:
-        given: dict[str, Any] = {"ranks": options.ranks, "layout": options.layout, "which": options.which}
-        paths = weights.to_rank_files(source, part, **given)
+        paths = weights.to_rank_files(
+            source, part, ranks=options.ranks, layout=options.layout, which=options.which
+        )
         whole = weights.read_model(Path(source), options.which)
         weights.write_backbone(part / "model.pt", whole, as_torch=True)
     if found := located(Path(source), options.which):

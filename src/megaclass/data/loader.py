@@ -30,6 +30,8 @@ from megaclass.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
+# Mean and standard deviation of a channel, of values in 0..1: of face networks both, of ImageNet.
+SYMMETRIC = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -284,23 +286,22 @@ def eval_batches(
 def to_model_input(
     images: Tensor,
     device: torch.device | str,
-    dtype: torch.dtype = torch.float32,
     channels_last: bool = True,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] = SYMMETRIC,
+    std: Sequence[float] = SYMMETRIC,
 ) -> Tensor:
-    """uint8 (B, height, width, C) on any device to normalised (B, C, height, width) of ``dtype`` on ``device``.
+    """uint8 (B, height, width, C) on any device to normalised fp32 (B, C, height, width) on ``device``.
 
-    The values are (x - 127.5) / 127.5, as face networks have it, or (x / 255 - mean) / std a channel. The
-    arithmetic is fp32 whatever ``dtype`` is. From pinned memory the copy does not block.
+    The values are (x / 255 - mean) / std a channel. From pinned memory the copy does not block.
     """
     # Seen as NCHW, these bytes already lie in channels_last order.
     images = images.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
-    if mean is None or std is None:
+    if (
+        mean == std == SYMMETRIC
+    ):  # one number for all channels takes a pass of vectors, three a loop over pixels
         images.sub_(127.5).div_(127.5)
     else:
         images.sub_(_per_channel(tuple(mean), images.device)).div_(_per_channel(tuple(std), images.device))
-    images = images.to(dtype)
     return images if channels_last else images.contiguous()
 
 

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from megaclass.data.augment import EvalTransform
-from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, to_model_input
+from megaclass.data.loader import IMAGENET_MEAN, IMAGENET_STD, SYMMETRIC, to_model_input
 from megaclass.errors import UserError
 
 Channels = tuple[float, float, float]
-SYMMETRIC: Channels = (0.5, 0.5, 0.5)
 # data.normalise -> mean and standard deviation of a channel, of values in 0..1
 NORMALISATIONS: dict[str, tuple[Channels, Channels]] = {
     "symmetric": (SYMMETRIC, SYMMETRIC),
@@ -47,10 +46,7 @@ class Preprocessing:
         self, images_BHWC: Tensor, device: torch.device | str = "cpu", channels_last: bool = False
     ) -> Tensor:
         """uint8 (B, H, W, 3) -> normalised fp32 (B, 3, H, W) on the device."""
-        # One number for all channels takes a pass of vectors, three a loop over pixels.
-        plain = self.mean == self.std == SYMMETRIC
-        by_channel = (None, None) if plain else (self.mean, self.std)
-        return to_model_input(images_BHWC, device, torch.float32, channels_last, *by_channel)
+        return to_model_input(images_BHWC, device, channels_last, self.mean, self.std)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from megaclass.config import Config, from_mapping
 from megaclass.data.dataset import Dataset, image_names
-from megaclass.data.preprocessing import SYMMETRIC, Channels, Preprocessing
+from megaclass.data.loader import SYMMETRIC
+from megaclass.data.preprocessing import Channels, Preprocessing
 from megaclass.data.verification_bin import VerificationBin
 from megaclass.errors import UserError, lookup
 from megaclass.evaluation import PROTOCOLS, protocol_of

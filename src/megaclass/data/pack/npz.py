@@ -15,7 +15,12 @@ def open_npz(
     where: str | None = None,
     unpack_bits: tuple[int, int] | None = None,
 ) -> Source:
-    """The rows of an ``.npz``; see ``pack``. Raises UserError."""
+    """The rows of an ``.npz`` with ``images``, uint8 (N, H, W) or (N, H, W, 3) RGB, and ``label`` or ``labels``,
+    integers (N,), and perhaps ``classes``, names by label. Raises UserError.
+
+    ``where``: ``"name=value"`` keeps the rows whose array ``name`` has that value. ``unpack_bits``: (height, width) of
+    images that are rows of ``np.packbits``, in ``images`` or ``bits``; set bits become white.
+    """
     bits = unpack_bits
     column_name, _, value = (where or "").partition("=")
     wanted = {"label", "labels", "images", "classes", column_name} | ({"bits"} if bits else set())

@@ -60,30 +60,12 @@ def pack(
 ) -> RecordWriter:
     """Write the images of ``source`` to ``output/train.rec``, grouped by class, labels renumbered 0..K-1.
 
-    ``source`` is one of, here or at an address (see :mod:`megaclass.data.remote`),
+    ``source``: an image folder, a record set, an .npz, a table or a tar, here or at an address (see
+    :mod:`megaclass.data.remote`). ``options`` are of the source, each kind taking some of them; None is as good as left
+    out. What each means stands in ``megaclass data pack --help``; ``image_size`` to ``invert`` are of Encoding,
+    ``index_record`` of RecordWriter. ``progress`` is called with (images done, images in all).
 
-    - an image folder: a sub-directory a class, or any images with their labels in a file;
-    - an ``.npz`` with ``images``, uint8 (N, H, W) or (N, H, W, 3) RGB, and ``label`` or ``labels``, integers (N,),
-      and perhaps ``classes``, names by label;
-    - a ``.csv`` or ``.tsv`` with lines ``path,label``, or a header that names these columns;
-    - a tar, not compressed, of class directories, of class tars, or of images with their labels in a file;
-    - a record set, to be packed anew.
-
-    ``options`` are of the source, each kind taking some of them; None is as good as left out:
-
-    - ``where``: ``"name=value"`` keeps the rows of an ``.npz`` whose array ``name`` has that value.
-    - ``unpack_bits``: (height, width) of images that an ``.npz`` holds as rows of ``np.packbits`` (in ``images`` or
-      ``bits``); set bits become white.
-    - ``class_depth``: how many levels down in a folder or tar the classes are.
-    - ``root``: the directory at which the paths of a table begin.
-    - ``labels``, ``label_names``: files with the labels of images that lie in no class directories.
-
-    ``image_size`` to ``invert`` are of Encoding, ``index_record`` of RecordWriter. ``classes`` is a file of class
-    names, a line each, in the order of the numbers that they get: the classes.txt of the training set; labels that
-    are just numbers are positions there. ``exclude`` is a file of images to leave out: names, a line each, as messages
-    have them, or paths within the source; or a CSV table whose first column is ``image``. Classes keep their numbers.
-    ``on_error`` is "fail", or "skip" to leave out images that are damaged, which ``output/skipped.txt`` then names.
-    ``workers`` are threads (0: one a core), and ``progress`` is called with (images done, images in all).
+    Classes are numbered as :func:`number_classes` says, also where ``exclude`` leaves all images of one out.
 
     Returns the closed writer, which says what it wrote. Raises UserError for a source that cannot be packed;
     ``output`` then holds nothing new.
@@ -93,19 +75,18 @@ def pack(
     found = _open_source(
         local(source), given, {key: value for key, value in options.items() if value is not None}
     )
-    with contextlib.closing(found):
-        labels_N, names = number_classes(found.labels, found.classes, given)
-        rows = np.argsort(labels_N, kind="stable").tolist()
-        if exclude is not None:
-            left_out = _excluded(found, Path(source), Path(exclude))
-            rows = [row for row in rows if row not in left_out]
-        writer = RecordWriter(output, index_record=index_record, classes=names)
-        writer.excluded = len(labels_N) - len(rows)
-        writer.num_classes = int(labels_N.max()) + 1  # also where all images of the last class are left out
-        with writer:
-            writer.skipped = _write(
-                found, labels_N, rows, encoding, writer, on_error == "skip", workers, progress
-            )
+    labels_N, names = number_classes(found.labels, found.classes, given)
+    rows = np.argsort(labels_N, kind="stable").tolist()
+    if exclude is not None:
+        left_out = _excluded(found, Path(source), Path(exclude))
+        rows = [row for row in rows if row not in left_out]
+    writer = RecordWriter(output, index_record=index_record, classes=names)
+    writer.excluded = len(labels_N) - len(rows)
+    writer.num_classes = int(labels_N.max()) + 1  # also where all images of the last class are left out
+    with writer:
+        writer.skipped = _write(
+            found, labels_N, rows, encoding, writer, on_error == "skip", workers, progress
+        )
     return writer
 
 

@@ -20,4 +20,3 @@ class Source:
     classes: list[str] | None
     read: Callable[[int], bytes | np.ndarray]
     describe: Callable[[int], str]
-    close: Callable[[], None] = lambda: None

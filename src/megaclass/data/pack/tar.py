@@ -55,10 +55,7 @@ def open_tar(
     labels: str | Path | None = None,
     label_names: str | Path | None = None,
 ) -> Source:
-    """The images of the archive at ``path``; see ``pack``. ``known``: the names of all classes, if they were given.
-
-    Raises UserError.
-    """
+    """The images of an archive. ``known``: the names of all classes, if they were given. Raises UserError."""
     with _told(path), path.open("rb") as file:
         files = sorted(members(file, str(path)))
     images = [file for file in files if file.is_image]
@@ -72,7 +69,6 @@ def open_tar(
         labels_N, classes = label_by_file([image.name for image in images], known, labels, label_names)
     else:
         images, labels_N, classes = _classify(path, images, class_depth)
-    raw = path.open("rb")
 
     def describe(row: int) -> str:
         return f"{path}/{printable(images[row].name)}"
@@ -83,14 +79,14 @@ def open_tar(
             raise DamagedSampleError(
                 f"{describe(row)} states {size:,} bytes, the limit is {MAX_BYTES:,}; remove it"
             )
-        with _told(path):
-            content = os.pread(raw.fileno(), size, offset)
+        with _told(path), path.open("rb", buffering=0) as file:
+            content = os.pread(file.fileno(), size, offset)
         if len(content) < size:
             # Not damage to one image: it was whole when its headers were read, and all that follows is gone too.
             raise UserError(f"{describe(row)} ends early: {path} was cut short meanwhile; copy it again")
         return content
 
-    return Source(labels_N, classes, read, describe, raw.close)
+    return Source(labels_N, classes, read, describe)
 
 
 def _classify(

@@ -9,6 +9,7 @@ import pytest
 import tiny
 from megaclass.cli import main
 from megaclass.data.records.writer import RecordWriter
+from megaclass.data.tools import info as tool
 from megaclass.data.tools.info import info, sample_classes
 
 
@@ -44,16 +45,17 @@ def test_what_is_told_of_a_set(mixed):
     assert found["total_bytes"] == sum(len(dataset.read(index).encoded) for index in range(5))
 
 
-def test_large_sets_are_sampled(tmp_path):
+def test_large_sets_are_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "SAMPLED", 100)
     with RecordWriter(tmp_path) as writer:
         for number in range(300):
             writer.write(encode(8, 8 + number % 3), number // 10)
     shown = []
-    found, _ = info(tmp_path, sampled=100, progress=lambda *now: shown.append(now))
+    found, _ = info(tmp_path, progress=lambda *now: shown.append(now))
     assert found["looked_at"] == 100 == sum(found["formats"].values()) and shown[-1] == (100, 100)
     assert found["images"] == 300 and found["images_per_class"] == spread(10, 10, 10, 10)
     assert 8.8 < found["width"]["mean"] < 9.2
-    assert info(tmp_path, sampled=100)[0] == found  # the same images each time
+    assert info(tmp_path)[0] == found  # the same images each time
 
 
 def test_an_image_folder_and_several_sets(tmp_path, mixed):

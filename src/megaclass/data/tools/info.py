@@ -25,21 +25,18 @@ _NETWORK_READS = 16  # at once: on a network file system each one waits
 
 
 def info(
-    path: str | Path,
-    *,
-    sampled: int = SAMPLED,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    path: str | Path, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[dict[str, Any], Dataset]:
     """Describe the set under ``path`` (or several, see ``open_dataset``), and return it opened as well.
 
-    Of sets with more than ``sampled`` images so many are read, chosen at random, always the same ones: ``looked_at``
+    Of sets with more than ``SAMPLED`` images so many are read, chosen at random, always the same ones: ``looked_at``
     says how many; sizes, formats and damage are of these, and ``total_bytes``, of all images, is estimated from
     them. Sizes are in pixels and bytes. A spread has the keys ``min``, ``median``, ``mean`` and ``max``. Raises
     UserError for a set that does not open or has lost a label.
     """
     dataset = open_dataset(path)
     counts_K = np.bincount(dataset.labels(), minlength=dataset.num_classes)
-    looks = _look(dataset, sampled, progress)
+    looks = _look(dataset, progress)
     sound = [look for look in looks if look.height]
     sizes = Counter((look.height, look.width) for look in sound)
     encoded_bytes = _spread([look.encoded_bytes for look in looks])
@@ -100,8 +97,8 @@ class _Look(NamedTuple):
     width: int
 
 
-def _look(dataset: Dataset, sampled: int, progress: Callable[[int, int], None]) -> list[_Look]:
-    indices = np.sort(drawn(len(dataset), sampled, "info", 0))  # in file order, for slow disks
+def _look(dataset: Dataset, progress: Callable[[int, int], None]) -> list[_Look]:
+    indices = np.sort(drawn(len(dataset), SAMPLED, "info", 0))  # in file order, for slow disks
 
     def look(index: int) -> _Look:
         encoded = b""

@@ -77,8 +77,6 @@ def read(directory: Path) -> Manifest:
         content = json.loads(file.read())
         if content.pop("crc32") != checksum(content) or content.pop("format") != _FORMAT:
             raise ValueError("it does not match its checksum, or is of another version")
-        if content.pop("template", "max") != "max":  # as galleries had it once
-            raise ValueError("it is of means, which are searched no more")
         return Manifest(**content)
 
 

@@ -3,7 +3,6 @@
 Shapes: B = images of a batch, H, W = height and width that the network takes.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,12 +47,9 @@ class Preprocessing:
         """uint8 (B, H, W, 3) -> normalised fp32 (B, 3, H, W) on the device."""
         return to_model_input(images_BHWC, device, channels_last, self.mean, self.std)
 
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, found: Mapping[str, Any], where: str) -> "Preprocessing":
-        """The reverse; UserError, which names ``where`` it was found, for anything else."""
+        """What ``asdict`` gave; UserError, which names ``where`` it was found, for anything else."""
         try:
             sides = [found["height"], found["width"], found.get("resize", 0)]
             mean, std = ([float(value) for value in found[name]] for name in ("mean", "std"))

@@ -79,7 +79,7 @@ def metadata(model: Model, network: Network, licence: str) -> dict[str, Any]:
         changes |= {"kind": "identity", "classes": None, "num_classes": 0, "evaluation": kept}
     identity = embedding_metadata(model)
     about = dataclasses.replace(about, fingerprint="" if classifies else identity["fingerprint"], **changes)
-    return about.to_json() | {
+    return dataclasses.asdict(about) | {
         "model": identity["model"],
         "threshold": about.threshold,
         "thresholds": about.thresholds,

@@ -49,12 +49,9 @@ class About:
         found = self.evaluation.get("threshold_at_far") or {}
         return {far: cosine for far, cosine in found.items() if cosine is not None}
 
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, found: Any, where: str) -> "About":
-        """The reverse. UserError, which names ``where`` it was found, for what does not say what a model is.
+        """What ``asdict`` gave. UserError, which names ``where`` it was found, for what does not say what a model is.
 
         What is not known here is left out, so that later versions may say more.
         """

@@ -16,7 +16,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from megaclass.checkpoint import tensorfile
 from megaclass.checkpoint.manifest import DAMAGE
 from megaclass.checkpoint.tensorfile import Blocks, FileEntry
 from megaclass.config import Config, from_mapping, load_recipe, options, to_toml, values
-from megaclass.errors import UserError, first_line, printable
+from megaclass.errors import UserError, extra, first_line, printable
 from megaclass.files import read_regular, regular_size
 from megaclass.heads.linear import LinearHead
 from megaclass.inference.about import About
@@ -146,7 +146,7 @@ def write_bundle(model: Model, output: Path, *, name: str, centres: bool = True,
     write(CONFIG, to_toml(config, docs=True).encode("utf-8", "surrogateescape"))
     if model.classes and centres:
         write(CLASSES, run.classes.read_bytes())
-    about = replace(model.about, classes=None, licence=card.get("licence", "")).to_json()
+    about = asdict(replace(model.about, classes=None, licence=card.get("licence", "")))
     told = {**_FORMAT, "files": {file: entry._asdict() for file, entry in files.items()}, **about}
     write(ABOUT, json.dumps(told, indent=1, allow_nan=False).encode())
     loader = jinja2.PackageLoader("megaclass.inference")
@@ -202,12 +202,9 @@ def push(directory: Path, repository: str, *, public: bool = False) -> str:
 @contextlib.contextmanager
 def _asking(what: str) -> Iterator[Any]:
     """Give the library, whose errors, and those of the network under it, are of many kinds."""
+    hub = extra("huggingface_hub", "hub")
     try:
-        import huggingface_hub
-
-        yield huggingface_hub
-    except ImportError as error:
-        raise UserError(f"{what}: {error}; pip install 'megaclass[hub]'") from None
+        yield hub
     except Exception as error:
         told = f"{what}: {first_line(error)}; look at the name, the network and the key (`hf auth login`, or HF_TOKEN)"
         raise UserError(told) from None

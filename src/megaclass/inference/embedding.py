@@ -6,6 +6,7 @@ Shapes: B = images of a block, D = embedding columns.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def metadata(model: Model) -> dict[str, str]:
     model.require_embeddings()
     place = Path(model.source)
     name = "/".join(place.parts[-3:]) if place.parent.name == "checkpoints" else place.name
-    prepared = json.dumps([model.preprocessing.to_json(), model.about.flip])
+    prepared = json.dumps([asdict(model.preprocessing), model.about.flip])
     digest = hashlib.blake2b(prepared.encode(), digest_size=16)
     if model.about.fingerprint:
         return {"model": name, "fingerprint": model.about.fingerprint, "preprocessing": prepared}

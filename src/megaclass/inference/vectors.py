@@ -25,6 +25,7 @@ from megaclass.files import regular_size
 
 WRITTEN = (".npz", ".parquet", ".safetensors")
 READ = (*WRITTEN, ".npy")
+_HELD = ("embeddings", "labels", "names", "classes")
 _BLOCK_ROWS = 1 << 14
 _INFLATED = 64  # of an archive: text shrinks so far, embeddings hardly do
 
@@ -126,17 +127,12 @@ def _read(path: Path, suffix: str) -> dict[str, Any]:
             if sum(member.file_size for member in archive.infolist()) > _INFLATED * path.stat().st_size:
                 raise ValueError("it would be far larger unpacked than embeddings are")
         with np.load(path, allow_pickle=False) as held:
-            found = {
-                name: held[name] for name in ("embeddings", "labels", "names", "classes") if name in held
-            }
+            found = {name: held[name] for name in _HELD if name in held}
             found |= {name: found[name].tolist() for name in found.keys() & {"names", "classes"}}
             return found | {"metadata": json.loads(str(held["metadata"])) if "metadata" in held else {}}
     if suffix == ".safetensors":
         tensors, metadata = tensorfile.map_tensors(path)
-        found = {
-            name: tensors[name].numpy()
-            for name in tensors.keys() & {"embeddings", "labels", "names", "classes"}
-        }
+        found = {name: tensors[name].numpy() for name in _HELD if name in tensors}
         for name in found.keys() & {"names", "classes"}:
             found[name] = found[name].tobytes().decode(errors="surrogateescape").split("\0")[:-1]
         return found | {"metadata": metadata}

@@ -1,7 +1,7 @@
 """A model that is loaded says the same of an image in every form that programs hold images in."""
 
-import dataclasses
 import json
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
@@ -102,7 +102,7 @@ def test_what_is_known_of_a_model_survives_json():
         kind="identity", preprocessing=Preprocessing(112, 96, mean=(0.1, 0.2, 0.3)), embedding_dim=4, num_classes=2,
         classes=["a", "b"], flip=True, evaluation=evaluation,
     )  # fmt: skip
-    again = read_about(json.dumps(known.to_json() | {"of_a_later_version": 1}), "x")
+    again = read_about(json.dumps(asdict(known) | {"of_a_later_version": 1}), "x")
     assert again == known and again.thresholds == {"1e-3": 0.4}
 
 
@@ -111,14 +111,12 @@ def test_what_is_known_of_a_model_survives_json():
     [
         {"kind": "other"}, {"preprocessing": None}, {"preprocessing": {"height": 3}}, {"embedding_dim": "4"},
         {"classes": ["a"]}, {"evaluation": {"threshold": "x"}}, {"evaluation": {"threshold_at_far": {"1e-3": "x"}}},
-        {"preprocessing": Preprocessing(0, 4).to_json()}, {"preprocessing": Preprocessing(4, 10**9).to_json()},
-        {"preprocessing": Preprocessing(4, 4).to_json() | {"std": [0, 1, 1]}},
+        {"preprocessing": asdict(Preprocessing(0, 4))}, {"preprocessing": asdict(Preprocessing(4, 10**9))},
+        {"preprocessing": asdict(Preprocessing(4, 4)) | {"std": [0, 1, 1]}},
     ],
 )  # fmt: skip
 def test_what_describes_no_model_is_refused(change):
-    sound = About(
-        kind="identity", preprocessing=Preprocessing(8, 8), embedding_dim=4, num_classes=2
-    ).to_json()
+    sound = asdict(About(kind="identity", preprocessing=Preprocessing(8, 8), embedding_dim=4, num_classes=2))
     with pytest.raises(UserError, match=r"^here: "):
         About.from_json(sound | change, "here")
 
@@ -149,7 +147,7 @@ def test_where_no_model_lies(tmp_path):
 def test_of_photographs_the_model_sees_the_face(runs, images):
     model = megaclass.load(runs / "margin", device="cpu", threads=1)
     face = Face(template(*images.shape[1:3]) * 1.5 - 3)
-    seeing = dataclasses.replace(model, detector=lambda image_HWC: [face] if image_HWC.any() else [])
+    seeing = replace(model, detector=lambda image_HWC: [face] if image_HWC.any() else [])
     expected = model.embed([warped(image_HWC, face, *images.shape[1:3]) for image_HWC in images])
     np.testing.assert_allclose(seeing.embed(images), expected, atol=1e-6)
     with pytest.raises(UserError, match="image 1: no face found"):

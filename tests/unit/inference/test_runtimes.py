@@ -1,6 +1,7 @@
 """Other formats behind nn.Module: what ONNX Runtime and OpenVINO compute is what PyTorch does."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_what_the_export_said_of_a_file_is_read(tmp_path, network):
     about = About(
         kind="identity", preprocessing=Preprocessing(16, 16, 0, (0.1,) * 3, (0.2,) * 3), embedding_dim=8
     )
-    told = about.to_json()
+    told = asdict(about)
     path = write(tmp_path / "model.onnx", network, ("B", 3, "H", "W"), metadata=told)
     model = openvino.convert_model(path)
     model.set_rt_info(json.dumps(told), [METADATA])

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zlib
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def trained(request, tmp_path_factory):
 
 def test_a_bundle_is_the_run_to_who_loads_it(trained):
     run, packed = megaclass.load(trained / "run"), megaclass.load(trained / "bundle")
-    assert {**packed.about.to_json(), "licence": ""} == run.about.to_json() and run.about.evaluation
+    assert {**asdict(packed.about), "licence": ""} == asdict(run.about) and run.about.evaluation
     np.testing.assert_array_equal(packed.embed(IMAGE), run.embed(IMAGE))
     assert packed.classify(IMAGE) == run.classify(IMAGE)
     assert run.centres is None or torch.equal(packed.centres, run.centres)

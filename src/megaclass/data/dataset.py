@@ -1,7 +1,7 @@
 """What every image source looks like to the loader."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -41,6 +41,16 @@ class Dataset(Protocol):
     def describe(self, index: int) -> str:
         """Where sample ``index`` lives, for error messages: file and record number or path."""
         ...
+
+
+class Unlabelled(Sized):
+    """Images without classes to learn: every label is 0."""
+
+    num_classes = 1
+
+    def labels(self) -> np.ndarray:
+        """Zeros, int64 of shape (len,)."""
+        return np.zeros(len(self), dtype=np.int64)
 
 
 def class_names(dataset: Dataset) -> list[str] | None:

@@ -5,20 +5,16 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from megaclass.data.dataset import DamagedSampleError, Sample
+from megaclass.data.dataset import DamagedSampleError, Sample, Unlabelled
 from megaclass.data.folder import MAX_BYTES, read_file
 from megaclass.errors import UserError, first_line
 
 
-class ImageList:
+class ImageList(Unlabelled):
     """The images ``names`` (paths with forward slashes, relative to a folder or zip file) as a dataset.
 
-    There are no classes to learn: every label is 0. Reading is safe from several threads.
+    Reading is safe from several threads.
     """
-
-    num_classes = 1
 
     def __init__(self, root_or_zip: str | Path, names: Sequence[str]) -> None:
         self.root = Path(root_or_zip)
@@ -48,10 +44,6 @@ class ImageList:
             raise DamagedSampleError(
                 f"{self.describe(index)}: cannot be read ({first_line(error)})"
             ) from None
-
-    def labels(self) -> np.ndarray:
-        """Zeros, int64 of shape (len,)."""
-        return np.zeros(len(self), dtype=np.int64)
 
     def describe(self, index: int) -> str:
         return f"{self.root}/{self.names[index]}"

@@ -6,7 +6,6 @@ no start-up time. Images stay uint8 until they are on the device.
 Shapes: B = images of this rank in a step, S = image size, C = 3 channels (RGB).
 """
 
-import functools
 import itertools
 import logging
 import sys
@@ -15,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple, Protocol
 
 import cv2
@@ -305,7 +304,7 @@ def to_model_input(
     return images if channels_last else images.contiguous()
 
 
-@functools.lru_cache(maxsize=16)
+@lru_cache(maxsize=16)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     # Kept, since a fresh copy from pageable memory would make every step wait for the device.
     return torch.tensor([255 * value for value in values], device=device).view(1, -1, 1, 1)

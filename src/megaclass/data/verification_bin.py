@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from megaclass.data import plain_pickle
-from megaclass.data.dataset import Sample
+from megaclass.data.dataset import Sample, Unlabelled
 from megaclass.data.plain_pickle import Array, RefusedError
 from megaclass.errors import UserError
 from megaclass.files import read_regular
@@ -24,7 +24,7 @@ _LEAST_BYTES = 32
 MAX_BYTES = 1 << 30
 
 
-class VerificationBin:
+class VerificationBin(Unlabelled):
     """A pickle of ``(images, same)``: images 2i and 2i + 1 are pair i, and ``same[i]`` says of one identity.
 
     An image is an encoded file: bytes, or a uint8 array of them as OpenCV's ``imencode`` gives it. Answers are
@@ -34,13 +34,10 @@ class VerificationBin:
     The public sets repeat an image in each pair that shows it. Here it counts once: the dataset is the
     different images in order of their first pair, N of them, so that none is decoded and embedded twice.
     ``first`` and ``second``, int64 (P,), say which make pair i, and ``same``, bool (P,), what they show;
-    ``positions``, int64 (N,), where each is first among the file's images. There are no classes: every label is 0.
-    ``name`` is the file's name without suffix.
+    ``positions``, int64 (N,), where each is first among the file's images. ``name`` is the file's name without suffix.
 
     The different images are held in memory, encoded. Raises UserError for a file that holds anything else.
     """
-
-    num_classes = 1
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -69,10 +66,6 @@ class VerificationBin:
     def read(self, index: int) -> Sample:
         """Return image ``index``, encoded."""
         return Sample(self._images[index], 0)
-
-    def labels(self) -> np.ndarray:
-        """Zeros, int64 of shape (N,)."""
-        return np.zeros(len(self), dtype=np.int64)
 
     def describe(self, index: int) -> str:
         position = self.positions[index]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from megaclass.data.augment import resized
-from megaclass.data.dataset import Dataset, Sample
+from megaclass.data.dataset import Dataset, Sample, Unlabelled
 from megaclass.data.folder import IMAGE_SUFFIXES, images_under, read_file
 from megaclass.data.imagelist import ImageList
 from megaclass.data.loader import eval_batches
@@ -53,13 +53,11 @@ def find_images(paths: Sequence[str]) -> ImageFiles:
     return ImageFiles(found)
 
 
-class Pictures:
+class Pictures(Unlabelled):
     """What a program holds, as a data set of N images. One, or a sequence, of: a path; a PIL image; a NumPy array of
     uint8 (H, W, 3), RGB, or (H, W), grey; a tensor of uint8 or of 0..1 (3, H, W). A 4-dimensional array or tensor is
     as many images. UserError for anything else.
     """
-
-    num_classes = 1
 
     def __init__(self, images: Any) -> None:
         single = isinstance(images, str | os.PathLike) or not isinstance(images, Iterable)
@@ -76,9 +74,6 @@ class Pictures:
             return Sample(read_file(Path(image)), 0)
         rgb_HWC = _pixels(image, self.describe(index))
         return Sample(cv2.imencode(".bmp", rgb_HWC[..., ::-1])[1].tobytes(), 0)
-
-    def labels(self) -> np.ndarray:
-        return np.zeros(len(self), dtype=np.int64)
 
     def describe(self, index: int) -> str:
         image = self._images[index]

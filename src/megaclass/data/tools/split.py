@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megaclass.data.dataset import DamagedSampleError, Dataset, Sample, class_names
+from megaclass.data.dataset import DamagedSampleError, class_names
 from megaclass.data.decode import check_header
 from megaclass.data.open import open_dataset
 from megaclass.data.records.writer import RecordWriter
@@ -55,10 +55,9 @@ def split(
         for part, chosen_K in (("train", first_K), ("test", second_K))
     ]
     with writers[0] as first, writers[1] as second:
-        pieces = range(0, len(dataset), _PIECE_IMAGES)
-        for done, samples in zip(
-            pieces, in_order(lambda start: _read(dataset, start), pieces, _READS), strict=True
-        ):
+        images, done = range(len(dataset)), 0
+        pieces = (images[start : start + _PIECE_IMAGES] for start in images[::_PIECE_IMAGES])
+        for samples in in_order(lambda numbers: [dataset.read(n) for n in numbers], pieces, _READS):
             for encoded, label in samples:
                 size = None
                 # An image that is damaged is copied as it is: training decides what to do about it.
@@ -66,12 +65,9 @@ def split(
                     size = check_header(encoded, "")
                 writer = second if second_K[label] else first
                 writer.write(encoded, int(numbers_K[label]), size)
-            progress(done + len(samples), len(dataset))
+            done += len(samples)
+            progress(done, len(dataset))
         # Both are written before either gets its name: one alone would look whole.
         first.prepare()
         second.prepare()
     return first, second
-
-
-def _read(dataset: Dataset, start: int) -> list[Sample]:
-    return [dataset.read(index) for index in range(start, min(start + _PIECE_IMAGES, len(dataset)))]

@@ -57,14 +57,14 @@ def suspects(words: list[str]) -> int:
         below, gap = (math.cos(math.radians(DROPPED_DEGREES)), None) if has_several else (None, 0.0)
     names = model.classes or names
     rows = [
-        {
-            "image": images.describe(number),
-            "class": names[found.label_N[number]],
-            "cosine": f"{found.cosine_N[number]:.4f}",
-            "other": names[found.other_N[number]],
-            "other_cosine": f"{found.other_cosine_N[number]:.4f}",
-            "strays": int(found.strays_N[number]),
-        }
+        (
+            images.describe(number),
+            names[found.label_N[number]],
+            f"{found.cosine_N[number]:.4f}",
+            names[found.other_N[number]],
+            f"{found.other_cosine_N[number]:.4f}",
+            int(found.strays_N[number]),
+        )
         for number in found.suspects(below, gap).tolist()
     ]
     if output:
@@ -72,11 +72,9 @@ def suspects(words: list[str]) -> int:
             whole_file("--output", output) as part,
             part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
-            table = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
-    for row in rows[:_SHOWN]:
-        tell("{image}: {cosine} to its class {class}, {other_cosine} to {other}".format(**row))
+            csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *rows])
+    for image, own, cosine, other, other_cosine, _ in rows[:_SHOWN]:
+        tell(f"{image}: {cosine} to its class {own}, {other_cosine} to {other}")
     if more := len(rows[_SHOWN:]):
         tell(f"… and {more:,} more{'' if output else ': --output FILE has all'}")
     counts = {"images": len(images) - lost, "another class is nearer": int((found.gap_N > 0).sum())}

@@ -7,7 +7,6 @@ process. Only scans over whole files map them.
 Shapes: N = records, W = 4-byte words.
 """
 
-import functools
 import mmap
 import os
 import warnings
@@ -35,23 +34,18 @@ class RecordFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}; mend that and try again") from None
         self.size = os.fstat(self._descriptor).st_size
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "size": self.size}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecordFile, (self.path,)
 
     def __del__(self) -> None:
         if "_descriptor" in vars(self):
             os.close(self._descriptor)
-
-    @functools.cached_property
-    def _descriptor(self) -> int:
-        try:
-            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be read: {error.strerror}; mend that and try again"
-            ) from None
 
     @property
     def words_W(self) -> np.ndarray:  # noqa: N802 - an array, named as one

@@ -18,16 +18,15 @@ LOST = "no longer measured"
 @dataclass(frozen=True)
 class Pair:
     """A case that was ``ok`` in the earlier measurement. later: None where it is not in the later one at all.
-    verdict: None where that came to no number. reason: why, for a person."""
+    verdict: its word is ``LOST`` where that came to no number."""
 
     earlier: Source
     later: Source | None
-    verdict: Verdict | None = None
-    reason: str = ""
+    verdict: Verdict
 
     @property
     def word(self) -> str:
-        return self.verdict.word if self.verdict else LOST
+        return self.verdict.word
 
     @property
     def memory_ratio(self) -> float | None:
@@ -60,14 +59,14 @@ def compare_sources(
     for key, source in before.items():
         found = after.get(key)
         if found is None:
-            pairs.append(Pair(source, None, None, f"{LOST}: not in the later rows"))
+            pairs.append(Pair(source, None, Verdict(LOST, None, f"{LOST}: not in the later rows")))
             continue
         if not other_machine:
             _require_same_machine(source, found)
         if found.ok:
             pairs.append(Pair(source, found, judge(source.row, found.row, threshold)))
         else:
-            pairs.append(Pair(source, found, None, f"{found.row.status}: {found.row.reason}"))
+            pairs.append(Pair(source, found, Verdict(LOST, None, f"{found.row.status}: {found.row.reason}")))
     if all(pair.later is None for pair in pairs):
         raise UserError(
             f"no case in common: {_counted(len(before))} earlier, {_counted(len(after))} later; a case is the same "
@@ -102,16 +101,15 @@ def comparison_table(title: str, pairs: Sequence[Pair], more_memory: float | Non
     lines = []
     for pair, case in zip(pairs, cases, strict=True):
         word = pair.word + ("; more memory" if pair.needs_more(more_memory) else "")
-        reason = pair.verdict.reason if pair.verdict else pair.reason
         busy = [note for source in (pair.earlier, pair.later) if source for note in source.busy]
-        notes = tuple(dict.fromkeys(filter(None, [reason, *busy])))
+        notes = tuple(dict.fromkeys(filter(None, [pair.verdict.reason, *busy])))
         lines.append(Line([*case, *_numbers(pair), Cell(word, notes=notes)]))
     return Table(title, [*heads, Column("Verdict", False)], lines, remarks)
 
 
 def _numbers(pair: Pair) -> list[Cell]:
     earlier = number_cell(pair.earlier, pair.earlier.row.step_ms.get("p50"))
-    if pair.later is None or pair.verdict is None:
+    if pair.later is None or pair.word == LOST:
         return [earlier, Cell(), Cell(), Cell()]
     both, memory, ratio = (pair.later, pair.earlier), pair.memory_ratio, pair.verdict.ratio
     return [

@@ -25,14 +25,14 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Timed:
+class Event:
     """at: when it was written, seconds since 1970; earlier versions did not say."""
 
     at: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartEvent(_Timed):
+class StartEvent(Event):
     """A process started or resumed the run."""
 
     config: dict[str, Any]
@@ -47,7 +47,7 @@ class StartEvent(_Timed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepEvent(_Timed):
+class StepEvent(Event):
     """Training as it stands after ``step`` optimizer steps; rates are those since the previous event."""
 
     step: int
@@ -65,7 +65,7 @@ class StepEvent(_Timed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationEvent(_Timed):
+class EvaluationEvent(Event):
     """What an evaluation of the model at ``step`` found; ``name`` tells evaluations of one run apart."""
 
     step: int
@@ -76,7 +76,7 @@ class EvaluationEvent(_Timed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointEvent(_Timed):
+class CheckpointEvent(Event):
     """A checkpoint of ``step`` is complete; ``path`` is relative to the run directory."""
 
     step: int
@@ -86,13 +86,13 @@ class CheckpointEvent(_Timed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarningEvent(_Timed):
+class WarningEvent(Event):
     message: str
     step: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndEvent(_Timed):
+class EndEvent(Event):
     """The run ended: ``reason`` is ``finished`` or says what stopped it."""
 
     reason: str
@@ -100,9 +100,7 @@ class EndEvent(_Timed):
     seconds: float
 
 
-Event = StartEvent | StepEvent | EvaluationEvent | CheckpointEvent | WarningEvent | EndEvent
-
-KINDS: dict[str, type] = {
+KINDS: dict[str, type[Event]] = {
     "start": StartEvent,
     "step": StepEvent,
     "evaluation": EvaluationEvent,

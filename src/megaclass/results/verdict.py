@@ -53,10 +53,8 @@ def judge(earlier: Row, later: Row, threshold: float = 0.05) -> Verdict:
     before, after = earlier.samples_ms, later.samples_ms
     if not before or not after:
         return Verdict(UNCLEAR, None, "no timed steps")
-    if (median(after), after) < (
-        median(before),
-        before,
-    ):  # the quicker first: exchanged runs mirror the verdict
+    # The quicker first: exchanged runs mirror the verdict.
+    if (median(after), after) < (median(before), before):
         found = judge(later, earlier, threshold)
         ratio = found.ratio and Ratio(1 / found.ratio.value, 1 / found.ratio.high, 1 / found.ratio.low)
         return Verdict(FASTER if found.word == SLOWER else found.word, ratio, found.reason)

@@ -1,5 +1,6 @@
 """From rows to the document: what stands in a report, in which order."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,13 +52,8 @@ def build(sources: Sequence[Source], reports: Sequence[published.Report] = ()) -
     ]
     if drawn := pictures(sources, machines, reports):
         sections.append(Section("Curves", texts=[_CURVES], pictures=drawn))
-    for benchmark in dict.fromkeys(benchmark for benchmark, _, _ in groups):
-        tables = [
-            table
-            for name, machine, group in groups
-            if name == benchmark
-            for table in own_tables(group, machine.name)
-        ]
+    for benchmark, found in itertools.groupby(groups, key=lambda group: group[0]):
+        tables = [table for _, machine, group in found for table in own_tables(group, machine.name)]
         sections.append(Section(declared(benchmark).title, tables=tables))
     names = list(machines.values())
     where = names[0].name if len(names) == 1 else f"{len(names)} machines"

@@ -3,8 +3,9 @@
 Shapes: S = side of an image in pixels, K = classes, H, W = size of a sheet in pixels, C = 3 colours.
 """
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +54,18 @@ class _Sheet:
         made = self.figure.text(left / width, 1 - top / height, text, parse_math=False, **style)
         _shorten(made, most, keep)
 
-    def save(self, path: str | Path) -> None:
-        ground = self.figure.add_axes((0, 0, 1, 1), zorder=-1)
-        ground.imshow(self.pixels_HWC, interpolation="none", aspect="auto")
+
+@contextlib.contextmanager
+def _sheet(path: str | Path, width: int, height: int) -> Iterator[_Sheet]:
+    """A sheet that is written as a PNG when all is on it."""
+    sheet = _Sheet(width, height)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font lacks it: a box stands in for it
+        yield sheet
+        ground = sheet.figure.add_axes((0, 0, 1, 1), zorder=-1)
+        ground.imshow(sheet.pixels_HWC, interpolation="none", aspect="auto")
         ground.axis("off")
-        self.figure.savefig(path, format="png", dpi=DPI)
+        sheet.figure.savefig(path, format="png", dpi=DPI)
 
 
 def draw_sheet(path: str | Path, title: str, rows: Sequence["ClassSample"], counts_K: np.ndarray) -> None:
@@ -68,10 +76,8 @@ def draw_sheet(path: str | Path, title: str, rows: Sequence["ClassSample"], coun
     width = max(_CAPTION + columns * (side + _GAP) + 2 * _MARGIN, 760)
     grid = len(rows) * (side + _GAP)
     height = _TITLE + grid + _PLOT + 2 * _MARGIN
-    sheet = _Sheet(width, height)
     headline, _, subtitle = title.partition("\n")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font lacks it: a box stands in for it
+    with _sheet(path, width, height) as sheet:
         whole, beside = width - 2 * _MARGIN, _CAPTION - 2 * _GAP
         sheet.write(_MARGIN, 22, headline, whole, fontsize=14, weight="bold", va="center")
         sheet.write(_MARGIN, 46, subtitle, whole, fontsize=10, color=GREY, va="center")
@@ -85,7 +91,6 @@ def draw_sheet(path: str | Path, title: str, rows: Sequence["ClassSample"], coun
             sheet.write(_MARGIN, centre + 2, count, beside, fontsize=9, color=GREY, va="top")
         place = (_MARGIN + 50) / width, (_MARGIN + 46) / height, (whole - 60) / width, (_PLOT - 70) / height
         _distribution(sheet.figure.add_axes(place), counts_K)
-        sheet.save(path)
 
 
 def draw_predictions(path: str | Path, cards: Sequence[Card]) -> None:
@@ -93,10 +98,8 @@ def draw_predictions(path: str | Path, cards: Sequence[Card]) -> None:
     side = cards[0][1].shape[0]
     columns = min(_CARDS, len(cards))
     wide, high = side + _GUESSES_WIDE + _MARGIN, side + 2 * _MARGIN
-    sheet = _Sheet(columns * wide + _MARGIN, -(-len(cards) // columns) * high + _GAP)
     line, longest = side // _GUESSES, _GUESSES_WIDE - 2 * _GAP
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font lacks it: a box stands in for it
+    with _sheet(path, columns * wide + _MARGIN, -(-len(cards) // columns) * high + _GAP) as sheet:
         for number, (name, picture_SSC, guesses) in enumerate(cards):
             left, top = _MARGIN + number % columns * wide, number // columns * high + _MARGIN
             sheet.write(left, top - 8, name, wide - _MARGIN, fontsize=8, color=GREY, va="center")
@@ -108,10 +111,9 @@ def draw_predictions(path: str | Path, cards: Sequence[Card]) -> None:
                 bar_HWC[:, : round(longest * max(0.0, score))] = _BAR
                 sheet.paste(left, top + row * line, bar_HWC)
                 words = guess["name"] or guess["class"] or f"class {guess['label']}"
-                middle, style = top + row * line + line / 2 - 2, _GUESS
-                sheet.write(left + _GAP, middle, words, longest - _NUMBER, "beginning", **style)
-                sheet.write(left + longest - _GAP, middle, score_text(guess), longest, ha="right", **style)
-        sheet.save(path)
+                middle = top + row * line + line / 2 - 2
+                sheet.write(left + _GAP, middle, words, longest - _NUMBER, "beginning", **_GUESS)
+                sheet.write(left + longest - _GAP, middle, score_text(guess), longest, ha="right", **_GUESS)
 
 
 def draw_matches(path: str | Path, side: int, cards: Sequence[Card]) -> None:
@@ -119,28 +121,19 @@ def draw_matches(path: str | Path, side: int, cards: Sequence[Card]) -> None:
     with identity and cosine; what is not ``known`` is grey."""
     wide, high = side + 2 * _GAP, side + 2 * _MARGIN + 20
     most = max(len(matches) for _, _, matches in cards)
-    sheet = _Sheet((1 + most) * wide + 3 * _MARGIN, len(cards) * high + _MARGIN)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font lacks it: a box stands in for it
+    with _sheet(path, (1 + most) * wide + 3 * _MARGIN, len(cards) * high + _MARGIN) as sheet:
         for number, (name, picture, matches) in enumerate(cards):
             top = number * high + _MARGIN
-            pictures = [picture, *(match["picture"] for match in matches)]
-            for column, image_SSC in enumerate(pictures):
+            unknown = "" if matches[0]["known"] else "unknown"
+            tiles = [(picture, name, "end", unknown, True)]
+            tiles += [(m["picture"], m["identity"], "beginning", score_text(m), m["known"]) for m in matches]
+            for column, (image_SSC, identity, keep, below, known) in enumerate(tiles):
                 left = _MARGIN + column * wide + (_MARGIN if column else 0)
                 blank_SSC = np.full((side, side, 3), _GROUND, np.uint8)
                 sheet.paste(left, top, blank_SSC if image_SSC is None else image_SSC)
-                if not column:
-                    said = "" if matches[0]["known"] else "unknown"
-                    words = [(name, "end"), (said, "end")]
-                else:
-                    match = matches[column - 1]
-                    words = [(match["identity"], "beginning"), (score_text(match), "end")]
-                colour = "black" if not column or matches[column - 1]["known"] else GREY
-                for line, (text, keep) in enumerate(words):
-                    sheet.write(
-                        left, top + side + 10 + 14 * line, text, side, keep, **(_GUESS | {"color": colour})
-                    )
-        sheet.save(path)
+                colour = "black" if known else GREY
+                sheet.write(left, top + side + 10, identity, side, keep, color=colour, **_GUESS)
+                sheet.write(left, top + side + 24, below, side, color=colour, **_GUESS)
 
 
 def _distribution(axes: Axes, counts_K: np.ndarray) -> None:

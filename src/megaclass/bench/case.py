@@ -103,6 +103,12 @@ class Case:
 
     def why_skipped(self, gpus: int) -> str:
         """Why it fits not itself or a machine of so many GPUs, or an empty string."""
+        case: Any = self
+        cores, processes = usable_cores(), case.world_size
+        if case.device == "cuda" and processes > gpus:
+            return f"{processes} processes need as many GPUs, and there are {gpus}"
+        if case.device == "cpu" and processes > max(8, 4 * cores):
+            return f"{processes} processes are too many for {cores} cores"
         return ""
 
 
@@ -124,16 +130,6 @@ def brief(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={brief(item)}" for key, item in value.items())
     return f"{value:,.12g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
-
-
-def crowded(device: str, processes: int, gpus: int) -> str:
-    """Why so many processes are not started here, or an empty string."""
-    cores = usable_cores()
-    if device == "cuda" and processes > gpus:
-        return f"{processes} processes need as many GPUs, and there are {gpus}"
-    if device == "cpu" and processes > max(8, 4 * cores):
-        return f"{processes} processes are too many for {cores} cores"
-    return ""
 
 
 # -- what it is measured by -----------------------------------------------------------------------------
@@ -316,13 +312,14 @@ class Benchmark:
     def metric(self, key: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.key == key), None)
 
+    @property
+    def leading(self) -> Metric:
+        """The metric that a page begins with."""
+        return next(metric for metric in self.metrics if metric.key == self.headline)
+
     def fields(self) -> dict[str, Mapping[str, Any]]:
         """The metadata of the case's fields, by name."""
         return {f.name: f.metadata for f in dataclasses.fields(self.case)}
-
-    def titles(self) -> dict[str, str]:
-        """What tables call the case's parameters."""
-        return {name: data.get("title") or name.replace("_", " ") for name, data in self.fields().items()}
 
 
 def benchmark_of(case: Any) -> Benchmark:

@@ -17,7 +17,6 @@ from megaclass.bench.case import (
     Case,
     Implementation,
     Metric,
-    crowded,
     latency,
     parameter,
     samples_ms,
@@ -74,7 +73,7 @@ class RanksCase(Case):
             return f"a batch of {case.samples} does not divide into {self.ranks} ranks"
         if case.device == "cpu" and case.precision == "tf32":
             return "tf32 exists on CUDA only"
-        return crowded(case.device, self.world_size, gpus)
+        return super().why_skipped(gpus)
 
 
 @dataclass(frozen=True, kw_only=True)

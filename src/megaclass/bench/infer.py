@@ -49,10 +49,8 @@ if TYPE_CHECKING:
     from megaclass.parallel.groups import World
 
 ENGINES = ("eager", "compiled", "cudagraph", "onnx", "openvino", "tensorrt")
-COMPARED, CALIBRATED = (
-    16,
-    128,
-)  # images, at least: whose output is held to eager fp32's; by which int8 sets its ranges
+# Images, at least: whose output is held to eager fp32's; by which int8 sets its ranges.
+COMPARED, CALIBRATED = 16, 128
 _FIRST_STEPS = {"cudagraph": 3}  # compiled in the first one, recorded in the second, replayed from then on
 
 

@@ -20,7 +20,6 @@ from megaclass.bench.case import (
     Case,
     Implementation,
     Metric,
-    crowded,
     parameter,
     value_of,
 )
@@ -78,7 +77,7 @@ class StabilityCase(Case):
     def why_skipped(self, gpus: int) -> str:
         if self.global_batch_size % self.world_size:
             return f"a global batch of {self.global_batch_size} does not divide into {self.world_size} ranks"
-        return crowded(self.device, self.world_size, gpus)
+        return super().why_skipped(gpus)
 
 
 def cases(options: Any) -> list[StabilityCase]:

@@ -27,7 +27,6 @@ _SAME = (
     "system", "cpu", "cpu_threads_usable", "memory_mb", "gpu", "gpu_count", "driver", "cuda", "cudnn", "nccl",
     "pytorch", "packages", "revision", "variables",
 )  # fmt: skip
-_NEEDED = ("device", "threads", "world_size", "warmup", "steps")
 
 
 # -- what is measured ---------------------------------------------------------------------------------
@@ -35,8 +34,6 @@ _NEEDED = ("device", "threads", "world_size", "warmup", "steps")
 
 def plan(benchmark: Benchmark, options: Any) -> list[Planned]:
     """Every case that the options ask for, and who takes turns in it. UserError: options that make no sense."""
-    if lacks := [name for name in _NEEDED if not hasattr(benchmark.case, name)]:
-        raise TypeError(f"{benchmark.case.__name__} lacks {', '.join(lacks)}, which every case says")
     cases = benchmark.cases(options) if benchmark.cases else cases_of(benchmark.case, options)
     device = device_type(options.device)
     found = []
@@ -186,13 +183,12 @@ def sweep(
 
 def _told(one: Planned, rows: Sequence[Row]) -> list[str]:
     """Of each row its median step, and what the benchmark's pages begin with."""
-    benchmark, lines = benchmark_of(one.case), []
-    headline = benchmark.metric(benchmark.headline)
+    headline, lines = benchmark_of(one.case).leading, []
     for row, who in zip(rows, one.implementations, strict=True):
         said = [f"{row.status}: {row.reason}"] if row.reason else []
         if step := row.step_ms:
             said.append(f"{step['p50']:.4g} ms (p90 {step['p90']:.4g})")
-        if row.status == "ok" and headline and (value := headline.read(row)) is not None:
+        if row.status == "ok" and (value := headline.read(row)) is not None:
             said.append(f"{headline.title} {value:,.4g}")
         lines.append(f"{who.text}: {', '.join(said)}")
     if (waited := max(row.cpu_wait_percent or 0.0 for row in rows)) > BUSY_PERCENT:

@@ -66,9 +66,8 @@ def render(site: Site, options: Any, name: str, command: list[str], tasks: int =
     launch = f"{site.launch} " if site.launch else how.start
     if options.nodes == 1 and site.scheduler != "slurm":
         launch = ""
-    if (
-        site.scheduler == "gridengine"
-    ):  # its signals go to every process of the session, and mean the script alone
+    if site.scheduler == "gridengine":
+        # Its signals go to every process of the session, and mean the script alone.
         launch = f"setsid {launch}"
     submit, here, local = shlex.join(submission(site, options)), str(Path.cwd()), f'"${{{site.local}:?}}"'
     binds = [shlex.quote(f"--bind={path}") for path in (*site.binds, here, options.output)]

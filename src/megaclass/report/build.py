@@ -95,11 +95,13 @@ def _summary(sources: Sequence[Source], groups: Sequence[_Group]) -> Section:
 
 def _headlines(group: Sequence[Source], machine: str) -> list[Headline]:
     """The best of our rows of a benchmark on a machine, and how it stands beside each other implementation."""
+    if not group:
+        return []
     ours = [source for source in group if source.row.implementation == OURS] or group
-    what = declared(ours[0].row.benchmark) if ours else None
-    metric = what.metric(what.headline) if what else None
-    rated = _fit_to_lead(values_of(ours, metric)) if metric else []
-    if not what or not metric or not rated:
+    what = declared(ours[0].row.benchmark)
+    metric = what.leading
+    rated = _fit_to_lead(values_of(ours, metric))
+    if not rated:
         return []
     best, value = (min if metric.better == "lower" else max)(rated, key=lambda pair: pair[1])
     basis = f"the best of {len(rated):,} rows like it" if len(rated) > 1 else ""

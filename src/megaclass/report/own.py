@@ -199,9 +199,9 @@ def trained_settings(case: Mapping[str, Any]) -> Any:
 def _repeats_tables(sources: Sequence[Source], title: str) -> list[Table]:
     """What repeats say together, in the shape of published tables of seeds."""
     what = declared(sources[0].row.benchmark)
-    metric, seconds = what.metric(what.headline), what.metric("seconds")
+    metric, seconds = what.leading, what.metric("seconds")
     groups = repeats(source for source in sources if source.ok) if what.repeats else []
-    if not groups or metric is None:
+    if not groups:
         return []
     labels, cases, remarks = case_columns([group[-1] for group in groups], but=what.repeats)
     heads = [*labels, *map(Column, (f"{name_of(what.repeats)}s".capitalize(), *_STATISTICS))]

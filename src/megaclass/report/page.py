@@ -34,15 +34,12 @@ _MOST_SAMPLES = 2000  # of a row in the page
 
 
 def write_page(paths: Sequence[str], directory: Path, against: Sequence[str] = ()) -> list[Path]:
-    """The three files of rows that lie in these files and directories, see :func:`collect`."""
-    return write(collect(paths, against), directory)
-
-
-def write(document: Document, directory: Path) -> list[Path]:
-    """Write ``report.html``, ``report.md`` and ``report.csv`` into ``directory``; returns them.
+    """Write ``report.html``, ``report.md`` and ``report.csv`` of the rows in these files and directories, see
+    :func:`collect`, into ``directory``; returns them.
 
     Those of an earlier report are replaced. Raises UserError: there is a file that is not one, or no room.
     """
+    document = collect(paths, against)
     require_room(directory)
     writers = {"report.html": render_html, "report.md": render_markdown, "report.csv": render_csv}
     try:

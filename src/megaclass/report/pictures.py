@@ -65,15 +65,14 @@ def pictures(
     found: list[Picture] = []
     for benchmark in dict.fromkeys(source.row.benchmark for source in sources):
         what = declared(benchmark)
-        metric = what.metric(what.headline)
         rows = [source for source in sources if source.ok and source.row.benchmark == benchmark]
-        for x in (name for name, data in what.fields().items() if data.get("sweeps") and metric):
-            points = list(_own(metric, x, rows, machines)) if metric else []
+        for x in (name for name, data in what.fields().items() if data.get("sweeps")):
+            points = list(_own(what.leading, x, rows, machines))
             theirs = [point for report in reports for point in _published(benchmark, x, report)]
             for task in dict.fromkeys(point.params.get("recipe") for point in points):
                 alike = [p for p in (*points, *theirs) if p.params.get("recipe") == task]
                 title = f"{what.title} by {name_of(x)}" + (f": {task}" if task else "")
-                found += _pictures(title, x, metric.title if metric else "", _curves(alike))
+                found += _pictures(title, x, what.leading.title, _curves(alike))
     return found
 
 

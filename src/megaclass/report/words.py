@@ -63,9 +63,11 @@ def read(metric: Metric, row: Row) -> float | None:
 
 def name_of(key: str) -> str:
     """What tables call the parameter: as the last benchmark that has it says."""
-    titles = (one.titles() for one in reversed(BENCHMARKS.values()))
-    name = key if "." in key else key.replace("_", " ")  # a setting is called what a command line calls it
-    return next((found[key] for found in titles if key in found), name)
+    if "." in key:  # a setting is called what a command line calls it
+        return key
+    known = (one.fields() for one in reversed(BENCHMARKS.values()))
+    told = next((fields[key] for fields in known if key in fields), {})
+    return told.get("title") or key.replace("_", " ")
 
 
 def value_text(key: str, value: Any) -> str:

@@ -85,7 +85,7 @@ def resampled(
         statistic,
         paired=paired,
         n_resamples=resamples,
-        batch=batch or max(1, min(resamples, _AT_ONCE // max(map(len, data)))),
+        batch=batch or max(1, _AT_ONCE // max(map(len, data))),
         vectorized=True,
         method="percentile",
         rng=0,

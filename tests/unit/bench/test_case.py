@@ -50,7 +50,7 @@ def test_flags_are_told_apart_and_pages_begin_with_a_metric():
         options_of(
             benchmark, ["recipe"] if benchmark.name == "stability" else []
         )  # argparse refuses a flag twice
-        assert benchmark.metric(benchmark.headline), benchmark.name
+        assert benchmark.leading, benchmark.name
 
 
 def test_the_help_of_a_command_is_short_and_has_all_on_demand(capsys):

@@ -8,7 +8,7 @@ import pytest
 from chromium import Page, find_chromium
 from made_rows import every_row, pictures_of, tables_of, write_rows
 from megaclass.report.build import collect
-from megaclass.report.page import write
+from megaclass.report.page import write_page
 from megaclass.results import published
 
 REPORTED = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Network.loadingFailed")
@@ -26,8 +26,7 @@ def document(tmp_path_factory):
     path = write_rows(folder / "rows.jsonl", every_row())
     results = Path(__file__).parents[3] / "benchmarks" / "results"
     files = [str(path), str(results / "head-cpu.jsonl"), str(results / "loader-cpu.jsonl")]
-    found = collect(files, published.names())
-    return found, write(found, folder)[0]
+    return collect(files, published.names()), write_page(files, folder, published.names())[0]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from megaclass.errors import UserError, lookup
 from megaclass.results.machine import usable_cores
@@ -201,19 +201,21 @@ FLOPS = Metric("flops_per_second", "GFLOP/s", value_of("work", "flops_per_second
 OF_LIMIT = Metric("flops_share", "Of limit, %", share_of_limit("flops"), "higher")
 
 
-class Turns(Protocol):
+class Turns:
     """An implementation at work on a case, in a process that measures nothing else."""
 
     def turn(self, index: int) -> dict[str, Any]:
         """Work once. The answer has ``ms``, or the ``samples_ms`` of the steps of a longer turn, and whatever else the
         benchmark's ``measures`` reads."""
-        ...
+        raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
         """Parameters of the case as this implementation really ran it."""
-        ...
+        return {}
 
-    # A class may have ``result() -> dict[str, float]`` too: what its output is worth, asked when nothing more is timed.
+    def result(self) -> dict[str, float]:
+        """What its output is worth, asked when nothing more is timed."""
+        return {}
 
 
 Answers = list[list[dict[str, Any]]]

@@ -17,6 +17,7 @@ from megaclass.bench.case import (
     Case,
     Implementation,
     Metric,
+    Turns,
     latency,
     parameter,
     samples_ms,
@@ -132,7 +133,7 @@ class HeadCase(RanksCase):
             raise UserError(f"--sample-rate: {self.sample_rate} is outside (0, 1]")
 
 
-class Steps:
+class Steps(Turns):
     """A head and its optimizer at work. The inputs of a step are a function of seed and step, so that all
     implementations and ranks agree on them."""
 

@@ -21,6 +21,7 @@ from megaclass.bench.case import (
     Benchmark,
     Implementation,
     Metric,
+    Turns,
     latency,
     parameter,
     value_of,
@@ -114,7 +115,7 @@ class InferCase(ModelCase):
         return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-class Inference:
+class Inference(Turns):
     """Steps one by one: each result is there before the next batch is asked for."""
 
     def __init__(self, case: InferCase, world: "World", name: str, options: dict[str, Any]) -> None:

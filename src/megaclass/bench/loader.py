@@ -33,6 +33,7 @@ from megaclass.bench.case import (
     Implementation,
     Metric,
     Planned,
+    Turns,
     parameter,
     samples_ms,
     value_of,
@@ -145,7 +146,7 @@ def timed(work: Callable[[], object]) -> Time:
     return Time(1e3 * (time.perf_counter() - begin), 1e3 * (time.process_time() - cpu_s))
 
 
-class Passes:
+class Passes(Turns):
     """An implementation at work: turn ``index`` makes the ``case.batches`` batches of a pass, which goes on where the
     last one ended. ``counts`` names the stage whose time is that of the pass."""
 
@@ -170,9 +171,6 @@ class Passes:
 
     def stages(self, steps: range) -> dict[str, Time]:
         raise NotImplementedError
-
-    def facts(self) -> dict[str, Any]:
-        return {}
 
     def in_threads(
         self, work: Callable[..., object], samples: Sequence[Any], scratch: Callable[[], Any]

@@ -20,6 +20,7 @@ from megaclass.bench.case import (
     Case,
     Implementation,
     Metric,
+    Turns,
     parameter,
     value_of,
 )
@@ -160,7 +161,7 @@ def open_study(directory: Path, config: Config, cases: Sequence[StabilityCase]) 
             )
 
 
-class Training:
+class Training(Turns):
     """``megaclass train`` of one seed, by the processes of a case."""
 
     def __init__(self, case: StabilityCase, world: Any, name: str, options: dict[str, Any]) -> None:
@@ -185,9 +186,6 @@ class Training:
             loop.run(self._config, self._world, resume=resume)
         groups.barrier()
         return left_by(self._run, self._case.global_batch_size)
-
-    def facts(self) -> dict[str, Any]:
-        return {}
 
 
 def left_by(run: RunDirectory, global_batch_size: int) -> dict[str, Any]:

@@ -239,13 +239,12 @@ def fit_of(rows: Sequence[Row], path: str, kind: str, precision: str) -> "Fit":
     them, or not of one machine."""
     from megaclass.plan.speed import Fit
 
-    wanted = ("train", "ok", "megaclass", kind, precision)
+    known = ("train", "ok", "megaclass")
+    cases = [(row, case_of(row)) for row in rows if (row.benchmark, row.status, row.implementation) == known]
     cases = [
-        (row, case_of(row))
-        for row in rows
-        if (row.benchmark, row.status, row.implementation, row.case.get("device"), row.case.get("precision"))
-        == wanted
-        and 0 < row.step_ms.get("p50", 0) < math.inf
+        (row, case)
+        for row, case in cases
+        if (case.device, case.precision) == (kind, precision) and 0 < row.step_ms.get("p50", 0) < math.inf
     ]
     machines = {(row.environment.get("cpu"), row.environment.get("gpu")) for row, _ in cases}
     if len(machines) != 1:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from megaclass.bench.case import Turns
 from megaclass.bench.timing import device_clock, run_epoch
 from megaclass.config import Config
 from megaclass.data.loader import Batch
@@ -22,7 +23,7 @@ from megaclass.train.job import build_job
 from megaclass.train.loop import set_learning_rate, train_step
 
 
-class Training:
+class Training(Turns):
     """The job that ``megaclass train`` builds, step by step, as rank ``world.rank`` of a job or as rank 0 of a
     simulated one."""
 

@@ -68,9 +68,7 @@ def _work(
     while "turn" in (request := pipe.recv()):
         pipe.send(turns.turn(request["turn"]))
     end = {"memory_mb": memory.read(), "facts": turns.facts(), "environment": machine.snapshot()}
-    if result := getattr(turns, "result", None):
-        end["result"] = result()
-        del result
+    end["result"] = turns.result()
     del turns
     gc.collect()  # head and optimizer know each other
     if world.device.type == "cuda":

@@ -6,6 +6,7 @@ Shapes: b = rows of this rank's batch, S = image size.
 import math
 from typing import TYPE_CHECKING, Any
 
+from megaclass.bench.case import Turns
 from megaclass.bench.timing import device_clock, run_epoch
 from megaclass.config import Config, steps_of, values
 
@@ -23,7 +24,7 @@ _OURS_ALONE = (
 )  # fmt: skip
 
 
-class PeerLoop:
+class PeerLoop(Turns):
     """Epochs of a peer's loop.
 
     Its labels are ours; its images are noise that lies ready as its step takes them, normalised fp32, where our step

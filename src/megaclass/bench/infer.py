@@ -134,7 +134,6 @@ class Inference(Turns):
         self._to_input = input_function(config, arithmetic)
         self._batches = host_batches(case, config.evaluate.resize, world.device)
         self._clock = device_clock(world.device)
-        self._channels_last = arithmetic.channels_last
         # How fp32 products are computed is a state of the process, which this model has to itself.
         contextlib.ExitStack().enter_context(arithmetic.active())
         with torch.inference_mode():
@@ -163,7 +162,7 @@ class Inference(Turns):
         return times | {"engine_s": self._engine_s, "cpu_ms": 1000 * (time.process_time() - begin)}
 
     def facts(self) -> dict[str, Any]:
-        return {"channels_last": self._channels_last, "num_classes": self._classes}
+        return {"channels_last": self._arithmetic.channels_last, "num_classes": self._classes}
 
     def result(self) -> dict[str, float]:
         """``agreement``: the mean cosine of its output with that of the same weights in eager fp32; of a linear head

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from megaclass.errors import in_bytes, printable
-from megaclass.report.document import Cell, Column, Line, Table, text_table
+from megaclass.report.document import Cell, Column, Table, text_table
 
 _RAISED = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 
@@ -148,21 +148,20 @@ def prediction_table(guesses: Sequence[Mapping[str, Any]]) -> RenderableType:
     """
     measure = "cosine" if any("cosine" in guess for guess in guesses) else "probability"
     named = any(guess["name"] is not None for guess in guesses)
-    heads = [Column("rank"), Column("class", False), *[Column("name", False)] * named, Column(measure)]
+    heads = [Column("rank"), "class", *["name"] * named, Column(measure)]
     lines = []
     for guess in guesses:
         known = guess["label"] if guess["class"] is None else guess["class"]
-        words = [guess["rank"], known, *[guess["name"]] * named, score_text(guess)]
-        lines.append(Line([Cell(str(word)) for word in words]))
-    return ConsoleTable(Table("", heads, lines))
+        lines.append([guess["rank"], known, *[guess["name"]] * named, score_text(guess)])
+    return ConsoleTable(text_table("", heads, lines))
 
 
 def match_table(image: str, matches: Sequence[Mapping[str, Any]]) -> RenderableType:
     """The nearest identities of an image: ``rank``, ``identity``, ``cosine``, ``nearest`` image, ``known`` of each."""
-    heads = [Column("rank"), Column("identity", False), Column("nearest image", False), Column("cosine")]
+    heads = [Column("rank"), "identity", "nearest image", Column("cosine")]
     lines = [(one["rank"], one["identity"], one["nearest"], score_text(one)) for one in matches]
     title = f"{image}: {matches[0]['identity'] if matches[0]['known'] else 'unknown'}"
-    return ConsoleTable(Table(title, heads, [Line([Cell(str(word)) for word in line]) for line in lines]))
+    return ConsoleTable(text_table(title, heads, lines))
 
 
 def score_text(guess: Mapping[str, Any]) -> str:
@@ -223,8 +222,7 @@ def check_table(
 
 def _numbers(title: str, lines: Sequence[Sequence[str]]) -> RenderableType:
     """Names, and numbers to the right."""
-    table = text_table(title, ("", ""), lines)
-    return ConsoleTable(Table(title, [Column("", False), Column("")], table.lines))
+    return ConsoleTable(text_table(title, ("", Column("")), lines))
 
 
 def _percent(share: float) -> str:

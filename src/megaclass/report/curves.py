@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import fmean
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -162,9 +161,7 @@ def _of_steps(axes: Axes, label: str) -> None:
 
 def _figure() -> Figure:
     """An empty figure outside pyplot: no window, no global state, safe in any thread."""
-    figure = Figure(figsize=(9, 5), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(9, 5), dpi=100, layout="constrained")
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -3,6 +3,7 @@ affair of what writes it, each in its own language."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from megaclass.report.sources import Source
 
@@ -58,10 +59,12 @@ class Table:
         return list(dict.fromkeys(note for line in self.lines for cell in line.cells for note in cell.notes))
 
 
-def text_table(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]], kind: str = "own") -> Table:
-    """A table of words alone."""
-    made = [Line([Cell(word) for word in line], kind) for line in lines]
-    return Table(title, [Column(head, False) for head in heads], made)
+def text_table(
+    title: str, heads: Sequence[str | Column], lines: Iterable[Sequence[Any]], kind: str = "own"
+) -> Table:
+    """A table of words alone. heads: a text heads words, which stand on the left."""
+    columns = [head if isinstance(head, Column) else Column(head, False) for head in heads]
+    return Table(title, columns, [Line([Cell(str(word)) for word in line], kind) for line in lines])
 
 
 @dataclass(frozen=True)

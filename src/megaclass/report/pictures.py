@@ -151,7 +151,6 @@ def _ideal(series: Series) -> Series:
 def draw(picture: Picture, scheme: str) -> str:
     """An SVG as an address (``data:``), for white or for dark paper."""
     import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     ink, grid = INK[scheme]
@@ -160,7 +159,6 @@ def draw(picture: Picture, scheme: str) -> str:
     style |= {"axes.edgecolor": grid, "grid.color": grid, "xtick.labelcolor": ink, "ytick.labelcolor": ink}
     with mpl.rc_context(style):
         figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-        FigureCanvasSVG(figure)
         axes = figure.subplots()
         axes.set(xlabel=picture.x_label, ylabel=picture.y_label, axisbelow=True)
         axes.spines[["top", "right"]].set_visible(False)

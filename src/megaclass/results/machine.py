@@ -195,14 +195,12 @@ def _gpu() -> dict[str, Any]:
 def _torch() -> dict[str, Any]:
     import torch
 
-    cudnn = _quiet(torch.backends.cudnn.version)
+    cudnn = _quiet(torch.backends.cudnn.version)  # 91002: 9.10.2
     nccl = _quiet(torch.cuda.nccl.version) if torch.version.cuda else None
     return {
         "pytorch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cudnn": f"{cudnn // 10_000}.{cudnn % 10_000 // 100}.{cudnn % 100}"
-        if cudnn
-        else None,  # 91002: 9.10.2
+        "cudnn": f"{cudnn // 10_000}.{cudnn % 10_000 // 100}.{cudnn % 100}" if cudnn else None,
         "nccl": ".".join(map(str, nccl)) if nccl else None,
         "torch_threads": torch.get_num_threads(),
         "torch_interop_threads": torch.get_num_interop_threads(),

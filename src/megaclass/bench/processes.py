@@ -40,16 +40,13 @@ class Processes:
     environment (None: unset)."""
 
     def __init__(
-        self,
-        world_size: int = 1,
-        variables: Mapping[str, str | None] | None = None,
-        command: Sequence[str] = WORKER,
+        self, world_size: int, variables: Mapping[str, str | None], command: Sequence[str] = WORKER
     ) -> None:
         self._kills_before = _kernel_kills()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pipes: list[Connection[Any, Any]] = []
         self._outputs: list[IO[bytes]] = []
-        shared = _ranks_environment(world_size) | dict(variables or {})
+        shared = _ranks_environment(world_size) | dict(variables)
         try:
             for rank in range(world_size):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size > 1 else {}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from megaclass.errors import UserError
+from megaclass.files import whole_file
 from megaclass.results.rows import Row
-from megaclass.results.rundir import write_whole
 
 PERCENTILES = (50, 90, 95, 99, 100)
 _KEYS = {
@@ -41,10 +41,8 @@ def check_report(path: Path, cases: Sequence[Any]) -> None:
 
 def write_report(path: Path, rows: Sequence[Row], mode: str) -> None:
     """Write what ``rows`` say, replacing an earlier report. UserError where the disk refuses it."""
-    try:
-        write_whole(path, json.dumps(as_report(rows, mode), indent=4) + "\n")
-    except OSError as error:
-        raise UserError(f"--output: {path} cannot be written ({error.strerror}); the rows are kept") from None
+    with whole_file("--output", path) as part:
+        part.write_text(json.dumps(as_report(rows, mode), indent=4) + "\n", encoding="utf-8")
 
 
 def as_report(rows: Sequence[Row], mode: str) -> dict[str, Any]:

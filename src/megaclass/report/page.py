@@ -14,13 +14,12 @@ from urllib.parse import quote
 
 from megaclass import __version__
 from megaclass.errors import UserError, printable
-from megaclass.files import open_regular
+from megaclass.files import open_regular, whole_file
 from megaclass.report.build import collect
 from megaclass.report.console import csv_field
 from megaclass.report.document import Cell, Document, Table
 from megaclass.report.pictures import draw
 from megaclass.report.sources import Source
-from megaclass.results.rundir import write_whole
 
 CSV_HEADER = ("section", "table", "line", "kind", "labels", "column", "text", "value", "notes", "source")
 # By file: what its beginning has in it, so that a report of ours is known from somebody's file.
@@ -42,12 +41,10 @@ def write_page(paths: Sequence[str], directory: Path, against: Sequence[str] = (
     document = collect(paths, against)
     require_room(directory)
     writers = {"report.html": render_html, "report.md": render_markdown, "report.csv": render_csv}
-    try:
-        for name, render in writers.items():
+    for name, render in writers.items():
+        with whole_file("--output", directory / name) as part:
             # A row may hold half of a surrogate pair: written as a question mark.
-            write_whole(directory / name, render(document, directory), errors="replace")
-    except OSError as error:
-        raise UserError(f"--output {directory}: cannot be written ({error.strerror})") from None
+            part.write_text(render(document, directory), encoding="utf-8", errors="replace")
     return [directory / name for name in writers]
 
 

@@ -74,8 +74,8 @@ class Running:
             row = _row(self.case, self.who, self._ended.status, self._ended.reason)
             return replace(row, samples_ms=samples_ms(self._turns))
         limits = [answer["limits"] for answer in self._end]
-        found = {"result": self._end[0].get("result", {})}
-        found |= benchmark_of(self.case).measures(self.who.name, self.case, self._turns, limits)
+        measures = benchmark_of(self.case).measures(self.who.name, self.case, self._turns, limits)
+        found = {"result": self._end[0]["result"]} | measures
         memory_mb = _largest([answer["memory_mb"] for answer in self._end])
         if not alone:
             memory_mb["driver"] = None

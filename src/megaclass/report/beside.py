@@ -55,7 +55,6 @@ class Match:
 
     sources: tuple[Source, ...]
     others: int
-    repeated: bool
 
     @property
     def source(self) -> Source:
@@ -105,10 +104,10 @@ def _matches(
     matches = {}
     for variant, group in groups.items():
         shown = [max(group, key=rank)]
-        if repeated := bool(declared(benchmark).repeats) and shown[0].ok:
+        if declared(benchmark).repeats and shown[0].ok:
             shown = repeats(source for source in sorted(group, key=rank) if source.ok)[-1]
         others = sum(source.ok and source not in shown for source in group)
-        matches[variant] = Match(tuple(shown), others, repeated)
+        matches[variant] = Match(tuple(shown), others)
     return matches
 
 
@@ -243,9 +242,9 @@ def _measured(match: Match, measure: str, unit: str) -> Cell | None:
         return None
     held = match.source.row.memory_mb
     kind = next((note for name, note in _MEMORY.items() if held.get(name) is not None), "")
-    seeds = f"of {len(found)} {benchmark.repeats}{'s' if len(found) > 1 else ''}"
+    seeds = f"of {len(found)} {benchmark.repeats}{'s' if len(found) > 1 else ''}" if benchmark.repeats else ""
     busy = next((source.busy for source, _ in found if source.busy), ())
-    notes = [kind * (measure == "gpu_memory_mb"), seeds * match.repeated, *busy]
+    notes = [kind * (measure == "gpu_memory_mb"), seeds, *busy]
     value = _UNITS.get(unit, 1.0) * _OVER_REPEATS[statistic]([value for _, value in found])
     return Cell(digits(value), value, tuple(source for source, _ in found), tuple(filter(None, notes)))
 

@@ -148,7 +148,7 @@ def prediction_table(guesses: Sequence[Mapping[str, Any]]) -> RenderableType:
     """
     measure = "cosine" if any("cosine" in guess for guess in guesses) else "probability"
     named = any(guess["name"] is not None for guess in guesses)
-    heads = [Column("rank"), "class", *["name"] * named, Column(measure)]
+    heads: list[str | Column] = [Column("rank"), "class", *["name"] * named, Column(measure)]
     lines = []
     for guess in guesses:
         known = guess["label"] if guess["class"] is None else guess["class"]
@@ -158,7 +158,7 @@ def prediction_table(guesses: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def match_table(image: str, matches: Sequence[Mapping[str, Any]]) -> RenderableType:
     """The nearest identities of an image: ``rank``, ``identity``, ``cosine``, ``nearest`` image, ``known`` of each."""
-    heads = [Column("rank"), "identity", "nearest image", Column("cosine")]
+    heads = (Column("rank"), "identity", "nearest image", Column("cosine"))
     lines = [(one["rank"], one["identity"], one["nearest"], score_text(one)) for one in matches]
     title = f"{image}: {matches[0]['identity'] if matches[0]['known'] else 'unknown'}"
     return ConsoleTable(text_table(title, heads, lines))

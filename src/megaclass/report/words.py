@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from megaclass.bench import BENCHMARKS
-from megaclass.bench.case import SPEED, Benchmark, Case, Metric, latency
+from megaclass.bench.case import SPEED, Benchmark, Case, Metric, Turns, latency
 from megaclass.results.rows import Row, number, setting_text
 
 OURS = "megaclass"
@@ -36,12 +36,8 @@ def short(count: float) -> str:
 def declared(name: str) -> Benchmark:
     """What the benchmark of that name says of itself; of one that this megaclass does not know, what all have."""
     metrics = (latency("p50", "Median step, ms"), SPEED)
-    unknown = Benchmark(name, name, "", Case, metrics, "samples_per_second", prepare=_not_here)
+    unknown = Benchmark(name, name, "", Case, metrics, "samples_per_second", prepare=lambda *_: Turns())
     return BENCHMARKS.get(name, unknown)
-
-
-def _not_here(*_: Any) -> Any:
-    raise NotImplementedError("a benchmark of which there are only rows")
 
 
 def effort() -> set[str]:

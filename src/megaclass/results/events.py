@@ -221,12 +221,9 @@ def _whole_until(path: Path, step: int) -> tuple[int, str, StartEvent | None]:
     kept, start = 0, None
     try:
         for event, end in _lines(path):
-            values = vars(event)
-            at = next(
-                (values[name] for name in ("step", "steps", "resumed_from_step") if name in values), None
-            )
+            at = max(getattr(event, name, None) or 0 for name in ("step", "steps", "resumed_from_step"))
             # Events lie in order, so what follows the first later one is later too.
-            if (at or 0) > step:
+            if at > step:
                 break
             kept = end
             if isinstance(event, StartEvent):

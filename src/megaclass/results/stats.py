@@ -61,7 +61,7 @@ def ratio_of_medians(
     return Ratio(value, *resampled((samples, reference), statistic, paired=paired, resamples=resamples))
 
 
-def interval(samples: Sequence[float], percent: float | None = 50) -> tuple[float, float]:
+def interval(samples: Sequence[float], percent: float | None) -> tuple[float, float]:
     """Where resampling puts ``percentile(samples, percent)``, or the mean where that is None, 95 times out of 100.
 
     For :data:`FEWEST` samples or more of one's own against a number that came without any, such as a published one.

@@ -104,10 +104,9 @@ def names() -> list[str]:
 def load(name: str) -> Report:
     """Return a published report; an unknown name is a :class:`UserError` with the near match."""
     record = json.loads(lookup(_files(), name, "published report").read_text(encoding="utf-8"))
-    machines = {key: Machine(**machine) for key, machine in record["machines"].items()}
-    tables = [_table(table) for table in record["tables"]]
-    title, source, iterations = record["title"], record["source"], record.get("iterations", Report.iterations)
-    return Report(record["name"], title, source, record["note"], machines, tables, iterations)
+    record["machines"] = {key: Machine(**machine) for key, machine in record["machines"].items()}
+    record["tables"] = [_table(table) for table in record["tables"]]
+    return Report(**record)
 
 
 def _files() -> dict[str, Path]:

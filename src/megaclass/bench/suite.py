@@ -19,7 +19,7 @@ from typing import Any
 from megaclass.bench import infer
 from megaclass.bench.case import Implementation, Planned
 from megaclass.bench.infer import ENGINES, InferCase, forward_flops
-from megaclass.bench.recipes import SYNTHETIC, backbone_cost, config_of, open_images
+from megaclass.bench.recipes import SYNTHETIC, config_of, open_images
 from megaclass.bench.sweep import device_type, planned, resolved
 from megaclass.bench.train import TrainCase, job_of, step_flops
 from megaclass.errors import UserError, in_bytes
@@ -237,10 +237,10 @@ def in_time(case: Any, machine: Machine, seconds: float) -> Any:
                 f"a batch would take about {step_s:.2g} s, and {left_s:.2g} s are left for each case; see --minutes"
             )
     else:
-        held = head_bytes(case)
-        left_s = max(left_s - held / _DRAWN_BYTES_PER_S[machine.device], 1.0)
-        # The least that a step moves of the head: pass 1 reads centres, pass 2 reads and writes them and the momentum.
-        moved_s = 2.5 * held * case.sample_rate / machine.bytes_per_second
+        from megaclass.plan.speed import work_of
+
+        left_s = max(left_s - head_bytes(case) / _DRAWN_BYTES_PER_S[machine.device], 1.0)
+        moved_s = work_of(job_of(case)).moved / machine.bytes_per_second
         image_s = step_flops(case) / case.simulate_ranks / case.global_batch_size / speed
         least_s = left_s / epochs / _LEAST_STEPS
         case = _halved(case, lambda one: one.global_batch_size * image_s + moved_s <= least_s)
@@ -248,17 +248,12 @@ def in_time(case: Any, machine: Machine, seconds: float) -> Any:
     return replace(case, iterations=min(case.iterations, max(_LEAST_STEPS, int(left_s / step_s / epochs))))
 
 
-def head_bytes(case: TrainCase) -> float:
-    """Of the centres and their optimizer's state on each rank."""
-    from megaclass.heads.storage import Storage
+def head_bytes(case: TrainCase) -> int:
+    """Of the centres and their momentum on each rank; a linear head counts as part of the network."""
+    from megaclass.plan.memory import memory_of
 
-    config = config_of(case)
-    dim = backbone_cost(config).embedding_dim
-    if config.head.kind == "linear":
-        return 3 * 4 * case.num_classes * dim  # weight, gradient, momentum
-    storage = Storage.named(case.storage)
-    held = config.head.sub_centres * case.num_classes / (case.ranks if case.parallelism == "model" else 1)
-    return held * (2 if storage.momentum else 1) * dim * storage.dtype.itemsize
+    memory = memory_of(job_of(case))
+    return memory.centres + memory.momentum
 
 
 def _halved(case: TrainCase, fits: Callable[[TrainCase], bool]) -> TrainCase:

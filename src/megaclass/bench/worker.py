@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from megaclass.bench.case import Benchmark
-from megaclass.errors import UserError, out_of_memory
+from megaclass.errors import UserError, first_line, out_of_memory
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
 from megaclass.results import machine
@@ -51,10 +51,9 @@ def _errors_told(pipe: "Connection[Any, Any]") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         status = "oom" if out_of_memory(error) else "failed"
-        pipe.send({"status": status, "reason": f"{kind}{lines[0]}"})
+        pipe.send({"status": status, "reason": f"{kind}{first_line(error)}"})
         os._exit(1)  # a process group of which one rank is gone may not end by itself
 
 

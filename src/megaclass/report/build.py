@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from megaclass.errors import lookup
 from megaclass.report.beside import published_section
 from megaclass.report.document import Document, Headline, Section, text_table
 from megaclass.report.own import own_tables, reference_of, repeats, times_as_fast, values_of
@@ -30,14 +29,9 @@ def collect(paths: Sequence[str], against: Sequence[str] = ()) -> Document:
 
     Raises UserError: no rows, unreadable, a newer schema, a name of no published report.
     """
-    sources = read_sources(paths)
-    known = dict.fromkeys(published.names())
-    for name in against:
-        lookup(known, name, "published report")
-    suites = [source.row.suite for source in sources]
-    return build(
-        sources, [published.load(name) for name in dict.fromkeys([*suites, *against]) if name in known]
-    )
+    sources, known = read_sources(paths), published.names()
+    suites = [source.row.suite for source in sources if source.row.suite in known]
+    return build(sources, [published.load(name) for name in dict.fromkeys([*suites, *against])])
 
 
 def build(sources: Sequence[Source], reports: Sequence[published.Report] = ()) -> Document:

@@ -83,7 +83,8 @@ def test_a_head_that_does_not_fit_is_left_out_and_a_batch_is_halved_until_it_fit
     with pytest.raises(LeftOut, match=r"41\.0 GB"):
         in_memory(large, CPU)
     assert in_memory(large, GPU) and in_memory(replace(large, storage="int8_rowwise"), CPU)
-    assert head_bytes(replace(large, storage="int8_rowwise")) == head_bytes(large) / 8
+    of_scales = 4 * 10_000_000  # one of each centre
+    assert head_bytes(replace(large, storage="int8_rowwise")) == head_bytes(large) / 8 + of_scales
     assert head_bytes(replace(large, parallelism="data")) == 8 * head_bytes(large)
     small = in_memory(replace(PHOTOS, global_batch_size=4096), CPU)
     assert 2 <= small.global_batch_size < 4096 and 4096 % small.global_batch_size == 0
@@ -97,9 +98,8 @@ def test_a_case_takes_the_time_it_is_given_or_is_as_small_as_can_be(seconds, bat
     asked = replace(PHOTOS, precision="bf16", global_batch_size=batch)
     machine = replace(CPU, product_flops={"bf16": 4 * speed})
     case = in_time(asked, machine, seconds)
-    moved_s = 2.5 * head_bytes(case) / CPU.bytes_per_second
-    epoch_s = 2 * (step_flops(case) / speed + moved_s)  # two epochs of a step
-    left_s = max(seconds - 7.0 - head_bytes(case) / 5e8, 1.0)
+    epoch_s = 2 * step_flops(case) / speed  # two epochs of a step
+    left_s = max(seconds - 7.0, 1.0)
     assert case.global_batch_size <= batch and 5 <= case.iterations <= 100
     assert case.iterations == 5 or case.iterations * epoch_s <= left_s
     assert case.global_batch_size <= 3 or 5 * epoch_s <= left_s

@@ -143,7 +143,7 @@ class Metric:
     or as ``megaclass compare`` does. title: heads a column, with the unit. read: the number off an ``ok`` row, None
     where it has none. better: ``higher``, ``lower``, or nothing where neither is. statistic: of the timed steps,
     which the number follows from (``mean``, ``p50`` .. ``p100``), so that its interval can be resampled; empty where
-    it does not. always: a column even where it is empty in all rows.
+    it does not.
     """
 
     key: str
@@ -151,7 +151,6 @@ class Metric:
     read: Callable[[Row], float | None]
     better: str = ""
     statistic: str = ""
-    always: bool = False
 
 
 def value_of(part: str, key: str, factor: float = 1.0) -> Callable[[Row], float | None]:
@@ -180,21 +179,18 @@ def _memory_mb(row: Row) -> float | None:
     return next((value for value in held if value is not None), None)
 
 
-def latency(statistic: str, title: str, always: bool = False) -> Metric:
+def latency(statistic: str, title: str) -> Metric:
     """Of a step: ``mean``, ``p50`` .. ``p100``."""
-    return Metric(
-        f"latency_{statistic}_ms", title, value_of("step_ms", statistic), "lower", statistic, always
-    )
+    return Metric(f"latency_{statistic}_ms", title, value_of("step_ms", statistic), "lower", statistic)
 
 
-SPEED = Metric("samples_per_second", "Samples/s", lambda row: row.samples_per_second, "higher", "p50", True)
+SPEED = Metric("samples_per_second", "Samples/s", lambda row: row.samples_per_second, "higher", "p50")
 EPOCHS_SPEED = Metric(
     "samples_per_second",
     "Images/s",
     lambda row: row.rates.get("total") or row.samples_per_second,
     "higher",
     "mean",
-    True,
 )
 MEMORY = Metric("gpu_memory_mb", "Memory, MiB", _memory_mb, "lower")
 FLOPS = Metric("flops_per_second", "GFLOP/s", value_of("work", "flops_per_second", 1e-9), "higher")

@@ -272,7 +272,7 @@ def implementations(case: HeadCase, options: Any) -> list[Implementation]:
 
 
 METRICS = (
-    latency("p50", "Median step, ms", always=True),
+    latency("p50", "Median step, ms"),
     latency("p99", "p99 step, ms"),
     SPEED,
     MEMORY,

@@ -232,7 +232,7 @@ def flags(parser: ArgumentParser) -> None:
 
 
 METRICS = (
-    Metric("metric", "Final metric", lambda row: row.result.get(row.case["metric"]), "higher", always=True),
+    Metric("metric", "Final metric", lambda row: row.result.get(row.case["metric"]), "higher"),
     *(
         Metric(name, title, value_of("result", name), "higher")
         for name, title in (("top1", "Top 1"), ("top5", "Top 5"), ("pair_accuracy", "Pair accuracy"))

@@ -283,7 +283,7 @@ def flags(parser: ArgumentParser) -> None:
 METRICS = (
     EPOCHS_SPEED,
     Metric("compute_per_second", "Images/s, compute", value_of("rates", "compute"), "higher"),
-    latency("p50", "Median step, ms", always=True),
+    latency("p50", "Median step, ms"),
     latency("p99", "p99 step, ms"),
     MEMORY,
     FLOPS,

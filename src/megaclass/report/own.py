@@ -88,7 +88,6 @@ def _rows_table(title: str, sources: Sequence[Source]) -> Table:
     metrics = declared(sources[0].row.benchmark).metrics
     labels, cases, remarks = case_columns(sources)
     heads = [*(metric.title for metric in metrics), *_MORE]
-    kept = {0, *(place for place, metric in enumerate(metrics) if metric.always)}
     found = []
     for source in sources:
         cells = [Cell()] * len(heads)
@@ -96,9 +95,8 @@ def _rows_table(title: str, sources: Sequence[Source]) -> Table:
             cells = [number_cell(source, read(metric, source.row)) for metric in metrics]
             cells += _more(source, sources)
         _mark(source, cells)
-        kept |= {place for place, cell in enumerate(cells) if cell.text}
         found.append(cells)
-    places = sorted(kept)
+    places = [place for place in range(len(heads)) if any(cells[place].text for cells in found)]
     lines = [
         Line([*case, *(cells[place] for place in places)]) for case, cells in zip(cases, found, strict=True)
     ]

@@ -85,10 +85,12 @@ class Training(Turns):
         self._others_labels = torch.randint(classes, (count,), device=self._device, generator=self._generator)
 
     def _gathered(self, tensor_b: Tensor) -> Tensor:
-        """This rank's rows, labels (b,) or unit embeddings (b, D), and then those of the others."""
+        """This rank's rows, labels (b,), lengths (b,) or unit embeddings (b, D), and then those of the others."""
         others = (self._case.simulate_ranks - 1) * len(tensor_b)
         if not tensor_b.is_floating_point():
             return torch.cat([tensor_b, self._others_labels[:others]])
+        if tensor_b.dim() == 1:
+            return tensor_b.repeat(self._case.simulate_ranks)
         if self._others_unit.shape[0] < others:
             shape = (others, tensor_b.shape[1])
             self._others_unit = normalize(torch.randn(shape, device=self._device, generator=self._generator))

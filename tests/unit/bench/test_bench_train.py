@@ -258,11 +258,12 @@ def test_a_peer_is_given_our_labels_and_ends_where_its_loss_is_not_finite(plain)
         again.turn(0)
 
 
-@pytest.mark.parametrize("parallelism", ["model", "data"])
-def test_one_rank_of_several(parallelism):
-    case = case_of(
-        **TINY | {"global_batch_size": 16}, simulate_ranks=4, sample_rate=0.5, parallelism=parallelism
-    )
+@pytest.mark.parametrize(
+    ("parallelism", "margin"), [("model", "combined"), ("data", "combined"), ("model", "adaface")]
+)
+def test_one_rank_of_several(parallelism, margin):
+    whole = {"global_batch_size": 16, "simulate_ranks": 4, "sample_rate": 0.5, "parallelism": parallelism}
+    case = case_of(**TINY | whole, settings={"head.margin": margin})
     training = Training(case, config_of(case), ALONE)
     turns = [[training.turn(index)] for index in range(2)]
     assert training.facts()["collectives"] == "none" and training.facts()["kernels"] == "torch"

@@ -172,7 +172,9 @@ class RankFiles:
                 if table is None:
                     continue
                 part = table[first - low : last - low]
-                found = result[first - start : last - start].copy_(part.fp32())
+                found = result[first - start : last - start].copy_(part.data)
+                if part.scale is not None:
+                    found.mul_(part.scale[:, None])
                 # In fp32, in which a large fp64 number is infinite; a NaN is the smallest and the largest.
                 if not torch.stack(found.aminmax()).isfinite().all():
                     raise UserError(f"{name} is not finite; the run had diverged, or the file is damaged")

@@ -49,9 +49,13 @@ def _run(benchmark: Benchmark, words: list[str]) -> list[Any]:
         nvidia.write_report(asked, rows, options.mode)
         tell(f"report in {asked}")
     if benchmark.name == "stability":
-        from megaclass.report.curves import draw_seeds
 
-        show_pictures(lambda: draw_seeds(Path(options.output).parent, rows))
+        def draw() -> list[Path]:
+            from megaclass.report.curves import draw_seeds
+
+            return draw_seeds(Path(options.output).parent, rows)
+
+        show_pictures(draw)
     return rows
 
 

@@ -226,9 +226,12 @@ def _show_result(path: Path, result: dict[str, Any]) -> None:
     _show_numbers(result)
     tell(f"result    {path / 'result.json'}")
 
-    from megaclass.report.curves import draw_run
+    def draw() -> list[Path]:
+        from megaclass.report.curves import draw_run
 
-    show_pictures(lambda: draw_run(path))
+        return draw_run(path)
+
+    show_pictures(draw)
 
 
 def _show_numbers(result: dict[str, Any]) -> None:

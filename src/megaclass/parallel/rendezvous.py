@@ -65,13 +65,13 @@ class Meeting:
 # -- the environment ------------------------------------------------------------------------------------
 
 
-def number(name: str, default: int | None = None, most: int = 10**6) -> int:
-    """What an environment variable of torchrun says. UserError where it is no number of 0 to ``most``."""
+def number(name: str, default: int | None = None, least: int = 0, most: int = 10**6) -> int:
+    """What an environment variable of torchrun says. UserError where it is no number of ``least`` to ``most``."""
     text = os.environ.get(name)
     if text is None and default is not None:
         return default
-    if text is None or not text.isascii() or not text.isdigit() or int(text) > most:
-        problem = "is not set" if text is None else f"is {text!r}: a number of 0 to {most} is needed"
+    if text is None or not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        problem = "is not set" if text is None else f"is {text!r}: a number of {least} to {most} is needed"
         raise UserError(
             f"{name} {problem}; torchrun sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT: start by it, or set all "
             "four, or unset WORLD_SIZE to train in one process"

@@ -25,7 +25,7 @@ def use_threads(count: int) -> int:
         asked = os.environ.get("OMP_NUM_THREADS", "")
         count = int(asked) if asked.isdigit() else 0
     if count == 0:
-        count = max(1, usable_cores() // number("LOCAL_WORLD_SIZE", 1))
+        count = max(1, usable_cores() // number("LOCAL_WORLD_SIZE", 1, least=1))
     torch.set_num_threads(count)
     return count
 

@@ -17,7 +17,7 @@ from megaclass.train.arithmetic import pick_arithmetic
 def planned_job(config: Config, world: World, classes: int = 0) -> Job:
     """For :mod:`megaclass.plan`. classes 0: those that the configuration says, if any."""
     compute = pick_arithmetic(config.precision.compute, config.precision.channels_last, world.device).compute
-    classes, local_ranks = classes or config.data.num_classes, number("LOCAL_WORLD_SIZE", 1)
+    classes, local_ranks = classes or config.data.num_classes, number("LOCAL_WORLD_SIZE", 1, least=1)
     return Job(config, compute, classes, world.size, local_ranks, world.device.type)
 
 
@@ -25,7 +25,7 @@ def memory_there(world: World) -> float:
     """Bytes that this rank may take: of its GPU, or its share of what is free on its machine."""
     if world.device.type == "cuda":
         return float(torch.cuda.get_device_properties(world.device).total_memory)
-    return available_memory() / number("LOCAL_WORLD_SIZE", 1)
+    return available_memory() / number("LOCAL_WORLD_SIZE", 1, least=1)
 
 
 def require_room(config: Config, world: World, classes: int = 0) -> None:

@@ -87,9 +87,8 @@ def whole_file(option: str, path: Path) -> Iterator[Path]:
     """
     hidden = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        shutil.rmtree(
-            hidden, ignore_errors=True
-        )  # of a killed process: in a container the next has the same number
+        # What a killed process left: in a container the next one has the same number.
+        shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir()
         yield hidden / path.name
         made = {

@@ -194,6 +194,8 @@ def main():
     if options.tables:
         PAGE.write_text(written(), encoding="utf-8")
     if options.study:
+        if options.only and options.only not in (known := STUDIES[options.study][2]):
+            parser.error(f"--only: {options.only!r} is none of {', '.join(known)}")
         options.work.mkdir(parents=True, exist_ok=True)
         (link := options.work / "data").unlink(missing_ok=True)
         link.symlink_to(options.data.absolute())

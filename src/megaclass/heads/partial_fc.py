@@ -97,7 +97,9 @@ class PartialFC(nn.Module):
         self.register_buffer("weight_scale", centres.scale)
         margins_C, state = self.margin.class_margins(), getattr(self.margin, "state", ())
         if len(margins_C) not in (0, num_classes):
-            raise UserError(f"{len(margins_C)} class margins for {num_classes} classes; one each is needed")
+            raise UserError(
+                f"head.class_margins: {len(margins_C)} margins for {num_classes} classes; one each is needed"
+            )
         self.register_buffer("class_margins", margins_C.to(device), persistent=False)
         self.register_buffer("margin_state", torch.tensor(state, device=device), persistent=bool(state))
         self.register_state_dict_pre_hook(_bring_up_to_date)

@@ -136,7 +136,7 @@ def test_margins_of_classes_come_from_the_data_or_from_a_file(tmp_path):
         [0.1, 0.5]
     )
     for text, words in (
-        ("0.1", "1 class margins for 2 classes"),
+        ("0.1", "head.class_margins: 1 margins for 2 classes"),
         ("0.1\nwide", "head.class_margins: .*'wide'"),
         ("0.1\nnan", "head.class_margins: .* finite"),
         ("", "head.class_margins: .*empty"),

@@ -295,9 +295,8 @@ def to_model_input(
     """
     # Seen as NCHW, these bytes already lie in channels_last order.
     images = images.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
-    if (
-        mean == std == SYMMETRIC
-    ):  # one number for all channels takes a pass of vectors, three a loop over pixels
+    # One number for all channels takes a pass of vectors, three a loop over pixels.
+    if mean == std == SYMMETRIC:
         images.sub_(127.5).div_(127.5)
     else:
         images.sub_(_per_channel(tuple(mean), images.device)).div_(_per_channel(tuple(std), images.device))

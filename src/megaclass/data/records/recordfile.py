@@ -54,10 +54,8 @@ class RecordFile:
             return np.empty(0, "<u4")  # nothing can be mapped
         try:
             mapped = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # some file systems cannot; ValueError: the file was emptied meanwhile
+        except (OSError, ValueError) as error:
+            # Some file systems cannot; ValueError: the file was emptied meanwhile.
             raise UserError(f"{self.path} cannot be mapped ({error}); copy the set to a local disk") from None
         return np.frombuffer(mapped, "<u4", count=len(mapped) // 4)
 

@@ -155,7 +155,7 @@ def cell(rows, key, unit):
 
 
 def table(name):
-    """A line for each variant as it now is, of a seed the latest row; the first is what times are in proportion to."""
+    """A line for each variant as it now is, of a seed the latest row; times are in proportion to the first's."""
     _, _, variants, metrics = STUDIES[name]
     path, seeds, told = ROWS / f"study-{name}.jsonl", {variant: {} for variant in variants}, set()
     for row in read_rows(path) if path.exists() else []:
@@ -165,14 +165,14 @@ def table(name):
             told.add(f"{row.environment['cpu']}, threads: {row.case['threads']}")
     heads = [*metrics.values(), "n", "training, min", "step, times", "CPU time, times"]
     lines = [f"| variant | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
-    for variant in filter(seeds.get, seeds):
-        rows = seeds[variant].values()
+    trained = {variant: runs.values() for variant, runs in seeds.items() if runs}
+    for variant, rows in trained.items():
         cells = [*(cell(rows, key, 0.01) for key in metrics), str(len(rows)), cell(rows, "seconds", 60)]
         for key in ("p50", "cpu_seconds"):
-            usual = values(seeds[next(iter(seeds))].values(), key)
+            usual = values(next(iter(trained.values())), key)
             cells.append(cell(rows, key, fmean(usual)) if usual else "")
         lines.append(f"| {' | '.join([variant, *cells])} |")
-    return "\n".join([*lines, "", *sorted(told)] if told else ["Not trained yet."]) + "\n"
+    return "\n".join([*lines, "", "; ".join(sorted(told))] if told else ["Not trained yet."]) + "\n"
 
 
 def written():

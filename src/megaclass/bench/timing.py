@@ -198,7 +198,7 @@ def product_flops(precision: str, most: int, device: "torch.device") -> float:
 def _product_ms(dtype: "torch.dtype", precision: str, side: int, device: "torch.device") -> float:
     import torch
 
-    from megaclass.heads.softmax import Products
+    from megaclass.heads.products import Products
 
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from megaclass.config import Config
 from megaclass.data.loader import PREFETCHED
 from megaclass.heads.margins import MARGINS
-from megaclass.heads.softmax import most_kept, operand_type, tile_rows
+from megaclass.heads.products import operand_type
+from megaclass.heads.softmax import most_kept, tile_rows
 from megaclass.heads.storage import Storage
 from megaclass.parallel.groups import shard_range
 from megaclass.plan.activations import Passes, passes_of

@@ -15,7 +15,7 @@ from head_reference import (
     train_ours,
 )
 from megaclass import HeadSGD, PartialFC
-from megaclass.heads import softmax
+from megaclass.heads import products
 from megaclass.heads.margins import ArcFace, BaseMargin, CosFace, Margin, SphereFace
 from megaclass.heads.margins.adaface import AdaFace
 from megaclass.heads.margins.curricular import CurricularFace
@@ -96,7 +96,7 @@ def test_targets_leave_the_sums_whichever_sub_centre_rounding_takes_for_the_near
 def test_bf16_operands_of_gradients(recompute: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU that has bf16 multiplications and no matrix units, whatever this one has: losses are of fp32 logits.
     Measured over 8 steps: gradients 3.7e-3 off, centres 1.7e-3; with fp32 results of the products 2.9e-3 and 1.4e-3."""
-    monkeypatch.setattr(softmax, "cpu_has", lambda feature: feature == "avx512_bf16")
+    monkeypatch.setattr(products, "cpu_has", lambda feature: feature == "avx512_bf16")
     case = Case(recompute=recompute, precision="bf16", sample_rate=0.5, accumulation=2, steps=8)
     ours = train_ours(case)
     oracle = train_oracle(case, ours.samples)

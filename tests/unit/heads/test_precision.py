@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from megaclass.heads.softmax import Products
+from megaclass.heads.products import Products
 from megaclass.train.arithmetic import Arithmetic
 
 CUDA = torch.device("cuda")

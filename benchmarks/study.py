@@ -49,7 +49,7 @@ GROWN = BOTH | {"schedule.epochs": 1.375, "model.weights": "{run:old}", "head.we
 CAREFUL = GROWN | {"optim.freeze_backbone_epochs": 0.25, "optim.layer_decay": 0.8}
 FINETUNE = {"scratch": BOTH, "old": {"data.path": "data/omniglot/old"}, "grown": GROWN}
 FINETUNE |= {"random": GROWN | {"head.new_classes": "random"}, "careful": CAREFUL}
-STUDIES = {  # recipe, settings of all, variants (times are compared with the first one's), metrics
+STUDIES = {  # recipe, settings of all, variants, metrics
     "margins-omniglot": ("omniglot", {"schedule.epochs": 1.0} | UNFILTERED, MARGINS, PAIRS),
     "margins-glyphs": ("glyphs", {"schedule.epochs": 1.0}, MARGINS, PAIRS),
     "imagenette": ("imagenette", {"evaluate.every_epochs": 0.0}, LADDER, TOPS),
@@ -145,17 +145,14 @@ def train(name, only="", seeds=(0, 1, 2), parallel=1, keep=False):
     return failed
 
 
-def values(rows, key):
-    return [value for row in rows if (value := (row.result | row.step_ms).get(key)) is not None]
-
-
 def cell(rows, key, unit):
-    found = [value / unit for value in values(rows, key)]
+    """Mean and deviation over those that have it."""
+    found = [value / unit for row in rows if (value := (row.result | row.step_ms).get(key)) is not None]
     return " ± ".join(f"{one(found):.2f}" for one in (fmean, stdev)[: len(found)])
 
 
 def table(name):
-    """A line for each variant as it now is, of a seed the latest row; times are in proportion to the first's."""
+    """A line for each variant as it now is, of a seed the latest row."""
     _, _, variants, metrics = STUDIES[name]
     path, seeds, told = ROWS / f"study-{name}.jsonl", {variant: {} for variant in variants}, set()
     for row in read_rows(path) if path.exists() else []:
@@ -163,15 +160,14 @@ def table(name):
         if run.variant in seeds and run.key == row.key:
             seeds[run.variant][run.seed] = row
             told.add(f"{row.environment['cpu']}, threads: {row.case['threads']}")
-    heads = [*metrics.values(), "n", "training, min", "step, times", "CPU time, times"]
+    times = {"seconds": ("training, min", 60), "p50": ("step, ms", 1), "cpu_seconds": ("CPU time, min", 60)}
+    heads = [*metrics.values(), "n", *(title for title, _ in times.values())]
     lines = [f"| variant | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
-    trained = {variant: runs.values() for variant, runs in seeds.items() if runs}
-    for variant, rows in trained.items():
-        cells = [*(cell(rows, key, 0.01) for key in metrics), str(len(rows)), cell(rows, "seconds", 60)]
-        for key in ("p50", "cpu_seconds"):
-            usual = values(next(iter(trained.values())), key)
-            cells.append(cell(rows, key, fmean(usual)) if usual else "")
-        lines.append(f"| {' | '.join([variant, *cells])} |")
+    for variant, runs in seeds.items():
+        if rows := [*runs.values()]:
+            cells = [*(cell(rows, key, 0.01) for key in metrics), str(len(rows))]
+            cells += [cell(rows, key, unit) for key, (_, unit) in times.items()]
+            lines.append(f"| {' | '.join([variant, *cells])} |")
     return "\n".join([*lines, "", "; ".join(sorted(told))] if told else ["Not trained yet."]) + "\n"
 
 

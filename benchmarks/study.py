@@ -146,7 +146,7 @@ def train(name, only="", seeds=(0, 1, 2), parallel=1, keep=False):
 
 
 def cell(rows, key, unit):
-    """Mean and deviation over those that have it."""
+    """Mean and deviation of ``key``, in ``unit``, over the rows that have it."""
     found = [value / unit for row in rows if (value := (row.result | row.step_ms).get(key)) is not None]
     return " ± ".join(f"{one(found):.2f}" for one in (fmean, stdev)[: len(found)])
 
@@ -164,9 +164,9 @@ def table(name):
     heads = [*metrics.values(), "n", *(title for title, _ in times.values())]
     lines = [f"| variant | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
     for variant, runs in seeds.items():
-        if rows := [*runs.values()]:
-            cells = [*(cell(rows, key, 0.01) for key in metrics), str(len(rows))]
-            cells += [cell(rows, key, unit) for key, (_, unit) in times.items()]
+        if runs:
+            cells = [*(cell(runs.values(), key, 0.01) for key in metrics), str(len(runs))]
+            cells += [cell(runs.values(), key, unit) for key, (_, unit) in times.items()]
             lines.append(f"| {' | '.join([variant, *cells])} |")
     return "\n".join([*lines, "", "; ".join(sorted(told))] if told else ["Not trained yet."]) + "\n"
 

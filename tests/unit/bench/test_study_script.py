@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import time
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def test_what_is_done_is_passed_over_and_what_has_begun_goes_on(study):
     assert [len(calls), len(rows)] == [6, 4] and f"'{first.directory}'" in calls[-1] and "resume" in calls[-1]
     assert "| second | 43.27 ± 0.00 | 2 | 0.00 ± 0.00 | 108.87 ± 0.00 |  |\n" in study.table("made")
     study.STUDIES["made"][2]["second"] = {"head.m2": 0.3}  # another variant by the same name
-    assert "second" not in (table := study.table("made")) and "| first | 43.27 ± 0.00 | 2 |" in table
+    table = study.table("made")
+    assert "second" not in table and re.search(r"\| first \| 43.27 ± 0.00 \| 2 \| .*\d ± \d.\d\d \|\n", table)
 
 
 @pytest.mark.process

@@ -108,7 +108,7 @@ def read_rows(
 
 @triton.jit
 def inverse_norms(rows_TD, floor):
-    """1 / |row|, as :func:`megaclass.heads.softmax.inverse_norms`."""
+    """1 / |row|, as :func:`megaclass.heads.step.inverse_norms`."""
     norm_T = tl.sqrt_rn(tl.sum(rows_TD * rows_TD, axis=1))
     return tl.div_rn(1.0, tl.maximum(norm_T, floor))
 

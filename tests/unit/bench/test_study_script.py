@@ -41,7 +41,8 @@ def test_what_is_done_is_passed_over_and_what_has_begun_goes_on(study):
     assert "| second | 43.27 ± 0.00 | 2 | 0.00 ± 0.00 | 108.87 ± 0.00 |  |\n" in study.table("made")
     study.STUDIES["made"][2]["second"] = {"head.m2": 0.3}  # another variant by the same name
     table = study.table("made")
-    assert "second" not in table and re.search(r"\| first \| 43.27 ± 0.00 \| 2 \| .*\d ± \d.\d\d \|\n", table)
+    assert "second" not in table and "| first | 43.27 ± 0.00 | 2 |" in table
+    assert re.search(r"\d ± \d\.\d\d \|\n", table)  # its CPU time
 
 
 @pytest.mark.process

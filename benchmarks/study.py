@@ -160,7 +160,7 @@ def table(name):
         if run.variant in seeds and run.key == row.key:
             seeds[run.variant][run.seed] = row
             told.add(f"{row.environment['cpu']}, threads: {row.case['threads']}")
-    times = {"seconds": ("training, min", 60), "p50": ("step, ms", 1), "cpu_seconds": ("CPU time, min", 60)}
+    times = {"p50": ("step, ms", 1), "cpu_seconds": ("CPU time, min", 60)}
     heads = [*metrics.values(), "n", *(title for title, _ in times.values())]
     lines = [f"| variant | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
     for variant, runs in seeds.items():

@@ -72,7 +72,7 @@ class RanksCase(Case):
         case: Any = self
         if case.samples % self.ranks:
             return f"a batch of {case.samples} does not divide into {self.ranks} ranks"
-        if case.device == "cpu" and case.precision == "tf32":
+        if case.device == "cpu" and (case.precision == "tf32" or getattr(case, "tf32", False)):
             return "tf32 exists on CUDA only"
         return super().why_skipped(gpus)
 

@@ -126,11 +126,6 @@ class TrainCase(RanksCase, ModelCase):
             iterations=self.iterations or ITERATIONS[self.device],
         )
 
-    def why_skipped(self, gpus: int) -> str:
-        if self.device == "cpu" and self.tf32:
-            return "tf32 exists on CUDA only"
-        return super().why_skipped(gpus)
-
 
 def prepare(case: TrainCase, world: "World", name: str, options: dict[str, Any]) -> Any:
     if name in LOOPS:

@@ -6,15 +6,12 @@ import itertools
 import json
 import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 
 import pytest
 
-import megaclass
 from made_rows import (
     INFER,
     LAPTOP,
@@ -291,19 +288,6 @@ def test_a_file_of_somebody_else_is_left_as_it_is_and_a_link_is_replaced(tmp_pat
     with pytest.raises(UserError, match=r"report\.md: exists and is not a report of ours"):
         write_page([str(rows)], out)
     assert (out / "report.md").read_text() == "my own words"
-
-
-@pytest.mark.process
-def test_a_report_needs_no_torch(tmp_path):
-    write_rows(tmp_path / "rows.jsonl", [ONE, row("infer", INFER, 9.0, environment=LAPTOP)])
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(megaclass.__file__).parent.parent)!r}); "
-        "from megaclass.cli import main; "
-        f"assert main(['report', {str(tmp_path)!r}, '--against', 'arcface-a100']) == 0; "
-        "sys.exit('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 # -- machines -------------------------------------------------------------------------------------------

@@ -11,10 +11,8 @@ from megaclass.results.rows import Row, number, setting_text
 OURS = "megaclass"
 
 
-def digits(value: float | None) -> str:
+def digits(value: float) -> str:
     """Four digits that count, no more than a measurement has; thousands with commas."""
-    if value is None:
-        return ""
     size = abs(value)
     if size >= 1000:
         return f"{value:,.0f}"

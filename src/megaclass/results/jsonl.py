@@ -141,6 +141,4 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if hasattr(value, "tolist"):
         return plain(value.tolist())
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,7 +4,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
-from megaclass.cli.parsing import configured, make_parser
+from megaclass.cli.parsing import configured, make_parser, new_file
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
 from megaclass.files import whole_file
@@ -33,11 +33,7 @@ def plan(words: list[str]) -> int:
     for name, value in (("devices", devices), ("nodes", nodes)):
         if value < 1:
             raise UserError(f"--{name}: {value} is below 1")
-    picture = Path(options.picture)
-    if options.picture and picture.suffix not in (".png", ".svg"):
-        raise UserError(f"--picture: {picture} is neither .png nor .svg")
-    if options.picture and picture.exists():
-        raise UserError(f"--picture: {picture} exists; name another file")
+    picture = new_file(options.picture, "--picture", (".png", ".svg"))
 
     from megaclass.bench.flags import count
     from megaclass.bench.train import fit_of
@@ -63,7 +59,7 @@ def plan(words: list[str]) -> int:
     fit = fit_of(read_rows(rows), rows, device.kind, compute) if rows else None
     found = Plan.of(job, device, samples, fit)
     _show(found)
-    if options.picture:
+    if picture:
         with whole_file("--picture", picture) as file:
             _draw(found, file, picture.suffix[1:])
     return 0 if found.fits else 1

@@ -100,7 +100,7 @@ def test_the_command_prints_a_table_or_json_and_draws(tmp_path, mixed, capsys, m
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["mixed", "--sheet", "sheet.jpg"], "sheet.jpg is not a .png file"),
+        (["mixed", "--sheet", "sheet.jpg"], "sheet.jpg ends with none of .png; name such a file"),
         (["mixed", "--sheet", "there.png"], "there.png exists; name another file"),
         (["mixed", "--sheet", "gone/a.png"], "gone is not a directory"),
         (["cut"], "train.rec record"),

@@ -72,8 +72,8 @@ def test_what_cannot_fit_says_what_does(capsys):
         (["--classes", "20M,40M"], "--classes: '20M,40M' is no number"),
         (["--samples", "-5"], "--samples: '-5' is no number"),
         (["--device", "A100", "--from", str(ROWS)], "holds no row of `bench train` on cuda"),
-        (["--picture", "gone/memory.png"], "gone/memory.png cannot be written"),
-        (["--picture", "memory.foo"], "--picture: memory.foo is neither .png nor .svg"),
+        (["--picture", "gone/memory.png"], "--picture: gone is not a directory"),
+        (["--picture", "memory.foo"], "--picture: memory.foo ends with none of .png, .svg"),
     ],
 )
 def test_bad_input_is_told_in_a_line(tmp_path, monkeypatch, capsys, words, told):

@@ -37,9 +37,7 @@ def info(words: list[str]) -> None:
             "json": (False, "print JSON instead of a table"),
         },
     )
-    sheet = new_file(options.sheet, "--sheet")
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise UserError(f"--sheet: {sheet} is not a .png file; that is what is drawn")
+    sheet = new_file(options.sheet, "--sheet", (".png",))
 
     from rich.console import Console
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import fake_peer
+from made_rows import write_rows
 from megaclass.bench.head import HeadCase, Steps, work
 from megaclass.bench.train import TrainCase
 from megaclass.cli import main
 from megaclass.config import options
 from megaclass.heads.storage import STORAGES
 from megaclass.parallel.groups import Simulated, World
-from megaclass.results.rows import Row, RowWriter, read_rows
+from megaclass.results.rows import Row, read_rows
 
 SMALL = ["--embedding-dim", "8", "--batch-size", "16", "--steps", "2", "--warmup", "1", "--device", "cpu"]
 WORLD = World(0, 1, torch.device("cpu"))
@@ -95,8 +96,7 @@ def test_inputs_depend_on_seed_and_step_alone():
 def test_a_sweep_appends_a_row_for_each_case_and_goes_on_without_memory(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     before = Row(implementation="x", benchmark="head", case={}, status="skipped", reason="of an earlier day")
-    with RowWriter(path) as writer:
-        writer.write(before)
+    write_rows(path, [before])
     assert bench("--num-classes", "1000B,0.05K", "--sample-rate", "0.5", "--output", path) == 0
     earlier, oom, ok = read_rows(path)
     assert earlier == before

@@ -323,24 +323,11 @@ def test_two_processes_beside_two_of_a_peers_loop(tmp_path, capsys):
 @pytest.mark.process
 def test_a_report_in_nvidias_shape_of_images_of_ones_own(tmp_path, monkeypatch):
     tiny.write_records(tmp_path / "data" / "train")
-    words = [
-        "--recipe",
-        "glyphs",
-        "--image-size",
-        "16",
-        "-b",
-        "4",
-        "-i",
-        "2",
-        "--dtype",
-        "float32",
-        "--device",
-        "cpu",
-    ]
-    assert bench(*words, "--data-root", tmp_path / "data", "-o", "report.json") == 0
+    words = "--recipe glyphs --image-size 16 -b 4 -i 2 --dtype float32 --device cpu"
+    assert bench(*words.split(), "--data-root", tmp_path / "data", "-o", "report.json") == 0
     (row,) = read_rows("report.jsonl")
     assert row.status == "ok", row.reason
     assert row.case["num_classes"] == 6 and row.case["data"] == str(tmp_path / "data")
     assert '"train.ips"' in (tmp_path / "report.json").read_text()
     os.truncate("report.json", 0)
-    assert bench(*words, "-o", "report.json") == 2  # somebody else's by now
+    assert bench(*words.split(), "-o", "report.json") == 2  # somebody else's by now

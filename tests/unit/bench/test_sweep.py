@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from made_rows import write_rows
 from megaclass.bench import sweep as sweep_module
 from megaclass.bench.case import Implementation, Planned
 from megaclass.bench.head import HeadCase
@@ -12,7 +13,7 @@ from megaclass.bench.sweep import measured, sweep
 from megaclass.bench.turns import skipped
 from megaclass.cli import main
 from megaclass.results import machine
-from megaclass.results.rows import RowWriter, read_rows
+from megaclass.results.rows import read_rows
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +47,7 @@ def kept(tmp_path):
     path = tmp_path / "rows.jsonl"
 
     def write(one, change=lambda row: row):
-        with RowWriter(path) as writer:
-            for row in sweep_module.measure(one, 1.0):
-                writer.write(change(row))
+        write_rows(path, map(change, sweep_module.measure(one, 1.0)))
         return lambda one: measured([one], str(path)).get(0, [])
 
     return write

@@ -12,7 +12,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from megaclass.errors import UserError, lookup
 from megaclass.results.machine import usable_cores
@@ -67,7 +67,10 @@ class Case:
     longer one).
     """
 
-    benchmark: ClassVar[str]
+    @property
+    def benchmark(self) -> str:
+        """The name of what it is a case of."""
+        return benchmark_of(self).name
 
     def parameters(self) -> dict[str, Any]:
         """For a row."""

@@ -5,7 +5,7 @@ Shapes: B = rows of the global batch, b = rows of this rank, D = embedding colum
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from megaclass.bench.case import (
     FLOPS,
@@ -80,8 +80,6 @@ class RanksCase(Case):
 @dataclass(frozen=True, kw_only=True)
 class HeadCase(RanksCase):
     """One measurement of a head."""
-
-    benchmark: ClassVar[str] = "head"
 
     num_classes: int = parameter(
         100_000, "classes of the whole job; K, M and B are understood", sweeps=True, low=1, title="classes"

@@ -63,7 +63,6 @@ class InferCase(ModelCase):
     and this is 0.
     """
 
-    benchmark: ClassVar[str] = "infer"
     world_size: ClassVar[int] = 1
 
     accuracy: str = parameter(

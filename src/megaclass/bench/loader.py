@@ -79,7 +79,6 @@ class LoaderCase(Case):
     device: where the batches are delivered; what knows no device has ``cpu`` here.
     """
 
-    benchmark: ClassVar[str] = "loader"
     world_size: ClassVar[int] = 1
 
     workload: str = parameter(

@@ -50,7 +50,6 @@ class StabilityCase(Case):
     path, or the name of a set that makes itself. threads: of each process on a CPU.
     """
 
-    benchmark: ClassVar[str] = "stability"
     steps: ClassVar[int] = 1
     warmup: ClassVar[int] = 0
 

@@ -7,7 +7,7 @@ import math
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from megaclass.bench.case import (
     EPOCHS_SPEED,
@@ -54,8 +54,6 @@ MODES = ("train", "val", "train_val")
 @dataclass(frozen=True, kw_only=True)
 class TrainCase(RanksCase, ModelCase):
     """One measurement of training."""
-
-    benchmark: ClassVar[str] = "train"
 
     num_classes: int = parameter(
         0,

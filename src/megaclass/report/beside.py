@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -256,15 +255,10 @@ def _with_interval(value: float, metric: Metric, sources: Sequence[Source]) -> R
         return None
     percent = None if statistic == "mean" else float(statistic[1:])
     centre = fmean(samples) if percent is None else percentile(samples, percent)
-    low, high = (end / centre for end in _interval(sources[-1], percent))
+    low, high = (end / centre for end in interval(samples, percent))
     if metric.better == "higher":  # the longer a step, the fewer samples in a second
         low, high = 1 / high, 1 / low
     return Ratio(value, value * low, value * high)
-
-
-@lru_cache(maxsize=256)  # several tables ask for the same one
-def _interval(source: Source, percent: float | None) -> tuple[float, float]:
-    return interval(source.row.samples_ms, percent)
 
 
 def _of_own(column: published.Column, match: Match, other: Match | None) -> Cell:

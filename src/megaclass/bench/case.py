@@ -26,27 +26,19 @@ _MOST = 10**15  # beyond it sizes in bytes leave 64 bits
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a field of a case says of itself.
+    """What a field of a case says of itself."""
 
-    help: what it means, for ``--help``; without one it has no flag. sweeps: the flag takes a list, and every
-    combination is measured. flags: instead of ``--name-with-dashes``. given: the flag's default as one would write it,
-    where that is not the field's. title: what tables call it, by default the name with spaces. setting: the
-    ``section.key`` of a recipe that it stands for. low, high, choices: what is allowed. aliases: what a command
-    line may call them too. effort: how often something is measured, which makes no other case of it and no column of a
-    table.
-    """
-
-    help: str = ""
-    sweeps: bool = False
-    flags: Sequence[str] = ()
-    given: str = ""
-    title: str = ""
-    setting: str = ""
+    help: str = ""  # what it means, for ``--help``; without one it has no flag
+    sweeps: bool = False  # the flag takes a list, and every combination is measured
+    flags: Sequence[str] = ()  # instead of ``--name-with-dashes``
+    given: str = ""  # the flag's default as one would write it, where that is not the field's
+    title: str = ""  # what tables call it, by default the name with spaces
+    setting: str = ""  # the ``section.key`` of a recipe that it stands for
     low: float | None = None
     high: float | None = None
     choices: Sequence[str] = ()
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    effort: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)  # what a command line may call the choices too
+    effort: bool = False  # how often it is measured: no other case, and no column of a table
 
 
 def parameter(default: Any, help: str = "", **told: Any) -> Any:
@@ -140,19 +132,13 @@ def brief(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that a row of the benchmark has.
+    """A number that a row of the benchmark has."""
 
-    key: as published reports name what they measured (``samples_per_second``, ``gpu_memory_mb``, ``latency_p99_ms``),
-    or as ``megaclass compare`` does. title: heads a column, with the unit. read: the number off an ``ok`` row, None
-    where it has none. better: ``higher``, ``lower``, or nothing where neither is. statistic: of the timed steps,
-    which the number follows from (``mean``, ``p50`` .. ``p100``), so that its interval can be resampled; empty where
-    it does not.
-    """
-
-    key: str
-    title: str
-    read: Callable[[Row], float | None]
-    better: str = ""
+    key: str  # as published reports name it: ``samples_per_second``, ``gpu_memory_mb``, ``latency_p99_ms``
+    title: str  # heads a column, with the unit
+    read: Callable[[Row], float | None]  # off an ``ok`` row, None where it has none
+    better: str = ""  # ``higher``, ``lower``, or nothing where neither is
+    # Of the timed steps (``mean``, ``p50`` .. ``p100``), where the number follows from it: its interval is resampled.
     statistic: str = ""
 
 
@@ -223,18 +209,14 @@ Answers = list[list[dict[str, Any]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Implementation:
-    """Who takes turns in a case, and how it is run.
-
-    changes: fields of the case that it runs otherwise. extra: parameters of the row that a case has no field for.
-    variables: changes to the environment. options: for ``prepare``. missing: why it cannot take part, if so.
-    """
+    """Who takes turns in a case, and how it is run."""
 
     name: str = "megaclass"
-    changes: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
-    variables: dict[str, str | None] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-    missing: str = ""
+    changes: dict[str, Any] = field(default_factory=dict)  # fields of the case that it runs otherwise
+    extra: dict[str, Any] = field(default_factory=dict)  # parameters of the row that a case has no field for
+    variables: dict[str, str | None] = field(default_factory=dict)  # changes to the environment
+    options: dict[str, Any] = field(default_factory=dict)  # for ``prepare``
+    missing: str = ""  # why it cannot take part, if so
 
     @property
     def text(self) -> str:
@@ -245,18 +227,14 @@ class Implementation:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A case and who takes turns in it.
-
-    skip: why it cannot be measured here, or an empty string. original_case: the one that was asked for, where this one
-    was scaled down from it. identity: what its rows depend on besides.
-    """
+    """A case and who takes turns in it."""
 
     case: Any
     implementations: tuple[Implementation, ...] = (Implementation(),)
-    skip: str = ""
-    original_case: Any = None
+    skip: str = ""  # why it cannot be measured here, if so
+    original_case: Any = None  # the one that was asked for, where this one was scaled down from it
     suite: str = ""
-    identity: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)  # what its rows depend on besides
 
 
 def samples_ms(turns: Answers) -> list[float]:

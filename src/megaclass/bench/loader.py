@@ -50,19 +50,14 @@ STAGES = ("read", "decode", "augment", "assemble", "copy")
 
 
 class Workload(NamedTuple):
-    """What a loader has to do.
+    """What a loader has to do."""
 
-    image_size: of the square that it delivers. look: of the photographs that stand for the data set. images: how many
-    distinct ones. batches: of a pass, about a second of CPU time. crop: the least share of their area that a random
-    crop takes. evaluates: in stored order, with nothing random.
-    """
-
-    image_size: int
-    look: str
-    images: int
-    batches: int
-    crop: float = 1.0
-    evaluates: bool = False
+    image_size: int  # of the square that it delivers
+    look: str  # of the photographs that stand for the data set
+    images: int  # how many distinct ones
+    batches: int  # of a pass, about a second of CPU time
+    crop: float = 1.0  # the least share of their area that a random crop takes
+    evaluates: bool = False  # in stored order, with nothing random
 
 
 WORKLOADS = {

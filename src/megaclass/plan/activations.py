@@ -34,19 +34,15 @@ _FLOPS[_aten.convolution_backward] = lambda grad, x, w, *_, out_val: (
 
 @dataclass(frozen=True)
 class Passes:
-    """A forward and a backward pass of a backbone.
+    """A forward and a backward pass of a backbone."""
 
-    trained: parameters that have gradients. floats: they, those that are fixed, and norm statistics.
-    forward_flops, flops: operations of an image, forward alone and both (a product and a sum are two).
-    live: (moments, 2, 3): at each moment, of what either pass has made, bytes of gradients, of the rest that does not
-    grow with the batch, which are 16-bit copies of weights, and of an image.
-    """
-
-    trained: int
-    floats: int
+    trained: int  # parameters that have gradients
+    floats: int  # they, those that are fixed, and norm statistics
     embedding_dim: int
-    forward_flops: float
-    flops: float
+    forward_flops: float  # operations of an image (a product and a sum are two)
+    flops: float  # of both passes
+    # (moments, 2, 3): at each moment, of what either pass has made, bytes of gradients, of the rest that does not grow
+    # with the batch, which are 16-bit copies of weights, and of an image.
     live: np.ndarray
 
     def peak(self, images: int, gradients_stay: bool) -> tuple[int, ...]:

@@ -25,57 +25,43 @@ _BEGINNINGS = [f'{{"schema_version": {n}, "implementation": '.encode() for n in 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One case of one benchmark, measured with one implementation, or why it was not.
-
-    case: every parameter that the number depends on.
-    asked: the case that was asked for, where a suite scaled it down to this machine; empty where it did not.
-    suite: the name of the suite that the case is of, or an empty string.
-    key: the same in rows that answer the same question; empty where a benchmark does not ask twice.
-    reason: why the status is not ``ok``; empty where it is.
-    samples_ms: every timed step, in the order of measurement. A case that ended early keeps what it had.
-    step_ms: ``mean``, ``p50``, ``p90``, ``p95``, ``p99``, ``p100`` of them; empty unless the status is ``ok``.
-    cpu_ms: processor time, user and system, of the process and of those it started, in every timed step; empty
-        where a benchmark does not take it.
-    samples_per_second: rows of the global batch over the median step, which a busy neighbour moves least.
-    data_ms: for how long the device had nothing to do in every timed step because its data was not there, as part of
-        ``samples_ms``; empty where a benchmark does not tell data from compute.
-    epochs: of every timed epoch, which is a number of steps, the samples a second by ``total`` time, and by that of
-        ``compute`` and of ``data`` alone (None where it was nothing).
-    rates: the harmonic means of ``epochs``: what NVIDIA's ResNet-50 script reports.
-    result: what a training run ended with: its metrics, ``final_loss`` and ``seconds``; empty elsewhere.
-    memory_mb: peaks in MiB, each of the process that needs most: ``allocated`` and ``reserved`` by PyTorch on
-        the GPU, ``driver``: in use on its GPU as the driver reports it at the end, whoever uses it (None on a CPU,
-        and where others took turns with it), ``process``: resident memory above that of the idle process with its
-        libraries loaded.
-    work: what a step computes and moves, and the limits of the machine as measured in the same process; see
-        the benchmark.
-    cpu_wait_percent: for which part of the measurement some task of the machine waited for a processor: near 0
-        where the measurement had the machine to itself. None where the system does not tell.
-    group: the same in rows that took turns step by step: sample i of one was measured right beside sample i
-        of the others.
-    """
+    """One case of one benchmark, measured with one implementation, or why it was not."""
 
     implementation: str
     benchmark: str
-    case: dict[str, Any]
+    case: dict[str, Any]  # every parameter that the number depends on
     status: str
-    reason: str = ""
+    reason: str = ""  # why the status is not ``ok``; empty where it is
+    # The case that was asked for, where a suite scaled it down to this machine; empty where it did not.
     asked: dict[str, Any] = field(default_factory=dict)
-    suite: str = ""
-    key: str = ""
-    samples_ms: list[float] = field(default_factory=list)
+    suite: str = ""  # of which the case is one, if any
+    key: str = ""  # the same in rows that answer the same question; empty where none asks twice
+    samples_ms: list[float] = field(default_factory=list)  # every timed step, in order, until the case ended
+    # Of every timed step the part in which the device had nothing to do because its data was not there; empty where a
+    # benchmark does not tell data from compute.
     data_ms: list[float] = field(default_factory=list)
+    # ``mean``, ``p50``, ``p90``, ``p95``, ``p99``, ``p100`` of them; empty unless the status is ``ok``.
     step_ms: dict[str, float] = field(default_factory=dict)
+    # Of every timed step the processor time, user and system, of the process and of those it started, if taken.
     cpu_ms: list[float] = field(default_factory=list)
-    samples_per_second: float | None = None
+    samples_per_second: float | None = None  # of the global batch, by the median step
+    # Of every timed epoch, which is a number of steps, the samples a second by ``total`` time, and by that of
+    # ``compute`` and of ``data`` alone (None where it was nothing).
     epochs: list[dict[str, float | None]] = field(default_factory=list)
+    # The harmonic means of ``epochs``: what NVIDIA's ResNet-50 script reports.
     rates: dict[str, float | None] = field(default_factory=dict)
+    # What a training run ended with: its metrics, ``final_loss`` and ``seconds``.
     result: dict[str, float | None] = field(default_factory=dict)
+    # Peaks in MiB, each of the process that needs most: ``allocated`` and ``reserved`` by PyTorch on the GPU;
+    # ``driver``: in use on its GPU as the driver reports it at the end, whoever uses it (None on a CPU, and where
+    # others took turns with it); ``process``: resident memory above that of the idle process with its libraries.
     memory_mb: dict[str, float | None] = field(default_factory=dict)
+    # What a step computes and moves, and the limits of the machine as the same process measured them.
     work: dict[str, float | None] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    # For which part of the measurement some task of the machine waited for a processor, where the system tells.
     cpu_wait_percent: float | None = None
-    group: str = ""
+    group: str = ""  # the same in rows that took turns: sample i of one lies beside sample i of the others
     measured_at: str = ""  # UTC, ISO 8601
 
     def __post_init__(self) -> None:

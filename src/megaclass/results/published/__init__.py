@@ -19,71 +19,48 @@ from megaclass.errors import lookup
 
 @dataclass(frozen=True)
 class Cell:
-    """One published cell.
-
-    text: as printed, e.g. ``~3670`` or ``Fail``.
-    value: the number of it in the unit of its column; None in a column of labels, and where none was published.
-    case: every parameter that the report tells of it, by the names of ``Row.case``; empty in a column of labels.
-    over: of a ratio, what differs in the other case, which is ``case | over``; None elsewhere.
-    machine: the key of its machine in the report: one for all cells of a line.
-    """
-
-    text: str
-    value: float | None
-    case: dict[str, Any]
-    over: dict[str, Any] | None
-    machine: str
+    text: str  # as printed, e.g. ``~3670`` or ``Fail``
+    value: float | None  # in the unit of its column; None in a column of labels, and where none was published
+    case: dict[str, Any]  # all that is told of it, by the names of ``Row.case``; empty in a column of labels
+    over: dict[str, Any] | None  # of a ratio, what differs in the other case, which is ``case | over``
+    machine: str  # the key of its machine in the report: one for all cells of a line
 
 
 @dataclass(frozen=True)
 class Column:
-    """What stands in a column.
-
-    kind: ``label``; ``value``: the number of the case; or ``ratio``: that number over the number of the other case.
-    measure, unit: of the number; of labels the parameter that they state, if it is one, and no unit; a ratio has none.
-    inverse: a ratio the other way round, as a speed-up of times is. case, over: its part of the cases of its cells.
-    """
-
     title: str
-    kind: str
-    measure: str = ""
-    unit: str = ""
-    inverse: bool = False
-    case: dict[str, Any] = field(default_factory=dict)
+    kind: str  # ``label``; ``value``: the number of the case; ``ratio``: that number over that of the other case
+    measure: str = ""  # of the number; of labels the parameter that they state, if it is one
+    unit: str = ""  # of the number; a ratio has none
+    inverse: bool = False  # a ratio the other way round, as a speed-up of times is
+    case: dict[str, Any] = field(default_factory=dict)  # its part of the cases of its cells, as ``over``
     over: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Table:
-    """One published table. benchmark: ``train``, ``infer`` or ``stability``. rows: a cell for each column."""
-
     name: str
     title: str
-    benchmark: str
+    benchmark: str  # ``train``, ``infer`` or ``stability``
     columns: list[Column]
-    rows: list[list[Cell]]
+    rows: list[list[Cell]]  # a cell for each column
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine of a report, with its specification as published: keys and values."""
-
     title: str
-    spec: list[list[str]]
+    spec: list[list[str]]  # as published: keys and values
 
 
 @dataclass(frozen=True)
 class Report:
-    """One published report. notes: its own remarks, and after ``Ours:`` what we assumed or found odd. iterations: of an
-    epoch, as it was measured; 100 where it does not say."""
-
     name: str
     title: str
     source: dict[str, str]
-    notes: list[str]
+    notes: list[str]  # its own remarks, and after ``Ours:`` what we assumed or found odd
     machines: dict[str, Machine]
     tables: list[Table]
-    iterations: int = 100
+    iterations: int = 100  # of an epoch, as it was measured, where it says so
 
     def cases(self) -> list[tuple[str, dict[str, Any]]]:
         """The distinct (benchmark, case) that measuring its tables takes, in order of appearance; trainings to their

@@ -43,31 +43,26 @@ _TOLD = (
 
 @dataclass(frozen=True, kw_only=True)
 class StabilityCase(Case):
-    """The training of a recipe with one of its seeds.
-
-    metric: the name of the final metric in ``Row.result``. epochs_trained: passes over the data, None where steps are
-    given. settings: ``section.key`` values that differ from the recipe and have no field here. data, evaluation_data: a
-    path, or the name of a set that makes itself. threads: of each process on a CPU.
-    """
+    """The training of a recipe with one of its seeds. Data: a path, or the name of a set that makes itself."""
 
     steps: ClassVar[int] = 1
     warmup: ClassVar[int] = 0
 
     recipe: str = parameter("")
     seed: int = parameter(0)
-    metric: str = parameter("final_loss")
-    epochs_trained: float | None = parameter(None, title="epochs")
+    metric: str = parameter("final_loss")  # the name of the final one in ``Row.result``
+    epochs_trained: float | None = parameter(None, title="epochs")  # None where steps are given
     precision: str = parameter("fp32")
     image_size: int = parameter(0)
     global_batch_size: int = parameter(0)
     data: str = parameter("")
     evaluation_data: str = parameter("")
-    settings: dict[str, Any] = parameter({})
+    settings: dict[str, Any] = parameter({})  # that differ from the recipe and have no field here
     world_size: int = parameter(
         1, "processes of each training", flags=("-n", "--world-size"), low=1, title="devices"
     )
     device: str = parameter("auto")
-    threads: int = parameter(0)
+    threads: int = parameter(0)  # of each process on a CPU
 
     @property
     def text(self) -> str:

@@ -33,16 +33,13 @@ _TEXTURE_SPREAD = 0.35  # standard deviation of its logarithm from image to imag
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """leaves: how many things are in the picture. texture: its standard deviation in grey values. other_sizes: whether
-    images of a set may have another size."""
-
     height: int
     width: int
-    leaves: int
-    texture: float
+    leaves: int  # how many things are in the picture
+    texture: float  # its standard deviation in grey values
     quality: int
     subsampling: str
-    other_sizes: bool
+    other_sizes: bool  # whether images of a set may have another size
 
 
 LOOKS = {

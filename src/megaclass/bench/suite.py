@@ -112,14 +112,11 @@ def _case(benchmark: str, given: dict[str, Any], options: Any, device: str, iter
 
 @dataclass(frozen=True)
 class Machine:
-    """device: ``cpu``, which is one device with all its cores, or ``cuda``. memory_bytes: of each device, for one case.
-    product_flops: operations a second of a large product, by precision. bytes_per_second: of a large copy."""
-
-    device: str
+    device: str  # ``cpu``, which is one device with all its cores, or ``cuda``
     devices: int
-    memory_bytes: float
-    product_flops: dict[str, float]
-    bytes_per_second: float
+    memory_bytes: float  # of each device, for one case
+    product_flops: dict[str, float]  # operations a second of a large product, by precision
+    bytes_per_second: float  # of a large copy
 
     @classmethod
     def here(cls, device: str) -> "Machine":

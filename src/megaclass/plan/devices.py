@@ -17,15 +17,12 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class Device:
-    """memory: bytes. rates: operations a second by precision. memory_rate, links: bytes a second of its memory, and in
-    one direction inside a node and between nodes. hops: seconds of one there."""
-
     name: str
-    memory: float
-    rates: dict[str, float]
-    memory_rate: float
-    links: tuple[float, float]
-    hops: tuple[float, float]
+    memory: float  # bytes
+    rates: dict[str, float]  # operations a second by precision
+    memory_rate: float  # bytes a second
+    links: tuple[float, float]  # bytes a second in one direction, inside a node and between nodes
+    hops: tuple[float, float]  # seconds of one there
 
     @classmethod
     def named(cls, name: str, processes: int = 1) -> "Device":

@@ -56,15 +56,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Job:
-    """What is planned. compute: ``precision.compute`` with ``auto`` resolved. ranks: of the job; node_ranks: of them on
-    one machine. kind: ``cpu`` or ``cuda``. classes 0: not known yet."""
+    """What is planned."""
 
     config: Config
-    compute: str
-    classes: int
+    compute: str  # ``precision.compute`` with ``auto`` resolved
+    classes: int  # 0: not known yet
     ranks: int = 1
-    node_ranks: int = 1
-    kind: str = "cpu"
+    node_ranks: int = 1  # those on one machine
+    kind: str = "cpu"  # or ``cuda``
 
     @property
     def passes(self) -> Passes:

@@ -17,16 +17,14 @@ _DISK_RATE = 1e9  # bytes a second that a node writes; an assumption
 
 @dataclass(frozen=True)
 class Plan:
-    """room: bytes of a device for tensors. steps, 0: not known. step_s: at best and at worst. fit: of measured rows."""
-
     job: Job
     device: Device
     memory: Memory
     wire: list[Collective]
-    room: float
-    steps: int
-    step_s: tuple[float, float]
-    fit: Fit | None
+    room: float  # bytes of a device for tensors
+    steps: int  # 0: not known
+    step_s: tuple[float, float]  # at best and at worst
+    fit: Fit | None  # of measured rows
 
     @classmethod
     def of(cls, job: Job, device: Device, samples: int = 0, fit: Fit | None = None) -> "Plan":

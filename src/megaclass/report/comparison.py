@@ -17,12 +17,11 @@ LOST = "no longer measured"
 
 @dataclass(frozen=True)
 class Pair:
-    """A case that was ``ok`` in the earlier measurement. later: None where it is not in the later one at all.
-    verdict: its word is ``LOST`` where that came to no number."""
+    """A case that was ``ok`` in the earlier measurement."""
 
     earlier: Source
-    later: Source | None
-    verdict: Verdict
+    later: Source | None  # None where the case is not in the later one at all
+    verdict: Verdict  # its word is ``LOST`` where the later one came to no number
 
     @property
     def word(self) -> str:

@@ -12,13 +12,10 @@ _BAD = ("oom", "timeout", "failed", "skipped", "slower", "no longer measured")
 
 @dataclass(frozen=True)
 class Cell:
-    """sources: the rows that the number is from; the first is what it links to. notes: what has to be said about it.
-    value: unrounded."""
-
     text: str = ""
-    value: float | None = None
-    sources: tuple[Source, ...] = ()
-    notes: tuple[str, ...] = ()
+    value: float | None = None  # unrounded
+    sources: tuple[Source, ...] = ()  # the rows that the number is from; the first is what it links to
+    notes: tuple[str, ...] = ()  # what has to be said about it
 
     @property
     def bad(self) -> bool:
@@ -43,12 +40,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """remarks: sentences about the whole table, between its title and its lines."""
-
     title: str
     columns: Sequence[Column]
     lines: Sequence[Line]
-    remarks: Sequence[str] = ()
+    remarks: Sequence[str] = ()  # about the whole table, between its title and its lines
 
     def __post_init__(self) -> None:
         assert all(len(line.cells) == len(self.columns) for line in self.lines), self.title
@@ -69,11 +64,11 @@ def text_table(
 
 @dataclass(frozen=True)
 class Series:
-    """A curve. kind: ``own``, ``published`` (somebody's numbers, drawn apart) or ``ideal`` (no measurement at all)."""
+    """A curve."""
 
     label: str
     points: Sequence[tuple[float, float]]
-    kind: str
+    kind: str  # ``own``, ``published`` (somebody's numbers, drawn apart) or ``ideal`` (no measurement at all)
     colour: str = ""
 
 
@@ -103,13 +98,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Headline:
-    """A number to begin with. detail: of what. machine: where. basis: versions, and of how many samples."""
+    """A number to begin with."""
 
     number: str
     unit: str
-    detail: str
+    detail: str  # of what
     machine: str
-    basis: str
+    basis: str  # versions, and of how many samples
     source: Source
 
 
@@ -127,8 +122,6 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """sources: every row that a number may link to, by their numbers."""
-
     title: str
     sections: Sequence[Section]
-    sources: Sequence[Source]
+    sources: Sequence[Source]  # every row that a number may link to, by their numbers

@@ -83,10 +83,8 @@ def read_sources(paths: Sequence[str | Path]) -> list[Source]:
 
 @dataclass(frozen=True)
 class Machine:
-    """name: short, and no other machine's. spec: what it is and what ran on it, as a server spec is published."""
-
-    name: str
-    spec: list[tuple[str, str]]
+    name: str  # short, and no other machine's
+    spec: list[tuple[str, str]]  # what it is and what ran on it, as a server spec is published
 
 
 def identity(environment: Mapping[str, Any]) -> Identity:

@@ -39,12 +39,9 @@ _QUICK, _SLOW = 10, 90
 
 @dataclass(frozen=True)
 class Verdict:
-    """word: ``slower``, ``faster``, ``equal`` or ``unclear``. ratio: of the median steps, later over earlier, with its
-    interval, where there are steps enough for one; None without steps. reason: for a person."""
-
-    word: str
-    ratio: Ratio | None
-    reason: str = ""
+    word: str  # ``slower``, ``faster``, ``equal`` or ``unclear``
+    ratio: Ratio | None  # of the median steps, later over earlier; None without steps
+    reason: str = ""  # for a person
 
 
 def judge(earlier: Row, later: Row, threshold: float = 0.05) -> Verdict:

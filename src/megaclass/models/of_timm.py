@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from megaclass.errors import UserError, extra, first_line, near_match, out_of_memory
@@ -45,12 +46,27 @@ class TimmBackbone(nn.Module):
                 raise
             raise UserError(f"model.name: timm refuses {name!r} as it is set: {first_line(error)}") from None
         self.image_size, self.about = image_size, self.body.pretrained_cfg
+        self.require_size(image_size, "data.image_size")
         features = int(getattr(self.body, "head_hidden_size", None) or self.body.num_features)
         self.embedding_dim = embedding_dim or features
         self.neck = nn.Sequential()
         if embedding_dim:
             self.neck.extend([nn.Linear(features, embedding_dim), nn.BatchNorm1d(embedding_dim)])
             self.neck[1].weight.requires_grad = False
+
+    def require_size(self, size: int, key: str) -> None:
+        """UserError, which names the setting, where images of so many pixels do not go through."""
+        trained = self.body.training
+        try:
+            with torch.no_grad():
+                self.body.eval()(torch.zeros(1, 3, size, size, device=next(self.body.parameters()).device))
+        except Exception as error:  # of any kind: each model has its own words
+            if out_of_memory(error):
+                raise
+            raise UserError(
+                f"{key}: timm's model takes no images of {size} pixels: {first_line(error)}"
+            ) from None
+        self.body.train(trained)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         features = self.body(images_BCHW).to(next(self.parameters()).dtype)

@@ -156,6 +156,12 @@ def configured_backbone(model: Model, image_size: int, head: str) -> nn.Module:
         for name, value in vars(model).items()
         if name not in ("name", "sync_norm", "weights") and (name in taken or value != defaults[name])
     }
+    if others := [name for name in options if name not in taken]:
+        left_out = " ".join(f"--model.{name} {defaults[name]}" for name in others)
+        raise UserError(
+            f"model.{others[0]}: backbone {model.name!r} takes no option {others[0]!r}; where a recipe of another "
+            f"backbone has it, give its default: {left_out}"
+        )
     if model.name.startswith(PREFIX) and head == "linear":
         options["embedding_dim"] = 0
     norm = "sync" if model.sync_norm else "batch"

@@ -201,14 +201,14 @@ def _margin(config: Config, data: TrainingData) -> BaseMargin:
         if head.margin != "per_class":
             labels = data.dataset.labels() if data.dataset else np.empty(0, np.int64)
             return torch.from_numpy(np.bincount(labels, minlength=data.num_classes))
-        words = read_text(Path(head.class_margins), "head.class_margins").split()
+        lines = read_text(Path(head.class_margins), "head.class_margins").splitlines()
         try:
-            margins_C = torch.tensor([float(word) for word in words])
-            if not (words and margins_C.isfinite().all()):
-                raise ValueError("empty, or not all numbers are finite")
+            margins_C = torch.tensor([float(line) for line in lines])
+            if not (lines and ((margins_C >= 0) & (margins_C <= 2)).all()):
+                raise ValueError("empty, or not all lie in [0, 2], as of radians")
             return margins_C
         except ValueError as error:
-            raise UserError(f"head.class_margins: {head.class_margins}: {error}; a number a class") from None
+            raise UserError(f"head.class_margins: {head.class_margins}: {error}; a number a line") from None
 
     names = ("scale", "gradient", "filter_threshold", *("m1", "m2", "m3")[: 3 * (head.margin == "combined")])
     settings = {name: getattr(head, name) for name in names}
@@ -299,7 +299,7 @@ def _start_head(head: PartialFC | LinearHead, parts: LocalParts) -> str:
     """Take ``head.weights``; a line about the classes where they are not the same."""
     config, dataset, source = parts.config, parts.dataset, parts.config.head.weights
     start = parts.num_classes, parts.class_names, parts.backbone, source
-    numbers_C, count = groups.together(lambda: load_head(head, *start))
+    numbers_C, count, by_name = groups.together(lambda: load_head(head, *start))
     new, means_of = int((numbers_C < 0).sum()), None
     taken = len(numbers_C) - new
     if new and isinstance(head, PartialFC):
@@ -312,8 +312,11 @@ def _start_head(head: PartialFC | LinearHead, parts: LocalParts) -> str:
             means_of = groups.together(lambda: mean_embeddings(*given))
         with eager(parts.compiled):
             start_new_classes(head, numbers_C, means_of)
-    told = f"Head of {source}: {taken:,} classes are taken, {new:,} are new, {count - taken:,} are dropped"
-    return told if new or taken < count else ""
+    how = "" if by_name else " in their order, for they have no names"
+    told = (
+        f"Head of {source}: {taken:,} classes are taken{how}, {new:,} are new, {count - taken:,} are dropped"
+    )
+    return told if new or taken < count or not by_name else ""
 
 
 def _over_ranks(module: nn.Module, config: Config, world: World) -> nn.Module:

@@ -76,7 +76,10 @@ class RunLog:
             )
             for message in filter(None, (self._writer.set_aside, moved, *warnings_of(job.config, job.steps))):
                 self.warn(message)
-            for line in _changes(before.config if before else {}, job.config):
+            has_ended = 0 < progress.step >= job.total_steps
+            for line in _changes(
+                before.config if before and not has_ended else {}, job.config, progress.step
+            ):
                 self.say(line)
             self._tracking = Tracking(directory, job.config, progress.step, self.warn)
 
@@ -217,14 +220,14 @@ def _who_left(before: list[str] | None, now: list[str]) -> str:
     return f"{len(now)} ranks instead of {len(before)}: {names}"
 
 
-_OF_A_START = ("run.output", "model.weights", "head.weights")  # a run that goes on may have them otherwise
-
-
-def _changes(before: dict[str, Any], config: Config) -> Iterator[str]:
+def _changes(before: dict[str, Any], config: Config, step: int) -> Iterator[str]:
     """A line for each setting that a resumed run has otherwise than it had until then."""
     with contextlib.suppress(UserError):  # of a version that knew other settings
         for key, (was, now) in differences(from_mapping(before, config, stored=True), config).items():
-            if key not in _OF_A_START:
+            if key in ("model.weights", "head.weights"):  # they may be gone by now
+                if now and step:
+                    yield f"{key} {now!r} is not read: the run goes on from its checkpoint"
+            elif key != "run.output":
                 yield f"{key} is {now!r} from here on, and was {was!r}"
 
 

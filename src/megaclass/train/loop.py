@@ -285,8 +285,8 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
         if not resume:
             groups.on_main_rank(lambda: lock(directory.locked()))
         progress = groups.together(lambda: restore(job, found))
-        # First, for it is what tells a run from other people's files, whenever a kill may come.
-        groups.on_main_rank(lambda: directory.write_config(config, job.class_names))
+        job.config = config
+        groups.on_main_rank(lambda: _write_config(job, directory, progress))
         keep = {"keep_last": config.run.keep_last, "keep_every": config.run.keep_every}
         saver = Saver(directory.checkpoints, **keep, beside=config.run.async_save)
         held.callback(_finish, saver)
@@ -298,6 +298,20 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
     if unwritten:
         raise UnwrittenError(unwritten, result)
     return directory, result
+
+
+def _write_config(job: Job, directory: RunDirectory, progress: Progress) -> None:
+    """First, for it is what tells a run from other people's files, whenever a kill may come. What has been trained
+    keeps the names of its classes (UserError for a set with others), and a finished run its settings too."""
+    known = directory.read_classes() if progress.step else None
+    if known and job.class_names and known != job.class_names:
+        there = next(pair for pair in zip(known, job.class_names, strict=False) if pair[0] != pair[1])
+        raise UserError(
+            f"data.path: its classes are not those of {directory.path} ({there[1]!r} in the place of {there[0]!r}): "
+            "name the run's set, or start another run from it, by model.weights and head.weights"
+        )
+    if not 0 < progress.step >= job.total_steps:
+        directory.write_config(job.config, job.class_names)
 
 
 def _train(
@@ -324,6 +338,10 @@ def _train(
                 log.say(planned)
             if job.started and not found:
                 log.say(job.started)
+            if job.steps.frozen:
+                log.say(
+                    f"The backbone is frozen for the first {min(job.steps.frozen, job.total_steps)} steps"
+                )
             if found and not found.path:
                 log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
             return progress, fit(job, log, progress, saver, interruption)

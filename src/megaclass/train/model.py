@@ -15,6 +15,7 @@ from megaclass.config import Config
 from megaclass.data.preprocessing import NORMALISATIONS, Preprocessing
 from megaclass.errors import UserError, first_line
 from megaclass.models.layers import Stage
+from megaclass.models.of_timm import TimmBackbone
 from megaclass.models.registry import configured_backbone, load_backbone_weights
 from megaclass.parallel import groups
 from megaclass.parallel.seeding import derive_key
@@ -63,6 +64,8 @@ def _check_sizes(config: Config, backbone: nn.Module) -> None:
                 f"{key}: {value}, but {config.model.name} is made for images of {size} pixels alone; "
                 "leave it 0, or take a resnet"
             )
+        if value and isinstance(backbone, TimmBackbone):
+            backbone.require_size(value, key)
 
 
 def _breaks_channels_last(backbone: nn.Module) -> bool:

@@ -42,12 +42,12 @@ def linear_head(backbone: nn.Module, source: str) -> LinearHead | None:
 
 def load_head(
     head: PartialFC | LinearHead, classes: int, names: list[str] | None, backbone: nn.Module, source: str
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, int, bool]:
     """Put the linear layer, or this rank's part of the centres, from ``source`` into the head; a run may have had any
     number of ranks. Classes are matched by name where both sides have ``names``; new ones stay as drawn.
 
-    Returns each class's number in the source (-1: new) and how many there are. UserError where another number of
-    ``classes`` has no names, or the columns are others.
+    Returns each class's number in the source (-1: new), how many there are, and whether names were matched. UserError
+    where another number of ``classes`` has no names, or the columns are others.
     """
     found, columns = located(Path(source), "best"), head.weight.shape[1]
     linear, shape, of_class = None, None, sub_centres(found[1]) if found else 1
@@ -64,7 +64,12 @@ def load_head(
         raise UserError(f"head.weights: {source} has no {kind}; name a run with such a head, or leave it out")
     theirs = RunDirectory(found[0]).read_classes() if found else None
     numbers_C = np.arange(classes) if shape[0] == classes else None
-    if names and theirs and len(theirs) == shape[0]:
+    if theirs is not None and len(theirs) != shape[0]:
+        raise UserError(
+            f"head.weights: {source} has {len(theirs):,} names in classes.txt for {shape[0]:,} classes; bring back the "
+            "file that the run wrote, or move it away"
+        )
+    if by_name := bool(names and theirs):
         numbers_C = places_among(theirs, names, "head.weights")
         if numbers_C.max() < 0:
             raise UserError(
@@ -94,7 +99,7 @@ def load_head(
         own_C1 = numbers_C[slice(*head.class_range), None]
         rows = np.where(own_C1 < 0, own_C1, own_C1 * of_class + np.arange(of_class))
         _take_centres(head, rows.ravel(), read)
-    return numbers_C, shape[0]
+    return numbers_C, shape[0], by_name
 
 
 _BLOCK = 1 << 16  # rows of the source at a time

@@ -92,8 +92,10 @@ def test_refuses_what_makes_no_sense(wrong: dict) -> None:
         ("adaface", "h", "'h' is not a name, '=' and a number"),
         ("arcface", "margin=nan", "'margin=nan' is not a name, '=' and a number"),
         ("magface", "u_a=1e308", "'u_a=1e308' is not a name, '=' and a number"),
-        ("adaface", "t_alpha=2", r"head.margin_options: t_alpha must lie in \[0, 1\]"),
-        ("magface", "l_a=120", "head.margin_options: l_a must lie between 0 and u_a"),
+        ("adaface", "t_alpha=2", r"head.margin_options: adaface: t_alpha must lie in \[0, 1\]"),
+        ("arcface", "margin=30", r"head.margin_options: arcface: m2 must lie in \[0, 2\]"),
+        ("curricularface", "m=0.4, m=0.5", "head.margin_options: m is given twice"),
+        ("magface", "l_a=120", "head.margin_options: magface: l_a must lie between 0 and u_a"),
         ("arcface", "scale=3", "arcface has no 'scale'.*it has margin"),
         ("adafase", "", "head.margin.*did you mean 'adaface'"),
     ],
@@ -129,6 +131,8 @@ def test_the_rarest_class_has_the_largest_margin_and_ends_are_as_asked() -> None
     )
     equal = FrequencyMargin(numbers_C=torch.full((3,), 7)).class_margins()
     assert equal.tolist() == pytest.approx([0.275] * 3)
+    emptied = FrequencyMargin(numbers_C=torch.tensor([16, 1, 81, 0]) * 20).class_margins()
+    torch.testing.assert_close(emptied, margins)  # not by the one that has none
 
 
 def test_running_numbers_travel_with_the_head_and_a_bad_step_leaves_them() -> None:

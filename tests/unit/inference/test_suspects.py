@@ -86,6 +86,16 @@ def test_a_record_set_is_judged_and_packed_anew(tmp_path):
     assert out and kept == [after.read(i) for i in range(len(after))] and after.classes == before.classes
 
 
+def test_a_class_that_a_list_has_emptied_keeps_its_number(tmp_path):
+    (tmp_path / "names.txt").write_text("".join(f"images/c3/{n:02}.png\n" for n in range(SAMPLES)))
+    exclude, once, twice = (str(tmp_path / name) for name in ("names.txt", "once", "twice"))
+    assert main(["data", "pack", "images", once, "--exclude", exclude]) == 0
+    assert main(["data", "pack", once, twice]) == 0
+    first, second = RecordDataset(once), RecordDataset(twice)
+    assert second.classes == [f"c{n}" for n in range(CLASSES)]
+    assert (first.labels() == second.labels()).all() and 3 not in second.labels()
+
+
 def test_cosines_are_those_to_the_dominant_sub_centre_and_to_the_nearest_other_class(monkeypatch):
     """Block by block, as of many classes and images."""
     monkeypatch.setattr(model, "_BLOCK_CENTRES", 7)
@@ -140,6 +150,7 @@ def test_what_cannot_be_judged_is_told(tmp_path, folder, capsys):
         (["linear"], "holds no class centres"),
         (["1", "--data", str(tmp_path / "other")], "--data: the model knows no class 'a'"),
         (["1", "--data", "images/c0/00.png"], "has no labelled images"),
+        (["1", "--gap", "nan"], "--gap: nan; it is of cosines"),
     ):
         assert main(["data", "suspects", *words]) == 2
         assert told in capsys.readouterr().err

@@ -15,6 +15,7 @@ from megaclass.cli import main
 from megaclass.config import Model
 from megaclass.errors import UserError
 from megaclass.models.registry import configured_backbone, last_layer, load_backbone_weights
+from megaclass.train.model import build_model
 
 
 class Made(nn.Module):
@@ -24,7 +25,7 @@ class Made(nn.Module):
         super().__init__()
         self.img_size, self.drop_rate, self.num_features = img_size, drop_rate, 6
         self.pretrained_cfg = {"classifier": "head.fc", "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.2)}
-        self.stem, self.head = nn.Conv2d(3, 6, 4, stride=4), nn.Sequential()
+        self.stem, self.head = nn.Conv2d(3, 6, 10, stride=4), nn.Sequential()
         self.head.fc = nn.Linear(6, num_classes) if num_classes else nn.Identity()
 
     def forward(self, images):
@@ -54,6 +55,14 @@ def test_an_embedding_for_a_margin_head_and_the_features_for_a_linear_one(timm):
     assert embeds.body.drop_rate == 0.25 and embeds.body.img_size == 16 and not embeds.takes_any_size
     assert classifies.body.img_size is None and classifies.takes_any_size
     assert [name for name, p in embeds.named_parameters() if not p.requires_grad] == ["neck.1.weight"]
+
+
+def test_a_size_that_the_model_does_not_take_is_told_before_anything_is_trained(timm, tmp_path):
+    with pytest.raises(UserError, match=r"data\.image_size: timm's model takes no images of 9 pixels"):
+        configured_backbone(Model(name="timm/made"), 3, "margin")
+    model, evaluate = {"name": "timm/made"}, {"image_size": 9}
+    with pytest.raises(UserError, match=r"evaluate\.image_size: timm's model takes no images of 9 pixels"):
+        build_model(tiny.config(tmp_path, model=model, evaluate=evaluate), torch.device("cpu"))
 
 
 def test_a_pretrained_file_fills_the_body_and_its_classifier_a_linear_head(timm, monkeypatch):

@@ -122,6 +122,13 @@ def test_rows_of_a_linear_head_go_to_the_classes_of_their_names(folder):
         assert not torch.isin(values[[1, 4]].detach(), theirs[name]).any()
 
 
+def test_without_names_classes_are_taken_in_their_order_and_a_line_says_so(folder, tmp_path):
+    shutil.copytree(folder / "margin", tmp_path / "run")
+    (tmp_path / "run/classes.txt").unlink()
+    told = started(folder, "margin", str(tmp_path / "run")).started
+    assert "6 classes are taken in their order, for they have no names, 0 are new" in told
+
+
 @pytest.mark.parametrize(
     ("kind", "source", "sections", "message"),
     [
@@ -132,12 +139,15 @@ def test_rows_of_a_linear_head_go_to_the_classes_of_their_names(folder):
         ("margin", "margin", {"data": "uvwxyz"}, r"no class of data\.path \(its first is 'a', here 'u'"),
         ("margin", "margin", {"data": "abcdee"}, r"head\.weights: 2 classes are called 'e'; give each a name"),
         ("margin", "margin", {"data": "abcdex"}, r"new_classes: 'mean'.*model\.weights to .*margin too, or '"),
+        ("margin", "cut", {}, r"head\.weights: .*cut has 4 names in classes\.txt for 6 classes; bring back"),
         ("margin", "empty", {}, "no checkpoint there"),
     ],
 )  # fmt: skip
 def test_a_head_of_other_classes_is_refused(folder, kind, source, sections, message):
-    if source == "nameless":
+    if source in ("nameless", "cut"):
         shutil.copytree(folder / kind, folder / source, dirs_exist_ok=True)
+        (folder / source / "classes.txt").write_text("a\nb\nc\nd\n")
+    if source == "nameless":
         (folder / source / "classes.txt").unlink()
     if isinstance(sections.get("data"), str):
         sections = {"data": renamed(folder, sections["data"], sections["data"])}

@@ -93,6 +93,18 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
             result.pop(key)
     assert before == after and len(steps(events)) == 10
     assert checkpoints == [p.name for p in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")]
+    run(tmp_path, resume=True, head={"m2": 0.3})
+    assert load_recipe(str(tmp_path / "run" / "config.toml")).head.m2 == 0.5  # by which it was trained
+
+
+def test_a_run_keeps_the_names_of_its_classes(tmp_path):
+    names = tiny.write_records(tmp_path / "records") / "classes.txt"
+    names.write_text("a\nb\nc\nd\ne\nf\n")
+    run(tmp_path)
+    names.write_text("a\nb\nx\nd\ne\nf\n")
+    with pytest.raises(UserError, match=r"data.path: .*'x' in the place of 'c'"):
+        run(tmp_path, resume=True)
+    assert (tmp_path / "run" / "classes.txt").read_text() == "a\nb\nc\nd\ne\nf\n"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +150,9 @@ def test_margins_of_classes_come_from_the_data_or_from_a_file(tmp_path):
     for text, words in (
         ("0.1", "head.class_margins: 1 margins for 2 classes"),
         ("0.1\nwide", "head.class_margins: .*'wide'"),
-        ("0.1\nnan", "head.class_margins: .* finite"),
+        ("0.1 0.5", "head.class_margins: .*'0.1 0.5'"),
+        ("0.1\nnan", r"head.class_margins: .* in \[0, 2\]"),
+        ("0.1\n30", r"head.class_margins: .* in \[0, 2\]"),
         ("", "head.class_margins: .*empty"),
     ):
         file.write_text(text)

@@ -31,6 +31,9 @@ def suspects(words: list[str]) -> int:
         _OPTIONS,
     )
     output = new_file(options.output, suffixes=(".csv",))
+    for name in ("below", "gap"):
+        if (limit := getattr(options, name)) is not None and not -1 <= limit <= 2:
+            raise UserError(f"--{name}: {limit:g}; it is of cosines, take a number from -1 to 2")
 
     from megaclass.inference.embedding import open_images
     from megaclass.inference.load import open_model

@@ -72,9 +72,10 @@ def pack(
     """
     encoding = Encoding(image_size, shorter_side, quality, invert)
     given = None if classes is None else read_names(classes, "--classes")
-    found = _open_source(
-        local(source), given, {key: value for key, value in options.items() if value is not None}
-    )
+    path = local(source)
+    found = _open_source(path, given, {key: value for key, value in options.items() if value is not None})
+    if record_file(path):
+        given = given or found.classes  # a class that was left without images keeps its number
     labels_N, names = number_classes(found.labels, found.classes, given)
     rows = np.argsort(labels_N, kind="stable").tolist()
     if exclude is not None:

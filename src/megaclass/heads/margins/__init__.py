@@ -52,6 +52,8 @@ def build_margin(name: str, options: str, numbers: Callable[[], Tensor], **setti
                 f"head.margin_options: {name} has no {key!r}{near_match(key, known)}; "
                 f"it has {', '.join(known) or 'none'}"
             )
+        if key in settings:
+            raise UserError(f"head.margin_options: {key} is given twice; leave one out")
         try:
             settings[key] = float(value)
             if not abs(settings[key]) <= 1e6:  # its square stays finite
@@ -61,4 +63,4 @@ def build_margin(name: str, options: str, numbers: Callable[[], Tensor], **setti
     try:
         return make(**settings)
     except ValueError as error:
-        raise UserError(f"head.margin_options: {error}") from None
+        raise UserError(f"head.margin_options: {name}: {error}") from None

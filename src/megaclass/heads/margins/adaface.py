@@ -26,6 +26,7 @@ class AdaFace(RunningMargin):
     m: float = 0.4
     h: float = 0.333
 
+    limits: ClassVar[dict[str, tuple[float, float]]] = RunningMargin.limits | {"m": (0, 2), "h": (0, 10)}
     needs_norms: ClassVar[bool] = True
     state: ClassVar[tuple[float, ...]] = (20.0, 100.0)
 

@@ -1,6 +1,5 @@
 """Margins that are the same for all: those of arcface_torch."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +23,7 @@ class Margin(BaseMargin):
     m3: float = 0.0
 
     published: ClassVar[str] = "straight_through"
-    limits: ClassVar[dict[str, tuple[float, float]]] = {"m1": (math.ulp(0.0), math.inf)}
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"m1": (0.1, 4), "m2": (0, 2), "m3": (0, 1)}
 
     def target(self, cos_B: Tensor, samples: Samples) -> Target:
         if self.m1 == 1.0 and self.m2 == 0.0:

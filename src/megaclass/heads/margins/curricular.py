@@ -23,6 +23,7 @@ class CurricularFace(RunningMargin):
     m: float = 0.5
     hard: tuple[Tensor, float] = field(default=(torch.empty(0), 0.0), repr=False, compare=False)  # limits, t
 
+    limits: ClassVar[dict[str, tuple[float, float]]] = RunningMargin.limits | {"m": (0, 2)}
     reweighs: ClassVar[bool] = True
 
     @property

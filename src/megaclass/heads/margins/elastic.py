@@ -20,7 +20,7 @@ class ElasticArcFace(BaseMargin):
     m: float = 0.5
     std: float = 0.05
 
-    limits: ClassVar[dict[str, tuple[float, float]]] = {"std": (0, 1)}
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"m": (0, 2), "std": (0, 1)}
 
     def target(self, cos_B: Tensor, samples: Samples) -> Target:
         moved_B, slope_B = self.arc(cos_B, self.m + self.std * samples.normals())

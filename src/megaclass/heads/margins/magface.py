@@ -25,6 +25,7 @@ class MagFace(BaseMargin):
     u_m: float = 0.8
     lambda_g: float = 35.0
 
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"l_m": (0, 2), "u_m": (0, 2), "lambda_g": (0, 1e6)}
     needs_norms: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

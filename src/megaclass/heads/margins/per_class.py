@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,8 +37,12 @@ class FrequencyMargin(ClassMargin):
     high: float = 0.5
     power: float = 0.25
 
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"low": (0, 2), "high": (0, 2), "power": (0, 4)}
+
     def class_margins(self) -> Tensor:
-        rarity_C = self.numbers_C.double().clamp(min=1) ** -self.power
+        n_C = self.numbers_C.double()
+        fewest = torch.where(n_C > 0, n_C, n_C.max()).min()  # a class without images is as rare as the rarest
+        rarity_C = n_C.clamp(min=max(1.0, float(fewest))) ** -self.power
         least, most = rarity_C.aminmax()
         share_C = (rarity_C - least) / (most - least) if most > least else torch.full_like(rarity_C, 0.5)
         return (self.low + (self.high - self.low) * share_C).float()
@@ -51,6 +56,8 @@ class PopulationMargin(ClassMargin):
 
     m: float = 0.8
     gamma: float = 0.7
+
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"m": (0, 2), "gamma": (0, 1)}
 
     def class_margins(self) -> Tensor:
         n_C = self.numbers_C.double()

@@ -69,7 +69,8 @@ def load_head(
             f"head.weights: {source} has {len(theirs):,} names in classes.txt for {shape[0]:,} classes; bring back the "
             "file that the run wrote, or move it away"
         )
-    if by_name := bool(names and theirs):
+    by_name = bool(names and theirs)
+    if names and theirs:
         numbers_C = places_among(theirs, names, "head.weights")
         if numbers_C.max() < 0:
             raise UserError(

@@ -60,7 +60,7 @@ def test_an_embedding_for_a_margin_head_and_the_features_for_a_linear_one(timm):
 def test_a_size_that_the_model_does_not_take_is_told_before_anything_is_trained(timm, tmp_path):
     with pytest.raises(UserError, match=r"data\.image_size: timm's model takes no images of 9 pixels"):
         configured_backbone(Model(name="timm/made"), 9, "margin")
-    model, evaluate = {"name": "timm/made"}, {"image_size": 9}
+    model, evaluate = {"name": "timm/made", "width": 64}, {"image_size": 9}
     with pytest.raises(UserError, match=r"evaluate\.image_size: timm's model takes no images of 9 pixels"):
         build_model(tiny.config(tmp_path, model=model, evaluate=evaluate), torch.device("cpu"))
 

@@ -34,7 +34,6 @@ def embed(words: list[str]) -> int:
     from megaclass.inference.embedding import metadata, open_images
 
     output = new_file(options.output, suffixes=vectors.WRITTEN)
-    assert output is not None
     images, classes = open_images(options.images)
     model = model_asked(parser, options, given)
     with (

@@ -63,6 +63,5 @@ def export(words: list[str]) -> None:
         name: value for name, value in vars(options).items() if name not in ("format", "source", "output")
     }
     asked["which"] = asked.pop("checkpoint")
-    assert output is not None
     write(options.format, options.source, output, Options(**asked), tell)
     tell(f"wrote {output}")

@@ -15,6 +15,7 @@ from megaclass.cli.parsing import (
     make_parser,
     model_asked,
     new_file,
+    new_file_if_any,
     parse_with_settings,
     verb_asked,
 )
@@ -107,7 +108,7 @@ def gallery(words: list[str]) -> int:
 
 
 def _build(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
-    directory = new_file(options.gallery, "DIR") or Path()
+    directory = new_file(options.gallery, "DIR")
 
     from megaclass.gallery.gallery import Gallery, build
     from megaclass.gallery.store import Manifest
@@ -159,8 +160,8 @@ def _add(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
 
 
 def _search(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
-    output = new_file(options.output, suffixes=ROW_FORMATS)
-    sheet = new_file(options.sheet, "--sheet", (".png",))
+    output = new_file_if_any(options.output, suffixes=ROW_FORMATS)
+    sheet = new_file_if_any(options.sheet, "--sheet", (".png",))
 
     from megaclass.gallery.gallery import Gallery
 

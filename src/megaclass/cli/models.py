@@ -19,7 +19,7 @@ from megaclass.cli.parsing import (
     Given,
     configured,
     make_parser,
-    new_file,
+    new_file_if_any,
     open_asked,
     parse,
     settings_asked,
@@ -158,7 +158,7 @@ def evaluate(words: list[str]) -> None:
     pairs = getattr(options, "pairs", "")
     if options.kind == "classification" and (pairs or options.embeddings):
         raise UserError("--pairs and --embeddings go with verification")
-    output = new_file(options.output)
+    output = new_file_if_any(options.output)
 
     from megaclass.evaluation.blocks import showing
     from megaclass.inference.evaluate import measured, of_embeddings

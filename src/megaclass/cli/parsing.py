@@ -189,12 +189,18 @@ def stored_config(run_dir: str) -> Config:
     )
 
 
-def new_file(name: str, option: str = "--output", suffixes: Sequence[str] = ()) -> Path | None:
-    """The path to write to, if any: asked before the work, so that none is lost."""
-    if name and Path(name).exists():
+def new_file(name: str, option: str = "--output", suffixes: Sequence[str] = ()) -> Path:
+    """The path to write to: asked before the work, so that none is lost."""
+    if not name:
+        raise UserError(f"{option}: no name is given; name a new file")
+    if Path(name).exists():
         raise UserError(f"{option}: {name} exists; name another file")
     if not Path(name).parent.is_dir():
         raise UserError(f"{option}: {Path(name).parent} is not a directory; make it, or name another file")
-    if name and suffixes and Path(name).suffix.lower() not in suffixes:
+    if suffixes and Path(name).suffix.lower() not in suffixes:
         raise UserError(f"{option}: {name} ends with none of {', '.join(suffixes)}; name such a file")
-    return Path(name) if name else None
+    return Path(name)
+
+
+def new_file_if_any(name: str, option: str = "--output", suffixes: Sequence[str] = ()) -> Path | None:
+    return new_file(name, option, suffixes) if name else None

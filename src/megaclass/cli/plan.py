@@ -4,7 +4,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
-from megaclass.cli.parsing import configured, make_parser, new_file
+from megaclass.cli.parsing import configured, make_parser, new_file_if_any
 from megaclass.config import load_recipe
 from megaclass.errors import UserError
 from megaclass.files import whole_file
@@ -33,7 +33,7 @@ def plan(words: list[str]) -> int:
     for name, value in (("devices", devices), ("nodes", nodes)):
         if value < 1:
             raise UserError(f"--{name}: {value} is below 1")
-    picture = new_file(options.picture, "--picture", (".png", ".svg"))
+    picture = new_file_if_any(options.picture, "--picture", (".png", ".svg"))
 
     from megaclass.bench.flags import count
     from megaclass.bench.train import fit_of

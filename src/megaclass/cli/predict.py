@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megaclass.cli.common import ROW_FORMATS, Rows, progress_bar, row_writer, tell
-from megaclass.cli.parsing import MODEL_OPTIONS, make_parser, model_asked, new_file, parse_with_settings
+from megaclass.cli.parsing import (
+    MODEL_OPTIONS,
+    make_parser,
+    model_asked,
+    new_file_if_any,
+    parse_with_settings,
+)
 from megaclass.errors import UserError, printable
 from megaclass.files import whole_file
 
@@ -37,8 +43,8 @@ def predict(words: list[str]) -> int:
         MODEL_OPTIONS | _OPTIONS,
     )
     options, given = parse_with_settings(parser, words)
-    output = new_file(options.output, suffixes=ROW_FORMATS)
-    sheet = new_file(options.sheet, "--sheet", (".png",))
+    output = new_file_if_any(options.output, suffixes=ROW_FORMATS)
+    sheet = new_file_if_any(options.sheet, "--sheet", (".png",))
     if options.top < 1:
         raise UserError(f"--top: {options.top} is too few; ask for 1 class or more")
 

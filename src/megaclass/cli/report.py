@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from megaclass.cli.common import tell
-from megaclass.cli.parsing import make_parser, new_file, parse
+from megaclass.cli.parsing import make_parser, new_file_if_any, parse
 from megaclass.errors import UserError
 from megaclass.files import whole_file
 from megaclass.results import published
@@ -45,7 +45,7 @@ def _write_mllog(options: Any) -> None:
 
     if len(options.rows) > 1 or options.against or options.output:
         raise UserError("--mllog: of one run directory, and with --submission alone")
-    path = new_file(options.mllog, "--mllog")
+    path = new_file_if_any(options.mllog, "--mllog")
     assert path is not None
     lines, lacks = mlperf.mllog(Path(options.rows[0]), options.submission)
     with whole_file("--mllog", path) as part:

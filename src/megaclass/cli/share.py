@@ -27,7 +27,6 @@ def bundle(words: list[str]) -> None:
     card = vars(parse(parser, words))
     source, output, which, centres = map(card.pop, ("source", "output", "checkpoint", "centres"))
     path = new_file(output.rstrip("/"), "OUTPUT")
-    assert path is not None
 
     from megaclass.inference.bundle import write_bundle
     from megaclass.inference.load import open_model

@@ -117,6 +117,7 @@ def test_whole_checkpoints_of_arcface_torch_become_one_file(run, asked):
         ("export backbone rows.pt x.pt", "there is no backbone in it"),
         ("export backbone numbers.pt x.safetensors", "numbers.pt: holds no state dict"),
         ("export arcface_torch run run", "run exists; name another file"),
+        ("export onnx run ", "OUTPUT: no name is given; name a new file"),
     ],
 )  # fmt: skip
 def test_the_command_refuses_in_one_line_and_leaves_nothing(run, asked, words, message):
@@ -125,7 +126,7 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(run, asked, words, m
     torch.save({"step": 3}, "numbers.pt")
     (run.parent / "kept.safetensors").write_text("mine")
     before = sorted(run.parent.rglob("*"))
-    (told,) = asked(*words.split(), status=2)
+    (told,) = asked(*words.split(" "), status=2)
     assert message in told
     assert sorted(run.parent.rglob("*")) == before and (run.parent / "kept.safetensors").read_text() == "mine"
 

@@ -3,7 +3,7 @@
 import time
 
 from megaclass.cli.common import progress_bar, read_options, tell
-from megaclass.cli.parsing import Options, new_file
+from megaclass.cli.parsing import Options, new_file, new_file_if_any
 from megaclass.errors import UserError
 from megaclass.files import whole_file
 
@@ -32,8 +32,8 @@ def align(words: list[str]) -> int:
         {"raw": "directory of photographs, or list of paths", "out": "new directory, with RAW's tree"},
         _OPTIONS,
     )
-    output, sheet = new_file(options.out, "OUT"), new_file(options.sheet, "--sheet")
-    if not output or bool(options.detector) == bool(options.landmarks):
+    output, sheet = new_file(options.out, "OUT"), new_file_if_any(options.sheet, "--sheet")
+    if bool(options.detector) == bool(options.landmarks):
         raise UserError("--detector: name a face detector, or --landmarks, and one of them alone")
     if not 16 <= options.size <= 4096 or options.quality > 100 or not 32 <= options.look <= 8192:
         raise UserError("--size is 16 to 4096, --quality 0 to 100, --look 32 to 8192")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megaclass.cli.common import SET, progress_bar, read_options, tell
-from megaclass.cli.parsing import Options, new_file
+from megaclass.cli.parsing import Options, new_file_if_any
 from megaclass.errors import UserError, printable
 from megaclass.files import whole_file
 
@@ -37,7 +37,7 @@ def info(words: list[str]) -> None:
             "json": (False, "print JSON instead of a table"),
         },
     )
-    sheet = new_file(options.sheet, "--sheet", (".png",))
+    sheet = new_file_if_any(options.sheet, "--sheet", (".png",))
 
     from rich.console import Console
 
@@ -81,7 +81,7 @@ def check(words: list[str]) -> int:
             "workers": (0, "decoding threads; 0: one for each core"),
         },
     )
-    output = new_file(options.output)
+    output = new_file_if_any(options.output)
 
     from rich.console import Console
 
@@ -115,7 +115,7 @@ def pairs(words: list[str]) -> None:
         {"source": "directory of class directories, or record set; images of --from (a zip too)"},
         _PAIRS,
     )
-    output, listed = new_file(options.output), vars(options)["from"]
+    output, listed = new_file_if_any(options.output), vars(options)["from"]
     if output is None or output.suffix not in (".bin", ".txt"):
         raise UserError(f"--output: {options.output!r} is no .bin (pairs and images) and no .txt (pairs)")
     if output.suffix == ".txt" and listed:

@@ -5,7 +5,7 @@ import math
 import sys
 
 from megaclass.cli.common import SET, progress_bar, read_options, tell, whole_file
-from megaclass.cli.parsing import Options, new_file, stored_config
+from megaclass.cli.parsing import Options, new_file_if_any, stored_config
 from megaclass.errors import UserError
 
 _SHOWN = 10
@@ -30,7 +30,7 @@ def suspects(words: list[str]) -> int:
         {"run": "run directory, one checkpoint, or a bundle"},
         _OPTIONS,
     )
-    output = new_file(options.output, suffixes=(".csv",))
+    output = new_file_if_any(options.output, suffixes=(".csv",))
     for name in ("below", "gap"):
         if (limit := getattr(options, name)) is not None and not -1 <= limit <= 2:
             raise UserError(f"--{name}: {limit:g}; it is of cosines, take a number from -1 to 2")

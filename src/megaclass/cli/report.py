@@ -45,8 +45,7 @@ def _write_mllog(options: Any) -> None:
 
     if len(options.rows) > 1 or options.against or options.output:
         raise UserError("--mllog: of one run directory, and with --submission alone")
-    path = new_file_if_any(options.mllog, "--mllog")
-    assert path is not None
+    path = new_file(options.mllog, "--mllog")
     lines, lacks = mlperf.mllog(Path(options.rows[0]), options.submission)
     with whole_file("--mllog", path) as part:
         part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

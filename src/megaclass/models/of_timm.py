@@ -46,7 +46,6 @@ class TimmBackbone(nn.Module):
                 raise
             raise UserError(f"model.name: timm refuses {name!r} as it is set: {first_line(error)}") from None
         self.image_size, self.about = image_size, self.body.pretrained_cfg
-        self.require_size(image_size, "data.image_size")
         features = int(getattr(self.body, "head_hidden_size", None) or self.body.num_features)
         self.embedding_dim = embedding_dim or features
         self.neck = nn.Sequential()

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from megaclass.config import Config, Model
+from megaclass.models.of_timm import TimmBackbone
 from megaclass.models.registry import configured_backbone
 
 # A prime that divides the size of no weight: what it divides has a row for each image.
@@ -75,6 +76,8 @@ def _counted(model: Model, image_size: int, head: str, compute: str, channels_la
     with torch.device("meta"):
         backbone = configured_backbone(model, image_size, head)
         backbone.to(memory_format=layout)  # type: ignore[call-overload]
+        if isinstance(backbone, TimmBackbone):
+            backbone.require_size(image_size, "data.image_size")
     mode, there = FakeTensorMode(), [*backbone.parameters(), *backbone.buffers()]
     held = {id(tensor): FakeTensor(mode, tensor.detach(), torch.device("cpu")) for tensor in there}
     for module in backbone.modules():

@@ -201,7 +201,7 @@ def _margin(config: Config, data: TrainingData) -> BaseMargin:
         if head.margin != "per_class":
             labels = data.dataset.labels() if data.dataset else np.empty(0, np.int64)
             return torch.from_numpy(np.bincount(labels, minlength=data.num_classes))
-        lines = read_text(Path(head.class_margins), "head.class_margins").splitlines()
+        lines = read_text(Path(head.class_margins), "head.class_margins").rstrip().splitlines()
         try:
             margins_C = torch.tensor([float(line) for line in lines])
             if not (lines and ((margins_C >= 0) & (margins_C <= 2)).all()):
@@ -312,7 +312,7 @@ def _start_head(head: PartialFC | LinearHead, parts: LocalParts) -> str:
             means_of = groups.together(lambda: mean_embeddings(*given))
         with eager(parts.compiled):
             start_new_classes(head, numbers_C, means_of)
-    how = "" if by_name else " in their order, for they have no names"
+    how = "" if by_name else " in their order, for not both sides have names"
     told = (
         f"Head of {source}: {taken:,} classes are taken{how}, {new:,} are new, {count - taken:,} are dropped"
     )

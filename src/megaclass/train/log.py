@@ -76,10 +76,7 @@ class RunLog:
             )
             for message in filter(None, (self._writer.set_aside, moved, *warnings_of(job.config, job.steps))):
                 self.warn(message)
-            has_ended = 0 < progress.step >= job.total_steps
-            for line in _changes(
-                before.config if before and not has_ended else {}, job.config, progress.step
-            ):
+            for line in _changes(before.config if before else {}, job.config, progress.step):
                 self.say(line)
             self._tracking = Tracking(directory, job.config, progress.step, self.warn)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from megaclass.checkpoint import Saved, Saver, best
-from megaclass.config import Config
+from megaclass.config import Config, differences, load_recipe
 from megaclass.data.loader import Batch
 from megaclass.errors import Interrupted, UserError
 from megaclass.evaluation.evaluators import Evaluation
@@ -286,6 +286,9 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
             groups.on_main_rank(lambda: lock(directory.locked()))
         progress = groups.together(lambda: restore(job, found))
         job.config = config
+        if 0 < progress.step >= job.total_steps:
+            job.config, ignored = groups.on_main_rank(lambda: _as_trained(config, directory))
+            found = replace(found, messages=(*found.messages, *ignored))
         groups.on_main_rank(lambda: _write_config(job, directory, progress))
         keep = {"keep_last": config.run.keep_last, "keep_every": config.run.keep_every}
         saver = Saver(directory.checkpoints, **keep, beside=config.run.async_save)
@@ -300,18 +303,26 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
     return directory, result
 
 
+def _as_trained(config: Config, directory: RunDirectory) -> tuple[Config, list[str]]:
+    """What a finished run was trained with, to be run and evaluated as ``config`` says, and a line for each setting that
+    comes too late."""
+    stored = load_recipe(str(directory.config), stored=True)
+    kept = replace(stored, run=config.run, evaluate=config.evaluate)
+    late = differences(kept, config).items()
+    return kept, [f"{key} stays {was!r}, for the run has finished; {now!r} trains nothing" for key, (was, now) in late]
+
+
 def _write_config(job: Job, directory: RunDirectory, progress: Progress) -> None:
-    """First, for it is what tells a run from other people's files, whenever a kill may come. What has been trained
-    keeps the names of its classes (UserError for a set with others), and a finished run its settings too."""
-    known = directory.read_classes() if progress.step else None
-    if known and job.class_names and known != job.class_names:
-        there = next(pair for pair in zip(known, job.class_names, strict=False) if pair[0] != pair[1])
+    """First, for it is what tells a run from other people's files, whenever a kill may come. Classes that have been
+    trained keep their names: UserError for a set with others."""
+    known, names = directory.read_classes() if progress.step else None, job.class_names or []
+    if known and len(known) == len(names) and known != names:  # of another number: a damaged file, written anew
+        was, now = next(pair for pair in zip(known, names, strict=True) if pair[0] != pair[1])
         raise UserError(
-            f"data.path: its classes are not those of {directory.path} ({there[1]!r} in the place of {there[0]!r}): "
-            "name the run's set, or start another run from it, by model.weights and head.weights"
+            f"data.path: its classes are not those of {directory.path} ({now!r} in the place of {was!r}): name the "
+            "run's set; or, where only names have changed, move the run's classes.txt away"
         )
-    if not 0 < progress.step >= job.total_steps:
-        directory.write_config(job.config, job.class_names)
+    directory.write_config(job.config, job.class_names)
 
 
 def _train(
@@ -338,7 +349,7 @@ def _train(
                 log.say(planned)
             if job.started and not found:
                 log.say(job.started)
-            if job.steps.frozen:
+            if progress.step < job.steps.frozen:
                 log.say(
                     f"The backbone is frozen for the first {min(job.steps.frozen, job.total_steps)} steps"
                 )

@@ -57,6 +57,8 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
 def _check_sizes(config: Config, backbone: nn.Module) -> None:
     """UserError where images of another size than the backbone's own are asked for, and it takes no other."""
     size = config.data.image_size
+    if isinstance(backbone, TimmBackbone):
+        backbone.require_size(size, "data.image_size")
     others = {"data.start_size": config.data.start_size, "evaluate.image_size": config.evaluate.image_size}
     for key, value in others.items():
         if value not in (0, size) and not getattr(backbone, "takes_any_size", False):
@@ -64,7 +66,7 @@ def _check_sizes(config: Config, backbone: nn.Module) -> None:
                 f"{key}: {value}, but {config.model.name} is made for images of {size} pixels alone; "
                 "leave it 0, or take a resnet"
             )
-        if value and isinstance(backbone, TimmBackbone):
+        if value not in (0, size) and isinstance(backbone, TimmBackbone):
             backbone.require_size(value, key)
 
 

@@ -93,7 +93,7 @@ def test_refuses_what_makes_no_sense(wrong: dict) -> None:
         ("arcface", "margin=nan", "'margin=nan' is not a name, '=' and a number"),
         ("magface", "u_a=1e308", "'u_a=1e308' is not a name, '=' and a number"),
         ("adaface", "t_alpha=2", r"head.margin_options: adaface: t_alpha must lie in \[0, 1\]"),
-        ("arcface", "margin=30", r"head.margin_options: arcface: m2 must lie in \[0, 2\]"),
+        ("arcface", "margin=30", r"head.margin_options: arcface: margin must lie in \[0, 2\]"),
         ("curricularface", "m=0.4, m=0.5", "head.margin_options: m is given twice"),
         ("magface", "l_a=120", "head.margin_options: magface: l_a must lie between 0 and u_a"),
         ("arcface", "scale=3", "arcface has no 'scale'.*it has margin"),

@@ -94,6 +94,10 @@ def test_a_class_that_a_list_has_emptied_keeps_its_number(tmp_path):
     first, second = RecordDataset(once), RecordDataset(twice)
     assert second.classes == [f"c{n}" for n in range(CLASSES)]
     assert (first.labels() == second.labels()).all() and 3 not in second.labels()
+    names = ["crane" if n in (0, 2) else f"c{n}" for n in range(CLASSES)]  # as ImageNet's readable ones
+    (tmp_path / "once/classes.txt").write_text("\n".join(names) + "\n")
+    assert main(["data", "pack", once, twice + "2"]) == 0
+    assert (first.labels() == RecordDataset(twice + "2").labels()).all()
 
 
 def test_cosines_are_those_to_the_dominant_sub_centre_and_to_the_nearest_other_class(monkeypatch):

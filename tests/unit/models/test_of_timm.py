@@ -58,11 +58,13 @@ def test_an_embedding_for_a_margin_head_and_the_features_for_a_linear_one(timm):
 
 
 def test_a_size_that_the_model_does_not_take_is_told_before_anything_is_trained(timm, tmp_path):
+    model = {"name": "timm/made", "width": 64}
+    for section in ("data", "evaluate"):
+        config = tiny.config(tmp_path, model=model, **{section: {"image_size": 9}})
+        with pytest.raises(UserError, match=rf"{section}\.image_size: timm's model takes no images of 9 pix"):
+            build_model(config, torch.device("cpu"))
     with pytest.raises(UserError, match=r"data\.image_size: timm's model takes no images of 9 pixels"):
-        configured_backbone(Model(name="timm/made"), 9, "margin")
-    model, evaluate = {"name": "timm/made", "width": 64}, {"image_size": 9}
-    with pytest.raises(UserError, match=r"evaluate\.image_size: timm's model takes no images of 9 pixels"):
-        build_model(tiny.config(tmp_path, model=model, evaluate=evaluate), torch.device("cpu"))
+        passes_of(Model(name="timm/made"), 9, "margin", "fp32", torch.channels_last)
 
 
 def test_a_pretrained_file_fills_the_body_and_its_classifier_a_linear_head(timm, monkeypatch):

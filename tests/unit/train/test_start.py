@@ -126,7 +126,7 @@ def test_without_names_classes_are_taken_in_their_order_and_a_line_says_so(folde
     shutil.copytree(folder / "margin", tmp_path / "run")
     (tmp_path / "run/classes.txt").unlink()
     told = started(folder, "margin", str(tmp_path / "run")).started
-    assert "6 classes are taken in their order, for they have no names, 0 are new" in told
+    assert "6 classes are taken in their order, for not both sides have names, 0 are new" in told
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_a_run_writes_all_that_it_promises(tmp_path):
     assert load_recipe(str(tmp_path / "run" / "config.toml")) == tiny.config(tmp_path, **sections)
 
 
-def test_resuming_a_finished_run_changes_nothing(tmp_path):
+def test_resuming_a_finished_run_changes_nothing(tmp_path, capsys):
     before, _ = run(tmp_path)
     checkpoints = [path.name for path in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")]
     after, events = run(tmp_path, resume=True)
@@ -93,8 +93,12 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
             result.pop(key)
     assert before == after and len(steps(events)) == 10
     assert checkpoints == [p.name for p in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")]
-    run(tmp_path, resume=True, head={"m2": 0.3})
-    assert load_recipe(str(tmp_path / "run" / "config.toml")).head.m2 == 0.5  # by which it was trained
+    scored = {"task": "verification", "path": str(tmp_path / "records"), "pairs": 40}
+    _, events = run(tmp_path, resume=True, head={"m2": 0.3}, evaluate=scored)
+    assert "head.m2 stays 0.5, for the run has finished; 0.3 trains nothing" in capsys.readouterr().out
+    stored = load_recipe(str(tmp_path / "run" / "config.toml"))
+    last = [event for event in events if isinstance(event, StartEvent)][-1].config
+    assert stored.head.m2 == last["head"]["m2"] == 0.5 and stored.evaluate.pairs == 40
 
 
 def test_a_run_keeps_the_names_of_its_classes(tmp_path):
@@ -104,7 +108,12 @@ def test_a_run_keeps_the_names_of_its_classes(tmp_path):
     names.write_text("a\nb\nx\nd\ne\nf\n")
     with pytest.raises(UserError, match=r"data.path: .*'x' in the place of 'c'"):
         run(tmp_path, resume=True)
-    assert (tmp_path / "run" / "classes.txt").read_text() == "a\nb\nc\nd\ne\nf\n"
+    kept = tmp_path / "run" / "classes.txt"
+    assert kept.read_text() == "a\nb\nc\nd\ne\nf\n"
+    for damaged in ("a\nb\nc\n", None):
+        kept.write_text(damaged) if damaged else kept.unlink()
+        run(tmp_path, resume=True)
+        assert kept.read_text() == names.read_text()
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def pack(
     out. What each means stands in ``megaclass data pack --help``; ``image_size`` to ``invert`` are of Encoding,
     ``index_record`` of RecordWriter. ``progress`` is called with (images done, images in all).
 
-    Classes are numbered as :func:`number_classes` says, also where ``exclude`` leaves all images of one out.
+    Classes are numbered as :func:`number_classes` says, also where ``exclude`` leaves all images of one out; those of
+    a record set with names as there, without images too.
 
     Returns the closed writer, which says what it wrote. Raises UserError for a source that cannot be packed;
     ``output`` then holds nothing new.
@@ -74,9 +75,10 @@ def pack(
     given = None if classes is None else read_names(classes, "--classes")
     path = local(source)
     found = _open_source(path, given, {key: value for key, value in options.items() if value is not None})
-    if record_file(path):
-        given = given or found.classes  # a class that was left without images keeps its number
-    labels_N, names = number_classes(found.labels, found.classes, given)
+    if given is None and found.classes and record_file(path):
+        labels_N, names = found.labels.astype(np.int64), found.classes
+    else:
+        labels_N, names = number_classes(found.labels, found.classes, given)
     rows = np.argsort(labels_N, kind="stable").tolist()
     if exclude is not None:
         left_out = _excluded(found, Path(source), Path(exclude))

@@ -1,6 +1,7 @@
 """Margins: what happens to the logit of the true class. One file each, and a line in ``MARGINS``."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -63,4 +64,5 @@ def build_margin(name: str, options: str, numbers: Callable[[], Tensor], **setti
     try:
         return make(**settings)
     except ValueError as error:
-        raise UserError(f"head.margin_options: {name}: {error}") from None
+        told = re.sub("^m[123] ", "margin ", str(error)) if "margin" in known else error
+        raise UserError(f"head.margin_options: {name}: {told}") from None

@@ -36,6 +36,10 @@ def events(folder, kind):
 # -- parts --------------------------------------------------------------------------------------------
 
 
+def test_a_number_of_seeds_or_a_list():
+    assert stability.seeds([5]) == [0, 1, 2, 3, 4] and stability.seeds([3, 7, 9]) == [3, 7, 9]
+
+
 def test_a_case_holds_what_was_published_of_one():
     changed = {"data": {"path": "images", "global_batch_size": 1536}, "schedule": {"epochs": 250.0},
                "augment": {"mixup": 0.3}, "evaluate": {"every_epochs": 7.0}, "run": {"device": "cpu"}}  # fmt: skip

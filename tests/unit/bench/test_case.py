@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench_words import cases
+from megaclass.bench import BENCHMARKS
 from megaclass.bench.flags import counts
 from megaclass.cli import main
+from megaclass.cli.bench import options_of
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,14 @@ def test_every_combination_once_and_the_last_varies_fastest():
         (1, 1.0), (1, 0.5), (2, 1.0), (2, 0.5), (3, 1.0), (3, 0.5),
     ]  # fmt: skip
     assert {case.steps for case in found} == {7}
+
+
+def test_flags_are_told_apart_and_pages_begin_with_a_metric():
+    for benchmark in BENCHMARKS.values():
+        options_of(
+            benchmark, ["recipe"] if benchmark.name == "stability" else []
+        )  # argparse refuses a flag twice
+        assert benchmark.leading, benchmark.name
 
 
 def test_the_help_of_a_command_is_short_and_has_all_on_demand(capsys):

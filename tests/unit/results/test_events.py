@@ -139,6 +139,14 @@ def test_a_run_begins_with_a_start(path):
         read_events(path)
 
 
+def test_a_newer_schema_is_refused_even_if_it_has_other_fields(path):
+    path.write_text(
+        json.dumps({"event": "start", "schema_version": SCHEMA_VERSION + 1, "moon": "full"}) + "\n"
+    )
+    with pytest.raises(UserError, match=f"written with schema {SCHEMA_VERSION + 1}.*update it"):
+        read_events(path)
+
+
 # -- what the disk refuses ------------------------------------------------------------------------------
 
 

@@ -56,6 +56,12 @@ def test_other_files_are_refused_and_left_alone(tmp_path, text, end):
     assert path.read_bytes() == before
 
 
+def test_a_directory_that_is_not_there_and_no_file_at_all(tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        RowWriter(tmp_path / "nowhere" / "rows.jsonl")
+    write("", OK)
+
+
 def test_two_sweeps_do_not_write_into_one_file(tmp_path):
     path = tmp_path / "rows.jsonl"
     with RowWriter(path), pytest.raises(UserError, match="another sweep"):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from megaclass.cli.common import tell
-from megaclass.cli.parsing import make_parser, new_file_if_any, parse
+from megaclass.cli.parsing import make_parser, new_file, parse
 from megaclass.errors import UserError
 from megaclass.files import whole_file
 from megaclass.results import published

@@ -304,19 +304,23 @@ def run(config: Config, world: World, resume: bool = False) -> tuple[RunDirector
 
 
 def _as_trained(config: Config, directory: RunDirectory) -> tuple[Config, list[str]]:
-    """What a finished run was trained with, to be run and evaluated as ``config`` says, and a line for each setting that
-    comes too late."""
+    """What a finished run was trained with, to be run and evaluated as ``config`` says; and a line for each setting
+    that comes too late."""
     stored = load_recipe(str(directory.config), stored=True)
     kept = replace(stored, run=config.run, evaluate=config.evaluate)
     late = differences(kept, config).items()
-    return kept, [f"{key} stays {was!r}, for the run has finished; {now!r} trains nothing" for key, (was, now) in late]
+    return kept, [
+        f"{key} stays {was!r}, for the run has finished; {now!r} trains nothing" for key, (was, now) in late
+    ]
 
 
 def _write_config(job: Job, directory: RunDirectory, progress: Progress) -> None:
     """First, for it is what tells a run from other people's files, whenever a kill may come. Classes that have been
     trained keep their names: UserError for a set with others."""
     known, names = directory.read_classes() if progress.step else None, job.class_names or []
-    if known and len(known) == len(names) and known != names:  # of another number: a damaged file, written anew
+    if (
+        known and len(known) == len(names) and known != names
+    ):  # of another number: a damaged file, written anew
         was, now = next(pair for pair in zip(known, names, strict=True) if pair[0] != pair[1])
         raise UserError(
             f"data.path: its classes are not those of {directory.path} ({now!r} in the place of {was!r}): name the "

@@ -15,6 +15,7 @@ from megaclass.cli import main
 from megaclass.config import Model
 from megaclass.errors import UserError
 from megaclass.models.registry import configured_backbone, last_layer, load_backbone_weights
+from megaclass.plan.activations import passes_of
 from megaclass.train.model import build_model
 
 
@@ -64,7 +65,7 @@ def test_a_size_that_the_model_does_not_take_is_told_before_anything_is_trained(
         with pytest.raises(UserError, match=rf"{section}\.image_size: timm's model takes no images of 9 pix"):
             build_model(config, torch.device("cpu"))
     with pytest.raises(UserError, match=r"data\.image_size: timm's model takes no images of 9 pixels"):
-        passes_of(Model(name="timm/made"), 9, "margin", "fp32", torch.channels_last)
+        passes_of(tiny.config(tmp_path, model=model, data={"image_size": 9}), "fp32")
 
 
 def test_a_pretrained_file_fills_the_body_and_its_classifier_a_linear_head(timm, monkeypatch):

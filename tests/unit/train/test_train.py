@@ -19,7 +19,14 @@ from megaclass.errors import UserError
 from megaclass.heads.storage import STORAGES, Storage
 from megaclass.models import registry
 from megaclass.parallel.groups import World
-from megaclass.results.events import CheckpointEvent, EndEvent, EvaluationEvent, StepEvent, read_events
+from megaclass.results.events import (
+    CheckpointEvent,
+    EndEvent,
+    EvaluationEvent,
+    StartEvent,
+    StepEvent,
+    read_events,
+)
 from megaclass.train import loop, model
 from megaclass.train.guard import Guard
 from megaclass.train.job import build_job

@@ -85,6 +85,8 @@ def read_weights(source: Path) -> tuple[Any, dict[str, Tensor]]:
         with expecting(f"{found[1].path}: not a checkpoint that `megaclass train` wrote"):
             head = weights_of(found[1], "head") if "head" in found[1].state else {}
             return weights_of(found[1], "backbone"), head
+    if not source.exists():
+        raise UserError(f"{source}: no such file or directory; name a run, a checkpoint or a file of weights")
     if source.suffix != ".safetensors":
         return read_torch_file(source), {}
     try:

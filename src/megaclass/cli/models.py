@@ -208,7 +208,8 @@ def _recipe_or_stored(options: Any, given: Given) -> Config:
         options.resume |= os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if not options.resume:
         return recipe
-    directory = choose(from_mapping(given, recipe, complete=False), resume=True)
+    where = {"run": given.get("run", {})}  # the others may hang on what the run has
+    directory = choose(from_mapping(where, recipe, complete=False), resume=True)
     if not directory.config.is_file():
         return recipe
     stored = load_recipe(str(directory.config), complete=False, stored=True)

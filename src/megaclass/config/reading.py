@@ -51,16 +51,17 @@ def from_mapping(
 
 def require_known(key: str) -> None:
     """UserError, with the near match, unless ``key`` is a ``section.key`` that exists."""
-    known, name = list(options()), key.rpartition(".")[2]
+    known, (section, _, name) = list(options()), key.rpartition(".")
     if key not in known:
-        # The likelier ones first: names that begin like this one, and the same name elsewhere.
+        # The likelier ones first: names that begin like this one, or hold it, and the same name elsewhere.
         groups = (
             [k for k in known if k.startswith(key)],
+            [k for k in known if k.startswith(f"{section}.") and name in k],
             [k for k in known if k.endswith(f".{name}")],
             known,
         )
         near = next(filter(None, (near_match(key, group) for group in groups)), "")
-        raise UserError(f"unknown key {key!r}{near}; `megaclass show RECIPE --all` lists them")
+        raise UserError(f"unknown key {key!r}{near}; `megaclass train --help-all` lists them")
 
 
 def from_text(key: str, text: str) -> Any:

@@ -136,7 +136,8 @@ def _require_same(directory: Path, parameters: dict[str, object]) -> None:
     differing = [f"{k} {stamp.get(k)} instead of {v}" for k, v in parameters.items() if stamp.get(k) != v]
     if differing:
         raise UserError(
-            f"{directory} is not this glyphs data set ({', '.join(differing)}); remove it or name another directory"
+            f"{directory} is not this glyphs data set ({', '.join(differing)}); name another directory, or for "
+            "images of your own set data.source to folder or records"
         )
 
 

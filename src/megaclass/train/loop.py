@@ -309,9 +309,7 @@ def _as_trained(config: Config, directory: RunDirectory) -> tuple[Config, list[s
     stored = load_recipe(str(directory.config), stored=True)
     kept = replace(stored, run=config.run, evaluate=config.evaluate)
     late = differences(kept, config).items()
-    return kept, [
-        f"{key} stays {was!r}, for the run has finished; {now!r} trains nothing" for key, (was, now) in late
-    ]
+    return kept, [f"{key} stays {was!r}: no step is left for {now!r}" for key, (was, now) in late]
 
 
 def _write_config(job: Job, directory: RunDirectory, progress: Progress) -> None:

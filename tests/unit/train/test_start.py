@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 import tiny
 from megaclass.checkpoint.weights import find_checkpoint, stored_rows, weights_of
+from megaclass.cli import main
+from megaclass.config import to_toml
 from megaclass.data.views import Subset
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
@@ -127,6 +129,17 @@ def test_without_names_classes_are_taken_in_their_order_and_a_line_says_so(folde
     (tmp_path / "run/classes.txt").unlink()
     told = started(folder, "margin", str(tmp_path / "run")).started
     assert "6 classes are taken in their order, for not both sides have names, 0 are new" in told
+
+
+def test_a_resume_changes_what_hangs_on_the_weights_that_the_run_has(folder, tmp_path, capsys):
+    """The recipe has none."""
+    recipe, run = tmp_path / "tiny.toml", {"output": str(tmp_path / "run")}
+    recipe.write_text(to_toml(tiny.config(folder, run=run)))
+    loop.run(tiny.config(folder, run=run, model={"weights": str(folder / "margin")}), WORLD)
+    words = "--resume --optim.freeze_backbone_epochs 100 --schedule.steps 12"
+    assert main(["train", str(recipe), *words.split()]) == 0
+    told = capsys.readouterr().out
+    assert "freeze_backbone_epochs is 100.0 from here on" in told and "frozen for the first 12 steps" in told
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, capsys):
     assert checkpoints == [p.name for p in checkpoint.list_checkpoints(tmp_path / "run" / "checkpoints")]
     scored = {"task": "verification", "path": str(tmp_path / "records"), "pairs": 40}
     _, events = run(tmp_path, resume=True, head={"m2": 0.3}, evaluate=scored)
-    assert "head.m2 stays 0.5, for the run has finished; 0.3 trains nothing" in capsys.readouterr().out
+    assert "head.m2 stays 0.5: no step is left for 0.3" in capsys.readouterr().out
     stored = load_recipe(str(tmp_path / "run" / "config.toml"))
     last = [event for event in events if isinstance(event, StartEvent)][-1].config
     assert stored.head.m2 == last["head"]["m2"] == 0.5 and stored.evaluate.pairs == 40

@@ -57,7 +57,7 @@ def test_a_recipe_that_can_start(tmp_path):
     [
         ({"data": {"path": "nowhere"}}, 1, (FAIL, "nowhere: no such file")),
         ({"data": {"num_classes": 7}}, 1, (FAIL, "has 6 classes")),
-        ({"model": {"weights": "nowhere.pt"}}, 1, (FAIL, "nowhere.pt: not a PyTorch file")),
+        ({"model": {"weights": "nowhere.pt"}}, 1, (FAIL, "nowhere.pt: no such file")),
         ({}, 5, (FAIL, "cannot be shared evenly by 5 ranks")),
         ({"evaluate": {"task": "verification", "path": "gone"}}, 1, (FAIL, "gone: no such file")),
         ({"run": {"checkpoint_minutes": 0.0}}, 1, (WARN, "nothing is saved before the end")),

@@ -316,9 +316,8 @@ def _write_config(job: Job, directory: RunDirectory, progress: Progress) -> None
     """First, for it is what tells a run from other people's files, whenever a kill may come. Classes that have been
     trained keep their names: UserError for a set with others."""
     known, names = directory.read_classes() if progress.step else None, job.class_names or []
-    if (
-        known and len(known) == len(names) and known != names
-    ):  # of another number: a damaged file, written anew
+    # Another number of names is a damaged file: the checkpoint has as many classes as the data. It is written anew.
+    if known and len(known) == len(names) and known != names:
         was, now = next(pair for pair in zip(known, names, strict=True) if pair[0] != pair[1])
         raise UserError(
             f"data.path: its classes are not those of {directory.path} ({now!r} in the place of {was!r}): name the "

@@ -55,18 +55,20 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
 
 
 def _check_sizes(config: Config, backbone: nn.Module) -> None:
-    """UserError where images of another size than the backbone's own are asked for, and it takes no other."""
-    size = config.data.image_size
-    if isinstance(backbone, TimmBackbone):
-        backbone.require_size(size, "data.image_size")
-    others = {"data.start_size": config.data.start_size, "evaluate.image_size": config.evaluate.image_size}
-    for key, value in others.items():
+    """UserError where the backbone does not take a size of images that is asked for."""
+    data, size = config.data, config.data.image_size
+    keys = {
+        config.evaluate.image_size: "evaluate.image_size",
+        data.start_size: "data.start_size",
+        size: "data.image_size",
+    }
+    for value, key in keys.items():
         if value not in (0, size) and not getattr(backbone, "takes_any_size", False):
             raise UserError(
                 f"{key}: {value}, but {config.model.name} is made for images of {size} pixels alone; "
                 "leave it 0, or take a resnet"
             )
-        if value not in (0, size) and isinstance(backbone, TimmBackbone):
+        if value and isinstance(backbone, TimmBackbone):
             backbone.require_size(value, key)
 
 

@@ -75,9 +75,11 @@ def pack(
     given = None if classes is None else read_names(classes, "--classes")
     path = local(source)
     found = _open_source(path, given, {key: value for key, value in options.items() if value is not None})
-    labels_N, names = number_classes(found.labels, found.classes, given)
-    if given is None and found.classes and record_file(path):
-        labels_N, names = found.labels.astype(np.int64), found.classes
+    labels_N, names = (
+        (found.labels.astype(np.int64), found.classes)
+        if given is None and found.classes and record_file(path)
+        else number_classes(found.labels, found.classes, given)
+    )
     rows = np.argsort(labels_N, kind="stable").tolist()
     if exclude is not None:
         left_out = _excluded(found, Path(source), Path(exclude))

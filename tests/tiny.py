@@ -20,11 +20,11 @@ def write_records(folder: Path, classes: int = CLASSES, samples: int = SAMPLES) 
     """A record set whose classes are easy to tell apart: a pattern for each, under noise."""
     random = np.random.default_rng(0)
     patterns = random.integers(0, 200, (classes, 4, 4, 3)).repeat(SIZE // 4, 1).repeat(SIZE // 4, 2)
-    with RecordWriter(folder, image_size=(SIZE, SIZE)) as writer:
+    with RecordWriter(folder) as writer:
         for label, pattern in enumerate(patterns):
             for _ in range(samples):
                 image = (pattern + random.integers(0, 56, pattern.shape)).astype(np.uint8)
-                writer.write(cv2.imencode(".jpg", image)[1].tobytes(), label)
+                writer.write(cv2.imencode(".jpg", image)[1].tobytes(), label, (SIZE, SIZE))
     return folder
 
 

@@ -45,6 +45,18 @@ def test_every_batch_arrives_whole_and_in_order(pin):
         assert torch.equal(images, wanted.images) and torch.equal(labels, wanted.labels)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_an_error_comes_after_the_batches_before_it(count):
+    def failing():
+        yield from from_memory(count) if count else ()
+        raise OSError("gone")
+
+    seen = []
+    with pytest.raises(OSError, match="gone"):
+        seen.extend(batch.labels.tolist() for batch in DeviceFeed(DEVICE)(failing()))
+    assert seen == [batch.labels.tolist() for batch in (from_memory(count) if count else ())]
+
+
 def test_what_is_on_the_device_is_handed_on():
     loader = SyntheticLoader(10, 16, 8, device="cuda")
     wanted = [batch.labels.tolist() for batch in loader.steps(0, 3)]

@@ -3,12 +3,9 @@
 ``endings.py WAY`` is one rank that trains a little, and ends in this way.
 """
 
-import atexit
-import functools
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -17,7 +14,6 @@ from megaclass.errors import LostRankError, UserError
 from megaclass.parallel import groups
 from megaclass.parallel.gradients import averaging
 from megaclass.parallel.vote import Vote
-from ranks import meeting
 
 
 def train(way: str) -> None:

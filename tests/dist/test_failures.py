@@ -13,14 +13,13 @@ import torch
 
 import tiny
 from megaclass.cli import main
-from megaclass.config import load_recipe, values
+from megaclass.config import values
 from megaclass.errors import LOST_RANK_STATUS, LostRankError, UserError
 from megaclass.models import registry
 from megaclass.parallel import groups
 from megaclass.parallel.agreement import facts_of_config
 from megaclass.parallel.groups import World
 from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
-from megaclass.results.rundir import choose
 from megaclass.train import loop
 from ranks import SERVER, free_port, meeting, start_command
 
@@ -81,18 +80,6 @@ def test_a_killed_rank_is_restarted_and_the_curve_goes_on(failed, tmp_path, monk
     directory, _ = loop.run(tiny.config(tmp_path, **SETTINGS), World(0, 1, torch.device("cpu")))
     alone = [event.loss for event in read_events(directory.events) if isinstance(event, StepEvent)]
     assert [loss for _, loss in told] == pytest.approx(alone[:RAISED_AT], rel=1e-4)
-
-
-def test_a_kill_while_the_settings_are_written_leaves_no_strange_files(tmp_path, monkeypatch):
-    config = tiny.config(tmp_path)
-    directory = choose(config, resume=True)
-    with directory.locked(), pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", lambda *names: (_ for _ in ()).throw(KeyboardInterrupt))
-        directory.write_config(config, ["a name"])
-    assert any(directory.path.iterdir()) and not directory.config.exists()
-    with choose(config, resume=True).locked():
-        directory.write_config(config, ["a name"])
-    assert load_recipe(str(directory.config)).head == config.head and directory.read_classes() == ["a name"]
 
 
 # -- ranks that fall silent ---------------------------------------------------------------------------

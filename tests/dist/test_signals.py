@@ -99,7 +99,9 @@ def is_saving(folder):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize(("grace_s", "said"), [(30, "which is saved"), (1, "no checkpoint could be finished within 1 s")])
+@pytest.mark.parametrize(
+    ("grace_s", "said"), [(30, "which is saved"), (1, "no checkpoint could be finished within 1 s")]
+)
 def test_a_signal_in_the_middle_of_a_save(tmp_path, ranks, grace_s, said):
     """Two files of a second each are being written, and two more come: 30 s are enough for that, and one is not."""
     processes, errors = start(tmp_path, ranks, before=on_a_slow_disk, grace_s=grace_s, checkpoint_every=20)

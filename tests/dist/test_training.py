@@ -1,5 +1,6 @@
 """The number of ranks changes neither the samples nor the losses of a run, nor does a restart at another number."""
 
+import itertools
 import shutil
 
 import pytest
@@ -73,7 +74,8 @@ def global_curves(of_ranks):
     for case in CASES:
         steps = list(zip(*(curve[case] for curve in of_ranks), strict=True))
         assert all(len({loss for _, loss in step}) == 1 for step in steps)
-        batches = [[sum(parts, []) for parts in zip(*(labels for labels, _ in step), strict=True)] for step in steps]
+        labels = [zip(*(labels for labels, _ in step), strict=True) for step in steps]
+        batches = [[[*itertools.chain(*parts)] for parts in of_step] for of_step in labels]
         curves[case] = batches, [step[0][1] for step in steps]
     return curves
 

@@ -209,7 +209,7 @@ class Inference(Turns):
             return {"pair_accuracy": metrics["pair_accuracy"]}
         names = RunDirectory(Path(self._config.model.weights)).read_classes()
         classify = build_classifier(case.accuracy, self._classes, names, reader)
-        return classify(backbone, GivenLogits(self._classes)).metrics
+        return classify(backbone, GivenLogits()).metrics
 
     def _calibration(self) -> "Iterator[Tensor]":
         """Of the training part of the set where it has one."""

@@ -172,11 +172,11 @@ class Training(Turns):
         from megaclass.parallel import groups
         from megaclass.train import loop
 
-        if not groups.broadcast_object(self._run.result.is_file()):
+        if not groups.on_main_rank(self._run.result.is_file):
             with self._log.open("ab", buffering=0) as log:
                 for stream in (1, 2):  # what it and its libraries say; the answers have a pipe of their own
                     os.dup2(log.fileno(), stream)
-            resume = groups.broadcast_object(self._run.config.exists())
+            resume = groups.on_main_rank(self._run.config.exists)
             loop.run(self._config, self._world, resume=resume)
         groups.barrier()
         return left_by(self._run, self._case.global_batch_size)

@@ -148,17 +148,11 @@ class RankFiles:
                 "a file is missing, or they are of another data set"
             )
 
-    def centres(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Rows ``[start, stop)`` of the centres of all ranks, fp32 (N, D) on the CPU; without a range all."""
-        return self.rows("weight", start, stop)
-
-    def momentum(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Their momentum, likewise, 0 where none was kept. UserError where there is AdamW's state or no state."""
-        return self.rows("momentum", start, stop)
-
     @torch.no_grad()
-    def rows(self, name: str, start: int, stop: int | None) -> Tensor:
-        """See :data:`ReadRows`."""
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows ``[start, stop)`` of the ``weight`` (centres) or ``momentum`` of all ranks, fp32 (N, D) on the CPU;
+        without a range all. Momentum is 0 where none was kept. UserError where there is AdamW's state or no state.
+        """
         stop = self.num_classes if stop is None else stop
         if not 0 <= start <= stop <= self.num_classes:
             raise ValueError(f"rows [{start}, {stop}) of {self.num_classes}")

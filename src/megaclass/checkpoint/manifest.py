@@ -44,6 +44,18 @@ _NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.ESTALE, errno.EMFILE, errno.ENFI
 DAMAGE = (ValueError, OSError, SafetensorError, LookupError, TypeError, AttributeError, RuntimeError)
 
 
+@contextlib.contextmanager
+def faults_of(path: Path, advice: str) -> Iterator[Path]:
+    """Give the path; what is wrong with the file becomes a UserError that ends with ``advice``."""
+    try:
+        yield path
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except DAMAGE as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
+        raise UserError(f"{path}: damaged ({reason}); {advice}") from None
+
+
 class ShardedEntry(NamedTuple):
     """The dtype and global shape of a tensor whose rows lie in the shard files."""
 

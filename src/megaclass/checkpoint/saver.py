@@ -69,7 +69,7 @@ class Saver:
         self._prune = lambda saved: directory.prune(
             self._root, keep_last=keep_last, keep_every=keep_every, saved=saved
         )
-        self._group = groups.side_group() if beside else None
+        self._group = groups.new_side_group() if beside else None
         self._writing: _Writing | None = None
         self._ended: deque[Saved] = deque()
         if groups.rank() == 0:

@@ -29,7 +29,11 @@ def flatten(state: Any) -> tuple[Any, dict[str, Tensor]]:
         if isinstance(node, float):
             return float(node) if math.isfinite(node) else {"$float": str(float(node))}
         if isinstance(node, Tensor) and node.layout == torch.strided and not node.is_meta:
-            name = _unused_name("/".join(path), tensors)
+            # safetensors wants valid UTF-8 and keeps one name for itself; {"a/b": x, "a": {"b": y}} and {1: x, "1": y}
+            # are legal. The skeleton holds the name that was chosen, so any unused one does.
+            name = "/".join(path).encode("utf-8", "backslashreplace").decode() or "value"
+            while name in tensors or name == "__metadata__":
+                name += "~"
             tensors[name] = node
             return {"$tensor": name}
         if isinstance(node, Mapping):
@@ -43,17 +47,6 @@ def flatten(state: Any) -> tuple[Any, dict[str, Tensor]]:
         raise TypeError(f"checkpoint: cannot store {node!r:.80} at {'/'.join(path)!r}")
 
     return encode(state, ()), tensors
-
-
-def _unused_name(path: str, used: Mapping[str, Tensor]) -> str:
-    # {"a/b": x, "a": {"b": y}} and {1: x, "1": y} are legal. The skeleton holds the name that was chosen,
-    # so any unused one does. safetensors keeps "__metadata__" for itself and wants valid UTF-8.
-    base = name = path.encode("utf-8", "backslashreplace").decode() or "value"
-    count = 1
-    while name in used or name == "__metadata__":
-        count += 1
-        name = f"{base}~{count}"
-    return name
 
 
 def unflatten(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:

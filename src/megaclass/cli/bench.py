@@ -49,13 +49,7 @@ def _run(benchmark: Benchmark, words: list[str]) -> list[Any]:
         nvidia.write_report(asked, rows, options.mode)
         tell(f"report in {asked}")
     if benchmark.name == "stability":
-
-        def draw() -> list[Path]:
-            from megaclass.report.curves import draw_seeds
-
-            return draw_seeds(Path(options.output).parent, rows)
-
-        show_pictures(draw)
+        show_pictures("draw_seeds", Path(options.output).parent, rows)
     return rows
 
 

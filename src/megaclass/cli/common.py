@@ -100,10 +100,13 @@ def row_writer(
         file.write(after)
 
 
-def show_pictures(draw: Callable[[], Sequence[Path]]) -> None:
-    """Say which pictures ``draw`` has drawn. What it cannot is a warning, for the work before it has ended well."""
+def show_pictures(name: str, *arguments: Any) -> None:
+    """Say what a function of :mod:`megaclass.report.curves` has drawn. What it cannot is a warning, for the work
+    before it has ended well."""
     try:
-        for path in draw():
+        from megaclass.report import curves
+
+        for path in getattr(curves, name)(*arguments):
             tell(f"picture   {path}")
     except Exception as error:
         tell(f"Warning: no pictures: {getattr(error, 'strerror', None) or error}")

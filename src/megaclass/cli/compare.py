@@ -2,9 +2,9 @@
 
 import math
 import sys
+from argparse import ArgumentTypeError
 
 from megaclass.cli.parsing import make_parser, parse
-from megaclass.errors import UserError
 
 
 def compare(words: list[str]) -> int:
@@ -17,16 +17,18 @@ def compare(words: list[str]) -> int:
         "compare; 0 otherwise.",
         dict.fromkeys(("A", "B"), "file of rows (.jsonl), or directory of them"),
         {
-            "fail-if-slower": ("", "by so many percent; without it, 5 percent decides on the words only"),
+            "fail-if-slower": (
+                percent,
+                "by so many percent; without it, 5 percent decides on the words only",
+            ),
             "allow-missing": (False, "a case of A that B does not have is no failure"),
             "fail-if-unclear": (False, "few steps, uneven ones, or other programs were busy"),
-            "fail-if-more-memory": ("", "of GPU or process, by so many percent"),
+            "fail-if-more-memory": (percent, "of GPU or process, by so many percent"),
             "allow-other-machine": (False, "compare rows of different machines too"),
         },
     )
     options = parse(parser, words)
-    slower = _part("--fail-if-slower", options.fail_if_slower)
-    more_memory = _part("--fail-if-more-memory", options.fail_if_more_memory)
+    slower, more_memory = options.fail_if_slower, options.fail_if_more_memory
 
     from rich.console import Console
 
@@ -48,14 +50,8 @@ def compare(words: list[str]) -> int:
     return int(any(pair.word in bad or pair.needs_more(more_memory) for pair in judged))
 
 
-def _part(flag: str, text: str) -> float | None:
-    """``5%`` as 0.05; None where nothing was given."""
-    if not text:
-        return None
-    try:
-        percent = float(text.removesuffix("%"))
-    except ValueError:
-        percent = math.nan
-    if not text.endswith("%") or not 0 <= percent < math.inf:
-        raise UserError(f"{flag}: {text!r} is no percentage from 0%; write it as 5%")
-    return percent / 100
+def percent(text: str) -> float:
+    """``5%`` as 0.05."""
+    if not text.endswith("%") or not 0 <= (part := float(text[:-1]) / 100) < math.inf:
+        raise ArgumentTypeError(f"{text!r} is no percentage from 0%; write it as 5%")
+    return part

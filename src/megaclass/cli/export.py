@@ -2,7 +2,6 @@
 
 from megaclass.cli.common import tell
 from megaclass.cli.parsing import make_parser, new_file, parse, require_one_process
-from megaclass.errors import lookup
 
 _SOURCE = (
     "run directory, one checkpoint, or, for a network, a bundle; else also of arcface_torch: a backbone's file, or the "
@@ -55,13 +54,7 @@ def export(words: list[str]) -> None:
     output = new_file(options.output, "OUTPUT")
     require_one_process(parser)
 
-    from megaclass.export.run import FORMATS, Options
     from megaclass.export.run import export as write
 
-    lookup(FORMATS, options.format, "format")
-    asked = {
-        name: value for name, value in vars(options).items() if name not in ("format", "source", "output")
-    }
-    asked["which"] = asked.pop("checkpoint")
-    write(options.format, options.source, output, Options(**asked), tell)
+    write(options, output, parser.get_default, tell)
     tell(f"wrote {output}")

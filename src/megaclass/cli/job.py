@@ -12,8 +12,7 @@ from megaclass.cli.parsing import Given, Options, make_parser, parse_with_settin
 from megaclass.errors import UserError
 
 _OPTIONS: Options = {
-    "site": ("", "the cluster: a TOML file, or one of abci, gridengine, pbs, slurm"),
-    "scheduler": (["", "slurm", "pbs", "gridengine"], "in place of a site"),
+    "site": ("", "the cluster: a TOML file, or one of abci, gridengine, pbs, slurm (the schedulers alone)"),
     "kind": ("", "kind of node that the site has; default: its first"),
     "nodes": (1, "how many"),
     "devices": (8, "of each node: as many ranks"),
@@ -48,11 +47,11 @@ def job(words: list[str]) -> None:
     from megaclass.jobs.script import render, submission
     from megaclass.jobs.site import load_site
 
-    if not (options.site or options.scheduler):
-        raise UserError("name the cluster: --site FILE.toml|NAME, or --scheduler slurm, pbs or gridengine")
-    site = load_site(options.site or options.scheduler)
-    if options.scheduler not in ("", site.scheduler):
-        raise UserError(f"--scheduler: {options.site} has {site.scheduler}; leave it out")
+    if not options.site:
+        raise UserError(
+            "name the cluster: --site FILE.toml, or its scheduler: --site slurm, pbs or gridengine"
+        )
+    site = load_site(options.site)
     name, command, tasks = _suite(rest) if is_suite else _training(options, given)
     directory = Path(options.output or f"runs/{name}-job").absolute()
     if directory.exists() and not options.print:

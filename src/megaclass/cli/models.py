@@ -226,13 +226,7 @@ def _show_result(path: Path, result: dict[str, Any]) -> None:
     """The table of metrics, the pictures, and where everything lies."""
     _show_numbers(result)
     tell(f"result    {path / 'result.json'}")
-
-    def draw() -> list[Path]:
-        from megaclass.report.curves import draw_run
-
-        return draw_run(path)
-
-    show_pictures(draw)
+    show_pictures("draw_run", path)
 
 
 def _show_numbers(result: dict[str, Any]) -> None:

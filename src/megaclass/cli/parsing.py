@@ -54,8 +54,8 @@ def make_parser(
     """A parser whose usage is one line: the settings alone would fill a screen.
 
     positional: name -> help, ``name...`` taking some; options: name -> default, help. An option whose default is False
-    is a flag, one whose default is a list takes one of these, by default the first, one whose default is a type is
-    None unless it is given.
+    is a flag, one whose default is a list takes one of these, by default the first, one whose default is callable
+    is parsed by it, and None unless it is given.
     """
     words = itertools.takewhile(lambda word: word.islower() and word[0].isalpha(), usage.split())
     parser = Parser(" ".join(words), usage, description, allow_abbrev=False, formatter_class=Help)
@@ -67,7 +67,7 @@ def make_parser(
             kind: dict[str, Any] = {"action": "store_true"}
         elif isinstance(default, list):
             kind = {"choices": default, "default": default[0]}
-        elif isinstance(default, type):
+        elif callable(default):
             kind = {"type": default}
         else:
             kind = {"type": type(default), "default": default}

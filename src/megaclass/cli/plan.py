@@ -1,6 +1,5 @@
 """``megaclass plan``: what a recipe will need of devices, and how long it will take, without one."""
 
-from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from megaclass.files import whole_file
 
 
 def plan(words: list[str]) -> int:
+    from megaclass.bench.flags import count
+
     parser = make_parser(
         "megaclass plan RECIPE [--devices N] [--device KIND] [--nodes N] [--from ROWS] [--section.key VALUE ...]",
         "Memory of a device by part, bytes on the wire, images that storage must deliver, time, checkpoints, and what "
@@ -21,8 +22,8 @@ def plan(words: list[str]) -> int:
             "nodes": (1, "how many"),
             "device": ("cpu", "kind of device: h100, a100, v100, ..; a wrong name lists them"),
             "from": ("", "rows of `bench train`, measured on one such device (.jsonl), to tell the time by"),
-            "classes": ("0", "of the data, where the recipe does not say; with K, M or B"),
-            "samples": ("0", "images of an epoch, where the recipe does not say"),
+            "classes": (count, "of the data, where the recipe does not say; with K, M or B"),
+            "samples": (count, "images of an epoch, where the recipe does not say"),
             "picture": ("", "draw memory by part into this file (.png, .svg)"),
         },
     )
@@ -30,32 +31,21 @@ def plan(words: list[str]) -> int:
         parser, words, lambda options, _: load_recipe(options.recipe, complete=False)
     )
     rows, devices, nodes = vars(options)["from"], options.devices, options.nodes
-    for name, value in (("devices", devices), ("nodes", nodes)):
-        if value < 1:
+    for name in ("devices", "nodes", "classes", "samples"):
+        if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name}: {value} is below 1")
     picture = new_file_if_any(options.picture, "--picture", (".png", ".svg"))
 
-    from megaclass.bench.flags import count
     from megaclass.bench.train import fit_of
     from megaclass.plan.devices import Device
     from megaclass.plan.memory import Job
     from megaclass.plan.whole import Plan
     from megaclass.results.rows import read_rows
 
-    def number(flag: str) -> int:
-        text = vars(options)[flag]
-        try:
-            found = count(text.replace(",", ""))
-        except ArgumentTypeError:
-            found = -1
-        if found < 0:
-            raise UserError(f"--{flag}: {text!r} is no number; write it as 20000000 or 20M")
-        return found
-
     data, device = config.data, Device.named(options.device, devices)
-    compute, classes = device.resolved(config.precision.compute), number("classes") or data.num_classes
+    compute, classes = device.resolved(config.precision.compute), options.classes or data.num_classes
     job = Job(config, compute, classes, devices * nodes, devices, device.kind)
-    samples = number("samples") or (data.num_samples if data.source == "synthetic" else 0)
+    samples = options.samples or (data.num_samples if data.source == "synthetic" else 0)
     fit = fit_of(read_rows(rows), rows, device.kind, compute) if rows else None
     found = Plan.of(job, device, samples, fit)
     _show(found)

@@ -13,7 +13,6 @@ DALI is an optional dependency (``megaclass[dali]``), imported by what uses it.
 Shapes: B = images of this rank in a step, S = image size, C = 3 channels (RGB).
 """
 
-import importlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from megaclass.data.augment import TrainTransform
 from megaclass.data.dataset import Dataset
 from megaclass.data.decode import check_header
 from megaclass.data.loader import Batch, Loader
-from megaclass.errors import UserError, first_line
+from megaclass.errors import UserError, extra, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class DaliLoader:
         workers: int = 1,
         on_error: Literal["fail", "skip"] = "fail",
     ) -> None:
-        _import_dali("pipeline")
+        extra("nvidia.dali.pipeline", "dali")
         pin_memory = device.type == "cuda"
         self._ours = Loader(
             dataset, transform, indices_of_step, workers=workers, on_error=on_error, pin_memory=pin_memory
@@ -143,9 +142,9 @@ class DaliLoader:
     def _pipeline(self, inputs: Iterator[tuple[Any, ...]], batch_size: int) -> Any:
         """DALI's pipeline for these steps. UserError if it cannot be set up."""
         size, on_gpu = self._transform.shape[0], self._device.type == "cuda"
-        fn, types = _import_dali("fn"), _import_dali("types")
+        fn, types = extra("nvidia.dali.fn", "dali"), extra("nvidia.dali.types", "dali")
         try:
-            pipeline = _import_dali("pipeline").Pipeline(
+            pipeline = extra("nvidia.dali.pipeline", "dali").Pipeline(
                 batch_size=batch_size,
                 num_threads=self._workers,
                 device_id=(self._device.index or 0) if on_gpu else None,
@@ -189,7 +188,7 @@ class DaliLoader:
         # is computed has no work left on it: the feed says which step uses it.
         with torch.cuda.stream(self._copies):
             images = torch.empty(output.as_tensor().shape(), dtype=torch.uint8, device=self._device)
-        _import_dali("plugin.pytorch").feed_ndarray(output.as_tensor(), images)
+        extra("nvidia.dali.plugin.pytorch", "dali").feed_ndarray(output.as_tensor(), images)
         return images
 
 
@@ -209,13 +208,3 @@ def _tell(step: int, error: Exception) -> None:
     told = str(error).partition("encountered:")[2].partition("Current pipeline")[0]
     reason = " ".join(told.split()).rstrip(" :") or first_line(error)
     logger.warning("DALI cannot decode step %d (%s); our own loader makes it", step, reason)
-
-
-def _import_dali(module: str) -> Any:
-    try:
-        return importlib.import_module(f"nvidia.dali.{module}")
-    except ImportError as error:
-        raise UserError(
-            f"data.loader: 'dali' needs NVIDIA DALI, which cannot be imported ({first_line(error)}); "
-            "run pip install 'megaclass[dali]', or set data.loader to 'threads'"
-        ) from None

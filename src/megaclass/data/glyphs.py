@@ -154,12 +154,12 @@ def _build(directory: Path, image_size: int, held_out: int, max_characters: int 
     for name, chosen in (("train", np.flatnonzero(~is_test)), ("test", np.flatnonzero(is_test))):
         classes = [_class_name(drawing.codepoint for drawing in groups[group]) for group in chosen]
         size = (image_size, image_size)
-        with RecordWriter(directory / name, image_size=size, classes=classes) as writer:
+        with RecordWriter(directory / name, classes=classes) as writer:
             for label, group in enumerate(chosen):
                 matrices_NV23 = _variant_matrices(rng, len(groups[group]))
                 for drawing, matrices_V23 in zip(groups[group], matrices_NV23, strict=True):
                     for encoded in _encode_variants(faces, drawing, matrices_V23, image_size):
-                        writer.write(encoded, label)
+                        writer.write(encoded, label, size)
         counts |= {f"{name}_identities": len(chosen), f"{name}_images": writer.count}
     return counts
 

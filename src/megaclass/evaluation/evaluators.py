@@ -19,7 +19,7 @@ from megaclass.config import Config
 from megaclass.data.augment import EvalTransform
 from megaclass.data.dataset import Dataset, class_names, places_among
 from megaclass.data.loader import eval_batches
-from megaclass.data.open import open_dataset, shared_sets, split_paths
+from megaclass.data.open import open_dataset, set_titles, shared_sets, split_paths
 from megaclass.data.verification_bin import VerificationBin
 from megaclass.errors import UserError
 from megaclass.evaluation.embed import embed, evaluating, features
@@ -76,13 +76,11 @@ def _verifier(
     dataset: Dataset, pairs: PairSet, config: Config, images: "ImageReader", labelled: bool
 ) -> Evaluator:
     """Scores a backbone on pairs of images of identities that it was not trained on."""
-    settings, batches = config.evaluate, partial(images.batches, dataset)
+    settings = config.evaluate
     labels_N = dataset.labels() if labelled else None
 
     def verify(backbone: nn.Module, head: nn.Module | None) -> Evaluation:
-        with evaluating(backbone):
-            model = partial(images.features, backbone)
-            embeddings_ND = embed(model, batches, len(dataset), settings.flip).numpy()
+        embeddings_ND = images.embed(backbone, dataset, settings.flip).numpy()
         scores = pair_scores(embeddings_ND, pairs)
         metrics = verification_metrics(scores, pairs.same, pairs.folds)
         if settings.thresholds == "insightface":
@@ -203,6 +201,12 @@ class ImageReader:
             )
         return found.float()
 
+    def embed(self, backbone: nn.Module, dataset: Dataset, flip: bool, *, normalised: bool = True) -> Tensor:
+        """Of every image, as :func:`megaclass.evaluation.embed.embed`, in evaluation mode."""
+        network, batches = partial(self.features, backbone), partial(self.batches, dataset)
+        with evaluating(backbone):
+            return embed(network, batches, len(dataset), flip, normalised=normalised)
+
 
 def tell_of_overlap(
     config: Config, path: Path, names: Iterable[str] | None, trained: Sequence[str] | None
@@ -230,8 +234,8 @@ def build_verifier(
     """Pairs of a ``.bin`` file, of ``evaluate.pairs_file``, or drawn from the labels of the set under ``path``.
 
     Where ``path`` names several, with ``:`` between them, and a ``.bin`` is among these, each is a set of its own,
-    see :func:`_names`; otherwise they are one labelled set. Raises UserError for what cannot be opened.
-    ``trained``: see :func:`tell_of_overlap`.
+    called by what tells its path from the others'; otherwise they are one labelled set. Raises UserError for what
+    cannot be opened. ``trained``: see :func:`tell_of_overlap`.
     """
     if config.evaluate.pairs_file:
         if path.suffix == ".bin":
@@ -244,19 +248,11 @@ def build_verifier(
         return _of_one_set(config, paths[0] if len(paths) == 1 else path, images, trained)
     if len({part.resolve() for part in paths}) < len(paths):
         raise UserError(f"evaluate.path: {path} names a set twice; name each once")
-    named = zip(_names(paths), paths, strict=True)
-    return _one_by_one({name: _of_one_set(config, part, images, trained) for name, part in named})
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The ends of the paths, as long as it takes to tell them apart: ``lfw`` and ``cfp_fp`` for .bin files of these
-    names, or ``aligned/lfw`` and ``raw/lfw``."""
-    plain = [Path(str(path.absolute()).removesuffix(".bin")) for path in paths]
-    for length in range(1, max(len(path.parts) for path in plain)):
-        names = ["/".join(path.parts[-length:]) for path in plain]
-        if len(set(names)) == len(names):
-            return names
-    return list(map(str, paths))  # a .bin beside a directory of its name
+    titles = [title.removesuffix(".bin") for title in set_titles(paths)]
+    if len(set(titles)) < len(titles):  # a .bin beside a directory of its name
+        titles = [str(part) for part in paths]
+    named = zip(titles, paths, strict=True)
+    return _one_by_one({title: _of_one_set(config, part, images, trained) for title, part in named})
 
 
 def _of_one_set(config: Config, path: Path, images: ImageReader, trained: Sequence[str] | None) -> Evaluator:

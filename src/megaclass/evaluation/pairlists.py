@@ -9,7 +9,6 @@ Shapes: N = samples, P = pairs.
 import os
 import re
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +19,6 @@ from megaclass.data.open import record_file
 from megaclass.data.remote import local
 from megaclass.errors import UserError
 from megaclass.evaluation.pairs import PairSet, balanced
-
-
-def write_lfw_pairs(path: str | Path, names: Sequence[str], pairs: PairSet) -> None:
-    """Write a pairs.txt of images ``names``, each a ``Name/Name_0001.jpg``, to a new file.
-
-    Raises UserError for an image of another name.
-    """
-
-    def line(row: int) -> str:
-        (person, one), (second, other) = (_person(names[image[row]]) for image in (pairs.first, pairs.second))
-        return f"{person}\t{one}\t{other}" if pairs.same[row] else f"{person}\t{one}\t{second}\t{other}"
-
-    per_fold = len(pairs) // (2 * pairs.folds)
-    text = "\n".join([f"{pairs.folds}\t{per_fold}", *map(line, range(len(pairs)))]) + "\n"
-    with Path(path).open("x", encoding="utf-8") as file:
-        file.write(text)
 
 
 def open_listed_pairs(pairs_txt: str | Path, path: Path) -> tuple[ImageList, PairSet]:
@@ -74,7 +57,6 @@ def open_listed_pairs(pairs_txt: str | Path, path: Path) -> tuple[ImageList, Pai
 
 _NUMBERS = re.compile(r"\s*[0-9]{1,18}\s+[0-9]{1,18}\s*")
 _LFW_LINE = re.compile(r"\s*(\S+)\s+0*([1-9][0-9]{0,8})(?:\s+(\S+))?\s+0*([1-9][0-9]{0,8})\s*")
-_LFW_NAME = re.compile(r"([^\s/]+)/\1_([0-9]{4,9})\.jpg")
 
 
 def _read_lines(path: Path) -> tuple[int, np.ndarray, list[tuple[int, str]]]:
@@ -94,16 +76,6 @@ def _read_lines(path: Path) -> tuple[int, np.ndarray, list[tuple[int, str]]]:
             f"{path}: {len(body)} pairs, but line 1 announces {folds} x 2 x {per_fold} = {expected}"
         )
     return folds, balanced(folds, per_fold), body
-
-
-def _person(name: str) -> tuple[str, int]:
-    """The person and the number in ``Name/Name_0001.jpg``."""
-    found = _LFW_NAME.fullmatch(name)
-    if not found or name != _image(found[1], int(found[2])) or int(found[2]) < 1:
-        raise UserError(
-            f"{name}: a pairs.txt as LFW's names images Name/Name_0001.jpg; rename them, or write a .bin"
-        )
-    return found[1], int(found[2])
 
 
 def _image(person: str, number: int) -> str:

@@ -29,12 +29,6 @@ class PairSet:
     def __len__(self) -> int:
         return len(self.first)
 
-    def over_used(self) -> tuple[np.ndarray, "PairSet"]:
-        """The images that occur in a pair, rising, and these pairs with indices into those."""
-        images, numbers = np.unique(np.append(self.first, self.second), return_inverse=True)
-        first, second = np.split(numbers, 2)
-        return images, PairSet(first, second, self.same, self.folds)
-
 
 def balanced(folds: int, per_fold: int) -> np.ndarray:
     """Which pairs are of one identity, as lists have them: in each fold the first half. Bool (P,)."""

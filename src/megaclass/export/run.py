@@ -5,7 +5,6 @@ import json
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from megaclass.checkpoint.tensorfile import write_tensors
 from megaclass.checkpoint.weights import located
 from megaclass.config import Config, load_recipe
-from megaclass.errors import UserError, first_line
+from megaclass.errors import UserError, first_line, lookup
 from megaclass.export import onnx, openvino, pt2, weights
 from megaclass.export.network import Network, insightface, metadata, trace
 from megaclass.export.parity import evaluation_path, judge, parity, pick_images, pixels, spread
@@ -34,47 +33,28 @@ _THEIRS = {"mobilefacenet", "mbf", "mobilefacenet_large", "mbf_large", *vit.SIZE
 _THEIRS |= {f"{name}{depth}" for name in ("iresnet", "r") for depth in (18, 34, 50, 100, 200)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """which: of a run's checkpoints. result, preprocess: see :class:`Network`. images: for the comparison. int8: with
-    ranges from ``calibration_images`` of ``calibrate``, and its accuracy measured on
-    ``evaluate``. ranks, layout: of arcface_torch's files. classes: ``START:STOP``, whose centres are written.
-    """
-
-    which: str = "best"
-    result: str = "auto"
-    preprocess: bool = False
-    images: str = ""
-    int8: bool = False
-    calibrate: str = ""
-    calibration_images: int = 300
-    evaluate: str = ""
-    licence: str = ""
-    ranks: int = 0
-    layout: str = "arcface_torch"
-    classes: str = ":"
-
-
-def export(name: str, source: str, output: Path, options: Options, say: Say) -> None:
-    """Write ``output``, in one of the ``FORMATS``. UserError, in one line, and nothing is left."""
-    suffixes, write, takes = FORMATS[name]
-    for option, default in vars(Options()).items():
-        if option not in ("which", *takes) and getattr(options, option) != default:
+def export(options: Any, output: Path, usual: Callable[[str], Any], say: Say) -> None:
+    """Write ``output``. UserError, in one line, and nothing is left. options: of the command; usual: their defaults."""
+    suffixes, write, takes = lookup(FORMATS, options.format, "format")
+    for option in {option: None for *_, parts in FORMATS.values() for option in parts}:
+        if option not in takes and getattr(options, option) != usual(option):
             others = " and ".join(other for other, parts in FORMATS.items() if option in parts[2])
-            raise UserError(f"--{option.replace('_', '-')} goes with {others}, not with {name}; leave it out")
+            raise UserError(
+                f"--{option.replace('_', '-')} goes with {others}, not with {options.format}; leave it out"
+            )
     if suffixes and output.suffix not in suffixes:
         raise UserError(f"OUTPUT: {output} does not end with {' or '.join(suffixes)}; name such a file")
-    write(source, output, options, say)
+    write(options.source, output, options, say)
 
 
 # -- as a network ----------------------------------------------------------------------------------------
 
 
-def _network(made_by: ModuleType, source: str, output: Path, options: Options, say: Say) -> None:
+def _network(made_by: ModuleType, source: str, output: Path, options: Any, say: Say) -> None:
     _check(made_by, options)
     model = open_model(
         source,
-        options.which,
+        options.checkpoint,
         {"run": {"device": "cpu"}, "precision": {"compute": "fp32", "channels_last": False}},
     )
     network = Network(model, options.result, options.preprocess)
@@ -114,7 +94,7 @@ def _network(made_by: ModuleType, source: str, output: Path, options: Options, s
         part.with_name(f"{part.name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _check(made_by: ModuleType, options: Options) -> None:
+def _check(made_by: ModuleType, options: Any) -> None:
     if options.int8 and not (options.calibrate and options.calibration_images > 0):
         raise UserError("--int8 needs images to take ranges from; name some with --calibrate")
     engine, also = ("onnx", ("onnxscript",)) if made_by is onnx else ("openvino", ())
@@ -123,7 +103,7 @@ def _check(made_by: ModuleType, options: Options) -> None:
 
 
 def _to_int8(
-    model: Model, network: Network, path: Path, options: Options, evaluation: str, say: Say
+    model: Model, network: Network, path: Path, options: Any, evaluation: str, say: Say
 ) -> dict[str, Any]:
     """Quantise the file, and measure what that takes from the accuracy."""
     images = spread(open_images([options.calibrate])[0], options.calibration_images)
@@ -165,24 +145,24 @@ def _told(found: dict[str, Any]) -> str:
 # -- weights alone ---------------------------------------------------------------------------------------
 
 
-def _backbone(source: str, output: Path, options: Options, say: Say) -> None:
+def _backbone(source: str, output: Path, options: Any, say: Say) -> None:
     with whole_file("OUTPUT", output) as part:
-        model = weights.read_model(Path(source), options.which)
+        model = weights.read_model(Path(source), options.checkpoint)
         weights.write_backbone(part, model, as_torch=output.suffix != ".safetensors")
 
 
-def _safetensors(source: str, output: Path, options: Options, say: Say) -> None:
+def _safetensors(source: str, output: Path, options: Any, say: Say) -> None:
     with whole_file("OUTPUT", output) as part:
-        weights.write_model(part, weights.read_model(Path(source), options.which))
+        weights.write_model(part, weights.read_model(Path(source), options.checkpoint))
 
 
-def _centres(source: str, output: Path, options: Options, say: Say) -> None:
+def _centres(source: str, output: Path, options: Any, say: Say) -> None:
     """Of some classes, and their momentum where it was kept, as ``weight`` and ``momentum``, fp32."""
     found = re.fullmatch(r"(\d{0,18}):(\d{0,18})", options.classes)
     if found is None:
         raise UserError(f"--classes: {options.classes!r} is no range; write START:STOP, such as 0:1000")
     model = weights.read_model(
-        Path(source), options.which, slice(*(int(n) if n else None for n in found.groups()))
+        Path(source), options.checkpoint, slice(*(int(n) if n else None for n in found.groups()))
     )
     if not model.centres:
         raise UserError(f"{source}: no class centres there, but a linear head or a backbone alone")
@@ -192,15 +172,15 @@ def _centres(source: str, output: Path, options: Options, say: Say) -> None:
     say(f"{' and '.join(model.centres)} of {model.centres['weight'].shape[0]:,} {what}")
 
 
-def _arcface_torch(source: str, output: Path, options: Options, say: Say) -> None:
+def _arcface_torch(source: str, output: Path, options: Any, say: Say) -> None:
     """The files of the ranks, and ``model.pt`` beside them."""
     with whole_file("OUTPUT", output) as part:
         paths = weights.to_rank_files(
-            source, part, ranks=options.ranks, layout=options.layout, which=options.which
+            source, part, ranks=options.ranks, layout=options.layout, which=options.checkpoint
         )
-        whole = weights.read_model(Path(source), options.which)
+        whole = weights.read_model(Path(source), options.checkpoint)
         weights.write_backbone(part / "model.pt", whole, as_torch=True)
-    if found := located(Path(source), options.which):
+    if found := located(Path(source), options.checkpoint):
         config = load_recipe(str(RunDirectory(found[0]).config), stored=True)
         model, size = config.model, config.data.image_size
         if model.name not in _THEIRS or (size, model.width) != (112, Config().model.width):
@@ -213,8 +193,8 @@ def _arcface_torch(source: str, output: Path, options: Options, say: Say) -> Non
 _OF_NETWORKS = ("result", "preprocess", "images", "licence")
 _OF_INT8 = (*_OF_NETWORKS, "int8", "calibrate", "calibration_images", "evaluate")
 
-# The suffixes of the file, what writes it, and the options that it takes besides ``which``.
-FORMATS: dict[str, tuple[tuple[str, ...], Callable[[str, Path, Options, Say], None], tuple[str, ...]]] = {
+# The suffixes of the file, what writes it, and the options that it takes besides ``checkpoint``.
+FORMATS: dict[str, tuple[tuple[str, ...], Callable[[str, Path, Any, Say], None], tuple[str, ...]]] = {
     "onnx": ((onnx.SUFFIX,), functools.partial(_network, onnx), _OF_INT8),
     "openvino": ((openvino.SUFFIX,), functools.partial(_network, openvino), _OF_INT8),
     "pt2": ((pt2.SUFFIX,), functools.partial(_network, pt2), _OF_NETWORKS),

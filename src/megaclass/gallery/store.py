@@ -13,15 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from megaclass.checkpoint import tensorfile
-from megaclass.checkpoint.manifest import DAMAGE, checksum
+from megaclass.checkpoint.manifest import checksum, faults_of
 from megaclass.checkpoint.tensorfile import FileEntry
-from megaclass.errors import UserError, first_line
+from megaclass.errors import UserError
 from megaclass.files import locked, open_regular
 from megaclass.results.rundir import write_whole
 
 NAME = "manifest.json"
 VECTORS, INDEX = ".safetensors", ".faiss"
 _FORMAT = "megaclass-gallery-1"
+_ADVICE = "take it from a copy, or build the gallery anew"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Manifest:
 
     def checked(self, directory: Path, suffix: str) -> Path:
         """The path of a file that is as it was written. UserError where it is not."""
-        with _blaming(path := self.path(directory, suffix)):
+        with faults_of(self.path(directory, suffix), _ADVICE) as path:
             entry = FileEntry(*self.files[suffix])
             tensorfile.check_size(path, entry.bytes)
             tensorfile.check_crc32(path, entry)
@@ -56,24 +57,13 @@ class Manifest:
             self.files[suffix] = os.fstat(file.fileno()).st_size, tensorfile.crc32_of(Path(file.name))
 
 
-@contextlib.contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except DAMAGE as error:
-        why = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(
-            f"{path} cannot be read: {why}; take it from a copy, or build the gallery anew"
-        ) from None
-
-
 def read(directory: Path) -> Manifest:
     """The present generation. UserError where there is none, or it is damaged."""
     if not (path := directory / NAME).exists():
         raise UserError(
             f"{directory}: no gallery there, it holds no {NAME}; `megaclass gallery build` makes one"
         )
-    with _blaming(path), open_regular(path, 1 << 20) as file:
+    with faults_of(path, _ADVICE), open_regular(path, 1 << 20) as file:
         content = json.loads(file.read())
         if content.pop("crc32") != checksum(content) or content.pop("format") != _FORMAT:
             raise ValueError("it does not match its checksum, or is of another version")

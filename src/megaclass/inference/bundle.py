@@ -26,7 +26,7 @@ from torch import Tensor
 
 from megaclass import __version__
 from megaclass.checkpoint import tensorfile
-from megaclass.checkpoint.manifest import DAMAGE
+from megaclass.checkpoint.manifest import faults_of
 from megaclass.checkpoint.tensorfile import Blocks, FileEntry
 from megaclass.config import Config, from_mapping, load_recipe, options, to_toml, values
 from megaclass.errors import UserError, extra, first_line, printable
@@ -47,6 +47,7 @@ FILES = (WEIGHTS, CONFIG, CLASSES, ABOUT, CARD) = (
 )  # fmt: skip
 SCHEME = "hf://"
 _FORMAT, _CENTRES = {"format": "megaclass-bundle", "version": 1}, "head.weight"
+_ADVICE = "fetch the bundle again, or write a new one"
 _MOST_BYTES, _BLOCK_ROWS = 1 << 24, 1 << 15  # of megaclass.json; centres in memory at once
 
 
@@ -55,7 +56,7 @@ _MOST_BYTES, _BLOCK_ROWS = 1 << 24, 1 << 15  # of megaclass.json; centres in mem
 
 def check(path: Path) -> About:
     """What the bundle says of its model. UserError unless every file is as it was written."""
-    with _blaming(path / ABOUT) as file:
+    with faults_of(path / ABOUT, _ADVICE) as file:
         found = json.loads(read_regular(file, _MOST_BYTES))
         if {name: found[name] for name in _FORMAT} != _FORMAT:
             raise ValueError("of another format, or of a later release")
@@ -63,7 +64,7 @@ def check(path: Path) -> About:
         if not {WEIGHTS, CONFIG} <= entries.keys() <= {WEIGHTS, CONFIG, CLASSES}:
             raise ValueError(f"its files are {', '.join(entries)[:80]!r}")
     for name, entry in entries.items():
-        with _blaming(path / name) as file:
+        with faults_of(path / name, _ADVICE) as file:
             if (size := regular_size(file)) != entry.bytes:
                 raise ValueError(f"{size} bytes in place of {entry.bytes}")
             tensorfile.check_crc32(file, entry)
@@ -76,7 +77,7 @@ def open_bundle(path: Path, settings: Mapping[str, Any]) -> Model:
     about = check(path)
     config = from_mapping(settings, load_recipe(str(path / CONFIG), stored=True))
     config = replace(config, model=replace(config.model, weights=""))
-    with _blaming(path / WEIGHTS) as file:
+    with faults_of(path / WEIGHTS, _ADVICE) as file:
         with torch.device("meta"):  # as large as config.toml likes, it takes no memory
             plan = configured_backbone(config.model, config.data.image_size, config.head.kind)
         columns, is_linear = int(plan.embedding_dim), about.kind == "classification"  # type: ignore[arg-type]
@@ -98,18 +99,6 @@ def open_bundle(path: Path, settings: Mapping[str, Any]) -> Model:
     reader, flip = image_reader(config, arithmetic), config.evaluate.flip
     about = replace(about, preprocessing=preprocessing_of(config), flip=flip, embedding_dim=columns)
     return Model(str(path), about, backbone, reader, head, rows if stored and not is_linear else None)
-
-
-@contextlib.contextmanager
-def _blaming(file: Path) -> Iterator[Path]:
-    """Give the path; what is wrong with the file becomes a UserError that says what to do."""
-    try:
-        yield file
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    except (*DAMAGE, RecursionError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
-        raise UserError(f"{file}: damaged ({reason}); fetch the bundle again, or write a new one") from None
 
 
 # -- written --------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ Shapes: B = images of a batch, N = images of a set, D = embedding columns, C = c
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from megaclass.data.preprocessing import Channels, Preprocessing
 from megaclass.data.verification_bin import VerificationBin
 from megaclass.errors import UserError, lookup
 from megaclass.evaluation import PROTOCOLS, protocol_of
-from megaclass.evaluation.embed import embed, evaluating
 from megaclass.evaluation.evaluators import (
     Evaluation,
     ImageReader,
@@ -79,7 +77,7 @@ def evaluate(
         device = torch.device(device or next((p.device for p in network.parameters()), "cpu"))
         names = list(classes) if classes else None
         about = About(kind="identity", preprocessing=prepared, embedding_dim=0, classes=names)
-        head = GivenLogits(0) if kind == "classification" else None
+        head = GivenLogits() if kind == "classification" else None
         reader = image_reader(config, pick_arithmetic("fp32", False, device), prepared)
         model = Model("the model", about, network, reader, head)
     elif "batch_size" in settings:
@@ -115,12 +113,8 @@ def _by_protocol(
     known = {name.replace("-", "_"): default for name, (default, _) in protocol.OPTIONS.items()}
     prepared = together(lambda: protocol.prepare(path, known | dict(options)))
     dataset = together(lambda: prepared.images(model.reader.transform.shape))
-    with evaluating(model.backbone):
-        network, batches = (
-            partial(model.reader.features, model.backbone),
-            partial(model.reader.batches, dataset),
-        )
-        rows_ND = embed(network, batches, len(dataset), config.evaluate.flip, normalised=not prepared.norms)
+    flip, normalised = config.evaluate.flip, not prepared.norms
+    rows_ND = model.reader.embed(model.backbone, dataset, flip, normalised=normalised)
     return prepared.measure(rows_ND.numpy())
 
 

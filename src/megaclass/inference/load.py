@@ -92,19 +92,13 @@ def _of_run(run_dir: Path, stored: Checkpoint, settings: Mapping[str, Any]) -> M
             )
         num_classes = entry.shape[0] // of_class
         rows = partial(_centres, stored)
-    classes = directory.read_classes()
-    if classes and len(classes) != num_classes:
-        raise UserError(
-            f"{directory.classes}: {len(classes):,} names for {num_classes:,} classes; "
-            "bring back the file that the run wrote, or move it away"
-        )
     about = _about(
         config,
         backbone,
         head,
         num_classes=num_classes,
         sub_centres=of_class,
-        classes=classes,
+        classes=directory.read_classes(num_classes),
         evaluation=_evaluation_of(directory, stored.step),
     )
     return Model(str(stored.path), about, backbone, image_reader(config, arithmetic), head, rows)
@@ -144,7 +138,7 @@ def _of_network(path: Path, settings: Mapping[str, Any]) -> Model:
     fingerprint = about.fingerprint if same else ""  # else its embeddings are others than those of its run
     about = replace(about, preprocessing=preprocessing, flip=flip, fingerprint=fingerprint)
     reader = image_reader(config, pick_arithmetic("fp32", False, device), preprocessing)
-    head = None if about.kind == "identity" else GivenLogits(about.num_classes)
+    head = None if about.kind == "identity" else GivenLogits()
     return Model(str(path), about, backbone, reader, head)
 
 

@@ -39,10 +39,6 @@ class Guess(NamedTuple):
 class GivenLogits(nn.Module):
     """The head of a network that gives logits itself, as an exported classifier does."""
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.out_features = num_classes
-
     def logits(self, logits_BC: Tensor) -> Tensor:
         return logits_BC
 

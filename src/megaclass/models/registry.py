@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from megaclass.config import Model
-from megaclass.errors import UserError, lookup, near_match
+from megaclass.errors import UserError, lookup
 from megaclass.models import iresnet, resnet, vit
 from megaclass.models.convnet import ConvNet
 from megaclass.models.mobilefacenet import MobileFaceNet
@@ -37,29 +37,19 @@ def _builder(name: str) -> Any:
 
 
 def backbone_options(name: str) -> list[str]:
-    """The options that :func:`build_backbone` takes for this backbone, ``norm`` included."""
-    return ["norm", *inspect.signature(_builder(name)).parameters]
+    """The options that :func:`build_backbone` takes for this backbone."""
+    return [*inspect.signature(_builder(name)).parameters]
 
 
-def build_backbone(name: str, *, norm: str = "batch", **options: Any) -> nn.Module:
+def build_backbone(name: str, *, sync_norm: bool = False, **options: Any) -> nn.Module:
     """A new backbone with random weights from the global generator.
 
-    ``norm``: ``batch`` (statistics of this rank's samples) or ``sync`` (of all ranks'). ``options``: the
-    keyword arguments of the class behind the name (of ``timm/NAME``: :class:`TimmBackbone`). Raises :class:`UserError`
-    for an unknown name, an option that this backbone does not take, and an unknown ``norm``.
+    ``sync_norm``: batch norms have the statistics of all ranks' samples. ``options``: the keyword arguments of the
+    class behind the name (of ``timm/NAME``: :class:`TimmBackbone`). Raises :class:`UserError` for an unknown name.
     """
-    taken = backbone_options(name)
-    for option in options:
-        if option not in taken:
-            hint = near_match(option, taken)
-            raise UserError(
-                f"backbone {name!r} takes no option {option!r}{hint}; it takes: {', '.join(taken)}"
-            )
-    if norm not in ("batch", "sync"):
-        raise UserError(f"norm: {norm!r} is not known; use 'batch' or 'sync'")
-    backbone = exact_norms(_builder(name)(**options), over_ranks=norm == "sync")
+    backbone = exact_norms(_builder(name)(**options), over_ranks=sync_norm)
     norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if norm == "sync" and not all(isinstance(m, SynchronisedBatchNorm) for m in norms):
+    if sync_norm and not all(isinstance(m, SynchronisedBatchNorm) for m in norms):
         raise UserError(f"model.sync_norm: {name} has batch norms of its own; leave it out")
     return backbone
 
@@ -164,5 +154,4 @@ def configured_backbone(model: Model, image_size: int, head: str) -> nn.Module:
         )
     if model.name.startswith(PREFIX) and head == "linear":
         options["embedding_dim"] = 0
-    norm = "sync" if model.sync_norm else "batch"
-    return build_backbone(model.name, norm=norm, image_size=image_size, **options)
+    return build_backbone(model.name, sync_norm=model.sync_norm, image_size=image_size, **options)

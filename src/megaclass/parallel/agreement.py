@@ -16,7 +16,7 @@ from megaclass.config import Config, options, values
 
 # Of each machine its own; the kind of device is compared as what it comes to be.
 _OF_A_MACHINE = ("run.device", "run.threads", "data.workers")
-_MOST_DIFFERENCES, _MOST_VALUES, _MOST_RANKS, _LONGEST = 8, 3, 4, 80
+_MOST = 8  # differences that are told
 
 
 def facts_of_config(config: Config) -> dict[str, str]:
@@ -52,33 +52,19 @@ def _source_digest() -> str:
 
 
 def difference(told: Sequence[Mapping[str, Any]]) -> str:
-    """The line about what differs between the facts of the ranks, in rank order; empty where nothing does."""
-    names = dict.fromkeys(name for facts in told for name in facts)
-    lines = []
-    for name in names:
-        ranks: dict[str, list[int]] = {}
-        for rank, facts in enumerate(told):
-            ranks.setdefault(str(facts.get(name, "missing")), []).append(rank)
-        if len(ranks) > 1:
-            parts = [f"{_shown(value)} on {_ranks(having)}" for value, having in ranks.items()]
-            lines.append(f"{name} is {_some(parts, _MOST_VALUES, ' and ')}")
-    if not lines:
-        return ""
-    return f"ranks differ: {_some(lines, _MOST_DIFFERENCES, '; ')}: all ranks need the same"
+    """What the first rank that differs from rank 0 has otherwise, as a line; empty where none does."""
+    for rank, facts in enumerate(told):
+        lines = [
+            f"{name} is {_shown(told[0], name)} on rank 0 and {_shown(facts, name)} on rank {rank}"
+            for name in {**told[0], **facts}
+            if told[0].get(name) != facts.get(name)
+        ]
+        if lines:
+            more = f"; and {len(lines) - _MOST} more" if len(lines) > _MOST else ""
+            return f"ranks differ: {'; '.join(lines[:_MOST])}{more}: all ranks need the same"
+    return ""
 
 
-def _shown(text: str) -> str:
-    if not text or not text.isprintable():
-        text = repr(text)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def _ranks(ranks: list[int]) -> str:
-    return f"rank{'s' * (len(ranks) > 1)} {_some([*map(str, ranks)], _MOST_RANKS, ', ')}"
-
-
-def _some(parts: list[str], most: int, between: str) -> str:
-    """The first of them; one more is not worth leaving out."""
-    if len(parts) <= most + 1:
-        return between.join(parts)
-    return f"{between.join(parts[:most])} and {len(parts) - most} more"
+def _shown(facts: Mapping[str, Any], name: str) -> str:
+    text = str(facts.get(name, "missing"))
+    return f"{text if text and text.isprintable() else repr(text):.80}"

@@ -159,14 +159,9 @@ def _by_node(everyone: Group) -> Grouping:
     return Grouping(Group(place, local, within), Group(node, nodes, across))
 
 
-@functools.lru_cache(maxsize=1)
-def side_group() -> dist.ProcessGroup | None:
-    """For the collectives of a thread beside the main one, over CPU tensors; None where there is one rank."""
-    return new_side_group()
-
-
 def new_side_group() -> dist.ProcessGroup | None:
-    """Another one; all ranks call it together."""
+    """For the collectives of a thread beside the main one, over CPU tensors; None where there is one rank. All ranks
+    call it together."""
     if world_size() == 1:
         return None
     return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_timeout))
@@ -243,7 +238,6 @@ def started(
     meeting = join(here, device, _timeout, agreement.facts_of_program(device) | dict(facts or {}))
     try:
         with heartbeat(meeting, heartbeat_s):
-            side_group()
             yield World(rank(), world_size(), device)
             dist.barrier()  # leave together: a rank that tears its connections down can take the others along
     except BaseException as error:
@@ -254,7 +248,6 @@ def started(
         raise LostRankError(f"rank {rank()} stops, since another rank has left or hangs") from error
     finally:
         _by_node.cache_clear()
-        side_group.cache_clear()
         # DistributedDataParallel is a cycle, and would keep the group, whose threads must not outlive Python.
         gc.collect()
         dist.destroy_process_group()
@@ -289,17 +282,8 @@ def shard_range(count: int, index: int, parts: int) -> tuple[int, int]:
 # -- objects, over all ranks ----------------------------------------------------------------------------
 
 
-def broadcast_object(value: Any) -> Any:
-    """Rank 0's picklable value, on every rank."""
-    if world_size() == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
 def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Every rank's picklable value, in rank order, on every rank. group: see :func:`side_group`; None: all ranks'."""
+    """Every rank's picklable value, in rank order, on every rank. group: of :func:`new_side_group`, or all ranks'."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -347,4 +331,4 @@ def agree(facts: Callable[[], Mapping[str, Any]]) -> None:
 
 def on_main_rank(work: Callable[[], T]) -> T:
     """``work()`` on rank 0 alone; all ranks get its (picklable) result or its UserError."""
-    return cast(T, broadcast_object(together(lambda: work() if rank() == 0 else None)))
+    return cast(T, gather_objects(together(lambda: work() if rank() == 0 else None))[0])

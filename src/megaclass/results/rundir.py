@@ -113,15 +113,21 @@ class RunDirectory:
         except OSError as error:
             raise self._refused(error) from None
 
-    def read_classes(self) -> list[str] | None:
-        """The names in label order; None where the data had none."""
+    def read_classes(self, count: int | None = None) -> list[str] | None:
+        """The names in label order; None where the data had none. UserError for another number than ``count``."""
         if not self.classes.is_file():
             return None
         try:
             text = self.classes.read_bytes().decode("utf-8", "surrogateescape")
-            return [name.translate(_READ) for name in text.removesuffix("\n").split("\n")] if text else []
         except OSError as error:
             raise UserError(f"{self.classes} cannot be read: {error.strerror}; mend that") from None
+        names = [name.translate(_READ) for name in text.removesuffix("\n").split("\n")] if text else []
+        if names and count not in (None, len(names)):
+            raise UserError(
+                f"{self.classes}: {len(names):,} names for {count:,} classes; bring back the file that the run wrote, "
+                "or move it away"
+            )
+        return names
 
     def write_result(self, result: dict[str, Any]) -> str:
         """Returns why it cannot be written, as one line, or an empty string."""

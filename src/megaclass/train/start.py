@@ -17,7 +17,6 @@ from megaclass.checkpoint.weights import located, read_weights, stored_rows, sub
 from megaclass.data.dataset import Dataset, places_among
 from megaclass.data.views import Subset
 from megaclass.errors import UserError
-from megaclass.evaluation.embed import embed, evaluating
 from megaclass.evaluation.evaluators import ImageReader
 from megaclass.heads.linear import LinearHead
 from megaclass.heads.partial_fc import PartialFC
@@ -62,13 +61,8 @@ def load_head(
     if shape is None:
         kind = "linear layer" if isinstance(head, LinearHead) else "class centres"
         raise UserError(f"head.weights: {source} has no {kind}; name a run with such a head, or leave it out")
-    theirs = RunDirectory(found[0]).read_classes() if found else None
+    theirs = RunDirectory(found[0]).read_classes(shape[0]) if found else None
     numbers_C = np.arange(classes) if shape[0] == classes else None
-    if theirs is not None and len(theirs) != shape[0]:
-        raise UserError(
-            f"head.weights: {source} has {len(theirs):,} names in classes.txt for {shape[0]:,} classes; bring back the "
-            "file that the run wrote, or move it away"
-        )
     by_name = bool(names and theirs)
     if names and theirs:
         numbers_C = places_among(theirs, names, "head.weights")
@@ -95,7 +89,7 @@ def load_head(
         read = (
             partial(stored_rows, found[1], "head/weight")
             if found
-            else lambda *rows: Rows(files.centres(*rows))
+            else lambda *rows: Rows(files.rows("weight", *rows))
         )
         own_C1 = numbers_C[slice(*head.class_range), None]
         rows = np.where(own_C1 < 0, own_C1, own_C1 * of_class + np.arange(of_class))
@@ -167,9 +161,7 @@ def mean_embeddings(
         subset = Subset(dataset, places_N[own])
         means_KD = torch.zeros(len(classes_K), int(backbone.embedding_dim))  # type: ignore[arg-type]
         if len(subset):
-            with evaluating(backbone):
-                batches = partial(images.batches, subset)
-                rows_ND = embed(partial(images.features, backbone), batches, len(subset), flip=False)
+            rows_ND = images.embed(backbone, subset, flip=False)
             means_KD.index_add_(0, torch.from_numpy(np.searchsorted(classes_K, labels_N[own])), rows_ND)
         if not means_KD.isfinite().all():
             raise UserError(

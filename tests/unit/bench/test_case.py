@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from bench_words import cases
 from megaclass.bench import BENCHMARKS
 from megaclass.bench.flags import counts
-from megaclass.cli import main
 from megaclass.cli.bench import options_of
 
 
@@ -51,12 +50,3 @@ def test_flags_are_told_apart_and_pages_begin_with_a_metric():
             benchmark, ["recipe"] if benchmark.name == "stability" else []
         )  # argparse refuses a flag twice
         assert benchmark.leading, benchmark.name
-
-
-def test_the_help_of_a_command_is_short_and_has_all_on_demand(capsys):
-    for word in ("--help", "--help-all"):
-        with pytest.raises(SystemExit):
-            main(["bench", "train", word])
-    short, whole = capsys.readouterr().out.split("usage:")[1:]
-    assert len(short.splitlines()) < 100 and "--optim.lr" not in short and "--help-all" in short
-    assert "--optim.lr" in whole and "--mode" in whole

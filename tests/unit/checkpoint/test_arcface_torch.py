@@ -186,7 +186,9 @@ def test_rows_survive_any_number_of_ranks(tmp_path: Path, written: int, wanted: 
     assert len(paths) == wanted
     files = RankFiles(tmp_path / "output", CLASSES)
     assert files.embedding_dim == DIM
-    assert torch.equal(files.centres(), theirs.centres) and torch.equal(files.momentum(), theirs.momentum)
+    assert torch.equal(files.rows("weight"), theirs.centres) and torch.equal(
+        files.rows("momentum"), theirs.momentum
+    )
     for rank, path in enumerate(paths):
         expected = theirs.checkpoint(rank, wanted)
         expected = expected if layout == "arcface_torch" else to_dropin(expected)
@@ -218,7 +220,7 @@ def test_the_lines_of_the_document_take_over_centres_and_momentum(
 def test_8_bit_rows_are_read_with_their_scales(tmp_path: Path) -> None:
     weight, scale = torch.tensor([[1, -2], [3, 4]], dtype=torch.int8), torch.tensor([0.5, 2.0])
     torch.save({"weight": weight, "weight_scale": scale}, tmp_path / "checkpoint_gpu_0.pt")
-    assert RankFiles(tmp_path).centres().tolist() == [[0.5, -1.0], [6.0, 8.0]]
+    assert RankFiles(tmp_path).rows("weight").tolist() == [[0.5, -1.0], [6.0, 8.0]]
 
 
 @pytest.mark.parametrize("storage", ["fp32", "int8_rowwise"])
@@ -231,7 +233,7 @@ def test_a_run_of_megaclass_becomes_their_checkpoint(tmp_path: Path, capsys: Any
     assert "2 files of ranks" in told and "no network for convnet, width 8, at 16 pixels" in told
     files = RankFiles(tmp_path / "out", tiny.CLASSES)
     stored = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
-    for name, found in (("weight", files.centres()), ("momentum", files.momentum())):
+    for name, found in (("weight", files.rows("weight")), ("momentum", files.rows("momentum"))):
         expected = torch.zeros(tiny.CLASSES, 16)  # row-wise storage keeps no momentum
         if f"head/{name}" in stored.sharded:
             expected = stored.rows(f"head/{name}").float()
@@ -247,7 +249,9 @@ def test_a_run_of_megaclass_becomes_their_checkpoint(tmp_path: Path, capsys: Any
         groups = [{"params": backbone.parameters()}, {"params": [centres]}]
         sgd = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
         sgd.load_state_dict(one[OPTIMIZER])
-        assert torch.equal(sgd.state[centres]["momentum_buffer"], files.momentum(3 * rank, 3 * rank + 3))
+        assert torch.equal(
+            sgd.state[centres]["momentum_buffer"], files.rows("momentum", 3 * rank, 3 * rank + 3)
+        )
         assert sgd.param_groups[0]["lr"] == stored.state["optimizer"]["param_groups"][0]["lr"]
         normalize(backbone(torch.randn(4, 3, tiny.SIZE, tiny.SIZE)) @ centres.T).sum().backward()
         sgd.step()
@@ -339,37 +343,16 @@ def test_rows_that_cannot_be_used_are_refused(tmp_path: Path, change: Any, messa
     edit(folder / "checkpoint_gpu_1.pt", change)
     files = RankFiles(folder)
     with pytest.raises(UserError, match=message) as caught:
-        files.centres()
-        files.momentum()
+        files.rows("weight")
+        files.rows("momentum")
     assert str(caught.value).startswith(str(folder / "checkpoint_gpu_1.pt"))
-    files.centres(0, 5), files.momentum(0, 5)  # rank 0's rows are as good as ever
+    files.rows("weight", 0, 5), files.rows("momentum", 0, 5)  # rank 0's rows are as good as ever
 
 
 def test_adamw_gives_its_centres_but_no_momentum(tmp_path: Path) -> None:
     theirs = Theirs(optimizer=torch.optim.AdamW)
     theirs.train(1)
     files = RankFiles(theirs.save(tmp_path / "source", 1))
-    assert torch.equal(files.centres(), theirs.centres)
+    assert torch.equal(files.rows("weight"), theirs.centres)
     with pytest.raises(UserError, match="AdamW"):
-        files.momentum()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["nowhere", "out"], "nowhere: no such file or directory"),
-        (["source", "source"], "exists; name another file"),
-        (["source", "out", "--ranks", "24"], "24 for 23 classes"),
-        (["source", "out", "--layout", "drop"], "invalid choice: 'drop'"),
-        (["head.pt", "out"], "not what arcface_torch writes"),
-    ],
-)
-def test_the_command_refuses_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, words: list[str], message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    trained().save(tmp_path / "source", 2)
-    torch.save({"weight": torch.ones(3, 2)}, "head.pt")
-    assert main(["export", "arcface_torch", *words]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert message in told
+        files.rows("momentum")

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+import tiny
 from in_memory import InMemory, collected, in_order, shuffled
 from megaclass.data.augment import EvalTransform, TrainTransform
+from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import decode
 from megaclass.data.loader import SYMMETRIC, Buffers, Loader, eval_batches, to_model_input
+from megaclass.data.records.reader import RecordDataset
 from megaclass.data.views import OrientedClasses
 from megaclass.errors import UserError
 
@@ -218,3 +221,22 @@ def test_an_iterator_left_open_does_not_hold_up_the_exit():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_a_record_file_that_is_cut(tmp_path, on_error):
+    """Mapped into memory, it would end the process without a word."""
+    rec = tiny.write_records(tmp_path / "records") / "train.rec"
+    dataset = RecordDataset(rec.parent)
+    steps = Loader(dataset, EvalTransform(tiny.SIZE), in_order(4), prefetch=1, on_error=on_error).steps(
+        0, 6
+    )
+    next(steps)
+    size = rec.stat().st_size
+    with rec.open("r+b") as file:
+        file.truncate(size // 2)
+    if on_error == "fail":
+        with pytest.raises(DamagedSampleError, match=r"train\.rec record \d+ .* is damaged"):
+            list(steps)
+    else:
+        assert all(len(batch.labels) == 4 for batch in steps)  # those from the half that is left stand in

@@ -176,21 +176,6 @@ def test_a_class_whose_images_are_all_left_out_keeps_its_number(tmp_path, folder
     assert list((tmp_path / "none").iterdir()) == []
 
 
-def test_a_disk_that_is_full_when_the_list_is_written_leaves_no_set(tmp_path, folder, monkeypatch):
-    write_text = Path.write_text
-
-    def full(path, *words, **options):
-        if path.name == "skipped.txt":
-            raise OSError(28, "No space left on device")
-        return write_text(path, *words, **options)
-
-    monkeypatch.setattr(Path, "write_text", full)
-    (folder / "a/00.jpg").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"train\.rec cannot be written: No space left on device; make room"):
-        pack(folder, tmp_path / "out", on_error="skip")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
 # -- archives that cannot be packed --
 
 

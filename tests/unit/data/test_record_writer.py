@@ -34,8 +34,8 @@ def write(directory: Path, samples=SAMPLES) -> None:
 
 
 def test_property_and_names_of_classes_are_written(tmp_path):
-    with RecordWriter(tmp_path, image_size=(112, 96), classes=["a", "ü"]) as writer:
-        writer.write(b"first", 0)
+    with RecordWriter(tmp_path, classes=["a", "ü"]) as writer:
+        writer.write(b"first", 0, (112, 96))
     assert (tmp_path / "property").read_text() == "2,112,96\n"
     assert (tmp_path / "classes.txt").read_text("utf-8") == "a\nü\n"
     assert RecordDataset(tmp_path).classes == ["a", "ü"]

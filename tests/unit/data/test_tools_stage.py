@@ -178,6 +178,7 @@ def test_processes_that_stage_at_once_take_turns(tmp_path, faces):
     [
         (("gone", "disk"), "gone: no such file or directory"),
         (("faces:gone", "disk"), "gone: no such file or directory; give"),
+        (("faces:./faces", "disk"), "faces: named twice"),
         (("faces", "."), "lies within faces"),
         (("images", "images/a"), "lies within images"),
         (("faces", "elsewhere/3.jpg"), "elsewhere/3.jpg/faces: Not a directory"),

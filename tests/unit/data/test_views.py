@@ -3,7 +3,6 @@
 import os
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +10,6 @@ from megaclass.data.dataset import Sample
 from megaclass.data.open import open_dataset, set_titles
 from megaclass.data.records.writer import RecordWriter
 from megaclass.data.views import ConcatDataset
-from megaclass.errors import UserError
 
 
 class Listed:
@@ -75,20 +73,6 @@ def test_paths_joined_by_the_path_separator_open_as_one_set(tmp_path):
     joined = open_dataset(os.pathsep.join(map(str, (one, two / "train.rec", folder))))
     assert joined.labels().tolist() == [0, 0, 1, 2, 3, 4, 5] and joined.num_classes == 6
     assert joined.read(4) == (b"two1", 3) and joined.describe(6) == f"{folder}/k/1.jpg"
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("{one}:{top}/gone:{one}", "gone: no such file or directory; give"),
-        ("{one}:", "a path is empty; put one ':'"),
-        ("{one}:{top}/./one", "one: named twice"),
-    ],
-)
-def test_what_cannot_be_joined_is_named(tmp_path, path, message):
-    one = write_set(tmp_path / "one", [0, 1])
-    with pytest.raises(UserError, match=message):
-        open_dataset(path.format(one=one, top=tmp_path))
 
 
 def test_sets_are_called_by_what_tells_them_apart(tmp_path):

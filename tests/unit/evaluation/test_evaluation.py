@@ -106,13 +106,13 @@ def test_each_set_is_a_table_of_its_own(tmp_path, bins, capsys):
     assert "Verification (20 pairs)" in capsys.readouterr().out
 
 
-def test_sets_of_one_name_are_called_by_the_ends_of_their_paths(tmp_path, bins):
+def test_sets_of_one_name_are_called_by_what_tells_their_paths_apart(tmp_path, bins):
     twin = tmp_path / "other" / "lfw.bin"
     twin.parent.mkdir()
     twin.write_bytes(bins[0].read_bytes())
     found = measured(tmp_path, [bins[0], twin], "--recipe", tiny.recipe(tmp_path), "--evaluate.folds", "2")
-    assert found.pop("name") == "lfw/lfw"
-    assert found.pop("others") == {"other/lfw": found}
+    assert found.pop("name") == "lfw"
+    assert found.pop("others") == {"other": found}
 
 
 def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):

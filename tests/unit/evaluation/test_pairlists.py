@@ -2,15 +2,13 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megaclass.data.imagelist import ImageList
 from megaclass.errors import UserError
-from megaclass.evaluation.pairlists import open_listed_pairs, write_lfw_pairs
-from megaclass.evaluation.pairs import PairSet
+from megaclass.evaluation.pairlists import open_listed_pairs
 
 PAIRS = ["2\t1", "Ann\t1\t2", "Bob\t1\tCy\t12", "Cy\t12\t3", "Ann\t2\tBob\t1"]
 NAMES = ["Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg", "Bob/Bob_0001.jpg", "Cy/Cy_0012.jpg", "Cy/Cy_0003.jpg"]
@@ -145,13 +143,3 @@ def test_any_text_is_a_list_or_a_clear_error(tmp_path_factory, text):
         open_listed_pairs(path, Path("/"))
     except UserError as error:
         assert "any.txt" in str(error) or "is missing" in str(error)
-
-
-@pytest.mark.parametrize(
-    "name", ["A/B_0001.jpg", "A/A_1.jpg", "A/A_00001.jpg", "A/A_0000.jpg", "A B/A B_0001.jpg", "A/A_0001.png"]
-)
-def test_other_names_than_of_lfw_are_refused(tmp_path, name):
-    pairs = PairSet(np.array([0, 0]), np.array([1, 1]), np.array([True, False]), 1)
-    with pytest.raises(UserError, match=r"names images Name/Name_0001\.jpg; rename them, or write"):
-        write_lfw_pairs(tmp_path / "out.txt", [name, "A/A_0002.jpg"], pairs)
-    assert not (tmp_path / "out.txt").exists()

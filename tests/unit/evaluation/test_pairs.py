@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from megaclass.errors import UserError
-from megaclass.evaluation.pairs import PairSet, generate_pairs
+from megaclass.evaluation.pairs import generate_pairs
 
 
 def labels_of(sizes, seed=0):
@@ -74,11 +74,3 @@ def test_as_many_pairs_as_asked_for_come_without_a_word(caplog):
 def test_a_set_without_both_kinds_is_refused(sizes):
     with pytest.raises(UserError, match="too few pairs of one identity, or of two, for 10 folds"):
         generate_pairs(labels_of(sizes), 100, seed=0)
-
-
-def test_the_used_images_come_once_each():
-    pairs = PairSet(np.array([7, 3, 7]), np.array([5, 7, 1]), np.array([True, False, True]), 3)
-    images, over_used = pairs.over_used()
-    assert images.tolist() == [1, 3, 5, 7]
-    assert images[over_used.first].tolist() == [7, 3, 7] and images[over_used.second].tolist() == [5, 7, 1]
-    assert over_used.same.tolist() == [True, False, True] and over_used.folds == 3

@@ -129,20 +129,3 @@ def test_what_is_no_network_for_images_is_told_in_one_line(tmp_path, network, en
     del model.graph.output[0]
     onnx.save(model, str(path))
     refused("no vector an image")
-
-
-def test_megaclass_load_takes_a_file_with_or_without_what_export_says_of_it(network, tmp_path):
-    import megaclass
-
-    image = torch.randint(256, (3, 16, 16), dtype=torch.uint8)
-    expected = network((image[None].float() - 127.5) / 127.5).detach()
-    plain = megaclass.load(write(tmp_path / "plain.onnx", network), device="cpu")
-    cosine = torch.cosine_similarity(torch.from_numpy(plain.embed(image)), expected)
-    assert (
-        float(cosine) == pytest.approx(1, abs=1e-6) and plain.embedding_dim == 8 and plain.threshold is None
-    )
-    preprocessing = {"height": 16, "width": 16, "resize": 0, "mean": [0.5] * 3, "std": [0.5] * 3}
-    told = {"kind": "classification", "preprocessing": preprocessing, "embedding_dim": 99, "num_classes": 8}
-    told["classes"] = list("abcdefgh")
-    with pytest.raises(UserError, match="damaged"):
-        megaclass.load(write(tmp_path / "d.onnx", network, metadata=told | {"num_classes": 3}))

@@ -28,7 +28,7 @@ def script(capsys, *words):
 
 def test_scripts_are_as_they_were(capsys):
     """The first whole, of the others what differs from it."""
-    words = ["glyphs", "--nodes", "2", "--optim.lr", "0.1", "--scheduler"]
+    words = ["glyphs", "--nodes", "2", "--optim.lr", "0.1", "--site"]
     first, *others = [script(capsys, *words, name).splitlines(keepends=True) for name in SCHEDULERS]
     differ = [line for other in others for line in other if line not in first]
     assert "".join([*first, "\n", *differ]) == (Path(__file__).parents[2] / "golden" / "job.sh").read_text()
@@ -68,11 +68,9 @@ def test_a_site_with_an_error_is_refused_with_its_line(capsys, text, said):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    ([], "name the cluster: --site FILE.toml|NAME"),
+    ([], "name the cluster: --site FILE.toml"),
     (["--site", "abcy"], "unknown site 'abcy' (did you mean 'abci'?)"),
     (["--site", "none.toml"], "none.toml: cannot be read: No such file"),
-    (["--scheduler", "lsf"], "argument --scheduler: invalid choice: 'lsf'"),
-    (["--site", "abci", "--scheduler", "slurm"], "--scheduler: abci has gridengine"),
     (["--site", "abci", "--kind", "v100"], "--devices: 8 are more than the 4 of a node"),
     (["--site", "slurm", "--nodes", "0"], "--nodes 0"),
     (["--site", "slurm", "--time", "12h"], "--time: '12h' is not hours:minutes:seconds"),

@@ -18,25 +18,17 @@ def test_short_names_are_arcface_torchs():
     assert BACKBONES["mbf"] is BACKBONES["mobilefacenet"]
 
 
-def test_unknown_names_and_options_are_named_with_the_near_match():
+def test_an_unknown_name_is_answered_with_the_near_match():
     with pytest.raises(UserError, match=r"unknown backbone 'iresnet5' .*did you mean 'iresnet50'"):
         build_backbone("iresnet5")
-    with pytest.raises(
-        UserError, match=r"'iresnet18' takes no option 'drop_out' \(did you mean 'dropout'\?\)"
-    ):
-        build_backbone("iresnet18", drop_out=0.1)
-    with pytest.raises(UserError, match="'resnet50' takes no option 'embedding_dim'"):
-        build_backbone("resnet50", embedding_dim=512)
-    with pytest.raises(UserError, match="norm: 'group'"):
-        build_backbone("iresnet18", norm="group")
-    assert backbone_options("mbf") == ["norm", "embedding_dim", "image_size"]
+    assert backbone_options("mbf") == ["embedding_dim", "image_size"]
 
 
 def test_norm_sync_keeps_names_and_one_process_results():
     torch.manual_seed(0)
     plain = build_backbone("iresnet18", **SMALL)
     torch.manual_seed(0)
-    synced = build_backbone("iresnet18", norm="sync", **SMALL)
+    synced = build_backbone("iresnet18", sync_norm=True, **SMALL)
     norms = [m for m in synced.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert norms
     assert all(isinstance(m, SynchronisedBatchNorm) for m in norms)

@@ -100,7 +100,7 @@ def test_answers_are_those_of_the_model(models, kind):
 
 
 def test_logits_are_not_taken_for_embeddings(models):
-    model = replace(models["linear"], head=GivenLogits(tiny.SIZE))
+    model = replace(models["linear"], head=GivenLogits())
     with serving(model) as client:
         for path in ("/embed", "/compare"):
             answer = client.post(path, **files(png(0), png(1)))

@@ -1,6 +1,7 @@
 """The verbs that look into sets of images: ``megaclass data info``, ``check`` and ``pairs``."""
 
 import collections
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 _CLASSES, _PER_CLASS, _SIDE = 10, 8, 96  # of a sheet
 _SHOWN = 10  # findings of each kind
 _PAIRS: Options = {
-    "output": ("", "file to write, .bin or .txt; must not exist"),
-    "from": ("", "pairs.txt as LFW's, to write as a .bin; without it pairs are drawn"),
+    "output": ("", ".bin file to write; must not exist"),
+    "from": ("", "pairs.txt as LFW's; without it pairs are drawn"),
     "pairs": (6000, "how many to draw, half of one identity"),
     "folds": (10, "folds that share no identity if possible"),
     "seed": (0, "one seed draws one list"),
@@ -109,17 +110,15 @@ def check(words: list[str]) -> int:
 def pairs(words: list[str]) -> None:
     options = read_options(
         words,
-        "megaclass data pairs SOURCE --output FILE.bin|FILE.txt [--from PAIRS.txt] [OPTIONS]",
-        "Draw verification pairs from a labelled set, or take those of a list, and write them: FILE.bin with their "
-        "images, as lfw.bin has them, FILE.txt as a list.",
+        "megaclass data pairs SOURCE --output FILE.bin [--from PAIRS.txt] [OPTIONS]",
+        "Draw verification pairs from a labelled set, or take those of a list, and write them with their images, as "
+        "lfw.bin has them.",
         {"source": "directory of class directories, or record set; images of --from (a zip too)"},
         _PAIRS,
     )
     output, listed = new_file_if_any(options.output), vars(options)["from"]
-    if output is None or output.suffix not in (".bin", ".txt"):
-        raise UserError(f"--output: {options.output!r} is no .bin (pairs and images) and no .txt (pairs)")
-    if output.suffix == ".txt" and listed:
-        raise UserError("--from: it is a list already; write a .bin")
+    if output is None or output.suffix != ".bin":
+        raise UserError(f"--output: {options.output!r} is no .bin; name such a file")
     if listed:
         from megaclass.evaluation.pairlists import open_listed_pairs
 
@@ -132,31 +131,21 @@ def pairs(words: list[str]) -> None:
         dataset = open_dataset(options.source)
         found = generate_pairs(dataset.labels(), options.pairs, options.seed, options.folds)
     with whole_file("--output", output) as part:
-        if output.suffix == ".bin":
-            _write_bin(part, dataset, found)
-        else:
-            _write_list(part, dataset, found)
+        _write_bin(part, dataset, found)
     tell(f"wrote {len(found):,} pairs in {found.folds} folds to {output}")
 
 
 def _write_bin(output: Path, dataset: "Dataset", found: "PairSet") -> None:
+    import numpy as np
+
     from megaclass.data.decode import check_header
     from megaclass.data.verification_bin import write_bin
 
-    used, listed = found.over_used()
-    images = []
-    for index in used.tolist():
-        images.append(dataset.read(index).encoded)
-        check_header(images[-1], dataset.describe(index))
-    numbers = [index for pair in zip(listed.first, listed.second, strict=True) for index in pair]
-    write_bin(output, (images[index] for index in numbers), listed.same.tolist())
+    @functools.cache  # an image of several pairs is stored once
+    def read(index: int) -> bytes:
+        encoded = dataset.read(index).encoded
+        check_header(encoded, dataset.describe(index))
+        return encoded
 
-
-def _write_list(output: Path, dataset: "Dataset", found: "PairSet") -> None:
-    from megaclass.data.folder import FolderDataset
-    from megaclass.evaluation.pairlists import write_lfw_pairs
-
-    if not isinstance(dataset, FolderDataset):
-        raise UserError("--output: a .txt names images, and records have no names; write a .bin")
-    images = [dataset.path(index).relative_to(dataset.root).as_posix() for index in range(len(dataset))]
-    write_lfw_pairs(output, images, found)
+    images = np.stack([found.first, found.second], axis=1).ravel().tolist()
+    write_bin(output, map(read, images), found.same.tolist())

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from megaclass.data.records import recordio
-from megaclass.data.records.reader import MAX_EXACT, side_file
+from megaclass.data.records.reader import MAX_EXACT
 from megaclass.errors import UserError, make_room, printable
 
 
@@ -22,8 +22,8 @@ class RecordWriter:
     ``index_record=True`` gives the layout of the public face sets: images have the keys 1..N after the
     index record, and identity records follow if the labels came grouped, as 0, 0, .., 1, 1, .., 2.
     ``False`` gives im2rec's: images have the keys 0..N-1 and there is nothing else, as DALI's reader and
-    MXNet's ImageRecordIter want it. ``image_size`` (height, width) goes into the property file; without it the size
-    with which all images were written, or (0, 0) if these differ. ``classes``, the names in label order, go into
+    MXNet's ImageRecordIter want it. The size (height, width) with which all images were written goes into the
+    property file, or (0, 0) if they differ or have none. ``classes``, the names in label order, go into
     ``classes.txt``. ``num_classes`` is what the property file states: more than the labels tell, where the last
     classes have no images. ``skipped`` tells of each image that was left out, and goes into ``skipped.txt``. All four
     may be set until the end.
@@ -36,14 +36,11 @@ class RecordWriter:
     def __init__(
         self,
         directory: str | Path,
-        name: str = "train",
-        image_size: tuple[int, int] | None = None,
         *,
         index_record: bool = True,
         classes: Sequence[str] | None = None,
     ) -> None:
-        self.path = Path(directory) / f"{name}.rec"
-        self.image_size = image_size
+        self.path = Path(directory) / "train.rec"
         self.classes = classes
         self.num_classes = 0
         self.skipped: Sequence[str] = ()
@@ -54,10 +51,10 @@ class RecordWriter:
         self._cleanup = contextlib.ExitStack()
         self._first_keys: array.array[int] | None = array.array("q")  # of each class; None: not grouped
         self._prepared = False
-        self._hidden = self.path.with_name(f".{name}.part")  # a directory for files that are not finished
-        sides = (side_file(self.path, kind) for kind in ("property", "classes.txt", "skipped.txt"))
+        self._hidden = self.path.with_name(".train.part")  # a directory for files that are not finished
         # The .rec comes last into place: where it stands, the set is whole.
-        self._targets = (self.path.with_suffix(".idx"), *sides, self.path)
+        names = ("train.idx", "property", "classes.txt", "skipped.txt", "train.rec")
+        self._targets = [self.path.with_name(name) for name in names]
 
     @property
     def count(self) -> int:
@@ -129,7 +126,7 @@ class RecordWriter:
         with self._writing():
             if self._index_record:
                 self._finish()
-            height, width = self.image_size or (min(self._sizes) if len(self._sizes) == 1 else (0, 0))
+            height, width = min(self._sizes) if len(self._sizes) == 1 else (0, 0)
             self.num_classes = max(self.num_classes, len(self.classes or ()))
             properties, names, skipped = (self._hidden / target.name for target in self._targets[1:4])
             properties.write_text(f"{self.num_classes},{height},{width}\n")

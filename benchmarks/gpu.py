@@ -158,9 +158,7 @@ def main(asked: list[str]) -> int:
         (OUT / "summary.md").write_text("\n".join([*table, f"|{name}|runs|||", *ends]))
         begin = time.monotonic()
         status, said = run(words_of(name, command, gpu), limit_s)
-        nothing = (
-            status < 2 and re.search(SKIPPED, text := "\n".join(said), re.M) and not re.search(BEGUN, text)
-        )
+        nothing = status < 2 and re.search(SKIPPED, text := "\n".join(said), re.M) and not re.search(BEGUN, text)
         failed += status != 0 and not nothing and not (REHEARSAL and name in NEED_GPU)
         ended = "skipped" if nothing else f"rc {status}{ENDS.get(status, '')}"
         ended += "; says nothing of a GPU" * (REHEARSAL and name in NEED_GPU)

@@ -48,9 +48,7 @@ def launches(options: Any) -> None:
 
 
 def head(options: Any, **more: Any) -> HeadCase:
-    return HeadCase(
-        **{"num_classes": options.rows[0], "batch_size": options.batch, "precision": "bf16"} | more
-    )
+    return HeadCase(**{"num_classes": options.rows[0], "batch_size": options.batch, "precision": "bf16"} | more)
 
 
 def prepared(case: Any) -> Any:

@@ -32,9 +32,7 @@ def main() -> None:
     save(crossover_figure(rows), target / "head-crossover.png", note)
 
 
-def points(
-    rows: list[Row], x: str, implementation: str = "megaclass", malloc: str = "", **case: object
-) -> list:
+def points(rows: list[Row], x: str, implementation: str = "megaclass", malloc: str = "", **case: object) -> list:
     """(x, row) of the rows that match, one for each x: the latest."""
     wanted = {"precision": "bf16", "storage": "fp32", "world_size": 1, "placement": "device", **case}
     if implementation != "megaclass":
@@ -42,8 +40,7 @@ def points(
     found = {
         row.case[x]: row
         for row in rows
-        if row.implementation == implementation
-        and all(row.case.get(key) == value for key, value in wanted.items())
+        if row.implementation == implementation and all(row.case.get(key) == value for key, value in wanted.items())
     }
     return sorted(found.items())
 
@@ -97,9 +94,7 @@ def crossover_figure(rows: list[Row]) -> Figure:
     draw(axes, [(rate, row) for rate, row in found if rate < 1.0], GREEN, "sampled")
     if full:
         axes.axhline(full[0].step_ms["p50"], color=BLUE, label="all classes")
-    axes.set(
-        title="200,000 classes: where sampling pays", xlabel="sample rate", ylabel="ms a step", ylim=(0, None)
-    )
+    axes.set(title="200,000 classes: where sampling pays", xlabel="sample rate", ylabel="ms a step", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

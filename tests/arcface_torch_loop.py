@@ -98,9 +98,7 @@ class Settings(dict):
 def patterns(classes: int, batch: int, steps: int, first: int) -> list[tuple[Tensor, Tensor]]:
     """``steps`` batches (B, 3, 112, 112) and labels (B,) of this rank: a random pattern for each class, under noise."""
     generator = torch.Generator().manual_seed(1)
-    pictures = (
-        torch.randn(classes, 3, 14, 14, generator=generator).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    )
+    pictures = torch.randn(classes, 3, 14, 14, generator=generator).repeat_interleave(8, 2).repeat_interleave(8, 3)
     batches = []
     for step in range(first, first + steps):
         generator.manual_seed(1000 + step * WORLD_SIZE + RANK)

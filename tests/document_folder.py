@@ -42,9 +42,7 @@ def write_folder(folder: Path, names: list[str]) -> None:
     for label, name in enumerate(names):
         (folder / name).mkdir(parents=True)
         for sample in range(SAMPLES):
-            (folder / name / f"{name.rpartition('/')[2]}_{sample + 1:04}.jpg").write_bytes(
-                picture(label, sample)
-            )
+            (folder / name / f"{name.rpartition('/')[2]}_{sample + 1:04}.jpg").write_bytes(picture(label, sample))
 
 
 def write_imagenet(folder: Path, images: Path, wnids: list[str]) -> None:

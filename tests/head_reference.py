@@ -40,18 +40,14 @@ class Memory:
         return after
 
 
-def target_cosines(
-    margin: BaseMargin, cos_B: Tensor, norms_B: Tensor, labels_B: Tensor, memory: Memory
-) -> Tensor:
+def target_cosines(margin: BaseMargin, cos_B: Tensor, norms_B: Tensor, labels_B: Tensor, memory: Memory) -> Tensor:
     """Each margin as its paper writes it."""
     theta_B = torch.acos(cos_B.clamp(-1 + 1e-15, 1 - 1e-15))
     match margin:
         case Margin():
             return torch.cos(margin.m1 * theta_B + margin.m2) - margin.m3
         case AdaFace():
-            z_B = ((norms_B.detach().clip(1e-3, 100) - memory.mean) / (memory.std + 1e-3) * margin.h).clip(
-                -1, 1
-            )
+            z_B = ((norms_B.detach().clip(1e-3, 100) - memory.mean) / (memory.std + 1e-3) * margin.h).clip(-1, 1)
             g_angle_B, g_add_B = -margin.m * z_B, margin.m * z_B + margin.m
             return torch.cos((theta_B + g_angle_B).clip(1e-3, math.pi - 1e-3)) - g_add_B
         case ElasticCosFace():
@@ -63,13 +59,9 @@ def target_cosines(
             m_B = (margin.u_m - margin.l_m) / (margin.u_a - margin.l_a) * (a_B - margin.l_a) + margin.l_m
             return torch.where(cos_B > 0, torch.cos(theta_B + m_B), cos_B)
         case CurricularFace() | ClassMargin():
-            m_B = (
-                margin.m if isinstance(margin, CurricularFace) else margin.class_margins()[labels_B].double()
-            )
+            m_B = margin.m if isinstance(margin, CurricularFace) else margin.class_margins()[labels_B].double()
             m_B = torch.as_tensor(m_B, dtype=torch.float64)
-            return torch.where(
-                theta_B + m_B < math.pi, torch.cos(theta_B + m_B), cos_B - m_B * torch.sin(m_B)
-            )
+            return torch.where(theta_B + m_B < math.pi, torch.cos(theta_B + m_B), cos_B - m_B * torch.sin(m_B))
     raise TypeError(margin)
 
 
@@ -246,9 +238,7 @@ def train_oracle(case: Case, samples: list[Tensor | None], optimizer: type = tor
         trace.gradients.append(leaf.grad)
     trace.centres = centres.detach()
     trace.momentum = sgd.state[centres].get("momentum_buffer", torch.empty(0))
-    trace.running = {AdaFace: [memory.mean, memory.std], CurricularFace: [memory.t]}.get(
-        type(case.margin), []
-    )
+    trace.running = {AdaFace: [memory.mean, memory.std], CurricularFace: [memory.t]}.get(type(case.margin), [])
     return trace
 
 

@@ -146,10 +146,7 @@ def resumed(folder: Path) -> list[Any]:
 
 def nasty_recipe(folder: Path) -> list[Any]:
     text = (
-        Path(tiny.recipe(folder))
-        .read_text()
-        .replace('recipe = "tiny"\n', "")
-        .replace(f'output = "{folder}/run"', "")
+        Path(tiny.recipe(folder)).read_text().replace('recipe = "tiny"\n', "").replace(f'output = "{folder}/run"', "")
     )
     (folder / "r\udcff.toml").write_text(text)
     return ["train", folder / "r\udcff.toml"]
@@ -249,7 +246,6 @@ def faults_of(case: Case, folder: Path) -> list[str]:
         f"its status is {case.status}, not {status}: {err}": status == case.status,
         f"it says {case.said!r}: {err}": case.said in out + err,
         "it prints nothing that a terminal obeys": all(c.isprintable() or c == "\n" for c in out + err),
-        f"one line: {err}": case.status != 2
-        or (err.count("\n") == 1 and err.startswith("megaclass: error: ")),
+        f"one line: {err}": case.status != 2 or (err.count("\n") == 1 and err.startswith("megaclass: error: ")),
     }
     return [what for what, holds in held.items() if not holds]

@@ -81,9 +81,7 @@ class Step:
             target_B = -torch.rand(self.batch, generator=torch.Generator().manual_seed(i)).to(self.device)
             weight = torch.tensor((0.5, -0.25)[i % 2] / self.batch, device=self.device)
             batches.append(
-                MicroBatch(
-                    part.units(), self.targets(active), log_share_B, target_B, active, weight, self.shift
-                )
+                MicroBatch(part.units(), self.targets(active), log_share_B, target_B, active, weight, self.shift)
             )
         return batches
 

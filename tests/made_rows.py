@@ -70,9 +70,7 @@ def every_row():
         for rate in (1.0, 0.1):
             case = FACES | {"num_classes": classes, "sample_rate": rate}
             memory = {"driver": 5000.0 + classes / 200}
-            rows.append(
-                row("train", case, 180 + classes * rate / 1e4, memory_mb=memory, suite="partial-fc-v100")
-            )
+            rows.append(row("train", case, 180 + classes * rate / 1e4, memory_mb=memory, suite="partial-fc-v100"))
     rows.append(row("train", FACES, 190.0, suite="arcface-a100", memory_mb={"driver": 10_000.0}))
     huge = FACES | {"global_batch_size": 10_240}
     rows.append(lost("train", huge, "oom", "CUDA out of memory", suite="arcface-a100"))
@@ -80,9 +78,7 @@ def every_row():
         case = {"recipe": "glyphs", "seed": seed, "settings": {}, "metric": "top1", "world_size": 1}
         result = {"top1": 0.75 + seed / 100, "final_loss": 1.5, "seconds": 100.0 + seed}
         rows.append(row("stability", case, 10.0, environment=LAPTOP, result=result))
-    rows.append(
-        row("collectives", {"op": "all_reduce", "world_size": 2, "device": "cpu"}, 0.05, environment=LAPTOP)
-    )
+    rows.append(row("collectives", {"op": "all_reduce", "world_size": 2, "device": "cpu"}, 0.05, environment=LAPTOP))
     rows.append(lost("train", PHOTOGRAPHS | here, "timeout", "no step in 600 s", environment=LAPTOP))
     rows.append(lost("infer", INFER | here, "failed", "killed by SIGKILL", environment=LAPTOP))
     return [*rows, lost("train", FACES | here, "skipped", "needs 8 devices, has 0", environment=LAPTOP)]

@@ -99,9 +99,7 @@ def megaclass_command(arguments: list[str], started_alone: bool) -> None:
     elif verb == "train":
         trained(arguments[1:])
     elif verb == "doctor":  # of this machine its disk alone; what the recipe asks for is there
-        there = {
-            f"megaclass.{part}.available_memory": 10**12 for part in ("doctor.recipe", "train.foresight")
-        }
+        there = {f"megaclass.{part}.available_memory": 10**12 for part in ("doctor.recipe", "train.foresight")}
         with mock.patch.dict(machine._PROBES, clear=True), contextlib.ExitStack() as stack:
             for name, memory in there.items():
                 stack.enter_context(mock.patch(name, return_value=memory))
@@ -234,9 +232,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str, int]]:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if {language for language, *_ in blocks(p)} - {"text"}], ids=name_of
-)
+@pytest.mark.parametrize("page", [p for p in PAGES if {language for language, *_ in blocks(p)} - {"text"}], ids=name_of)
 def test_a_page_works_from_top_to_bottom(
     page: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,9 +264,7 @@ def test_links_of_pages_outside_the_site_lead_somewhere(page: Path) -> None:
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
     """Links between pages and to their headings, pictures, and the names whose docstrings are shown."""
     build = pytest.importorskip("mkdocs.commands.build")
-    config = pytest.importorskip("mkdocs.config").load_config(
-        str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path)
-    )
+    config = pytest.importorskip("mkdocs.config").load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path))
     build.build(config)
     configuration = (tmp_path / "reference" / "configuration" / "index.html").read_text(encoding="utf-8")
     assert all(f"<code>{key}</code>" in configuration for key in options())

@@ -64,14 +64,10 @@ def extra(module: str, name: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise UserError(
-            f"{module.partition('.')[0]} is not installed; pip install 'megaclass[{name}]'"
-        ) from None
+        raise UserError(f"{module.partition('.')[0]} is not installed; pip install 'megaclass[{name}]'") from None
     except RuntimeError as error:  # as torchvision's next to a PyTorch that it was not made for
         told = f"{module} is installed, but cannot be imported: {first_line(error)}"
-        raise UserError(
-            f"{told}; install versions of it, and of what it needs, that go with PyTorch"
-        ) from None
+        raise UserError(f"{told}; install versions of it, and of what it needs, that go with PyTorch") from None
 
 
 def first_line(error: Exception) -> str:

@@ -91,9 +91,7 @@ def whole_file(option: str, path: Path) -> Iterator[Path]:
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir()
         yield hidden / path.name
-        made = {
-            path.with_name(part.name): part for part in sorted(hidden.iterdir()) if part.name != path.name
-        }
+        made = {path.with_name(part.name): part for part in sorted(hidden.iterdir()) if part.name != path.name}
         for beside in made:
             if beside.exists():
                 raise UserError(f"{option}: {beside} exists; name another file")

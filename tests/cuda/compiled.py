@@ -71,9 +71,7 @@ class CompiledEngine(TritonEngine):
             super().__init__(precision, torch.device("cpu"), 0.0, dim, STORAGES[storage], rate < 1)
 
     def limits(self) -> SimpleNamespace:
-        return SimpleNamespace(
-            major=self.capability // 10, minor=self.capability % 10, multi_processor_count=132
-        )
+        return SimpleNamespace(major=self.capability // 10, minor=self.capability % 10, multi_processor_count=132)
 
 
 def steps(engine: TritonEngine, storage: str, rate: float) -> None:

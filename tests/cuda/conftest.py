@@ -10,9 +10,7 @@ import torch
 EMULATED = torch.version.cuda is None
 NO_DEVICE = "needs a CUDA GPU; the emulated one needs "
 NO_DEVICE += (
-    "PYTHONPATH=tests/cuda/emulated and a C++ compiler"
-    if EMULATED
-    else "a CPU build of PyTorch, not a CUDA build"
+    "PYTHONPATH=tests/cuda/emulated and a C++ compiler" if EMULATED else "a CPU build of PyTorch, not a CUDA build"
 )
 SKIPPED, WHY = ("gpu", "needs graphs or time") if EMULATED else ("emulated", "counted on the emulated device")
 

@@ -20,9 +20,7 @@ STORED = {"fp32": 0.0, "bf16": 5e-3, "int8_rowwise": 2e-2}
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize(
-    ("dim", "batch", "rows"), [(512, 1024, 100_003), (507, 257, 4_099), (128, 64, 30_000)]
-)
+@pytest.mark.parametrize(("dim", "batch", "rows"), [(512, 1024, 100_003), (507, 257, 4_099), (128, 64, 30_000)])
 def test_passes(dim: int, batch: int, rows: int, storage: str, precision: str) -> None:
     step = Step(dim, batch, rows, storage, precision=precision, margin=ArcFace(), device="cuda")
     ours, plain = step.engines()[0], TorchEngine("fp32", torch.device("cuda"))

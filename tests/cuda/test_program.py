@@ -85,9 +85,7 @@ def test_the_head_beside_a_peer(tmp_path, storage):
         "--storage",
         storage,
     ]
-    ours, other = rows_of(
-        tmp_path / "rows.jsonl", *HEAD, "--num-classes", "40K", "--simulate-ranks", 4, *peer
-    )
+    ours, other = rows_of(tmp_path / "rows.jsonl", *HEAD, "--num-classes", "40K", "--simulate-ranks", 4, *peer)
     assert (ours.status, other.status) == ("ok", "ok"), (ours.reason, other.reason)
     assert ours.work["limit_flops_per_second"] > 1e12
     assert other.case["precision"] == "fp16" and "malloc" not in other.case
@@ -102,9 +100,7 @@ def test_training_steps_are_timed_by_events_and_add_up(tmp_path):
     assert row.memory_mb["driver"] >= row.memory_mb["reserved"] >= row.memory_mb["allocated"] > 0
 
 
-@pytest.mark.parametrize(
-    "engine", ["eager", pytest.param("compiled", marks=GPU), pytest.param("cudagraph", marks=GPU)]
-)
+@pytest.mark.parametrize("engine", ["eager", pytest.param("compiled", marks=GPU), pytest.param("cudagraph", marks=GPU)])
 def test_inference_in_every_engine(tmp_path, engine):
     words = ["infer", "--recipe", "glyphs", "-b", 8, "-i", 4, "--dtype", "bfloat16", "--engine", engine]
     for row in rows_of(tmp_path / "rows.jsonl", *words):

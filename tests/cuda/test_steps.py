@@ -136,9 +136,7 @@ def test_what_makes_a_step_faster_leaves_its_losses(compute, speed, model, tmp_p
     evaluate = {"task": "verification", "path": records, "pairs": 40}
     sections = {**IRESNET, "precision": {"compute": compute}, "evaluate": evaluate}
     plain = train(tmp_path, "cuda", sections, recorded)[1]
-    found = train(tmp_path, "cuda", sections | {"speed": speed, "model": IRESNET["model"] | model}, recorded)[
-        1
-    ]
+    found = train(tmp_path, "cuda", sections | {"speed": speed, "model": IRESNET["model"] | model}, recorded)[1]
     assert error(torch.stack(found), torch.stack(plain)) < {"fp32": 1e-3}.get(compute, 5e-2)
 
 
@@ -171,9 +169,7 @@ def test_the_emulated_device_refuses_and_tells_what_a_real_one_would(recorded):
 @pytest.mark.emulated
 @pytest.mark.parametrize("name", ["lars", "lamb"])
 def test_running_statistics_and_larger_steps_take_a_few_kernels(tmp_path, recorded, name):
-    _, _, records = train(
-        tmp_path, "cuda", IRESNET | {"optim": {"name": name}}, recorded
-    )  # 50 norms, 110 weights
+    _, _, records = train(tmp_path, "cuda", IRESNET | {"optim": {"name": name}}, recorded)  # 50 norms, 110 weights
     launches = Counter(where for _, where in records[-1].launches)
     assert launches["train/guard.py begin_step"] == 1
     assert launches["train/guard.py end_step"] < 20

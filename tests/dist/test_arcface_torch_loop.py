@@ -96,9 +96,7 @@ def test_the_same_losses_with_our_head(tmp_path: Path, scaled: bool) -> None:
 
 @needs_peer
 def test_the_same_losses_on_two_ranks(tmp_path: Path) -> None:
-    theirs, ours = (
-        run(tmp_path / head, head, ranks=2, batch_size=16, num_image=480) for head in ("theirs", "ours")
-    )
+    theirs, ours = (run(tmp_path / head, head, ranks=2, batch_size=16, num_image=480) for head in ("theirs", "ours"))
     assert difference(theirs["losses"], ours["losses"]) < 1e-4
 
 

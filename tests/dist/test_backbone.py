@@ -134,9 +134,7 @@ def test_steps_on_two_ranks_are_those_of_one_process_in_either_layout(found, lay
 def test_averaged_buffers_are_the_mean_and_the_same_everywhere(found):
     (one, *_), (other, *_) = found
     torch.testing.assert_close(one["averaged"], other["averaged"], rtol=0, atol=0)
-    torch.testing.assert_close(
-        one["averaged"]["1.running_mean"], (one["local_mean"] + other["local_mean"]) / 2
-    )
+    torch.testing.assert_close(one["averaged"]["1.running_mean"], (one["local_mean"] + other["local_mean"]) / 2)
     assert not torch.equal(one["local_mean"], other["local_mean"])
 
 

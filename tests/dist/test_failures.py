@@ -111,9 +111,7 @@ def silent(rank, ranks, port, stopped, folder):
 )
 def test_a_rank_that_stops_is_named_and_ends_the_others(tmp_path, ranks, stopped, said):
     port = free_port()
-    processes = [
-        SERVER.Process(target=silent, args=(rank, ranks, port, stopped, tmp_path)) for rank in range(ranks)
-    ]
+    processes = [SERVER.Process(target=silent, args=(rank, ranks, port, stopped, tmp_path)) for rank in range(ranks)]
     for process in processes:
         process.start()
     try:

@@ -72,9 +72,7 @@ CASES = [(1, None), (2, 2)]  # micro-batches, and the step whose images are no n
 
 
 def work(folder):
-    return [[curve(folder, overlap, *case) for overlap in (False, True)] for case in CASES], half_a_step(
-        folder
-    )
+    return [[curve(folder, overlap, *case) for overlap in (False, True)] for case in CASES], half_a_step(folder)
 
 
 @pytest.fixture(scope="module")

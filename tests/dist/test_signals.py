@@ -53,9 +53,7 @@ def end(processes):
     return [process.exitcode for process in processes], time.monotonic() - began
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGHUP", 75), ("SIGINT", 130)]
-)
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGHUP", 75), ("SIGINT", 130)])
 def test_a_signal_saves_the_step_and_ends_the_run(tmp_path, number, status):
     (process,), (errors,) = start(tmp_path)
     trains(tmp_path)

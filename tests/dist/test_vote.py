@@ -15,9 +15,7 @@ pytestmark = pytest.mark.dist
 def vote():
     ballot, side = Vote(), groups.new_side_group()
     exchanged = []
-    thread = threading.Thread(
-        target=lambda: exchanged.extend(groups.gather_objects(i, side) for i in range(50))
-    )
+    thread = threading.Thread(target=lambda: exchanged.extend(groups.gather_objects(i, side) for i in range(50)))
     thread.start()
     heard = [ballot.cast(1 << groups.rank() if step == 1 else 0) for step in range(3)]
     ballot.cast(4)

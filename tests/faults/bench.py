@@ -86,9 +86,7 @@ class Bench:
                 for path in (folder / f"{attempt}-{rank}.{suffix}" for suffix in ("out", "err"))
             ]
             struck = [path.stat() for path in folder.glob(f"{attempt}-*.struck")]
-            ended[rank] = Ended(
-                status, *texts, now - min((s.st_mtime for s in struck if s.st_size), default=now)
-            )
+            ended[rank] = Ended(status, *texts, now - min((s.st_mtime for s in struck if s.st_size), default=now))
         return [ended[rank] for rank in range(ranks)]
 
     def _whole(self, name: str, recipe: str = "plain", plan: Plan | None = None) -> Path:

@@ -71,9 +71,7 @@ def run(bench: Bench, few: int = 0, only: str = "", keep: bool = False) -> list[
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--write", action="store_true", help="write tests/faults/rows.jsonl and docs/reliability.md anew"
     )

@@ -137,9 +137,7 @@ def install(injector: Injector) -> None:
             injector.before("truncate", self.fileno())
             return super().truncate(size)
 
-    def opened(
-        file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None
-    ):
+    def opened(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None):
         if not set(mode) & set("wax+") or injector.named(file) is None:
             return REAL_OPEN(file, mode, buffering, encoding, errors, newline, closefd, opener)
         injector.before("open", file)

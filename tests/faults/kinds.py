@@ -20,9 +20,7 @@ class Kind:
 
 
 BACK = "a resume ends with the bits of an uninterrupted run"
-HOSTILE = Kind(
-    "hostile and absurd input", 0, "used, or refused in one line, within 20 s and 500 MB", hostile.cases
-)
+HOSTILE = Kind("hostile and absurd input", 0, "used, or refused in one line, within 20 s and 500 MB", hostile.cases)
 KINDS = [
     Kind("SIGKILL at any moment", EVERY, BACK, one.kills),
     Kind("SIGKILL at each call of a save", EVERY, BACK, one.kills_in_saves),

@@ -165,9 +165,7 @@ def damaged_checkpoints(bench: Bench, moments: random.Random) -> Iterator[Fault]
             statuses={0: (0,)},
             says=copy,
             resumed=True,
-            spoil=lambda run, copy=copy: shutil.copytree(
-                run / f"checkpoints/{newest}", run / f"checkpoints/{copy}"
-            ),
+            spoil=lambda run, copy=copy: shutil.copytree(run / f"checkpoints/{newest}", run / f"checkpoints/{copy}"),
         )
 
 

@@ -89,9 +89,7 @@ def play(bench: Bench, folder: Path, most_lost: int | None, scene: Scene) -> Fou
         return found
     for work in filter(None, (scene.between, scene.mend)):
         work(run)
-    return settle(
-        bench, folder, most_lost, found, attempt + 1, scene.recipe, scene.then or scene.ranks, scene.words
-    )
+    return settle(bench, folder, most_lost, found, attempt + 1, scene.recipe, scene.then or scene.ranks, scene.words)
 
 
 def settle(

@@ -53,17 +53,13 @@ def stopped_ranks(bench: Bench, moments: random.Random) -> Iterator[Fault]:
     for rank in (0, 1):
         for step in (1, SAVED, STEPS - 1):
             how: dict[str, Any] = {"statuses": {1 - rank: (TEMPORARY,)}, "words": words, "within_s": 10}
-            yield scene(
-                f"rank {rank} after step {step}", plans={rank: Plan("SIGSTOP", step=step)}, **how, **TWO
-            )
+            yield scene(f"rank {rank} after step {step}", plans={rank: Plan("SIGSTOP", step=step)}, **how, **TWO)
 
 
 def torchrun(bench: Bench, moments: random.Random) -> Iterator[Fault]:
     for rank, step, restarts in ((0, 1, 1), (1, 1, 1), (0, 7, 1), (1, 7, 1), (0, 7, 0), (1, 7, 0)):
         plan = Plan("SIGKILL", step=step, rank=rank)
-        happen = partial(
-            scenes.under_torchrun, plan=plan, restarts=restarts, statuses=(0,) if restarts else (1,)
-        )
+        happen = partial(scenes.under_torchrun, plan=plan, restarts=restarts, statuses=(0,) if restarts else (1,))
         yield Fault(f"rank {rank} killed after step {step}, {restarts} restarts", happen)
     for name, statuses in {"SIGTERM": (1, -15, 143), "SIGINT": (1, -2, 130)}.items():
         happen = partial(
@@ -93,9 +89,7 @@ DIFFERENT = {
 
 def disagreements(bench: Bench, moments: random.Random) -> Iterator[Fault]:
     for setting, other in DIFFERENT.items():
-        yield Fault(
-            setting, partial(scenes.disagreeing, setting=setting, values=(bench.value(setting), other))
-        )
+        yield Fault(setting, partial(scenes.disagreeing, setting=setting, values=(bench.value(setting), other)))
     for name, classes, samples in (("more images", tiny.CLASSES, 5), ("more classes", tiny.CLASSES + 1, 4)):
         other = str(tiny.write_records(bench.folder / name, classes, samples))
         happen = partial(

@@ -135,14 +135,10 @@ def missing(case: Any) -> str:
     """Why the engine of the case cannot take part here, or an empty string."""
     if case.engine not in PACKAGES:
         return ""
-    return runtimes.missing(
-        case.engine, case.device, EXPORTER + (("nncf",) if case.precision == "int8" else ())
-    )
+    return runtimes.missing(case.engine, case.device, EXPORTER + (("nncf",) if case.precision == "int8" else ()))
 
 
-def _exported(
-    scorer: Scorer, images_BCHW: Tensor, case: Any, calibration: Callable[[], Iterator[Tensor]]
-) -> Forward:
+def _exported(scorer: Scorer, images_BCHW: Tensor, case: Any, calibration: Callable[[], Iterator[Tensor]]) -> Forward:
     """A session that runs ``scorer`` on batches like ``images_BCHW``, which are contiguous fp32.
 
     The exporter does not carry autocast over whole: in fp16 the whole backbone is cast, norms included (they become

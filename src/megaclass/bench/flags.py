@@ -16,9 +16,7 @@ def add_flags(parser: ArgumentParser, case: type[Case]) -> None:
     for f in fields_of(case):
         if text := f.metadata["help"]:
             usual, many = f.metadata["given"] or str(f.default), "LIST" if f.metadata["sweeps"] else None
-            parser.add_argument(
-                *flags_of(f), dest=f.name, type=_reader(f), default=usual, metavar=many, help=text
-            )
+            parser.add_argument(*flags_of(f), dest=f.name, type=_reader(f), default=usual, metavar=many, help=text)
 
 
 def _reader(f: "dataclasses.Field[Any]") -> Callable[[str], Any]:

@@ -320,9 +320,7 @@ METRICS = (
         latency(name, f"{'Mean' if name == 'mean' else name} latency, ms")
         for name in ("mean", "p50", "p90", "p95", "p99", "p100")
     ),
-    Metric(
-        "data_ms", "Waiting, ms", lambda row: sum(row.data_ms) / len(row.data_ms) if row.data_ms else None
-    ),
+    Metric("data_ms", "Waiting, ms", lambda row: sum(row.data_ms) / len(row.data_ms) if row.data_ms else None),
     MEMORY,
     FLOPS,
     OF_LIMIT,

@@ -85,9 +85,7 @@ class LoaderCase(Case):
     )
     source: str = parameter("records", sweeps=True)
     data: str = parameter("", "record set or image folder to take images from, instead of made photographs")
-    distinct_images: int = parameter(
-        0, "distinct images; 0: 2000 faces, 500 photographs", flags=("--images",), low=0
-    )
+    distinct_images: int = parameter(0, "distinct images; 0: 2000 faces, 500 photographs", flags=("--images",), low=0)
     batch_size: int = parameter(128, "images of a batch", low=1)
     batches: int = parameter(0, "batches of a pass; 0: as many as take about a second", low=0)
     threads: int = parameter(0, "of a loader; 0: as many as there are cores", low=0)
@@ -166,9 +164,7 @@ class Passes(Turns):
     def stages(self, steps: range) -> dict[str, Time]:
         raise NotImplementedError
 
-    def in_threads(
-        self, work: Callable[..., object], samples: Sequence[Any], scratch: Callable[[], Any]
-    ) -> None:
+    def in_threads(self, work: Callable[..., object], samples: Sequence[Any], scratch: Callable[[], Any]) -> None:
         """``work(sample, mine)`` for every sample; ``mine`` is what ``scratch`` made for the thread."""
         left = iter(samples)  # each goes to the thread that is free
 
@@ -349,14 +345,9 @@ def flags(parser: ArgumentParser) -> None:
 
 METRICS = (
     SPEED,
-    Metric(
-        "samples_per_cpu_second", "Images a CPU second", value_of("work", "samples_per_cpu_second"), "higher"
-    ),
+    Metric("samples_per_cpu_second", "Images a CPU second", value_of("work", "samples_per_cpu_second"), "higher"),
     Metric("cpu_us", "CPU µs an image", value_of("work", "cpu_us"), "lower"),
-    *(
-        Metric(f"cpu_us_{stage}", f"{stage}, CPU µs", value_of("work", f"cpu_us_{stage}"), "lower")
-        for stage in STAGES
-    ),
+    *(Metric(f"cpu_us_{stage}", f"{stage}, CPU µs", value_of("work", f"cpu_us_{stage}"), "lower") for stage in STAGES),
     MEMORY,
 )
 

@@ -43,9 +43,7 @@ class Look:
 
 
 LOOKS = {
-    "face": Look(
-        height=112, width=112, leaves=60, texture=8.0, quality=95, subsampling="420", other_sizes=False
-    ),
+    "face": Look(height=112, width=112, leaves=60, texture=8.0, quality=95, subsampling="420", other_sizes=False),
     # As most of ImageNet: quality 96, no chroma subsampling (counted in all its files, "Compression in the ImageNet
     # Dataset", terryalanunlimited.com, 2021), about 110 KB, 500 x 375 more often than any other size.
     "photograph": Look(
@@ -69,9 +67,7 @@ def write_images(
         count = min(count, len(dataset))
         indices = [place * len(dataset) // count for place in range(count)]
         samples = [dataset.read(index) for index in indices]
-        pixels = [
-            _checked(one.encoded, dataset.describe(i), look) for i, one in zip(indices, samples, strict=True)
-        ]
+        pixels = [_checked(one.encoded, dataset.describe(i), look) for i, one in zip(indices, samples, strict=True)]
     else:
         with ThreadPoolExecutor(threads) as pool:
             made = pool.map(partial(encoded_photograph, look, seed), range(count))

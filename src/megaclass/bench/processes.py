@@ -39,9 +39,7 @@ class Processes:
     """``world_size`` processes, each with a pipe whose file descriptor is its last argument. ``variables`` change the
     environment (None: unset)."""
 
-    def __init__(
-        self, world_size: int, variables: Mapping[str, str | None], command: Sequence[str] = WORKER
-    ) -> None:
+    def __init__(self, world_size: int, variables: Mapping[str, str | None], command: Sequence[str] = WORKER) -> None:
         self._kills_before = _kernel_kills()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pipes: list[Connection[Any, Any]] = []

@@ -64,9 +64,7 @@ class ModelCase(Case):
         1, "epochs at the beginning that are left out", flags=("-w", "--warmup"), low=0, effort=True
     )
     device: str = parameter("auto", "auto, cpu or cuda", setting="run.device")
-    threads: int = parameter(
-        0, "of each process on a CPU; 0: its share of the cores", low=0, setting="run.threads"
-    )
+    threads: int = parameter(0, "of each process on a CPU; 0: its share of the cores", low=0, setting="run.threads")
     seed: int = parameter(0, "of weights, images and labels", low=0, setting="run.seed")
     settings: dict[str, Any] = parameter({})
 
@@ -143,9 +141,7 @@ def _data_of(case: Any, recipe: Config) -> dict[str, Any]:
         source = "records" if (path / "train.rec").exists() else "folder"
         return {"data.source": source, "data.path": str(path)}
     scored = trains or recipe.head.kind == "linear"
-    classes = (
-        case.num_classes or recipe.data.num_classes or _classes_there(recipe) or _CLASSES[recipe.head.kind]
-    )
+    classes = case.num_classes or recipe.data.num_classes or _classes_there(recipe) or _CLASSES[recipe.head.kind]
     return {"data.source": "synthetic", "data.num_classes": classes if scored else 1}
 
 

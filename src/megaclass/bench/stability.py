@@ -58,9 +58,7 @@ class StabilityCase(Case):
     data: str = parameter("")
     evaluation_data: str = parameter("")
     settings: dict[str, Any] = parameter({})  # that differ from the recipe and have no field here
-    world_size: int = parameter(
-        1, "processes of each training", flags=("-n", "--world-size"), low=1, title="devices"
-    )
+    world_size: int = parameter(1, "processes of each training", flags=("-n", "--world-size"), low=1, title="devices")
     device: str = parameter("auto")
     threads: int = parameter(0)  # of each process on a CPU
 
@@ -134,14 +132,10 @@ def open_study(directory: Path, config: Config, cases: Sequence[StabilityCase]) 
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if others := sorted(other.name for other in directory.iterdir()):
-                raise UserError(
-                    f"--output: {directory} holds other files ({others[0]}); name a directory of its own"
-                )
+                raise UserError(f"--output: {directory} holds other files ({others[0]}); name a directory of its own")
             write_whole(path, to_toml(config))
         except OSError as error:
-            raise UserError(
-                f"--output: cannot write into {directory}: {error.strerror}; name another"
-            ) from None
+            raise UserError(f"--output: cannot write into {directory}: {error.strerror}; name another") from None
     stored = load_recipe(str(path), stored=True)
     compared = {"recipe": (stored.recipe, config.recipe)} | differences(stored, config)
     for case in cases:
@@ -193,9 +187,7 @@ def left_by(run: RunDirectory, global_batch_size: int) -> dict[str, Any]:
         step_ms = summary(samples_ms) if samples_ms else {}
         return left | {"samples_ms": samples_ms, "step_ms": step_ms, "result": flat_result(result)}
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise UserError(
-            f"{run.result}: not the result of a run; remove {run.path} to train it again"
-        ) from None
+        raise UserError(f"{run.result}: not the result of a run; remove {run.path} to train it again") from None
 
 
 def _events(run: RunDirectory, kind: type) -> list[Any]:
@@ -214,9 +206,7 @@ def flat_result(result: Mapping[str, Any]) -> dict[str, float | None]:
     return found | {name: result[name] for name in ("final_loss", "seconds", "time_to_train_s", "steps")}
 
 
-def measures(
-    name: str, case: StabilityCase, turns: Answers, limits: list[dict[str, float]]
-) -> dict[str, Any]:
+def measures(name: str, case: StabilityCase, turns: Answers, limits: list[dict[str, float]]) -> dict[str, Any]:
     return dict(turns[0][0])
 
 
@@ -233,9 +223,7 @@ METRICS = (
     ),
     Metric("final_loss", "Last loss", value_of("result", "final_loss"), "lower"),
     Metric("seconds", "Time to train, s", value_of("result", "seconds"), "lower"),
-    Metric(
-        "time_to_train_s", "Time to train and evaluate, s", value_of("result", "time_to_train_s"), "lower"
-    ),
+    Metric("time_to_train_s", "Time to train and evaluate, s", value_of("result", "time_to_train_s"), "lower"),
     SPEED,
 )
 
@@ -252,8 +240,6 @@ BENCHMARK = Benchmark(
     flags=flags,
     settings=True,
     cases=cases,
-    implementations=lambda case, options: [
-        Implementation(options={"directory": str(Path(options.output).parent)})
-    ],
+    implementations=lambda case, options: [Implementation(options={"directory": str(Path(options.output).parent)})],
     timeout_s=7 * 86400.0,
 )

@@ -63,9 +63,7 @@ def plan(options: Any) -> list[Planned]:
     sense."""
     report = published.load(options.name)
     if not report.cases():
-        raise UserError(
-            f"{options.name}: trainings to their end, as `megaclass bench stability` does, and no suite"
-        )
+        raise UserError(f"{options.name}: trainings to their end, as `megaclass bench stability` does, and no suite")
     if not options.minutes > 0:
         raise UserError(f"--minutes: {options.minutes:g} is not a positive number")
     if (options.whole_job or options.simulate_ranks) and not options.fit:

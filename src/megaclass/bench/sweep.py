@@ -128,10 +128,7 @@ def measure(one: Planned, timeout_s: float, on_step: OnStep = lambda done, total
         with benchmark_of(one.case).surroundings(one) as there:
             rows = list(run_case(there.case, there.implementations, timeout_s, on_step))
     asked = one.original_case.parameters() if one.original_case else {}
-    return [
-        replace(row, key=key, asked=asked, suite=one.suite)
-        for row, key in zip(rows, keys_of(one), strict=True)
-    ]
+    return [replace(row, key=key, asked=asked, suite=one.suite) for row, key in zip(rows, keys_of(one), strict=True)]
 
 
 def sweep(
@@ -152,9 +149,7 @@ def sweep(
             console.print(heading)
         found = {} if again else measured(plan, output)
         if found:
-            say(
-                f"{len(found)} of {len(plan)} cases are in {output} already, measured here; --again measures them too"
-            )
+            say(f"{len(found)} of {len(plan)} cases are in {output} already, measured here; --again measures them too")
         todo = [number for number in range(len(plan)) if number not in found]
         begin, begun, total = time.monotonic(), 0, sum(not plan[number].skip for number in todo)
         try:

@@ -181,9 +181,7 @@ def _inference(options: Any, common: dict[str, Any]) -> list[InferCase]:
         raise UserError("--mode val measures one device: leave out -n and --simulate-ranks")
     if options.data != SYNTHETIC:
         open_images(options.data)
-    return cases_of(
-        InferCase, options, **common, num_classes=options.num_classes[:1], engine=["eager"], accuracy=[""]
-    )
+    return cases_of(InferCase, options, **common, num_classes=options.num_classes[:1], engine=["eager"], accuracy=[""])
 
 
 def implementations(case: TrainCase, options: Any) -> list[Implementation]:
@@ -215,9 +213,7 @@ def _changes(case: TrainCase, variant: Mapping[str, Any]) -> dict[str, Any]:
 
 def case_of(row: Row) -> TrainCase:
     """What was measured; a row says more of it than was asked."""
-    return TrainCase(
-        **{name: value for name, value in row.case.items() if name in TrainCase.__dataclass_fields__}
-    )
+    return TrainCase(**{name: value for name, value in row.case.items() if name in TrainCase.__dataclass_fields__})
 
 
 def job_of(case: TrainCase) -> "Job":

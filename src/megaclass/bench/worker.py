@@ -57,9 +57,7 @@ def _errors_told(pipe: "Connection[Any, Any]") -> Iterator[None]:
         os._exit(1)  # a process group of which one rank is gone may not end by itself
 
 
-def _work(
-    benchmark: Benchmark, case: Any, world: World, job: dict[str, Any], pipe: "Connection[Any, Any]"
-) -> None:
+def _work(benchmark: Benchmark, case: Any, world: World, job: dict[str, Any], pipe: "Connection[Any, Any]") -> None:
     benchmark.libraries(case, world)
     memory = PeakMemory(world.device)
     turns = benchmark.prepare(case, world, job["implementation"], job["options"])

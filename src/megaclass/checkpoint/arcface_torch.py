@@ -50,9 +50,7 @@ def to_dropin(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         *groups, of_centres = (dict(group) for group in checkpoint[OPTIMIZER]["param_groups"])
         (last,) = of_centres["params"]
         if "betas" in of_centres:
-            raise UserError(
-                "was trained with AdamW; HeadSGD can take its centres over, but not its optimizer state"
-            )
+            raise UserError("was trained with AdamW; HeadSGD can take its centres over, but not its optimizer state")
         state = dict(checkpoint[OPTIMIZER]["state"])
         own = state.pop(last, {})
         momentum = own.get("momentum_buffer")
@@ -133,9 +131,7 @@ class RankFiles:
         self.num_classes = sum(rows for rows, _ in shapes)
         self._ranges = [shard_range(self.num_classes, rank, len(shapes)) for rank in range(len(shapes))]
         if len(steps) > 1:
-            raise UserError(
-                f"{self.source}: files of different saves, at the global steps {', '.join(sorted(steps))}"
-            )
+            raise UserError(f"{self.source}: files of different saves, at the global steps {', '.join(sorted(steps))}")
         for path, shape, (start, stop) in zip(self.paths, shapes, self._ranges, strict=True):
             if shape != (stop - start, self.embedding_dim):
                 raise UserError(

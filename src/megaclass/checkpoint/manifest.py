@@ -154,8 +154,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
     if not isinstance(metric, float | None) or not isinstance(identity, dict):
         raise ValueError("metric or identity is of another type")
     files = {
-        name: FileEntry(_count(entry["bytes"]), _count(entry["crc32"]))
-        for name, entry in content["files"].items()
+        name: FileEntry(_count(entry["bytes"]), _count(entry["crc32"])) for name, entry in content["files"].items()
     }
     sharded = {
         name: ShardedEntry(DTYPES[entry["dtype"]], tuple(map(_count, entry["shape"])))
@@ -188,11 +187,7 @@ def blaming(directory: Path, name: str) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in _NOT_DAMAGE:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        others = [
-            found.parent.name
-            for found in directory.parent.glob(f"step-*/{NAME}")
-            if found.parent != directory
-        ]
+        others = [found.parent.name for found in directory.parent.glob(f"step-*/{NAME}") if found.parent != directory]
         remedy = f"take {max(others)}, as a resume does" if others else "there is no other one beside it"
         reason = " ".join(reason.split())[:300]
         damaged = DamagedError(f"{path}: {reason}; {remedy}")

@@ -66,9 +66,7 @@ class Saver:
 
     def __init__(self, root: Path, *, keep_last: int, keep_every: int, beside: bool) -> None:
         self._root, self._beside = Path(root), beside
-        self._prune = lambda saved: directory.prune(
-            self._root, keep_last=keep_last, keep_every=keep_every, saved=saved
-        )
+        self._prune = lambda saved: directory.prune(self._root, keep_last=keep_last, keep_every=keep_every, saved=saved)
         self._group = groups.new_side_group() if beside else None
         self._writing: _Writing | None = None
         self._ended: deque[Saved] = deque()
@@ -142,9 +140,7 @@ class Saver:
         if writing.failure:
             raise writing.failure
         path, error = writing.final, writing.error
-        self._ended.append(
-            Saved(writing.draft.step, path, error, writing.stall_s, writing.seconds, writing.bytes)
-        )
+        self._ended.append(Saved(writing.draft.step, path, error, writing.stall_s, writing.seconds, writing.bytes))
 
 
 # -- what is written ------------------------------------------------------------------------------------
@@ -162,10 +158,7 @@ class _Content:
     @staticmethod
     def of(state: Mapping[str, Any], sharded: Mapping[str, Sharded]) -> "_Content":
         parts = {name: part.tensor.detach() for name, part in sharded.items()}
-        table = {
-            name: ShardedEntry(rows.dtype, (sharded[name].total, *rows.shape[1:]))
-            for name, rows in parts.items()
-        }
+        table = {name: ShardedEntry(rows.dtype, (sharded[name].total, *rows.shape[1:])) for name, rows in parts.items()}
         row_bytes = sum(rows[:1].numel() * rows.element_size() for rows in parts.values())
         rows_per_file = max(1, MAX_SHARD_BYTES // max(1, row_bytes))
         files: dict[str, dict[str, Tensor]] = {}
@@ -246,9 +239,7 @@ class _Writing(threading.Thread):
             self._on_all(lambda: self._publish(parts))
         except Exception as failure:
             if isinstance(failure, _RefusedError):
-                self.error = (
-                    f"cannot write checkpoint {self.final}: {failure}; earlier checkpoints are untouched"
-                )
+                self.error = f"cannot write checkpoint {self.final}: {failure}; earlier checkpoints are untouched"
             else:
                 self.failure = failure  # for the thread that trains
             if self._is_main:
@@ -281,9 +272,7 @@ class _Writing(threading.Thread):
         directory.tidy(self._root)
         disk = shutil.disk_usage(self._root)
         if self.bytes > disk.free and disk.total:  # some network file systems do not know
-            raise _RefusedError(
-                f"needs {in_bytes(self.bytes)}, {in_bytes(disk.free)} are free; make room there"
-            )
+            raise _RefusedError(f"needs {in_bytes(self.bytes)}, {in_bytes(disk.free)} are free; make room there")
         self._temporary.mkdir()
 
     def _write(self) -> _Written:

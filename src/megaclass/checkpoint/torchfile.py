@@ -37,9 +37,7 @@ def read_torch_file(path: Path) -> Any:
     for tensor in _tensors(loaded):
         # One of strides 0 claims numbers that the file does not hold: nothing is to be allocated for these.
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-            raise UserError(
-                f"{path}: a tensor claims {tuple(tensor.shape)} numbers, more than the file holds"
-            )
+            raise UserError(f"{path}: a tensor claims {tuple(tensor.shape)} numbers, more than the file holds")
     return loaded
 
 

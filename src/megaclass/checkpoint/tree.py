@@ -68,9 +68,7 @@ def unflatten(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
             case {"$items": list(pairs), **more} if not more:
                 return {decode(key): decode(value) for key, value in pairs}
             case dict():
-                raise ValueError(
-                    f"the state holds {str(node)!r:.80}, which is unknown, or a tensor not in the file"
-                )
+                raise ValueError(f"the state holds {str(node)!r:.80}, which is unknown, or a tensor not in the file")
         return node
 
     state = decode(skeleton)

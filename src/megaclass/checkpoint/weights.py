@@ -31,9 +31,7 @@ def find_checkpoint(run_dir: Path, which: str) -> Checkpoint:
     root = run_dir / "checkpoints"
     complete = directory.list_checkpoints(root)
     if not complete:
-        raise UserError(
-            f"{run_dir}: no checkpoint there: it is no run, or has saved none yet (run.checkpoint_every)"
-        )
+        raise UserError(f"{run_dir}: no checkpoint there: it is no run, or has saved none yet (run.checkpoint_every)")
     known = {path.name: path for path in complete}
     known |= {"latest": complete[-1], "best": directory.best(root) or complete[-1]}
     return load(lookup(known, which, "checkpoint"))

@@ -12,9 +12,7 @@ from megaclass.errors import UserError
 
 _SUITE = "all cases of a published report, as published or scaled to this machine, and a page of them"
 _LISTS = "LIST is one value or several with commas between: every combination is measured, in processes of its own."
-_OUTPUT = (
-    "file in .jsonl to which a row is appended for each measurement; the same command goes on from there"
-)
+_OUTPUT = "file in .jsonl to which a row is appended for each measurement; the same command goes on from there"
 _NVIDIA = "; a name in .json gets a report in the shape of NVIDIA's ResNet-50 script, and rows beside it"
 
 
@@ -55,9 +53,7 @@ def _run(benchmark: Benchmark, words: list[str]) -> list[Any]:
 
 def options_of(benchmark: Benchmark, words: list[str]) -> Any:
     """What was said: of a case's field by its name, and ``settings`` by ``section.key``."""
-    parser = make_parser(
-        f"megaclass bench {benchmark.name} [...] [--output FILE.jsonl]", f"{benchmark.help}. {_LISTS}"
-    )
+    parser = make_parser(f"megaclass bench {benchmark.name} [...] [--output FILE.jsonl]", f"{benchmark.help}. {_LISTS}")
     add_flags(parser, benchmark.case)
     benchmark.flags(parser)
     _add_sweep(parser, _OUTPUT + (_NVIDIA if benchmark.name == "train" else ""), benchmark.timeout_s)

@@ -26,9 +26,7 @@ def tell(line: str, file: TextIO | None = None) -> None:
     print(printable(line), file=file)
 
 
-def read_options(
-    words: list[str], usage: str, text: str, positional: Mapping[str, str], options: Options
-) -> Any:
+def read_options(words: list[str], usage: str, text: str, positional: Mapping[str, str], options: Options) -> Any:
     """The words parsed, see :func:`megaclass.cli.parsing.make_parser`. Raises UserError for a negative number."""
     found = parse(make_parser(usage, text, positional, options), words)
     for name, value in vars(found).items():

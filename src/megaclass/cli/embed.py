@@ -22,9 +22,7 @@ def embed(words: list[str]) -> int:
         "Write the embeddings of images, of length 1, with names and labels into one file: .npz, .parquet or "
         ".safetensors. An image that cannot be read is named on standard error; the others are embedded, and the exit "
         "status is 1.",
-        {
-            "images...": "image files and directories; or one directory of class directories, table, record set, .bin"
-        },
+        {"images...": "image files and directories; or one directory of class directories, table, record set, .bin"},
         MODEL_OPTIONS,
     )
     parser.add_argument("-o", "--output", required=True, help="new file")

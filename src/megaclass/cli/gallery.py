@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from megaclass.inference.model import Model
     from megaclass.inference.vectors import Embeddings
 
-_SOURCE = (
-    "directory of identities' directories, table path,identity (.csv), record set, or labelled embeddings"
-)
+_SOURCE = "directory of identities' directories, table path,identity (.csv), record set, or labelled embeddings"
 _LEFT_OUT = "An image that cannot be read is named and left out; the exit status is then 1."
 _SHOWN, _SIDE = 60, 112  # images of a sheet, and pixels of each
 _COLUMNS = ("rank", "identity", "cosine", "nearest", "known")
@@ -173,8 +171,7 @@ def _search(options: argparse.Namespace, load: "Callable[[], Model]") -> int:
         for block in source.blocks:
             for name, matches in zip(block.names, found.search(block.embeddings, options.top), strict=True):
                 told = [
-                    (rank, m.identity, float(f"{m.cosine:.6g}"), m.image, m.known)
-                    for rank, m in enumerate(matches, 1)
+                    (rank, m.identity, float(f"{m.cosine:.6g}"), m.image, m.known) for rank, m in enumerate(matches, 1)
                 ]
                 rows = [dict(zip(_COLUMNS, cells, strict=True)) for cells in told]
                 write(name, rows, "")
@@ -237,8 +234,7 @@ def _draw(sheet: Path, model: "Model", shown: Sequence[tuple[str, Rows]]) -> Non
         return None
 
     cards = [
-        (name, picture(name), [row | {"picture": picture(row["nearest"])} for row in rows])
-        for name, rows in shown
+        (name, picture(name), [row | {"picture": picture(row["nearest"])} for row in rows]) for name, rows in shown
     ]
     with whole_file("--sheet", sheet) as part:
         draw_matches(part, _SIDE, cards)

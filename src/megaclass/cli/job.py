@@ -48,9 +48,7 @@ def job(words: list[str]) -> None:
     from megaclass.jobs.site import load_site
 
     if not options.site:
-        raise UserError(
-            "name the cluster: --site FILE.toml, or its scheduler: --site slurm, pbs or gridengine"
-        )
+        raise UserError("name the cluster: --site FILE.toml, or its scheduler: --site slurm, pbs or gridengine")
     site = load_site(options.site)
     name, command, tasks = _suite(rest) if is_suite else _training(options, given)
     directory = Path(options.output or f"runs/{name}-job").absolute()

@@ -118,9 +118,7 @@ def show(words: list[str]) -> None:
         {"recipe": "name of a recipe or a .toml file"},
         {"all": (False, "every setting, with what it means")},
     )
-    config, options = configured(
-        parser, words, lambda options, _: load_recipe(options.recipe, complete=False)
-    )
+    config, options = configured(parser, words, lambda options, _: load_recipe(options.recipe, complete=False))
     print(to_toml(config, only_changed=not options.all, docs=options.all), end="")
 
 

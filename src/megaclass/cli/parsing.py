@@ -34,11 +34,7 @@ class Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default in (None, "", argparse.SUPPRESS, []) or action.default is False
-        return (
-            action.help
-            if silent or "default" in (action.help or "")
-            else f"{action.help} (default %(default)s)"
-        )
+        return action.help if silent or "default" in (action.help or "") else f"{action.help} (default %(default)s)"
 
 
 class Parser(argparse.ArgumentParser):

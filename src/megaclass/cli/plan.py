@@ -27,9 +27,7 @@ def plan(words: list[str]) -> int:
             "picture": ("", "draw memory by part into this file (.png, .svg)"),
         },
     )
-    config, options = configured(
-        parser, words, lambda options, _: load_recipe(options.recipe, complete=False)
-    )
+    config, options = configured(parser, words, lambda options, _: load_recipe(options.recipe, complete=False))
     rows, devices, nodes = vars(options)["from"], options.devices, options.nodes
     for name in ("devices", "nodes", "classes", "samples"):
         if (value := getattr(options, name)) is not None and value < 1:
@@ -60,9 +58,7 @@ def _show(found: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(found.title), title_justify="left", title_style="bold", box=None, show_header=False
-    )
+    table = Table(title=Text(found.title), title_justify="left", title_style="bold", box=None, show_header=False)
     for cells in found.lines():
         table.add_row(*map(Text, cells))
     Console(highlight=False).print(table)
@@ -75,8 +71,6 @@ def _draw(found: Any, file: Path, kind: str) -> None:
     parts = {name: size / 1e9 for name, size in vars(found.memory).items() if size}
     axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
     axes.barh([*parts], [*parts.values()])
-    axes.set(
-        xlabel=f"GB; {found.memory.total / 1e9:.3g} in all, of {found.room / 1e9:.3g}", title=found.title
-    )
+    axes.set(xlabel=f"GB; {found.memory.total / 1e9:.3g} in all, of {found.room / 1e9:.3g}", title=found.title)
     axes.title.set(fontsize=8, wrap=True)
     figure.savefig(file, format=kind)

@@ -21,9 +21,7 @@ def report(words: list[str]) -> None:
             "mllog": ("", "of a run directory: write the log of MLPerf Training to this new file"),
         },
     )
-    against = (
-        f"published reports ({', '.join(published.names())}); those of the rows' suites are always there"
-    )
+    against = f"published reports ({', '.join(published.names())}); those of the rows' suites are always there"
     submission = "what that log cannot know: org, status, .."
     parser.add_argument("--against", nargs="+", default=[], metavar="NAME", help=against)
     parser.add_argument("--submission", nargs="+", default=[], metavar="KEY=VALUE", help=submission)

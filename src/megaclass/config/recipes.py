@@ -87,9 +87,7 @@ def _read(path: Path) -> dict[str, Any]:
         with open_regular(path, _MAX_BYTES, encoding="utf-8-sig", errors="surrogateescape") as file:
             text = file.read()
         # tomllib's memory grows with the square of the parts of a key: 98 kB of "a.a.a." took 9.7 GB.
-        if any(
-            line.count(".") > _MAX_DOTS and not line.lstrip().startswith("#") for line in text.splitlines()
-        ):
+        if any(line.count(".") > _MAX_DOTS and not line.lstrip().startswith("#") for line in text.splitlines()):
             raise ValueError(f"a line has more than {_MAX_DOTS} dots")
         tree = tomllib.loads(text)
     # 5,000 digits and 20,000 brackets are none of TOML's errors.
@@ -99,7 +97,5 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     variants = tree.get("variants", {})
     if not (isinstance(variants, dict) and all(isinstance(v, dict) for v in variants.values())):
-        raise UserError(
-            f"{path}: variants is a table of tables: write [variants.NAME] and its sections below"
-        )
+        raise UserError(f"{path}: variants is a table of tables: write [variants.NAME] and its sections below")
     return tree

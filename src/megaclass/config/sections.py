@@ -74,14 +74,10 @@ class Run:
     seed: int = option(0, "seed of weights, order of samples, augmentation and sampling", 0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     deterministic: bool = option(False, "ask PyTorch for deterministic kernels (slower on a GPU)")
-    threads: int = option(
-        0, "CPU threads per process; 0: OMP_NUM_THREADS, or its share of the cores", 0, 4096
-    )
+    threads: int = option(0, "CPU threads per process; 0: OMP_NUM_THREADS, or its share of the cores", 0, 4096)
     log_every: int = option(20, "steps between log lines", 1)
     checkpoint_minutes: float = option(15.0, "minutes between checkpoints; 0: not by time", 0, 1e6)
-    checkpoint_every: int = option(
-        0, "steps between checkpoints besides; 0: at evaluations and at the end", 0
-    )
+    checkpoint_every: int = option(0, "steps between checkpoints besides; 0: at evaluations and at the end", 0)
     keep_last: int = option(2, "how many of the latest checkpoints stay, besides the best", 1)
     keep_every: int = option(0, "the checkpoints at multiples of so many steps stay too; 0: none", 0)
     async_save: bool = option(True, "train on while a checkpoint is written, from a copy in memory")
@@ -107,9 +103,7 @@ class Data:
     """What is trained on."""
 
     source: str = option("glyphs", "kind of data set", choices=("glyphs", "records", "folder", "synthetic"))
-    path: str = option(
-        "", "directory or address of the set; several: with ':' between", path=True, only=IMAGES
-    )
+    path: str = option("", "directory or address of the set; several: with ':' between", path=True, only=IMAGES)
     num_classes: int = option(0, "number of classes; 0: as the data says", 0)
     num_samples: int = option(1_000_000, "images per epoch", 1, only=NOISE)
     held_out: int = option(400, "characters kept for verification", 2, only=GLYPHS)
@@ -128,9 +122,7 @@ class Data:
         choices=("symmetric", "imagenet"),
     )
     workers: int = option(0, "decoding threads per process; 0: one per CPU core of the process", 0, 4096)
-    on_error: str = option(
-        "fail", "at a damaged image: end, or take another", choices=("fail", "skip"), only=IMAGES
-    )
+    on_error: str = option("fail", "at a damaged image: end, or take another", choices=("fail", "skip"), only=IMAGES)
     loader: str = option(
         "threads", "NVIDIA's DALI crops, flips and resizes only", choices=("threads", "dali"), only=IMAGES
     )
@@ -160,17 +152,13 @@ class Augment:
     hue_degrees: Interval = option((0.0, 20.0), "turn of the hue", -180, 180, only=COLOUR)
     saturation: Interval = option((1.0, 1.2), "factor of the saturation", 0, 10, only=COLOUR)
     grey_probability: float = option(0.0, "share of images without colour", 0, 1)
-    policy: str = option(
-        "none", "torchvision's, or timm's", choices=("none", "randaugment", "trivialaugment", "timm")
-    )
+    policy: str = option("none", "torchvision's, or timm's", choices=("none", "randaugment", "trivialaugment", "timm"))
     policy_ops: int = option(2, "operations an image", 1, 16, only=RANDAUGMENT)
     policy_magnitude: int = option(9, "of 30, with timm of 10", 0, 30, only=RANDAUGMENT)
     policy_std: float = option(0.0, "deviation of it", 0, 10, only={"augment.policy": ("timm",)})
     erase_probability: float = option(0.0, "share of images with a box painted over", 0, 1)
     repeats: int = option(1, "times that an image comes on end, each under other changes", 1, 7)
-    mixup: float = option(
-        0.0, "alpha of the Beta distribution that mixes pairs of images", 0, 100, only=LINEAR
-    )
+    mixup: float = option(0.0, "alpha of the Beta distribution that mixes pairs of images", 0, 100, only=LINEAR)
     cutmix: float = option(0.0, "of a box pasted; beside mixup: half the steps each", 0, 100, only=LINEAR)
 
 
@@ -187,14 +175,10 @@ class Model:
         "resnet: deep is ResNet-D's of three 3x3; small one 3x3, for small images",
         choices=("imagenet", "deep", "small"),
     )
-    shortcut: str = option(
-        "stride", "resnet: pool is ResNet-D's, the mean of 2x2 pixels", choices=("stride", "pool")
-    )
+    shortcut: str = option("stride", "resnet: pool is ResNet-D's, the mean of 2x2 pixels", choices=("stride", "pool"))
     checkpoint_activations: bool = option(False, "recompute activations in backward: less memory, more time")
     checkpoint_stages: Numbers = option((1.0, 2.0, 3.0, 4.0), "of these stages", 1, 4, only=RECOMPUTED)
-    drop_path: float = option(
-        0.0, "vit, resnet, timm: share of images that skip the last residual branch", 0, 0.95
-    )
+    drop_path: float = option(0.0, "vit, resnet, timm: share of images that skip the last residual branch", 0, 0.95)
     mask_ratio: float = option(0.0, "vit: share of patches left out in training", 0, 0.95)
     sync_norm: bool = option(False, "batch statistics over all ranks: results do not depend on their number")
     weights: str = option(
@@ -215,9 +199,7 @@ class Head:
     m1: float = option(1.0, "target logit: scale * (cos(m1 * theta + m2) - m3)", 0.1, 4, only=COMBINED)
     m2: float = option(0.5, "ArcFace: 0.5", 0, 2, only=COMBINED)
     m3: float = option(0.0, "CosFace: 0.4 (with m2 = 0)", 0, 1, only=COMBINED)
-    margin_options: str = option(
-        "", "the margin's own numbers, such as 'm=0.4, h=0.333'; default: its paper's"
-    )
+    margin_options: str = option("", "the margin's own numbers, such as 'm=0.4, h=0.333'; default: its paper's")
     class_margins: str = option("", "file of a margin a class, in label order", path=True, only=OF_CLASSES)
     scale: float = option(64.0, "length that the embeddings are scaled to", 1, 75)
     gradient: str = option(
@@ -226,13 +208,9 @@ class Head:
         choices=("auto", "straight_through", "exact"),
     )
     filter_threshold: float = option(0.0, "negatives with a cosine above this leave the sum; 0: none", -1, 1)
-    sub_centres: int = option(
-        1, "centres of each class, the nearest counts (sub-center ArcFace); plain PyTorch", 1, 16
-    )
+    sub_centres: int = option(1, "centres of each class, the nearest counts (sub-center ArcFace); plain PyTorch", 1, 16)
     sample_rate: float = option(1.0, "fraction of the classes scored in a step (Partial FC)", 1e-9, 1)
-    parallelism: str = option(
-        "model", "classes sharded over ranks, or all on each", choices=("model", "data")
-    )
+    parallelism: str = option("model", "classes sharded over ranks, or all on each", choices=("model", "data"))
     shard_group: str = option(
         "world",
         "classes sharded over all ranks, or over those of each node",
@@ -275,9 +253,7 @@ class Head:
 class Optim:
     """How the weights move."""
 
-    name: str = option(
-        "sgd", "of the backbone (the margin head uses SGD)", choices=("sgd", "lars", "adamw", "lamb")
-    )
+    name: str = option("sgd", "of the backbone (the margin head uses SGD)", choices=("sgd", "lars", "adamw", "lamb"))
     lr: float = option(0.1, "base learning rate, for lr_batch_size images a step", 0, 1e30)
     lr_batch_size: int = option(0, "images a step that lr is for, scaled to the batch; 0: lr as it is", 0)
     lr_scaling: str = option(
@@ -313,15 +289,11 @@ class Schedule:
     kind: str = option(
         "polynomial", "decay after the warm-up", choices=("constant", "polynomial", "cosine", "multistep")
     )
-    warmup: float = option(
-        0.0, "linear warm-up, part of the run", 0, 1, only={"schedule.warmup_epochs": (0,)}
-    )
+    warmup: float = option(0.0, "linear warm-up, part of the run", 0, 1, only={"schedule.warmup_epochs": (0,)})
     warmup_epochs: float = option(0.0, "linear warm-up in epochs, instead of a fraction", 0, 1e6)
     warmup_from: float = option(0.0, "learning rate at the start of the warm-up over the base", 0, 1)
     decay_in_warmup: bool = option(False, "the decay counts the steps of the warm-up (timm)", only=DECAY)
-    power: float = option(
-        1.0, "of the decay; arcface_torch: 1", 0.01, only={"schedule.kind": ("polynomial",)}
-    )
+    power: float = option(1.0, "of the decay; arcface_torch: 1", 0.01, only={"schedule.kind": ("polynomial",)})
     milestones: Numbers = option((0.33, 0.66, 0.9), "fractions of the run", 0, 1, only=MULTISTEP)
     gamma: float = option(0.1, "factor at a milestone", 0.0001, 1, only=MULTISTEP)
     final_factor: float = option(0.0, "learning rate at the end over the base", 0, 1, only=DECAY)
@@ -362,9 +334,7 @@ class Evaluate:
     """What is measured during and after training."""
 
     task: str = option("verification", "what to measure", choices=("none", "verification", "classification"))
-    path: str = option(
-        "", "data set, or .bin files with ':' between (not of glyphs)", path=True, only=MEASURED
-    )
+    path: str = option("", "data set, or .bin files with ':' between (not of glyphs)", path=True, only=MEASURED)
     every: int = option(
         0, "steps between evaluations; 0: at the end", 0, only={**MEASURED, "evaluate.every_epochs": (0,)}
     )

@@ -37,6 +37,5 @@ def _literal(value: Any) -> str:
     # UTF-8 has no escape there.
     text = json.dumps(value, ensure_ascii=False)
     return "".join(
-        letter if letter.isprintable() or "\udc80" <= letter <= "\udcff" else f"\\U{ord(letter):08x}"
-        for letter in text
+        letter if letter.isprintable() or "\udc80" <= letter <= "\udcff" else f"\\U{ord(letter):08x}" for letter in text
     )

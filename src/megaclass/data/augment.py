@@ -255,9 +255,7 @@ class EvalTransform:
     def __init__(self, size: int | tuple[int, int], resize: int = 0) -> None:
         self.shape = (size, size) if isinstance(size, int) else size
         if 0 < resize < max(self.shape):
-            raise UserError(
-                f"resize: {resize} is too small to cut {max(self.shape)} pixels out; it must be 0, or more"
-            )
+            raise UserError(f"resize: {resize} is too small to cut {max(self.shape)} pixels out; it must be 0, or more")
         self._resize = resize
 
     def plan(self, sample_numbers_N: np.ndarray) -> np.ndarray:

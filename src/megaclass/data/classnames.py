@@ -39,9 +39,7 @@ def read_classes(path: str | Path, num_classes: int) -> list[str]:
     return [found[0] if (found := _WORDNET.match(name)) else name for name in names]
 
 
-def read_names(
-    path: str | Path, classes: Sequence[str] | None, num_classes: int, first: bool = False
-) -> list[str]:
+def read_names(path: str | Path, classes: Sequence[str] | None, num_classes: int, first: bool = False) -> list[str]:
     """What the file calls each class, in label order; ``classes`` are the names that the model has for them.
 
     first: of pairs the class, not the name. UserError, naming the file, for one that cannot be read or leaves a class

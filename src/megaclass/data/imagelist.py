@@ -41,9 +41,7 @@ class ImageList(Unlabelled):
             with self._lock:  # zipfile of Python 3.12 seeks from where another thread may have left the file
                 return Sample(_unzipped(self._archive, name), 0)
         except Exception as error:  # zipfile lets some ten types through
-            raise DamagedSampleError(
-                f"{self.describe(index)}: cannot be read ({first_line(error)})"
-            ) from None
+            raise DamagedSampleError(f"{self.describe(index)}: cannot be read ({first_line(error)})") from None
 
     def describe(self, index: int) -> str:
         return f"{self.root}/{self.names[index]}"

@@ -165,9 +165,7 @@ class Loader:
             if count == min(MAX_DAMAGED_IN_A_ROW, len(self._dataset)):
                 break
             index = (index + 1) % len(self._dataset)
-        raise UserError(
-            f"{count} damaged samples in a row, too many to skip; the first: {done.damages[-count][1]}"
-        )
+        raise UserError(f"{count} damaged samples in a row, too many to skip; the first: {done.damages[-count][1]}")
 
     def _make(self, index: int, work: "_Work", position: int, done: "_Done") -> int:
         """Write the image of sample ``index`` to its ``position`` and return its label."""
@@ -222,9 +220,7 @@ class _Done:
     """
 
     memory: Memory
-    damages: list[tuple[int, str]] = field(
-        default_factory=list
-    )  # the number of a sample, what is wrong with it
+    damages: list[tuple[int, str]] = field(default_factory=list)  # the number of a sample, what is wrong with it
     read_s: float = 0.0
     decode_s: float = 0.0
 

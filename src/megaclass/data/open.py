@@ -50,9 +50,7 @@ def split_paths(path: str | Path) -> list[Path]:
     if len(words) == 1 or Path(path).exists():
         return [local(path)]
     if "" in words:
-        raise UserError(
-            f"{path}: a path is empty; put one {os.pathsep!r} between two paths, and none at the ends"
-        )
+        raise UserError(f"{path}: a path is empty; put one {os.pathsep!r} between two paths, and none at the ends")
     return [local(word) for word in words]
 
 
@@ -93,8 +91,7 @@ def shared_sets(first: str, second: str) -> list[Path]:
     return [
         part
         for part in split_paths(second)
-        if part.resolve() in places
-        or (part.exists() and not _is_folder(part) and fingerprint(str(part)) in seen)
+        if part.resolve() in places or (part.exists() and not _is_folder(part) and fingerprint(str(part)) in seen)
     ]
 
 
@@ -111,9 +108,7 @@ def fingerprint(path: str) -> str:
     digest = hashlib.blake2b(digest_size=6)
     for part in split_paths(path):
         if _is_folder(part):
-            digest.update(
-                "\0".join(sorted(found.name for found in part.iterdir())).encode(errors="surrogateescape")
-            )
+            digest.update("\0".join(sorted(found.name for found in part.iterdir())).encode(errors="surrogateescape"))
             continue
         records = sorted([*part.glob("*.rec"), *part.glob("*.idx")])
         for name in [part] if part.is_file() else records or shard_files(part):

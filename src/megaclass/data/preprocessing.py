@@ -41,9 +41,7 @@ class Preprocessing:
         """Decoded images of any size -> uint8 (H, W, 3)."""
         return EvalTransform((self.height, self.width), self.resize)
 
-    def to_input(
-        self, images_BHWC: Tensor, device: torch.device | str = "cpu", channels_last: bool = False
-    ) -> Tensor:
+    def to_input(self, images_BHWC: Tensor, device: torch.device | str = "cpu", channels_last: bool = False) -> Tensor:
         """uint8 (B, H, W, 3) -> normalised fp32 (B, 3, H, W) on the device."""
         return to_model_input(images_BHWC, device, channels_last, self.mean, self.std)
 
@@ -58,8 +56,6 @@ class Preprocessing:
         except (KeyError, TypeError, ValueError):
             right = False
         if not right:
-            raise UserError(
-                f"{where}: no preprocessing of a network there (height, width, resize, mean, std)"
-            )
+            raise UserError(f"{where}: no preprocessing of a network there (height, width, resize, mean, std)")
         height, width, resize = sides
         return cls(height, width, resize, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))

@@ -52,9 +52,7 @@ def _order(num_samples: int, seed: int, epoch: int) -> KeyedPermutation:
     return KeyedPermutation(num_samples, derive_key("sampler", seed, epoch))
 
 
-def rank_part(
-    step: int, global_batch_size: int, rank: int, world_size: int, micro_batches: int = 1
-) -> np.ndarray:
+def rank_part(step: int, global_batch_size: int, rank: int, world_size: int, micro_batches: int = 1) -> np.ndarray:
     """The samples of the stream that ``rank`` takes in ``step``, one micro-batch after the other, int64 (K,).
 
     Step s covers the stream's samples s * global_batch_size and on. It is cut into micro-batches first, of which

@@ -108,9 +108,7 @@ def _rows(shards: Sequence[Path]) -> np.ndarray:
                 part.replace(kept)
         return np.load(kept, mmap_mode="r")
     except OSError as error:
-        raise UserError(
-            f"{error.filename or kept}: {error.strerror}; mend it, or set MEGACLASS_CACHE"
-        ) from None
+        raise UserError(f"{error.filename or kept}: {error.strerror}; mend it, or set MEGACLASS_CACHE") from None
 
 
 def _read(shards: Sequence[Path]) -> np.ndarray:

@@ -83,8 +83,7 @@ def _images_and_answers(content: Any) -> tuple[list[bytes | bytearray], np.ndarr
     if type(images) not in (tuple, list) or not same or len(images) != 2 * len(same):
         raise RefusedError(f"it does not hold a list of two images for each of {len(same):,} pairs")
     stored: list[Any] = [
-        image.data if isinstance(image, Array) and image.values_N.dtype == np.uint8 else image
-        for image in images
+        image.data if isinstance(image, Array) and image.values_N.dtype == np.uint8 else image for image in images
     ]
     for position, image in enumerate(stored):
         if type(image) not in (bytes, bytearray) or len(image) < _LEAST_BYTES:

@@ -45,9 +45,7 @@ def look(what: str, limit_s: float, probe: Callable[[], Iterable[Finding]]) -> I
         except UserError as error:
             found.append(told(FAIL, what, error))
         except Exception as error:  # libraries, drivers and disks of any state are looked at
-            message = (
-                f"{type(error).__name__}: {first_line(error)}; training would meet that too: mend it first"
-            )
+            message = f"{type(error).__name__}: {first_line(error)}; training would meet that too: mend it first"
             found.append(told(FAIL, what, message))
 
     thread = threading.Thread(target=work, daemon=True)

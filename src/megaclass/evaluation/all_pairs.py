@@ -25,8 +25,7 @@ def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
             parts |= dict(zip(set_titles(split_paths(path)), edges, strict=True))
         limit = max(1, len(labels_N))
         of = {
-            name: all_pairs_tar(embeddings_ND[at], labels_N[at], LOW_FAR_TARGETS, limit)
-            for name, at in parts.items()
+            name: all_pairs_tar(embeddings_ND[at], labels_N[at], LOW_FAR_TARGETS, limit) for name, at in parts.items()
         }
         return of.pop("") | ({"groups": of} if of else {})
 

@@ -20,9 +20,7 @@ Model = Callable[[Tensor], Tensor]
 BatchesOfRange = Callable[[int, int], Iterator[Tensor]]
 
 
-def embed(
-    model: Model, batches_of_range: BatchesOfRange, count: int, flip: bool, normalised: bool = True
-) -> Tensor:
+def embed(model: Model, batches_of_range: BatchesOfRange, count: int, flip: bool, normalised: bool = True) -> Tensor:
     """Return the embeddings of images ``0 .. count-1``: (N, D), fp32, on the CPU of every rank; ``normalised``: of
     length 1, else as the model gives them.
 

@@ -72,9 +72,7 @@ Evaluator = Callable[[nn.Module, nn.Module | None], Evaluation]
 """What a backbone, with the linear head where the task has one, is worth."""
 
 
-def _verifier(
-    dataset: Dataset, pairs: PairSet, config: Config, images: "ImageReader", labelled: bool
-) -> Evaluator:
+def _verifier(dataset: Dataset, pairs: PairSet, config: Config, images: "ImageReader", labelled: bool) -> Evaluator:
     """Scores a backbone on pairs of images of identities that it was not trained on."""
     settings = config.evaluate
     labels_N = dataset.labels() if labelled else None
@@ -185,9 +183,7 @@ class ImageReader:
 
     def batches(self, dataset: Dataset, start: int, stop: int) -> Iterator[Tensor]:
         size, pin = self.batch_size, self.device.type == "cuda"
-        for batch in eval_batches(
-            dataset, self.transform, size, start, stop, workers=self.workers, pin_memory=pin
-        ):
+        for batch in eval_batches(dataset, self.transform, size, start, stop, workers=self.workers, pin_memory=pin):
             yield self.to_input(batch.images)
 
     def features(self, backbone: nn.Module, images_BCHW: Tensor) -> Tensor:
@@ -196,9 +192,7 @@ class ImageReader:
             found = backbone(images_BCHW)
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images_BCHW):
             given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise UserError(
-                f"the model gives {given} for {len(images_BCHW)} images, not a row of numbers for each"
-            )
+            raise UserError(f"the model gives {given} for {len(images_BCHW)} images, not a row of numbers for each")
         return found.float()
 
     def embed(self, backbone: nn.Module, dataset: Dataset, flip: bool, *, normalised: bool = True) -> Tensor:
@@ -208,9 +202,7 @@ class ImageReader:
             return embed(network, batches, len(dataset), flip, normalised=normalised)
 
 
-def tell_of_overlap(
-    config: Config, path: Path, names: Iterable[str] | None, trained: Sequence[str] | None
-) -> None:
+def tell_of_overlap(config: Config, path: Path, names: Iterable[str] | None, trained: Sequence[str] | None) -> None:
     """Warn, once, where the set under ``path`` is trained on, or identities (``names``) of it: it is to show how the
     model does on new ones. ``trained``: names of the classes that were trained on."""
     known = set(trained or ()) & set(names or ())
@@ -223,14 +215,10 @@ def tell_of_overlap(
             path, len(known), min(known),
         )  # fmt: skip
     elif config.data.path and (shared := shared_sets(config.data.path, str(path))):
-        logger.warning(
-            "%s is evaluated, and trained on too: what is measured is not what new images give", shared[0]
-        )
+        logger.warning("%s is evaluated, and trained on too: what is measured is not what new images give", shared[0])
 
 
-def build_verifier(
-    config: Config, path: Path, images: ImageReader, trained: Sequence[str] | None = None
-) -> Evaluator:
+def build_verifier(config: Config, path: Path, images: ImageReader, trained: Sequence[str] | None = None) -> Evaluator:
     """Pairs of a ``.bin`` file, of ``evaluate.pairs_file``, or drawn from the labels of the set under ``path``.
 
     Where ``path`` names several, with ``:`` between them, and a ``.bin`` is among these, each is a set of its own,

@@ -53,14 +53,10 @@ def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
     pairs_P3 = _table(listed, (0, 1, 2))
     pairs_P2, same_P = _places(pairs_P3[:, :2], templates_T, listed), pairs_P3[:, 2] == 1
     if set(np.unique(pairs_P3[:, 2])) != {0, 1}:
-        raise UserError(
-            f"{listed}: the third number is 1 for pairs of one person, 0 for others, and there are both"
-        )
+        raise UserError(f"{listed}: the third number is 1 for pairs of one person, 0 for others, and there are both")
     searched = [*sorted(meta.glob("ijb?_1N_gallery_*.csv")), *meta.glob("ijb?_1N_probe_mixed.csv")]
     if len(searched) not in (0, 3):
-        raise UserError(
-            f"{meta}: 1:N needs two lists .._1N_gallery_.. and .._1N_probe_mixed.csv; bring all, or none"
-        )
+        raise UserError(f"{meta}: 1:N needs two lists .._1N_gallery_.. and .._1N_probe_mixed.csv; bring all, or none")
     subjects = [_subjects(one, templates_T) for one in searched]
 
     def measure(embeddings_ND: np.ndarray) -> dict[str, Any]:
@@ -74,9 +70,7 @@ def prepare(path: str, options: Mapping[str, Any]) -> Prepared:
             gallery_G2, probes_P2 = np.concatenate(subjects[:2]), subjects[2]
             probes, gallery = [(templates_TD[two[:, 0]], two[:, 1]) for two in (probes_P2, gallery_G2)]
             found = retrieval_metrics(*probes, gallery)
-            metrics |= {
-                "rank": {k: found["recall_at"][k] for k in ("1", "5", "10") if k in found["recall_at"]}
-            }
+            metrics |= {"rank": {k: found["recall_at"][k] for k in ("1", "5", "10") if k in found["recall_at"]}}
             metrics |= {"tpir_at_fpir": found["tpir_at_fpir"], "probes": len(probes_P2)}
         return metrics
 
@@ -88,9 +82,7 @@ class LooseCrops(ImageList):
     """Photographs around a face that become the input of a model, ``shape`` (height, width), once they are decoded: by
     five points each, aligned to ArcFace's."""
 
-    def __init__(
-        self, root: str | Path, names: Sequence[str], points_N52: np.ndarray, shape: tuple[int, int]
-    ) -> None:
+    def __init__(self, root: str | Path, names: Sequence[str], points_N52: np.ndarray, shape: tuple[int, int]) -> None:
         super().__init__(root, [f"loose_crop/{name}" for name in names])
         self._points_N52, self._shape = points_N52, shape
 

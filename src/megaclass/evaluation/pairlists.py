@@ -47,9 +47,7 @@ def open_listed_pairs(pairs_txt: str | Path, path: Path) -> tuple[ImageList, Pai
         with zipfile.ZipFile(images.root) as archive:
             missing = sorted(index.keys() - archive.namelist())
     if missing:
-        raise UserError(
-            f"{images.root}: {missing[0]} is missing, and {len(missing) - 1} more of {len(index)} images"
-        )
+        raise UserError(f"{images.root}: {missing[0]} is missing, and {len(missing) - 1} more of {len(index)} images")
     return images, PairSet(pairs[:, 0], pairs[:, 1], same, folds)
 
 
@@ -72,9 +70,7 @@ def _read_lines(path: Path) -> tuple[int, np.ndarray, list[tuple[int, str]]]:
     body = [(number, line) for number, line in enumerate(lines[1:], start=2) if line.strip()]
     expected = folds * 2 * per_fold
     if len(body) != expected:
-        raise UserError(
-            f"{path}: {len(body)} pairs, but line 1 announces {folds} x 2 x {per_fold} = {expected}"
-        )
+        raise UserError(f"{path}: {len(body)} pairs, but line 1 announces {folds} x 2 x {per_fold} = {expected}")
     return folds, balanced(folds, per_fold), body
 
 

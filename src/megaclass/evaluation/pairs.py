@@ -65,9 +65,7 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
     possible = min(min(_positives(group), _negatives(group)) for group in groups) // shared
     found = f"{len(identities)} identities ({pairable} with two images)"
     if possible == 0:
-        raise UserError(
-            f"verification: {found} have too few pairs of one identity, or of two, for {folds} folds"
-        )
+        raise UserError(f"verification: {found} have too few pairs of one identity, or of two, for {folds} folds")
     if shared > 1:
         logger.warning(
             "verification: %s are too few for %d folds without a common one; the folds share them",
@@ -77,9 +75,7 @@ def generate_pairs(labels: np.ndarray, count: int, seed: int, folds: int = 10) -
     wanted = count // (2 * folds)
     if possible < wanted:
         asked, drawn = (f"{2 * folds * number:,}" for number in (wanted, possible))
-        logger.warning(
-            "verification: %s pairs asked for, %s drawn: some fold has no more different ones", asked, drawn
-        )
+        logger.warning("verification: %s pairs asked for, %s drawn: some fold has no more different ones", asked, drawn)
         wanted = possible
     halves = [
         [part for group in groups for part in np.split(draw(group, wanted * shared, rng), shared)]
@@ -147,12 +143,7 @@ def _draw_negatives(identities: list[np.ndarray], wanted: int, rng: np.random.Ge
         one = rng.integers(len(identities), size=wanted)
         other = (one + rng.integers(1, len(identities), size=wanted)) % len(identities)
         low, high = np.minimum(one, other), np.maximum(one, other)
-        drawn = (
-            (ends[low] - 1 - rng.integers(sizes[low])) * len(images)
-            + ends[high]
-            - 1
-            - rng.integers(sizes[high])
-        )
+        drawn = (ends[low] - 1 - rng.integers(sizes[low])) * len(images) + ends[high] - 1 - rng.integers(sizes[high])
         codes = np.concatenate([codes, drawn])
         codes = codes[np.sort(np.unique(codes, return_index=True)[1])]  # the first of each, as drawn
     codes = codes[:wanted]

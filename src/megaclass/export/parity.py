@@ -50,16 +50,12 @@ def pick_images(given: str, evaluation: str, model: Model) -> tuple[Dataset, str
         pass  # it lay where the run was trained
     draw, (height, width) = np.random.default_rng(0), (model.preprocessing.height, model.preprocessing.width)
     coarse = draw.integers(0, 256, (IMAGES, 7, 7, 3), dtype=np.uint8)
-    return Pictures(
-        [image.repeat(height // 7 + 1, 0).repeat(width // 7 + 1, 1) for image in coarse]
-    ), "made images"
+    return Pictures([image.repeat(height // 7 + 1, 0).repeat(width // 7 + 1, 1) for image in coarse]), "made images"
 
 
 def spread(dataset: Dataset, count: int) -> Dataset:
     """So many of its images, with the same distance between them."""
-    return Subset(
-        dataset, np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(np.int64)
-    )
+    return Subset(dataset, np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(np.int64))
 
 
 def pixels(model: Model, dataset: Dataset, size: int = 0) -> Iterator[Tensor]:
@@ -70,18 +66,14 @@ def pixels(model: Model, dataset: Dataset, size: int = 0) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def parity(
-    model: Model, network: Network, dataset: Dataset, run: Callable[[Tensor], Tensor]
-) -> dict[str, Any]:
+def parity(model: Model, network: Network, dataset: Dataset, run: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """Compare the model, with its own preprocessing, with ``run``: of an export on normalised images, or on fp32 0..255
     (B, 3, H, W) where that preprocesses."""
     ours, theirs = [], []
     for images_BHWC in pixels(model, dataset):
         normalised = model.reader.to_input(images_BHWC)
         ours.append(network.result_of(normalised))
-        theirs.append(
-            run(images_BHWC.permute(0, 3, 1, 2).float() if network.preprocess else normalised).clone()
-        )
+        theirs.append(run(images_BHWC.permute(0, 3, 1, 2).float() if network.preprocess else normalised).clone())
     ours_NR, theirs_NR = torch.cat(ours), torch.cat(theirs)
     cosines = torch.nn.functional.cosine_similarity(ours_NR.double(), theirs_NR.double())
     return {

@@ -39,9 +39,7 @@ def export(options: Any, output: Path, usual: Callable[[str], Any], say: Say) ->
     for option in {option: None for *_, parts in FORMATS.values() for option in parts}:
         if option not in takes and getattr(options, option) != usual(option):
             others = " and ".join(other for other, parts in FORMATS.items() if option in parts[2])
-            raise UserError(
-                f"--{option.replace('_', '-')} goes with {others}, not with {options.format}; leave it out"
-            )
+            raise UserError(f"--{option.replace('_', '-')} goes with {others}, not with {options.format}; leave it out")
     if suffixes and output.suffix not in suffixes:
         raise UserError(f"OUTPUT: {output} does not end with {' or '.join(suffixes)}; name such a file")
     write(options.source, output, options, say)
@@ -102,17 +100,13 @@ def _check(made_by: ModuleType, options: Any) -> None:
         raise UserError(reason)
 
 
-def _to_int8(
-    model: Model, network: Network, path: Path, options: Any, evaluation: str, say: Say
-) -> dict[str, Any]:
+def _to_int8(model: Model, network: Network, path: Path, options: Any, evaluation: str, say: Say) -> dict[str, Any]:
     """Quantise the file, and measure what that takes from the accuracy."""
     images = spread(open_images([options.calibrate])[0], options.calibration_images)
     at = options.evaluate or evaluation
     before = _accuracy(path, at) if at else None
     batches = pixels(model, images, 1)
-    inputs = (
-        batches if network.preprocess else (model.reader.to_input(batch).contiguous() for batch in batches)
-    )
+    inputs = batches if network.preprocess else (model.reader.to_input(batch).contiguous() for batch in batches)
     quantise(path, inputs, any(name.endswith("attn") for name, _ in network.backbone.named_modules()))
     report: dict[str, Any] = {
         "calibration": {"of": Path(options.calibrate).name, "images": len(images)},
@@ -184,9 +178,7 @@ def _arcface_torch(source: str, output: Path, options: Any, say: Say) -> None:
         config = load_recipe(str(RunDirectory(found[0]).config), stored=True)
         model, size = config.model, config.data.image_size
         if model.name not in _THEIRS or (size, model.width) != (112, Config().model.width):
-            say(
-                f"Warning: arcface_torch has no network for {model.name}, width {model.width}, at {size} pixels"
-            )
+            say(f"Warning: arcface_torch has no network for {model.name}, width {model.width}, at {size} pixels")
     say(f"{len(paths)} files of ranks, and model.pt")
 
 

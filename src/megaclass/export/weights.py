@@ -72,9 +72,7 @@ def _of_arcface_torch(source: Path, classes: slice) -> Model:
     first = read_torch_file(files.paths[0])
     backbone = first.get(BACKBONE, {}) if isinstance(first, Mapping) else {}
     shape = (files.num_classes, files.embedding_dim)
-    return Model(
-        _state_dict(files.paths[0], backbone), {"weight": _blocks(files.rows, "weight", shape, classes)}
-    )
+    return Model(_state_dict(files.paths[0], backbone), {"weight": _blocks(files.rows, "weight", shape, classes)})
 
 
 def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
@@ -122,9 +120,7 @@ def write_backbone(path: Path, model: Model, as_torch: bool) -> None:
 # -- to arcface_torch, to train on ----------------------------------------------------------------------
 
 
-def to_rank_files(
-    source: Path | str, output: Path | str, *, ranks: int, layout: str, which: str
-) -> list[Path]:
+def to_rank_files(source: Path | str, output: Path | str, *, ranks: int, layout: str, which: str) -> list[Path]:
     """Write the files that arcface_torch's script resumes from, at ``ranks`` processes; returns their paths.
 
     source: a run of megaclass (``which`` of its checkpoints), one checkpoint of it, or the directory of rank files, of
@@ -159,9 +155,7 @@ def _from_run(run_dir: Path, stored: Checkpoint) -> tuple[dict[str, Any], ReadRo
     if "head/weight" not in stored.sharded:
         raise UserError(f"{stored.path}: the run has a linear head; only a margin head is converted")
     if sub_centres(stored) > 1:
-        raise UserError(
-            f"{stored.path}: head.sub_centres is above 1, and arcface_torch has one centre a class"
-        )
+        raise UserError(f"{stored.path}: head.sub_centres is above 1, and arcface_torch has one centre a class")
     step, backbone = stored.step, stored.state["backbone"]
     # A fresh SGD at the learning rate that was reached: our groups of parameters are others than arcface_torch's one,
     # so the momentum of the backbone starts at 0 there.

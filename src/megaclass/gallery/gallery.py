@@ -149,18 +149,12 @@ class Gallery:
         """Images of an identity, or embeddings (N, D). ``names``: what they are called, by default their paths."""
         vectors_ND = self._embedded(images)
         if names is None:
-            told = (
-                f"{identity} {len(self)}+{{}}".format
-                if _are_embeddings(images)
-                else Pictures(images).describe
-            )
+            told = f"{identity} {len(self)}+{{}}".format if _are_embeddings(images) else Pictures(images).describe
             names = [told(i) for i in range(len(vectors_ND))]
         block = Embeddings(vectors_ND, list(names), np.zeros(len(vectors_ND), np.int64))
         self.add_blocks([block], [identity], vars(self._now.manifest))
 
-    def add_blocks(
-        self, blocks: Iterable[Embeddings], classes: Sequence[str], about: Mapping[str, Any]
-    ) -> None:
+    def add_blocks(self, blocks: Iterable[Embeddings], classes: Sequence[str], about: Mapping[str, Any]) -> None:
         """Images labelled by ``classes``, of the model that ``about`` tells of. UserError for an image whose name is in
         the gallery already: nothing is changed then."""
         with store.writing(self.directory):
@@ -173,9 +167,7 @@ class Gallery:
             def new() -> Iterator[Embeddings]:
                 for block in blocks:
                     if twice := next((name for name in block.names if name in known), None):
-                        raise UserError(
-                            f"{twice}: is in the gallery already; remove it first, or name others"
-                        )
+                        raise UserError(f"{twice}: is in the gallery already; remove it first, or name others")
                     if (columns := block.embeddings.shape[1]) != now.columns:
                         raise UserError(f"embeddings of {columns} columns, the gallery has {now.columns}")
                     yield replace(block, labels=numbers[block.labels])
@@ -219,16 +211,10 @@ class Gallery:
 
     def _embedded(self, images: Any) -> np.ndarray:
         if self.model is None and not _are_embeddings(images):
-            raise UserError(
-                f"{self.directory}: opened without a model, give embeddings (N, {self._now.columns})"
-            )
+            raise UserError(f"{self.directory}: opened without a model, give embeddings (N, {self._now.columns})")
         given_ND = images if _are_embeddings(images) or self.model is None else self.model.embed(images)
-        if given_ND.shape[1] != self._now.columns or not (
-            np.isfinite(given_ND).all() and given_ND.any(1).all()
-        ):
-            raise UserError(
-                f"embeddings {given_ND.shape}: finite ones of {self._now.columns} columns are searched for"
-            )
+        if given_ND.shape[1] != self._now.columns or not (np.isfinite(given_ND).all() and given_ND.any(1).all()):
+            raise UserError(f"embeddings {given_ND.shape}: finite ones of {self._now.columns} columns are searched for")
         return F.normalize(torch.from_numpy(given_ND.astype(np.float32))).numpy()
 
 

@@ -60,9 +60,7 @@ class Manifest:
 def read(directory: Path) -> Manifest:
     """The present generation. UserError where there is none, or it is damaged."""
     if not (path := directory / NAME).exists():
-        raise UserError(
-            f"{directory}: no gallery there, it holds no {NAME}; `megaclass gallery build` makes one"
-        )
+        raise UserError(f"{directory}: no gallery there, it holds no {NAME}; `megaclass gallery build` makes one")
     with faults_of(path, _ADVICE), open_regular(path, 1 << 20) as file:
         content = json.loads(file.read())
         if content.pop("crc32") != checksum(content) or content.pop("format") != _FORMAT:
@@ -94,6 +92,4 @@ def writing(directory: Path) -> Iterator[None]:
             after.callback(sweep)
             yield
     except OSError as error:
-        raise UserError(
-            f"{directory}: cannot be written: {error.strerror or error}; it is as it was"
-        ) from None
+        raise UserError(f"{directory}: cannot be written: {error.strerror or error}; it is as it was") from None

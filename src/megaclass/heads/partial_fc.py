@@ -78,9 +78,7 @@ class PartialFC(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes < 1 or embedding_dim < 1:
-            raise ValueError(
-                f"num_classes and embedding_dim must be positive: {num_classes}, {embedding_dim}"
-            )
+            raise ValueError(f"num_classes and embedding_dim must be positive: {num_classes}, {embedding_dim}")
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate must lie in (0, 1], got {sample_rate}")
         self.num_classes, self.embedding_dim = num_classes, embedding_dim
@@ -182,9 +180,7 @@ class PartialFC(nn.Module):
 
     def _check_labels(self, labels_b: Tensor) -> None:
         if len(labels_b) == 0:
-            raise UserError(
-                "the head was given an empty batch; every rank needs the same number of rows, 1 or more"
-            )
+            raise UserError("the head was given an empty batch; every rank needs the same number of rows, 1 or more")
         if labels_b.device.type == "cpu":
             low, high = int(labels_b.min()), int(labels_b.max())
             if low < 0 or high >= self.num_classes:
@@ -265,9 +261,7 @@ class PartialFC(nn.Module):
             return self._draw(replicas.all_gather_rows(labels_B))
         return self.shard.activate(None)
 
-    def _nearest_targets(
-        self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _nearest_targets(self, unit_BD: Tensor, row_B: Tensor, active: ActiveRows) -> tuple[Tensor, Tensor, Tensor]:
         """Of the targets' classes, whose first rows are given, the rows nearest to the embeddings: which they are,
         normalised (B, D) fp32, and their cosines in fp64; 0 where another rank owns them."""
         target_BD = self._unit_targets(row_B, active)
@@ -289,9 +283,7 @@ class PartialFC(nn.Module):
             missing_B = (row_B >= 0) & (row_B < len(self.weight)) & ~owned_B
             if missing_B.any():
                 label = (int(row_B[missing_B][0]) + self.row_range[0]) // self.options.sub_centres
-                raise UserError(
-                    f"label {label} is not in the sample that was drawn: draw with this step's labels"
-                )
+                raise UserError(f"label {label} is not in the sample that was drawn: draw with this step's labels")
         if len(active) == 0:  # more ranks than classes: this rank owns none
             return torch.zeros(len(row_B), self.embedding_dim, device=row_B.device)
         target_BD = active.centres_at(position_B.clamp(min=0))
@@ -377,9 +369,7 @@ def _bring_up_to_date(head: PartialFC, *_: Any) -> None:
     head.shard.catch_up()
 
 
-def _take_any_storage(
-    head: PartialFC, state_dict: dict[str, Any], prefix: str, metadata: dict, *_: Any
-) -> None:
+def _take_any_storage(head: PartialFC, state_dict: dict[str, Any], prefix: str, metadata: dict, *_: Any) -> None:
     """Before one is loaded: centres of any storage are taken, fp32 ones of arcface_torch too, rounded where theirs is
     another."""
     if metadata.get("assign_to_params_buffers"):

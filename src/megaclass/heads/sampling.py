@@ -26,9 +26,7 @@ class TorchWalker:
         """The places of the elements, int64."""
         return permutation.inverse(element_N)
 
-    def mark(
-        self, permutation: KeyedPermutation, window: Tensor, limit: int, start: int, mark: Tensor
-    ) -> None:
+    def mark(self, permutation: KeyedPermutation, window: Tensor, limit: int, start: int, mark: Tensor) -> None:
         """Mark the classes at places below ``window``, an int64 scalar of at most ``limit``."""
         step = _WALK if mark.device.type == "cpu" else max(1, limit)
         for first in range(0, limit, step):

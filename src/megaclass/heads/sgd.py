@@ -28,9 +28,7 @@ class HeadSGD(torch.optim.Optimizer):
 
     _step_supports_amp_scaling = True  # GradScaler hands over grad_scale and found_inf
 
-    def __init__(
-        self, head: PartialFC, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4
-    ) -> None:
+    def __init__(self, head: PartialFC, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4) -> None:
         if not (lr >= 0 and 0 <= momentum < 1 and weight_decay >= 0):
             raise ValueError(
                 f"HeadSGD needs lr >= 0, 0 <= momentum < 1, weight_decay >= 0: {lr}, {momentum}, {weight_decay}"

@@ -45,9 +45,7 @@ class Shard:
         steps: optimizer steps taken, skipped ones too.
     """
 
-    def __init__(
-        self, centres: Rows, engine: TorchEngine, first_row: int, seed: int, is_sampled: bool
-    ) -> None:
+    def __init__(self, centres: Rows, engine: TorchEngine, first_row: int, seed: int, is_sampled: bool) -> None:
         self.centres = centres
         self.momentum: Rows | None = None
         self.engine = engine
@@ -102,9 +100,7 @@ class Shard:
     def _rounding(self, purpose: str) -> Roundings:
         """The random numbers of the writes of this step, by the table that is written."""
         dim, device = self.centres.data.shape[1], self.centres.data.device
-        return lambda table: Rounding(
-            self.seed, self.steps, f"{purpose} {table}", self.first_row, dim, device
-        )
+        return lambda table: Rounding(self.seed, self.steps, f"{purpose} {table}", self.first_row, dim, device)
 
     # -- rows that steps left out ---------------------------------------------------------------------
 
@@ -113,9 +109,7 @@ class Shard:
         if self._debts is not None and self.steps > 0:
             for start in range(0, len(self.centres), _CHUNK):
                 stop = min(start + _CHUNK, len(self.centres))
-                self._catch_up(
-                    self._debts, torch.arange(start, stop, device=self.centres.data.device), "catch up"
-                )
+                self._catch_up(self._debts, torch.arange(start, stop, device=self.centres.data.device), "catch up")
 
     def _catch_up(self, debts: "Debts", rows_N: Tensor, purpose: str) -> None:
         self._version += 1

@@ -141,9 +141,7 @@ class TorchEngine:
         """
         exp_TB, inverse_T1 = all_TB[:-1], inverse_T[:, None]
         # Exponentials that nobody adds up are rounded to operands as they are made.
-        logits_TB = (
-            exp_TB if exp_TB.dtype == torch.float32 else self.workspace.get("exponentials", *exp_TB.shape)
-        )
+        logits_TB = exp_TB if exp_TB.dtype == torch.float32 else self.workspace.get("exponentials", *exp_TB.shape)
         self.products.mm(logits_TB, rows_TD, scaled_BD.T)
         if not self.products.of_unit_rows:
             logits_TB.mul_(inverse_T1)
@@ -206,9 +204,7 @@ class TorchEngine:
                     all_TB = shares_NB[tile.start : tile.stop + 1]
                 else:
                     all_TB = self.workspace.get("exponentials", len(rows_TD) + 1, batch)
-                shares_TB = self._shares(
-                    all_TB, rows_TD, inverse_T, scaled_BD, margin, shift, local_B, zero_B, sum_B
-                )
+                shares_TB = self._shares(all_TB, rows_TD, inverse_T, scaled_BD, margin, shift, local_B, zero_B, sum_B)
                 if shares_NB is not None and products.operand != torch.float32:
                     shares_TB = shares_NB[tile].copy_(shares_TB)
                 shares_TB = products.cast("shares", shares_TB)
@@ -256,9 +252,7 @@ class TorchEngine:
                     tiles.write(active.momentum, tile, momentum_TD, of_momentum)
                 tiles.write(active.centres, tile, centres_TD, of_centres)
 
-    def _gradient(
-        self, scored: "list[_Scored]", tile: slice, centres_TD: Tensor, inverse_T: Tensor
-    ) -> Tensor:
+    def _gradient(self, scored: "list[_Scored]", tile: slice, centres_TD: Tensor, inverse_T: Tensor) -> Tensor:
         """The gradient of a tile's rows, (T, D) fp32, with its part along the centre."""
         products, space = self.products, self.workspace
         gradient_TD = space.get("gradient", *centres_TD.shape)

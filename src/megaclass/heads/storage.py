@@ -192,9 +192,7 @@ class Rounding:
         return (mix32((row_T + self.first_class) & 0xFFFFFFFF, self.key) & 0xFFFF).int()
 
 
-def round_to_bf16(
-    tile_TD: Tensor, column_D: Tensor, row_T: Tensor, scratch_TD: Tensor, out_TD: Tensor
-) -> None:
+def round_to_bf16(tile_TD: Tensor, column_D: Tensor, row_T: Tensor, scratch_TD: Tensor, out_TD: Tensor) -> None:
     """Stochastic rounding of fp32 ``tile``, which is destroyed, into bf16 ``out``. scratch: int32."""
     torch.add(row_T[:, None], column_D, out=scratch_TD).bitwise_and_(0xFFFF)
     if tile_TD.is_cuda:  # its NaN is 0x7FFFFFFF, which a carry would make a zero

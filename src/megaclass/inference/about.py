@@ -77,9 +77,7 @@ class About:
         }  # fmt: skip
         for name, is_right in right.items():
             if not is_right:
-                raise UserError(
-                    f"{where}: {name} {getattr(about, name)!r:.60} is none of a model; it is damaged"
-                )
+                raise UserError(f"{where}: {name} {getattr(about, name)!r:.60} is none of a model; it is damaged")
         return about
 
 

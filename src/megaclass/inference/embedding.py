@@ -30,9 +30,7 @@ class TableImages(ImageFiles):
     def __init__(self, path: Path) -> None:
         rows = read_table(path, "table", lambda name: (path.parent / name).is_file())
         if not rows:
-            raise UserError(
-                f"{path}: no table of images: its lines are not 'path,identity', or no such file is there"
-            )
+            raise UserError(f"{path}: no table of images: its lines are not 'path,identity', or no such file is there")
         super().__init__([str(path.parent / name) for _, name, _ in rows])
         self._labels, self.classes = number_names([label for _, _, label in rows])
 

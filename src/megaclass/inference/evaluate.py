@@ -106,9 +106,7 @@ def measured(config: Config, model: Model, kind: str, path: str, options: Mappin
     return classifier(model.backbone, model.head)
 
 
-def _by_protocol(
-    config: Config, model: Model, kind: str, path: str, options: Mapping[str, Any]
-) -> dict[str, Any]:
+def _by_protocol(config: Config, model: Model, kind: str, path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     protocol = protocol_of(kind)
     known = {name.replace("-", "_"): default for name, (default, _) in protocol.OPTIONS.items()}
     prepared = together(lambda: protocol.prepare(path, known | dict(options)))

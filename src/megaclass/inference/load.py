@@ -50,9 +50,7 @@ def open_model(source: str | Path, which: str, settings: Mapping[str, Any]) -> M
     """The same, with settings of the run changed, such as ``{"evaluate": {"batch_size": 8}}``."""
     source = fetched(str(source)) if str(source).startswith(SCHEME) else Path(source)
     if which != "best" and ((source / ABOUT).exists() or source.suffix in _NETWORKS):
-        raise UserError(
-            f"{source}: holds one model, and no checkpoint {which!r}, as a run does; leave it out"
-        )
+        raise UserError(f"{source}: holds one model, and no checkpoint {which!r}, as a run does; leave it out")
     if (source / ABOUT).exists():
         return open_bundle(source, settings)
     if source.suffix in _NETWORKS:

@@ -103,9 +103,7 @@ class Model:
     def require_embeddings(self) -> None:
         """UserError for the export of a classifier, which gives logits."""
         if isinstance(self.head, GivenLogits):
-            raise UserError(
-                f"{self.source}: gives classes alone, no embeddings; take the run, or a bundle of it"
-            )
+            raise UserError(f"{self.source}: gives classes alone, no embeddings; take the run, or a bundle of it")
 
     def classify(self, images: Any, top: int = 5) -> list[list[Guess]]:
         """The ``top`` best classes of each image, the best first: by probability, or by the cosine of class centres.

@@ -52,9 +52,7 @@ def _pass(
         for number in range(start, start + len(found)):
             image, mine = dataset.describe(number), next(guesses)
             if any(math.isnan(score) for _, score in mine):
-                yield Prediction(
-                    image, [], f"{image}: the model gives NaN for it; was the run's loss finite?"
-                )
+                yield Prediction(image, [], f"{image}: the model gives NaN for it; was the run's loss finite?")
             else:
                 yield Prediction(image, mine, "")
 

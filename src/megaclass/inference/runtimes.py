@@ -76,9 +76,7 @@ class RuntimeBackbone(nn.Module):
         count, _, height, width = images_BCHW.shape
         if self._fixed[0] not in (None, height) or self._fixed[1] not in (None, width):
             takes = " x ".join(str(side or "any") for side in self._fixed)
-            raise UserError(
-                f"{self._name}: takes images of {takes} pixels (height x width), not {height} x {width}"
-            )
+            raise UserError(f"{self._name}: takes images of {takes} pixels (height x width), not {height} x {width}")
         if not count:
             return images_BCHW.new_zeros(0, self.embedding_dim)
         graph, batch = self._graph, self._graph.shape[0]
@@ -129,9 +127,7 @@ def open_runtime(
         if out_of_memory(error):
             raise
         # OpenVINO begins with places in its source.
-        raise UserError(
-            f"{path}: not an {what} that can be run here ({str(error).strip().splitlines()[-1]})"
-        ) from None
+        raise UserError(f"{path}: not an {what} that can be run here ({str(error).strip().splitlines()[-1]})") from None
 
 
 def missing(engine: str, device: str = "cpu", also: Sequence[str] = ()) -> str:

@@ -66,9 +66,7 @@ def judge(
     UserError for a model without class centres, and for a set of other classes.
     """
     if model.rows is None:
-        raise UserError(
-            f"{model.source}: holds no class centres; name a run with a margin head, or its bundle"
-        )
+        raise UserError(f"{model.source}: holds no class centres; name a run with a margin head, or its bundle")
     classes, of_class, count = model.num_classes // orientations, model.about.sub_centres, len(dataset)
     label_N = torch.from_numpy(trained_labels(dataset, classes, model.classes, "--data"))
     own_NK = torch.full((count, of_class), torch.nan)

@@ -80,17 +80,11 @@ def _write(
         for name, text in texts.items():
             joined = "".join(f"{one}\0" for one in text).encode(errors="surrogateescape")
             arrays[name] = np.frombuffer(bytearray(joined), np.uint8)
-        tensorfile.write_tensors(
-            path, {name: torch.from_numpy(value) for name, value in arrays.items()}, metadata
-        )
+        tensorfile.write_tensors(path, {name: torch.from_numpy(value) for name, value in arrays.items()}, metadata)
     else:
         pa, parquet = extra("pyarrow", "gallery"), extra("pyarrow.parquet", "gallery")
         rows_ND = arrays.pop("embeddings")
-        columns = {
-            "names": pa.array(
-                [name.encode(errors="backslashreplace") for name in texts["names"]], pa.string()
-            )
-        }
+        columns = {"names": pa.array([name.encode(errors="backslashreplace") for name in texts["names"]], pa.string())}
         columns["embeddings"] = pa.FixedSizeListArray.from_arrays(pa.array(rows_ND.ravel()), rows_ND.shape[1])
         metadata |= {"classes": json.dumps(texts["classes"])} if "classes" in texts else {}
         table = pa.table(columns | arrays).replace_schema_metadata(metadata)
@@ -165,9 +159,7 @@ def _checked(
     for texts in (names, classes or []):
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError("names and classes are no texts")
-    if len(names) != count or (
-        labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu")
-    ):
+    if len(names) != count or (labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu")):
         raise ValueError(f"names or labels are not those of {count:,} embeddings")
     if labels is not None:
         labels = labels.astype(np.int64, copy=False)

@@ -34,9 +34,7 @@ class Stage(nn.Sequential):
 
 
 def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    return checkpoint(
-        block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _spare_buffers(block))
-    )
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _spare_buffers(block)))
 
 
 @contextmanager

@@ -84,9 +84,7 @@ class _Normalised(torch.autograd.Function):
             input = input.contiguous()
         pieces, groups = pieces_of(input)
         channels, precision = input.shape[1], torch.promote_types(input.dtype, torch.float32)
-        spare = torch.zeros(
-            2, groups * channels, dtype=precision
-        )  # running statistics, by which it knows fp32 sums
+        spare = torch.zeros(2, groups * channels, dtype=precision)  # running statistics, by which it knows fp32 sums
         moments = (torch.batch_norm_update_stats(piece, spare[0], spare[1], 0.0) for piece in pieces)
         mean_PC, var_PC = in_fp64(moments, channels)
         values = [piece.numel() // piece.shape[1] for piece in pieces for _ in range(groups)]

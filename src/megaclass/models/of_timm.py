@@ -62,9 +62,7 @@ class TimmBackbone(nn.Module):
         except Exception as error:  # of any kind: each model has its own words
             if out_of_memory(error):
                 raise
-            raise UserError(
-                f"{key}: timm's model takes no images of {size} pixels: {first_line(error)}"
-            ) from None
+            raise UserError(f"{key}: timm's model takes no images of {size} pixels: {first_line(error)}") from None
         self.body.train(trained)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -81,9 +79,7 @@ class TimmBackbone(nn.Module):
         try:
             given = update(given, self.body) if update else given
         except Exception as error:
-            raise UserError(
-                f"{where}: no weights of this model ({first_line(error)}); name its own"
-            ) from None
+            raise UserError(f"{where}: no weights of this model ({first_line(error)}); name its own") from None
         behind = self.about["classifier"] or ()  # a name, or several, of which the first is the usual one
         behind = (behind,) if isinstance(behind, str) else behind
         ours = {key: tensor for key, tensor in self.state_dict().items() if key.startswith("neck.")}

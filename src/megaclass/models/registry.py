@@ -76,9 +76,7 @@ def load_backbone_weights(module: nn.Module, state_dict: Any, where: str) -> Non
             shapes = f"{tuple(given[key].shape)}, the model has {tuple(tensor.shape)}"
             faults["of another shape"].append(f"{key} {shapes}")
         # In the model's precision, in which a large fp64 number is infinite too; integers know no NaN.
-        elif (
-            not given[key].to(tensor.dtype if tensor.is_floating_point() else torch.float64).isfinite().all()
-        ):
+        elif not given[key].to(tensor.dtype if tensor.is_floating_point() else torch.float64).isfinite().all():
             faults["not finite"].append(key)
     faults["unexpected"] = [key for key in given if key not in own]
     told = [

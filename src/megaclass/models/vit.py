@@ -33,9 +33,7 @@ class Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attn = nn.ModuleDict(
-            {"qkv": nn.Linear(width, 3 * width, bias=False), "proj": nn.Linear(width, width)}
-        )
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width, bias=False), "proj": nn.Linear(width, width)})
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
 

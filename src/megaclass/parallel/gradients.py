@@ -14,9 +14,7 @@ from megaclass.parallel.groups import world_size
 COMPRESSIONS = {"none": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def averaging(
-    module: nn.Module, device: torch.device, bucket_mb: float = 0.0, compression: str = "none"
-) -> nn.Module:
+def averaging(module: nn.Module, device: torch.device, bucket_mb: float = 0.0, compression: str = "none") -> nn.Module:
     """The module inside DistributedDataParallel, or itself where there is one rank.
 
     bucket_mb: gradients that travel together; 0: as PyTorch has it. compression: rounded to 16 bits on the way.

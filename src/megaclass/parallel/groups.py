@@ -191,9 +191,7 @@ def pick_device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             raise UserError(f"run.device: {name!r} asked for, but PyTorch sees no CUDA GPU; use cpu or auto")
         if device.index is not None and place().size > 1:
-            raise UserError(
-                f"run.device: {name!r} names one GPU for all processes; say cuda, and each takes its own"
-            )
+            raise UserError(f"run.device: {name!r} names one GPU for all processes; say cuda, and each takes its own")
         index = device.index if device.index is not None else number("LOCAL_RANK", 0)
         if index >= torch.cuda.device_count():
             raise UserError(

@@ -70,9 +70,7 @@ class _Watch:
                     store.set("lost", str(after))
                 if store.check(["lost"]):
                     lost = store.get("lost").decode()
-                    host = (
-                        f" on {store.get(f'host/{lost}').decode()}" if store.check([f"host/{lost}"]) else ""
-                    )
+                    host = f" on {store.get(f'host/{lost}').decode()}" if store.check([f"host/{lost}"]) else ""
                     if rank == 0:
                         # The store may be in this process, and the others read it at their next beat.
                         self.left.wait(2 * self._silence_s / _BEATS)

@@ -28,9 +28,7 @@ _FLOPS = flop_registry | {
     for name in ["_scaled_dot_product_flash_attention"]
     for pass_ in ("", "_backward")
 }
-_FLOPS[_aten.convolution_backward] = lambda grad, x, w, *_, out_val: (
-    2 * conv_flop_count(x.shape, w.shape, grad.shape)
-)
+_FLOPS[_aten.convolution_backward] = lambda grad, x, w, *_, out_val: 2 * conv_flop_count(x.shape, w.shape, grad.shape)
 
 
 @dataclass(frozen=True)
@@ -143,6 +141,4 @@ class _Counter(TorchDispatchMode):
         stays[number[made < 0]] = False
         kinds = np.stack([sizes * stays, sizes * ~(stays | grows), sizes * grows // _IMAGES], axis=1)
         later = np.arange(len(sizes)) >= (changes[:forward_changes] >= 0).sum()
-        return (
-            np.stack([kinds * ~later[:, None], kinds * later[:, None]], 1)[number] * made[:, None, None]
-        ).cumsum(0)
+        return (np.stack([kinds * ~later[:, None], kinds * later[:, None]], 1)[number] * made[:, None, None]).cumsum(0)

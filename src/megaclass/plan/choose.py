@@ -73,9 +73,7 @@ def choices(job: Job, device: Device, room: float) -> Iterator[str]:
         ms = 1e3 * roofline(one, device, collectives(one))[0]
         return f"{in_bytes(memory_of(one).total)}, {ms:.3g} ms a step at best"
 
-    def choose(
-        section: str, name: str, values: tuple[Any, ...], why: str, gain: float = 1.0
-    ) -> Iterator[str]:
+    def choose(section: str, name: str, values: tuple[Any, ...], why: str, gain: float = 1.0) -> Iterator[str]:
         """The first value that fits, unless a later one that fits is ``gain`` times as fast."""
         nonlocal job
         jobs = {value: changed(job, section, **{name: value}) for value in values}
@@ -90,9 +88,7 @@ def choices(job: Job, device: Device, room: float) -> Iterator[str]:
         yield from choose("head", "storage", (*STORAGES,), "the finest that fits, or the smallest", 0)
         if job.ranks > 1:
             yield from choose("head", "parallelism", ("data", "model"), "the faster of those that fit")
-        yield from choose(
-            "head", "sample_rate", (1.0, 0.1), "all classes unless a tenth is 1.25 times as fast", 1.25
-        )
+        yield from choose("head", "sample_rate", (1.0, 0.1), "all classes unless a tenth is 1.25 times as fast", 1.25)
     if "checkpoint_activations" in backbone_options(job.config.model.name):
         why = "only where the batch does not fit without: it computes a third more"
         yield from choose("model", "checkpoint_activations", (False, True), why, 0)

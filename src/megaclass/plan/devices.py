@@ -44,7 +44,5 @@ class Device:
             emulated = self.kind == CPU and not cpu_has_bf16()
             return "bf16" if "bf16" in self.rates and not emulated else "fp32"
         if compute not in self.rates:
-            raise UserError(
-                f"precision.compute: {self.name} has no {compute}; it has {', '.join(self.rates)}"
-            )
+            raise UserError(f"precision.compute: {self.name} has no {compute}; it has {', '.join(self.rates)}")
         return compute

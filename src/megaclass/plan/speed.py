@@ -35,9 +35,7 @@ def work_of(job: Job) -> Work:
     # Pass 1 reads a scored centre (of a sample its momentum too), pass 2 reads and writes both.
     tables = 3 + storage.momentum * (2 + (head.sample_rate < 1))
     moved = tables * storage.dtype.itemsize * dim * job.scored
-    return Work(
-        images * passes.flops, 2 * products * images * job.sharers * dim * job.scored, moved, passes.trained
-    )
+    return Work(images * passes.flops, 2 * products * images * job.sharers * dim * job.scored, moved, passes.trained)
 
 
 def roofline(job: Job, device: Device, wire: Sequence[Collective]) -> tuple[float, float]:
@@ -50,9 +48,7 @@ def roofline(job: Job, device: Device, wire: Sequence[Collective]) -> tuple[floa
         products = work.head / (share["products"] * device.rates.get(job.config.head.precision, peak))
         # Weights, gradients and momentum are read and written once.
         traffic = (work.moved + 24 * work.parameters) / (share["memory"] * device.memory_rate)
-        hidden, seen = (
-            sum(c.seconds(device)[1 - place] for c in wire if c.hidden is h) for h in (True, False)
-        )
+        hidden, seen = (sum(c.seconds(device)[1 - place] for c in wire if c.hidden is h) for h in (True, False))
         if place:
             found.append(max(backbone, backbone / 3 + hidden) + max(products, traffic) + seen)
         else:

@@ -80,18 +80,12 @@ class Plan:
                 f"{many}{one.kind} of {in_bytes(one.bytes)} among {one.ranks:,}, {ms} ms a step",
             )
         speed = between([job.config.data.global_batch_size / seconds for seconds in reversed(self.step_s)])
-        how = (
-            f"fitted to {self.fit.rows} measured rows"
-            if self.fit
-            else "a roofline of data sheets, no measurement"
-        )
+        how = f"fitted to {self.fit.rows} measured rows" if self.fit else "a roofline of data sheets, no measurement"
         yield "speed", f"{speed} images/s ({how}), which storage must deliver and CPUs decode"
         hours = between([self.steps * seconds / 3600 for seconds in self.step_s])
         yield (
             "time",
-            f"{self.steps:,} steps, {hours} h"
-            if self.steps
-            else "unknown: --samples tells images of an epoch",
+            f"{self.steps:,} steps, {hours} h" if self.steps else "unknown: --samples tells images of an epoch",
         )
         writes = self.checkpoint / max(1, job.ranks // job.node_ranks) / _DISK_RATE
         yield (

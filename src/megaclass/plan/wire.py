@@ -34,9 +34,7 @@ class Collective:
         twice = self.kind == "all-reduce"
         hops = 2 * math.ceil(math.log2(self.ranks)) if twice else self.ranks - 1
         sent = (1 + twice) * self.bytes * (self.ranks - 1) / self.ranks / device.links[self.between_nodes]
-        low, high = (
-            self.count * (hops * device.hops[self.between_nodes] + sent / part) for part in REACHED["wire"]
-        )
+        low, high = (self.count * (hops * device.hops[self.between_nodes] + sent / part) for part in REACHED["wire"])
         return high, low
 
 

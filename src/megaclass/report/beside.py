@@ -76,9 +76,7 @@ class Match:
         return found
 
 
-def _matches(
-    suite: str, benchmark: str, case: Mapping[str, Any], sources: Iterable[Source]
-) -> dict[Variant, Match]:
+def _matches(suite: str, benchmark: str, case: Mapping[str, Any], sources: Iterable[Source]) -> dict[Variant, Match]:
     """What stands for a case, as a suite of that name asked for it or as anybody measured it, by variant: of its rows
     one with a number, of the suite itself, as published, the latest; or all repeats of it."""
     no_batch = benchmark == "train" and "global_batch_size" not in case
@@ -144,9 +142,7 @@ def published_section(
         "that was measured as published, the ratio of the two with the interval in which resampling the measured steps "
         "puts it 95 times out of 100. Published numbers came without their spread."
     )
-    return Section(
-        f"Beside {report.name}: {report.title}", texts=[intro], tables=tables, bullets=report.notes
-    )
+    return Section(f"Beside {report.name}: {report.title}", texts=[intro], tables=tables, bullets=report.notes)
 
 
 def _table(
@@ -285,9 +281,7 @@ def _comparable(base: Match, other: Match) -> bool:
         if row.status != "ok" or row.asked.get("world_size", devices) != devices:
             return False
     alike = one.case.get("world_size", 1) == two.case.get("world_size", 1)
-    return (alike or per_device(one.case) == per_device(two.case)) and not (
-        base.scaled and one.case == two.case
-    )
+    return (alike or per_device(one.case) == per_device(two.case)) and not (base.scaled and one.case == two.case)
 
 
 def _names(variants: Iterable[Variant], machines: Mapping[Identity, Machine]) -> dict[Variant, str]:

@@ -149,9 +149,7 @@ def _case(source: Source) -> str:
     keys = {name for name, data in fields.items() if data.get("sweeps") and name != "seed"}
     keys |= {"recipe", "backbone", "num_classes", "world_size", "precision", "settings"}
     case = source.row.case
-    return case_text(
-        case, [key for key in case if key in keys and (key not in _USUAL or _USUAL[key] != case[key])]
-    )
+    return case_text(case, [key for key in case if key in keys and (key not in _USUAL or _USUAL[key] != case[key])])
 
 
 def _basis(source: Source, more: str = "") -> str:

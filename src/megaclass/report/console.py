@@ -124,9 +124,7 @@ _CALLED |= {"recall_at": "Recall @", "tpir_at_fpir": "TPIR @ FPIR"}
 
 def protocol_table(metrics: Mapping[str, Any], title: str) -> RenderableType:
     """The table of another protocol: its shares, by one thing or another, and counts in the title."""
-    counts = ", ".join(
-        f"{value:,} {key}".replace("_", " ") for key, value in metrics.items() if type(value) is int
-    )
+    counts = ", ".join(f"{value:,} {key}".replace("_", " ") for key, value in metrics.items() if type(value) is int)
     lines = list(_tar_lines(metrics)) if "tar_at_far" in metrics else []
     for key, share in metrics.items():
         shares = share if isinstance(share, Mapping) else {"": share}
@@ -211,9 +209,7 @@ def _sizes(found: Mapping[str, Any]) -> str:
     return f"{smallest} to {largest}; commonest {shares}"
 
 
-def check_table(
-    path: str, counts: Mapping[str, int], kinds: Mapping[str, str], images: int
-) -> RenderableType:
+def check_table(path: str, counts: Mapping[str, int], kinds: Mapping[str, str], images: int) -> RenderableType:
     """How many findings of each of the ``kinds`` (name -> what it means) there are."""
     lines = [("images", f"{images:,}")]
     lines += [(text, f"{counts[kind]:,}") for kind, text in kinds.items() if counts.get(kind)]

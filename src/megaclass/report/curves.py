@@ -43,9 +43,7 @@ def draw_seeds(directory: Path, rows: Sequence[Row]) -> list[Path]:
     thin and their mean bold: the metric where all evaluated it several times on the way, else the loss."""
     trained = [row for row in rows if row.status == "ok"]
     metric = trained[0].case["metric"] if trained else ""
-    curves, of = seed_curves(
-        {row.case["seed"]: directory / f"seed-{row.case['seed']}" for row in trained}, metric
-    )
+    curves, of = seed_curves({row.case["seed"]: directory / f"seed-{row.case['seed']}" for row in trained}, metric)
     if not curves:
         return []
     figure = _figure()

@@ -54,9 +54,7 @@ class Table:
         return list(dict.fromkeys(note for line in self.lines for cell in line.cells for note in cell.notes))
 
 
-def text_table(
-    title: str, heads: Sequence[str | Column], lines: Iterable[Sequence[Any]], kind: str = "own"
-) -> Table:
+def text_table(title: str, heads: Sequence[str | Column], lines: Iterable[Sequence[Any]], kind: str = "own") -> Table:
     """A table of words alone. heads: a text heads words, which stand on the left."""
     columns = [head if isinstance(head, Column) else Column(head, False) for head in heads]
     return Table(title, columns, [Line([Cell(str(word)) for word in line], kind) for line in lines])

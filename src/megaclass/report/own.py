@@ -48,21 +48,15 @@ def own_tables(sources: Sequence[Source], machine: str = "") -> list[Table]:
     return [*_repeats_tables(sources, f"{title}, repeated{where}"), _rows_table(f"{title}{where}", sources)]
 
 
-def case_columns(
-    sources: Sequence[Source], but: str = ""
-) -> tuple[list[Column], list[list[Cell]], list[str]]:
+def case_columns(sources: Sequence[Source], but: str = "") -> tuple[list[Column], list[list[Cell]], list[str]]:
     """What differs between the cases: heads, and the cells of each row; and as remarks what is the same. but: a key to
     leave out."""
     named = len({source.row.implementation for source in sources}) > 1
     aside = {but, *effort()}
-    cases = [
-        {key: value for key, value in flat(source.row.case).items() if key not in aside} for source in sources
-    ]
+    cases = [{key: value for key, value in flat(source.row.case).items() if key not in aside} for source in sources]
     keys = differing(cases)
     names = map(name_of, keys)
-    heads = ["Implementation"] * named + [
-        name if "." in name else name[:1].upper() + name[1:] for name in names
-    ]
+    heads = ["Implementation"] * named + [name if "." in name else name[:1].upper() + name[1:] for name in names]
     cells = [
         [Cell(source.row.implementation)] * named
         + [Cell(value_text(key, case[key]) if key in case else "") for key in keys]
@@ -97,9 +91,7 @@ def _rows_table(title: str, sources: Sequence[Source]) -> Table:
         _mark(source, cells)
         found.append(cells)
     places = [place for place in range(len(heads)) if any(cells[place].text for cells in found)]
-    lines = [
-        Line([*case, *(cells[place] for place in places)]) for case, cells in zip(cases, found, strict=True)
-    ]
+    lines = [Line([*case, *(cells[place] for place in places)]) for case, cells in zip(cases, found, strict=True)]
     return Table(title, [*labels, *(Column(heads[place]) for place in places)], lines, remarks)
 
 

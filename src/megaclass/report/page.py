@@ -55,9 +55,7 @@ def require_room(directory: Path) -> None:
         for name, mark in _MARKS.items():
             path = directory / name
             if path.exists() and mark not in _beginning(path):
-                raise UserError(
-                    f"{path}: exists and is not a report of ours; move it, or name another --output"
-                )
+                raise UserError(f"{path}: exists and is not a report of ours; move it, or name another --output")
     except OSError as error:
         raise UserError(f"--output {directory}: cannot be written ({error.strerror})") from None
 

@@ -89,9 +89,7 @@ def _pictures(title: str, x: str, y_label: str, curves: Sequence[Series]) -> Ite
         yield Picture(title + several, name_of(x), y_label, [*ours, *theirs, *ideal])
 
 
-def _own(
-    metric: Metric, x: str, rows: Sequence[Source], machines: Mapping[Identity, Machine]
-) -> Iterator[_Point]:
+def _own(metric: Metric, x: str, rows: Sequence[Source], machines: Mapping[Identity, Machine]) -> Iterator[_Point]:
     """Of what was measured again the latest comes last."""
     for source in sorted(rows, key=lambda source: source.age):
         case = flat(source.row.case)

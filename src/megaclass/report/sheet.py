@@ -154,9 +154,7 @@ def _distribution(axes: Axes, counts_K: np.ndarray) -> None:
     mean, median = float(counts_K.mean()), float(np.median(counts_K))
     axes.axhline(mean, color=GREY, linestyle="--", linewidth=1)
     said = f"mean {mean:,.1f}, median {median:,.0f} "
-    axes.annotate(
-        said, (1, mean), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9, color=GREY
-    )
+    axes.annotate(said, (1, mean), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9, color=GREY)
     others = f" ({empty:,} more have none)" if empty else ""
     axes.set_title(f"Images of each class{others}", loc="left", fontsize=11, weight="bold")
 

@@ -18,9 +18,7 @@ from megaclass.results.verdict import BUSY_PERCENT
 # What tells machines apart. Memory in GiB: the last MiB of it changes with a kernel.
 IDENTITY = ("system", "cpu", "cpu_threads", "memory in GiB", "gpu", "gpu_count")
 Identity = tuple[Any, ...]
-BUSY = (
-    f"other programs were busy: some task waited for a processor in more than {BUSY_PERCENT:g}% of the time"
-)
+BUSY = f"other programs were busy: some task waited for a processor in more than {BUSY_PERCENT:g}% of the time"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +66,7 @@ def read_sources(paths: Sequence[str | Path]) -> list[Source]:
     for resolved, file in files.items():
         for line, row in enumerate(read_rows(file), start=1):
             if not all(time > 0 for time in row.samples_ms):
-                raise UserError(
-                    f"{file} line {line}: not a row of a benchmark: not all of samples_ms are above 0"
-                )
+                raise UserError(f"{file} line {line}: not a row of a benchmark: not all of samples_ms are above 0")
             sources.append(Source(resolved, line, row, 1 + len(sources)))
     if not sources:
         named = ", ".join(map(str, paths))

@@ -92,9 +92,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any], int]]:
 
 def check_version(version: Any, newest: int, where: str) -> None:
     if isinstance(version, int) and version > newest:
-        raise UserError(
-            f"{where}: written with schema {version}, and this megaclass reads {newest}: update it"
-        )
+        raise UserError(f"{where}: written with schema {version}, and this megaclass reads {newest}: update it")
 
 
 def build(kind: type[T], record: dict[str, Any], where: str, what: str) -> T:
@@ -112,9 +110,7 @@ def build(kind: type[T], record: dict[str, Any], where: str, what: str) -> T:
 def _fields(kind: Any) -> tuple[dict[str, Any], list[str]]:
     """The types of a dataclass's fields, and the names of those that must be given."""
     missing = dataclasses.MISSING
-    required = [
-        f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing
-    ]
+    required = [f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing]
     return typing.get_type_hints(kind), required
 
 

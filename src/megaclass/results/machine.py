@@ -53,9 +53,7 @@ def snapshot() -> dict[str, Any]:
     """
     return {
         "system": _quiet(_system),
-        **_fixed(
-            _cpu, "cpu", "cpu_sockets", "cpu_cores", "cpu_threads", "cpu_threads_usable", "cpu_features"
-        ),
+        **_fixed(_cpu, "cpu", "cpu_sockets", "cpu_cores", "cpu_threads", "cpu_threads_usable", "cpu_features"),
         "memory_mb": _quiet(_memory_mb),
         **_fixed(_gpu, "gpu", "gpu_count", "gpu_memory_mb", "gpu_power_limit_w", "gpu_clock_mhz", "driver"),
         "os": _quiet(lambda: platform.freedesktop_os_release()["PRETTY_NAME"]) or platform.platform(),

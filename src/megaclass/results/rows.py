@@ -97,9 +97,7 @@ class RowWriter(LineFile):
             file.truncate(_whole_bytes(self.path))
         except OSError:
             self.close()
-            raise UserError(
-                f"{path}: another sweep is writing into it; wait for it, or name another file"
-            ) from None
+            raise UserError(f"{path}: another sweep is writing into it; wait for it, or name another file") from None
         except UserError:
             self.close()
             raise

@@ -168,9 +168,7 @@ def choose(config: Config, resume: bool) -> RunDirectory:
     if not directory.config.exists() and path.is_dir():
         others = sorted(p.name for p in path.iterdir() if p.name != ".lock" and not p.match(_PARTS))
         if others:
-            raise UserError(
-                f"run.output: {path} holds other files ({others[0]}); name a directory of its own"
-            )
+            raise UserError(f"run.output: {path} holds other files ({others[0]}); name a directory of its own")
     return directory
 
 

@@ -86,8 +86,7 @@ def _waits_apart(earlier: Row, later: Row, threshold: float) -> bool:
     if not all(len(row.data_ms) == len(row.samples_ms) for row in (earlier, later)):
         return False
     one, two = (
-        max(0.0, median(t - w for t, w in zip(row.samples_ms, row.data_ms, strict=True)))
-        for row in (earlier, later)
+        max(0.0, median(t - w for t, w in zip(row.samples_ms, row.data_ms, strict=True))) for row in (earlier, later)
     )
     computing = (one * two) ** 0.5
     before, after = ([computing + wait for wait in row.data_ms] for row in (earlier, later))

@@ -16,9 +16,7 @@ _HEADERS = {
 }
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)  # memory, processor time, open files
-BATCHES = Histogram(
-    "megaclass_batch_images", "Of a batch", registry=REGISTRY, buckets=[1, 2, 4, 8, 16, 32, 64]
-)
+BATCHES = Histogram("megaclass_batch_images", "Of a batch", registry=REGISTRY, buckets=[1, 2, 4, 8, 16, 32, 64])
 AT_WORK = Gauge("megaclass_requests_at_work", "Requests that are read or worked on", registry=REGISTRY)
 _SECONDS = Histogram("megaclass_request_seconds", "To the answer", ["path", "status"], registry=REGISTRY)
 

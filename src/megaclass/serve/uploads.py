@@ -50,9 +50,7 @@ def read_keys(path: str) -> list[bytes]:
     lines = map(str.strip, read_text(Path(path), "--key-file").splitlines())
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys or min(map(len, keys)) < 16:
-        raise UserError(
-            f"--key-file: {path} needs keys of 16 letters or more; `openssl rand -hex 32` makes one"
-        )
+        raise UserError(f"--key-file: {path} needs keys of 16 letters or more; `openssl rand -hex 32` makes one")
     return [hashlib.sha256(key.encode()).digest() for key in keys]
 
 

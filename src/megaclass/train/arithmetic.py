@@ -94,9 +94,7 @@ class Arithmetic:
             yield
 
 
-def pick_arithmetic(
-    compute: str, channels_last: bool, device: torch.device, tf32: bool = False
-) -> Arithmetic:
+def pick_arithmetic(compute: str, channels_last: bool, device: torch.device, tf32: bool = False) -> Arithmetic:
     """Resolve ``auto``, and refuse what the device does not have."""
     if compute == "auto":  # a GPU before compute capability 8.0 emulates bf16, slowly
         has_bf16 = torch.cuda.is_bf16_supported(False) if device.type == "cuda" else cpu_has_bf16()

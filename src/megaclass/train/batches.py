@@ -49,9 +49,7 @@ def training_data(config: Config, world: World, say: Callable[[str], None]) -> T
     if data.source == "synthetic":
         steps = steps_of(config, data.num_samples)
         noise = synthetic_loader(config, world, steps.total)
-        return TrainingData(
-            loader=noise, epoch_samples=data.num_samples, num_classes=data.num_classes, steps=steps
-        )
+        return TrainingData(loader=noise, epoch_samples=data.num_samples, num_classes=data.num_classes, steps=steps)
     glyph_set = _glyph_set(config, say) if data.source == "glyphs" else None
     dataset = training_set(config, glyph_set / "train" if glyph_set else Path(data.path))
     steps = steps_of(config, len(dataset))
@@ -100,14 +98,11 @@ def training_set(config: Config, path: Path) -> Dataset:
     source = config.data.source
     if source in ("records", "folder") and source not in kinds:
         (other,) = kinds
-        raise UserError(
-            f"data.source: {source!r}, but {path} is of the kind {other!r}; set --data.source {other}"
-        )
+        raise UserError(f"data.source: {source!r}, but {path} is of the kind {other!r}; set --data.source {other}")
     wanted = config.data.num_classes
     if wanted and wanted != dataset.num_classes:
         raise UserError(
-            f"data.num_classes: {wanted}, but {path} has {dataset.num_classes} classes; "
-            "leave it 0 to take the data's"
+            f"data.num_classes: {wanted}, but {path} has {dataset.num_classes} classes; leave it 0 to take the data's"
         )
     if config.data.orientations > 1:
         return OrientedClasses(dataset, config.data.orientations)

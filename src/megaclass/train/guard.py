@@ -119,6 +119,4 @@ class Guard:
         if in_a_row >= run.max_skipped:
             raise DivergedError(f"step {progress.step}: {in_a_row} steps in a row {how} (run.max_skipped)")
         if lost > run.max_skipped_share * progress.step and (at_end or progress.step >= _SETTLED_STEPS):
-            raise DivergedError(
-                f"step {progress.step}: {lost} of {progress.step} steps {how} (run.max_skipped_share)"
-            )
+            raise DivergedError(f"step {progress.step}: {lost} of {progress.step} steps {how} (run.max_skipped_share)")

@@ -121,9 +121,7 @@ class Job(LocalParts):
         return stack
 
 
-def build_job(
-    config: Config, world: World, say: Callable[[str], None] = print, head_group: Group | None = None
-) -> Job:
+def build_job(config: Config, world: World, say: Callable[[str], None] = print, head_group: Group | None = None) -> Job:
     """Build every part of a run; every rank calls.
 
     Files, weights and data sets come first, without a collective, so that bad input on one rank is told on all; then
@@ -253,9 +251,7 @@ def _check_batch(config: Config, world: World, backbone: nn.Module) -> None:
         )
 
 
-def image_reader(
-    config: Config, arithmetic: Arithmetic, preprocessing: Preprocessing | None = None
-) -> ImageReader:
+def image_reader(config: Config, arithmetic: Arithmetic, preprocessing: Preprocessing | None = None) -> ImageReader:
     """What reads images for a network: of this configuration, or for one of other preprocessing."""
     preprocessing = preprocessing or preprocessing_of(config)
     return ImageReader(
@@ -263,9 +259,7 @@ def image_reader(
         batch_size=config.evaluate.batch_size,
         workers=config.data.workers or torch.get_num_threads(),
         device=arithmetic.device,
-        to_input=partial(
-            preprocessing.to_input, device=arithmetic.device, channels_last=arithmetic.channels_last
-        ),
+        to_input=partial(preprocessing.to_input, device=arithmetic.device, channels_last=arithmetic.channels_last),
         precision=arithmetic.computing,
     )
 
@@ -313,9 +307,7 @@ def _start_head(head: PartialFC | LinearHead, parts: LocalParts) -> str:
         with eager(parts.compiled):
             start_new_classes(head, numbers_C, means_of)
     how = "" if by_name else " in their order, for not both sides have names"
-    told = (
-        f"Head of {source}: {taken:,} classes are taken{how}, {new:,} are new, {count - taken:,} are dropped"
-    )
+    told = f"Head of {source}: {taken:,} classes are taken{how}, {new:,} are new, {count - taken:,} are dropped"
     return told if new or taken < count or not by_name else ""
 
 

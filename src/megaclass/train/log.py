@@ -94,9 +94,7 @@ class RunLog:
         if self._tracking:
             self._tracking.close(finished=error is None)
         self._writer.close()
-        self._note(
-            f"{reason}, at step {end.steps} of {self._job.total_steps}, after {end.seconds:.1f} s of training"
-        )
+        self._note(f"{reason}, at step {end.steps} of {self._job.total_steps}, after {end.seconds:.1f} s of training")
         with contextlib.suppress(OSError):  # what a full disk did not take is tried once more
             self._file.close()
 

@@ -155,9 +155,7 @@ def train_step(job: Job, batch: Batch, step: int, guard: Guard) -> Outcome:
     labels = batch.labels.to(job.world.device, non_blocking=True)
     job.head.draw(labels)
     loss = torch.zeros((), device=job.world.device)
-    for i, (images_b, labels_b) in enumerate(
-        zip(batch.images.chunk(parts), labels.chunk(parts), strict=True)
-    ):
+    for i, (images_b, labels_b) in enumerate(zip(batch.images.chunk(parts), labels.chunk(parts), strict=True)):
         images, targets = job.mix(job.to_input(images_b), labels_b, step)
         is_last = i == parts - 1
         with job.gradients_stay_local(not is_last):
@@ -351,9 +349,7 @@ def _train(
             if job.started and not found:
                 log.say(job.started)
             if progress.step < job.steps.frozen:
-                log.say(
-                    f"The backbone is frozen for the first {min(job.steps.frozen, job.total_steps)} steps"
-                )
+                log.say(f"The backbone is frozen for the first {min(job.steps.frozen, job.total_steps)} steps")
             if found and not found.path:
                 log.say(f"No checkpoint in {directory.path} yet: starting from the beginning")
             return progress, fit(job, log, progress, saver, interruption)
@@ -380,9 +376,7 @@ def _way_back(config: Config, directory: RunDirectory, progress: Progress, fault
     if not found.path or not wanted or factor < _LOWEST_RATE_FACTOR:
         known = f"{found.path.name} is whole" if found.path else "no checkpoint was saved before"
         other = "" if wanted or not found.path else "set run.on_divergence to rollback, "
-        raise UserError(
-            f"{fault}; {known}: lower optim.lr, {other}or look at the samples in {directory.bad_batches}"
-        )
+        raise UserError(f"{fault}; {known}: lower optim.lr, {other}or look at the samples in {directory.bad_batches}")
     told = f"{fault}: back to {found.path.name}, with {factor:g} times the learning rate"
     return replace(found, messages=(*found.messages, told), rate_factor=factor)
 

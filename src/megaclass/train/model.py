@@ -39,9 +39,7 @@ def build_model(config: Config, device: torch.device) -> tuple[nn.Module, Arithm
         normalised = NORMALISATIONS[config.data.normalise]
         about = getattr(backbone, "about", {"mean": normalised[0], "std": normalised[1]})  # of timm's
         if (wanted := (about["mean"], about["std"])) != normalised and groups.rank() == 0:
-            logger.warning(
-                "data.normalise: the weights of %s expect %s, not %s", model.name, wanted, normalised
-            )
+            logger.warning("data.normalise: the weights of %s expect %s, not %s", model.name, wanted, normalised)
     channels_last = config.precision.channels_last
     if channels_last and device.type == "cpu" and _breaks_channels_last(backbone):
         if groups.rank() == 0:
@@ -88,9 +86,7 @@ def preprocessing_of(config: Config) -> Preprocessing:
 
 def input_function(config: Config, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
     """uint8 (B, S, S, 3) on any device -> normalised fp32 (B, 3, S, S) on the run's device."""
-    return partial(
-        preprocessing_of(config).to_input, device=arithmetic.device, channels_last=arithmetic.channels_last
-    )
+    return partial(preprocessing_of(config).to_input, device=arithmetic.device, channels_last=arithmetic.channels_last)
 
 
 def compile_backbone(backbone: nn.Module, how: str, device: torch.device) -> str:
@@ -126,9 +122,7 @@ def _compiles_on(device: torch.device) -> bool:
         return False
 
 
-def capture_graphs(
-    config: Config, backbone: nn.Module, arithmetic: Arithmetic, compiled: str, ranks: int
-) -> None:
+def capture_graphs(config: Config, backbone: nn.Module, arithmetic: Arithmetic, compiled: str, ranks: int) -> None:
     """Make the training passes of ``backbone`` on CUDA one graph each, replayed for images of the configured shape.
 
     Evaluation goes on without. Warm-up passes leave no trace in the running statistics.
@@ -136,9 +130,7 @@ def capture_graphs(
     if arithmetic.device.type != "cuda":
         raise UserError("speed.cuda_graphs: there are none on a CPU; leave it out")
     if compiled == "whole":
-        raise UserError(
-            f"speed.cuda_graphs: {config.model.name} has no blocks to compile; set speed.compile to none"
-        )
+        raise UserError(f"speed.cuda_graphs: {config.model.name} has no blocks to compile; set speed.compile to none")
     size = config.data.image_size
     shape = (config.data.global_batch_size // ranks, 3, size, size)
     images = torch.zeros(shape, device=arithmetic.device).to(memory_format=arithmetic.memory_format)

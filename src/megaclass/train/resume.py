@@ -54,16 +54,12 @@ def save(job: Job, progress: Progress, saver: Saver, warn: Callable[[str], None]
             # with other bits.
             tensors["head/touched"], state["head_owed"] = owed
         first, (start, stop) = job.head.row_range[0], job.head.grouping.across.share(len(job.head.weight))
-        sharded = {
-            name: Sharded(t[start:stop], first + start, job.head.num_rows) for name, t in tensors.items()
-        }
+        sharded = {name: Sharded(t[start:stop], first + start, job.head.num_rows) for name, t in tensors.items()}
         _look_at_centres(job.head, start, stop, warn)
     else:
         state["head"] = job.head.state_dict()
     _require_finite(state, sharded, job.world.device)
-    warning = saver.save(
-        progress.step, state=state, sharded=sharded, identity=job.identity, metric=progress.score
-    )
+    warning = saver.save(progress.step, state=state, sharded=sharded, identity=job.identity, metric=progress.score)
     if warning:
         warn(warning)
     return True

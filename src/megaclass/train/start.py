@@ -87,9 +87,7 @@ def load_head(
             values[rows] = layer[name][numbers_C[rows]].to(values.device)
     elif isinstance(head, PartialFC):
         read = (
-            partial(stored_rows, found[1], "head/weight")
-            if found
-            else lambda *rows: Rows(files.rows("weight", *rows))
+            partial(stored_rows, found[1], "head/weight") if found else lambda *rows: Rows(files.rows("weight", *rows))
         )
         own_C1 = numbers_C[slice(*head.class_range), None]
         rows = np.where(own_C1 < 0, own_C1, own_C1 * of_class + np.arange(of_class))
@@ -143,9 +141,7 @@ def start_new_classes(head: PartialFC, numbers_C: np.ndarray, means_of: Means | 
         centres.put(rows, F.normalize(directions) * (total / count).float())
 
 
-def mean_embeddings(
-    backbone: nn.Module, images: ImageReader, dataset: Dataset, numbers_C: np.ndarray
-) -> Means:
+def mean_embeddings(backbone: nn.Module, images: ImageReader, dataset: Dataset, numbers_C: np.ndarray) -> Means:
     """What gives the mean of the normalised embeddings of the first 16 images of classes with a negative number, as an
     evaluation sees them: fp32 (K, D) on every rank, zeros without images. Each rank embeds its share. A centre without
     training: Qi et al., CVPR 2018, "Low-shot learning with imprinted weights", section 3.2."""
@@ -164,9 +160,7 @@ def mean_embeddings(
             rows_ND = images.embed(backbone, subset, flip=False)
             means_KD.index_add_(0, torch.from_numpy(np.searchsorted(classes_K, labels_N[own])), rows_ND)
         if not means_KD.isfinite().all():
-            raise UserError(
-                "head.new_classes: embeddings are not finite; look at model.weights, or set random"
-            )
+            raise UserError("head.new_classes: embeddings are not finite; look at model.weights, or set random")
         return means_KD
 
     return means_of

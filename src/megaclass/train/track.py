@@ -24,9 +24,7 @@ _PROJECT = "megaclass"  # where neither WANDB_PROJECT nor MLFLOW_EXPERIMENT_NAME
 class Tracking:
     """The trackers that ``run.track`` names. ``warn`` is told the first error of each, which then gets nothing more."""
 
-    def __init__(
-        self, directory: RunDirectory, config: Config, step: int, warn: Callable[[str], None]
-    ) -> None:
+    def __init__(self, directory: RunDirectory, config: Config, step: int, warn: Callable[[str], None]) -> None:
         self._warn, self._open, self._wanted = warn, dict[str, Tracker](), config.run.track
         for name in {"auto": "tensorboard", "none": ""}.get(self._wanted, self._wanted).split(","):
             with self._trying(name):
@@ -90,9 +88,7 @@ def _wandb(directory: RunDirectory, config: Config, step: int) -> Tracker:
         dir=str(directory.path),
         config=values(config),
         allow_val_change=True,
-        settings=wandb.Settings(
-            console="off", init_timeout=30, finish_timeout=60, finish_timeout_raises=True
-        ),
+        settings=wandb.Settings(console="off", init_timeout=30, finish_timeout=60, finish_timeout_raises=True),
     )
     write_whole(kept, run.id)
     # Its own count of steps never goes back, as a resumed run does.
@@ -121,9 +117,7 @@ def _mlflow(directory: RunDirectory, config: Config, step: int) -> Tracker:
 
     def add(numbers: dict[str, float], step: int) -> None:
         plain = {re.sub(r"[^\w./ -]", "_", name): value for name, value in numbers.items()}
-        client.log_batch(
-            run, [Metric(name, value, round(1000 * time.time()), step) for name, value in plain.items()]
-        )
+        client.log_batch(run, [Metric(name, value, round(1000 * time.time()), step) for name, value in plain.items()])
 
     return add, lambda finished: client.set_terminated(run, "FINISHED" if finished else "FAILED")
 

@@ -67,9 +67,7 @@ def test_a_simulated_group_gives_what_a_rank_of_many_would_get():
 
 @pytest.mark.parametrize("sample_rate", [1.0, 0.3])
 def test_a_simulated_rank_holds_its_shard_and_sees_the_whole_batch(sample_rate):
-    case = HeadCase(
-        num_classes=401, embedding_dim=8, batch_size=16, simulate_ranks=4, sample_rate=sample_rate
-    )
+    case = HeadCase(num_classes=401, embedding_dim=8, batch_size=16, simulate_ranks=4, sample_rate=sample_rate)
     steps = Steps(case, WORLD, "megaclass", {})
     assert steps.head.class_range == (0, 101)
     answer = steps.turn(0)

@@ -215,9 +215,7 @@ def test_a_sweep_goes_on_after_what_cannot_be_measured_and_where_it_stopped(monk
     full, row, graph, _, lacking, _ = bench(*words)
     assert full.status == "oom" and "memory" in full.reason
     assert graph.status == lacking.status == "skipped"
-    assert (
-        "CUDA" in graph.reason and "no_such_package" in lacking.reason and "megaclass[onnx]" in lacking.reason
-    )
+    assert "CUDA" in graph.reason and "no_such_package" in lacking.reason and "megaclass[onnx]" in lacking.reason
     assert (row.status, row.reason) == ("ok", "")
     assert row.case["backbone"] == "convnet" and row.case["image_size"] == 48
     assert (row.case["epochs"], row.case["warmup"], len(row.samples_ms)) == (2, 1, 4)
@@ -248,16 +246,12 @@ def test_engines_in_turns_say_what_their_output_is_worth():
         folder = Path("set") / f"class{number % 12}"
         folder.mkdir(parents=True, exist_ok=True)
         image = np.full((48, 48, 3), 20 * (number % 12), np.uint8)
-        cv2.imwrite(
-            str(folder / f"{number}.png"), cv2.circle(image, (24, 24), number // 12 + 9, (255,) * 3, 2)
-        )
+        cv2.imwrite(str(folder / f"{number}.png"), cv2.circle(image, (24, 24), number // 12 + 9, (255,) * 3, 2))
     words = ["--dtype", "float32,int8", "--engine", "openvino,eager", "--in-turns", "--data-root", "set"]
     exact, int8, eager, left_out = bench("-b", 3, *words, "--accuracy", "set")
     assert [row.status for row in (exact, int8, eager, left_out)] == ["ok"] * 3 + ["skipped"]
     assert exact.group == int8.group == eager.group and exact.case["engine"] == "openvino"
     agreements = [row.result["agreement"] for row in (eager, exact, int8)]
     assert agreements[0] == pytest.approx(1, abs=1e-6) and agreements[1] > 0.99999 > agreements[2] > 0.9
-    assert (
-        exact.result["pair_accuracy"] == eager.result["pair_accuracy"] >= int8.result["pair_accuracy"] - 0.1
-    )
+    assert exact.result["pair_accuracy"] == eager.result["pair_accuracy"] >= int8.result["pair_accuracy"] - 0.1
     assert 0.5 < eager.result["pair_accuracy"] <= 1

@@ -45,9 +45,7 @@ def test_folder_and_records_hold_the_same_samples(tmp_path):
 def test_made_photographs_are_those_of_a_seed_and_of_the_size_of_real_files(look, least, most):
     files = [encoded_photograph(LOOKS[look], 0, number) for number in range(12)]
     assert least < np.mean([len(file) for file in files]) < most
-    assert {simplejpeg.decode_jpeg_header(file)[:2] for file in files} == {
-        (LOOKS[look].height, LOOKS[look].width)
-    }
+    assert {simplejpeg.decode_jpeg_header(file)[:2] for file in files} == {(LOOKS[look].height, LOOKS[look].width)}
     assert encoded_photograph(LOOKS[look], 0, 1) == files[1] != encoded_photograph(LOOKS[look], 1, 1)
 
 
@@ -81,9 +79,7 @@ def test_stages_are_counted_by_what_each_adds(tmp_path, monkeypatch):
     fields = loader.measures("megaclass", case, [[answer], [answer | {"cpu_ms": 2664.0}]], [{}])
     assert fields["cpu_ms"] == [1332, 2664] and fields["samples_per_second"] == 12_000
     work = fields["work"]
-    assert work["cpu_us"] == 1998e3 / 12 and work["samples_per_cpu_second"] == pytest.approx(
-        12 / 1.998, abs=1e-3
-    )
+    assert work["cpu_us"] == 1998e3 / 12 and work["samples_per_cpu_second"] == pytest.approx(12 / 1.998, abs=1e-3)
     assert [work[f"cpu_us_{name}"] for name in loader.STAGES] == [1000, 10_000, 100_000, 0, 0]
 
 

@@ -86,9 +86,7 @@ def test_the_flags_of_nvidias_script_mean_what_they_mean_there():
     words = "-n 1,4,8 -b 512 --dtype float16 -i 500 -e 3 -w 1 --num-examples 32000 --mode train"
     found = cases("train", *words.split())
     assert [(case.world_size, case.global_batch_size) for case in found] == [(1, 512), (4, 2048), (8, 4096)]
-    assert {(case.precision, case.iterations, case.epochs, case.warmup) for case in found} == {
-        ("fp16", 500, 2, 1)
-    }
+    assert {(case.precision, case.iterations, case.epochs, case.warmup) for case in found} == {("fp16", 500, 2, 1)}
     assert {(case.num_examples, case.recipe, case.data) for case in found} == {
         (32000, "resnet50_imagenet", "synthetic")
     }
@@ -145,9 +143,7 @@ def settings(*words):
 def test_values_of_a_setting_are_combined_or_changed_one_at_a_time():
     found = settings("--set", "precision.channels_last=true,false", "--set", "optim.lr=0.5,1e-3")
     assert found == [
-        {"precision.channels_last": layout, "optim.lr": rate}
-        for layout in (True, False)
-        for rate in (0.5, 0.001)
+        {"precision.channels_last": layout, "optim.lr": rate} for layout in (True, False) for rate in (0.5, 0.001)
     ]
     words = ["--set", "precision.channels_last=true,false", "--set", "data.accumulation=1,2,4"]
     as_it_is = {"precision.channels_last": True, "data.accumulation": 1}
@@ -213,9 +209,7 @@ def plain(monkeypatch):
     """A plain PyTorch loop of one layer, and that layer."""
 
     def make(**changes):
-        case = case_of(
-            backbone="resnet18", num_classes=10, image_size=16, global_batch_size=8, iterations=2, **changes
-        )
+        case = case_of(backbone="resnet18", num_classes=10, image_size=16, global_batch_size=8, iterations=2, **changes)
         network = OneLayer()
         monkeypatch.setattr(pytorch, "_network", lambda *what: (network, "one layer"))
         return pytorch.Loop(case, config_of(case), ALONE, {}), network
@@ -258,9 +252,7 @@ def test_a_peer_is_given_our_labels_and_ends_where_its_loss_is_not_finite(plain)
         again.turn(0)
 
 
-@pytest.mark.parametrize(
-    ("parallelism", "margin"), [("model", "combined"), ("data", "combined"), ("model", "adaface")]
-)
+@pytest.mark.parametrize(("parallelism", "margin"), [("model", "combined"), ("data", "combined"), ("model", "adaface")])
 def test_one_rank_of_several(parallelism, margin):
     whole = {"global_batch_size": 16, "simulate_ranks": 4, "sample_rate": 0.5, "parallelism": parallelism}
     case = case_of(**TINY | whole, settings={"head.margin": margin})

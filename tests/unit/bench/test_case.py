@@ -46,7 +46,5 @@ def test_every_combination_once_and_the_last_varies_fastest():
 
 def test_flags_are_told_apart_and_pages_begin_with_a_metric():
     for benchmark in BENCHMARKS.values():
-        options_of(
-            benchmark, ["recipe"] if benchmark.name == "stability" else []
-        )  # argparse refuses a flag twice
+        options_of(benchmark, ["recipe"] if benchmark.name == "stability" else [])  # argparse refuses a flag twice
         assert benchmark.leading, benchmark.name

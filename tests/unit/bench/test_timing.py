@@ -110,9 +110,7 @@ def test_the_peak_counts_what_was_given_back():
     while len(peaks) < 5 and not any(62 < peak < 96 for peak in peaks):
         gc.collect()
         found = PeakMemory(CPU)
-        with mmap.mmap(
-            -1, 64 * 2**20
-        ) as pages:  # not by malloc, which may have kept as much from another test
+        with mmap.mmap(-1, 64 * 2**20) as pages:  # not by malloc, which may have kept as much from another test
             pages[::4096] = bytes([1]) * (len(pages) // 4096)
         read = found.read()
         assert read["allocated"] is None and read["reserved"] is None

@@ -115,9 +115,7 @@ def test_their_run_goes_on_with_our_head_and_back() -> None:
     head_opt = HeadSGD(head, lr=0.5)
     schedule = torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)
     backbone.load_state_dict(stored["state_dict_backbone"])
-    for part, key in zip(
-        (head, opt, head_opt, schedule), (HEAD, OPTIMIZER, HEAD_OPTIMIZER, SCHEDULER), strict=True
-    ):
+    for part, key in zip((head, opt, head_opt, schedule), (HEAD, OPTIMIZER, HEAD_OPTIMIZER, SCHEDULER), strict=True):
         part.load_state_dict(stored[key])
     losses = []
     for step in range(3, 6):
@@ -152,9 +150,7 @@ def test_their_run_goes_on_with_our_head_and_back() -> None:
 
 def test_momentum_that_was_not_kept_is_zero() -> None:
     untrained = Theirs().checkpoint()
-    assert torch.equal(
-        to_dropin(untrained)[HEAD_OPTIMIZER]["state"][0]["momentum_buffer"], torch.zeros(CLASSES, DIM)
-    )
+    assert torch.equal(to_dropin(untrained)[HEAD_OPTIMIZER]["state"][0]["momentum_buffer"], torch.zeros(CLASSES, DIM))
     rowwise = to_dropin(trained().checkpoint())
     del rowwise[HEAD_OPTIMIZER]["state"][0]["momentum_buffer"]
     assert 4 not in to_arcface_torch(rowwise)[OPTIMIZER]["state"]
@@ -186,16 +182,12 @@ def test_rows_survive_any_number_of_ranks(tmp_path: Path, written: int, wanted: 
     assert len(paths) == wanted
     files = RankFiles(tmp_path / "output", CLASSES)
     assert files.embedding_dim == DIM
-    assert torch.equal(files.rows("weight"), theirs.centres) and torch.equal(
-        files.rows("momentum"), theirs.momentum
-    )
+    assert torch.equal(files.rows("weight"), theirs.centres) and torch.equal(files.rows("momentum"), theirs.momentum)
     for rank, path in enumerate(paths):
         expected = theirs.checkpoint(rank, wanted)
         expected = expected if layout == "arcface_torch" else to_dropin(expected)
         assert_same(torch.load(path, weights_only=True), expected)
-    back = to_rank_files(
-        paths[0].parent, tmp_path / "back", ranks=written, layout="arcface_torch", which="latest"
-    )
+    back = to_rank_files(paths[0].parent, tmp_path / "back", ranks=written, layout="arcface_torch", which="latest")
     for path in back:
         assert_same(torch.load(path, weights_only=True), torch.load(source / path.name, weights_only=True))
 
@@ -204,9 +196,7 @@ def test_the_lines_of_the_document_take_over_centres_and_momentum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = (Path(__file__).parents[3] / "docs/tutorials/arcface_torch.md").read_text(encoding="utf-8")
-    (block,) = re.findall(
-        r"^```python\n(from megaclass.checkpoint.arcface_torch .*?)^```", document, re.M | re.S
-    )
+    (block,) = re.findall(r"^```python\n(from megaclass.checkpoint.arcface_torch .*?)^```", document, re.M | re.S)
     theirs = trained()
     theirs.save(tmp_path / "OLD", 3)
     monkeypatch.chdir(tmp_path)
@@ -249,9 +239,7 @@ def test_a_run_of_megaclass_becomes_their_checkpoint(tmp_path: Path, capsys: Any
         groups = [{"params": backbone.parameters()}, {"params": [centres]}]
         sgd = torch.optim.SGD(groups, lr=1.0, momentum=0.9)
         sgd.load_state_dict(one[OPTIMIZER])
-        assert torch.equal(
-            sgd.state[centres]["momentum_buffer"], files.rows("momentum", 3 * rank, 3 * rank + 3)
-        )
+        assert torch.equal(sgd.state[centres]["momentum_buffer"], files.rows("momentum", 3 * rank, 3 * rank + 3))
         assert sgd.param_groups[0]["lr"] == stored.state["optimizer"]["param_groups"][0]["lr"]
         normalize(backbone(torch.randn(4, 3, tiny.SIZE, tiny.SIZE)) @ centres.T).sum().backward()
         sgd.step()
@@ -305,9 +293,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_file_is_refused_in_one_line(
-    tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = trained().save(tmp_path / "source", 3)
     damage, message = FAULTS[fault]

@@ -15,9 +15,7 @@ from megaclass.cli import main
 def trained(tmp_path_factory):
     """A run of two checkpoints that keeps an average of its weights."""
     folder = tmp_path_factory.mktemp("trained")
-    recipe = tiny.recipe(
-        folder, run={"checkpoint_every": 5}, optim={"ema_decay": 0.9}, head={"storage": "bf16"}
-    )
+    recipe = tiny.recipe(folder, run={"checkpoint_every": 5}, optim={"ema_decay": 0.9}, head={"storage": "bf16"})
     assert main(["train", recipe]) == 0
     return folder / "run"
 
@@ -67,9 +65,7 @@ def stored_in(run):
 
 @pytest.mark.parametrize(("classes", "start", "stop"), [("1:4", 1, 4), (":2", 0, 2), ("5:", 5, 6)])
 def test_the_centres_of_some_classes(run, asked, classes, start, stop):
-    told = asked(
-        "export", "centres", "run", "rows.safetensors", "--classes", classes, "--checkpoint", "latest"
-    )
+    told = asked("export", "centres", "run", "rows.safetensors", "--classes", classes, "--checkpoint", "latest")
     assert told == [f"weight and momentum of {stop - start} classes", "wrote rows.safetensors"]
     rows = load_file("rows.safetensors")
     assert rows.keys() == {"weight", "momentum"} and rows["weight"].dtype == torch.float32
@@ -134,9 +130,7 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(run, asked, words, m
     assert sorted(run.parent.rglob("*")) == before and (run.parent / "kept.safetensors").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    "words", ["safetensors run x.safetensors", "backbone run model.pt", "arcface_torch run x"]
-)
+@pytest.mark.parametrize("words", ["safetensors run x.safetensors", "backbone run model.pt", "arcface_torch run x"])
 def test_a_full_disk_leaves_nothing(run, asked, monkeypatch, words):
     def full(*arguments):
         raise OSError(28, "No space left on device")

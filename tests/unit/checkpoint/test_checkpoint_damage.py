@@ -65,9 +65,7 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "name", ["shard-0000000000-0000000023.safetensors", manifest.REPLICATED, manifest.NAME]
-)
+@pytest.mark.parametrize("name", ["shard-0000000000-0000000023.safetensors", manifest.REPLICATED, manifest.NAME])
 def test_damaged_ones_are_set_aside_and_the_one_before_is_used(victim, tmp_path, name):
     assert checkpoint.usable(tmp_path) == (victim, [])
     for attempt in ("", "-2"):  # the resumed run saves the same step, and that is damaged too
@@ -111,10 +109,7 @@ def test_what_may_not_be_read_and_later_formats_are_not_called_damaged(victim, t
 def test_what_was_verified_is_not_read_twice(victim, monkeypatch):
     loaded = checkpoint.load(victim, verified=True)
     monkeypatch.setattr(manifest.tensorfile, "check_crc32", None)
-    assert (
-        same(checkpoint.load(victim, verified=True).state, loaded.state)
-        and len(loaded.rows("head/centres")) == 23
-    )
+    assert same(checkpoint.load(victim, verified=True).state, loaded.state) and len(loaded.rows("head/centres")) == 23
 
 
 def sign(path, content):

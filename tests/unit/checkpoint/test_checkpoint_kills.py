@@ -68,9 +68,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
     [(Killed(), False, False), (Killed(), True, False), (FULL, False, False), (FULL, False, True)],
 )
 @pytest.mark.parametrize("step", [1, 2])
-def test_a_failure_at_any_operation_leaves_a_good_checkpoint(
-    tmp_path, monkeypatch, step, error, after, beside
-):
+def test_a_failure_at_any_operation_leaves_a_good_checkpoint(tmp_path, monkeypatch, step, error, after, beside):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # hundreds of real ones take their time
     for number in range(1, 200):
         root = tmp_path / str(number)
@@ -105,9 +103,7 @@ def test_a_full_disk_and_a_place_that_cannot_be_written_are_one_clear_line(tmp_p
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-        with pytest.raises(
-            UserError, match=r"cannot write checkpoint .*step-00000002: File too large; make room"
-        ):
+        with pytest.raises(UserError, match=r"cannot write checkpoint .*step-00000002: File too large; make room"):
             save(tmp_path, 2, state={"w": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

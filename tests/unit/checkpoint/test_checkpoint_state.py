@@ -39,9 +39,7 @@ states = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.lists(inner, max_size=3).map(tuple)
-        | st.dictionaries(
-            keys | st.none() | st.tuples(st.integers(0, 2), st.text(max_size=2)), inner, max_size=3
-        )
+        | st.dictionaries(keys | st.none() | st.tuples(st.integers(0, 2), st.text(max_size=2)), inner, max_size=3)
     ),
     max_leaves=12,
 )
@@ -75,9 +73,7 @@ def test_tensors_that_share_storage_come_back_apart_and_outlive_their_files(tmp_
     assert torch.equal(loaded["again"], base) and not loaded["parameter"].requires_grad
 
 
-@pytest.mark.parametrize(
-    "value", [object(), b"bytes", {1, 2}, torch.eye(2).to_sparse(), torch.ones(1, device="meta")]
-)
+@pytest.mark.parametrize("value", [object(), b"bytes", {1, 2}, torch.eye(2).to_sparse(), torch.ones(1, device="meta")])
 def test_what_cannot_be_stored_is_named_by_path(value, tmp_path):
     with pytest.raises(TypeError, match="outer/1/inner"):
         save(tmp_path, state={"outer": [0, {"inner": value}]})

@@ -66,9 +66,7 @@ def beside(key):
     tree = {}
     for other, wanted in conditions(key).items():
         section, name = other.split(".")
-        value = (
-            wanted[0] if wanted else {float: 0.5, bool: True, int: 64, str: "a run"}[options()[other].type]
-        )
+        value = wanted[0] if wanted else {float: 0.5, bool: True, int: 64, str: "a run"}[options()[other].type]
         tree.setdefault(section, {})[name] = value
     return from_mapping(tree, complete=False)
 
@@ -145,9 +143,7 @@ def test_what_a_choice_brought_goes_with_it():
     """Only what is given beside the choice is refused; and to say what holds anyway is no mistake."""
     linear = load_recipe("resnet50_imagenet_250ep")
     assert linear.augment.mixup and linear.head.label_smoothing and linear.augment.flip
-    margin = from_mapping(
-        {"head": {"kind": "margin", "label_smoothing": 0.0}, "evaluate": {"task": "none"}}, linear
-    )
+    margin = from_mapping({"head": {"kind": "margin", "label_smoothing": 0.0}, "evaluate": {"task": "none"}}, linear)
     assert not (margin.augment.mixup or margin.head.label_smoothing)
     noise = from_mapping(SYNTHETIC, linear)
     assert (noise.data.path, noise.augment.flip, noise.evaluate.every_epochs) == ("", False, 0.0)
@@ -163,9 +159,7 @@ def test_the_configuration_of_an_earlier_run_is_read():
     """It holds every key of every kind of head, and keys that are gone."""
     old = tomllib.loads((EARLIER / "linear" / "config.toml").read_text())
     assert old["head"]["scale"] == 16.0 and old["head"]["placement"] == "device"
-    assert (
-        from_mapping(old, stored=True).head == from_mapping({"head": {"kind": "linear"}}, complete=False).head
-    )
+    assert from_mapping(old, stored=True).head == from_mapping({"head": {"kind": "linear"}}, complete=False).head
     with pytest.raises(UserError, match=r"head\.placement: 'host' is no longer there"):
         from_mapping(old | {"head": {"placement": "host"}}, stored=True)
 

@@ -76,9 +76,7 @@ def test_weight_decay_is_nvidias_and_spares_norms_and_biases():
         backbone, head = registry.build_backbone("resnet50"), LinearHead(1000, 2048, 0.1)
     decayed, others = parameter_groups([backbone, head], optim.weight_decay, optim.decay_norms)
     assert (decayed["weight_decay"], others["weight_decay"]) == (1 / 32768, 0.0)
-    norms = [
-        p for m in backbone.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters(recurse=False)
-    ]
+    norms = [p for m in backbone.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters(recurse=False)]
     assert len(decayed["params"]) == 53 + 1 and all(p.ndim in (2, 4) for p in decayed["params"])
     assert len(others["params"]) == len(norms) + 1 == 2 * 53 + 1  # and the bias of the head
     assert {id(p) for p in norms} < {id(p) for p in others["params"]}
@@ -348,9 +346,7 @@ def test_the_table_is_what_its_files_say(monkeypatch):
 # -- speed on noise -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in recipe_names() if n == "synthetic" or n.startswith("synthetic_")]
-)
+@pytest.mark.parametrize("name", [n for n in recipe_names() if n == "synthetic" or n.startswith("synthetic_")])
 def test_speed_recipes_are_the_published_sizes(name):
     config = load_recipe(name)
     millions = re.search(r"_(\d+)m", name)

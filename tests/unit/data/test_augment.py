@@ -178,9 +178,7 @@ def test_evaluation_of_a_thread_like_image_stays_small(shape):
 )
 def test_resizing_is_pillows_bilinear(height, width, new_height, new_width):
     image = np.random.default_rng(0).integers(0, 256, (height + 2, width + 3, 3), np.uint8)[2:, 3:]
-    wanted = np.asarray(
-        Image.fromarray(image.copy()).resize((new_width, new_height), Image.Resampling.BILINEAR)
-    )
+    wanted = np.asarray(Image.fromarray(image.copy()).resize((new_width, new_height), Image.Resampling.BILINEAR))
     out = np.empty((new_height, new_width, 3), np.uint8)
     assert resized(image, new_width, new_height, out) is out
     assert np.abs(out.astype(int) - wanted).max() <= 1
@@ -249,9 +247,7 @@ def test_a_crop_needs_no_more_than_its_rows():
     seen = set()
     for plan_K in transform.plan(np.arange(30)):
         _, top, _, height = transform.box(300, 300, plan_K)
-        part = decode_part(
-            encoded, "here", Memory(), lambda *size, plan_K=plan_K: transform.need(*size, plan_K)
-        )
+        part = decode_part(encoded, "here", Memory(), lambda *size, plan_K=plan_K: transform.need(*size, plan_K))
         seen.add(part.image_HWC.shape[0] * part.factor < 290)
         assert part.image_HWC.shape[0] * part.factor >= top + height
     assert seen == {True, False}

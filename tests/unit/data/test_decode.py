@@ -47,9 +47,7 @@ def close(image: np.ndarray, expected: np.ndarray, tolerance: float = 3) -> bool
         pytest.param(JPEG, RGB, id="jpeg"),
         pytest.param(simplejpeg.encode_jpeg(GREY[..., None].copy(), 95, "GRAY"), GREY, id="grey jpeg"),
         pytest.param(saved(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=95), RGB, id="cmyk jpeg"),
-        pytest.param(
-            saved(Image.fromarray(RGB), "JPEG", quality=95, progressive=True), RGB, id="progressive"
-        ),
+        pytest.param(saved(Image.fromarray(RGB), "JPEG", quality=95, progressive=True), RGB, id="progressive"),
         pytest.param(PNG, RGB, id="png"),
         pytest.param(saved(Image.fromarray(GREY), "PNG"), GREY, id="grey png"),
         pytest.param(saved(RGBA, "PNG"), RGB, id="png with alpha"),

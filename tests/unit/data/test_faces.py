@@ -104,9 +104,7 @@ def test_a_file_that_is_no_detector_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "detector.onnx"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(
-        UserError, match=r"^.*detector\.onnx: not a face detector .*; name a YuNet file[^\n]*$"
-    ):
+    with pytest.raises(UserError, match=r"^.*detector\.onnx: not a face detector .*; name a YuNet file[^\n]*$"):
         FaceDetector(path)
 
 

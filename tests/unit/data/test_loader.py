@@ -58,9 +58,7 @@ def test_workers_and_prefetch_do_not_change_a_byte(options):
     dataset, transform = made(damaged=[3, 4, 31]), TrainTransform(SIZE, seed=1, **options)
     one = collected(Loader(dataset, transform, shuffled(dataset, 20), on_error="skip"))
     for workers, prefetch in ((2, 1), (4, 3)):
-        loader = Loader(
-            dataset, transform, shuffled(dataset, 20), workers=workers, prefetch=prefetch, on_error="skip"
-        )
+        loader = Loader(dataset, transform, shuffled(dataset, 20), workers=workers, prefetch=prefetch, on_error="skip")
         assert_same(collected(loader), one)
 
 
@@ -109,9 +107,7 @@ def test_the_stand_in_does_not_depend_on_the_number_of_ranks():
 
 @pytest.mark.parametrize(("count", "limit"), [(10, 10), (150, 100)])
 def test_the_search_for_a_stand_in_ends(count, limit):
-    loader = Loader(
-        made(unreadable=range(count), count=count), EvalTransform(SIZE), in_order(10), on_error="skip"
-    )
+    loader = Loader(made(unreadable=range(count), count=count), EvalTransform(SIZE), in_order(10), on_error="skip")
     with pytest.raises(UserError, match=f"{limit} damaged samples in a row.*first: memory record 0"):
         next(loader.steps(0, 1))
 
@@ -191,9 +187,7 @@ def test_oriented_copies_are_classes_of_their_own(orientations):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize(
-    ("mean", "std"), [(SYMMETRIC, SYMMETRIC), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
-)
+@pytest.mark.parametrize(("mean", "std"), [(SYMMETRIC, SYMMETRIC), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
 def test_model_input_is_normalised_nchw(channels_last, mean, std):
     images = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).reshape(2, 4, 5, 3)
     kept = images.clone()
@@ -217,9 +211,7 @@ def test_an_iterator_left_open_does_not_hold_up_the_exit():
     )
     path = [__file__.rpartition("/")[0], *sys.path]
     code = f"import sys; sys.path[:0] = {path!r}\n" + code
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
 
 
@@ -228,9 +220,7 @@ def test_a_record_file_that_is_cut(tmp_path, on_error):
     """Mapped into memory, it would end the process without a word."""
     rec = tiny.write_records(tmp_path / "records") / "train.rec"
     dataset = RecordDataset(rec.parent)
-    steps = Loader(dataset, EvalTransform(tiny.SIZE), in_order(4), prefetch=1, on_error=on_error).steps(
-        0, 6
-    )
+    steps = Loader(dataset, EvalTransform(tiny.SIZE), in_order(4), prefetch=1, on_error=on_error).steps(0, 6)
     next(steps)
     size = rec.stat().st_size
     with rec.open("r+b") as file:

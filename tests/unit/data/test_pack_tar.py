@@ -197,9 +197,7 @@ def test_a_tar_that_is_cut_while_it_is_packed_ends_the_work(tmp_path):
         if done == 1:
             path.write_bytes(path.read_bytes()[: 20 * 512])
 
-    with pytest.raises(
-        UserError, match=r"in\.tar/a/\d\d\.jpg ends early: .* was cut short meanwhile; copy it"
-    ):
+    with pytest.raises(UserError, match=r"in\.tar/a/\d\d\.jpg ends early: .* was cut short meanwhile; copy it"):
         pack(path, tmp_path / "out", on_error="skip", workers=1, progress=cut)
     assert not list((tmp_path / "out").iterdir())
 
@@ -218,9 +216,7 @@ SOUND = tar(
 )
 @given(
     edits=st.lists(
-        st.tuples(
-            st.integers(0, len(SOUND) // 512 - 1), st.integers(0, 511), st.binary(min_size=1, max_size=12)
-        ),
+        st.tuples(st.integers(0, len(SOUND) // 512 - 1), st.integers(0, 511), st.binary(min_size=1, max_size=12)),
         max_size=4,
     ),
     mended=st.booleans(),

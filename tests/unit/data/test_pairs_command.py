@@ -59,9 +59,7 @@ def write_names(path: Path, faces: Path, count: int) -> None:
 
 
 def test_every_form_is_evaluated_to_the_last_digit_alike(tmp_path, faces, capsys):
-    recipe = tiny.recipe(
-        tmp_path, evaluate={"task": "verification", "path": "x", "batch_size": 7, "flip": True}
-    )
+    recipe = tiny.recipe(tmp_path, evaluate={"task": "verification", "path": "x", "batch_size": 7, "flip": True})
     names, packed, output = tmp_path / "names.txt", tmp_path / "set.bin", tmp_path / "metrics.json"
     write_names(names, faces, 120)
     told = said(capsys, "data", "pairs", zipped(faces), "--from", names, "--output", packed)

@@ -39,9 +39,7 @@ leaves = (
     | st.builds(lambda count, kind: np.arange(count).astype(kind), st.integers(1, 99), KINDS)
     | st.builds(lambda value, kind: np.array(value, kind)[()], st.integers(0, 99), KINDS)
 )
-values = st.recursive(
-    leaves, lambda inner: st.lists(inner, max_size=5) | st.tuples(inner, inner), max_leaves=20
-)
+values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=5) | st.tuples(inner, inner), max_leaves=20)
 
 
 @settings(max_examples=200, deadline=None)

@@ -77,17 +77,13 @@ def test_equalised_values_are_about_equally_often():
     np.testing.assert_array_equal(apply("equalize", 0, np.full_like(PICTURE, 77)), 77)
 
 
-@pytest.mark.parametrize(
-    "settings, layers, share", [(RAND, 3, 1 / 14), (TRIVIAL, 1, 1 / 14), (TIMM, 2, 0.5 / 15)]
-)
+@pytest.mark.parametrize("settings, layers, share", [(RAND, 3, 1 / 14), (TRIVIAL, 1, 1 / 14), (TIMM, 2, 0.5 / 15)])
 def test_operations_come_equally_often_each_way(settings, layers, share):
     plan, names = planned(**settings)
     assert plan.shape == (20_000, layers, 2)
     for layer in range(layers):
         found = np.bincount(plan[:, layer, 0].astype(int), minlength=len(names)) / len(plan)
-        np.testing.assert_allclose(
-            found, [1 - share * (len(names) - 1)] + [share] * (len(names) - 1), atol=0.01
-        )
+        np.testing.assert_allclose(found, [1 - share * (len(names) - 1)] + [share] * (len(names) - 1), atol=0.01)
     assert np.mean(plan[plan[..., 0] == names.index("rotate")][:, 1] > 0) == pytest.approx(0.5, abs=0.05)
 
 
@@ -119,18 +115,14 @@ def test_boxes_are_erased_as_torchvision_does():
     height, width = erased[:, 1] - erased[:, 0], erased[:, 3] - erased[:, 2]
     area, aspect = height * width / 100**2, height / width
     assert len(erased) / len(boxes) == pytest.approx(0.25, abs=0.01)
-    assert area.mean() == pytest.approx(
-        0.172, abs=0.005
-    )  # fewer of the largest: a long one of them does not fit
+    assert area.mean() == pytest.approx(0.172, abs=0.005)  # fewer of the largest: a long one of them does not fit
     assert area.min() > 0.018 and area.max() < 0.34 and aspect.min() > 0.27 and aspect.max() < 3.7
 
 
 def test_a_run_has_policy_and_erasing_behind_the_geometry():
     data = {"source": "records", "path": "x", "image_size": SIZE, "normalise": "imagenet"}
     augment = TIMM | {"erase_probability": 1.0, "grey_probability": 1.0, "flip": True}
-    transform = train_transform(
-        from_mapping({"data": data, "augment": augment, "evaluate": {"task": "none"}})
-    )
+    transform = train_transform(from_mapping({"data": data, "augment": augment, "evaluate": {"task": "none"}}))
     plan_K, out = transform.plan(np.array([5]))[0], np.empty((SIZE, SIZE, 3), np.uint8)
     transform(Decoded.whole(PICTURE), plan_K, out)
     top, bottom, left, right = plan_K[4 + 15 : 4 + 15 + 4].astype(int)

@@ -142,9 +142,7 @@ def test_damage_is_refused_in_one_line_or_read_right(tmp_path_factory, data):
         sizes += len(content)
     if "property" in damaged:
         (directory / "property").write_bytes(data.draw(st.sampled_from(PROPERTIES)))
-    for name in data.draw(
-        st.sampled_from([(), (), ("train.idx",), ("property",), ("train.idx", "property")])
-    ):
+    for name in data.draw(st.sampled_from([(), (), ("train.idx",), ("property",), ("train.idx", "property")])):
         (directory / name).unlink()
     tracemalloc.start()
     try:

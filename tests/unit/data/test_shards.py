@@ -28,9 +28,7 @@ def test_tars_are_read_as_the_records_that_they_were_written_from(tmp_path, reco
     folder = write_tars(tmp_path / "tars", records)
     for path in (folder, f"{folder}/part-{{0..2}}.tar"):
         dataset = open_dataset(path)
-        assert [dataset.read(n) for n in range(len(dataset))] == [
-            records.read(n) for n in range(len(records))
-        ]
+        assert [dataset.read(n) for n in range(len(dataset))] == [records.read(n) for n in range(len(records))]
         assert dataset.labels().tolist() == records.labels().tolist() and dataset.num_classes == tiny.CLASSES
     assert len(open_dataset(folder / "part-1.tar")) == 8
     assert dataset.describe(9).startswith(f"{folder}/part-1.tar sample 9 (offset ")
@@ -65,9 +63,7 @@ def test_samples_without_image_or_class_are_told_and_left_out(tmp_path, caplog):
     ]
     dataset = open_dataset(write(tmp_path / "set.tar", *whole, *lame))
     assert [dataset.read(n) for n in range(len(dataset))] == [(b"one", 0), (b"two", 3)]
-    assert (
-        f"{tmp_path}/set.tar/c: samples that have no image or no class are left out, 4 in all" in caplog.text
-    )
+    assert f"{tmp_path}/set.tar/c: samples that have no image or no class are left out, 4 in all" in caplog.text
 
 
 SAMPLE = [("a.jpg", b"image"), ("a.cls", b"1")]
@@ -116,15 +112,11 @@ def test_what_names_no_set_is_one_line(tmp_path, name, message):
 
 
 def test_a_sample_that_is_empty_or_cut_off_is_damaged_alone(tmp_path):
-    path = write(
-        tmp_path / "0.tar", ("a.jpg", b""), ("a.cls", b"0"), *[("b.jpg", b"x" * 2000), ("b.cls", b"0")]
-    )
+    path = write(tmp_path / "0.tar", ("a.jpg", b""), ("a.cls", b"0"), *[("b.jpg", b"x" * 2000), ("b.cls", b"0")])
     dataset = open_dataset(path)
     with pytest.raises(DamagedSampleError, match=r"0\.tar sample 0 \(offset 512\) is damaged: 0 of 0 bytes"):
         dataset.read(0)
     with path.open("r+b") as file:
         file.truncate(3000)
-    with pytest.raises(
-        DamagedSampleError, match=r"is damaged: \d+ of 2,000 bytes can be read; copy the tar again"
-    ):
+    with pytest.raises(DamagedSampleError, match=r"is damaged: \d+ of 2,000 bytes can be read; copy the tar again"):
         dataset.read(1)

@@ -29,9 +29,7 @@ assert len(PNG) < 256 < min(map(len, IMAGES[1:]))
 def quoted(payload: bytes) -> bytes:
     """STRING, as Python 2's repr writes it."""
     escapes = {9: rb"\t", 10: rb"\n", 13: rb"\r", 39: rb"\'", 92: rb"\\"}
-    text = b"".join(
-        escapes.get(byte) or (bytes([byte]) if 32 <= byte < 127 else b"\\x%02x" % byte) for byte in payload
-    )
+    text = b"".join(escapes.get(byte) or (bytes([byte]) if 32 <= byte < 127 else b"\\x%02x" % byte) for byte in payload)
     return b"S'" + text + b"'\n"
 
 
@@ -60,22 +58,11 @@ def python2_numpy() -> bytes:
         made = b"cnumpy\ndtype\n" + counted(name) + b"K\x00K\x01\x87R"
         return made + b"(K\x03" + counted(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbq" + key
 
-    begun = (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + counted(b"b") + b"\x87R(K\x01"
-    )
+    begun = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + counted(b"b") + b"\x87R(K\x01"
     arrays = b""
     for number, image in enumerate(IMAGES):
         kind = b"h\x05" if number else dtype(b"u1", b"\x05")
-        arrays += (
-            begun
-            + b"M"
-            + struct.pack("<H", len(image))
-            + b"K\x01\x86"
-            + kind
-            + b"\x89"
-            + counted(image)
-            + b"tb"
-        )
+        arrays += begun + b"M" + struct.pack("<H", len(image)) + b"K\x01\x86" + kind + b"\x89" + counted(image) + b"tb"
     first = b"cnumpy.core.multiarray\nscalar\n" + dtype(b"b1", b"\x06") + counted(b"\x01") + b"\x86R"
     second = b"cnumpy.core.multiarray\nscalar\nh\x06" + counted(b"\x00") + b"\x86R"
     return b"\x80\x02](" + arrays + b"e](" + first + second + b"e\x86."

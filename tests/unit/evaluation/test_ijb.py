@@ -43,9 +43,7 @@ def made(tmp_path_factory):
     pairs = rng.permutation(np.stack([number_T[one], number_T[other], subject_T[one] == subject_T[other]], 1))
 
     def write(name, lines, head=""):
-        (root / "meta" / f"ijbc_{name}").write_text(
-            head + "".join(" ".join(map(str, line)) + "\n" for line in lines)
-        )
+        (root / "meta" / f"ijbc_{name}").write_text(head + "".join(" ".join(map(str, line)) + "\n" for line in lines))
 
     write(
         "face_tid_mid.txt",
@@ -55,8 +53,7 @@ def made(tmp_path_factory):
     write("template_pair_label.txt", pairs)
     for name, part in zip(("gallery_G1", "gallery_G2", "probe_mixed"), PARTS, strict=True):
         lines = [
-            f"{template},{subject},x.png"
-            for template, subject in zip(number_T[part], subject_T[part], strict=True)
+            f"{template},{subject},x.png" for template, subject in zip(number_T[part], subject_T[part], strict=True)
         ]
         write(f"1N_{name}.csv", [[line] for line in lines * 2], "TEMPLATE_ID,SUBJECT_ID,FILENAME\n")
     return root, template_N, media_N, score_N, rows_ND, pairs, dict(zip(number_T, subject_T, strict=True))
@@ -116,9 +113,7 @@ def test_a_crop_is_turned_to_the_points_of_the_template(tmp_path):
         [41.5493, 92.3655],
         [70.7299, 92.2041],
     ]
-    face = cv2.GaussianBlur(
-        np.random.default_rng(0).integers(0, 255, (112, 112, 3)).astype(np.uint8), (0, 0), 4
-    )
+    face = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (112, 112, 3)).astype(np.uint8), (0, 0), 4)
     turn = cv2.getRotationMatrix2D((56, 56), 25, 1.6) + np.array([[0, 0, 40], [0, 0, 30]])
     photograph = cv2.warpAffine(face, turn, (200, 190))
     crops = LooseCrops(tmp_path, ["1.jpg"], (np.array(wanted) @ turn[:, :2].T + turn[:, 2])[None], (112, 112))
@@ -134,9 +129,7 @@ def test_photographs_are_cropped_embedded_and_scored(made, tmp_path):
     seen = []
     for number, small_HWC in enumerate(photographs):
         image_HWC = cv2.resize(small_HWC, (110, 120))
-        cv2.imwrite(
-            str(root / f"loose_crop/{number}.jpg"), image_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100]
-        )
+        cv2.imwrite(str(root / f"loose_crop/{number}.jpg"), image_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])
         stored_HWC = cv2.imread(str(root / f"loose_crop/{number}.jpg"), cv2.IMREAD_COLOR_RGB)
         seen.append(crops.orient(0, stored_HWC))
     run = ["--run-dir", str(tmp_path / "run"), "--output", str(tmp_path / "found.json")]

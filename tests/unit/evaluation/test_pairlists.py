@@ -133,8 +133,7 @@ def test_images_are_read_from_many_threads(tmp_path):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    text=st.text(max_size=60)
-    | st.lists(st.sampled_from([*PAIRS, "2 1", "0\t2", "", "1"]), max_size=7).map("\n".join)
+    text=st.text(max_size=60) | st.lists(st.sampled_from([*PAIRS, "2 1", "0\t2", "", "1"]), max_size=7).map("\n".join)
 )
 def test_any_text_is_a_list_or_a_clear_error(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.txt"

@@ -24,9 +24,7 @@ def check(pairs, labels):
         assert pairs.same[fold[:half]].all() and not pairs.same[fold[half:]].any() and len(fold) == 2 * half
 
 
-@pytest.mark.parametrize(
-    "sizes", [[20] * 60, [2] * 300, [500, *[2] * 100], list(range(1, 80)), [1] * 200 + [5] * 40]
-)
+@pytest.mark.parametrize("sizes", [[20] * 60, [2] * 300, [500, *[2] * 100], list(range(1, 80)), [1] * 200 + [5] * 40])
 def test_generated_pairs_are_balanced_and_folds_share_no_identity(sizes):
     labels = labels_of(sizes)
     pairs = generate_pairs(labels, 200, seed=3)

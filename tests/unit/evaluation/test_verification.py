@@ -65,9 +65,7 @@ def test_metrics_match_the_slow_definitions(count, folds, seed):
     assert np.mean((scores >= metrics["threshold"]) == same) == best
 
 
-@pytest.mark.parametrize(
-    "narrow", [0.5, 0.02]
-)  # scores of a good model, and of one whose features hardly differ
+@pytest.mark.parametrize("narrow", [0.5, 0.02])  # scores of a good model, and of one whose features hardly differ
 def test_the_accuracy_of_insightface_is_had_on_its_grid(narrow):
     scores, same = noisy_pairs(2000, decimals=8)
     scores = np.tanh(scores * narrow)  # cosines
@@ -80,15 +78,11 @@ def test_the_accuracy_of_insightface_is_had_on_its_grid(narrow):
     found, exact = insightface_accuracy(scores, same), verification_metrics(scores, same)
     assert found["pair_accuracy"] == pytest.approx(np.mean(accuracies))
     assert found["pair_accuracy_std"] == pytest.approx(np.std(accuracies))
-    assert np.mean((scores >= found["threshold"]) == same) == max(
-        np.mean((distances < t) == same) for t in grid
-    )
+    assert np.mean((scores >= found["threshold"]) == same) == max(np.mean((distances < t) == same) for t in grid)
     if narrow == 0.5:
         assert found["pair_accuracy"] == pytest.approx(exact["pair_accuracy"], abs=6 / 2000)
     clear = np.where(same, 0.8, 0.0)
-    clear[[*np.flatnonzero(same)[:2], *np.flatnonzero(~same)[:2]]] = (
-        np.nan
-    )  # comparisons that failed are wrong
+    clear[[*np.flatnonzero(same)[:2], *np.flatnonzero(~same)[:2]]] = np.nan  # comparisons that failed are wrong
     assert insightface_accuracy(clear, same)["pair_accuracy"] == pytest.approx(1 - 4 / 2000)
 
 

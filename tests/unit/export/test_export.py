@@ -109,9 +109,7 @@ def test_int8_comes_with_its_accuracy_before_and_after(runs, tmp_path):
         (["openvino", "margin", "m.xml", "--int8"], "--calibrate"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
-    runs, tmp_path, monkeypatch, capsys, words, part
-):
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(runs, tmp_path, monkeypatch, capsys, words, part):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.pt2").touch()
     source = str(runs / words[1])

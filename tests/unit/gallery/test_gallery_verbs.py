@@ -61,11 +61,7 @@ def test_images_become_vectors_and_a_gallery_that_knows_them(folder, tmp_path, c
     assert main(["gallery", "build", f"{out}/b", "table.csv", "--verify", "records", *far, *model]) == 0
     assert main(["gallery", "build", f"{out}/c", f"{out}/v.npz", "--threshold", "0.5"]) == 0
     found = [megaclass.Gallery(f"{out}/{name}", loaded) for name in "abc"]
-    assert (
-        found[0].threshold
-        == pytest.approx(loaded.thresholds["1e-2"])
-        == pytest.approx(found[1].threshold, abs=1e-3)
-    )
+    assert found[0].threshold == pytest.approx(loaded.thresholds["1e-2"]) == pytest.approx(found[1].threshold, abs=1e-3)
     assert found[2].threshold == 0.5
     queries = sorted(str(path) for path in (folder / "query").rglob("*.jpg"))
     for gallery in found:

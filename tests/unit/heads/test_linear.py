@@ -45,8 +45,6 @@ def test_binary_cross_entropy_is_timms(label_smoothing, threshold):
         if threshold:
             wanted = (wanted > threshold).double()
         z = head.double().logits(features.double())
-        by_hand = -(
-            wanted * torch.log(torch.sigmoid(z)) + (1 - wanted) * torch.log(1 - torch.sigmoid(z))
-        ).mean()
+        by_hand = -(wanted * torch.log(torch.sigmoid(z)) + (1 - wanted) * torch.log(1 - torch.sigmoid(z))).mean()
         loss = head.float()(features, given if given is labels else given.float())
         assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)

@@ -32,9 +32,7 @@ def test_gradients_differ_as_published() -> None:
     assert CosFace(gradient="exact").target(cos, NOBODY).slope_B.item() == 1.0
 
 
-@pytest.mark.parametrize(
-    "margin", [ArcFace(gradient="exact"), CosFace(), SphereFace(gradient="exact")], ids=str
-)
+@pytest.mark.parametrize("margin", [ArcFace(gradient="exact"), CosFace(), SphereFace(gradient="exact")], ids=str)
 def test_the_slope_is_that_of_the_logits(margin: Margin) -> None:
     cos = torch.linspace(-0.9, 0.9, 19, dtype=torch.float64, requires_grad=True)
     logit, slope, *_ = margin.target(cos, NOBODY)
@@ -69,9 +67,7 @@ def test_embeddings_opposed_to_every_centre() -> None:
     loss = head(embeddings, labels)
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=3e-5)  # fp32 logits of length 75
-    assert (
-        (embeddings.grad - gradient).norm() / gradient.norm()
-    ).item() < 1e-3  # cos near -1: nothing is left
+    assert ((embeddings.grad - gradient).norm() / gradient.norm()).item() < 1e-3  # cos near -1: nothing is left
 
 
 @pytest.mark.parametrize(
@@ -126,9 +122,7 @@ def test_the_rarest_class_has_the_largest_margin_and_ends_are_as_asked() -> None
     margins = FrequencyMargin(numbers_C=torch.tensor([16, 1, 81, 0])).class_margins()
     a = 0.45 / (1 - 1 / 3)  # m = a n^-1/4 + b, 0.5 at n = 1, 0.05 at n = 81
     torch.testing.assert_close(margins, torch.tensor([0.5 - a / 2, 0.5, 0.05, 0.5]))
-    assert PopulationMargin(numbers_C=torch.zeros(2)).class_margins().tolist() == pytest.approx(
-        [0.8 * 0.65] * 2
-    )
+    assert PopulationMargin(numbers_C=torch.zeros(2)).class_margins().tolist() == pytest.approx([0.8 * 0.65] * 2)
     equal = FrequencyMargin(numbers_C=torch.full((3,), 7)).class_margins()
     assert equal.tolist() == pytest.approx([0.275] * 3)
     emptied = FrequencyMargin(numbers_C=torch.tensor([16, 1, 81, 0]) * 20).class_margins()

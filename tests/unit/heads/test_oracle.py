@@ -50,9 +50,7 @@ OF_TARGETS = {
 @pytest.mark.parametrize("sample_rate", [1.0, 0.4])
 @pytest.mark.parametrize("recompute", ["always", "never"])
 @pytest.mark.parametrize("margin", MARGINS.values(), ids=MARGINS)
-def test_agrees_with_the_oracle(
-    margin: BaseMargin, recompute: str, sample_rate: float, accumulation: int
-) -> None:
+def test_agrees_with_the_oracle(margin: BaseMargin, recompute: str, sample_rate: float, accumulation: int) -> None:
     case = Case(margin=margin, recompute=recompute, sample_rate=sample_rate, accumulation=accumulation)
     ours = train_ours(case)
     assert_agrees(ours, train_oracle(case, ours.samples))
@@ -73,9 +71,7 @@ def test_margins_of_targets_agree_with_the_oracle(
 @pytest.mark.parametrize("sample_rate", [1.0, 0.4])
 @pytest.mark.parametrize("recompute", ["always", "never"])
 @pytest.mark.parametrize("margin", ["arcface", "filtered", "curricular"])
-def test_sub_centres_agree_with_the_oracle(
-    margin: str, recompute: str, sample_rate: float, accumulation: int
-) -> None:
+def test_sub_centres_agree_with_the_oracle(margin: str, recompute: str, sample_rate: float, accumulation: int) -> None:
     """By tiles of 63 rows, the last of them shorter."""
     settings = {"recompute": recompute, "sample_rate": sample_rate, "accumulation": accumulation}
     case = Case(margin=MARGINS[margin], sub_centres=3, tile_mb=1e-6, **settings)

@@ -15,9 +15,7 @@ def whole(labels: torch.Tensor, classes: int, size: int, key: int) -> torch.Tens
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 300), st.floats(0, 1), st.integers(1, 40), st.integers(0, 10**9), st.integers(1, 5))
-def test_holds_the_positives_and_has_the_size(
-    classes: int, rate: float, batch: int, key: int, shards: int
-) -> None:
+def test_holds_the_positives_and_has_the_size(classes: int, rate: float, batch: int, key: int, shards: int) -> None:
     labels = torch.randint(0, classes, (batch,), generator=torch.Generator().manual_seed(key))
     size = round(rate * classes)
     sample = whole(labels, classes, size, key)
@@ -25,9 +23,7 @@ def test_holds_the_positives_and_has_the_size(
     assert sample.min() >= 0 and sample.max() < classes
     assert torch.isin(labels, sample).all()
     assert len(sample) == max(size, len(torch.unique(labels)))
-    parts = [
-        sample_classes(labels, classes, size, key, *shard_range(classes, i, shards)) for i in range(shards)
-    ]
+    parts = [sample_classes(labels, classes, size, key, *shard_range(classes, i, shards)) for i in range(shards)]
     assert torch.equal(torch.cat(parts), sample)
 
 

@@ -154,12 +154,8 @@ def test_one_class_has_no_loss() -> None:
 
 
 @pytest.mark.parametrize("recompute", ["never", "always"])
-@pytest.mark.parametrize(
-    ("margin", "sign"), [(CosFace(margin=0.0), 1.0), (CosFace(filter_threshold=-1.0), -1.0)]
-)
-def test_a_target_far_from_all_others_leaves_the_centres_finite(
-    recompute: str, margin: Margin, sign: float
-) -> None:
+@pytest.mark.parametrize(("margin", "sign"), [(CosFace(margin=0.0), 1.0), (CosFace(filter_threshold=-1.0), -1.0)])
+def test_a_target_far_from_all_others_leaves_the_centres_finite(recompute: str, margin: Margin, sign: float) -> None:
     head = PartialFC(2, 8, margin=margin, recompute=recompute)
     with torch.no_grad():
         head.weight[1] = -head.weight[0]
@@ -232,10 +228,7 @@ def test_long_sampled_runs_match_dense_sgd(
     for step in range(25):
         generator = torch.Generator().manual_seed(step)
         optimizer.param_groups[0]["lr"] = reference.param_groups[0]["lr"] = 0.02 * (1 + step % 3)
-        parts = [
-            (torch.randn(4, 8, generator=generator), torch.randint(60, (4,), generator=generator))
-            for _ in "ab"
-        ]
+        parts = [(torch.randn(4, 8, generator=generator), torch.randint(60, (4,), generator=generator)) for _ in "ab"]
         if drawn:
             head.draw(torch.cat([labels for _, labels in parts]))
         for embeddings, labels in parts:

@@ -112,9 +112,7 @@ def test_embeddings_are_found_by_the_names_of_images(folder, tmp_path):
     np.savez(tmp_path / "rows.npz", embeddings=rows[order], names=np.array(names))
     words = ["--embeddings", str(tmp_path / "rows.npz")]
     options = {"pairs": 20, "folds": 2}
-    found = measured(
-        tmp_path, "verification", "images", *words, "--evaluate.pairs", "20", "--evaluate.folds", "2"
-    )
+    found = measured(tmp_path, "verification", "images", *words, "--evaluate.pairs", "20", "--evaluate.folds", "2")
     assert_alike(found, megaclass.evaluate(network(), "images", size=SIZE, **options).metrics)
     found = measured(tmp_path, "verification", "images", "--pairs", "pairs.txt", *words)
     assert_alike(found, megaclass.evaluate(network(), "images", size=SIZE, pairs_file="pairs.txt").metrics)
@@ -135,9 +133,7 @@ def test_the_network_of_an_onnx_file_is_scored_as_the_module_is(folder, tmp_path
         of.make_node("Flatten", ["x"], ["f"]),
         of.make_node("Gemm", ["f", "weight", "bias"], ["y"], transB=1),
     ]
-    (x, y) = (
-        of.make_tensor_value_info(n, 1, shape) for n, shape in (("x", ["B", 3, *SIZE]), ("y", ["B", 8]))
-    )
+    (x, y) = (of.make_tensor_value_info(n, 1, shape) for n, shape in (("x", ["B", 3, *SIZE]), ("y", ["B", 8])))
     opset = [of.make_opsetid("", 18)]
     graph = of.make_graph(nodes, "network", [x], [y], weights)
     onnx.save(of.make_model(graph, opset_imports=opset, ir_version=10), str(tmp_path / "x.onnx"))
@@ -172,9 +168,7 @@ def classifier(folder):
     torch.manual_seed(1)
     backbone = megaclass.build_backbone("resnet18", width=8, image_size=tiny.SIZE).eval()
     head = nn.Linear(backbone.embedding_dim, 10)
-    torch.save(
-        backbone.state_dict() | {f"fc.{k}": v for k, v in head.state_dict().items()}, folder / "tv.pth"
-    )
+    torch.save(backbone.state_dict() | {f"fc.{k}": v for k, v in head.state_dict().items()}, folder / "tv.pth")
     (folder / "names.txt").write_text("".join(f"n0000000{9 - label} name {label}\n" for label in range(10)))
     pairs = {str(label): [f"n0000000{9 - label}", f"name {label}"] for label in range(10)}
     (folder / "names.json").write_text(json.dumps(pairs))
@@ -192,13 +186,9 @@ def test_weights_of_torchvision_classify_with_their_own_last_layer(folder, tmp_p
     output = tmp_path / "found.jsonl"
     assert main(["predict", *words, "--output", str(output)]) == 0
     best = [json.loads(line)["predictions"][0] for line in output.read_text().splitlines()]
-    assert (
-        np.mean([guess["class"] == f"n0000000{index // 4}" for index, guess in enumerate(best)])
-        == found["top1"]
-    )
+    assert np.mean([guess["class"] == f"n0000000{index // 4}" for index, guess in enumerate(best)]) == found["top1"]
     assert all(
-        (guess["class"][-1], guess["name"]) == (str(9 - guess["label"]), f"name {guess['label']}")
-        for guess in best
+        (guess["class"][-1], guess["name"]) == (str(9 - guess["label"]), f"name {guess['label']}") for guess in best
     )
 
 

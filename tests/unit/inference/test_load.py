@@ -61,9 +61,7 @@ def test_every_form_of_an_image_is_the_same_image(runs, images, tmp_path):
     chw = torch.from_numpy(images).permute(0, 3, 1, 2)
     forms = [images[1], path, str(path), Image.fromarray(images[1]), chw[1], chw[1] / 255]
     for form in [*forms, forms, chw[1:2]]:
-        np.testing.assert_allclose(
-            model.embed(form), expected[[1]].repeat(len(model.embed(form)), 0), atol=1e-6
-        )
+        np.testing.assert_allclose(model.embed(form), expected[[1]].repeat(len(model.embed(form)), 0), atol=1e-6)
     assert model.embed([]).shape == (0, 16)
 
 

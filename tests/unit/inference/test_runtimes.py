@@ -20,14 +20,10 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 7 * 7, 8)
-    ).eval()
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 7 * 7, 8)).eval()
 
 
-def write(
-    path, network, shape=("B", 3, 16, 16), dtype=TensorProto.FLOAT, metadata=None, names=("Conv", "Relu")
-):
+def write(path, network, shape=("B", 3, 16, 16), dtype=TensorProto.FLOAT, metadata=None, names=("Conv", "Relu")):
     """``network`` as an .onnx file that takes its images in such a form."""
     first, last = network[0], network[3]
     weights = {"w1": first.weight, "b1": first.bias, "w2": last.weight, "b2": last.bias}
@@ -67,9 +63,7 @@ def write(
 def test_files_of_any_form_give_what_pytorch_gives(tmp_path, network, engine, form, std):
     pytest.importorskip(engine if engine == "openvino" else "onnxruntime")
     found = open_runtime(write(tmp_path / "w600k.onnx", network, **form), engine=engine, threads=1, size=16)
-    assert found.about.preprocessing == Preprocessing(
-        16, 16, 0, (0.5 if std == 0.5 else 0.0,) * 3, (std,) * 3
-    )
+    assert found.about.preprocessing == Preprocessing(16, 16, 0, (0.5 if std == 0.5 else 0.0,) * 3, (std,) * 3)
     assert (found.embedding_dim, found.about.kind, found.about.embedding_dim) == (8, "identity", 8)
     scale = 255 if form.get("dtype") == TensorProto.UINT8 else 1
     images = torch.randint(256, (5, 3, 16, 16)) / 255 * scale
@@ -83,9 +77,7 @@ def test_files_of_any_form_give_what_pytorch_gives(tmp_path, network, engine, fo
 
 def test_what_the_export_said_of_a_file_is_read(tmp_path, network):
     openvino = pytest.importorskip("openvino")
-    about = About(
-        kind="identity", preprocessing=Preprocessing(16, 16, 0, (0.1,) * 3, (0.2,) * 3), embedding_dim=8
-    )
+    about = About(kind="identity", preprocessing=Preprocessing(16, 16, 0, (0.1,) * 3, (0.2,) * 3), embedding_dim=8)
     told = asdict(about)
     path = write(tmp_path / "model.onnx", network, ("B", 3, "H", "W"), metadata=told)
     model = openvino.convert_model(path)

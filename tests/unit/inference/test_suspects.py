@@ -64,9 +64,7 @@ def test_what_was_planted_is_listed_and_the_next_pack_is_without_it(tmp_path, co
     assert sum(wrong) >= 0.75 * CLASSES * WRONG and wrong.count(False) <= 3
     assert f"listed {len(found)} {len(found) / (CLASSES * SAMPLES):.1%}" in " ".join(told.split())
     assert ("nearest to another sub-centre" in told) == (count == "3")
-    assert (
-        main(["data", "pack", "images", str(tmp_path / "clean"), "--exclude", str(tmp_path / "s.csv")]) == 0
-    )
+    assert main(["data", "pack", "images", str(tmp_path / "clean"), "--exclude", str(tmp_path / "s.csv")]) == 0
     assert f", {len(found)} excluded)" in capsys.readouterr().out
     assert len(RecordDataset(tmp_path / "clean")) == CLASSES * SAMPLES - len(found)
 
@@ -74,12 +72,7 @@ def test_what_was_planted_is_listed_and_the_next_pack_is_without_it(tmp_path, co
 def test_a_record_set_is_judged_and_packed_anew(tmp_path):
     records, clean = str(tmp_path / "all"), tmp_path / "clean"
     assert main(["data", "pack", "images", records]) == 0
-    assert (
-        main(
-            ["data", "suspects", "1", "--data", records, "--gap", "0.1", "--output", str(tmp_path / "s.csv")]
-        )
-        == 0
-    )
+    assert main(["data", "suspects", "1", "--data", records, "--gap", "0.1", "--output", str(tmp_path / "s.csv")]) == 0
     assert main(["data", "pack", records, str(clean), "--exclude", str(tmp_path / "s.csv")]) == 0
     before, after, out = RecordDataset(records), RecordDataset(clean), set(listed(tmp_path / "s.csv"))
     kept = [before.read(i) for i in range(len(before)) if before.describe(i) not in out]

@@ -21,9 +21,7 @@ def at(tmp_path, monkeypatch):
 
 def script(capsys, *words):
     assert main(["job", *words, "--print"]) == 0
-    return (
-        capsys.readouterr().out.replace(str(Path.cwd()), "/home/me").replace(megaclass.__version__, "VERSION")
-    )
+    return capsys.readouterr().out.replace(str(Path.cwd()), "/home/me").replace(megaclass.__version__, "VERSION")
 
 
 def test_scripts_are_as_they_were(capsys):

@@ -41,9 +41,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("image_size", [33, 64])
-@pytest.mark.parametrize(
-    "name", sorted({builder: name for name, builder in reversed(BACKBONES.items())}.values())
-)
+@pytest.mark.parametrize("name", sorted({builder: name for name, builder in reversed(BACKBONES.items())}.values()))
 def test_every_backbone_states_its_embedding_dim_and_image_size(name, image_size):
     with torch.device("meta"):
         backbone = build_backbone(name, image_size=image_size)
@@ -108,9 +106,7 @@ def test_initial_weights_of_iresnet():
     assert torch.equal(backbone.features.weight, torch.ones(512))
 
 
-@pytest.mark.parametrize(
-    ("depth", "parameters"), [(18, 11.18), (34, 21.28), (50, 23.51), (101, 42.50), (152, 58.14)]
-)
+@pytest.mark.parametrize(("depth", "parameters"), [(18, 11.18), (34, 21.28), (50, 23.51), (101, 42.50), (152, 58.14)])
 def test_parameter_counts_without_the_classifier(depth, parameters):
     with torch.device("meta"):
         backbone = build_backbone(f"resnet{depth}")
@@ -143,9 +139,7 @@ def test_the_blocks_leave_out_more_samples_the_later_they_come():
     assert [block.drop_path for block in vit(drop_path=0.2).blocks] == [0.0, 0.1, 0.2]
     residual = ResNet(BasicBlock, (2, 1, 1, 1), width=8, drop_path=0.2)
     stages = (residual.layer1, residual.layer2, residual.layer3, residual.layer4)
-    assert [block.drop_path for stage in stages for block in stage] == pytest.approx(
-        [0, 0.05, 0.1, 0.15, 0.2]
-    )
+    assert [block.drop_path for stage in stages for block in stage] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
 
 
 def test_a_sample_keeps_a_branch_or_not_as_a_whole_and_the_mean_stays():

@@ -37,9 +37,7 @@ def test_flat_images_are_within_3e_6_of_fp64():
     )
     images = torch.where(ink < 0.08, drawn, 0.3137 * torch.rand(48, 1, 1, generator=generator))
     found = exact_norms(nn.BatchNorm2d(48))(images.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(
-        found.double(), nn.BatchNorm2d(48).double()(images.double()), rtol=0, atol=3e-6
-    )
+    torch.testing.assert_close(found.double(), nn.BatchNorm2d(48).double()(images.double()), rtol=0, atol=3e-6)
 
 
 def test_contiguous_and_bf16_images_get_what_torch_gives():
@@ -54,8 +52,7 @@ def test_any_number_of_dimensions_with_or_without_weight_and_bias(shape, affine)
     generator = torch.Generator().manual_seed(0)
     images, grad = (torch.randn(shape, generator=generator) for _ in range(2))
     weight, bias = (
-        torch.rand(3, generator=generator).requires_grad_() if name in affine else None
-        for name in ("weight", "bias")
+        torch.rand(3, generator=generator).requires_grad_() if name in affine else None for name in ("weight", "bias")
     )
     leaves = [images.requires_grad_(), *(p for p in (weight, bias) if p is not None)]
     found = torch.autograd.grad(_Normalised.apply(images, weight, bias, 1e-5, False)[0], leaves, grad)

@@ -129,8 +129,6 @@ def test_from_a_pretrained_file_to_an_export(request, tmp_path, caplog, name, ki
     assert first.embed(images).tolist() == second.embed(images).tolist()
     assert [len(guesses) for guesses in first.classify(images)] == [5, 5, 5]
     if name == "made":
-        assert (
-            caplog.text.count("data.normalise: the weights of timm/made expect") == 1
-        )  # a resume reads none
+        assert caplog.text.count("data.normalise: the weights of timm/made expect") == 1  # a resume reads none
     else:
         assert main(["export", "onnx", run, str(tmp_path / "network.onnx")]) == 0

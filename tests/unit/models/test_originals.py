@@ -24,11 +24,7 @@ def test_names_and_shapes(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        n if "18" in n else pytest.param(n, marks=pytest.mark.long)
-        for n in NAMES
-        if n not in ("iresnet100", "vit_b")
-    ],
+    [n if "18" in n else pytest.param(n, marks=pytest.mark.long) for n in NAMES if n not in ("iresnet100", "vit_b")],
 )
 def test_their_weights_give_their_outputs(name):
     """To 1e-5 of the largest number: what rounding leaves of fp32 after some fifty layers."""

@@ -58,6 +58,4 @@ def test_the_slopes_gradient_is_within_1e_6_of_fp64(dtype):
     x, grad = (torch.randn(48, 16, 32, 32).to(dtype).to(memory_format=CHANNELS_LAST) for _ in range(2))
     module(x).backward(grad)
     exact = (grad.double() * x.double().clamp_max(0)).sum((0, 2, 3))
-    torch.testing.assert_close(
-        module.weight.grad.double(), exact, rtol=0, atol=1e-6 * float(exact.abs().max())
-    )
+    torch.testing.assert_close(module.weight.grad.double(), exact, rtol=0, atol=1e-6 * float(exact.abs().max()))

@@ -39,9 +39,7 @@ def attempt(stores, first):
 
 def test_ranks_of_an_attempt_agree_and_take_no_earlier_one_for_theirs():
     server, stores = clients(3)
-    found = [
-        attempt(stores, first) for first in (1, 2, 0)
-    ]  # the second one comes early, and reads the first one's
+    found = [attempt(stores, first) for first in (1, 2, 0)]  # the second one comes early, and reads the first one's
     assert all(len(set(names.values())) == 1 for names in found)
     assert len({names[0] for names in found}) == 3
     del server

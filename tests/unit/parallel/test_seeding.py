@@ -58,9 +58,7 @@ def test_the_first_elements_are_uniform():
 def test_neighbours_land_independently(n):
     """The pair (p(0), p(1)), in coarse cells, is uniform over keys."""
     cells, draws = 5, 1500
-    pairs = torch.stack(
-        [KeyedPermutation(n, derive_key("pair", key))(torch.arange(2)) for key in range(draws)]
-    )
+    pairs = torch.stack([KeyedPermutation(n, derive_key("pair", key))(torch.arange(2)) for key in range(draws)])
     edges = torch.arange(1, cells) * n // cells
     cell = torch.bucketize(pairs, edges, right=True)
     counts = torch.bincount(cell[:, 0] * cells + cell[:, 1], minlength=cells**2).view(cells, cells)
@@ -70,9 +68,7 @@ def test_neighbours_land_independently(n):
 
 
 def test_small_n_reaches_every_order():
-    orders = torch.stack(
-        [KeyedPermutation(3, derive_key("small", key))(torch.arange(3)) for key in range(1200)]
-    )
+    orders = torch.stack([KeyedPermutation(3, derive_key("small", key))(torch.arange(3)) for key in range(1200)])
     counts = torch.bincount(orders @ torch.tensor([9, 3, 1]))
     assert (counts > 0).sum() == 6
     assert_uniform(counts[counts > 0], 200.0, 5)

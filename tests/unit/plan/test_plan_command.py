@@ -49,9 +49,7 @@ def test_what_cannot_fit_says_what_does(capsys):
     words = ["plan", "faces_r50", *SMALL[:4], "--device", "a10", "--data.global_batch_size"]
     assert main([*words, "1000000"]) == 1
     batch = (
-        " ".join(capsys.readouterr().out.split())
-        .partition("lower data.global_batch_size to ")[2]
-        .partition(", ")[0]
+        " ".join(capsys.readouterr().out.split()).partition("lower data.global_batch_size to ")[2].partition(", ")[0]
     )
     assert main([*words, batch.replace(",", "")]) == 0
 

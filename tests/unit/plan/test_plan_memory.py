@@ -17,9 +17,7 @@ from megaclass.train.model import build_model
 
 
 def size(tensors):
-    return sum(
-        t.nbytes for t in tensors if t is not None and (t.is_floating_point() or t.dtype == torch.int8)
-    )
+    return sum(t.nbytes for t in tensors if t is not None and (t.is_floating_point() or t.dtype == torch.int8))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +98,4 @@ def test_activations_are_those_of_a_step(model, compute):
     real = (sizes * np.where(made, 1, -1)).cumsum().max()
     found = activations.passes_of(config, compute)
     assert sum(found.peak(16, False)) == pytest.approx(real, rel=0.05)
-    assert found.flops / found.forward_flops == pytest.approx(
-        4 if config.model.checkpoint_activations else 3, rel=0.05
-    )
+    assert found.flops / found.forward_flops == pytest.approx(4 if config.model.checkpoint_activations else 3, rel=0.05)

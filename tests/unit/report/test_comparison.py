@@ -84,9 +84,7 @@ def test_which_rows_are_one_case(name):
 def test_rows_of_different_machines_are_refused(name):
     other = row(factor=1.2, environment=HERE | {name: "another\x1b[2J"})
     told = name.replace("memory_mb", "memory in GiB")
-    with pytest.raises(
-        UserError, match=rf"machines: {told} was .*, then another\\x1b\[2J; --allow-other-machine"
-    ):
+    with pytest.raises(UserError, match=rf"machines: {told} was .*, then another\\x1b\[2J; --allow-other-machine"):
         compared([row()], [other])
     assert words([row()], [other], other_machine=True) == [SLOWER]
 
@@ -121,9 +119,7 @@ def test_a_case_in_a_line_and_what_is_the_same_once(files, capsys):
     assert found[2].startswith("16 10.03 12.04 1.20 (1.20 to 1.20) +50.0% slower; more memory")
     assert [line[:24] for line in found[3:5]] == ["32 10.03 no longer measu", "64 10.03 no longer measu"]
     assert "The same in all: recipe tiny." in found
-    assert any("oom: why it was" in line for line in found) and any(
-        "not in the later" in line for line in found
-    )
+    assert any("oom: why it was" in line for line in found) and any("not in the later" in line for line in found)
     assert found[-1] == "4 cases: 1 equal, 1 slower by more than 5%, 2 no longer measured"
 
 

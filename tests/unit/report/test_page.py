@@ -89,9 +89,7 @@ def test_the_page_is_whole_and_asks_nothing_of_anybody(document, tmp_path):
     links = [attributes["href"] for attributes in tags.named("a")]
     assert len({*ids}) == len(ids) and len(links) > 10
     assert all(link.startswith("#") and link[1:] in ids for link in links)
-    labels = {
-        attributes["aria-labelledby"] for _, attributes in tags.elements if "aria-labelledby" in attributes
-    }
+    labels = {attributes["aria-labelledby"] for _, attributes in tags.elements if "aria-labelledby" in attributes}
     assert labels <= {*ids}
     # Every table, picture, row and number is there.
     assert len(tags.named("table")) == len(tables_of(document))
@@ -138,9 +136,7 @@ def test_every_committed_file_of_rows_is_read_and_every_row_shown():
     files = sorted(RESULTS.rglob("*.jsonl"))
     document = collect([str(path) for path in files])
     assert len(files) > 10 and {source.path for source in document.sources} == {*files}
-    shown = {
-        s for table in tables_of(document) for line in table.lines for c in line.cells for s in c.sources
-    }
+    shown = {s for table in tables_of(document) for line in table.lines for c in line.cells for s in c.sources}
     assert shown == {*document.sources}
 
 
@@ -161,23 +157,14 @@ def test_markdown_tables_are_whole_and_nothing_escapes(document, tmp_path):
 
 def test_markdown_numbers_link_to_their_line_from_where_the_report_lies(tmp_path):
     (tmp_path / "with space").mkdir()
-    write_rows(
-        tmp_path / "with space" / "rows.jsonl", [row("infer", INFER, ms, noise=0) for ms in (1.0, 2.0)]
-    )
+    write_rows(tmp_path / "with space" / "rows.jsonl", [row("infer", INFER, ms, noise=0) for ms in (1.0, 2.0)])
     text = render_markdown(collect([str(tmp_path / "with space")]), tmp_path / "out")
-    assert (
-        "[1,000](../with%20space/rows.jsonl#L1)" in text and "[500.0](../with%20space/rows.jsonl#L2)" in text
-    )
+    assert "[1,000](../with%20space/rows.jsonl#L1)" in text and "[500.0](../with%20space/rows.jsonl#L2)" in text
 
 
 def test_csv_has_a_line_for_every_number_with_its_row(document, tmp_path):
     lines = list(csv.DictReader(StringIO(render_csv(document, tmp_path))))
-    pairs = [
-        pair
-        for t in tables_of(document)
-        for line in t.lines
-        for pair in zip(t.columns, line.cells, strict=True)
-    ]
+    pairs = [pair for t in tables_of(document) for line in t.lines for pair in zip(t.columns, line.cells, strict=True)]
     assert len(lines) >= sum(column.numeric and cell.text != "" for column, cell in pairs)
     assert all(line["source"] for line in lines if line["value"] and line["kind"] == "own")
     sources = {place for line in lines for place in line["source"].split()}

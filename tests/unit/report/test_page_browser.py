@@ -14,9 +14,7 @@ from megaclass.results import published
 REPORTED = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Network.loadingFailed")
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.skipif(
-        find_chromium() is None, reason="needs Chromium: on the path, or named by $MEGACLASS_CHROMIUM"
-    ),
+    pytest.mark.skipif(find_chromium() is None, reason="needs Chromium: on the path, or named by $MEGACLASS_CHROMIUM"),
 ]
 
 

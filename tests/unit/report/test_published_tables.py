@@ -166,9 +166,7 @@ def test_a_row_that_was_scaled_down_is_marked_labelled_by_what_ran_and_has_no_ra
 
 def test_what_was_asked_for_counts_and_not_what_it_was_scaled_down_to(tmp_path):
     other = FACES | {"settings": {"data.accumulate": 2}}
-    rows = [
-        row("train", FACES | {"global_batch_size": 8}, ms, asked=a) for a, ms in ((FACES, 1.0), (other, 2.0))
-    ]
+    rows = [row("train", FACES | {"global_batch_size": 8}, ms, asked=a) for a, ms in ((FACES, 1.0), (other, 2.0))]
     _, (own,), _ = _beside(tmp_path, rows)
     assert [source.line for source in own.cells[SPEED].sources] == [1]
 

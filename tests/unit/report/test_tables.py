@@ -52,9 +52,7 @@ TOY = dataclasses.replace(
 def juggling(monkeypatch):
     """A benchmark that nobody has seen before, as one file would declare it."""
     monkeypatch.setitem(megaclass.bench.BENCHMARKS, "juggling", TOY)
-    return lambda rate, **case: row(
-        "juggling", dataclasses.asdict(Juggling()) | case, 1.0, work={"throws": rate}
-    )
+    return lambda rate, **case: row("juggling", dataclasses.asdict(Juggling()) | case, 1.0, work={"throws": rate})
 
 
 def console(renderable, width=80):
@@ -83,9 +81,7 @@ def test_a_new_benchmark_has_tables_curves_and_a_headline(juggling, tmp_path):
 
 def test_tables_fit_a_terminal_with_every_number_whole(juggling):
     rows = [juggling(n * 1234.5, balls=n, hand=f"hand {n} " * 4) for n in (1, 2)]
-    rows += [
-        row("infer", INFER | {"batch_size": n}, 123.4 + n, memory_mb={"driver": 1e6 + n}) for n in (1, 2)
-    ]
+    rows += [row("infer", INFER | {"batch_size": n}, 123.4 + n, memory_mb={"driver": 1e6 + n}) for n in (1, 2)]
     for width in (60, 80, 140):
         out = console(console_tables(rows), width)
         assert max(map(len, out.splitlines())) <= width
@@ -147,8 +143,7 @@ def test_what_slows_a_round_for_all_leaves_the_ratio(tmp_path):
 
 def test_ours_alone_are_compared_with_the_first_and_by_the_time_of_processors_too(tmp_path):
     first, second = (
-        _turns(factor=f, case={"settings": {"speed.compile": how}})
-        for f, how in ((2.0, "none"), (1.0, "blocks"))
+        _turns(factor=f, case={"settings": {"speed.compile": how}}) for f, how in ((2.0, "none"), (1.0, "blocks"))
     )
     apart = dataclasses.replace(second, group="h")
     table = table_of(document_of(tmp_path, [first, second, apart]), "Training:")
@@ -191,9 +186,7 @@ def test_curves_keep_machines_programs_and_published_numbers_apart(tmp_path):
         for environment, who in ((SERVER, "megaclass"), (LAPTOP, "megaclass"), (SERVER, "pytorch"))
         for b in batches
     ]
-    rows += [
-        row("infer", INFER | {"batch_size": b, "precision": "tf32"}, 1.0) for b in batches[:2]
-    ]  # no curve
+    rows += [row("infer", INFER | {"batch_size": b, "precision": "tf32"}, 1.0) for b in batches[:2]]  # no curve
     (picture,) = pictures_of(document_of(tmp_path, rows, against=["resnet50-nvidia"]))
     mine = [series for series in picture.series if series.kind == "own"]
     assert len(mine) == 3 and all([x for x, _ in series.points] == [*batches] for series in mine)

@@ -140,9 +140,7 @@ def test_a_run_begins_with_a_start(path):
 
 
 def test_a_newer_schema_is_refused_even_if_it_has_other_fields(path):
-    path.write_text(
-        json.dumps({"event": "start", "schema_version": SCHEMA_VERSION + 1, "moon": "full"}) + "\n"
-    )
+    path.write_text(json.dumps({"event": "start", "schema_version": SCHEMA_VERSION + 1, "moon": "full"}) + "\n")
     with pytest.raises(UserError, match=f"written with schema {SCHEMA_VERSION + 1}.*update it"):
         read_events(path)
 
@@ -250,9 +248,7 @@ def test_a_damaged_log_is_set_aside_on_a_resume_and_what_is_whole_goes_on(path, 
     damage(path)
     before = path.read_bytes() if path.is_file() else None
     with EventWriter(path, resumed_from_step=40) as writer:
-        assert message in writer.set_aside and writer.set_aside.endswith(
-            "set aside as events.jsonl.damaged-1"
-        )
+        assert message in writer.set_aside and writer.set_aside.endswith("set aside as events.jsonl.damaged-1")
         writer.write(START)
     assert read_events(path) == [*RUN[:kept], START]
     aside = path.with_name("events.jsonl.damaged-1")
@@ -268,6 +264,4 @@ def test_a_damaged_log_that_cannot_be_set_aside_is_left_alone(path, monkeypatch)
     told = []
     write(path, RUN, resumed_from_step=0, warn=told.append)
     assert path.read_text() == "damage\n"
-    assert len(told) == 1 and told[0].endswith(
-        "cannot be set aside (Read-only): the run goes on without a log"
-    )
+    assert len(told) == 1 and told[0].endswith("cannot be set aside (Read-only): the run goes on without a log")

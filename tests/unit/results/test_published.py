@@ -72,9 +72,7 @@ def test_the_grid_of_a_suite_is_its_distinct_cases():
     cases = REPORTS["resnet50-abci"].cases()
     assert len(cases) == 8  # AMP has three sizes, on two GPUs
     assert cases[0] == ("train", IMAGENET | {"world_size": 1, "precision": "tf32"})
-    assert (
-        len(REPORTS["partial-fc-v100"].cases()) == 2 + 3 * 11
-    )  # tables of speed and of memory: the same cases
+    assert len(REPORTS["partial-fc-v100"].cases()) == 2 + 3 * 11  # tables of speed and of memory: the same cases
     cases = REPORTS["resnet50-nvidia"].cases()
     assert {benchmark for benchmark, _ in cases} == {"train", "infer"}
     # Only a ratio to this one is printed.

@@ -114,9 +114,7 @@ def test_a_loader_that_waits_because_the_rest_became_faster_is_no_loss():
 def test_a_busy_machine_starves_a_loader_too_so_its_waiting_proves_nothing(busy):
     calm, starved = run(quiet(), [0.1] * 80), run([time + 2.5 for time in quiet(seed=1)], [2.6] * 80)
     assert judge(calm, starved).word == SLOWER
-    runs = [
-        dataclasses.replace(one, cpu_wait_percent=w) for one, w in zip((calm, starved), busy, strict=True)
-    ]
+    runs = [dataclasses.replace(one, cpu_wait_percent=w) for one, w in zip((calm, starved), busy, strict=True)]
     assert "busy" in judge(*runs).reason and judge(*runs).word == UNCLEAR
 
 
@@ -134,9 +132,7 @@ def runs(draw):
 @settings(max_examples=30, deadline=None)
 @given(runs(), runs(), st.floats(1.0, 4.0))
 def test_exchanged_runs_mirror_the_verdict_and_a_longer_run_is_never_faster(a, b, factor):
-    b = dataclasses.replace(
-        b, samples_ms=[factor * t for t in b.samples_ms], data_ms=[factor * t for t in b.data_ms]
-    )
+    b = dataclasses.replace(b, samples_ms=[factor * t for t in b.samples_ms], data_ms=[factor * t for t in b.data_ms])
     assume(a.samples_ms != b.samples_ms)  # of two draws from one run neither goes first
     there, back = judge(a, b), judge(b, a)
     assert back.word == MIRRORED[there.word]

@@ -29,9 +29,7 @@ from megaclass.inference.model import GivenLogits
 
 testclient = pytest.importorskip("fastapi.testclient")
 httpx = pytest.importorskip("httpx")
-app, service, uploads = (
-    pytest.importorskip(f"megaclass.serve.{name}") for name in ("app", "service", "uploads")
-)
+app, service, uploads = (pytest.importorskip(f"megaclass.serve.{name}") for name in ("app", "service", "uploads"))
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +89,7 @@ def test_answers_are_those_of_the_model(models, kind):
         answer = client.post("/classify?top=2", **sent).json()
     assert answer["measure"] == model.measure
     for found, guesses in zip(answer["images"], model.classify(images, top=2), strict=True):
-        assert [guess["score"] for guess in found["nearest"]] == pytest.approx(
-            [g.score for g in guesses], abs=1e-6
-        )
+        assert [guess["score"] for guess in found["nearest"]] == pytest.approx([g.score for g in guesses], abs=1e-6)
         assert [guess["name"] for guess in found["nearest"]] == [g.name or str(g.label) for g in guesses]
         unknown = kind == "margin" and guesses[0].score < 0.3
         assert found["identity"] == (None if unknown else found["nearest"][0]["name"])
@@ -151,16 +147,11 @@ def test_what_is_refused_is_told_in_words_and_counted(models, monkeypatch):
             answer = client.post(path, **request)
             assert answer.status_code == status, answer.text
             assert words.replace("100 kB", "100.0 kB") in answer.json()["error"]
-        monkeypatch.setattr(
-            service, "features", None
-        )  # a fault of ours: no traceback, and the server goes on
+        monkeypatch.setattr(service, "features", None)  # a fault of ours: no traceback, and the server goes on
         answer = client.post("/embed", **files(png(0)))
         assert (answer.status_code, answer.json()) == (500, {"error": "the server failed; its log says why"})
         monkeypatch.undo()
-        assert (
-            client.post("/embed", **files(png(0))).status_code == 200
-            and client.get("/health").json()["ready"]
-        )
+        assert client.post("/embed", **files(png(0))).status_code == 200 and client.get("/health").json()["ready"]
         for path in ("/", "/page.js", "/metrics"):  # nothing from elsewhere is let in
             policy = client.get(path).headers["Content-Security-Policy"]
             assert "default-src 'none'" in policy and "http" not in policy
@@ -290,9 +281,7 @@ def test_a_person_uses_the_page_by_keyboard_on_a_phone(runs, known, tmp_path):
         node = [what for event, what in page.events if event == "Page.fileChooserOpened"][-1]["backendNodeId"]
         page.send("DOM.setFileInputFiles", files=[str(tmp_path / name)], backendNodeId=node)
         found = f"document.querySelector('{result}')"
-        return page.evaluate(
-            f"new Promise(done => setInterval(() => {found} && done({found}.innerText), 50))"
-        )
+        return page.evaluate(f"new Promise(done => setInterval(() => {found} && done({found}.innerText), 50))")
 
     with started(runs / "margin", "--gallery", known.directory, "--threshold", "0.99999") as (_, url):
         page.show(390, 844, "dark")

@@ -198,9 +198,7 @@ def test_a_checkpoint_that_another_program_wrote_is_not_exported(refused, earlie
     sharded = {name: Sharded(stored.rows(name), 0, tiny.CLASSES) for name in stored.sharded}
     save(root, 3, state=stored.state, sharded=sharded, identity={}, keep_last=3)
     words = ["export", "arcface_torch", "run", "out"]
-    assert not refused(
-        words, "step-00000003: not a checkpoint that `megaclass train` wrote", "training_samples"
-    )
+    assert not refused(words, "step-00000003: not a checkpoint that `megaclass train` wrote", "training_samples")
 
 
 def damage(root, pattern):

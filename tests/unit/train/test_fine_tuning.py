@@ -48,9 +48,7 @@ def test_a_frozen_backbone_moves_by_no_bit_and_then_does(start, tmp_path, head, 
     moving = [stored.state["backbone"]["layers.0.weight"] for stored in ends[1:]]
     moving += [s.state["head"]["weight"] if head is LINEAR else s.rows("head/weight") for s in ends]
     assert not any(map(torch.equal, moving, moving[1:]))
-    whole = ends[3].path.rename(
-        tmp_path / "whole"
-    )  # with its bits it ends once more, from the frozen phase on
+    whole = ends[3].path.rename(tmp_path / "whole")  # with its bits it ends once more, from the frozen phase on
     for stored in ends[1:3]:
         shutil.rmtree(stored.path)
     loop.run(config, WORLD, resume=True)

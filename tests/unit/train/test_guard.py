@@ -138,9 +138,7 @@ def test_a_lasting_rise_is_followed_and_a_resumed_guard_judges_like_the_one_befo
     alone, progress = Guard(job), Progress()
 
     def spikes(one, step):
-        outcome = Outcome(
-            torch.tensor(losses[step]), torch.ones(()), torch.tensor(False), torch.tensor(False)
-        )
+        outcome = Outcome(torch.tensor(losses[step]), torch.ones(()), torch.tensor(False), torch.tensor(False))
         one.refuses(step, outcome.loss)
         one.end_step(step, outcome)
         return one.read(progress) is not None

@@ -38,9 +38,7 @@ def slower(function):
     return slow
 
 
-@pytest.mark.parametrize(
-    ("place", "name", "cause"), [(InMemory, "read", "disk"), (loading.Memory, "fitted", "decode")]
-)
+@pytest.mark.parametrize(("place", "name", "cause"), [(InMemory, "read", "disk"), (loading.Memory, "fitted", "decode")])
 def test_the_loader_tells_what_its_threads_did(monkeypatch, place, name, cause):
     monkeypatch.setattr(place, name, slower(getattr(place, name)))
     loader = Loader(InMemory(12), EvalTransform(24), in_order(4), workers=2)
@@ -61,9 +59,7 @@ def test_a_redirected_line_is_the_familiar_one_with_the_rest_of_the_way_behind_i
     tiny.write_records(tmp_path / "records", classes=24)
     loop.run(tiny.config(tmp_path, run=run, evaluate=evaluate), World(0, 1, torch.device("cpu")))
     said = capsys.readouterr().out
-    numbers = (
-        r"Speed [\d.]+ samples/sec   Loss [\d.]+   LearningRate 0\.\d{4}   Epoch: \d   Global Step: (\d+)   "
-    )
+    numbers = r"Speed [\d.]+ samples/sec   Loss [\d.]+   LearningRate 0\.\d{4}   Epoch: \d   Global Step: (\d+)   "
     rest = r"Wait: .*   Of: 10   Left: 0:00:\d\d   \d{4}-\d\d-\d\d \d\d:\d\d:\d\d$"
     assert re.findall(f"^Training: {numbers}{rest}", said, re.MULTILINE) == ["4", "8", "10"]
     (warning,) = re.findall(r"^Warning: (.*)$", said, re.MULTILINE)

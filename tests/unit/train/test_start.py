@@ -55,12 +55,8 @@ def test_a_run_starts_from_another_ones_backbone_and_head(folder, kind, where):
 
 
 def test_a_linear_head_starts_from_the_last_layer_of_torchvision(tmp_path):
-    weights = {
-        "model": {"name": "resnet18", "weights": str(tmp_path / "tv.pth"), "width": 8, "embedding_dim": 512}
-    }
-    fresh = build_job(
-        tiny.config(tmp_path, head=HEADS["linear"], model=weights["model"] | {"weights": ""}), WORLD
-    )
+    weights = {"model": {"name": "resnet18", "weights": str(tmp_path / "tv.pth"), "width": 8, "embedding_dim": 512}}
+    fresh = build_job(tiny.config(tmp_path, head=HEADS["linear"], model=weights["model"] | {"weights": ""}), WORLD)
     layer = {"fc.weight": torch.randn(6, fresh.head.in_features), "fc.bias": torch.randn(6)}
     torch.save(fresh.backbone.state_dict() | layer, tmp_path / "tv.pth")
     job = started(tmp_path, "linear", str(tmp_path / "tv.pth"), **weights)

@@ -48,9 +48,7 @@ def test_a_slice_is_of_whole_classes_and_arcface_torch_knows_one_centre(folder, 
     assert main(["export", "centres", "three", "rows.safetensors", "--classes", "1:4"]) == 0
     assert "weight and momentum of 9 centres, 3 of each class\n" in capsys.readouterr().out
     rows = tensorfile.read_tensors(folder / "rows.safetensors")["weight"]
-    assert torch.equal(
-        rows, stored_rows(find_checkpoint(folder / "three", "best"), "head/weight", 3, 12).fp32()
-    )
+    assert torch.equal(rows, stored_rows(find_checkpoint(folder / "three", "best"), "head/weight", 3, 12).fp32())
     assert main(["export", "arcface_torch", "three", "files"]) == 2
     assert "arcface_torch has one centre a class" in capsys.readouterr().err
 
@@ -67,9 +65,7 @@ def test_another_run_starts_from_as_many_centres_a_class_and_no_others(folder):
             started(source, count)
 
 
-@pytest.mark.parametrize(
-    ("name", "count", "told"), [("three", 1, "18 class centres"), ("one", 3, "sub_centres is")]
-)
+@pytest.mark.parametrize(("name", "count", "told"), [("three", 1, "18 class centres"), ("one", 3, "sub_centres is")])
 def test_a_run_goes_on_with_as_many_only(folder, tmp_path, name, count, told):
     shutil.copytree(folder / name, tmp_path / name)
     config = tiny.config(folder, run={"output": str(tmp_path / name)}, head={"sub_centres": count})

@@ -160,9 +160,7 @@ def test_margins_of_classes_come_from_the_data_or_from_a_file(tmp_path):
     file = tmp_path / "margins.txt"
     head = {"margin": "per_class", "class_margins": str(file)}
     file.write_text("0.1\n0.5\n")
-    assert build_job(tiny.config(tmp_path, head=head), WORLD).head.class_margins.tolist() == pytest.approx(
-        [0.1, 0.5]
-    )
+    assert build_job(tiny.config(tmp_path, head=head), WORLD).head.class_margins.tolist() == pytest.approx([0.1, 0.5])
     for text, words in (
         ("0.1", "head.class_margins: 1 margins for 2 classes"),
         ("0.1\nwide", "head.class_margins: .*'wide'"),
@@ -329,9 +327,7 @@ def test_both_optimizers_use_the_rate_of_the_schedule(tmp_path):
 
 @pytest.mark.parametrize("limit, longest", [(0.5, 0.5), (0.0, None)])
 def test_the_gradient_is_clipped_as_told(tmp_path, limit, longest):
-    config = tiny.config(
-        tmp_path, optim={"clip_grad_norm": limit, "momentum": 0.0, "weight_decay": 0.0, "lr": 1.0}
-    )
+    config = tiny.config(tmp_path, optim={"clip_grad_norm": limit, "momentum": 0.0, "weight_decay": 0.0, "lr": 1.0})
     job = build_job(config, WORLD)
     before = [p.detach().clone() for p in job.backbone.parameters()]
     outcome = loop.train_step(job, next(job.loader.steps(0, 1)), 0, Guard(job))
@@ -361,9 +357,7 @@ def test_a_sampled_run_ends_with_the_same_bits_whenever_it_was_saved(tmp_path, s
     assert (job.head.shard.owed[0] < 6).any()
     job.head_optimizer.catch_up()
     told = stored_rows(checkpoint.load(ends[1].with_name("step-00000006")), "head/weight", 3, 30).fp32()
-    torch.testing.assert_close(
-        told, job.head.centres()[3:30], rtol=0.02 if storage != "fp32" else 1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(told, job.head.centres()[3:30], rtol=0.02 if storage != "fp32" else 1e-6, atol=1e-6)
     run(folder, resume=True, head=head, run={"checkpoint_every": 3})
     for file in ends[0].glob("*.safetensors"):
         assert file.read_bytes() == (ends[1] / file.name).read_bytes()

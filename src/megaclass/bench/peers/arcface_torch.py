@@ -57,9 +57,7 @@ def head_changes(case: Any) -> dict[str, Any]:
     """The case as its head runs it: the same work, its own arithmetic and storage. tf32 is left off, as its training
     script leaves it."""
     if case.margin not in ("arcface", "cosface"):
-        raise UserError(
-            f"--margin: {NAME} has no {case.margin}; give it arcface or cosface, or leave the peer out"
-        )
+        raise UserError(f"--margin: {NAME} has no {case.margin}; give it arcface or cosface, or leave the peer out")
     precision = _precision(case) if case.precision != "tf32" else "fp32"
     ours = {"storage": "fp32", "kernels": "torch", "recompute": "auto", "sub_centres": 1}
     return {"precision": precision, **ours}
@@ -141,9 +139,7 @@ class Loop(PeerLoop):
         self.backbone._set_static_graph()
         threshold = max(0, head.filter_threshold)
         margin = losses.CombinedMarginLoss(head.scale, head.m1, head.m2, head.m3, threshold)
-        self.head = partial_fc.PartialFC_V2(
-            margin, case.embedding_dim, case.num_classes, case.sample_rate, False
-        )
+        self.head = partial_fc.PartialFC_V2(margin, case.embedding_dim, case.num_classes, case.sample_rate, False)
         self.head.train().to(world.device)
         groups = [{"params": self.backbone.parameters()}, {"params": self.head.parameters()}]
         optim, plan = config.optim, self.plan

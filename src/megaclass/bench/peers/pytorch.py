@@ -73,9 +73,7 @@ def _network(case: Any, config: Config, device: Any) -> "tuple[nn.Module, str]":
 
     from megaclass.train.model import build_model
 
-    usual = all(
-        getattr(config.model, name) == getattr(Model(), name) for name in ("stem", "shortcut", "width")
-    )
+    usual = all(getattr(config.model, name) == getattr(Model(), name) for name in ("stem", "shortcut", "width"))
     try:
         vision: Any = importlib.import_module("torchvision")
         make = getattr(vision.models, case.backbone, None) if usual else None

@@ -62,9 +62,7 @@ def _draw(sheet: Path, found: dict[str, Any], dataset: "Dataset") -> None:
     from megaclass.report.sheet import draw_sheet
 
     rows = sample_classes(dataset, _CLASSES, _PER_CLASS, _SIDE)
-    headline = (
-        f"{found['path']}\n{found['images']:,} images; {len(rows)} of {found['classes']:,} classes shown"
-    )
+    headline = f"{found['path']}\n{found['images']:,} images; {len(rows)} of {found['classes']:,} classes shown"
     counts_K = np.bincount(dataset.labels(), minlength=dataset.num_classes)
     with whole_file("--sheet", sheet) as part:
         draw_sheet(part, headline, rows, counts_K)

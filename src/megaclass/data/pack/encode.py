@@ -78,9 +78,7 @@ def _encode(image: np.ndarray, encoding: Encoding) -> bytes:
     if image.shape[:2] != (height, width):
         shrinks = height <= image.shape[0] and width <= image.shape[1]
         # The mean over the area is right for shrinking; enlarging, it would repeat pixels.
-        image = cv2.resize(
-            image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     if encoding.invert:
         image = 255 - image
     if _is_grey(image):

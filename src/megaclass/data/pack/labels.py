@@ -153,9 +153,7 @@ def _form(head: Sequence[str], is_file: Callable[[str], bool], any_header: bool)
     for split in _SPLITS:
         rows = [[field.strip() for field in split(line)] for line in head]
         low = [field.lower() for field in rows[0]] if rows else []
-        path, label = (
-            next((low.index(name) for name in names if name in low), -1) for names in (_PATHS, _LABELS)
-        )
+        path, label = (next((low.index(name) for name in names if name in low), -1) for names in (_PATHS, _LABELS))
         if min(path, label) >= 0:
             return split, (path, label), 1
         for header, fields in enumerate(rows[: 1 + any_header]):
@@ -169,9 +167,7 @@ def _names_by_number(path: str | Path) -> dict[int, str]:
     found = [_NAME_AND_NUMBER.fullmatch(line) for line in read_names(path, "--label-names")]
     names = {int(pair[2]): pair[1] for pair in found if pair}
     if len(set(names.values())) < len(found):
-        raise UserError(
-            f"--label-names: {path} must have lines 'name number', each name and each number once; mend it"
-        )
+        raise UserError(f"--label-names: {path} must have lines 'name number', each name and each number once; mend it")
     return names
 
 
@@ -190,9 +186,7 @@ def _names_of_files(path: str | Path, files: Sequence[str]) -> list[str]:
             labels[row] = label
     missing = [file for file, label in zip(files, labels, strict=True) if not label]
     if missing:
-        raise UserError(
-            f"--labels: {path} has no label for {len(missing)} images, {missing[0]} the first; add them"
-        )
+        raise UserError(f"--labels: {path} has no label for {len(missing)} images, {missing[0]} the first; add them")
     boxed = [_BOXED.fullmatch(label) for label in labels]
     return [found[1] for found in boxed if found] if all(boxed) else labels
 

@@ -32,9 +32,7 @@ def open_npz(
         # Whatever it is: zipfile, its decompressors and NumPy's parser of headers raise some ten types in all.
         # NumPy's advice on pickles is to switch its protection off.
         why = "it holds objects, or is no archive" if "pickle" in str(error) else first_line(error)
-        raise UserError(
-            f"{path} cannot be read as .npz: {why}; save arrays of numbers by numpy.savez"
-        ) from None
+        raise UserError(f"{path} cannot be read as .npz: {why}; save arrays of numbers by numpy.savez") from None
     labels, images = arrays.get("label", arrays.get("labels")), arrays.get("images", arrays.get("bits"))
     if labels is None or images is None:
         raise UserError(
@@ -70,9 +68,7 @@ def open_npz(
             return stored
         return np.unpackbits(stored, count=math.prod(bits)).reshape(bits) * np.uint8(255)
 
-    return Source(
-        labels=labels[rows], classes=classes, read=image, describe=lambda row: f"{path} row {rows[row]}"
-    )
+    return Source(labels=labels[rows], classes=classes, read=image, describe=lambda row: f"{path} row {rows[row]}")
 
 
 def _check_images(path: Path, images: np.ndarray, count: int, bits: tuple[int, int] | None) -> None:

@@ -88,9 +88,7 @@ def pack(
     writer.excluded = len(labels_N) - len(rows)
     writer.num_classes = int(labels_N.max()) + 1  # also where all images of the last class are left out
     with writer:
-        writer.skipped = _write(
-            found, labels_N, rows, encoding, writer, on_error == "skip", workers, progress
-        )
+        writer.skipped = _write(found, labels_N, rows, encoding, writer, on_error == "skip", workers, progress)
     return writer
 
 
@@ -113,13 +111,9 @@ def _open_source(path: Path, known: list[str] | None, options: dict[str, Any]) -
         raise UserError(f"{path} is {kind}; --{option.replace('_', '-')} is for {others}, leave it out")
     depth = options.get("class_depth", 1)
     if depth < 1 or (depth > 1 and "labels" in options):
-        raise UserError(
-            f"--class-depth: {depth}; it is 1 or more for class directories, and left out with labels"
-        )
+        raise UserError(f"--class-depth: {depth}; it is 1 or more for class directories, and left out with labels")
     if "label_names" in options and "labels" not in options:
-        raise UserError(
-            "--label-names says what the numbers of --labels mean; give --labels too, or leave it out"
-        )
+        raise UserError("--label-names says what the numbers of --labels mean; give --labels too, or leave it out")
     return opener(path, known, **options)
 
 
@@ -131,9 +125,7 @@ def _excluded(found: Source, source: Path, listed: Path) -> set[int]:
         table = csv.DictReader(io.StringIO(text, newline=""))
         if (table.fieldnames or ())[:1] == ["image"]:
             names = [row["image"] for row in table]
-    places = [
-        _place(found.describe(row)) for row in range(len(found.labels))
-    ]  # a table may name an image twice
+    places = [_place(found.describe(row)) for row in range(len(found.labels))]  # a table may name an image twice
     known, chosen, unknown = set(places), set(), []
     for name in names:
         # However the source was called when they were listed.

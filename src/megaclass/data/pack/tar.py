@@ -76,9 +76,7 @@ def open_tar(
     def read(row: int) -> bytes:
         _, offset, size = images[row]
         if size > MAX_BYTES:
-            raise DamagedSampleError(
-                f"{describe(row)} states {size:,} bytes, the limit is {MAX_BYTES:,}; remove it"
-            )
+            raise DamagedSampleError(f"{describe(row)} states {size:,} bytes, the limit is {MAX_BYTES:,}; remove it")
         with _told(path), path.open("rb", buffering=0) as file:
             content = os.pread(file.fileno(), size, offset)
         if len(content) < size:
@@ -89,17 +87,13 @@ def open_tar(
     return Source(labels_N, classes, read, describe)
 
 
-def _classify(
-    path: Path, images: list[Member], class_depth: int
-) -> tuple[list[Member], np.ndarray, list[str]]:
+def _classify(path: Path, images: list[Member], class_depth: int) -> tuple[list[Member], np.ndarray, list[str]]:
     """Images in class directories, labels and class names. Directories at the top that all share are passed over."""
     parts_of = {image.directory: image.directory.split("/") for image in images if image.directory}
     deep = [directory for directory, parts in parts_of.items() if len(parts) >= class_depth]
     if not deep:
         below = "" if class_depth == 1 else f" {class_depth} levels down"
-        raise UserError(
-            f"{path}: its images lie in no class directories{below}; give --labels FILE with their classes"
-        )
+        raise UserError(f"{path}: its images lie in no class directories{below}; give --labels FILE with their classes")
     shared = os.path.commonpath(deep)
     top = min(len(shared.split("/")) if shared else 0, *(len(parts_of[one]) - class_depth for one in deep))
     class_of = {
@@ -109,9 +103,7 @@ def _classify(
     }
     taken = [image for image in images if image.directory in class_of]
     if len(taken) < len(images):
-        logger.warning(
-            "%s: %d images lie in no class directory and are left out", path, len(images) - len(taken)
-        )
+        logger.warning("%s: %d images lie in no class directory and are left out", path, len(images) - len(taken))
     return taken, *number_names([class_of[image.directory] for image in taken])
 
 
@@ -145,9 +137,7 @@ class _Header(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
     def _refuse_sparse(self, *_: Any) -> Any:
-        raise _RefusedError(
-            f"has {printable(self.name)}, a sparse file, which cannot be packed; pack the folder"
-        )
+        raise _RefusedError(f"has {printable(self.name)}, a sparse file, which cannot be packed; pack the folder")
 
     _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
@@ -177,9 +167,7 @@ def members(file: IO[bytes], where: str, start: int = 0, directory: str = "") ->
                 continue
             inside = f"{where}/{printable(name)}"
             if directory or not name.lower().endswith(".tar"):
-                raise UserError(
-                    f"{inside} is compressed, or in a tar within a tar; expand it, or pack it alone"
-                )
+                raise UserError(f"{inside} is compressed, or in a tar within a tar; expand it, or pack it alone")
             nested = archive.extractfile(info)
             assert nested is not None
             yield from members(nested, inside, info.offset_data, name[: -len(".tar")] + "/")

@@ -183,11 +183,7 @@ class RecordDataset:
         """The key of the first identity record: ``stated``, or what float32 rounded to it."""
         slack = _rounding(stated)
         near = index.between(stated - slack, stated + slack)
-        found = (
-            key
-            for key, offset in zip(near.keys_N, near.offsets_N, strict=True)
-            if self._file.key_range(offset)
-        )
+        found = (key for key, offset in zip(near.keys_N, near.offsets_N, strict=True) if self._file.key_range(offset))
         return int(next(found, stated + slack))
 
     def _scan_labels(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -216,9 +212,7 @@ class RecordDataset:
         # Where offsets of the index were mixed up, an image has another key than its identity means.
         ascending = (self._offsets[1:] > self._offsets[:-1]).all()
         if not (ascending and whole.all() and edges[0] == 1 and (last[order] == edges[1:]).all()):
-            logger.warning(
-                "%s: the identity records do not cover the images; every header is read", self.path
-            )
+            logger.warning("%s: the identity records do not cover the images; every header is read", self.path)
             return None
         sizes = np.diff(edges).astype(np.int64)
         starts = edges[:-1][sizes > 0].astype(np.int64) - 1

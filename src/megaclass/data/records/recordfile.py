@@ -63,9 +63,7 @@ class RecordFile:
         """Label and image of the record at byte ``offset`` by one read of ``bytes_expected``, or None: see there."""
         if offset < 0 or offset % 4 or bytes_expected > _MOST_EXPECTED:
             return None
-        return recordio.plain_record(
-            self._read(offset, bytes_expected if bytes_expected > 0 else _GUESS_BYTES)
-        )
+        return recordio.plain_record(self._read(offset, bytes_expected if bytes_expected > 0 else _GUESS_BYTES))
 
     def payload(self, offset: int) -> memoryview:
         """The payload of the record at byte ``offset``, its parts joined. Raises DamageError."""
@@ -88,9 +86,7 @@ class RecordFile:
         """At most ``count`` bytes: fewer where the file ends."""
         try:
             data = os.pread(self._descriptor, count, offset)
-            while 0 < len(data) < count and (
-                more := os.pread(self._descriptor, count - len(data), offset + len(data))
-            ):
+            while 0 < len(data) < count and (more := os.pread(self._descriptor, count - len(data), offset + len(data))):
                 data += more
         except OSError as error:
             raise DamageError(f"it cannot be read ({error.strerror})") from None

@@ -89,9 +89,7 @@ class RecordWriter:
             self._cleanup = stack.pop_all()
         return self
 
-    def write(
-        self, encoded: bytes, label: int | Sequence[float], size: tuple[int, int] | None = None
-    ) -> None:
+    def write(self, encoded: bytes, label: int | Sequence[float], size: tuple[int, int] | None = None) -> None:
         """Append an image. ``label`` is its class, or a vector of float32 that begins with the class."""
         if size is not None and len(self._sizes) < 2:
             self._sizes.add(size)
@@ -163,9 +161,7 @@ class RecordWriter:
     def _refuse_to_overwrite(self) -> None:
         for target in self._targets:
             if target.exists():
-                raise UserError(
-                    f"{target} exists and is not overwritten; remove it or name another directory"
-                )
+                raise UserError(f"{target} exists and is not overwritten; remove it or name another directory")
 
     def _check_classes(self) -> None:
         for name in self.classes or ():

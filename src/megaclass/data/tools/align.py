@@ -44,9 +44,7 @@ def landmarks(path: str) -> Finder:
     RAW. Raises UserError for any other file."""
     table = csv.DictReader(read_text(Path(path), "--landmarks").splitlines())
     if missing := {"path", *_POINTS} - {*(table.fieldnames or ())}:
-        raise UserError(
-            f"--landmarks: {path} has no column {min(missing)!r}; its first line names the columns"
-        )
+        raise UserError(f"--landmarks: {path} has no column {min(missing)!r}; its first line names the columns")
     faces: dict[str, list[Face]] = {}
     for row in table:
         try:

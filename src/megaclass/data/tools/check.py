@@ -57,9 +57,7 @@ def check(
     dataset, found, done = open_dataset(path), list[Finding](), 0
     class_names(dataset)  # a classes.txt that does not fit is an error
     labels_N = np.full(len(dataset), -1)
-    hashes_N2 = np.zeros(
-        (len(dataset), 2), np.uint64
-    )  # two images share one only if their bytes are the same
+    hashes_N2 = np.zeros((len(dataset), 2), np.uint64)  # two images share one only if their bytes are the same
 
     def look(index: int) -> Finding | None:
         where = dataset.describe(index)
@@ -92,9 +90,7 @@ def _left_out(rec: Path) -> Iterator[Finding]:
     if index.exists():
         unnamed = np.setdiff1d(recordio.find_records(RecordFile(rec).words_W), read_index(index).offsets_N)
         if len(unnamed):
-            reason = (
-                f"{len(unnamed):,} records that {index.name} does not name, the first at byte {unnamed[0]}"
-            )
+            reason = f"{len(unnamed):,} records that {index.name} does not name, the first at byte {unnamed[0]}"
             yield Finding("index", str(rec), reason)
 
 

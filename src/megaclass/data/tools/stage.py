@@ -64,8 +64,7 @@ def _stage_one(source: Path, directory: Path, progress: Callable[[int, int], Non
     with _alone(target):
         if others := sorted(_visible(target) - _visible(root)):
             raise UserError(
-                f"{target / others[0]} is there, but not in {root}: another set? "
-                "Remove it or name another directory"
+                f"{target / others[0]} is there, but not in {root}: another set? Remove it or name another directory"
             )
         for name in classes:
             (target / name).mkdir(exist_ok=True)

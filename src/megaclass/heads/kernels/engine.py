@@ -174,9 +174,7 @@ class TritonEngine(TorchEngine):
         nothing = torch.empty(0, self.dim, device=self.device)
         none_B = nothing[:, 0]
         batch = MicroBatch(nothing, none_B.long(), none_B, none_B, active, torch.ones((), device=self.device))
-        self.pass_two(
-            [batch], active, BaseMargin(), SGDStep(0.0, 1.0, 0.0), rounding, torch.zeros_like(batch.weight)
-        )
+        self.pass_two([batch], active, BaseMargin(), SGDStep(0.0, 1.0, 0.0), rounding, torch.zeros_like(batch.weight))
 
     # -- launches -------------------------------------------------------------------------------------
 

@@ -59,9 +59,7 @@ def pass_one_kernel(
     scaled_BD = tl.load(scaled_ptr + row_B[:, None] * BLOCK_D + column_D[None, :])
     target_B = tl.load(position_ptr + row_B) - start
     values_DB = tl.zeros((BLOCK_D, BLOCK_B), tl.float32)
-    sum_TB = tl.zeros(
-        (BLOCK_T, BLOCK_B), tl.float32
-    )  # added up once, at the end: no exchange between warps till then
+    sum_TB = tl.zeros((BLOCK_T, BLOCK_B), tl.float32)  # added up once, at the end: no exchange between warps till then
 
     for tile in tl.range(begin, end, BLOCK_T):
         class_T = tile + offset_T
@@ -148,9 +146,7 @@ def pass_two_kernel(
                 slope_BT = tl.where(position_T[None, :] == target_at_B[:, None], target_B[:, None], slope_BT)
                 slope_BT *= weight_B[:, None]
                 radial_BT += slope_BT * logits_BT
-            gradient_DT = product(
-                tl.trans(scaled_BD), as_operand(slope_BT, PRECISION, EMULATE), gradient_DT, PRECISION
-            )
+            gradient_DT = product(tl.trans(scaled_BD), as_operand(slope_BT, PRECISION, EMULATE), gradient_DT, PRECISION)
         tl.store(gradient_ptr + column_D[:, None] * BLOCK_T + offset_T[None, :], gradient_DT)
         tl.store(radial_ptr + offset_T, tl.sum(radial_BT, axis=0))
         tl.debug_barrier()

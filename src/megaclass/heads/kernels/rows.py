@@ -164,9 +164,7 @@ def store_rows(
             # A maximum may drop a NaN: an infinity stands in for it.
             size_TD = tl.where(values_TD == values_TD, tl.abs(values_TD), float("inf"))
             scale_T = settled_scale(tl.max(size_TD, axis=1), scale_T)
-            steps_TD = values_TD * tl.div_rn(1.0, scale_T)[:, None] + noise_TD.to(tl.float32) * (
-                1.0 / 65536.0
-            )
+            steps_TD = values_TD * tl.div_rn(1.0, scale_T)[:, None] + noise_TD.to(tl.float32) * (1.0 / 65536.0)
             steps_TD = tl.minimum(tl.maximum(tl.floor(steps_TD), -INT8_MOST), INT8_MOST)
             tl.store(data_ptr + place_TD, steps_TD.to(tl.int8), mask=mask_TD)
             tl.store(scale_ptr + row_T, scale_T, mask=inside_T)

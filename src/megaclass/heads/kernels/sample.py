@@ -102,14 +102,10 @@ class TritonWalker(TorchWalker):
         place_N = torch.empty_like(element_N)
         count, numbers = len(element_N), _numbers(permutation)
         with on_device(element_N.device):
-            _inverse_kernel[(triton.cdiv(count, BLOCK_N),)](
-                element_N, place_N, count, *numbers, BLOCK=BLOCK_N
-            )
+            _inverse_kernel[(triton.cdiv(count, BLOCK_N),)](element_N, place_N, count, *numbers, BLOCK=BLOCK_N)
         return place_N
 
-    def mark(
-        self, permutation: KeyedPermutation, window: Tensor, limit: int, start: int, mark: Tensor
-    ) -> None:
+    def mark(self, permutation: KeyedPermutation, window: Tensor, limit: int, start: int, mark: Tensor) -> None:
         numbers, stop = _numbers(permutation), start + len(mark) - 1
         with on_device(mark.device):
             _mark_kernel[(triton.cdiv(limit, BLOCK_N),)](

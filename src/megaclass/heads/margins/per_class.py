@@ -62,7 +62,6 @@ class PopulationMargin(ClassMargin):
     def class_margins(self) -> Tensor:
         n_C = self.numbers_C.double()
         weight_C = (
-            self.gamma / 2
-            + (1 - self.gamma) * (1 + torch.cos(math.pi * n_C / (1.05 * n_C.max().clamp(min=1)))) / 2
+            self.gamma / 2 + (1 - self.gamma) * (1 + torch.cos(math.pi * n_C / (1.05 * n_C.max().clamp(min=1)))) / 2
         )
         return (self.m * weight_C).float()

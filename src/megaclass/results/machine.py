@@ -122,8 +122,12 @@ def _cpu_entries() -> dict[str, list[str]]:
 
 @functools.cache
 def _cpu_name() -> str:
-    if names := _cpu_entries().get("model name"):
-        return names[0]
+    entries = _cpu_entries()
+    if names := entries.get("model name"):
+        if any(letter.isdecimal() for letter in names[0]):
+            return names[0]
+        # A host may hide all but the maker's name, and two generations differ by a factor of two.
+        return ", ".join([names[0], *(f"{key} {entries[key][0]}" for key in ("cpu family", "model") if key in entries)])
     import cpuinfo  # takes a second or more, so only where /proc has no name (ARM, macOS)
 
     return cpuinfo.get_cpu_info()["brand_raw"]

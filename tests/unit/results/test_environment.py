@@ -158,3 +158,9 @@ def test_sockets_and_instructions_of_a_processor(monkeypatch):
     found = machine._cpu()
     machine._cpu_entries.cache_clear()
     assert found["cpu_sockets"] == 2 and found["cpu_features"] == ["avx2", "avx512f", "amx_bf16"]
+
+
+@pytest.mark.parametrize(("told", "name"), [("AMD EPYC 9354P", ""), ("AMD EPYC", ", cpu family 26, model 2")])
+def test_a_processor_whose_host_hides_its_number_is_told_by_its_generation(monkeypatch, told, name):
+    monkeypatch.setattr(machine, "_cpu_entries", lambda: {"model name": [told], "cpu family": ["26"], "model": ["2"]})
+    assert machine._cpu_name.__wrapped__() == told + name

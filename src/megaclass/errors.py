@@ -63,9 +63,9 @@ def extra(module: str, name: str) -> Any:
     """A module of an extra. UserError where it is not installed, or not to be used."""
     try:
         return importlib.import_module(module)
-    except ImportError:
-        raise UserError(f"{module.partition('.')[0]} is not installed; pip install 'megaclass[{name}]'") from None
-    except RuntimeError as error:  # as torchvision's next to a PyTorch that it was not made for
+    except ModuleNotFoundError:
+        raise UserError(f"{module} is not installed; pip install 'megaclass[{name}]'") from None
+    except (ImportError, RuntimeError) as error:  # as torchvision's next to a PyTorch that it was not made for
         told = f"{module} is installed, but cannot be imported: {first_line(error)}"
         raise UserError(f"{told}; install versions of it, and of what it needs, that go with PyTorch") from None
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import tiny
-from megaclass.cli import main
 from megaclass.config import values
 from megaclass.errors import LOST_RANK_STATUS, LostRankError, UserError
 from megaclass.models import registry
@@ -60,10 +59,9 @@ def test_an_exception_of_one_rank_is_shown_and_ends_the_others(failed):
     assert done.stdout.count("Global Step: 10 ") == 1  # the main rank speaks, the other is silent
 
 
-def test_a_job_that_may_be_restarted_names_its_directory(tmp_path, monkeypatch, capsys):
+def test_a_job_that_may_be_restarted_names_its_directory(refused, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    assert main(["train", "glyphs"]) == 2
-    assert "run.output: torchrun may start this job again" in capsys.readouterr().err
+    refused(["train", "glyphs"], "run.output: torchrun may start this job again")
 
 
 def test_a_killed_rank_is_restarted_and_the_curve_goes_on(failed, tmp_path, monkeypatch):
@@ -150,12 +148,10 @@ STRANGE = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "12
         ({"MASTER_ADDR": "nowhere.invalid"}, "MASTER_ADDR is 'nowhere.invalid'"),
     ],
 )
-def test_an_environment_that_describes_no_job(tmp_path, monkeypatch, capsys, change, line):
+def test_an_environment_that_describes_no_job(refused, tmp_path, monkeypatch, change, line):
     for name, value in (STRANGE | change).items():
         monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
-    assert main(["train", tiny.recipe(tmp_path)]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1 and line in told[0]
+    refused(["train", tiny.recipe(tmp_path)], line)
 
 
 @pytest.mark.parametrize(("rank", "status", "line"), [(0, 2, "is taken by another"), (1, 75, "does not answer as")])

@@ -187,9 +187,7 @@ def test_processes_that_stage_at_once_take_turns(tmp_path, faces):
         (("faces/classes.txt", "disk"), "classes.txt is not a directory"),
     ],
 )
-def test_bad_input_ends_with_one_line(tmp_path, faces, folder, capsys, monkeypatch, words, message):
+def test_bad_input_ends_with_one_line(refused, tmp_path, faces, folder, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     tiny.write_records(tmp_path / "deep/faces", classes=2)
-    assert main(["data", "stage", *words]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and message in lines[0]
+    refused(["data", "stage", *words], message)

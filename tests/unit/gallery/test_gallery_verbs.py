@@ -105,9 +105,5 @@ def test_images_become_vectors_and_a_gallery_that_knows_them(folder, tmp_path, c
         ("gallery info", "the following arguments are required: gallery"),
     ],
 )
-def test_what_is_typed_wrong_is_told_in_one_line_and_nothing_is_written(folder, capsys, words, told):
-    before = sorted(folder.iterdir())
-    assert main(words.split()) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("megaclass: error: ") and told in line
-    assert sorted(folder.iterdir()) == before
+def test_what_is_typed_wrong_is_told_in_one_line_and_nothing_is_written(refused, folder, words, told):
+    assert not refused(words.split(), told, below=folder, warned="bad.jpg" in words)

@@ -140,7 +140,7 @@ def test_an_image_that_a_table_names_twice_is_left_out_twice(tmp_path):
     assert len(RecordDataset(out)) == 1
 
 
-def test_what_cannot_be_judged_is_told(tmp_path, folder, capsys):
+def test_what_cannot_be_judged_is_told(refused, tmp_path, folder):
     (tmp_path / "other/a").mkdir(parents=True)
     (tmp_path / "other/a/1.png").write_bytes((folder / "images/c0/00.png").read_bytes())
     for words, told in (
@@ -149,5 +149,4 @@ def test_what_cannot_be_judged_is_told(tmp_path, folder, capsys):
         (["1", "--data", "images/c0/00.png"], "has no labelled images"),
         (["1", "--gap", "nan"], "--gap: nan; it is of cosines"),
     ):
-        assert main(["data", "suspects", *words]) == 2
-        assert told in capsys.readouterr().err
+        refused(["data", "suspects", *words], told)

@@ -60,9 +60,9 @@ def test_the_published_cluster_is_asked_as_its_jobs_asked_it(capsys, case):
     (f"{SITE}# \xff", "site.toml:1: not valid TOML: 'utf-8' codec"),
     (f"{SITE}notice_s = -5\n{NODES}", "site.toml:2: notice_s: -5 is not from 1 to 65535"),
 ])  # fmt: skip
-def test_a_site_with_an_error_is_refused_with_its_line(capsys, text, said):
+def test_a_site_with_an_error_is_refused_with_its_line(refused, text, said):
     Path("site.toml").write_text(text, encoding="latin-1")
-    assert main(["job", "glyphs", "--site", "site.toml"]) == 2 and said in capsys.readouterr().err
+    refused(["job", "glyphs", "--site", "site.toml"], said)
 
 
 @pytest.mark.parametrize(("words", "said"), [
@@ -79,16 +79,14 @@ def test_a_site_with_an_error_is_refused_with_its_line(capsys, text, said):
     (["--site", "slurm", "--run.output", "x"], "--run.output: of a job"),
     (["--site", "slurm", "--submit"], "--submit: there is no sbatch here"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(capsys, monkeypatch, words, said):
+def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(refused, monkeypatch, words, said):
     monkeypatch.setenv("PATH", "/nowhere")
-    assert main(["job", "glyphs", *words]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert said in line and not any(Path.cwd().iterdir())
+    assert not refused(["job", "glyphs", *words], said)
 
 
-def test_a_suite_takes_no_words_of_training(capsys):
-    assert main(["job", "suite", "resnet50-abci", "--site", "abci", "--stage", "/data/x"]) == 2
-    assert "job suite: --nodes and --stage are of training" in capsys.readouterr().err
+def test_a_suite_takes_no_words_of_training(refused):
+    words = ["job", "suite", "resnet50-abci", "--site", "abci", "--stage", "/data/x"]
+    refused(words, "job suite: --nodes and --stage are of training")
 
 
 @pytest.mark.process

@@ -155,7 +155,6 @@ def test_the_exit_status(files, tmp_path, later, options, status):
     ("flag", "text"),
     [("--fail-if-slower", "5"), ("--fail-if-more-memory", "nan%"), ("--fail-if-slower", "x%")],
 )
-def test_a_threshold_is_a_percentage(files, capsys, flag, text):
-    assert main(["compare", files("a.jsonl", row()), files("b.jsonl", row()), flag, text]) == 2
-    told = capsys.readouterr().err
-    assert f"argument {flag}: " in told and repr(text) in told
+def test_a_threshold_is_a_percentage(refused, files, flag, text):
+    words = ["compare", files("a.jsonl", row()), files("b.jsonl", row()), flag, text]
+    refused(words, f"argument {flag}: ", repr(text))

@@ -205,7 +205,7 @@ def test_more_requests_than_the_queue_takes_are_told_to_come_again(models, monke
     assert first.result().status_code == 200
 
 
-def test_what_cannot_be_served_is_one_line(tmp_path, capsys):
+def test_what_cannot_be_served_is_one_line(refused, tmp_path):
     (tmp_path / "keys").write_text("short\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -216,9 +216,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path, capsys):
             ("--key-file", "lost", "lost cannot be read"),
             ("--queue", "0", "--queue and --max-mb: 0 lets nothing in"),
         ):
-            assert main(["serve", "nowhere", option, value]) == 2
-            error = capsys.readouterr().err
-            assert told in error and error.count("\n") == 1
+            refused(["serve", "nowhere", option, value], told)
 
 
 # -- processes ------------------------------------------------------------------------------------------

@@ -29,31 +29,6 @@ def _alone(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def refused(capfd, recwarn, caplog, tmp_path):
-    """Call the command line and assert that it refuses, says ``parts`` in one line, and touches nothing.
-
-    Returns the paths that are new.
-    """
-
-    def contents():
-        return {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")}
-
-    def check(words, *parts):
-        before = contents()
-        capfd.readouterr()
-        assert main([str(word) for word in words]) == 2
-        (line,) = capfd.readouterr().err.splitlines()
-        assert not recwarn.list and not caplog.records  # these would be lines too
-        assert line.startswith("megaclass: error: ")
-        assert [part for part in parts if str(part) not in line] == []
-        after = contents()
-        assert {path: after.get(path) for path in before} == before
-        return set(after) - set(before)
-
-    return check
-
-
-@pytest.fixture
 def train(tmp_path):
     """The words of a training that goes well."""
     return ["train", tiny.recipe(tmp_path)]

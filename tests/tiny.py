@@ -1,15 +1,21 @@
-"""A run small enough for a test: noisy patterns as records, a narrow network, a few steps."""
+"""A run small enough for a test: noisy patterns as records, a narrow network, a few steps, on a CPU."""
 
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from torch import nn
 
 from megaclass.config import Config, from_mapping, to_toml
 from megaclass.data.records.writer import RecordWriter
 from megaclass.models.convnet import ConvNet
+from megaclass.parallel import groups
+from megaclass.parallel.groups import World
+from megaclass.results.rundir import RunDirectory
+from megaclass.train import loop
+from megaclass.train.job import Job, build_job
 
 SIZE = 16
 CLASSES = 6
@@ -61,3 +67,18 @@ def recipe(folder: Path, **sections: dict[str, Any]) -> str:
     path = folder / "tiny.toml"
     path.write_text(to_toml(config(folder, **sections)), encoding="utf-8", errors="surrogateescape")
     return str(path)
+
+
+def world() -> World:
+    """This process among the ranks of its group, or alone."""
+    return World(groups.rank(), groups.world_size(), torch.device("cpu"))
+
+
+def job(folder: Path, **sections: dict[str, Any]) -> Job:
+    """What such a run trains, before its first step."""
+    return build_job(config(folder, **sections), world())
+
+
+def run(folder: Path, resume: bool = False, **sections: dict[str, Any]) -> tuple[RunDirectory, dict[str, Any]]:
+    """The run to its end: its directory, and what its result.json holds."""
+    return loop.run(config(folder, **sections), world(), resume)

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 import tiny
 from megaclass.config import values
@@ -17,9 +16,7 @@ from megaclass.errors import LOST_RANK_STATUS, LostRankError, UserError
 from megaclass.models import registry
 from megaclass.parallel import groups
 from megaclass.parallel.agreement import facts_of_config
-from megaclass.parallel.groups import World
 from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
-from megaclass.train import loop
 from ranks import SERVER, free_port, meeting, start_command
 
 pytestmark = pytest.mark.dist
@@ -75,7 +72,7 @@ def test_a_killed_rank_is_restarted_and_the_curve_goes_on(failed, tmp_path, monk
     assert [step for step, _ in told] == list(range(1, RAISED_AT + 1))
 
     monkeypatch.setitem(registry.BACKBONES, "smooth", tiny.smooth)
-    directory, _ = loop.run(tiny.config(tmp_path, **SETTINGS), World(0, 1, torch.device("cpu")))
+    directory, _ = tiny.run(tmp_path, **SETTINGS)
     alone = [event.loss for event in read_events(directory.events) if isinstance(event, StepEvent)]
     assert [loss for _, loss in told] == pytest.approx(alone[:RAISED_AT], rel=1e-4)
 

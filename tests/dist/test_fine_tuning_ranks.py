@@ -5,10 +5,8 @@ import torch
 
 import tiny
 from megaclass.parallel import groups
-from megaclass.parallel.groups import World
 from megaclass.train import loop
 from megaclass.train.guard import Guard
-from megaclass.train.job import build_job
 from ranks import run_ranks
 
 pytestmark = pytest.mark.dist
@@ -24,8 +22,7 @@ def started(folder, name):
     """Centres at the start and after three steps of a frozen backbone, and whether that has moved then, and later."""
     source = {"weights": str(folder / ("linear" if name == "linear" else "margin"))}
     sections = {"head": HEADS[name] | source, "speed": {"overlap_head": True} if name == "sharded" else {}}
-    config = tiny.config(folder / "grown", model=source, optim={"freeze_backbone_epochs": 0.8}, **sections)
-    job = build_job(config, World(groups.rank(), groups.world_size(), torch.device("cpu")))
+    job = tiny.job(folder / "grown", model=source, optim={"freeze_backbone_epochs": 0.8}, **sections)
     began, guard, found, graphs = [t.clone() for t in job.backbone.state_dict().values()], Guard(job), [], []
     job.backbone.register_forward_hook(lambda module, _, given: graphs.append(module.training | given.requires_grad))
     for step, batch in enumerate(job.loader.steps(0, 5)):
@@ -44,8 +41,7 @@ def test_centres_and_frozen_steps_are_those_of_one_rank(tmp_path):
         records = tiny.write_records(tmp_path / name / "records", classes=classes)
         (records / "classes.txt").write_text("\n".join("abcdefghijk"[:classes]) + "\n")
     for kind in ("margin", "linear"):
-        config = tiny.config(tmp_path / "known", run={"output": str(tmp_path / kind)}, head={"kind": kind})
-        loop.run(config, World(0, 1, torch.device("cpu")))
+        tiny.run(tmp_path / "known", run={"output": str(tmp_path / kind)}, head={"kind": kind})
     alone, *several = [found for ranks in (1, 2) for found in run_ranks(ranks, work, tmp_path)]
     for name, found in alone.items():
         for other in (found, *(theirs[name] for theirs in several)):

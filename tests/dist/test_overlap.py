@@ -4,11 +4,8 @@ import pytest
 import torch
 
 import tiny
-from megaclass.parallel import groups
-from megaclass.parallel.groups import World
 from megaclass.train import loop
 from megaclass.train.guard import Guard
-from megaclass.train.job import build_job
 from ranks import run_ranks
 
 pytestmark = pytest.mark.dist
@@ -18,14 +15,12 @@ STEPS = 6
 
 def curve(folder, overlap, accumulation, poisoned_step):
     """(losses, when the head stepped: before or after the gradients were there, the first class centre)."""
-    config = tiny.config(
+    job = tiny.job(
         folder,
         data={"accumulation": accumulation},
         head={"sample_rate": 0.5},
         speed={"overlap_head": overlap, "bucket_mb": 0.1},
     )
-    world = World(groups.rank(), groups.world_size(), torch.device("cpu"))
-    job = build_job(config, world)
     assert job.overlaps_head == overlap
     order, step_as_it_is, update_as_it_is = [], job.head_optimizer.step, loop.update
 
@@ -57,8 +52,7 @@ def curve(folder, overlap, accumulation, poisoned_step):
 
 def half_a_step(folder):
     """Whether centres and backbone moved in a step of finite loss whose gradient of the backbone is not finite."""
-    config = tiny.config(folder, speed={"overlap_head": True})
-    job = build_job(config, World(groups.rank(), groups.world_size(), torch.device("cpu")))
+    job = tiny.job(folder, speed={"overlap_head": True})
     first = next(iter(job.backbone.parameters()))
     first.register_hook(lambda grad: torch.full_like(grad, torch.nan))
     before = first.detach().clone(), job.head.centres()

@@ -6,12 +6,10 @@ import pytest
 import torch
 
 import tiny
-from megaclass.parallel import groups
-from megaclass.parallel.groups import Group, World
+from megaclass.parallel.groups import Group
 from megaclass.plan.memory import Job
 from megaclass.plan.wire import collectives
 from megaclass.train.guard import Guard
-from megaclass.train.job import build_job
 from megaclass.train.loop import train_step
 from ranks import run_ranks
 
@@ -28,7 +26,7 @@ CASES = [
 
 def sent(folder, sections):
     """Bytes of one step, by the kind of collective."""
-    job = build_job(tiny.config(folder, **sections), World(groups.rank(), groups.world_size(), torch.device("cpu")))
+    job = tiny.job(folder, **sections)
     found: Counter[str] = Counter()
 
     def counting(kind, method):

@@ -4,13 +4,11 @@ import itertools
 import shutil
 
 import pytest
-import torch
 
 import tiny
 from megaclass.data.records.reader import RecordDataset
 from megaclass.models import registry
 from megaclass.parallel import groups
-from megaclass.parallel.groups import World
 from megaclass.results.events import StepEvent, read_events
 from megaclass.train import loop
 from ranks import run_ranks
@@ -56,11 +54,10 @@ def train(folder, resume, case):
         curve.append(([part.tolist() for part in micro_batches], float(outcome.loss)))
         return outcome
 
-    world = World(groups.rank(), groups.world_size(), torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.BACKBONES, "smooth", tiny.smooth)
         patch.setattr(loop, "train_step", recorded)
-        loop.run(config, world, resume)
+        loop.run(config, tiny.world(), resume)
     return curve
 
 
@@ -113,14 +110,12 @@ def test_saved_at_four_ranks_and_resumed(curves, case, ranks):
 
 def train_on_damage(folder):
     """How many samples the run says were left out, on the main rank."""
-    config = tiny.config(
+    directory, _ = tiny.run(
         folder,
         run={"output": str(folder / f"damaged-{groups.world_size()}")},
         data={"source": "folder", "path": str(folder / "images"), "on_error": "skip"},
         schedule={"steps": 12},
     )
-    world = World(groups.rank(), groups.world_size(), torch.device("cpu"))
-    directory, _ = loop.run(config, world)
     return [event.damaged_samples for event in read_events(directory.events) if isinstance(event, StepEvent)]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 import tiny
 from megaclass import checkpoint
@@ -17,7 +16,6 @@ from megaclass.bench import stability
 from megaclass.cli import main
 from megaclass.config import from_mapping, load_recipe
 from megaclass.errors import UserError
-from megaclass.parallel.groups import World
 from megaclass.results.events import StartEvent, StepEvent, read_events
 from megaclass.results.rows import read_rows
 
@@ -97,7 +95,7 @@ def test_seeds_end_in_a_table_and_a_picture(refused, tmp_path, capfd):
     assert read_rows("study/rows.jsonl") == rows
     # Killed between its end and its row: a run that is done is read, not trained again.
     case = stability.case_of(load_recipe("study/recipe.toml"), load_recipe(recipe), 4, 1)
-    training = stability.Training(case, World(0, 1, torch.device("cpu")), "megaclass", {"directory": "study"})
+    training = stability.Training(case, tiny.world(), "megaclass", {"directory": "study"})
     answer = training.turn(0)
     assert answer["samples_ms"] == rows[0].samples_ms and len(events("study/seed-4", StartEvent)) == 1
     Path("study/seed-4/result.json").write_text("[1]")

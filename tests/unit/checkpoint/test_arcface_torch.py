@@ -26,8 +26,7 @@ from megaclass.checkpoint.arcface_torch import (
 )
 from megaclass.cli import main
 from megaclass.export.weights import to_rank_files
-from megaclass.parallel.groups import World, shard_range
-from megaclass.train.job import build_job
+from megaclass.parallel.groups import shard_range
 
 CLASSES, DIM = 23, 4
 
@@ -247,13 +246,13 @@ def test_a_run_of_megaclass_becomes_their_checkpoint(tmp_path: Path, capsys: Any
 
 
 def test_a_run_starts_from_their_centres(tmp_path: Path) -> None:
-    centres, world = torch.randn(tiny.CLASSES, 16), World(0, 1, torch.device("cpu"))
+    centres = torch.randn(tiny.CLASSES, 16)
     for rank, part in enumerate(centres.split([2, 2, 1, 1])):
         torch.save({HEAD: {"weight": part}}, tmp_path / f"checkpoint_gpu_{rank}.pt")
     weights = {"weights": str(tmp_path)}
-    assert torch.equal(build_job(tiny.config(tmp_path, head=weights), world).head.weight, centres)
+    assert torch.equal(tiny.job(tmp_path, head=weights).head.weight, centres)
     with pytest.raises(UserError, match=r"head\.weights: .* 6 classes of 16 columns, and 6 of 24"):
-        build_job(tiny.config(tmp_path, head=weights, model={"embedding_dim": 24}), world)
+        tiny.job(tmp_path, head=weights, model={"embedding_dim": 24})
 
 
 # -- files from strangers ---------------------------------------------------------------------------------

@@ -16,9 +16,7 @@ from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import Decoded, Need
 from megaclass.data.loader import Loader
 from megaclass.errors import UserError
-from megaclass.parallel.groups import World
 from megaclass.results.events import StepEvent, read_events
-from megaclass.train import loop
 
 SIZE = 32
 CPU = torch.device("cpu")
@@ -146,14 +144,14 @@ def test_failures_of_dali_alone_are_told(installed, monkeypatch, caplog):
 
 def test_a_run_trains_on_the_same_images_and_resumes(installed, tmp_path):
     def losses(name, loader, steps=8, resume=False):
-        config = tiny.config(
+        directory, _ = tiny.run(
             tmp_path,
+            resume,
             run={"output": str(tmp_path / name), "checkpoint_every": 4},
             data={"loader": loader},
             augment={"flip": True},
             schedule={"steps": steps, "kind": "constant"},
         )
-        directory, _ = loop.run(config, World(0, 1, CPU), resume)
         return [event.loss for event in read_events(directory.events) if isinstance(event, StepEvent)]
 
     whole = losses("threads", "threads")

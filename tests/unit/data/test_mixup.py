@@ -6,12 +6,9 @@ from torch.nn.functional import cross_entropy
 import tiny
 from megaclass.data.mixup import Mixup
 from megaclass.errors import UserError
-from megaclass.parallel.groups import World
 from megaclass.train.guard import Guard
-from megaclass.train.job import build_job
 from megaclass.train.loop import train_step
 
-WORLD = World(0, 1, torch.device("cpu"))
 CLASSES = 5
 LINEAR = {"head": {"kind": "linear", "label_smoothing": 0.1}}
 
@@ -83,20 +80,19 @@ def test_a_split_batch_mixes_to_the_same_bits(parts, cutmix):
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 def test_odd_micro_batches_are_refused(tmp_path, name):
-    config = tiny.config(tmp_path, augment={name: 0.2}, data={"accumulation": 4}, **LINEAR)
     with pytest.raises(UserError, match=rf"augment.{name}: .* leaves 3 for each of 4 parts .* multiple of 8"):
-        build_job(config, WORLD)
+        tiny.job(tmp_path, augment={name: 0.2}, data={"accumulation": 4}, **LINEAR)
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_a_step_has_the_loss_of_mixed_images(tmp_path, accumulation):
-    config = tiny.config(tmp_path, augment={"mixup": 1.0}, data={"accumulation": accumulation}, **LINEAR)
-    job, same = build_job(config, WORLD), build_job(config, WORLD)
+    sections = {"augment": {"mixup": 1.0}, "data": {"accumulation": accumulation}, **LINEAR}
+    job, same = (tiny.job(tmp_path, **sections) for _ in range(2))
     (taken,) = job.loader.steps(3, 4)
     job.model.train(), same.model.train()
     loss = train_step(job, taken, 3, Guard(job)).loss.item()
 
-    share = Mixup(1.0, tiny.CLASSES, config.run.seed).share(3)
+    share = Mixup(1.0, tiny.CLASSES, job.config.run.seed).share(3)
     assert 0.1 < share < 0.9
     images = (taken.images.permute(0, 3, 1, 2).float() - 127.5) / 127.5
     partner = torch.arange(12) ^ 1

@@ -14,15 +14,12 @@ from pathlib import Path
 
 import fsspec
 import pytest
-import torch
 
 import tiny
 from megaclass.cli import main
 from megaclass.data import remote
 from megaclass.data.open import open_dataset, split_paths
 from megaclass.errors import UserError
-from megaclass.parallel.groups import World
-from megaclass.train.job import build_job
 from tars import write_tars
 
 MEMORY = type(fsspec.filesystem("memory"))
@@ -113,11 +110,10 @@ def test_a_set_in_a_store_is_read_as_one_that_is_here(store, sets, request, capf
 
 def test_a_run_trains_and_evaluates_on_what_is_in_a_store(memory, tmp_path):
     evaluation = {"task": "verification", "path": f"{memory}/folder", "pairs": 20, "folds": 2}
-    config = tiny.config(tmp_path, data={"path": f"{memory}/tars"}, evaluate=evaluation)
-    job = build_job(config, World(0, 1, torch.device("cpu")))
+    job = tiny.job(tmp_path, data={"path": f"{memory}/tars"}, evaluate=evaluation)
     assert job.num_classes == tiny.CLASSES and job.epoch_samples == tiny.CLASSES * tiny.SAMPLES
     assert job.evaluator(job.backbone, None).metrics["pairs"] == 20
-    assert config.data.path == f"{memory}/tars"  # what the run's directory will say
+    assert job.config.data.path == f"{memory}/tars"  # what the run's directory will say
 
 
 def test_what_is_here_is_not_fetched_again_and_what_changed_is(memory, cache, monkeypatch):

@@ -6,15 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 import tiny
 from megaclass.cli import main
 from megaclass.data.open import open_dataset
 from megaclass.data.records.reader import RecordDataset
 from megaclass.inference import load, model, suspects
-from megaclass.parallel.groups import World
-from megaclass.train import loop
 
 CLASSES, SAMPLES, WRONG = 8, 24, 3
 
@@ -42,7 +39,7 @@ def folder(tmp_path_factory):
             "optim": {"lr": 0.05},
             "schedule": {"steps": 1 if name == "linear" else 30},
         }
-        loop.run(tiny.config(root, **sections), World(0, 1, torch.device("cpu")))
+        tiny.run(root, **sections)
     return root
 
 

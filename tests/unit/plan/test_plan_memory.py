@@ -9,7 +9,6 @@ from megaclass.config import from_mapping
 from megaclass.heads.margins.curricular import CurricularFace
 from megaclass.heads.partial_fc import PartialFC
 from megaclass.heads.sgd import HeadSGD
-from megaclass.parallel.groups import World
 from megaclass.plan import activations
 from megaclass.plan.memory import Job, memory_of
 from megaclass.train.job import build_job
@@ -31,7 +30,7 @@ def size(tensors):
 )
 def test_what_stays_is_that_of_a_job(tmp_path, sections):
     config = from_mapping(sections, from_mapping({"head": {"scale": 64.0}}, tiny.config(tmp_path)))
-    job = build_job(config, World(0, 1, torch.device("cpu")))
+    job = build_job(config, tiny.world())
     found = memory_of(Job(job.config, job.arithmetic.compute, job.num_classes))
     linear = job.config.head.kind == "linear"
     weights = size([*job.backbone.state_dict().values(), *(job.head.state_dict().values() if linear else ())])

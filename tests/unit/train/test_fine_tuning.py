@@ -8,19 +8,16 @@ import torch
 import tiny
 from megaclass import checkpoint
 from megaclass.models.registry import build_backbone
-from megaclass.parallel.groups import World
 from megaclass.train import loop
-from megaclass.train.job import build_job
 from megaclass.train.optimizer import layers_of
 
-WORLD = World(0, 1, torch.device("cpu"))
 LINEAR = {"kind": "linear"}
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
-    loop.run(tiny.config(folder, schedule={"steps": 2}), WORLD)
+    tiny.run(folder, schedule={"steps": 2})
     return folder
 
 
@@ -34,13 +31,13 @@ def start(tmp_path_factory):
     ],
 )
 def test_a_frozen_backbone_moves_by_no_bit_and_then_does(start, tmp_path, head, optim, compute):
-    config = tiny.config(
-        start, model={"weights": str(start / "run")}, head=head, optim=optim | {"freeze_backbone_epochs": 2.0},
-        run={"output": str(tmp_path / "run"), "checkpoint_every": 2, "keep_last": 9}, schedule={"steps": 8},
-        precision={"compute": compute} | ({"init_scale": 64.0} if compute == "fp16" else {}),
-    )  # fmt: skip
-    began = build_job(config, WORLD).backbone.state_dict()
-    loop.run(config, WORLD)
+    sections = {
+        "model": {"weights": str(start / "run")}, "head": head, "optim": optim | {"freeze_backbone_epochs": 2.0},
+        "run": {"output": str(tmp_path / "run"), "checkpoint_every": 2, "keep_last": 9}, "schedule": {"steps": 8},
+        "precision": {"compute": compute} | ({"init_scale": 64.0} if compute == "fp16" else {}),
+    }  # fmt: skip
+    began = tiny.job(start, **sections).backbone.state_dict()
+    tiny.run(start, **sections)
     ends = [*map(checkpoint.load, checkpoint.directory.list_checkpoints(tmp_path / "run/checkpoints"))]
     for stored in ends[:2]:
         for state in filter(None, (stored.state, stored.state.get("ema"))):
@@ -51,14 +48,14 @@ def test_a_frozen_backbone_moves_by_no_bit_and_then_does(start, tmp_path, head, 
     whole = ends[3].path.rename(tmp_path / "whole")  # with its bits it ends once more, from the frozen phase on
     for stored in ends[1:3]:
         shutil.rmtree(stored.path)
-    loop.run(config, WORLD, resume=True)
+    tiny.run(start, resume=True, **sections)
     for file in whole.glob("*.safetensors"):
         assert file.read_bytes() == (ends[3].path / file.name).read_bytes()
 
 
 def test_each_layer_has_its_rate(tmp_path):
     """decay ** (layers behind), as BEiT has it; the last layer, and a linear head, have the run's own."""
-    job = build_job(tiny.config(tmp_path, head=LINEAR, optim={"layer_decay": 0.5, "lr": 0.4}), WORLD)
+    job = tiny.job(tmp_path, head=LINEAR, optim={"layer_decay": 0.5, "lr": 0.4})
     rate = loop.set_learning_rate(job, 0)
     rates = {id(p): group["lr"] for group in job.optimizer.param_groups for p in group["params"]}
     found = [{rates[id(p)] for p in layer if p.requires_grad} for layer in layers_of(job.backbone)]

@@ -8,14 +8,10 @@ import torch
 import tiny
 from megaclass import checkpoint
 from megaclass.errors import UserError
-from megaclass.parallel.groups import World
 from megaclass.results.events import StartEvent, StepEvent, WarningEvent, read_events
 from megaclass.train import guard, loop, resume
 from megaclass.train.guard import DivergedError, Guard, Outcome
-from megaclass.train.job import build_job
 from megaclass.train.progress import Progress
-
-WORLD = World(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -34,7 +30,7 @@ def losses(monkeypatch):
 def run(folder, again=False, **sections):
     sections = {"schedule": {"steps": 16}} | sections
     sections["run"] = {"checkpoint_every": 4, "keep_last": 9} | sections.get("run", {})
-    _, result = loop.run(tiny.config(folder, **sections), WORLD, again)
+    _, result = tiny.run(folder, again, **sections)
     return result, read_events(folder / "run" / "events.jsonl")
 
 
@@ -49,7 +45,7 @@ def test_a_spike_is_told_and_its_samples_are_noted(tmp_path, losses):
     (warning,) = of(events, WarningEvent)
     assert warning.step == 9 and "step 9: loss" in warning.message
     (line,) = (tmp_path / "run" / "bad_batches.jsonl").read_text().splitlines()
-    job = build_job(tiny.config(tmp_path), WORLD)
+    job = tiny.job(tmp_path)
     noted = json.loads(line)
     assert noted["step"] == 9 and noted["samples"] == job.samples_of_step(8).tolist()
     batch = next(job.loader.steps(8, 9))
@@ -134,7 +130,7 @@ def test_centres_that_have_vanished_are_told(tmp_path, monkeypatch):
 
 
 def test_a_lasting_rise_is_followed_and_a_resumed_guard_judges_like_the_one_before(tmp_path):
-    job, losses = build_job(tiny.config(tmp_path), WORLD), [4.0] * 60 + [40.0] * 300
+    job, losses = tiny.job(tmp_path), [4.0] * 60 + [40.0] * 300
     alone, progress = Guard(job), Progress()
 
     def spikes(one, step):

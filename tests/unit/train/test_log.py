@@ -4,15 +4,12 @@ import re
 import time
 
 import pytest
-import torch
 
 import tiny
 from in_memory import InMemory, in_order
 from megaclass.data import loader as loading
 from megaclass.data.augment import EvalTransform
 from megaclass.data.loader import Loader
-from megaclass.parallel.groups import World
-from megaclass.train import loop
 from megaclass.train.log import wait
 
 
@@ -57,7 +54,7 @@ def test_a_redirected_line_is_the_familiar_one_with_the_rest_of_the_way_behind_i
     run = {"output": str(tmp_path / "run"), "log_every": 4}
     evaluate = {"task": "verification", "path": str(tmp_path / "records"), "pairs": 40}
     tiny.write_records(tmp_path / "records", classes=24)
-    loop.run(tiny.config(tmp_path, run=run, evaluate=evaluate), World(0, 1, torch.device("cpu")))
+    tiny.run(tmp_path, run=run, evaluate=evaluate)
     said = capsys.readouterr().out
     numbers = r"Speed [\d.]+ samples/sec   Loss [\d.]+   LearningRate 0\.\d{4}   Epoch: \d   Global Step: (\d+)   "
     rest = r"Wait: .*   Of: 10   Left: 0:00:\d\d   \d{4}-\d\d-\d\d \d\d:\d\d:\d\d$"

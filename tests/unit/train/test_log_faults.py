@@ -13,21 +13,17 @@ import torch
 import tiny
 from megaclass.checkpoint import Saved
 from megaclass.cli import main
-from megaclass.parallel.groups import World
 from megaclass.report import curves
 from megaclass.results import rundir
 from megaclass.results.events import read_events
 from megaclass.results.rundir import choose
-from megaclass.train.job import build_job
 from megaclass.train.log import RunLog
 from megaclass.train.progress import Progress
-
-WORLD = World(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    return build_job(tiny.config(tmp_path_factory.mktemp("job")), WORLD)
+    return tiny.job(tmp_path_factory.mktemp("job"))
 
 
 def test_a_directory_that_is_moved_away_keeps_its_log_and_the_end_says_what_was_not_written(job, tmp_path):

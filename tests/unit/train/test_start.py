@@ -14,12 +14,9 @@ from megaclass.config import to_toml
 from megaclass.data.views import Subset
 from megaclass.errors import UserError
 from megaclass.heads.partial_fc import PartialFC
-from megaclass.parallel.groups import World
-from megaclass.train import loop
-from megaclass.train.job import build_job, image_reader
+from megaclass.train.job import image_reader
 from megaclass.train.start import linear_head
 
-WORLD = World(0, 1, torch.device("cpu"))
 MARGIN = {"sample_rate": 0.5, "scale": 16.0}  # the last checkpoint but one owes rows their steps
 HEADS = {"margin": MARGIN, "linear": {"kind": "linear"}}
 
@@ -32,13 +29,13 @@ def folder(tmp_path_factory):
     for name, head in HEADS.items():
         run = {"output": str(folder / name), "checkpoint_every": 8}
         average = {"ema_decay": 0.5} if name == "linear" else {}
-        loop.run(tiny.config(folder, run=run, head=head, optim=average), WORLD)
+        tiny.run(folder, run=run, head=head, optim=average)
     return folder
 
 
 def started(folder, kind, source, **sections):
     sections = {"model": {"weights": source}, "head": HEADS[kind] | {"weights": source}} | sections
-    return build_job(tiny.config(folder, **sections), WORLD)
+    return tiny.job(folder, **sections)
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -56,7 +53,7 @@ def test_a_run_starts_from_another_ones_backbone_and_head(folder, kind, where):
 
 def test_a_linear_head_starts_from_the_last_layer_of_torchvision(tmp_path):
     weights = {"model": {"name": "resnet18", "weights": str(tmp_path / "tv.pth"), "width": 8, "embedding_dim": 512}}
-    fresh = build_job(tiny.config(tmp_path, head=HEADS["linear"], model=weights["model"] | {"weights": ""}), WORLD)
+    fresh = tiny.job(tmp_path, head=HEADS["linear"], model=weights["model"] | {"weights": ""})
     layer = {"fc.weight": torch.randn(6, fresh.head.in_features), "fc.bias": torch.randn(6)}
     torch.save(fresh.backbone.state_dict() | layer, tmp_path / "tv.pth")
     job = started(tmp_path, "linear", str(tmp_path / "tv.pth"), **weights)
@@ -103,8 +100,8 @@ def test_the_mean_is_of_early_images_and_turned_classes_are_classes_of_their_own
     """With two sub-centres, of which the first gets the mean."""
     (tiny.write_records(tmp_path / "records", classes=3, samples=20) / "classes.txt").write_text("a\nb\nc\n")
     head, source = {"sub_centres": 2, "scale": 16.0}, {"weights": str(tmp_path / "run")}
-    loop.run(tiny.config(tmp_path, head=head), WORLD)
-    job = build_job(tiny.config(tmp_path, data={"orientations": 2}, model=source, head=head | source), WORLD)
+    tiny.run(tmp_path, head=head)
+    job = tiny.job(tmp_path, data={"orientations": 2}, model=source, head=head | source)
     assert job.class_names == ["a", "b", "c", "a@1", "b@1", "c@1"]
     theirs, ours = find_checkpoint(tmp_path / "run", "latest").rows("head/weight"), job.head.centres()
     assert torch.equal(ours[:6], theirs)
@@ -131,7 +128,7 @@ def test_a_resume_changes_what_hangs_on_the_weights_that_the_run_has(folder, tmp
     """The recipe has none."""
     recipe, run = tmp_path / "tiny.toml", {"output": str(tmp_path / "run")}
     recipe.write_text(to_toml(tiny.config(folder, run=run)))
-    loop.run(tiny.config(folder, run=run, model={"weights": str(folder / "margin")}), WORLD)
+    tiny.run(folder, run=run, model={"weights": str(folder / "margin")})
     words = "--resume --optim.freeze_backbone_epochs 100 --schedule.steps 12"
     assert main(["train", str(recipe), *words.split()]) == 0
     told = capsys.readouterr().out

@@ -12,11 +12,6 @@ from megaclass.checkpoint import tensorfile
 from megaclass.checkpoint.weights import find_checkpoint, stored_rows
 from megaclass.cli import main
 from megaclass.errors import UserError
-from megaclass.parallel.groups import World
-from megaclass.train import loop
-from megaclass.train.job import build_job
-
-WORLD = World(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +20,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sub")
     for name, count in (("three", 3), ("one", 1)):
         run = {"output": str(folder / name), "checkpoint_every": 8}
-        loop.run(tiny.config(folder, run=run, head={"sub_centres": count, "sample_rate": 0.5}), WORLD)
+        tiny.run(folder, run=run, head={"sub_centres": count, "sample_rate": 0.5})
     return folder
 
 
@@ -55,7 +50,7 @@ def test_a_slice_is_of_whole_classes_and_arcface_torch_knows_one_centre(refused,
 def test_another_run_starts_from_as_many_centres_a_class_and_no_others(folder):
     def started(source, count):
         head = {"sub_centres": count, "weights": str(folder / source)}
-        return build_job(tiny.config(folder, head=head), WORLD).head
+        return tiny.job(folder, head=head).head
 
     stored = find_checkpoint(folder / "three", "best")
     assert torch.equal(started("three", 3).centres(), stored_rows(stored, "head/weight", 0, 18).fp32())
@@ -67,6 +62,5 @@ def test_another_run_starts_from_as_many_centres_a_class_and_no_others(folder):
 @pytest.mark.parametrize(("name", "count", "told"), [("three", 1, "18 class centres"), ("one", 3, "sub_centres is")])
 def test_a_run_goes_on_with_as_many_only(folder, tmp_path, name, count, told):
     shutil.copytree(folder / name, tmp_path / name)
-    config = tiny.config(folder, run={"output": str(tmp_path / name)}, head={"sub_centres": count})
     with pytest.raises(UserError, match=told):
-        loop.run(config, WORLD, resume=True)
+        tiny.run(folder, resume=True, run={"output": str(tmp_path / name)}, head={"sub_centres": count})

@@ -18,7 +18,6 @@ from megaclass.config import load_recipe
 from megaclass.errors import UserError
 from megaclass.heads.storage import STORAGES, Storage
 from megaclass.models import registry
-from megaclass.parallel.groups import World
 from megaclass.results.events import (
     CheckpointEvent,
     EndEvent,
@@ -29,11 +28,9 @@ from megaclass.results.events import (
 )
 from megaclass.train import loop, model
 from megaclass.train.guard import Guard
-from megaclass.train.job import build_job
 from megaclass.train.resume import Found, restore
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "tiny_losses.json"
-WORLD = World(0, 1, torch.device("cpu"))
 RESULT_KEYS = {
     "recipe", "steps", "samples", "seconds", "samples_per_second", "time_to_train_s", "final_loss", "world_size",
     "environment",
@@ -42,7 +39,7 @@ RESULT_KEYS = {
 
 def run(folder, resume=False, **sections):
     """(result, events) of a whole run into ``folder/run``."""
-    directory, result = loop.run(tiny.config(folder, **sections), WORLD, resume)
+    directory, result = tiny.run(folder, resume, **sections)
     assert json.loads(directory.result.read_text()) == result
     return result, read_events(directory.events)
 
@@ -149,18 +146,18 @@ def test_a_margin_by_its_name_and_by_its_numbers(tmp_path):
     numbers, _ = run(tmp_path / "numbers", head={"m2": 0.0, "m3": 0.4})
     assert named["final_loss"] == numbers["final_loss"]
     with pytest.raises(UserError, match="did you mean 'cosface'"):
-        build_job(tiny.config(tmp_path, head={"margin": "cosfase"}), WORLD)
+        tiny.job(tmp_path, head={"margin": "cosfase"})
 
 
 def test_margins_of_classes_come_from_the_data_or_from_a_file(tmp_path):
     tiny.write_records(tmp_path / "records", classes=2, samples=3)
-    told = build_job(tiny.config(tmp_path, head={"margin": "population", "margin_options": "gamma=0"}), WORLD)
+    told = tiny.job(tmp_path, head={"margin": "population", "margin_options": "gamma=0"})
     expected = 0.8 * (1 + math.cos(math.pi / 1.05)) / 2
     assert told.head.class_margins.tolist() == pytest.approx([expected] * 2)
     file = tmp_path / "margins.txt"
     head = {"margin": "per_class", "class_margins": str(file)}
     file.write_text("0.1\n0.5\n")
-    assert build_job(tiny.config(tmp_path, head=head), WORLD).head.class_margins.tolist() == pytest.approx([0.1, 0.5])
+    assert tiny.job(tmp_path, head=head).head.class_margins.tolist() == pytest.approx([0.1, 0.5])
     for text, words in (
         ("0.1", "head.class_margins: 1 margins for 2 classes"),
         ("0.1\nwide", "head.class_margins: .*'wide'"),
@@ -171,7 +168,7 @@ def test_margins_of_classes_come_from_the_data_or_from_a_file(tmp_path):
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=words):
-            build_job(tiny.config(tmp_path, head=head), WORLD)
+            tiny.job(tmp_path, head=head)
 
 
 def test_a_linear_head_learns_to_classify(tmp_path):
@@ -227,7 +224,7 @@ def test_a_run_of_growing_images_and_averaged_weights_goes_on_as_if_never_stoppe
 
 
 def test_the_averaged_weights_are_evaluated_and_training_goes_on_with_its_own(tmp_path):
-    job = build_job(tiny.config(tmp_path, optim={"ema_decay": 0.9}), WORLD)
+    job = tiny.job(tmp_path, optim={"ema_decay": 0.9})
     guard, evaluated = Guard(job), []
     job.evaluator = lambda backbone, head: evaluated.append(backbone.fc.weight.detach().clone())
     for step, batch in enumerate(job.loader.steps(0, 3)):
@@ -241,7 +238,7 @@ def test_the_averaged_weights_are_evaluated_and_training_goes_on_with_its_own(tm
 @pytest.mark.parametrize("sections", [{"data": {"start_size": 8}}, {"evaluate": {"image_size": 24}}])
 def test_a_backbone_of_one_size_takes_no_other(tmp_path, sections):
     with pytest.raises(UserError, match=r"size: .*, but convnet is made for images of 16 pixels alone"):
-        build_job(tiny.config(tmp_path, **sections), WORLD)
+        tiny.job(tmp_path, **sections)
 
 
 @pytest.mark.long
@@ -318,7 +315,7 @@ def test_four_micro_batches_are_one_large_batch(tmp_path, monkeypatch, head):
 
 def test_both_optimizers_use_the_rate_of_the_schedule(tmp_path):
     optim = {"lr": 0.4, "head_lr_factor": 10.0}
-    job = build_job(tiny.config(tmp_path, optim=optim, schedule={"steps": 4, "warmup": 0.5}), WORLD)
+    job = tiny.job(tmp_path, optim=optim, schedule={"steps": 4, "warmup": 0.5})
     for step, rate in enumerate([0.2, 0.4, 0.4, 0.2]):
         assert loop.set_learning_rate(job, step) == pytest.approx(rate)
         assert [group["lr"] for group in job.optimizer.param_groups] == [pytest.approx(rate)] * 2
@@ -327,8 +324,8 @@ def test_both_optimizers_use_the_rate_of_the_schedule(tmp_path):
 
 @pytest.mark.parametrize("limit, longest", [(0.5, 0.5), (0.0, None)])
 def test_the_gradient_is_clipped_as_told(tmp_path, limit, longest):
-    config = tiny.config(tmp_path, optim={"clip_grad_norm": limit, "momentum": 0.0, "weight_decay": 0.0, "lr": 1.0})
-    job = build_job(config, WORLD)
+    optim = {"clip_grad_norm": limit, "momentum": 0.0, "weight_decay": 0.0, "lr": 1.0}
+    job = tiny.job(tmp_path, optim=optim)
     before = [p.detach().clone() for p in job.backbone.parameters()]
     outcome = loop.train_step(job, next(job.loader.steps(0, 1)), 0, Guard(job))
     moved = [new.detach() - old for new, old in zip(job.backbone.parameters(), before, strict=True)]
@@ -352,7 +349,7 @@ def test_a_sampled_run_ends_with_the_same_bits_whenever_it_was_saved(tmp_path, s
         ends.append(checkpoint.latest(folder / "run" / "checkpoints"))
     shutil.rmtree(ends[1])
     shutil.rmtree(ends[1].with_name("step-00000009"))
-    job = build_job(tiny.config(folder, head=head), WORLD)
+    job = tiny.job(folder, head=head)
     restore(job, Found(ends[1].with_name("step-00000006")))
     assert (job.head.shard.owed[0] < 6).any()
     job.head_optimizer.catch_up()
@@ -420,7 +417,7 @@ def everything_trained(job):
     ids=str,
 )
 def test_a_step_that_is_not_finite_leaves_everything_as_it_was(tmp_path, sections, good_steps):
-    job = build_job(tiny.config(tmp_path, **sections), WORLD)
+    job = tiny.job(tmp_path, **sections)
     job.model.train()
     guard = Guard(job)
     batches = job.loader.steps(0, good_steps + 2)
@@ -475,7 +472,7 @@ def test_fp16_finds_a_loss_scale_and_trains(tmp_path):
 def test_the_loss_scale_does_not_reach_the_weights(tmp_path):
     after = []
     for scale in (1.0, 4096.0):
-        job = build_job(tiny.config(tmp_path, precision={"compute": "fp16", "init_scale": scale}), WORLD)
+        job = tiny.job(tmp_path, precision={"compute": "fp16", "init_scale": scale})
         loop.train_step(job, next(job.loader.steps(0, 1)), 0, Guard(job))
         after.append({"centres": job.head.weight.detach(), "fc": job.backbone.fc.weight.detach()})
     torch.testing.assert_close(after[0], after[1], rtol=1e-5, atol=1e-6)
@@ -484,7 +481,7 @@ def test_the_loss_scale_does_not_reach_the_weights(tmp_path):
 @pytest.mark.parametrize(("width", "channels_last"), [(8, False), (16, True)])
 def test_narrow_convolutions_do_not_crash(tmp_path, caplog, width, channels_last):
     """In PyTorch 2.13 a narrow 1x1 convolution of stride 2 in channels_last ends the process on a CPU."""
-    job = build_job(tiny.config(tmp_path, model={"name": "iresnet18", "width": width}), WORLD)
+    job = tiny.job(tmp_path, model={"name": "iresnet18", "width": width})
     assert job.arithmetic.channels_last is channels_last
     assert ("precision.channels_last is off" in caplog.text) is not channels_last
     guard = Guard(job)

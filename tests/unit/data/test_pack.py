@@ -1,7 +1,6 @@
 """Packing: what comes out of folders and .npz files, what becomes of images, and what cannot be packed."""
 
 import io
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ from megaclass.data.pack.encode import Encoding, to_jpeg
 from megaclass.data.pack.packer import pack
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
+from record_sets import contents, rows
 
 
 def grey(value: int) -> np.ndarray:
@@ -33,13 +33,6 @@ def archive(tmp_path):
         classes=np.array([f"class {i}" for i in range(8)]),
     )
     return path
-
-
-def rows(output: Path) -> list[tuple[int, int]]:
-    """(row, label) of each record of a packed ``archive``."""
-    dataset = RecordDataset(output)
-    samples = [dataset.read(i) for i in range(len(dataset))]
-    return [(round(decode(s.encoded, "").mean() / 20), s.label) for s in samples]
 
 
 def test_arrays_come_grouped_and_renumbered(tmp_path, archive):
@@ -153,15 +146,11 @@ def folder(tmp_path):
     return tmp_path / "in"
 
 
-def packed(output: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in output.iterdir()}
-
-
 def test_any_number_of_threads_writes_the_same_bytes(tmp_path, folder):
     (folder / "b/13.jpg").write_bytes(b"damaged")
     for workers in (1, 2, 7, 0):
         pack(folder, tmp_path / str(workers), shorter_side=20, on_error="skip", workers=workers)
-        assert packed(tmp_path / str(workers)) == packed(tmp_path / "1")
+        assert contents(tmp_path / str(workers)) == contents(tmp_path / "1")
 
 
 def test_a_class_whose_images_are_all_left_out_keeps_its_number(tmp_path, folder):

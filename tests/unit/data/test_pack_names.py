@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from megaclass.data.decode import decode
 from megaclass.data.pack.packer import pack
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
+from record_sets import rows
 
 
 def jpeg(value: int) -> bytes:
@@ -24,13 +24,6 @@ def images(tmp_path):
     for number in range(1, 7):
         (tmp_path / f"images/{number}.jpg").write_bytes(jpeg(number))
     return tmp_path
-
-
-def rows(output: Path) -> list[tuple[int, int]]:
-    """(number of the image, label) of each record."""
-    dataset = RecordDataset(output)
-    samples = [dataset.read(i) for i in range(len(dataset))]
-    return [(round(decode(s.encoded, "").mean() / 20), s.label) for s in samples]
 
 
 def classes(output: Path) -> list[str] | None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from megaclass.data.pack.packer import pack
 from megaclass.data.records.reader import RecordDataset
 from megaclass.errors import UserError
+from record_sets import contents
 
 WNIDS = ("n01440764", "n02102040", "n03888257")
 
@@ -43,10 +44,6 @@ def write_files(root: Path, files: dict[str, bytes]) -> None:
         (root / name).write_bytes(content)
 
 
-def packed(output: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in output.iterdir()}
-
-
 TRAIN = {f"{wnid}/{wnid}_{10 * i}.JPEG": jpeg(50 * k + i) for k, wnid in enumerate(WNIDS) for i in range(5)}
 
 
@@ -59,7 +56,7 @@ def test_a_tar_of_class_tars_gives_the_records_of_the_folder(tmp_path):
     write_files(tmp_path / "train", TRAIN)
     pack(tmp_path / "train.tar", tmp_path / "tar")
     pack(tmp_path / "train", tmp_path / "folder")
-    assert packed(tmp_path / "tar") == packed(tmp_path / "folder")
+    assert contents(tmp_path / "tar") == contents(tmp_path / "folder")
     dataset = RecordDataset(tmp_path / "tar")
     assert dataset.classes == list(WNIDS) and dataset.labels().tolist() == [0] * 5 + [1] * 5 + [2] * 5
     assert dataset.read(0).encoded == TRAIN["n01440764/n01440764_0.JPEG"]
@@ -78,7 +75,7 @@ def test_class_directories_below_any_top_give_the_records_of_the_folder(tmp_path
     (tmp_path / "in.tar").write_bytes(tar({top + name: files[name] for name in names}, format=tar_format))
     pack(tmp_path / "in", tmp_path / "folder")
     pack(tmp_path / "in.tar", tmp_path / "tar")
-    assert packed(tmp_path / "tar") == packed(tmp_path / "folder")
+    assert contents(tmp_path / "tar") == contents(tmp_path / "folder")
 
 
 def test_class_depth_chooses_the_directories(tmp_path):

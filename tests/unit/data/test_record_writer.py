@@ -15,22 +15,10 @@ from megaclass.data.records import recordio
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError
+from record_sets import all_samples, write_set
 
 MAGIC = recordio.MAGIC_BYTES
 SAMPLES = [(bytes([65 + i]) * (i + 1), label) for i, label in enumerate([0, 0, 1, 2, 2, 2])]
-
-
-def all_samples(directory: Path) -> list[tuple[bytes, int]]:
-    dataset = RecordDataset(directory)
-    samples = [tuple(dataset.read(i)) for i in range(len(dataset))]
-    assert dataset.labels().tolist() == [label for _, label in samples]
-    return samples
-
-
-def write(directory: Path, samples=SAMPLES) -> None:
-    with RecordWriter(directory) as writer:
-        for encoded, label in samples:
-            writer.write(encoded, label)
 
 
 def test_property_and_names_of_classes_are_written(tmp_path):
@@ -46,9 +34,9 @@ def test_property_and_names_of_classes_are_written(tmp_path):
 
 @pytest.mark.parametrize("labels", [[0, 1, 0], [0, 2]])
 def test_ungrouped_labels_leave_the_identities_out(tmp_path, labels):
-    write(tmp_path, [(b"image", label) for label in labels])
+    write_set(tmp_path, [(b"image", label) for label in labels])
     assert len((tmp_path / "train.idx").read_text().splitlines()) == 1 + len(labels)
-    assert all_samples(tmp_path) == [(b"image", label) for label in labels]
+    assert all_samples(RecordDataset(tmp_path)) == [(b"image", label) for label in labels]
 
 
 payloads = st.lists(
@@ -60,10 +48,10 @@ payloads = st.lists(
 @given(st.lists(st.tuples(payloads, st.integers(0, 2**24 - 1)), min_size=1, max_size=6), st.booleans())
 def test_any_payload_survives(tmp_path_factory, samples, index):
     directory = tmp_path_factory.mktemp("set")
-    write(directory, samples)
+    write_set(directory, samples)
     if not index:
         (directory / "train.idx").unlink()
-    assert all_samples(directory) == samples
+    assert all_samples(RecordDataset(directory)) == samples
 
 
 def test_a_full_disk_is_told_and_nothing_is_left(tmp_path):
@@ -71,7 +59,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         with pytest.raises(UserError, match=r"train\.rec cannot be written: File too large; make room"):
-            write(tmp_path)
+            write_set(tmp_path, SAMPLES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
@@ -94,7 +82,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_whole_and_the_next_one_replac
     try:
         other.stdout.readline()
         with pytest.raises(UserError, match="another process is writing this set; wait for it"):
-            write(tmp_path / "set")
+            write_set(tmp_path / "set", SAMPLES)
     finally:
         other.kill()
         other.communicate()
@@ -104,8 +92,8 @@ def test_a_killed_writer_leaves_nothing_that_looks_whole_and_the_next_one_replac
     (hidden / "classes.txt").write_text("of one that was killed later\n")
     with pytest.raises(UserError, match="no class directories"):
         open_dataset(tmp_path / "set")
-    write(tmp_path / "set")
-    assert all_samples(tmp_path / "set") == SAMPLES
+    write_set(tmp_path / "set", SAMPLES)
+    assert all_samples(RecordDataset(tmp_path / "set")) == SAMPLES
     left = sorted(path.name for path in (tmp_path / "set").iterdir())
     assert left == ["property", "train.idx", "train.rec"]
 
@@ -113,17 +101,17 @@ def test_a_killed_writer_leaves_nothing_that_looks_whole_and_the_next_one_replac
 def test_the_largest_record_is_as_large_as_the_format_has_it(tmp_path, monkeypatch):
     monkeypatch.setattr(recordio, "MAX_LENGTH", 40)  # 24 of them are the header's
     for label, most in ((0, 16), ([0, 1], 8)):
-        write(tmp_path / str(most), [(bytes(most), label)])
+        write_set(tmp_path / str(most), [(bytes(most), label)])
         with pytest.raises(UserError, match=f"has {most + 1} bytes; a record holds from 1 to {most}"):
-            write(tmp_path / "more", [(bytes(most + 1), label)])
+            write_set(tmp_path / "more", [(bytes(most + 1), label)])
 
 
 @pytest.mark.parametrize("label", [-1, 2**24, [0.5], [], [float("nan"), 1], [float("inf")]])
 def test_what_a_record_cannot_hold_is_refused(tmp_path, label):
     with pytest.raises(UserError, match="label"):
-        write(tmp_path, [(b"image", label)])
+        write_set(tmp_path, [(b"image", label)])
     with pytest.raises(UserError, match="0 bytes"):
-        write(tmp_path, [(b"", 0)])
+        write_set(tmp_path, [(b"", 0)])
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "end\n", "a\u2028b", "\udcff"])
@@ -140,5 +128,5 @@ def test_class_names_that_make_no_line_are_refused_before_the_first_image(tmp_pa
 def test_nothing_is_overwritten(tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(UserError, match="not overwritten"):
-        write(tmp_path)
+        write_set(tmp_path, SAMPLES)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "precious")]

@@ -11,8 +11,8 @@ import pytest
 from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.records import reader
 from megaclass.data.records.reader import RecordDataset
-from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError
+from record_sets import all_samples, write_set
 
 MAGIC = b"\x0a\x23\xd7\xce"
 
@@ -45,12 +45,6 @@ def lay_out(directory, records, properties: str | None = None):
     return directory
 
 
-def contents(dataset: RecordDataset) -> list[tuple[bytes, int]]:
-    samples = [tuple(dataset.read(i)) for i in range(len(dataset))]
-    assert dataset.labels().tolist() == [label for _, label in samples]
-    return samples
-
-
 # Three images of two identities, one with a vector label, one split at a magic, as public sets lie.
 SPLIT = part(1, header(0, 1.0, 3) + b"abcd") + part(2, b"") + part(3, b"tail!")  # the magic is aligned
 IMAGES = [record(1, 0.0, b"first"), record(2, [1.0, 0.25], b"second"), (3, SPLIT)]
@@ -73,7 +67,7 @@ def test_reads_a_face_set(tmp_path, index, properties):
     if not index:
         (tmp_path / "train.idx").unlink()
     dataset = RecordDataset(tmp_path)
-    assert contents(dataset) == SAMPLES and dataset.num_classes == 2
+    assert all_samples(dataset) == SAMPLES and dataset.num_classes == 2
     assert dataset.labels().dtype == np.int64
     assert dataset.describe(1) == f"{tmp_path}/train.rec record 2 (offset {40 + 40})"
 
@@ -100,7 +94,7 @@ def test_reads_a_face_set(tmp_path, index, properties):
 )
 def test_reads_what_public_writers_made_of_the_layout(tmp_path, records):
     dataset = RecordDataset(lay_out(tmp_path, records))
-    assert contents(dataset) == SAMPLES and dataset.num_classes == 2
+    assert all_samples(dataset) == SAMPLES and dataset.num_classes == 2
 
 
 def test_identities_may_repeat_a_class_and_labels_may_have_gaps(tmp_path):
@@ -109,16 +103,16 @@ def test_identities_may_repeat_a_class_and_labels_may_have_gaps(tmp_path):
     images = [record(1, 0.0, b"a"), record(2, 7.0, b"b"), record(3, 0.0, b"c")]
     identities = [record(4, [1.0, 2.0]), record(5, [2.0, 3.0]), record(6, [3.0, 4.0])]
     dataset = RecordDataset(lay_out(tmp_path, [record(0, [4.0, 7.0]), *images, *identities]))
-    assert contents(dataset) == [(b"a", 0), (b"b", 7), (b"c", 0)] and dataset.num_classes == 8
+    assert all_samples(dataset) == [(b"a", 0), (b"b", 7), (b"c", 0)] and dataset.num_classes == 8
 
 
 @pytest.mark.parametrize("ids", [[0, 0, 0], [7, 7, 8], [3, 1, 2], [2**63, 2**64 - 1, 1]])
 def test_the_ids_of_plain_sets_do_not_matter(tmp_path, ids):
     """shuffle_rec.py keeps those of the set before, others leave them 0; with the index and without."""
     lay_out(tmp_path, [(k, record(ids[k], float(k), b"image")[1]) for k in range(3)])
-    assert sorted(contents(RecordDataset(tmp_path))) == [(b"image", k) for k in range(3)]
+    assert sorted(all_samples(RecordDataset(tmp_path))) == [(b"image", k) for k in range(3)]
     (tmp_path / "train.idx").unlink()
-    assert sorted(contents(RecordDataset(tmp_path))) == [(b"image", k) for k in range(3)]
+    assert sorted(all_samples(RecordDataset(tmp_path))) == [(b"image", k) for k in range(3)]
 
 
 def test_a_rounded_image_count_is_corrected(tmp_path, monkeypatch):
@@ -126,13 +120,13 @@ def test_a_rounded_image_count_is_corrected(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "MAX_EXACT", 4)
     monkeypatch.setattr(np, "spacing", lambda value: 2.0)
     dataset = RecordDataset(lay_out(tmp_path, [record(0, [3.0, 5.0]), *FACE_SET[1:]]))
-    assert contents(dataset) == SAMPLES and dataset.num_classes == 2
+    assert all_samples(dataset) == SAMPLES and dataset.num_classes == 2
 
 
 @pytest.mark.parametrize("ranges", [[(1, 2), (3, 4)], [(1, 3), (2, 4)], [(1, 2), (2, 9)], [(1, 2), (2.5, 4)]])
 def test_identities_that_do_not_cover_the_images_are_not_trusted(tmp_path, caplog, ranges):
     identities = [record(key, [*bounds]) for key, bounds in zip((4, 5), ranges, strict=True)]
-    assert contents(RecordDataset(lay_out(tmp_path, [*FACE_SET[:4], *identities]))) == SAMPLES
+    assert all_samples(RecordDataset(lay_out(tmp_path, [*FACE_SET[:4], *identities]))) == SAMPLES
     assert "do not cover" in caplog.text
 
 
@@ -142,7 +136,7 @@ def test_an_index_that_is_mixed_up_gives_no_image_the_label_of_another(tmp_path)
     lines = [line.split("\t") for line in (tmp_path / "train.idx").read_text().splitlines()]
     lines[1][1], lines[2][1] = lines[2][1], lines[1][1]
     (tmp_path / "train.idx").write_text("".join(f"{key}\t{offset}\n" for key, offset in lines))
-    assert contents(RecordDataset(tmp_path)) == [SAMPLES[1], SAMPLES[0], SAMPLES[2]]
+    assert all_samples(RecordDataset(tmp_path)) == [SAMPLES[1], SAMPLES[0], SAMPLES[2]]
 
 
 def test_offsets_may_be_beyond_4_gb(tmp_path):
@@ -153,17 +147,15 @@ def test_offsets_may_be_beyond_4_gb(tmp_path):
         file.seek(5 << 30)
         file.write(far)
     (tmp_path / "train.idx").write_text(f"0\t0\n1\t{5 << 30}\n")
-    assert contents(RecordDataset(tmp_path)) == [(b"image", 0), (b"image", 1)]
+    assert all_samples(RecordDataset(tmp_path)) == [(b"image", 0), (b"image", 1)]
 
 
 def test_pickles_and_reads_from_many_threads(tmp_path):
-    with RecordWriter(tmp_path) as writer:
-        for i in range(500):
-            writer.write(struct.pack("<I", i) * (i + 1), i // 5)
+    samples = [(struct.pack("<I", i) * (i + 1), i // 5) for i in range(500)]
+    write_set(tmp_path, samples)
     dataset = pickle.loads(pickle.dumps(RecordDataset(tmp_path)))
     with ThreadPoolExecutor(8) as pool:
-        samples = list(pool.map(dataset.read, range(500)))
-    assert samples == [(struct.pack("<I", i) * (i + 1), i // 5) for i in range(500)]
+        assert list(pool.map(dataset.read, range(500))) == samples
     assert len(pickle.dumps(dataset)) < 6000  # the index, not the records
     with pytest.raises(IndexError):
         dataset.read(500)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from megaclass.data.records import recordio
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.recordfile import read_index
-from megaclass.data.records.writer import RecordWriter
 from megaclass.errors import UserError
+from record_sets import write_set
 
 SOUND = [(bytes([65 + i]) * (5 * i + 1) + recordio.MAGIC_BYTES * (i % 3), i // 3) for i in range(9)]
 NUMBERS = [
@@ -35,9 +35,7 @@ BYTES_MORE = 3 << 20  # what opening and reading may take beside a small multipl
 def sound_set(directory: Path, layout: str) -> None:
     """Nine images of three classes; the layouts are those of RecordWriter and of face2rec2, record 0 behind them."""
     if layout != "face2rec2":
-        with RecordWriter(directory, index_record=layout == "faces") as writer:
-            for encoded, label in SOUND:
-                writer.write(encoded, label)
+        write_set(directory, SOUND, index_record=layout == "faces")
         return
     records = [(i + 1, (label, 1), encoded) for i, (encoded, label) in enumerate(SOUND)]
     records += [(0, (10, 13), b""), (10, (1, 4), b""), (11, (4, 7), b""), (12, (7, 10), b"")]

@@ -19,6 +19,7 @@ from megaclass.data.records import recordio
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.recordfile import RecordFile
 from megaclass.data.records.writer import RecordWriter
+from record_sets import all_samples
 
 FIXTURES = Path(__file__).parents[2] / "fixtures/records"
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
@@ -46,12 +47,9 @@ def copy(name: str, directory: Path, *, leave_out: str) -> Path:
 
 def check(dataset: RecordDataset, name: str) -> None:
     """The dataset has the bytes, the labels, their order and the number of classes of the set ``name``."""
-    samples = [dataset.read(i) for i in range(len(dataset))]
-    assert [digest(sample.encoded) for sample in samples] == [record["sha256"] for record in images(name)]
-    labels = [int(record["labels"][0]) for record in images(name)]
-    assert [sample.label for sample in samples] == labels
-    assert dataset.labels().tolist() == labels
-    assert dataset.num_classes == max(labels) + 1
+    samples = [(digest(encoded), label) for encoded, label in all_samples(dataset)]
+    assert samples == [(record["sha256"], int(record["labels"][0])) for record in images(name)]
+    assert dataset.num_classes == max(label for _, label in samples) + 1
 
 
 @pytest.mark.parametrize("name", IMAGE_SETS)

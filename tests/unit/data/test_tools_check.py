@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from megaclass.cli import main
-from megaclass.data.records.writer import RecordWriter
 from megaclass.data.tools.check import check
+from record_sets import write_set
 
 
 def jpeg(number: int, size: int = 16) -> bytes:
@@ -21,11 +21,7 @@ def jpeg(number: int, size: int = 16) -> bytes:
     return cv2.imencode(".jpg", large)[1].tobytes()
 
 
-def write_set(folder, labels=(0, 0, 1, 1, 1, 2), images=None, **options):
-    with RecordWriter(folder, **options) as writer:
-        for number, label in enumerate(labels):
-            writer.write(images[number] if images else jpeg(number), label)
-    return folder
+SOUND = [(jpeg(number), label) for number, label in enumerate((0, 0, 1, 1, 1, 2))]
 
 
 def found_in(path, **options):
@@ -47,7 +43,7 @@ def patch(path, at: int, data: bytes) -> None:
 
 @pytest.mark.parametrize("index_record", [True, False])
 def test_a_sound_set_has_no_findings(tmp_path, index_record):
-    write_set(tmp_path, index_record=index_record)
+    write_set(tmp_path, SOUND, index_record=index_record)
     shown = []
     assert check(tmp_path, progress=lambda *now: shown.append(now)) == (6, [])
     assert shown[-1] == (6, 6)
@@ -56,7 +52,7 @@ def test_a_sound_set_has_no_findings(tmp_path, index_record):
 
 
 def test_flipped_bits_are_found_where_they_are(tmp_path):
-    write_set(tmp_path)
+    write_set(tmp_path, SOUND)
     offsets = index_of(tmp_path)
     rec = tmp_path / "train.rec"
     patch(rec, offsets[2], b"\x0b")  # its magic
@@ -77,7 +73,7 @@ def test_flipped_bits_are_found_where_they_are(tmp_path):
 
 def test_duplicates_are_told_from_images_with_two_labels(tmp_path):
     one, two = jpeg(1), jpeg(2)
-    write_set(tmp_path, (0, 0, 1, 1, 2), [one, one, two, one, two])
+    write_set(tmp_path, [(one, 0), (one, 0), (two, 1), (one, 1), (two, 2)])
     found = found_in(tmp_path)
     assert [finding[:2] for finding in found] == [
         ("duplicate", "train.rec record 2"),
@@ -91,14 +87,14 @@ def test_duplicates_are_told_from_images_with_two_labels(tmp_path):
 
 
 def test_an_image_that_is_in_two_sets_is_told(tmp_path):
-    write_set(tmp_path / "a", (0, 1), [jpeg(0), jpeg(1)])
-    write_set(tmp_path / "b", (0, 1), [jpeg(2), jpeg(1)])
+    write_set(tmp_path / "a", [(jpeg(0), 0), (jpeg(1), 1)])
+    write_set(tmp_path / "b", [(jpeg(2), 0), (jpeg(1), 1)])
     ((kind, where, reason),) = found_in(f"{tmp_path}/a:{tmp_path}/b")
     assert (kind, where) == ("mislabelled", "train.rec record 2") and "a/train.rec record 2" in reason
 
 
 def test_an_index_that_leaves_records_out_is_told(tmp_path):
-    write_set(tmp_path, index_record=False)
+    write_set(tmp_path, SOUND, index_record=False)
     sound = index_of(tmp_path)
     for left_out in ((2, 3), (0, 5)):
         lines = [f"{key}\t{offset}\n" for key, offset in sound.items() if key not in left_out]
@@ -108,7 +104,7 @@ def test_an_index_that_leaves_records_out_is_told(tmp_path):
 
 
 def test_labels_that_are_not_those_of_the_identity_records_are_told(tmp_path):
-    write_set(tmp_path)  # images 1..6, identities 7: 1..2, 8: 3..5, 9: 6
+    write_set(tmp_path, SOUND)  # images 1..6, identities 7: 1..2, 8: 3..5, 9: 6
     patch(tmp_path / "train.rec", index_of(tmp_path)[4] + 8 + 4, struct.pack("<f", 2.0))
     reason = "the label is 2, but 1 in the identity records"
     assert found_in(tmp_path) == [("identity", "train.rec record 4", reason)]
@@ -135,11 +131,11 @@ def test_files_that_are_damaged_or_disappear_while_checking_are_told(tmp_path):
 
 
 def test_the_exit_status_says_whether_something_was_found(tmp_path, capsys):
-    write_set(tmp_path / "sound")
+    write_set(tmp_path / "sound", SOUND)
     assert main(["data", "check", str(tmp_path / "sound")]) == 0
     assert "sound" in capsys.readouterr().out
 
-    write_set(tmp_path / "double", (0, *[1] * 13), [jpeg(1)] * 14)
+    write_set(tmp_path / "double", [(jpeg(1), label) for label in (0, *[1] * 13)])
     output = tmp_path / "found.jsonl"
     assert main(["data", "check", str(tmp_path / "double"), "--output", str(output)]) == 1
     printed = capsys.readouterr().out
@@ -171,7 +167,7 @@ def test_opencv_says_nothing_of_damaged_images_itself(tmp_path, capfd):
 )
 def test_bad_input_ends_with_one_line(refused, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
-    write_set(tmp_path / "set")
-    rec = write_set(tmp_path / "cut", index_record=False) / "train.rec"
+    write_set(tmp_path / "set", SOUND)
+    rec = write_set(tmp_path / "cut", SOUND, index_record=False) / "train.rec"
     rec.write_bytes(rec.read_bytes()[: index_of(tmp_path / "cut")[4] + 100])
     refused(["data", "check", *words], message)

@@ -8,9 +8,9 @@ import pytest
 
 import tiny
 from megaclass.cli import main
-from megaclass.data.records.writer import RecordWriter
 from megaclass.data.tools import info as tool
 from megaclass.data.tools.info import info, sample_classes
+from record_sets import write_set
 
 
 def encode(height: int, width: int, suffix: str = ".jpg", colour=(0, 0, 255)) -> bytes:
@@ -22,10 +22,7 @@ def encode(height: int, width: int, suffix: str = ".jpg", colour=(0, 0, 255)) ->
 def mixed(tmp_path):
     """Four classes, of which number 2 has no image; three formats and sizes; one image that is none."""
     images = [encode(10, 20), encode(10, 20), encode(10, 20, ".png"), encode(40, 30, ".webp"), b"no image"]
-    with RecordWriter(tmp_path / "mixed", classes=["a", "b", "c", "d"]) as writer:
-        for image, label in zip(images, (0, 0, 0, 1, 3), strict=True):
-            writer.write(image, label)
-    return tmp_path / "mixed"
+    return write_set(tmp_path / "mixed", zip(images, (0, 0, 0, 1, 3), strict=True), classes=["a", "b", "c", "d"])
 
 
 def spread(*values):
@@ -47,9 +44,7 @@ def test_what_is_told_of_a_set(mixed):
 
 def test_large_sets_are_sampled(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "SAMPLED", 100)
-    with RecordWriter(tmp_path) as writer:
-        for number in range(300):
-            writer.write(encode(8, 8 + number % 3), number // 10)
+    write_set(tmp_path, [(encode(8, 8 + number % 3), number // 10) for number in range(300)])
     shown = []
     found, _ = info(tmp_path, progress=lambda *now: shown.append(now))
     assert found["looked_at"] == 100 == sum(found["formats"].values()) and shown[-1] == (100, 100)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from megaclass.data.dataset import Sample
 from megaclass.data.open import open_dataset, set_titles
-from megaclass.data.records.writer import RecordWriter
 from megaclass.data.views import ConcatDataset
+from record_sets import write_set
 
 
 class Listed:
@@ -58,15 +58,9 @@ def test_names_are_kept_and_get_a_prefix_only_where_they_clash():
 # ---- from paths -------------------------------------------------------------------------------------
 
 
-def write_set(folder, labels, classes=None):
-    with RecordWriter(folder, classes=classes) as writer:
-        for number, label in enumerate(labels):
-            writer.write(f"{folder.name}{number}".encode(), label)
-    return folder
-
-
 def test_paths_joined_by_the_path_separator_open_as_one_set(tmp_path):
-    one, two = write_set(tmp_path / "one", [0, 0, 1]), write_set(tmp_path / "two", [0, 1, 2])
+    one = write_set(tmp_path / "one", [(b"image", 0), (b"image", 0), (b"image", 1)])
+    two = write_set(tmp_path / "two", [(f"two{number}".encode(), number) for number in range(3)])
     folder = tmp_path / "folder"
     (folder / "k").mkdir(parents=True)
     (folder / "k/1.jpg").write_bytes(b"image")

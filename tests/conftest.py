@@ -53,3 +53,17 @@ def refused(capfd, recwarn, caplog, tmp_path):
         return set(after) - set(before)
 
     return check
+
+
+@pytest.fixture
+def told(capfd):
+    """Call the command line and assert that it goes well, or ends with ``status``; returns what it printed."""
+
+    def call(*words, status=0):
+        capfd.readouterr()
+        assert main([str(word) for word in words]) == status
+        out, err = capfd.readouterr()
+        assert "megaclass: error: " not in err
+        return out
+
+    return call

@@ -13,7 +13,6 @@ from megaclass.bench.infer import InferCase
 from megaclass.bench.suite import LeftOut, Machine, head_bytes, in_memory, in_time, on_devices
 from megaclass.bench.sweep import keys_of
 from megaclass.bench.train import TrainCase, step_flops
-from megaclass.cli import main
 from megaclass.cli.bench import options_of_suite
 from megaclass.errors import UserError
 from megaclass.results import published
@@ -204,17 +203,16 @@ def small_report(name):
 
 
 @pytest.mark.process
-def test_a_suite_is_measured_reported_and_goes_on(refused, monkeypatch, tmp_path, capfd):
+def test_a_suite_is_measured_reported_and_goes_on(refused, told, monkeypatch, tmp_path):
     monkeypatch.setattr(published, "load", small_report)
     monkeypatch.setattr(published, "names", lambda: ["small"])
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls, device: replace(CPU, memory_bytes=GIB)))
     words = ["bench", "suite", "small", "--fit", "--minutes", "0.2", "--device", "cpu"]
-    assert main([*words, "--output", "out", "--plan"]) == 0
-    assert "CUDA" in capfd.readouterr().out and not (tmp_path / "out").exists()
+    assert "CUDA" in told(*words, "--output", "out", "--plan") and not (tmp_path / "out").exists()
     (tmp_path / "notes").write_text("mine")
     refused([*words, "--output", "notes"])
 
-    assert main([*words, "--output", "out"]) == 0
+    said = told(*words, "--output", "out")
     rows = read_rows(tmp_path / "out" / "rows.jsonl")
     assert [row.status for row in rows] == ["ok", "ok", "skipped"], [row.reason for row in rows]
     assert {row.suite for row in rows} == {"small"}
@@ -222,11 +220,9 @@ def test_a_suite_is_measured_reported_and_goes_on(refused, monkeypatch, tmp_path
     assert share.case["simulate_ranks"] == 8 and share.asked["world_size"] == 8
     assert latency.benchmark == "infer" and latency.rates["total"] > 0 and not latency.asked
     assert "CUDA" in left_out.reason
-    said = capfd.readouterr().out
     for name in ("report.html", "report.md", "report.csv"):
         assert (tmp_path / "out" / name).stat().st_size > 0 and name in said
     assert "A small report" in (tmp_path / "out" / "report.html").read_text()
 
-    assert main([*words, "--output", "out"]) == 0
+    assert "cases are in" in told(*words, "--output", "out")
     assert len(read_rows(tmp_path / "out" / "rows.jsonl")) == 3
-    assert "cases are in" in capfd.readouterr().out

@@ -213,13 +213,11 @@ def test_8_bit_rows_are_read_with_their_scales(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("storage", ["fp32", "int8_rowwise"])
-def test_a_run_of_megaclass_becomes_their_checkpoint(tmp_path: Path, capsys: Any, storage: str) -> None:
+def test_a_run_of_megaclass_becomes_their_checkpoint(told: Any, tmp_path: Path, storage: str) -> None:
     recipe = tiny.recipe(tmp_path, head={"scale": 16.0, "storage": storage})
     assert main(["train", recipe]) == 0
-    words = [str(tmp_path / "run"), str(tmp_path / "out"), "--ranks", "2"]
-    assert main(["export", "arcface_torch", *words]) == 0
-    told = capsys.readouterr().out
-    assert "2 files of ranks" in told and "no network for convnet, width 8, at 16 pixels" in told
+    said = told("export", "arcface_torch", tmp_path / "run", tmp_path / "out", "--ranks", "2")
+    assert "2 files of ranks" in said and "no network for convnet, width 8, at 16 pixels" in said
     files = RankFiles(tmp_path / "out", tiny.CLASSES)
     stored = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
     for name, found in (("weight", files.rows("weight")), ("momentum", files.rows("momentum"))):

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from megaclass.bench.peers.arcface_torch import locate
-from megaclass.cli import main
 from megaclass.config import from_mapping, load_recipe, recipe_names, scaled_lr, steps_of, values
 from megaclass.heads.linear import LinearHead
 from megaclass.models import registry
@@ -373,11 +372,9 @@ def test_the_document_lists_every_recipe():
     assert {*told} == {*recipe_names()} and len(told) == len({*told})
 
 
-def test_the_list_of_recipes_names_each_file_once_and_fits_a_screen(capsys):
-    main(["recipes"])
-    short = capsys.readouterr().out
+def test_the_list_of_recipes_names_each_file_once_and_fits_a_screen(told):
+    short = told("recipes")
     assert "_pfc03_vit_b" in short and "webface42m_pfc03_vit_b" not in short
     assert len(short.splitlines()) < 60
-    main(["recipes", "--all"])
-    whole = capsys.readouterr().out
+    whole = told("recipes", "--all")
     assert all(re.search(rf"^ *{name} ", whole, re.MULTILINE) for name in recipe_names())

@@ -154,12 +154,11 @@ def raw(tmp_path, monkeypatch):
     Path("points.csv").write_text(HEADER + "".join(line(*face) for face in faces))
 
 
-def test_a_tree_of_photographs_becomes_one_of_faces_and_its_report_makes_it_again(raw, capsys):
+def test_a_tree_of_photographs_becomes_one_of_faces_and_its_report_makes_it_again(told, raw):
     words = ["--faces", "all", "--quality", "0", "--sheet", "sheet.png"]
-    assert main(["data", "align", "raw", "out", "--landmarks", "points.csv", *words]) == 1  # one is damaged
-    said = capsys.readouterr().out
-    told = dict(re.findall(r"^(\w.*?)  +(\d+) ", said, re.M))
-    assert [told[kind] for kind in ("aligned", "no face found", "damaged")] == ["3", "1", "1"]
+    said = told("data", "align", "raw", "out", "--landmarks", "points.csv", *words, status=1)  # one is damaged
+    counts = dict(re.findall(r"^(\w.*?)  +(\d+) ", said, re.M))
+    assert [counts[kind] for kind in ("aligned", "no face found", "damaged")] == ["3", "1", "1"]
     assert "60.0%, 1 of them of several faces" in said
     with Path("out/align.csv").open(newline="") as file:
         rows = [(row["path"], row["status"].partition(":")[0], row["output"]) for row in csv.DictReader(file)]

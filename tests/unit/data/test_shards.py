@@ -5,7 +5,6 @@ import tarfile
 import pytest
 
 import tiny
-from megaclass.cli import main
 from megaclass.data import shards
 from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.open import open_dataset
@@ -44,12 +43,12 @@ def test_headers_are_read_once_until_a_tar_changes(tmp_path, records, monkeypatc
     assert len(open_dataset(folder)) == 17 and open_dataset(folder).read(16) == (b"image", 7)
 
 
-def test_the_commands_take_tars(tmp_path, records, capfd):
+def test_the_commands_take_tars(told, tmp_path, records):
     folder = write_tars(tmp_path / "tars", records)
-    assert main(["data", "check", str(folder)]) == 0
-    assert main(["data", "info", str(folder)]) == 0 and "WebDataset tars" in capfd.readouterr().out
-    assert main(["data", "stage", f"{folder}/part-{{0..1}}.tar", str(tmp_path / "disk")]) == 0
-    assert len(open_dataset(capfd.readouterr().out.strip())) == 16
+    told("data", "check", folder)
+    assert "WebDataset tars" in told("data", "info", folder)
+    staged = told("data", "stage", f"{folder}/part-{{0..1}}.tar", tmp_path / "disk")
+    assert len(open_dataset(staged.strip())) == 16
 
 
 def test_samples_without_image_or_class_are_told_and_left_out(tmp_path, caplog):

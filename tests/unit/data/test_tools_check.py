@@ -130,15 +130,13 @@ def test_files_that_are_damaged_or_disappear_while_checking_are_told(tmp_path):
 # ---- the command ------------------------------------------------------------------------------------
 
 
-def test_the_exit_status_says_whether_something_was_found(tmp_path, capsys):
+def test_the_exit_status_says_whether_something_was_found(told, tmp_path):
     write_set(tmp_path / "sound", SOUND)
-    assert main(["data", "check", str(tmp_path / "sound")]) == 0
-    assert "sound" in capsys.readouterr().out
+    assert "sound" in told("data", "check", tmp_path / "sound")
 
     write_set(tmp_path / "double", [(jpeg(1), label) for label in (0, *[1] * 13)])
     output = tmp_path / "found.jsonl"
-    assert main(["data", "check", str(tmp_path / "double"), "--output", str(output)]) == 1
-    printed = capsys.readouterr().out
+    printed = told("data", "check", tmp_path / "double", "--output", output, status=1)
     assert "the same image under another label: 13" in printed and "and 3 more" in printed
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["kind"] for row in rows] == ["mislabelled"] * 13

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import tiny
-from megaclass.cli import main
 from megaclass.data.tools import info as tool
 from megaclass.data.tools.info import info, sample_classes
 from record_sets import write_set
@@ -74,11 +73,10 @@ def test_samples_of_classes_are_squares_and_damage_is_grey(mixed):
     assert len(sample_classes(dataset, classes=1, per_class=1, side=8)) == 1
 
 
-def test_the_command_prints_a_table_or_json_and_draws(tmp_path, mixed, capsys, monkeypatch):
+def test_the_command_prints_a_table_or_json_and_draws(told, tmp_path, mixed, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     sheet = tmp_path / "sheet.png"
-    assert main(["data", "info", str(mixed), "--sheet", str(sheet)]) == 0
-    printed = capsys.readouterr().out
+    printed = told("data", "info", mixed, "--sheet", sheet)
     for text in (
         "1: labels do not cover 0..3",
         "JPEG 2, PNG 1, WEBP 1",
@@ -87,8 +85,7 @@ def test_the_command_prints_a_table_or_json_and_draws(tmp_path, mixed, capsys, m
     ):
         assert text in printed
     assert cv2.imread(str(sheet)).shape[1] >= 760
-    assert main(["data", "info", str(mixed), "--json"]) == 0
-    row = json.loads(capsys.readouterr().out)
+    row = json.loads(told("data", "info", mixed, "--json"))
     assert row["images"] == 5 and row["width"] == {"min": 20, "median": 20, "mean": 22.5, "max": 30}
 
 

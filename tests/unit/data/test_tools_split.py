@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 
-from megaclass.cli import main
 from megaclass.data.open import open_dataset
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.records.writer import RecordWriter
@@ -82,8 +81,7 @@ def test_a_split_that_fails_at_its_end_leaves_neither_part(tmp_path, monkeypatch
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
-def test_the_command_tells_what_it_wrote(tmp_path, capsys, monkeypatch):
+def test_the_command_tells_what_it_wrote(told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_set(tmp_path / "set", numbered([0, 0, 1, 1, 2]))
-    assert main(["data", "split", "set", "parts", "--share", "0.3"]) == 0
-    assert "2 images of 1 classes in parts/test/train.rec" in capsys.readouterr().out
+    assert "2 images of 1 classes in parts/test/train.rec" in told("data", "split", "set", "parts", "--share", "0.3")

@@ -160,16 +160,15 @@ def test_a_probe_that_fails_or_hangs_is_a_finding():
     assert bad(look("disk", 0.05, lambda: time.sleep(1) or [])) == [(WARN, "disk")]
 
 
-def test_status_and_lines_of_a_pipe(quick, tmp_path, directory, capsys, monkeypatch):
+def test_status_and_lines_of_a_pipe(told, quick, tmp_path, directory, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     words = ["doctor", tiny.recipe(tmp_path)]
     assert main(words) == 0
     path = "x" * 100
-    assert main([*words, "--data.path", path]) == 1
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fail")]
+    said = told(*words, "--data.path", path, status=1)
+    (line,) = [line for line in said.splitlines() if line.startswith("fail")]
     assert path in line and line.endswith("class directories")
-    assert main(["doctor", str(directory)]) == 0
-    assert "ok    step-00000003" in capsys.readouterr().out
+    assert "ok    step-00000003" in told("doctor", directory)
     wrong = [
         "glyfs",
         f"{tmp_path}/records",

@@ -95,15 +95,13 @@ def test_several_sets_are_evaluated_in_training_each_by_its_name(tmp_path, bins)
     assert draw_run(tmp_path / "run")
 
 
-def test_each_set_is_a_table_of_its_own(tmp_path, bins, capsys):
+def test_each_set_is_a_table_of_its_own(told, tmp_path, bins):
     listed = {"task": "verification", "path": str(tmp_path / "records"), "pairs_file": "of_the_run.txt"}
     recipe = tiny.recipe(tmp_path, evaluate=listed)
     words = ["evaluate", "verification", joined(bins), "--recipe", recipe, "--evaluate.folds", "2"]
-    assert main(words) == 0
-    said = capsys.readouterr().out
+    said = told(*words)
     assert [said.count(f"Verification on {path.stem} (") for path in bins] == [1, 1, 1]
-    assert main([*words[:2], str(bins[0]), *words[3:]]) == 0
-    assert "Verification (20 pairs)" in capsys.readouterr().out
+    assert "Verification (20 pairs)" in told(*words[:2], bins[0], *words[3:])
 
 
 def test_sets_of_one_name_are_called_by_what_tells_their_paths_apart(tmp_path, bins):

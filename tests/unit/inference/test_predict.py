@@ -213,20 +213,18 @@ def embedded(stored, paths):
 # -- names ---------------------------------------------------------------------------------------------------
 
 
-def test_a_terminal_obeys_no_name(capsys):
-    assert main(["predict", "images", "--run-dir", "linear", "--top", "6"]) == 0
-    printed = capsys.readouterr().out
+def test_a_terminal_obeys_no_name(told):
+    printed = told("predict", "images", "--run-dir", "linear", "--top", "6")
     for shown in ("a [red]b", "b\\x85c", "c\\rd", "d\\x1b[31m", "e\\udcff", "f g", "probability", " %"):
         assert shown in printed
     assert "\x1b" not in printed and "\r" not in printed
 
 
-def test_without_class_names_the_labels_stand(folder, tmp_path, capsys):
+def test_without_class_names_the_labels_stand(told, folder, tmp_path):
     shutil.copytree("margin", tmp_path / "run")
     (tmp_path / "run/classes.txt").unlink()
     image = f"images/{CLASSES[0]}/00.png"
-    assert main(["predict", image, "--run-dir", str(tmp_path / "run"), "--top", "2"]) == 0
-    printed = capsys.readouterr().out
+    printed = told("predict", image, "--run-dir", tmp_path / "run", "--top", "2")
     assert "cosine" in printed and re.search(r"\b1 +0 ", printed)
     (entry,) = predicted(tmp_path / "run", image, "--run-dir", tmp_path / "run", "--top", 1)
     assert entry["predictions"][0]["class"] is None and entry["predictions"][0]["label"] == 0

@@ -54,15 +54,15 @@ def listed(path):
 
 
 @pytest.mark.parametrize("count", ["1", "3"])
-def test_what_was_planted_is_listed_and_the_next_pack_is_without_it(tmp_path, count, capsys):
-    assert main(["data", "suspects", count, "--output", str(tmp_path / "s.csv")]) == 0
-    told, found = capsys.readouterr().out, listed(tmp_path / "s.csv")
+def test_what_was_planted_is_listed_and_the_next_pack_is_without_it(told, tmp_path, count):
+    said = told("data", "suspects", count, "--output", tmp_path / "s.csv")
+    found = listed(tmp_path / "s.csv")
     wrong = [int(image[-6:-4]) < WRONG for image in found]
     assert sum(wrong) >= 0.75 * CLASSES * WRONG and wrong.count(False) <= 3
-    assert f"listed {len(found)} {len(found) / (CLASSES * SAMPLES):.1%}" in " ".join(told.split())
-    assert ("nearest to another sub-centre" in told) == (count == "3")
-    assert main(["data", "pack", "images", str(tmp_path / "clean"), "--exclude", str(tmp_path / "s.csv")]) == 0
-    assert f", {len(found)} excluded)" in capsys.readouterr().out
+    assert f"listed {len(found)} {len(found) / (CLASSES * SAMPLES):.1%}" in " ".join(said.split())
+    assert ("nearest to another sub-centre" in said) == (count == "3")
+    words = ["data", "pack", "images", tmp_path / "clean", "--exclude", tmp_path / "s.csv"]
+    assert f", {len(found)} excluded)" in told(*words)
     assert len(RecordDataset(tmp_path / "clean")) == CLASSES * SAMPLES - len(found)
 
 

@@ -19,33 +19,32 @@ def at(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def script(capsys, *words):
-    assert main(["job", *words, "--print"]) == 0
-    return capsys.readouterr().out.replace(str(Path.cwd()), "/home/me").replace(megaclass.__version__, "VERSION")
+def script(told, *words):
+    return told("job", *words, "--print").replace(str(Path.cwd()), "/home/me").replace(megaclass.__version__, "VERSION")
 
 
-def test_scripts_are_as_they_were(capsys):
+def test_scripts_are_as_they_were(told):
     """The first whole, of the others what differs from it."""
     words = ["glyphs", "--nodes", "2", "--optim.lr", "0.1", "--site"]
-    first, *others = [script(capsys, *words, name).splitlines(keepends=True) for name in SCHEDULERS]
+    first, *others = [script(told, *words, name).splitlines(keepends=True) for name in SCHEDULERS]
     differ = [line for other in others for line in other if line not in first]
     assert "".join([*first, "\n", *differ]) == (Path(__file__).parents[2] / "golden" / "job.sh").read_text()
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 @pytest.mark.parametrize("scheduler", [*SCHEDULERS, "abci"])
-def test_scripts_are_clean(capsys, scheduler):
+def test_scripts_are_clean(told, scheduler):
     words = ["faces_r50", "--evaluate.task", "none", "--container", "an image.sif", "--stage", "/a set"]
     for made in ([*words, "--nodes", "2"], ["suite", "resnet50-abci", "--fit"]):
-        text = script(capsys, *made, "--site", scheduler)
+        text = script(told, *made, "--site", scheduler)
         assert subprocess.run(["shellcheck", "-"], input=text, stdout=-1, text=True, check=False).stdout == ""
 
 
 @pytest.mark.parametrize("case", ["a100 1 rt_AF=1", "a100 4 rt_AF=1", "a100 8 rt_AF=1", "v100 4 rt_F=1"])
-def test_the_published_cluster_is_asked_as_its_jobs_asked_it(capsys, case):
+def test_the_published_cluster_is_asked_as_its_jobs_asked_it(told, case):
     kind, devices, asked = case.split()
     words = ["--site", "abci", "--kind", kind, "--devices", devices, "--account", "grp"]
-    text = script(capsys, "suite", "resnet50-abci", *words)
+    text = script(told, "suite", "resnet50-abci", *words)
     assert f"#$ -l {asked}\n" in text and "Submit it: qsub -g grp " in text
 
 
@@ -91,7 +90,7 @@ def test_a_suite_takes_no_words_of_training(refused):
 
 @pytest.mark.process
 @pytest.mark.parametrize(("scheduler", "status"), [("pbs", 0), ("gridengine", 99)])
-def test_a_job_near_its_limit_is_told_and_queued_again(capsys, monkeypatch, scheduler, status):
+def test_a_job_near_its_limit_is_told_and_queued_again(monkeypatch, scheduler, status):
     """Stand-ins: a torchrun that saves when it is told to, and a qsub that keeps what it is given."""
     saves = 'trap "mkdir -p job/run/checkpoints/step-00000007; exit 1" USR1; while :; do sleep 0.1; done'
     for name, does in (("torchrun", saves), ("qsub", 'echo "$@" >> submitted')):

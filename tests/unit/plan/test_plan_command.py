@@ -20,7 +20,7 @@ ROWS = SCRIPT.parent / "results" / "plan-speed-cpu.jsonl"
 SMALL = ["--classes", "1K", "--model.name", "convnet", "--data.global_batch_size", "64"]
 
 
-def test_a_plan_is_told(refused, capfd, tmp_path):
+def test_a_plan_is_told(refused, told, tmp_path):
     picture = tmp_path / "memory.png"
     words = [
         "plan",
@@ -28,9 +28,8 @@ def test_a_plan_is_told(refused, capfd, tmp_path):
         *SMALL,
         *["--devices", "4", "--nodes", "2", "--device", "h100", "--samples", "64000"],
     ]
-    assert main([*words, "--picture", str(picture)]) == 0
-    out = " ".join(capfd.readouterr().out.split())
-    told = [
+    out = " ".join(told(*words, "--picture", picture).split())
+    parts = [
         "memory: activations",
         "memory: centres",
         "all-gather",
@@ -38,19 +37,16 @@ def test_a_plan_is_told(refused, capfd, tmp_path):
         "20,000 steps",
         "head.storage fp32",
     ]
-    assert not [part for part in told if part not in out] and picture.stat().st_size > 1000
+    assert not [part for part in parts if part not in out] and picture.stat().st_size > 1000
     refused([*words, "--picture", picture], "exists; name")
 
 
-def test_what_cannot_fit_says_what_does(capsys):
-    assert main(["plan", "faces_r50", *SMALL, "--classes", "1B", "--device", "a10"]) == 1
-    out = " ".join(capsys.readouterr().out.split())
+def test_what_cannot_fit_says_what_does(told):
+    out = " ".join(told("plan", "faces_r50", *SMALL, "--classes", "1B", "--device", "a10", status=1).split())
     assert "does not fit; lower the classes to" in out and "head.storage int8_rowwise" in out
     words = ["plan", "faces_r50", *SMALL[:4], "--device", "a10", "--data.global_batch_size"]
-    assert main([*words, "1000000"]) == 1
-    batch = (
-        " ".join(capsys.readouterr().out.split()).partition("lower data.global_batch_size to ")[2].partition(", ")[0]
-    )
+    out = " ".join(told(*words, "1000000", status=1).split())
+    batch = out.partition("lower data.global_batch_size to ")[2].partition(", ")[0]
     assert main([*words, batch.replace(",", "")]) == 0
 
 
@@ -103,10 +99,9 @@ def test_the_tables_of_the_pages_are_what_plan_says():
         assert "plan_tables.py: " in text and tables.written(text) == text, page
 
 
-def test_training_tells_and_refuses(refused, tmp_path, monkeypatch, capfd):
+def test_training_tells_and_refuses(refused, told, tmp_path, monkeypatch):
     recipe = tiny.recipe(tmp_path, schedule={"steps": 1})
-    assert main(["train", recipe]) == 0
-    assert "planned: " in capfd.readouterr().out
+    assert "planned: " in told("train", recipe)
     monkeypatch.setattr(foresight, "available_memory", lambda: 350_000)
     words = ["train", recipe, "--run.output", tmp_path / "other"]
     refused(words, "need ", "350.0 kB are there for it; lower data.global_batch_size to ")

@@ -101,20 +101,19 @@ def test_memory_is_that_of_the_gpu_or_of_the_process():
 # -- the command ------------------------------------------------------------------------------------------
 
 
-def test_a_recorded_sleep_in_the_loader_fails_a_build(capsys):
+def test_a_recorded_sleep_in_the_loader_fails_a_build(told):
     files = [str(FIXTURES / f"{name}.jsonl") for name in ("plain-1", "slow-1")]
-    assert main(["compare", *files, "--fail-if-slower", "5%"]) == 1
-    assert "1 case: 1 slower by more than 5%" in capsys.readouterr().out
+    assert "1 case: 1 slower by more than 5%" in told("compare", *files, "--fail-if-slower", "5%", status=1)
     assert main(["compare", *files]) == 0  # only a report
     assert main(["compare", *files[::-1], "--fail-if-slower=5%"]) == 0
 
 
-def test_a_case_in_a_line_and_what_is_the_same_once(files, capsys):
+def test_a_case_in_a_line_and_what_is_the_same_once(told, files):
     earlier = files("a.jsonl", row(8), row(16), row(32), row(64))
     grown = row(16, 1.2, memory_mb={"process": 150.0}, cpu_wait_percent=None)
     later = files("b.jsonl", row(8), grown, lost(case=row(32).case), row(1))
-    assert main(["compare", earlier, later, "--fail-if-more-memory", "10%"]) == 1
-    found = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    said = told("compare", earlier, later, "--fail-if-more-memory", "10%", status=1)
+    found = [" ".join(line.split()) for line in said.splitlines()]
     assert found[1].startswith("8 10.03 10.03 1.00 (1.00 to 1.00) +0.0% equal")
     assert found[2].startswith("16 10.03 12.04 1.20 (1.20 to 1.20) +50.0% slower; more memory")
     assert [line[:24] for line in found[3:5]] == ["32 10.03 no longer measu", "64 10.03 no longer measu"]

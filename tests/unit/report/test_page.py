@@ -25,7 +25,6 @@ from made_rows import (
     tables_of,
     write_rows,
 )
-from megaclass.cli import main
 from megaclass.errors import UserError
 from megaclass.report.build import collect
 from megaclass.report.page import CSV_HEADER, render_csv, render_html, render_markdown, write_page
@@ -229,13 +228,12 @@ def test_bad_rows_end_with_one_line(refused, tmp_path, content, told):
 
 
 @pytest.mark.long
-def test_the_three_files_lie_beside_the_rows_and_are_the_same_again(refused, tmp_path, capfd):
+def test_the_three_files_lie_beside_the_rows_and_are_the_same_again(refused, told, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", [*every_row(), lost("infer", INFER, "failed", "HERE")])
     rows.write_text(rows.read_text().replace("HERE", "\\ud800"))  # half a surrogate pair, as JSON may hold
     found = []
     for _ in range(2):
-        assert main(["report", str(rows), "--against", *published.names()]) == 0
-        files = [Path(line) for line in capfd.readouterr().out.split()]
+        files = [Path(line) for line in told("report", rows, "--against", *published.names()).split()]
         assert files == [tmp_path / f"report.{kind}" for kind in ("html", "md", "csv")]
         found.append([path.read_text() for path in files])
     assert found[0] == found[1]

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 import tiny
 from megaclass.checkpoint.weights import find_checkpoint, stored_rows, weights_of
-from megaclass.cli import main
 from megaclass.config import to_toml
 from megaclass.data.views import Subset
 from megaclass.errors import UserError
@@ -124,15 +123,14 @@ def test_without_names_classes_are_taken_in_their_order_and_a_line_says_so(folde
     assert "6 classes are taken in their order, for not both sides have names, 0 are new" in told
 
 
-def test_a_resume_changes_what_hangs_on_the_weights_that_the_run_has(folder, tmp_path, capsys):
+def test_a_resume_changes_what_hangs_on_the_weights_that_the_run_has(told, folder, tmp_path):
     """The recipe has none."""
     recipe, run = tmp_path / "tiny.toml", {"output": str(tmp_path / "run")}
     recipe.write_text(to_toml(tiny.config(folder, run=run)))
     tiny.run(folder, run=run, model={"weights": str(folder / "margin")})
     words = "--resume --optim.freeze_backbone_epochs 100 --schedule.steps 12"
-    assert main(["train", str(recipe), *words.split()]) == 0
-    told = capsys.readouterr().out
-    assert "freeze_backbone_epochs is 100.0 from here on" in told and "frozen for the first 12 steps" in told
+    said = told("train", recipe, *words.split())
+    assert "freeze_backbone_epochs is 100.0 from here on" in said and "frozen for the first 12 steps" in said
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,10 @@ def test_the_nearest_of_a_class_tells_how_near_it_is_in_a_run_and_in_its_bundle(
             assert [guess.score for guess in guesses] == pytest.approx(scores.tolist(), abs=1e-5)
 
 
-def test_a_slice_is_of_whole_classes_and_arcface_torch_knows_one_centre(refused, folder, monkeypatch, capfd):
+def test_a_slice_is_of_whole_classes_and_arcface_torch_knows_one_centre(refused, told, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    assert main(["export", "centres", "three", "rows.safetensors", "--classes", "1:4"]) == 0
-    assert "weight and momentum of 9 centres, 3 of each class\n" in capfd.readouterr().out
+    words = ["three", "rows.safetensors", "--classes", "1:4"]
+    assert "weight and momentum of 9 centres, 3 of each class\n" in told("export", "centres", *words)
     rows = tensorfile.read_tensors(folder / "rows.safetensors")["weight"]
     assert torch.equal(rows, stored_rows(find_checkpoint(folder / "three", "best"), "head/weight", 3, 12).fp32())
     refused(["export", "arcface_torch", "three", "files"], "arcface_torch has one centre a class")

@@ -106,7 +106,7 @@ def test_names_and_earlier_settings():
         from_mapping({"run": {"track": "wandb,mlfow"}})
 
 
-def test_train_log_has_every_line_with_its_time_and_what_is_left(tmp_path, capsys):
+def test_train_log_has_every_line_with_its_time_and_what_is_left(told, tmp_path):
     """And a resume lists what differs: in the recipe, which it does not follow, and in the run's own file."""
     run = trained(tmp_path, "none")
     for path, was, now in [
@@ -114,8 +114,7 @@ def test_train_log_has_every_line_with_its_time_and_what_is_left(tmp_path, capsy
         ("run/config.toml", "grad_norm = 5.0", "grad_norm = 4.0"),
     ]:
         (tmp_path / path).write_text((tmp_path / path).read_text().replace(was, now))
-    assert main(["train", str(tmp_path / "tiny.toml"), *RESUMED]) == 0
-    assert "optim.lr stays 0.01 as the run has it" in capsys.readouterr().out
+    assert "optim.lr stays 0.01 as the run has it" in told("train", tmp_path / "tiny.toml", *RESUMED)
     text = (run / "train.log").read_text()
     assert re.fullmatch(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d   \S.*\n)+", text)
     told = re.findall(r"Global Step: (\d) .* Of: (\d)   Left: \d:\d\d:\d\d\n", text)

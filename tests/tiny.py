@@ -1,5 +1,6 @@
 """A run small enough for a test: noisy patterns as records, a narrow network, a few steps, on a CPU."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from megaclass.cli import main
 from megaclass.config import Config, from_mapping, to_toml
 from megaclass.data.records.writer import RecordWriter
 from megaclass.models.convnet import ConvNet
@@ -82,3 +84,13 @@ def job(folder: Path, **sections: dict[str, Any]) -> Job:
 def run(folder: Path, resume: bool = False, **sections: dict[str, Any]) -> tuple[RunDirectory, dict[str, Any]]:
     """The run to its end: its directory, and what its result.json holds."""
     return loop.run(config(folder, **sections), world(), resume)
+
+
+def evaluated(folder: Path, *words: Any) -> dict[str, Any]:
+    """The metrics that ``megaclass evaluate`` writes, asked with these words; the file lies in ``folder``."""
+    output = folder / "found.json"
+    output.unlink(missing_ok=True)
+    assert main(["evaluate", *map(str, words), "--output", str(output)]) == 0
+    ((kind, found),) = json.loads(output.read_text()).items()
+    assert kind == words[0]
+    return found

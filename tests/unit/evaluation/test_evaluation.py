@@ -2,14 +2,12 @@
 a path names."""
 
 import dataclasses
-import json
 import os
 
 import numpy as np
 import pytest
 
 import tiny
-from megaclass.cli import main
 from megaclass.data.records.reader import RecordDataset
 from megaclass.data.verification_bin import write_bin
 from megaclass.errors import UserError
@@ -68,13 +66,6 @@ def joined(paths):
     return os.pathsep.join(map(str, paths))
 
 
-def measured(tmp_path, paths, *words):
-    """What ``megaclass evaluate verification`` writes of the sets."""
-    output = tmp_path / f"{len(list(tmp_path.glob('*.json')))}.json"
-    assert main(["evaluate", "verification", joined(paths), *words, "--output", str(output)]) == 0
-    return json.loads(output.read_text())["verification"]
-
-
 def test_several_sets_are_evaluated_in_training_each_by_its_name(tmp_path, bins):
     evaluate = {"task": "verification", "path": joined(bins), "every": 5, "folds": 4, "flip": True}
     config = tiny.config(tmp_path, evaluate=evaluate)
@@ -86,7 +77,7 @@ def test_several_sets_are_evaluated_in_training_each_by_its_name(tmp_path, bins)
     assert {name: metrics["pairs"] for name, metrics in others.items()} == {"cfp_fp": 22, "agedb_30": 24}
     # Evaluated one by one, the trained model gets the same; a resumed run goes on with what it knows.
     for path, metrics in zip(bins, (found, *others.values()), strict=True):
-        alone = measured(tmp_path, [path], "--run-dir", str(tmp_path / "run"), "--checkpoint", "latest")
+        alone = tiny.evaluated(tmp_path, "verification", path, "--run-dir", tmp_path / "run", "--checkpoint", "latest")
         assert alone == {key: value for key, value in metrics.items() if key not in ("name", "others")}
     with started("cpu", 60.0) as world:
         longer = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps=15))
@@ -108,14 +99,15 @@ def test_sets_of_one_name_are_called_by_what_tells_their_paths_apart(tmp_path, b
     twin = tmp_path / "other" / "lfw.bin"
     twin.parent.mkdir()
     twin.write_bytes(bins[0].read_bytes())
-    found = measured(tmp_path, [bins[0], twin], "--recipe", tiny.recipe(tmp_path), "--evaluate.folds", "2")
+    words = ["--recipe", tiny.recipe(tmp_path), "--evaluate.folds", "2"]
+    found = tiny.evaluated(tmp_path, "verification", joined([bins[0], twin]), *words)
     assert found.pop("name") == "lfw"
     assert found.pop("others") == {"other": found}
 
 
 def test_a_bin_beside_records_is_a_set_of_its_own(tmp_path, bins):
     words = ["--recipe", tiny.recipe(tmp_path), "--evaluate.folds", "2", "--evaluate.pairs", "20"]
-    found = measured(tmp_path, [tmp_path / "records", bins[0]], *words)
+    found = tiny.evaluated(tmp_path, "verification", joined([tmp_path / "records", bins[0]]), *words)
     assert found["name"] == "records" and found["impostor_pairs"] and list(found["others"]) == ["lfw"]
 
 

@@ -1,6 +1,5 @@
 """Retrieval, identification and all pairs against scikit-learn, or their definitions written out."""
 
-import json
 import math
 
 import cv2
@@ -123,11 +122,8 @@ def test_each_protocol_takes_a_run_or_its_embeddings(refused, tmp_path, capfd):
         ("tar_at_far", 2, "all-pairs", f"{records}:{other}"),
     ):
         np.save(rows, np.concatenate(embedded[:sets]))
-        found = []
-        for source in ("--run-dir", run, "--run.device", "cpu"), ("--embeddings", rows):
-            output = tmp_path / f"{key}{source[0]}.json"
-            assert main(["evaluate", *words, *source, "--output", str(output)]) == 0
-            found.append(json.loads(output.read_text())[words[0]][key])
+        sources = ("--run-dir", run, "--run.device", "cpu"), ("--embeddings", rows)
+        found = [tiny.evaluated(tmp_path, *words, *source)[key] for source in sources]
         assert found[0] and found[0] == found[1]
     assert "all-pairs of other" in capfd.readouterr().out
     refused(["evaluate", "identification", records, "--run-dir", run], "needs one of --gallery and --distractors")

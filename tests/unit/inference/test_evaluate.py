@@ -56,14 +56,6 @@ def _in_the_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
-def measured(tmp_path, *words):
-    output = tmp_path / "found.json"
-    output.unlink(missing_ok=True)
-    assert main(["evaluate", *words, "--output", str(output)]) == 0
-    ((_, found),) = json.loads(output.read_text()).items()
-    return found
-
-
 def assert_alike(found, expected):
     """Thresholds are cosines, which depend on the size of a batch in their last bit."""
     (found, cosines), (expected, others) = (
@@ -98,8 +90,8 @@ def test_a_network_of_images_that_are_not_square_is_scored_as_its_embeddings_are
     for number, array in enumerate((rows, of_pairs)):
         np.save(tmp_path / f"{number}.npy", array)
         words = ["verification", "set.bin", "--embeddings", str(tmp_path / f"{number}.npy")]
-        assert_alike(measured(tmp_path, *words), found.metrics)
-    grid = measured(tmp_path, *words, "--evaluate.thresholds", "insightface")
+        assert_alike(tiny.evaluated(tmp_path, *words), found.metrics)
+    grid = tiny.evaluated(tmp_path, *words, "--evaluate.thresholds", "insightface")
     assert_alike(grid, megaclass.evaluate(model, "set.bin", size=SIZE, thresholds="insightface").metrics)
 
 
@@ -112,16 +104,16 @@ def test_embeddings_are_found_by_the_names_of_images(folder, tmp_path):
     np.savez(tmp_path / "rows.npz", embeddings=rows[order], names=np.array(names))
     words = ["--embeddings", str(tmp_path / "rows.npz")]
     options = {"pairs": 20, "folds": 2}
-    found = measured(tmp_path, "verification", "images", *words, "--evaluate.pairs", "20", "--evaluate.folds", "2")
+    found = tiny.evaluated(tmp_path, "verification", "images", *words, "--evaluate.pairs", 20, "--evaluate.folds", 2)
     assert_alike(found, megaclass.evaluate(network(), "images", size=SIZE, **options).metrics)
-    found = measured(tmp_path, "verification", "images", "--pairs", "pairs.txt", *words)
+    found = tiny.evaluated(tmp_path, "verification", "images", "--pairs", "pairs.txt", *words)
     assert_alike(found, megaclass.evaluate(network(), "images", size=SIZE, pairs_file="pairs.txt").metrics)
 
 
 def test_a_loaded_run_is_scored_as_by_the_command(folder, tmp_path):
     for kind, run, path in (("verification", "margin", "set.bin"), ("classification", "linear", "images")):
         found = megaclass.evaluate(megaclass.load(run, device="cpu", threads=1), path, kind)
-        assert measured(tmp_path, kind, path, "--run-dir", run) == found.metrics
+        assert tiny.evaluated(tmp_path, kind, path, "--run-dir", run) == found.metrics
 
 
 def test_the_network_of_an_onnx_file_is_scored_as_the_module_is(folder, tmp_path):
@@ -137,7 +129,7 @@ def test_the_network_of_an_onnx_file_is_scored_as_the_module_is(folder, tmp_path
     opset = [of.make_opsetid("", 18)]
     graph = of.make_graph(nodes, "network", [x], [y], weights)
     onnx.save(of.make_model(graph, opset_imports=opset, ir_version=10), str(tmp_path / "x.onnx"))
-    found = measured(tmp_path, "verification", "set.bin", "--onnx", str(tmp_path / "x.onnx"))
+    found = tiny.evaluated(tmp_path, "verification", "set.bin", "--onnx", str(tmp_path / "x.onnx"))
     assert_alike(found, megaclass.evaluate(model, "set.bin", size=SIZE).metrics)
 
 
@@ -178,7 +170,7 @@ def classifier(folder):
 @pytest.mark.parametrize("names", ["names.txt", "names.json"])
 def test_weights_of_torchvision_classify_with_their_own_last_layer(folder, tmp_path, classifier, names):
     words = ["images", "--recipe", *RESNET, "--names", names]
-    found = measured(tmp_path, "classification", *words)
+    found = tiny.evaluated(tmp_path, "classification", *words)
     options = {"size": tiny.SIZE, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     classes = [f"n0000000{9 - label}" for label in range(10)]
     scored = megaclass.evaluate(classifier, "images", "classification", classes=classes, **options)

@@ -85,11 +85,10 @@ def test_every_class_has_its_probability_and_they_are_in_order(tmp_path):
 
 
 def test_the_first_guess_is_right_as_often_as_the_evaluation_says(tmp_path):
-    words = ["images", "--run-dir", "linear", "--output", str(tmp_path / "m.json")]
-    assert main(["evaluate", "classification", *words]) == 0
+    top1 = tiny.evaluated(tmp_path, "classification", "images", "--run-dir", "linear")["top1"]
     found = predicted(tmp_path, "images", "--run-dir", "linear", "--top", 1)
     right = [entry["predictions"][0]["class"] == entry["image"].split("/")[1] for entry in found]
-    assert sum(right) / 24 == json.loads((tmp_path / "m.json").read_text())["classification"]["top1"] > 0.5
+    assert sum(right) / 24 == top1 > 0.5
 
 
 def test_files_come_as_they_are_named_and_directories_sorted(tmp_path):
@@ -116,9 +115,8 @@ def test_averaged_weights_are_preferred(folder, tmp_path):
     assert {entry["predictions"][0]["label"] for entry in found} == {3}
     before = predicted(tmp_path / "out", *words, stored.path.name)
     assert len({entry["predictions"][0]["label"] for entry in before}) > 3
-    metrics = ["--run-dir", tmp_path / "run", "--checkpoint", "latest", "--output", tmp_path / "m.json"]
-    assert main(["evaluate", "classification", "images", *map(str, metrics)]) == 0
-    assert json.loads((tmp_path / "m.json").read_text())["classification"]["top1"] == pytest.approx(1 / 6)
+    words = ["images", "--run-dir", tmp_path / "run", "--checkpoint", "latest"]
+    assert tiny.evaluated(tmp_path, "classification", *words)["top1"] == pytest.approx(1 / 6)
 
 
 # -- images that cannot be read ----------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 """Runs that the code before the redrawing wrote are resumed and evaluated."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+import tiny
 from megaclass.cli import main
 from megaclass.results.events import StartEvent, StepEvent, read_events
 
@@ -44,9 +44,7 @@ def test_it_is_resumed(earlier, tmp_path, capsys):
 def test_it_is_evaluated(earlier, tmp_path):
     """With the scores that the code of its time gives."""
     kind = "classification" if earlier.name == "linear" else "verification"
-    words = ["evaluate", kind, str(tmp_path / "records"), "--run-dir", str(earlier)]
-    words += ["--evaluate.pairs", "40"] * (kind == "verification")
-    assert main([*words, "--output", str(tmp_path / "found.json")]) == 0
-    found = json.loads((tmp_path / "found.json").read_text())[kind]
+    words = [kind, tmp_path / "records", "--run-dir", earlier, *["--evaluate.pairs", "40"] * (kind == "verification")]
+    found = tiny.evaluated(tmp_path, *words)
     score = found["top1" if kind == "classification" else "auc"]
     assert score == pytest.approx(SCORES[earlier.name], abs=2e-3)

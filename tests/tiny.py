@@ -15,6 +15,7 @@ from megaclass.data.records.writer import RecordWriter
 from megaclass.models.convnet import ConvNet
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
+from megaclass.results.events import Event, read_events
 from megaclass.results.rundir import RunDirectory
 from megaclass.train import loop
 from megaclass.train.job import Job, build_job
@@ -94,3 +95,8 @@ def evaluated(folder: Path, *words: Any) -> dict[str, Any]:
     ((kind, found),) = json.loads(output.read_text()).items()
     assert kind == words[0]
     return found
+
+
+def events(run: Path, kind: type[Event]) -> list[Any]:
+    """Those of a kind in the log of a run's directory."""
+    return [event for event in read_events(run / "events.jsonl") if isinstance(event, kind)]

@@ -16,7 +16,7 @@ from megaclass.errors import LOST_RANK_STATUS, LostRankError, UserError
 from megaclass.models import registry
 from megaclass.parallel import groups
 from megaclass.parallel.agreement import facts_of_config
-from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
+from megaclass.results.events import EndEvent, StartEvent, StepEvent
 from ranks import SERVER, free_port, meeting, start_command
 
 pytestmark = pytest.mark.dist
@@ -63,17 +63,17 @@ def test_a_job_that_may_be_restarted_names_its_directory(refused, monkeypatch):
 
 def test_a_killed_rank_is_restarted_and_the_curve_goes_on(failed, tmp_path, monkeypatch):
     folder, *_ = failed
-    events = read_events(folder / "run" / "events.jsonl")
-    starts = [event for event in events if isinstance(event, StartEvent)]
+    run = folder / "run"
+    starts = tiny.events(run, StartEvent)
     assert [(event.world_size, event.resumed_from_step) for event in starts] == [(2, None), (2, EVERY)]
-    (end,) = (event.reason for event in events if isinstance(event, EndEvent))
+    (end,) = (event.reason for event in tiny.events(run, EndEvent))
     assert end == "ArithmeticError: the fault of this test"
-    told = [(event.step, event.loss) for event in events if isinstance(event, StepEvent)]
+    told = [(event.step, event.loss) for event in tiny.events(run, StepEvent)]
     assert [step for step, _ in told] == list(range(1, RAISED_AT + 1))
 
     monkeypatch.setitem(registry.BACKBONES, "smooth", tiny.smooth)
     directory, _ = tiny.run(tmp_path, **SETTINGS)
-    alone = [event.loss for event in read_events(directory.events) if isinstance(event, StepEvent)]
+    alone = [event.loss for event in tiny.events(directory.path, StepEvent)]
     assert [loss for _, loss in told] == pytest.approx(alone[:RAISED_AT], rel=1e-4)
 
 

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from megaclass import checkpoint
 from megaclass.checkpoint import tensorfile
-from megaclass.results.events import CheckpointEvent, EndEvent, StartEvent, read_events
+from megaclass.results.events import CheckpointEvent, EndEvent, StartEvent
 from ranks import free_port, meeting, start_command
 
 pytestmark = pytest.mark.dist
@@ -31,10 +31,6 @@ def start(folder, ranks=1, words=(), before=None, **run):
         start_command(["train", recipe, *words], file, place, before=before)
         for file, place in zip(errors, places, strict=True)
     ], errors
-
-
-def events(folder, kind):
-    return [event for event in read_events(folder / "run" / "events.jsonl") if isinstance(event, kind)]
 
 
 def trains(folder, steps=20):
@@ -62,11 +58,11 @@ def test_a_signal_saves_the_step_and_ends_the_run(tmp_path, number, status):
     (line,) = errors.read_text().splitlines()
     step = int(re.search(rf"ended by {number}, after step (\d+), which is saved: --resume goes on", line)[1])
     assert checkpoint.latest(tmp_path / "run" / "checkpoints").name == f"step-{step:08d}"
-    (ended,) = events(tmp_path, EndEvent)
+    (ended,) = tiny.events(tmp_path / "run", EndEvent)
     assert number in ended.reason and ended.steps == step < STEPS
     (process,), _ = start(tmp_path, words=["--resume", "--schedule.steps", str(step + 5)])
     assert end([process])[0] == [0]
-    assert events(tmp_path, StartEvent)[-1].resumed_from_step == step
+    assert tiny.events(tmp_path / "run", StartEvent)[-1].resumed_from_step == step
 
 
 @pytest.mark.parametrize("told", [0, 1])
@@ -150,5 +146,5 @@ def without_hangup():
 def test_a_run_saves_by_time(tmp_path):
     (process,), _ = start(tmp_path, words=["--schedule.steps", "200"], checkpoint_minutes=0.1 / 60, keep_last=100)
     assert end([process])[0] == [0]
-    steps = [event.step for event in events(tmp_path, CheckpointEvent)]
-    assert len(steps) > 2 and steps[-1] == 200 and all(event.stall_s for event in events(tmp_path, CheckpointEvent))
+    saved = tiny.events(tmp_path / "run", CheckpointEvent)
+    assert len(saved) > 2 and saved[-1].step == 200 and all(event.stall_s for event in saved)

@@ -9,7 +9,7 @@ import tiny
 from megaclass.data.records.reader import RecordDataset
 from megaclass.models import registry
 from megaclass.parallel import groups
-from megaclass.results.events import StepEvent, read_events
+from megaclass.results.events import StepEvent
 from megaclass.train import loop
 from ranks import run_ranks
 
@@ -116,7 +116,7 @@ def train_on_damage(folder):
         data={"source": "folder", "path": str(folder / "images"), "on_error": "skip"},
         schedule={"steps": 12},
     )
-    return [event.damaged_samples for event in read_events(directory.events) if isinstance(event, StepEvent)]
+    return [event.damaged_samples for event in tiny.events(directory.path, StepEvent)]
 
 
 def test_a_sample_that_every_rank_met_counts_once(tmp_path):

@@ -20,7 +20,7 @@ import pytest
 
 import tiny
 from megaclass import checkpoint
-from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
+from megaclass.results.events import EndEvent, StartEvent, StepEvent
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -117,12 +117,11 @@ def check_events(run, world_sizes):
     """Those of one run, in which each step was told once."""
     result = json.loads((run / "result.json").read_text())
     assert (result["world_size"], result["steps"]) == (world_sizes[-1], STEPS)
-    events = read_events(run / "events.jsonl")
-    assert [event.step for event in events if isinstance(event, StepEvent)] == list(range(1, STEPS + 1))
-    starts = [event for event in events if isinstance(event, StartEvent)]
+    assert [event.step for event in tiny.events(run, StepEvent)] == list(range(1, STEPS + 1))
+    starts = tiny.events(run, StartEvent)
     assert [event.world_size for event in starts] == world_sizes
     assert starts[1].resumed_from_step >= EVERY and starts[1].resumed_from_step % EVERY == 0
-    assert [event.reason for event in events if isinstance(event, EndEvent)] == ["finished"]
+    assert [event.reason for event in tiny.events(run, EndEvent)] == ["finished"]
 
 
 def settings(folder):

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from megaclass.cli import main
 from megaclass.results import published
-from megaclass.results.events import EndEvent, StartEvent, StepEvent, read_events
+from megaclass.results.events import EndEvent, StartEvent, StepEvent
 from megaclass.results.rows import read_rows
 from slurm import cluster
 
@@ -59,10 +59,6 @@ def say(*words):
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
-def events(run, kind):
-    return [event for event in read_events(run / "events.jsonl") if isinstance(event, kind)]
-
-
 def tensors(run):
     last = run / "checkpoints" / f"step-{STEPS:08d}"
     return {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
@@ -74,19 +70,19 @@ def test_a_run_told_to_end_before_the_limit_is_queued_again_and_ends_as_if_nothi
     whole, told = (tmp_path / name / "run" for name in ("whole", "told"))
     submit(recipe, *words, "--output", "whole")
     cluster.wait_until(lambda: not say("squeue", "-h"), 200)
-    assert events(whole, StartEvent)[0].world_size == 2
+    assert tiny.events(whole, StartEvent)[0].world_size == 2
 
     job = submit(recipe, *words, "--output", "told")
-    cluster.wait_until(lambda: (told / "events.jsonl").exists() and events(told, StepEvent), 60)
+    cluster.wait_until(lambda: (told / "events.jsonl").exists() and tiny.events(told, StepEvent), 60)
     say("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@120 does
     cluster.wait_until(lambda: "Restarts=1" in say("scontrol", "show", "job", job), 60)
-    (end,) = events(told, EndEvent)
+    (end,) = tiny.events(told, EndEvent)
     assert "SIGUSR1" in end.reason and 0 < end.steps < STEPS
     # SLURM waits two minutes; a job that comes back within the second has its old credential, and is refused.
     say("scontrol", "update", f"JobId={job}", "StartTime=now+5")
     cluster.wait_until(lambda: not say("squeue", "-h"), 200)
 
-    assert [event.resumed_from_step for event in events(told, StartEvent)] == [0, end.steps]
+    assert [event.resumed_from_step for event in tiny.events(told, StartEvent)] == [0, end.steps]
     assert len(tensors(whole)) > 1 and tensors(told) == tensors(whole)
     log = (tmp_path / "told" / f"{job}.log").read_text()
     assert log.count("stage-in took") == 4  # two nodes, two starts

@@ -16,7 +16,7 @@ from megaclass.bench import stability
 from megaclass.cli import main
 from megaclass.config import from_mapping, load_recipe
 from megaclass.errors import UserError
-from megaclass.results.events import StartEvent, StepEvent, read_events
+from megaclass.results.events import StartEvent, StepEvent
 from megaclass.results.rows import read_rows
 
 RECIPE = load_recipe("resnet50_imagenet")
@@ -25,10 +25,6 @@ STEPS = 8
 
 def bench(*words):
     return main(["bench", "stability", *map(str, words)])
-
-
-def events(folder, kind):
-    return [event for event in read_events(Path(folder) / "events.jsonl") if isinstance(event, kind)]
 
 
 # -- parts --------------------------------------------------------------------------------------------
@@ -82,7 +78,7 @@ def test_seeds_end_in_a_table_and_a_picture(refused, tmp_path, capfd):
         assert row.result["final_loss"] == result["final_loss"] and row.result["seconds"] == result["seconds"]
         assert row.samples_per_second == result["samples_per_second"]
         assert row.environment == result["environment"]
-        steps = events(run, StepEvent)
+        steps = tiny.events(run, StepEvent)
         assert len(row.samples_ms) == len(steps) == STEPS
         assert row.samples_ms[1] == pytest.approx(12_000 / steps[1].samples_per_second, rel=1e-3)
     assert len({row.result["final_loss"] for row in rows}) == 2  # another seed is another training
@@ -97,7 +93,7 @@ def test_seeds_end_in_a_table_and_a_picture(refused, tmp_path, capfd):
     case = stability.case_of(load_recipe("study/recipe.toml"), load_recipe(recipe), 4, 1)
     training = stability.Training(case, tiny.world(), "megaclass", {"directory": "study"})
     answer = training.turn(0)
-    assert answer["samples_ms"] == rows[0].samples_ms and len(events("study/seed-4", StartEvent)) == 1
+    assert answer["samples_ms"] == rows[0].samples_ms and len(tiny.events(Path("study/seed-4"), StartEvent)) == 1
     Path("study/seed-4/result.json").write_text("[1]")
     with pytest.raises(UserError, match=r"seed-4/result\.json: not the result of a run; remove study/seed-4"):
         training.turn(0)
@@ -128,9 +124,9 @@ def test_a_study_that_is_killed_goes_on_and_a_seed_that_fails_is_a_row(tmp_path,
 
     Path("study/seed-1").write_text("in the way")
     assert bench(*words) == 0
-    begun, resumed = events(run, StartEvent)
+    begun, resumed = tiny.events(run, StartEvent)
     assert begun.resumed_from_step is None and resumed.resumed_from_step >= 5
-    assert [event.step for event in events(run, StepEvent)] == [*range(1, 101)]
+    assert [event.step for event in tiny.events(run, StepEvent)] == [*range(1, 101)]
     done, failed = read_rows("study/rows.jsonl")
     assert (done.status, failed.status) == ("ok", "failed"), done.reason
     assert failed.reason == "run.output: study/seed-1 is a file; name a directory"
@@ -143,7 +139,7 @@ def test_two_ranks_train_a_seed(tmp_path):
     assert bench(recipe, "--seeds", "1", "--output", "study", "-n", 2) == 0
     (row,) = read_rows("study/rows.jsonl")
     assert row.status == "ok", row.reason
-    assert row.case["world_size"] == events("study/seed-0", StartEvent)[0].world_size == 2
+    assert row.case["world_size"] == tiny.events(Path("study/seed-0"), StartEvent)[0].world_size == 2
 
 
 @pytest.mark.parametrize(

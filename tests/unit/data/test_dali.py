@@ -16,7 +16,7 @@ from megaclass.data.dataset import DamagedSampleError
 from megaclass.data.decode import Decoded, Need
 from megaclass.data.loader import Loader
 from megaclass.errors import UserError
-from megaclass.results.events import StepEvent, read_events
+from megaclass.results.events import StepEvent
 
 SIZE = 32
 CPU = torch.device("cpu")
@@ -152,7 +152,7 @@ def test_a_run_trains_on_the_same_images_and_resumes(installed, tmp_path):
             augment={"flip": True},
             schedule={"steps": steps, "kind": "constant"},
         )
-        return [event.loss for event in read_events(directory.events) if isinstance(event, StepEvent)]
+        return [event.loss for event in tiny.events(directory.path, StepEvent)]
 
     whole = losses("threads", "threads")
     losses("dali", "dali", steps=4)

@@ -7,7 +7,7 @@ import pytest
 
 import tiny
 from megaclass.cli import main
-from megaclass.results.events import StartEvent, StepEvent, read_events
+from megaclass.results.events import StartEvent, StepEvent
 
 EARLIER = Path(__file__).parents[2] / "fixtures" / "earlier"
 SCORES = {
@@ -31,11 +31,9 @@ def test_it_is_resumed(earlier, tmp_path, capsys):
     words = ["train", str(tmp_path / "tiny.toml"), "--resume", "--run.output", str(earlier)]
     words += ["--data.path", str(tmp_path / "records")]
     assert main([*words, "--schedule.steps", "8"]) == 0
-    events = read_events(earlier / "events.jsonl")
-    starts = [event for event in events if isinstance(event, StartEvent)]
+    starts, steps = tiny.events(earlier, StartEvent), tiny.events(earlier, StepEvent)
     assert [start.resumed_from_step for start in starts][1:] == [6]
     assert [start.total_steps for start in starts] == [None, 8]
-    steps = [event for event in events if isinstance(event, StepEvent)]
     assert [step.step for step in steps] == [*range(1, 9)]
     assert max(step.loss for step in steps[6:]) < steps[0].loss  # it has not begun anew
     assert "optim.lr stays 0.01 as the run has it" in capsys.readouterr().out

@@ -143,6 +143,7 @@ def write_results(root: Path, data: Path) -> None:
     weights = torch.load("OLD/checkpoint_gpu_0.pt", weights_only=True)["state_dict_backbone"]
     torch.save(weights, "backbone.pth")
     run("data", "pairs", "data/products", "--pairs", "40", "--folds", "2", "--output", "pairs.bin")
+    tiny.write_lfw_pairs(Path("pairs.txt"), data / "products", 40, folds=2)
     for name in ("lfw.bin", "faces.bin", "data/ms1mv3/lfw.bin", "data/ms1m-retinaface-t1/lfw.bin",
                  "data/ms1m-retinaface-t1/agedb_30.bin"):  # fmt: skip
         shutil.copy("pairs.bin", name)

@@ -11,7 +11,9 @@ from torch import nn
 
 from megaclass.cli import main
 from megaclass.config import Config, from_mapping, to_toml
+from megaclass.data.open import open_dataset
 from megaclass.data.records.writer import RecordWriter
+from megaclass.evaluation.pairs import generate_pairs
 from megaclass.models.convnet import ConvNet
 from megaclass.parallel import groups
 from megaclass.parallel.groups import World
@@ -35,6 +37,16 @@ def write_records(folder: Path, classes: int = CLASSES, samples: int = SAMPLES) 
                 image = (pattern + random.integers(0, 56, pattern.shape)).astype(np.uint8)
                 writer.write(cv2.imencode(".jpg", image)[1].tobytes(), label, (SIZE, SIZE))
     return folder
+
+
+def write_lfw_pairs(path: Path, folder: Path, count: int, folds: int = 10) -> None:
+    """Pairs drawn from ``folder``, whose images are Name/Name_0001.jpg, as LFW's list names them."""
+    images, text = sorted(folder.glob("*/*.jpg")), f"{folds}\t{count // folds // 2}\n"
+    pairs = generate_pairs(open_dataset(folder).labels(), count, 0, folds)
+    for first, second, same in zip(pairs.first, pairs.second, pairs.same, strict=True):
+        person, one, other, two = (part for i in (first, second) for part in images[i].stem.rsplit("_", 1))
+        text += f"{person}\t{one}\t{two}\n" if same else f"{person}\t{one}\t{other}\t{two}\n"
+    path.write_text(text)
 
 
 def smooth(*, embedding_dim: int, image_size: int, width: int) -> ConvNet:

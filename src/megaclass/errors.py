@@ -63,11 +63,11 @@ def extra(module: str, name: str) -> Any:
     """A module of an extra. UserError where it is not installed, or not to be used."""
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError:
-        raise UserError(f"{module} is not installed; pip install 'megaclass[{name}]'") from None
-    except (ImportError, RuntimeError) as error:  # as torchvision's next to a PyTorch that it was not made for
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision next to a PyTorch that it was not made for
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise UserError(f"{module} is not installed; pip install 'megaclass[{name}]'") from None
         told = f"{module} is installed, but cannot be imported: {first_line(error)}"
-        raise UserError(f"{told}; install versions of it, and of what it needs, that go with PyTorch") from None
+        raise UserError(f"{told}; install versions of it, of what it needs, and of PyTorch that go together") from None
 
 
 def first_line(error: Exception) -> str:

@@ -52,8 +52,15 @@ def faults_of(path: Path, advice: str) -> Iterator[Path]:
     except (UserError, torch.OutOfMemoryError):
         raise
     except DAMAGE as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
-        raise UserError(f"{path}: damaged ({reason}); {advice}") from None
+        raise UserError(f"{path}: damaged ({_reason(path, error)}); {advice}") from None
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What is wrong with a file. UserError where the system does not let us read it."""
+    if isinstance(error, OSError) and error.errno in _NOT_DAMAGE:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return " ".join(reason.split())[:300]
 
 
 class ShardedEntry(NamedTuple):
@@ -184,12 +191,9 @@ def blaming(directory: Path, name: str) -> Iterator[Path]:
     except (UserError, torch.OutOfMemoryError):  # memory: of the device that takes the rows
         raise
     except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in _NOT_DAMAGE:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         others = [found.parent.name for found in directory.parent.glob(f"step-*/{NAME}") if found.parent != directory]
         remedy = f"take {max(others)}, as a resume does" if others else "there is no other one beside it"
-        reason = " ".join(reason.split())[:300]
+        reason = _reason(path, error)
         damaged = DamagedError(f"{path}: {reason}; {remedy}")
         damaged.reason = f"{name}: {reason}"
         raise damaged from None

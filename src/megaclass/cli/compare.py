@@ -1,6 +1,6 @@
 """``megaclass compare``: whether the cases of one measurement have become slower in another."""
 
-import math
+import re
 import sys
 from argparse import ArgumentTypeError
 
@@ -52,6 +52,6 @@ def compare(words: list[str]) -> int:
 
 def percent(text: str) -> float:
     """``5%`` as 0.05."""
-    if not text.endswith("%") or not 0 <= (part := float(text[:-1]) / 100) < math.inf:
+    if not re.fullmatch(r"[0-9]{1,9}([.][0-9]+)?%", text):
         raise ArgumentTypeError(f"{text!r} is no percentage from 0%; write it as 5%")
-    return part
+    return float(text[:-1]) / 100

@@ -1,6 +1,7 @@
 """Open whatever lies under a path, or under several."""
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,13 +67,13 @@ def check_paths(paths: Sequence[Path]) -> None:
 
 
 def set_titles(paths: Sequence[Path]) -> list[str]:
-    """A title for each set: the name, in its path, by which it differs from all others, else the whole path."""
-    names = [path.resolve().parts for path in paths]
-    for depth in range(1, 1 + min(map(len, names))):
-        titles = [parts[-depth] for parts in names]
-        if len(set(titles)) == len(titles):
-            return titles
-    return [str(path) for path in paths]
+    """A title for each set: the name, in its path, by which it differs from all others, else as much of its path's end
+    as does."""
+    names = [path.absolute().parts for path in paths]
+    alone = ([parts[-depth] for parts in names] for depth in range(1, 1 + min(map(len, names))))
+    ends = (["/".join(parts[-length:]) for parts in names] for length in range(2, max(map(len, names))))
+    unlike = (titles for titles in itertools.chain(alone, ends) if len(set(titles)) == len(titles))
+    return next(unlike, [str(path) for path in paths])
 
 
 def record_file(path: Path) -> Path | None:

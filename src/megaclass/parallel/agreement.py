@@ -16,7 +16,7 @@ from megaclass.config import Config, options, values
 
 # Of each machine its own; the kind of device is compared as what it comes to be.
 _OF_A_MACHINE = ("run.device", "run.threads", "data.workers")
-_MOST = 8  # differences that are told
+_MOST, _LONGEST = 8, 80  # differences that are told, letters of a value
 
 
 def facts_of_config(config: Config) -> dict[str, str]:
@@ -61,10 +61,13 @@ def difference(told: Sequence[Mapping[str, Any]]) -> str:
         ]
         if lines:
             more = f"; and {len(lines) - _MOST} more" if len(lines) > _MOST else ""
-            return f"ranks differ: {'; '.join(lines[:_MOST])}{more}: all ranks need the same"
+            others = [str(other) for other in range(rank + 1, len(told)) if told[other] != told[0]]
+            too = f", and rank {', '.join(others[:_MOST])} differs too" if others else ""
+            return f"ranks differ: {'; '.join(lines[:_MOST])}{more}{too}: all ranks need the same"
     return ""
 
 
 def _shown(facts: Mapping[str, Any], name: str) -> str:
     text = str(facts.get(name, "missing"))
-    return f"{text if text and text.isprintable() else repr(text):.80}"
+    text = text if text and text.isprintable() else repr(text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -124,9 +124,9 @@ def _cpu_entries() -> dict[str, list[str]]:
 def _cpu_name() -> str:
     entries = _cpu_entries()
     if names := entries.get("model name"):
-        if any(letter.isdecimal() for letter in names[0]):
+        if any(letter.isdecimal() for letter in names[0].partition("@")[0]):
             return names[0]
-        # A host may hide all but the maker's name, and two generations differ by a factor of two.
+        # A host may hide all but the maker's name and the clock, and two generations differ by a factor of two.
         return ", ".join([names[0], *(f"{key} {entries[key][0]}" for key in ("cpu family", "model") if key in entries)])
     import cpuinfo  # takes a second or more, so only where /proc has no name (ARM, macOS)
 

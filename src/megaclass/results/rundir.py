@@ -122,7 +122,7 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{self.classes} cannot be read: {error.strerror}; mend that") from None
         names = [name.translate(_READ) for name in text.removesuffix("\n").split("\n")] if text else []
-        if names and count not in (None, len(names)):
+        if count not in (None, len(names)):
             raise UserError(
                 f"{self.classes}: {len(names):,} names for {count:,} classes; bring back the file that the run wrote, "
                 "or move it away"

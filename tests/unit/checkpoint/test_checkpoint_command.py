@@ -100,6 +100,7 @@ def test_whole_checkpoints_of_arcface_torch_become_one_file(told, run):
         ("export backbone rows.pt x.pt", "there is no backbone in it"),
         ("export backbone numbers.pt x.safetensors", "numbers.pt: holds no state dict"),
         ("export arcface_torch run run", "run exists; name another file"),
+        ("export arcface_torch nowhere out", "nowhere: no such file or directory"),
         ("export arcface_torch run out --ranks 7", "7 for 6 classes"),
         ("export arcface_torch run out --layout drop", "invalid choice: 'drop'"),
         ("export arcface_torch rows.pt out", "not what arcface_torch writes"),

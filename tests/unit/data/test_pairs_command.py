@@ -9,8 +9,6 @@ import pytest
 import simplejpeg
 
 import tiny
-from megaclass.data.open import open_dataset
-from megaclass.evaluation.pairs import generate_pairs
 
 PEOPLE, IMAGES = 24, 5
 
@@ -37,20 +35,10 @@ def zipped(folder: Path) -> Path:
     return path
 
 
-def write_names(path: Path, faces: Path, count: int) -> None:
-    """Drawn pairs, as LFW's list names them."""
-    images, text = sorted(faces.glob("*/*.jpg")), f"10\t{count // 20}\n"
-    pairs = generate_pairs(open_dataset(faces).labels(), count, seed=0)
-    for first, second, same in zip(pairs.first, pairs.second, pairs.same, strict=True):
-        person, one, other, two = (part for i in (first, second) for part in images[i].stem.rsplit("_", 1))
-        text += f"{person}\t{one}\t{two}\n" if same else f"{person}\t{one}\t{other}\t{two}\n"
-    path.write_text(text)
-
-
 def test_every_form_is_evaluated_to_the_last_digit_alike(told, tmp_path, faces):
     recipe = tiny.recipe(tmp_path, evaluate={"task": "verification", "path": "x", "batch_size": 7, "flip": True})
     names, packed = tmp_path / "names.txt", tmp_path / "set.bin"
-    write_names(names, faces, 120)
+    tiny.write_lfw_pairs(names, faces, 120)
     words = [zipped(faces), "--from", names, "--output", packed]
     assert told("data", "pairs", *words) == f"wrote 120 pairs in 10 folds to {packed}\n"
     forms = ([packed], [faces, "--pairs", names], [zipped(faces), "--pairs", names])

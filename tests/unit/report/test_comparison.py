@@ -156,4 +156,4 @@ def test_the_exit_status(files, tmp_path, later, options, status):
 )
 def test_a_threshold_is_a_percentage(refused, files, flag, text):
     words = ["compare", files("a.jsonl", row()), files("b.jsonl", row()), flag, text]
-    refused(words, f"argument {flag}: ", repr(text))
+    refused(words, f"argument {flag}: {text!r} is no percentage from 0%; write it as 5%")

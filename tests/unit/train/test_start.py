@@ -143,14 +143,15 @@ def test_a_resume_changes_what_hangs_on_the_weights_that_the_run_has(told, folde
         ("margin", "margin", {"data": "uvwxyz"}, r"no class of data\.path \(its first is 'a', here 'u'"),
         ("margin", "margin", {"data": "abcdee"}, r"head\.weights: 2 classes are called 'e'; give each a name"),
         ("margin", "margin", {"data": "abcdex"}, r"new_classes: 'mean'.*model\.weights to .*margin too, or '"),
-        ("margin", "cut", {}, r"head\.weights: .*cut has 4 names in classes\.txt for 6 classes; bring back"),
+        ("margin", "cut", {}, r"cut/classes\.txt: 4 names for 6 classes; bring back"),
+        ("margin", "hollow", {}, r"hollow/classes\.txt: 0 names for 6 classes; bring back"),
         ("margin", "empty", {}, "no checkpoint there"),
     ],
 )  # fmt: skip
 def test_a_head_of_other_classes_is_refused(folder, kind, source, sections, message):
-    if source in ("nameless", "cut"):
+    if source in ("nameless", "cut", "hollow"):
         shutil.copytree(folder / kind, folder / source, dirs_exist_ok=True)
-        (folder / source / "classes.txt").write_text("a\nb\nc\nd\n")
+        (folder / source / "classes.txt").write_text("" if source == "hollow" else "a\nb\nc\nd\n")
     if source == "nameless":
         (folder / source / "classes.txt").unlink()
     if isinstance(sections.get("data"), str):

@@ -25,8 +25,8 @@ class RecordWriter:
     MXNet's ImageRecordIter want it. The size (height, width) with which all images were written goes into the
     property file, or (0, 0) if they differ or have none. ``classes``, the names in label order, go into
     ``classes.txt``. ``num_classes`` is what the property file states: more than the labels tell, where the last
-    classes have no images. ``skipped`` tells of each image that was left out, and goes into ``skipped.txt``. All four
-    may be set until the end.
+    classes have no images. ``skipped`` tells of each image that was left out, and goes into ``skipped.txt``. All
+    three may be set until the end.
 
     Files get their names when the block ends well: otherwise nothing is left, and what a killed process left under
     hidden names the next writer replaces. Existing files are never overwritten. Raises UserError for what the format

@@ -89,7 +89,9 @@ def parse(parser: Parser, words: list[str]) -> argparse.Namespace:
     options, unknown = parser.parse_known_args(words)
     for word in unknown:
         flag = word.partition("=")[0]
-        near = near_match(flag, list(parser._option_string_actions)) if flag.startswith("-") else ""
+        known = list(parser._option_string_actions)
+        settings_so_named = [option for option in known if option.endswith(f".{flag.lstrip('-')}")]
+        near = near_match(flag, settings_so_named or known) if flag.startswith("-") else ""
         parser.error(f"unknown argument {word!r}{near}")
     return options
 

@@ -69,7 +69,8 @@ def load_head(
         if numbers_C.max() < 0:
             raise UserError(
                 f"head.weights: {source} knows no class of data.path (its first is {theirs[0]!r}, here {names[0]!r}): "
-                "leave it out, and the head starts anew; model.weights takes the backbone all the same"
+                "leave it out, and the head starts anew, while model.weights takes the backbone all the same; joined "
+                "sets that have class names in common call all by set and name: pack these as one set"
             )
     if shape[1] != columns or numbers_C is None:
         raise UserError(

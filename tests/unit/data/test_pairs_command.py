@@ -55,8 +55,8 @@ def test_every_form_is_evaluated_to_the_last_digit_alike(told, tmp_path, faces):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--output: '' is no .bin; name such a file"),
-        (["--output", "x.npz"], "--output: 'x.npz' is no .bin"),
+        ([], "--output: no name is given; name a new file"),
+        (["--output", "x.npz"], "--output: x.npz ends with none of .bin"),
         (["--output", "faces/Person_0/Person_0_0001.jpg"], "exists; name another file"),
         (["--output", "x.bin", "--pairs", "3"], "3 pairs cannot fill 10 folds"),
         (["--output", "x.bin", "--folds", "1"], "6000 pairs cannot fill 1 folds"),

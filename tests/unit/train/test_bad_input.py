@@ -62,6 +62,7 @@ def earlier(finished, tmp_path):
         (["train", "glyph"], ["no recipe 'glyph'", "did you mean 'glyphs'", "`megaclass recipes`", ".toml"]),
         (["train", "mine.toml"], ["mine.toml", "no such file"]),
         (["train", "glyphs", "--optim.lrr", "1"], ["unknown key 'optim.lrr'", "did you mean 'optim.lr'"]),
+        (["train", "glyphs", "--lr", "0.1"], ["unknown argument '--lr'", "did you mean '--optim.lr'"]),
         (["train", "glyphs", "--resum"], ["--resum", "did you mean '--resume'"]),
         (["train", "glyphs", "--model.name", "iresnet51"], ["unknown backbone 'iresnet51'", "did you mean"]),
         (["train", "glyphs", "--run.device", "gpu"], ["run.device", "'gpu'", "cuda:N"]),

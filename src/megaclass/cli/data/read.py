@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megaclass.cli.common import SET, progress_bar, read_options, tell
-from megaclass.cli.parsing import Options, new_file_if_any
-from megaclass.errors import UserError, printable
+from megaclass.cli.parsing import Options, new_file, new_file_if_any
+from megaclass.errors import printable
 from megaclass.files import whole_file
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ def pairs(words: list[str]) -> None:
         {"source": "directory of class directories, or record set; images of --from (a zip too)"},
         _PAIRS,
     )
-    output, listed = new_file_if_any(options.output), vars(options)["from"]
-    if output is None or output.suffix != ".bin":
-        raise UserError(f"--output: {options.output!r} is no .bin; name such a file")
+    output, listed = new_file(options.output, suffixes=(".bin",)), vars(options)["from"]
     if listed:
         from megaclass.evaluation.pairlists import open_listed_pairs
 

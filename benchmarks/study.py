@@ -54,7 +54,7 @@ STUDIES = {  # recipe, settings of all, variants, metrics
     "margins-omniglot": ("omniglot", {"schedule.epochs": 1.0} | UNFILTERED, MARGINS, PAIRS),
     "margins-glyphs": ("glyphs", {"schedule.epochs": 1.0}, MARGINS, PAIRS),
     "imagenette": ("imagenette", {"evaluate.every_epochs": 0.0}, LADDER, TOPS),
-    "omniglot": ("omniglot", {}, {"recipe": {}}, PAIRS),
+    "omniglot": ("omniglot", {}, {"recipe": {}, "longer": {"schedule.epochs": 7.5}}, PAIRS),
     "finetune-omniglot": ("omniglot", {}, FINETUNE, PAIRS),
 }
 

@@ -155,12 +155,13 @@ def cell(rows, key, unit):
 def table(name):
     """A line for each variant as it now is, of a seed the latest row."""
     _, _, variants, metrics = STUDIES[name]
-    path, seeds, told = ROWS / f"study-{name}.jsonl", {variant: {} for variant in variants}, set()
+    path, seeds = ROWS / f"study-{name}.jsonl", {variant: {} for variant in variants}
     for row in read_rows(path) if path.exists() else []:
         run = Run(name, row.case["variant"], row.case["seed"])
         if run.variant in seeds and run.key == row.key:
             seeds[run.variant][run.seed] = row
-            told.add(f"{row.environment['cpu']}, threads: {row.case['threads']}")
+    shown = [row for runs in seeds.values() for row in runs.values()]
+    told = {f"{row.environment['cpu']}, threads: {row.case['threads']}" for row in shown}
     times = {"p50": ("step, ms", 1), "cpu_seconds": ("CPU time, min", 60)}
     heads = [*metrics.values(), "n", *(title for title, _ in times.values())]
     lines = [f"| variant | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]

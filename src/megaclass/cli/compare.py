@@ -17,10 +17,7 @@ def compare(words: list[str]) -> int:
         "compare; 0 otherwise.",
         dict.fromkeys(("A", "B"), "file of rows (.jsonl), or directory of them"),
         {
-            "fail-if-slower": (
-                percent,
-                "by so many percent; without it, 5 percent decides on the words only",
-            ),
+            "fail-if-slower": (percent, "by so many percent; without it, 5 percent decides on the words only"),
             "allow-missing": (False, "a case of A that B does not have is no failure"),
             "fail-if-unclear": (False, "few steps, uneven ones, or other programs were busy"),
             "fail-if-more-memory": (percent, "of GPU or process, by so many percent"),

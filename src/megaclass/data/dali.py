@@ -56,7 +56,10 @@ class DaliLoader:
         workers: int = 1,
         on_error: Literal["fail", "skip"] = "fail",
     ) -> None:
-        extra("nvidia.dali.pipeline", "dali")
+        try:
+            extra("nvidia.dali.pipeline", "dali")
+        except UserError as error:
+            raise UserError(f"data.loader: 'dali': {error}; or set data.loader to 'threads'") from None
         pin_memory = device.type == "cuda"
         self._ours = Loader(
             dataset, transform, indices_of_step, workers=workers, on_error=on_error, pin_memory=pin_memory

@@ -7,7 +7,6 @@ import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -51,23 +50,23 @@ def _source_digest() -> str:
     return digest.hexdigest()
 
 
-def difference(told: Sequence[Mapping[str, Any]]) -> str:
+def difference(told: Sequence[Mapping[str, str]]) -> str:
     """What the first rank that differs from rank 0 has otherwise, as a line; empty where none does."""
-    for rank, facts in enumerate(told):
-        lines = [
-            f"{name} is {_shown(told[0], name)} on rank 0 and {_shown(facts, name)} on rank {rank}"
-            for name in {**told[0], **facts}
-            if told[0].get(name) != facts.get(name)
-        ]
-        if lines:
-            more = f"; and {len(lines) - _MOST} more" if len(lines) > _MOST else ""
-            others = [str(other) for other in range(rank + 1, len(told)) if told[other] != told[0]]
-            too = f", and rank {', '.join(others[:_MOST])} differs too" if others else ""
-            return f"ranks differ: {'; '.join(lines[:_MOST])}{more}{too}: all ranks need the same"
-    return ""
+    others = [rank for rank, facts in enumerate(told) if facts != told[0]]
+    if not others:
+        return ""
+    usual, rank = told[0], others[0]
+    lines = [
+        f"{name} is {_shown(usual, name)} on rank 0 and {_shown(told[rank], name)} on rank {rank}"
+        for name in {**usual, **told[rank]}
+        if usual.get(name) != told[rank].get(name)
+    ]
+    more = f"; and {len(lines) - _MOST} more" if len(lines) > _MOST else ""
+    too = f"; more ranks that differ: {len(others) - 1}" if others[1:] else ""
+    return f"ranks differ: {'; '.join(lines[:_MOST])}{more}{too}: all ranks need the same"
 
 
-def _shown(facts: Mapping[str, Any], name: str) -> str:
-    text = str(facts.get(name, "missing"))
+def _shown(facts: Mapping[str, str], name: str) -> str:
+    text = facts.get(name, "missing")
     text = text if text and text.isprintable() else repr(text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

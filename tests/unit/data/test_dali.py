@@ -70,7 +70,8 @@ def test_box_and_flip_make_the_image_of_our_transform(options):
 
 def test_without_dali_one_line_tells(monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali.pipeline", None)
-    with pytest.raises(UserError, match=r"nvidia\.dali\.pipeline is not installed; pip install 'megaclass\[dali\]'"):
+    told = r"data\.loader: .*nvidia\.dali\.pipeline is not installed; pip install 'megaclass\[dali\]'.*'threads'"
+    with pytest.raises(UserError, match=told):
         DaliLoader(InMemory(40, 33, 60), TrainTransform(SIZE), in_order(8), device=CPU)
 
 

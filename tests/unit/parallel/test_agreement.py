@@ -20,7 +20,7 @@ ALIKE = {"optim.lr": "0.1", "run.seed": "0"}
         ([{**ALIKE, "run.seed": ""}], "run.seed is 0 on rank 0 and '' on rank 1"),
         ([{**ALIKE, "run.seed": "\x1b[2J"}], r"run.seed is 0 on rank 0 and '\x1b[2J' on rank 1"),
         ([{**ALIKE, "run.seed": "9" * 100}], f"run.seed is 0 on rank 0 and {'9' * 80}... on rank 1"),
-        ([ALIKE, {**ALIKE, "run.seed": "1"}, {}], "run.seed is 0 on rank 0 and 1 on rank 2, and rank 3 differs too"),
+        ([ALIKE, {**ALIKE, "run.seed": "1"}, {}], "run.seed is 0 on rank 0 and 1 on rank 2; more ranks that differ: 1"),
         (
             [{"optim.lr": "0.2", "run.seed": "1"}],
             "optim.lr is 0.1 on rank 0 and 0.2 on rank 1; run.seed is 0 on rank 0 and 1 on rank 1",

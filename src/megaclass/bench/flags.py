@@ -36,10 +36,10 @@ def one_or_more(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 
 
 def count(word: str) -> int:
-    """``100K``, ``1.5M``, ``7`` or ``2,000,000``; K, M and B are thousands, millions and (American) billions."""
+    """``100K``, ``1.5M`` or ``7``; K, M and B are thousands, millions and (American) billions."""
     word = word.strip()
     factor = _SUFFIXES.get(word[-1:].upper(), 1)
-    digits = (word[:-1] if factor > 1 else word).replace(",", "")
+    digits = word[:-1] if factor > 1 else word
     try:
         # Digits without a point stay exact whatever their number.
         value = int(digits) * factor if digits.lstrip("-").isdecimal() else float(digits) * factor

@@ -17,7 +17,7 @@ from megaclass.train import foresight, loop
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "plan_tables.py"
 ROWS = SCRIPT.parent / "results" / "plan-speed-cpu.jsonl"
-SMALL = ["--classes", "1,000", "--model.name", "convnet", "--data.global_batch_size", "64"]
+SMALL = ["--classes", "1K", "--model.name", "convnet", "--data.global_batch_size", "64"]
 
 
 def test_a_plan_is_told(refused, told, tmp_path):
